@@ -1,0 +1,36 @@
+"""What is an experiment? A function that takes typed parameters and a context and yields measurements.
+
+Experiments of the project stand in ``bench.experiments`` and are named in suites as ``file.function``; anybody
+else's as ``module:function``. The annotation of the first argument, a msgspec Struct, is the strict type of the
+suite's ``parameters``.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from reports.record import CaseValue, Mode, Scale, Shaping
+
+
+class Measurement(msgspec.Struct, frozen=True):
+    """One number; ``case`` is added to the case of the run (which client, which link, which part of a sweep)."""
+
+    metric: str
+    value: float
+    unit: str
+    case: dict[str, CaseValue] = {}
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What an experiment is given beside its parameters."""
+
+    seed: int
+    scale: Scale
+    mode: Mode
+    shaping: Shaping
+    dataset: str  # a data set of nodes.data, resolved; "none" where no data is needed
+    data_dir: Path | None
+    device: str  # "cpu" or "cuda"
+    scratch: Path  # an empty folder of this run's own, kept for --resume, removed once the case is recorded
+    say: Callable[[str], None]  # shows one line of progress (accuracy, bytes so far)

@@ -1,0 +1,122 @@
+"""Which pictures are in a batch, and what does a model see of them? Seed, epoch and batch number decide.
+
+Nothing is carried from one batch to the next, so a run that resumes at batch k sees what it would have seen.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+
+from nodes.pictures import Bytes, DataError, Indices, Pictures, Selected, stratified
+
+PADDING = 4  # pixels
+ORDER, AUGMENT = 1, 2  # keep the two streams of random numbers apart
+
+
+def subset(pictures: Pictures, count: int | None, seed: int) -> Pictures:
+    """``count`` of ``pictures``, each class keeping its share; all for None or more than there are."""
+    if count is None or count >= len(pictures):
+        return pictures
+    if count < 1:
+        raise DataError(f"a subset of {count} pictures; expected at least 1")
+    chosen = stratified(pictures.labels, count, seed)
+    return replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
+
+
+def partition_iid(labels: Indices, clients: int, seed: int) -> list[Indices]:
+    """Every index of ``labels`` to one client, at random; the clients' counts differ by one at most."""
+    _check_enough(len(labels), clients, 1)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return [np.sort(part) for part in np.array_split(order, clients)]
+
+
+def partition_dirichlet(
+    labels: Indices, clients: int, alpha: float, seed: int, least: int = 1
+) -> list[Indices]:
+    """Every index of ``labels`` to one client; a class's shares come from a symmetric Dirichlet(``alpha``).
+
+    A client left with fewer than ``least`` is given random pictures of whoever has most. (To draw everything
+    again, as is usual, need not end for a small ``alpha``.)
+    """
+    _check_enough(len(labels), clients, least)
+    if not alpha > 0 or math.isinf(alpha):
+        raise DataError(f"alpha is {alpha}, expected a finite number above 0")
+    generator = np.random.default_rng(seed)
+    owner = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        shares = generator.dirichlet(np.full(clients, alpha))
+        ends = np.rint(np.cumsum(shares) * len(members)).astype(np.int64)
+        owner[members] = np.searchsorted(ends[:-1], np.arange(len(members)), side="right")
+    counts = np.bincount(owner, minlength=clients)
+    while counts.min() < least:
+        poor, rich = counts.argmin(), counts.argmax()
+        owner[generator.choice(np.flatnonzero(owner == rich))] = poor
+        counts[poor], counts[rich] = counts[poor] + 1, counts[rich] - 1
+    return [np.flatnonzero(owner == client) for client in range(clients)]
+
+
+def _check_enough(pictures: int, clients: int, least: int) -> None:
+    if clients < 1 or clients * least > pictures:
+        raise DataError(
+            f"{pictures} pictures for {clients} clients, expected at least {max(least, 1)} for each"
+        )
+
+
+def batches(
+    pictures: Pictures,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    shuffle: bool,
+    augment: bool,
+    indices: Indices | None = None,
+    drop_last: bool = False,
+    start: int = 0,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """An epoch's batches from number ``start`` on: normalised float32 (B, 3, H, W) and labels int64 (B,).
+
+    Only ``indices`` of ``pictures`` are taken, if given. Order follows from (seed, epoch), what augmenting
+    draws from (seed, epoch, batch number). The last batch may be smaller; ``drop_last`` leaves it out.
+    """
+    order = np.arange(len(pictures)) if indices is None else indices
+    if shuffle:
+        order = np.random.default_rng((ORDER, seed, epoch)).permutation(order)
+    count = len(order) // batch_size if drop_last else math.ceil(len(order) / batch_size)
+    for number in range(start, count):
+        chosen = order[number * batch_size : (number + 1) * batch_size]
+        images = pictures.images[chosen].transpose(0, 3, 1, 2)
+        if augment:
+            images = augmented(images, np.random.default_rng((AUGMENT, seed, epoch, number)))
+        yield normalised(images, pictures), torch.from_numpy(pictures.labels[chosen])
+
+
+def augmented(images: Bytes, generator: np.random.Generator) -> Bytes:
+    """Random crops of padded pictures (B, 3, H, W), each mirrored left to right with probability 1/2.
+
+    The padding is PADDING zero pixels on every side, black before normalisation. The draws, in this order:
+    top and left of the crop, (2, B) in [0, 2·PADDING]; mirrored where a uniform number (B,) is below 1/2.
+    """
+    count, _, height, width = images.shape
+    top, left = generator.integers(0, 2 * PADDING + 1, (2, count))
+    mirrored = generator.random(count) < 0.5
+    edge = (PADDING, PADDING)
+    padded = np.pad(images, ((0, 0), (0, 0), edge, edge))
+    crops = sliding_window_view(
+        padded, (height, width), axis=(2, 3)
+    )  # (B, 3, 2·PADDING+1, 2·PADDING+1, H, W)
+    result: Bytes = crops[np.arange(count), :, top, left]
+    result[mirrored] = result[mirrored, :, :, ::-1]
+    return result
+
+
+def normalised(images: Bytes, pictures: Pictures) -> torch.Tensor:
+    """uint8 (B, 3, H, W) as float32, (pixel / 255 - mean) / std per channel."""
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (pictures.mean, pictures.std))
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).float()
+    return pixels.mul_(1 / (255 * std)).sub_(mean / std)

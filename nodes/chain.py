@@ -1,0 +1,178 @@
+"""How do the nodes of a job run together in one process? Over in-memory channels, at full speed or in virtual time."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+
+from netem.link import LinkProfile
+from nodes.batches import subset
+from nodes.channel import Channel, ChannelClosed, Connection, Traffic, memory_pair
+from nodes.data import Dataset, load
+from nodes.hop import Hop
+from nodes.job import Job
+from nodes.messages import Assign, Result
+from nodes.node import ComputeSeam, Direction, Node, Profiled, Role, Timing, inline
+from nodes.segment import Segment, last_checkpoint
+from nodes.ue import Source, Ue
+from nodes.virtual import linked_pair, run_virtual
+
+
+class NodeReport(msgspec.Struct, kw_only=True):
+    """What one node did. Times in seconds of its clock; ``cpu_s`` and ``pid`` are of a process of its own, else 0."""
+
+    name: str
+    layers: int
+    steps: int
+    pid: int = 0
+    cpu_s: float = 0.0
+    compute_s: float = 0.0
+    serialise_s: float = 0.0
+    wire_s: float = 0.0
+    total_s: float = 0.0
+    sent_up: dict[str, Traffic] = {}
+    sent_down: dict[str, Traffic] = {}
+    connections: list[Connection] = []
+
+    @property
+    def wait_s(self) -> float:
+        """Time in which the node neither computed, nor serialised, nor received."""
+        return max(0.0, self.total_s - self.compute_s - self.serialise_s - self.wire_s)
+
+
+class Outcome(msgspec.Struct, kw_only=True):
+    """What came of a job: the UE's report of each epoch, the loss of each step, and each node's own report."""
+
+    dataset: str
+    epochs: list[dict[str, float]]
+    losses: list[float]
+    nodes: list[NodeReport]
+
+
+Say = Callable[[dict[str, float]], None]
+
+
+def load_data(job: Job) -> Dataset:
+    """The job's data set, as small as it asks for. Raises DataError."""
+    spec = job.data
+    directory = None if spec.directory is None else Path(spec.directory)
+    data = load(spec.name, directory, job.input_shape[-1])
+    return Dataset(
+        data.name,
+        data.classes,
+        subset(data.train, spec.train_samples, job.seed),
+        subset(data.test, spec.test_samples, job.seed),
+    )
+
+
+def build(job: Job, index: int, data: Dataset | None, meta: bool = False) -> tuple[Role, Segment | Source]:
+    """The role and the worker of node ``index``; training goes on from the last checkpoint that all have."""
+    segment = Segment(job, index, meta)
+    start_epoch = last_checkpoint(job, segment.layers)
+    if start_epoch and not segment.place.relays:
+        segment.restore(start_epoch)
+    if index:
+        return Hop(segment.place, end=index == len(job.nodes) - 1), segment
+    if data is None:
+        raise ValueError("the first node needs the data")
+    source = Source(segment, data, start_epoch)
+    return Ue(source.course, alone=len(job.nodes) == 1), source
+
+
+def report(node: Node, segment: Segment, channels: Mapping[Direction, Channel]) -> NodeReport:
+    """What ``node`` did, as far as it knows itself."""
+    neighbours = {to: channel for to, channel in channels.items() if to != "runner"}
+    return NodeReport(
+        name=node.name,
+        layers=len(segment.names),
+        steps=segment.steps,
+        compute_s=node.usage.compute_s,
+        total_s=node.usage.total_s,
+        serialise_s=sum(channel.serialise_s for channel in neighbours.values()),
+        wire_s=sum(channel.wire_s for channel in neighbours.values()),
+        sent_up=neighbours["up"].sent if "up" in neighbours else {},
+        sent_down=neighbours["down"].sent if "down" in neighbours else {},
+        connections=[link for channel in neighbours.values() for link in channel.connections],
+    )
+
+
+def run_in_process(job: Job, data: Dataset | None = None, say: Say | None = None) -> Outcome:
+    """Run ``job`` in this process, without a wire: bytes are counted as they would be sent."""
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    pairs = [memory_pair(one, two) for one, two in zip(job.nodes, job.nodes[1:], strict=False)]
+    return asyncio.run(_run(job, data, pairs, [inline] * len(job.nodes), say))
+
+
+def run_in_virtual_time(
+    job: Job, timings: list[Timing], links: list[tuple[LinkProfile, LinkProfile]], data: Dataset | None = None
+) -> Outcome:
+    """Run ``job`` on a virtual clock: compute takes what ``timings`` say, messages what ``links`` (down, up) do.
+
+    Tensors have shapes and no data, so losses and accuracies are zero.
+    """
+    pairs = [
+        linked_pair(job.nodes[p], job.nodes[p + 1], down, up, job.seed + p)
+        for p, (down, up) in enumerate(links)
+    ]
+    computes = [Profiled(timing) for timing in timings]
+    return run_virtual(_run(job, data, pairs, computes, None, meta=True))
+
+
+async def _run(
+    job: Job,
+    data: Dataset | None,
+    pairs: Sequence[tuple[Channel, Channel]],
+    computes: Sequence[ComputeSeam],
+    say: Say | None,
+    meta: bool = False,
+) -> Outcome:
+    """Run all nodes of ``job`` as tasks of this loop."""
+    data = data or load_data(job)
+    from_ue, runner = memory_pair(job.nodes[0], "runner")
+    reports: list[Result] = []
+    nodes: list[tuple[Node, Segment, dict[Direction, Channel]]] = []
+    for index, name in enumerate(job.nodes):
+        role, worker = build(job, index, data if index == 0 else None, meta)
+        channels: dict[Direction, Channel] = {"runner": from_ue} if index == 0 else {"up": pairs[index - 1][1]}
+        if index < len(pairs):
+            channels["down"] = pairs[index][0]
+        segment = worker.segment if isinstance(worker, Source) else worker
+        nodes.append((Node(name, role, worker, computes[index], channels), segment, channels))
+    await runner.send(Assign(assignment=0, splits=job.splits))
+    listening = asyncio.create_task(_listen(runner, reports, say))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for node, _, _ in nodes:
+                group.create_task(node.run())
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    finally:
+        await from_ue.close()
+        await listening
+    return outcome(data.name, reports, [report(*parts) for parts in nodes])
+
+
+async def _listen(runner: Channel, reports: list[Result], say: Say | None) -> None:
+    """Collect the UE's reports until it closes."""
+    try:
+        while True:
+            message = await runner.receive()
+            if isinstance(message, Result):
+                reports.append(message)
+                if say:
+                    say(message.metrics)
+    except ChannelClosed:
+        return
+
+
+def outcome(dataset: str, reports: Sequence[Result], nodes: list[NodeReport]) -> Outcome:
+    """What the UE reported, with what the nodes did."""
+    return Outcome(
+        dataset=dataset,
+        epochs=[message.metrics for message in reports],
+        losses=[loss for message in reports for loss in message.tensors["losses"].tolist()],
+        nodes=nodes,
+    )

@@ -1,0 +1,209 @@
+"""How does a message become bytes, and bytes a message? No I/O, no pickle; bounded; every error is a FrameError.
+
+A frame is a prefix, a header and a payload. The prefix (21 bytes, little-endian) holds a version byte, the
+header's length (u32), a sequence number (u32), the payload's length (u64) and the CRC-32 (u32) of the prefix
+before it and the header. The header is the message in msgpack, each tensor as [dtype, shape]; the payload is the
+tensors' raw little-endian buffers in that order. TCP's checksum alone guards the payload.
+"""
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import torch
+
+from nodes.messages import AnyMessage
+
+VERSION = 1
+PREFIX = struct.Struct("<BIIQI")
+CHECKSUM = struct.Struct("<I")  # the last field of the prefix
+MAX_RANK = 8
+MAX_TENSORS = 4096
+CHUNK_BYTES = 64 * 1024
+
+DTYPES = {
+    "bool": torch.bool,
+    "u8": torch.uint8,
+    "i32": torch.int32,
+    "i64": torch.int64,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f32": torch.float32,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class FrameError(ValueError):
+    """Bytes that are no valid frame, or a message that cannot become one; says what was wrong."""
+
+
+class Limits(msgspec.Struct):
+    """The most a peer may send in one frame; ``payload_bytes`` grows to what a job declares."""
+
+    header_bytes: int = 1 << 20
+    payload_bytes: int = 1 << 20
+
+
+def wire_size(message: AnyMessage) -> tuple[int, int]:
+    """Bytes of the frame of ``message``: (prefix and header, payload). Needs shapes only, so meta tensors do."""
+    header, tensors = _header(message)
+    return PREFIX.size + len(header), sum(tensor.nbytes for tensor in tensors)
+
+
+def encode(message: AnyMessage, sequence: int = 0) -> list[bytes | memoryview]:
+    """The frame of ``message`` as buffers to write in order: prefix with header, then each tensor that has bytes.
+
+    Tensors are not copied if contiguous and on the CPU: they must not change before the buffers are written.
+    """
+    header, tensors = _header(message)
+    payload_bytes = sum(tensor.nbytes for tensor in tensors)
+    start = PREFIX.pack(VERSION, len(header), sequence, payload_bytes, 0)[: -CHECKSUM.size]
+    checksum = CHECKSUM.pack(zlib.crc32(header, zlib.crc32(start)))
+    payload = [_raw(tensor.detach().cpu().contiguous()) for tensor in tensors if tensor.numel()]
+    return [start + checksum + header, *payload]
+
+
+class Decoder:
+    """Bytes in, (sequence, message) pairs out, at any chunking.
+
+    Hot path: ask ``buffer()`` for where the next bytes belong, put them there, tell ``advance(n)``. Inside a large
+    tensor the buffer is the tensor itself, so its bytes are never copied. After a FrameError the decoder is of no
+    more use: where the next frame starts is unknown.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._chunk = memoryview(bytearray(CHUNK_BYTES))
+        self._head = bytearray()  # the bytes of prefix and header so far
+        self._head_bytes = PREFIX.size  # how many are wanted: the header's are added once the prefix is read
+        self._body: list[memoryview] = []  # tensors to be filled, the last first, less what is filled already
+        self._message: tuple[int, AnyMessage] | None = None  # complete once the body is filled
+
+    @property
+    def inside_frame(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return bool(self._head) or self._message is not None
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes are to be written."""
+        # A short rest of a tensor goes through the chunk: one read then takes the next frame along.
+        if self._body and len(self._body[-1]) >= CHUNK_BYTES:
+            return self._body[-1]
+        return self._chunk
+
+    def advance(self, count: int) -> list[tuple[int, AnyMessage]]:
+        """Take the ``count`` bytes just written into ``buffer()``; return the (sequence, message) pairs now whole."""
+        if self.buffer() is self._chunk:
+            return self.feed(self._chunk[:count])
+        self._filled(count)
+        return list(self._completed())
+
+    def feed(self, data: bytes | memoryview) -> list[tuple[int, AnyMessage]]:
+        """Take ``data`` and return the (sequence, message) pairs now whole."""
+        whole: list[tuple[int, AnyMessage]] = []
+        data = memoryview(data)
+        while data:
+            if self._body:
+                count = min(len(data), len(self._body[-1]))
+                self._body[-1][:count] = data[:count]
+                self._filled(count)
+            else:
+                count = min(len(data), self._head_bytes - len(self._head))
+                self._head += data[:count]
+                if len(self._head) == self._head_bytes:
+                    self._read_head()
+            data = data[count:]
+            whole += self._completed()
+        return whole
+
+    def check_end(self) -> None:
+        """Raise FrameError if the stream ended inside a frame."""
+        if self.inside_frame:
+            raise FrameError("the stream ended inside a frame")
+
+    def _filled(self, count: int) -> None:
+        self._body[-1] = self._body[-1][count:]
+        if not self._body[-1]:
+            self._body.pop()
+
+    def _completed(self) -> Iterator[tuple[int, AnyMessage]]:
+        if self._message is not None and not self._body:
+            yield self._message
+            self._message = None
+
+    def _read_head(self) -> None:
+        version, header_bytes, sequence, payload_bytes, checksum = PREFIX.unpack_from(self._head)
+        if len(self._head) == PREFIX.size:
+            if version != VERSION:
+                raise FrameError(f"frame of version {version}, this version reads {VERSION}")
+            if not 0 < header_bytes <= self.limits.header_bytes:
+                raise FrameError(f"header of {header_bytes} bytes, at most {self.limits.header_bytes} are accepted")
+            if payload_bytes > self.limits.payload_bytes:
+                raise FrameError(f"payload of {payload_bytes} bytes, at most {self.limits.payload_bytes} are declared")
+            self._head_bytes = PREFIX.size + header_bytes
+            return
+        header = bytes(self._head[PREFIX.size :])
+        if zlib.crc32(header, zlib.crc32(self._head[: PREFIX.size - CHECKSUM.size])) != checksum:
+            raise FrameError("the header's checksum does not match")
+        message, tensors = _decode_header(header, payload_bytes)
+        self._head, self._head_bytes = bytearray(), PREFIX.size
+        self._body = [_raw(tensor) for tensor in reversed(tensors) if tensor.numel()]
+        self._message = (sequence, message)
+
+
+def _raw(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, not copied."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def _header(message: AnyMessage) -> tuple[bytes, list[torch.Tensor]]:
+    """``message`` in msgpack, and its tensors in the order in which the header names them."""
+    tensors: list[torch.Tensor] = []
+
+    def spec(value: Any) -> tuple[str, tuple[int, ...]]:
+        if not isinstance(value, torch.Tensor):
+            raise FrameError(f"a {type(value).__name__} cannot be sent")
+        if value.dtype not in DTYPE_NAMES:
+            raise FrameError(f"a tensor of {value.dtype} cannot be sent; send one of {', '.join(DTYPES)}")
+        tensors.append(value)
+        return DTYPE_NAMES[value.dtype], tuple(value.shape)
+
+    return msgspec.msgpack.encode(message, enc_hook=spec), tensors
+
+
+def _decode_header(header: bytes, payload_bytes: int) -> tuple[AnyMessage, list[torch.Tensor]]:
+    """The message of ``header``, its tensors allocated, not filled. No more is allocated than the payload fills."""
+    tensors: list[torch.Tensor] = []
+    left = payload_bytes
+
+    def allocate(kind: type, spec: Any) -> torch.Tensor:
+        nonlocal left
+        dtype, shape = _tensor_spec(spec)
+        left -= math.prod(shape) * dtype.itemsize
+        if left < 0:
+            raise FrameError(f"tensors of more bytes than the payload's {payload_bytes}")
+        if len(tensors) == MAX_TENSORS:
+            raise FrameError(f"more than {MAX_TENSORS} tensors")
+        tensors.append(torch.empty(shape, dtype=dtype))
+        return tensors[-1]
+
+    try:
+        message = msgspec.msgpack.decode(header, type=AnyMessage, dec_hook=allocate)
+    except (ValueError, TypeError, RuntimeError) as error:  # of msgspec, of allocate, of torch without memory
+        raise FrameError(f"header: {error}") from None
+    if left:
+        raise FrameError(f"payload of {payload_bytes} bytes, its tensors hold {payload_bytes - left}")
+    return message, tensors
+
+
+def _tensor_spec(spec: Any) -> tuple[torch.dtype, tuple[int, ...]]:
+    """The (dtype, shape) that the header names. Beside a 0 any size has no bytes, but torch's strides overflow."""
+    match spec:
+        case [str(name), [*shape]] if name in DTYPES and len(shape) <= MAX_RANK:
+            whole = all(type(size) is int and size >= 0 for size in shape)
+            if whole and math.prod(max(size, 1) for size in shape) < 1 << 48:
+                return DTYPES[name], tuple(shape)
+    raise FrameError(f"{spec!r:.80} is no tensor: [dtype, shape] with one of {', '.join(DTYPES)} is")

@@ -1,0 +1,75 @@
+"""What is a chain of nodes asked to do? One frozen description, the same for every node and every mode."""
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the parts of a job."""
+
+
+class StageSpec(_Spec):
+    """The stage at a cut: a built-in's name or ``module:callable``, and its options."""
+
+    name: str = "identity"
+    options: dict[str, Any] = {}
+
+
+class OptimizerSpec(_Spec):
+    """Each node's own optimizer, over its own parameters. ``schedule`` is per epoch."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+class DataSpec(_Spec):
+    """What the UE reads. ``name`` is a data set of ``nodes.data``; None for a count takes all there is."""
+
+    name: str = "digits"
+    directory: str | None = None
+    train_samples: int | None = None
+    test_samples: int | None = None
+    augment: bool = False
+
+
+class Job(_Spec):
+    """A task for a chain of P nodes: train for ``epochs``, testing after each; 0 epochs only tests.
+
+    ``splits`` has P-1 entries: layers done when leaving node p. ``stages`` has one entry a link; a stage acts
+    where two neighbouring parts of the model meet, so the stage of the last link before the receiving part is
+    taken and nodes without layers pass its wire tensors on.
+    """
+
+    model: str
+    input_shape: tuple[int, int, int]
+    classes: int
+    nodes: tuple[str, ...]
+    splits: tuple[int, ...]
+    stages: tuple[StageSpec, ...]
+    data: DataSpec = DataSpec()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    epochs: int = 1
+    steps: int | None = None  # at most so many training steps; None: whole epochs
+    batch_size: int = 128
+    microbatches: int = 1
+    window: int = 4  # batches in flight during inference
+    seed: int = 0
+    threads: int | None = None  # torch threads a node; None: torch's own choice
+    device: str = "cpu"
+    payload_bytes: int = 1 << 26  # the most that one message may carry
+    checkpoint: str | None = None  # a folder; each node saves its part there after every epoch
+
+    def __post_init__(self) -> None:
+        links = len(self.nodes) - 1
+        if links < 0 or len(set(self.nodes)) != len(self.nodes):
+            raise ValueError("nodes: at least one, with names of their own")
+        if len(self.splits) != links or len(self.stages) != links:
+            raise ValueError(f"{links + 1} nodes need {links} splits and stages")
+        if list(self.splits) != sorted(self.splits) or any(split < 0 for split in self.splits):
+            raise ValueError(f"splits must not decrease, got {list(self.splits)}")
+        if min(self.batch_size, self.microbatches, self.window) < 1 or self.batch_size % self.microbatches:
+            raise ValueError("batch_size, microbatches and window must be at least 1, and microbatches divide it")

@@ -1,0 +1,135 @@
+"""What do nodes say to each other? Frozen messages, one closed union.
+
+A message that carries tensors holds them in ``tensors``, by name. On the wire the header names their dtypes and
+shapes and the raw buffers follow it (see ``codec``); in virtual time they are meta tensors, which have a shape
+and no data. Every message of a task names its ``assignment`` (which split of the model it belongs to), ``step``
+and ``microbatch``; the order of messages between two nodes is kept by a sequence number in the frame.
+"""
+
+from typing import Union
+
+import msgspec
+import torch
+
+from nodes.job import Job
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, eq=False, forbid_unknown_fields=True):
+    """Base of all messages."""
+
+
+class Hello(Message, tag="hello"):
+    """The first message on a connection: who speaks."""
+
+    node: str
+    pid: int = 0
+    port: int = 0
+
+
+class Configure(Message, tag="configure"):
+    """Runner to node: the job, which of its nodes you are, and where your downstream neighbour listens."""
+
+    job: Job
+    index: int
+    downstream: tuple[str, int] | None = None
+
+
+class SplitCost(Message, tag="sci"):
+    """Split-cost information (HiveMind, section IV-B): ``tensors["cost_s"]`` is float32 [L+1], the least cost from
+    each boundary on, as the sender sees it."""
+
+    assignment: int
+    node: str
+    tensors: Tensors
+
+
+class Assign(Message, tag="assign"):
+    """Which layers each node holds: ``splits[p]`` layers are done when the task leaves node p."""
+
+    assignment: int
+    splits: tuple[int, ...]
+
+
+class Parameters(Message, tag="parameters"):
+    """State of layers ``start`` to ``stop`` (parameters, buffers and optimizer state), by name."""
+
+    assignment: int
+    start: int
+    stop: int
+    tensors: Tensors
+
+
+class View(msgspec.Struct, frozen=True, array_like=True):
+    """A value that shares the storage of ``base``, sent once: its place there, in elements."""
+
+    base: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+class Activation(Message, tag="activation", kw_only=True):
+    """Smashed data going downstream, with the labels of the batch.
+
+    ``tensors`` are the stage's wire tensors, ``labels`` one more; ``grads`` names the values whose gradients
+    return; ``scalars`` and ``views`` complete the boundary's values. After the step's update every node saves its
+    state if ``save`` says so, as that after so many epochs.
+    """
+
+    assignment: int
+    step: int
+    microbatch: int = 0
+    train: bool
+    grads: tuple[str, ...] = ()
+    scalars: dict[str, int] = {}
+    views: dict[str, View] = {}
+    tensors: Tensors
+    labels: torch.Tensor | None = None
+    save: int | None = None
+
+
+class Gradient(Message, tag="gradient", kw_only=True):
+    """Gradients going upstream, by value name; a value without a gradient is absent. ``metrics`` of the last node."""
+
+    assignment: int
+    step: int
+    microbatch: int = 0
+    metrics: dict[str, float] = {}
+    tensors: Tensors
+
+
+class Result(Message, tag="result"):
+    """What came of a task, going upstream to the UE; or what a node reports to the runner."""
+
+    assignment: int
+    step: int
+    microbatch: int = 0
+    metrics: dict[str, float] = {}
+    tensors: Tensors = {}
+
+
+class Heartbeat(Message, tag="heartbeat"):
+    """A node lives; ``metrics`` say how far it is."""
+
+    node: str
+    metrics: dict[str, float] = {}
+
+
+class Error(Message, tag="error"):
+    """Something failed at ``node``; it ends the job there."""
+
+    node: str
+    reason: str
+
+
+class Shutdown(Message, tag="shutdown"):
+    """No more tasks will come."""
+
+    reason: str = "done"
+
+
+AnyMessage = Union[
+    Hello, Configure, SplitCost, Assign, Parameters, Activation, Gradient, Result, Heartbeat, Error, Shutdown
+]

@@ -1,0 +1,309 @@
+"""What does one node compute? Its part of the model and its halves of the stages on both sides of it.
+
+All torch work of a node stands here, apart from its decisions. Every method takes and returns messages; with
+tensors on the meta device the same work yields the right shapes and takes no time, for the virtual clock.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from nodes.boundary import pack, unpack
+from nodes.job import Job, OptimizerSpec
+from nodes.messages import Activation, AnyMessage, Gradient, Result, Tensors
+from nodes.models import Chain, ModelError, Moment, Part, Values, build_model
+from nodes.seeds import derive
+from nodes.stage import Stage, build_stage
+
+STAGE_LAYERS = 1 << 32  # stages draw as layers numbered from here on
+
+
+class ProtocolError(ValueError):
+    """A message that does not fit what its receiver holds."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where node ``index`` stands in a job with ``layers`` layers."""
+
+    index: int
+    start: int  # layers done when the task arrives
+    stop: int  # layers done when it leaves
+    first: bool
+    last: bool  # here the model ends, and the loss is computed
+    inbound: int | None  # the link whose stage is undone here
+    outbound: int | None  # the link whose stage is applied here
+
+    @property
+    def relays(self) -> bool:
+        """True for a node that passes everything on as it came."""
+        return self.start == self.stop and not self.first
+
+
+def place(splits: tuple[int, ...], index: int, layers: int) -> Place:
+    """The place of node ``index`` among ``len(splits) + 1`` nodes. A node may hold no layer. Raises ModelError."""
+    done = (0, *splits, layers)
+    if list(done) != sorted(done):
+        raise ModelError(f"splits {list(splits)} must not decrease nor exceed the model's {layers} layers")
+    start, stop = done[index], done[index + 1]
+    last = stop == layers and (start < layers or index == 0)
+    works = start < stop or index == 0
+    receiver = next((p for p in range(index + 1, len(done) - 1) if done[p + 1] > done[p]), None)
+    return Place(
+        index=index,
+        start=start,
+        stop=stop,
+        first=index == 0,
+        last=last,
+        inbound=index - 1 if index and works else None,
+        outbound=receiver - 1 if works and receiver is not None else None,
+    )
+
+
+class _Pending(msgspec.Struct):
+    """What the backward pass of one microbatch needs."""
+
+    received: Tensors  # leaves for which gradients return upstream
+    codes: Tensors  # what was sent and awaits gradients
+    loss: torch.Tensor | None  # the stage's own loss term
+    save: int | None
+
+
+class Segment:
+    """The trainable state of one node, and what it does with a message."""
+
+    def __init__(self, job: Job, index: int, meta: bool = False) -> None:
+        device = "meta" if meta else job.device
+        model = build_model(job.model, job.classes, job.input_shape, job.seed)
+        chain = Chain(model, job.input_shape)
+        self.job = job
+        self.layers = len(chain)
+        self.place = place(job.splits, index, len(chain))
+        self.names = chain.names[self.place.start : self.place.stop]
+        self._device = torch.device(device)
+        self._input, self._output = chain.input, chain.output
+        self._part: Part | None = None
+        if self.place.start < self.place.stop:
+            self._part = chain.part(self.place.start, self.place.stop).to(device)
+        self._inbound = self._stage(self.place.inbound, chain.shapes(self.place.start))
+        self._outbound = self._stage(self.place.outbound, chain.shapes(self.place.stop))
+        self._optimizer = _optimizer(list(self._parameters()), job.optimizer)
+        self._pending: dict[tuple[int, int], _Pending] = {}
+        self._microbatches_done = 0
+        self.steps = 0
+
+    def source(self, pictures: torch.Tensor, labels: torch.Tensor, **about: Any) -> AnyMessage:
+        """Start a batch of ``pictures`` (N, C, H, W) at the first node: what goes downstream, or what came of it."""
+        message = Activation(tensors={self._input: pictures}, labels=labels, **about)
+        return self._run(message, {self._input: pictures.to(self._device)}, {})
+
+    def forward(self, message: Activation) -> AnyMessage:
+        """Take ``message`` on through this part: an Activation to go on, a Gradient or a Result to return."""
+        codes = self._inbound.decode({n: t.to(self._device) for n, t in message.tensors.items()})
+        if unknown := set(message.grads) - set(codes):
+            raise ProtocolError(f"gradients are wanted of values that did not come: {sorted(unknown)}")
+        received = {
+            name: code.detach().requires_grad_(message.train and name in message.grads)
+            for name, code in codes.items()
+        }
+        self._inbound.train(message.train)
+        self._seed(message, self.place.inbound, 1)
+        with torch.set_grad_enabled(message.train):
+            restored = self._inbound.restore(received)
+            return self._run(message, unpack(restored, message.views, message.scalars), received)
+
+    def backward(self, message: Gradient) -> Gradient:
+        """Take a gradient back through this part; the optimizer steps after the last microbatch of a step."""
+        pending = self._pending.pop((message.step, message.microbatch), None)
+        if pending is None:
+            raise ProtocolError(f"gradient of step {message.step}.{message.microbatch}, which is not under way")
+        roots, gradients = [], []
+        for name, gradient in message.tensors.items():
+            code = pending.codes.get(name)
+            if code is None or code.shape != gradient.shape:
+                raise ProtocolError(f"gradient of {name} {list(gradient.shape)} is of nothing that was sent")
+            roots.append(code)
+            gradients.append(gradient.to(self._device))
+        if pending.loss is not None:
+            roots.append(pending.loss)
+            gradients.append(torch.ones_like(pending.loss))
+        if roots:
+            torch.autograd.backward(roots, gradients)
+        self._step(pending.save)
+        return Gradient(
+            assignment=message.assignment,
+            step=message.step,
+            microbatch=message.microbatch,
+            metrics=message.metrics,
+            tensors=_gradients(pending.received),
+        )
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the learning rate of ``epoch`` (from 0)."""
+        spec = self.job.optimizer
+        if self._optimizer is not None and spec.schedule == "cosine":
+            rate = spec.lr * (1 + float(torch.tensor(torch.pi * epoch / max(1, self.job.epochs)).cos())) / 2
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+
+    def _run(self, message: Activation, values: Values, received: Tensors) -> AnyMessage:
+        moment = Moment(self.job.seed, message.step, message.microbatch)
+        with torch.set_grad_enabled(message.train):
+            if self._part is not None:
+                self._part.train(message.train)
+                values = self._part(values, moment)
+            if self.place.last:
+                return self._finish(message, values[self._output], received)
+            return self._send(message, values, received)
+
+    def _send(self, message: Activation, values: Values, received: Tensors) -> Activation:
+        tensors, views, scalars = pack(values)
+        self._outbound.train(message.train)
+        self._seed(message, self.place.outbound, 0)
+        codes, loss = self._outbound.compress(tensors)
+        if message.train:
+            self._pending[message.step, message.microbatch] = _Pending(received, codes, loss, message.save)
+        return msgspec.structs.replace(
+            message,
+            grads=tuple(name for name, code in codes.items() if code.requires_grad),
+            views=views,
+            scalars=scalars,
+            tensors=_wire(self._outbound.encode({name: code.detach() for name, code in codes.items()})),
+        )
+
+    def _finish(self, message: Activation, logits: torch.Tensor, received: Tensors) -> Gradient | Result:
+        if not message.train:
+            return Result(
+                assignment=message.assignment,
+                step=message.step,
+                microbatch=message.microbatch,
+                tensors=_wire({"logits": logits}),
+            )
+        if message.labels is None:
+            raise ProtocolError(f"step {message.step} came without labels")
+        labels = message.labels.to(self._device)
+        loss = nn.functional.cross_entropy(logits, labels) / self.job.microbatches
+        loss.backward()
+        self._step(message.save)
+        metrics = {"count": float(len(labels))}
+        if loss.device.type != "meta":
+            metrics["loss"] = loss.item()
+            metrics["correct"] = float((logits.argmax(1) == labels).sum())
+        return Gradient(
+            assignment=message.assignment,
+            step=message.step,
+            microbatch=message.microbatch,
+            metrics=metrics,
+            tensors=_gradients(received),
+        )
+
+    def _step(self, save: int | None) -> None:
+        self._microbatches_done += 1
+        if self._microbatches_done < self.job.microbatches:
+            return
+        self._microbatches_done = 0
+        self.steps += 1
+        if self._optimizer is not None:
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+        if save is not None:
+            self.save(save)
+            self.begin_epoch(save)
+
+    def _stage(self, link: int | None, shapes: Values) -> Stage:
+        torch.manual_seed(derive(self.job.seed, STAGE_LAYERS, link or 0))
+        return Stage({}) if link is None else build_stage(self.job.stages[link], shapes).to(self._device)
+
+    def _seed(self, message: Activation, link: int | None, side: int) -> None:
+        if message.train and link is not None:
+            layer = STAGE_LAYERS + 2 * link + side
+            torch.manual_seed(derive(self.job.seed, message.step, message.microbatch, layer))
+
+    def _parts(self) -> dict[str, nn.Module]:
+        held = {"part": self._part, "receiver": self._inbound.receiver, "sender": self._outbound.sender}
+        return {name: module for name, module in held.items() if module is not None}
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        for module in self._parts().values():
+            yield from module.parameters()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Parameters and buffers held here, by their names in the whole model (stages: behind ``sender.`` …)."""
+        return {
+            (key.removeprefix("body.") if name == "part" else f"{name}.{key}"): tensor.detach().cpu().clone()
+            for name, module in self._parts().items()
+            for key, tensor in module.state_dict().items()
+        }
+
+    def save(self, epoch: int) -> None:
+        """Save everything that training goes on from, atomically, as the state after ``epoch`` epochs."""
+        if self.job.checkpoint is None:
+            return
+        buffer = io.BytesIO()
+        modules = {name: module.state_dict() for name, module in self._parts().items()}
+        optimizer = self._optimizer.state_dict() if self._optimizer is not None else {}
+        torch.save({"modules": modules, "optimizer": optimizer, "steps": self.steps}, buffer)
+        path = checkpoint_path(self.job, self.place.index, epoch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        checkpoint_path(self.job, self.place.index, epoch - 2).unlink(missing_ok=True)
+
+    def restore(self, epoch: int) -> None:
+        """Go on from what ``save(epoch)`` wrote. Random draws need no state: each is seeded by what it is for."""
+        saved = torch.load(checkpoint_path(self.job, self.place.index, epoch), weights_only=True)
+        for name, module in self._parts().items():
+            module.load_state_dict(saved["modules"][name])
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(saved["optimizer"])
+        self.steps = saved["steps"]
+        self.begin_epoch(epoch)
+
+
+def checkpoint_path(job: Job, index: int, epoch: int) -> Path:
+    """Where node ``index`` saves its state after ``epoch`` epochs."""
+    return Path(job.checkpoint or ".") / f"{job.nodes[index]}-{epoch:05d}.pt"
+
+
+def last_checkpoint(job: Job, layers: int) -> int:
+    """The last epoch whose state every node that computes has saved; 0 if none."""
+    if job.checkpoint is None:
+        return 0
+    epochs = [
+        {int(path.stem.rpartition("-")[2]) for path in Path(job.checkpoint).glob(f"{node}-*.pt")}
+        for index, node in enumerate(job.nodes)
+        if not place(job.splits, index, layers).relays
+    ]
+    return max(set.intersection(*epochs), default=0)
+
+
+def _gradients(received: Tensors) -> Tensors:
+    return _wire({name: leaf.grad for name, leaf in received.items() if leaf.grad is not None})
+
+
+def _wire(tensors: Tensors) -> Tensors:
+    """``tensors`` as they travel: detached, contiguous, on the CPU (meta tensors stay)."""
+    return {
+        name: (tensor if tensor.is_meta else tensor.detach().cpu()).contiguous()
+        for name, tensor in tensors.items()
+    }
+
+
+def _optimizer(parameters: list[nn.Parameter], spec: OptimizerSpec) -> torch.optim.Optimizer | None:
+    if not parameters:
+        return None
+    if spec.name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
+        )
+    kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=spec.lr, weight_decay=spec.weight_decay)

@@ -1,0 +1,104 @@
+"""What stands at a cut? A stage: a trainable sender part, an encoding for the wire, a trainable receiver part.
+
+At the sender ``compress`` turns the boundary's tensors into codes, differentiably, and ``encode`` the codes into
+wire tensors. At the receiver ``decode`` turns these into codes again and ``restore`` the codes into the boundary's
+tensors, differentiably. A gradient returns for each code that requires grad at the sender, by its name, straight
+through the encoding. Both sides build the stage from the same seed; each trains its own part of it.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from nodes.job import StageSpec
+from nodes.messages import Tensors
+from nodes.models import ModelError, resolve_callable
+
+
+class Stage(nn.Module):
+    """The identity, and the base of all others.
+
+    ``shapes`` are the boundary's tensors for one picture, without data. Trainable parts stand in ``sender`` and
+    ``receiver``; what is not trained needs neither.
+    """
+
+    def __init__(self, shapes: Tensors) -> None:
+        super().__init__()
+        self.sender = nn.Module()
+        self.receiver = nn.Module()
+
+    def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
+        """Codes, and the stage's own loss term (a scalar added to the task's loss) or None."""
+        return values, None
+
+    def encode(self, codes: Tensors) -> Tensors:
+        """Wire tensors of ``codes``; no gradient flows here."""
+        return codes
+
+    def decode(self, wire: Tensors) -> Tensors:
+        """The codes, as exactly as the encoding permits."""
+        return wire
+
+    def restore(self, codes: Tensors) -> Tensors:
+        """The boundary's tensors, with the names that ``compress`` was given."""
+        return codes
+
+
+class Float16(Stage):
+    """Floating-point values travel as float16, those beyond its range as its largest."""
+
+    def encode(self, codes: Tensors) -> Tensors:
+        return {name: _half(code) if code.is_floating_point() else code for name, code in codes.items()}
+
+    def decode(self, wire: Tensors) -> Tensors:
+        return {name: code.float() if code.is_floating_point() else code for name, code in wire.items()}
+
+
+def _half(code: torch.Tensor) -> torch.Tensor:
+    largest = torch.finfo(torch.float16).max
+    return code.clamp(-largest, largest).half()
+
+
+RANGE = "/range"
+
+
+class Int8(Stage):
+    """Floating-point values travel as 256 even steps between the tensor's least and largest, sent as float32."""
+
+    def encode(self, codes: Tensors) -> Tensors:
+        wire: Tensors = {}
+        for name, code in codes.items():
+            if code.is_floating_point():
+                least, largest = torch.aminmax(code)
+                step = ((largest - least) / 255).clamp_min(torch.finfo(torch.float32).tiny)
+                wire[name] = ((code - least) / step).round().to(torch.uint8)
+                wire[name + RANGE] = torch.stack([least, step]).float()
+            else:
+                wire[name] = code
+        return wire
+
+    def decode(self, wire: Tensors) -> Tensors:
+        return {
+            name: wire[name + RANGE][0] + code * wire[name + RANGE][1] if name + RANGE in wire else code
+            for name, code in wire.items()
+            if not name.endswith(RANGE)
+        }
+
+
+BUILT_IN = {"identity": Stage, "float16": Float16, "int8": Int8}
+
+
+def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
+    """The stage that ``spec`` names, for a boundary of ``shapes``. Raises ModelError."""
+    make = BUILT_IN.get(spec.name)
+    if make is None and ":" not in spec.name:
+        raise ModelError(f"unknown stage {spec.name!r}: neither {', '.join(BUILT_IN)} nor module:callable")
+    tensors = {name: value for name, value in shapes.items() if isinstance(value, torch.Tensor)}
+    try:
+        stage = (make or resolve_callable(spec.name))(tensors, **spec.options)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"stage {spec.name}: {error}") from None
+    if not isinstance(stage, Stage):
+        raise ModelError(f"stage {spec.name} made a {type(stage).__name__}, not a nodes.stage.Stage")
+    return stage
