@@ -13,6 +13,9 @@ from nodes.counted import Counted, patiently
 from nodes.messages import AnyMessage
 
 
+JOINED_BYTES = 64 * 1024
+
+
 class Owner(Protocol):
     """Who is told what came over a bulk connection."""
 
@@ -53,7 +56,11 @@ class Bulk(asyncio.BufferedProtocol):
         """Write one frame. Returns once the kernel has it. Raises ConnectionError."""
         if self.counted.is_closing():
             raise ConnectionResetError("the bulk connection is closed")
-        self.counted.writelines(buffers)
+        # A header in one write with a large tensor shifts the kernel's copies off the pages: twice as slow.
+        if sum(map(len, buffers)) <= JOINED_BYTES:
+            buffers = [b"".join(buffers)]
+        for buffer in buffers:
+            self.counted.write(buffer)
         await self._writable.wait()
 
     async def finish(self, graceful: bool) -> None:

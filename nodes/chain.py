@@ -1,6 +1,7 @@
 """How do the nodes of a job run together in one process? Over in-memory channels, at full speed or in virtual time."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     name: str
     layers: int
     steps: int
+    dataset: str = ""  # what the UE read
     pid: int = 0
     cpu_s: float = 0.0
     compute_s: float = 0.0
@@ -81,13 +83,16 @@ def build(job: Job, index: int, data: Dataset | None, meta: bool = False) -> tup
     return Ue(source.course, alone=len(job.nodes) == 1), source
 
 
-def report(node: Node, segment: Segment, channels: Mapping[Direction, Channel]) -> NodeReport:
+def report(node: Node, worker: Segment | Source, channels: Mapping[Direction, Channel]) -> NodeReport:
     """What ``node`` did, as far as it knows itself."""
+    source = worker if isinstance(worker, Source) else None
+    segment = source.segment if source else worker
     neighbours = {to: channel for to, channel in channels.items() if to != "runner"}
     return NodeReport(
         name=node.name,
         layers=len(segment.names),
         steps=segment.steps,
+        dataset=source.dataset if source else "",
         compute_s=node.usage.compute_s,
         total_s=node.usage.total_s,
         serialise_s=sum(channel.serialise_s for channel in neighbours.values()),
@@ -131,16 +136,16 @@ async def _run(
 ) -> Outcome:
     """Run all nodes of ``job`` as tasks of this loop."""
     data = data or load_data(job)
+    clock = asyncio.get_running_loop().time if meta else time.perf_counter
     from_ue, runner = memory_pair(job.nodes[0], "runner")
     reports: list[Result] = []
-    nodes: list[tuple[Node, Segment, dict[Direction, Channel]]] = []
+    nodes: list[tuple[Node, Segment | Source, dict[Direction, Channel]]] = []
     for index, name in enumerate(job.nodes):
         role, worker = build(job, index, data if index == 0 else None, meta)
         channels: dict[Direction, Channel] = {"runner": from_ue} if index == 0 else {"up": pairs[index - 1][1]}
         if index < len(pairs):
             channels["down"] = pairs[index][0]
-        segment = worker.segment if isinstance(worker, Source) else worker
-        nodes.append((Node(name, role, worker, computes[index], channels), segment, channels))
+        nodes.append((Node(name, role, worker, computes[index], channels, clock), worker, channels))
     await runner.send(Assign(assignment=0, splits=job.splits))
     listening = asyncio.create_task(_listen(runner, reports, say))
     try:
@@ -152,7 +157,7 @@ async def _run(
     finally:
         await from_ue.close()
         await listening
-    return outcome(data.name, reports, [report(*parts) for parts in nodes])
+    return outcome(reports, [report(*parts) for parts in nodes])
 
 
 async def _listen(runner: Channel, reports: list[Result], say: Say | None) -> None:
@@ -168,10 +173,10 @@ async def _listen(runner: Channel, reports: list[Result], say: Say | None) -> No
         return
 
 
-def outcome(dataset: str, reports: Sequence[Result], nodes: list[NodeReport]) -> Outcome:
+def outcome(reports: Sequence[Result], nodes: list[NodeReport]) -> Outcome:
     """What the UE reported, with what the nodes did."""
     return Outcome(
-        dataset=dataset,
+        dataset=nodes[0].dataset,
         epochs=[message.metrics for message in reports],
         losses=[loss for message in reports for loss in message.tensors["losses"].tolist()],
         nodes=nodes,

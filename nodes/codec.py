@@ -22,7 +22,6 @@ PREFIX = struct.Struct("<BIIQI")
 CHECKSUM = struct.Struct("<I")  # the last field of the prefix
 MAX_RANK = 8
 MAX_TENSORS = 4096
-CHUNK_BYTES = 64 * 1024
 
 DTYPES = {
     "bool": torch.bool,
@@ -69,54 +68,54 @@ def encode(message: AnyMessage, sequence: int = 0) -> list[bytes | memoryview]:
 class Decoder:
     """Bytes in, (sequence, message) pairs out, at any chunking.
 
-    Hot path: ask ``buffer()`` for where the next bytes belong, put them there, tell ``advance(n)``. Inside a large
-    tensor the buffer is the tensor itself, so its bytes are never copied. After a FrameError the decoder is of no
-    more use: where the next frame starts is unknown.
+    Ask ``buffer()`` for where the next bytes belong, put them there, tell ``advance(n)``: the prefix, then the
+    header, then each tensor itself, so its bytes are never copied. After a FrameError the decoder is of no more
+    use: where the next frame starts is unknown.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self._chunk = memoryview(bytearray(CHUNK_BYTES))
-        self._head = bytearray()  # the bytes of prefix and header so far
-        self._head_bytes = PREFIX.size  # how many are wanted: the header's are added once the prefix is read
-        self._body: list[memoryview] = []  # tensors to be filled, the last first, less what is filled already
-        self._message: tuple[int, AnyMessage] | None = None  # complete once the body is filled
+        self._prefix = bytearray(PREFIX.size)
+        self._header = bytearray()
+        self._message: tuple[int, AnyMessage] | None = None  # whole once its tensors are filled
+        self._missing = [memoryview(self._prefix)]  # what is to be filled, the last first
+        self._tensors: list[torch.Tensor] = []
+        self._payload_bytes = 0  # not yet claimed by a tensor of the header
+        self._decode_header = msgspec.msgpack.Decoder(AnyMessage, dec_hook=self._allocate).decode
 
     @property
     def inside_frame(self) -> bool:
         """Whether a frame has begun and not ended."""
-        return bool(self._head) or self._message is not None
+        return len(self._missing[-1]) != PREFIX.size or self._missing[-1].obj is not self._prefix
 
     def buffer(self) -> memoryview:
         """Where the next bytes are to be written."""
-        # A short rest of a tensor goes through the chunk: one read then takes the next frame along.
-        if self._body and len(self._body[-1]) >= CHUNK_BYTES:
-            return self._body[-1]
-        return self._chunk
+        return self._missing[-1]
 
     def advance(self, count: int) -> list[tuple[int, AnyMessage]]:
-        """Take the ``count`` bytes just written into ``buffer()``; return the (sequence, message) pairs now whole."""
-        if self.buffer() is self._chunk:
-            return self.feed(self._chunk[:count])
-        self._filled(count)
-        return list(self._completed())
+        """Take the ``count`` bytes just written into ``buffer()``; return the (sequence, message) pair now whole."""
+        filled = self._missing[-1]
+        self._missing[-1] = filled[count:]
+        if self._missing[-1]:
+            return []
+        self._missing.pop()
+        if self._message is None:
+            if filled.obj is self._prefix:
+                self._read_prefix()
+            else:
+                self._read_header()
+        return self._whole()
 
     def feed(self, data: bytes | memoryview) -> list[tuple[int, AnyMessage]]:
         """Take ``data`` and return the (sequence, message) pairs now whole."""
         whole: list[tuple[int, AnyMessage]] = []
         data = memoryview(data)
         while data:
-            if self._body:
-                count = min(len(data), len(self._body[-1]))
-                self._body[-1][:count] = data[:count]
-                self._filled(count)
-            else:
-                count = min(len(data), self._head_bytes - len(self._head))
-                self._head += data[:count]
-                if len(self._head) == self._head_bytes:
-                    self._read_head()
+            buffer = self.buffer()
+            count = min(len(data), len(buffer))
+            buffer[:count] = data[:count]
             data = data[count:]
-            whole += self._completed()
+            whole += self.advance(count)
         return whole
 
     def check_end(self) -> None:
@@ -124,34 +123,47 @@ class Decoder:
         if self.inside_frame:
             raise FrameError("the stream ended inside a frame")
 
-    def _filled(self, count: int) -> None:
-        self._body[-1] = self._body[-1][count:]
-        if not self._body[-1]:
-            self._body.pop()
+    def _whole(self) -> list[tuple[int, AnyMessage]]:
+        if self._missing or self._message is None:
+            return []
+        whole = [self._message]
+        self._message, self._tensors, self._missing = None, [], [memoryview(self._prefix)]
+        return whole
 
-    def _completed(self) -> Iterator[tuple[int, AnyMessage]]:
-        if self._message is not None and not self._body:
-            yield self._message
-            self._message = None
+    def _read_prefix(self) -> None:
+        version, header_bytes, _, payload_bytes, _ = PREFIX.unpack(self._prefix)
+        if version != VERSION:
+            raise FrameError(f"frame of version {version}, this version reads {VERSION}")
+        if not 0 < header_bytes <= self.limits.header_bytes:
+            raise FrameError(f"header of {header_bytes} bytes, at most {self.limits.header_bytes} are accepted")
+        if payload_bytes > self.limits.payload_bytes:
+            raise FrameError(f"payload of {payload_bytes} bytes, at most {self.limits.payload_bytes} are declared")
+        self._header = bytearray(header_bytes)
+        self._missing = [memoryview(self._header)]
 
-    def _read_head(self) -> None:
-        version, header_bytes, sequence, payload_bytes, checksum = PREFIX.unpack_from(self._head)
-        if len(self._head) == PREFIX.size:
-            if version != VERSION:
-                raise FrameError(f"frame of version {version}, this version reads {VERSION}")
-            if not 0 < header_bytes <= self.limits.header_bytes:
-                raise FrameError(f"header of {header_bytes} bytes, at most {self.limits.header_bytes} are accepted")
-            if payload_bytes > self.limits.payload_bytes:
-                raise FrameError(f"payload of {payload_bytes} bytes, at most {self.limits.payload_bytes} are declared")
-            self._head_bytes = PREFIX.size + header_bytes
-            return
-        header = bytes(self._head[PREFIX.size :])
-        if zlib.crc32(header, zlib.crc32(self._head[: PREFIX.size - CHECKSUM.size])) != checksum:
+    def _read_header(self) -> None:
+        _, _, sequence, payload_bytes, checksum = PREFIX.unpack(self._prefix)
+        if zlib.crc32(self._header, zlib.crc32(self._prefix[: -CHECKSUM.size])) != checksum:
             raise FrameError("the header's checksum does not match")
-        message, tensors = _decode_header(header, payload_bytes)
-        self._head, self._head_bytes = bytearray(), PREFIX.size
-        self._body = [_raw(tensor) for tensor in reversed(tensors) if tensor.numel()]
-        self._message = (sequence, message)
+        self._tensors, self._payload_bytes = [], payload_bytes
+        try:
+            self._message = (sequence, self._decode_header(self._header))
+        except (ValueError, TypeError, RuntimeError) as error:  # of msgspec, of _allocate, of torch without memory
+            raise FrameError(f"header: {error}") from None
+        if self._payload_bytes:
+            raise FrameError(f"{self._payload_bytes} bytes of the payload are in no tensor")
+        self._missing = [_raw(tensor) for tensor in reversed(self._tensors) if tensor.numel()]
+
+    def _allocate(self, kind: type, spec: Any) -> torch.Tensor:
+        """A tensor as the header names it, not filled. No more is allocated than the payload will fill."""
+        dtype, shape = _tensor_spec(spec)
+        self._payload_bytes -= math.prod(shape) * dtype.itemsize
+        if self._payload_bytes < 0:
+            raise FrameError("tensors of more bytes than the payload's")
+        if len(self._tensors) == MAX_TENSORS:
+            raise FrameError(f"more than {MAX_TENSORS} tensors")
+        self._tensors.append(torch.empty(shape, dtype=dtype))
+        return self._tensors[-1]
 
 
 def _raw(tensor: torch.Tensor) -> memoryview:
@@ -172,31 +184,6 @@ def _header(message: AnyMessage) -> tuple[bytes, list[torch.Tensor]]:
         return DTYPE_NAMES[value.dtype], tuple(value.shape)
 
     return msgspec.msgpack.encode(message, enc_hook=spec), tensors
-
-
-def _decode_header(header: bytes, payload_bytes: int) -> tuple[AnyMessage, list[torch.Tensor]]:
-    """The message of ``header``, its tensors allocated, not filled. No more is allocated than the payload fills."""
-    tensors: list[torch.Tensor] = []
-    left = payload_bytes
-
-    def allocate(kind: type, spec: Any) -> torch.Tensor:
-        nonlocal left
-        dtype, shape = _tensor_spec(spec)
-        left -= math.prod(shape) * dtype.itemsize
-        if left < 0:
-            raise FrameError(f"tensors of more bytes than the payload's {payload_bytes}")
-        if len(tensors) == MAX_TENSORS:
-            raise FrameError(f"more than {MAX_TENSORS} tensors")
-        tensors.append(torch.empty(shape, dtype=dtype))
-        return tensors[-1]
-
-    try:
-        message = msgspec.msgpack.decode(header, type=AnyMessage, dec_hook=allocate)
-    except (ValueError, TypeError, RuntimeError) as error:  # of msgspec, of allocate, of torch without memory
-        raise FrameError(f"header: {error}") from None
-    if left:
-        raise FrameError(f"payload of {payload_bytes} bytes, its tensors hold {payload_bytes - left}")
-    return message, tensors
 
 
 def _tensor_spec(spec: Any) -> tuple[torch.dtype, tuple[int, ...]]:

@@ -6,7 +6,7 @@ and no data. Every message of a task names its ``assignment`` (which split of th
 and ``microbatch``; the order of messages between two nodes is kept by a sequence number in the frame.
 """
 
-from typing import Union
+from typing import Any, Union
 
 import msgspec
 import torch
@@ -125,9 +125,10 @@ class Error(Message, tag="error"):
 
 
 class Shutdown(Message, tag="shutdown"):
-    """No more tasks will come."""
+    """No more tasks will come; to the runner, with the node's report (``nodes.chain.NodeReport`` as plain data)."""
 
     reason: str = "done"
+    report: dict[str, Any] = {}
 
 
 AnyMessage = Union[

@@ -73,10 +73,10 @@ class Threaded:
     def __init__(self, threads: int | None = None) -> None:
         # OpenMP's thread count belongs to the thread that computes.
         begin = (lambda: torch.set_num_threads(threads)) if threads else None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=begin)
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=begin)
 
     async def __call__(self, call: str, work: Callable[[], AnyMessage]) -> AnyMessage:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -111,11 +111,18 @@ class Node:
     """One node at work."""
 
     def __init__(
-        self, name: str, role: Role, worker: Any, compute: ComputeSeam, channels: dict[Direction, Channel]
+        self,
+        name: str,
+        role: Role,
+        worker: Any,
+        compute: ComputeSeam,
+        channels: dict[Direction, Channel],
+        clock: Callable[[], float],
     ) -> None:
         self.name = name
         self.usage = Usage()
         self._role, self._worker, self._compute, self._channels = role, worker, compute, channels
+        self._clock = clock
         self._events: asyncio.Queue[Callable[[float], list[Action]]] = asyncio.Queue()
         self._work: asyncio.Queue[Compute] = asyncio.Queue()
         self._outgoing: dict[Direction, asyncio.Queue[AnyMessage]] = {to: asyncio.Queue() for to in channels}
@@ -123,12 +130,11 @@ class Node:
 
     async def run(self) -> None:
         """Do what the role decides until it finishes and all is sent. Raises NodeError, or what the worker raised."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
+        began = self._clock()
         tasks = [asyncio.create_task(self._read(to)) for to in self._channels]
         tasks += [asyncio.create_task(self._write(to)) for to in self._channels]
         tasks.append(asyncio.create_task(self._work_off()))
-        decide = asyncio.create_task(self._decide(clock))
+        decide = asyncio.create_task(self._decide())
         try:
             while not decide.done():
                 done, _ = await asyncio.wait([decide, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -140,7 +146,7 @@ class Node:
             for task in [decide, *tasks]:
                 task.cancel()
             await asyncio.gather(decide, *tasks, return_exceptions=True)
-            self.usage.total_s += clock() - began
+            self.usage.total_s += self._clock() - began
 
     async def _flushed(self, tasks: list["asyncio.Task[None]"]) -> None:
         """Return when every message is sent; raise what a task raised before that."""
@@ -151,10 +157,10 @@ class Node:
                 task.result()
             tasks = [task for task in tasks if not task.done()]
 
-    async def _decide(self, clock: Callable[[], float]) -> None:
+    async def _decide(self) -> None:
         while True:
             event = await self._events.get()
-            for action in event(clock()):
+            for action in event(self._clock()):
                 match action:
                     case Send(to, message):
                         self._outgoing[to].put_nowait(message)
@@ -190,10 +196,9 @@ class Node:
             queue.task_done()
 
     async def _work_off(self) -> None:
-        clock = asyncio.get_running_loop().time
         while True:
             call, arguments = await self._work.get()
-            began = clock()
+            began = self._clock()
             reply = await self._compute(call, lambda: getattr(self._worker, call)(*arguments))
-            self.usage.compute_s += clock() - began
+            self.usage.compute_s += self._clock() - began
             self._events.put_nowait(lambda now, reply=reply: self._role.computed(reply, now))  # type: ignore[misc]

@@ -21,7 +21,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 def read_imagenet(folder: Path, _classes: tuple[str, ...], side: int) -> Stored:
     """ImageNet's folders: train*/CLASS/* and val*/CLASS/*, train possibly in parts (train.X1, …)."""
-    return _read_parts(folder, "train*", "val*", side)
+    return _read_parts(folder, "train*", "val*", side)._replace(name=None)
 
 
 def read_folder(folder: Path, _classes: tuple[str, ...], side: int) -> Stored:

@@ -155,6 +155,7 @@ class Source:
         self._drawn: tuple[tuple[int, int], torch.Tensor, torch.Tensor] | None = None
         self._answers: dict[int, torch.Tensor] = {}
         self.backward = segment.backward
+        self.dataset = data.name
         self.course = course(segment.job, data, start_epoch)
 
     def train(self, epoch: int, batch: int, microbatch: int, save: int | None) -> AnyMessage:
