@@ -10,7 +10,7 @@ import msgspec
 
 from bench.processes import NodeEnded, Processes, launcher
 from netem.emulate import Emulator
-from netem.link import LinkProfile
+from netem.profiles import Duplex
 from nodes.chain import NodeReport, Outcome, Say, outcome
 from nodes.channel import Channel, ChannelClosed
 from nodes.codec import Limits
@@ -23,11 +23,11 @@ from nodes.transport import connect
 SILENCE_S = 10.0  # a node that says nothing for so long is taken for stopped
 SETTLE_S = 1.0  # after a first failure, so long is waited for the process that caused it to be seen ending
 
-Links = list[tuple[LinkProfile, LinkProfile]]
+Links = list[Duplex]
 
 
 def run_live(job: Job, links: Links | None = None, say: Say | None = None) -> Outcome:
-    """Run ``job`` on processes of its own, joined by ``links`` (down, up; None: unlimited).
+    """Run ``job`` on processes of its own, joined by ``links``, from the UE on (None: unlimited).
 
     Raises NodeEnded or NodeError naming the node that ended, fell silent or failed. Leaves no process behind.
     """
@@ -90,10 +90,10 @@ async def _join(
     emulator: Emulator | None = None
     for p, name in enumerate(job.nodes[1:]):
         address = ("127.0.0.1", processes.listening[name].port)
-        if links and not (links[p][0].unlimited and links[p][1].unlimited):
+        if links and links[p] != Duplex():
             if emulator is None:
                 emulator = await stack.enter_async_context(Emulator())
-            address = await emulator.add_link(address, *links[p])
+            address = await emulator.add_link(address, up=links[p].up, down=links[p].down)
         addresses.append(address)
     return [*addresses, None]
 

@@ -7,7 +7,7 @@ from collections import deque
 import msgspec
 
 SEGMENT_BYTES = 1448  # what TCP puts into a 1,500-byte packet; the unit of loss
-NEVER_BYTES = SEGMENT_BYTES << 40  # to the next loss where there is none; a float holds it exactly
+NEVER = 1 << 40  # segments to the next loss where there is none; a float holds as many bytes exactly
 
 
 class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +60,9 @@ class Link:
         self._changes: deque[tuple[float, LinkProfile]] = deque()
         self._arrived_at = -math.inf
         self._jitter = 0.0  # in standard deviations
-        self._clear_bytes = float(self._clear_segments() * SEGMENT_BYTES)  # before the next lost segment begins
+        self._clear_bytes = float(
+            self._clear_segments() * SEGMENT_BYTES
+        )  # before the next lost segment begins
 
     def change(self, at: float, profile: LinkProfile) -> None:
         """Follow ``profile`` from ``at`` seconds on. Raises ValueError if a later change is already planned."""
@@ -113,5 +115,5 @@ class Link:
     def _clear_segments(self) -> int:
         """How many segments get through before the next is lost; geometric, as losses are independent."""
         if not self.profile.loss:
-            return NEVER_BYTES // SEGMENT_BYTES
-        return int(math.log(1.0 - self._rng.random()) / math.log1p(-self.profile.loss))
+            return NEVER
+        return int(min(NEVER, math.log(1.0 - self._rng.random()) / math.log1p(-self.profile.loss)))

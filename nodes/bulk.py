@@ -1,4 +1,4 @@
-"""How do large tensors cross? Over a socket that began as an HTTP request and was upgraded to carry bare frames.
+"""How do large tensors cross? Over a socket that began as an HTTP request and now carries bare frames.
 
 Bytes are read straight into the tensors they belong to and written straight from them. What has to be read is
 bounded by the windows of the protocol above, so reading never stops and gradients can always come through.
@@ -11,7 +11,6 @@ from typing import Protocol
 from nodes.codec import Decoder, FrameError, Limits
 from nodes.counted import Counted, patiently
 from nodes.messages import AnyMessage
-
 
 JOINED_BYTES = 64 * 1024
 
@@ -64,7 +63,7 @@ class Bulk(asyncio.BufferedProtocol):
         await self._writable.wait()
 
     async def finish(self, graceful: bool) -> None:
-        """Flush, end our direction and, once the peer has ended its own, close. At once if not ``graceful``."""
+        """Flush, end our direction, close when the peer has ended its own; at once if not ``graceful``."""
         if graceful:
             await self.counted.settle()
             await patiently(lambda: self.ended, lambda: self.received_bytes)

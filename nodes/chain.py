@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from netem.link import LinkProfile
+from netem.profiles import Duplex
 from nodes.batches import subset
 from nodes.channel import Channel, ChannelClosed, Connection, Traffic, memory_pair
 from nodes.data import Dataset, load
@@ -45,11 +45,12 @@ class NodeReport(msgspec.Struct, kw_only=True):
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What came of a job: the UE's report of each epoch, the loss of each step, and each node's own report."""
+    """What came of a job: the UE's report of each epoch, the loss and the time of each step, and each node's own report."""
 
     dataset: str
     epochs: list[dict[str, float]]
     losses: list[float]
+    step_s: list[float]  # by the UE's clock
     nodes: list[NodeReport]
 
 
@@ -112,15 +113,15 @@ def run_in_process(job: Job, data: Dataset | None = None, say: Say | None = None
 
 
 def run_in_virtual_time(
-    job: Job, timings: list[Timing], links: list[tuple[LinkProfile, LinkProfile]], data: Dataset | None = None
+    job: Job, timings: list[Timing], links: list[Duplex], data: Dataset | None = None
 ) -> Outcome:
-    """Run ``job`` on a virtual clock: compute takes what ``timings`` say, messages what ``links`` (down, up) do.
+    """Run ``job`` on a virtual clock: compute takes what ``timings`` say, messages what ``links`` do, from the UE on.
 
     Tensors have shapes and no data, so losses and accuracies are zero.
     """
     pairs = [
-        linked_pair(job.nodes[p], job.nodes[p + 1], down, up, job.seed + p)
-        for p, (down, up) in enumerate(links)
+        linked_pair(job.nodes[p], job.nodes[p + 1], link, job.seed + p)
+        for p, link in enumerate(links)
     ]
     computes = [Profiled(timing) for timing in timings]
     return run_virtual(_run(job, data, pairs, computes, None, meta=True))
@@ -178,6 +179,11 @@ def outcome(reports: Sequence[Result], nodes: list[NodeReport]) -> Outcome:
     return Outcome(
         dataset=nodes[0].dataset,
         epochs=[message.metrics for message in reports],
-        losses=[loss for message in reports for loss in message.tensors["losses"].tolist()],
+        losses=_joined(reports, "losses"),
+        step_s=_joined(reports, "step_s"),
         nodes=nodes,
     )
+
+
+def _joined(reports: Sequence[Result], name: str) -> list[float]:
+    return [value for message in reports for value in message.tensors[name].tolist()]

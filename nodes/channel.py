@@ -1,7 +1,7 @@
-"""How does one node reach another? A channel sends and receives messages in order; here the in-memory pair."""
+"""How does one node reach another? A channel sends and receives in order; here the in-memory pair."""
 
 import asyncio
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 import torch
@@ -9,11 +9,10 @@ import torch
 from nodes.codec import wire_size
 from nodes.messages import AnyMessage
 
-
 Kind = Literal["websocket", "bulk"]
 
 
-class ChannelClosed(ConnectionError):
+class ChannelClosed(ConnectionError):  # noqa: N818 (what it says is no error of its own)
     """The peer is gone, or this end is closed; says which peer and why."""
 
 
@@ -120,7 +119,7 @@ def tag(message: AnyMessage) -> str:
 
 def owned(message: AnyMessage) -> AnyMessage:
     """``message`` with tensors of its own, as a receiver on the far side of a wire would have them."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for name in message.__struct_fields__:
         value = getattr(message, name)
         if isinstance(value, torch.Tensor):

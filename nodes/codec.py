@@ -1,15 +1,14 @@
-"""How does a message become bytes, and bytes a message? No I/O, no pickle; bounded; every error is a FrameError.
+"""How does a message become bytes, and bytes a message? No I/O, no pickle; each error is a FrameError.
 
 A frame is a prefix, a header and a payload. The prefix (21 bytes, little-endian) holds a version byte, the
 header's length (u32), a sequence number (u32), the payload's length (u64) and the CRC-32 (u32) of the prefix
-before it and the header. The header is the message in msgpack, each tensor as [dtype, shape]; the payload is the
-tensors' raw little-endian buffers in that order. TCP's checksum alone guards the payload.
+before it and the header. The header is the message in msgpack, each tensor as [dtype, shape]; the payload is
+the tensors' raw little-endian buffers in that order. TCP's checksum alone guards the payload.
 """
 
 import math
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -47,13 +46,13 @@ class Limits(msgspec.Struct):
 
 
 def wire_size(message: AnyMessage) -> tuple[int, int]:
-    """Bytes of the frame of ``message``: (prefix and header, payload). Needs shapes only, so meta tensors do."""
+    """Bytes of the frame of ``message``: (prefix and header, payload). Shapes suffice, so meta tensors do."""
     header, tensors = _header(message)
     return PREFIX.size + len(header), sum(tensor.nbytes for tensor in tensors)
 
 
 def encode(message: AnyMessage, sequence: int = 0) -> list[bytes | memoryview]:
-    """The frame of ``message`` as buffers to write in order: prefix with header, then each tensor that has bytes.
+    """The frame of ``message`` as buffers to write in order: prefix with header, then each tensor with bytes.
 
     Tensors are not copied if contiguous and on the CPU: they must not change before the buffers are written.
     """
@@ -68,9 +67,9 @@ def encode(message: AnyMessage, sequence: int = 0) -> list[bytes | memoryview]:
 class Decoder:
     """Bytes in, (sequence, message) pairs out, at any chunking.
 
-    Ask ``buffer()`` for where the next bytes belong, put them there, tell ``advance(n)``: the prefix, then the
-    header, then each tensor itself, so its bytes are never copied. After a FrameError the decoder is of no more
-    use: where the next frame starts is unknown.
+    Ask ``buffer()`` for where the next bytes belong, put them there, tell ``advance(n)``: first the
+    prefix, then the header, then each tensor itself, so its bytes are never copied. After a FrameError the
+    decoder is of no more use: where the next frame starts is unknown.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -93,7 +92,7 @@ class Decoder:
         return self._missing[-1]
 
     def advance(self, count: int) -> list[tuple[int, AnyMessage]]:
-        """Take the ``count`` bytes just written into ``buffer()``; return the (sequence, message) pair now whole."""
+        """Take the ``count`` bytes now in ``buffer()``; return the (sequence, message) that became whole."""
         filled = self._missing[-1]
         self._missing[-1] = filled[count:]
         if self._missing[-1]:
@@ -135,9 +134,11 @@ class Decoder:
         if version != VERSION:
             raise FrameError(f"frame of version {version}, this version reads {VERSION}")
         if not 0 < header_bytes <= self.limits.header_bytes:
-            raise FrameError(f"header of {header_bytes} bytes, at most {self.limits.header_bytes} are accepted")
+            raise FrameError(f"header of {header_bytes} bytes, 1 to {self.limits.header_bytes} accepted")
         if payload_bytes > self.limits.payload_bytes:
-            raise FrameError(f"payload of {payload_bytes} bytes, at most {self.limits.payload_bytes} are declared")
+            raise FrameError(
+                f"payload of {payload_bytes} bytes, at most {self.limits.payload_bytes} accepted"
+            )
         self._header = bytearray(header_bytes)
         self._missing = [memoryview(self._header)]
 
@@ -148,7 +149,7 @@ class Decoder:
         self._tensors, self._payload_bytes = [], payload_bytes
         try:
             self._message = (sequence, self._decode_header(self._header))
-        except (ValueError, TypeError, RuntimeError) as error:  # of msgspec, of _allocate, of torch without memory
+        except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: nesting, or no memory
             raise FrameError(f"header: {error}") from None
         if self._payload_bytes:
             raise FrameError(f"{self._payload_bytes} bytes of the payload are in no tensor")
@@ -168,7 +169,7 @@ class Decoder:
 
 def _raw(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, not copied."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _header(message: AnyMessage) -> tuple[bytes, list[torch.Tensor]]:
@@ -187,7 +188,7 @@ def _header(message: AnyMessage) -> tuple[bytes, list[torch.Tensor]]:
 
 
 def _tensor_spec(spec: Any) -> tuple[torch.dtype, tuple[int, ...]]:
-    """The (dtype, shape) that the header names. Beside a 0 any size has no bytes, but torch's strides overflow."""
+    """The (dtype, shape) that the header names. Beside a 0 sizes cost nothing, but strides may overflow."""
     match spec:
         case [str(name), [*shape]] if name in DTYPES and len(shape) <= MAX_RANK:
             whole = all(type(size) is int and size >= 0 for size in shape)

@@ -1,13 +1,15 @@
-"""How many bytes crossed a socket? What was written to the transport beside what the kernel says was acknowledged."""
+"""How many bytes crossed a socket? What was written to it, and what the kernel saw acknowledged."""
 
 import asyncio
 import fcntl
 import os
 import socket
 import struct
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from nodes.channel import Connection
@@ -16,21 +18,21 @@ TCP_INFO_BYTES = 216
 STATE = struct.Struct("<B")  # struct tcp_info begins with tcpi_state
 BYTES_ACKED, BYTES_RETRANS = 120, 208  # offsets of u64 fields of struct tcp_info
 TCP_CLOSE = 7
-PATIENCE_S = 5.0
+PATIENCE_S = 10.0
 
 
 class Counted:
     """An asyncio transport that counts what is written to it; the rest it leaves to the one it wraps.
 
-    It holds a second descriptor of the socket. So the kernel can be asked after the transport was closed, and no
-    FIN leaves before ``settle`` has asked.
+    It holds a second descriptor of the socket. So the kernel can be asked after the transport was closed, and
+    no FIN, which counts as a byte, leaves before ``settle`` has asked.
     """
 
     def __init__(self, transport: asyncio.Transport, record: Connection, opened: bool) -> None:
         self.record = record
         self._transport = transport
         self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-        self._syn_bytes = int(opened)  # the opener's SYN counts as one acknowledged byte, the accepter's does not
+        self._syn_bytes = int(opened)  # the kernel counts the opener's SYN as an acknowledged byte
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.record.written_bytes += len(data)
@@ -45,17 +47,15 @@ class Counted:
         return getattr(self._transport, name)
 
     async def settle(self, patience_s: float = PATIENCE_S) -> None:
-        """Wait until the peer's kernel has acknowledged all that was written, note that, and end our direction."""
+        """Wait until the peer's kernel has acknowledged what was written, note it, and end our direction."""
         if self._socket.fileno() < 0:
             return
         await patiently(lambda: not self._unsettled(), self._unsettled, patience_s)
         info = self._info()
         self.record.acked_bytes = struct.unpack_from("<Q", info, BYTES_ACKED)[0] - self._syn_bytes
         self.record.retransmitted_bytes = struct.unpack_from("<Q", info, BYTES_RETRANS)[0]
-        try:
+        with suppress(OSError):  # the peer may have reset the connection
             self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the peer has reset the connection
         self._socket.close()
 
     def _unsettled(self) -> int:
@@ -63,14 +63,16 @@ class Counted:
         if STATE.unpack_from(self._info())[0] == TCP_CLOSE:
             return 0
         unacked = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
-        return int(self._transport.get_write_buffer_size()) + struct.unpack("i", unacked)[0]
+        return self._transport.get_write_buffer_size() + int.from_bytes(unacked, sys.byteorder)
 
     def _info(self) -> bytes:
         return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
 
 
-async def patiently(done: Callable[[], bool], progress: Callable[[], int], patience_s: float = PATIENCE_S) -> None:
-    """Return once ``done``, or once ``progress`` has not changed for ``patience_s``: a slow link is no dead one."""
+async def patiently(
+    done: Callable[[], bool], progress: Callable[[], int], patience_s: float = PATIENCE_S
+) -> None:
+    """Return once ``done``, or once ``progress`` stood still for ``patience_s``: a slow link is not dead."""
     seen, since, pause_s = progress(), time.monotonic(), 0.0005
     while not done() and time.monotonic() - since < patience_s:
         await asyncio.sleep(pause_s)

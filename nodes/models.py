@@ -9,6 +9,7 @@ integers (sizes of the batch) that later layers need.
 
 import functools
 import importlib
+import inspect
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
@@ -48,7 +49,7 @@ def resolve_callable(name: str) -> Callable[..., Any]:
 
 def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:
     """The network ``name`` (a torchvision classifier, or ``module:callable``) initialised from ``seed``."""
-    make = resolve_callable(name) if ":" in name else _torchvision(name, classes, input_shape)
+    make = _own(name, classes) if ":" in name else _torchvision(name, classes, input_shape)
     torch.manual_seed(derive(seed))
     try:
         model = make()
@@ -67,6 +68,13 @@ def outline(name: str, classes: int, input_shape: tuple[int, int, int], granular
     except (NotImplementedError, RuntimeError):  # constructors that compute with tensors' values
         model = build_model(name, classes, input_shape)
     return Chain(model, input_shape, granularity)
+
+
+def _own(name: str, classes: int) -> Callable[[], nn.Module]:
+    """The maker ``module:callable``, told the number of classes if it takes ``classes``."""
+    make = resolve_callable(name)
+    takes = inspect.signature(make).parameters
+    return functools.partial(make, classes=classes) if "classes" in takes else make
 
 
 def _torchvision(name: str, classes: int, input_shape: tuple[int, int, int]) -> Callable[[], nn.Module]:

@@ -1,5 +1,7 @@
 """What does the UE decide? When to start which batch; and what came of them, epoch by epoch."""
 
+import itertools
+
 import msgspec
 import torch
 
@@ -28,6 +30,7 @@ class Epoch(msgspec.Struct):
     began: float
     trained: float = 0.0  # when its last step ended
     losses: list[float] = []
+    ended: list[float] = []  # when each step ended
     correct: float = 0.0
     count: float = 0.0
     test_correct: float = 0.0
@@ -78,7 +81,7 @@ class Ue:
         course = self._course
         if self._epoch >= course.epochs and (self.history or course.epochs):
             return [Finish()] if self._alone else [Send("down", Shutdown()), Finish()]
-        self.history.append(Epoch(began=now, trained=now, losses=[]))
+        self.history.append(Epoch(began=now, trained=now, losses=[], ended=[]))
         return self._train() if self._epoch < course.epochs and course.train_steps else self._test(now)
 
     def _train(self) -> list[Action]:
@@ -102,6 +105,7 @@ class Ue:
         if self._returned < self._course.microbatches:
             return []
         self._step += 1
+        epoch.ended.append(now)
         if self._step < self._course.train_steps:
             return self._train()
         epoch.trained = now
@@ -130,10 +134,12 @@ class Ue:
     def _end_epoch(self, now: float) -> list[Action]:
         epoch = self.history[-1]
         self._epoch += 1
+        steps = [end - start for start, end in itertools.pairwise([epoch.began, *epoch.ended])]
         report = Result(
             assignment=0,
             step=self._epoch,
             metrics={
+                "epoch": float(self._epoch),
                 "loss": sum(epoch.losses) / max(1, len(epoch.losses)),
                 "train_accuracy": epoch.correct / max(1.0, epoch.count),
                 "test_accuracy": epoch.test_correct / max(1.0, epoch.test_count),
@@ -142,7 +148,7 @@ class Ue:
                 "train_s": epoch.trained - epoch.began,
                 "test_s": now - epoch.trained,
             },
-            tensors={"losses": torch.tensor(epoch.losses, dtype=torch.float32)},
+            tensors={"losses": torch.tensor(epoch.losses), "step_s": torch.tensor(steps)},
         )
         return [Send("runner", report), *self._begin(now)]
 

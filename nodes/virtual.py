@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from netem.link import Link, LinkProfile
+from netem.link import Link
+from netem.profiles import Duplex
 from nodes.channel import MemoryChannel, memory_pair
 from nodes.messages import AnyMessage
 
@@ -69,10 +70,8 @@ class LinkChannel(MemoryChannel):
         super()._hand_over(self._travelling.popleft(), 0)
 
 
-def linked_pair(
-    first: str, second: str, down: LinkProfile, up: LinkProfile, seed: int
-) -> tuple[LinkChannel, LinkChannel]:
-    """Two ends joined by a link: ``down`` is the direction from ``first`` to ``second``."""
+def linked_pair(first: str, second: str, link: Duplex, seed: int) -> tuple[LinkChannel, LinkChannel]:
+    """Two ends joined by ``link``, ``first`` standing on the UE's side of it."""
     one, two = memory_pair(first, second, LinkChannel)
-    one.link, two.link = Link(down, random.Random(2 * seed)), Link(up, random.Random(2 * seed + 1))
+    one.link, two.link = Link(link.up, random.Random(2 * seed)), Link(link.down, random.Random(2 * seed + 1))
     return one, two

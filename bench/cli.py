@@ -1,0 +1,219 @@
+"""What does ``bench`` do on the command line? One function a command; each imports what it needs.
+
+Exit codes: 0 all that was asked for ran, 1 ``check`` found a regression, 2 unusable input, 3 an experiment
+failed, 130 Ctrl-C.
+"""
+# ruff: noqa: PLC0415 - so that --help and list need no torch
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module, util
+from pathlib import Path
+from typing import Any
+
+from bench.arguments import parser
+from bench.conditions import data_folder
+from bench.fields import make_importable
+from bench.strict_yaml import InputError
+
+OK, REGRESSION, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = parser().parse_args(words)
+    except SystemExit as stop:  # --help is 0, a wrong argument 2
+        return int(stop.code or 0)
+    make_importable(Path())
+    try:
+        return COMMANDS[arguments.command](arguments, words)
+    except InputError as error:
+        print(*error.lines, sep="\n", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `bench list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _print(lines: Iterable[str]) -> None:
+    print(*lines, sep="\n")
+
+
+def _run(arguments: Namespace, words: list[str]) -> int:
+    from rich.console import Console
+
+    from bench.run_plan import Options
+    from bench.runner import run
+
+    options = Options(
+        suites=tuple(arguments.suites),
+        scale=arguments.scale,
+        out=arguments.out,
+        seed=arguments.seed,
+        only=arguments.only,
+        device=arguments.device,
+        shaping=arguments.shaping,
+        data=data_folder(arguments.data),
+        resume=arguments.resume,
+        arguments=("bench", *words),
+    )
+    return run(options, Console()).exit_code
+
+
+def _list(arguments: Namespace, _words: list[str]) -> int:
+    from bench.listing import as_lines, suites
+
+    found = suites()
+    _print_json(found) if arguments.json else _print(as_lines(found))
+    return OK
+
+
+def _validate(arguments: Namespace, _words: list[str]) -> int:
+    from bench.loading import load
+
+    try:
+        suites = load(arguments.suites, data_folder(arguments.data))
+    except InputError as error:
+        if arguments.json:
+            _print_json({"valid": False, "errors": error.lines})
+        raise
+    experiments = [experiment.name for suite in suites for experiment in suite.experiments]
+    if arguments.json:
+        _print_json({"valid": True, "errors": [], "experiments": experiments})
+    else:
+        print(f"valid: {len(suites)} suites, {len(experiments)} experiments")
+    return OK
+
+
+def _report(arguments: Namespace, _words: list[str]) -> int:
+    from reports.markdown import ReportError, write_report
+
+    try:
+        print(write_report(arguments.folder))
+    except ReportError as error:
+        raise InputError([str(error)]) from None
+    return OK
+
+
+def _check(arguments: Namespace, _words: list[str]) -> int:
+    from bench import gate, gate_report
+
+    try:
+        run = gate.read_run(arguments.folder)
+        if arguments.update:
+            count = gate.write_baseline(arguments.against, run)
+            updated = {"updated": str(arguments.against), "records": count}
+            _print_json(updated) if arguments.json else print(f"{arguments.against}: {count} records")
+            return OK
+        outcomes = gate.compare(run, gate.read_baseline(arguments.against))
+    except gate.GateInputError as error:
+        raise InputError([str(error)]) from None
+    if arguments.junit:
+        arguments.junit.write_text(gate_report.as_junit(outcomes), encoding="utf-8")
+    if arguments.json:
+        _print_json(gate_report.as_json(outcomes))
+    else:
+        print(gate_report.as_markdown(outcomes), end="")
+    return REGRESSION if any(outcome.failed for outcome in outcomes) else OK
+
+
+def _profile(arguments: Namespace, _words: list[str]) -> int:
+    from bench.fields import check_model
+
+    try:
+        check_model(arguments.model)
+        profiled = _part("bench.profiles").run_profile(
+            arguments.model, arguments.input, arguments.granularity
+        )
+    except ValueError as error:
+        raise InputError([f"MODEL: {error}"]) from None
+    if arguments.json:
+        _print_json(profiled)
+        return OK
+    print(f"{'layer':<40}{'forward':>12}{'backward':>12}{'bytes out':>12}{'parameters':>12}")
+    columns = ("layers", "forward_s", "backward_s", "boundary_bytes", "parameters")
+    layers, forward_s, backward_s, boundary_bytes, parameters = (profiled[column] for column in columns)
+    for row in zip(layers, forward_s, backward_s, boundary_bytes[1:], parameters, strict=True):
+        print("{:<40}{:>9.3f} ms{:>9.3f} ms{:>12}{:>12}".format(row[0], row[1] * 1e3, row[2] * 1e3, *row[3:]))
+    return OK
+
+
+def _split(arguments: Namespace, _words: list[str]) -> int:
+    from bench.plan import run_split
+
+    found = run_split(arguments.plan)
+    if arguments.json:
+        _print_json(found)
+    else:
+        _print(f"{key}: {value}" for key, value in found.items())
+    return OK
+
+
+def _links(arguments: Namespace, _words: list[str]) -> int:
+    table = _part("netem.calibrate").run_links()
+    if arguments.json:
+        _print_json(table)
+    else:
+        _print("  ".join(f"{key} {value}" for key, value in row.items()) for row in table)
+    return OK
+
+
+def _node(arguments: Namespace, _words: list[str]) -> int:
+    from nodes.serve import serve
+
+    token = os.environ.get("BENCH_TOKEN") or secrets.token_hex(16)
+
+    def announce(port: int) -> None:
+        listening = {"name": arguments.name, "host": arguments.host, "port": port, "token": token}
+        print(json.dumps(listening), flush=True)
+
+    try:
+        asyncio.run(serve(arguments.name, token, arguments.host, arguments.port, announce))
+    except OSError as error:
+        raise InputError([f"--port: {arguments.host}:{arguments.port}: {error.strerror}"]) from None
+    return OK
+
+
+def _doctor(arguments: Namespace, _words: list[str]) -> int:
+    from bench.doctor import as_lines, examine
+
+    facts = examine(data_folder(arguments.data))
+    _print_json(facts) if arguments.json else _print(as_lines(facts))
+    return OK
+
+
+def _part(module: str) -> Any:
+    """A part that not every version has."""
+    if util.find_spec(module) is None:
+        raise InputError([f"{module} is not yet built into this version"])
+    return import_module(module)
+
+
+COMMANDS: dict[str, Callable[[Namespace, list[str]], int]] = {
+    "run": _run,
+    "list": _list,
+    "validate": _validate,
+    "report": _report,
+    "check": _check,
+    "profile": _profile,
+    "split": _split,
+    "links": _links,
+    "node": _node,
+    "doctor": _doctor,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

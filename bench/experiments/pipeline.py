@@ -1,0 +1,217 @@
+"""Does a network, trained and run in parts over real links, do what the whole one does, and at what cost?"""
+
+import functools
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from bench.experiment import Context, Measurement
+from bench.fields import ModelName, StageName
+from bench.live import run_live
+from netem.profiles import Duplex, LinkName, duplex
+from nodes.boundary import boundary_bytes
+from nodes.chain import NodeReport, Outcome, run_in_process
+from nodes.data import Dataset, load
+from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.models import Chain, outline
+from reports.record import CaseValue
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A chain UE - MEC servers - cloud and what it trains.
+
+    ``link`` joins the UE to the first server, ``backhaul`` each further pair. ``splits`` are layers done when
+    leaving each node; by default every node gets as many. ``rounds`` repeats the run and, with ``unsplit``, that
+    of the whole model, in turn, so that both see the same machine.
+    """
+
+    model: ModelName = ModelName("resnet18")
+    nodes: Positive = 3
+    splits: list[int] | None = None
+    stage: StageName = StageName("identity")
+    link: LinkName | Duplex = "unlimited"
+    backhaul: LinkName | Duplex = "unlimited"
+    optimizer: OptimizerSpec = OptimizerSpec()
+    epochs: Positive = 1
+    steps: Positive | None = None
+    batch_size: Positive = 128
+    microbatches: Positive = 1
+    window: Positive = 4
+    side: Positive = 32
+    train_samples: Positive | None = None
+    test_samples: Positive | None = None
+    augment: bool = False
+    threads: Positive | None = None
+    unsplit: bool = False
+    rounds: Positive = 1
+
+
+def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement]:
+    """Train and test a chain, and the unsplit model beside it if asked; yield all that was counted."""
+    job = make_job(parameters, context)
+    whole = msgspec.structs.replace(job, nodes=job.nodes[:1], splits=(), stages=(), checkpoint=None)
+    split_runs, whole_runs = [], []
+    for _ in range(parameters.rounds):
+        if parameters.unsplit:
+            whole_runs.append(run(whole, parameters, context))
+        split_runs.append(run(job, parameters, context))
+    last = split_runs[-1]
+    yield from learned(last)
+    yield Measurement("samples_per_s", rate(job, split_runs), "samples/s")
+    yield from tested(last)
+    for node in last.nodes:
+        yield from node_measurements(node)
+    yield from wire_measurements(last)
+    if parameters.unsplit:
+        yield from comparison(job, split_runs, whole_runs)
+
+
+def make_job(parameters: ChainParameters, context: Context) -> Job:
+    """The job that ``parameters`` describe. Raises ModelError, DataError or ValueError."""
+    names = node_names(parameters.nodes)
+    links = len(names) - 1
+    shape = (3, parameters.side, parameters.side)
+    directory = str(context.data_dir.resolve()) if context.data_dir else None
+    data = DataSpec(
+        name=context.dataset,
+        directory=directory,
+        train_samples=parameters.train_samples,
+        test_samples=parameters.test_samples,
+        augment=parameters.augment,
+    )
+    classes = len(stored(context.dataset, directory, parameters.side).classes)
+    layout = outline(str(parameters.model), classes, shape)
+    splits = parameters.splits
+    if splits is None:
+        splits = [round(len(layout) * (p + 1) / len(names)) for p in range(links)]
+    return Job(
+        model=str(parameters.model),
+        input_shape=shape,
+        classes=classes,
+        nodes=names,
+        splits=tuple(splits),
+        stages=(StageSpec(name=str(parameters.stage)),) * links,
+        data=data,
+        optimizer=parameters.optimizer,
+        epochs=parameters.epochs,
+        steps=parameters.steps,
+        batch_size=parameters.batch_size,
+        microbatches=parameters.microbatches,
+        window=parameters.window,
+        seed=context.seed,
+        threads=parameters.threads,
+        device=context.device,
+        payload_bytes=largest_payload(layout, parameters.batch_size),
+        checkpoint=str(context.scratch / "checkpoints"),
+    )
+
+
+@functools.cache
+def stored(name: str, directory: str | None, side: int) -> Dataset:
+    """A data set, read once for all cases of this process."""
+    return load(name, None if directory is None else Path(directory), side)
+
+
+def node_names(count: int) -> tuple[str, ...]:
+    """``ue``, the MEC servers in order, ``cloud``; the UE alone if there is but one node."""
+    if count <= 2:
+        return ("ue", "cloud")[:count]
+    servers = [f"mec{number}" for number in range(1, count - 1)] if count > 3 else ["mec"]
+    return ("ue", *servers, "cloud")
+
+
+def largest_payload(layout: Chain, batch_size: int) -> int:
+    """The most bytes that a frame of this job may carry: 4 times its largest boundary, and room for labels."""
+    widest = max(boundary_bytes(layout.shapes(index)) for index in range(len(layout) + 1))
+    return 4 * widest * batch_size + (1 << 20)
+
+
+def run(job: Job, parameters: ChainParameters, context: Context) -> Outcome:
+    """Run ``job`` as the context says, live or in this process."""
+
+    def say(metrics: dict[str, float]) -> None:
+        context.say(
+            f"{len(job.nodes)} nodes, epoch {metrics['epoch']:.0f}: loss {metrics['loss']:.3f}, "
+            f"test accuracy {metrics['test_accuracy']:.3f}"
+        )
+
+    if context.mode == "in-process":
+        return run_in_process(job, say=say)
+    if context.shaping == "none":
+        return run_live(job, say=say)
+    links = [duplex(parameters.link), *[duplex(parameters.backhaul)] * len(job.nodes)][: len(job.nodes) - 1]
+    return run_live(job, links, say)
+
+
+def learned(outcome: Outcome) -> Iterator[Measurement]:
+    """What training came to."""
+    if outcome.losses:
+        yield Measurement("final_loss", outcome.losses[-1], "nats")
+        yield Measurement("train_accuracy", outcome.epochs[-1]["train_accuracy"], "fraction")
+    yield Measurement("test_accuracy", outcome.epochs[-1]["test_accuracy"], "fraction")
+
+
+def tested(outcome: Outcome) -> Iterator[Measurement]:
+    """How fast inference went, several batches under way."""
+    samples = sum(epoch["tested_samples"] for epoch in outcome.epochs)
+    seconds = sum(epoch["test_s"] for epoch in outcome.epochs)
+    if seconds:
+        yield Measurement("inference_samples_per_s", samples / seconds, "samples/s")
+
+
+def rate(job: Job, outcomes: list[Outcome]) -> float:
+    """Training samples per second, by the median step; the first step of a run warms up and does not count."""
+    steps = [step for outcome in outcomes for step in (outcome.step_s[1:] or outcome.step_s)]
+    return job.batch_size / statistics.median(steps)
+
+
+def comparison(job: Job, split_runs: list[Outcome], whole_runs: list[Outcome]) -> Iterator[Measurement]:
+    """The chain against the unsplit model."""
+    split, whole = split_runs[-1], whole_runs[-1]
+    distances = [abs(one - other) for one, other in zip(split.losses, whole.losses, strict=True)]
+    accuracies = [outcome.epochs[-1]["test_accuracy"] for outcome in (split, whole)]
+    yield Measurement("unsplit_test_accuracy", accuracies[1], "fraction")
+    yield Measurement("accuracy_difference", accuracies[0] - accuracies[1], "fraction")
+    yield Measurement("largest_loss_difference", max(distances), "nats")
+    yield Measurement("unsplit_samples_per_s", rate(job, whole_runs), "samples/s")
+    yield Measurement("throughput_ratio", rate(job, split_runs) / rate(job, whole_runs), "1")
+
+
+def node_measurements(node: NodeReport) -> Iterator[Measurement]:
+    """Who a node was, what it held, and where its time went."""
+    case = {"node": node.name}
+    yield Measurement("layers", node.layers, "layers", case)
+    yield Measurement("steps", node.steps, "steps", case)
+    if node.pid:
+        yield Measurement("pid", node.pid, "", case)
+        yield Measurement("cpu_s", node.cpu_s, "s", case)
+    phases = {
+        "compute": node.compute_s,
+        "serialise": node.serialise_s,
+        "wire": node.wire_s,
+        "wait": node.wait_s,
+    }
+    for phase, seconds in phases.items():
+        yield Measurement("phase_s", seconds, "s", case | {"phase": phase})
+
+
+def wire_measurements(outcome: Outcome) -> Iterator[Measurement]:
+    """Bytes and messages by link, direction and kind; and, live, by connection as the kernel saw them."""
+    hops = {node.name: index for index, node in enumerate(outcome.nodes)}
+    for node in outcome.nodes:
+        for direction, sent in (("down", node.sent_down), ("up", node.sent_up)):
+            hop = hops[node.name] + (direction == "down")
+            for kind, traffic in sent.items():
+                case: dict[str, CaseValue] = {"hop": hop, "direction": direction, "kind": kind}
+                yield Measurement("messages", traffic.messages, "messages", case)
+                yield Measurement("header_bytes", traffic.header_bytes, "B", case)
+                yield Measurement("payload_bytes", traffic.payload_bytes, "B", case)
+        for link in node.connections:
+            case = {"node": node.name, "peer": link.peer, "connection": link.kind}
+            yield Measurement("transport_bytes", link.written_bytes, "B", case)
+            yield Measurement("unacknowledged_bytes", link.written_bytes - link.acked_bytes, "B", case)

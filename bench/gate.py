@@ -1,0 +1,261 @@
+"""Did a change cost accuracy, bytes or a cut? Compares a run's records with a baseline's, rule by rule.
+
+A baseline is a file of records, one a line, below a header ``{"gate": 1, "suites": {name: sha256}}``. A
+run's own ``records.jsonl`` will do; then the suites' hashes are not compared. The rules are those of the
+run's suites in its ``environment.json``; of a suite that was not run every number is missing. Times are
+gated only as ratios that one run measured: a rule for seconds is an error.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from reports.record import CaseValue, Record
+
+GATE = 1  # version of the header
+CONDITIONS = ("schema", "mode", "scale", "dataset", "shaping", "device")
+TIMES = ("s", "ms", "us", "µs", "ns", "min", "h", "seconds")
+
+Status = Literal["ok", "regression", "missing", "new"]
+Key = tuple[str, str, str, tuple[tuple[str, CaseValue], ...], int]  # suite, experiment, metric, case, seed
+
+
+class GateInputError(ValueError):
+    """A run or baseline that cannot be compared: unreadable, empty, of other conditions, or gated by time."""
+
+
+class GateRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a metric may move from its baseline, as it stands under a suite's ``gate``.
+
+    ``metric`` and ``experiment`` are globs (``*_bytes``); of several rules that match, the first counts.
+    ``tolerance`` is in the metric's unit, ``relative`` a fraction of the baseline; neither: not at all.
+    """
+
+    metric: str
+    experiment: str = "*"
+    tolerance: float | None = None
+    relative: float | None = None
+    direction: Literal["both", "lower-is-worse", "higher-is-worse"] = "both"
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and self.relative is not None:
+            raise ValueError(f"gate {self.metric}: give tolerance or relative, not both")
+        if min(self.tolerance or 0, self.relative or 0) < 0:
+            raise ValueError(f"gate {self.metric}: tolerance and relative cannot be negative")
+
+    def allowed(self, baseline: float) -> float:
+        """How far from ``baseline`` is still accepted, in the metric's unit."""
+        return self.tolerance or abs(baseline) * (self.relative or 0.0)
+
+    def worse_by(self, baseline: float, measured: float) -> float:
+        """How far ``measured`` is on the wrong side of ``baseline``; negative on the right side."""
+        change = measured - baseline
+        return {"both": abs(change), "lower-is-worse": -change, "higher-is-worse": change}[self.direction]
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first line of a baseline file."""
+
+    gate: int
+    suites: dict[str, str]  # name -> sha256 of the suite's file
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """One side of the comparison. ``suites``: the known hashes; ``rules`` and ``failed``: of a run only."""
+
+    name: str
+    records: list[Record]
+    suites: dict[str, str] = {}
+    rules: dict[str, list[GateRule]] = {}
+    failed: list[str] = []  # experiments
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one gated number. ``allowed`` (the metric's unit): how far it may move."""
+
+    suite: str
+    experiment: str
+    metric: str
+    case: dict[str, CaseValue]
+    seed: int
+    unit: str
+    baseline: float | None
+    measured: float | None
+    allowed: float
+    status: Status
+
+    @property
+    def failed(self) -> bool:
+        """A regression, or a number that is no longer measured."""
+        return self.status in ("regression", "missing")
+
+
+def read_run(directory: Path) -> Side:
+    """The run in ``directory``: its records, and rules and hashes of its suites. Raises GateInputError."""
+    path = directory / "environment.json"
+    try:
+        environment: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        suites = environment.get("suites", [])
+        rules = {suite["name"]: msgspec.convert(suite.get("gate", []), list[GateRule]) for suite in suites}
+        hashes = {suite["name"]: suite["sha256"] for suite in suites if "sha256" in suite}
+        failed = [
+            one["name"] for s in suites for one in s.get("experiments", []) if one.get("status") == "failed"
+        ]
+    except OSError as error:
+        raise GateInputError(f"{path}: {error.strerror}") from None
+    except (msgspec.DecodeError, TypeError, KeyError, AttributeError) as error:
+        raise GateInputError(f"{path}: {error}; this is not what `bench run` writes") from None
+    records = _records(directory / "records.jsonl")[1]
+    return Side(name=str(directory), records=records, suites=hashes, rules=rules, failed=failed)
+
+
+def read_baseline(path: Path) -> Side:
+    """The baseline in ``path``. Raises GateInputError."""
+    header, records = _records(path)
+    return Side(name=str(path), records=records, suites=header.suites if header else {})
+
+
+def _records(path: Path) -> tuple[Header | None, list[Record]]:
+    """A header, if the file has one, and the records. Raises GateInputError naming the line."""
+    header, records = None, []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise GateInputError(f"{path}: {error.strerror}") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            if number == 1 and b'"gate"' in line and b'"metric"' not in line:
+                header = msgspec.json.decode(line, type=Header)
+                if header.gate != GATE:
+                    raise GateInputError(f"{path}:1: gate version {header.gate}, this version reads {GATE}")
+            elif line.strip():
+                records.append(msgspec.json.decode(line, type=Record))
+        except msgspec.DecodeError as error:
+            raise GateInputError(f"{path}:{number}: {error}") from None
+    if not records:
+        raise GateInputError(f"{path}: no records")
+    return header, records
+
+
+def compare(run: Side, baseline: Side) -> list[Outcome]:
+    """An outcome for every gated number, in the baseline's order, new ones last. Raises GateInputError.
+
+    Numbers are compared seed by seed, repeats averaged; the conditions of both sides must be the same.
+    """
+    _check_conditions(run, baseline)
+    suites = {record.suite for record in run.records}
+    unknown = {(one.suite, one.experiment, one.metric) for one in baseline.records if one.suite not in suites}
+    rules = _rules(run, [*run.records, *baseline.records])
+    rules |= {key: GateRule(metric=key[2]) for key in unknown}
+    before, after = _numbers(baseline.records, rules), _numbers(run.records, rules)
+    if not before:
+        raise GateInputError(f"{baseline.name}: no rule under `gate` of the run's suites applies to it")
+    units = {(record.suite, record.experiment, record.metric): record.unit for record in baseline.records}
+    units |= {(record.suite, record.experiment, record.metric): record.unit for record in run.records}
+    return [
+        _outcome(key, units[key[:3]], rules[key[:3]], before.get(key), after.get(key))
+        for key in dict.fromkeys([*before, *after])
+    ]
+
+
+def _outcome(key: Key, unit: str, rule: GateRule, before: float | None, after: float | None) -> Outcome:
+    suite, experiment, metric, case, seed = key
+    allowed = 0.0 if before is None else rule.allowed(before)
+    status: Status = "ok"
+    if before is None:
+        status = "new"
+    elif after is None:
+        status = "missing"
+    elif (worse := rule.worse_by(before, after)) > allowed and not math.isclose(worse, allowed, rel_tol=1e-9):
+        status = "regression"
+    return Outcome(
+        suite=suite,
+        experiment=experiment,
+        metric=metric,
+        case=dict(case),
+        seed=seed,
+        unit=unit,
+        baseline=before,
+        measured=after,
+        allowed=allowed,
+        status=status,
+    )
+
+
+def _rules(run: Side, records: Iterable[Record]) -> dict[tuple[str, str, str], GateRule]:
+    """The rule of every gated (suite, experiment, metric). Raises GateInputError where one gates a time."""
+    found = {}
+    for record in records:
+        for rule in run.rules.get(record.suite, ()):
+            if fnmatchcase(record.metric, rule.metric) and fnmatchcase(record.experiment, rule.experiment):
+                if record.unit in TIMES or record.unit.endswith("/s"):
+                    what = f"{record.suite}/{record.experiment}/{record.metric}"
+                    raise GateInputError(
+                        f"gate {rule.metric} holds for {what}, a time ({record.unit}); "
+                        "gate a ratio of two times of one run instead"
+                    )
+                found[record.suite, record.experiment, record.metric] = rule
+                break
+    return found
+
+
+def _numbers(records: Iterable[Record], rules: dict[tuple[str, str, str], GateRule]) -> dict[Key, float]:
+    groups: dict[Key, list[float]] = {}
+    for record in records:
+        if (record.suite, record.experiment, record.metric) in rules:
+            case = tuple(sorted(record.case.items()))
+            key = (record.suite, record.experiment, record.metric, case, record.seed)
+            groups.setdefault(key, []).append(record.value)
+    return {key: statistics.fmean(values) for key, values in groups.items()}
+
+
+def _check_conditions(run: Side, baseline: Side) -> None:
+    """Raise GateInputError where a suite, or what an experiment ran under, is not the baseline's."""
+    common = {record.suite for record in run.records} & {record.suite for record in baseline.records}
+    if not common:
+        raise GateInputError(f"{run.name} and {baseline.name} have no suite in common")
+    for suite in sorted(common):
+        if suite in baseline.suites and baseline.suites[suite] != run.suites.get(suite):
+            raise GateInputError(f"suite {suite} has changed since {baseline.name} was made; --update it")
+        seeds = [{one.seed for one in side.records if one.suite == suite} for side in (run, baseline)]
+        if not (seeds[0] <= seeds[1] or seeds[1] <= seeds[0]):  # else one failed or came new
+            raise GateInputError(
+                f"suite {suite}: seeds {sorted(seeds[0])}, in the baseline {sorted(seeds[1])}"
+            )
+    after, before = _conditions(run.records), _conditions(baseline.records)
+    for experiment in sorted(after.keys() & before.keys()):
+        for name, now, then in zip(CONDITIONS, after[experiment], before[experiment], strict=True):
+            if now != then:
+                what = f"{'/'.join(experiment)}: {name} {', '.join(sorted(now))}"
+                raise GateInputError(f"{what}, in the baseline {', '.join(sorted(then))}")
+
+
+def _conditions(records: Sequence[Record]) -> dict[tuple[str, str], list[set[str]]]:
+    """For every (suite, experiment) the values of each condition."""
+    found: dict[tuple[str, str], list[set[str]]] = {}
+    for record in records:
+        sets = found.setdefault((record.suite, record.experiment), [set() for _ in CONDITIONS])
+        for values, name in zip(sets, CONDITIONS, strict=True):
+            values.add(str(getattr(record, name)))
+    return found
+
+
+def write_baseline(path: Path, run: Side) -> int:
+    """Write the gated records of ``run`` to ``path``; returns how many.
+
+    Raises GateInputError if there are none, or if an experiment failed: its numbers would no longer be gated.
+    """
+    if run.failed:
+        raise GateInputError(f"{run.name}: no baseline of a run in which {', '.join(run.failed)} failed")
+    rules = _rules(run, run.records)
+    records = [one for one in run.records if (one.suite, one.experiment, one.metric) in rules]
+    if not records:
+        raise GateInputError(f"{run.name}: no rule under `gate` of its suites applies to its records")
+    lines = [Header(gate=GATE, suites=run.suites), *records]
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    return len(records)

@@ -1,0 +1,222 @@
+"""Is what a suite asks for there, and does it fit together? Finds, reads and checks suites; runs nothing."""
+
+import pkgutil
+import typing
+from collections.abc import Iterable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from bench import experiments
+from bench.fields import available_dataset, decoder, make_importable, named
+from bench.strict_yaml import Document, InputError, Key, convert, did_you_mean, read, sound
+from bench.suite import SCALES, Axis, Experiment, ExperimentSpec, Run, Suite, SuiteFile, digest, points
+from reports.claim import Claim
+
+T = TypeVar("T")
+
+
+def packaged() -> dict[str, Path]:
+    """The suites that come with the package, by name."""
+    folder = Path(str(resources.files("suites")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(name: str, folder: Path) -> Path:
+    """The file that ``name`` means: a path from ``folder``, else a packaged suite. Raises ValueError."""
+    path = folder / name
+    if path.is_file():
+        return path
+    known = packaged()
+    if name not in known:
+        raise ValueError(f"no file and no packaged suite {name!r}{did_you_mean(name, known)}")
+    return known[name]
+
+
+def load(names: Iterable[str], data_dir: Path | None = None) -> list[Suite]:
+    """The suites that ``names`` mean and include, each once. Raises InputError with every error in them.
+
+    Suites that only include others are left out.
+    """
+    loader = _Loader(data_dir)
+    for name in names:
+        try:
+            loader.add(find(name, Path()), ())
+        except ValueError as error:
+            loader.problems.append(f"{name}:1: suite: {error}")
+    if loader.problems:
+        raise InputError(loader.problems)
+    return [suite for suite in loader.suites if suite.experiments or suite.file.claims]
+
+
+class _Loader:
+    """Reads suites depth first, each file once, and gathers what is wrong with them."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        self.data_dir = data_dir
+        self.suites: list[Suite] = []
+        self.problems: list[str] = []
+        self._hashes: dict[Path, str] = {}
+
+    def add(self, path: Path, parents: tuple[Path, ...]) -> str:
+        """Read ``path`` and what it includes; the hash of both."""
+        real = path.resolve()
+        if real not in self._hashes:
+            self._hashes[real] = ""
+            try:
+                document = read(path)
+            except InputError as error:
+                self.problems += error.lines
+            else:
+                if real not in packaged().values():
+                    make_importable(real.parent)
+                hashes = list(self._include(document, (*parents, real)))
+                self._hashes[real] = digest([document.value, hashes])
+                self._check(document, self._hashes[real])
+                self.problems += document.lines
+        return self._hashes[real]
+
+    def _include(self, document: Document, parents: tuple[Path, ...]) -> Iterator[str]:
+        names = document.value.get("include") if isinstance(document.value, dict) else None
+        for index, name in enumerate(names if isinstance(names, list) else []):
+            try:
+                path = find(str(name), document.path.parent)
+                if path.resolve() in parents:
+                    raise ValueError(f"{name!r} includes this file again")
+            except ValueError as error:
+                document.problem(("include", index), str(error))
+            else:
+                yield self.add(path, parents)
+
+    def _check(self, document: Document, sha256: str) -> None:
+        """Check all that can be checked, though parts of the document be wrong."""
+        convert(document, SuiteFile)
+        file = sound(document, SuiteFile, document.value, ())
+        if file is None:
+            return
+        if file.name in [suite.file.name for suite in self.suites]:
+            document.problem(("name",), f"there is another suite {file.name!r}")
+        specs = dict(_sound_items(document, "experiments", ExperimentSpec))
+        ready = list(_experiments(document, file, specs, self.data_dir))
+        _check_claims(document, specs.values())
+        self.suites.append(Suite(file, document.path, sha256, ready))
+
+
+def _sound_items(document: Document, name: str, kind: type[T]) -> Iterator[tuple[int, T]]:
+    """What is right in each item of the list ``name``, and where it stands."""
+    items = document.value.get(name)
+    for index, value in enumerate(items if isinstance(items, list) else []):
+        item = sound(document, kind, value, (name, index))
+        if item is not None:
+            yield index, item
+
+
+def _experiments(
+    document: Document, file: SuiteFile, specs: dict[int, ExperimentSpec], data_dir: Path | None
+) -> Iterator[Experiment]:
+    seen: set[str] = set()
+    for index, spec in specs.items():
+        at: Key = ("experiments", index)
+        if spec.name in seen:
+            document.problem((*at, "name"), f"there is another experiment {spec.name!r}")
+        seen.add(spec.name)
+        dataset = "none"
+        try:
+            dataset = available_dataset(spec.dataset or file.dataset, data_dir)
+        except ValueError as error:
+            document.problem((*at, "dataset") if spec.dataset else ("dataset",), str(error))
+        try:
+            function, kind = resolve_run(spec.run)
+        except ValueError as error:
+            document.problem((*at, "run"), str(error))
+        else:
+            experiment = Experiment(file.name, spec, function, kind, dataset, decoder(data_dir))
+            _check_parameters(document, at, experiment)
+            yield experiment
+
+
+def resolve_run(run: str) -> tuple[Run, type[msgspec.Struct]]:
+    """The function that ``run`` names and the type of its parameters. Raises ValueError."""
+    if ":" in run:
+        function = named(run)
+    else:
+        file, _, name = run.rpartition(".")
+        files = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
+        if file not in files:
+            hint = did_you_mean(file, files) or "; functions of one's own are module:function"
+            raise ValueError(f"no file {file!r} in {experiments.__name__}{hint}")
+        function = named(f"{experiments.__name__}.{file}:{name}")
+    try:
+        kind = next(iter(typing.get_type_hints(function).values()))
+    except (NameError, TypeError, StopIteration) as error:
+        raise ValueError(f"{run}: the first argument's annotation cannot be read: {error}") from None
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        raise ValueError(f"{run}: the first argument must be annotated with a msgspec.Struct of parameters")
+    return function, kind
+
+
+def _check_parameters(document: Document, at: Key, experiment: Experiment) -> None:
+    """Note every parameter, of the experiment and its scales and grids, that the function does not take."""
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(experiment.parameters_type)}
+    for key, name, value in _given(document, at, experiment.spec):
+        if name in fields:
+            convert(document, fields[name], experiment.dec_hook, value=value, at=key)
+        else:
+            takes = did_you_mean(name, fields) or f"; it takes {', '.join(fields) or 'none'}"
+            where = key[: key.index(name) + 1]  # not each value of a grid
+            document.problem(where, f"no parameter of {experiment.spec.run}{takes}")
+    if not document.wrong(at):
+        _check_points(document, at, experiment)
+
+
+def _given(document: Document, at: Key, spec: ExperimentSpec) -> Iterator[tuple[Key, str, Any]]:
+    """(where it stands, name, value) of every parameter in ``spec``."""
+    layers: list[tuple[Key, dict[str, Any], dict[str, Axis]]] = [(at, spec.parameters, spec.grid)]
+    layers += [((*at, "scales", name), scale.parameters, scale.grid) for name, scale in spec.scales.items()]
+    for here, parameters, grid in layers:
+        for name, value in parameters.items():
+            yield (*here, "parameters", name), name, value
+        for name, axis in grid.items():
+            key: Key = (*here, "grid", name)
+            if not axis or (isinstance(axis, list) and any(axis.count(value) > 1 for value in axis)):
+                document.problem(key, "needs one value or more, each once")
+            for part, value in axis.items() if isinstance(axis, dict) else enumerate(axis):
+                yield (*key, part), name, value
+
+
+def _check_points(document: Document, at: Key, experiment: Experiment) -> None:
+    """Note parameters that are each right but not together, each message once."""
+    said = set()
+    for scale in SCALES:
+        here = experiment.spec.at(scale)
+        for case, point in points(here.grid):
+            try:
+                experiment.parameters(here.parameters | point)
+            except msgspec.ValidationError as error:
+                if str(error) not in said:
+                    said.add(str(error))
+                    values = "".join(f", {name} {value}" for name, value in case.items())
+                    document.problem((*at, "parameters"), f"{error} (at scale {scale}{values})")
+
+
+def _check_claims(document: Document, specs: Iterable[ExperimentSpec]) -> None:
+    """Note claims that speak of experiments, or of cases of a grid, that the suite does not have."""
+    by_name = {spec.name: spec for spec in specs}
+    seen: set[str] = set()
+    for index, claim in _sound_items(document, "claims", Claim):
+        at: Key = ("claims", index)
+        if claim.claim in seen:
+            document.problem((*at, "claim"), f"there is another claim {claim.claim!r}")
+        seen.add(claim.claim)
+        for selector in claim.selectors:
+            spec = by_name.get(selector.experiment)
+            if spec is None:
+                hint = did_you_mean(selector.experiment, by_name)
+                document.problem(at, f"no experiment {selector.experiment!r} in this suite{hint}")
+                continue
+            for name, value in selector.case.items():
+                axes = [here.grid[name] for here in map(spec.at, SCALES) if name in here.grid]
+                if axes and not any(value in axis for axis in axes):
+                    document.problem(at, f"no case of {spec.name} has {name} {value!r}")

@@ -1,0 +1,34 @@
+"""How does a run become a frame? ``bench run`` as a function."""
+
+from typing import Any
+
+import msgspec
+import pandas as pd
+from rich.console import Console
+
+from bench.conditions import data_folder
+from bench.run_plan import Options
+from bench.runner import run
+from bench.strict_yaml import InputError
+from reports.record import read_records
+from reports.tables import frame
+
+
+def run_to_frame(suites: tuple[str, ...], options: dict[str, Any]) -> pd.DataFrame:
+    """The records of the run. Raises InputError, RuntimeError, KeyboardInterrupt."""
+    try:
+        asked = msgspec.convert(
+            options | {"suites": suites}, Options, dec_hook=lambda kind, value: kind(value)
+        )
+    except msgspec.ValidationError as error:
+        raise InputError([f"bench.run: {error}"]) from None
+    asked = msgspec.structs.replace(asked, data=data_folder(asked.data))
+    outcome = run(asked, Console())
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.failures:
+        reasons = "; ".join(outcome.failures.values())
+        raise RuntimeError(f"{reasons}. The others' records are in {outcome.folder}")
+    records = frame(read_records(outcome.folder / "records.jsonl"))
+    records.attrs["out"] = str(outcome.folder)
+    return records

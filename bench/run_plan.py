@@ -1,0 +1,115 @@
+"""What will a run do, and what has become of it? Decided before anything runs, and from what is recorded."""
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from bench import conditions
+from bench.journal import case_key
+from bench.loading import load
+from bench.strict_yaml import InputError, did_you_mean
+from bench.suite import Case, Experiment, Suite
+from reports.record import Scale, Shaping
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ``bench run`` was asked for. ``out`` None: ``runs/<suites>-<UTC>``."""
+
+    suites: tuple[str, ...]
+    scale: Scale = "laptop"
+    out: Path | None = None
+    seed: int = 0
+    only: str | None = None
+    device: conditions.DeviceChoice = "auto"
+    shaping: conditions.ShapingChoice = "auto"
+    data: Path | None = None
+    resume: bool = False
+    arguments: tuple[str, ...] = ()  # of the command line, to be noted
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided before anything runs. ``selected`` by --only; ``cases`` of every experiment."""
+
+    options: Options
+    suites: list[Suite]
+    device: str
+    shaping: Shaping
+    selected: list[Experiment]
+    cases: dict[str, list[Case]]
+
+    @property
+    def selected_cases(self) -> list[Case]:
+        """What is to be recorded when the run is over."""
+        return [case for experiment in self.selected for case in self.cases[experiment.name]]
+
+    @property
+    def dataset(self) -> str:
+        """The data sets of the run's experiments."""
+        used = {experiment.dataset for suite in self.suites for experiment in suite.experiments}
+        return ", ".join(sorted(used - {"none"})) or "none"
+
+
+def make_plan(options: Options) -> Plan:
+    """Read and check all there is to check. Raises InputError."""
+    if options.resume and options.out is None:
+        raise InputError(["--resume: give the run to go on with as --out"])
+    suites = load(options.suites, options.data)
+    device, shaping = conditions.device(options.device), conditions.shaping(options.shaping)
+    known = [experiment for suite in suites for experiment in suite.experiments]
+    selected = [experiment for experiment in known if _chosen(experiment, options.only)]
+    if not known:
+        raise InputError([f"{name}:1: experiments: there are none" for name in options.suites])
+    if not selected:
+        hint = did_you_mean(str(options.only), [experiment.name for experiment in known])
+        raise InputError([f"--only: no experiment is called {options.only}{hint}"])
+    cases = {experiment.name: list(experiment.cases(options.scale, options.seed)) for experiment in known}
+    return Plan(options, suites, device, shaping, selected, cases)
+
+
+def _chosen(experiment: Experiment, only: str | None) -> bool:
+    return only is None or fnmatchcase(experiment.name, only) or fnmatchcase(experiment.spec.name, only)
+
+
+@dataclass
+class Outcome:
+    """What came of a run. Each failure's reason by experiment, in this run and in those it goes on with."""
+
+    folder: Path
+    failures: dict[str, str] = field(default_factory=dict)
+    earlier_failures: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0, 3 where an experiment failed, 130 after Ctrl-C."""
+        return 130 if self.interrupted else 3 if self.failures else 0
+
+
+class Status(NamedTuple):
+    """What became of an experiment, and why not more."""
+
+    status: Literal["done", "failed", "skipped"]
+    reason: str | None = None
+
+
+def status(plan: Plan, experiment: Experiment, recorded: Container[str], outcome: Outcome) -> Status:
+    """What became of ``experiment`` so far; ``recorded`` holds the keys of the cases that are."""
+    skipped = experiment.skipped(plan.options.scale)
+    if skipped:
+        return Status("skipped", skipped)
+    failure = (outcome.earlier_failures | outcome.failures).get(experiment.name)
+    if failure:
+        return Status("failed", failure)
+    cases = plan.cases[experiment.name]
+    missing = sum(case_key(case) not in recorded for case in cases)
+    if not missing:
+        return Status("done")
+    if experiment not in plan.selected:
+        return Status("skipped", f"not chosen by --only {plan.options.only}")
+    why = "interrupted" if outcome.interrupted else "did not end"
+    return Status("skipped", f"{why}: {missing} of {len(cases)} cases were not run")

@@ -1,0 +1,175 @@
+"""What is worth drawing of an experiment? Chooses panels; ``reports.draw`` makes the picture."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from reports.record import CaseValue
+from reports.samples import Case, label, value_text
+from reports.summary import Row, header, varying
+
+PANELS = 4  # in a figure that no suite asked for
+LINES = 8  # told apart by colour and marker
+BARS = 40  # legible below each other
+DECADES = 30.0  # largest over smallest x from which on the x axis is logarithmic
+
+
+class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A figure that a suite asks for under an experiment's ``figures``; the rest is chosen from the records.
+
+    ``metrics``: one panel each. ``x``: the case key along the x axis; ``series``: the case key that tells
+    lines or bars apart. ``log``: a logarithmic y axis (x is logarithmic by itself over decades).
+    """
+
+    metrics: list[str]
+    x: str | None = None
+    series: str | None = None
+    log: bool = False
+    title: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ValueError("a figure needs one metric or more")
+
+
+class FigureError(ValueError):
+    """A suite asks for a figure of something that was not measured."""
+
+
+class Point(NamedTuple):
+    """A mean with its standard deviation, at a place on the x axis or beside a bar's name."""
+
+    x: float | str
+    mean: float
+    deviation: float
+
+
+class Panel(NamedTuple):
+    """One metric: lines over numbers or bars over names. ``left_out``: lines or groups of bars not drawn."""
+
+    kind: Literal["line", "bar"]
+    metric: str
+    x: str
+    series_name: str
+    series: dict[str, list[Point]]
+    log_x: bool = False
+    log_y: bool = False
+    left_out: int = 0
+
+
+def choose(rows: Sequence[Row], spec: FigureSpec | None = None) -> list[Panel]:
+    """The panels of a figure of one experiment under one set of conditions. Raises FigureError.
+
+    Not told otherwise: the first ``PANELS`` metrics that differ between cases, in the experiment's order;
+    over the numeric case key with most values if it has three or more, else as bars. Without different cases
+    the metrics of each unit stand side by side.
+    """
+    if spec is not None:
+        return [_panel(_of_metric(rows, metric), spec) for metric in spec.metrics]
+    metrics = dict.fromkeys(row.metric for row in rows)
+    groups = [_of_metric(rows, metric) for metric in metrics]
+    several = [group for group in groups if len(group) > 1]
+    if not several:
+        return [_one_case(rows, unit) for unit in dict.fromkeys(row.unit for row in rows)][:PANELS]
+    informative = [group for group in several if len({row.mean for row in group}) > 1] or several
+    return [_panel(group, FigureSpec(metrics=[group[0].metric])) for group in informative[:PANELS]]
+
+
+def _of_metric(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The rows of ``metric``, of the case keys that most of its rows have."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row.metric == metric:
+            groups.setdefault((row.unit, *(key for key, _ in row.case)), []).append(row)
+    if not groups:
+        raise FigureError(f"no metric {metric} was measured")
+    return max(groups.values(), key=len)
+
+
+def _one_case(rows: Sequence[Row], unit: str) -> Panel:
+    points = [Point(row.metric, row.mean, row.deviation or 0.0) for row in rows if row.unit == unit]
+    name = "value" if unit in ("", "1") else unit
+    return Panel("bar", name, "", "", {"": points[:BARS]}, left_out=max(0, len(points) - BARS))
+
+
+def _panel(rows: list[Row], spec: FigureSpec) -> Panel:
+    for key in (spec.x, spec.series):
+        if key is not None and key not in dict(rows[0].case):
+            raise FigureError(f"{spec.metrics[0]} was measured for no case key {key}")
+    values = {key: _values(rows, key) for key in varying([row.case for row in rows])}
+    x = spec.x or _sweep({key: found for key, found in values.items() if key != spec.series})
+    if x is not None and _numeric(_values(rows, x)):
+        return _lines(rows, x, [key for key in values if key != x], spec)
+    return _bars(rows, values, spec)
+
+
+def _values(rows: Sequence[Row], key: str) -> list[CaseValue]:
+    return list(dict.fromkeys(dict(row.case)[key] for row in rows))
+
+
+def _numeric(values: Sequence[CaseValue]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _sweep(values: dict[str, list[CaseValue]]) -> str | None:
+    sweeps = [key for key, found in values.items() if len(found) >= 3 and _numeric(found)]
+    return max(sweeps, key=lambda key: len(values[key]), default=None)
+
+
+def _lines(rows: list[Row], x: str, keys: list[str], spec: FigureSpec) -> Panel:
+    keys = sorted(keys, key=lambda key: key != spec.series)
+    series: dict[str, list[Point]] = {}
+    for row in rows:
+        place = float(dict(row.case)[x])
+        series.setdefault(_name(row.case, keys), []).append(Point(place, row.mean, row.deviation or 0.0))
+    drawn = {name: sorted(series[name]) for name in evenly(list(series), LINES)}
+    places = [point.x for points in drawn.values() for point in points if isinstance(point.x, float)]
+    return Panel(
+        "line",
+        header(rows[0].metric, rows[0].unit),
+        x,
+        ", ".join(keys) if len(keys) < 2 else "",
+        drawn,
+        log_x=min(places) > 0 and max(places) >= DECADES * min(places),
+        log_y=spec.log and all(row.mean > 0 for row in rows),
+        left_out=len(series) - len(drawn),
+    )
+
+
+def _bars(rows: list[Row], values: dict[str, list[CaseValue]], spec: FigureSpec) -> Panel:
+    """Groups of bars by all case keys but one; that one, of the fewest values, is told by colour."""
+    few = [key for key, found in values.items() if len(found) <= LINES and key != spec.x]
+    series_key = spec.series or (
+        min(few, key=lambda key: len(values[key])) if few and len(values) > 1 else None
+    )
+    keys = sorted((key for key in values if key != series_key), key=lambda key: key != spec.x)
+    groups = evenly(list(dict.fromkeys(_name(row.case, keys) for row in rows)), BARS)
+    series: dict[str, list[Point]] = {}
+    for row in rows:
+        place = _name(row.case, keys)
+        name = value_text(dict(row.case)[series_key]) if series_key else ""
+        if place in groups:
+            series.setdefault(name, []).append(Point(place, row.mean, row.deviation or 0.0))
+    return Panel(
+        "bar",
+        header(rows[0].metric, rows[0].unit),
+        keys[0] if len(keys) == 1 else "",
+        series_key or "",
+        series,
+        log_y=spec.log and all(row.mean > 0 for row in rows),
+        left_out=len({_name(row.case, keys) for row in rows}) - len(groups),
+    )
+
+
+def _name(case: Case, keys: Sequence[str]) -> str:
+    """The value alone where one key tells cases apart."""
+    found = dict(case)
+    return value_text(found[keys[0]]) if len(keys) == 1 else label((key, found[key]) for key in keys)
+
+
+def evenly(names: list[str], most: int) -> list[str]:
+    """At most ``most`` of ``names``, first and last among them, the others spread evenly."""
+    if len(names) <= most:
+        return names
+    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]

@@ -1,0 +1,102 @@
+"""A folder of a user's own: suites written as text, and a module of experiments that the tests can steer."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+
+MODULE = '''
+import os, signal, time
+from pathlib import Path
+import msgspec
+from bench.experiment import Context, Measurement
+from bench.fields import DatasetName, ModelName, StageName
+
+class Parameters(msgspec.Struct):
+    n: int = 1
+    rate: float = 0.5
+    model: ModelName | None = None
+    stage: StageName | None = None
+    data: DatasetName | None = None
+    inner: dict[str, list[int]] = {}
+
+class Paired(msgspec.Struct):
+    low: int
+    high: int = 9
+    def __post_init__(self):
+        if self.low > self.high:
+            raise ValueError("low is above high")
+
+def measure(parameters: Parameters, context: Context):
+    with open("calls.txt", "a") as file:
+        file.write(f"{parameters.n}/{context.seed} ")
+    (context.scratch / "file").write_text("x")
+    context.say(f"n is {parameters.n}")
+    yield Measurement("n", parameters.n, "1", {"part": "a"})
+    for name, do in DOES.items():
+        if parameters.n == 2 and Path(name).exists():
+            do()
+    yield Measurement("n", parameters.n * 2, "1", {"part": "b"})
+
+def fail():
+    raise RuntimeError("a cable\\nis missing")
+
+DOES = {
+    "fail": fail,
+    "interrupt": lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(9)),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+def pair(parameters: Paired, context: Context):
+    yield Measurement("low", parameters.low, "1")
+
+def wrong(parameters: Parameters, context: Context):
+    yield {"nan": lambda: Measurement("n", float("nan"), "1"),
+           "text": lambda: "n is 1",
+           "case": lambda: Measurement("n", 1, "1", {"n": 3})}[os.environ["WRONG"]]()
+
+def nothing(parameters: Parameters, context: Context):
+    return []
+
+def untyped(parameters, context):
+    return []
+'''
+
+SUITE = """
+name: toy
+experiments:
+  - name: sweep
+    run: toy:measure
+    mode: in-process
+    grid: {n: [1, 2, 3]}
+  - name: other
+    run: toy:measure
+    mode: virtual
+    parameters: {n: 7}
+claims:
+  - {claim: two, source: Table I, says: n is 2, paper: 2, needs_data: false,
+     value: {of: {experiment: sweep, metric: n, case: {n: 2, part: a}}, tolerance: 0}}
+  - {claim: seven, source: Table I, says: n is 7, paper: 7, needs_data: false,
+     value: {of: {experiment: other, metric: n, case: {part: a}}, tolerance: 0}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder, current, with toy.py and toy.yaml in it."""
+    (tmp_path / "toy.py").write_text(MODULE)
+    (tmp_path / "toy.yaml").write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "toy", raising=False)
+    monkeypatch.delenv("BENCH_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def command(folder: Path) -> Callable[..., int]:
+    """``bench WORDS`` in that folder; the exit code."""
+    return lambda *words: main(list(words))

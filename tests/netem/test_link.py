@@ -1,0 +1,178 @@
+"""When do bytes arrive? Closed forms, a slow oracle that goes byte by byte, and the statistics of loss."""
+
+import itertools
+import random
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netem.link import SEGMENT_BYTES, Link, LinkProfile
+
+MBIT = 1e6
+
+
+def link(seed: int = 0, **profile: float | None) -> Link:
+    return Link(LinkProfile(**profile), random.Random(seed))  # type: ignore[arg-type]
+
+
+profiles = st.builds(
+    LinkProfile,
+    rate_bps=st.one_of(st.none(), st.floats(1e3, 1e9)),
+    delay_s=st.floats(0, 0.5),
+    jitter_s=st.floats(0, 0.1),
+    loss=st.floats(0, 0.5),
+)
+
+
+def test_a_message_takes_its_sending_time_and_the_delay():
+    assert link(rate_bps=8 * MBIT, delay_s=0.005).send(2.0, 4096) == pytest.approx(2.0 + 4096e-6 + 0.005)
+    assert link(rate_bps=MBIT).send(0.0, 100_000_000) == pytest.approx(800.0)
+    assert link(delay_s=0.02).send(1.0, 1 << 30) == pytest.approx(1.02)
+    assert link().send(3.0, 1 << 30) == 3.0
+
+
+def test_a_message_waits_for_those_ahead_and_an_idle_line_saves_nothing():
+    line = link(rate_bps=8 * MBIT, delay_s=0.1)
+    assert line.send(0.0, 1_000_000) == pytest.approx(1.1)
+    assert line.send(0.5, 500_000) == pytest.approx(1.6)  # sent from 1.0 on
+    assert line.send(9.0, 500_000) == pytest.approx(9.6)
+    assert line.free_at == pytest.approx(9.5)
+
+
+def test_a_change_applies_to_what_is_not_yet_sent():
+    line = link(rate_bps=8 * MBIT, delay_s=0.1)
+    line.change(0.25, LinkProfile(rate_bps=2 * MBIT, delay_s=0.3))
+    line.change(2.25, LinkProfile(rate_bps=16 * MBIT, delay_s=0.2))
+    # 250,000 bytes go in the first quarter second, 500,000 in the next two, the last 250,000 in an eighth.
+    assert line.send(0.0, 1_000_000) == pytest.approx(2.25 + 0.125 + 0.2)
+    assert line.profile.rate_bps == 16 * MBIT
+
+
+def test_a_shorter_delay_lets_nothing_overtake():
+    line = link(rate_bps=8 * MBIT, delay_s=1.0)
+    first = line.send(0.0, 1000)
+    line.change(0.1, LinkProfile(rate_bps=8 * MBIT))
+    assert line.send(0.2, 1000) == first
+    assert line.send(2.0, 1000) == pytest.approx(2.001)
+
+
+def test_changes_are_planned_in_order():
+    line = link()
+    line.change(2.0, LinkProfile(delay_s=1.0))
+    with pytest.raises(ValueError, match="in order"):
+        line.change(1.0, LinkProfile())
+
+
+def test_every_segment_may_be_lost_and_each_loss_costs_a_round_trip():
+    count, loss, delay_s = 4000, 0.02, 0.05
+    plain_s = count * SEGMENT_BYTES * 8 / MBIT + delay_s
+    lost = [
+        (link(seed, rate_bps=MBIT, delay_s=delay_s, loss=loss).send(0.0, count * SEGMENT_BYTES) - plain_s)
+        / (2 * delay_s)
+        for seed in range(400)
+    ]
+    assert lost == pytest.approx([round(k) for k in lost], abs=1e-6)
+    # Binomial: mean 80, variance 78.4. Four standard errors are 1.8 and 22.
+    assert statistics.mean(lost) == pytest.approx(count * loss, abs=1.8)
+    assert statistics.variance(lost) == pytest.approx(count * loss * (1 - loss), abs=22)
+
+
+def test_a_lone_small_message_is_one_segment():
+    line = link(rate_bps=MBIT, delay_s=1.0, loss=0.25)
+    times = [line.send(at, 125) - at for at in range(0, 40_000, 10)]  # 4,000 messages, the line idle between
+    assert sum(time > 2.0 for time in times) / len(times) == pytest.approx(0.25, abs=0.028)
+    assert set(map(round, times)) == {1, 3}
+
+
+def test_jitter_has_the_asked_spread_and_never_shortens_a_delay_below_zero():
+    line = link(delay_s=0.1, jitter_s=0.01)
+    times = [line.send(float(at), 100) - at for at in range(4000)]
+    assert statistics.mean(times) == pytest.approx(0.1, abs=0.0007)
+    assert statistics.stdev(times) == pytest.approx(0.01, abs=0.0005)
+    wild = link(delay_s=0.001, jitter_s=0.5)
+    assert min(wild.send(at * 10.0, 1) - at * 10.0 for at in range(1000)) == 0.0
+
+
+@given(profiles, st.lists(st.tuples(st.floats(0, 1), st.integers(0, 200_000)), max_size=20), st.integers())
+def test_arrivals_never_decrease_and_never_beat_the_rate(profile, sends, seed):
+    line, now, arrived = Link(profile, random.Random(seed)), 0.0, 0.0
+    for gap_s, n_bytes in sends:
+        now += gap_s
+        arrival = line.send(now, n_bytes)
+        assert arrival >= max(arrived, now + 8 * n_bytes / (profile.rate_bps or float("inf")) - 1e-9)
+        arrived = arrival
+
+
+@given(
+    st.lists(profiles, min_size=1, max_size=4),
+    st.lists(st.integers(1, 20_000), min_size=1, max_size=30),
+    st.integers(),
+)
+def test_a_whole_message_arrives_when_its_chunks_do(plan, chunks, seed):
+    def arrival(sizes: list[int]) -> float:
+        line = Link(plan[0], random.Random(seed))
+        for at, profile in enumerate(plan[1:], 1):
+            line.change(at * 0.05, profile)
+        return [line.send(0.0, size) for size in sizes][-1]
+
+    # Chunks may leave a longer delay earlier in the message, which the whole one does not see: not overtaken.
+    whole, chunked = arrival([sum(chunks)]), arrival(chunks)
+    assert chunked >= whole - 1e-6
+    if len({(profile.delay_s, profile.jitter_s) for profile in plan}) == 1:
+        assert chunked == pytest.approx(whole, abs=1e-6, rel=1e-9)
+
+
+def oracle(
+    plan: list[tuple[float, LinkProfile]], sends: list[tuple[float, int]], lost: set[int]
+) -> list[float]:
+    """Arrival times, byte by byte: each at the rate at its start; ``lost`` has the numbers of lost segments."""
+    arrivals, free_at, segments, room = [], 0.0, itertools.count(), 0
+    for now, n_bytes in sends:
+        if now > free_at:
+            free_at, room = now, 0
+        for _ in range(n_bytes):
+            if not room:
+                room = SEGMENT_BYTES
+                if next(segments) in lost:
+                    free_at += 2 * in_force(plan, free_at).delay_s
+            free_at += 8 / (in_force(plan, free_at).rate_bps or float("inf"))
+            room -= 1
+        arrivals.append(max([free_at + in_force(plan, free_at).delay_s, *arrivals[-1:]]))
+    return arrivals
+
+
+def in_force(plan: list[tuple[float, LinkProfile]], at: float) -> LinkProfile:
+    return [profile for start, profile in plan if start <= at][-1]
+
+
+def lost_segments(seed: int, loss: float) -> set[int]:
+    """Which segments a link of this seed and loss without jitter loses: found one segment at a time."""
+    line = Link(LinkProfile(delay_s=1.0, loss=loss), random.Random(seed))
+    times = [0.0, *(line.send(0.0, SEGMENT_BYTES) - 1.0 for _ in range(100))]
+    return {number for number, (one, two) in enumerate(itertools.pairwise(times)) if two > one}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_oracle_agrees(seed):
+    rng = random.Random(seed)
+    loss = rng.choice([0.0, 0.1, 0.4])
+    plan = [
+        (
+            at,
+            LinkProfile(
+                rate_bps=rng.choice([1, 3, 20]) * MBIT, delay_s=rng.choice([0.0, 0.01, 0.05]), loss=loss
+            ),
+        )
+        for at in [0.0, *sorted(rng.uniform(0, 0.6) for _ in range(4))]
+    ]
+    sends = [
+        (now, rng.choice([1, 1000, 1448, 20_000])) for now in sorted(rng.uniform(0, 0.5) for _ in range(10))
+    ]
+    line = Link(plan[0][1], random.Random(seed))
+    for at, profile in plan[1:]:
+        line.change(at, profile)
+    measured = [line.send(now, n_bytes) for now, n_bytes in sends]
+    # The oracle sees a change up to a byte (8 microseconds) late, each time.
+    assert measured == pytest.approx(oracle(plan, sends, lost_segments(seed, loss)), abs=5e-5)

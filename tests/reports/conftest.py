@@ -1,0 +1,33 @@
+"""Records for the tests of this folder."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from reports.record import Record
+
+DEFAULTS = {
+    "run": "r",
+    "suite": "s",
+    "experiment": "e",
+    "case": {},
+    "metric": "m",
+    "unit": "",
+    "seed": 0,
+    "mode": "in-process",
+    "scale": "laptop",
+    "dataset": "digits",
+    "shaping": "none",
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="session")
+def record() -> Callable[..., Record]:
+    """A function that makes a record; all but the value has a default."""
+
+    def make(value: float, **fields: Any) -> Record:
+        return Record(**{**DEFAULTS, "value": value, **fields})
+
+    return make
