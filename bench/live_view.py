@@ -43,7 +43,7 @@ class LiveView:
         self._done, self._total = 0, 0
         self._left: float | None = None
         self._started = self._said_at = time.monotonic()
-        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "LiveView":
         if self._console.is_terminal:

@@ -1,5 +1,6 @@
 """Is what a suite asks for there, and does it fit together? Finds, reads and checks suites; runs nothing."""
 
+import inspect
 import pkgutil
 import typing
 from collections.abc import Iterable, Iterator
@@ -149,9 +150,10 @@ def resolve_run(run: str) -> tuple[Run, type[msgspec.Struct]]:
             raise ValueError(f"no file {file!r} in {experiments.__name__}{hint}")
         function = named(f"{experiments.__name__}.{file}:{name}")
     try:
-        kind = next(iter(typing.get_type_hints(function).values()))
-    except (NameError, TypeError, StopIteration) as error:
-        raise ValueError(f"{run}: the first argument's annotation cannot be read: {error}") from None
+        first = next(iter(inspect.signature(function).parameters), "")
+        kind = typing.get_type_hints(function).get(first)
+    except (NameError, TypeError, ValueError) as error:
+        raise ValueError(f"{run}: its annotations cannot be read: {error}") from None
     if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
         raise ValueError(f"{run}: the first argument must be annotated with a msgspec.Struct of parameters")
     return function, kind

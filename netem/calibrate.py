@@ -1,4 +1,4 @@
-"""What does a link really do? Measured from its two ends: rate, delay, round trip, and times of whole messages."""
+"""What does a link really do? Measured at its two ends: rate, delay, round trip, times of whole messages."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ SIZES = (4 << 10, 64 << 10, 512 << 10, 4 << 20)
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """What was measured. Times in seconds; the delay is one way, of messages of 8 bytes, from call to arrival."""
+    """What was measured, in seconds. The delay is one way, of messages of 8 bytes, from call to arrival."""
 
     rate_bps: float
     delay_s: float
@@ -30,7 +30,7 @@ class Calibration(msgspec.Struct, frozen=True):
 
 @contextlib.asynccontextmanager
 async def answering(host: str = "127.0.0.1") -> AsyncIterator[tuple[str, int]]:
-    """The far end: an address that says, on the clock this machine's processes share, when messages arrived."""
+    """The far end: an address that says when messages arrived, on the clock that all processes here share."""
     server = await asyncio.start_server(_answer, host, 0)
     async with server:
         yield server.sockets[0].getsockname()[:2]
@@ -58,12 +58,13 @@ async def measure(
 ) -> Calibration:
     """Measure the way to ``address``, where ``answering`` answers, one message at a time on one connection.
 
-    ``bulk_bytes`` gives the rate: a second's worth is a good choice. Each of ``sizes`` is the median of ``repeats``.
+    ``bulk_bytes`` gives the rate: a second's worth is a good choice. A time in ``message_s`` is the median of
+    ``repeats``.
     """
     reader, writer = await asyncio.open_connection(*address)
 
     async def ask(n_bytes: int) -> tuple[float, float, float]:
-        """Send so many bytes, head included; return seconds to arrival, to the answer, and the rate within."""
+        """Send so many bytes, head included; return seconds to arrival and to the answer, and the rate."""
         sent_at = time.monotonic()
         writer.write(HEAD.pack(n_bytes - HEAD.size))
         for start in range(HEAD.size, n_bytes, len(BLOCK)):

@@ -2,8 +2,9 @@
 
 ``Emulator`` starts ``python -m netem.emulate`` and tells it in JSON lines which links there are. Each link
 listens on a port; what connects there is connected to the link's target, and all connections of a link share
-one ``Link`` in each direction. Bytes are stamped when they are read and written on when the link says they have
-arrived: deadlines are absolute, so late timers add no error to the rate. The TCP handshake is not delayed.
+one ``Link`` in each direction. Bytes are stamped when they are read and written on when the link says that
+they have arrived: deadlines are absolute, so late timers add no error to the rate. The TCP handshake is not
+delayed.
 
 A link whose two directions are ``LinkProfile.unlimited`` needs no emulator: connect straight to the target.
 """
@@ -154,7 +155,10 @@ class Emulator:
     async def add_link(
         self, target: Address, up: LinkProfile, down: LinkProfile, host: str = "127.0.0.1", seed: int = 0
     ) -> Address:
-        """Listen on a free port of ``host``; ``up`` is the way to ``target``. Returns where to connect instead."""
+        """Listen on a free port of ``host``; return where to connect instead of to ``target``.
+
+        ``up`` leads to the target, ``down`` back. ``seed`` fixes jitter and loss.
+        """
         answer = await self._ask(AddLink(target, up, down, host, seed))
         assert answer.address is not None
         return answer.address

@@ -1,4 +1,4 @@
-"""Which bytes of one direction of a link wait, which travel, and when may more be read? Pure: the time is given."""
+"""Which bytes of a link wait, which travel, and when may more be read? Pure: the time is given."""
 
 import random
 from collections import deque
@@ -8,8 +8,8 @@ from netem.link import SEGMENT_BYTES, Link, LinkProfile
 
 CHUNK_BYTES = 16 * 1024
 CHUNK_S = 0.005  # slow links take smaller chunks, so that bytes come out about as evenly as packets would
-# What waits for the line: enough to bridge a delay in scheduling, little enough that the sender feels the rate.
-# Bytes that travel (rate x delay of them) come on top, as on a wire, so a long link does not starve.
+# What waits for the line: enough to bridge a delay in scheduling, little enough that the sender feels the
+# rate. Bytes that travel (rate x delay of them) come on top, as on a wire, so a long link does not starve.
 WAITING_BYTES = 32 * 1024
 WAITING_S = 0.02
 HELD_BYTES = 64 * 1024 * 1024  # in all: the bound where the rate is unlimited
@@ -71,7 +71,7 @@ class Line:
         return arrived
 
     def change(self, now: float, profile: LinkProfile) -> None:
-        """Follow ``profile`` from ``now`` on; the chunk that is being sent and those that travel keep theirs."""
+        """Follow ``profile`` from ``now`` on; the chunk being sent and those that travel keep theirs."""
         self.profile = profile
         self._link.change(now, profile)
 

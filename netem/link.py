@@ -14,8 +14,8 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One direction of a link.
 
     ``rate_bps`` is None for an unlimited rate. ``delay_s`` is one way; ``jitter_s`` is the standard deviation
-    of a normal added to it (never below zero, never reordering). ``loss`` is the probability that a 1,448-byte
-    segment is lost; a loss delays all behind it by one round trip, and the rate stays.
+    of a normal added to it (never below zero, never reordering). ``loss`` is the probability that a
+    1,448-byte segment is lost; a loss delays all behind it by one round trip, and the rate stays.
     """
 
     rate_bps: float | None = None
@@ -38,17 +38,17 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Link:
-    """One direction of a link: bytes enter at a time, and the time when they have arrived comes back.
+    """One direction of a link: told when bytes enter, it says when they have arrived.
 
-    Bytes are sent one after the other at the profile's rate, then travel for its delay. The token bucket holds
-    no token in store, as with netem's ``rate``: a deeper one would hide the sending time of small messages.
+    Bytes are sent one after the other at the profile's rate, then travel for its delay. The token bucket has
+    no store, as with netem's ``rate``: one that does would hide the sending time of small messages.
 
-    - Loss: a lost segment, and all behind it, is sent one round trip (twice this direction's delay) later; what
-      is sent again arrives. A segment ends where its bytes do or where the line falls idle.
-    - Jitter: one draw for all bytes sent back to back, so a message arrives at the same time whether it enters
-      whole or in chunks; an idle line draws anew. Nothing overtakes: arrival times never decrease.
-    - Change: a profile is followed from its time on, from the first bit not yet sent then. It must be planned
-      before the bytes enter, for a time that ``send`` has told stays. A trace is planned as a whole.
+    - Loss: a lost segment, and all behind it, is sent one round trip (twice this direction's delay) later;
+      what is sent again arrives. A segment ends after 1,448 bytes or where the line falls idle.
+    - Jitter: one draw for all bytes sent back to back, so a message arrives at the same time whether it
+      enters whole or in chunks; an idle line draws anew. Nothing overtakes: arrival times never decrease.
+    - Change: a profile is followed from its time on, by every bit not yet sent then. It must be planned
+      before the bytes enter, for a time that ``send`` has told stays; plan a known trace as a whole.
 
     Exact for messages of any size; the work grows with the losses and changes that fall into them.
     """
@@ -65,13 +65,13 @@ class Link:
         )  # before the next lost segment begins
 
     def change(self, at: float, profile: LinkProfile) -> None:
-        """Follow ``profile`` from ``at`` seconds on. Raises ValueError if a later change is already planned."""
+        """Follow ``profile`` from ``at`` seconds on. Raises ValueError if a later one is planned."""
         if self._changes and at < self._changes[-1][0]:
             raise ValueError(f"a change at {at} s, after one at {self._changes[-1][0]} s; plan them in order")
         self._changes.append((at, profile))
 
     def send(self, now: float, n_bytes: int) -> float:
-        """When the last of ``n_bytes`` that enter at ``now`` has arrived, in seconds. ``now`` must not decrease."""
+        """When the last of ``n_bytes`` that enter at ``now`` arrives, in seconds; ``now`` never decreases."""
         if now > self.free_at:
             self.free_at = now
             self._clear_bytes -= self._clear_bytes % SEGMENT_BYTES

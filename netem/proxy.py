@@ -1,4 +1,4 @@
-"""How do connections pass through an emulated link? Two sockets each, and one line per direction for them all."""
+"""How do connections pass through an emulated link? Two sockets each, one line per direction for them all."""
 
 import asyncio
 import contextlib
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 Address = tuple[str, int]
 
-# The kernel's buffers, which no profile knows of, let a sender write ahead. The receive buffer is small. A sender's
-# own grows with its segments: on loopback they have 64 KiB and it took 4 MB at once, with Ethernet's 0.8 MB, as on
-# a real link. Only the sender can bound the rest: TCP_NOTSENT_LOWAT of 16 KiB there leaves about 100 KiB ahead.
+# The kernel's buffers, which no profile knows of, let a sender write ahead. The receive buffer is small. The
+# sender's own grows with its segments: with loopback's of 64 KiB it took 4 MB at once, with Ethernet's
+# 0.8 MB, as on a real link. The rest is up to the sender: TCP_NOTSENT_LOWAT of 16 KiB leaves 80 KB ahead.
 RECEIVE_BUFFER_BYTES = 32 * 1024
 ACCEPT_AGAIN_S = 0.1
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)

@@ -45,13 +45,17 @@ class NodeReport(msgspec.Struct, kw_only=True):
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What came of a job: the UE's report of each epoch, the loss and the time of each step, and each node's own report."""
+    """What came of a job: the UE's report of each epoch, the loss and the time of each step, each node's own report.
+
+    ``earlier`` of the epochs were run before the job was resumed; everything else is of what was run since.
+    """
 
     dataset: str
     epochs: list[dict[str, float]]
     losses: list[float]
     step_s: list[float]  # by the UE's clock
     nodes: list[NodeReport]
+    earlier: int = 0
 
 
 Say = Callable[[dict[str, float]], None]

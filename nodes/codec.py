@@ -136,9 +136,7 @@ class Decoder:
         if not 0 < header_bytes <= self.limits.header_bytes:
             raise FrameError(f"header of {header_bytes} bytes, 1 to {self.limits.header_bytes} accepted")
         if payload_bytes > self.limits.payload_bytes:
-            raise FrameError(
-                f"payload of {payload_bytes} bytes, at most {self.limits.payload_bytes} accepted"
-            )
+            raise FrameError(f"payload of {payload_bytes} bytes, up to {self.limits.payload_bytes} accepted")
         self._header = bytearray(header_bytes)
         self._missing = [memoryview(self._header)]
 

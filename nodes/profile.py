@@ -1,10 +1,10 @@
-"""What does each layer of a network cost? Its seconds forward and backward, its parameters, the bytes at its cuts.
+"""What does each layer of a network cost? Seconds forward and backward, parameters, and bytes at its cuts.
 
-Everything runs in evaluation mode, since batch norm has no statistics of one value. The forward pass is timed
-without gradients, as inference runs it. For the backward pass what each layer makes is detached before the next
-ones use it, and torch's autograd is run layer by layer from the end: so a layer's time holds its own work and
-the adding up of gradients where it shares a value, nothing of other layers. Layers run one after the other
-within a pass, so each finds the caches as its predecessor left them. No loss and no optimizer are in here.
+Everything runs in evaluation mode, since batch norm has no statistics of a single value. The forward pass is
+timed without gradients, as inference runs it. For the backward pass what a layer makes is detached before the
+next ones use it, and autograd runs layer by layer from the end: so a layer's time is that of its own work and of
+adding up the gradients of values it shares. Layers run one after the other within a pass, so each finds the
+caches as the one before left them. The loss and the optimizer are no layers.
 """
 
 import statistics
@@ -46,10 +46,11 @@ def measure(
     device: str = "cpu",
     clock: Clock = time.perf_counter,
 ) -> Profile:
-    """Profile ``model`` on ``batch`` random pictures of ``input_shape`` (C, H, W): medians of ``repeats`` passes.
+    """Profile ``model`` on ``batch`` random pictures of ``input_shape`` (C, H, W).
 
-    One pass before them is discarded. Clears the in-place flags of ``model``, moves it to ``device`` and leaves
-    it in evaluation mode. Raises ModelError for a model that cannot be made a chain.
+    Seconds are medians of ``repeats`` passes of each kind; one more before them is discarded. Clears the in-place
+    flags of ``model``, moves it to ``device`` and leaves it there in evaluation mode, without gradients. Raises
+    ModelError for a model that cannot be made a chain.
     """
     chain = _Inspected(model, input_shape, granularity)
     parts = [chain.part(index, index + 1) for index in range(len(chain))]
@@ -124,10 +125,11 @@ def _backward(model: nn.Module, parts: list[Part], values: Values, now: Clock) -
         result.grad = torch.ones_like(result)
     seconds = []
     while detached:
-        made = [(value, leaf.grad) for value, leaf in detached.pop() if leaf.grad is not None]
+        used = [(value, leaf.grad) for value, leaf in detached.pop() if leaf.grad is not None]
+        roots, gradients = [value for value, _ in used], [gradient for _, gradient in used]
         began = now()
-        if made:
-            torch.autograd.backward(*zip(*made, strict=True))
+        if roots:
+            torch.autograd.backward(roots, gradients)
         seconds.append(now() - began)
     model.zero_grad(set_to_none=True)
     return seconds[::-1]

@@ -11,9 +11,10 @@ import msgspec
 from bench.experiment import Context, Measurement
 from bench.fields import ModelName, StageName
 from bench.live import run_live
+from bench.resumable import resumable
 from netem.profiles import Duplex, LinkName, duplex
 from nodes.boundary import boundary_bytes
-from nodes.chain import NodeReport, Outcome, run_in_process
+from nodes.chain import NodeReport, Outcome, Say, run_in_process
 from nodes.data import Dataset, load
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.models import Chain, outline
@@ -53,26 +54,30 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement]:
     """Train and test a chain, and the unsplit model beside it if asked; yield all that was counted."""
-    job = make_job(parameters, context)
-    whole = msgspec.structs.replace(job, nodes=job.nodes[:1], splits=(), stages=(), checkpoint=None)
+    job, layers = make_job(parameters, context)
+    whole = msgspec.structs.replace(job, nodes=job.nodes[:1], splits=(), stages=())
     split_runs, whole_runs = [], []
-    for _ in range(parameters.rounds):
+    for number in range(parameters.rounds):
+        folder = context.scratch / str(number)
         if parameters.unsplit:
-            whole_runs.append(run(whole, parameters, context))
-        split_runs.append(run(job, parameters, context))
+            whole_runs.append(run(whole, layers, folder / "unsplit", parameters, context))
+        split_runs.append(run(job, layers, folder / "split", parameters, context))
     last = split_runs[-1]
     yield from learned(last)
     yield Measurement("samples_per_s", rate(job, split_runs), "samples/s")
     yield from tested(last)
     for node in last.nodes:
         yield from node_measurements(node)
-    yield from wire_measurements(last)
+    if last.earlier:
+        yield Measurement("resumed_after_epochs", last.earlier, "epochs")  # counts of bytes are not whole
+    else:
+        yield from wire_measurements(last)
     if parameters.unsplit:
         yield from comparison(job, split_runs, whole_runs)
 
 
-def make_job(parameters: ChainParameters, context: Context) -> Job:
-    """The job that ``parameters`` describe. Raises ModelError, DataError or ValueError."""
+def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
+    """The job that ``parameters`` describe, and the model's layers. Raises ModelError, DataError or ValueError."""
     names = node_names(parameters.nodes)
     links = len(names) - 1
     shape = (3, parameters.side, parameters.side)
@@ -89,7 +94,7 @@ def make_job(parameters: ChainParameters, context: Context) -> Job:
     splits = parameters.splits
     if splits is None:
         splits = [round(len(layout) * (p + 1) / len(names)) for p in range(links)]
-    return Job(
+    job = Job(
         model=str(parameters.model),
         input_shape=shape,
         classes=classes,
@@ -107,8 +112,8 @@ def make_job(parameters: ChainParameters, context: Context) -> Job:
         threads=parameters.threads,
         device=context.device,
         payload_bytes=largest_payload(layout, parameters.batch_size),
-        checkpoint=str(context.scratch / "checkpoints"),
     )
+    return job, len(layout)
 
 
 @functools.cache
@@ -131,8 +136,8 @@ def largest_payload(layout: Chain, batch_size: int) -> int:
     return 4 * widest * batch_size + (1 << 20)
 
 
-def run(job: Job, parameters: ChainParameters, context: Context) -> Outcome:
-    """Run ``job`` as the context says, live or in this process."""
+def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, context: Context) -> Outcome:
+    """Run ``job`` as the context says, live or in this process; ``folder`` keeps what a resumed run needs."""
 
     def say(metrics: dict[str, float]) -> None:
         context.say(
@@ -140,12 +145,15 @@ def run(job: Job, parameters: ChainParameters, context: Context) -> Outcome:
             f"test accuracy {metrics['test_accuracy']:.3f}"
         )
 
-    if context.mode == "in-process":
-        return run_in_process(job, say=say)
-    if context.shaping == "none":
-        return run_live(job, say=say)
-    links = [duplex(parameters.link), *[duplex(parameters.backhaul)] * len(job.nodes)][: len(job.nodes) - 1]
-    return run_live(job, links, say)
+    def start(job: Job, say: Say) -> Outcome:
+        if context.mode == "in-process":
+            return run_in_process(job, say=say)
+        if context.shaping == "none":
+            return run_live(job, say=say)
+        links = [duplex(parameters.link), *[duplex(parameters.backhaul)] * len(job.nodes)][: len(job.nodes) - 1]
+        return run_live(job, links, say)
+
+    return resumable(job, layers, folder, start, say)
 
 
 def learned(outcome: Outcome) -> Iterator[Measurement]:
@@ -173,7 +181,8 @@ def rate(job: Job, outcomes: list[Outcome]) -> float:
 def comparison(job: Job, split_runs: list[Outcome], whole_runs: list[Outcome]) -> Iterator[Measurement]:
     """The chain against the unsplit model."""
     split, whole = split_runs[-1], whole_runs[-1]
-    distances = [abs(one - other) for one, other in zip(split.losses, whole.losses, strict=True)]
+    steps = min(len(split.losses), len(whole.losses))  # fewer than all, if one was resumed
+    distances = [abs(one - other) for one, other in zip(split.losses[-steps:], whole.losses[-steps:], strict=True)]
     accuracies = [outcome.epochs[-1]["test_accuracy"] for outcome in (split, whole)]
     yield Measurement("unsplit_test_accuracy", accuracies[1], "fraction")
     yield Measurement("accuracy_difference", accuracies[0] - accuracies[1], "fraction")

@@ -61,7 +61,7 @@ def wrong(parameters: Parameters, context: Context):
 def nothing(parameters: Parameters, context: Context):
     return []
 
-def untyped(parameters, context):
+def untyped(parameters, context: Context):
     return []
 '''
 

@@ -48,7 +48,7 @@ def errors(text: str, data: Path | None = None) -> list[str]:
         (HEAD + "- {name: two, run: toy.measure}", ["5: experiments[1].run: no file 'toy' in bench.experiments; functions of one's own are module:function"]),
         (HEAD + "- {name: two, run: 'ty:measure'}", ["5: experiments[1].run: ty cannot be imported: ModuleNotFoundError: No module named 'ty'"]),
         (HEAD + "- {name: two, run: 'toy:mesure'}", ["5: experiments[1].run: toy has no 'mesure' (did you mean 'measure'?)"]),
-        (HEAD + "- {name: two, run: 'toy:untyped'}", ["5: experiments[1].run: toy:untyped: the first argument's annotation cannot be read: "]),
+        (HEAD + "- {name: two, run: 'toy:untyped'}", ["5: experiments[1].run: toy:untyped: the first argument must be annotated with a msgspec.Struct of parameters"]),
         (HEAD + "- {name: two, run: 'toy:pair'}", ["5: experiments[1].parameters: Object missing required field `low` (at scale smoke)"]),
         (HEAD + "- {name: two, run: 'toy:pair', parameters: {low: 3}, grid: {high: [5, 2]}}", ["5: experiments[1].parameters: low is above high (at scale smoke, high 2)"]),
         (HEAD + "  dataset: cifra10", ["5: experiments[0].dataset: no data set 'cifra10'; there are "]),
@@ -149,9 +149,11 @@ def test_data_sets_are_resolved() -> None:
 
 
 def test_a_path_goes_before_a_packaged_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.loading.packaged", lambda: {"toy.yaml": folder / "nosuch", "named": folder / "toy.yaml"})
-    assert load(["toy.yaml"])[0].path == Path("toy.yaml")
-    assert load(["named"])[0].file.name == "toy"
+    (folder / "packaged.yaml").write_text("name: other\nclaims: []\nexperiments: [{name: a, run: 'toy:measure'}]")
+    known = {"toy.yaml": folder / "packaged.yaml", "named": folder / "packaged.yaml"}
+    monkeypatch.setattr("bench.loading.packaged", lambda: known)
+    assert load(["toy.yaml"])[0].file.name == "toy"
+    assert load(["named"])[0].file.name == "other"
 
 
 def test_all_yaml_only_includes() -> None:

@@ -1,6 +1,7 @@
 """The transport benchmark: what it yields, and that its peer process never outlives it."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,6 @@ from bench.experiment import Context
 from bench.experiments.transport import HopParameters, hop
 
 if __name__ == "__main__":
-    sys.path[:0] = sys.argv[2:]
     context = Context(
         seed=0, scale="smoke", mode="live", shaping="none", dataset="none", data_dir=None, device="cpu",
         scratch=pathlib.Path(sys.argv[1]), say=lambda line: (print("measuring", flush=True), os.kill(os.getpid(), 9)),
@@ -64,8 +64,8 @@ def test_the_peer_ends_when_the_benchmark_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     # The peer holds the output too: it ends only when both are gone.
-    done = subprocess.run(
-        [sys.executable, script, tmp_path], capture_output=True, timeout=60, check=False, env=None
-    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, script, tmp_path]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False, env=environment)
     assert done.returncode == -9
     assert done.stdout == b"measuring\n"

@@ -127,7 +127,7 @@ def test_a_whole_message_arrives_when_its_chunks_do(plan, chunks, seed):
 def oracle(
     plan: list[tuple[float, LinkProfile]], sends: list[tuple[float, int]], lost: set[int]
 ) -> list[float]:
-    """Arrival times, byte by byte: each at the rate at its start; ``lost`` has the numbers of lost segments."""
+    """Arrival times, byte by byte, each at the rate at its start; ``lost`` numbers the lost segments."""
     arrivals, free_at, segments, room = [], 0.0, itertools.count(), 0
     for now, n_bytes in sends:
         if now > free_at:

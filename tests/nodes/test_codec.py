@@ -308,7 +308,7 @@ def test_a_payload_over_the_cap_is_refused_before_anything_is_allocated(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "empty", lambda *_, **__: pytest.fail("allocated"))
-    with pytest.raises(FrameError, match=f"payload of {size} bytes, at most 1024 accepted"):
+    with pytest.raises(FrameError, match=f"payload of {size} bytes, up to 1024 accepted"):
         Decoder(Limits(payload_bytes=1024)).feed(framed(spec("u8", [size]), size=size)[: PREFIX.size])
 
 

@@ -380,7 +380,7 @@ def test_strangers_do_not_disturb_the_others(run: Run) -> None:
 
 @asynccontextmanager
 async def rogue(server: Server) -> AsyncIterator[tuple[SocketChannel, asyncio.StreamWriter, Any]]:
-    """A peer with the right token that writes what it likes: the server's end, its bulk socket, its WebSocket."""
+    """A peer with the right token that writes what it likes: the server's end, and its own two connections."""
     auth = {"Authorization": f"Bearer {TOKEN}"}
     lines = ["GET /bulk?node=rogue&channel=k HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: tcp"]
     lines += [f"{name}: {value}" for name, value in auth.items()]
@@ -489,10 +489,10 @@ def test_the_opener_learns_why_its_channel_ended(run: Run) -> None:
         async with serving(payload_bytes=1000) as server:
             near, far = await pair(server)
             await near.send(activation(0, 1001))
-            with pytest.raises(ChannelClosed, match="ue: payload of 1001 bytes, at most 1000"):
+            with pytest.raises(ChannelClosed, match="ue: payload of 1001 bytes, up to 1000"):
                 await far.receive()
             with pytest.raises(
-                ChannelClosed, match="mec: ended the connection: payload of 1001 bytes, at most 1000"
+                ChannelClosed, match="mec: ended the connection: payload of 1001 bytes, up to 1000"
             ):
                 await near.receive()
 

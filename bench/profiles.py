@@ -1,0 +1,37 @@
+"""What does ``bench profile`` answer? What each layer of a network costs, measured here; ready for JSON."""
+
+import inspect
+from typing import Any
+
+from bench.strict_yaml import InputError
+from nodes.models import Granularity, build_model, resolve_callable
+from nodes.profile import measure
+
+COLUMNS = ("layers", "boundary_bytes", "forward_s", "backward_s", "parameters")
+PUBLISHED_CLASSES = 1000  # of torchvision's classifiers
+
+
+def run_profile(
+    model: str, input_shape: tuple[int, int, int], granularity: Granularity = "op"
+) -> dict[str, list[Any]]:
+    """The profile of ``model`` (a torchvision name or ``module:callable``) for one picture (C, H, W), on the CPU.
+
+    L names, L+1 bytes (0 the input, L the result; float32), seconds forward and backward, counts of parameters.
+    A model of one's own has the classes that its callable gives it. Raises InputError, whatever the model's own
+    code raises: that it cannot be made, or not be run on such pictures.
+    """
+    try:
+        network = build_model(model, _classes(model), input_shape)
+        profile = measure(network, input_shape, granularity)
+    except Exception as error:
+        raise InputError([f"{model}: {' '.join(str(error).split()) or type(error).__name__}"]) from error
+    return {column: getattr(profile, column) for column in COLUMNS}
+
+
+def _classes(model: str) -> int:
+    """How many classes ``model`` tells apart if nobody asks for another number."""
+    if ":" in model:
+        parameter = inspect.signature(resolve_callable(model)).parameters.get("classes")
+        if parameter and isinstance(parameter.default, int):
+            return parameter.default
+    return PUBLISHED_CLASSES

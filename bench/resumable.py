@@ -1,0 +1,50 @@
+"""How does a long training survive a kill? Its nodes save their state every epoch, and here stands what came of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from nodes.chain import Outcome, Say
+from nodes.job import Job
+from nodes.segment import checkpoint_path, last_checkpoint
+
+
+def resumable(job: Job, layers: int, folder: Path, run: Callable[[Job, Say], Outcome], say: Say) -> Outcome:
+    """The outcome of ``run`` on ``job``, whose model has ``layers``; goes on where a call with ``folder`` was cut off."""
+    folder.mkdir(parents=True, exist_ok=True)
+    finished, journal = folder / "outcome.json", folder / "epochs.jsonl"
+    if finished.exists():
+        return msgspec.json.decode(finished.read_bytes(), type=Outcome)
+    if job.epochs > 1:
+        job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
+    reported = _reported(journal)
+    # A state without a report of its epoch was cut off during the test: that epoch is trained again.
+    for index in range(len(job.nodes)):
+        checkpoint_path(job, index, len(reported) + 1).unlink(missing_ok=True)
+    earlier = reported[: last_checkpoint(job, layers)]
+    _write(journal, b"".join(msgspec.json.encode(epoch) + b"\n" for epoch in earlier))
+
+    def keep(metrics: dict[str, float]) -> None:
+        with journal.open("ab") as file:
+            file.write(msgspec.json.encode(metrics) + b"\n")
+        say(metrics)
+
+    outcome = run(job, keep)
+    outcome.epochs, outcome.earlier = earlier + outcome.epochs, len(earlier)
+    _write(finished, msgspec.json.encode(outcome))
+    return outcome
+
+
+def _reported(journal: Path) -> list[dict[str, float]]:
+    """The epochs of ``journal``; a last line that a kill has torn does not count."""
+    if not journal.exists():
+        return []
+    whole, _, _ = journal.read_bytes().rpartition(b"\n")
+    return [msgspec.json.decode(line, type=dict[str, float]) for line in whole.split(b"\n") if line]
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(content)
+    partial.replace(path)

@@ -1,0 +1,300 @@
+"""``bench run``: what it leaves, and what a failure, Ctrl-C or a kill leaves; through the command line."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench as api
+from bench.live_view import duration, plan_lines, time_left
+from bench.strict_yaml import InputError
+from reports.record import Record, read_records
+
+Command = Callable[..., int]
+RUN = ("run", "toy.yaml", "--scale", "smoke", "--out", "out")
+ALL = {(n, part) for n in (1, 2, 3, 7) for part in "ab"}
+
+
+def records() -> list[Record]:
+    return list(read_records(Path("out/records.jsonl")))
+
+
+def recorded() -> Counter[tuple[Any, Any]]:
+    """How often each (n, part) is recorded."""
+    values = ((record.value if record.case["part"] == "a" else record.value / 2, record) for record in records())
+    return Counter((value, record.case["part"]) for value, record in values)
+
+
+def calls() -> list[str]:
+    """The n/seed of each call of an experiment since the last look."""
+    path = Path("calls.txt")
+    made = path.read_text().split() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return made
+
+
+def environment() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("out/environment.json").read_text())
+    return found
+
+
+def statuses() -> dict[str, tuple[str, str | None]]:
+    (suite,) = environment()["suites"]
+    return {spec["name"]: (spec["status"], spec["reason"]) for spec in suite["experiments"]}
+
+
+def verdicts() -> dict[str, str]:
+    return {claim["claim"]: claim["verdict"] for claim in json.loads(Path("out/claims.json").read_text())}
+
+
+def test_a_run_leaves_records_claims_a_report_and_its_conditions(folder: Path, command: Command) -> None:
+    assert command(*RUN, "--seed", "4") == 0
+    assert {path.name for path in (folder / "out").iterdir()} == {
+        *("records.jsonl", "claims.json", "report.md", "figures", "environment.json", ".cases.jsonl"),
+    }
+    assert recorded() == Counter(ALL)
+    assert calls() == ["1/4", "2/4", "3/4", "7/4"]
+    first, last = records()[0], records()[-1]
+    assert (first.case, first.mode, first.shaping) == ({"n": 1, "part": "a"}, "in-process", "none")
+    assert (last.case, last.mode, last.shaping) == ({"part": "b"}, "virtual", "emulated")
+    conditions = {(one.suite, one.seed, one.scale, one.dataset, one.device, one.run) for one in records()}
+    assert conditions == {("toy", 4, "smoke", "none", "cpu", environment()["run"])}
+    assert statuses() == {"sweep": ("done", None), "other": ("done", None)}
+    assert verdicts() == {"two": "reproduced", "seven": "reproduced"}
+    known = environment()
+    assert {key: known[key] for key in ("scale", "seed", "shaping", "device", "dataset")} == {
+        "scale": "smoke", "seed": 4, "shaping": "emulated", "device": "cpu", "dataset": "none"
+    }  # fmt: skip
+    assert known["arguments"] == ["bench", *RUN, "--seed", "4"]
+    assert known["started"] <= known["ended"]
+    assert len(known["suites"][0]["sha256"]) == 64
+    assert "### sweep" in (folder / "out/report.md").read_text()
+
+
+def test_the_plan_comes_first_and_plain_lines_follow(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*RUN) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:5] == ["  toy/sweep  3 cases, time unknown", "  toy/other  1 case, time unknown", "4 cases, time unknown in all"]
+    assert lines[5] == "[1/4] toy/sweep n=1 seed 0"
+    assert lines[-1] == "report: out/report.md"
+
+
+def test_a_folder_with_something_in_it_is_left_alone(
+    folder: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "out").mkdir()
+    assert command(*RUN, "--resume") == 0
+    assert command(*RUN) == 2
+    assert capsys.readouterr().err == "--out: out is not empty; give --resume to go on with the run there\n"
+    (folder / "mine").mkdir()
+    (folder / "mine/thesis.txt").touch()
+    assert command("run", "toy.yaml", "--out", "mine", "--resume") == 2
+    assert "mine holds no run of bench" in capsys.readouterr().err
+    assert command("run", "toy.yaml", "--out", "toy.py") == 2
+    assert command("run", "toy.yaml", "--resume") == 2
+
+
+def test_a_failure_does_not_stop_the_others_and_can_be_made_good(
+    folder: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "fail").touch()
+    assert command(*RUN) == 3
+    assert recorded() == Counter({cell for cell in ALL if cell[0] != 2})
+    reason = "toy/sweep n=2 seed 0: RuntimeError: a cable is missing"
+    assert statuses() == {"sweep": ("failed", reason), "other": ("done", None)}
+    assert f"failed: {reason}" in capsys.readouterr().out.splitlines()
+    assert "in fail\n    raise RuntimeError" in (folder / "out/errors.log").read_text()
+    assert verdicts() == {"two": "not-run", "seven": "reproduced"}
+    assert reason in (folder / "out/report.md").read_text()
+
+    (folder / "fail").unlink()
+    calls()
+    assert command(*RUN, "--only", "other", "--resume") == 0
+    assert statuses()["sweep"] == ("failed", reason)
+    assert command(*RUN, "--resume") == 0
+    assert calls() == ["2/0"]
+    assert recorded() == Counter(ALL)
+    assert statuses()["sweep"] == ("done", None)
+    assert verdicts()["two"] == "reproduced"
+    assert not (folder / "out/.scratch").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("nan", "value must be finite"),
+        ("text", "yielded 'n is 1', not a Measurement"),
+        ("case", "its case changes n, which the suite's grid sets"),
+        ("nothing", "the experiment measured nothing"),
+    ],
+)
+def test_what_is_no_measurement_is_a_failure(
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, wrong: str, reason: str
+) -> None:
+    monkeypatch.setenv("WRONG", wrong)
+    run = "toy:nothing" if wrong == "nothing" else "toy:wrong"
+    (folder / "toy.yaml").write_text(f"name: toy\nexperiments: [{{name: a, run: '{run}', grid: {{n: [1]}}}}]")
+    assert command(*RUN) == 3
+    assert reason in str(statuses()["a"][1])
+    assert records() == []
+
+
+def test_ctrl_c_keeps_the_records_and_writes_the_report(folder: Path, command: Command) -> None:
+    (folder / "interrupt").touch()
+    assert command(*RUN) == 130
+    assert recorded() == Counter({(1, "a"), (1, "b")})
+    assert statuses() == {
+        "sweep": ("skipped", "interrupted: 2 of 3 cases were not run"),
+        "other": ("skipped", "interrupted: 1 of 1 cases were not run"),
+    }
+    assert verdicts() == {"two": "not-run", "seven": "not-run"}
+    assert "interrupted" in (folder / "out/report.md").read_text()
+    (folder / "interrupt").unlink()
+    calls()
+    assert command(*RUN, "--resume") == 0
+    assert calls() == ["2/0", "3/0", "7/0"]
+    assert recorded() == Counter(ALL)
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_case(folder: Path, command: Command) -> None:
+    (folder / "kill").touch()
+    environment_ = {"PYTHONPATH": ":".join(filter(None, sys.path)), "PATH": ""}
+    words = [sys.executable, "-m", "bench.cli", *RUN]
+    done = subprocess.run(words, cwd=folder, env=environment_, capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert recorded() == Counter({(1, "a"), (1, "b")})
+    assert statuses()["sweep"] == ("skipped", "did not end: 2 of 3 cases were not run")
+    for name in ("records.jsonl", ".cases.jsonl"):  # what a kill in the middle of writing leaves
+        path = folder / "out" / name
+        path.write_bytes(path.read_bytes() + path.read_bytes().splitlines(keepends=True)[0] * (name[0] == "r"))
+        path.write_bytes(path.read_bytes() + b'{"schema":1,"ru')
+    run = environment()["run"]
+    (folder / "kill").unlink()
+    calls()
+    assert command(*RUN, "--resume") == 0
+    assert calls() == ["2/0", "3/0", "7/0"]
+    assert recorded() == Counter(ALL)
+    assert environment()["run"] == run
+    assert {record.run for record in records()} == {run}
+
+
+@pytest.mark.parametrize(
+    ("words", "change", "said"),
+    [
+        (("--seed", "1"), "", "seed was 0, is 1 now"),
+        (("--scale", "laptop"), "", "scale was smoke, is laptop now"),
+        (("--shaping", "none"), "", "shaping was emulated, is none now"),
+        ((), "n: 7}=n: 8}", "the suites ask for something else now in toy/other"),
+        ((), "n: [1, 2, 3]=n: [1, 2]", "the suites ask for something else now in toy/sweep"),
+        ((), "name: toy\n=name: toy\ndataset: digits\n", "dataset was none, is digits now"),
+    ],
+)
+def test_a_run_goes_on_only_under_the_same_conditions(
+    folder: Path, command: Command, capsys: pytest.CaptureFixture[str], words: Any, change: str, said: str
+) -> None:
+    assert command(*RUN) == 0
+    before = (folder / "out/records.jsonl").read_bytes()
+    if change:
+        old, new = change.split("=")
+        (folder / "toy.yaml").write_text((folder / "toy.yaml").read_text().replace(old, new))
+    assert command(*RUN, "--resume", *words) == 2
+    assert said in capsys.readouterr().err
+    assert (folder / "out/records.jsonl").read_bytes() == before
+
+
+def test_seeds_cases_and_claims_may_be_added_to_a_run(folder: Path, command: Command) -> None:
+    assert command(*RUN) == 0
+    calls()
+    text = (folder / "toy.yaml").read_text().replace("n: [1, 2, 3]", "n: [1, 2, 3, 4]")
+    text = text.replace("parameters: {n: 7}", "parameters: {n: 7}\n    seeds: 2").replace("claim: two", "claim: zwei")
+    (folder / "toy.yaml").write_text(text)
+    assert command(*RUN, "--resume") == 0
+    assert calls() == ["4/0", "7/1"]
+    assert set(verdicts()) == {"zwei", "seven"}
+
+
+def test_only_runs_what_matches(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(*RUN, "--only", "toy/o*") == 0
+    assert calls() == ["7/0"]
+    assert statuses() == {"sweep": ("skipped", "not chosen by --only toy/o*"), "other": ("done", None)}
+    assert verdicts() == {"two": "not-run", "seven": "reproduced"}
+    assert command("run", "toy.yaml", "--only", "othr") == 2
+    assert capsys.readouterr().err == "--only: no experiment is called othr (did you mean 'toy/other'?)\n"
+
+
+def test_what_a_scale_skips_is_said(folder: Path, command: Command) -> None:
+    with (folder / "toy.yaml").open("r+") as file:
+        text = file.read().replace("parameters: {n: 7}", "scales: {smoke: {skip: needs a day}}")
+        file.seek(0)
+        file.write(text)
+    assert command(*RUN) == 0
+    assert statuses()["other"] == ("skipped", "not at scale smoke: needs a day")
+
+
+def test_unusable_input_is_found_before_anything_runs(
+    folder: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "toy.yaml").write_text((folder / "toy.yaml").read_text().replace("n: 7", "n: 1e-3"))
+    assert command(*RUN) == 2
+    error = "toy.yaml:11: experiments[1].parameters.n: Expected `int`, got `float`\n"
+    assert capsys.readouterr() == ("", error)
+    assert not (folder / "out").exists()
+    assert calls() == []
+    assert command("run", "toy.yaml", "--data", "nosuch") == 2
+    assert capsys.readouterr().err.startswith("--data: nosuch is no folder")
+
+
+def test_without_out_runs_gets_folders_of_their_own(folder: Path, command: Command) -> None:
+    for _ in range(2):
+        assert command("run", "toy.yaml", "--only", "other") == 0
+    folders = list((folder / "runs").iterdir())
+    assert len(folders) == 2
+    assert all(path.name.startswith("toy-2") for path in folders)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_function_gives_the_records_as_a_frame() -> None:
+    frame = api.run("toy.yaml", scale="smoke", out="out", seed=3)
+    assert list(frame["value"]) == [record.value for record in records()]
+    assert set(frame["seed"]) == {3}
+    assert frame.attrs["out"] == "out"
+    with pytest.raises(InputError, match="is not empty"):
+        api.run("toy.yaml", scale="smoke", out="out")
+    with pytest.raises(InputError, match="smal"):
+        api.run("toy.yaml", scale="smal")
+    Path("fail").touch()
+    with pytest.raises(RuntimeError, match=r"a cable is missing.*The others' records are in more"):
+        api.run("toy.yaml", out="more")
+
+
+@pytest.mark.parametrize(
+    ("done", "todo", "left"),
+    [
+        ([], [2.0, 3.0], 5.0),
+        ([], [2.0, None], None),
+        ([(1.0, 2.0), (3.0, 6.0)], [5.0], 10.0),
+        ([(None, 4.0), (1.0, 2.0)], [None, 10.0], 23.0),
+        ([(0.0, 4.0)], [3.0], 3.0),
+        ([(1.0, 1.0)], [], 0.0),
+    ],
+)
+def test_time_left_scales_the_estimates(done: Any, todo: Any, left: float | None) -> None:
+    assert time_left(done, todo) == left
+
+
+def test_the_plan_says_what_is_unknown() -> None:
+    assert plan_lines([("a", [30.0, 50.0], ""), ("bcd", [None, 200.0], ""), ("e", [], "recorded before")]) == [
+        "  a    2 cases, about 80 s",
+        "  bcd  2 cases, about 3 min and 1 of unknown time",
+        "  e    recorded before",
+        "4 cases, about 5 min and 1 of unknown time in all",
+    ]
+    assert [duration(seconds) for seconds in (0.04, 89.6, 100, 5401)] == ["0.0 s", "90 s", "2 min", "1.5 h"]

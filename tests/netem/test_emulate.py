@@ -1,0 +1,216 @@
+"""Does the emulator's process pass on every byte, never too fast or too soon, and end when it must?
+
+Bounds on time are one-sided: a busy machine may be late. The other side is kept by tests without a clock.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import netem
+from netem.calibrate import answering, measure
+from netem.emulate import Emulator, EmulatorError, obey
+from netem.link import LinkProfile
+
+FAST = LinkProfile(rate_bps=400e6, delay_s=0.001)
+PATIENCE_S = 20.0  # only a test that fails waits so long
+
+
+@pytest.fixture
+async def emulator():
+    async with asyncio.timeout(PATIENCE_S), Emulator() as emulator:
+        yield emulator
+
+
+@contextlib.asynccontextmanager
+async def target(handle):
+    """A server whose connections are given to ``handle(reader, writer)``; yields its address."""
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[:2]
+
+
+async def reverse(reader, writer):
+    """Answer the whole of what came, after its end, back to front."""
+    writer.write((await reader.read())[::-1])
+    writer.write_eof()
+
+
+async def reversed_by(address, data: bytes) -> bytes:
+    """``data`` sent, the connection half closed, and the answer up to its end."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(data)
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_bytes_of_several_connections_are_intact_both_ways_and_counted(emulator):
+    blocks = [random.Random(seed).randbytes(200_000 + seed) for seed in range(4)]
+    async with target(reverse) as address:
+        link = await emulator.add_link(address, FAST, FAST)
+        answers = await asyncio.gather(*(reversed_by(link, block) for block in blocks))
+    assert answers == [block[::-1] for block in blocks]
+    assert await emulator.counts(link) == (800_006, 800_006)
+
+
+async def test_connections_share_the_rate(emulator):
+    rate_bps, size = 20e6, 250_000
+    async with target(reverse) as address:
+        link = await emulator.add_link(address, LinkProfile(rate_bps=rate_bps), LinkProfile())
+        begun_at = time.monotonic()
+        await asyncio.gather(*(reversed_by(link, bytes(size)) for _ in range(2)))
+    assert time.monotonic() - begun_at >= 0.95 * 2 * size * 8 / rate_bps
+
+
+async def test_a_link_is_never_faster_nor_sooner_than_asked(emulator):
+    async with answering() as address:
+        link = await emulator.add_link(
+            address, LinkProfile(rate_bps=20e6, delay_s=0.003), LinkProfile(delay_s=0.004)
+        )
+        seen = await measure(link, bulk_bytes=500_000, messages=20, sizes=(4096, 65536), repeats=1)
+    assert seen.rate_bps <= 1.05 * 20e6
+    assert seen.delay_s >= 0.003
+    assert seen.round_trip_s >= 0.007
+    assert all(seconds >= 0.003 + 8 * size / 20e6 for size, seconds in seen.message_s.items())
+
+
+async def test_a_profile_changes_while_traffic_flows(emulator):
+    async with target(reverse) as address:
+        link = await emulator.add_link(address, LinkProfile(rate_bps=8e6), LinkProfile())
+        answer = asyncio.create_task(
+            reversed_by(link, bytes(40_000_000))
+        )  # 40 s, more than the test's patience
+        while not (await emulator.counts(link))[0]:
+            pass
+        await emulator.change(link, up=LinkProfile())
+        assert len(await answer) == 40_000_000
+
+
+async def test_nothing_is_lost_when_the_sender_closes_at_once(emulator):
+    received = asyncio.get_running_loop().create_future()
+
+    async def keep(reader, writer):
+        received.set_result(len(await reader.read()))
+
+    async with target(keep) as address:
+        link = await emulator.add_link(address, LinkProfile(rate_bps=20e6, delay_s=0.02), FAST)
+        with socket.create_connection(link) as sender:
+            sender.sendall(bytes(100_000))
+        assert await received == 100_000
+
+
+async def test_a_reset_reaches_the_other_side(emulator):
+    ended = asyncio.get_running_loop().create_future()
+
+    async def read(reader, writer):
+        try:
+            await reader.readexactly(4)
+            ended.set_result(await reader.read())
+        except OSError as error:
+            ended.set_exception(error)
+
+    async with target(read) as address:
+        link = await emulator.add_link(address, FAST, FAST)
+        sender = socket.create_connection(link)
+        sender.sendall(b"data")
+        while (await emulator.counts(link))[0] < 4:
+            pass
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sender.close()
+        with pytest.raises(ConnectionResetError):
+            await ended
+
+
+async def test_a_target_that_refuses_closes_the_connection_and_is_named(capfd):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        gone = server.getsockname()[:2]
+    async with asyncio.timeout(PATIENCE_S), Emulator() as emulator:
+        link = await emulator.add_link(gone, FAST, FAST)
+        reader, _ = await asyncio.open_connection(*link)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    log = capfd.readouterr().err
+    assert f"link 127.0.0.1:{link[1]}: its target 127.0.0.1:{gone[1]} cannot be reached" in log
+
+
+async def test_a_reader_that_stops_stops_its_sender_and_no_other(emulator):
+    async def ignore(reader, writer):
+        await asyncio.Event().wait()
+
+    async with target(ignore) as deaf, target(reverse) as address:
+        # Both go through lines without a rate: only the deaf program bounds what its sender can write.
+        link = await emulator.add_link(deaf, LinkProfile(delay_s=0.001), FAST)
+        _, writer = await asyncio.open_connection(*link)
+        writer.write(bytes(200_000_000))
+        other = await emulator.add_link(address, FAST, FAST)
+        assert await reversed_by(other, b"abc") == b"cba"
+        passed = -1
+        while passed < (passed := (await emulator.counts(link))[0]):
+            await reversed_by(other, bytes(500_000))
+        assert passed < 150_000_000
+        writer.transport.abort()
+
+
+async def test_errors_of_the_emulator_are_told(emulator):
+    with pytest.raises(EmulatorError, match="no link listens on"):
+        await emulator.change(("127.0.0.1", 1), up=FAST)
+    with pytest.raises(EmulatorError, match="assign requested address"):
+        await emulator.add_link(("127.0.0.1", 1), FAST, FAST, host="192.0.2.1")
+    emulator._process.kill()
+    with pytest.raises(EmulatorError, match="ended with status -9"):
+        await emulator.counts(("127.0.0.1", 1))
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        (b"{", "truncated"),
+        (b'{"type":"Explode"}', "Invalid value 'Explode'"),
+        (b'{"type":"Count"}', "missing required field `address`"),
+        (
+            b'{"type":"Change","address":["::1",1],"up":{"rate_bps":-1},"down":null}',
+            "rate_bps must be above 0",
+        ),
+    ],
+)
+def test_a_bad_command_is_answered_with_what_is_wrong(command, error):
+    assert error in obey(command, {}).error
+
+
+def test_the_emulator_ends_when_its_parent_is_killed():
+    script = """
+import asyncio
+from netem.emulate import Emulator
+async def main():
+    async with Emulator() as emulator:
+        print(emulator._process.pid, flush=True)
+        await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+    async def run() -> None:
+        parent = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", script),
+            stdout=asyncio.subprocess.PIPE,
+            cwd=Path(next(iter(netem.__path__))).parent,
+        )
+        assert parent.stdout is not None
+        emulator = os.pidfd_open(int(await parent.stdout.readline()))
+        parent.send_signal(signal.SIGKILL)
+        await parent.wait()
+        assert select.select([emulator], [], [], PATIENCE_S)[0], "the emulator still runs"
+        os.close(emulator)
+
+    asyncio.run(run())
