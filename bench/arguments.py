@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     profile.add_argument("--granularity", choices=("op", "module"), default="op", help="what a layer is")
     split = command("split", "the best split of a chain of nodes for given costs")
     split.add_argument("plan", type=Path, metavar="PLAN.yaml")
-    command("links", "what emulated and kernel links really do here")
+    command("links", "what the named links really do on this machine")
     _node(command("node", "be one node of a chain, by hand", json=False))
     _data(command("doctor", "say what this machine has: netem, root, GPU, data sets"))
     return main

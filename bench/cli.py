@@ -12,7 +12,6 @@ import secrets
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
-from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help is 0, a wrong argument 2
         return int(stop.code or 0)
     make_importable(Path())
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin slow whoever else computes
     try:
         return COMMANDS[arguments.command](arguments, words)
     except InputError as error:
@@ -119,10 +119,10 @@ def _check(arguments: Namespace, _words: list[str]) -> int:
             _print_json(updated) if arguments.json else print(f"{arguments.against}: {count} records")
             return OK
         outcomes = gate.compare(run, gate.read_baseline(arguments.against))
-    except gate.GateInputError as error:
+        if arguments.junit:
+            arguments.junit.write_text(gate_report.as_junit(outcomes), encoding="utf-8")
+    except (gate.GateInputError, OSError) as error:
         raise InputError([str(error)]) from None
-    if arguments.junit:
-        arguments.junit.write_text(gate_report.as_junit(outcomes), encoding="utf-8")
     if arguments.json:
         _print_json(gate_report.as_json(outcomes))
     else:
@@ -132,14 +132,13 @@ def _check(arguments: Namespace, _words: list[str]) -> int:
 
 def _profile(arguments: Namespace, _words: list[str]) -> int:
     from bench.fields import check_model
+    from bench.profiles import run_profile
 
     try:
         check_model(arguments.model)
-        profiled = _part("bench.profiles").run_profile(
-            arguments.model, arguments.input, arguments.granularity
-        )
     except ValueError as error:
         raise InputError([f"MODEL: {error}"]) from None
+    profiled = run_profile(arguments.model, arguments.input, arguments.granularity)
     if arguments.json:
         _print_json(profiled)
         return OK
@@ -163,11 +162,10 @@ def _split(arguments: Namespace, _words: list[str]) -> int:
 
 
 def _links(arguments: Namespace, _words: list[str]) -> int:
-    table = _part("netem.calibrate").run_links()
-    if arguments.json:
-        _print_json(table)
-    else:
-        _print("  ".join(f"{key} {value}" for key, value in row.items()) for row in table)
+    from bench.links import as_lines, run_links
+
+    rows = run_links()
+    _print_json(rows) if arguments.json else _print(as_lines(rows))
     return OK
 
 
@@ -193,13 +191,6 @@ def _doctor(arguments: Namespace, _words: list[str]) -> int:
     facts = examine(data_folder(arguments.data))
     _print_json(facts) if arguments.json else _print(as_lines(facts))
     return OK
-
-
-def _part(module: str) -> Any:
-    """A part that not every version has."""
-    if util.find_spec(module) is None:
-        raise InputError([f"{module} is not yet built into this version"])
-    return import_module(module)
 
 
 COMMANDS: dict[str, Callable[[Namespace, list[str]], int]] = {

@@ -2,153 +2,193 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any
 
 import msgspec
+import uvloop
 
-from bench.processes import NodeEnded, Processes, launcher
+from bench.processes import Address, Nodes, Processes, RunError, StartedByHand, launcher
 from netem.emulate import Emulator
 from netem.profiles import Duplex
 from nodes.chain import NodeReport, Outcome, Say, outcome
 from nodes.channel import Channel, ChannelClosed
 from nodes.codec import Limits
 from nodes.job import Job
-from nodes.messages import Assign, Configure, Error, Heartbeat, Hello, Result, Shutdown
-from nodes.node import NodeError
-from nodes.serve import RUNNER
+from nodes.messages import AnyMessage, Assign, Configure, Error, Heartbeat, Hello, Result, Shutdown
+from nodes.serve import RUNNER, calling
 from nodes.transport import connect
 
-SILENCE_S = 10.0  # a node that says nothing for so long is taken for stopped
-SETTLE_S = 1.0  # after a first failure, so long is waited for the process that caused it to be seen ending
+SILENCE_S = 10.0  # a node, or the emulator, that says nothing for so long is taken for stopped
+SETTLE_S = 1.0  # after a first failure, so long is waited for a cause that is certain
+ASK_S = 0.5  # so often the emulator is asked whether it lives
+PATIENCE_S = 5.0  # for nodes that have reported to end by themselves
 
 Links = list[Duplex]
+Task = asyncio.Task[None]
+Watch = Callable[[], Coroutine[Any, Any, None]]
 
 
-def run_live(job: Job, links: Links | None = None, say: Say | None = None) -> Outcome:
+def run_live(
+    job: Job,
+    links: Links | None = None,
+    say: Say | None = None,
+    *,
+    addresses: Mapping[str, Address] | None = None,
+    token: str | None = None,
+) -> Outcome:
     """Run ``job`` on processes of its own, joined by ``links``, from the UE on (None: unlimited).
 
-    Raises NodeEnded or NodeError naming the node that ended, fell silent or failed. Leaves no process behind.
+    With ``addresses`` it runs on nodes started by hand, which listen there and share ``token``; limited links
+    are emulated on this machine, so they are for nodes of this machine. Raises RunError naming the node that
+    ended, fell silent or failed. Leaves no process behind.
     """
-    import uvloop  # noqa: PLC0415
+    if (addresses is None) != (token is None):
+        raise ValueError("addresses and token: nodes started by hand need both, others neither")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(job, links or [], say, addresses, token or secrets.token_urlsafe(32)))
 
-    return uvloop.run(_run(job, links or [], say))
 
-
-async def _run(job: Job, links: Links, say: Say | None) -> Outcome:
-    token = secrets.token_urlsafe(32)
+async def _run(
+    job: Job, links: Links, say: Say | None, addresses: Mapping[str, Address] | None, token: str
+) -> Outcome:
+    nodes: Nodes = Processes(launcher()) if addresses is None else StartedByHand(dict(addresses))
+    run = _Run(job, nodes.addresses, token, say)
     async with AsyncExitStack() as stack:
-        processes = await launcher().start(job.nodes, token)
-        stack.push_async_callback(processes.end)
-        downstream = await _join(job, links, processes, stack)
-        limits = Limits()
-        controls = []
-        for name in job.nodes:
-            port = processes.listening[name].port
-            control = await connect("127.0.0.1", port, RUNNER, token, limits, bulk=False, peer=name)
-            stack.push_async_callback(control.close)
-            controls.append(control)
-        run = _Run(job, controls, say)
+        stack.push_async_callback(nodes.end, PATIENCE_S)
+        stack.push_async_callback(run.close)
         try:
-            result = await _first(run.conduct(downstream), processes.any_ended())
-        except (NodeError, ChannelClosed) as error:
-            # The neighbours of a node that died notice it as well; name the one that did.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SETTLE_S):
-                    await processes.any_ended()
-            raise _named(processes) or error from None
-        if result is None:
-            raise _named(processes) or NodeEnded("a node ended before its job did")
-        for control in controls:
-            await control.close()
-        await processes.end(patience_s=5.0)
-        return result
-
-
-async def _first(work: Coroutine[Any, Any, Outcome], ended: Coroutine[Any, Any, None]) -> Outcome | None:
-    """The result of ``work``; None if a node ended before."""
-    working, ending = asyncio.create_task(work), asyncio.create_task(ended)
-    try:
-        await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        working.cancel()
-        ending.cancel()
-        await asyncio.gather(working, ending, return_exceptions=True)
-
-
-def _named(processes: Processes) -> NodeEnded | None:
-    return NodeEnded(processes.said()) if any(processes.ended.values()) else None
+            await nodes.start(job.nodes, token)
+            watches: list[Watch] = [nodes.watch]
+            downstream = await _join(job, links, nodes.addresses, stack, watches)
+            return await run.conduct(downstream, watches)
+        except BaseException:
+            await nodes.end()  # first of all: a node that is stopped answers no goodbye
+            raise
 
 
 async def _join(
-    job: Job, links: Links, processes: Processes, stack: AsyncExitStack
-) -> list[tuple[str, int] | None]:
+    job: Job, links: Links, addresses: dict[str, Address], stack: AsyncExitStack, watches: list[Watch]
+) -> list[Address | None]:
     """Where each node finds its downstream neighbour: itself, or the emulator in front of it."""
-    addresses: list[tuple[str, int] | None] = []
+    downstream: list[Address | None] = [*(addresses[name] for name in job.nodes[1:]), None]
     emulator: Emulator | None = None
-    for p, name in enumerate(job.nodes[1:]):
-        address = ("127.0.0.1", processes.listening[name].port)
-        if links and links[p] != Duplex():
-            if emulator is None:
-                emulator = await stack.enter_async_context(Emulator())
-            address = await emulator.add_link(address, up=links[p].up, down=links[p].down)
-        addresses.append(address)
-    return [*addresses, None]
+    for p, link in enumerate(links):
+        if link == Duplex():
+            continue
+        if emulator is None:
+            emulator = await stack.enter_async_context(Emulator())
+        target = addresses[job.nodes[p + 1]]
+        downstream[p] = address = await emulator.add_link(target, link.up, link.down, seed=job.seed + p)
+        watches[1:] = [partial(_watch, emulator, address)]
+    return downstream
+
+
+async def _watch(emulator: Emulator, address: Address) -> None:
+    """Raise RunError as soon as the emulator of the link at ``address`` has ended or answers no more."""
+    try:
+        while True:
+            async with asyncio.timeout(SILENCE_S):
+                await emulator.counts(address)
+            await asyncio.sleep(ASK_S)
+    except TimeoutError:
+        raise RunError(f"the emulator has not been heard of for {SILENCE_S:g} s", weight=2) from None
+    except RuntimeError as error:  # EmulatorError, or that of a transport to a process that is gone
+        raise RunError(f"the emulator of the links has ended: {error}", weight=2) from None
 
 
 class _Run:
     """One job, as the runner sees it."""
 
-    def __init__(self, job: Job, controls: list[Channel], say: Say | None) -> None:
-        self._job, self._controls, self._say = job, controls, say
+    def __init__(self, job: Job, addresses: dict[str, Address], token: str, say: Say | None) -> None:
+        self._job, self._addresses, self._token, self._say = job, addresses, token, say
+        self._id = secrets.token_hex(4)
+        self._controls: dict[str, Channel] = {}
+        self._ready: set[str] = set()
         self._epochs: list[Result] = []
         self._reports: dict[str, NodeReport] = {}
 
-    async def conduct(self, downstream: list[tuple[str, int] | None]) -> Outcome:
-        """Configure the nodes, start the UE, and return when all have reported."""
-        for index, (control, address) in enumerate(zip(self._controls, downstream, strict=True)):
-            await control.send(Configure(job=self._job, index=index, downstream=address))
-        await self._each(self._await_ready)
-        for control in reversed(self._controls):
-            await control.send(Assign(assignment=0, splits=self._job.splits))
-        await self._each(self._follow)
+    async def conduct(self, downstream: list[Address | None], watches: list[Watch]) -> Outcome:
+        """Attend to all nodes until all have reported. Raises RunError with the likely cause."""
+        attending = [
+            asyncio.create_task(self._attend(index, name, downstream[index]))
+            for index, name in enumerate(self._job.nodes)
+        ]
+        tasks = [*attending, *(asyncio.create_task(watch()) for watch in watches)]
+        try:
+            await _all_done(attending, set(tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         return outcome(self._epochs, [self._reports[name] for name in self._job.nodes])
 
-    async def _each(self, follow: Callable[[Channel], Coroutine[Any, Any, None]]) -> None:
+    async def close(self) -> None:
+        """Let the nodes go."""
+        await asyncio.gather(*(control.close() for control in self._controls.values()))
+
+    async def _attend(self, index: int, name: str, downstream: Address | None) -> None:
+        """Configure a node, and take what it says until it has reported."""
         try:
-            async with asyncio.TaskGroup() as group:
-                for control in self._controls:
-                    group.create_task(follow(control))
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            me = calling(RUNNER, self._id)
+            control = await connect(*self._addresses[name], me, self._token, Limits(), bulk=False, peer=name)
+            self._controls[name] = control
+            await control.send(Configure(job=self._job, index=index, downstream=downstream))
+            while name not in self._reports:
+                await self._take(name, await _hear(control))
+        except ChannelClosed as error:
+            raise RunError(f"lost {error}", weight=1) from None
 
-    async def _await_ready(self, control: Channel) -> None:
-        while not isinstance(await self._hear(control), Hello):
-            pass
-
-    async def _follow(self, control: Channel) -> None:
-        """Take what a node says until it says that it is done."""
-        while True:
-            match await self._hear(control):
-                case Result() as result:
-                    self._epochs.append(result)
-                    if self._say:
-                        self._say(result.metrics)
-                case Shutdown(report=done):
-                    self._reports[control.peer] = msgspec.convert(done, NodeReport)
-                    return
-
-    async def _hear(self, control: Channel) -> Hello | Heartbeat | Result | Shutdown:
-        try:
-            async with asyncio.timeout(SILENCE_S):
-                message = await control.receive()
-        except TimeoutError:
-            raise NodeError(f"{control.peer} has not been heard of for {SILENCE_S:g} s") from None
+    async def _take(self, name: str, message: AnyMessage) -> None:
+        """Act on what ``name`` said."""
         match message:
-            case Error(node=node, reason=reason):
-                raise NodeError(f"{node}: {reason}")
-            case Hello() | Heartbeat() | Result() | Shutdown():
-                return message
-        raise NodeError(f"{control.peer} sent the runner a {type(message).__name__}")
+            case Hello():
+                self._ready.add(name)
+                if len(self._ready) == len(self._job.nodes):
+                    for node in reversed(self._job.nodes):  # the UE begins at once
+                        await self._controls[node].send(Assign(assignment=0, splits=self._job.splits))
+            case Result(metrics=metrics):
+                self._epochs.append(message)
+                if self._say:
+                    self._say(metrics)
+            case Shutdown(report=done):
+                self._reports[name] = msgspec.convert(done, NodeReport)
+            case Error(node=node, reason=reason) if node == name:
+                raise RunError(f"{name}: {reason}", weight=2)
+            case Error(reason=reason):
+                raise RunError(f"{name} lost {reason}", weight=0)
+            case Heartbeat():
+                pass
+            case _:
+                raise RunError(f"{name} sent the runner a {type(message).__name__}", weight=2)
+
+
+async def _hear(control: Channel) -> AnyMessage:
+    try:
+        async with asyncio.timeout(SILENCE_S):
+            return await control.receive()
+    except TimeoutError:
+        raise RunError(f"{control.peer} has not been heard of for {SILENCE_S:g} s", weight=2) from None
+
+
+async def _all_done(attending: list[Task], pending: set[Task]) -> None:
+    """Return once all of ``attending`` are done. If one of ``pending`` fails, raise the cause.
+
+    That is the first failure that is certain, or the weightiest of those within SETTLE_S: the neighbours of a
+    node that died notice it as well, and often before.
+    """
+    failures: list[RunError] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None) as settling:
+            while failures or pending.intersection(attending):
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for error in filter(None, (task.exception() for task in done)):
+                    if not isinstance(error, RunError) or error.weight == 2:
+                        raise error
+                    failures.append(error)
+                if failures and settling.when() is None:
+                    settling.reschedule(asyncio.get_running_loop().time() + SETTLE_S)
+    if failures:
+        raise max(failures, key=lambda failure: failure.weight)

@@ -1,4 +1,4 @@
-"""How does the runner start nodes and notice that one ended? Its side of the launcher, kept for all its runs."""
+"""How does the runner start nodes and notice that one ended? Its side of the launcher, kept for all runs."""
 
 import asyncio
 import atexit
@@ -7,160 +7,203 @@ import os
 import signal
 import subprocess
 import sys
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
 
-START_S = 60.0
+from nodes.node import NodeError
+
+LOAD_S = 60.0  # the launcher's imports, from a slow disk too
+START_S = 10.0  # from a fork until the node listens
+END_S = 3.0  # for killed processes to be gone
+
+Address = tuple[str, int]
 
 
-class Process(NamedTuple):
-    """A node that listens."""
+class RunError(NodeError):
+    """A run ended before its job was done; one line that names the node and the reason.
 
-    name: str
-    pid: int
-    port: int
+    Of several failures at once ``weight`` says which is the cause: 0 a neighbour's word about a node, 1 a
+    connection to a node that is lost, 2 what is known for certain.
+    """
+
+    def __init__(self, text: str, weight: int) -> None:
+        super().__init__(text)
+        self.weight = weight
 
 
-class NodeEnded(RuntimeError):
-    """A node's process ended before its job did; names it."""
+class Nodes(Protocol):
+    """The nodes of one run: where they listen, and whether they are still there."""
+
+    addresses: dict[str, Address]
+
+    async def start(self, names: Sequence[str], token: str) -> None:
+        """Return when all of ``names`` listen. Raises RunError."""
+
+    async def watch(self) -> None:
+        """Raise RunError as soon as one has ended."""
+
+    async def end(self, patience_s: float = 0.0) -> None:
+        """Wait for them to end for ``patience_s``, then kill those left. May be called again."""
+
+
+class StartedByHand:
+    """Nodes that were there before the run and stay after it."""
+
+    def __init__(self, addresses: dict[str, Address]) -> None:
+        self.addresses = addresses
+
+    async def start(self, names: Sequence[str], token: str) -> None:
+        if missing := [name for name in names if name not in self.addresses]:
+            raise RunError(f"no address is given of {', '.join(missing)}", weight=2)
+
+    async def watch(self) -> None:
+        await asyncio.Event().wait()  # only their connections tell of them
+
+    async def end(self, patience_s: float = 0.0) -> None:
+        pass
 
 
 class Launcher:
-    """The process that forks nodes. One at a time may run a chain from it."""
+    """The process that forks nodes. One run at a time may use it."""
 
     def __init__(self) -> None:
-        # The nodes hold the reading end; this process alone holds the writing end, until it ends, however it does.
-        alive_read, self._alive_write = os.pipe()
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "nodes.launcher", str(alive_read)],
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "nodes.launcher"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[alive_read],
             start_new_session=True,  # Ctrl-C in the terminal is for the runner, which ends the nodes in order
-            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},  # idle threads of one node must not slow another
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join(_paths()),
+                "OMP_WAIT_POLICY": "PASSIVE",  # idle threads of one node must not slow another
+                "OPENBLAS_NUM_THREADS": "1",  # numpy's and scipy's would start theirs before the fork
+            },
         )
-        os.close(alive_read)
         self._pending = b""
-        self._ready = False
-
-    async def start(self, names: tuple[str, ...], token: str) -> "Processes":
-        """Fork a node for each of ``names`` and wait until all listen. Raises NodeEnded."""
-        nodes = Processes(self)
-        nodes.watch()
-        try:
-            async with asyncio.timeout(START_S):
-                await nodes.begin(names, token, self._ready)
-            self._ready = True
-        except BaseException:
-            await nodes.end()
-            raise
-        return nodes
+        self.ready = False
 
     def tell(self, **command: Any) -> None:
         """Send one command."""
-        assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps(command).encode() + b"\n")
-        self._server.stdin.flush()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended, as the end of its events will say
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+            self._process.stdin.flush()
 
     def events(self) -> list[dict[str, Any]]:
-        """The events that have come. Raises NodeEnded if the launcher itself has ended."""
+        """The events that have come. Raises RunError if the launcher itself has ended."""
         data = os.read(self.output, 1 << 16)
         if not data:
-            raise NodeEnded(f"the launcher of nodes ended with code {self._server.wait()}")
+            raise RunError(f"the launcher of nodes {_how(self._process.wait())}", weight=2)
         *lines, self._pending = (self._pending + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
     @property
     def output(self) -> int:
         """The file descriptor that events come from."""
-        assert self._server.stdout is not None
-        return self._server.stdout.fileno()
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
 
     @property
     def runs(self) -> bool:
         """Whether the launcher is there."""
-        return self._server.poll() is None
+        return self._process.poll() is None
 
     def close(self) -> None:
         """End the launcher and whatever it still runs."""
-        os.close(self._alive_write)
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait()
+        if not self.ready:  # it has no nodes yet, and would be long in noticing
+            self._process.kill()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # with it the kernel kills the nodes
+            self._process.wait()
 
 
 class Processes:
-    """The nodes of one run: who listens where, and which ended."""
+    """Nodes forked for one run, all at once."""
 
     def __init__(self, launcher: Launcher) -> None:
+        self.addresses: dict[str, Address] = {}
+        self._ended: dict[str, int] = {}
+        self._over = False
+        self._broken: RunError | None = None
+        self._changed = asyncio.Event()
         self._launcher = launcher
         self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
-        self._broken: NodeEnded | None = None
-        self._ready = False
-        self.listening: dict[str, Process] = {}
-        self.ended: dict[str, int] = {}
+        self._loop.add_reader(launcher.output, self._read)
 
-    def watch(self) -> None:
-        """Take note of what the launcher says."""
-        self._loop.add_reader(self._launcher.output, self._read)
+    async def start(self, names: Sequence[str], token: str) -> None:
+        await self._until(lambda: self._launcher.ready, LOAD_S, lambda: "the launcher of nodes")
+        self._launcher.tell(do="start", names=names, token=token, paths=_paths())
+        await self._until(
+            lambda: len(self.addresses) == len(names) or bool(self._ended),
+            START_S,
+            lambda: ", ".join(name for name in names if name not in self.addresses),
+        )
+        self._raise_if_ended()
 
-    async def begin(self, names: tuple[str, ...], token: str, ready: bool) -> None:
-        """Ask for the nodes, and wait until they listen. Raises NodeEnded."""
-        await self._until(lambda: ready or self._ready)
-        self._launcher.tell(do="start", names=names, token=token)
-        await self._until(lambda: len(self.listening) + len(self.ended) == len(names))
-        if self.ended:
-            raise NodeEnded(self.said())
-
-    async def any_ended(self) -> None:
-        """Return as soon as a node has ended."""
-        await self._until(lambda: bool(self.ended))
-
-    async def all_ended(self) -> None:
-        """Return when all nodes have ended."""
-        await self._until(lambda: set(self.listening) <= set(self.ended))
-
-    def said(self) -> str:
-        """How nodes ended, in words."""
-        return "; ".join(f"{name} {_how(code)}" for name, code in sorted(self.ended.items()))
+    async def watch(self) -> None:
+        await self._until(lambda: bool(self._ended))
+        self._raise_if_ended()
 
     async def end(self, patience_s: float = 0.0) -> None:
-        """Wait for the nodes to end for ``patience_s``, then kill them."""
+        if self._over:
+            return
         try:
-            if patience_s:
-                try:
-                    async with asyncio.timeout(patience_s):
-                        await self.all_ended()
-                except TimeoutError:
-                    pass
-            if self._launcher.runs:
-                self._launcher.tell(do="kill", pids=[process.pid for process in self.listening.values()])
-                await self.all_ended()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._until(lambda: self._ended.keys() >= self.addresses.keys())
+            if not self._launcher.ready:
+                return self._launcher.close()
+            self._launcher.tell(do="end")
+            await self._until(lambda: self._over, END_S)
+        except BaseException as error:  # what of it still runs must not meet the next run
+            self._launcher.close()
+            if not isinstance(error, RunError):
+                raise
         finally:
+            self._over = True
             self._loop.remove_reader(self._launcher.output)
 
-    async def _until(self, condition: Any) -> None:
-        while not condition():
-            if self._broken:
-                raise self._broken
-            self._changed.clear()
-            await self._changed.wait()
+    def _raise_if_ended(self) -> None:
+        if self._ended:
+            ends = [f"{name} {_how(code)}" for name, code in self._ended.items()]
+            raise RunError("; ".join(ends), weight=2)
+
+    async def _until(
+        self, condition: Callable[[], bool], within_s: float | None = None, awaited: Callable[[], str] = str
+    ) -> None:
+        """Return once ``condition`` holds. Raises RunError if it does not in time, or the launcher ends."""
+        try:
+            async with asyncio.timeout(within_s):
+                while not condition():
+                    if self._broken:
+                        raise self._broken
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise RunError(f"no sign of {awaited()} within {within_s:g} s", weight=2) from None
 
     def _read(self) -> None:
         try:
             events = self._launcher.events()
-        except NodeEnded as error:
-            self._broken = error
+        except RunError as error:
+            self._broken, events = error, []
             self._loop.remove_reader(self._launcher.output)
-            events = []
         for event in events:
-            match event["event"]:
-                case "ready":
-                    self._ready = True
-                case "listening":
-                    self.listening[event["node"]] = Process(event["node"], event["pid"], event["port"])
-                case "ended":
-                    self.ended[event["node"]] = event["code"]
+            match event:
+                case {"event": "ready"}:
+                    self._launcher.ready = True
+                case {"event": "listening", "node": node, "port": port}:
+                    self.addresses[node] = ("127.0.0.1", port)
+                case {"event": "ended", "node": node, "code": code}:
+                    self._ended[node] = code
+                case {"event": "over"}:
+                    self._over = True
         self._changed.set()
 
 
@@ -174,6 +217,11 @@ def launcher() -> Launcher:
         _launcher = Launcher()
         atexit.register(_launcher.close)
     return _launcher
+
+
+def _paths() -> list[str]:
+    """Where this process finds modules, so that nodes find the same."""
+    return [path or os.getcwd() for path in sys.path]
 
 
 def _how(code: int) -> str:

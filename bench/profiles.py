@@ -14,17 +14,18 @@ PUBLISHED_CLASSES = 1000  # of torchvision's classifiers
 def run_profile(
     model: str, input_shape: tuple[int, int, int], granularity: Granularity = "op"
 ) -> dict[str, list[Any]]:
-    """The profile of ``model`` (a torchvision name or ``module:callable``) for one picture (C, H, W), on the CPU.
+    """The profile of ``model`` (a torchvision name or ``module:callable``) for one picture (C, H, W), on CPU.
 
-    L names, L+1 bytes (0 the input, L the result; float32), seconds forward and backward, counts of parameters.
-    A model of one's own has the classes that its callable gives it. Raises InputError, whatever the model's own
-    code raises: that it cannot be made, or not be run on such pictures.
+    L names, L+1 bytes (0 the input, L the result; float32), seconds forward and backward, parameter counts.
+    A model of one's own has the classes that its callable gives it. Raises InputError, one line, for a model
+    that cannot be made or not be run on such pictures, whatever its code raises.
     """
     try:
         network = build_model(model, _classes(model), input_shape)
         profile = measure(network, input_shape, granularity)
     except Exception as error:
-        raise InputError([f"{model}: {' '.join(str(error).split()) or type(error).__name__}"]) from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise InputError([f"MODEL: {model}: {message.removeprefix(model).lstrip(': ')}"]) from error
     return {column: getattr(profile, column) for column in COLUMNS}
 
 

@@ -12,6 +12,7 @@ import msgspec
 HEAD = struct.Struct("<Q")  # bytes that follow
 ARRIVAL = struct.Struct("<dQd")  # when the first bytes were there, how many, and when all were
 BLOCK = memoryview(bytes(1 << 16))
+READ_BYTES = 1 << 20  # all that is there: a reader that is late must not count it as come later
 SIZES = (4 << 10, 64 << 10, 512 << 10, 4 << 20)
 
 
@@ -23,9 +24,7 @@ class Calibration(msgspec.Struct, frozen=True):
     delay_p99_s: float
     round_trip_s: float
     round_trip_p99_s: float
-    message_s: dict[
-        int, float
-    ]  # bytes of a message -> from its first byte's sending to its last one's arrival
+    message_s: dict[int, float]  # bytes of a message -> from its sending to its last byte's arrival
 
 
 @contextlib.asynccontextmanager
@@ -41,7 +40,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         while True:
             (left,) = HEAD.unpack(await reader.readexactly(HEAD.size))
             begun_at, begun_bytes = time.monotonic(), 0
-            while left and (data := await reader.read(min(left, 1 << 16))):
+            while left and (data := await reader.read(min(left, READ_BYTES))):
                 left -= len(data)
                 if not begun_bytes:
                     begun_at, begun_bytes = time.monotonic(), len(data)

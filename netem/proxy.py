@@ -37,9 +37,7 @@ class Direction:
         self._run()
 
     def change(self, profile: LinkProfile) -> None:
-        self._run()
         self.line.change(self._loop.time(), profile)
-        self._run()
 
     def _run(self) -> None:
         """Write on what has arrived, set the timer for what comes next, let the sources read or not."""

@@ -1,4 +1,4 @@
-"""How do a boundary's values cross? Each storage once; views of it are named and made again; integers as such."""
+"""How do a boundary's values cross? Each storage once, views of it as such to be made again, and integers."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from nodes.models import Values
 def pack(values: Values) -> tuple[Tensors, dict[str, View], dict[str, int]]:
     """``values`` as (tensors with a storage each, views of those, integers)."""
     tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-    integers = {name: value for name, value in values.items() if name not in tensors}
+    integers = {name: int(value) for name, value in values.items() if name not in tensors}
     views: dict[str, View] = {}
     by_storage: dict[int, list[str]] = {}
     for name in sorted(tensors, key=lambda name: -tensors[name].numel()):
@@ -43,7 +43,7 @@ def _view(name: str, base: torch.Tensor, other: torch.Tensor) -> View | None:
     """How ``other`` lies in ``base``, which shares its storage, if all of it does."""
     if base.dtype != other.dtype:
         return None
-    offset = other.storage_offset() - base.storage_offset()
+    offset = int(other.storage_offset() - base.storage_offset())
     if not offset and base.shape == other.shape and base.stride() == other.stride():
         return View(name, tuple(base.shape), torch.empty(base.shape, device="meta").stride(), 0)
     reach = sum((size - 1) * stride for size, stride in zip(other.shape, other.stride(), strict=True))

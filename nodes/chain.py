@@ -1,8 +1,10 @@
-"""How do the nodes of a job run together in one process? Over in-memory channels, at full speed or in virtual time."""
+"""How do the nodes of a job run in one process? Over in-memory channels, at full speed or in virtual time."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -10,19 +12,20 @@ import torch
 
 from netem.profiles import Duplex
 from nodes.batches import subset
-from nodes.channel import Channel, ChannelClosed, Connection, Traffic, memory_pair
+from nodes.channel import Channel, ChannelClosed, Connection, MemoryChannel, Traffic, memory_pair
 from nodes.data import Dataset, load
 from nodes.hop import Hop
 from nodes.job import Job
 from nodes.messages import Assign, Result
 from nodes.node import ComputeSeam, Direction, Node, Profiled, Role, Timing, inline
+from nodes.seeds import derive
 from nodes.segment import Segment, last_checkpoint
 from nodes.ue import Source, Ue
 from nodes.virtual import linked_pair, run_virtual
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
-    """What one node did. Times in seconds of its clock; ``cpu_s`` and ``pid`` are of a process of its own, else 0."""
+    """What one node did. Times by its clock; ``cpu_s`` and ``pid`` of a process of its own, else 0."""
 
     name: str
     layers: int
@@ -45,7 +48,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What came of a job: the UE's report of each epoch, the loss and the time of each step, each node's own report.
+    """What came of a job: what the UE told of each epoch and each step, and what each node did.
 
     ``earlier`` of the epochs were run before the job was resumed; everything else is of what was run since.
     """
@@ -90,14 +93,13 @@ def build(job: Job, index: int, data: Dataset | None, meta: bool = False) -> tup
 
 def report(node: Node, worker: Segment | Source, channels: Mapping[Direction, Channel]) -> NodeReport:
     """What ``node`` did, as far as it knows itself."""
-    source = worker if isinstance(worker, Source) else None
-    segment = source.segment if source else worker
+    segment = worker.segment if isinstance(worker, Source) else worker
     neighbours = {to: channel for to, channel in channels.items() if to != "runner"}
     return NodeReport(
         name=node.name,
         layers=len(segment.names),
         steps=segment.steps,
-        dataset=source.dataset if source else "",
+        dataset=worker.dataset if isinstance(worker, Source) else "",
         compute_s=node.usage.compute_s,
         total_s=node.usage.total_s,
         serialise_s=sum(channel.serialise_s for channel in neighbours.values()),
@@ -110,25 +112,31 @@ def report(node: Node, worker: Segment | Source, channels: Mapping[Direction, Ch
 
 def run_in_process(job: Job, data: Dataset | None = None, say: Say | None = None) -> Outcome:
     """Run ``job`` in this process, without a wire: bytes are counted as they would be sent."""
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
-    pairs = [memory_pair(one, two) for one, two in zip(job.nodes, job.nodes[1:], strict=False)]
-    return asyncio.run(_run(job, data, pairs, [inline] * len(job.nodes), say))
+    pairs: list[tuple[MemoryChannel, MemoryChannel]]
+    pairs = [memory_pair(one, two) for one, two in itertools.pairwise(job.nodes)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(job.threads or before)
+    try:
+        return asyncio.run(_run(job, data, pairs, [inline] * len(job.nodes), say=say))
+    finally:
+        torch.set_num_threads(before)
 
 
 def run_in_virtual_time(
     job: Job, timings: list[Timing], links: list[Duplex], data: Dataset | None = None
 ) -> Outcome:
-    """Run ``job`` on a virtual clock: compute takes what ``timings`` say, messages what ``links`` do, from the UE on.
+    """Run ``job`` on a virtual clock: compute takes what ``timings`` say, messages what ``links`` do.
 
-    Tensors have shapes and no data, so losses and accuracies are zero.
+    One timing a node and one link between two, from the UE on. Tensors have shapes and no data: losses and
+    accuracies are zero, and there is nothing to save.
     """
+    job = msgspec.structs.replace(job, checkpoint=None)
+    neighbours = zip(itertools.pairwise(job.nodes), links, strict=True)
     pairs = [
-        linked_pair(job.nodes[p], job.nodes[p + 1], link, job.seed + p)
-        for p, link in enumerate(links)
+        linked_pair(one, two, link, derive(job.seed, p)) for p, ((one, two), link) in enumerate(neighbours)
     ]
     computes = [Profiled(timing) for timing in timings]
-    return run_virtual(_run(job, data, pairs, computes, None, meta=True))
+    return run_virtual(_run(job, data, pairs, computes, meta=True))
 
 
 async def _run(
@@ -136,46 +144,46 @@ async def _run(
     data: Dataset | None,
     pairs: Sequence[tuple[Channel, Channel]],
     computes: Sequence[ComputeSeam],
-    say: Say | None,
+    *,
+    say: Say | None = None,
     meta: bool = False,
 ) -> Outcome:
     """Run all nodes of ``job`` as tasks of this loop."""
     data = data or load_data(job)
     clock = asyncio.get_running_loop().time if meta else time.perf_counter
+    from_ue: MemoryChannel
+    runner: MemoryChannel
     from_ue, runner = memory_pair(job.nodes[0], "runner")
     reports: list[Result] = []
     nodes: list[tuple[Node, Segment | Source, dict[Direction, Channel]]] = []
-    for index, name in enumerate(job.nodes):
+    for index, (name, compute) in enumerate(zip(job.nodes, computes, strict=True)):
         role, worker = build(job, index, data if index == 0 else None, meta)
-        channels: dict[Direction, Channel] = {"runner": from_ue} if index == 0 else {"up": pairs[index - 1][1]}
+        channels: dict[Direction, Channel] = (
+            {"runner": from_ue} if index == 0 else {"up": pairs[index - 1][1]}
+        )
         if index < len(pairs):
             channels["down"] = pairs[index][0]
-        nodes.append((Node(name, role, worker, computes[index], channels, clock), worker, channels))
+        nodes.append((Node(name, role, worker, compute, channels, clock), worker, channels))
     await runner.send(Assign(assignment=0, splits=job.splits))
-    listening = asyncio.create_task(_listen(runner, reports, say))
     try:
-        async with asyncio.TaskGroup() as group:
-            for node, _, _ in nodes:
-                group.create_task(node.run())
+        async with asyncio.TaskGroup() as group:  # the first that fails ends all
+            group.create_task(_listen(runner, reports, say))
+            await asyncio.wait([group.create_task(node.run()) for node, _, _ in nodes])
+            await from_ue.close()
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    finally:
-        await from_ue.close()
-        await listening
     return outcome(reports, [report(*parts) for parts in nodes])
 
 
 async def _listen(runner: Channel, reports: list[Result], say: Say | None) -> None:
     """Collect the UE's reports until it closes."""
-    try:
+    with suppress(ChannelClosed):
         while True:
             message = await runner.receive()
             if isinstance(message, Result):
                 reports.append(message)
                 if say:
                     say(message.metrics)
-    except ChannelClosed:
-        return
 
 
 def outcome(reports: Sequence[Result], nodes: list[NodeReport]) -> Outcome:

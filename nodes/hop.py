@@ -1,6 +1,6 @@
-"""What does a node below the UE decide? It takes tasks on downstream, and their gradients and results upstream.
+"""What does a node below the UE decide? It takes tasks on downstream, their gradients and results upstream.
 
-A MEC server and the cloud are the same hop: any of them may hold layers or none, and the model may end at any.
+A MEC server and the cloud are the same hop: any may hold layers or none, and the model may end at any.
 """
 
 from nodes.messages import Activation, AnyMessage, Assign, Gradient, Result, Shutdown

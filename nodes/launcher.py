@@ -1,104 +1,139 @@
 """Where do a run's node processes come from? From one server that has imported torch and forks them.
 
-It must never run a tensor operation, start a thread or a loop itself: a fork after that can hang. Commands come
-as JSON lines on standard input, events go as JSON lines to standard output. It is the nodes' parent, so it sees
-each of them end; when its input ends (the runner is gone, however), it kills them all. Each node also ends by
-itself when the runner's end of the ``alive`` pipe closes, whatever has become of this process.
+It must never run a tensor operation, start a thread or a loop itself: a fork after that can hang. Commands
+come as JSON lines on standard input, events go as JSON lines to standard output. It is the nodes' parent, so
+it sees each of them end. When its input ends the runner is gone, however it went: it kills the nodes and
+ends; and when it is killed itself, the kernel kills the nodes.
 """
 
+import asyncio
+import ctypes
 import gc
 import json
 import os
 import select
 import signal
 import sys
+import traceback
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
+
+import uvloop
 
 import nodes.serve  # imports torch, once for all nodes
 
+PRELOADED = ("torchvision", "sklearn.datasets")  # what nodes would import, each for itself
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # of <sys/prctl.h>
 
-def main(alive: int) -> None:
-    """Fork nodes as told, until standard input ends."""
-    __import__("torchvision")
-    gc.freeze()  # pages of what is imported stay shared
-    wake_read, wake_write = os.pipe()
-    os.set_blocking(wake_write, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    names: dict[int, str] = {}
-    pending = b""
-    tell(event="ready")
-    try:
-        while True:
-            readable, _, _ = select.select([0, wake_read], [], [])
-            if wake_read in readable:
-                os.read(wake_read, 4096)
-                _reap(names)
-            if 0 in readable:
-                data = os.read(0, 1 << 16)
-                if not data:
-                    return
-                *lines, pending = (pending + data).split(b"\n")
-                for line in lines:
-                    _obey(json.loads(line), names, alive, (wake_read, wake_write))
-    finally:
-        for pid in names:
+libc = ctypes.CDLL(None)
+
+
+class Launcher:
+    """Forks nodes as told, and tells of their ends."""
+
+    def __init__(self) -> None:
+        self._events = os.dup(1)
+        os.dup2(2, 1)  # what a model of the user's prints is no event
+        self._nodes: dict[int, str] = {}
+        self._wake = os.pipe()
+        os.set_blocking(self._wake[1], False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to act on
+
+    def run(self) -> None:
+        """Obey until standard input ends."""
+        pending = b""
+        self._tell(event="ready")
+        try:
+            while True:
+                readable, _, _ = select.select([0, self._wake[0]], [], [])
+                if self._wake[0] in readable:
+                    os.read(self._wake[0], 4096)
+                    self._reap(os.WNOHANG)
+                if 0 in readable:
+                    data = os.read(0, 1 << 16)
+                    if not data:
+                        return
+                    *lines, pending = (pending + data).split(b"\n")
+                    for line in lines:
+                        self._obey(json.loads(line))
+        finally:
+            self._end_nodes()
+
+    def _obey(self, command: dict[str, Any]) -> None:
+        match command:
+            case {"do": "start", "names": names, "token": token, "paths": paths}:
+                sys.path[:] = paths
+                for name in names:
+                    self._fork(name, token)
+            case {"do": "end"}:
+                self._end_nodes()
+                self._tell(event="over")
+
+    def _tell(self, **event: Any) -> None:
+        """Write one event. Short lines are written whole, also when nodes write at the same time."""
+        with suppress(BrokenPipeError):  # the runner is gone, as the end of the input will say
+            os.write(self._events, json.dumps(event).encode() + b"\n")
+
+    def _end_nodes(self) -> None:
+        for pid in self._nodes:
             os.kill(pid, signal.SIGKILL)
+        self._reap(0)
 
+    def _reap(self, options: int) -> None:
+        for pid in list(self._nodes):
+            ended, status = os.waitpid(pid, options)
+            if ended:
+                code = os.waitstatus_to_exitcode(status)
+                self._tell(event="ended", node=self._nodes.pop(pid), code=code)
 
-def tell(**event: Any) -> None:
-    """Write one event. Short lines are written whole, also when nodes write at the same time."""
-    os.write(1, json.dumps(event).encode() + b"\n")
-
-
-def _obey(command: dict[str, Any], names: dict[int, str], alive: int, wake: tuple[int, int]) -> None:
-    if command["do"] == "kill":
-        for pid in command["pids"]:
-            if pid in names:  # else it has ended, and the number may be another's by now
-                os.kill(pid, signal.SIGKILL)
-        return
-    for name in command["names"]:
+    def _fork(self, name: str, token: str) -> None:
+        parent = os.getpid()
         pid = os.fork()
-        if pid == 0:
-            _become_node(name, command["token"], alive, wake)
-        names[pid] = name
+        if pid:
+            self._nodes[pid] = name
+        else:
+            self._become_node(name, token, parent)
+
+    def _become_node(self, name: str, token: str, parent: int) -> None:
+        """Run as node ``name`` for one job; never returns."""
+        code = 1
+        try:
+            libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+            libc.prctl(PR_SET_NAME, name.encode())
+            if os.getppid() != parent:
+                os._exit(code)  # the launcher ended before the kernel knew what to do then
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for fd in (0, *self._wake):
+                os.close(fd)
+            os.open(os.devnull, os.O_RDONLY)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                code = 0 if runner.run(self._serve(name, token)) else 1
+            sys.stdout.flush()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    async def _serve(self, name: str, token: str) -> bool:
+        def announce(port: int) -> None:
+            self._tell(event="listening", node=name, port=port)
+            os.close(self._events)  # so that the runner sees the launcher's own end as the end of events
+
+        return await nodes.serve.serve(name, token, "127.0.0.1", 0, announce=announce, jobs=1)
 
 
-def _reap(names: dict[int, str]) -> None:
-    for pid in list(names):
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            tell(event="ended", node=names.pop(pid), pid=pid, code=os.waitstatus_to_exitcode(status))
-
-
-def _become_node(name: str, token: str, alive: int, wake: tuple[int, int]) -> None:
-    """Run as node ``name``; never returns."""
-    code = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for fd in (0, *wake):
-            os.close(fd)
-        os.open(os.devnull, os.O_RDONLY)
-        code = _run_node(name, token, alive)
-    except KeyboardInterrupt:
-        code = 130
-    finally:
-        os._exit(code)
-
-
-def _run_node(name: str, token: str, alive: int) -> int:
-    import asyncio  # noqa: PLC0415  (in the child: the server itself has no loop)
-
-    import uvloop  # noqa: PLC0415
-
-    async def node() -> bool:
-        asyncio.get_running_loop().add_reader(alive, os._exit, 1)
-        announce = lambda port: tell(event="listening", node=name, pid=os.getpid(), port=port)  # noqa: E731
-        return await nodes.serve.serve(name, token, "127.0.0.1", 0, announce, jobs=1)
-
-    return 0 if uvloop.run(node()) else 1
+def main() -> None:
+    """Load what nodes need, then serve."""
+    launcher = Launcher()
+    for module in PRELOADED:
+        import_module(module)
+    gc.freeze()  # pages of what is imported stay shared
+    launcher.run()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()

@@ -17,14 +17,24 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import fx, nn
 
-from nodes.seeds import derive
+from nodes.graph import ModelError, clear_in_place, ends, observe, said, trace
+from nodes.seeds import derive, seed_generators
+
+__all__ = [
+    "Chain",
+    "Granularity",
+    "ModelError",
+    "Moment",
+    "Part",
+    "Values",
+    "build_model",
+    "layer_seed",
+    "outline",
+    "resolve_callable",
+]
 
 Granularity = Literal["op", "module"]
 Values = dict[str, Any]  # tensors and integers by the name of the fx node that made them
-
-
-class ModelError(ValueError):
-    """A model that does not exist or cannot be made a chain, or parts that cannot be cut from one."""
 
 
 class Moment(NamedTuple):
@@ -40,32 +50,38 @@ def resolve_callable(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     try:
         found = operator.attrgetter(attribute)(importlib.import_module(module))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ModelError(f"{name}: {error}") from None
+    except Exception as error:  # whatever stands in the user's module runs here
+        raise ModelError(f"{name}: {said(error)}") from None
     if not callable(found):
         raise ModelError(f"{name} is not callable")
     return found  # type: ignore[no-any-return]
 
 
 def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:
-    """The network ``name`` (a torchvision classifier, or ``module:callable``) initialised from ``seed``."""
+    """The network ``name`` (a torchvision classifier, or ``module:callable``) initialised from ``seed``.
+
+    Raises ModelError for a name that is neither, and for whatever fails while the network is made.
+    """
     make = _own(name, classes) if ":" in name else _torchvision(name, classes, input_shape)
     torch.manual_seed(derive(seed))
     try:
         model = make()
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{name} cannot be made for pictures of {tuple(input_shape)}: {error}") from None
+    except Exception as error:
+        pictures = f"{classes} classes of pictures {tuple(input_shape)}"
+        raise ModelError(f"{name} cannot be made for {pictures}: {said(error)}") from None
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} made a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
-def outline(name: str, classes: int, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> "Chain":
+def outline(
+    name: str, classes: int, input_shape: tuple[int, int, int], granularity: Granularity = "op"
+) -> "Chain":
     """The chain of ``name`` for its shapes alone: without memory for parameters where the model permits."""
     try:
         with torch.device("meta"):
             model = build_model(name, classes, input_shape)
-    except (NotImplementedError, RuntimeError):  # constructors that compute with tensors' values
+    except ModelError:  # perhaps its constructor computes with the values of tensors
         model = build_model(name, classes, input_shape)
     return Chain(model, input_shape, granularity)
 
@@ -100,13 +116,13 @@ class Chain:
         self, model: nn.Module, input_shape: tuple[int, int, int], granularity: Granularity = "op"
     ) -> None:
         self.model = model
-        graph = _trace(model)
-        _clear_in_place(model, graph)
+        graph = trace(model)
         self._graph = graph
-        observed = _observe(fx.GraphModule(model, graph), input_shape)
         self.input_shape = input_shape
-        self.input = next(node.name for node in graph.nodes if node.op == "placeholder")
-        self.output = next(node for node in graph.nodes if node.op == "output").args[0].name
+        self.input, self.output = ends(graph)
+        observed = observe(fx.GraphModule(model, graph), input_shape)
+        if clear_in_place(model, graph, observed):
+            observed = observe(fx.GraphModule(model, graph), input_shape)
         layers = _operations(graph, observed)
         if granularity == "module":
             layers = _by_module(layers)
@@ -131,7 +147,7 @@ class Chain:
         return {name: self._observed[name] for name in self.boundary(index)}
 
     def part(self, start: int, stop: int) -> "Part":
-        """Layers ``start`` to ``stop``. Raises ModelError where a parameter would be on both sides of a cut."""
+        """Layers ``start`` to ``stop``. Raises ModelError for a parameter that is on both sides of a cut."""
         if not 0 <= start < stop <= len(self):
             raise ModelError(f"layers {start} to {stop} of {len(self)} are no part")
         self._check_not_shared(start, stop)
@@ -140,69 +156,59 @@ class Chain:
         by_name = {node.name: node for node in self._graph.nodes}
         for name in self.boundary(start):
             copies[by_name[name]] = graph.placeholder(name)
-        seeds = {}
+        begins = {}
         for index in range(start, stop):
             for node in self._layers[index]:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
-                if self._stochastic(node):
-                    seeds[copies[node].name] = index
+            begins[copies[self._layers[index][0]].name] = index
         outputs = self.boundary(stop)
         graph.output(tuple(copies[by_name[name]] for name in outputs))
-        return Part(fx.GraphModule(self.model, graph), self.boundary(start), outputs, seeds)
+        return Part(fx.GraphModule(self.model, graph), self.boundary(start), outputs, begins)
 
     def _check_not_shared(self, start: int, stop: int) -> None:
-        inside, outside = set(), set()
+        inside: set[int] = set()
+        outside: set[int] = set()
         for node, layer in self._layer_of.items():
-            if node.op == "call_module":
-                owned = {id(p) for p in self.model.get_submodule(str(node.target)).parameters()}
-                (inside if start <= layer < stop else outside).update(owned)
+            (inside if start <= layer < stop else outside).update(map(id, _owned(self.model, node)))
         if inside & outside:
-            raise ModelError(f"layers {start} to {stop} share parameters with others and cannot be cut from them")
-
-    def _stochastic(self, node: fx.Node) -> bool:
-        """Whether ``node`` may draw random numbers in training: anything not known to be deterministic."""
-        if node.op == "call_module":
-            return any(_draws(module) for module in self.model.get_submodule(str(node.target)).modules())
-        name = str(getattr(node.target, "__name__", node.target))
-        return any(word in name for word in ("drop", "rand", "bernoulli", "attention", "noise", "stochastic"))
+            raise ModelError(
+                f"layers {start} to {stop} share parameters with others, do not cut between them"
+            )
 
 
 class Part(nn.Module):
     """Consecutive layers of a chain: values at its first boundary in, values at its last out.
 
-    Parameters keep their names in the whole model. In training each stochastic layer draws from a generator
-    seeded by (seed, step, microbatch, layer), so that where the model is cut cannot change what is drawn.
+    Parameters keep their names in the whole model. In training every layer draws from generators seeded by
+    (seed, step, microbatch, layer), so that where the model is cut cannot change what is drawn.
     """
 
     def __init__(
-        self, body: fx.GraphModule, inputs: tuple[str, ...], outputs: tuple[str, ...], seeds: dict[str, int]
+        self, body: fx.GraphModule, inputs: tuple[str, ...], outputs: tuple[str, ...], begins: dict[str, int]
     ) -> None:
         super().__init__()
         self.body = body
         self.inputs = inputs
         self.outputs = outputs
-        self._seeds = seeds
+        self._begins = begins  # the layer that begins with a node
 
     def forward(self, values: Values, moment: Moment | None = None) -> Values:
-        """Run the layers on ``values``; stochastic ones need the ``moment`` in training."""
-        if self.training and self._seeds and moment is not None:
-            run = _Seeded(self.body, self._seeds, moment)
-        else:
-            run = fx.Interpreter(self.body)
+        """Run the layers on ``values``; in training ``moment`` decides what is drawn, None nothing."""
+        run = _Run(self.body, self._begins, moment if self.training else None)
         results = run.run(*(values[name] for name in self.inputs), enable_io_processing=False)
         return dict(zip(self.outputs, results, strict=True))
 
 
-class _Seeded(fx.Interpreter):
-    """Seeds the generator before each stochastic layer."""
+class _Run(fx.Interpreter):
+    """Seeds the generators before each layer. (All layers: which of them draw nobody need know.)"""
 
-    def __init__(self, body: fx.GraphModule, seeds: dict[str, int], moment: Moment) -> None:
+    def __init__(self, body: fx.GraphModule, begins: dict[str, int], moment: Moment | None) -> None:
         super().__init__(body)
-        self._seeds, self._moment = seeds, moment
+        self._begins, self._moment = begins, moment
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.name in self._seeds:
-            torch.manual_seed(layer_seed(self._moment, self._seeds[n.name]))
+        if self._moment is not None and n.name in self._begins:
+            seed_generators(layer_seed(self._moment, self._begins[n.name]))
         return super().run_node(n)
 
 
@@ -211,117 +217,14 @@ def layer_seed(moment: Moment, layer: int) -> int:
     return derive(moment.seed, moment.step, moment.microbatch, layer)
 
 
-def _draws(module: nn.Module) -> bool:
-    known = type(module).__module__.startswith("torch.nn.modules")
-    return not known or isinstance(module, (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RReLU))
-
-
-class _Tracer(fx.Tracer):
-    """Traces into a model's own modules, but not into those named leaves."""
-
-    def __init__(self, leaves: set[str]) -> None:
-        super().__init__()
-        self._leaves = leaves
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self._leaves or super().is_leaf_module(m, module_qualified_name)
-
-
-def _trace(model: nn.Module) -> fx.Graph:
-    """The graph of ``model``, the same in training and evaluation: what differs stays a module."""
-    leaves: set[str] = set()
-    mode = model.training
-    try:
-        while True:
-            train, evaluate = (_Tracer(leaves).trace(model.train(flag)) for flag in (True, False))
-            module = _difference(train, evaluate)
-            if module is None:
-                return train
-            if module in leaves | {""}:
-                raise ModelError("the model does something else in training than in evaluation, outside a module")
-            leaves.add(module)
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
-        raise ModelError(f"the model cannot be traced: {error}") from None
-    finally:
-        model.train(mode)
-
-
-def _difference(one: fx.Graph, other: fx.Graph) -> str | None:
-    """The innermost module in which two graphs first differ; "" is the model itself, None: nowhere."""
-    if len(one.nodes) == len(other.nodes) and str(one) == str(other):
-        return None
-    for first, second in zip(one.nodes, other.nodes, strict=False):
-        if first.format_node() != second.format_node():
-            stack = first.meta.get("nn_module_stack") or {}
-            return next(reversed([path for path, _ in stack.values()]), "")
-    return ""
-
-
-def _clear_in_place(model: nn.Module, graph: fx.Graph) -> None:
-    """Make every operation return a new tensor; what came after an in-place one reads its result."""
-    for module in model.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
-    for node in list(graph.nodes):
-        if _without_in_place(node) and node.args and isinstance(node.args[0], fx.Node):
-            node.args[0].replace_all_uses_with(node, lambda user, changed=node: user > changed)
-
-
-def _without_in_place(node: fx.Node) -> bool:
-    """Turn an in-place node into its pure form; True if it was one."""
-    if node.op == "call_function" and callable(node.target):
-        name = getattr(node.target, "__name__", "")
-        if getattr(operator, name, None) is node.target and name[0] == "i" and hasattr(operator, name[1:]):
-            node.target = getattr(operator, name[1:])
-            return True
-        if "inplace" in node.kwargs:
-            was = bool(node.kwargs["inplace"])
-            node.kwargs = {**node.kwargs, "inplace": False}
-            return was
-    if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
-        pure = str(node.target)[:-1]
-        if not hasattr(torch.Tensor, pure):
-            raise ModelError(f"in-place method {node.target} has no form that returns a new tensor")
-        node.target = pure
-        return True
-    return False
-
-
-def _observe(traced: fx.GraphModule, input_shape: tuple[int, int, int], batch: int = 1) -> dict[fx.Node, Any]:
-    """What each node of ``traced`` yields for one picture, on meta tensors: shapes and kinds, no data."""
-    placeholders = [node for node in traced.graph.nodes if node.op == "placeholder"]
-    if len([node for node in placeholders if not node.args]) != 1:
-        raise ModelError("the model must take one input")
-    meta = {
-        name: tensor.detach().to("meta")
-        for name, tensor in [*traced.named_parameters(), *traced.named_buffers()]
-    }
-    seen: dict[fx.Node, Any] = {}
-
-    class Observer(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            seen[n] = super().run_node(n)
-            return seen[n]
-
-    class Run(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.traced = traced
-
-        def forward(self, x: torch.Tensor) -> Any:
-            return Observer(self.traced, garbage_collect_values=False).run(x)
-
-    mode = traced.training
-    try:
-        with torch.no_grad():
-            run = Run().eval()
-            renamed = {f"traced.{name}": tensor for name, tensor in meta.items()}
-            torch.func.functional_call(run, renamed, (torch.empty(batch, *input_shape, device="meta"),))
-    except Exception as error:
-        raise ModelError(f"the model does not take pictures of shape {tuple(input_shape)}: {error}") from None
-    finally:
-        traced.train(mode)
-    return {node: value for node, value in seen.items() if node.op != "output"}
+def _owned(model: nn.Module, node: fx.Node) -> list[nn.Parameter]:
+    """The parameters of ``model`` that ``node`` itself uses."""
+    if node.op == "call_module":
+        return list(model.get_submodule(str(node.target)).parameters())
+    if node.op == "get_attr":
+        attribute = operator.attrgetter(str(node.target))(model)
+        return [attribute] if isinstance(attribute, nn.Parameter) else []
+    return []
 
 
 def _operations(graph: fx.Graph, observed: dict[fx.Node, Any]) -> list[list[fx.Node]]:
@@ -331,7 +234,7 @@ def _operations(graph: fx.Graph, observed: dict[fx.Node, Any]) -> list[list[fx.N
     for node in graph.nodes:
         if node.op in ("placeholder", "output", "get_attr"):
             continue
-        if node.target is operator.getitem and layers and node.args[0] is _maker(layers[-1], observed):
+        if _member_of_last(node, layers, observed) and not pending:
             layers[-1].append(node)
         elif _has_tensor(observed[node]):
             layers.append([*pending, node])
@@ -344,9 +247,12 @@ def _operations(graph: fx.Graph, observed: dict[fx.Node, Any]) -> list[list[fx.N
     return _with_attributes(graph, layers)
 
 
-def _maker(layer: list[fx.Node], observed: dict[fx.Node, Any]) -> fx.Node | None:
-    """The node of ``layer`` that made a tuple, if one did."""
-    return next((node for node in layer if isinstance(observed[node], (tuple, list))), None)
+def _member_of_last(node: fx.Node, layers: list[list[fx.Node]], observed: dict[fx.Node, Any]) -> bool:
+    """Whether ``node`` takes a member of the tuple of tensors that the last layer made."""
+    if node.target is not operator.getitem or not layers:
+        return False
+    made = [observed[maker] for maker in layers[-1] if maker is node.args[0]]
+    return any(isinstance(value, (tuple, list)) and _has_tensor(value) for value in made)
 
 
 def _with_attributes(graph: fx.Graph, layers: list[list[fx.Node]]) -> list[list[fx.Node]]:

@@ -1,14 +1,16 @@
 """How does a node run? It reads a message, its role decides, it acts; nothing else happens here.
 
-A role is a plain state machine: ``receive`` and ``computed`` take a message and the time and return actions. A
-node is given its channels, its ``compute`` (a thread, inline, or a sleep from a profile) and its clock, so the
-same roles run live, in-process and in virtual time. All channels are read at all times, so that no full window
-can stand in the way of a gradient; what is in flight is bounded by the UE, which starts nothing above its window.
+A role is a plain state machine: ``receive`` and ``computed`` take a message and the time and return actions.
+A node is given its channels, its ``compute`` (a thread, inline, or a sleep from a profile) and its clock, so
+the same roles run live, in-process and in virtual time. All channels are read at all times, so that no full
+window can stand in the way of a gradient; what is in flight is bounded by the UE, which starts nothing above
+its window.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -22,6 +24,14 @@ Direction = Literal["up", "down", "runner"]
 
 class NodeError(RuntimeError):
     """The job cannot go on at this node; says why."""
+
+
+class PeerLostError(NodeError):
+    """It cannot go on because the channel to ``peer`` ended before the job did."""
+
+    def __init__(self, peer: str, why: object) -> None:
+        super().__init__(str(why))
+        self.peer = peer
 
 
 class Send(NamedTuple):
@@ -125,40 +135,36 @@ class Node:
         self._clock = clock
         self._events: asyncio.Queue[Callable[[float], list[Action]]] = asyncio.Queue()
         self._work: asyncio.Queue[Compute] = asyncio.Queue()
-        self._outgoing: dict[Direction, asyncio.Queue[AnyMessage]] = {to: asyncio.Queue() for to in channels}
+        self._outgoing: dict[Direction, asyncio.Queue[AnyMessage | None]]
+        self._outgoing = {to: asyncio.Queue() for to in channels}
         self._finished = False
 
     async def run(self) -> None:
-        """Do what the role decides until it finishes and all is sent. Raises NodeError, or what the worker raised."""
+        """Do what the role decides until it finishes and all is sent.
+
+        Raises PeerLostError if a channel ends before, and whatever the role or the worker raises.
+        """
         began = self._clock()
-        tasks = [asyncio.create_task(self._read(to)) for to in self._channels]
-        tasks += [asyncio.create_task(self._write(to)) for to in self._channels]
-        tasks.append(asyncio.create_task(self._work_off()))
-        decide = asyncio.create_task(self._decide())
+        decide, work = asyncio.create_task(self._decide()), asyncio.create_task(self._work_off())
+        writers = [asyncio.create_task(self._write(to)) for to in self._channels]
+        readers = [asyncio.create_task(self._read(to)) for to in self._channels]
+        tasks = [decide, work, *writers, *readers]  # of failures seen at once the first in this order counts
         try:
-            while not decide.done():
-                done, _ = await asyncio.wait([decide, *tasks], return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()  # a task that failed ends the node
-                tasks = [task for task in tasks if not task.done()]
-            await self._flushed(tasks)
+            pending = set(tasks)
+            while pending.intersection([decide, *writers]):
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in tasks:
+                    if task.done():
+                        task.result()
         finally:
-            for task in [decide, *tasks]:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(decide, *tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self.usage.total_s += self._clock() - began
 
-    async def _flushed(self, tasks: list["asyncio.Task[None]"]) -> None:
-        """Return when every message is sent; raise what a task raised before that."""
-        joins = asyncio.gather(*(queue.join() for queue in self._outgoing.values()))
-        while not joins.done():
-            done, _ = await asyncio.wait([joins, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            tasks = [task for task in tasks if not task.done()]
-
     async def _decide(self) -> None:
-        while True:
+        """Let the role decide on each event until it finishes; then the writers end as well."""
+        while not self._finished:
             event = await self._events.get()
             for action in event(self._clock()):
                 match action:
@@ -168,37 +174,36 @@ class Node:
                         self._work.put_nowait(action)
                     case Finish():
                         self._finished = True
-                        return
+        for queue in self._outgoing.values():
+            queue.put_nowait(None)
 
     async def _read(self, sender: Direction) -> None:
+        """Take what a peer sends until its Shutdown, or until the channel ends."""
         channel = self._channels[sender]
         try:
             while True:
                 message = await channel.receive()
-                self._events.put_nowait(
-                    lambda now, message=message: self._role.receive(sender, message, now)  # type: ignore[misc]
-                )
+                self._events.put_nowait(partial(self._role.receive, sender, message))
                 if isinstance(message, Shutdown):
                     return
         except ChannelClosed as error:
-            if not self._finished:
-                raise NodeError(f"{self.name}: {error}") from None
+            if not self._finished:  # else the peer, told of the end, was faster to close
+                raise PeerLostError(channel.peer, error) from None
 
     async def _write(self, to: Direction) -> None:
+        """Send what is decided, one message after the other."""
         channel, queue = self._channels[to], self._outgoing[to]
-        while True:
-            message = await queue.get()
+        while (message := await queue.get()) is not None:
             try:
                 await channel.send(message)
             except ChannelClosed as error:
-                if not isinstance(message, Shutdown):
-                    raise NodeError(f"{self.name}: {error}") from None
-            queue.task_done()
+                raise PeerLostError(channel.peer, error) from None
 
     async def _work_off(self) -> None:
+        """Compute what is decided, in order."""
         while True:
             call, arguments = await self._work.get()
             began = self._clock()
-            reply = await self._compute(call, lambda: getattr(self._worker, call)(*arguments))
+            reply = await self._compute(call, partial(getattr(self._worker, call), *arguments))
             self.usage.compute_s += self._clock() - began
-            self._events.put_nowait(lambda now, reply=reply: self._role.computed(reply, now))  # type: ignore[misc]
+            self._events.put_nowait(partial(self._role.computed, reply))

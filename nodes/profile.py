@@ -2,9 +2,9 @@
 
 Everything runs in evaluation mode, since batch norm has no statistics of a single value. The forward pass is
 timed without gradients, as inference runs it. For the backward pass what a layer makes is detached before the
-next ones use it, and autograd runs layer by layer from the end: so a layer's time is that of its own work and of
-adding up the gradients of values it shares. Layers run one after the other within a pass, so each finds the
-caches as the one before left them. The loss and the optimizer are no layers.
+next ones use it, and autograd runs layer by layer from the end: so a layer's time is that of its own work
+and of adding up the gradients of values it shares. Layers run one after the other within a pass, so each
+finds the caches as the one before left them. The loss and the optimizer are no layers.
 """
 
 import statistics
@@ -48,9 +48,9 @@ def measure(
 ) -> Profile:
     """Profile ``model`` on ``batch`` random pictures of ``input_shape`` (C, H, W).
 
-    Seconds are medians of ``repeats`` passes of each kind; one more before them is discarded. Clears the in-place
-    flags of ``model``, moves it to ``device`` and leaves it there in evaluation mode, without gradients. Raises
-    ModelError for a model that cannot be made a chain.
+    Seconds are medians of ``repeats`` passes of each kind; one more before them is discarded. Clears the
+    in-place flags of ``model``, moves it to ``device`` and leaves it there in evaluation mode, without
+    gradients. Raises ModelError for a model that cannot be made a chain.
     """
     chain = _Inspected(model, input_shape, granularity)
     parts = [chain.part(index, index + 1) for index in range(len(chain))]

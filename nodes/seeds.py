@@ -3,8 +3,21 @@
 import hashlib
 import struct
 
+import torch
+
 
 def derive(seed: int, *purpose: int) -> int:
     """A 63-bit seed for one purpose, independent of all draws made before it."""
     digest = hashlib.blake2b(struct.pack(f"<{1 + len(purpose)}q", seed, *purpose), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def seed_generators(seed: int) -> None:
+    """Seed torch's generators: the CPU's, and the GPUs' where CUDA is in use.
+
+    Much faster than ``torch.manual_seed``, which looks for every kind of device each time.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        for generator in torch.cuda.default_generators:
+            generator.manual_seed(seed)

@@ -5,6 +5,7 @@ tensors on the meta device the same work yields the right shapes and takes no ti
 """
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,8 @@ from torch import nn
 from nodes.boundary import pack, unpack
 from nodes.job import Job, OptimizerSpec
 from nodes.messages import Activation, AnyMessage, Gradient, Result, Tensors
-from nodes.models import Chain, ModelError, Moment, Part, Values, build_model
-from nodes.seeds import derive
+from nodes.models import Chain, ModelError, Moment, Part, Values, build_model, outline
+from nodes.seeds import derive, seed_generators
 from nodes.stage import Stage, build_stage
 
 STAGE_LAYERS = 1 << 32  # stages draw as layers numbered from here on
@@ -46,7 +47,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 def place(splits: tuple[int, ...], index: int, layers: int) -> Place:
-    """The place of node ``index`` among ``len(splits) + 1`` nodes. A node may hold no layer. Raises ModelError."""
+    """The place of node ``index`` among ``len(splits) + 1``; a node may hold no layer. Raises ModelError."""
     done = (0, *splits, layers)
     if list(done) != sorted(done):
         raise ModelError(f"splits {list(splits)} must not decrease nor exceed the model's {layers} layers")
@@ -78,18 +79,20 @@ class Segment:
     """The trainable state of one node, and what it does with a message."""
 
     def __init__(self, job: Job, index: int, meta: bool = False) -> None:
-        device = "meta" if meta else job.device
-        model = build_model(job.model, job.classes, job.input_shape, job.seed)
-        chain = Chain(model, job.input_shape)
+        if meta:
+            chain = outline(job.model, job.classes, job.input_shape)
+        else:
+            model = build_model(job.model, job.classes, job.input_shape, job.seed)
+            chain = Chain(model, job.input_shape)
         self.job = job
         self.layers = len(chain)
         self.place = place(job.splits, index, len(chain))
         self.names = chain.names[self.place.start : self.place.stop]
-        self._device = torch.device(device)
+        self._device = torch.device("meta" if meta else job.device)
         self._input, self._output = chain.input, chain.output
         self._part: Part | None = None
         if self.place.start < self.place.stop:
-            self._part = chain.part(self.place.start, self.place.stop).to(device)
+            self._part = chain.part(self.place.start, self.place.stop).to(self._device)
         self._inbound = self._stage(self.place.inbound, chain.shapes(self.place.start))
         self._outbound = self._stage(self.place.outbound, chain.shapes(self.place.stop))
         self._optimizer = _optimizer(list(self._parameters()), job.optimizer)
@@ -97,14 +100,15 @@ class Segment:
         self._microbatches_done = 0
         self.steps = 0
 
-    def source(self, pictures: torch.Tensor, labels: torch.Tensor, **about: Any) -> AnyMessage:
-        """Start a batch of ``pictures`` (N, C, H, W) at the first node: what goes downstream, or what came of it."""
+    def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> AnyMessage:
+        """Start a batch of ``pictures`` (N, C, H, W) at the first node: what goes on, or what came of it."""
         message = Activation(tensors={self._input: pictures}, labels=labels, **about)
         return self._run(message, {self._input: pictures.to(self._device)}, {})
 
     def forward(self, message: Activation) -> AnyMessage:
         """Take ``message`` on through this part: an Activation to go on, a Gradient or a Result to return."""
-        codes = self._inbound.decode({n: t.to(self._device) for n, t in message.tensors.items()})
+        with torch.no_grad():
+            codes = self._inbound.decode({n: t.to(self._device) for n, t in message.tensors.items()})
         if unknown := set(message.grads) - set(codes):
             raise ProtocolError(f"gradients are wanted of values that did not come: {sorted(unknown)}")
         received = {
@@ -121,17 +125,17 @@ class Segment:
         """Take a gradient back through this part; the optimizer steps after the last microbatch of a step."""
         pending = self._pending.pop((message.step, message.microbatch), None)
         if pending is None:
-            raise ProtocolError(f"gradient of step {message.step}.{message.microbatch}, which is not under way")
+            raise ProtocolError(f"gradient of step {message.step}.{message.microbatch}, not under way")
         roots, gradients = [], []
         for name, gradient in message.tensors.items():
             code = pending.codes.get(name)
-            if code is None or code.shape != gradient.shape:
+            if code is None or not code.requires_grad or code.shape != gradient.shape:
                 raise ProtocolError(f"gradient of {name} {list(gradient.shape)} is of nothing that was sent")
             roots.append(code)
             gradients.append(gradient.to(self._device))
-        if pending.loss is not None:
+        if pending.loss is not None and pending.loss.requires_grad:
             roots.append(pending.loss)
-            gradients.append(torch.ones_like(pending.loss))
+            gradients.append(torch.full_like(pending.loss, 1 / self.job.microbatches))
         if roots:
             torch.autograd.backward(roots, gradients)
         self._step(pending.save)
@@ -147,7 +151,7 @@ class Segment:
         """Set the learning rate of ``epoch`` (from 0)."""
         spec = self.job.optimizer
         if self._optimizer is not None and spec.schedule == "cosine":
-            rate = spec.lr * (1 + float(torch.tensor(torch.pi * epoch / max(1, self.job.epochs)).cos())) / 2
+            rate = spec.lr * (1 + math.cos(math.pi * epoch / self.job.epochs)) / 2
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
 
@@ -155,6 +159,10 @@ class Segment:
         moment = Moment(self.job.seed, message.step, message.microbatch)
         with torch.set_grad_enabled(message.train):
             if self._part is not None:
+                if missing := set(self._part.inputs) - values.keys():
+                    raise ProtocolError(
+                        f"values that the first layer here needs did not come: {sorted(missing)}"
+                    )
                 self._part.train(message.train)
                 values = self._part(values, moment)
             if self.place.last:
@@ -188,7 +196,7 @@ class Segment:
             raise ProtocolError(f"step {message.step} came without labels")
         labels = message.labels.to(self._device)
         loss = nn.functional.cross_entropy(logits, labels) / self.job.microbatches
-        loss.backward()
+        torch.autograd.backward(loss)
         self._step(message.save)
         metrics = {"count": float(len(labels))}
         if loss.device.type != "meta":
@@ -222,7 +230,7 @@ class Segment:
     def _seed(self, message: Activation, link: int | None, side: int) -> None:
         if message.train and link is not None:
             layer = STAGE_LAYERS + 2 * link + side
-            torch.manual_seed(derive(self.job.seed, message.step, message.microbatch, layer))
+            seed_generators(derive(self.job.seed, message.step, message.microbatch, layer))
 
     def _parts(self) -> dict[str, nn.Module]:
         held = {"part": self._part, "receiver": self._inbound.receiver, "sender": self._outbound.sender}
@@ -233,7 +241,7 @@ class Segment:
             yield from module.parameters()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Parameters and buffers held here, by their names in the whole model (stages: behind ``sender.`` …)."""
+        """Parameters and buffers held here, by their names in the model; a stage's begin with its half."""
         return {
             (key.removeprefix("body.") if name == "part" else f"{name}.{key}"): tensor.detach().cpu().clone()
             for name, module in self._parts().items()
@@ -247,7 +255,8 @@ class Segment:
         buffer = io.BytesIO()
         modules = {name: module.state_dict() for name, module in self._parts().items()}
         optimizer = self._optimizer.state_dict() if self._optimizer is not None else {}
-        torch.save({"modules": modules, "optimizer": optimizer, "steps": self.steps}, buffer)
+        saved = {"task": _task(self.job), "modules": modules, "optimizer": optimizer, "steps": self.steps}
+        torch.save(saved, buffer)
         path = checkpoint_path(self.job, self.place.index, epoch)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -259,8 +268,14 @@ class Segment:
         checkpoint_path(self.job, self.place.index, epoch - 2).unlink(missing_ok=True)
 
     def restore(self, epoch: int) -> None:
-        """Go on from what ``save(epoch)`` wrote. Random draws need no state: each is seeded by what it is for."""
-        saved = torch.load(checkpoint_path(self.job, self.place.index, epoch), weights_only=True)
+        """Go on from what ``save(epoch)`` wrote. Draws need no state: each is seeded by what it is for.
+
+        Raises ModelError for a checkpoint of another job.
+        """
+        path = checkpoint_path(self.job, self.place.index, epoch)
+        saved = torch.load(path, map_location=self._device, weights_only=True)
+        if saved["task"] != _task(self.job):
+            raise ModelError(f"{path} is of another job; use a checkpoint folder of its own for each")
         for name, module in self._parts().items():
             module.load_state_dict(saved["modules"][name])
         if self._optimizer is not None:
@@ -269,9 +284,19 @@ class Segment:
         self.begin_epoch(epoch)
 
 
+def _task(job: Job) -> str:
+    """What of ``job`` decides how training goes on; how long it is to last and how it is run do not."""
+    same = msgspec.structs.replace(
+        job, checkpoint=None, device="cpu", threads=None, window=1, payload_bytes=0
+    )
+    if job.optimizer.schedule == "constant":
+        same = msgspec.structs.replace(same, epochs=0)
+    return msgspec.json.encode(same).decode()
+
+
 def checkpoint_path(job: Job, index: int, epoch: int) -> Path:
     """Where node ``index`` saves its state after ``epoch`` epochs."""
-    return Path(job.checkpoint or ".") / f"{job.nodes[index]}-{epoch:05d}.pt"
+    return Path(job.checkpoint or ".") / f"node-{index}-{epoch}.pt"
 
 
 def last_checkpoint(job: Job, layers: int) -> int:
@@ -279,8 +304,8 @@ def last_checkpoint(job: Job, layers: int) -> int:
     if job.checkpoint is None:
         return 0
     epochs = [
-        {int(path.stem.rpartition("-")[2]) for path in Path(job.checkpoint).glob(f"{node}-*.pt")}
-        for index, node in enumerate(job.nodes)
+        {int(path.stem.rpartition("-")[2]) for path in Path(job.checkpoint).glob(f"node-{index}-*.pt")}
+        for index in range(len(job.nodes))
         if not place(job.splits, index, layers).relays
     ]
     return max(set.intersection(*epochs), default=0)
@@ -302,8 +327,6 @@ def _optimizer(parameters: list[nn.Parameter], spec: OptimizerSpec) -> torch.opt
     if not parameters:
         return None
     if spec.name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
-        )
+        return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
     kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
     return kind(parameters, lr=spec.lr, weight_decay=spec.weight_decay)

@@ -1,128 +1,189 @@
-"""How does a node live as a process? It listens, is configured by a runner, joins its neighbours, runs, reports.
+"""How does a node live as a process? It listens, is configured by a runner, joins its neighbours and runs.
 
-The runner's connection is also the node's liveness: a heartbeat a second over it, unshaped; when it ends, so does
-the job. A neighbour connects upstream to downstream, by the address that the runner gave.
+The runner's connection is also the node's liveness: a heartbeat a second over it, unshaped. The job ends when
+the runner closes it, and not before: a node that is done or has failed says so and stays until then; one that
+has failed leaves its connections to the neighbours as they are, so that they do not fail in turn. A neighbour
+connects from upstream, to the address that the runner gave.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from typing import Any, TypeVar
 
 import msgspec
 import torch
 
-from nodes.chain import NodeReport, build, load_data, report
+from nodes.chain import build, load_data, report
 from nodes.channel import Channel, ChannelClosed
 from nodes.codec import Limits
 from nodes.job import Job
 from nodes.messages import Configure, Error, Heartbeat, Hello, Shutdown
-from nodes.node import Direction, Node, NodeError, Role, Threaded
+from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Threaded
 from nodes.segment import Segment
 from nodes.transport import Server, connect
 from nodes.ue import Source
 
 RUNNER = "runner"
 HEARTBEAT_S = 1.0
+REASON_CHARACTERS = 1000
+
+T = TypeVar("T")
 
 
-class _Doors:
-    """Channels that peers open, by who they are."""
+def calling(name: str, run: str) -> str:
+    """How ``name`` presents itself to a node; channels of one run are not taken for those of another."""
+    return f"{name}/{run}"
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._opened: dict[str, asyncio.Queue[Channel]] = {}
+
+class _House:
+    """Where a node is at home: it listens here, and channels that peers open are sorted by who they are."""
+
+    def __init__(self, name: str, token: str, host: str, port: int) -> None:
+        self.name, self.token = name, token
+        self.limits = Limits()
+        self._server = Server(token, self.limits, host, port)
+        self._runners: asyncio.Queue[tuple[Channel, str]] = asyncio.Queue()
+        self._neighbours: dict[str, asyncio.Queue[Channel]] = defaultdict(asyncio.Queue)
+
+    async def open(self) -> int:
+        """Listen; the port."""
+        await self._server.start()
         self._sorting = asyncio.create_task(self._sort())
+        return self._server.port
 
-    async def of(self, peer: str) -> Channel:
-        """The next channel that ``peer`` opens."""
-        return await self._opened.setdefault(peer, asyncio.Queue()).get()
+    async def runner(self) -> tuple[Channel, str]:
+        """The channel of the next runner, and what it calls its run."""
+        return await self._runners.get()
+
+    async def neighbour(self, name: str, run: str) -> Channel:
+        """The channel that ``name`` opens in ``run``."""
+        return await self._neighbours[calling(name, run)].get()
+
+    async def close(self) -> None:
+        """Close all channels and listen no more."""
+        self._sorting.cancel()
+        await self._server.close()
 
     async def _sort(self) -> None:
         while True:
             channel = await self._server.accept()
-            self._opened.setdefault(channel.peer, asyncio.Queue()).put_nowait(channel)
-
-    def close(self) -> None:
-        self._sorting.cancel()
+            called = channel.peer
+            channel.peer, _, run = called.rpartition("/")
+            for connection in channel.connections:
+                connection.peer = channel.peer
+            if channel.peer == RUNNER:
+                self._runners.put_nowait((channel, run))
+            else:
+                self._neighbours[called].put_nowait(channel)
 
 
 async def serve(
-    name: str, token: str, host: str, port: int, announce: Callable[[int], None], jobs: int | None = None
+    name: str, token: str, host: str, port: int, *, announce: Callable[[int], None], jobs: int | None = None
 ) -> bool:
-    """Be node ``name`` for ``jobs`` jobs (None: until cancelled), one after the other. False if the last failed."""
-    limits = Limits()
-    server = Server(token, limits, host, port)
-    await server.start()
-    announce(server.port)
-    doors = _Doors(server)
+    """Be node ``name`` for ``jobs`` jobs (None: until cancelled), one by one; False if the last failed.
+
+    ``announce`` is told the port once the node listens. Raises OSError if it cannot listen.
+    """
+    house = _House(name, token, host, port)
+    announce(await house.open())
     well = True
     try:
         while jobs is None or jobs > 0:
-            control = await doors.of(RUNNER)
-            well = await _serve_job(name, token, limits, doors, control)
+            control, run = await house.runner()
+            beating = asyncio.create_task(_beat(name, control))
+            try:
+                well = await _serve_job(house, control, run)
+            finally:
+                beating.cancel()
+                await control.close()
             jobs = None if jobs is None else jobs - 1
     finally:
-        doors.close()
-        await server.close()
+        await house.close()
     return well
 
 
-async def _serve_job(name: str, token: str, limits: Limits, doors: _Doors, control: Channel) -> bool:
-    """Run one job for the runner behind ``control``; say what failed, if something does."""
-    beating = asyncio.create_task(_beat(name, control))
+async def _serve_job(house: _House, control: Channel, run: str) -> bool:
+    """Run one job for the runner behind ``control``, tell it what came of that, and stay until it is gone."""
+    said: Shutdown | Error | None = None
+    with suppress(ChannelClosed):
+        async with AsyncExitStack() as stack:
+            said = await _do_job(house, control, run, stack)
+            await control.send(said)
+            await _unless_gone(control, asyncio.Event().wait())
+    return isinstance(said, Shutdown)
+
+
+async def _do_job(house: _House, control: Channel, run: str, stack: AsyncExitStack) -> Shutdown | Error:
+    """What the node did, or what failed; if so, channels to the neighbours are left to ``stack``."""
     try:
-        message = await control.receive()
-        if not isinstance(message, Configure):
-            raise NodeError(f"{name}: a runner begins with configure, not {type(message).__name__}")
-        limits.payload_bytes = message.job.payload_bytes
-        done = await _run_job(message, token, limits, doors, control)
-        await control.send(Shutdown(report=msgspec.to_builtins(done)))
-        with suppress(ChannelClosed):
-            await control.receive()  # the runner closes once it has all reports
-    except ChannelClosed:
-        return False
-    except Exception as error:  # whatever it is, the runner must know
-        with suppress(ChannelClosed):
-            await control.send(Error(node=name, reason=f"{type(error).__name__}: {error}"))
-        return False
-    finally:
-        beating.cancel()
-        await control.close()
-    return True
-
-
-async def _run_job(
-    configure: Configure, token: str, limits: Limits, doors: _Doors, control: Channel
-) -> NodeReport:
-    job, index = configure.job, configure.index
-    compute = Threaded(job.threads)
-    cpu_before = time.process_time()
-    async with AsyncExitStack() as stack:
-        channels: dict[Direction, Channel] = {"runner": control}
-        if configure.downstream:
-            below = job.nodes[index + 1]
-            channels["down"] = await connect(*configure.downstream, job.nodes[index], token, limits, peer=below)
-            stack.push_async_callback(channels["down"].close)
-        role, worker = await asyncio.get_running_loop().run_in_executor(compute.pool, _build, job, index)
-        if index:
-            channels["up"] = await doors.of(job.nodes[index - 1])
-            stack.push_async_callback(channels["up"].close)
-        await control.send(Hello(node=job.nodes[index], pid=os.getpid()))
-        node = Node(job.nodes[index], role, worker, compute, channels, time.perf_counter)
+        configure = await control.receive()
+        if not isinstance(configure, Configure):
+            raise NodeError(f"a runner begins with configure, not {type(configure).__name__}")
+        cpu_before = time.process_time()
+        house.limits.payload_bytes = configure.job.payload_bytes
+        compute = Threaded(configure.job.threads)
+        stack.callback(compute.pool.shutdown, wait=False, cancel_futures=True)
+        preparing = _prepare(house, configure, run, compute, stack)
+        role, worker, channels = await _unless_gone(control, preparing)
+        channels["runner"] = control
+        node = Node(house.name, role, worker, compute, channels, time.perf_counter)
+        await control.send(Hello(node=house.name, pid=os.getpid()))
         await node.run()
-    # The channels are closed now, and the kernel's counts of their connections known.
-    done = report(node, worker, channels)
-    done.pid = os.getpid()
-    done.cpu_s = time.process_time() - cpu_before
-    return done
+        await stack.aclose()  # now the channels' connections are final
+        done = report(node, worker, channels)
+        done.pid = os.getpid()
+        done.cpu_s = time.process_time() - cpu_before
+        return Shutdown(report=msgspec.to_builtins(done))
+    except PeerLostError as lost:
+        return Error(node=lost.peer, reason=str(lost))
+    except Exception as error:  # whatever it is, the runner must know
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return Error(node=house.name, reason=reason[:REASON_CHARACTERS])
+
+
+async def _prepare(
+    house: _House, configure: Configure, run: str, compute: Threaded, stack: AsyncExitStack
+) -> tuple[Role, Segment | Source, dict[Direction, Channel]]:
+    """Join the neighbours, and build the node's part of the model meanwhile."""
+    job, index = configure.job, configure.index
+    building = asyncio.get_running_loop().run_in_executor(compute.pool, _build, job, index)
+    channels: dict[Direction, Channel] = {}
+    if configure.downstream:
+        below = job.nodes[index + 1]
+        me = calling(house.name, run)
+        try:
+            channels["down"] = await connect(*configure.downstream, me, house.token, house.limits, peer=below)
+        except ChannelClosed as error:
+            raise PeerLostError(below, error) from None
+        stack.push_async_callback(channels["down"].close)
+    if index:
+        channels["up"] = await house.neighbour(job.nodes[index - 1], run)
+        stack.push_async_callback(channels["up"].close)
+    return *await building, channels
 
 
 def _build(job: Job, index: int) -> tuple[Role, Segment | Source]:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     return build(job, index, load_data(job) if index == 0 else None)
+
+
+async def _unless_gone(control: Channel, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of ``work``. Raises ChannelClosed if the runner goes first."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(control.receive())
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if leaving.done():
+            raise NodeError(f"unexpected {type(leaving.result()).__name__} from the runner")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def _beat(name: str, control: Channel) -> None:

@@ -151,16 +151,16 @@ class SocketChannel:
             self._goodbye = asyncio.create_task(self._websocket.close(code=code, message=message))
 
     async def _run(self) -> None:
-        try:
-            self._end(await self._read())
-        except (FrameError, ConnectionError) as error:
-            self.fail(str(error))
-        self._inbox.put_nowait(None)
-        if self._bulk is not None:
-            await self._bulk.finish(self._graceful)
-        await self._goodbye
-        await self._counted.settle(PATIENCE_S if self._graceful else 0)
-        await self._resources.aclose()
+        async with self._resources:
+            try:
+                self._end(await self._read())
+            except (FrameError, ConnectionError) as error:
+                self.fail(str(error))
+            self._inbox.put_nowait(None)
+            if self._bulk is not None:
+                await self._bulk.finish(self._graceful)
+            await self._goodbye
+            await self._counted.settle(PATIENCE_S if self._graceful else 0)
 
     async def _read(self) -> str:
         """Deliver what comes over the WebSocket until it ends; wait for the rest of the bulk; return why."""

@@ -1,9 +1,9 @@
-"""What stands at a cut? A stage: a trainable sender part, an encoding for the wire, a trainable receiver part.
+"""What stands at a cut? A stage: a trainable sender part, an encoding, a trainable receiver part.
 
-At the sender ``compress`` turns the boundary's tensors into codes, differentiably, and ``encode`` the codes into
-wire tensors. At the receiver ``decode`` turns these into codes again and ``restore`` the codes into the boundary's
-tensors, differentiably. A gradient returns for each code that requires grad at the sender, by its name, straight
-through the encoding. Both sides build the stage from the same seed; each trains its own part of it.
+At the sender ``compress`` turns the boundary's tensors into codes, differentiably, and ``encode`` the codes
+into wire tensors. At the receiver ``decode`` turns these into codes again and ``restore`` the codes into the
+boundary's tensors, differentiably. A gradient returns for each code that requires grad at the sender, by its
+name, straight through the encoding. Both sides build the stage from the same seed; each trains its own part.
 """
 
 from typing import Any
@@ -11,25 +11,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from nodes.graph import ModelError, said
 from nodes.job import StageSpec
 from nodes.messages import Tensors
-from nodes.models import ModelError, resolve_callable
+from nodes.models import resolve_callable
 
 
 class Stage(nn.Module):
     """The identity, and the base of all others.
 
-    ``shapes`` are the boundary's tensors for one picture, without data. Trainable parts stand in ``sender`` and
-    ``receiver``; what is not trained needs neither.
+    ``shapes`` are the boundary's tensors for one picture, without data. All parameters stand in ``sender`` or
+    in ``receiver``; what is not trained needs neither.
     """
 
     def __init__(self, shapes: Tensors) -> None:
         super().__init__()
+        self.shapes = shapes
         self.sender = nn.Module()
         self.receiver = nn.Module()
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
-        """Codes, and the stage's own loss term (a scalar added to the task's loss) or None."""
+        """Codes, and the stage's own loss term (a scalar added to the batch's loss) or None."""
         return values, None
 
     def encode(self, codes: Tensors) -> Tensors:
@@ -37,7 +39,7 @@ class Stage(nn.Module):
         return codes
 
     def decode(self, wire: Tensors) -> Tensors:
-        """The codes, as exactly as the encoding permits."""
+        """The codes, as exactly as the encoding permits; no gradient flows here."""
         return wire
 
     def restore(self, codes: Tensors) -> Tensors:
@@ -52,7 +54,7 @@ class Float16(Stage):
         return {name: _half(code) if code.is_floating_point() else code for name, code in codes.items()}
 
     def decode(self, wire: Tensors) -> Tensors:
-        return {name: code.float() if code.is_floating_point() else code for name, code in wire.items()}
+        return {name: code.to(self.shapes[name].dtype) for name, code in wire.items()}
 
 
 def _half(code: torch.Tensor) -> torch.Tensor:
@@ -64,26 +66,29 @@ RANGE = "/range"
 
 
 class Int8(Stage):
-    """Floating-point values travel as 256 even steps between the tensor's least and largest, sent as float32."""
+    """Floating-point values travel as 256 even steps from the tensor's least to its largest."""
 
     def encode(self, codes: Tensors) -> Tensors:
         wire: Tensors = {}
         for name, code in codes.items():
             if code.is_floating_point():
-                least, largest = torch.aminmax(code)
+                least, largest = torch.aminmax(code.float())
                 step = ((largest - least) / 255).clamp_min(torch.finfo(torch.float32).tiny)
                 wire[name] = ((code - least) / step).round().to(torch.uint8)
-                wire[name + RANGE] = torch.stack([least, step]).float()
+                wire[name + RANGE] = torch.stack([least, step])
             else:
                 wire[name] = code
         return wire
 
     def decode(self, wire: Tensors) -> Tensors:
-        return {
-            name: wire[name + RANGE][0] + code * wire[name + RANGE][1] if name + RANGE in wire else code
-            for name, code in wire.items()
-            if not name.endswith(RANGE)
-        }
+        return {name: self._decoded(name, wire) for name in wire if not name.endswith(RANGE)}
+
+    def _decoded(self, name: str, wire: Tensors) -> torch.Tensor:
+        if name + RANGE not in wire:
+            return wire[name]
+        least, step = wire[name + RANGE]
+        decoded: torch.Tensor = least + wire[name] * step
+        return decoded.to(self.shapes[name].dtype)
 
 
 BUILT_IN = {"identity": Stage, "float16": Float16, "int8": Int8}
@@ -97,8 +102,15 @@ def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
     tensors = {name: value for name, value in shapes.items() if isinstance(value, torch.Tensor)}
     try:
         stage = (make or resolve_callable(spec.name))(tensors, **spec.options)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"stage {spec.name}: {error}") from None
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"stage {spec.name} cannot be made: {said(error)}") from None
     if not isinstance(stage, Stage):
         raise ModelError(f"stage {spec.name} made a {type(stage).__name__}, not a nodes.stage.Stage")
+    halves = [set(half.parameters()) for half in (stage.sender, stage.receiver)]
+    if set.union(*halves) != set(stage.parameters()) or set.intersection(*halves):
+        raise ModelError(
+            f"stage {spec.name}: each parameter must stand in sender or in receiver, none in both"
+        )
     return stage

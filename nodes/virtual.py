@@ -1,4 +1,4 @@
-"""How does time pass without waiting? An event loop that jumps to its next timer, and links that use its clock."""
+"""How does time pass without waiting? A loop that jumps to its next timer, and links that use its clock."""
 
 import asyncio
 import random

@@ -24,6 +24,7 @@ import uvloop
 from bench.experiment import Context, Measurement
 from bench.experiments import hops
 from nodes.codec import Limits
+from nodes.memory import keep_freed_memory
 from nodes.transport import Server
 from reports.record import CaseValue
 
@@ -120,6 +121,7 @@ async def _ways(setup: Setup) -> AsyncIterator[dict[str, hops.Way]]:
 
 def _peer(pipe: Connection, setup: Setup) -> None:
     """The peer process: answers every way until the pipe ends."""
+    keep_freed_memory()  # as every node does; pickle gains by it too
     threading.Thread(target=hops.answer_gloo, args=(setup.store, setup.plan), daemon=True).start()
     with asyncio.Runner(loop_factory=LOOPS[setup.loop]) as runner:
         runner.run(_answer(pipe, setup))

@@ -8,7 +8,7 @@ import pytest
 
 from bench.cli import main
 
-MODULE = '''
+MODULE = """
 import os, signal, time
 from pathlib import Path
 import msgspec
@@ -63,7 +63,7 @@ def nothing(parameters: Parameters, context: Context):
 
 def untyped(parameters, context: Context):
     return []
-'''
+"""
 
 SUITE = """
 name: toy

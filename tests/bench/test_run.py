@@ -27,7 +27,9 @@ def records() -> list[Record]:
 
 def recorded() -> Counter[tuple[Any, Any]]:
     """How often each (n, part) is recorded."""
-    values = ((record.value if record.case["part"] == "a" else record.value / 2, record) for record in records())
+    values = (
+        (record.value if record.case["part"] == "a" else record.value / 2, record) for record in records()
+    )
     return Counter((value, record.case["part"]) for value, record in values)
 
 
@@ -82,7 +84,11 @@ def test_the_plan_comes_first_and_plain_lines_follow(
 ) -> None:
     assert command(*RUN) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2:5] == ["  toy/sweep  3 cases, time unknown", "  toy/other  1 case, time unknown", "4 cases, time unknown in all"]
+    assert lines[2:5] == [
+        "  toy/sweep  3 cases, time unknown",
+        "  toy/other  1 case, time unknown",
+        "4 cases, time unknown in all",
+    ]
     assert lines[5] == "[1/4] toy/sweep n=1 seed 0"
     assert lines[-1] == "report: out/report.md"
 
@@ -174,37 +180,59 @@ def test_a_killed_run_goes_on_after_its_last_whole_case(folder: Path, command: C
     assert statuses()["sweep"] == ("skipped", "did not end: 2 of 3 cases were not run")
     for name in ("records.jsonl", ".cases.jsonl"):  # what a kill in the middle of writing leaves
         path = folder / "out" / name
-        path.write_bytes(path.read_bytes() + path.read_bytes().splitlines(keepends=True)[0] * (name[0] == "r"))
+        path.write_bytes(
+            path.read_bytes() + path.read_bytes().splitlines(keepends=True)[0] * (name[0] == "r")
+        )
         path.write_bytes(path.read_bytes() + b'{"schema":1,"ru')
-    run = environment()["run"]
     (folder / "kill").unlink()
     calls()
     assert command(*RUN, "--resume") == 0
     assert calls() == ["2/0", "3/0", "7/0"]
     assert recorded() == Counter(ALL)
-    assert environment()["run"] == run
-    assert {record.run for record in records()} == {run}
+
+
+def test_a_marker_whose_line_did_not_end_does_not_count(folder: Path, command: Command) -> None:
+    assert command(*RUN) == 0
+    calls()
+    path = folder / "out/.cases.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert command(*RUN, "--resume") == 0
+    assert calls() == ["7/0"]
+    assert command(*RUN, "--resume") == 0
+    assert calls() == []
+    assert recorded() == Counter(ALL)
+
+
+def test_a_run_keeps_its_name_and_start_when_it_goes_on(folder: Path, command: Command) -> None:
+    assert command(*RUN, "--only", "other") == 0
+    path = folder / "out/environment.json"
+    path.write_text(json.dumps(environment() | {"run": "first", "started": "2020-01-01T00:00:00+00:00"}))
+    assert command(*RUN, "--resume") == 0
+    assert {key: environment()[key] for key in ("run", "started")} == {
+        "run": "first", "started": "2020-01-01T00:00:00+00:00"
+    }  # fmt: skip
+    assert [record.run for record in records() if record.experiment == "sweep"] == ["first"] * 6
 
 
 @pytest.mark.parametrize(
-    ("words", "change", "said"),
+    ("case", "said"),
     [
-        (("--seed", "1"), "", "seed was 0, is 1 now"),
-        (("--scale", "laptop"), "", "scale was smoke, is laptop now"),
-        (("--shaping", "none"), "", "shaping was emulated, is none now"),
-        ((), "n: 7}=n: 8}", "the suites ask for something else now in toy/other"),
-        ((), "n: [1, 2, 3]=n: [1, 2]", "the suites ask for something else now in toy/sweep"),
-        ((), "name: toy\n=name: toy\ndataset: digits\n", "dataset was none, is digits now"),
+        (("--seed", "1"), "seed was 0, is 1 now"),
+        (("--scale", "laptop"), "scale was smoke, is laptop now"),
+        (("--shaping", "none"), "shaping was emulated, is none now"),
+        ("n: 7}=n: 8}", "the suites ask for something else now in toy/other"),
+        ("n: [1, 2, 3]=n: [1, 2]", "the suites ask for something else now in toy/sweep"),
+        ("name: toy\n=name: toy\ndataset: digits\n", "dataset was none, is digits now"),
     ],
 )
 def test_a_run_goes_on_only_under_the_same_conditions(
-    folder: Path, command: Command, capsys: pytest.CaptureFixture[str], words: Any, change: str, said: str
+    folder: Path, command: Command, capsys: pytest.CaptureFixture[str], case: Any, said: str
 ) -> None:
     assert command(*RUN) == 0
     before = (folder / "out/records.jsonl").read_bytes()
-    if change:
-        old, new = change.split("=")
-        (folder / "toy.yaml").write_text((folder / "toy.yaml").read_text().replace(old, new))
+    words = case if isinstance(case, tuple) else ()
+    if not words:
+        (folder / "toy.yaml").write_text((folder / "toy.yaml").read_text().replace(*case.split("=")))
     assert command(*RUN, "--resume", *words) == 2
     assert said in capsys.readouterr().err
     assert (folder / "out/records.jsonl").read_bytes() == before
@@ -214,7 +242,9 @@ def test_seeds_cases_and_claims_may_be_added_to_a_run(folder: Path, command: Com
     assert command(*RUN) == 0
     calls()
     text = (folder / "toy.yaml").read_text().replace("n: [1, 2, 3]", "n: [1, 2, 3, 4]")
-    text = text.replace("parameters: {n: 7}", "parameters: {n: 7}\n    seeds: 2").replace("claim: two", "claim: zwei")
+    text = text.replace("parameters: {n: 7}", "parameters: {n: 7}\n    seeds: 2").replace(
+        "claim: two", "claim: zwei"
+    )
     (folder / "toy.yaml").write_text(text)
     assert command(*RUN, "--resume") == 0
     assert calls() == ["4/0", "7/1"]
@@ -291,7 +321,9 @@ def test_time_left_scales_the_estimates(done: Any, todo: Any, left: float | None
 
 
 def test_the_plan_says_what_is_unknown() -> None:
-    assert plan_lines([("a", [30.0, 50.0], ""), ("bcd", [None, 200.0], ""), ("e", [], "recorded before")]) == [
+    assert plan_lines(
+        [("a", [30.0, 50.0], ""), ("bcd", [None, 200.0], ""), ("e", [], "recorded before")]
+    ) == [
         "  a    2 cases, about 80 s",
         "  bcd  2 cases, about 3 min and 1 of unknown time",
         "  e    recorded before",

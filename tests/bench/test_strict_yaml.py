@@ -1,4 +1,5 @@
 """Reading strictly: which numbers are numbers, and each error's line and key."""
+# ruff: noqa: E501 - a case a line
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,10 +42,14 @@ def values(folder: Path, text: str) -> Any:
 
 def errors(folder: Path, text: str | bytes) -> list[str]:
     """The errors of ``text`` as a Whole, without the file's name."""
-    with pytest.raises(InputError) as caught:
+
+    def load() -> None:
         document = read(write(folder, text))
         convert(document, Whole)
         document.check()
+
+    with pytest.raises(InputError) as caught:
+        load()
     prefix = f"{folder / 'x.yaml'}:"
     assert all(line.startswith(prefix) for line in caught.value.lines)
     return [line.removeprefix(prefix) for line in caught.value.lines]

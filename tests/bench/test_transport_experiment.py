@@ -20,7 +20,8 @@ from bench.experiments.transport import HopParameters, hop
 if __name__ == "__main__":
     context = Context(
         seed=0, scale="smoke", mode="live", shaping="none", dataset="none", data_dir=None, device="cpu",
-        scratch=pathlib.Path(sys.argv[1]), say=lambda line: (print("measuring", flush=True), os.kill(os.getpid(), 9)),
+        scratch=pathlib.Path(sys.argv[1]),
+        say=lambda line: (print("measuring", flush=True), os.kill(os.getpid(), 9)),
     )
     list(hop(HopParameters(sizes_bytes=(4096, 65536), hops=2, warmup=1), context))
 """

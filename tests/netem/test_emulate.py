@@ -5,6 +5,7 @@ Bounds on time are one-sided: a busy machine may be late. The other side is kept
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import select
@@ -26,9 +27,20 @@ FAST = LinkProfile(rate_bps=400e6, delay_s=0.001)
 PATIENCE_S = 20.0  # only a test that fails waits so long
 
 
+def patient(test):
+    """``test``, which fails instead of hanging."""
+
+    @functools.wraps(test)
+    async def run(*args, **kwargs):
+        async with asyncio.timeout(PATIENCE_S):
+            await test(*args, **kwargs)
+
+    return run
+
+
 @pytest.fixture
 async def emulator():
-    async with asyncio.timeout(PATIENCE_S), Emulator() as emulator:
+    async with Emulator() as emulator:
         yield emulator
 
 
@@ -56,6 +68,7 @@ async def reversed_by(address, data: bytes) -> bytes:
     return answer
 
 
+@patient
 async def test_bytes_of_several_connections_are_intact_both_ways_and_counted(emulator):
     blocks = [random.Random(seed).randbytes(200_000 + seed) for seed in range(4)]
     async with target(reverse) as address:
@@ -65,6 +78,7 @@ async def test_bytes_of_several_connections_are_intact_both_ways_and_counted(emu
     assert await emulator.counts(link) == (800_006, 800_006)
 
 
+@patient
 async def test_connections_share_the_rate(emulator):
     rate_bps, size = 20e6, 250_000
     async with target(reverse) as address:
@@ -74,18 +88,20 @@ async def test_connections_share_the_rate(emulator):
     assert time.monotonic() - begun_at >= 0.95 * 2 * size * 8 / rate_bps
 
 
+@patient
 async def test_a_link_is_never_faster_nor_sooner_than_asked(emulator):
     async with answering() as address:
         link = await emulator.add_link(
             address, LinkProfile(rate_bps=20e6, delay_s=0.003), LinkProfile(delay_s=0.004)
         )
-        seen = await measure(link, bulk_bytes=500_000, messages=20, sizes=(4096, 65536), repeats=1)
-    assert seen.rate_bps <= 1.05 * 20e6
+        seen = await measure(link, bulk_bytes=250_000, messages=20, sizes=(4096, 500_000), repeats=1)
+    assert seen.rate_bps <= 1.25 * 20e6  # a late first read makes it look faster; the times below are exact
     assert seen.delay_s >= 0.003
     assert seen.round_trip_s >= 0.007
     assert all(seconds >= 0.003 + 8 * size / 20e6 for size, seconds in seen.message_s.items())
 
 
+@patient
 async def test_a_profile_changes_while_traffic_flows(emulator):
     async with target(reverse) as address:
         link = await emulator.add_link(address, LinkProfile(rate_bps=8e6), LinkProfile())
@@ -98,6 +114,7 @@ async def test_a_profile_changes_while_traffic_flows(emulator):
         assert len(await answer) == 40_000_000
 
 
+@patient
 async def test_nothing_is_lost_when_the_sender_closes_at_once(emulator):
     received = asyncio.get_running_loop().create_future()
 
@@ -111,6 +128,7 @@ async def test_nothing_is_lost_when_the_sender_closes_at_once(emulator):
         assert await received == 100_000
 
 
+@patient
 async def test_a_reset_reaches_the_other_side(emulator):
     ended = asyncio.get_running_loop().create_future()
 
@@ -133,10 +151,11 @@ async def test_a_reset_reaches_the_other_side(emulator):
             await ended
 
 
+@patient
 async def test_a_target_that_refuses_closes_the_connection_and_is_named(capfd):
     with socket.create_server(("127.0.0.1", 0)) as server:
         gone = server.getsockname()[:2]
-    async with asyncio.timeout(PATIENCE_S), Emulator() as emulator:
+    async with Emulator() as emulator:
         link = await emulator.add_link(gone, FAST, FAST)
         reader, _ = await asyncio.open_connection(*link)
         with contextlib.suppress(ConnectionResetError):
@@ -145,6 +164,7 @@ async def test_a_target_that_refuses_closes_the_connection_and_is_named(capfd):
     assert f"link 127.0.0.1:{link[1]}: its target 127.0.0.1:{gone[1]} cannot be reached" in log
 
 
+@patient
 async def test_a_reader_that_stops_stops_its_sender_and_no_other(emulator):
     async def ignore(reader, writer):
         await asyncio.Event().wait()
@@ -163,6 +183,7 @@ async def test_a_reader_that_stops_stops_its_sender_and_no_other(emulator):
         writer.transport.abort()
 
 
+@patient
 async def test_errors_of_the_emulator_are_told(emulator):
     with pytest.raises(EmulatorError, match="no link listens on"):
         await emulator.change(("127.0.0.1", 1), up=FAST)

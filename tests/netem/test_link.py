@@ -86,6 +86,14 @@ def test_a_lone_small_message_is_one_segment():
     assert set(map(round, times)) == {1, 3}
 
 
+def test_a_change_of_loss_spares_the_segment_that_is_begun():
+    line = link(delay_s=1.0)
+    assert line.send(0.0, SEGMENT_BYTES // 2) == 1.0
+    line.change(0.0, LinkProfile(delay_s=1.0, loss=0.999))
+    assert line.send(0.0, SEGMENT_BYTES // 2) == 1.0
+    assert line.send(0.0, 1) == 3.0
+
+
 def test_jitter_has_the_asked_spread_and_never_shortens_a_delay_below_zero():
     line = link(delay_s=0.1, jitter_s=0.01)
     times = [line.send(float(at), 100) - at for at in range(4000)]

@@ -82,6 +82,7 @@ ACTIVATION = Activation(
     tensors={"x": torch.arange(6.0).reshape(2, 3)},
     labels=torch.tensor([4, 5]),
 )
+BYTES = torch.arange(6, dtype=torch.uint8)
 
 
 def frame(message: AnyMessage, sequence: int = 0) -> bytes:
@@ -205,9 +206,12 @@ def test_scalar_and_empty_tensors(tensor: torch.Tensor, dtype: torch.dtype) -> N
 
 def test_a_tensor_that_requires_grad_or_is_not_contiguous_travels_as_its_values() -> None:
     weight = torch.arange(12.0).reshape(3, 4).requires_grad_()
-    copy = read(frame(Result(assignment=0, step=0, tensors={"a": weight, "b": weight[::2, 1:].t()})))
+    copy = read(
+        frame(Result(assignment=0, step=0, tensors={"a": weight, "b": weight[::2, 1:].t(), "c": BYTES[::2]}))
+    )
     assert torch.equal(copy.tensors["a"], weight)
     assert torch.equal(copy.tensors["b"], weight[::2, 1:].t())
+    assert copy.tensors["c"].tolist() == [0, 2, 4]
     assert not copy.tensors["a"].requires_grad
 
 
@@ -290,6 +294,7 @@ def spec(dtype: Any, shape: Any) -> dict[str, Any]:
         (framed(RESULT)[:-1], "ended inside a frame"),
         (framed(RESULT)[:10], "ended inside a frame"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_wrong_is_named(data: bytes, says: str) -> None:
     with pytest.raises(FrameError, match=says):

@@ -265,6 +265,7 @@ def test_a_tensor_may_be_changed_once_send_has_returned(run: Run) -> None:
         async with serving() as server:
             near, far = await pair(server)
             message = activation(7, 48 * MIB)
+            assert near._bulk.counted.get_write_buffer_limits() == (0, 0)  # no rest is left to the transport
             await near.send(message)
             message.tensors["x"].zero_()
             got = await far.receive()
@@ -316,6 +317,25 @@ def test_close_sends_what_is_pending_and_ends_both_ends(run: Run) -> None:
                     with pytest.raises(ChannelClosed, match=why):
                         await attempt()
                 await end.close()
+
+    run(scenario())
+
+
+def test_a_goodbye_waits_for_the_tensors_that_it_overtook(run: Run) -> None:
+    async def scenario() -> None:
+        async with serving() as server:
+            proxy = Proxy(server.port)
+            async with proxy.listening() as port:
+                near, far = await pair(server, port)
+                proxy.gates[0].clear()
+                await near.send(activation(0, 1000))
+                closing = asyncio.create_task(near.close())
+                await until(lambda: far._websocket.closed)
+                proxy.gates[0].set()
+                assert isinstance(await far.receive(), Activation)
+                with pytest.raises(ChannelClosed, match=r"ue: closed the connection$"):
+                    await far.receive()
+                await closing
 
     run(scenario())
 
@@ -380,7 +400,7 @@ def test_strangers_do_not_disturb_the_others(run: Run) -> None:
 
 @asynccontextmanager
 async def rogue(server: Server) -> AsyncIterator[tuple[SocketChannel, asyncio.StreamWriter, Any]]:
-    """A peer with the right token that writes what it likes: the server's end, and its own two connections."""
+    """A peer with the right token that writes what it likes: the server's end, its own two connections."""
     auth = {"Authorization": f"Bearer {TOKEN}"}
     lines = ["GET /bulk?node=rogue&channel=k HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: tcp"]
     lines += [f"{name}: {value}" for name, value in auth.items()]
@@ -411,6 +431,7 @@ OVERSIZE = FRAME[:9] + struct.pack("<Q", 2**60) + FRAME[17:]
         (FRAME[:-1], "ended inside a frame"),
         (FRAME[:5], "ended inside a frame"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_bad_frame_ends_its_own_channel_with_one_error(run: Run, over: str, data: bytes, why: str) -> None:
     async def scenario() -> None:
@@ -470,6 +491,19 @@ def test_a_goodbye_before_all_messages_came_is_an_error(run: Run) -> None:
             await websocket.close()
             with pytest.raises(ChannelClosed, match="before all messages had come"):
                 await channel.receive()
+
+    run(scenario())
+
+
+def test_compression_is_not_agreed_to(run: Run) -> None:
+    async def scenario() -> None:
+        async with serving() as server, aiohttp.ClientSession() as session:
+            auth = {"Authorization": f"Bearer {TOKEN}"}
+            websocket = await session.ws_connect(
+                f"http://{HOST}:{server.port}/control", headers=auth, compress=15
+            )
+            assert not websocket.compress
+            await websocket.close()
 
     run(scenario())
 

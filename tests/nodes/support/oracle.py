@@ -1,0 +1,80 @@
+"""A whole network, trained as torch alone would: what every split run must equal bit for bit."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nodes.batches import batches
+from nodes.data import Dataset
+from nodes.job import Job
+from nodes.models import Chain, Moment, build_model, layer_seed
+
+
+def draw_like_parts(whole: nn.Module, chain: Chain, moment: list[Moment]) -> None:
+    """Seed the generator before each of ``whole``'s modules that is a layer of ``chain``, for ``moment[0]``."""
+    modules = dict(whole.named_modules())
+    for index, name in enumerate(chain.names):
+        if isinstance(modules.get(name), nn.Dropout):
+            seed_before(modules[name], index, moment)
+
+
+def seed_before(module: nn.Module, layer: int, moment: list[Moment]) -> None:
+    def hook(module: nn.Module, _: object) -> None:
+        if module.training:
+            torch.manual_seed(layer_seed(moment[0], layer))
+
+    module.register_forward_pre_hook(hook)
+
+
+class Unsplit:
+    """The job on one network, by a plain loop."""
+
+    def __init__(self, job: Job, data: Dataset) -> None:
+        self.job, self.data = job, data
+        self.model = build_model(job.model, job.classes, job.input_shape, job.seed)
+        self.moment = [Moment(job.seed, 0)]
+        chain = Chain(build_model(job.model, job.classes, job.input_shape), job.input_shape)
+        draw_like_parts(self.model, chain, self.moment)
+        self.optimizer = optimizer(job, list(self.model.parameters()))
+
+    def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(self.model(pictures), labels)
+
+    def train(self) -> list[float]:
+        losses = []
+        steps = len(self.data.train.labels) // self.job.batch_size
+        steps = min(steps, self.job.steps or steps)
+        for epoch in range(self.job.epochs):
+            drawn = batches(
+                self.data.train,
+                self.job.batch_size,
+                seed=self.job.seed,
+                epoch=epoch,
+                shuffle=True,
+                augment=self.job.data.augment,
+                drop_last=True,
+            )
+            self.model.train()
+            for step, (pictures, labels) in zip(range(steps), drawn, strict=False):
+                self.moment[0] = Moment(self.job.seed, epoch * steps + step)
+                losses.append(self.step(pictures, labels))
+        return losses
+
+    def step(self, pictures: torch.Tensor, labels: torch.Tensor) -> float:
+        total = 0.0
+        parts = self.job.microbatches
+        self.optimizer.zero_grad()
+        for number, (some, answers) in enumerate(zip(pictures.chunk(parts), labels.chunk(parts), strict=True)):
+            self.moment[0] = self.moment[0]._replace(microbatch=number)
+            loss = self.loss(some, answers) / parts
+            loss.backward()
+            total += loss.item()
+        self.optimizer.step()
+        return total
+
+
+def optimizer(job: Job, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    spec = job.optimizer
+    if spec.name == "adam":
+        return torch.optim.Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+    return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)

@@ -1,0 +1,193 @@
+"""Small networks as a user may write them, each with something that makes it hard to cut."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    """A residual with a functional in-place addition and a functional dropout."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.conv(x))
+        y += x
+        y = self.relu(y)
+        return F.dropout(y, 0.3, training=self.training)
+
+
+class Everything(nn.Module):
+    """Chunks of a tuple, a direct parameter, an identity, sizes as scalars, a residual across almost all of it."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 8).view(1, 8, 1, 1))
+        self.nothing = nn.Identity()
+        self.block = Block(8)
+        self.thin = nn.Conv2d(4, 4, 1)
+        self.register_buffer("shift", torch.full((1, 8, 1, 1), 0.1))
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, height, width = x.size(0), x.shape[2], x.shape[3]
+        x = self.nothing(self.stem(x))
+        y = self.block(x) * self.scale
+        left, right = y.chunk(2, dim=1)
+        y = torch.cat([self.thin(left), right], dim=1) + self.shift
+        y = F.relu(y + x, inplace=True) * self.scale
+        y = y.view(batch, 8, height * width).mean(2)
+        y = F.dropout(y, 0.5, self.training)
+        return self.head(y) + torch.tensor([0.25])
+
+
+class Plain(nn.Module):
+    """Small, without batch norm: dropout and two convolutions."""
+
+    def __init__(self, classes: int = 10, width: int = 8) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.2),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+        )
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class ChangesItself(nn.Module):
+    """Ways to change a tensor in place whose old name is read afterwards."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        if self.how == "method":
+            y.add_(1)
+        elif self.how == "function":
+            torch.relu_(y)
+        elif self.how == "module":
+            self.relu(y)
+        elif self.how == "operator":
+            z, size, count = y, x.size(0), x.size(0)
+            z *= 3
+            size += 1  # a number has no other name
+            z += count
+        return y.flatten(1) + y.flatten(1)
+
+
+class ThroughView(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        y[:, :1].add_(1)
+        return y.flatten(1)
+
+
+class OtherInTraining(nn.Module):
+    """Does something else in training, in its own forward."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) * 2 if self.training else x.flatten(1)
+
+
+class Head(nn.Module):
+    """Adds an operation in evaluation, and so cannot be looked into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.linear(x)
+        return x if self.training else x.softmax(1)
+
+
+class WithHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tail = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        self.head = Head()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.tail(self.head(x.mean((2, 3))))
+
+
+class Tied(nn.Module):
+    """One convolution called twice, or one weight used as a parameter and by a module."""
+
+    def __init__(self, direct: bool) -> None:
+        super().__init__()
+        self.direct = direct
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.linear(x.mean((2, 3))))
+        return F.linear(x, self.linear.weight) if self.direct else self.linear(x)
+
+
+class Draws(nn.Module):
+    """Noise by names that tell nobody that numbers are drawn, twice in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(3, 16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x.mean((2, 3)))
+        x = x + torch.empty_like(x).exponential_()
+        return self.head(torch.poisson(x.abs()) + x)
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return x if mask is None else x * mask
+
+
+class TwoResults(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, x * 2
+
+
+def method() -> nn.Module:
+    return ChangesItself("method")
+
+
+def function() -> nn.Module:
+    return ChangesItself("function")
+
+
+def module() -> nn.Module:
+    return ChangesItself("module")
+
+
+def an_operator() -> nn.Module:
+    return ChangesItself("operator")
+
+
+def tied() -> nn.Module:
+    return Tied(direct=False)
+
+
+def tied_directly() -> nn.Module:
+    return Tied(direct=True)
+
+
+def broken() -> nn.Module:
+    raise KeyError("no\nsuch setting")
+
+
+def text() -> str:
+    return "not a module"
