@@ -5,7 +5,7 @@ else's as ``module:function``. The annotation of the first argument, a msgspec S
 suite's ``parameters``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -19,7 +19,7 @@ class Measurement(msgspec.Struct, frozen=True):
     metric: str
     value: float
     unit: str
-    case: dict[str, CaseValue] = {}
+    case: Mapping[str, CaseValue] = {}
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

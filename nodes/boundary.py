@@ -14,7 +14,7 @@ def pack(values: Values) -> tuple[Tensors, dict[str, View], dict[str, int]]:
     integers = {name: int(value) for name, value in values.items() if name not in tensors}
     views: dict[str, View] = {}
     by_storage: dict[int, list[str]] = {}
-    for name in sorted(tensors, key=lambda name: -tensors[name].numel()):
+    for name in sorted(tensors, key=lambda name: (-tensors[name].numel(), not tensors[name].is_contiguous())):
         kept = by_storage.setdefault(tensors[name].untyped_storage()._cdata, [])
         view = next((view for base in kept if (view := _view(base, tensors[base], tensors[name]))), None)
         if view:

@@ -44,8 +44,14 @@ class Channel(Protocol):
     peer: str
     sent: dict[str, Traffic]  # by message tag
     connections: list[Connection]  # none in memory
-    wire_s: float  # time between the first and the last byte of each frame received, summed
-    serialise_s: float  # time spent to encode and decode
+
+    @property
+    def wire_s(self) -> float:
+        """Time between the first and the last byte of each frame received, summed."""
+
+    @property
+    def serialise_s(self) -> float:
+        """Time spent to encode and decode."""
 
     async def send(self, message: AnyMessage) -> None:
         """Hand ``message`` over; returns when more may be sent. Raises ChannelClosed."""

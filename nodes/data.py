@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from nodes.batches import batches, partition_dirichlet, partition_iid, subset
-from nodes.picture_files import Split, Stored, npz_headers, read_cifar10, read_idx, read_npz, read_stl10
+from nodes.picture_files import (
+    Split,
+    Stored,
+    npz_headers,
+    npz_name,
+    read_cifar10,
+    read_idx,
+    read_npz,
+    read_stl10,
+)
 from nodes.picture_folders import read_folder, read_ham10000, read_imagenet
 from nodes.pictures import (
     Colour,
@@ -135,6 +144,16 @@ def check(name: str, directory: Path | None) -> None:
         place, _ = _locate(name, directory)
         if place.is_file():
             npz_headers(place)
+
+
+def recorded_name(name: str, directory: Path | None) -> str:
+    """What records call the data set ``name``, as ``load`` will: files may name themselves. Raises DataError."""
+    name = resolve(name, directory)
+    if name == EMBEDDED:
+        return name
+    with _naming(name):
+        place, _ = _locate(name, directory)
+        return npz_name(place) if place.is_file() else name
 
 
 def load(name: str, directory: Path | None, side: int | None = None) -> Dataset:

@@ -38,7 +38,7 @@ IN_PLACE = {
 
 
 class _Proxy(fx.Proxy):
-    """Records ``x += y`` as such; fx itself would take it for ``x = x + y``, which leaves other names of x alone."""
+    """Records ``x += y`` as such; fx takes it for ``x = x + y``, which leaves other names of x alone."""
 
 
 def _recorded(operation: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
@@ -76,7 +76,7 @@ def trace(model: nn.Module) -> fx.Graph:
             differing = _differing(train, evaluate)
             if "" in differing or differing <= leaves:
                 raise ModelError(
-                    "outside its modules the model does not do in training what it does in evaluation"
+                    "in training the model does something else than in evaluation, outside a module"
                 )
             leaves |= differing
     finally:
@@ -139,8 +139,8 @@ def ends(graph: fx.Graph) -> tuple[str, str]:
 def clear_in_place(model: nn.Module, graph: fx.Graph, observed: dict[fx.Node, Any]) -> bool:
     """Make every operation return a new tensor; what came after an in-place one reads its result.
 
-    ``observed`` is what the nodes of ``graph`` yield as it stands. Returns whether anything was in-place. Raises
-    ModelError where a tensor is changed of which another view is read later.
+    ``observed`` is what the nodes of ``graph`` yield as it stands. Returns whether anything was in-place.
+    Raises ModelError where a tensor is changed of which another view is read later.
     """
     changing = [node for node in graph.nodes if _in_place(model, node)]
     for node in changing:
@@ -181,9 +181,9 @@ def _make_pure(node: fx.Node) -> None:
         node.kwargs = {**node.kwargs, "inplace": False}
     elif node.target in IN_PLACE:
         node.target = IN_PLACE[node.target]
-    elif node.op == "call_method" and callable(getattr(torch.Tensor, node.target[:-1], None)):
+    elif isinstance(node.target, str) and callable(getattr(torch.Tensor, node.target[:-1], None)):
         node.target = node.target[:-1]
-    elif node.op == "call_function" and hasattr(torch, node.target.__name__[:-1]):
+    elif callable(node.target) and hasattr(torch, node.target.__name__[:-1]):
         node.target = getattr(torch, node.target.__name__[:-1])
     else:  # such as exponential_, which has no other form
         with node.graph.inserting_before(node):
@@ -191,7 +191,7 @@ def _make_pure(node: fx.Node) -> None:
 
 
 def _check_no_alias(operation: fx.Node, changed: fx.Node, observed: dict[fx.Node, Any]) -> None:
-    """Raise ModelError if something else that shares the storage of ``changed`` is read after ``operation``."""
+    """Raise ModelError if something else in the storage of ``changed`` is read after ``operation``."""
     for node in itertools.takewhile(lambda node: node is not operation, observed):
         shares = node is not changed and _storage(observed[node]) == _storage(observed[changed])
         if shares and any(user > operation for user in node.users):

@@ -9,14 +9,14 @@ class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Base of the parts of a job."""
 
 
-class StageSpec(_Spec):
+class StageSpec(_Spec, frozen=True, kw_only=True):
     """The stage at a cut: a built-in's name or ``module:callable``, and its options."""
 
     name: str = "identity"
     options: dict[str, Any] = {}
 
 
-class OptimizerSpec(_Spec):
+class OptimizerSpec(_Spec, frozen=True, kw_only=True):
     """Each node's own optimizer, over its own parameters. ``schedule`` is per epoch."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -26,7 +26,7 @@ class OptimizerSpec(_Spec):
     schedule: Literal["constant", "cosine"] = "constant"
 
 
-class DataSpec(_Spec):
+class DataSpec(_Spec, frozen=True, kw_only=True):
     """What the UE reads. ``name`` is a data set of ``nodes.data``; None for a count takes all there is."""
 
     name: str = "digits"
@@ -36,7 +36,7 @@ class DataSpec(_Spec):
     augment: bool = False
 
 
-class Job(_Spec):
+class Job(_Spec, frozen=True, kw_only=True):
     """A task for a chain of P nodes: train for ``epochs``, testing after each; 0 epochs only tests.
 
     ``splits`` has P-1 entries: layers done when leaving node p. ``stages`` has one entry a link; a stage acts

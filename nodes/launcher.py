@@ -33,6 +33,7 @@ class Launcher:
     """Forks nodes as told, and tells of their ends."""
 
     def __init__(self) -> None:
+        libc.prctl(PR_SET_NAME, b"launcher")  # for who looks at the process table
         self._events = os.dup(1)
         os.dup2(2, 1)  # what a model of the user's prints is no event
         self._nodes: dict[int, str] = {}

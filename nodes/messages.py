@@ -20,7 +20,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, eq=False, forbid_unknow
     """Base of all messages."""
 
 
-class Hello(Message, tag="hello"):
+class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     """The first message on a connection: who speaks."""
 
     node: str
@@ -28,7 +28,7 @@ class Hello(Message, tag="hello"):
     port: int = 0
 
 
-class Configure(Message, tag="configure"):
+class Configure(Message, frozen=True, kw_only=True, tag="configure"):
     """Runner to node: the job, which of its nodes you are, and where your downstream neighbour listens."""
 
     job: Job
@@ -36,7 +36,7 @@ class Configure(Message, tag="configure"):
     downstream: tuple[str, int] | None = None
 
 
-class SplitCost(Message, tag="sci"):
+class SplitCost(Message, frozen=True, kw_only=True, tag="sci"):
     """Split-cost information (HiveMind, section IV-B): ``tensors["cost_s"]`` is float32 [L+1], the least cost from
     each boundary on, as the sender sees it."""
 
@@ -45,14 +45,14 @@ class SplitCost(Message, tag="sci"):
     tensors: Tensors
 
 
-class Assign(Message, tag="assign"):
+class Assign(Message, frozen=True, kw_only=True, tag="assign"):
     """Which layers each node holds: ``splits[p]`` layers are done when the task leaves node p."""
 
     assignment: int
     splits: tuple[int, ...]
 
 
-class Parameters(Message, tag="parameters"):
+class Parameters(Message, frozen=True, kw_only=True, tag="parameters"):
     """State of layers ``start`` to ``stop`` (parameters, buffers and optimizer state), by name."""
 
     assignment: int
@@ -70,7 +70,7 @@ class View(msgspec.Struct, frozen=True, array_like=True):
     offset: int
 
 
-class Activation(Message, tag="activation", kw_only=True):
+class Activation(Message, frozen=True, kw_only=True, tag="activation"):
     """Smashed data going downstream, with the labels of the batch.
 
     ``tensors`` are the stage's wire tensors, ``labels`` one more; ``grads`` names the values whose gradients
@@ -90,7 +90,7 @@ class Activation(Message, tag="activation", kw_only=True):
     save: int | None = None
 
 
-class Gradient(Message, tag="gradient", kw_only=True):
+class Gradient(Message, frozen=True, kw_only=True, tag="gradient"):
     """Gradients going upstream, by value name; a value without a gradient is absent. ``metrics`` of the last node."""
 
     assignment: int
@@ -100,7 +100,7 @@ class Gradient(Message, tag="gradient", kw_only=True):
     tensors: Tensors
 
 
-class Result(Message, tag="result"):
+class Result(Message, frozen=True, kw_only=True, tag="result"):
     """What came of a task, going upstream to the UE; or what a node reports to the runner."""
 
     assignment: int
@@ -110,21 +110,21 @@ class Result(Message, tag="result"):
     tensors: Tensors = {}
 
 
-class Heartbeat(Message, tag="heartbeat"):
+class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     """A node lives; ``metrics`` say how far it is."""
 
     node: str
     metrics: dict[str, float] = {}
 
 
-class Error(Message, tag="error"):
+class Error(Message, frozen=True, kw_only=True, tag="error"):
     """Something failed at ``node``; it ends the job there."""
 
     node: str
     reason: str
 
 
-class Shutdown(Message, tag="shutdown"):
+class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
     """No more tasks will come; to the runner, with the node's report (``nodes.chain.NodeReport`` as plain data)."""
 
     reason: str = "done"

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,10 +138,20 @@ def read_npz(path: Path, classes: tuple[str, ...], _side: int) -> Stored:
         where = f"{path}: {part}_labels"
         return Split(_three_channels(images), _checked_labels(labels, len(images), len(classes), where))
 
+    return Stored(_npz_name(path, found), classes, split("train"), split("test"))
+
+
+def npz_name(path: Path) -> str:
+    """What records call the data set in ``path``. Raises DataError."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return _npz_name(path, {"name": arrays["name"]} if "name" in npz_headers(path) else {})
+
+
+def _npz_name(path: Path, found: Mapping[str, Any]) -> str:
     name = str(found["name"].item()) if "name" in found else path.stem
     if not name or not name.isprintable():
         raise DataError(f"{path}: name is {name!r}, expected a word that records can carry")
-    return Stored(name, classes, split("train"), split("test"))
+    return name
 
 
 def npz_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:

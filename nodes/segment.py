@@ -198,10 +198,11 @@ class Segment:
         loss = nn.functional.cross_entropy(logits, labels) / self.job.microbatches
         torch.autograd.backward(loss)
         self._step(message.save)
-        metrics = {"count": float(len(labels))}
-        if loss.device.type != "meta":
-            metrics["loss"] = loss.item()
-            metrics["correct"] = float((logits.argmax(1) == labels).sum())
+        metrics = {
+            "count": float(len(labels)),
+            "loss": number(loss),
+            "correct": number((logits.argmax(1) == labels).sum()),
+        }
         return Gradient(
             assignment=message.assignment,
             step=message.step,
@@ -309,6 +310,11 @@ def last_checkpoint(job: Job, layers: int) -> int:
         if not place(job.splits, index, layers).relays
     ]
     return max(set.intersection(*epochs), default=0)
+
+
+def number(scalar: torch.Tensor) -> float:
+    """What ``scalar`` holds; 0 if it holds nothing, being on the meta device."""
+    return 0.0 if scalar.is_meta else float(scalar)
 
 
 def _gradients(received: Tensors) -> Tensors:

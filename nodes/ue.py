@@ -10,7 +10,7 @@ from nodes.data import Dataset
 from nodes.job import Job
 from nodes.messages import Activation, AnyMessage, Assign, Gradient, Result, Shutdown
 from nodes.node import Action, Compute, Direction, Finish, Send
-from nodes.segment import ProtocolError, Segment
+from nodes.segment import ProtocolError, Segment, number
 
 
 class Course(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,10 +190,8 @@ class Source:
     def score(self, result: Result) -> Result:
         """Count the right answers of ``result``."""
         answers = self._answers.pop(result.step)
-        metrics = {"count": float(len(answers))}
-        logits = result.tensors["logits"]
-        if not logits.is_meta:
-            metrics["correct"] = float((logits.argmax(1) == answers).sum())
+        correct = (result.tensors["logits"].argmax(1) == answers).sum()
+        metrics = {"count": float(len(answers)), "correct": number(correct)}
         return msgspec.structs.replace(result, metrics=metrics, tensors={})
 
     @property

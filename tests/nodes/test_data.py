@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from nodes import data
-from nodes.data import DataError, check, load, resolve
+from nodes.data import DataError, check, load, recorded_name, resolve
 from nodes.pictures import Files, resize, stratified
 
 
@@ -527,3 +527,11 @@ def test_stratified_keeps_shares_and_is_nested() -> None:
     assert (len(large), set(small) <= set(large)) == (53, True)
     assert stratified(labels, 100, seed=1).tolist() == list(range(100))
     assert stratified(labels, 10, seed=2).tolist() != small.tolist()
+
+
+def test_records_carry_the_name_that_a_file_gives_itself(tmp_path: Path) -> None:
+    write_npz(tmp_path / "cifar10.npz", name=npy("<U12", (), "cifar10-jpeg".encode("utf-32-le")))
+    write_npz(tmp_path / "plain.npz")
+    assert recorded_name("cifar10", tmp_path) == load("cifar10", tmp_path).name == "cifar10-jpeg"
+    assert recorded_name("npz:plain", tmp_path) == "plain"
+    assert recorded_name("auto(cifar10)", None) == "digits"

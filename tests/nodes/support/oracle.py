@@ -1,5 +1,8 @@
 """A whole network, trained as torch alone would: what every split run must equal bit for bit."""
 
+import math
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -54,11 +57,21 @@ class Unsplit:
                 augment=self.job.data.augment,
                 drop_last=True,
             )
+            self.begin_epoch(epoch)
             self.model.train()
             for step, (pictures, labels) in zip(range(steps), drawn, strict=False):
                 self.moment[0] = Moment(self.job.seed, epoch * steps + step)
                 losses.append(self.step(pictures, labels))
         return losses
+
+    def begin_epoch(self, epoch: int) -> None:
+        spec = self.job.optimizer
+        if spec.schedule == "cosine":
+            for group in self.optimizer.param_groups:
+                group["lr"] = spec.lr * (1 + math.cos(math.pi * epoch / self.job.epochs)) / 2
+
+    def test_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return batches(self.data.test, 1, seed=0, epoch=0, shuffle=False, augment=False)
 
     def step(self, pictures: torch.Tensor, labels: torch.Tensor) -> float:
         total = 0.0

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import vgg
 
 
 class Block(nn.Module):
@@ -62,6 +63,12 @@ class Plain(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(x).mean((2, 3)))
+
+
+class Undropped(Plain):
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__(classes)
+        self.features[2] = nn.Identity()
 
 
 class ChangesItself(nn.Module):
@@ -191,3 +198,12 @@ def broken() -> nn.Module:
 
 def text() -> str:
     return "not a module"
+
+
+def narrow_vgg11_bn(classes: int = 10) -> nn.Module:
+    """VGG-11 with batch norm and dropout, its fully connected layers 64 instead of 4,096 wide."""
+    features = vgg.make_layers(vgg.cfgs["A"], batch_norm=True)
+    model = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for width in (512, 64):
+        model.append(nn.Linear(width, 64)).append(nn.ReLU(inplace=True)).append(nn.Dropout(0.5))
+    return model.append(nn.Linear(64, classes))

@@ -1,0 +1,241 @@
+"""Chains of real processes against the same jobs in this process: equal losses, parameters and bytes."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from bench.live import run_live
+from bench.node_command import TOKEN_VARIABLE, run_node
+from bench.processes import RunError
+from bench.strict_yaml import InputError
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from nodes.chain import Outcome, run_in_process
+from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.models import outline
+from nodes.segment import checkpoint_path
+
+NAMES = {1: ("all",), 2: ("ue", "cloud"), 3: ("ue", "mec", "cloud"), 5: ("ue", "mec1", "mec2", "mec3", "cloud")}
+NETWORK = "nodes.networks:small_cnn"  # has batch norm and dropout
+SHAPE = (3, 32, 32)
+MINED = (StageSpec(), StageSpec(name="no_such_module:stage"))
+
+
+def job(nodes: int, folder: Path, model: str = NETWORK, batches: int = 5, batch_size: int = 8, **more) -> Job:
+    fields = {
+        "splits": tuple(layers_of(model) * (index + 1) // (nodes + 1) for index in range(nodes - 1)),
+        "stages": (StageSpec(),) * (nodes - 1),
+        "data": DataSpec(train_samples=batches * batch_size, test_samples=20),
+        "optimizer": OptimizerSpec(lr=0.02, momentum=0.9, weight_decay=5e-4),
+    }
+    return Job(
+        model=model,
+        input_shape=SHAPE,
+        classes=10,
+        nodes=NAMES[nodes],
+        batch_size=batch_size,
+        threads=1,
+        checkpoint=str(folder),
+        **fields | more,
+    )
+
+
+@cache
+def layers_of(model: str) -> int:
+    return len(outline(model, 10, SHAPE))
+
+
+@pytest.fixture(autouse=True)
+def _thread_count_stays() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def saved(job: Job, epoch: int = 1) -> dict[str, torch.Tensor]:
+    """All parameters and buffers of the model, from the nodes' checkpoints."""
+    state: dict[str, torch.Tensor] = {}
+    for index in range(len(job.nodes)):
+        part = torch.load(checkpoint_path(job, index, epoch), weights_only=True)["modules"].get("part", {})
+        assert not state.keys() & part.keys()
+        state |= part
+    return state
+
+
+def assert_equal(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert state.keys() == other.keys()
+    assert [name for name in state if not torch.equal(state[name], other[name])] == []
+
+
+def assert_counted(live: Outcome, model: Outcome) -> None:
+    """Frames are those of the in-process run, and the kernel saw acknowledged all that was written."""
+    assert [(n.name, n.sent_up, n.sent_down) for n in live.nodes] == [
+        (n.name, n.sent_up, n.sent_down) for n in model.nodes
+    ]
+    for index, node in enumerate(live.nodes):
+        neighbours = [live.nodes[at].name for at in (index - 1, index + 1) if 0 <= at < len(live.nodes)]
+        assert Counter((link.peer, link.kind) for link in node.connections) == Counter(
+            (peer, kind) for peer in neighbours for kind in ("websocket", "bulk")
+        )
+        for link in node.connections:
+            assert link.written_bytes == link.acked_bytes
+        framed = [*node.sent_up.values(), *node.sent_down.values()]
+        least = sum(traffic.header_bytes + traffic.payload_bytes for traffic in framed)
+        assert sum(link.written_bytes for link in node.connections) > least
+
+
+@pytest.mark.parametrize(
+    ("model", "nodes", "batches", "batch_size"),
+    [("resnet18", 3, 20, 4), (NETWORK, 2, 5, 8), (NETWORK, 3, 5, 8), (NETWORK, 5, 5, 8)],
+)
+def test_a_chain_of_processes_trains_as_the_unsplit_model(model, nodes, batches, batch_size, tmp_path):
+    split = job(nodes, tmp_path / "live", model, batches, batch_size)
+    unsplit = job(1, tmp_path / "unsplit", model, batches, batch_size)
+    live, alone = run_live(split), run_in_process(unsplit)
+    assert len(alone.losses) == batches
+    assert live.losses == alone.losses
+    assert live.epochs[0]["test_accuracy"] == alone.epochs[0]["test_accuracy"]
+    assert_equal(saved(split), saved(unsplit))
+    assert_counted(live, run_in_process(job(nodes, tmp_path / "again", model, batches, batch_size)))
+    assert len({node.pid for node in live.nodes} | {os.getpid()}) == nodes + 1
+    assert all(node.cpu_s > 0 for node in live.nodes)
+
+
+def test_microbatches_stages_and_links_change_nothing_of_that(tmp_path):
+    slow = LinkProfile(rate_bps=200e6, delay_s=0.002)
+    split = job(3, tmp_path / "live", microbatches=2, epochs=2)
+    live = run_live(split, [Duplex(up=slow, down=slow), Duplex()])
+    model = run_in_process(job(3, tmp_path / "model", microbatches=2, epochs=2))
+    assert live.losses == model.losses
+    assert_counted(live, model)
+    assert_equal(saved(split, 2), saved(job(3, tmp_path / "model"), 2))
+
+
+def test_the_model_s_end_may_be_before_the_chain_s(tmp_path):
+    unsplit = job(1, tmp_path / "unsplit")
+    split = job(3, tmp_path / "live", splits=(4, layers_of(NETWORK)))
+    live = run_live(split)
+    assert live.losses == run_in_process(unsplit).losses
+    assert [node.layers for node in live.nodes] == [4, layers_of(NETWORK) - 4, 0]
+
+
+@pytest.fixture
+def standing(monkeypatch) -> Iterator[dict[str, tuple[str, int]]]:
+    """Nodes started by hand; their addresses."""
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    started = [start_by_hand(name) for name in NAMES[3]]
+    try:
+        yield {name: address_of(process) for name, process in zip(NAMES[3], started, strict=True)}
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+TOKEN = "correct horse battery staple"
+BY_HAND = "import sys; from bench.node_command import run_node; sys.exit(run_node(sys.argv[1], once=%r))"
+
+
+def start_by_hand(name: str, once: bool = False) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", BY_HAND % once, name], stdout=subprocess.PIPE, text=True)
+
+
+def address_of(process: subprocess.Popen[str]) -> tuple[str, int]:
+    line = process.stdout.readline()
+    host, port = re.fullmatch(r"\w+ listens at ([\d.]+):(\d+)\n", line).groups()
+    return host, int(port)
+
+
+def test_nodes_started_by_hand_serve_one_run_after_the_other(standing, tmp_path):
+    model = run_in_process(job(3, tmp_path / "model"))
+    for folder in ("one", "two"):
+        live = run_live(job(3, tmp_path / folder), addresses=standing, token=TOKEN)
+        assert live.losses == model.losses
+        assert_counted(live, model)
+
+
+def test_nodes_started_by_hand_serve_on_after_a_run_that_failed(standing, tmp_path):
+    with pytest.raises(RunError, match="cloud: ModelError"):
+        run_live(job(3, tmp_path, stages=MINED), addresses=standing, token=TOKEN)
+    live = run_live(job(3, tmp_path / "live"), addresses=standing, token=TOKEN)
+    assert live.losses == run_in_process(job(3, tmp_path / "model")).losses
+
+
+def test_nodes_wait_for_no_neighbour_of_a_run_that_is_over(standing, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        nowhere = standing | {"ue": gone.getsockname()}
+    with pytest.raises(RunError, match="lost ue: "):
+        run_live(job(3, tmp_path / "none"), addresses=nowhere, token=TOKEN)
+    assert run_live(job(3, tmp_path / "live"), addresses=standing, token=TOKEN).losses
+
+
+def test_a_wrong_token_is_refused_and_not_told(standing, tmp_path):
+    with pytest.raises(RunError, match="refused with status 401") as raised:
+        run_live(job(3, tmp_path), addresses=standing, token="another one that is long")
+    assert "another one" not in str(raised.value)
+
+
+def test_a_node_started_for_one_run_ends_with_it(monkeypatch, tmp_path):
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    process = start_by_hand("all", once=True)
+    run_live(job(1, tmp_path), addresses={"all": address_of(process)}, token=TOKEN)
+    assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("token", [None, "", "short", "long enough but\nof two lines"])
+def test_a_node_by_hand_needs_a_token(token, monkeypatch):
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    if token is not None:
+        monkeypatch.setenv(TOKEN_VARIABLE, token)
+    with pytest.raises(InputError, match="BENCH_TOKEN: needs at least 16") as raised:
+        run_node("mec")
+    assert not token or token not in str(raised.value)
+
+
+def test_a_taken_port_is_unusable_input(monkeypatch):
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"127.0.0.1:{port}: .*in use"):
+            run_node("mec", port=port)
+
+
+def test_the_launcher_has_no_thread_that_a_fork_would_lose(tmp_path):
+    run_live(job(1, tmp_path, batches=1))
+    (server,) = [p for p in psutil.Process().children() if "nodes.launcher" in p.cmdline()]
+    assert server.num_threads() == 1
+
+
+def test_the_token_is_in_no_argument_and_no_environment(tmp_path, monkeypatch):
+    monkeypatch.setattr("secrets.token_urlsafe", lambda size: TOKEN)
+    shown: list[str] = []
+
+    def say(metrics: dict[str, float]) -> None:
+        for process in psutil.Process().children(recursive=True):
+            shown.extend([*process.cmdline(), *process.environ().values()])
+
+    run_live(job(3, tmp_path), say=say)
+    assert any("nodes.launcher" in text for text in shown)
+    assert not any(TOKEN in text for text in shown)
+
+
+def test_nodes_listen_on_the_loopback_device_alone(tmp_path):
+    heard: dict[str, set[str]] = {}
+
+    def say(metrics: dict[str, float]) -> None:
+        for process in psutil.Process().children(recursive=True):
+            listening = [c for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+            heard[process.name()] = {connection.laddr.ip for connection in listening}
+
+    run_live(job(3, tmp_path), say=say)
+    assert [heard[name] for name in NAMES[3]] == [{"127.0.0.1"}] * 3

@@ -1,0 +1,379 @@
+"""Processes that are killed, stopped or fail, at any moment: the run ends, says which, and leaves nothing."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+import torch
+
+from bench import live, processes
+from bench.live import run_live
+from bench.processes import RunError, launcher
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from nodes.chain import Outcome
+from nodes.job import DataSpec, Job, StageSpec
+from nodes.segment import checkpoint_path
+
+SUPPORT = Path(__file__).parent / "support"
+LINK = LinkProfile(rate_bps=200e6)
+LINKS = [Duplex(up=LINK, down=LINK), Duplex()]
+ENDLESS = 100_000
+
+
+@pytest.fixture(autouse=True)
+def _mines_can_be_imported(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(SUPPORT))
+
+
+def job(folder: Path, stage: StageSpec = StageSpec(), **more) -> Job:
+    fields = {"data": DataSpec(train_samples=16, test_samples=8), "batch_size": 8, "splits": (3, 6)} | more
+    return Job(
+        model="nodes.networks:small_cnn",
+        input_shape=(3, 32, 32),
+        classes=10,
+        nodes=("ue", "mec", "cloud"),
+        stages=(stage, stage),
+        threads=1,
+        checkpoint=str(folder),
+        **fields,
+    )
+
+
+def mine(node: str, moment: str, effect: str) -> StageSpec:
+    return StageSpec(name="mines:Mine", options={"node": node, "moment": moment, "effect": effect})
+
+
+def process(name: str) -> psutil.Process:
+    """The launcher or node called so."""
+    (found,) = [p for p in psutil.Process().children(recursive=True) if p.name() == name]
+    return found
+
+
+def emulator() -> psutil.Process:
+    (found,) = [p for p in psutil.Process().children() if p.cmdline()[-1:] == ["netem.emulate"]]
+    return found
+
+
+class Once:
+    """Something to do when the UE first reports an epoch, and the time since."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._done_at: float | None = None
+
+    def __call__(self, metrics: dict[str, float]) -> None:
+        if self._done_at is None:
+            self._done_at = time.monotonic()
+            self._act()
+
+    @property
+    def ago_s(self) -> float:
+        return time.monotonic() - self._done_at
+
+
+def error_of(*arguments, **more) -> str:
+    with pytest.raises(RunError) as raised:
+        run_live(*arguments, **more)
+    assert nodes_left() == []
+    return str(raised.value)
+
+
+def nodes_left() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if p.name() in ("ue", "mec", "cloud")]
+
+
+def assert_runs(folder: Path) -> None:
+    """The next run of this process works."""
+    assert len(run_live(job(folder)).losses) == 2
+
+
+@pytest.mark.parametrize("node", ["ue", "mec", "cloud"])
+def test_a_killed_node_is_named_within_three_seconds(node, tmp_path):
+    kill = Once(lambda: process(node).kill())
+    assert error_of(job(tmp_path, epochs=ENDLESS), say=kill) == f"{node} was killed by SIGKILL"
+    assert kill.ago_s < 3
+    assert_runs(tmp_path / "next")
+
+
+@pytest.mark.parametrize("node", ["ue", "mec", "cloud"])
+@pytest.mark.parametrize("moment", ["build", "train", "test"])
+def test_a_node_killed_at_any_moment_is_named(node, moment, tmp_path):
+    assert error_of(job(tmp_path, mine(node, moment, "kill"))) == f"{node} was killed by SIGKILL"
+
+
+def test_a_node_killed_before_it_is_configured_is_named(tmp_path, monkeypatch):
+    join = live._join
+
+    async def kill_and_join(*arguments):
+        process("mec").kill()
+        return await join(*arguments)
+
+    monkeypatch.setattr(live, "_join", kill_and_join)
+    assert error_of(job(tmp_path)) == "mec was killed by SIGKILL"
+
+
+def test_a_node_killed_before_it_listens_is_named(tmp_path, monkeypatch):
+    assert_runs(tmp_path / "before")
+    tell = processes.Launcher.tell
+
+    def start_and_kill(self, **command):
+        if command["do"] == "start":
+            process("launcher").suspend()
+        tell(self, **command)
+        if command["do"] == "start":
+            os.kill(process("launcher").pid, signal.SIGCONT)
+            while not nodes_left():
+                pass
+            process("ue").kill()
+
+    monkeypatch.setattr(processes.Launcher, "tell", start_and_kill)
+    assert error_of(job(tmp_path)) == "ue was killed by SIGKILL"
+
+
+def test_a_node_killed_at_the_end_hangs_nothing(tmp_path):
+    try:
+        outcome: Outcome | None = run_live(job(tmp_path), say=Once(lambda: process("cloud").kill()))
+    except RunError as error:
+        outcome = None
+        assert str(error) == "cloud was killed by SIGKILL"
+    assert outcome is None or len(outcome.losses) == 2  # where all had been reported before
+    assert nodes_left() == []
+
+
+def test_a_stopped_node_is_named_within_fifteen_seconds(tmp_path):
+    stop = Once(lambda: process("mec").suspend())
+    assert error_of(job(tmp_path, epochs=ENDLESS), say=stop) == "mec has not been heard of for 10 s"
+    assert stop.ago_s < 15
+    assert_runs(tmp_path / "next")
+
+
+@pytest.mark.parametrize(("node", "moment"), [("ue", "test"), ("cloud", "build")])
+def test_a_node_stopped_at_any_moment_is_named(node, moment, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "SILENCE_S", 4.0)
+    assert error_of(job(tmp_path, mine(node, moment, "stop"))) == f"{node} has not been heard of for 4 s"
+
+
+@pytest.mark.parametrize(
+    ("effect", "error"),
+    [
+        ("memory", "mec: RuntimeError: out of memory: tried to allocate 64 GiB"),
+        ("exit", "mec ended with code 0"),
+        ("leave", "mec ended with code 1"),
+    ],
+)
+@pytest.mark.parametrize("moment", ["train", "test"])
+def test_a_node_that_fails_is_named_with_the_reason(effect, moment, error, tmp_path):
+    assert error_of(job(tmp_path, mine("mec", moment, effect))) == error
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ({"stage": mine("mec", "build", "memory")}, "mec: ModelError: .*out of memory: .*"),
+        ({"stage": StageSpec(name="mines:Unsendable")}, r"ue: FrameError: a tensor of torch.float64 .*"),
+        ({"data": DataSpec(name="cifar10")}, "ue: DataError: cifar10: .*"),
+        ({"splits": (3, 99)}, "(ue|mec|cloud): ModelError: .*"),
+        ({"payload_bytes": 1000}, "(ue lost mec|mec lost ue): .*payload of .*"),
+    ],
+)
+def test_whatever_fails_ends_the_run_in_one_line(what, error, tmp_path):
+    said = error_of(job(tmp_path, **what))
+    assert re.fullmatch(error, said), said  # a dot matches no line's end
+    assert_runs(tmp_path / "next")
+
+
+def test_what_the_listener_raises_comes_out_as_it_is(tmp_path):
+    def say(metrics: dict[str, float]) -> None:
+        raise ZeroDivisionError("of the listener")
+
+    with pytest.raises(ZeroDivisionError, match="of the listener"):
+        run_live(job(tmp_path), say=say)
+    assert nodes_left() == []
+    assert_runs(tmp_path / "next")
+
+
+def test_a_killed_launcher_ends_the_run_and_its_nodes(tmp_path):
+    nodes: list[psutil.Process] = []
+
+    def kill() -> None:
+        nodes.extend(process(name) for name in ("ue", "mec", "cloud"))
+        process("launcher").kill()
+
+    error = error_of(job(tmp_path, epochs=ENDLESS), say=Once(kill))
+    assert error == "the launcher of nodes was killed by SIGKILL"
+    assert psutil.wait_procs(nodes, timeout=10)[1] == []
+    assert_runs(tmp_path / "next")
+
+
+def test_a_launcher_that_cannot_start_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_launcher", None)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RunError, match="the launcher of nodes ended with code 1"):
+        run_live(job(tmp_path))
+
+
+def test_a_killed_emulator_is_named(tmp_path):
+    error = error_of(job(tmp_path, epochs=ENDLESS), LINKS, Once(lambda: emulator().kill()))
+    assert error.startswith("the emulator")
+    assert_runs(tmp_path / "next")
+
+
+# -- the runner itself ends
+
+RUNNER = """
+import sys, msgspec
+from bench.live import run_live
+from nodes.job import Job
+from netem.profiles import Duplex
+job, links = (msgspec.json.decode(text, type=kind) for text, kind in zip(sys.argv[1:], (Job, list[Duplex])))
+print("begins", flush=True)
+run_live(job, links, say=lambda metrics: print("epoch", flush=True))
+"""
+MARK = "LIVE_FAULTS_MARK"
+
+
+class Runner:
+    """A runner in a process of its own, and all that comes of it."""
+
+    def __init__(self, job: Job, links: list[Duplex], folder: Path) -> None:
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
+        self._mark = uuid.uuid4().hex
+        arguments = [msgspec.json.encode(value).decode() for value in (job, links)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {MARK: self._mark, "TMPDIR": str(self.temporary)},
+        )
+
+    def wait_for(self, *lines: str) -> None:
+        for line in lines:
+            assert self.process.stdout.readline() == line + "\n"
+
+    def family(self) -> list[psutil.Process]:
+        """All processes that inherited our mark; their parents may be gone."""
+        found = []
+        for other in psutil.process_iter():
+            try:
+                if other.environ().get(MARK) == self._mark:
+                    found.append(other)
+            except psutil.Error:
+                pass
+        return found
+
+    def close(self) -> None:
+        for other in self.family():
+            other.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Runner]]:
+    runners: list[Runner] = []
+
+    def start(*arguments) -> Runner:
+        runners.append(Runner(*arguments))
+        return runners[-1]
+
+    yield start
+    for runner in runners:
+        runner.close()
+
+
+ENDS = {
+    "Ctrl-C at the runner": lambda pid: os.kill(pid, signal.SIGINT),
+    "Ctrl-C in the terminal": lambda pid: os.killpg(pid, signal.SIGINT),
+    "SIGKILL": lambda pid: os.kill(pid, signal.SIGKILL),
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "moment"),
+    [
+        ("Ctrl-C at the runner", ["begins"]),
+        ("SIGKILL", ["begins"]),
+        ("Ctrl-C in the terminal", ["begins", "epoch"]),
+    ],
+)
+def test_a_runner_that_ends_leaves_nothing(how, moment, start, tmp_path):
+    runner = start(job(tmp_path / "checkpoints", epochs=ENDLESS), LINKS, tmp_path)
+    runner.wait_for(*moment)
+    assert_ends_and_leaves_nothing(runner, how, training="epoch" in moment)
+
+
+def assert_ends_and_leaves_nothing(runner: Runner, how: str, training: bool) -> None:
+    family = runner.family()
+    listening = [
+        connection.laddr.port
+        for member in family
+        for connection in member.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    # Runner, launcher, emulator and three nodes; the nodes and a link listen.
+    assert not training or (len(family), len(listening)) == (6, 4)
+    ENDS[how](runner.process.pid)
+    assert runner.process.wait(20) == (-signal.SIGKILL if how == "SIGKILL" else -signal.SIGINT)
+    deadline = time.monotonic() + 15
+    while (left := runner.family()) and time.monotonic() < deadline:
+        psutil.wait_procs(left, timeout=deadline - time.monotonic())
+    assert left == []
+    assert [port for port in listening if listens(port)] == []
+    cache = "torchinductor_"  # a folder that importing torch makes, once for all runs of a user
+    assert [path for path in runner.temporary.iterdir() if not path.name.startswith(cache)] == []
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+# -- what was saved is gone on from
+
+
+def saved(job: Job) -> list[torch.Tensor]:
+    parts = [torch.load(checkpoint_path(job, index, job.epochs), weights_only=True) for index in range(3)]
+    return [tensor for part in parts for tensor in part["modules"]["part"].values()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Job:
+    whole = job(tmp_path_factory.mktemp("whole"), epochs=6)
+    run_live(whole)
+    return whole
+
+
+def assert_same_end(resumed: Job, uninterrupted: Job) -> None:
+    pairs = zip(saved(resumed), saved(uninterrupted), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_run_whose_node_was_killed_is_resumed(uninterrupted, tmp_path):
+    split = job(tmp_path, epochs=6)
+    assert error_of(split, say=Once(lambda: process("mec").kill())) == "mec was killed by SIGKILL"
+    assert not checkpoint_path(split, 0, 6).exists()
+    assert run_live(split).epochs[0]["epoch"] > 1
+    assert_same_end(split, uninterrupted)
+
+
+def test_a_run_whose_runner_was_killed_leaves_nothing_and_is_resumed(uninterrupted, start, tmp_path):
+    split = job(tmp_path / "checkpoints", epochs=6)
+    runner = start(split, LINKS, tmp_path)
+    runner.wait_for("begins", "epoch", "epoch")
+    assert_ends_and_leaves_nothing(runner, "SIGKILL", training=True)
+    assert not checkpoint_path(split, 0, 6).exists()
+    assert run_live(split).epochs[0]["epoch"] > 1
+    assert_same_end(split, uninterrupted)

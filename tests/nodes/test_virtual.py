@@ -1,0 +1,150 @@
+"""Virtual time: how long a run takes is what the formulas say, and its bytes are those of the real run."""
+
+import asyncio
+
+import pytest
+
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from nodes.chain import run_in_process, run_in_virtual_time
+from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.node import Timing
+from nodes.virtual import DeadlockError, VirtualLoop, run_virtual
+
+BATCHES = 6
+UP, DOWN = LinkProfile(rate_bps=2e6, delay_s=0.03), LinkProfile(rate_bps=8e6, delay_s=0.05)
+LINK = Duplex(up=UP, down=DOWN)
+
+
+def make_job(splits=(3,), **changes) -> Job:
+    settings = {
+        "model": "user_models:Plain",
+        "input_shape": (3, 32, 32),
+        "classes": 10,
+        "nodes": tuple(f"node{p}" for p in range(len(splits) + 1)),
+        "splits": splits,
+        "stages": (StageSpec(),) * len(splits),
+        "data": DataSpec(train_samples=24, test_samples=8 * BATCHES),
+        "optimizer": OptimizerSpec(lr=0.02),
+        "epochs": 0,
+        "batch_size": 8,
+        "threads": 1,
+    }
+    return Job(**settings | changes)
+
+
+def crossing_s(traffic, profile) -> tuple[float, float]:
+    """Seconds that one of the messages of ``traffic`` takes: to be sent, and to travel."""
+    wire_bytes = traffic.header_bytes + traffic.payload_bytes
+    return 8 * wire_bytes / traffic.messages / profile.rate_bps, profile.delay_s
+
+
+TIMINGS = [Timing(forward_s=0.010, backward_s=0.015), Timing(forward_s=0.007, backward_s=0.020)]
+
+
+def test_one_batch_at_a_time_takes_the_sum_of_all():
+    outcome = run_in_virtual_time(make_job(window=1), TIMINGS, [LINK])
+    down = crossing_s(outcome.nodes[0].sent_down["activation"], UP)  # towards the cloud
+    back = crossing_s(outcome.nodes[1].sent_up["result"], DOWN)
+    expected = BATCHES * (0.010 + sum(down) + 0.007 + sum(back))
+    assert outcome.epochs[0]["test_s"] == pytest.approx(expected, rel=1e-9)
+    assert outcome.epochs[0]["tested_samples"] == 8 * BATCHES
+    assert [node.compute_s for node in outcome.nodes] == pytest.approx([0.010 * BATCHES, 0.007 * BATCHES])
+
+
+@pytest.mark.parametrize("forward_s", [0.002, 0.3], ids=["the link is slowest", "the UE is slowest"])
+def test_a_full_window_takes_one_batch_and_the_slowest_stage_for_each_other(forward_s):
+    timings = [Timing(forward_s=forward_s), TIMINGS[1]]
+    outcome = run_in_virtual_time(make_job(window=BATCHES), timings, [LINK])
+    sent_s, travel_s = crossing_s(outcome.nodes[0].sent_down["activation"], UP)
+    back_s, return_s = crossing_s(outcome.nodes[1].sent_up["result"], DOWN)
+    stages = [forward_s, sent_s, 0.007, back_s]
+    expected = sum(stages) + travel_s + return_s + (BATCHES - 1) * max(stages)
+    assert outcome.epochs[0]["test_s"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_training_step_takes_forward_and_backward_on_both_sides():
+    job = make_job(epochs=1, data=DataSpec(train_samples=24, test_samples=8))
+    outcome = run_in_virtual_time(job, TIMINGS, [LINK])
+    there = crossing_s(outcome.nodes[0].sent_down["activation"], UP)
+    back = crossing_s(outcome.nodes[1].sent_up["gradient"], DOWN)
+    step_s = 0.010 + sum(there) + 0.007 + 0.020 + sum(back) + 0.015
+    assert len(outcome.step_s) == 3
+    # Of the activations one was a test's, which names no gradients: a few bytes of its header.
+    assert outcome.step_s == pytest.approx([step_s] * 3, rel=1e-3)
+    assert outcome.epochs[0]["train_s"] == pytest.approx(sum(outcome.step_s), rel=1e-6)
+
+
+@pytest.mark.parametrize("stage", ["identity", "float16", "int8", "user_stages:Bottleneck"])
+@pytest.mark.parametrize("splits", [(3,), (0, 3, 3, 5)], ids=str)
+def test_bytes_are_those_of_the_run_with_data(stage, splits):
+    job = make_job(splits, epochs=1, microbatches=2, stages=(StageSpec(name=stage),) * len(splits))
+    if splits[0] == 0 and ":" in stage:
+        job = make_job((3, 3, 5, 5), epochs=1, microbatches=2, stages=job.stages)
+    links = len(job.splits)
+    real = run_in_process(job)
+    virtual = run_in_virtual_time(job, [Timing()] * (links + 1), [LINK] * links)
+    for one, other in zip(real.nodes, virtual.nodes, strict=True):
+        assert one.sent_down == other.sent_down
+        assert one.sent_up == other.sent_up
+        assert (one.name, one.layers, one.steps) == (other.name, other.layers, other.steps)
+    assert virtual.losses == [0.0] * 3
+
+
+def test_a_seed_repeats_a_run_over_links_that_vary():
+    rough = LinkProfile(rate_bps=5e6, delay_s=0.02, jitter_s=0.01, loss=0.05)
+    links = [Duplex(up=rough, down=rough)] * 2
+    job, other = (make_job((3, 5), epochs=1, seed=seed) for seed in (3, 4))
+    one, two, three = (run_in_virtual_time(j, [Timing(forward_s=0.01)] * 3, links) for j in (job, job, other))
+    assert one == two
+    assert one.step_s != three.step_s
+
+
+def test_it_is_an_error_if_nothing_would_ever_happen():
+    with pytest.raises(DeadlockError):
+        run_virtual(asyncio.Event().wait())
+
+
+def test_the_clock_stands_still_while_code_runs_and_jumps_over_sleep():
+    async def main():
+        loop = asyncio.get_running_loop()
+        times = [loop.time()]
+        for _ in range(3):
+            await asyncio.sleep(0)
+            times.append(loop.time())
+        await asyncio.sleep(86_400 * 365)
+        return [*times, loop.time()]
+
+    assert run_virtual(main()) == [0.0, 0.0, 0.0, 0.0, 86_400 * 365]
+
+
+def test_timers_fire_in_order_and_at_their_time():
+    async def main():
+        loop, fired = asyncio.get_running_loop(), []
+        for at in (3.5, 0.25, 2.0, 1e-6):
+            loop.call_at(at, lambda at=at: fired.append((at, loop.time())))
+        await asyncio.sleep(4)
+        return fired
+
+    assert run_virtual(main()) == [(at, at) for at in (1e-6, 0.25, 2.0, 3.5)]
+
+
+def test_a_failure_in_one_node_ends_the_run_with_it():
+    job = make_job(stages=(StageSpec(name="user_stages:Failing"),))
+    with pytest.raises(ZeroDivisionError):
+        run_in_virtual_time(job, [Timing()] * 2, [LINK])
+    with pytest.raises(ZeroDivisionError):
+        run_in_process(job)
+
+
+def test_as_many_timings_and_links_as_the_chain_has():
+    with pytest.raises(ValueError, match="zip"):
+        run_in_virtual_time(make_job(), TIMINGS[:1], [LINK])
+    with pytest.raises(ValueError, match="zip"):
+        run_in_virtual_time(make_job(), TIMINGS, [LINK, LINK])
+
+
+def test_the_loop_is_new_each_time():
+    loop = VirtualLoop()
+    assert loop.time() == 0.0
+    loop.close()
