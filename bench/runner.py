@@ -3,9 +3,11 @@
 An experiment that fails does not stop the others; Ctrl-C ends the run with what there is.
 """
 
+import functools
 import shutil
 import time
 import traceback
+from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -115,3 +117,13 @@ def _record(measurement: Measurement, case: Case, context: Context, run: str) ->
         "device": context.device,
     }
     return msgspec.convert(fields, Record)
+
+
+@functools.cache
+def recorded_dataset(name: str, data_dir: Path | None) -> str:
+    """What records call the data set ``name``: files may name themselves."""
+    if name == "none":
+        return name
+    from nodes.data import recorded_name  # noqa: PLC0415  (imports torch)
+
+    return recorded_name(name, data_dir)
