@@ -22,6 +22,7 @@ from nodes.serve import RUNNER, calling
 from nodes.transport import connect
 
 SILENCE_S = 10.0  # a node, or the emulator, that says nothing for so long is taken for stopped
+PARTS = 5  # of that time: a runner that stood still itself, as by Ctrl-Z, then hears what has come meanwhile
 SETTLE_S = 1.0  # after a first failure, so long is waited for a cause that is certain
 ASK_S = 0.5  # so often the emulator is asked whether it lives
 PATIENCE_S = 5.0  # for nodes that have reported to end by themselves
@@ -166,11 +167,12 @@ class _Run:
 
 
 async def _hear(control: Channel) -> AnyMessage:
-    try:
-        async with asyncio.timeout(SILENCE_S):
-            return await control.receive()
-    except TimeoutError:
-        raise RunError(f"{control.peer} has not been heard of for {SILENCE_S:g} s", weight=2) from None
+    """What a node says next. Raises RunError if that takes too long, and ChannelClosed."""
+    for _ in range(PARTS):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SILENCE_S / PARTS):
+                return await control.receive()
+    raise RunError(f"{control.peer} has not been heard of for {SILENCE_S:g} s", weight=2)
 
 
 async def _all_done(attending: list[Task], pending: set[Task]) -> None:

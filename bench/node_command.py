@@ -30,7 +30,7 @@ def run_node(name: str, host: str = "127.0.0.1", port: int = 0, once: bool = Fal
         print(f"{name} listens at {host}:{bound}", flush=True)
 
     try:
-        well = uvloop.run(serve(name, token, host, port, announce=announce, jobs=1 if once else None))
+        well = uvloop.run(serve(name, token, host, port, announce, jobs=1 if once else None))
     except OSError as error:
         raise InputError([f"{host}:{port}: {error.strerror or error}"]) from None
     return 0 if well else 1

@@ -1,12 +1,9 @@
 """How many bytes crossed a socket? What was written to it, and what the kernel saw acknowledged."""
 
 import asyncio
-import fcntl
 import os
 import socket
 import struct
-import sys
-import termios
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -52,18 +49,19 @@ class Counted:
             return
         await patiently(lambda: not self._unsettled(), self._unsettled, patience_s)
         info = self._info()
-        self.record.acked_bytes = struct.unpack_from("<Q", info, BYTES_ACKED)[0] - self._syn_bytes
+        self.record.acked_bytes = self._acked(info)
         self.record.retransmitted_bytes = struct.unpack_from("<Q", info, BYTES_RETRANS)[0]
         with suppress(OSError):  # the peer may have reset the connection
             self._socket.shutdown(socket.SHUT_WR)
         self._socket.close()
 
     def _unsettled(self) -> int:
-        """Bytes written and not yet acknowledged."""
-        if STATE.unpack_from(self._info())[0] == TCP_CLOSE:
-            return 0
-        unacked = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
-        return self._transport.get_write_buffer_size() + int.from_bytes(unacked, sys.byteorder)
+        """Bytes written and not yet acknowledged; none will be on a connection that is closed."""
+        info = self._info()
+        return 0 if STATE.unpack_from(info)[0] == TCP_CLOSE else self.record.written_bytes - self._acked(info)
+
+    def _acked(self, info: bytes) -> int:
+        return int(struct.unpack_from("<Q", info, BYTES_ACKED)[0]) - self._syn_bytes
 
     def _info(self) -> bytes:
         return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)

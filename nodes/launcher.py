@@ -124,7 +124,7 @@ class Launcher:
             self._tell(event="listening", node=name, port=port)
             os.close(self._events)  # so that the runner sees the launcher's own end as the end of events
 
-        return await nodes.serve.serve(name, token, "127.0.0.1", 0, announce=announce, jobs=1)
+        return await nodes.serve.serve(name, token, "127.0.0.1", 0, announce, jobs=1)
 
 
 def main() -> None:

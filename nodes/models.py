@@ -7,7 +7,6 @@ modules. Boundary i lies before layer i; what crosses it is the set of tensors t
 integers (sizes of the batch) that later layers need.
 """
 
-import functools
 import importlib
 import inspect
 import operator
@@ -62,10 +61,11 @@ def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed
 
     Raises ModelError for a name that is neither, and for whatever fails while the network is made.
     """
-    make = _own(name, classes) if ":" in name else _torchvision(name, classes, input_shape)
     torch.manual_seed(derive(seed))
     try:
-        model = make()
+        model = _own(name, classes) if ":" in name else _torchvision(name, classes, input_shape)
+    except ModelError:
+        raise
     except Exception as error:
         pictures = f"{classes} classes of pictures {tuple(input_shape)}"
         raise ModelError(f"{name} cannot be made for {pictures}: {said(error)}") from None
@@ -86,14 +86,13 @@ def outline(
     return Chain(model, input_shape, granularity)
 
 
-def _own(name: str, classes: int) -> Callable[[], nn.Module]:
-    """The maker ``module:callable``, told the number of classes if it takes ``classes``."""
+def _own(name: str, classes: int) -> Any:
+    """What ``module:callable`` makes, told the number of classes if it takes ``classes``."""
     make = resolve_callable(name)
-    takes = inspect.signature(make).parameters
-    return functools.partial(make, classes=classes) if "classes" in takes else make
+    return make(classes=classes) if "classes" in inspect.signature(make).parameters else make()
 
 
-def _torchvision(name: str, classes: int, input_shape: tuple[int, int, int]) -> Callable[[], nn.Module]:
+def _torchvision(name: str, classes: int, input_shape: tuple[int, int, int]) -> Any:
     from torchvision import models  # noqa: PLC0415  (seconds; only those who build such a model pay for it)
 
     if name not in models.list_models(module=models):
@@ -103,7 +102,7 @@ def _torchvision(name: str, classes: int, input_shape: tuple[int, int, int]) -> 
         settings["image_size"] = input_shape[-1]
     if name in ("googlenet", "inception_v3"):
         settings |= {"aux_logits": False, "init_weights": True}
-    return functools.partial(models.get_model, name, weights=None, **settings)
+    return models.get_model(name, weights=None, **settings)
 
 
 class Chain:
@@ -193,7 +192,7 @@ class Part(nn.Module):
         self._begins = begins  # the layer that begins with a node
 
     def forward(self, values: Values, moment: Moment | None = None) -> Values:
-        """Run the layers on ``values``; in training ``moment`` decides what is drawn, None nothing."""
+        """Run the layers on ``values``; in training ``moment`` decides what is drawn, None does not."""
         run = _Run(self.body, self._begins, moment if self.training else None)
         results = run.run(*(values[name] for name in self.inputs), enable_io_processing=False)
         return dict(zip(self.outputs, results, strict=True))

@@ -120,7 +120,7 @@ class Usage(msgspec.Struct):
 class Node:
     """One node at work."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 (all that a node is given)
         self,
         name: str,
         role: Role,

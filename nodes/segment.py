@@ -314,7 +314,7 @@ def last_checkpoint(job: Job, layers: int) -> int:
 
 def number(scalar: torch.Tensor) -> float:
     """What ``scalar`` holds; 0 if it holds nothing, being on the meta device."""
-    return 0.0 if scalar.is_meta else float(scalar)
+    return 0.0 if scalar.is_meta else float(scalar.item())
 
 
 def _gradients(received: Tensors) -> Tensors:

@@ -39,7 +39,7 @@ def calling(name: str, run: str) -> str:
     return f"{name}/{run}"
 
 
-class _House:
+class _Home:
     """Where a node is at home: it listens here, and channels that peers open are sorted by who they are."""
 
     def __init__(self, name: str, token: str, host: str, port: int) -> None:
@@ -82,56 +82,56 @@ class _House:
 
 
 async def serve(
-    name: str, token: str, host: str, port: int, *, announce: Callable[[int], None], jobs: int | None = None
+    name: str, token: str, host: str, port: int, announce: Callable[[int], None], *, jobs: int | None = None
 ) -> bool:
     """Be node ``name`` for ``jobs`` jobs (None: until cancelled), one by one; False if the last failed.
 
     ``announce`` is told the port once the node listens. Raises OSError if it cannot listen.
     """
-    house = _House(name, token, host, port)
-    announce(await house.open())
+    home = _Home(name, token, host, port)
+    announce(await home.open())
     well = True
     try:
         while jobs is None or jobs > 0:
-            control, run = await house.runner()
+            control, run = await home.runner()
             beating = asyncio.create_task(_beat(name, control))
             try:
-                well = await _serve_job(house, control, run)
+                well = await _serve_job(home, control, run)
             finally:
                 beating.cancel()
                 await control.close()
             jobs = None if jobs is None else jobs - 1
     finally:
-        await house.close()
+        await home.close()
     return well
 
 
-async def _serve_job(house: _House, control: Channel, run: str) -> bool:
+async def _serve_job(home: _Home, control: Channel, run: str) -> bool:
     """Run one job for the runner behind ``control``, tell it what came of that, and stay until it is gone."""
     said: Shutdown | Error | None = None
     with suppress(ChannelClosed):
         async with AsyncExitStack() as stack:
-            said = await _do_job(house, control, run, stack)
+            said = await _do_job(home, control, run, stack)
             await control.send(said)
             await _unless_gone(control, asyncio.Event().wait())
     return isinstance(said, Shutdown)
 
 
-async def _do_job(house: _House, control: Channel, run: str, stack: AsyncExitStack) -> Shutdown | Error:
+async def _do_job(home: _Home, control: Channel, run: str, stack: AsyncExitStack) -> Shutdown | Error:
     """What the node did, or what failed; if so, channels to the neighbours are left to ``stack``."""
     try:
         configure = await control.receive()
         if not isinstance(configure, Configure):
             raise NodeError(f"a runner begins with configure, not {type(configure).__name__}")
         cpu_before = time.process_time()
-        house.limits.payload_bytes = configure.job.payload_bytes
+        home.limits.payload_bytes = configure.job.payload_bytes
         compute = Threaded(configure.job.threads)
         stack.callback(compute.pool.shutdown, wait=False, cancel_futures=True)
-        preparing = _prepare(house, configure, run, compute, stack)
+        preparing = _prepare(home, configure, run, compute, stack)
         role, worker, channels = await _unless_gone(control, preparing)
         channels["runner"] = control
-        node = Node(house.name, role, worker, compute, channels, time.perf_counter)
-        await control.send(Hello(node=house.name, pid=os.getpid()))
+        node = Node(home.name, role, worker, compute, channels, time.perf_counter)
+        await control.send(Hello(node=home.name, pid=os.getpid()))
         await node.run()
         await stack.aclose()  # now the channels' connections are final
         done = report(node, worker, channels)
@@ -142,11 +142,11 @@ async def _do_job(house: _House, control: Channel, run: str, stack: AsyncExitSta
         return Error(node=lost.peer, reason=str(lost))
     except Exception as error:  # whatever it is, the runner must know
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Error(node=house.name, reason=reason[:REASON_CHARACTERS])
+        return Error(node=home.name, reason=reason[:REASON_CHARACTERS])
 
 
 async def _prepare(
-    house: _House, configure: Configure, run: str, compute: Threaded, stack: AsyncExitStack
+    home: _Home, configure: Configure, run: str, compute: Threaded, stack: AsyncExitStack
 ) -> tuple[Role, Segment | Source, dict[Direction, Channel]]:
     """Join the neighbours, and build the node's part of the model meanwhile."""
     job, index = configure.job, configure.index
@@ -154,14 +154,14 @@ async def _prepare(
     channels: dict[Direction, Channel] = {}
     if configure.downstream:
         below = job.nodes[index + 1]
-        me = calling(house.name, run)
+        me = calling(home.name, run)
         try:
-            channels["down"] = await connect(*configure.downstream, me, house.token, house.limits, peer=below)
+            channels["down"] = await connect(*configure.downstream, me, home.token, home.limits, peer=below)
         except ChannelClosed as error:
             raise PeerLostError(below, error) from None
         stack.push_async_callback(channels["down"].close)
     if index:
-        channels["up"] = await house.neighbour(job.nodes[index - 1], run)
+        channels["up"] = await home.neighbour(job.nodes[index - 1], run)
         stack.push_async_callback(channels["up"].close)
     return *await building, channels
 

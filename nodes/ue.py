@@ -6,7 +6,7 @@ import msgspec
 import torch
 
 from nodes.batches import batches
-from nodes.data import Dataset
+from nodes.data import DataError, Dataset
 from nodes.job import Job
 from nodes.messages import Activation, AnyMessage, Assign, Gradient, Result, Shutdown
 from nodes.node import Action, Compute, Direction, Finish, Send
@@ -190,7 +190,8 @@ class Source:
     def score(self, result: Result) -> Result:
         """Count the right answers of ``result``."""
         answers = self._answers.pop(result.step)
-        correct = (result.tensors["logits"].argmax(1) == answers).sum()
+        logits = result.tensors["logits"]
+        correct = (logits.argmax(1) == answers.to(logits.device)).sum()
         metrics = {"count": float(len(answers)), "correct": number(correct)}
         return msgspec.structs.replace(result, metrics=metrics, tensors={})
 
@@ -213,8 +214,10 @@ class Source:
 
 
 def course(job: Job, data: Dataset, start_epoch: int) -> Course:
-    """How long ``job`` is on ``data``: whole batches in training, all pictures in testing."""
+    """How long ``job`` is on ``data``: whole batches in training, all pictures in tests. Raises DataError."""
     steps = len(data.train.labels) // job.batch_size
+    if job.epochs and not steps:
+        raise DataError(f"{len(data.train.labels)} training pictures do not fill a batch of {job.batch_size}")
     return Course(
         train_steps=steps if job.steps is None else min(steps, job.steps),
         test_batches=-(-len(data.test.labels) // job.batch_size),

@@ -1,5 +1,6 @@
 """Processes that are killed, stopped or fail, at any moment: the run ends, says which, and leaves nothing."""
 
+import asyncio
 import os
 import re
 import signal
@@ -18,17 +19,19 @@ import torch
 
 from bench import live, processes
 from bench.live import run_live
-from bench.processes import RunError, launcher
+from bench.processes import RunError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from nodes.chain import Outcome
+from nodes.channel import memory_pair
 from nodes.job import DataSpec, Job, StageSpec
+from nodes.messages import Shutdown
 from nodes.segment import checkpoint_path
 
 SUPPORT = Path(__file__).parent / "support"
 LINK = LinkProfile(rate_bps=200e6)
 LINKS = [Duplex(up=LINK, down=LINK), Duplex()]
 ENDLESS = 100_000
+PLAIN = StageSpec()
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +39,7 @@ def _mines_can_be_imported(monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(SUPPORT))
 
 
-def job(folder: Path, stage: StageSpec = StageSpec(), **more) -> Job:
+def job(folder: Path, stage: StageSpec = PLAIN, **more) -> Job:
     fields = {"data": DataSpec(train_samples=16, test_samples=8), "batch_size": 8, "splits": (3, 6)} | more
     return Job(
         model="nodes.networks:small_cnn",
@@ -142,13 +145,37 @@ def test_a_node_killed_before_it_listens_is_named(tmp_path, monkeypatch):
 
 
 def test_a_node_killed_at_the_end_hangs_nothing(tmp_path):
+    error = None
     try:
-        outcome: Outcome | None = run_live(job(tmp_path), say=Once(lambda: process("cloud").kill()))
-    except RunError as error:
-        outcome = None
-        assert str(error) == "cloud was killed by SIGKILL"
-    assert outcome is None or len(outcome.losses) == 2  # where all had been reported before
+        assert len(run_live(job(tmp_path), say=Once(lambda: process("cloud").kill())).losses) == 2
+    except RunError as raised:  # unless all had reported before
+        error = str(raised)
+    assert error in (None, "cloud was killed by SIGKILL")
     assert nodes_left() == []
+
+
+async def test_a_runner_that_stood_still_hears_what_has_come_meanwhile(monkeypatch):
+    monkeypatch.setattr(live, "SILENCE_S", 0.1)
+    loop = asyncio.get_running_loop()
+    ours, theirs = memory_pair("runner", "ue")
+    reading, writing = socket.socketpair()
+
+    def arrived() -> None:
+        loop.remove_reader(reading)
+        sending.append(loop.create_task(theirs.send(Shutdown())))
+
+    def stand_still() -> None:
+        writing.send(b"x")
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            pass
+
+    sending: list[asyncio.Task] = []
+    loop.add_reader(reading, arrived)
+    loop.call_soon(stand_still)
+    with reading, writing:
+        assert isinstance(await live._hear(ours), Shutdown)
+        await sending[0]
 
 
 def test_a_stopped_node_is_named_within_fifteen_seconds(tmp_path):
@@ -203,17 +230,40 @@ def test_what_the_listener_raises_comes_out_as_it_is(tmp_path):
     assert_runs(tmp_path / "next")
 
 
+def test_an_interrupt_is_the_runner_s_to_act_on(tmp_path):
+    def interrupt() -> None:
+        for name in ("launcher", "ue", "mec", "cloud"):
+            process(name).send_signal(signal.SIGINT)
+
+    assert len(run_live(job(tmp_path, epochs=5), say=Once(interrupt)).losses) == 10
+
+
+def killed_with_launcher() -> list[psutil.Process]:
+    """The nodes of a launcher that is killed now."""
+    nodes = [process(name) for name in ("ue", "mec", "cloud")]
+    process("launcher").kill()
+    return nodes
+
+
 def test_a_killed_launcher_ends_the_run_and_its_nodes(tmp_path):
     nodes: list[psutil.Process] = []
-
-    def kill() -> None:
-        nodes.extend(process(name) for name in ("ue", "mec", "cloud"))
-        process("launcher").kill()
-
-    error = error_of(job(tmp_path, epochs=ENDLESS), say=Once(kill))
+    kill = Once(lambda: nodes.extend(killed_with_launcher()))
+    error = error_of(job(tmp_path, epochs=ENDLESS), say=kill)
     assert error == "the launcher of nodes was killed by SIGKILL"
     assert psutil.wait_procs(nodes, timeout=10)[1] == []
     assert_runs(tmp_path / "next")
+
+
+def test_a_killed_launcher_ends_nodes_that_know_no_runner_yet(tmp_path, monkeypatch):
+    nodes: list[psutil.Process] = []
+
+    async def kill_and_watch(run, downstream, watches) -> None:
+        nodes.extend(killed_with_launcher())
+        await watches[0]()
+
+    monkeypatch.setattr(live._Run, "conduct", kill_and_watch)
+    assert error_of(job(tmp_path)) == "the launcher of nodes was killed by SIGKILL"
+    assert psutil.wait_procs(nodes, timeout=10)[1] == []
 
 
 def test_a_launcher_that_cannot_start_is_an_error(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Modules that a user would have beside the package: named by ``module:callable``, so they must be importable."""
+"""Makes importable what a user would have beside the package and name as ``module:callable``."""
 
 import sys
 from pathlib import Path

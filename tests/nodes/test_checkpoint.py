@@ -1,5 +1,7 @@
-"""A run that was cut off and taken up again ends as if it had not been; whatever a kill leaves does no harm."""
+"""A run that was cut off and taken up again ends as if it had not been; what a kill leaves does no harm."""
 
+import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -73,14 +75,16 @@ def whole(tmp_path_factory):
 
 
 def assert_ends_like(whole, job: Job, since: int) -> None:
-    """Taken up after ``since`` epochs, ``job`` ends as the whole run: losses, reports, parameters, momentum."""
+    """Taken up after ``since`` epochs, ``job`` ends as the whole run: losses, parameters, momentum."""
     whole_job, expected = whole
     outcome = run_in_process(job)
     per_epoch = len(expected.losses) // whole_job.epochs
     assert outcome.losses == expected.losses[since * per_epoch :]
     times = ("train_s", "test_s")
     for one, other in zip(outcome.epochs, expected.epochs[since:], strict=True):
-        assert {k: v for k, v in one.items() if k not in times} == {k: v for k, v in other.items() if k not in times}
+        assert {k: v for k, v in one.items() if k not in times} == {
+            k: v for k, v in other.items() if k not in times
+        }
     for index in (0, 2, 3):
         assert_same(saved(job, index, 5), saved(whole_job, index, 5))
 
@@ -114,6 +118,23 @@ def test_a_file_half_written_when_the_kill_came_does_not_count(whole, tmp_path):
         (tmp_path / f"node-{index}-3.partial").write_bytes(b"half of it")
     assert last_checkpoint(job, LAYERS) == 2
     assert_ends_like(whole, job, since=2)
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_epoch_before(whole, tmp_path, monkeypatch):
+    job = make_job(tmp_path)
+    saves, sync = itertools.count(1), os.fsync
+
+    def killed(file: int) -> None:
+        if next(saves) == 6:  # three nodes save: this is the last to save the second epoch
+            raise Killed
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", killed)
+    with pytest.raises(Killed):
+        run_in_process(job)
+    monkeypatch.undo()
+    assert last_checkpoint(job, LAYERS) == 1
+    assert_ends_like(whole, job, since=1)
 
 
 def test_a_node_that_saved_more_than_the_others_does_not_decide(tmp_path):

@@ -1,7 +1,7 @@
 """The proof: a split run has the losses and the parameters of the unsplit one, bit for bit.
 
-The oracle is a plain torch loop on an untouched network; only its batches, its initialisation and the seeds of
-its dropout come from the code under test.
+The oracle is a plain torch loop on an untouched network; only its batches, its initialisation and the seeds
+of its dropout come from the code under test.
 """
 
 import pytest
@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from oracle import Unsplit
 
 from nodes.chain import load_data, run_in_process
+from nodes.data import DataError
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.models import outline
 from nodes.segment import checkpoint_path, place
@@ -62,7 +63,7 @@ def answers_right(oracle: Unsplit, pictures: torch.Tensor, labels: torch.Tensor)
 
 
 def final_state(job: Job) -> dict[str, torch.Tensor]:
-    """The parameters and buffers that the nodes have saved after the last epoch, by their names in the model."""
+    """The parameters and buffers that the nodes saved after the last epoch, by their names in the model."""
     state = {}
     for index in range(len(job.nodes)):
         if checkpoint_path(job, index, job.epochs).exists():
@@ -136,6 +137,11 @@ def test_another_optimizer_equals_the_whole(tmp_path):
 def test_a_cosine_schedule_equals_the_whole(tmp_path):
     cosine = OptimizerSpec(lr=0.05, schedule="cosine")
     assert_equals_unsplit(make_job(PLAIN, (3,), optimizer=cosine, epochs=4, steps=5), tmp_path)
+
+
+def test_fewer_pictures_than_a_batch_are_an_error_not_a_run_without_training():
+    with pytest.raises(DataError, match="88 training pictures do not fill a batch of 128"):
+        run_in_process(make_job(PLAIN, (3,), batch_size=128))
 
 
 def test_another_seed_is_another_run():

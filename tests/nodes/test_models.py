@@ -1,11 +1,11 @@
 """Networks in parts against the whole one, bit for bit; what crosses a boundary; what cannot be a chain."""
 
 import copy
+import itertools
 import random
 
 import pytest
 import torch
-import user_models
 from oracle import draw_like_parts, seed_before
 from torch import nn
 
@@ -31,7 +31,7 @@ def cuts(length: int, parts: int, seed: int) -> list[int]:
 
 
 def in_parts(parts: list[Part], x: torch.Tensor, backward: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Logits, and the gradient of ``x`` where all logits have gradient 1/10; nothing but tensors passes a cut."""
+    """Logits, and the gradient of ``x`` where all logits have gradient 1/10; only tensors pass a cut."""
     values, sides = {parts[0].inputs[0]: x}, []
     for part in parts:
         tensors, views, integers = pack(values)
@@ -51,9 +51,11 @@ def in_parts(parts: list[Part], x: torch.Tensor, backward: bool) -> tuple[torch.
     return logits, leaf.grad
 
 
-def assert_parts_equal_whole(whole: nn.Module, chain: Chain, ends: list[int], train: bool, batch: int) -> None:
-    """``whole`` is an untouched copy of the network of ``chain``, which draws at MOMENT what the parts must draw."""
-    parts = [chain.part(start, stop).train(train) for start, stop in zip(ends, ends[1:], strict=False)]
+def assert_parts_equal_whole(
+    whole: nn.Module, chain: Chain, ends: list[int], train: bool, batch: int
+) -> None:
+    """``whole`` is an untouched copy of the network of ``chain`` that draws what the parts draw at MOMENT."""
+    parts = [chain.part(start, stop).train(train) for start, stop in itertools.pairwise(ends)]
     x = torch.randn(batch, *chain.input_shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
     mine, mine_gradient = in_parts(parts, x, backward=train)
     expected = whole.train(train)(x)
@@ -110,7 +112,7 @@ def test_every_cut_of_a_users_network_equals_the_whole(train):
     model = build_model(EVERYTHING, 10, (3, 6, 6), seed=1)
     whole = copy.deepcopy(model)
     chain = Chain(model, (3, 6, 6))
-    # One dropout is drawn in a block, the other right before the head: seeds set any time before are in place.
+    # Nothing else draws, so a seed set in any module before a functional dropout is in place.
     seed_before(whole.block, dropouts(chain)[0], [MOMENT])
     seed_before(whole.thin, dropouts(chain)[1], [MOMENT])
     for cut in range(1, len(chain)):
@@ -197,6 +199,10 @@ def test_outline_has_the_shapes_of_the_network_and_no_memory():
     ]
 
 
+def test_a_constructor_that_needs_values_has_an_outline_too():
+    assert outline("user_models:Computes", 10, SMALL).names == ["mul", "flatten"]
+
+
 def test_initialisation_follows_from_the_seed_alone():
     one, two, other = (build_model("user_models:Plain", 10, SMALL, seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
@@ -211,7 +217,9 @@ def test_what_is_changed_in_place_is_read_changed(maker):
     chain = Chain(model, SMALL)
     for cut in range(1, len(chain)):
         given = x.clone()
-        assert torch.equal(in_parts([chain.part(0, cut), chain.part(cut, len(chain))], given, False)[0], expected)
+        assert torch.equal(
+            in_parts([chain.part(0, cut), chain.part(cut, len(chain))], given, False)[0], expected
+        )
         assert torch.equal(given, x)
 
 
@@ -243,6 +251,7 @@ def test_parameters_shared_over_a_cut_are_refused(maker):
         (":Net", SMALL, ":Net"),
         ("user_models:F", SMALL, "not callable"),
         ("user_models:broken", SMALL, "KeyError: 'no.*such setting'"),
+        ("user_models:torch.zeros", SMALL, "torch.zeros cannot be made"),
         ("user_models:text", SMALL, "not a torch.nn.Module"),
         ("user_models:OtherInTraining", SMALL, "in training"),
         ("user_models:ThroughView", SMALL, "through a view"),

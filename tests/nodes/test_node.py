@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nodes.channel import Channel, MemoryChannel, memory_pair
+from nodes.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
 from nodes.messages import Activation, AnyMessage, Gradient, Result, Shutdown
 from nodes.node import Action, Compute, Direction, Finish, Node, PeerLostError, Send, Threaded, inline
 from nodes.segment import ProtocolError
@@ -40,7 +40,9 @@ class Worker:
         self.forward = work
 
 
-def node(role: Scripted, channels: dict[Direction, Channel], worker: Any = None, compute: Any = inline) -> Node:
+def node(
+    role: Scripted, channels: dict[Direction, Channel], worker: Any = None, compute: Any = inline
+) -> Node:
     return Node("mec", role, worker or Worker(), compute, channels, asyncio.get_running_loop().time)
 
 
@@ -101,7 +103,7 @@ async def test_what_the_role_raises_ends_the_node():
 
 
 async def test_a_peer_that_goes_before_the_end_is_named():
-    up, ue = memory_pair("mec", "ue")
+    up, _ = memory_pair("mec", "ue")
     down, cloud = memory_pair("mec", "cloud")
     await cloud.close()
     with pytest.raises(PeerLostError, match="cloud") as raised:
@@ -131,15 +133,19 @@ async def test_an_own_failure_counts_more_than_a_lost_peer():
 
 
 async def test_peers_may_close_right_after_the_shutdown():
-    up, ue = memory_pair("mec", "ue")
+    up, ue = memory_pair("mec", "ue", Slow)
     down, cloud = memory_pair("mec", "cloud")
-    role = Scripted(Shutdown=[Send("down", Shutdown()), Finish()])
+    role = Scripted(Shutdown=[Send("down", Shutdown()), Send("up", RESULT), Finish()])
     running = asyncio.create_task(node(role, {"up": up, "down": down}).run())
+    ue.may.set()
     await ue.send(Shutdown())
-    await ue.close()
     assert isinstance(await cloud.receive(), Shutdown)
     await cloud.close()
+    with pytest.raises(ChannelClosed):
+        await down.receive()  # the node can know by now, and has not yet sent all
+    up.may.set()
     await running
+    assert isinstance(await ue.receive(), Result)
 
 
 async def test_a_cancelled_node_leaves_no_task():

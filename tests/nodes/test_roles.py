@@ -101,10 +101,13 @@ def test_a_ue_alone_tells_nobody_to_end():
 
 
 @given(
-    window=st.integers(1, 5), batches=st.integers(1, 12), epochs=st.integers(0, 2), choices=st.lists(st.integers(0, 2))
+    window=st.integers(1, 5),
+    batches=st.integers(1, 12),
+    epochs=st.integers(0, 2),
+    choices=st.lists(st.integers(0, 2)),
 )
 def test_the_window_is_never_exceeded_whatever_comes_first(window, batches, epochs, choices):
-    """A worker, a line down and a line back, each first in, first out; which of them moves next is arbitrary."""
+    """A worker, a line down and a line back, each first in, first out; which moves next is arbitrary."""
     ue = make_ue(test_batches=batches, window=window, epochs=epochs, train_steps=1)
     work, lines, ended = deque(), (deque(), deque()), False
     in_flight, scored, fullest = set(), [], 0
@@ -156,7 +159,13 @@ def test_a_result_out_of_turn_is_a_protocol_error():
 
 @pytest.mark.parametrize(
     ("sender", "message"),
-    [("runner", gradient()), ("down", activation()), ("down", Shutdown()), ("down", ASSIGN), ("up", result())],
+    [
+        ("runner", gradient()),
+        ("down", activation()),
+        ("down", Shutdown()),
+        ("down", ASSIGN),
+        ("up", result()),
+    ],
 )
 def test_what_the_ue_does_not_expect_is_a_protocol_error(sender, message):
     with pytest.raises(ProtocolError, match=f"unexpected {type(message).__name__} from {sender}"):
@@ -213,7 +222,13 @@ def test_a_hop_computes_before_it_hears_of_the_end_and_tells_it_on():
 
 @pytest.mark.parametrize(
     ("sender", "message"),
-    [("up", gradient()), ("up", result()), ("down", activation()), ("down", Shutdown()), ("runner", result())],
+    [
+        ("up", gradient()),
+        ("up", result()),
+        ("down", activation()),
+        ("down", Shutdown()),
+        ("runner", result()),
+    ],
 )
 @pytest.mark.parametrize("index", [1, 2])
 def test_what_a_hop_does_not_expect_is_a_protocol_error(index, sender, message):

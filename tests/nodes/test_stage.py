@@ -1,4 +1,4 @@
-"""Stages against the whole model with the same operations in it: gradients pass straight through encodings."""
+"""Stages against the whole model with the same operations in it; gradients pass straight through."""
 
 import copy
 import math
@@ -17,7 +17,10 @@ from nodes.seeds import derive
 from nodes.segment import STAGE_LAYERS, ProtocolError, Segment
 from nodes.stage import BUILT_IN, Float16, Int8, Stage, build_stage
 
-SHAPES = {"x": torch.empty(1, 4, 3, 3, device="meta"), "n": torch.empty(1, 2, dtype=torch.int64, device="meta")}
+SHAPES = {
+    "x": torch.empty(1, 4, 3, 3, device="meta"),
+    "n": torch.empty(1, 2, dtype=torch.int64, device="meta"),
+}
 
 
 def value(seed=0, scale=3.0):
@@ -69,7 +72,10 @@ def test_int8_keeps_a_diverged_run_visible():
 def test_a_stage_gives_back_the_dtype_that_the_model_made():
     shapes = {"x": torch.empty(1, 4, dtype=torch.bfloat16, device="meta")}
     for stage in (Float16(shapes), Int8(shapes)):
-        assert stage.decode(stage.encode({"x": torch.ones(2, 4, dtype=torch.bfloat16)}))["x"].dtype == torch.bfloat16
+        assert (
+            stage.decode(stage.encode({"x": torch.ones(2, 4, dtype=torch.bfloat16)}))["x"].dtype
+            == torch.bfloat16
+        )
 
 
 @pytest.mark.parametrize(
@@ -239,7 +245,10 @@ def test_a_stages_own_loss_counts_once_a_batch_however_many_microbatches():
         stage = StageSpec(name="user_stages:Bottleneck", options={"weight": 50.0})
         job = make_job(stage, microbatches=parts, model="user_models:Undropped")
         one, two = Segment(job, 0), Segment(job, 1)
-        pictures, labels = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
+        pictures, labels = (
+            torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
+            torch.arange(16) % 10,
+        )
         for number in range(parts):
             some = slice(number * 16 // parts, (number + 1) * 16 // parts)
             sent = one.source(
@@ -299,10 +308,24 @@ def test_a_gradient_of_nothing_that_was_sent_is_a_protocol_error():
     two, message, one = make_message()
     back = two.forward(message)
     (name,) = back.tensors
-    for step, tensors in [(1, back.tensors), (0, {"nobody": back.tensors[name]}), (0, {name: torch.zeros(1)})]:
+    for step, tensors in [
+        (1, back.tensors),
+        (0, {"nobody": back.tensors[name]}),
+        (0, {name: torch.zeros(1)}),
+    ]:
         with pytest.raises(ProtocolError):
             one.backward(Gradient(assignment=0, step=step, tensors=tensors))
         two, message, one = make_message()
+
+
+def test_a_gradient_of_what_has_none_is_a_protocol_error():
+    job = make_job(StageSpec(name="user_stages:Indexed"))
+    one = Segment(job, 0)
+    sent = one.source(torch.randn(4, 3, 16, 16), torch.zeros(4).long(), assignment=0, step=0, train=True)
+    assert "indices" in sent.tensors
+    assert "indices" not in sent.grads
+    with pytest.raises(ProtocolError, match="indices"):
+        one.backward(Gradient(assignment=0, step=0, tensors={"indices": torch.zeros(3)}))
 
 
 def test_the_base_stage_is_the_identity():

@@ -14,7 +14,7 @@ from nodes.models import Chain, Moment, build_model, layer_seed
 
 
 def draw_like_parts(whole: nn.Module, chain: Chain, moment: list[Moment]) -> None:
-    """Seed the generator before each of ``whole``'s modules that is a layer of ``chain``, for ``moment[0]``."""
+    """Seed the generator before each dropout of ``whole`` as the layer of ``chain`` that it is."""
     modules = dict(whole.named_modules())
     for index, name in enumerate(chain.names):
         if isinstance(modules.get(name), nn.Dropout):
@@ -77,7 +77,9 @@ class Unsplit:
         total = 0.0
         parts = self.job.microbatches
         self.optimizer.zero_grad()
-        for number, (some, answers) in enumerate(zip(pictures.chunk(parts), labels.chunk(parts), strict=True)):
+        for number, (some, answers) in enumerate(
+            zip(pictures.chunk(parts), labels.chunk(parts), strict=True)
+        ):
             self.moment[0] = self.moment[0]._replace(microbatch=number)
             loss = self.loss(some, answers) / parts
             loss.backward()

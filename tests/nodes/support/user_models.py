@@ -23,7 +23,7 @@ class Block(nn.Module):
 
 
 class Everything(nn.Module):
-    """Chunks of a tuple, a direct parameter, an identity, sizes as scalars, a residual across almost all of it."""
+    """Chunks of a tuple, a direct parameter, an identity, sizes as scalars, a long residual."""
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
@@ -156,6 +156,15 @@ class Draws(nn.Module):
         x = self.stem(x.mean((2, 3)))
         x = x + torch.empty_like(x).exponential_()
         return self.head(torch.poisson(x.abs()) + x)
+
+
+class Computes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = float(torch.linspace(0, 1, 3)[1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.scale).flatten(1)
 
 
 class TwoInputs(nn.Module):

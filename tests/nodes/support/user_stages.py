@@ -43,6 +43,13 @@ class Gated(Stage):
         return {self.name: codes[self.name] * codes["gate"].view(1, -1, 1, 1)}
 
 
+class Indexed(Stage):
+    """Sends, beside the value, numbers that have no gradient."""
+
+    def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
+        return values | {"indices": torch.arange(3)}, None
+
+
 class Elsewhere(Stage):
     """A parameter that neither side would train."""
 
