@@ -34,7 +34,7 @@ EXAMPLES = {
     "links": """
   bench links""",
     "node": """
-  bench node mec1 --port 4000                 a node by hand; prints its port and token""",
+  BENCH_TOKEN=… bench node mec1 --port 4000   a node by hand; the token is the run's, 16 characters or more""",
     "doctor": """
   bench doctor --data ~/data""",
 }
@@ -86,18 +86,14 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed; 0 if not given")
     run.add_argument("--only", metavar="GLOB", help="experiments, as suite/experiment or experiment")
     run.add_argument("--device", choices=get_args(conditions.DeviceChoice), default="auto")
-    run.add_argument(
-        "--shaping", choices=get_args(conditions.ShapingChoice), default="auto", help="auto is emulated"
-    )
+    run.add_argument("--shaping", choices=get_args(conditions.ShapingChoice), default="auto", help="auto is emulated")
     run.add_argument("--resume", action="store_true", help="go on with the run in --out")
     _data(run)
 
 
 def _check(check: argparse.ArgumentParser) -> None:
     check.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
-    check.add_argument(
-        "--against", type=Path, required=True, metavar="FILE", help="baseline, or records.jsonl"
-    )
+    check.add_argument("--against", type=Path, required=True, metavar="FILE", help="baseline, or records.jsonl")
     check.add_argument("--update", action="store_true", help="write FILE from the run instead of comparing")
     check.add_argument("--junit", type=Path, metavar="FILE", help="write the outcomes as JUnit XML too")
 
@@ -106,6 +102,7 @@ def _node(node: argparse.ArgumentParser) -> None:
     node.add_argument("name", metavar="NAME", help="the node's name in the job")
     node.add_argument("--host", default="127.0.0.1", help="address to listen at; 127.0.0.1 if not given")
     node.add_argument("--port", type=int, default=0, help="port to listen at; a free one if not given")
+    node.add_argument("--once", action="store_true", help="end after one job")
 
 
 def _data(command: argparse.ArgumentParser) -> None:

@@ -5,10 +5,8 @@ failed, 130 Ctrl-C.
 """
 # ruff: noqa: PLC0415 - so that --help and list need no torch
 
-import asyncio
 import json
 import os
-import secrets
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
@@ -170,19 +168,9 @@ def _links(arguments: Namespace, _words: list[str]) -> int:
 
 
 def _node(arguments: Namespace, _words: list[str]) -> int:
-    from nodes.serve import serve
+    from bench.node_command import run_node
 
-    token = os.environ.get("BENCH_TOKEN") or secrets.token_hex(16)
-
-    def announce(port: int) -> None:
-        listening = {"name": arguments.name, "host": arguments.host, "port": port, "token": token}
-        print(json.dumps(listening), flush=True)
-
-    try:
-        asyncio.run(serve(arguments.name, token, arguments.host, arguments.port, announce))
-    except OSError as error:
-        raise InputError([f"--port: {arguments.host}:{arguments.port}: {error.strerror}"]) from None
-    return OK
+    return run_node(arguments.name, arguments.host, arguments.port, arguments.once)
 
 
 def _doctor(arguments: Namespace, _words: list[str]) -> int:

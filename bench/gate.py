@@ -103,9 +103,7 @@ def read_run(directory: Path) -> Side:
         suites = environment.get("suites", [])
         rules = {suite["name"]: msgspec.convert(suite.get("gate", []), list[GateRule]) for suite in suites}
         hashes = {suite["name"]: suite["sha256"] for suite in suites if "sha256" in suite}
-        failed = [
-            one["name"] for s in suites for one in s.get("experiments", []) if one.get("status") == "failed"
-        ]
+        failed = [one["name"] for s in suites for one in s.get("experiments", []) if one.get("status") == "failed"]
     except OSError as error:
         raise GateInputError(f"{path}: {error.strerror}") from None
     except (msgspec.DecodeError, TypeError, KeyError, AttributeError) as error:
@@ -224,9 +222,7 @@ def _check_conditions(run: Side, baseline: Side) -> None:
             raise GateInputError(f"suite {suite} has changed since {baseline.name} was made; --update it")
         seeds = [{one.seed for one in side.records if one.suite == suite} for side in (run, baseline)]
         if not (seeds[0] <= seeds[1] or seeds[1] <= seeds[0]):  # else one failed or came new
-            raise GateInputError(
-                f"suite {suite}: seeds {sorted(seeds[0])}, in the baseline {sorted(seeds[1])}"
-            )
+            raise GateInputError(f"suite {suite}: seeds {sorted(seeds[0])}, in the baseline {sorted(seeds[1])}")
     after, before = _conditions(run.records), _conditions(baseline.records)
     for experiment in sorted(after.keys() & before.keys()):
         for name, now, then in zip(CONDITIONS, after[experiment], before[experiment], strict=True):

@@ -52,9 +52,7 @@ def run_live(
         return runner.run(_run(job, links or [], say, addresses, token or secrets.token_urlsafe(32)))
 
 
-async def _run(
-    job: Job, links: Links, say: Say | None, addresses: Mapping[str, Address] | None, token: str
-) -> Outcome:
+async def _run(job: Job, links: Links, say: Say | None, addresses: Mapping[str, Address] | None, token: str) -> Outcome:
     nodes: Nodes = Processes(launcher()) if addresses is None else StartedByHand(dict(addresses))
     run = _Run(job, nodes.addresses, token, say)
     async with AsyncExitStack() as stack:

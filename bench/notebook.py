@@ -17,9 +17,7 @@ from reports.tables import frame
 def run_to_frame(suites: tuple[str, ...], options: dict[str, Any]) -> pd.DataFrame:
     """The records of the run. Raises InputError, RuntimeError, KeyboardInterrupt."""
     try:
-        asked = msgspec.convert(
-            options | {"suites": suites}, Options, dec_hook=lambda kind, value: kind(value)
-        )
+        asked = msgspec.convert(options | {"suites": suites}, Options, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:
         raise InputError([f"bench.run: {error}"]) from None
     asked = msgspec.structs.replace(asked, data=data_folder(asked.data))

@@ -30,9 +30,7 @@ class Output:
         self.folder = plan.options.out or _default_folder(plan.options.suites)
         found = self.folder.is_dir() and any(self.folder.iterdir())
         if found and not plan.options.resume:
-            raise InputError(
-                [f"--out: {self.folder} is not empty; give --resume to go on with the run there"]
-            )
+            raise InputError([f"--out: {self.folder} is not empty; give --resume to go on with the run there"])
         earlier = _read_environment(self.folder / "environment.json") if found else {}
         self.environment = _environment(plan) | {"run": _run_name(plan.options.suites)}
         if earlier:
@@ -119,9 +117,7 @@ class Output:
 
     def _seconds(self, suite: str, experiment: str) -> float | None:
         seconds = [
-            done.seconds
-            for done in self.journal.done.values()
-            if (done.suite, done.experiment) == (suite, experiment)
+            done.seconds for done in self.journal.done.values() if (done.suite, done.experiment) == (suite, experiment)
         ]
         return sum(seconds) if seconds else None
 
@@ -131,11 +127,7 @@ class Output:
             (self.folder / ".scratch").rmdir()
         self.write_environment(outcome, ended=True)
         records = list(read_records(self.journal.records_path))
-        judged = [
-            judge(claim, suite.file.name, records)
-            for suite in self._plan.suites
-            for claim in suite.file.claims
-        ]
+        judged = [judge(claim, suite.file.name, records) for suite in self._plan.suites for claim in suite.file.claims]
         _write_json(self.folder / "claims.json", judged)
         return write_report(self.folder)
 

@@ -33,18 +33,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     nodes: Annotated[list[Name], msgspec.Meta(min_length=1)]
     compute_s: dict[str, list[Amount]]  # {node: [L]}
-    boundary_bytes: Annotated[
-        list[Amount], msgspec.Meta(min_length=2)
-    ]  # [L+1]: the input, each layer's result
+    boundary_bytes: Annotated[list[Amount], msgspec.Meta(min_length=2)]  # [L+1]: the input, each layer's result
     links: list[Link] = []  # [P-1]
     backward_s: dict[str, list[Amount]] = {}  # {node: [L]}, in training
     gradient_bytes: list[Amount] = []  # [L+1], what returns for each boundary in training
     parameter_bytes: list[Amount] = []  # [L], moved if the split changes from current_splits
     current_splits: list[Annotated[int, msgspec.Meta(ge=0)]] = []  # [P-1], layers done when leaving each node
     energy_j: dict[str, list[Amount]] = {}  # {node: [L]}
-    objective: dict[Metric, Amount] | Metric = (
-        "latency"  # a weight for each metric that counts, or the only one
-    )
+    objective: dict[Metric, Amount] | Metric = "latency"  # a weight for each metric that counts, or the only one
 
 
 def run_split(path: Path) -> dict[str, Any]:
@@ -96,10 +92,7 @@ def plan_costs(plan: Plan) -> tuple[list[list[float]], list[list[float]]]:
 def sci_bytes(plan: Plan) -> list[int]:
     """Bytes [P-1] of the split-cost message, whole as encoded, that goes from node p + 1 to node p."""
     cost_s = torch.empty(len(plan.boundary_bytes), device="meta")
-    return [
-        sum(wire_size(SplitCost(assignment=0, node=node, tensors={"cost_s": cost_s})))
-        for node in plan.nodes[1:]
-    ]
+    return [sum(wire_size(SplitCost(assignment=0, node=node, tensors={"cost_s": cost_s}))) for node in plan.nodes[1:]]
 
 
 def _link_s(plan: Plan, p: int) -> list[float]:

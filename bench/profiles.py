@@ -11,9 +11,7 @@ COLUMNS = ("layers", "boundary_bytes", "forward_s", "backward_s", "parameters")
 PUBLISHED_CLASSES = 1000  # of torchvision's classifiers
 
 
-def run_profile(
-    model: str, input_shape: tuple[int, int, int], granularity: Granularity = "op"
-) -> dict[str, list[Any]]:
+def run_profile(model: str, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> dict[str, list[Any]]:
     """The profile of ``model`` (a torchvision name or ``module:callable``) for one picture (C, H, W), on CPU.
 
     L names, L+1 bytes (0 the input, L the result; float32), seconds forward and backward, parameter counts.

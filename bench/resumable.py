@@ -6,12 +6,12 @@ from pathlib import Path
 import msgspec
 
 from nodes.chain import Outcome, Say
+from nodes.checkpoint import checkpoint_path, last_checkpoint
 from nodes.job import Job
-from nodes.segment import checkpoint_path, last_checkpoint
 
 
 def resumable(job: Job, layers: int, folder: Path, run: Callable[[Job, Say], Outcome], say: Say) -> Outcome:
-    """The outcome of ``run`` on ``job``, whose model has ``layers``; goes on where a call with ``folder`` was cut off."""
+    """The outcome of ``run`` on ``job``, whose model has ``layers``; goes on where one was cut off."""
     folder.mkdir(parents=True, exist_ok=True)
     finished, journal = folder / "outcome.json", folder / "epochs.jsonl"
     if finished.exists():

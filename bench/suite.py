@@ -154,9 +154,7 @@ def digest(value: Any) -> str:
 
 def points(grid: dict[str, Axis]) -> Iterator[tuple[dict[str, CaseValue], dict[str, Any]]]:
     """(case, parameters) of each point of the product of ``grid``."""
-    axes = [
-        list(axis.items()) if isinstance(axis, dict) else [(v, v) for v in axis] for axis in grid.values()
-    ]
+    axes = [list(axis.items()) if isinstance(axis, dict) else [(v, v) for v in axis] for axis in grid.values()]
     for point in itertools.product(*axes):
         labels, values = [label for label, _ in point], [value for _, value in point]
         yield dict(zip(grid, labels, strict=True)), dict(zip(grid, values, strict=True))

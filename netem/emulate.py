@@ -10,6 +10,7 @@ A link whose two directions are ``LinkProfile.unlimited`` needs no emulator: con
 """
 
 import asyncio
+import contextlib
 import logging
 import select
 import selectors
@@ -106,9 +107,7 @@ async def serve() -> None:
 
 
 def main() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to the parent, which still needs its links to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which still needs its links to end
     logging.basicConfig(format="emulator: %(message)s")
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(PreciseSelector())) as runner:
         runner.run(serve())
@@ -163,9 +162,7 @@ class Emulator:
         assert answer.address is not None
         return answer.address
 
-    async def change(
-        self, address: Address, up: LinkProfile | None = None, down: LinkProfile | None = None
-    ) -> None:
+    async def change(self, address: Address, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
         """Give a link new profiles from now on; None keeps the old one. See ``Line.change``."""
         await self._ask(Change(address, up, down))
 
@@ -178,12 +175,12 @@ class Emulator:
         assert pipe_in is not None
         assert pipe_out is not None
         async with self._turn:
-            pipe_in.write(msgspec.json.encode(command) + b"\n")
-            line = await pipe_out.readline()
+            line = b""
+            with contextlib.suppress(RuntimeError, ConnectionError):  # it has ended; uvloop raises the former
+                pipe_in.write(msgspec.json.encode(command) + b"\n")
+                line = await pipe_out.readline()
         if not line:
-            raise EmulatorError(
-                f"the emulator ended with status {await self._process.wait()}; see its last words"
-            )
+            raise EmulatorError(f"the emulator ended with status {await self._process.wait()}; see its last words")
         answer = msgspec.json.decode(line, type=Answer)
         if answer.error:
             raise EmulatorError(answer.error)

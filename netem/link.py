@@ -60,9 +60,7 @@ class Link:
         self._changes: deque[tuple[float, LinkProfile]] = deque()
         self._arrived_at = -math.inf
         self._jitter = 0.0  # in standard deviations
-        self._clear_bytes = float(
-            self._clear_segments() * SEGMENT_BYTES
-        )  # before the next lost segment begins
+        self._clear_bytes = float(self._clear_segments() * SEGMENT_BYTES)  # before the next lost segment begins
 
     def change(self, at: float, profile: LinkProfile) -> None:
         """Follow ``profile`` from ``at`` seconds on. Raises ValueError if a later one is planned."""

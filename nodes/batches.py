@@ -34,9 +34,7 @@ def partition_iid(labels: Indices, clients: int, seed: int) -> list[Indices]:
     return [np.sort(part) for part in np.array_split(order, clients)]
 
 
-def partition_dirichlet(
-    labels: Indices, clients: int, alpha: float, seed: int, least: int = 1
-) -> list[Indices]:
+def partition_dirichlet(labels: Indices, clients: int, alpha: float, seed: int, least: int = 1) -> list[Indices]:
     """Every index of ``labels`` to one client; a class's shares come from a symmetric Dirichlet(``alpha``).
 
     A client left with fewer than ``least`` is given random pictures of whoever has most. (To draw everything
@@ -62,9 +60,7 @@ def partition_dirichlet(
 
 def _check_enough(pictures: int, clients: int, least: int) -> None:
     if clients < 1 or clients * least > pictures:
-        raise DataError(
-            f"{pictures} pictures for {clients} clients, expected at least {max(least, 1)} for each"
-        )
+        raise DataError(f"{pictures} pictures for {clients} clients, expected at least {max(least, 1)} for each")
 
 
 def batches(
@@ -107,9 +103,7 @@ def augmented(images: Bytes, generator: np.random.Generator) -> Bytes:
     mirrored = generator.random(count) < 0.5
     edge = (PADDING, PADDING)
     padded = np.pad(images, ((0, 0), (0, 0), edge, edge))
-    crops = sliding_window_view(
-        padded, (height, width), axis=(2, 3)
-    )  # (B, 3, 2·PADDING+1, 2·PADDING+1, H, W)
+    crops = sliding_window_view(padded, (height, width), axis=(2, 3))  # (B, 3, 2·PADDING+1, 2·PADDING+1, H, W)
     result: Bytes = crops[np.arange(count), :, top, left]
     result[mirrored] = result[mirrored, :, :, ::-1]
     return result

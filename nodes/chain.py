@@ -13,13 +13,14 @@ import torch
 from netem.profiles import Duplex
 from nodes.batches import subset
 from nodes.channel import Channel, ChannelClosed, Connection, MemoryChannel, Traffic, memory_pair
+from nodes.checkpoint import last_checkpoint
 from nodes.data import Dataset, load
 from nodes.hop import Hop
 from nodes.job import Job
 from nodes.messages import Assign, Result
 from nodes.node import ComputeSeam, Direction, Node, Profiled, Role, Timing, inline
 from nodes.seeds import derive
-from nodes.segment import Segment, last_checkpoint
+from nodes.segment import Segment
 from nodes.ue import Source, Ue
 from nodes.virtual import linked_pair, run_virtual
 
@@ -122,9 +123,7 @@ def run_in_process(job: Job, data: Dataset | None = None, say: Say | None = None
         torch.set_num_threads(before)
 
 
-def run_in_virtual_time(
-    job: Job, timings: list[Timing], links: list[Duplex], data: Dataset | None = None
-) -> Outcome:
+def run_in_virtual_time(job: Job, timings: list[Timing], links: list[Duplex], data: Dataset | None = None) -> Outcome:
     """Run ``job`` on a virtual clock: compute takes what ``timings`` say, messages what ``links`` do.
 
     One timing a node and one link between two, from the UE on. Tensors have shapes and no data: losses and
@@ -132,9 +131,7 @@ def run_in_virtual_time(
     """
     job = msgspec.structs.replace(job, checkpoint=None)
     neighbours = zip(itertools.pairwise(job.nodes), links, strict=True)
-    pairs = [
-        linked_pair(one, two, link, derive(job.seed, p)) for p, ((one, two), link) in enumerate(neighbours)
-    ]
+    pairs = [linked_pair(one, two, link, derive(job.seed, p)) for p, ((one, two), link) in enumerate(neighbours)]
     computes = [Profiled(timing) for timing in timings]
     return run_virtual(_run(job, data, pairs, computes, meta=True))
 
@@ -158,9 +155,7 @@ async def _run(
     nodes: list[tuple[Node, Segment | Source, dict[Direction, Channel]]] = []
     for index, (name, compute) in enumerate(zip(job.nodes, computes, strict=True)):
         role, worker = build(job, index, data if index == 0 else None, meta)
-        channels: dict[Direction, Channel] = (
-            {"runner": from_ue} if index == 0 else {"up": pairs[index - 1][1]}
-        )
+        channels: dict[Direction, Channel] = {"runner": from_ue} if index == 0 else {"up": pairs[index - 1][1]}
         if index < len(pairs):
             channels["down"] = pairs[index][0]
         nodes.append((Node(name, role, worker, compute, channels, clock), worker, channels))

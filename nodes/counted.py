@@ -67,9 +67,7 @@ class Counted:
         return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
 
 
-async def patiently(
-    done: Callable[[], bool], progress: Callable[[], int], patience_s: float = PATIENCE_S
-) -> None:
+async def patiently(done: Callable[[], bool], progress: Callable[[], int], patience_s: float = PATIENCE_S) -> None:
     """Return once ``done``, or once ``progress`` stood still for ``patience_s``: a slow link is not dead."""
     seen, since, pause_s = progress(), time.monotonic(), 0.0005
     while not done() and time.monotonic() - since < patience_s:

@@ -111,9 +111,7 @@ KNOWN = {
     "fashionmnist": _Layout(
         read_idx,
         ("FashionMNIST/raw", "FashionMNIST", "."),
-        tuple(
-            f"{part}-{kind}-ubyte*" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-        ),
+        tuple(f"{part}-{kind}-ubyte*" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
         ("fashionmnist.npz",),
         FASHION,
         ((0.2860, 0.2860, 0.2860), (0.3530, 0.3530, 0.3530)),

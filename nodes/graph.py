@@ -75,9 +75,7 @@ def trace(model: nn.Module) -> fx.Graph:
                 return train
             differing = _differing(train, evaluate)
             if "" in differing or differing <= leaves:
-                raise ModelError(
-                    "in training the model does something else than in evaluation, outside a module"
-                )
+                raise ModelError("in training the model does something else than in evaluation, outside a module")
             leaves |= differing
     finally:
         model.train(mode)
@@ -205,10 +203,7 @@ def _storage(value: Any) -> int | None:
 
 def observe(traced: fx.GraphModule, input_shape: tuple[int, int, int], batch: int = 1) -> dict[fx.Node, Any]:
     """What each node of ``traced`` yields for one picture, on meta tensors: shapes and kinds, no data."""
-    meta = {
-        name: tensor.detach().to("meta")
-        for name, tensor in [*traced.named_parameters(), *traced.named_buffers()]
-    }
+    meta = {name: tensor.detach().to("meta") for name, tensor in [*traced.named_parameters(), *traced.named_buffers()]}
     seen: dict[fx.Node, Any] = {}
 
     class Observer(fx.Interpreter):

@@ -5,7 +5,8 @@ A MEC server and the cloud are the same hop: any may hold layers or none, and th
 
 from nodes.messages import Activation, AnyMessage, Assign, Gradient, Result, Shutdown
 from nodes.node import Action, Compute, Direction, Finish, Send
-from nodes.segment import Place, ProtocolError
+from nodes.place import Place
+from nodes.segment import ProtocolError
 
 
 class Hop:

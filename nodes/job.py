@@ -72,6 +72,4 @@ class Job(_Spec, frozen=True, kw_only=True):
         if list(self.splits) != sorted(self.splits) or any(split < 0 for split in self.splits):
             raise ValueError(f"splits must not decrease, got {list(self.splits)}")
         if min(self.batch_size, self.microbatches, self.window) < 1 or self.batch_size % self.microbatches:
-            raise ValueError(
-                "batch_size, microbatches and window must be at least 1, and microbatches divide it"
-            )
+            raise ValueError("batch_size, microbatches and window must be at least 1, and microbatches divide it")

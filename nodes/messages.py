@@ -6,7 +6,7 @@ and no data. Every message of a task names its ``assignment`` (which split of th
 and ``microbatch``; the order of messages between two nodes is kept by a sequence number in the frame.
 """
 
-from typing import Any, Union
+from typing import Any
 
 import msgspec
 import torch
@@ -131,6 +131,6 @@ class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
     report: dict[str, Any] = {}
 
 
-AnyMessage = Union[
-    Hello, Configure, SplitCost, Assign, Parameters, Activation, Gradient, Result, Heartbeat, Error, Shutdown
-]
+AnyMessage = (
+    Hello | Configure | SplitCost | Assign | Parameters | Activation | Gradient | Result | Heartbeat | Error | Shutdown
+)

@@ -74,9 +74,7 @@ def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed
     return model
 
 
-def outline(
-    name: str, classes: int, input_shape: tuple[int, int, int], granularity: Granularity = "op"
-) -> "Chain":
+def outline(name: str, classes: int, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> "Chain":
     """The chain of ``name`` for its shapes alone: without memory for parameters where the model permits."""
     try:
         with torch.device("meta"):
@@ -111,9 +109,7 @@ class Chain:
     Clears the in-place flags of ``model``. Raises ModelError for a model that fx cannot trace.
     """
 
-    def __init__(
-        self, model: nn.Module, input_shape: tuple[int, int, int], granularity: Granularity = "op"
-    ) -> None:
+    def __init__(self, model: nn.Module, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> None:
         self.model = model
         graph = trace(model)
         self._graph = graph
@@ -170,9 +166,7 @@ class Chain:
         for node, layer in self._layer_of.items():
             (inside if start <= layer < stop else outside).update(map(id, _owned(self.model, node)))
         if inside & outside:
-            raise ModelError(
-                f"layers {start} to {stop} share parameters with others, do not cut between them"
-            )
+            raise ModelError(f"layers {start} to {stop} share parameters with others, do not cut between them")
 
 
 class Part(nn.Module):
@@ -286,9 +280,7 @@ def _merge_uncuttable(layers: list[list[fx.Node]], observed: dict[fx.Node, Any])
     graph = layers[0][-1].graph
     merged = [list(layers[0])]
     for index in range(1, len(layers)):
-        cuttable = all(
-            isinstance(observed[node], (torch.Tensor, int)) for node in _live(graph, layer_of, index)
-        )
+        cuttable = all(isinstance(observed[node], (torch.Tensor, int)) for node in _live(graph, layer_of, index))
         if cuttable:
             merged.append(list(layers[index]))
         else:

@@ -49,9 +49,7 @@ def read_cifar10(folder: Path, classes: tuple[str, ...], _side: int) -> Stored:
         labels = np.concatenate([part["label"] for part in records])
         return Split(pixels.transpose(0, 2, 3, 1), labels.astype(np.int64))
 
-    return Stored(
-        None, classes, split([f"data_batch_{n}.bin" for n in range(1, 6)]), split(["test_batch.bin"])
-    )
+    return Stored(None, classes, split([f"data_batch_{n}.bin" for n in range(1, 6)]), split(["test_batch.bin"]))
 
 
 def _cifar_records(path: Path, classes: tuple[str, ...]) -> NDArray[np.void]:
@@ -73,9 +71,7 @@ def read_stl10(folder: Path, classes: tuple[str, ...], _side: int) -> Stored:
         _whole(labels, 1, "one label byte a picture")
         images = np.memmap(pixels, np.uint8, mode="r").view(np.ndarray).reshape(-1, 3, 96, 96)
         numbers = np.fromfile(labels, np.uint8).astype(np.int64) - 1
-        return Split(
-            images.transpose(0, 3, 2, 1), _checked_labels(numbers, len(images), len(classes), labels, first=1)
-        )
+        return Split(images.transpose(0, 3, 2, 1), _checked_labels(numbers, len(images), len(classes), labels, first=1))
 
     return Stored(None, classes, split("train"), split("test"))
 
@@ -169,9 +165,7 @@ def npz_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[np.gene
     return headers
 
 
-def _npy_header(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo
-) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     """Shape and dtype of an archive's member; a ValueError if it declares other than its bytes can be."""
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
@@ -204,9 +198,7 @@ def _check_npz(path: Path, headers: Mapping[str, tuple[tuple[int, ...], np.dtype
             raise DataError(f"{path}: {key} is {dtype} {shape}, expected {wanted}")
     train, test = (headers[key][0][1:3] for key in ("train_images", "test_images"))
     if train != test:
-        raise DataError(
-            f"{path}: train_images of {_by(train)}, test_images of {_by(test)}; expected one size"
-        )
+        raise DataError(f"{path}: train_images of {_by(train)}, test_images of {_by(test)}; expected one size")
     shape, dtype = headers.get("name", ((), np.dtype("U1")))
     if shape or dtype.kind != "U" or dtype.itemsize > 4 * NAME_CHARACTERS:
         raise DataError(f"{path}: name is {dtype} {shape}, expected one string of at most {NAME_CHARACTERS}")

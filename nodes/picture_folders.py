@@ -33,9 +33,7 @@ def read_folder(folder: Path, _classes: tuple[str, ...], side: int) -> Stored:
     everything = [(path, label) for label, name in enumerate(classes) for path in paths[name]]
     labels = np.array([label for _, label in everything], np.int64)
     if len(classes) < 2:
-        raise DataError(
-            f"{folder}: expected train/CLASS/* and test/CLASS/*, or CLASS/* of at least two classes"
-        )
+        raise DataError(f"{folder}: expected train/CLASS/* and test/CLASS/*, or CLASS/* of at least two classes")
     test = np.zeros(len(labels), bool)
     test[stratified(labels, max(1, round(TEST_SHARE * len(labels))), SPLIT_SEED)] = True
 
@@ -53,9 +51,7 @@ def _read_parts(folder: Path, train: str, test: str, side: int) -> Stored:
             raise DataError(f"{folder}: no pictures in {pattern}/CLASS/ ({', '.join(sorted(SUFFIXES))})")
     unknown = [name for name in parts[1] if name not in parts[0]]
     if unknown:
-        raise DataError(
-            f"{folder}: class {unknown[0]} is in {test}, not in {train}; expected the same classes"
-        )
+        raise DataError(f"{folder}: class {unknown[0]} is in {test}, not in {train}; expected the same classes")
 
     def split(part: Mapping[str, list[Path]]) -> Split:
         labels = [label for label, name in enumerate(classes) for _ in part.get(name, [])]

@@ -163,9 +163,7 @@ def stratified(labels: Indices, count: int, seed: int) -> Indices:
     quota, remainder = np.divmod(sizes * count, len(labels))
     quota[np.argsort(-remainder, kind="stable")[: count - quota.sum()]] += 1
     generator = np.random.default_rng(seed)
-    chosen = [
-        generator.permutation(np.flatnonzero(members == index))[:take] for index, take in enumerate(quota)
-    ]
+    chosen = [generator.permutation(np.flatnonzero(members == index))[:take] for index, take in enumerate(quota)]
     return np.sort(np.concatenate(chosen))
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from nodes.boundary import boundary_bytes
 from nodes.models import Chain, Granularity, Part, Values
 from nodes.node import Timing
-from nodes.segment import place
+from nodes.place import place
 
 Clock = Callable[[], float]
 

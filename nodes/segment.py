@@ -4,11 +4,8 @@ All torch work of a node stands here, apart from its decisions. Every method tak
 tensors on the meta device the same work yields the right shapes and takes no time, for the virtual clock.
 """
 
-import io
 import math
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,9 +13,11 @@ import torch
 from torch import nn
 
 from nodes.boundary import pack, unpack
+from nodes.checkpoint import read_checkpoint, write_checkpoint
 from nodes.job import Job, OptimizerSpec
 from nodes.messages import Activation, AnyMessage, Gradient, Result, Tensors
-from nodes.models import Chain, ModelError, Moment, Part, Values, build_model, outline
+from nodes.models import Chain, Moment, Part, Values, build_model, outline
+from nodes.place import place
 from nodes.seeds import derive, seed_generators
 from nodes.stage import Stage, build_stage
 
@@ -27,43 +26,6 @@ STAGE_LAYERS = 1 << 32  # stages draw as layers numbered from here on
 
 class ProtocolError(ValueError):
     """A message that does not fit what its receiver holds."""
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where node ``index`` stands in a job with ``layers`` layers."""
-
-    index: int
-    start: int  # layers done when the task arrives
-    stop: int  # layers done when it leaves
-    first: bool
-    last: bool  # here the model ends, and the loss is computed
-    inbound: int | None  # the link whose stage is undone here
-    outbound: int | None  # the link whose stage is applied here
-
-    @property
-    def relays(self) -> bool:
-        """True for a node that passes everything on as it came."""
-        return self.start == self.stop and not self.first
-
-
-def place(splits: tuple[int, ...], index: int, layers: int) -> Place:
-    """The place of node ``index`` among ``len(splits) + 1``; a node may hold no layer. Raises ModelError."""
-    done = (0, *splits, layers)
-    if list(done) != sorted(done):
-        raise ModelError(f"splits {list(splits)} must not decrease nor exceed the model's {layers} layers")
-    start, stop = done[index], done[index + 1]
-    last = stop == layers and (start < layers or index == 0)
-    works = start < stop or index == 0
-    receiver = next((p for p in range(index + 1, len(done) - 1) if done[p + 1] > done[p]), None)
-    return Place(
-        index=index,
-        start=start,
-        stop=stop,
-        first=index == 0,
-        last=last,
-        inbound=index - 1 if index and works else None,
-        outbound=receiver - 1 if works and receiver is not None else None,
-    )
 
 
 class _Pending(msgspec.Struct):
@@ -112,8 +74,7 @@ class Segment:
         if unknown := set(message.grads) - set(codes):
             raise ProtocolError(f"gradients are wanted of values that did not come: {sorted(unknown)}")
         received = {
-            name: code.detach().requires_grad_(message.train and name in message.grads)
-            for name, code in codes.items()
+            name: code.detach().requires_grad_(message.train and name in message.grads) for name, code in codes.items()
         }
         self._inbound.train(message.train)
         self._seed(message, self.place.inbound, 1)
@@ -160,9 +121,7 @@ class Segment:
         with torch.set_grad_enabled(message.train):
             if self._part is not None:
                 if missing := set(self._part.inputs) - values.keys():
-                    raise ProtocolError(
-                        f"values that the first layer here needs did not come: {sorted(missing)}"
-                    )
+                    raise ProtocolError(f"values that the first layer here needs did not come: {sorted(missing)}")
                 self._part.train(message.train)
                 values = self._part(values, moment)
             if self.place.last:
@@ -250,33 +209,18 @@ class Segment:
         }
 
     def save(self, epoch: int) -> None:
-        """Save everything that training goes on from, atomically, as the state after ``epoch`` epochs."""
-        if self.job.checkpoint is None:
-            return
-        buffer = io.BytesIO()
+        """Save everything that training goes on from, if the job asks for it, as the state after ``epoch`` epochs."""
         modules = {name: module.state_dict() for name, module in self._parts().items()}
         optimizer = self._optimizer.state_dict() if self._optimizer is not None else {}
-        saved = {"task": _task(self.job), "modules": modules, "optimizer": optimizer, "steps": self.steps}
-        torch.save(saved, buffer)
-        path = checkpoint_path(self.job, self.place.index, epoch)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        checkpoint_path(self.job, self.place.index, epoch - 2).unlink(missing_ok=True)
+        state = {"modules": modules, "optimizer": optimizer, "steps": self.steps}
+        write_checkpoint(self.job, self.place.index, epoch, state)
 
     def restore(self, epoch: int) -> None:
         """Go on from what ``save(epoch)`` wrote. Draws need no state: each is seeded by what it is for.
 
         Raises ModelError for a checkpoint of another job.
         """
-        path = checkpoint_path(self.job, self.place.index, epoch)
-        saved = torch.load(path, map_location=self._device, weights_only=True)
-        if saved["task"] != _task(self.job):
-            raise ModelError(f"{path} is of another job; use a checkpoint folder of its own for each")
+        saved = read_checkpoint(self.job, self.place.index, epoch, self._device)
         for name, module in self._parts().items():
             module.load_state_dict(saved["modules"][name])
         if self._optimizer is not None:
@@ -285,36 +229,9 @@ class Segment:
         self.begin_epoch(epoch)
 
 
-def _task(job: Job) -> str:
-    """What of ``job`` decides how training goes on; how long it is to last and how it is run do not."""
-    same = msgspec.structs.replace(
-        job, checkpoint=None, device="cpu", threads=None, window=1, payload_bytes=0
-    )
-    if job.optimizer.schedule == "constant":
-        same = msgspec.structs.replace(same, epochs=0)
-    return msgspec.json.encode(same).decode()
-
-
-def checkpoint_path(job: Job, index: int, epoch: int) -> Path:
-    """Where node ``index`` saves its state after ``epoch`` epochs."""
-    return Path(job.checkpoint or ".") / f"node-{index}-{epoch}.pt"
-
-
-def last_checkpoint(job: Job, layers: int) -> int:
-    """The last epoch whose state every node that computes has saved; 0 if none."""
-    if job.checkpoint is None:
-        return 0
-    epochs = [
-        {int(path.stem.rpartition("-")[2]) for path in Path(job.checkpoint).glob(f"node-{index}-*.pt")}
-        for index in range(len(job.nodes))
-        if not place(job.splits, index, layers).relays
-    ]
-    return max(set.intersection(*epochs), default=0)
-
-
 def number(scalar: torch.Tensor) -> float:
     """What ``scalar`` holds; 0 if it holds nothing, being on the meta device."""
-    return 0.0 if scalar.is_meta else float(scalar.item())
+    return 0.0 if scalar.is_meta else float(scalar.detach())
 
 
 def _gradients(received: Tensors) -> Tensors:
@@ -324,8 +241,7 @@ def _gradients(received: Tensors) -> Tensors:
 def _wire(tensors: Tensors) -> Tensors:
     """``tensors`` as they travel: detached, contiguous, on the CPU (meta tensors stay)."""
     return {
-        name: (tensor if tensor.is_meta else tensor.detach().cpu()).contiguous()
-        for name, tensor in tensors.items()
+        name: (tensor if tensor.is_meta else tensor.detach().cpu()).contiguous() for name, tensor in tensors.items()
     }
 
 

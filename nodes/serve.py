@@ -21,6 +21,7 @@ from nodes.chain import build, load_data, report
 from nodes.channel import Channel, ChannelClosed
 from nodes.codec import Limits
 from nodes.job import Job
+from nodes.memory import keep_freed_memory
 from nodes.messages import Configure, Error, Heartbeat, Hello, Shutdown
 from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Threaded
 from nodes.segment import Segment
@@ -88,6 +89,7 @@ async def serve(
 
     ``announce`` is told the port once the node listens. Raises OSError if it cannot listen.
     """
+    keep_freed_memory()
     home = _Home(name, token, host, port)
     announce(await home.open())
     well = True

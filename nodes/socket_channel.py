@@ -156,7 +156,9 @@ class SocketChannel:
                 self._end(await self._read())
             except (FrameError, ConnectionError) as error:
                 self.fail(str(error))
-            self._inbox.put_nowait(None)
+            finally:  # whoever waits to receive must learn of the end, whatever brought it
+                self._why = self._why or "the reader failed"
+                self._inbox.put_nowait(None)
             if self._bulk is not None:
                 await self._bulk.finish(self._graceful)
             await self._goodbye

@@ -110,7 +110,5 @@ def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
         raise ModelError(f"stage {spec.name} made a {type(stage).__name__}, not a nodes.stage.Stage")
     halves = [set(half.parameters()) for half in (stage.sender, stage.receiver)]
     if set.union(*halves) != set(stage.parameters()) or set.intersection(*halves):
-        raise ModelError(
-            f"stage {spec.name}: each parameter must stand in sender or in receiver, none in both"
-        )
+        raise ModelError(f"stage {spec.name}: each parameter must stand in sender or in receiver, none in both")
     return stage

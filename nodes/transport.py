@@ -30,9 +30,7 @@ log = logging.getLogger(__name__)
 class Server:
     """Accepts channels. ``limits`` hold for all of them and may grow later."""
 
-    def __init__(
-        self, token: str, limits: Limits | None = None, host: str = "127.0.0.1", port: int = 0
-    ) -> None:
+    def __init__(self, token: str, limits: Limits | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
         self.host, self.port = host, port
         self._token = token
         self._limits = limits or Limits()
@@ -85,9 +83,7 @@ class Server:
         await bulk.lost
         return response
 
-    async def _open_channel(
-        self, request: web.BaseRequest, peer: str, bulk: Bulk | None
-    ) -> web.StreamResponse:
+    async def _open_channel(self, request: web.BaseRequest, peer: str, bulk: Bulk | None) -> web.StreamResponse:
         counted = count_accepted(request, Connection(peer, "websocket"))
         websocket = web.WebSocketResponse(
             compress=False, max_msg_size=largest_message(self._limits), timeout=PATIENCE_S
@@ -117,9 +113,7 @@ class CountingConnector(aiohttp.TCPConnector):
     async def _create_connection(self, req: aiohttp.ClientRequest, *args: Any) -> Any:
         protocol = await super()._create_connection(req, *args)
         kind: Kind = "bulk" if req.url.path == BULK_PATH else "websocket"
-        counted = Counted(
-            cast(asyncio.Transport, protocol.transport), Connection(self.peer, kind), opened=True
-        )
+        counted = Counted(cast(asyncio.Transport, protocol.transport), Connection(self.peer, kind), opened=True)
         protocol.transport = cast(asyncio.Transport, counted)
         self.opened.append(counted)
         return protocol
@@ -176,7 +170,7 @@ async def connect(
     except aiohttp.WSServerHandshakeError as error:
         raise ChannelClosed(f"{peer}: refused with status {error.status}") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise ChannelClosed(f"{peer}: {error or type(error).__name__}") from None
+        raise ChannelClosed(f"{peer}: {str(error) or type(error).__name__}") from None
 
 
 def count_accepted(request: web.BaseRequest, record: Connection) -> Counted:

@@ -59,9 +59,7 @@ def _line(ax: Axes, panel: Panel) -> None:
         if len(xs) <= CROWDED:
             ax.errorbar(xs, ys, errors, label=name, color=color, marker=marker, markersize=4.5, capsize=2.5)
         else:
-            low, high = zip(
-                *((y - error, y + error) for y, error in zip(ys, errors, strict=True)), strict=True
-            )
+            low, high = zip(*((y - error, y + error) for y, error in zip(ys, errors, strict=True)), strict=True)
             ax.plot(xs, ys, label=name, color=color, linewidth=1.3)
             ax.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
     if panel.log_x:

@@ -140,9 +140,7 @@ def _lines(rows: list[Row], x: str, keys: list[str], spec: FigureSpec) -> Panel:
 def _bars(rows: list[Row], values: dict[str, list[CaseValue]], spec: FigureSpec) -> Panel:
     """Groups of bars by all case keys but one; that one, of the fewest values, is told by colour."""
     few = [key for key, found in values.items() if len(found) <= LINES and key != spec.x]
-    series_key = spec.series or (
-        min(few, key=lambda key: len(values[key])) if few and len(values) > 1 else None
-    )
+    series_key = spec.series or (min(few, key=lambda key: len(values[key])) if few and len(values) > 1 else None)
     keys = sorted((key for key in values if key != series_key), key=lambda key: key != spec.x)
     groups = evenly(list(dict.fromkeys(_name(row.case, keys) for row in rows)), BARS)
     series: dict[str, list[Point]] = {}

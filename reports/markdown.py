@@ -55,9 +55,7 @@ def _json(path: Path, kind: Any, missing: Any) -> Any:
         raise ReportError(f"{path}: {error}") from None
 
 
-def _report(
-    directory: Path, records: list[Record], judgements: list[Judgement], environment: Tree
-) -> Iterable[str]:
+def _report(directory: Path, records: list[Record], judgements: list[Judgement], environment: Tree) -> Iterable[str]:
     suites = suites_of(records, environment)
     yield f"# SplitMEC report: {escape(', '.join(suite['name'] for suite in suites) or 'nothing ran')}"
     yield ""

@@ -75,9 +75,7 @@ def unstable(rows: Iterable[Row]) -> list[str]:
         by_metric.setdefault(row.metric, []).append(row)
     if few := sorted({row.seeds for row in rows if row.seeds < FEW_SEEDS}):
         seeds = " or ".join(str(count) for count in few)
-        found.append(
-            f"Measured with {seeds} seed{'s' if few[-1] > 1 else ''}: noise cannot be told from effect."
-        )
+        found.append(f"Measured with {seeds} seed{'s' if few[-1] > 1 else ''}: noise cannot be told from effect.")
     for metric, group in by_metric.items():
         worst = max(group, key=_spread)
         count = sum(_spread(row) > UNSTABLE for row in group)
@@ -87,9 +85,7 @@ def unstable(rows: Iterable[Row]) -> list[str]:
                 if worst.mean
                 else f"{number(worst.deviation or 0)} about a mean of 0"
             )
-            where = (
-                f" in {count} of {len(group)} cases, most with {label(worst.case)}" if len(group) > 1 else ""
-            )
+            where = f" in {count} of {len(group)} cases, most with {label(worst.case)}" if len(group) > 1 else ""
             found.append(f"`{metric}` is unstable{where}: its standard deviation is {size}.")
     return found
 

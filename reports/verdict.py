@@ -26,9 +26,7 @@ from reports.samples import (
 
 __all__ = ["Claim", "Judgement", "Verdict", "judge"]
 
-Verdict = Literal[
-    "reproduced", "trend", "not-reproduced", "not-comparable", "inconsistent-in-paper", "not-run"
-]
+Verdict = Literal["reproduced", "trend", "not-reproduced", "not-comparable", "inconsistent-in-paper", "not-run"]
 SEVERITY: tuple[Verdict, ...] = ("reproduced", "trend", "not-reproduced")  # of the cases the worst counts
 SCALES: tuple[Scale, ...] = get_args(Scale)  # from small to large
 
@@ -131,9 +129,7 @@ def _judge_case(claim: Claim, samples: list[Seeds]) -> Finding:
             return _judge_number(form, claim.paper, estimate(list(samples[0].values())), None)
         case Ratio() as form:
             if 0.0 in samples[1].values():
-                return Finding(
-                    "not-reproduced", "No ratio: its denominator was measured as 0.", None, math.inf
-                )
+                return Finding("not-reproduced", "No ratio: its denominator was measured as 0.", None, math.inf)
             return _judge_number(form, claim.paper, paired(truediv, *samples), 1.0)
         case Difference() as form:
             return _judge_number(form, claim.paper, paired(sub, *samples), 0.0)
@@ -154,9 +150,7 @@ def _judge_number(
         low = side_low = -math.inf if form.at_least is None else form.at_least
         high = side_high = math.inf if form.at_most is None else form.at_most
         limits = {"at least": form.at_least, "at most": form.at_most}
-        wanted = " and ".join(
-            f"{name} {number(limit)}" for name, limit in limits.items() if limit is not None
-        )
+        wanted = " and ".join(f"{name} {number(limit)}" for name, limit in limits.items() if limit is not None)
     shortfall = max(low - mean, mean - high)
     if shortfall <= 0 or _close(mean, low) or _close(mean, high):
         return Finding("reproduced", f"{text(measured)}: {wanted}.", mean, shortfall)

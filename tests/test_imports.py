@@ -21,11 +21,7 @@ MAY_IMPORT = {
 def sources(package: str) -> list[Path]:
     found = find_spec(package)
     assert found is not None
-    return [
-        path
-        for folder in found.submodule_search_locations or ()
-        for path in sorted(Path(folder).rglob("*.py"))
-    ]
+    return [path for folder in found.submodule_search_locations or () for path in sorted(Path(folder).rglob("*.py"))]
 
 
 def imported(source: str) -> set[str]:

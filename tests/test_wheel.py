@@ -41,9 +41,7 @@ def test_suites_are_in_the_wheel(tmp_path: Path) -> None:
 
 
 def test_an_installed_bench_runs_nodes_in_any_folder(tmp_path: Path) -> None:
-    ran = installed(
-        "run", "pipeline", "--scale", "smoke", "--only", "equality", "--out", "out", folder=tmp_path
-    )
+    ran = installed("run", "pipeline", "--scale", "smoke", "--only", "equality", "--out", "out", folder=tmp_path)
     assert ran.returncode == 0, ran.stderr
     records = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
     pids = {record["value"] for record in records if record["metric"] == "pid"}

@@ -150,9 +150,7 @@ def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, contex
             return run_in_process(job, say=say)
         if context.shaping == "none":
             return run_live(job, say=say)
-        links = [duplex(parameters.link), *[duplex(parameters.backhaul)] * len(job.nodes)][
-            : len(job.nodes) - 1
-        ]
+        links = [duplex(parameters.link), *[duplex(parameters.backhaul)] * len(job.nodes)][: len(job.nodes) - 1]
         return run_live(job, links, say)
 
     return resumable(job, layers, folder, start, say)
@@ -184,9 +182,7 @@ def comparison(job: Job, split_runs: list[Outcome], whole_runs: list[Outcome]) -
     """The chain against the unsplit model."""
     split, whole = split_runs[-1], whole_runs[-1]
     steps = min(len(split.losses), len(whole.losses))  # fewer than all, if one was resumed
-    distances = [
-        abs(one - other) for one, other in zip(split.losses[-steps:], whole.losses[-steps:], strict=True)
-    ]
+    distances = [abs(one - other) for one, other in zip(split.losses[-steps:], whole.losses[-steps:], strict=True)]
     accuracies = [outcome.epochs[-1]["test_accuracy"] for outcome in (split, whole)]
     yield Measurement("unsplit_test_accuracy", accuracies[1], "fraction")
     yield Measurement("accuracy_difference", accuracies[0] - accuracies[1], "fraction")

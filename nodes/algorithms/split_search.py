@@ -55,9 +55,7 @@ def transfer_s(
     return times if boundary_bytes[-1] else [*times[:-1], 0.0]
 
 
-def move_s(
-    parameter_bytes: Sequence[float], current_split: int, rate_bps: float, delay_s: float
-) -> list[float]:
+def move_s(parameter_bytes: Sequence[float], current_split: int, rate_bps: float, delay_s: float) -> list[float]:
     """Seconds [L+1] to move parameters over a link if its split changes from ``current_split`` to a boundary.
 
     ``parameter_bytes`` [L] are the layers'. A layer moves from its old holder to its new one over all links
@@ -75,9 +73,7 @@ def sink(layers: int) -> list[float]:
     return [*([inf] * layers), 0.0]
 
 
-def split_node(
-    layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float]
-) -> NodeSplit:
+def split_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float]) -> NodeSplit:
     """One SCI update of one node (HiveMind, Algorithm 1), from its downstream neighbour's vector alone. O(L).
 
     ``layer_cost`` [L] is this node's cost of each layer, ``link_cost`` [L+1] its incoming link's of each
@@ -105,9 +101,7 @@ def search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence
     """
     layers = len(layer_costs[0])
     downstream, stops = sink(layers), []
-    for layer_cost, link_cost in zip(
-        reversed(layer_costs), [*reversed(link_costs), [0.0] * (layers + 1)], strict=True
-    ):
+    for layer_cost, link_cost in zip(reversed(layer_costs), [*reversed(link_costs), [0.0] * (layers + 1)], strict=True):
         downstream, stop = split_node(layer_cost, link_cost, downstream)
         stops.append(stop)
     _, *splits, _ = accumulate(reversed(stops), lambda start, stop: stop[start], initial=0)

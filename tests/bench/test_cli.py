@@ -99,9 +99,7 @@ def test_check_tells_a_regression_from_unusable_input(
         "records": 8,
     }
     assert answer("check", "out", "--against", "base.jsonl")["passed"]
-    (folder / "base.jsonl").write_text(
-        (folder / "base.jsonl").read_text().replace('"value":7.0', '"value":8.0')
-    )
+    (folder / "base.jsonl").write_text((folder / "base.jsonl").read_text().replace('"value":7.0', '"value":8.0'))
     assert command("check", "out", "--against", "base.jsonl", "--json", "--junit", "gate.xml") == 1
     assert json.loads(capsys.readouterr().out)["counts"]["regression"] == 1
     assert 'failures="1"' in (folder / "gate.xml").read_text()
@@ -119,16 +117,12 @@ def test_split_answers_and_names_errors(
     assert answer("split", "plan.yaml")["splits"] == [0]
     (folder / "plan.yaml").write_text(plan.replace("delay_s", "delay"))
     assert command("split", "plan.yaml") == 2
-    assert capsys.readouterr().err.startswith(
-        "plan.yaml:4: links[0].delay: unknown key (did you mean 'delay_s'?)\n"
-    )
+    assert capsys.readouterr().err.startswith("plan.yaml:4: links[0].delay: unknown key (did you mean 'delay_s'?)\n")
 
 
 def test_profile_names_an_unknown_model(command: Command, capsys: Captured) -> None:
     assert command("profile", "resnet19") == 2
-    assert capsys.readouterr().err.startswith(
-        "MODEL: no model 'resnet19' in torchvision (did you mean 'resnet18'?)"
-    )
+    assert capsys.readouterr().err.startswith("MODEL: no model 'resnet19' in torchvision (did you mean 'resnet18'?)")
 
 
 def test_doctor_looks_for_data(folder: Path, answer: Callable[..., Any], command: Command) -> None:
@@ -172,9 +166,7 @@ def test_shaping_is_recorded_as_it_is(mode: Mode, chosen: Shaping, recorded: Sha
     assert conditions.shaping_of(mode, chosen) == recorded
 
 
-def test_data_comes_from_the_environment_if_not_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_comes_from_the_environment_if_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_DATA", str(tmp_path / "nosuch"))
     with pytest.raises(ValueError, match=r"BENCH_DATA: .*nosuch is no folder"):
         conditions.data_folder(None)

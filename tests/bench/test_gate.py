@@ -150,9 +150,7 @@ def test_a_gate_that_gates_nothing_is_refused() -> None:
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e3), st.floats(0, 1e3), st.floats(1e-3, 1e3))
-def test_worse_never_passes_where_better_fails(
-    base: float, change: float, more: float, tolerance: float
-) -> None:
+def test_worse_never_passes_where_better_fails(base: float, change: float, more: float, tolerance: float) -> None:
     rules = [GateRule(metric="accuracy", tolerance=tolerance)]
 
     def failed(by: float) -> bool:
@@ -216,9 +214,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def outcomes() -> list[Outcome]:
     """One of every status."""
     baseline = side(record(0.9), up_bytes(10), record(3, metric="cut"))
-    return compare(
-        side(record(0.5), up_bytes(10), record(1, metric="down_bytes", case={"a|b": "<x>"})), baseline
-    )
+    return compare(side(record(0.5), up_bytes(10), record(1, metric="down_bytes", case={"a|b": "<x>"})), baseline)
 
 
 def test_junit_has_a_test_case_for_every_number(outcomes: list[Outcome]) -> None:

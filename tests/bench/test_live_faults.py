@@ -23,9 +23,9 @@ from bench.processes import RunError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.channel import memory_pair
+from nodes.checkpoint import checkpoint_path
 from nodes.job import DataSpec, Job, StageSpec
 from nodes.messages import Shutdown
-from nodes.segment import checkpoint_path
 
 SUPPORT = Path(__file__).parent / "support"
 LINK = LinkProfile(rate_bps=200e6)

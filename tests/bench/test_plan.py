@@ -106,9 +106,7 @@ ENERGY = "energy_j: {ue: [1, 1, 1], mec: [9, 9, 9], cloud: [2, 2, 2]}\n"
         ("objective: {latency: 2, energy: 1e1}", [3, 3], 24 + 30),
     ],
 )
-def test_an_objective_weighs_latency_and_energy(
-    split, objective: str, splits: list[int], cost: float
-) -> None:
+def test_an_objective_weighs_latency_and_energy(split, objective: str, splits: list[int], cost: float) -> None:
     answer = split(PLAN + ENERGY + objective)
     assert answer["splits"] == splits
     assert answer["cost_s"] == pytest.approx(cost)
@@ -122,11 +120,7 @@ def test_one_node_computes_all(split) -> None:
 
 
 def test_the_largest_numbers_allowed_still_give_a_number(split) -> None:
-    plan = (
-        PLAN.replace("[100, 1, 50, 0]", "[1e18, 1e18, 1e18, 1e18]")
-        .replace("80", "1e-9")
-        .replace("40", "1e-9")
-    )
+    plan = PLAN.replace("[100, 1, 50, 0]", "[1e18, 1e18, 1e18, 1e18]").replace("80", "1e-9").replace("40", "1e-9")
     assert json.dumps(split(plan), allow_nan=False)
 
 

@@ -27,9 +27,7 @@ def records() -> list[Record]:
 
 def recorded() -> Counter[tuple[Any, Any]]:
     """How often each (n, part) is recorded."""
-    values = (
-        (record.value if record.case["part"] == "a" else record.value / 2, record) for record in records()
-    )
+    values = ((record.value if record.case["part"] == "a" else record.value / 2, record) for record in records())
     return Counter((value, record.case["part"]) for value, record in values)
 
 
@@ -79,9 +77,7 @@ def test_a_run_leaves_records_claims_a_report_and_its_conditions(folder: Path, c
     assert "### sweep" in (folder / "out/report.md").read_text()
 
 
-def test_the_plan_comes_first_and_plain_lines_follow(
-    command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_plan_comes_first_and_plain_lines_follow(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(*RUN) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2:5] == [
@@ -180,9 +176,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_case(folder: Path, command: C
     assert statuses()["sweep"] == ("skipped", "did not end: 2 of 3 cases were not run")
     for name in ("records.jsonl", ".cases.jsonl"):  # what a kill in the middle of writing leaves
         path = folder / "out" / name
-        path.write_bytes(
-            path.read_bytes() + path.read_bytes().splitlines(keepends=True)[0] * (name[0] == "r")
-        )
+        path.write_bytes(path.read_bytes() + path.read_bytes().splitlines(keepends=True)[0] * (name[0] == "r"))
         path.write_bytes(path.read_bytes() + b'{"schema":1,"ru')
     (folder / "kill").unlink()
     calls()
@@ -242,9 +236,7 @@ def test_seeds_cases_and_claims_may_be_added_to_a_run(folder: Path, command: Com
     assert command(*RUN) == 0
     calls()
     text = (folder / "toy.yaml").read_text().replace("n: [1, 2, 3]", "n: [1, 2, 3, 4]")
-    text = text.replace("parameters: {n: 7}", "parameters: {n: 7}\n    seeds: 2").replace(
-        "claim: two", "claim: zwei"
-    )
+    text = text.replace("parameters: {n: 7}", "parameters: {n: 7}\n    seeds: 2").replace("claim: two", "claim: zwei")
     (folder / "toy.yaml").write_text(text)
     assert command(*RUN, "--resume") == 0
     assert calls() == ["4/0", "7/1"]
@@ -321,9 +313,7 @@ def test_time_left_scales_the_estimates(done: Any, todo: Any, left: float | None
 
 
 def test_the_plan_says_what_is_unknown() -> None:
-    assert plan_lines(
-        [("a", [30.0, 50.0], ""), ("bcd", [None, 200.0], ""), ("e", [], "recorded before")]
-    ) == [
+    assert plan_lines([("a", [30.0, 50.0], ""), ("bcd", [None, 200.0], ""), ("e", [], "recorded before")]) == [
         "  a    2 cases, about 80 s",
         "  bcd  2 cases, about 3 min and 1 of unknown time",
         "  e    recorded before",

@@ -73,10 +73,7 @@ def test_an_error_has_its_line_and_key(text: str, expected: list[str]) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_one_error_does_not_hide_those_that_later_checks_find() -> None:
-    text = (
-        HEAD
-        + "  mod: live\n  parameters: {n: x}\n- {name: two, run: 'toy:nosuch'}\nclaims: [3]\nglaims: []\n"
-    )
+    text = HEAD + "  mod: live\n  parameters: {n: x}\n- {name: two, run: 'toy:nosuch'}\nclaims: [3]\nglaims: []\n"
     assert [line.split(": ")[1] for line in errors(text)] == [
         "experiments[0].mod",
         "experiments[0].parameters.n",
@@ -127,15 +124,12 @@ def test_the_hash_covers_what_is_included_but_not_comments(folder: Path) -> None
 @pytest.mark.usefixtures("folder")
 def test_a_suite_expands_to_its_grid_times_its_seeds() -> None:
     Path("own.yaml").write_text(
-        HEAD
-        + "  parameters: {rate: 0.1}\n  grid: {n: [1, 2], inner: {few: {a: [1]}, none: {}}}\n  seeds: 2\n"
+        HEAD + "  parameters: {rate: 0.1}\n  grid: {n: [1, 2], inner: {few: {a: [1]}, none: {}}}\n  seeds: 2\n"
         "  estimate_s: 5\n  scales:\n    smoke: {seeds: 1, grid: {n: [3]}, parameters: {rate: 0.2}, estimate_s: 1}\n"
         "    paper: {skip: too long}\n"
     )
     (one,) = load(["own.yaml"])[0].experiments
-    laptop = [
-        (case.case, case.parameters.n, case.parameters.inner, case.seed) for case in one.cases("laptop", 5)
-    ]
+    laptop = [(case.case, case.parameters.n, case.parameters.inner, case.seed) for case in one.cases("laptop", 5)]
     few, none = {"a": [1]}, {}  # type: ignore[var-annotated]
     assert laptop == [
         ({"n": n, "inner": label}, n, inner, seed)
@@ -160,9 +154,7 @@ def test_data_sets_are_resolved() -> None:
 
 
 def test_a_path_goes_before_a_packaged_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "packaged.yaml").write_text(
-        "name: other\nclaims: []\nexperiments: [{name: a, run: 'toy:measure'}]"
-    )
+    (folder / "packaged.yaml").write_text("name: other\nclaims: []\nexperiments: [{name: a, run: 'toy:measure'}]")
     known = {"toy.yaml": folder / "packaged.yaml", "named": folder / "packaged.yaml"}
     monkeypatch.setattr("bench.loading.packaged", lambda: known)
     assert load(["toy.yaml"])[0].file.name == "toy"
@@ -184,6 +176,4 @@ def test_a_suite_that_names_no_model_needs_no_torch(folder: Path, command: Calla
     code = "import sys; from bench.cli import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path)), "PATH": ""}
     for words in (["validate", "toy.yaml"], ["list"], ["run", "--help"]):
-        subprocess.run(
-            [sys.executable, "-c", code, *words], cwd=folder, env=environment, check=True, timeout=60
-        )
+        subprocess.run([sys.executable, "-c", code, *words], cwd=folder, env=environment, check=True, timeout=60)

@@ -54,9 +54,7 @@ def test_every_way_is_measured_at_every_size(tmp_path: Path, loop: Loop) -> None
         ratios = {m.metric: m.value for m in here if m.unit == "1"}
         assert set(median_s) == set(p99_s) == WAYS
         assert all(0 < median_s[way] <= p99_s[way] for way in WAYS)
-        assert ratios == {
-            f"ratio_to_{way}": median_s["splitmec"] / median_s[way] for way in ("raw", "gloo", "pickle")
-        }
+        assert ratios == {f"ratio_to_{way}": median_s["splitmec"] / median_s[way] for way in ("raw", "gloo", "pickle")}
     assert len(said) == 2
     assert not multiprocessing.active_children()
 

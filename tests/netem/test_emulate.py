@@ -91,9 +91,7 @@ async def test_connections_share_the_rate(emulator):
 @patient
 async def test_a_link_is_never_faster_nor_sooner_than_asked(emulator):
     async with answering() as address:
-        link = await emulator.add_link(
-            address, LinkProfile(rate_bps=20e6, delay_s=0.003), LinkProfile(delay_s=0.004)
-        )
+        link = await emulator.add_link(address, LinkProfile(rate_bps=20e6, delay_s=0.003), LinkProfile(delay_s=0.004))
         seen = await measure(link, bulk_bytes=250_000, messages=20, sizes=(4096, 500_000), repeats=1)
     assert seen.rate_bps <= 1.25 * 20e6  # a late first read makes it look faster; the times below are exact
     assert seen.delay_s >= 0.003
@@ -105,9 +103,7 @@ async def test_a_link_is_never_faster_nor_sooner_than_asked(emulator):
 async def test_a_profile_changes_while_traffic_flows(emulator):
     async with target(reverse) as address:
         link = await emulator.add_link(address, LinkProfile(rate_bps=8e6), LinkProfile())
-        answer = asyncio.create_task(
-            reversed_by(link, bytes(40_000_000))
-        )  # 40 s, more than the test's patience
+        answer = asyncio.create_task(reversed_by(link, bytes(40_000_000)))  # 40 s, more than the test's patience
         while not (await emulator.counts(link))[0]:
             pass
         await emulator.change(link, up=LinkProfile())

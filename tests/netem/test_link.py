@@ -132,9 +132,7 @@ def test_a_whole_message_arrives_when_its_chunks_do(plan, chunks, seed):
         assert chunked == pytest.approx(whole, abs=1e-6, rel=1e-9)
 
 
-def oracle(
-    plan: list[tuple[float, LinkProfile]], sends: list[tuple[float, int]], lost: set[int]
-) -> list[float]:
+def oracle(plan: list[tuple[float, LinkProfile]], sends: list[tuple[float, int]], lost: set[int]) -> list[float]:
     """Arrival times, byte by byte, each at the rate at its start; ``lost`` numbers the lost segments."""
     arrivals, free_at, segments, room = [], 0.0, itertools.count(), 0
     for now, n_bytes in sends:
@@ -169,15 +167,11 @@ def test_the_oracle_agrees(seed):
     plan = [
         (
             at,
-            LinkProfile(
-                rate_bps=rng.choice([1, 3, 20]) * MBIT, delay_s=rng.choice([0.0, 0.01, 0.05]), loss=loss
-            ),
+            LinkProfile(rate_bps=rng.choice([1, 3, 20]) * MBIT, delay_s=rng.choice([0.0, 0.01, 0.05]), loss=loss),
         )
         for at in [0.0, *sorted(rng.uniform(0, 0.6) for _ in range(4))]
     ]
-    sends = [
-        (now, rng.choice([1, 1000, 1448, 20_000])) for now in sorted(rng.uniform(0, 0.5) for _ in range(10))
-    ]
+    sends = [(now, rng.choice([1, 1000, 1448, 20_000])) for now in sorted(rng.uniform(0, 0.5) for _ in range(10))]
     line = Link(plan[0][1], random.Random(seed))
     for at, profile in plan[1:]:
         line.change(at, profile)

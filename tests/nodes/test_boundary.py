@@ -51,9 +51,7 @@ def test_parts_of_a_tensor_that_does_not_cross_are_sent_each():
     assert torch.equal(wired(tensors)["right"], BASE[:, :, 2:])
 
 
-@pytest.mark.parametrize(
-    "twice", [lambda x: x.transpose(1, 2), lambda x: x.to(memory_format=torch.channels_last)]
-)
+@pytest.mark.parametrize("twice", [lambda x: x.transpose(1, 2), lambda x: x.to(memory_format=torch.channels_last)])
 def test_the_same_value_under_two_names_is_sent_once_whatever_its_strides(twice):
     value = twice(torch.randn(2, 3, 4, 5))
     tensors, views, _ = pack({"one": value, "other": value.view_as(value)})

@@ -9,9 +9,9 @@ import torch
 from msgspec.structs import replace
 
 from nodes.chain import run_in_process
+from nodes.checkpoint import checkpoint_path, last_checkpoint
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.models import ModelError
-from nodes.segment import checkpoint_path, last_checkpoint
 
 LAYERS = 7
 
@@ -82,9 +82,7 @@ def assert_ends_like(whole, job: Job, since: int) -> None:
     assert outcome.losses == expected.losses[since * per_epoch :]
     times = ("train_s", "test_s")
     for one, other in zip(outcome.epochs, expected.epochs[since:], strict=True):
-        assert {k: v for k, v in one.items() if k not in times} == {
-            k: v for k, v in other.items() if k not in times
-        }
+        assert {k: v for k, v in one.items() if k not in times} == {k: v for k, v in other.items() if k not in times}
     for index in (0, 2, 3):
         assert_same(saved(job, index, 5), saved(whole_job, index, 5))
 

@@ -151,9 +151,7 @@ def test_a_message_survives_every_cut_of_its_frame_in_two(message: AnyMessage, s
 
 
 @given(st.lists(MESSAGES, min_size=1, max_size=3), st.integers(1, 300))
-def test_frames_back_to_back_come_out_in_order_at_any_chunking(
-    messages: list[AnyMessage], chunk: int
-) -> None:
+def test_frames_back_to_back_come_out_in_order_at_any_chunking(messages: list[AnyMessage], chunk: int) -> None:
     data = b"".join(frame(message, number) for number, message in enumerate(messages))
     expected = [(number, plain(message)) for number, message in enumerate(messages)]
     for size in (1, chunk, len(data)):
@@ -195,9 +193,7 @@ def test_a_frame_typed_out_by_hand() -> None:
     assert [(n, plain(m)) for n, m in Decoder().feed(whole)] == [(5, plain(message))]
 
 
-@pytest.mark.parametrize(
-    "tensor", [torch.tensor(3.5), torch.empty(0, 4), torch.empty(2, 0), torch.tensor(True)]
-)
+@pytest.mark.parametrize("tensor", [torch.tensor(3.5), torch.empty(0, 4), torch.empty(2, 0), torch.tensor(True)])
 @pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.float32])
 def test_scalar_and_empty_tensors(tensor: torch.Tensor, dtype: torch.dtype) -> None:
     message = Result(assignment=0, step=0, tensors={"x": tensor.to(dtype)})
@@ -206,9 +202,7 @@ def test_scalar_and_empty_tensors(tensor: torch.Tensor, dtype: torch.dtype) -> N
 
 def test_a_tensor_that_requires_grad_or_is_not_contiguous_travels_as_its_values() -> None:
     weight = torch.arange(12.0).reshape(3, 4).requires_grad_()
-    copy = read(
-        frame(Result(assignment=0, step=0, tensors={"a": weight, "b": weight[::2, 1:].t(), "c": BYTES[::2]}))
-    )
+    copy = read(frame(Result(assignment=0, step=0, tensors={"a": weight, "b": weight[::2, 1:].t(), "c": BYTES[::2]})))
     assert torch.equal(copy.tensors["a"], weight)
     assert torch.equal(copy.tensors["b"], weight[::2, 1:].t())
     assert copy.tensors["c"].tolist() == [0, 2, 4]
@@ -233,9 +227,7 @@ def test_received_tensors_own_their_memory() -> None:
 
 @settings(max_examples=300)
 @given(MESSAGES, st.data())
-def test_any_flipped_bit_of_prefix_or_header_is_a_frame_error(
-    message: AnyMessage, data: st.DataObject
-) -> None:
+def test_any_flipped_bit_of_prefix_or_header_is_a_frame_error(message: AnyMessage, data: st.DataObject) -> None:
     header, *payload = encode(message)
     place = data.draw(st.integers(0, len(header) * 8 - 1))
     broken = bytearray(header)
@@ -339,18 +331,13 @@ def test_limits_may_grow_after_the_decoder_was_made() -> None:
 
 
 def test_of_a_name_given_twice_the_last_counts_and_the_next_frame_is_read() -> None:
-    twice = (
-        b"\x84\xa4type\xa6result\xaaassignment\x00\xa4step\x00\xa7tensors\x82"
-        + b"\xa1x\x92\xa2u8\x91\x01" * 2
-    )
+    twice = b"\x84\xa4type\xa6result\xaaassignment\x00\xa4step\x00\xa7tensors\x82" + b"\xa1x\x92\xa2u8\x91\x01" * 2
     (_, first), (_, second) = Decoder().feed(framed(twice, b"\x01\x02") + frame(Shutdown()))
     assert first.tensors["x"].tolist() == [2]
     assert isinstance(second, Shutdown)
 
 
-@pytest.mark.parametrize(
-    "tensor", [torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.complex64)]
-)
+@pytest.mark.parametrize("tensor", [torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.complex64)])
 def test_a_tensor_of_another_dtype_cannot_be_sent(tensor: torch.Tensor) -> None:
     with pytest.raises(FrameError, match="cannot be sent"):
         encode(Result(assignment=0, step=0, tensors={"x": tensor}))

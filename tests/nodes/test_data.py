@@ -60,9 +60,7 @@ def write_stl(folder: Path) -> None:
 def write_idx(folder: Path, packed: bool) -> None:
     folder.mkdir(parents=True)
     for part, labels in (("train", [9, 0, 3]), ("t10k", [1])):
-        grey = bytes(
-            pixel(n, row, column, 0) for n in range(len(labels)) for row in range(28) for column in range(28)
-        )
+        grey = bytes(pixel(n, row, column, 0) for n in range(len(labels)) for row in range(28) for column in range(28))
         images = bytes([0, 0, 8, 3]) + struct.pack(">III", len(labels), 28, 28) + grey
         numbers = bytes([0, 0, 8, 1]) + struct.pack(">I", len(labels)) + bytes(labels)
         for kind, content in (("images-idx3", images), ("labels-idx1", numbers)):
@@ -126,14 +124,10 @@ def test_digits_are_the_whole_embedded_set_split_by_class() -> None:
     stored = load("digits", None, side=8)
     from sklearn.datasets import load_digits  # noqa: PLC0415
 
-    found = np.sort(
-        np.concatenate([stored.train.images[:], stored.test.images[:]])[..., 1].reshape(-1, 64), 0
-    )
+    found = np.sort(np.concatenate([stored.train.images[:], stored.test.images[:]])[..., 1].reshape(-1, 64), 0)
     expected = np.sort(np.rint(load_digits().data * 255 / 16), 0)
     assert (found == expected).all()
-    assert np.asarray(digits.train.images[:]).mean() == pytest.approx(
-        np.mean(stored.train.images[:]), abs=0.5
-    )
+    assert np.asarray(digits.train.images[:]).mean() == pytest.approx(np.mean(stored.train.images[:]), abs=0.5)
 
 
 def test_digits_are_the_same_every_time() -> None:
@@ -356,14 +350,10 @@ def test_npz_that_is_no_zip_or_lies_about_its_sizes(tmp_path: Path) -> None:
         check("npz:mine", tmp_path)
     write_npz(path, packed=True, train_images=npy("|u1", (10**6, 32, 32, 3), b""))
     content = bytearray(path.read_bytes())
-    directory = content.rindex(
-        b"PK\x01\x02", 0, content.index(b"train_images.npy", content.index(b"PK\x01\x02"))
-    )
+    directory = content.rindex(b"PK\x01\x02", 0, content.index(b"train_images.npy", content.index(b"PK\x01\x02")))
     struct.pack_into("<I", content, directory + 24, 128 + 3072 * 10**6)  # the size once unpacked
     path.write_bytes(content)
-    with pytest.raises(
-        DataError, match=r"train_images.npy declares 3,072,000,128 bytes, it cannot hold them"
-    ):
+    with pytest.raises(DataError, match=r"train_images.npy declares 3,072,000,128 bytes, it cannot hold them"):
         check("npz:mine", tmp_path)
 
 

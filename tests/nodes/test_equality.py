@@ -10,10 +10,11 @@ from msgspec.structs import replace
 from oracle import Unsplit
 
 from nodes.chain import load_data, run_in_process
+from nodes.checkpoint import checkpoint_path
 from nodes.data import DataError
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.models import outline
-from nodes.segment import checkpoint_path, place
+from nodes.place import place
 
 RESNET, VGG, PLAIN = "resnet18", "user_models:narrow_vgg11_bn", "user_models:Plain"
 UNDROPPED = "user_models:Undropped"

@@ -51,9 +51,7 @@ def in_parts(parts: list[Part], x: torch.Tensor, backward: bool) -> tuple[torch.
     return logits, leaf.grad
 
 
-def assert_parts_equal_whole(
-    whole: nn.Module, chain: Chain, ends: list[int], train: bool, batch: int
-) -> None:
+def assert_parts_equal_whole(whole: nn.Module, chain: Chain, ends: list[int], train: bool, batch: int) -> None:
     """``whole`` is an untouched copy of the network of ``chain`` that draws what the parts draw at MOMENT."""
     parts = [chain.part(start, stop).train(train) for start, stop in itertools.pairwise(ends)]
     x = torch.randn(batch, *chain.input_shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
@@ -194,9 +192,7 @@ def test_outline_has_the_shapes_of_the_network_and_no_memory():
     chain = outline("resnet18", 10, SMALL)
     assert all(parameter.is_meta for parameter in chain.model.parameters())
     real = Chain(build_model("resnet18", 10, SMALL), SMALL)
-    assert [boundary_bytes(chain.shapes(i)) for i in range(70)] == [
-        boundary_bytes(real.shapes(i)) for i in range(70)
-    ]
+    assert [boundary_bytes(chain.shapes(i)) for i in range(70)] == [boundary_bytes(real.shapes(i)) for i in range(70)]
 
 
 def test_a_constructor_that_needs_values_has_an_outline_too():
@@ -217,9 +213,7 @@ def test_what_is_changed_in_place_is_read_changed(maker):
     chain = Chain(model, SMALL)
     for cut in range(1, len(chain)):
         given = x.clone()
-        assert torch.equal(
-            in_parts([chain.part(0, cut), chain.part(cut, len(chain))], given, False)[0], expected
-        )
+        assert torch.equal(in_parts([chain.part(0, cut), chain.part(cut, len(chain))], given, False)[0], expected)
         assert torch.equal(given, x)
 
 

@@ -40,9 +40,7 @@ class Worker:
         self.forward = work
 
 
-def node(
-    role: Scripted, channels: dict[Direction, Channel], worker: Any = None, compute: Any = inline
-) -> Node:
+def node(role: Scripted, channels: dict[Direction, Channel], worker: Any = None, compute: Any = inline) -> Node:
     return Node("mec", role, worker or Worker(), compute, channels, asyncio.get_running_loop().time)
 
 

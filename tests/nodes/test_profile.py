@@ -130,9 +130,7 @@ def test_bytes_are_of_what_lives_each_storage_once():
     half, logits = four // 2, 12
     # Behind b live b's result and the value around it; a flattened value and its chunks have one storage.
     behind_c = half + logits
-    assert profile.boundary_bytes == [
-        *(16, four, 2 * four, four, four, four, behind_c, 2 * logits, 2 * logits, logits)
-    ]
+    assert profile.boundary_bytes == [*(16, four, 2 * four, four, four, four, behind_c, 2 * logits, 2 * logits, logits)]
     assert profile.output_bytes == [four, four, four, four, four, logits, logits, logits, logits]
 
 

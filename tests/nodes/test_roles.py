@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from nodes.hop import Hop
 from nodes.messages import Activation, Assign, Gradient, Heartbeat, Result, Shutdown
 from nodes.node import Compute, Finish, Send
-from nodes.segment import ProtocolError, place
+from nodes.place import place
+from nodes.segment import ProtocolError
 from nodes.ue import Course, Ue
 
 ASSIGN = Assign(assignment=0, splits=(1,))

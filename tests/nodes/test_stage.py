@@ -72,10 +72,7 @@ def test_int8_keeps_a_diverged_run_visible():
 def test_a_stage_gives_back_the_dtype_that_the_model_made():
     shapes = {"x": torch.empty(1, 4, dtype=torch.bfloat16, device="meta")}
     for stage in (Float16(shapes), Int8(shapes)):
-        assert (
-            stage.decode(stage.encode({"x": torch.ones(2, 4, dtype=torch.bfloat16)}))["x"].dtype
-            == torch.bfloat16
-        )
+        assert stage.decode(stage.encode({"x": torch.ones(2, 4, dtype=torch.bfloat16)}))["x"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -251,9 +248,7 @@ def test_a_stages_own_loss_counts_once_a_batch_however_many_microbatches():
         )
         for number in range(parts):
             some = slice(number * 16 // parts, (number + 1) * 16 // parts)
-            sent = one.source(
-                pictures[some], labels[some], assignment=0, step=0, microbatch=number, train=True
-            )
+            sent = one.source(pictures[some], labels[some], assignment=0, step=0, microbatch=number, train=True)
             one.backward(two.forward(sent))
         states.append(one.state())
     for name, tensor in states[0].items():

@@ -46,20 +46,14 @@ async def serving(payload_bytes: int = 64 * MIB) -> AsyncIterator[Server]:
         await server.close()
 
 
-async def pair(
-    server: Server, port: int | None = None, bulk: bool = True
-) -> tuple[SocketChannel, SocketChannel]:
+async def pair(server: Server, port: int | None = None, bulk: bool = True) -> tuple[SocketChannel, SocketChannel]:
     """A channel opened to ``server`` and the end that it accepted."""
-    opened = await connect(
-        HOST, port or server.port, "ue", TOKEN, Limits(64 * MIB, 64 * MIB), bulk=bulk, peer="mec"
-    )
+    opened = await connect(HOST, port or server.port, "ue", TOKEN, Limits(64 * MIB, 64 * MIB), bulk=bulk, peer="mec")
     return opened, await server.accept()
 
 
 def activation(step: int, size: int) -> Activation:
-    return Activation(
-        assignment=0, step=step, train=True, tensors={"x": torch.full((size,), step, dtype=torch.uint8)}
-    )
+    return Activation(assignment=0, step=step, train=True, tensors={"x": torch.full((size,), step, dtype=torch.uint8)})
 
 
 def beat(step: int) -> Heartbeat:
@@ -113,9 +107,7 @@ class Proxy:
         writer.close()
         there[1].close()
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
-    ) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         while data := await reader.read(MIB):
             await gate.wait()
             writer.write(data)
@@ -161,9 +153,7 @@ def test_reorder_refuses_a_number_used_before_or_far_ahead(sequence: int) -> Non
 
 @pytest.mark.parametrize("proxied", [False, True])
 @pytest.mark.parametrize("bulk", [True, False])
-def test_bytes_written_are_the_bytes_that_the_kernel_saw_acknowledged(
-    run: Run, bulk: bool, proxied: bool
-) -> None:
+def test_bytes_written_are_the_bytes_that_the_kernel_saw_acknowledged(run: Run, bulk: bool, proxied: bool) -> None:
     async def scenario() -> None:
         async with serving() as server, Proxy(server.port).listening() as port:
             near, far = await pair(server, port if proxied else None, bulk)
@@ -176,9 +166,7 @@ def test_bytes_written_are_the_bytes_that_the_kernel_saw_acknowledged(
                     await end.receive()
             await asyncio.gather(near.close(), far.close())
             for end, peer in ((near, "mec"), (far, "ue")):
-                assert [(c.peer, c.kind) for c in end.connections] == [(peer, "websocket"), (peer, "bulk")][
-                    : 1 + bulk
-                ]
+                assert [(c.peer, c.kind) for c in end.connections] == [(peer, "websocket"), (peer, "bulk")][: 1 + bulk]
                 for connection in end.connections:
                     assert connection.written_bytes == connection.acked_bytes > 0
                 frames = sum(traffic.header_bytes + traffic.payload_bytes for traffic in end.sent.values())
@@ -341,9 +329,7 @@ def test_a_goodbye_waits_for_the_tensors_that_it_overtook(run: Run) -> None:
 
 
 @pytest.mark.parametrize("bulk", [True, False])
-def test_a_wrong_token_is_refused_and_never_logged(
-    run: Run, bulk: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_wrong_token_is_refused_and_never_logged(run: Run, bulk: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         async with serving() as server:
             for token in ("", "wrong", TOKEN + "x", TOKEN[:-1], "\u00fc"):
@@ -499,9 +485,7 @@ def test_compression_is_not_agreed_to(run: Run) -> None:
     async def scenario() -> None:
         async with serving() as server, aiohttp.ClientSession() as session:
             auth = {"Authorization": f"Bearer {TOKEN}"}
-            websocket = await session.ws_connect(
-                f"http://{HOST}:{server.port}/control", headers=auth, compress=15
-            )
+            websocket = await session.ws_connect(f"http://{HOST}:{server.port}/control", headers=auth, compress=15)
             assert not websocket.compress
             await websocket.close()
 
@@ -525,9 +509,7 @@ def test_the_opener_learns_why_its_channel_ended(run: Run) -> None:
             await near.send(activation(0, 1001))
             with pytest.raises(ChannelClosed, match="ue: payload of 1001 bytes, up to 1000"):
                 await far.receive()
-            with pytest.raises(
-                ChannelClosed, match="mec: ended the connection: payload of 1001 bytes, up to 1000"
-            ):
+            with pytest.raises(ChannelClosed, match="mec: ended the connection: payload of 1001 bytes, up to 1000"):
                 await near.receive()
 
     run(scenario())
@@ -538,9 +520,7 @@ def test_a_message_that_cannot_be_sent_leaves_the_channel_as_it_was(run: Run) ->
         async with serving() as server:
             near, far = await pair(server)
             with pytest.raises(FrameError):
-                await near.send(
-                    Result(assignment=0, step=0, tensors={"x": torch.zeros(1, dtype=torch.float64)})
-                )
+                await near.send(Result(assignment=0, step=0, tensors={"x": torch.zeros(1, dtype=torch.float64)}))
             await near.send(beat(1))
             assert isinstance(await far.receive(), Heartbeat)
 

@@ -14,9 +14,7 @@ Make = Callable[..., Record]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def sweep(
-    make: Make, metrics: tuple[str, ...] = ("m",), rates: tuple[float, ...] = (1, 10, 100)
-) -> list[Record]:
+def sweep(make: Make, metrics: tuple[str, ...] = ("m",), rates: tuple[float, ...] = (1, 10, 100)) -> list[Record]:
     return [
         make(rate * (2 + i), metric=metric, unit="s", seed=seed, case={"method": method, "rate": rate})
         for metric in metrics
@@ -43,9 +41,7 @@ def test_a_line_goes_from_left_to_right(record: Make) -> None:
 
 
 def test_names_are_bars_told_apart_by_the_key_of_fewest_values(record: Make) -> None:
-    records = [
-        record(i, case={"method": m, "codec": c}) for i, m in enumerate("abcd") for c in ("f16", "f32")
-    ]
+    records = [record(i, case={"method": m, "codec": c}) for i, m in enumerate("abcd") for c in ("f16", "f32")]
     (panel,) = choose(summarise(records))
     assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "codec")
     assert {name: [point.x for point in points] for name, points in panel.series.items()} == {
@@ -72,9 +68,7 @@ def test_a_single_case_puts_metrics_of_a_unit_side_by_side(record: Make) -> None
         record(2, metric="down", unit="bytes"),
         record(3, metric="acc"),
     ]
-    assert [
-        (panel.metric, [point.x for point in panel.series[""]]) for panel in choose(summarise(records))
-    ] == [
+    assert [(panel.metric, [point.x for point in panel.series[""]]) for panel in choose(summarise(records))] == [
         ("bytes", ["up", "down"]),
         ("value", ["acc"]),
     ]
@@ -90,9 +84,7 @@ def test_a_suite_says_what_it_wants(record: Make) -> None:
     assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "rate")
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"metrics": ["z"]}, {"metrics": ["m"], "x": "z"}, {"metrics": ["m"], "series": "z"}]
-)
+@pytest.mark.parametrize("wrong", [{"metrics": ["z"]}, {"metrics": ["m"], "x": "z"}, {"metrics": ["m"], "series": "z"}])
 def test_what_was_not_measured_cannot_be_drawn(record: Make, wrong: dict[str, object]) -> None:
     with pytest.raises(FigureError, match="z"):
         choose(summarise(sweep(record)), FigureSpec(**wrong))

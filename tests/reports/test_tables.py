@@ -59,9 +59,7 @@ def test_rows_are_cases_and_columns_metrics(record: Make) -> None:
 
 def test_metrics_of_other_case_keys_have_a_table_of_their_own(record: Make) -> None:
     records = [record(1, metric="total", case={"method": method}) for method in "ab"]
-    records += [
-        record(1, metric="each", case={"method": method, "client": i}) for method in "ab" for i in (0, 1)
-    ]
+    records += [record(1, metric="each", case={"method": method, "client": i}) for method in "ab" for i in (0, 1)]
     assert [list(table.columns) for table in tables(records)] == [
         ["method", "total"],
         ["method", "client", "each"],

@@ -77,9 +77,7 @@ def test_why_tells_seeds_standard_error_and_tolerance(record: Make) -> None:
         ("cifar10", "laptop", "not-comparable"),
     ],
 )
-def test_a_value_needs_the_papers_data_and_scale(
-    record: Make, dataset: str, scale: str, expected: str
-) -> None:
+def test_a_value_needs_the_papers_data_and_scale(record: Make, dataset: str, scale: str, expected: str) -> None:
     fields = {"paper": 0.8, "value": {"of": M, "tolerance": 0.1}, "data": "cifar10"}
     found = verdict([record(0.8, dataset=dataset, scale=scale)], **fields)
     assert found.verdict == expected
@@ -163,10 +161,7 @@ def test_a_trend_is_a_direction_beyond_noise(record: Make, values: list[float], 
 def test_a_value_or_bound_has_no_direction_to_be_a_trend(record: Make) -> None:
     records = seeds(record, 1.0, 1.01, 1.02)
     assert verdict(records, bound={"of": M, "at_least": 2}).verdict == "not-reproduced"
-    assert (
-        verdict(records, paper=2, value={"of": M, "tolerance": 0.1}, needs_data=False).verdict
-        == "not-reproduced"
-    )
+    assert verdict(records, paper=2, value={"of": M, "tolerance": 0.1}, needs_data=False).verdict == "not-reproduced"
 
 
 ORDER = {"order": {"of": [A, B, C], "direction": "increasing"}}
@@ -184,9 +179,7 @@ def test_an_order_with_one_step_lost_in_noise_is_a_trend(record: Make) -> None:
     noisy = methods(record, a=[1, 1, 1], b=[2, 3, 4], c=[2.1, 4, 3.5])
     assert verdict(noisy, **ORDER).verdict == "trend"
     assert verdict(methods(record, a=[1], b=[4], c=[3]), **ORDER).verdict == "not-reproduced"
-    assert (
-        verdict(methods(record, a=[1, 9, 1], b=[2, 3, 4], c=[1, 9, 2]), **ORDER).verdict == "not-reproduced"
-    )
+    assert verdict(methods(record, a=[1, 9, 1], b=[2, 3, 4], c=[1, 9, 2]), **ORDER).verdict == "not-reproduced"
 
 
 def test_no_record_is_not_run(record: Make) -> None:
@@ -251,9 +244,7 @@ def test_more_of_what_is_claimed_never_judges_worse(
 
 
 @given(number, number, st.floats(0, 50), st.floats(0, 50))
-def test_a_wider_tolerance_never_judges_worse(
-    record: Make, paper: float, value: float, a: float, b: float
-) -> None:
+def test_a_wider_tolerance_never_judges_worse(record: Make, paper: float, value: float, a: float, b: float) -> None:
     def rank(tolerance: float) -> int:
         fields = {"paper": paper, "value": {"of": M, "tolerance": tolerance}, "needs_data": False}
         return RANK[verdict([record(value)], **fields).verdict]

@@ -21,9 +21,7 @@ def holder(splits: tuple[int, ...], layer: int) -> int:
 def oracle_cost(case: Case, splits: tuple[int, ...]) -> Fraction:
     """The cost of ``splits``, told layer by layer and link by link, without rounding."""
     layers = len(case["boundary_bytes"]) - 1
-    total = sum(
-        (Fraction(case["compute_s"][holder(splits, layer)][layer]) for layer in range(layers)), Fraction(0)
-    )
+    total = sum((Fraction(case["compute_s"][holder(splits, layer)][layer]) for layer in range(layers)), Fraction(0))
     for link, (rate, delay) in enumerate(case["links"]):
         done = splits[link]
         if done < layers or case["boundary_bytes"][layers] > 0:
@@ -52,9 +50,7 @@ def costs(case: Case, scale: float = 1.0) -> tuple[list[list[float]], list[list[
         moves = [0.0] * len(seconds)
         if case["current_splits"] is not None:
             moves = move_s(case["parameter_bytes"], case["current_splits"][p], rate, delay)
-        link_costs.append(
-            [scale * second + scale * move for second, move in zip(seconds, moves, strict=True)]
-        )
+        link_costs.append([scale * second + scale * move for second, move in zip(seconds, moves, strict=True)])
     return [[scale * second for second in row] for row in case["compute_s"]], link_costs
 
 
@@ -163,9 +159,7 @@ def test_dear_parameters_keep_the_split() -> None:
 @pytest.mark.parametrize(
     ("capacity", "splits", "cost"), [(1, [0, 1], 0.6 + 1 + 0.5 / 3 + 0.5), (0.1, [0, 3], 0.6 + 5.5 / 3)]
 )
-def test_the_papers_example_of_three_layers_on_three_nodes(
-    capacity: float, splits: list[int], cost: float
-) -> None:
+def test_the_papers_example_of_three_layers_on_three_nodes(capacity: float, splits: list[int], cost: float) -> None:
     """HiveMind, section III, Fig. 2: loads over capacities; the MEC takes over as the cloud's link slows."""
     layer_costs = [[load / speed for load in (0.5, 1, 4)] for speed in (1, 3, 10)]
     link_costs = [[load / speed for load in (1.2, 1, 4)] + [0.0] for speed in (2, capacity)]

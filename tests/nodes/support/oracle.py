@@ -77,9 +77,7 @@ class Unsplit:
         total = 0.0
         parts = self.job.microbatches
         self.optimizer.zero_grad()
-        for number, (some, answers) in enumerate(
-            zip(pictures.chunk(parts), labels.chunk(parts), strict=True)
-        ):
+        for number, (some, answers) in enumerate(zip(pictures.chunk(parts), labels.chunk(parts), strict=True)):
             self.moment[0] = self.moment[0]._replace(microbatch=number)
             loss = self.loss(some, answers) / parts
             loss.backward()

@@ -1,0 +1,64 @@
+"""Where is a node's training kept? One file a node and epoch, whole or not there, in the job's folder."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from nodes.job import Job
+from nodes.models import ModelError
+from nodes.place import place
+
+
+def checkpoint_path(job: Job, index: int, epoch: int) -> Path:
+    """Where node ``index`` saves its state after ``epoch`` epochs."""
+    return Path(job.checkpoint or ".") / f"node-{index}-{epoch}.pt"
+
+
+def last_checkpoint(job: Job, layers: int) -> int:
+    """The last epoch whose state every node that computes has saved; 0 if none."""
+    if job.checkpoint is None:
+        return 0
+    epochs = [
+        {int(path.stem.rpartition("-")[2]) for path in Path(job.checkpoint).glob(f"node-{index}-*.pt")}
+        for index in range(len(job.nodes))
+        if not place(job.splits, index, layers).relays
+    ]
+    return max(set.intersection(*epochs), default=0)
+
+
+def write_checkpoint(job: Job, index: int, epoch: int, state: dict[str, Any]) -> None:
+    """Save ``state`` of node ``index`` after ``epoch`` epochs, atomically; the one before last is removed."""
+    if job.checkpoint is None:
+        return
+    buffer = io.BytesIO()
+    torch.save({"task": _task(job), **state}, buffer)
+    path = checkpoint_path(job, index, epoch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    checkpoint_path(job, index, epoch - 2).unlink(missing_ok=True)
+
+
+def read_checkpoint(job: Job, index: int, epoch: int, device: torch.device) -> dict[str, Any]:
+    """What ``write_checkpoint`` saved. Raises ModelError if it is of another job."""
+    path = checkpoint_path(job, index, epoch)
+    saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    if saved["task"] != _task(job):
+        raise ModelError(f"{path} is of another job; use a checkpoint folder of its own for each")
+    return saved
+
+
+def _task(job: Job) -> str:
+    """What of ``job`` decides how training goes on; how long it is to last and how it is run do not."""
+    same = msgspec.structs.replace(job, checkpoint=None, device="cpu", threads=None, window=1, payload_bytes=0)
+    if job.optimizer.schedule == "constant":
+        same = msgspec.structs.replace(same, epochs=0)
+    return msgspec.json.encode(same).decode()
