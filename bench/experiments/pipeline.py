@@ -173,8 +173,8 @@ def tested(outcome: Outcome) -> Iterator[Measurement]:
 
 
 def rate(job: Job, outcomes: list[Outcome]) -> float:
-    """Training samples per second, by the median step; the first step of a run warms up and does not count."""
-    steps = [step for outcome in outcomes for step in (outcome.step_s[1:] or outcome.step_s)]
+    """Training samples per second, by the median step; the first quarter of each run warms up and does not count."""
+    steps = [step for outcome in outcomes for step in outcome.step_s[-(-len(outcome.step_s) // 4) :] or outcome.step_s]
     return job.batch_size / statistics.median(steps)
 
 
