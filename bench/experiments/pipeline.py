@@ -173,8 +173,8 @@ def tested(outcome: Outcome) -> Iterator[Measurement]:
 
 
 def rate(job: Job, outcomes: list[Outcome]) -> float:
-    """Training samples per second, by the median step; the first quarter of each run warms up and does not count."""
-    steps = [step for outcome in outcomes for step in outcome.step_s[-(-len(outcome.step_s) // 4) :] or outcome.step_s]
+    """Training samples per second, by the median step; the first half of each run warms up and does not count."""
+    steps = [step for outcome in outcomes for step in outcome.step_s[len(outcome.step_s) // 2 :]]
     return job.batch_size / statistics.median(steps)
 
 
@@ -188,7 +188,8 @@ def comparison(job: Job, split_runs: list[Outcome], whole_runs: list[Outcome]) -
     yield Measurement("accuracy_difference", accuracies[0] - accuracies[1], "fraction")
     yield Measurement("largest_loss_difference", max(distances), "nats")
     yield Measurement("unsplit_samples_per_s", rate(job, whole_runs), "samples/s")
-    yield Measurement("throughput_ratio", rate(job, split_runs) / rate(job, whole_runs), "1")
+    ratios = [rate(job, [one]) / rate(job, [other]) for one, other in zip(split_runs, whole_runs, strict=True)]
+    yield Measurement("throughput_ratio", statistics.median(ratios), "1")
 
 
 def node_measurements(node: NodeReport) -> Iterator[Measurement]:
