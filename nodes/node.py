@@ -17,7 +17,7 @@ import msgspec
 import torch
 
 from nodes.channel import Channel, ChannelClosed
-from nodes.messages import AnyMessage, Gradient, Shutdown
+from nodes.messages import AnyMessage, Gradient, Result, Shutdown
 
 Direction = Literal["up", "down", "runner"]
 
@@ -131,6 +131,7 @@ class Node:
     ) -> None:
         self.name = name
         self.usage = Usage()
+        self._told_bytes = 0  # of those sent, that a report to the runner has told of
         self._role, self._worker, self._compute, self._channels = role, worker, compute, channels
         self._clock = clock
         self._events: asyncio.Queue[Callable[[float], list[Action]]] = asyncio.Queue()
@@ -194,10 +195,23 @@ class Node:
         """Send what is decided, one message after the other."""
         channel, queue = self._channels[to], self._outgoing[to]
         while (message := await queue.get()) is not None:
+            if to == "runner" and isinstance(message, Result):
+                message = msgspec.structs.replace(
+                    message, metrics={**message.metrics, "sent_bytes": self._newly_sent_bytes()}
+                )
             try:
                 await channel.send(message)
             except ChannelClosed as error:
                 raise PeerLostError(channel.peer, error) from None
+
+    def _newly_sent_bytes(self) -> float:
+        """Frames sent to the neighbours since this was last asked."""
+        sent = [
+            traffic for to, channel in self._channels.items() if to != "runner" for traffic in channel.sent.values()
+        ]
+        total, before = sum(traffic.header_bytes + traffic.payload_bytes for traffic in sent), self._told_bytes
+        self._told_bytes = total
+        return float(total - before)
 
     async def _work_off(self) -> None:
         """Compute what is decided, in order."""

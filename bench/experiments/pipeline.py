@@ -142,7 +142,7 @@ def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, contex
     def say(metrics: dict[str, float]) -> None:
         context.say(
             f"{len(job.nodes)} nodes, epoch {metrics['epoch']:.0f}: loss {metrics['loss']:.3f}, "
-            f"test accuracy {metrics['test_accuracy']:.3f}"
+            f"test accuracy {metrics['test_accuracy']:.3f}, {metrics['sent_bytes'] / 1e6:.1f} MB sent by the UE in it"
         )
 
     def start(job: Job, say: Say) -> Outcome:
