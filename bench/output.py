@@ -78,7 +78,7 @@ class Output:
     def scratch(self, case: Case) -> Path:
         """The folder for files of ``case``'s own; what an earlier run left there is kept."""
         name = case.experiment.name.replace("/", "-")
-        path = self.folder / ".scratch" / f"{name}-{digest(case_key(case))[:12]}"
+        path = self.folder / ".scratch" / f"{name}-{digest([case_key(case), case.sha256])[:12]}"
         path.mkdir(parents=True, exist_ok=True)
         return path
 

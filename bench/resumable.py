@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from nodes.chain import Outcome, Say
-from nodes.checkpoint import checkpoint_path, last_checkpoint
+from nodes.checkpoint import drop_later_checkpoints, last_checkpoint
 from nodes.job import Job
 
 
@@ -18,10 +18,8 @@ def resumable(job: Job, layers: int, folder: Path, run: Callable[[Job, Say], Out
         return msgspec.json.decode(finished.read_bytes(), type=Outcome)
     if job.epochs > 1:
         job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
-    reported = _reported(journal)
-    # A state without a report of its epoch was cut off during the test: that epoch is trained again.
-    for index in range(len(job.nodes)):
-        checkpoint_path(job, index, len(reported) + 1).unlink(missing_ok=True)
+    reported = _reported(journal)[: job.epochs - 1]  # the last is run again if the outcome was not kept
+    drop_later_checkpoints(job, len(reported))  # an epoch whose report is missing is trained again
     earlier = reported[: last_checkpoint(job, layers)]
     _write(journal, b"".join(msgspec.json.encode(epoch) + b"\n" for epoch in earlier))
 

@@ -41,8 +41,8 @@ def boundary_bytes(values: Values) -> int:
 
 def _view(name: str, base: torch.Tensor, other: torch.Tensor) -> View | None:
     """How ``other`` lies in ``base``, which shares its storage, if all of it does."""
-    if base.dtype != other.dtype:
-        return None
+    if base.dtype != other.dtype or base.requires_grad != other.requires_grad:
+        return None  # a detached value must stay so at the receiver
     offset = int(other.storage_offset() - base.storage_offset())
     if not offset and base.shape == other.shape and base.stride() == other.stride():
         return View(name, tuple(base.shape), torch.empty(base.shape, device="meta").stride(), 0)

@@ -89,6 +89,7 @@ class Bulk(asyncio.BufferedProtocol):
                 self._owner.deliver(sequence, message)
         except FrameError as error:
             self._end(str(error))
+            self.counted.pause_reading()  # where a next frame would start is unknown
 
     def eof_received(self) -> bool:
         self._end("the stream ended inside a frame" if self._decoder.inside_frame else None)

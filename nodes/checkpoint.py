@@ -18,16 +18,27 @@ def checkpoint_path(job: Job, index: int, epoch: int) -> Path:
     return Path(job.checkpoint or ".") / f"node-{index}-{epoch}.pt"
 
 
+def drop_later_checkpoints(job: Job, epoch: int) -> None:
+    """Forget what was saved after more than ``epoch`` epochs."""
+    for index in range(len(job.nodes)):
+        for later in _epochs(job, index):
+            if later > epoch:
+                checkpoint_path(job, index, later).unlink()
+
+
 def last_checkpoint(job: Job, layers: int) -> int:
     """The last epoch whose state every node that computes has saved; 0 if none."""
     if job.checkpoint is None:
         return 0
-    epochs = [
-        {int(path.stem.rpartition("-")[2]) for path in Path(job.checkpoint).glob(f"node-{index}-*.pt")}
-        for index in range(len(job.nodes))
-        if not place(job.splits, index, layers).relays
-    ]
+    epochs = [_epochs(job, index) for index in range(len(job.nodes)) if not place(job.splits, index, layers).relays]
     return max(set.intersection(*epochs), default=0)
+
+
+def _epochs(job: Job, index: int) -> set[int]:
+    folder = checkpoint_path(job, index, 0).parent
+    return (
+        {int(path.stem.rpartition("-")[2]) for path in folder.glob(f"node-{index}-*.pt")} if job.checkpoint else set()
+    )
 
 
 def write_checkpoint(job: Job, index: int, epoch: int, state: dict[str, Any]) -> None:

@@ -97,12 +97,12 @@ class Decoder:
         self._missing[-1] = filled[count:]
         if self._missing[-1]:
             return []
-        self._missing.pop()
-        if self._message is None:
-            if filled.obj is self._prefix:
-                self._read_prefix()
-            else:
-                self._read_header()
+        if self._message is not None:
+            self._missing.pop()
+        elif filled.obj is self._prefix:
+            self._read_prefix()
+        else:
+            self._read_header()
         return self._whole()
 
     def feed(self, data: bytes | memoryview) -> list[tuple[int, AnyMessage]]:

@@ -96,6 +96,8 @@ def _torchvision(name: str, classes: int, input_shape: tuple[int, int, int]) -> 
     if name not in models.list_models(module=models):
         raise ModelError(f"unknown model {name!r}: neither a torchvision classifier nor module:callable")
     settings: dict[str, Any] = {"num_classes": classes}
+    if name.startswith("maxvit_"):
+        settings["input_size"] = input_shape[1:]
     if name.startswith("vit_"):
         settings["image_size"] = input_shape[-1]
     if name in ("googlenet", "inception_v3"):

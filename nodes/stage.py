@@ -71,7 +71,7 @@ class Int8(Stage):
     def encode(self, codes: Tensors) -> Tensors:
         wire: Tensors = {}
         for name, code in codes.items():
-            if code.is_floating_point():
+            if code.is_floating_point() and code.numel():
                 least, largest = torch.aminmax(code.float())
                 step = ((largest - least) / 255).clamp_min(torch.finfo(torch.float32).tiny)
                 wire[name] = ((code - least) / step).round().to(torch.uint8)

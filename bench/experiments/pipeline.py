@@ -4,13 +4,12 @@ import functools
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from bench.experiment import Context, Measurement
 from bench.fields import ModelName, StageName
-from bench.live import run_live
 from bench.resumable import resumable
 from netem.profiles import Duplex, LinkName, duplex
 from nodes.boundary import boundary_bytes
@@ -35,6 +34,7 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     nodes: Positive = 3
     splits: list[int] | None = None
     stage: StageName = StageName("identity")
+    stage_options: dict[str, Any] = {}
     link: LinkName | Duplex = "unlimited"
     backhaul: LinkName | Duplex = "unlimited"
     optimizer: OptimizerSpec = OptimizerSpec()
@@ -100,7 +100,7 @@ def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
         classes=classes,
         nodes=names,
         splits=tuple(splits),
-        stages=(StageSpec(name=str(parameters.stage)),) * links,
+        stages=(StageSpec(name=str(parameters.stage), options=parameters.stage_options),) * links,
         data=data,
         optimizer=parameters.optimizer,
         epochs=parameters.epochs,
@@ -148,6 +148,8 @@ def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, contex
     def start(job: Job, say: Say) -> Outcome:
         if context.mode == "in-process":
             return run_in_process(job, say=say)
+        from bench.live import run_live  # noqa: PLC0415  (aiohttp and uvloop, which a run in process does without)
+
         if context.shaping == "none":
             return run_live(job, say=say)
         links = [duplex(parameters.link), *[duplex(parameters.backhaul)] * len(job.nodes)][: len(job.nodes) - 1]

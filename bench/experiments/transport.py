@@ -63,6 +63,7 @@ def hop(parameters: HopParameters, context: Context) -> Iterator[Measurement]:
         limits=Limits(payload_bytes=max(parameters.sizes_bytes)),
         store=context.scratch / "gloo",
     )
+    setup.store.unlink(missing_ok=True)  # of a run that was killed
     with asyncio.Runner(loop_factory=LOOPS[parameters.loop]) as runner:
         seconds = runner.run(_measure(setup, parameters.warmup, context))
     for size, by_way in seconds.items():

@@ -101,7 +101,17 @@ def assert_counted(live: Outcome, model: Outcome) -> None:
 
 @pytest.mark.parametrize(
     ("model", "nodes", "batches", "batch_size"),
-    [("resnet18", 3, 20, 4), (NETWORK, 2, 5, 8), (NETWORK, 3, 5, 8), (NETWORK, 5, 5, 8)],
+    [
+        ("resnet18", 2, 20, 4),
+        ("resnet18", 3, 20, 4),
+        ("resnet18", 5, 20, 4),
+        ("user_models:narrow_vgg11_bn", 2, 20, 4),
+        ("user_models:narrow_vgg11_bn", 3, 20, 4),
+        ("user_models:narrow_vgg11_bn", 5, 20, 4),
+        (NETWORK, 2, 5, 8),
+        (NETWORK, 3, 5, 8),
+        (NETWORK, 5, 5, 8),
+    ],
 )
 def test_a_chain_of_processes_trains_as_the_unsplit_model(model, nodes, batches, batch_size, tmp_path):
     split = job(nodes, tmp_path / "live", model, batches, batch_size)

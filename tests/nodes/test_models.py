@@ -268,3 +268,13 @@ def test_what_is_no_chain_is_one_error_on_one_line(name, shape, words):
 def test_impossible_parts_are_refused(start, stop):
     with pytest.raises(ModelError, match="no part"):
         outline("user_models:Plain", 10, SMALL).part(start, stop)
+
+
+def test_what_is_detached_stays_so_across_a_cut() -> None:
+    model = build_model("user_models:Detaches", 4, SMALL)
+    whole = copy.deepcopy(model)
+    chain = Chain(model, SMALL)
+    for cut in range(1, len(chain)):
+        model.zero_grad()
+        whole.zero_grad()
+        assert_parts_equal_whole(whole, chain, [0, cut, len(chain)], train=True, batch=2)

@@ -47,6 +47,19 @@ class Everything(nn.Module):
         return self.head(y) + torch.tensor([0.25])
 
 
+class Detaches(nn.Module):
+    """A value and what is detached of it, which share a storage, both live across a cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        fixed = y.detach()
+        return (y * fixed).mean((2, 3))
+
+
 class Plain(nn.Module):
     """Small, without batch norm: dropout and two convolutions."""
 
