@@ -83,7 +83,7 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("suites", nargs="+", metavar="SUITE", help="a path, else a packaged suite's name")
     run.add_argument("--scale", choices=get_args(Scale), default="laptop", help="laptop if not given")
     run.add_argument("--out", type=Path, metavar="DIR", help="runs/<suite>-<UTC> if not given")
-    run.add_argument("--seed", type=int, default=0, metavar="N", help="the first seed; 0 if not given")
+    run.add_argument("--seed", type=_seed, default=0, metavar="N", help="the first seed; 0 if not given")
     run.add_argument("--only", metavar="GLOB", help="experiments, as suite/experiment or experiment")
     run.add_argument("--device", choices=get_args(conditions.DeviceChoice), default="auto")
     run.add_argument("--shaping", choices=get_args(conditions.ShapingChoice), default="auto", help="auto is emulated")
@@ -101,7 +101,7 @@ def _check(check: argparse.ArgumentParser) -> None:
 def _node(node: argparse.ArgumentParser) -> None:
     node.add_argument("name", metavar="NAME", help="the node's name in the job")
     node.add_argument("--host", default="127.0.0.1", help="address to listen at; 127.0.0.1 if not given")
-    node.add_argument("--port", type=int, default=0, help="port to listen at; a free one if not given")
+    node.add_argument("--port", type=_port, default=0, help="port to listen at; a free one if not given")
     node.add_argument("--once", action="store_true", help="end after one job")
 
 
@@ -109,8 +109,22 @@ def _data(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=Path, metavar="DIR", help="folder with data sets; or set BENCH_DATA")
 
 
+def _seed(text: str) -> int:
+    return _whole(text, 0, (1 << 63) - 10_001)  # a suite counts up from it, at most 10,000 times
+
+
+def _port(text: str) -> int:
+    return _whole(text, 0, 65535)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+    return int(text)
+
+
 def _shape(text: str) -> tuple[int, int, int]:
-    sizes = [int(size) for size in text.split("x")]
+    sizes = [int(size) if size.isdecimal() else 0 for size in text.split("x")]
     if len(sizes) != 3 or min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not CxHxW, such as 3x224x224")
     return sizes[0], sizes[1], sizes[2]

@@ -51,8 +51,7 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _run(arguments: Namespace, words: list[str]) -> int:
-    from rich.console import Console
-
+    from bench.live_view import Terminal
     from bench.run_plan import Options
     from bench.runner import run
 
@@ -68,7 +67,7 @@ def _run(arguments: Namespace, words: list[str]) -> int:
         resume=arguments.resume,
         arguments=("bench", *words),
     )
-    return run(options, Console()).exit_code
+    return run(options, Terminal()).exit_code
 
 
 def _list(arguments: Namespace, _words: list[str]) -> int:

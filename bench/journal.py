@@ -51,23 +51,37 @@ class Journal:
         self._cases_bytes = 0
         self._records_bytes = 0
         self.records_path.touch()
+        if self.records_path.stat().st_size and not self._cases_path.exists():
+            raise InputError([f"{folder}: has records but no {self._cases_path.name}; give another --out"])
         self._cases_path.touch()
         self._read()
-        if self.records_path.stat().st_size < self._records_bytes:
-            raise InputError([f"{self.records_path}:1: records: some are missing; give another --out"])
+        self._check_kept()
         self._cut()
 
     def _read(self) -> None:
-        for line in self._cases_path.read_bytes().splitlines(keepends=True):
+        *lines, _torn = self._cases_path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
             try:
                 done = msgspec.json.decode(line, type=Done)
-            except msgspec.DecodeError:
-                return
-            if not line.endswith(b"\n"):
-                return
+            except msgspec.DecodeError as error:
+                raise InputError([f"{self._cases_path}:{number}: {error}; give another --out"]) from None
             self.done[done.key] = done
-            self._cases_bytes += len(line)
+            self._cases_bytes += len(line) + 1
             self._records_bytes = done.records_bytes
+
+    def _check_kept(self) -> None:
+        """Raise InputError if the records that are to be kept are not those that were written."""
+        with self.records_path.open("rb") as file:
+            kept = file.read(self._records_bytes)
+        if len(kept) < self._records_bytes:
+            raise InputError([f"{self.records_path}:1: records: some are missing; give another --out"])
+        *lines, rest = kept.split(b"\n")
+        decode = msgspec.json.Decoder(Record).decode
+        for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+            try:
+                decode(line)
+            except msgspec.DecodeError as error:
+                raise InputError([f"{self.records_path}:{number}: {error}; give another --out"]) from None
 
     def _cut(self) -> None:
         os.truncate(self.records_path, self._records_bytes)

@@ -1,5 +1,7 @@
 """What does a person see of a run? One line that lives, in a terminal; plain lines elsewhere."""
 
+import os
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -32,6 +34,14 @@ def time_left(done: Iterable[tuple[float | None, float]], todo: Iterable[float |
         return None
     mean = sum(seconds for _, seconds in done) / len(done) if done else 0.0
     return pace * sum(estimate or 0.0 for estimate in todo) + missing * mean
+
+
+class Terminal(Console):
+    """A console whose end (``bench run … | head``) does not end the run."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class LiveView:

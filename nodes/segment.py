@@ -55,7 +55,8 @@ class Segment:
         self._part: Part | None = None
         if self.place.start < self.place.stop:
             self._part = chain.part(self.place.start, self.place.stop).to(self._device)
-        self._inbound = self._stage(self.place.inbound, chain.shapes(self.place.start))
+        self._arriving = chain.shapes(self.place.start)
+        self._inbound = self._stage(self.place.inbound, self._arriving)
         self._outbound = self._stage(self.place.outbound, chain.shapes(self.place.stop))
         self._optimizer = _optimizer(list(self._parameters()), job.optimizer)
         self._pending: dict[tuple[int, int], _Pending] = {}
@@ -80,6 +81,7 @@ class Segment:
         self._seed(message, self.place.inbound, 1)
         with torch.set_grad_enabled(message.train):
             restored = self._inbound.restore(received)
+            _check_restored(restored, self._arriving, set(message.views))
             return self._run(message, unpack(restored, message.views, message.scalars), received)
 
     def backward(self, message: Gradient) -> Gradient:
@@ -227,6 +229,24 @@ class Segment:
             self._optimizer.load_state_dict(saved["optimizer"])
         self.steps = saved["steps"]
         self.begin_epoch(epoch)
+
+
+def _check_restored(restored: Tensors, arriving: Values, views: set[str]) -> None:
+    """Raise ProtocolError if a stage did not restore what crosses here: ``arriving`` is that for one picture.
+
+    The first dimension, and any of size 1 there, may be the batch's.
+    """
+    for name, one in arriving.items():
+        if name in views or not isinstance(one, torch.Tensor):
+            continue
+        if name not in restored:
+            raise ProtocolError(f"{name} did not come, or the stage did not restore it: {sorted(restored)}")
+        shape, expected = list(restored[name].shape), list(one.shape)
+        fits = len(shape) == len(expected) and all(
+            wanted in (size, 1) for size, wanted in zip(shape[1:], expected[1:], strict=True)
+        )
+        if not fits:
+            raise ProtocolError(f"the stage restored {name} as {shape}; expected {expected}, but for the batch")
 
 
 def number(scalar: torch.Tensor) -> float:

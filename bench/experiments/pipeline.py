@@ -19,7 +19,7 @@ from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.models import Chain, outline
 from reports.record import CaseValue
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 
 class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

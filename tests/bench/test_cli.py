@@ -188,3 +188,19 @@ def test_a_narrow_terminal_shows_one_line_each() -> None:
     assert lines[0].startswith("[3/8] suite/")
     assert lines[1].startswith("    accuracy 0.83, 12")
     assert all(len(line) <= 24 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "toy.yaml", "--seed", "-1"),
+        ("run", "toy.yaml", "--seed", str(1 << 64)),
+        ("node", "mec", "--port", "99999"),
+        ("profile", "resnet18", "--input", "3xax5"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(
+    words: tuple[str, ...], command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*words) == 2
+    assert words[-1] in capsys.readouterr().err

@@ -197,6 +197,30 @@ def test_a_marker_whose_line_did_not_end_does_not_count(folder: Path, command: C
     assert recorded() == Counter(ALL)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda out: (out / ".cases.jsonl").unlink(), "has records but no .cases.jsonl"),
+        (lambda out: spoil_line(out / ".cases.jsonl"), r".cases.jsonl:1: "),
+        (lambda out: spoil_line(out / "records.jsonl"), r"records.jsonl:1: "),
+    ],
+)
+def test_a_run_whose_files_were_changed_is_left_alone(
+    spoil: Callable[[Path], None], message: str, folder: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*RUN) == 0
+    spoil(folder / "out")
+    before = (folder / "out/records.jsonl").read_bytes()
+    capsys.readouterr()
+    assert command(*RUN, "--resume") == 2
+    assert message in capsys.readouterr().err
+    assert (folder / "out/records.jsonl").read_bytes() == before
+
+
+def spoil_line(path: Path) -> None:
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+
+
 def test_a_run_keeps_its_name_and_start_when_it_goes_on(folder: Path, command: Command) -> None:
     assert command(*RUN, "--only", "other") == 0
     path = folder / "out/environment.json"

@@ -329,3 +329,12 @@ def test_the_base_stage_is_the_identity():
     codes, loss = stage.compress(given)
     assert loss is None
     assert stage.restore(stage.decode(stage.encode(codes))) is given
+
+
+def test_a_stage_must_restore_what_it_was_given() -> None:
+    job = make_job(StageSpec(name="user_stages:Shrinks"))
+    one, two = Segment(job, 0), Segment(job, 1)
+    sent = one.source(torch.randn(4, 3, 16, 16), torch.zeros(4).long(), assignment=0, step=0, train=True)
+    assert isinstance(sent, Activation)
+    with pytest.raises(ProtocolError, match=r"restored features_2 as \[4, 8, 4, 4\]; expected \[1, 8, 8, 8\]"):
+        two.forward(sent)
