@@ -15,6 +15,7 @@ TCP_INFO_BYTES = 216
 STATE = struct.Struct("<B")  # struct tcp_info begins with tcpi_state
 BYTES_ACKED, BYTES_RETRANS = 120, 208  # offsets of u64 fields of struct tcp_info
 TCP_CLOSE = 7
+ENDED = (6, TCP_CLOSE, 9, 11)  # TIME_WAIT, CLOSE, LAST_ACK, CLOSING: both FINs were sent
 PATIENCE_S = 10.0
 
 
@@ -53,7 +54,13 @@ class Counted:
         self.record.retransmitted_bytes = struct.unpack_from("<Q", info, BYTES_RETRANS)[0]
         with suppress(OSError):  # the peer may have reset the connection
             self._socket.shutdown(socket.SHUT_WR)
+        # What the peer sends until it ends its own direction must find a socket: a reset would leave it unacknowledged.
+        await patiently(self._over, lambda: 0, patience_s)
         self._socket.close()
+
+    def _over(self) -> bool:
+        """Whether the peer has ended its direction too."""
+        return STATE.unpack_from(self._info())[0] in ENDED
 
     def _unsettled(self) -> int:
         """Bytes written and not yet acknowledged; none will be on a connection that is closed."""
