@@ -88,13 +88,13 @@ def named(name: str) -> Callable[..., Any]:
     except Exception as error:  # a user's module may fail in any way
         raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
     try:
-        found = operator.attrgetter(attribute)(module)
+        found: Callable[..., Any] = operator.attrgetter(attribute)(module)
     except AttributeError:
         hint = did_you_mean(attribute, vars(module))
         raise ValueError(f"{module_name} has no {attribute!r}{hint}") from None
     if not callable(found):
         raise ValueError(f"{name} is not callable")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def make_importable(folder: Path) -> None:

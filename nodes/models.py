@@ -48,12 +48,12 @@ def resolve_callable(name: str) -> Callable[..., Any]:
     """The object that ``module:callable`` names. Raises ModelError."""
     module, _, attribute = name.partition(":")
     try:
-        found = operator.attrgetter(attribute)(importlib.import_module(module))
+        found: Callable[..., Any] = operator.attrgetter(attribute)(importlib.import_module(module))
     except Exception as error:  # whatever stands in the user's module runs here
         raise ModelError(f"{name}: {said(error)}") from None
     if not callable(found):
         raise ModelError(f"{name} is not callable")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:
