@@ -4,14 +4,13 @@ import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from typing import Any
 
 import msgspec
 import uvloop
 
 from bench.processes import Address, Nodes, Processes, RunError, StartedByHand, launcher
-from netem.emulate import Emulator
+from bench.shaping import Emulated, Shaping
 from netem.profiles import Duplex
 from nodes.chain import NodeReport, Outcome, Say, outcome
 from nodes.channel import Channel, ChannelClosed
@@ -20,11 +19,11 @@ from nodes.job import Job
 from nodes.messages import AnyMessage, Assign, Configure, Error, Heartbeat, Hello, Result, Shutdown
 from nodes.serve import RUNNER, calling
 from nodes.transport import connect
+from reports.record import Shaping as Backend
 
-SILENCE_S = 10.0  # a node, or the emulator, that says nothing for so long is taken for stopped
+SILENCE_S = 10.0  # a node that says nothing for so long is taken for stopped
 PARTS = 5  # of that time: a runner that stood still itself, as by Ctrl-Z, then hears what has come meanwhile
 SETTLE_S = 1.0  # after a first failure, so long is waited for a cause that is certain
-ASK_S = 0.5  # so often the emulator is asked whether it lives
 PATIENCE_S = 5.0  # for nodes that have reported to end by themselves
 
 Links = list[Duplex]
@@ -39,63 +38,43 @@ def run_live(
     *,
     addresses: Mapping[str, Address] | None = None,
     token: str | None = None,
+    shaping: Backend = "emulated",
 ) -> Outcome:
     """Run ``job`` on processes of its own, joined by ``links``, from the UE on (None: unlimited).
 
-    With ``addresses`` it runs on nodes started by hand, which listen there and share ``token``; limited links
-    are emulated on this machine, so they are for nodes of this machine. Raises RunError naming the node that
-    ended, fell silent or failed. Leaves no process behind.
+    ``shaping`` says who makes the links what they are; with "none" all are unlimited. With ``addresses`` it runs
+    on nodes started by hand, which listen there and share ``token``; limited links are emulated on this machine,
+    so they are for nodes of this machine. Raises RunError naming the node that ended, fell silent or failed.
+    Leaves no process behind.
     """
     if (addresses is None) != (token is None):
         raise ValueError("addresses and token: nodes started by hand need both, others neither")
+    joined = _shaped(job, links or [], shaping)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(job, links or [], say, addresses, token or secrets.token_urlsafe(32)))
+        return runner.run(_run(job, joined, say, addresses, token or secrets.token_urlsafe(32)))
 
 
-async def _run(job: Job, links: Links, say: Say | None, addresses: Mapping[str, Address] | None, token: str) -> Outcome:
-    nodes: Nodes = Processes(launcher()) if addresses is None else StartedByHand(dict(addresses))
-    run = _Run(job, nodes.addresses, token, say)
-    async with AsyncExitStack() as stack:
+async def _run(
+    job: Job, joined: Shaping, say: Say | None, addresses: Mapping[str, Address] | None, token: str
+) -> Outcome:
+    async with joined as shaping, AsyncExitStack() as stack:
+        nodes: Nodes = Processes(launcher()) if addresses is None else StartedByHand(dict(addresses))
+        run = _Run(job, nodes.addresses, token, say)
         stack.push_async_callback(nodes.end, PATIENCE_S)
         stack.push_async_callback(run.close)
         try:
             await nodes.start(job.nodes, token)
-            watches: list[Watch] = [nodes.watch]
-            downstream = await _join(job, links, nodes.addresses, stack, watches)
-            return await run.conduct(downstream, watches)
+            return await run.conduct(await shaping.join(nodes.addresses), [nodes.watch, shaping.watch])
         except BaseException:
             await nodes.end()  # first of all: a node that is stopped answers no goodbye
             raise
 
 
-async def _join(
-    job: Job, links: Links, addresses: dict[str, Address], stack: AsyncExitStack, watches: list[Watch]
-) -> list[Address | None]:
-    """Where each node finds its downstream neighbour: itself, or the emulator in front of it."""
-    downstream: list[Address | None] = [*(addresses[name] for name in job.nodes[1:]), None]
-    emulator: Emulator | None = None
-    for p, link in enumerate(links):
-        if link == Duplex():
-            continue
-        if emulator is None:
-            emulator = await stack.enter_async_context(Emulator())
-        target = addresses[job.nodes[p + 1]]
-        downstream[p] = address = await emulator.add_link(target, link.up, link.down, seed=job.seed + p)
-        watches[1:] = [partial(_watch, emulator, address)]
-    return downstream
-
-
-async def _watch(emulator: Emulator, address: Address) -> None:
-    """Raise RunError as soon as the emulator of the link at ``address`` has ended or answers no more."""
-    try:
-        while True:
-            async with asyncio.timeout(SILENCE_S):
-                await emulator.counts(address)
-            await asyncio.sleep(ASK_S)
-    except TimeoutError:
-        raise RunError(f"the emulator has not been heard of for {SILENCE_S:g} s", weight=2) from None
-    except RuntimeError as error:  # EmulatorError, or that of a transport to a process that is gone
-        raise RunError(f"the emulator of the links has ended: {error}", weight=2) from None
+def _shaped(job: Job, links: Links, backend: Backend) -> Shaping:
+    """What joins the nodes of ``job``."""
+    if backend not in ("none", "emulated"):
+        raise ValueError(f"no links are shaped by {backend} yet")
+    return Emulated(job.nodes, [] if backend == "none" else links, job.seed)
 
 
 class _Run:

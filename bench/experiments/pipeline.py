@@ -150,10 +150,8 @@ def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, contex
             return run_in_process(job, say=say)
         from bench.live import run_live  # noqa: PLC0415  (aiohttp and uvloop, which a run in process does without)
 
-        if context.shaping == "none":
-            return run_live(job, say=say)
         links = [duplex(parameters.link), *[duplex(parameters.backhaul)] * len(job.nodes)][: len(job.nodes) - 1]
-        return run_live(job, links, say)
+        return run_live(job, links, say, shaping=context.shaping)
 
     return resumable(job, layers, folder, start, say)
 

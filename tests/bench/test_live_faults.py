@@ -20,6 +20,7 @@ import torch
 from bench import live, processes
 from bench.live import run_live
 from bench.processes import RunError
+from bench.shaping import Emulated
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.channel import memory_pair
@@ -116,13 +117,13 @@ def test_a_node_killed_at_any_moment_is_named(node, moment, tmp_path):
 
 
 def test_a_node_killed_before_it_is_configured_is_named(tmp_path, monkeypatch):
-    join = live._join
+    join = Emulated.join
 
     async def kill_and_join(*arguments):
         process("mec").kill()
         return await join(*arguments)
 
-    monkeypatch.setattr(live, "_join", kill_and_join)
+    monkeypatch.setattr(Emulated, "join", kill_and_join)
     assert error_of(job(tmp_path)) == "mec was killed by SIGKILL"
 
 
