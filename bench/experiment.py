@@ -2,14 +2,17 @@
 
 Experiments of the project stand in ``bench.experiments`` and are named in suites as ``file.function``; anybody
 else's as ``module:function``. The annotation of the first argument, a msgspec Struct, is the strict type of the
-suite's ``parameters``.
+suite's ``parameters``. If that type has a method ``check``, it is asked before anything runs, for each point of the
+grid at each scale: it yields (key, message) of what is wrong, key such as ``("splits",)`` or ``("stage", 1)``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from bench.strict_yaml import Key
 from reports.record import CaseValue, Mode, Scale, Shaping
 
 
@@ -20,6 +23,14 @@ class Measurement(msgspec.Struct, frozen=True):
     value: float
     unit: str
     case: Mapping[str, CaseValue] = {}
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """Parameters that know whether they fit together, beyond what their types say."""
+
+    def check(self) -> Iterable[tuple[Key, str]]:
+        """What is wrong, each with where it stands in the parameters. Reads no data and takes little time."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What may a suite name where a model, a data set, a stage or a function is asked for? Checked when read.
+"""What may a suite name where a model, a data set or stages are asked for? Checked when read.
 
 The types are for the fields of an experiment's parameters: ``model: ModelName`` makes an unknown model an
 error of the suite's line. torch is imported only where a model is named,
@@ -6,14 +6,13 @@ error of the suite's line. torch is imported only where a model is named,
 """
 
 import functools
-import importlib
-import operator
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench.strict_yaml import DecHook, did_you_mean
+from nodes.job import StageSpec
+from nodes.named import named
 
 BUILT_IN_STAGES = ("identity", "float16", "int8")
 
@@ -26,22 +25,30 @@ class DatasetName(str):
     """A data set of ``nodes.data`` whose files are there, or "none"; ``auto(X)`` is resolved."""
 
 
-class StageName(str):
-    """A built-in stage, or ``module:callable``."""
+StageChoice = str | StageSpec  # a built-in stage or ``module:callable``; with options ``{name: ..., options: {...}}``
+Stages = StageChoice | list[StageChoice]  # the same at every link, or one for each link from the UE on
+
+
+def stage_specs(stages: Stages, links: int) -> tuple[StageSpec, ...]:
+    """The stage of each of ``links`` links. Raises ValueError if ``stages`` lists more or fewer."""
+    listed = stages if isinstance(stages, list) else [stages] * links
+    if len(listed) != links:
+        raise ValueError(f"{links + 1} nodes need {links} stages, one a link, got {len(listed)}")
+    return tuple(StageSpec(name=stage) if isinstance(stage, str) else stage for stage in listed)
 
 
 def decoder(data_dir: Path | None) -> DecHook:
     """The hook that checks and makes the types above; data sets are looked for in ``data_dir``."""
 
     def decode(kind: type, value: Any) -> Any:
-        if kind not in (ModelName, DatasetName, StageName):
+        if kind not in (ModelName, DatasetName):
             raise ValueError(f"a suite cannot hold a {kind.__name__}")
         if not isinstance(value, str):
             raise ValueError(f"expected a name, got {value!r:.80}")
         if kind is DatasetName:
             return DatasetName(available_dataset(value, data_dir))
-        check_model(value) if kind is ModelName else check_stage(value)
-        return kind(value)
+        check_model(value)
+        return ModelName(value)
 
     return decode
 
@@ -78,23 +85,6 @@ def check_stage(name: str) -> None:
     elif name not in BUILT_IN_STAGES:
         known = f"there are {', '.join(BUILT_IN_STAGES)} and module:callable"
         raise ValueError(f"no stage {name!r}{did_you_mean(name, BUILT_IN_STAGES)}; {known}")
-
-
-def named(name: str) -> Callable[..., Any]:
-    """The function or class that ``module:callable`` names. Raises ValueError whatever its import does."""
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may fail in any way
-        raise ValueError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from None
-    try:
-        found: Callable[..., Any] = operator.attrgetter(attribute)(module)
-    except AttributeError:
-        hint = did_you_mean(attribute, vars(module))
-        raise ValueError(f"{module_name} has no {attribute!r}{hint}") from None
-    if not callable(found):
-        raise ValueError(f"{name} is not callable")
-    return found
 
 
 def make_importable(folder: Path) -> None:

@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from bench import experiments
-from bench.fields import available_dataset, decoder, make_importable, named
+from bench.experiment import Checked
+from bench.fields import available_dataset, decoder, make_importable
 from bench.strict_yaml import Document, InputError, Key, convert, did_you_mean, read, sound
-from bench.suite import SCALES, Axis, Experiment, ExperimentSpec, Run, Suite, SuiteFile, digest, points
+from bench.suite import SCALES, Axis, Experiment, ExperimentSpec, Override, Run, Suite, SuiteFile, digest, points
+from nodes.named import named
 from reports.claim import Claim
+from reports.record import CaseValue, Scale
 
 T = TypeVar("T")
 
@@ -194,13 +197,40 @@ def _check_points(document: Document, at: Key, experiment: Experiment) -> None:
     for scale in SCALES:
         here = experiment.spec.at(scale)
         for case, point in points(here.grid):
-            try:
-                experiment.parameters(here.parameters | point)
-            except msgspec.ValidationError as error:
-                if str(error) not in said:
-                    said.add(str(error))
+            for key, message in _together(experiment, here.parameters | point):
+                stands = (*at, *_given_at(experiment.spec, scale, case, key))
+                if (stands, message) not in said:
+                    said.add((stands, message))
                     values = "".join(f", {name} {value}" for name, value in case.items())
-                    document.problem((*at, "parameters"), f"{error} (at scale {scale}{values})")
+                    document.problem(stands, f"{message} (at scale {scale}{values})")
+
+
+def _together(experiment: Experiment, values: dict[str, Any]) -> Iterator[tuple[Key, str]]:
+    """(key, message) of what is wrong with all of ``values`` together; the key is empty where it is unknown."""
+    try:
+        parameters = experiment.parameters(values)
+    except msgspec.ValidationError as error:
+        yield (), str(error)
+    else:
+        if isinstance(parameters, Checked):
+            yield from parameters.check()
+
+
+def _given_at(spec: ExperimentSpec, scale: Scale, case: dict[str, CaseValue], key: Key) -> Key:
+    """Where ``spec`` gives the parameter of ``key`` at ``scale`` in ``case``: what decides first comes first."""
+    if not key:
+        return ("parameters",)
+    name, *rest = key
+    places: list[tuple[Key, ExperimentSpec | Override]] = [((), spec)]
+    if scale in spec.scales:
+        places.insert(0, (("scales", scale), spec.scales[scale]))
+    for here, layer in places:
+        if axis := layer.grid.get(str(name)):
+            label = case[str(name)]
+            part = str(label) if isinstance(axis, dict) else axis.index(label)
+            return (*here, "grid", name, part, *rest)
+    given = (here for here, layer in places if name in layer.parameters)
+    return (*next(given, ()), "parameters", *key)
 
 
 def _check_claims(document: Document, specs: Iterable[ExperimentSpec]) -> None:

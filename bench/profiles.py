@@ -4,7 +4,8 @@ import inspect
 from typing import Any
 
 from bench.strict_yaml import InputError
-from nodes.models import Granularity, build_model, resolve_callable
+from nodes.models import Granularity, build_model
+from nodes.named import named
 from nodes.profile import measure
 
 COLUMNS = ("layers", "boundary_bytes", "forward_s", "backward_s", "parameters")
@@ -30,7 +31,7 @@ def run_profile(model: str, input_shape: tuple[int, int, int], granularity: Gran
 def _classes(model: str) -> int:
     """How many classes ``model`` tells apart if nobody asks for another number."""
     if ":" in model:
-        parameter = inspect.signature(resolve_callable(model)).parameters.get("classes")
+        parameter = inspect.signature(named(model)).parameters.get("classes")
         if parameter and isinstance(parameter.default, int):
             return parameter.default
     return PUBLISHED_CLASSES

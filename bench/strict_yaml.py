@@ -1,25 +1,19 @@
 """Is a YAML file what its type says? Converts strictly and finds every error, with file, line and key."""
 
-import difflib
 import re
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
 from bench.yaml_document import Document, InputError, Key, key_text, read
+from nodes.named import did_you_mean
 
 __all__ = ["DecHook", "Document", "InputError", "Key", "convert", "did_you_mean", "key_text", "read", "sound"]
 
 T = TypeVar("T")
 DecHook = Callable[[type, Any], Any]
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` where one of ``known`` looks like ``word``, else nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def convert(

@@ -158,7 +158,3 @@ def points(grid: dict[str, Axis]) -> Iterator[tuple[dict[str, CaseValue], dict[s
     for point in itertools.product(*axes):
         labels, values = [label for label, _ in point], [value for _, value in point]
         yield dict(zip(grid, labels, strict=True)), dict(zip(grid, values, strict=True))
-
-
-def _labelled(axis: Axis) -> list[tuple[CaseValue, Any]]:
-    return list(axis.items()) if isinstance(axis, dict) else [(value, value) for value in axis]

@@ -100,11 +100,15 @@ def read(path: Path) -> Document:
     """Read ``path``. Raises InputError where it cannot be read as YAML at all; other problems are noted."""
     document = Document(path)
     try:
-        node = yaml.compose(path.read_bytes().decode(), Loader=_Loader)
+        text = path.read_bytes().decode()
+        node = yaml.compose(text, Loader=_Loader)
     except OSError as error:
         document.problem((), f"cannot be read: {error.strerror}")
-    except (UnicodeDecodeError, yaml.reader.ReaderError):
+    except UnicodeDecodeError:
         document.problem((), "is not UTF-8 text")
+    except yaml.reader.ReaderError as error:
+        document.marks[()] = text[: error.position].count("\n") + 1
+        document.problem((), f"holds the character U+{error.character:04X}, which YAML does not allow")
     except yaml.MarkedYAMLError as error:
         if error.problem_mark is not None:
             document.marks[()] = error.problem_mark.line + 1

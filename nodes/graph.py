@@ -227,7 +227,8 @@ def observe(traced: fx.GraphModule, input_shape: tuple[int, int, int], batch: in
             torch.func.functional_call(run, renamed, (torch.empty(batch, *input_shape, device="meta"),))
     except Exception as error:
         pictures = tuple(input_shape)
-        raise ModelError(f"the model does not take pictures of shape {pictures}: {said(error)}") from None
+        why, _, _ = said(error).partition(" While executing ")  # what fx adds is of no use to who wrote the model
+        raise ModelError(f"the model does not take pictures of shape {pictures}: {why}") from None
     finally:
         traced.train(mode)
     return {node: value for node, value in seen.items() if node.op != "output"}

@@ -7,16 +7,16 @@ modules. Boundary i lies before layer i; what crosses it is the set of tensors t
 integers (sizes of the batch) that later layers need.
 """
 
-import importlib
 import inspect
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import fx, nn
 
 from nodes.graph import ModelError, clear_in_place, ends, observe, said, trace
+from nodes.named import named
 from nodes.seeds import derive, seed_generators
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "build_model",
     "layer_seed",
     "outline",
-    "resolve_callable",
 ]
 
 Granularity = Literal["op", "module"]
@@ -42,18 +41,6 @@ class Moment(NamedTuple):
     seed: int
     step: int
     microbatch: int = 0
-
-
-def resolve_callable(name: str) -> Callable[..., Any]:
-    """The object that ``module:callable`` names. Raises ModelError."""
-    module, _, attribute = name.partition(":")
-    try:
-        found: Callable[..., Any] = operator.attrgetter(attribute)(importlib.import_module(module))
-    except Exception as error:  # whatever stands in the user's module runs here
-        raise ModelError(f"{name}: {said(error)}") from None
-    if not callable(found):
-        raise ModelError(f"{name} is not callable")
-    return found
 
 
 def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:
@@ -86,7 +73,10 @@ def outline(name: str, classes: int, input_shape: tuple[int, int, int], granular
 
 def _own(name: str, classes: int) -> Any:
     """What ``module:callable`` makes, told the number of classes if it takes ``classes``."""
-    make = resolve_callable(name)
+    try:
+        make = named(name)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
     return make(classes=classes) if "classes" in inspect.signature(make).parameters else make()
 
 
@@ -145,9 +135,7 @@ class Chain:
 
     def part(self, start: int, stop: int) -> "Part":
         """Layers ``start`` to ``stop``. Raises ModelError for a parameter that is on both sides of a cut."""
-        if not 0 <= start < stop <= len(self):
-            raise ModelError(f"layers {start} to {stop} of {len(self)} are no part")
-        self._check_not_shared(start, stop)
+        self.check_part(start, stop)
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         by_name = {node.name: node for node in self._graph.nodes}
@@ -162,7 +150,10 @@ class Chain:
         graph.output(tuple(copies[by_name[name]] for name in outputs))
         return Part(fx.GraphModule(self.model, graph), self.boundary(start), outputs, begins)
 
-    def _check_not_shared(self, start: int, stop: int) -> None:
+    def check_part(self, start: int, stop: int) -> None:
+        """Raise ModelError if layers ``start`` to ``stop`` are no part, or one that shares parameters with others."""
+        if not 0 <= start < stop <= len(self):
+            raise ModelError(f"layers {start} to {stop} of {len(self)} are no part")
         inside: set[int] = set()
         outside: set[int] = set()
         for node, layer in self._layer_of.items():

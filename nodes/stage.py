@@ -14,7 +14,7 @@ from torch import nn
 from nodes.graph import ModelError, said
 from nodes.job import StageSpec
 from nodes.messages import Tensors
-from nodes.models import resolve_callable
+from nodes.named import named
 
 
 class Stage(nn.Module):
@@ -31,7 +31,7 @@ class Stage(nn.Module):
         self.receiver = nn.Module()
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
-        """Codes, and the stage's own loss term (a scalar added to the batch's loss) or None."""
+        """Codes, and the stage's own loss term or None: a scalar, trained with the batch's loss, not reported in it."""
         return values, None
 
     def encode(self, codes: Tensors) -> Tensors:
@@ -101,9 +101,7 @@ def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
         raise ModelError(f"unknown stage {spec.name!r}: neither {', '.join(BUILT_IN)} nor module:callable")
     tensors = {name: value for name, value in shapes.items() if isinstance(value, torch.Tensor)}
     try:
-        stage = (make or resolve_callable(spec.name))(tensors, **spec.options)
-    except ModelError:
-        raise
+        stage = (make or named(spec.name))(tensors, **spec.options)
     except Exception as error:
         raise ModelError(f"stage {spec.name} cannot be made: {said(error)}") from None
     if not isinstance(stage, Stage):

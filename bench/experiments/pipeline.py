@@ -1,55 +1,18 @@
 """Does a network, trained and run in parts over real links, do what the whole one does, and at what cost?"""
 
-import functools
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
 
 import msgspec
 
 from bench.experiment import Context, Measurement
-from bench.fields import ModelName, StageName
+from bench.experiments.chain_job import ChainParameters, make_job
 from bench.resumable import resumable
-from netem.profiles import Duplex, LinkName, duplex
-from nodes.boundary import boundary_bytes
+from netem.profiles import duplex
 from nodes.chain import NodeReport, Outcome, Say, run_in_process
-from nodes.data import Dataset, load
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
-from nodes.models import Chain, outline
+from nodes.job import Job
 from reports.record import CaseValue
-
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-
-
-class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A chain UE - MEC servers - cloud and what it trains.
-
-    ``link`` joins the UE to the first server, ``backhaul`` each further pair. ``splits`` are layers done when
-    leaving each node; by default every node gets as many. ``rounds`` repeats the run and, with ``unsplit``, that
-    of the whole model, in turn, so that both see the same machine.
-    """
-
-    model: ModelName = ModelName("resnet18")
-    nodes: Positive = 3
-    splits: list[int] | None = None
-    stage: StageName = StageName("identity")
-    stage_options: dict[str, Any] = {}
-    link: LinkName | Duplex = "unlimited"
-    backhaul: LinkName | Duplex = "unlimited"
-    optimizer: OptimizerSpec = OptimizerSpec()
-    epochs: Positive = 1
-    steps: Positive | None = None
-    batch_size: Positive = 128
-    microbatches: Positive = 1
-    window: Positive = 4
-    side: Positive = 32
-    train_samples: Positive | None = None
-    test_samples: Positive | None = None
-    augment: bool = False
-    threads: Positive | None = None
-    unsplit: bool = False
-    rounds: Positive = 1
 
 
 def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement]:
@@ -74,66 +37,6 @@ def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement
         yield from wire_measurements(last)
     if parameters.unsplit:
         yield from comparison(job, split_runs, whole_runs)
-
-
-def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
-    """The job that ``parameters`` describe, and the model's layers. Raises ModelError, DataError or ValueError."""
-    names = node_names(parameters.nodes)
-    links = len(names) - 1
-    shape = (3, parameters.side, parameters.side)
-    directory = str(context.data_dir.resolve()) if context.data_dir else None
-    data = DataSpec(
-        name=context.dataset,
-        directory=directory,
-        train_samples=parameters.train_samples,
-        test_samples=parameters.test_samples,
-        augment=parameters.augment,
-    )
-    classes = len(stored(context.dataset, directory, parameters.side).classes)
-    layout = outline(str(parameters.model), classes, shape)
-    splits = parameters.splits
-    if splits is None:
-        splits = [round(len(layout) * (p + 1) / len(names)) for p in range(links)]
-    job = Job(
-        model=str(parameters.model),
-        input_shape=shape,
-        classes=classes,
-        nodes=names,
-        splits=tuple(splits),
-        stages=(StageSpec(name=str(parameters.stage), options=parameters.stage_options),) * links,
-        data=data,
-        optimizer=parameters.optimizer,
-        epochs=parameters.epochs,
-        steps=parameters.steps,
-        batch_size=parameters.batch_size,
-        microbatches=parameters.microbatches,
-        window=parameters.window,
-        seed=context.seed,
-        threads=parameters.threads,
-        device=context.device,
-        payload_bytes=largest_payload(layout, parameters.batch_size),
-    )
-    return job, len(layout)
-
-
-@functools.cache
-def stored(name: str, directory: str | None, side: int) -> Dataset:
-    """A data set, read once for all cases of this process."""
-    return load(name, None if directory is None else Path(directory), side)
-
-
-def node_names(count: int) -> tuple[str, ...]:
-    """``ue``, the MEC servers in order, ``cloud``; the UE alone if there is but one node."""
-    if count <= 2:
-        return ("ue", "cloud")[:count]
-    servers = [f"mec{number}" for number in range(1, count - 1)] if count > 3 else ["mec"]
-    return ("ue", *servers, "cloud")
-
-
-def largest_payload(layout: Chain, batch_size: int) -> int:
-    """The most bytes that a frame of this job may carry: 4 times its largest boundary, and room for labels."""
-    widest = max(boundary_bytes(layout.shapes(index)) for index in range(len(layout) + 1))
-    return 4 * widest * batch_size + (1 << 20)
 
 
 def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, context: Context) -> Outcome:

@@ -13,13 +13,12 @@ import os, signal, time
 from pathlib import Path
 import msgspec
 from bench.experiment import Context, Measurement
-from bench.fields import DatasetName, ModelName, StageName
+from bench.fields import DatasetName, ModelName
 
 class Parameters(msgspec.Struct):
     n: int = 1
     rate: float = 0.5
     model: ModelName | None = None
-    stage: StageName | None = None
     data: DatasetName | None = None
     inner: dict[str, list[int]] = {}
 

@@ -31,14 +31,13 @@ def errors(text: str, data: Path | None = None) -> list[str]:
         ("nam: own", ["1: nam: unknown key (did you mean 'name'?)", "1: name: this key is required"]),
         ("name: ../own", ["1: name: Expected `str` matching regex '^\\\\w[\\\\w.-]*$'"]),
         (HEAD + "  parameters: {rte: 1}", ["5: experiments[0].parameters.rte: no parameter of toy:measure (did you mean 'rate'?)"]),
-        (HEAD + "  parameters: {q: 1}", ["5: experiments[0].parameters.q: no parameter of toy:measure; it takes n, rate, model, stage, data, inner"]),
+        (HEAD + "  parameters: {q: 1}", ["5: experiments[0].parameters.q: no parameter of toy:measure; it takes n, rate, model, data, inner"]),
         (HEAD + "  parameters: {n: 1e-3}", ["5: experiments[0].parameters.n: Expected `int`, got `float`"]),
         (HEAD + "  parameters:\n    inner:\n      a: [1]\n      b: [c]", ["8: experiments[0].parameters.inner.b[0]: Expected `int`, got `str`"]),
         (HEAD + "  parameters: {model: resnet19}", ["5: experiments[0].parameters.model: no model 'resnet19' in torchvision (did you mean 'resnet18'?); others are module:callable"]),
         (HEAD + "  parameters: {model: 'toy:nothin'}", ["5: experiments[0].parameters.model: toy has no 'nothin' (did you mean 'nothing'?)"]),
-        (HEAD + "  parameters: {stage: flaot16}", ["5: experiments[0].parameters.stage: no stage 'flaot16' (did you mean 'float16'?); there are identity, float16, int8 and module:callable"]),
         (HEAD + "  grid: {n: [1, x]}", ["5: experiments[0].grid.n[1]: Expected `int`, got `str`"]),
-        (HEAD + "  grid: {m: [1, 2]}", ["5: experiments[0].grid.m: no parameter of toy:measure; it takes n, rate, model, stage, data, inner"]),
+        (HEAD + "  grid: {m: [1, 2]}", ["5: experiments[0].grid.m: no parameter of toy:measure; it takes n, rate, model, data, inner"]),
         (HEAD + "  grid: {n: []}", ["5: experiments[0].grid.n: needs one value or more, each once"]),
         (HEAD + "  grid: {n: [1, 1]}", ["5: experiments[0].grid.n: needs one value or more, each once"]),
         (HEAD + "  scales:\n    smoke:\n      parameters: {n: a}", ["7: experiments[0].scales.smoke.parameters.n: Expected `int`, got `str`"]),
@@ -69,6 +68,64 @@ def test_an_error_has_its_line_and_key(text: str, expected: list[str]) -> None:
     assert len(found) == len(expected)
     for line, start in zip(found, expected, strict=True):
         assert line.startswith(start)
+
+
+CHAIN = "name: own\ndataset: digits\nexperiments:\n- name: one\n  run: pipeline.chain\n"  # lines 1 to 5
+PARAMETERS = "experiments[0].parameters"
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  parameters: {stage: flaot16}", f"6: {PARAMETERS}.stage: no stage 'flaot16' (did you mean 'float16'?); there are identity, float16, int8 and module:callable"),
+        ("  parameters:\n    stage:\n    - int8\n    - {name: int8, options: {bits: 4}}", f"9: {PARAMETERS}.stage[1]: stage int8 cannot be made: TypeError: "),
+        ("  parameters: {stage: {nam: int8}}", f"6: {PARAMETERS}.stage.nam: unknown key (did you mean 'name'?)"),
+        ("  parameters: {stage: [int8]}", f"6: {PARAMETERS}.stage: 3 nodes need 2 stages, one a link, got 1 (at scale smoke)"),
+        ("  parameters: {stage: ['toy:Nosuch', int8]}", f"6: {PARAMETERS}.stage[0]: toy has no 'Nosuch'"),
+        ("  grid: {stage: {one: [int8, int8],\n    two: [int8, 'toy:nothing']}}", "7: experiments[0].grid.stage.two[1]: stage toy:nothing cannot be made: TypeError: "),
+        ("  parameters: {splits: [3]}", f"6: {PARAMETERS}.splits: 3 nodes need 2 splits, got 1"),
+        ("  parameters: {splits: [3, 70]}", f"6: {PARAMETERS}.splits: splits [3, 70] must not decrease nor exceed the model's 69 layers"),
+        ("  parameters: {splits: [3, 17], model: 'nodes.networks:small_cnn'}", f"6: {PARAMETERS}.splits: splits [3, 17] must not decrease nor exceed the model's 16 layers"),
+        ("  parameters: {splits: [5, 3]}", f"6: {PARAMETERS}.splits: splits [5, 3] must not decrease"),
+        ("  scales:\n    paper:\n      parameters: {splits: [3, 70]}", "8: experiments[0].scales.paper.parameters.splits: splits [3, 70] must not"),
+        ("  parameters: {splits: [3]}\n  grid:\n    nodes:\n    - 2\n    - 5", f"6: {PARAMETERS}.splits: 5 nodes need 4 splits, got 1 (at scale smoke, nodes 5)"),
+        ("  grid:\n    microbatches:\n    - 2\n    - 3", "9: experiments[0].grid.microbatches[1]: 3 do not divide a batch of 128 (at scale smoke, microbatches 3)"),
+        ("  parameters: {model: vgg11, side: 8}", f"6: {PARAMETERS}.model: the model does not take pictures of shape (3, 8, 8): RuntimeError: Given input size: "),
+        ("  parameters: {model: 'toy:broken'}", f"6: {PARAMETERS}.model: toy:broken cannot be made for 10 classes of pictures (3, 32, 32): KeyError: 'no such setting'"),
+        ("  parameters: {model: 'toy:Branches'}", f"6: {PARAMETERS}.model: the model cannot be traced: TraceError: "),
+        ("  parameters: {model: 'toy:Tied', splits: [2, 3]}", f"6: {PARAMETERS}.splits: layers 0 to 2 share parameters with others"),
+    ],
+)  # fmt: skip
+def test_a_chain_that_cannot_be_is_found_before_anything_runs(text: str, expected: str) -> None:
+    Path("toy.py").write_text(MODELS)
+    (found,) = errors(CHAIN + text)
+    assert found.startswith(expected)
+    assert len(found) < 400
+
+
+MODELS = """
+import torch
+from torch import nn
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.linear(torch.relu(self.linear(x.mean((2, 3)))))
+
+def broken():
+    raise KeyError("no such setting")
+
+def nothing():
+    pass
+"""
 
 
 @pytest.mark.usefixtures("folder")

@@ -1,0 +1,167 @@
+"""Which chain do a suite's parameters ask for, does it fit its model, and what is its job?"""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from bench.experiment import Context
+from bench.fields import ModelName, Stages, check_stage, stage_specs
+from bench.strict_yaml import Key
+from netem.profiles import Duplex, LinkName
+from nodes.boundary import boundary_bytes
+from nodes.data import Dataset, load
+from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.models import Chain, ModelError, outline
+from nodes.place import place
+from nodes.stage import build_stage
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+ANY_CLASSES = 10  # for checks: how many classes there are changes no layer, and to count them data must be read
+
+
+class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A chain UE - MEC servers - cloud and what it trains.
+
+    ``link`` joins the UE to the first server, ``backhaul`` each further pair. ``splits`` are layers done when
+    leaving each node; by default every node gets as many. ``stage`` stands at every link, or, if it is a list, one
+    at each. ``rounds`` repeats the run and, with ``unsplit``, that of the whole model, in turn, so that both see
+    the same machine.
+    """
+
+    model: ModelName = ModelName("resnet18")
+    nodes: Positive = 3
+    splits: list[int] | None = None
+    stage: Stages = "identity"
+    link: LinkName | Duplex = "unlimited"
+    backhaul: LinkName | Duplex = "unlimited"
+    optimizer: OptimizerSpec = OptimizerSpec()
+    epochs: Positive = 1
+    steps: Positive | None = None
+    batch_size: Positive = 128
+    microbatches: Positive = 1
+    window: Positive = 4
+    side: Positive = 32
+    train_samples: Positive | None = None
+    test_samples: Positive | None = None
+    augment: bool = False
+    threads: Positive | None = None
+    unsplit: bool = False
+    rounds: Positive = 1
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what fits neither the model nor the other parameters; reads no data, runs nothing."""
+        if self.batch_size % self.microbatches:
+            yield ("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}"
+        if self.splits is not None and len(self.splits) != self.nodes - 1:
+            yield ("splits",), f"{self.nodes} nodes need {self.nodes - 1} splits, got {len(self.splits)}"
+            return
+        try:
+            stages = stage_specs(self.stage, self.nodes - 1)
+        except ValueError as error:
+            yield ("stage",), str(error)
+            return
+        try:
+            layout = layers_of(str(self.model), ANY_CLASSES, self.side)
+        except ModelError as error:
+            yield ("model",), str(error)
+            return
+        try:
+            _check_splits(layout, self.splits_of(layout))
+        except ModelError as error:
+            yield ("splits",), str(error)
+            return
+        for link, message in _stage_problems(layout, self.splits_of(layout), stages):
+            yield ("stage", link) if isinstance(self.stage, list) else ("stage",), message
+
+    def splits_of(self, layout: Chain) -> tuple[int, ...]:
+        """Layers done when leaving each node but the last."""
+        if self.splits is not None:
+            return tuple(self.splits)
+        return tuple(round(len(layout) * (p + 1) / self.nodes) for p in range(self.nodes - 1))
+
+
+def _check_splits(layout: Chain, splits: tuple[int, ...]) -> None:
+    """Raise ModelError if the model cannot be cut at ``splits``."""
+    for index in range(len(splits) + 1):
+        where = place(splits, index, len(layout))
+        if where.start < where.stop:
+            layout.check_part(where.start, where.stop)
+
+
+def _stage_problems(layout: Chain, splits: tuple[int, ...], stages: tuple[StageSpec, ...]) -> Iterator[tuple[int, str]]:
+    """(link, message) of each stage that cannot be made, for what crosses its link if it acts there."""
+    acts_on = {
+        where.outbound: where.stop
+        for where in (place(splits, index, len(layout)) for index in range(len(splits) + 1))
+        if where.outbound is not None
+    }
+    for link, spec in enumerate(stages):
+        try:
+            check_stage(spec.name)
+            if link in acts_on:
+                build_stage(spec, layout.shapes(acts_on[link]))
+        except ValueError as error:
+            yield link, str(error)
+
+
+def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
+    """The job that ``parameters`` describe, and the model's layers. Raises ModelError, DataError or ValueError."""
+    directory = str(context.data_dir.resolve()) if context.data_dir else None
+    data = DataSpec(
+        name=context.dataset,
+        directory=directory,
+        train_samples=parameters.train_samples,
+        test_samples=parameters.test_samples,
+        augment=parameters.augment,
+    )
+    classes = len(stored(context.dataset, directory, parameters.side).classes)
+    layout = layers_of(str(parameters.model), classes, parameters.side)
+    job = Job(
+        model=str(parameters.model),
+        input_shape=layout.input_shape,
+        classes=classes,
+        nodes=node_names(parameters.nodes),
+        splits=parameters.splits_of(layout),
+        stages=stage_specs(parameters.stage, parameters.nodes - 1),
+        data=data,
+        optimizer=parameters.optimizer,
+        epochs=parameters.epochs,
+        steps=parameters.steps,
+        batch_size=parameters.batch_size,
+        microbatches=parameters.microbatches,
+        window=parameters.window,
+        seed=context.seed,
+        threads=parameters.threads,
+        device=context.device,
+        payload_bytes=largest_payload(layout, parameters.batch_size),
+    )
+    return job, len(layout)
+
+
+@functools.lru_cache(maxsize=16)
+def layers_of(model: str, classes: int, side: int) -> Chain:
+    """The layers of ``model`` without data, for all cases of this process. Raises ModelError."""
+    return outline(model, classes, (3, side, side))
+
+
+@functools.cache
+def stored(name: str, directory: str | None, side: int) -> Dataset:
+    """A data set, read once for all cases of this process."""
+    return load(name, None if directory is None else Path(directory), side)
+
+
+def node_names(count: int) -> tuple[str, ...]:
+    """``ue``, the MEC servers in order, ``cloud``; the UE alone if there is but one node."""
+    if count <= 2:
+        return ("ue", "cloud")[:count]
+    servers = [f"mec{number}" for number in range(1, count - 1)] if count > 3 else ["mec"]
+    return ("ue", *servers, "cloud")
+
+
+def largest_payload(layout: Chain, batch_size: int) -> int:
+    """The most bytes that a frame of this job may carry: 4 times its largest boundary, and room for labels."""
+    widest = max(boundary_bytes(layout.shapes(index)) for index in range(len(layout) + 1))
+    return 4 * widest * batch_size + (1 << 20)

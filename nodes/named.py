@@ -1,0 +1,33 @@
+"""What does a ``module:callable`` name, and what may a misspelt word have meant? Needs no torch."""
+
+import difflib
+import importlib
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` where one of ``known`` looks like ``word``, else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def named(name: str) -> Callable[..., Any]:
+    """The function or class that ``module:callable`` names. Raises ValueError whatever its import does."""
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f"{name!r} is no module:callable")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may fail in any way
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{module_name} cannot be imported: {said}") from None
+    try:
+        found: Callable[..., Any] = operator.attrgetter(attribute)(module)
+    except AttributeError:
+        hint = did_you_mean(attribute, vars(module))
+        raise ValueError(f"{module_name} has no {attribute!r}{hint}") from None
+    if not callable(found):
+        raise ValueError(f"{name} is not callable")
+    return found
