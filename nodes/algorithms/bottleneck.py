@@ -1,0 +1,110 @@
+"""How do a few channels stand for many at a cut? Convolutional coders, uniform quantisation, bit packing.
+
+The coders are BottleNet++'s, which DynSplit takes over (DynSplit, section IV-A): convolution, batch norm and
+sigmoid before the wire; transposed convolution, batch norm and ReLU behind it. The convolution makes the picture
+``stride`` times smaller. The sigmoid bounds a code in [0, 1], so n bits are 2^n even levels without any range to
+be sent; a level is sent, its value is computed on, and the gradient passes straight through.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+BYTE = 8
+
+
+class Geometry(NamedTuple):
+    """The window of both coders, in pixels, along height and width. By default 2x2, stride 2."""
+
+    kernel: int = 2
+    stride: int = 2
+    padding: int = 0
+
+    def coded(self, side: int) -> int:
+        """Pixels along a side of the code for ``side`` pixels along the boundary's. Raises ValueError for none."""
+        coded = (side + 2 * self.padding - self.kernel) // max(self.stride, 1) + 1
+        if min(self.kernel, self.stride, side, coded) < 1 or self.padding < 0:
+            raise ValueError(f"no code of {side} pixels with kernel, stride and padding {tuple(self)}")
+        return coded
+
+    def lacking(self, side: int) -> int:
+        """Pixels that the transposed convolution must add at the far edge to give ``side`` again."""
+        lacking = side - ((self.coded(side) - 1) * self.stride - 2 * self.padding + self.kernel)
+        if not 0 <= lacking < self.stride:
+            raise ValueError(f"a decoder with kernel, stride and padding {tuple(self)} cannot give {side} pixels")
+        return lacking
+
+
+BOTTLENET = Geometry()
+
+
+def encoder(inputs: int, channels: int, geometry: Geometry = BOTTLENET, sigmoid: bool = True) -> nn.Sequential:
+    """(N, ``inputs``, H, W) -> (N, ``channels``, H', W'): convolution, batch norm and, if asked, sigmoid."""
+    layers: list[nn.Module] = [nn.Conv2d(inputs, channels, *geometry), nn.BatchNorm2d(channels)]
+    return nn.Sequential(*layers, nn.Sigmoid()) if sigmoid else nn.Sequential(*layers)
+
+
+def decoder(channels: int, outputs: int, size: tuple[int, int], geometry: Geometry = BOTTLENET) -> nn.Sequential:
+    """(N, ``channels``, H', W') -> (N, ``outputs``, *``size``): transposed convolution, batch norm, ReLU."""
+    lacking = (geometry.lacking(size[0]), geometry.lacking(size[1]))
+    up = nn.ConvTranspose2d(channels, outputs, *geometry, output_padding=lacking)
+    return nn.Sequential(up, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def levels(code: torch.Tensor, bits: int) -> torch.Tensor:
+    """The nearest of 2^``bits`` even levels from 0 to 1, by number: uint8, of ``code``'s shape. 1 to 8 bits."""
+    scaled = code.clamp(0, 1) * float(2**bits - 1)
+    return scaled.round().to(torch.uint8)
+
+
+def values(numbers: torch.Tensor, bits: int) -> torch.Tensor:
+    """What levels by number stand for: float32 in [0, 1]."""
+    return numbers.float() / float(2**bits - 1)
+
+
+def quantised(code: torch.Tensor, bits: int) -> torch.Tensor:
+    """``code`` at its nearest levels, with the gradient of the identity: what crossing the wire does to it."""
+    return _StraightThrough.apply(code, bits)  # type: ignore[no-any-return]
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, code: torch.Tensor, bits: int) -> torch.Tensor:
+        return values(levels(code, bits), bits)
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient, None
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes of ``count`` numbers of ``bits`` bits each."""
+    return -(-count * bits // BYTE)
+
+
+def pack(numbers: torch.Tensor, bits: int) -> torch.Tensor:
+    """uint8 (N, M), each below 2^``bits`` -> (N, packed_bytes(M)): rows padded to whole bytes, low bits first."""
+    rows, count = numbers.shape
+    if bits == BYTE:
+        return numbers
+    apart = (numbers[..., None] >> _shifts(bits, numbers.device)) & 1
+    padded = nn.functional.pad(apart.view(rows, count * bits), (0, packed_bytes(count, bits) * BYTE - count * bits))
+    eights = padded.view(rows, packed_bytes(count, bits), BYTE)
+    return (eights << _shifts(BYTE, numbers.device)).sum(-1, dtype=torch.uint8)
+
+
+def unpack(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
+    """What ``pack`` was given, ``count`` numbers a row. Raises ValueError for rows of another length."""
+    if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != packed_bytes(count, bits):
+        found = f"{packed.dtype} {list(packed.shape)}"
+        raise ValueError(f"{found} came for rows of {count} numbers of {bits} bits, {packed_bytes(count, bits)} bytes")
+    if bits == BYTE:
+        return packed
+    apart = (packed[..., None] >> _shifts(BYTE, packed.device)) & 1
+    numbers = apart.flatten(1)[:, : count * bits].reshape(len(packed), count, bits)
+    return (numbers << _shifts(bits, packed.device)).sum(-1, dtype=torch.uint8)
+
+
+def _shifts(count: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(count, dtype=torch.uint8, device=device)
