@@ -91,8 +91,13 @@ def plan_costs(plan: Plan) -> tuple[list[list[float]], list[list[float]]]:
 
 def sci_bytes(plan: Plan) -> list[int]:
     """Bytes [P-1] of the split-cost message, whole as encoded, that goes from node p + 1 to node p."""
-    cost_s = torch.empty(len(plan.boundary_bytes), device="meta")
-    return [sum(wire_size(SplitCost(assignment=0, node=node, tensors={"cost_s": cost_s}))) for node in plan.nodes[1:]]
+    return [message_bytes(node, len(plan.boundary_bytes) - 1) for node in plan.nodes[1:]]
+
+
+def message_bytes(node: str, layers: int) -> int:
+    """Bytes of the whole encoded split-cost message of ``node`` for a model of ``layers``."""
+    cost_s = torch.empty(layers + 1, device="meta")
+    return sum(wire_size(SplitCost(assignment=0, node=node, tensors={"cost_s": cost_s})))
 
 
 def _link_s(plan: Plan, p: int) -> list[float]:

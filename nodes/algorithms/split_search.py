@@ -8,8 +8,9 @@ e_i of its incoming link at each boundary, and what its downstream neighbour say
 that is, hand the task on, or compute one more layer. A node that hands on at once is a relay vertex there.
 V is the node's split-cost information (SCI), all that its upstream neighbour needs. It includes the incoming
 link, as in Algorithm 1. We depart from that algorithm twice: a node takes O(L), not O(L^2), and subtracts
-nothing, so a cost is off by at most (layers + 2 nodes) * 2^-53 of itself; and each boundary pays its own
-incoming transfer (line 13 there keeps that of the boundary it started from).
+nothing, so a cost is off by at most (layers + 2 nodes) * 2^-53 of itself (a suffix minimum over prefix sums is
+no faster from lists, and off by so much of the whole model's cost); and each boundary pays its own incoming
+transfer (line 13 there keeps that of the boundary it started from, see ``bench.experiments.printed``).
 
 Costs are seconds, or any weighted sum that is never negative (Eq. 11). A path's cost is a sum of terms that
 each depend on one node's split only; so of two optima, the path that takes at each node the later split of
@@ -84,10 +85,12 @@ def split_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstre
     rest = downstream[stop]
     cost, stops = [link_cost[stop] + rest], [stop]
     for i in range(stop - 1, -1, -1):
-        go_on, hand_on = layer_cost[i] + rest, downstream[i]
-        if go_on > hand_on * TIE:
-            stop = i
-        rest = min(go_on, hand_on)
+        rest += layer_cost[i]
+        hand_on = downstream[i]
+        if rest > hand_on:
+            if rest > hand_on * TIE:
+                stop = i
+            rest = hand_on
         cost.append(link_cost[i] + rest)
         stops.append(stop)
     return NodeSplit(cost[::-1], stops[::-1])

@@ -1,9 +1,11 @@
 """The split search against brute force: all splits, their cost told anew here in exact fractions."""
 
+import random
 from fractions import Fraction
 from itertools import combinations_with_replacement, pairwise
 from typing import Any
 
+import networkx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,6 +110,74 @@ def test_a_nodes_vector_is_the_least_cost_of_what_its_part_of_the_chain_still_ha
                 parts = [sum(layer_costs[p + k][a:b]) for k, (a, b) in enumerate(pairwise(done))]
                 ways.append(sum(parts) + sum(link_costs[p - 1 + k][a] for k, a in enumerate(done[:-1])))
             assert cost == pytest.approx(min(ways), rel=1e-13)
+
+
+def relay_graph(layer_costs: list[list[float]], link_costs: list[list[float]]) -> networkx.DiGraph:
+    """HiveMind, section IV-C1: a vertex (p, start, stop) is node p computing so, or relaying where they are equal."""
+    layers, last = len(layer_costs[0]), len(layer_costs) - 1
+    graph = networkx.DiGraph()
+    for stop in range(layers + 1):
+        graph.add_edge("start", (0, 0, stop), weight=sum(layer_costs[0][:stop]))
+    for p in range(1, last + 1):
+        for begin in range(layers + 1):
+            for start in range(begin, layers + 1):
+                for stop in range(start, layers + 1):
+                    cost = link_costs[p - 1][start] + sum(layer_costs[p][start:stop])
+                    graph.add_edge((p - 1, begin, start), (p, start, stop), weight=cost)
+    for start in range(layers + 1):
+        graph.add_edge((last, start, layers), "end", weight=0.0)
+    return graph
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases(), st.sampled_from([1.0, 1 / 3]))
+def test_the_search_finds_the_shortest_path_of_the_graph_with_relay_vertices(case: Case, scale: float) -> None:
+    layer_costs, link_costs = costs(case, scale)
+    oracle = networkx.dijkstra_path_length(relay_graph(layer_costs, link_costs), "start", "end")
+    assert search(layer_costs, link_costs).cost == pytest.approx(oracle, rel=1e-13)
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases())
+def test_a_split_is_never_worse_than_the_ue_alone(case: Case) -> None:
+    """HiveMind, section IV-D; where a result goes on, the UE alone pays its way too."""
+    layer_costs, link_costs = costs(case)
+    alone = sum(layer_costs[0]) + sum(link[-1] for link in link_costs)
+    assert search(layer_costs, link_costs).cost <= alone * (1 + 1e-14)
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases(), st.integers(0, 2**32))
+def test_updates_told_in_any_order_lead_to_the_central_split(case: Case, seed: int) -> None:
+    """Each node updates from the newest it has heard, whenever; links change meanwhile; at last all is as searched."""
+    generator = random.Random(seed)
+    layer_costs, link_costs = costs(case)
+    layers, last = len(layer_costs[0]), len(layer_costs) - 1
+    arriving = [[0.0] * (layers + 1), *link_costs]
+    known = [[generator.random() for _ in range(layers + 1)] for _ in range(last)]  # of costs that are long gone
+    known.append(sink(layers))
+    stops = [[0]] * (last + 1)
+    under_way: list[tuple[int, int, list[float]]] = []  # (receiver, number, vector)
+    heard = [-1] * (last + 1)
+
+    def update(p: int, number: int) -> None:
+        cost, stops[p] = split_node(layer_costs[p], arriving[p], known[p])
+        if p:
+            under_way.append((p - 1, number, cost))
+
+    number = 0
+    for p in range(last + 1):
+        update(p, number)
+    while under_way:
+        receiver, sent, vector = under_way.pop(generator.randrange(len(under_way)))
+        if sent > heard[receiver]:
+            heard[receiver], known[receiver] = sent, vector
+            number += 1
+            update(receiver, number)
+    splits = []
+    for p in range(last):
+        splits.append(stops[p][splits[-1] if splits else 0])
+    assert splits == search(layer_costs, link_costs).splits
 
 
 def test_a_node_continues_where_the_task_left_its_neighbour() -> None:
