@@ -94,7 +94,7 @@ def timings(profile: Profile, splits: Sequence[int], batch: int) -> list[Timing]
 class _Inspected(Chain):
     """A chain whose layers are only looked at, so that even those which share parameters may stand alone."""
 
-    def _check_not_shared(self, start: int, stop: int) -> None:
+    def check_part(self, start: int, stop: int) -> None:
         pass
 
 
