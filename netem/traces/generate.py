@@ -1,0 +1,88 @@
+"""How do the shipped traces come about? ``python -m netem.traces.generate FOLDER`` makes the same files again.
+
+A first-order Gauss-Markov process gives the logarithm of the rate, and a link is at times blocked (a body or a
+lorry in the beam, another station's turn on the channel). The figures are assumptions about each kind of link,
+of the size that measurement studies report, and fitted to no one's data.
+"""
+
+import math
+import random
+import sys
+from pathlib import Path
+
+import msgspec
+
+from netem.trace import Change, Trace, write_csv
+
+SEED = 1
+STEP_S = 0.1
+STEPS = 600
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """``spread`` is the standard deviation of the rate's natural logarithm, ``coherence_s`` how long it takes
+    its correlation to fall to 1/e. Blockages begin on average every ``clear_s`` and last ``blocked_s``; the rate
+    is then multiplied by ``blocked_share`` and the delay by ``blocked_delay``."""
+
+    median_bps: float
+    spread: float
+    coherence_s: float
+    clear_s: float
+    blocked_s: float
+    blocked_share: float
+    blocked_delay: float
+    delay_s: float
+    jitter_s: float
+    loss: float
+
+
+KINDS = {
+    "5g-mmwave-walking": Kind(
+        median_bps=500e6, spread=0.35, coherence_s=1.5, clear_s=8.0, blocked_s=0.6, blocked_share=0.05,
+        blocked_delay=2.0, delay_s=0.008, jitter_s=0.001, loss=1e-5,
+    ),
+    "5g-mmwave-driving": Kind(
+        median_bps=300e6, spread=0.7, coherence_s=0.3, clear_s=3.0, blocked_s=0.8, blocked_share=0.02,
+        blocked_delay=2.5, delay_s=0.012, jitter_s=0.003, loss=1e-4,
+    ),
+    "5g-sub6": Kind(
+        median_bps=80e6, spread=0.4, coherence_s=1.0, clear_s=20.0, blocked_s=0.5, blocked_share=0.3,
+        blocked_delay=1.5, delay_s=0.010, jitter_s=0.002, loss=1e-5,
+    ),
+    "wifi": Kind(
+        median_bps=90e6, spread=0.25, coherence_s=0.3, clear_s=2.0, blocked_s=0.2, blocked_share=0.3,
+        blocked_delay=2.0, delay_s=0.003, jitter_s=0.001, loss=1e-4,
+    ),
+}  # fmt: skip
+
+
+def generate(kind: Kind, rng: random.Random) -> Trace:
+    """A minute of such a link. Rates are rounded to 10 kbit/s and delays to 10 us, so that files stay small."""
+    keep = math.exp(-STEP_S / kind.coherence_s)
+    level, blocked = rng.gauss(0.0, 1.0), False
+    changes = []
+    for step in range(STEPS):
+        rate_bps = kind.median_bps * math.exp(kind.spread * level) * (kind.blocked_share if blocked else 1.0)
+        delay_s = kind.delay_s * (kind.blocked_delay if blocked else 1.0)
+        changes.append(
+            Change(
+                time_s=round(step * STEP_S, 6),
+                rate_bps=round(rate_bps, -4),
+                delay_s=round(delay_s, 5),
+                jitter_s=kind.jitter_s,
+                loss=kind.loss,
+            )
+        )
+        level = keep * level + math.sqrt(1 - keep**2) * rng.gauss(0.0, 1.0)
+        lasts_s = kind.blocked_s if blocked else kind.clear_s
+        blocked ^= rng.random() < -math.expm1(-STEP_S / lasts_s)
+    return Trace(tuple(changes), STEPS * STEP_S)
+
+
+def write_all(folder: Path) -> None:
+    for name, kind in KINDS.items():
+        write_csv(generate(kind, random.Random(f"{SEED} {name}")), folder / f"{name}.csv")
+
+
+if __name__ == "__main__":
+    write_all(Path(sys.argv[1]))

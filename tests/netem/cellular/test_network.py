@@ -1,0 +1,131 @@
+"""Routes by hand, Table I over several seeds, loads, coherence, and sameness for a seed."""
+
+import numpy as np
+import pytest
+
+from netem.cellular import network
+from netem.cellular.iab import TOPOLOGIES
+from netem.cellular.radio import MMWAVE
+from netem.cellular.traffic import KEEP, Background, fit, levels
+from netem.link import LinkProfile
+from netem.trace import read, write_csv
+
+CORE = ("iab6", "mec7", "mec8", "cloud")
+
+
+def test_routes_by_hand():
+    mmwave = TOPOLOGIES["mmwave"]
+    by_hand = {
+        "iab1": (("iab1", "iab3"), "ACFGH"),
+        "iab2": (("iab2", "iab4", "iab5"), "BDEFGH"),
+        "iab3": (("iab3",), "CFGH"),
+        "iab4": (("iab4", "iab5"), "DEFGH"),
+        "iab5": (("iab5",), "EFGH"),
+        "iab6": ((), "FGH"),
+    }
+    for cell, (nodes, links) in by_hand.items():
+        route = mmwave.route(cell)
+        assert route.nodes == ("ue", *nodes, *CORE)
+        assert route.links == ("access", *links)
+    sub6 = TOPOLOGIES["sub6"].route("gnb")
+    assert (sub6.nodes, sub6.links) == (("ue", "gnb", "mec", "cloud"), ("A", "B", "C"))
+
+
+def test_sites_lie_on_the_square_kilometre_and_populations_add_up_along_the_tree():
+    mmwave = TOPOLOGIES["mmwave"]
+    assert all(0 <= metres <= 1000 for cell in mmwave.cells for metres in cell.site)
+    assert mmwave.carrier is MMWAVE
+    below = {cell.name: cell.background.population for cell in mmwave.cells}
+    for wire in mmwave.wires[:6]:  # A to F, each after those below it
+        assert wire.background.population == below[wire.near], wire.name
+        below[wire.far] = below.get(wire.far, 0) + below[wire.near]
+
+
+@pytest.mark.parametrize("kind", TOPOLOGIES)
+def test_table_i_within_a_tenth_for_every_seed(kind):
+    for seed in range(5):
+        found = network(kind, duration_s=200.0, seed=seed)
+        for link, (mean_bps, std_bps) in found.topology.table_bps.items():
+            assert found.rates_bps[link].mean() == pytest.approx(mean_bps, rel=0.1), (seed, link)
+            assert found.rates_bps[link].std() == pytest.approx(std_bps, rel=0.1), (seed, link)
+
+
+@pytest.mark.parametrize(("kind", "link"), [("mmwave", "A"), ("mmwave", "H"), ("sub6", "B")])
+def test_the_backgrounds_are_what_fitting_gives(kind, link):
+    wire = next(wire for wire in TOPOLOGIES[kind].wires if wire.name == link)
+    found = fit(wire.capacity_bps, wire.background.population, *wire.table_bps)
+    assert found.bitrate_bps == pytest.approx(wire.background.bitrate_bps, rel=0.03)
+    assert found.spread == pytest.approx(wire.background.spread, rel=0.05)
+
+
+def test_more_load_leaves_less_and_no_link_gives_more_than_its_capacity():
+    by_load = {load: network("mmwave", load, duration_s=60.0) for load in ("low", "mid", "high")}
+    for wire in TOPOLOGIES["mmwave"].wires:
+        means = [by_load[load].rates_bps[wire.name].mean() for load in ("high", "mid", "low")]
+        assert means == sorted(means)
+        for load, found in by_load.items():
+            rates = found.rates_bps[wire.name]
+            fair = wire.capacity_bps / (wire.background.at(load).population + 1)
+            assert (rates >= fair * (1 - 1e-9)).all()
+            assert (rates <= wire.capacity_bps).all()
+
+
+def test_a_load_scales_population_and_bit_rate():
+    assert Background(4, 10.0, 0.5).at("high") == Background(8, 20.0, 0.5)
+    assert Background(4, 10.0, 0.5).at("low") == Background(2, 5.0, 0.5)
+    with pytest.raises(ValueError, match="a population of 3 has no half"):
+        Background(3, 10.0, 0.5).at("low")
+
+
+def test_bit_rates_are_what_they_are_called():
+    drawn = levels(200_000, 2, np.random.default_rng(0))
+    demands = Background(2, 5e6, 0.4).demands_bps(drawn)
+    assert demands.mean() == pytest.approx(5e6, rel=0.01)
+    assert np.log(demands).std() == pytest.approx(0.4, rel=0.01)
+    for lag in (1, 2, 3):
+        assert np.corrcoef(drawn[:-lag, 0], drawn[lag:, 0])[0, 1] == pytest.approx(KEEP**lag, abs=0.01)
+
+
+def test_the_ue_is_handed_over_along_its_way_and_the_route_follows():
+    found = network("mmwave", coherence_s=0.05, duration_s=140.0)
+    routes = found.routes()
+    cells = [route.nodes[1] for _, route in routes]
+    assert cells == ["iab1", "iab2", "iab4", "iab5", "iab6", "iab3", "iab1"]  # round the loop, 137 s
+    assert len(routes[1][1].links) == len(routes[0][1].links) + 1  # from gNB 1 to gNB 2 one hop more (figure 15)
+    at_s = routes[1][0]
+    assert found.route(at_s - 0.01).nodes[1] == "iab1"
+    assert found.route(at_s).nodes[1] == "iab2"
+    assert found.route(at_s + found.duration_s) == found.route(at_s)  # it starts again
+    assert network("sub6", duration_s=10.0).routes() == [(0, TOPOLOGIES["sub6"].route("gnb"))]
+
+
+def test_a_trace_is_the_network_s_rate(tmp_path):
+    found = network("mmwave", coherence_s=0.01, duration_s=2.0, seed=3)
+    trace = found.trace("F")
+    assert trace.period_s == pytest.approx(2.0)
+    write_csv(trace, tmp_path / "f.csv")
+    base = LinkProfile(delay_s=0.002)
+    schedule = list(read(tmp_path / "f.csv").schedule(base, until_s=2.0))
+    assert len(schedule) == 200
+    for at_s, profile in schedule:
+        assert profile == LinkProfile(rate_bps=found.rate_bps("F", at_s), delay_s=0.002)
+
+
+def test_the_same_for_a_seed_and_only_for_it():
+    def rates(seed):
+        return network("mmwave", duration_s=5.0, seed=seed).rates_bps
+
+    one, again, other = rates(1), rates(1), rates(2)
+    assert list(one) == ["access", *"ABCDEFGH"]
+    for link in one:
+        assert np.array_equal(one[link], again[link])
+        assert not np.array_equal(one[link], other[link])
+
+
+@pytest.mark.parametrize(
+    ("coherence_s", "duration_s", "says"),
+    [(0.0, 1.0, "needs 0 < coherence_s"), (2.0, 1.0, "needs 0 < coherence_s"), (1e-6, 600.0, "at most 2000000")],
+)
+def test_times_that_make_no_sense_are_refused(coherence_s, duration_s, says):
+    with pytest.raises(ValueError, match=says):
+        network("mmwave", coherence_s=coherence_s, duration_s=duration_s)

@@ -1,0 +1,195 @@
+"""Traces by hand, a millisecond-by-millisecond oracle for packets, the link that plays them, and bad files."""
+
+import math
+import random
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netem.link import Link, LinkProfile
+from netem.trace import PACKET_BYTES, STALLED_BPS, Change, Trace, TraceError, read, write_csv, write_mahimahi
+from netem.traces import packaged
+
+STEPS = Trace((Change(0.0, 12e6), Change(0.5, 0.0), Change(1.5, 240e6)), 2.5)
+
+
+def written(text: str, folder: Path, name: str = "a.csv") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def carried(trace: Trace, until_s: float) -> float:
+    """Bytes carried by ``until_s``, straight from the definition."""
+    return sum(max(0.0, min(end, until_s) - start) * rate / 8 for start, end, rate in trace.spans())
+
+
+rates = st.one_of(st.just(0.0), st.floats(1e3, 1e8))
+traces = st.lists(st.tuples(st.integers(1, 40), rates), min_size=1, max_size=6).map(
+    lambda parts: Trace(
+        tuple(Change(sum(ms for ms, _ in parts[:index]) / 1000, rate) for index, (_, rate) in enumerate(parts)),
+        sum(ms for ms, _ in parts) / 1000,
+    )
+)
+
+
+def test_a_csv_says_what_holds_from_when_on(tmp_path):
+    text = "time_s,rate_bps,loss,delay_s\n0,8e6,0,0.01\n\n0.25, 16e6 ,1e-3,0.02\n"
+    trace = read(written(text, tmp_path))
+    assert trace == Trace((Change(0, 8e6, 0.01, None, 0.0), Change(0.25, 16e6, 0.02, None, 1e-3)), 0.5)
+    assert trace.delivered_bytes == pytest.approx(0.25 * 1e6 + 0.25 * 2e6)
+
+
+def test_packets_of_a_millisecond_come_since_the_packets_before(tmp_path):
+    trace = read(written("1\n1\n3\n3\n3\n", tmp_path, "down.trace"))
+    assert trace == Trace((Change(0, 24e6), Change(0.001, 18e6)), 0.003)
+    assert trace.delivered_bytes == pytest.approx(5 * PACKET_BYTES)
+    assert read(written("0\n0\n4\n", tmp_path, "up")) == Trace((Change(0, 9e6),), 0.004)
+
+
+@settings(deadline=None)  # files are slow at times
+@given(traces)
+def test_csv_keeps_all(tmp_path_factory, trace):
+    path = tmp_path_factory.mktemp("t") / "a.csv"
+    write_csv(trace, path)
+    found = read(path)
+    assert found.period_s == pytest.approx(trace.period_s)
+    assert found.delivered_bytes == pytest.approx(trace.delivered_bytes)
+    assert found.changes[: len(trace.changes)] == trace.changes
+
+
+@settings(deadline=None)  # files are slow at times
+@given(traces)
+def test_packets_carry_the_same_bytes_at_every_millisecond(tmp_path_factory, trace):
+    path = tmp_path_factory.mktemp("t") / "m"
+    if trace.delivered_bytes < PACKET_BYTES:
+        with pytest.raises(TraceError, match="less than a packet"):
+            write_mahimahi(trace, path)
+        return
+    write_mahimahi(trace, path)
+    times_ms = [int(line) for line in path.read_text().split()]
+    found = read(path)
+    assert found.period_s == pytest.approx(trace.period_s)
+    for ms in range(round(trace.period_s * 1000) + 1):
+        listed = sum(PACKET_BYTES for at_ms in times_ms if 0 < at_ms <= ms)
+        assert -0.1 <= carried(trace, ms / 1000) - listed <= 2 * PACKET_BYTES  # the last marks the period's end
+        assert abs(carried(found, ms / 1000) - listed) < 1e-3 or ms not in times_ms
+    assert 0 <= trace.delivered_bytes - found.delivered_bytes + 1e-3 < PACKET_BYTES + 2e-3
+
+
+@settings(deadline=None)  # files are slow at times
+@given(traces, st.floats(0.002, 0.3))
+def test_steps_carry_what_the_stretches_did(trace, step_s):
+    found = trace.resampled(step_s)
+    assert len(found.changes) == max(1, math.ceil(trace.period_s / step_s - 1e-9))
+    for _, end_s, _ in found.spans():
+        assert carried(found, end_s) == pytest.approx(carried(trace, end_s), abs=1e-3)
+
+
+@settings(deadline=None)  # files are slow at times
+@given(traces.filter(lambda trace: trace.changes[-1].rate_bps > 1e5))
+def test_a_link_carries_what_the_trace_says(trace):
+    line = Link(LinkProfile(), random.Random(0))
+    for at_s, profile in trace.schedule(LinkProfile(), until_s=2 * trace.period_s):
+        line.change(at_s, profile)
+    size = int(trace.delivered_bytes)
+    assert line.send(0.0, size) == pytest.approx(trace.period_s, abs=1e-3)
+    assert line.send(line.free_at, size) == pytest.approx(2 * trace.period_s, abs=2e-3)
+
+
+def test_a_schedule_fills_in_the_base_and_starts_again():
+    base = LinkProfile(delay_s=0.01, jitter_s=0.001, loss=0.1)
+    trace = Trace((Change(0, 8e6, loss=0.0), Change(1, 0.0, delay_s=0.5)), 1.5)
+    first = LinkProfile(rate_bps=8e6, delay_s=0.01, jitter_s=0.001)
+    second = LinkProfile(rate_bps=STALLED_BPS, delay_s=0.5, jitter_s=0.001, loss=0.1)
+    assert list(trace.schedule(base, repeat=False)) == [(0, first), (1, second)]
+    assert list(islice(trace.schedule(base), 4)) == [(0, first), (1, second), (1.5, first), (2.5, second)]
+    assert list(trace.schedule(base, time_scale=10, until_s=25)) == [(0, first), (10, second), (15, first)]
+
+
+def test_a_schedule_names_only_what_differs():
+    same = Trace((Change(0, 8e6), Change(1, 8e6)), 2.0)
+    assert list(same.schedule(LinkProfile())) == [(0, LinkProfile(rate_bps=8e6))]  # and ends
+    wrapped = Trace((Change(0, 8e6), Change(1, 9e6), Change(2, 8e6)), 3.0)
+    assert [at_s for at_s, _ in wrapped.schedule(LinkProfile(), until_s=6)] == [0, 1, 2, 4, 5]
+    with pytest.raises(ValueError, match="time_scale must be above 0"):
+        next(wrapped.schedule(LinkProfile(), time_scale=0))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", ":1: the header must name time_s and rate_bps"),
+        ("time_s,rate_bps\n", ": has no rows"),
+        ("time_s,rate\n0,1\n", ":1: no column 'rate'; there are time_s, rate_bps, delay_s, jitter_s, loss"),
+        ("time_s,rate_bps,rate_bps\n0,1,2\n", ":1: a column is named twice"),
+        ("time_s,rate_bps\n0,1\n1\n", ":3: 1 values for 2 columns"),
+        ("time_s,rate_bps\n0,fast\n", ":2: rate_bps: 'fast' is not a number"),
+        ("time_s,rate_bps\n0,nan\n", ":2: rate_bps: nan is not between 0 and 1e+13"),
+        ("time_s,rate_bps\n0,-1\n", ":2: rate_bps: -1.0 is not between"),
+        ("time_s,rate_bps,loss\n0,1,1\n", ":2: loss: 1.0 is not between 0 and 0.999999"),
+        ("time_s,rate_bps\n1,1\n", ":2: time_s: the first row must be at 0, not 1.0"),
+        ("time_s,rate_bps\n0,1\n2,1\n2,3\n", ":4: time_s: 2.0 does not come after 2.0"),
+    ],
+)
+def test_a_wrong_csv_is_refused_with_its_line(tmp_path, text, says):
+    path = written(text, tmp_path)
+    with pytest.raises(TraceError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}{says}")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", ": needs a packet after 0 ms"),
+        ("0\n0\n", ": needs a packet after 0 ms"),
+        ("1\n2.5\n", ":2: '2.5' is not a time in whole milliseconds"),
+        ("1\n-2\n", ":2: '-2' is not a time in whole milliseconds"),
+        ("1\n99999999999\n", ":2: '99999999999' is not a time in whole milliseconds"),
+        ("5\n\n4\n", ":3: 4 ms comes before 5 ms"),
+    ],
+)
+def test_wrong_packet_times_are_refused_with_their_line(tmp_path, text, says):
+    path = written(text, tmp_path, "m")
+    with pytest.raises(TraceError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}{says}")
+
+
+def test_files_that_are_none_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(TraceError, match="No such file"):
+        read(tmp_path / "none.csv")
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TraceError, match="is not a text file"):
+        read(binary)
+    monkeypatch.setattr("netem.trace.FILE_BYTES", 10)
+    with pytest.raises(TraceError, match="22 bytes; a trace has at most 10"):
+        read(written("time_s,rate_bps\n0,1e6\n", tmp_path))
+
+
+def test_what_a_format_cannot_hold_is_refused(tmp_path):
+    uneven = Trace((Change(0, 1e6, delay_s=0.1), Change(1, 1e6)), 2.0)
+    with pytest.raises(TraceError, match="the change at 1 s has other columns than the first"):
+        write_csv(uneven, tmp_path / "a.csv")
+    with pytest.raises(TraceError, match="too many packets"):
+        write_mahimahi(Trace((Change(0, 1e13),), 1e3), tmp_path / "m")
+
+
+def test_shipped_traces_are_small_and_made_by_the_generator(tmp_path):
+    subprocess.run([sys.executable, "-m", "netem.traces.generate", tmp_path], check=True, timeout=60)
+    shipped = packaged()
+    assert set(shipped) == {"5g-mmwave-walking", "5g-mmwave-driving", "5g-sub6", "wifi"}
+    assert sum(path.stat().st_size for path in shipped.values()) < 200_000
+    for name, path in shipped.items():
+        assert (tmp_path / f"{name}.csv").read_bytes() == path.read_bytes()
+        trace = read(path)
+        assert trace.period_s == pytest.approx(60)
+        assert len(list(trace.schedule(LinkProfile(), until_s=60))) > 500
+    assert len(list(tmp_path.iterdir())) == len(shipped)
