@@ -35,7 +35,7 @@ def test_the_code_that_is_tested_is_the_wheel() -> None:
 def test_suites_are_in_the_wheel(tmp_path: Path) -> None:
     packaged = {str(file) for file in metadata.files("splitmec") or []}
     assert {"suites/all.yaml", "suites/pipeline.yaml", "suites/transport.yaml"} <= packaged
-    assert "netem/traces/wifi.csv" in packaged
+    assert {"netem/traces/wifi.csv", "suites/cellular.yaml"} <= packaged
     listed = installed("list", "--json", folder=tmp_path)
     assert listed.returncode == 0, listed.stderr
     assert {"all", "pipeline", "transport"} <= {suite["name"] for suite in json.loads(listed.stdout)}

@@ -1,0 +1,79 @@
+"""The cellular experiments against the network's own numbers and a route by hand; and the suite as a whole."""
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+from bench.experiment import Context
+from bench.experiments.cellular import CourseParameters, NetworkParameters, UploadParameters, bandwidth, course, upload
+from bench.loading import load, packaged
+from netem.cellular import network
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context(
+        seed=1,
+        scale="smoke",
+        mode="virtual",
+        shaping="emulated",
+        dataset="none",
+        data_dir=None,
+        device="cpu",
+        scratch=tmp_path,
+        say=lambda line: None,
+    )
+
+
+def test_bandwidth_tells_network_and_table(context):
+    found = {
+        (one.metric, one.case["link"], one.case["source"]): one.value
+        for one in bandwidth(NetworkParameters(duration_s=20.0), context)
+    }
+    rates = network("mmwave", "mid", 0.05, 20.0, 1).rates_bps
+    assert found["bandwidth_mean", "F", "network"] == pytest.approx(rates["F"].mean() / 1e6)
+    assert found["bandwidth_std", "access", "network"] == pytest.approx(rates["access"].std() / 1e6)
+    assert found["bandwidth_mean", "F", "Table I"] == 54.05
+    assert found["bandwidth_std", "H", "Table I"] == 4.43
+    assert ("bandwidth_mean", "access", "Table I") not in found
+    assert len(found) == 2 * (9 + 8)
+
+
+def test_a_course_is_made_of_means(context):
+    found = list(course(CourseParameters(duration_s=10.0, step_s=2.0), context))
+    assert len(found) == 5 * (9 + 1)
+    rates = network("mmwave", "mid", 0.05, 10.0, 1).rates_bps["A"]
+    second = [one.value for one in found if one.case == {"time_s": 2.0, "link": "A"}]
+    assert second == [pytest.approx(rates[40:80].mean() / 1e6)]
+    assert [one.value for one in found if one.metric == "hops"] == [6] * 5
+
+
+def test_an_upload_crosses_the_whole_route(context):
+    measured = {one.metric: one.value for one in upload(UploadParameters(duration_s=5.0, payload_bytes=1000), context)}
+    rates = network("mmwave", "mid", 0.05, 5.0, 1).rates_bps
+    links = ("access", "A", "C", "F", "G", "H")  # the UE starts at IAB node 1
+    times = [sum(8000 / rates[link][step] for link in links) for step in range(0, 100, 10)]
+    assert measured["upload_s"] == pytest.approx(statistics.fmean(times))
+    assert max(times) >= measured["upload_p95_s"] > statistics.median(times)
+
+
+def test_a_coherence_longer_than_the_run_is_refused():
+    with pytest.raises(ValueError, match="is longer than duration_s"):
+        NetworkParameters(coherence_s=2.0, duration_s=1.0)
+
+
+def test_the_suite_claims_every_number_of_table_i():
+    (suite,) = load([str(packaged()["cellular"])])
+    claims = {claim.claim: claim for claim in suite.file.claims}
+    for kind in ("mmwave", "sub6"):
+        for link, (mean_bps, std_bps) in network(kind, duration_s=1.0).topology.table_bps.items():
+            for name, number_bps in (("mean", mean_bps), ("std", std_bps)):
+                claim = claims[f"{kind}-{link.lower()}-{name}"]
+                assert claim.paper == pytest.approx(number_bps / 1e6)
+                assert claim.value is not None
+                assert claim.value.relative == 0.1
+                assert claim.value.of.experiment == kind
+                assert claim.value.of.metric == f"bandwidth_{name}"
+                assert claim.value.of.case == {"link": link, "source": "network"}
+                assert not claim.needs_data
