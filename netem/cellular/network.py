@@ -93,11 +93,11 @@ def network(
         ours = topology.carrier.rate_bps(away_m[:, index])
         theirs = _cell_rates(topology, cell.background.at(load).population, rngs[index])
         here = serving == index
-        access[here] = _left(ours, theirs, cell.background.at(load), rngs[index])[here]
+        access[here] = bandwidth_left(ours, theirs, cell.background.at(load), rngs[index])[here]
     rates = {topology.access: access}
     for wire, rng in zip(topology.wires, rngs[len(topology.cells) :], strict=True):
         capacity = np.array(wire.capacity_bps)
-        rates[wire.name] = _left(np.full(steps, capacity), capacity, wire.background.at(load), rng)
+        rates[wire.name] = bandwidth_left(np.full(steps, capacity), capacity, wire.background.at(load), rng)
     return Network(topology, coherence_s, serving, rates)
 
 
@@ -106,7 +106,7 @@ def _cell_rates(topology: Topology, population: int, rng: np.random.Generator) -
     return topology.carrier.rate_bps(CELL_RADIUS_M * np.sqrt(rng.random(population)))
 
 
-def _left(ours_bps: Floats, theirs_bps: Floats, background: Background, rng: np.random.Generator) -> Floats:
+def bandwidth_left(ours_bps: Floats, theirs_bps: Floats, background: Background, rng: np.random.Generator) -> Floats:
     """[steps] what is left for one who alone would have ``ours_bps``, beside UEs who would have ``theirs_bps``."""
     demands_bps = background.demands_bps(levels(len(ours_bps), background.population, rng))
     return ours_bps * fair_airtime(demands_bps / theirs_bps)

@@ -5,6 +5,8 @@ import pytest
 
 from netem.cellular import network
 from netem.cellular.iab import TOPOLOGIES
+from netem.cellular.mobility import distances
+from netem.cellular.network import bandwidth_left
 from netem.cellular.radio import MMWAVE
 from netem.cellular.traffic import KEEP, Background, fit, levels
 from netem.link import LinkProfile
@@ -68,6 +70,24 @@ def test_more_load_leaves_less_and_no_link_gives_more_than_its_capacity():
             fair = wire.capacity_bps / (wire.background.at(load).population + 1)
             assert (rates >= fair * (1 - 1e-9)).all()
             assert (rates <= wire.capacity_bps).all()
+
+
+def test_what_is_left_is_a_share_of_the_air_by_hand():
+    ours, theirs = np.full(3, 100e6), np.array([10e6, 50e6])
+    steady = Background(2, 5e6, 0.0)  # 5 Mbit/s of 10 would take half the air, of 50 a tenth: 0.9 is left for two
+    assert bandwidth_left(ours, theirs, steady, np.random.default_rng(0)) == pytest.approx([45e6] * 3)
+
+
+def test_the_access_link_follows_the_radio_and_the_cell():
+    found = network("mmwave", "high", coherence_s=0.5, duration_s=140.0)
+    cells = found.topology.cells
+    places = found.topology.trajectory.positions(np.arange(280) * 0.5)
+    alone = MMWAVE.rate_bps(distances(places, np.array([cell.site for cell in cells])))[range(280), found.serving]
+    others = np.array([cell.background.at("high").population for cell in cells])[found.serving]
+    access = found.rates_bps["access"]
+    assert (access <= alone).all()
+    assert (access >= alone / (others + 1) * (1 - 1e-9)).all()
+    assert set(others.tolist()) == {4, 8}
 
 
 def test_a_load_scales_population_and_bit_rate():
