@@ -1,17 +1,17 @@
-"""How do a boundary's values cross? Each storage once, views of it as such to be made again, and integers."""
+"""How do a boundary's values cross? Each storage once, views of it as such to be made again, and scalars."""
 
 from typing import Any
 
 import torch
 
-from nodes.messages import Tensors, View
+from nodes.messages import Scalar, Tensors, View
 from nodes.models import Values
 
 
-def pack(values: Values) -> tuple[Tensors, dict[str, View], dict[str, int]]:
-    """``values`` as (tensors with a storage each, views of those, integers)."""
+def pack(values: Values) -> tuple[Tensors, dict[str, View], dict[str, Scalar]]:
+    """``values`` as (tensors with a storage each, views of those, scalars)."""
     tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-    integers = {name: int(value) for name, value in values.items() if name not in tensors}
+    scalars = {name: value for name, value in values.items() if name not in tensors}
     views: dict[str, View] = {}
     by_storage: dict[int, list[str]] = {}
     for name in sorted(tensors, key=lambda name: (-tensors[name].numel(), not tensors[name].is_contiguous())):
@@ -21,12 +21,12 @@ def pack(values: Values) -> tuple[Tensors, dict[str, View], dict[str, int]]:
             views[name] = view
         else:
             kept.append(name)
-    return {name: tensor for name, tensor in tensors.items() if name not in views}, views, integers
+    return {name: tensor for name, tensor in tensors.items() if name not in views}, views, scalars
 
 
-def unpack(tensors: Tensors, views: dict[str, View], integers: dict[str, int]) -> Values:
+def unpack(tensors: Tensors, views: dict[str, View], scalars: dict[str, Scalar]) -> Values:
     """The values that ``pack`` was given; gradients flow through views to their base."""
-    values: dict[str, Any] = {**tensors, **integers}
+    values: dict[str, Any] = {**tensors, **scalars}
     for name, view in views.items():
         base = tensors[view.base]
         same = tuple(base.shape) == view.shape and base.stride() == view.stride and not view.offset

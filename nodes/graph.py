@@ -3,11 +3,13 @@
 import functools
 import itertools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import fx, nn
+
+Arguments = dict[int | str, Any]  # by place or name
 
 
 class ModelError(ValueError):
@@ -19,15 +21,18 @@ def said(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-class _Functional(nn.Module):
-    """A function with an argument ``training``, which it takes from the mode of the model."""
+class _ByMode(nn.Module):
+    """A function of which some arguments, by place or name, are others in training than in evaluation."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], train: Arguments, evaluate: Arguments) -> None:
         super().__init__()
-        self._function = function
+        self._function, self._train, self._evaluate = function, train, evaluate
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._function(*args, **kwargs, training=self.training)
+        chosen = self._train if self.training else self._evaluate
+        by_place = (chosen.get(place, given) for place, given in enumerate(args))
+        by_name = {name: chosen.get(name, given) for name, given in kwargs.items()}
+        return self._function(*by_place, **by_name)
 
 
 IN_PLACE = {
@@ -93,15 +98,31 @@ def _traced(model: nn.Module, leaves: set[str]) -> fx.Graph:
 
 
 def _follow_mode(model: nn.Module, train: fx.Graph, evaluate: fx.Graph) -> None:
-    """Make modules of functions such as ``F.dropout`` that are given the mode of the model."""
+    """Make modules of functions that are given the mode of the model, such as ``F.dropout(x, p, self.training)``."""
     for one, other in zip(train.nodes, evaluate.nodes, strict=False):
-        flags = one.kwargs.get("training"), other.kwargs.get("training")
-        if one.op == "call_function" and one.target is other.target and flags == (True, False):
-            name = f"_by_mode_{one.name}"
-            model.add_module(name, _Functional(one.target))
-            for node in (one, other):
-                node.op, node.target = "call_module", name
-                node.kwargs = {key: value for key, value in node.kwargs.items() if key != "training"}
+        if one.op == "call_function" and one.target is other.target and not _changes_in_place(one.target):
+            given, otherwise = _constants(one), _constants(other)
+            differing = {key for key in given.keys() & otherwise.keys() if given[key] != otherwise[key]}
+            if differing:
+                chosen = [{key: constants[key] for key in differing} for constants in (given, otherwise)]
+                name = f"_by_mode_{one.name}"
+                model.add_module(name, _ByMode(one.target, *chosen))
+                for node in (one, other):
+                    node.op, node.target = "call_module", name
+                    node.args = tuple(None if place in differing else arg for place, arg in enumerate(node.args))
+                    node.kwargs = {key: None if key in differing else arg for key, arg in node.kwargs.items()}
+
+
+def _constants(node: fx.Node) -> Arguments:
+    """The arguments of ``node`` that no other node makes."""
+
+    def constant(argument: Any) -> bool:
+        made: list[fx.Node] = []
+        fx.map_arg(argument, made.append)
+        return not made
+
+    arguments: Iterable[tuple[int | str, Any]] = itertools.chain(enumerate(node.args), node.kwargs.items())
+    return {key: argument for key, argument in arguments if constant(argument)}
 
 
 def _differing(train: fx.Graph, evaluate: fx.Graph) -> set[str]:
@@ -157,26 +178,32 @@ def _in_place(model: nn.Module, node: fx.Node) -> bool:
     """Whether ``node`` changes its first argument."""
     if not node.args or not isinstance(node.args[0], fx.Node):
         return False
+    if node.kwargs.get("inplace"):
+        return True
     match node.op, node.target:
         case "call_module", str(path):
             return bool(getattr(model.get_submodule(path), "inplace", False))
         case "call_function", function:
-            name = getattr(function, "__name__", "")
-            if function in IN_PLACE or node.kwargs.get("inplace"):
-                return True
+            return function in IN_PLACE or _changes_in_place(function)
         case "call_method", str(name):
-            pass
-        case _:
-            return False
+            return _named_in_place(name)
+    return False
+
+
+def _changes_in_place(function: Any) -> bool:
+    return _named_in_place(getattr(function, "__name__", ""))
+
+
+def _named_in_place(name: str) -> bool:
     return name.endswith("_") and not name.endswith("__") and name not in ("and_", "or_")
 
 
 def _make_pure(node: fx.Node) -> None:
     """Make ``node`` return a new tensor instead (a module does once its flag is cleared)."""
-    if node.op == "call_module":
-        return
     if node.kwargs.get("inplace"):
         node.kwargs = {**node.kwargs, "inplace": False}
+    elif node.op == "call_module":
+        return
     elif node.target in IN_PLACE:
         node.target = IN_PLACE[node.target]
     elif isinstance(node.target, str) and callable(getattr(torch.Tensor, node.target[:-1], None)):

@@ -14,6 +14,7 @@ import torch
 from nodes.job import Job
 
 Tensors = dict[str, torch.Tensor]
+Scalar = bool | int | float
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, eq=False, forbid_unknown_fields=True):
@@ -83,7 +84,7 @@ class Activation(Message, frozen=True, kw_only=True, tag="activation"):
     microbatch: int = 0
     train: bool
     grads: tuple[str, ...] = ()
-    scalars: dict[str, int] = {}
+    scalars: dict[str, Scalar] = {}
     views: dict[str, View] = {}
     tensors: Tensors
     labels: torch.Tensor | None = None

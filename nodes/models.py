@@ -4,7 +4,7 @@ A layer is one executed tensor operation; assert, shape and scalar nodes belong 
 parameter to its first user, the members of a tuple to the layer that made it. With ``granularity="module"`` a
 layer is the first call of a leaf module with all that follows it up to the next, as papers count that count
 modules. Boundary i lies before layer i; what crosses it is the set of tensors that live there, and the few
-integers (sizes of the batch) that later layers need.
+scalars (such as sizes of the batch) that later layers need.
 """
 
 import inspect
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Granularity = Literal["op", "module"]
-Values = dict[str, Any]  # tensors and integers by the name of the fx node that made them
+Values = dict[str, Any]  # tensors and scalars by the name of the fx node that made them
 
 
 class Moment(NamedTuple):
@@ -130,7 +130,7 @@ class Chain:
         return tuple(node.name for node in _live(self._graph, self._layer_of, index))
 
     def shapes(self, index: int) -> Values:
-        """The values that cross boundary ``index`` for one picture: meta tensors, and integers."""
+        """The values that cross boundary ``index`` for one picture: meta tensors, and scalars."""
         return {name: self._observed[name] for name in self.boundary(index)}
 
     def part(self, start: int, stop: int) -> "Part":
@@ -268,12 +268,12 @@ def _by_module(layers: list[list[fx.Node]]) -> list[list[fx.Node]]:
 
 
 def _merge_uncuttable(layers: list[list[fx.Node]], observed: dict[fx.Node, Any]) -> list[list[fx.Node]]:
-    """Join layers between which something lives that is neither a tensor nor an integer."""
+    """Join layers between which something lives that is neither a tensor nor a scalar."""
     layer_of = {node: index for index, layer in enumerate(layers) for node in layer}
     graph = layers[0][-1].graph
     merged = [list(layers[0])]
     for index in range(1, len(layers)):
-        cuttable = all(isinstance(observed[node], (torch.Tensor, int)) for node in _live(graph, layer_of, index))
+        cuttable = all(isinstance(observed[node], (torch.Tensor, int, float)) for node in _live(graph, layer_of, index))
         if cuttable:
             merged.append(list(layers[index]))
         else:

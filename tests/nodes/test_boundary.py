@@ -9,6 +9,7 @@ from nodes.boundary import boundary_bytes, pack, unpack
 from nodes.messages import View
 
 BASE = torch.arange(24.0).view(2, 3, 4)
+SCALARS = {"size": 7, "scale": 0.5, "keep": True}
 VIEWS = {
     "the same": lambda x: x,
     "reshaped": lambda x: x.view(6, 4),
@@ -28,14 +29,16 @@ def wired(tensors):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_view_crosses_with_its_base_and_no_bytes_of_its_own(make, device):
     base = BASE.clone().to(device)
-    values = {"view": make(base), "base": base, "size": 7}
-    tensors, views, integers = pack(values)
+    values = {"view": make(base), "base": base, **SCALARS}
+    tensors, views, scalars = pack(values)
     assert list(tensors) == [next(iter(tensors))]
     assert boundary_bytes(values) == BASE.nbytes
-    assert integers == {"size": 7}
-    restored = unpack(wired(tensors), views, integers)
+    assert {name: (type(value), value) for name, value in scalars.items()} == {
+        name: (type(value), value) for name, value in SCALARS.items()
+    }
+    restored = unpack(wired(tensors), views, scalars)
     assert restored.keys() == values.keys()
-    assert {name: value.shape for name, value in restored.items() if name != "size"} == {
+    assert {name: value.shape for name, value in restored.items() if name not in SCALARS} == {
         "view": make(BASE).shape,
         "base": BASE.shape,
     }
@@ -79,11 +82,6 @@ def test_gradients_of_a_view_and_of_its_base_meet_in_what_was_sent():
     restored = unpack({"base": leaf}, views, {})
     (restored["base"].sum() + 10 * restored["row"].sum()).backward()
     assert torch.equal(leaf.grad, torch.stack([torch.ones(3, 4), torch.full((3, 4), 11.0)]))
-
-
-def test_a_bool_crosses_as_an_integer():
-    assert pack({"flag": True})[2] == {"flag": 1}
-    assert type(pack({"flag": True})[2]["flag"]) is int
 
 
 def test_other_dtypes_of_one_storage_are_sent_apart():

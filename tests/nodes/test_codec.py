@@ -65,7 +65,7 @@ MESSAGES = st.one_of(
         **tasks,
         train=st.booleans(),
         grads=st.lists(names, max_size=2).map(tuple),
-        scalars=st.dictionaries(names, counts, max_size=2),
+        scalars=st.dictionaries(names, counts | st.floats(allow_nan=False) | st.booleans(), max_size=2),
         views=st.dictionaries(names, views, max_size=2),
         labels=st.none() | tensors(),
     ),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from oracle import draw_like_parts, seed_before
 from torch import nn
+from user_models import DROPPED, Drops, Scalars
 
 from nodes.boundary import boundary_bytes, pack, unpack
 from nodes.models import Chain, ModelError, Moment, Part, build_model, outline
@@ -34,12 +35,12 @@ def in_parts(parts: list[Part], x: torch.Tensor, backward: bool) -> tuple[torch.
     """Logits, and the gradient of ``x`` where all logits have gradient 1/10; only tensors pass a cut."""
     values, sides = {parts[0].inputs[0]: x}, []
     for part in parts:
-        tensors, views, integers = pack(values)
+        tensors, views, scalars = pack(values)
         leaves = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         for name, leaf in leaves.items():
             leaf.requires_grad_(backward and tensors[name].requires_grad)
         sides.append((tensors, leaves))
-        values = part(unpack(leaves, views, integers), MOMENT)
+        values = part(unpack(leaves, views, scalars), MOMENT)
     (logits,) = values.values()
     if not backward:
         return logits, None
@@ -116,6 +117,35 @@ def test_every_cut_of_a_users_network_equals_the_whole(train):
     for cut in range(1, len(chain)):
         whole.zero_grad()
         assert_parts_equal_whole(whole, chain, [0, cut, len(chain)], train, batch=3)
+
+
+@pytest.mark.parametrize("how", DROPPED)
+def test_what_drops_in_training_alone_is_seeded_and_does_nothing_in_evaluation(how):
+    torch.manual_seed(1)
+    model = Drops(how)
+    whole = copy.deepcopy(model)
+    chain = Chain(model, SMALL)
+    seed_before(whole.conv, 1, [MOMENT])  # its hook runs before the layer after which it is drawn
+    for cut in range(1, len(chain)):
+        for train in (True, False):
+            whole.zero_grad()
+            assert_parts_equal_whole(whole, chain, [0, cut, len(chain)], train, batch=3)
+    part = chain.part(0, len(chain)).train()
+    x = torch.randn(4, *SMALL)
+    one, again, other = (part({chain.input: x}, Moment(1, step))[chain.output] for step in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_scalars_of_any_kind_cross_a_cut():
+    torch.manual_seed(1)
+    model = Scalars()
+    whole = copy.deepcopy(model)
+    chain = Chain(model, SMALL)
+    assert {type(value) for value in chain.shapes(1).values()} == {torch.Tensor, float, bool}
+    for cut in range(1, len(chain)):
+        whole.zero_grad()
+        assert_parts_equal_whole(whole, chain, [0, cut, len(chain)], True, batch=3)
 
 
 def dropouts(chain: Chain) -> list[int]:

@@ -84,6 +84,48 @@ class Undropped(Plain):
         self.features[2] = nn.Identity()
 
 
+DROPPED = {  # what a user may write to drop in training alone
+    "by place": lambda x, training: F.dropout(x, 0.5, training),
+    "by place, in place": lambda x, training: F.dropout(x, 0.5, training, True),
+    "by name, in place": lambda x, training: F.dropout(x, p=0.5, training=training, inplace=True),
+    "whole channels": lambda x, training: F.dropout2d(x, 0.5, training),
+    "alpha": lambda x, training: F.alpha_dropout(x, 0.5, training),
+    "feature alpha": lambda x, training: F.feature_alpha_dropout(x, 0.5, training),
+    "torch's own": lambda x, training: torch.dropout(x, 0.5, training),
+    "torch's own, by name": lambda x, training: torch.dropout(x, p=0.5, train=training),
+    "nothing in evaluation": lambda x, training: F.dropout(x, 0.5 if training else 0.0),
+    "slopes": lambda x, training: F.rrelu(x, 0.1, 0.9, training),
+}
+
+
+class Drops(nn.Module):
+    """Drops in one of these ways, and reads what was dropped from beside the rest."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.conv = nn.Conv2d(3, 8, 1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = DROPPED[self.how](self.conv(x), self.training)
+        return self.head(x.mean((2, 3)))
+
+
+class Scalars(nn.Module):
+    """A number that is no integer, and a truth, which later layers need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.head = nn.Conv2d(8, 10, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale, keep = x.size(2) ** -0.5, x.size(2) > 100
+        x = self.head(self.stem(x)) * scale
+        return torch.mean(x.flatten(2), 2, keepdim=keep)
+
+
 class ChangesItself(nn.Module):
     """Ways to change a tensor in place whose old name is read afterwards."""
 
