@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from reports.record import CaseValue
-from reports.samples import Case, label, value_text
+from reports.samples import Case, label, same, value_text
 from reports.summary import Row, header, varying
 
 PANELS = 4  # in a figure that no suite asked for
@@ -18,11 +18,13 @@ DECADES = 30.0  # largest over smallest x from which on the x axis is logarithmi
 class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A figure that a suite asks for under an experiment's ``figures``; the rest is chosen from the records.
 
-    ``metrics``: one panel each. ``x``: the case key along the x axis; ``series``: the case key that tells
-    lines or bars apart. ``log``: a logarithmic y axis (x is logarithmic by itself over decades).
+    ``metrics``: one panel each, of the cases that hold at least the values of ``case``. ``x``: the case key along
+    the x axis; ``series``: the case key that tells lines or bars apart. ``log``: a logarithmic y axis (x is
+    logarithmic by itself over decades).
     """
 
     metrics: list[str]
+    case: dict[str, CaseValue] = {}
     x: str | None = None
     series: str | None = None
     log: bool = False
@@ -66,6 +68,7 @@ def choose(rows: Sequence[Row], spec: FigureSpec | None = None) -> list[Panel]:
     the metrics of each unit stand side by side.
     """
     if spec is not None:
+        rows = [row for row in rows if _holds(row.case, spec.case)]
         return [_panel(_of_metric(rows, metric), spec) for metric in spec.metrics]
     metrics = dict.fromkeys(row.metric for row in rows)
     groups = [_of_metric(rows, metric) for metric in metrics]
@@ -74,6 +77,12 @@ def choose(rows: Sequence[Row], spec: FigureSpec | None = None) -> list[Panel]:
         return [_one_case(rows, unit) for unit in dict.fromkeys(row.unit for row in rows)][:PANELS]
     informative = [group for group in several if len({row.mean for row in group}) > 1] or several
     return [_panel(group, FigureSpec(metrics=[group[0].metric])) for group in informative[:PANELS]]
+
+
+def _holds(case: Case, values: dict[str, CaseValue]) -> bool:
+    """Whether ``case`` has all ``values``."""
+    found = dict(case)
+    return all(key in found and same(found[key], value) for key, value in values.items())
 
 
 def _of_metric(rows: Sequence[Row], metric: str) -> list[Row]:

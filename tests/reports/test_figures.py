@@ -35,6 +35,14 @@ def test_a_numeric_sweep_is_a_line_for_each_of_the_other_keys(record: Make) -> N
     assert not choose(summarise(sweep(record, rates=(1, 2, 3))))[0].log_x
 
 
+def test_a_suite_may_ask_for_some_of_the_cases_only(record: Make) -> None:
+    rows = summarise(sweep(record))
+    (panel,) = choose(rows, FigureSpec(metrics=["m"], case={"method": "split"}, x="rate"))
+    assert [(name, len(points)) for name, points in panel.series.items()] == [("", 3)]
+    with pytest.raises(FigureError):
+        choose(rows, FigureSpec(metrics=["m"], case={"method": "neither"}))
+
+
 def test_a_line_goes_from_left_to_right(record: Make) -> None:
     (panel,) = choose(summarise(sweep(record, rates=(9, 1, 5))))
     assert [point.x for point in panel.series["split"]] == [1, 5, 9]
