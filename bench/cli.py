@@ -1,15 +1,17 @@
 """What does ``bench`` do on the command line? One function a command; each imports what it needs.
 
 Exit codes: 0 all that was asked for ran, 1 ``check`` found a regression, 2 unusable input, 3 an experiment
-failed, 130 Ctrl-C.
+failed, 130 Ctrl-C, 143 SIGTERM.
 """
 # ruff: noqa: PLC0415 - so that --help and list need no torch
 
 import json
 import os
+import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from bench.conditions import data_folder
 from bench.fields import make_importable
 from bench.strict_yaml import InputError
 
-OK, REGRESSION, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+OK, REGRESSION, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +69,28 @@ def _run(arguments: Namespace, words: list[str]) -> int:
         resume=arguments.resume,
         arguments=("bench", *words),
     )
-    return run(options, Terminal()).exit_code
+    with _terminable() as terminated:
+        try:
+            code = run(options, Terminal()).exit_code
+        except KeyboardInterrupt:  # before anything ran, or a second one
+            code = INTERRUPTED
+    return TERMINATED if terminated and code == INTERRUPTED else code
+
+
+@contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """SIGTERM ends what runs as Ctrl-C does; it is then in the list."""
+    terminated: list[int] = []
+
+    def end(number: int, _frame: Any) -> None:
+        terminated.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _list(arguments: Namespace, _words: list[str]) -> int:

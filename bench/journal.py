@@ -16,7 +16,10 @@ from reports.record import CaseValue, Record
 
 
 class Done(msgspec.Struct, frozen=True):
-    """A case that is recorded. ``records_bytes``: of ``records.jsonl`` up to its last record."""
+    """A case that is recorded. ``records_bytes``: of ``records.jsonl`` up to its last record.
+
+    ``failure`` says why some of its measurements are not among them; running it again would change nothing.
+    """
 
     suite: str
     experiment: str
@@ -25,6 +28,7 @@ class Done(msgspec.Struct, frozen=True):
     sha256: str
     seconds: float
     records_bytes: int
+    failure: str = ""
 
     @property
     def key(self) -> str:
@@ -87,7 +91,7 @@ class Journal:
         os.truncate(self.records_path, self._records_bytes)
         os.truncate(self._cases_path, self._cases_bytes)
 
-    def add(self, case: Case, records: Iterable[Record], seconds: float) -> None:
+    def add(self, case: Case, records: Iterable[Record], seconds: float, failure: str = "") -> None:
         """Record ``case`` as a whole: all of it is on the disk afterwards, or none where this raises."""
         lines = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
         done = Done(
@@ -98,6 +102,7 @@ class Journal:
             sha256=case.sha256,
             seconds=seconds,
             records_bytes=self._records_bytes + len(lines),
+            failure=failure,
         )
         line = msgspec.json.encode(done) + b"\n"
         try:

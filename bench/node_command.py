@@ -6,6 +6,7 @@ import uvloop
 
 from bench.strict_yaml import InputError
 from nodes.serve import serve
+from nodes.transport import authority
 
 TOKEN_VARIABLE = "BENCH_TOKEN"
 LEAST_TOKEN_CHARACTERS = 16
@@ -27,10 +28,10 @@ def run_node(name: str, host: str = "127.0.0.1", port: int = 0, once: bool = Fal
         )
 
     def announce(bound: int) -> None:
-        print(f"{name} listens at {host}:{bound}", flush=True)
+        print(f"{name} listens at {authority(host, bound)}", flush=True)
 
     try:
         well = uvloop.run(serve(name, token, host, port, announce, jobs=1 if once else None))
     except OSError as error:
-        raise InputError([f"{host}:{port}: {error.strerror or error}"]) from None
+        raise InputError([f"{authority(host, port)}: {error.strerror or error}"]) from None
     return 0 if well else 1

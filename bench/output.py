@@ -75,6 +75,13 @@ class Output:
             names = ", ".join(sorted(changed))
             raise InputError([f"--resume: {self.folder}: the suites ask for something else now in {names}"])
 
+    def recorded_failures(self) -> dict[str, str]:
+        """Of the selected experiments, those with a recorded case of which some numbers were not finite, and why."""
+        selected = {experiment.name for experiment in self._plan.selected}
+        done = self.journal.done.values()
+        failures = {f"{one.suite}/{one.experiment}": one.failure for one in done if one.failure}
+        return {name: failure for name, failure in failures.items() if name in selected}
+
     def scratch(self, case: Case) -> Path:
         """The folder for files of ``case``'s own; what an earlier run left there is kept."""
         name = case.experiment.name.replace("/", "-")

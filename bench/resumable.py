@@ -1,7 +1,9 @@
 """How does a long training survive a kill? Its nodes save their state every epoch, and here stands what came of it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -9,28 +11,30 @@ from nodes.chain import Outcome, Say
 from nodes.checkpoint import drop_later_checkpoints, last_checkpoint
 from nodes.job import Job
 
+T = TypeVar("T")
+
 
 def resumable(job: Job, layers: int, folder: Path, run: Callable[[Job, Say], Outcome], say: Say) -> Outcome:
     """The outcome of ``run`` on ``job``, whose model has ``layers``; goes on where one was cut off."""
     folder.mkdir(parents=True, exist_ok=True)
     finished, journal = folder / "outcome.json", folder / "epochs.jsonl"
     if finished.exists():
-        return msgspec.json.decode(finished.read_bytes(), type=Outcome)
+        return _decoded(finished.read_bytes(), Outcome)
     if job.epochs > 1:
         job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
     reported = _reported(journal)[: job.epochs - 1]  # the last is run again if the outcome was not kept
     drop_later_checkpoints(job, len(reported))  # an epoch whose report is missing is trained again
     earlier = reported[: last_checkpoint(job, layers)]
-    _write(journal, b"".join(msgspec.json.encode(epoch) + b"\n" for epoch in earlier))
+    _write(journal, b"".join(_encoded(epoch) + b"\n" for epoch in earlier))
 
     def keep(metrics: dict[str, float]) -> None:
         with journal.open("ab") as file:
-            file.write(msgspec.json.encode(metrics) + b"\n")
+            file.write(_encoded(metrics) + b"\n")
         say(metrics)
 
     outcome = run(job, keep)
     outcome.epochs, outcome.earlier = earlier + outcome.epochs, len(earlier)
-    _write(finished, msgspec.json.encode(outcome))
+    _write(finished, _encoded(outcome))
     return outcome
 
 
@@ -39,7 +43,16 @@ def _reported(journal: Path) -> list[dict[str, float]]:
     if not journal.exists():
         return []
     whole, _, _ = journal.read_bytes().rpartition(b"\n")
-    return [msgspec.json.decode(line, type=dict[str, float]) for line in whole.split(b"\n") if line]
+    return [_decoded(line, dict[str, float]) for line in whole.split(b"\n") if line]
+
+
+def _encoded(value: Any) -> bytes:
+    """JSON in which a number need not be finite: training may diverge."""
+    return json.dumps(msgspec.to_builtins(value)).encode()
+
+
+def _decoded(data: bytes, kind: type[T]) -> T:
+    return msgspec.convert(json.loads(data), kind)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -4,6 +4,7 @@ An experiment that fails does not stop the others; Ctrl-C ends the run with what
 """
 
 import functools
+import math
 import shutil
 import time
 import traceback
@@ -27,6 +28,7 @@ def run(options: Options, console: Console) -> Outcome:
     plan = make_plan(options)
     output = Output(plan)
     outcome = Outcome(output.folder, earlier_failures=output.earlier_failures)
+    outcome.failures |= output.recorded_failures()
     todo = [case for case in plan.selected_cases if case_key(case) not in output.journal.done]
     view = LiveView(console)
     _show_plan(plan, todo, output, view)
@@ -62,7 +64,7 @@ def _run_cases(plan: Plan, todo: list[Case], output: Output, outcome: Outcome, v
         view.start(case.title, index, len(todo), left)
         started = time.monotonic()
         try:
-            _run_case(plan, case, output, view)
+            _run_case(plan, case, output, outcome, view)
         except (Exception, SystemExit) as error:  # whatever an experiment does
             reason = " ".join(f"{case.title}: {type(error).__name__}: {error}".split())[:500]
             outcome.failures.setdefault(name, reason)
@@ -72,7 +74,7 @@ def _run_cases(plan: Plan, todo: list[Case], output: Output, outcome: Outcome, v
         output.write_environment(outcome)
 
 
-def _run_case(plan: Plan, case: Case, output: Output, view: LiveView) -> None:
+def _run_case(plan: Plan, case: Case, output: Output, outcome: Outcome, view: LiveView) -> None:
     mode = case.experiment.spec.mode
     context = Context(
         seed=case.seed,
@@ -86,12 +88,27 @@ def _run_case(plan: Plan, case: Case, output: Output, view: LiveView) -> None:
         say=view.say,
     )
     started = time.monotonic()
-    measurements = case.experiment.function(case.parameters, context)
-    records = [_record(measurement, case, context, output.run) for measurement in measurements]
-    if not records:
+    records, not_finite = [], []
+    for measurement in case.experiment.function(case.parameters, context):
+        if isinstance(measurement, Measurement) and not math.isfinite(measurement.value):
+            not_finite.append(measurement)
+        else:
+            records.append(_record(measurement, case, context, output.run))
+    if not records and not not_finite:
         raise ValueError("the experiment measured nothing")
-    output.journal.add(case, records, time.monotonic() - started)
+    failure = f"{case.title}: {_named(not_finite)}" if not_finite else ""
+    output.journal.add(case, records, time.monotonic() - started, failure)
     shutil.rmtree(context.scratch, ignore_errors=True)
+    if failure:
+        outcome.failures.setdefault(case.experiment.name, failure)
+        view.line(f"failed: {failure}", "red")
+
+
+def _named(not_finite: list[Measurement]) -> str:
+    """What cannot be recorded, each metric with its case; of many the first few."""
+    shown = [f"{one.metric}{''.join(f' {k}={v}' for k, v in one.case.items())} is {one.value}" for one in not_finite]
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return f"{', '.join(shown[:3])}{more}; what is finite was recorded"
 
 
 def _record(measurement: Measurement, case: Case, context: Context, run: str) -> Record:

@@ -127,6 +127,8 @@ async def _do_job(home: _Home, control: Channel, run: str, stack: AsyncExitStack
             raise NodeError(f"a runner begins with configure, not {type(configure).__name__}")
         cpu_before = time.process_time()
         home.limits.payload_bytes = configure.job.payload_bytes
+        if configure.job.threads is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())  # the next job chooses for itself
         compute = Threaded(configure.job.threads)
         stack.callback(compute.pool.shutdown, wait=False, cancel_futures=True)
         preparing = _prepare(home, configure, run, compute, stack)

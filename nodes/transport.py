@@ -123,6 +123,11 @@ class CountingConnector(aiohttp.TCPConnector):
             await counted.settle(patience_s=0)
 
 
+def authority(host: str, port: int) -> str:
+    """``host:port`` as in a URL, where an address of IPv6 stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 async def connect(
     host: str,
     port: int,
@@ -138,8 +143,8 @@ async def connect(
     Without ``bulk`` there is the WebSocket alone, and no message may be larger than ``limits`` are now.
     Raises ChannelClosed if the server cannot be reached or refuses.
     """
-    limits, peer = limits or Limits(), peer or f"{host}:{port}"
-    url, query, upgraded = f"http://{host}:{port}", {"node": node}, None
+    limits, peer = limits or Limits(), peer or authority(host, port)
+    url, query, upgraded = f"http://{authority(host, port)}", {"node": node}, None
     connector = CountingConnector(peer)
     try:
         async with asyncio.timeout(OPENING_S), AsyncExitStack() as resources:

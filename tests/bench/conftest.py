@@ -46,6 +46,7 @@ def fail():
 DOES = {
     "fail": fail,
     "interrupt": lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(9)),
+    "terminate": lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(9)),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
 
@@ -53,9 +54,14 @@ def pair(parameters: Paired, context: Context):
     yield Measurement("low", parameters.low, "1")
 
 def wrong(parameters: Parameters, context: Context):
-    yield {"nan": lambda: Measurement("n", float("nan"), "1"),
-           "text": lambda: "n is 1",
+    yield {"text": lambda: "n is 1",
            "case": lambda: Measurement("n", 1, "1", {"n": 3})}[os.environ["WRONG"]]()
+
+def diverge(parameters: Parameters, context: Context):
+    yield Measurement("bytes", 5, "B")
+    for name in "abcd":
+        value = float("nan" if parameters.n == 2 else 1)
+        yield Measurement("loss", value, "nats", {"part": name})
 
 def nothing(parameters: Parameters, context: Context):
     return []

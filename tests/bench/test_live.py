@@ -33,6 +33,7 @@ NAMES = {
 }
 NETWORK = "nodes.networks:small_cnn"  # has batch norm and dropout
 SHAPE = (3, 32, 32)
+OWN_THREADS = torch.get_num_threads()
 MINED = (StageSpec(), StageSpec(name="no_such_module:stage"))
 
 
@@ -42,6 +43,7 @@ def job(nodes: int, folder: Path, model: str = NETWORK, batches: int = 5, batch_
         "stages": (StageSpec(),) * (nodes - 1),
         "data": DataSpec(train_samples=batches * batch_size, test_samples=20),
         "optimizer": OptimizerSpec(lr=0.02, momentum=0.9, weight_decay=5e-4),
+        "threads": 1,
     }
     return Job(
         model=model,
@@ -49,7 +51,6 @@ def job(nodes: int, folder: Path, model: str = NETWORK, batches: int = 5, batch_
         classes=10,
         nodes=NAMES[nodes],
         batch_size=batch_size,
-        threads=1,
         checkpoint=str(folder),
         **fields | more,
     )
@@ -157,18 +158,19 @@ def standing() -> Iterator[dict[str, tuple[str, int]]]:
 
 
 TOKEN = "correct horse battery staple"
-BY_HAND = "import sys; from bench.node_command import run_node; sys.exit(run_node(sys.argv[1], once=%r))"
+BY_HAND = "import sys; from bench.node_command import run_node; sys.exit(run_node(sys.argv[1], %r, once=%r))"
 
 
-def start_by_hand(name: str, once: bool = False) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", BY_HAND % once, name]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {TOKEN_VARIABLE: TOKEN})
+def start_by_hand(name: str, once: bool = False, host: str = "127.0.0.1") -> subprocess.Popen[str]:
+    environment = os.environ | {TOKEN_VARIABLE: TOKEN, "PYTHONPATH": str(Path(__file__).parent / "support")}
+    command = [sys.executable, "-c", BY_HAND % (host, once), name]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def address_of(process: subprocess.Popen[str]) -> tuple[str, int]:
     line = process.stdout.readline()
-    host, port = re.fullmatch(r"\w+ listens at ([\d.]+):(\d+)\n", line).groups()
-    return host, int(port)
+    host, port = re.fullmatch(r"\w+ listens at ([\d.]+|\[[\da-f:]+\]):(\d+)\n", line).groups()
+    return host.strip("[]"), int(port)
 
 
 def test_nodes_started_by_hand_serve_one_run_after_the_other(standing, tmp_path):
@@ -184,6 +186,39 @@ def test_nodes_started_by_hand_serve_on_after_a_run_that_failed(standing, tmp_pa
         run_live(job(3, tmp_path, stages=MINED), addresses=standing, token=TOKEN)
     live = run_live(job(3, tmp_path / "live"), addresses=standing, token=TOKEN)
     assert live.losses == run_in_process(job(3, tmp_path / "model")).losses
+
+
+def test_a_node_s_threads_are_those_of_its_job(standing, tmp_path):
+    said = []
+    for threads in (1, None):
+        asked = job(3, tmp_path, threads=threads, stages=(StageSpec(name="mines:Counting"),) * 2)
+        with pytest.raises(RunError) as failed:
+            run_live(asked, addresses=standing, token=TOKEN)
+        said.append(str(failed.value))
+    assert said[0].endswith(": 1 threads")
+    assert said[1].endswith(f": {OWN_THREADS} threads")
+
+
+def test_a_node_listens_at_an_address_of_ipv6(tmp_path):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    started = [start_by_hand(name, once=True, host="::1") for name in NAMES[2]]
+    try:
+        addresses = {name: address_of(process) for name, process in zip(NAMES[2], started, strict=True)}
+        assert {host for host, _ in addresses.values()} == {"::1"}
+        live, model = (
+            run_live(job(2, tmp_path / "live"), addresses=addresses, token=TOKEN),
+            run_in_process(job(2, tmp_path / "model")),
+        )
+        assert live.losses == model.losses
+        assert_counted(live, model)
+        assert [process.wait(10) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def test_nodes_wait_for_no_neighbour_of_a_run_that_is_over(standing, tmp_path):

@@ -132,7 +132,6 @@ def test_a_failure_does_not_stop_the_others_and_can_be_made_good(
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ("nan", "value must be finite"),
         ("text", "yielded 'n is 1', not a Measurement"),
         ("case", "its case changes n, which the suite's grid sets"),
         ("nothing", "the experiment measured nothing"),
@@ -147,6 +146,22 @@ def test_what_is_no_measurement_is_a_failure(
     assert command(*RUN) == 3
     assert reason in str(statuses()["a"][1])
     assert records() == []
+
+
+def test_what_is_finite_is_kept_of_a_case_with_numbers_that_are_not(folder: Path, command: Command) -> None:
+    (folder / "toy.yaml").write_text("name: toy\nexperiments: [{name: a, run: 'toy:diverge', grid: {n: [1, 2, 3]}}]")
+    assert command(*RUN) == 3
+    missing = "loss part=a is nan, loss part=b is nan, loss part=c is nan and 1 more"
+    failed = ("failed", f"toy/a n=2 seed 0: {missing}; what is finite was recorded")
+    assert statuses() == {"a": failed}
+    kept = [(record.case["n"], record.metric) for record in records()]
+    assert Counter(kept) == Counter(
+        {(n, m): 1 if m == "bytes" else 4 for n in (1, 2, 3) for m in ("bytes", "loss")} | {(2, "loss"): 0}
+    )
+    assert not (folder / "out/.scratch").exists()
+    assert command(*RUN, "--resume") == 3  # it would be the same again
+    assert statuses() == {"a": failed}
+    assert len(records()) == len(kept)
 
 
 def test_ctrl_c_keeps_the_records_and_writes_the_report(folder: Path, command: Command) -> None:
@@ -164,6 +179,16 @@ def test_ctrl_c_keeps_the_records_and_writes_the_report(folder: Path, command: C
     assert command(*RUN, "--resume") == 0
     assert calls() == ["2/0", "3/0", "7/0"]
     assert recorded() == Counter(ALL)
+
+
+def test_sigterm_is_as_ctrl_c_but_for_the_exit_code(folder: Path, command: Command) -> None:
+    (folder / "terminate").touch()
+    before = signal.getsignal(signal.SIGTERM)
+    assert command(*RUN) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert recorded() == Counter({(1, "a"), (1, "b")})
+    assert statuses()["sweep"] == ("skipped", "interrupted: 2 of 3 cases were not run")
+    assert "interrupted" in (folder / "out/report.md").read_text()
 
 
 def test_a_killed_run_goes_on_after_its_last_whole_case(folder: Path, command: Command) -> None:

@@ -48,6 +48,13 @@ class Mine(Stage):
             EFFECTS[self._effect]()
 
 
+class Counting(Stage):
+    """Cannot be made, and says with how many threads."""
+
+    def __init__(self, shapes: Tensors) -> None:
+        raise RuntimeError(f"{torch.get_num_threads()} threads")
+
+
 class Unsendable(Stage):
     """Codes of a type that no message carries."""
 
