@@ -41,11 +41,7 @@ class Segment:
     """The trainable state of one node, and what it does with a message."""
 
     def __init__(self, job: Job, index: int, meta: bool = False) -> None:
-        if meta:
-            chain = outline(job.model, job.classes, job.input_shape)
-        else:
-            model = build_model(job.model, job.classes, job.input_shape, job.seed)
-            chain = Chain(model, job.input_shape)
+        chain = _chain(job, index, meta)
         self.job = job
         self.layers = len(chain)
         self.place = place(job.splits, index, len(chain))
@@ -229,6 +225,16 @@ class Segment:
             self._optimizer.load_state_dict(saved["optimizer"])
         self.steps = saved["steps"]
         self.begin_epoch(epoch)
+
+
+def _chain(job: Job, index: int, meta: bool) -> Chain:
+    """The layers of the job's model; only their shapes where node ``index`` holds none of them."""
+    at_end = index == len(job.splits)
+    if meta or (index > 0 and (at_end or job.splits[index - 1] == job.splits[index])):
+        chain = outline(job.model, job.classes, job.input_shape)
+        if meta or place(job.splits, index, len(chain)).relays:
+            return chain
+    return Chain(build_model(job.model, job.classes, job.input_shape, job.seed), job.input_shape)
 
 
 def _check_restored(restored: Tensors, arriving: Values, views: set[str]) -> None:

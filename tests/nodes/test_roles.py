@@ -8,11 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodes import segment
 from nodes.hop import Hop
+from nodes.job import Job, StageSpec
 from nodes.messages import Activation, Assign, Gradient, Heartbeat, Result, Shutdown
 from nodes.node import Compute, Finish, Send
 from nodes.place import place
-from nodes.segment import ProtocolError
+from nodes.segment import ProtocolError, Segment
 from nodes.ue import Course, Ue
 
 ASSIGN = Assign(assignment=0, splits=(1,))
@@ -200,6 +202,31 @@ def test_a_hop_with_layers_computes(index):
     assert hop.computed(message := activation(), 0.0) == [Send("down", message)]
     assert hop.computed(message := gradient(), 0.0) == [Send("up", message)]
     assert hop.computed(message := result(), 0.0) == [Send("up", message)]
+
+
+def test_a_hop_without_layers_makes_no_network(monkeypatch):
+    class MadeError(Exception):
+        pass
+
+    def made(*_):
+        raise MadeError
+
+    monkeypatch.setattr(segment, "build_model", made)
+    job = Job(
+        model="nodes.networks:small_cnn",
+        input_shape=(3, 32, 32),
+        classes=10,
+        nodes=("ue", "relay", "mec", "cloud"),
+        splits=(5, 5, 16),
+        stages=(StageSpec(),) * 3,
+    )
+    for index in (0, 2):
+        with pytest.raises(MadeError):
+            Segment(job, index)
+    for index in (1, 3):
+        relay = Segment(job, index)
+        assert relay.place.relays
+        assert (relay.layers, relay.names, relay.state()) == (16, [], {})
 
 
 def test_a_hop_without_layers_passes_all_on_as_it_came():

@@ -1,0 +1,44 @@
+"""How soon a chain is ready: five nodes, from a launcher that has yet to import torch, on two cores."""
+
+import time
+
+import pytest
+
+from bench import processes
+from bench.live import run_live
+from nodes.job import DataSpec, Job, StageSpec
+
+READY_S = 8.0
+TRIES = 3  # whatever else the machine does only slows a start; the quickest says what the code can
+NODES = ("ue", "mec1", "mec2", "mec3", "cloud")
+
+
+def seconds_to_first_epoch() -> float:
+    """From the start of a launcher until five nodes, all ready, have trained one step together."""
+    job = Job(
+        model="nodes.networks:small_cnn",
+        input_shape=(3, 32, 32),
+        classes=10,
+        nodes=NODES,
+        splits=(3, 6, 9, 12),
+        stages=(StageSpec(),) * 4,
+        data=DataSpec(train_samples=8, test_samples=8),
+        batch_size=8,
+        threads=1,
+    )
+    reported: list[float] = []
+    began = time.monotonic()
+    try:
+        outcome = run_live(job, say=lambda _: reported.append(time.monotonic()))
+    finally:
+        processes.launcher().close()  # the next one is cold again
+    assert len({node.pid for node in outcome.nodes}) == len(NODES)
+    return reported[0] - began
+
+
+def test_five_nodes_are_ready_in_time_from_a_cold_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_launcher", None)  # that of other tests is left as it is
+    taken: list[float] = []
+    while len(taken) < TRIES and min(taken, default=READY_S) >= READY_S:
+        taken.append(seconds_to_first_epoch())
+    assert min(taken) < READY_S, taken
