@@ -49,6 +49,8 @@ def run_live(
     """
     if (addresses is None) != (token is None):
         raise ValueError("addresses and token: nodes started by hand need both, others neither")
+    if addresses is not None and shaping not in ("none", "emulated"):
+        raise ValueError(f"{shaping}: nodes started by hand live in no namespace that could be shaped")
     joined = _shaped(job, links or [], shaping)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(job, joined, say, addresses, token or secrets.token_urlsafe(32)))
@@ -58,8 +60,9 @@ async def _run(
     job: Job, joined: Shaping, say: Say | None, addresses: Mapping[str, Address] | None, token: str
 ) -> Outcome:
     async with joined as shaping, AsyncExitStack() as stack:
-        nodes: Nodes = Processes(launcher()) if addresses is None else StartedByHand(dict(addresses))
-        run = _Run(job, nodes.addresses, token, say)
+        nodes: Nodes
+        nodes = Processes(launcher(), shaping.namespaces) if addresses is None else StartedByHand(dict(addresses))
+        run = _Run(job, nodes.addresses, shaping.namespaces, token, say)
         stack.push_async_callback(nodes.end, PATIENCE_S)
         stack.push_async_callback(run.close)
         try:
@@ -72,16 +75,21 @@ async def _run(
 
 def _shaped(job: Job, links: Links, backend: Backend) -> Shaping:
     """What joins the nodes of ``job``."""
-    if backend not in ("none", "emulated"):
-        raise ValueError(f"no links are shaped by {backend} yet")
+    if backend in ("kernel", "tbf+emulated"):
+        from bench.kernel_shaping import Kernel  # noqa: PLC0415  (pyroute2)
+
+        return Kernel(job.nodes, links, job.seed, "netem" if backend == "kernel" else "tbf")
     return Emulated(job.nodes, [] if backend == "none" else links, job.seed)
 
 
 class _Run:
     """One job, as the runner sees it."""
 
-    def __init__(self, job: Job, addresses: dict[str, Address], token: str, say: Say | None) -> None:
-        self._job, self._addresses, self._token, self._say = job, addresses, token, say
+    def __init__(
+        self, job: Job, addresses: dict[str, Address], namespaces: Mapping[str, str], token: str, say: Say | None
+    ) -> None:
+        self._job, self._token, self._say = job, token, say
+        self._addresses, self._namespaces = addresses, namespaces
         self._id = secrets.token_hex(4)
         self._controls: dict[str, Channel] = {}
         self._ready: set[str] = set()
@@ -111,7 +119,10 @@ class _Run:
         """Configure a node, and take what it says until it has reported."""
         try:
             me = calling(RUNNER, self._id)
-            control = await connect(*self._addresses[name], me, self._token, Limits(), bulk=False, peer=name)
+            namespace = self._namespaces.get(name)
+            control = await connect(
+                *self._addresses[name], me, self._token, Limits(), bulk=False, peer=name, namespace=namespace
+            )
             self._controls[name] = control
             await control.send(Configure(job=self._job, index=index, downstream=downstream))
             while name not in self._reports:

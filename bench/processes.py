@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ class RunError(NodeError):
 
 
 class Nodes(Protocol):
-    """The nodes of one run: where they listen, and whether they are still there."""
+    """The nodes of one run: where they listen, each as seen from where it lives, and whether they are still there."""
 
     addresses: dict[str, Address]
 
@@ -126,19 +126,20 @@ class Launcher:
 class Processes:
     """Nodes forked for one run, all at once."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: Launcher, namespaces: Mapping[str, str]) -> None:
+        """``namespaces`` are the paths of those that nodes are to live in; the others live in this process's."""
         self.addresses: dict[str, Address] = {}
         self._ended: dict[str, int] = {}
         self._over = False
         self._broken: RunError | None = None
         self._changed = asyncio.Event()
-        self._launcher = launcher
+        self._launcher, self._namespaces = launcher, dict(namespaces)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(launcher.output, self._read)
 
     async def start(self, names: Sequence[str], token: str) -> None:
         await self._until(lambda: self._launcher.ready, LOAD_S, lambda: "the launcher of nodes")
-        self._launcher.tell(do="start", names=names, token=token, paths=_paths())
+        self._launcher.tell(do="start", names=names, token=token, paths=_paths(), namespaces=self._namespaces)
         await self._until(
             lambda: len(self.addresses) == len(names) or bool(self._ended),
             START_S,

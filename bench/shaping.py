@@ -59,13 +59,17 @@ class Emulated:
         downstream: list[Address | None] = [*(addresses[name] for name in self._nodes[1:]), None]
         for hop, link in self._limited.items():
             target = addresses[self._nodes[hop + 1]]
-            address = await self._emulator.add_link(target, link.up, link.down, seed=self._seed + hop)
+            where = self.namespaces.get(self._nodes[hop])
+            address = await self._emulator.add_link(target, link.up, link.down, seed=self._seed + hop, namespace=where)
             downstream[hop] = self._stands_at[hop] = address
         return downstream
 
     async def change(self, hop: int, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
-        """See ``Shaping.change``. A link that was unlimited at first has no emulator: KeyError."""
-        await self._emulator.change(self._stands_at[hop], up, down)
+        """See ``Shaping.change``. Raises ValueError for a link that was unlimited: no emulator stands there."""
+        if hop in self._stands_at:
+            await self._emulator.change(self._stands_at[hop], up, down)
+        elif not all(profile is None or profile.unlimited for profile in (up, down)):
+            raise ValueError(f"the link from {self._nodes[hop]} began as unlimited and cannot be changed")
 
     async def watch(self) -> None:
         try:

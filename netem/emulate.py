@@ -37,6 +37,7 @@ class AddLink(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     down: LinkProfile
     host: str
     seed: int
+    namespace: str | None
 
 
 class Change(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -65,7 +66,14 @@ def obey(line: bytes, proxies: dict[Address, Proxy]) -> Answer:
     try:
         command = msgspec.json.decode(line, type=Command)
         if isinstance(command, AddLink):
-            proxy = Proxy(command.target, command.up, command.down, command.host, command.seed)
+            proxy = Proxy(
+                command.target,
+                command.up,
+                command.down,
+                command.host,
+                seed=command.seed,
+                namespace=command.namespace,
+            )
             proxies[proxy.address] = proxy
             return Answer(address=proxy.address)
         proxy = proxies[command.address]
@@ -75,7 +83,13 @@ def obey(line: bytes, proxies: dict[Address, Proxy]) -> Answer:
         return Answer(error=str(error))
     if isinstance(command, Count):
         return Answer(counts=(proxy.up.forwarded_bytes, proxy.down.forwarded_bytes))
-    for direction, profile in ((proxy.up, command.up), (proxy.down, command.down)):
+    changes = [(proxy.up, command.up), (proxy.down, command.down)]
+    try:
+        for profile in filter(None, (command.up, command.down)):
+            profile.check_stream()
+    except ValueError as error:
+        return Answer(error=str(error))
+    for direction, profile in changes:
         if profile is not None:
             direction.change(profile)
     return Answer(address=command.address)
@@ -152,13 +166,21 @@ class Emulator:
             await self._process.wait()
 
     async def add_link(
-        self, target: Address, up: LinkProfile, down: LinkProfile, host: str = "127.0.0.1", seed: int = 0
+        self,
+        target: Address,
+        up: LinkProfile,
+        down: LinkProfile,
+        host: str = "127.0.0.1",
+        *,
+        seed: int = 0,
+        namespace: str | None = None,
     ) -> Address:
         """Listen on a free port of ``host``; return where to connect instead of to ``target``.
 
-        ``up`` leads to the target, ``down`` back. ``seed`` fixes jitter and loss.
+        ``up`` leads to the target, ``down`` back. ``seed`` fixes jitter and loss. Both addresses are those of
+        the network ``namespace``, a path (None: where the emulator was started).
         """
-        answer = await self._ask(AddLink(target, up, down, host, seed))
+        answer = await self._ask(AddLink(target, up, down, host, seed, namespace))
         assert answer.address is not None
         return answer.address
 

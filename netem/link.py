@@ -6,6 +6,8 @@ from collections import deque
 
 import msgspec
 
+from netem.jitter import Distribution, quantile
+
 SEGMENT_BYTES = 1448  # what TCP puts into a 1,500-byte packet; the unit of loss
 NEVER = 1 << 40  # segments to the next loss where there is none; a float holds as many bytes exactly
 
@@ -13,23 +15,52 @@ NEVER = 1 << 40  # segments to the next loss where there is none; a float holds 
 class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One direction of a link.
 
-    ``rate_bps`` is None for an unlimited rate. ``delay_s`` is one way; ``jitter_s`` is the standard deviation
-    of a normal added to it (never below zero, never reordering). ``loss`` is the probability that a
-    1,448-byte segment is lost; a loss delays all behind it by one round trip, and the rate stays.
+    - ``rate_bps``: bits of TCP's payload a second; None for an unlimited rate.
+    - ``delay_s``: one way. ``jitter_s`` is added to it, times a draw from ``jitter_distribution`` (see
+      ``netem.jitter``; the normal's standard deviation), never below zero and never reordering. A share
+      ``jitter_correlation`` of each draw's uniform is the one before it, as netem mixes them: correlated jitter
+      is narrower.
+    - ``loss``: the probability that a 1,448-byte segment is lost. ``loss_correlation`` is the correlation of one
+      segment's loss with the next one's: a chain of two states, netem's ``gemodel``. (netem's own loss
+      correlation would lose fewer than asked for.)
+    - ``duplicate``, ``reorder``: the probability that a packet comes twice, or overtakes those that are delayed.
+    - ``limit_packets``: how many may be under way or wait before more are dropped; None for what the rate and
+      delay need.
+
+    The kernel's netem does all of that to packets. The emulator and virtual time carry a byte stream, where a
+    loss delays all behind it by one round trip and the rate stays; they refuse the last three, which a stream
+    does not show. Where the kernel has tbf alone, it does the rate and the emulator the rest.
     """
 
     rate_bps: float | None = None
     delay_s: float = 0.0
     jitter_s: float = 0.0
     loss: float = 0.0
+    jitter_distribution: Distribution = "normal"
+    jitter_correlation: float = 0.0
+    loss_correlation: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    limit_packets: int | None = None
 
     def __post_init__(self) -> None:
         if self.rate_bps is not None and not self.rate_bps > 0:
             raise ValueError(f"rate_bps must be above 0, got {self.rate_bps}")
         if self.delay_s < 0 or self.jitter_s < 0:
             raise ValueError("delay_s and jitter_s must not be negative")
-        if not 0 <= self.loss < 1:
-            raise ValueError(f"loss must be in [0, 1), got {self.loss}")
+        for name in ("loss", "jitter_correlation", "loss_correlation", "duplicate", "reorder"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.reorder and not self.delay_s:
+            raise ValueError("reorder needs a delay_s: what overtakes is what is not delayed")
+        if self.limit_packets is not None and self.limit_packets < 1:
+            raise ValueError(f"limit_packets must be above 0, got {self.limit_packets}")
+
+    def check_stream(self) -> None:
+        """Raise ValueError if a byte stream cannot show what this profile asks for."""
+        for name in ("duplicate", "reorder", "limit_packets"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: a byte stream does not show it; only the kernel's netem does")
 
     @property
     def unlimited(self) -> bool:
@@ -54,41 +85,52 @@ class Link:
     """
 
     def __init__(self, profile: LinkProfile, rng: random.Random) -> None:
+        """Raises ValueError if ``profile`` cannot be followed here."""
+        profile.check_stream()
         self.profile = profile  # the one that the bytes sent last followed
         self.free_at = -math.inf  # when all that entered is sent; it may still travel
         self._rng = rng
         self._changes: deque[tuple[float, LinkProfile]] = deque()
         self._arrived_at = -math.inf
-        self._jitter = 0.0  # in standard deviations
+        self._draw = rng.random()  # that jitter is made of; uniform
         self._clear_bytes = float(self._clear_segments() * SEGMENT_BYTES)  # before the next lost segment begins
 
     def change(self, at: float, profile: LinkProfile) -> None:
-        """Follow ``profile`` from ``at`` seconds on. Raises ValueError if a later one is planned."""
+        """Follow ``profile`` from ``at`` seconds on. Raises ValueError if it cannot be, or a later one is planned."""
+        profile.check_stream()
         if self._changes and at < self._changes[-1][0]:
             raise ValueError(f"a change at {at} s, after one at {self._changes[-1][0]} s; plan them in order")
         self._changes.append((at, profile))
 
     def send(self, now: float, n_bytes: int) -> float:
         """When the last of ``n_bytes`` that enter at ``now`` arrives, in seconds; ``now`` never decreases."""
-        if now > self.free_at:
+        idle = now > self.free_at
+        if idle:
             self.free_at = now
             self._clear_bytes -= self._clear_bytes % SEGMENT_BYTES
-            self._jitter = self._rng.gauss(0.0, 1.0)
         self._follow()
+        if idle and self.profile.jitter_s:
+            self._draw += (1 - self.profile.jitter_correlation) * (self._rng.random() - self._draw)
         left = float(n_bytes)
         while left > 1e-6:  # below it, only what floats leave over at a change
             if self._clear_bytes <= 0:
                 self.free_at += 2 * self.profile.delay_s
                 self._follow()
-                self._clear_bytes = float((1 + self._clear_segments()) * SEGMENT_BYTES)
+                self._clear_bytes = float((1 + self._clear_after_loss()) * SEGMENT_BYTES)
             part = self._advance(min(left, self._clear_bytes))
             left -= part
             self._clear_bytes -= part
             self._follow()
         self._clear_bytes = float(round(self._clear_bytes))
-        delay_s = max(0.0, self.profile.delay_s + self._jitter * self.profile.jitter_s)
-        self._arrived_at = max(self._arrived_at, self.free_at + delay_s)
+        self._arrived_at = max(self._arrived_at, self.free_at + self._delay_s())
         return self._arrived_at
+
+    def _delay_s(self) -> float:
+        """The delay with this burst's jitter."""
+        profile = self.profile
+        if not profile.jitter_s:
+            return profile.delay_s
+        return max(0.0, profile.delay_s + profile.jitter_s * quantile(profile.jitter_distribution, self._draw))
 
     def _advance(self, n_bytes: float) -> float:
         """Send ``n_bytes``, or as many as go before the next change; return how many."""
@@ -106,12 +148,22 @@ class Link:
         """Take up the changes whose time the sending has reached."""
         while self._changes and self._changes[0][0] <= self.free_at:
             before, self.profile = self.profile, self._changes.popleft()[1]
-            if before.loss != self.profile.loss:
+            if (before.loss, before.loss_correlation) != (self.profile.loss, self.profile.loss_correlation):
                 begun = self._clear_bytes % SEGMENT_BYTES  # the rest of a segment that was not lost
                 self._clear_bytes = begun + self._clear_segments() * SEGMENT_BYTES
 
     def _clear_segments(self) -> int:
-        """How many segments get through before the next is lost; geometric, as losses are independent."""
-        if not self.profile.loss:
+        """How many segments get through before the next is lost; geometric."""
+        loss = self.profile.loss * (1 - self.profile.loss_correlation)  # of one that follows one that got through
+        if not loss:
             return NEVER
-        return int(min(NEVER, math.log(1.0 - self._rng.random()) / math.log1p(-self.profile.loss)))
+        return int(min(NEVER, math.log(1.0 - self._rng.random()) / math.log1p(-loss)))
+
+    def _clear_after_loss(self) -> int:
+        """The same, right behind a lost one."""
+        loss, correlation = self.profile.loss, self.profile.loss_correlation
+        if not correlation:
+            return self._clear_segments()
+        if self._rng.random() < loss + correlation * (1 - loss):
+            return 0
+        return 1 + self._clear_segments()

@@ -9,6 +9,7 @@ import struct
 
 from netem.line import CHUNK_BYTES, Line
 from netem.link import SEGMENT_BYTES, LinkProfile
+from netem.namespace import inside
 
 logger = logging.getLogger(__name__)
 
@@ -139,12 +140,13 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def tcp_socket(host: str) -> socket.socket:
+def tcp_socket(host: str, namespace: str | None) -> socket.socket:
     """A socket with the buffers above, set before it listens or connects, and without Nagle's delay.
 
     Those it accepts inherit all that. asyncio sets TCP_NODELAY only where a socket names its protocol.
     """
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    with inside(namespace):
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
@@ -153,13 +155,15 @@ def tcp_socket(host: str) -> socket.socket:
 
 
 class Proxy:
-    """One emulated link: accepts connections and joins each to the target."""
+    """One emulated link: accepts connections and joins each to the target, both in one network namespace."""
 
-    def __init__(self, target: Address, up: LinkProfile, down: LinkProfile, host: str, seed: int) -> None:
+    def __init__(
+        self, target: Address, up: LinkProfile, down: LinkProfile, host: str, *, seed: int, namespace: str | None
+    ) -> None:
         self.up = Direction(up, random.Random(2 * seed))
         self.down = Direction(down, random.Random(2 * seed + 1))
-        self._target = target
-        self._listener = tcp_socket(host)
+        self._target, self._namespace = target, namespace
+        self._listener = tcp_socket(host, namespace)
         self._listener.bind((host, 0))
         self._listener.listen(128)
         self.address: Address = self._listener.getsockname()[:2]
@@ -182,7 +186,7 @@ class Proxy:
         loop = asyncio.get_running_loop()
         near, far = End(self.up), End(self.down)
         near.other, far.other = far, near
-        target = tcp_socket(self._target[0])
+        target = tcp_socket(self._target[0], self._namespace)
         try:
             await loop.sock_connect(target, self._target)
         except OSError as error:

@@ -22,6 +22,7 @@ from typing import Any
 import uvloop
 
 import nodes.serve  # imports torch, once for all nodes
+from netem.namespace import enter
 
 PRELOADED = ("torchvision", "sklearn.datasets")  # what nodes would import, each for itself
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # of <sys/prctl.h>
@@ -65,10 +66,10 @@ class Launcher:
 
     def _obey(self, command: dict[str, Any]) -> None:
         match command:
-            case {"do": "start", "names": names, "token": token, "paths": paths}:
+            case {"do": "start", "names": names, "token": token, "paths": paths, "namespaces": namespaces}:
                 sys.path[:] = paths
                 for name in names:
-                    self._fork(name, token)
+                    self._fork(name, token, namespaces.get(name))
             case {"do": "end"}:
                 self._end_nodes()
                 self._tell(event="over")
@@ -90,15 +91,15 @@ class Launcher:
                 code = os.waitstatus_to_exitcode(status)
                 self._tell(event="ended", node=self._nodes.pop(pid), code=code)
 
-    def _fork(self, name: str, token: str) -> None:
+    def _fork(self, name: str, token: str, namespace: str | None) -> None:
         parent = os.getpid()
         pid = os.fork()
         if pid:
             self._nodes[pid] = name
         else:
-            self._become_node(name, token, parent)
+            self._become_node(name, token, namespace, parent)
 
-    def _become_node(self, name: str, token: str, parent: int) -> None:
+    def _become_node(self, name: str, token: str, namespace: str | None, parent: int) -> None:
         """Run as node ``name`` for one job; never returns."""
         code = 1
         try:
@@ -111,20 +112,24 @@ class Launcher:
             for fd in (0, *self._wake):
                 os.close(fd)
             os.open(os.devnull, os.O_RDONLY)
+            host = "127.0.0.1"
+            if namespace is not None:
+                enter(namespace)
+                host = "0.0.0.0"  # all there is: its own loopback device, for the runner, and its links
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                code = 0 if runner.run(self._serve(name, token)) else 1
+                code = 0 if runner.run(self._serve(name, token, host)) else 1
             sys.stdout.flush()
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
 
-    async def _serve(self, name: str, token: str) -> bool:
+    async def _serve(self, name: str, token: str, host: str) -> bool:
         def announce(port: int) -> None:
             self._tell(event="listening", node=name, port=port)
             os.close(self._events)  # so that the runner sees the launcher's own end as the end of events
 
-        return await nodes.serve.serve(name, token, "127.0.0.1", 0, announce, jobs=1)
+        return await nodes.serve.serve(name, token, host, 0, announce, jobs=1)
 
 
 def main() -> None:

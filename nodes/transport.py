@@ -8,12 +8,14 @@ import asyncio
 import hmac
 import logging
 import secrets
+import socket
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import aiohttp
 from aiohttp import web
 
+from netem.namespace import inside
 from nodes.bulk import Bulk
 from nodes.channel import ChannelClosed, Connection, Kind
 from nodes.codec import PREFIX, Limits
@@ -105,8 +107,12 @@ class Server:
 class CountingConnector(aiohttp.TCPConnector):
     """Counts what crosses each connection, from the HTTP request on."""
 
-    def __init__(self, peer: str) -> None:
-        super().__init__()
+    def __init__(self, peer: str, namespace: str | None) -> None:
+        def make(info: aiohttp.AddrInfoType) -> socket.socket:
+            with inside(namespace):
+                return socket.socket(*info[:3])
+
+        super().__init__(socket_factory=make)
         self.peer = peer
         self.opened: list[Counted] = []
 
@@ -137,15 +143,17 @@ async def connect(
     *,
     bulk: bool = True,
     peer: str | None = None,
+    namespace: str | None = None,
 ) -> SocketChannel:
     """Open a channel to the server at ``host``, ``port``, which knows us as ``node`` and we it as ``peer``.
 
+    The address is one of the network ``namespace``, a path (None: of this process's own).
     Without ``bulk`` there is the WebSocket alone, and no message may be larger than ``limits`` are now.
     Raises ChannelClosed if the server cannot be reached or refuses.
     """
     limits, peer = limits or Limits(), peer or authority(host, port)
     url, query, upgraded = f"http://{authority(host, port)}", {"node": node}, None
-    connector = CountingConnector(peer)
+    connector = CountingConnector(peer, namespace)
     try:
         async with asyncio.timeout(OPENING_S), AsyncExitStack() as resources:
             resources.push_async_callback(connector.settle)

@@ -1,0 +1,75 @@
+"""How does the kernel shape the links of a live run? Each node in a network namespace, a veth pair for each link.
+
+With netem the kernel does all; with tbf alone it does the rate, and an emulator in the upstream node's namespace
+the rest. The runner's own connections enter a namespace by its loopback device, which nothing shapes.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+from msgspec.structs import replace
+
+from bench.processes import Address
+from bench.shaping import Emulated
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from netem.shape import Network
+from netem.tc import Kind
+
+
+class Kernel:
+    """See ``bench.shaping.Shaping``. ``kind`` is what the kernel has. Raises ShapeError, EmulatorError."""
+
+    namespaces: Mapping[str, str]
+
+    def __init__(self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, kind: Kind) -> None:
+        self._nodes, self._links, self._kind = nodes, links, kind
+        self._network = Network(kind, nodes, [(hop, hop + 1) for hop in range(len(nodes) - 1)])
+        self._emulated = Emulated(nodes, [_rest(link) for link in links] if kind == "tbf" else [], seed)
+        self._thread = ThreadPoolExecutor(1)  # netlink's, which runs a loop of its own
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._do(self._network.__enter__)
+            self.namespaces = self._emulated.namespaces = dict(zip(self._nodes, self._network.paths, strict=True))
+            for hop, link in enumerate(self._links):
+                if link != Duplex():
+                    await self._do(self._network.shape, hop, link)
+            await self._emulated.__aenter__()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._emulated.__aexit__()
+        await self._do(self._network.__exit__)
+        self._thread.shutdown()
+
+    async def join(self, addresses: Mapping[str, Address]) -> list[Address | None]:
+        hops = enumerate(self._nodes[1:])
+        return await self._emulated.join({name: (self._network.address(p, 1), addresses[name][1]) for p, name in hops})
+
+    async def change(self, hop: int, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
+        for end, profile in enumerate((up, down)):
+            if profile is not None:
+                await self._do(self._network.shape_end, hop, end, profile)
+        if self._kind == "tbf":
+            await self._emulated.change(hop, up and _without_rate(up), down and _without_rate(down))
+
+    async def watch(self) -> None:
+        await self._emulated.watch()
+
+    async def _do(self, function: Callable[..., Any], *arguments: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _rest(link: Duplex) -> Duplex:
+    """What of ``link`` tbf leaves to do."""
+    return replace(link, up=_without_rate(link.up), down=_without_rate(link.down))
+
+
+def _without_rate(profile: LinkProfile) -> LinkProfile:
+    return replace(profile, rate_bps=None)
