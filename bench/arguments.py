@@ -32,7 +32,8 @@ EXAMPLES = {
     "split": """
   bench split plan.yaml --json""",
     "links": """
-  bench links""",
+  bench links
+  bench links --shaping kernel --json""",
     "node": """
   BENCH_TOKEN=… bench node mec1 --port 4000   a node by hand; the token is the run's, 16 characters or more""",
     "doctor": """
@@ -73,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
     profile.add_argument("--granularity", choices=("op", "module"), default="op", help="what a layer is")
     split = command("split", "the best split of a chain of nodes for given costs")
     split.add_argument("plan", type=Path, metavar="PLAN.yaml")
-    command("links", "what the named links really do on this machine")
+    links = command("links", "what links really do on this machine, by name and over a sweep")
+    links.add_argument("--shaping", choices=("auto", "emulated", "kernel"), default="auto", help="auto is emulated")
     _node(command("node", "be one node of a chain, by hand", json=False))
     _data(command("doctor", "say what this machine has: netem, root, GPU, data sets"))
     return main
@@ -88,6 +90,9 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--device", choices=get_args(conditions.DeviceChoice), default="auto")
     run.add_argument("--shaping", choices=get_args(conditions.ShapingChoice), default="auto", help="auto is emulated")
     run.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    run.add_argument(
+        "--allow-uncalibrated", action="store_true", help="run with links that are off by 5 %% or 1 ms, and note it"
+    )
     _data(run)
 
 

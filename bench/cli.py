@@ -67,6 +67,7 @@ def _run(arguments: Namespace, words: list[str]) -> int:
         shaping=arguments.shaping,
         data=data_folder(arguments.data),
         resume=arguments.resume,
+        allow_uncalibrated=arguments.allow_uncalibrated,
         arguments=("bench", *words),
     )
     with _terminable() as terminated:
@@ -182,10 +183,13 @@ def _split(arguments: Namespace, _words: list[str]) -> int:
 
 
 def _links(arguments: Namespace, _words: list[str]) -> int:
+    import msgspec
+
+    from bench.conditions import shaping
     from bench.links import as_lines, run_links
 
-    rows = run_links()
-    _print_json(rows) if arguments.json else _print(as_lines(rows))
+    rows = run_links(shaping(arguments.shaping))
+    _print_json(msgspec.to_builtins(rows, str_keys=True)) if arguments.json else _print(as_lines(rows))
     return OK
 
 

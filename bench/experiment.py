@@ -8,12 +8,14 @@ grid at each scale: it yields (key, message) of what is wrong, key such as ``("s
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from bench.strict_yaml import Key
 from reports.record import CaseValue, Mode, Scale, Shaping
+
+SelfTest = Literal["refuse", "warn", "skip"]  # what a live run is to do about links that are off; skip: not try
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -44,4 +46,5 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path | None
     device: str  # "cpu" or "cuda"
     scratch: Path  # an empty folder of this run's own, kept for --resume, removed once the case is recorded
+    self_test: SelfTest = "refuse"
     say: Callable[[str], None]  # shows one line of progress (accuracy, bytes so far)

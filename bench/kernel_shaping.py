@@ -7,12 +7,13 @@ the rest. The runner's own connections enter a namespace by its loopback device,
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Self
 
 from msgspec.structs import replace
 
 from bench.processes import Address
-from bench.shaping import Emulated
+from bench.shaping import Emulated, follow
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from netem.shape import Network
@@ -20,15 +21,23 @@ from netem.tc import Kind
 
 
 class Kernel:
-    """See ``bench.shaping.Shaping``. ``kind`` is what the kernel has. Raises ShapeError, EmulatorError."""
+    """See ``bench.shaping.Shaping``. ``kind`` is what the kernel has. Raises ShapeError, EmulatorError.
+
+    Links that follow traces are changed by this process, each change when its time has come.
+    """
 
     namespaces: Mapping[str, str]
 
     def __init__(self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, kind: Kind) -> None:
+        """Raises ValueError for a half-duplex link: two ends that shape what they send share no medium."""
+        for node, link in zip(nodes, links, strict=False):
+            if link.half_duplex:
+                raise ValueError(f"the link from {node} is half duplex, which only --shaping emulated can do")
         self._nodes, self._links, self._kind = nodes, links, kind
         self._network = Network(kind, nodes, [(hop, hop + 1) for hop in range(len(nodes) - 1)])
         self._emulated = Emulated(nodes, [_rest(link) for link in links] if kind == "tbf" else [], seed)
         self._thread = ThreadPoolExecutor(1)  # netlink's, which runs a loop of its own
+        self._began = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         try:
@@ -52,6 +61,9 @@ class Kernel:
         hops = enumerate(self._nodes[1:])
         return await self._emulated.join({name: (self._network.address(p, 1), addresses[name][1]) for p, name in hops})
 
+    async def play(self) -> None:
+        self._began.set()
+
     async def change(self, hop: int, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
         for end, profile in enumerate((up, down)):
             if profile is not None:
@@ -60,14 +72,20 @@ class Kernel:
             await self._emulated.change(hop, up and _without_rate(up), down and _without_rate(down))
 
     async def watch(self) -> None:
-        await self._emulated.watch()
+        await asyncio.gather(self._emulated.watch(), self._follow())
+
+    async def _follow(self) -> None:
+        """Change the links that follow traces, once they are to."""
+        await self._began.wait()
+        played = [(hop, link) for hop, link in enumerate(self._links) if link.trace is not None]
+        await asyncio.gather(*(follow(link, partial(self.change, hop)) for hop, link in played))
 
     async def _do(self, function: Callable[..., Any], *arguments: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
 
 def _rest(link: Duplex) -> Duplex:
-    """What of ``link`` tbf leaves to do."""
+    """What of ``link`` tbf leaves to do. A trace may be about any of it, so an emulator stands there at any rate."""
     return replace(link, up=_without_rate(link.up), down=_without_rate(link.down))
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import uvloop
 
+from bench.experiment import SelfTest
 from bench.processes import Address, Nodes, Processes, RunError, StartedByHand, launcher
-from bench.shaping import Emulated, Shaping
+from bench.self_test import self_test as try_links
+from bench.shaping import Shaping, shaped
 from netem.profiles import Duplex
 from nodes.chain import NodeReport, Outcome, Say, outcome
 from nodes.channel import Channel, ChannelClosed
@@ -39,21 +41,26 @@ def run_live(
     addresses: Mapping[str, Address] | None = None,
     token: str | None = None,
     shaping: Backend = "emulated",
+    self_test: SelfTest = "refuse",
 ) -> Outcome:
     """Run ``job`` on processes of its own, joined by ``links``, from the UE on (None: unlimited).
 
     ``shaping`` says who makes the links what they are; with "none" all are unlimited. With ``addresses`` it runs
     on nodes started by hand, which listen there and share ``token``; limited links are emulated on this machine,
-    so they are for nodes of this machine. Raises RunError naming the node that ended, fell silent or failed.
+    so they are for nodes of this machine. Before the nodes start the links are tried, see ``bench.self_test``; a
+    complaint is refused, or kept in the outcome. Raises RunError naming the node that ended, fell silent or failed.
     Leaves no process behind.
     """
     if (addresses is None) != (token is None):
         raise ValueError("addresses and token: nodes started by hand need both, others neither")
     if addresses is not None and shaping not in ("none", "emulated"):
         raise ValueError(f"{shaping}: nodes started by hand live in no namespace that could be shaped")
-    joined = _shaped(job, links or [], shaping)
+    joined = shaped(job.nodes, links or [], shaping, job.seed)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(job, joined, say, addresses, token or secrets.token_urlsafe(32)))
+        complaints = runner.run(try_links(job.nodes, links or [], shaping, self_test))
+        outcome = runner.run(_run(job, joined, say, addresses, token or secrets.token_urlsafe(32)))
+    outcome.uncalibrated = complaints
+    return outcome
 
 
 async def _run(
@@ -62,7 +69,7 @@ async def _run(
     async with joined as shaping, AsyncExitStack() as stack:
         nodes: Nodes
         nodes = Processes(launcher(), shaping.namespaces) if addresses is None else StartedByHand(dict(addresses))
-        run = _Run(job, nodes.addresses, shaping.namespaces, token, say)
+        run = _Run(job, nodes.addresses, shaping, token, say)
         stack.push_async_callback(nodes.end, PATIENCE_S)
         stack.push_async_callback(run.close)
         try:
@@ -73,23 +80,12 @@ async def _run(
             raise
 
 
-def _shaped(job: Job, links: Links, backend: Backend) -> Shaping:
-    """What joins the nodes of ``job``."""
-    if backend in ("kernel", "tbf+emulated"):
-        from bench.kernel_shaping import Kernel  # noqa: PLC0415  (pyroute2)
-
-        return Kernel(job.nodes, links, job.seed, "netem" if backend == "kernel" else "tbf")
-    return Emulated(job.nodes, [] if backend == "none" else links, job.seed)
-
-
 class _Run:
     """One job, as the runner sees it."""
 
-    def __init__(
-        self, job: Job, addresses: dict[str, Address], namespaces: Mapping[str, str], token: str, say: Say | None
-    ) -> None:
+    def __init__(self, job: Job, addresses: dict[str, Address], shaping: Shaping, token: str, say: Say | None) -> None:
         self._job, self._token, self._say = job, token, say
-        self._addresses, self._namespaces = addresses, namespaces
+        self._addresses, self._shaping = addresses, shaping
         self._id = secrets.token_hex(4)
         self._controls: dict[str, Channel] = {}
         self._ready: set[str] = set()
@@ -119,7 +115,7 @@ class _Run:
         """Configure a node, and take what it says until it has reported."""
         try:
             me = calling(RUNNER, self._id)
-            namespace = self._namespaces.get(name)
+            namespace = self._shaping.namespaces.get(name)
             control = await connect(
                 *self._addresses[name], me, self._token, Limits(), bulk=False, peer=name, namespace=namespace
             )
@@ -136,6 +132,7 @@ class _Run:
             case Hello():
                 self._ready.add(name)
                 if len(self._ready) == len(self._job.nodes):
+                    await self._shaping.play()
                     for node in reversed(self._job.nodes):  # the UE begins at once
                         await self._controls[node].send(Assign(assignment=0, splits=self._job.splits))
             case Result(metrics=metrics):

@@ -28,6 +28,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
     resume: bool = False
+    allow_uncalibrated: bool = False
     arguments: tuple[str, ...] = ()  # of the command line, to be noted
 
 

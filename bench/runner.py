@@ -85,6 +85,7 @@ def _run_case(plan: Plan, case: Case, output: Output, outcome: Outcome, view: Li
         data_dir=plan.options.data,
         device=plan.device,
         scratch=output.scratch(case),
+        self_test="warn" if plan.options.allow_uncalibrated else "refuse",
         say=view.say,
     )
     started = time.monotonic()

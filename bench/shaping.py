@@ -1,14 +1,19 @@
 """What joins the nodes of a live run, and who shapes it? One backend a run, entered before its nodes start."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import heapq
+import operator
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol, Self
 
 from bench.processes import Address, RunError
 from netem.emulate import Emulator
 from netem.link import LinkProfile
+from netem.playback import schedules
 from netem.profiles import Duplex
+from reports.record import Shaping as Backend
 
 SILENCE_S = 10.0  # an emulator that says nothing for so long is taken for stopped
 ASK_S = 0.5  # so often it is asked whether it lives
@@ -28,6 +33,9 @@ class Shaping(Protocol):
 
     async def join(self, addresses: Mapping[str, Address]) -> list[Address | None]:
         """Make the links; where each node finds its downstream neighbour, as ``addresses`` say where all listen."""
+
+    async def play(self) -> None:
+        """Let the links that have traces follow them from now on."""
 
     async def change(self, hop: int, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
         """Give the link from node ``hop`` to the next new profiles from now on; None keeps the old one."""
@@ -59,10 +67,21 @@ class Emulated:
         downstream: list[Address | None] = [*(addresses[name] for name in self._nodes[1:]), None]
         for hop, link in self._limited.items():
             target = addresses[self._nodes[hop + 1]]
-            where = self.namespaces.get(self._nodes[hop])
-            address = await self._emulator.add_link(target, link.up, link.down, seed=self._seed + hop, namespace=where)
+            address = await self._emulator.add_link(
+                target,
+                link.up,
+                link.down,
+                seed=self._seed + hop,
+                namespace=self.namespaces.get(self._nodes[hop]),
+                half_duplex=link.half_duplex,
+            )
             downstream[hop] = self._stands_at[hop] = address
         return downstream
+
+    async def play(self) -> None:
+        for hop, link in self._limited.items():
+            if link.trace is not None:
+                await self._emulator.play(self._stands_at[hop], link, time.monotonic())
 
     async def change(self, hop: int, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
         """See ``Shaping.change``. Raises ValueError for a link that was unlimited: no emulator stands there."""
@@ -81,3 +100,26 @@ class Emulated:
             raise RunError(f"the emulator has not been heard of for {SILENCE_S:g} s", weight=2) from None
         except RuntimeError as error:  # EmulatorError, or that of a transport to a process that is gone
             raise RunError(f"the emulator of the links has ended: {error}", weight=2) from None
+
+
+def shaped(nodes: Sequence[str], links: Sequence[Duplex], backend: Backend, seed: int) -> Shaping:
+    """What joins ``nodes`` by ``links``, from the first on, as ``backend`` does it. Raises ValueError."""
+    if backend in ("kernel", "tbf+emulated"):
+        from bench.kernel_shaping import Kernel  # noqa: PLC0415  (pyroute2)
+
+        return Kernel(nodes, links, seed, "netem" if backend == "kernel" else "tbf")
+    return Emulated(nodes, [] if backend == "none" else links, seed)
+
+
+async def follow(link: Duplex, change: Callable[[LinkProfile | None, LinkProfile | None], Awaitable[None]]) -> None:
+    """Tell ``change`` the profiles up and down that ``link`` takes by its traces, each when its time has come.
+
+    That is as exact as this process is prompt; an emulator, which knows what is to come, is exact to the bit.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    up, down = schedules(link)
+    ways = [((at, profile, None) for at, profile in up), ((at, None, profile) for at, profile in down)]
+    for at, *profiles in heapq.merge(*ways, key=operator.itemgetter(0)):
+        await asyncio.sleep(began + at - loop.time())
+        await change(*profiles)

@@ -22,6 +22,8 @@ from typing import Self
 import msgspec
 
 from netem.link import LinkProfile
+from netem.playback import located
+from netem.profiles import Duplex
 from netem.proxy import Address, Proxy
 
 END_S = 5.0  # given to the emulator to end by itself
@@ -38,12 +40,19 @@ class AddLink(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     host: str
     seed: int
     namespace: str | None
+    half_duplex: bool
 
 
 class Change(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     address: Address
     up: LinkProfile | None
     down: LinkProfile | None
+
+
+class Play(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    address: Address
+    link: Duplex
+    began_at: float
 
 
 class Count(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -58,40 +67,39 @@ class Answer(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-Command = AddLink | Change | Count
+Command = AddLink | Change | Play | Count
 
 
 def obey(line: bytes, proxies: dict[Address, Proxy]) -> Answer:
     """Do what a command line says. A command that cannot be done changes nothing and is answered with why."""
     try:
-        command = msgspec.json.decode(line, type=Command)
-        if isinstance(command, AddLink):
-            proxy = Proxy(
-                command.target,
-                command.up,
-                command.down,
-                command.host,
-                seed=command.seed,
-                namespace=command.namespace,
-            )
-            proxies[proxy.address] = proxy
-            return Answer(address=proxy.address)
-        proxy = proxies[command.address]
+        return _do(msgspec.json.decode(line, type=Command), proxies)
     except KeyError as error:
         return Answer(error=f"no link listens on {error}")
     except (OSError, ValueError) as error:
         return Answer(error=str(error))
-    if isinstance(command, Count):
-        return Answer(counts=(proxy.up.forwarded_bytes, proxy.down.forwarded_bytes))
-    changes = [(proxy.up, command.up), (proxy.down, command.down)]
-    try:
-        for profile in filter(None, (command.up, command.down)):
-            profile.check_stream()
-    except ValueError as error:
-        return Answer(error=str(error))
-    for direction, profile in changes:
-        if profile is not None:
-            direction.change(profile)
+
+
+def _do(command: Command, proxies: dict[Address, Proxy]) -> Answer:
+    if isinstance(command, AddLink):
+        link = Duplex(up=command.up, down=command.down, half_duplex=command.half_duplex)
+        proxy = Proxy(command.target, link, command.host, seed=command.seed, namespace=command.namespace)
+        proxies[proxy.address] = proxy
+        return Answer(address=proxy.address)
+    proxy = proxies[command.address]
+    match command:
+        case Count():
+            return Answer(counts=(proxy.up.forwarded_bytes, proxy.down.forwarded_bytes))
+        case Play():
+            proxy.play(command.link, command.began_at)
+        case Change():
+            changes = ((proxy.up, command.up), (proxy.down, command.down))
+            for _, profile in changes:
+                if profile is not None:
+                    profile.check_stream()
+            for direction, profile in changes:
+                if profile is not None:
+                    direction.change(profile)
     return Answer(address=command.address)
 
 
@@ -174,19 +182,28 @@ class Emulator:
         *,
         seed: int = 0,
         namespace: str | None = None,
+        half_duplex: bool = False,
     ) -> Address:
         """Listen on a free port of ``host``; return where to connect instead of to ``target``.
 
-        ``up`` leads to the target, ``down`` back. ``seed`` fixes jitter and loss. Both addresses are those of
-        the network ``namespace``, a path (None: where the emulator was started).
+        ``up`` leads to the target, ``down`` back; with ``half_duplex`` one sends at a time. ``seed`` fixes jitter
+        and loss. Both addresses are those of the network ``namespace``, a path (None: where the emulator was
+        started).
         """
-        answer = await self._ask(AddLink(target, up, down, host, seed, namespace))
+        answer = await self._ask(AddLink(target, up, down, host, seed, namespace, half_duplex))
         assert answer.address is not None
         return answer.address
 
     async def change(self, address: Address, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
         """Give a link new profiles from now on; None keeps the old one. See ``Line.change``."""
         await self._ask(Change(address, up, down))
+
+    async def play(self, address: Address, link: Duplex, began_at: float) -> None:
+        """Let the link at ``address`` follow the traces of ``link``, which began at ``began_at`` (time.monotonic).
+
+        It stays exact for every bit: the emulator knows what is to come. Raises TraceError.
+        """
+        await self._ask(Play(address, located(link), began_at))
 
     async def counts(self, address: Address) -> tuple[int, int]:
         """Bytes that a link has passed on, up and down."""

@@ -2,9 +2,10 @@
 
 import random
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from netem.link import SEGMENT_BYTES, Link, LinkProfile
+from netem.link import SEGMENT_BYTES, Link, LinkProfile, Planned
 
 CHUNK_BYTES = 16 * 1024
 CHUNK_S = 0.005  # slow links take smaller chunks, so that bytes come out about as evenly as packets would
@@ -22,16 +23,29 @@ class Piece(NamedTuple):
 
 
 class Line:
-    """One direction's pieces in order: those that wait to be sent, and those that travel."""
+    """One direction's pieces in order: those that wait to be sent, and those that travel.
+
+    Two that share a medium take turns while both have something to send.
+    """
 
     def __init__(self, profile: LinkProfile, rng: random.Random) -> None:
-        self.profile = profile
         self.full = False
         self._link = Link(profile, rng)
+        self._rival: Line | None = None
         self._waiting: deque[Piece] = deque()
         self._travelling: deque[tuple[float, Piece]] = deque()
         self._waiting_bytes = 0
         self._travelling_bytes = 0
+
+    def share_medium(self, rival: "Line") -> None:
+        """Send over one medium with ``rival``; before anything is sent."""
+        self._link.medium = rival._link.medium
+        self._rival, rival._rival = rival, self
+
+    @property
+    def profile(self) -> LinkProfile:
+        """What the bytes sent last followed."""
+        return self._link.profile
 
     @property
     def chunk_bytes(self) -> int:
@@ -57,7 +71,7 @@ class Line:
     def due(self, now: float) -> list[Piece]:
         """The pieces that have arrived by ``now``, in order."""
         # A piece enters the link when the line is free for it, not before: so a change meets all that wait.
-        while self._waiting and self._link.free_at <= now:
+        while self._waiting and self._link.free_at <= now and self._has_turn():
             piece = self._waiting.popleft()
             size = len(piece.data or b"")
             self._travelling.append((self._link.send(piece.read_at, size), piece))
@@ -72,8 +86,15 @@ class Line:
 
     def change(self, now: float, profile: LinkProfile) -> None:
         """Follow ``profile`` from ``now`` on; the chunk being sent and those that travel keep theirs."""
-        self.profile = profile
         self._link.change(now, profile)
+
+    def play(self, schedule: Iterable[Planned]) -> None:
+        """Follow ``schedule`` to the bit, as it is planned. See ``Link.play``."""
+        self._link.play(schedule)
+
+    def _has_turn(self) -> bool:
+        rival = self._rival
+        return rival is None or not rival._waiting or self._link.medium.sender is not self._link
 
     def _is_full(self) -> bool:
         """Whether reading must pause; it resumes at half, so that it need not pause at every chunk."""

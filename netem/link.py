@@ -1,8 +1,10 @@
 """What does a link do? Its profile and, given the time, when bytes that enter it come out. Pure: no clock."""
 
+import itertools
 import math
 import random
 from collections import deque
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -10,6 +12,9 @@ from netem.jitter import Distribution, quantile
 
 SEGMENT_BYTES = 1448  # what TCP puts into a 1,500-byte packet; the unit of loss
 NEVER = 1 << 40  # segments to the next loss where there is none; a float holds as many bytes exactly
+
+
+Planned = tuple[float, "LinkProfile"]  # from when on, in seconds, and what
 
 
 class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,10 +67,23 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if getattr(self, name):
                 raise ValueError(f"{name}: a byte stream does not show it; only the kernel's netem does")
 
+    def dilated(self, k: float) -> "LinkProfile":
+        """The profile where time runs ``k`` times as slowly: the rate by k, delay and jitter times k."""
+        rate_bps = None if self.rate_bps is None else self.rate_bps / k
+        return msgspec.structs.replace(self, rate_bps=rate_bps, delay_s=k * self.delay_s, jitter_s=k * self.jitter_s)
+
     @property
     def unlimited(self) -> bool:
         """True if traffic passes unchanged, so that no emulator needs to stand in its way."""
         return self == LinkProfile()
+
+
+class Medium:
+    """What is sent over: a wire of its own for each direction, or one for both, where one sends at a time."""
+
+    def __init__(self) -> None:
+        self.free_at = -math.inf  # when all that entered is sent; it may still travel
+        self.sender: Link | None = None  # the last that sent
 
 
 class Link:
@@ -78,6 +96,8 @@ class Link:
       what is sent again arrives. A segment ends after 1,448 bytes or where the line falls idle.
     - Jitter: one draw for all bytes sent back to back, so a message arrives at the same time whether it
       enters whole or in chunks; an idle line draws anew. Nothing overtakes: arrival times never decrease.
+    - Half duplex: two directions that share a ``medium`` send one after the other, in the order in which bytes
+      enter. A direction that waits for a round trip after a loss keeps the medium meanwhile.
     - Change: a profile is followed from its time on, by every bit not yet sent then. It must be planned
       before the bytes enter, for a time that ``send`` has told stays; plan a known trace as a whole.
 
@@ -88,25 +108,48 @@ class Link:
         """Raises ValueError if ``profile`` cannot be followed here."""
         profile.check_stream()
         self.profile = profile  # the one that the bytes sent last followed
-        self.free_at = -math.inf  # when all that entered is sent; it may still travel
+        self.medium = Medium()  # two links may share one, from before anything is sent
         self._rng = rng
-        self._changes: deque[tuple[float, LinkProfile]] = deque()
+        self._changes: deque[Planned] = deque()
+        self._schedule: Iterator[Planned] | None = None  # what is played
         self._arrived_at = -math.inf
         self._draw = rng.random()  # that jitter is made of; uniform
         self._clear_bytes = float(self._clear_segments() * SEGMENT_BYTES)  # before the next lost segment begins
 
+    @property
+    def free_at(self) -> float:
+        """When more can be sent."""
+        return self.medium.free_at
+
     def change(self, at: float, profile: LinkProfile) -> None:
-        """Follow ``profile`` from ``at`` seconds on. Raises ValueError if it cannot be, or a later one is planned."""
+        """Follow ``profile`` from ``at`` seconds on, and no schedule.
+
+        Raises ValueError if it cannot be followed, or if a later one is planned.
+        """
         profile.check_stream()
+        if self._schedule is not None:
+            self._schedule = None
+            self._changes.clear()
         if self._changes and at < self._changes[-1][0]:
             raise ValueError(f"a change at {at} s, after one at {self._changes[-1][0]} s; plan them in order")
         self._changes.append((at, profile))
 
+    def play(self, schedule: Iterable[Planned]) -> None:
+        """Follow ``schedule``, changes in order, in place of what is planned; it is read as far as bytes are sent.
+
+        So it may be long, or without end. Its last profile stays.
+        """
+        self._schedule = iter(schedule)
+        self._changes.clear()
+        self._read_on()
+
     def send(self, now: float, n_bytes: int) -> float:
         """When the last of ``n_bytes`` that enter at ``now`` arrives, in seconds; ``now`` never decreases."""
-        idle = now > self.free_at
+        medium = self.medium
+        medium.sender = self
+        idle = now > medium.free_at
         if idle:
-            self.free_at = now
+            medium.free_at = now
             self._clear_bytes -= self._clear_bytes % SEGMENT_BYTES
         self._follow()
         if idle and self.profile.jitter_s:
@@ -114,7 +157,7 @@ class Link:
         left = float(n_bytes)
         while left > 1e-6:  # below it, only what floats leave over at a change
             if self._clear_bytes <= 0:
-                self.free_at += 2 * self.profile.delay_s
+                medium.free_at += 2 * self.profile.delay_s
                 self._follow()
                 self._clear_bytes = float((1 + self._clear_after_loss()) * SEGMENT_BYTES)
             part = self._advance(min(left, self._clear_bytes))
@@ -122,7 +165,7 @@ class Link:
             self._clear_bytes -= part
             self._follow()
         self._clear_bytes = float(round(self._clear_bytes))
-        self._arrived_at = max(self._arrived_at, self.free_at + self._delay_s())
+        self._arrived_at = max(self._arrived_at, medium.free_at + self._delay_s())
         return self._arrived_at
 
     def _delay_s(self) -> float:
@@ -141,16 +184,22 @@ class Link:
             at = self._changes[0][0]
             n_bytes = min(n_bytes, (at - self.free_at) * self.profile.rate_bps / 8)
             done_at = at
-        self.free_at = done_at
+        self.medium.free_at = done_at
         return n_bytes
 
     def _follow(self) -> None:
         """Take up the changes whose time the sending has reached."""
         while self._changes and self._changes[0][0] <= self.free_at:
             before, self.profile = self.profile, self._changes.popleft()[1]
+            self._read_on()
             if (before.loss, before.loss_correlation) != (self.profile.loss, self.profile.loss_correlation):
                 begun = self._clear_bytes % SEGMENT_BYTES  # the rest of a segment that was not lost
                 self._clear_bytes = begun + self._clear_segments() * SEGMENT_BYTES
+
+    def _read_on(self) -> None:
+        """Have the next change of the schedule at hand, if there is one."""
+        if self._schedule is not None:
+            self._changes.extend(itertools.islice(self._schedule, 1))
 
     def _clear_segments(self) -> int:
         """How many segments get through before the next is lost; geometric."""

@@ -10,6 +10,8 @@ import struct
 from netem.line import CHUNK_BYTES, Line
 from netem.link import SEGMENT_BYTES, LinkProfile
 from netem.namespace import inside
+from netem.playback import schedules
+from netem.profiles import Duplex
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,8 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class Direction:
     """One direction of a link at work: its line, a timer, and the ends that feed it."""
 
-    def __init__(self, profile: LinkProfile, rng: random.Random) -> None:
-        self.line = Line(profile, rng)
+    def __init__(self, line: Line) -> None:
+        self.line = line
         self.forwarded_bytes = 0
         self.sources: set[End] = set()
         self._loop = asyncio.get_running_loop()
@@ -157,17 +159,22 @@ def tcp_socket(host: str, namespace: str | None) -> socket.socket:
 class Proxy:
     """One emulated link: accepts connections and joins each to the target, both in one network namespace."""
 
-    def __init__(
-        self, target: Address, up: LinkProfile, down: LinkProfile, host: str, *, seed: int, namespace: str | None
-    ) -> None:
-        self.up = Direction(up, random.Random(2 * seed))
-        self.down = Direction(down, random.Random(2 * seed + 1))
+    def __init__(self, target: Address, link: Duplex, host: str, *, seed: int, namespace: str | None) -> None:
+        up, down = Line(link.up, random.Random(2 * seed)), Line(link.down, random.Random(2 * seed + 1))
+        if link.half_duplex:
+            up.share_medium(down)
+        self.up, self.down = Direction(up), Direction(down)
         self._target, self._namespace = target, namespace
         self._listener = tcp_socket(host, namespace)
         self._listener.bind((host, 0))
         self._listener.listen(128)
         self.address: Address = self._listener.getsockname()[:2]
         self._tasks = {asyncio.create_task(self._accept())}
+
+    def play(self, link: Duplex, began_at: float) -> None:
+        """Follow the traces of ``link`` from ``began_at`` on. Raises TraceError."""
+        for direction, schedule in zip((self.up, self.down), schedules(link), strict=True):
+            direction.line.play((began_at + at, profile) for at, profile in schedule)
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()

@@ -16,13 +16,14 @@ from nodes.channel import Channel, ChannelClosed, Connection, MemoryChannel, Tra
 from nodes.checkpoint import last_checkpoint
 from nodes.data import Dataset, load
 from nodes.hop import Hop
-from nodes.job import Job
+from nodes.job import Job, Timing
 from nodes.messages import Assign, Result
-from nodes.node import ComputeSeam, Direction, Node, Profiled, Role, Timing, inline
+from nodes.node import ComputeSeam, Direction, Node, Profiled, Role, inline
+from nodes.pictures import blank
 from nodes.seeds import derive
 from nodes.segment import Segment
 from nodes.ue import Source, Ue
-from nodes.virtual import linked_pair, run_virtual
+from nodes.virtual import ShapeSegment, linked_pair, run_virtual
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
@@ -35,6 +36,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     pid: int = 0
     cpu_s: float = 0.0
     compute_s: float = 0.0
+    overrun_s: float = 0.0  # by which work took longer than on the device that the node stands for
     serialise_s: float = 0.0
     wire_s: float = 0.0
     total_s: float = 0.0
@@ -58,16 +60,20 @@ class Outcome(msgspec.Struct, kw_only=True):
     epochs: list[dict[str, float]]
     losses: list[float]
     step_s: list[float]  # by the UE's clock
+    latency_s: list[float] = []  # of each test batch, from the UE's start on it until its result is scored
     nodes: list[NodeReport]
     earlier: int = 0
+    uncalibrated: list[str] = []  # what a live run's test of its links had to say
 
 
 Say = Callable[[dict[str, float]], None]
 
 
 def load_data(job: Job) -> Dataset:
-    """The job's data set, as small as it asks for. Raises DataError."""
+    """The job's data set, as small as it asks for; "none" is of as many blank pictures. Raises DataError."""
     spec = job.data
+    if spec.name == "none":
+        return blank(spec.train_samples or 0, spec.test_samples or 0, job.classes, job.input_shape[-1])
     directory = None if spec.directory is None else Path(spec.directory)
     data = load(spec.name, directory, job.input_shape[-1])
     return Dataset(
@@ -80,7 +86,7 @@ def load_data(job: Job) -> Dataset:
 
 def build(job: Job, index: int, data: Dataset | None, meta: bool = False) -> tuple[Role, Segment | Source]:
     """The role and the worker of node ``index``; training goes on from the last checkpoint that all have."""
-    segment = Segment(job, index, meta)
+    segment = ShapeSegment(job, index) if meta else Segment(job, index)
     start_epoch = last_checkpoint(job, segment.layers)
     if start_epoch and not segment.place.relays:
         segment.restore(start_epoch)
@@ -188,6 +194,7 @@ def outcome(reports: Sequence[Result], nodes: list[NodeReport]) -> Outcome:
         epochs=[message.metrics for message in reports],
         losses=_joined(reports, "losses"),
         step_s=_joined(reports, "step_s"),
+        latency_s=_joined(reports, "latency_s"),
         nodes=nodes,
     )
 

@@ -27,13 +27,43 @@ class OptimizerSpec(_Spec, frozen=True, kw_only=True):
 
 
 class DataSpec(_Spec, frozen=True, kw_only=True):
-    """What the UE reads. ``name`` is a data set of ``nodes.data``; None for a count takes all there is."""
+    """What the UE reads. ``name`` is a data set of ``nodes.data``; None for a count takes all there is.
+
+    "none" is no data: as many blank pictures as the counts say.
+    """
 
     name: str = "digits"
     directory: str | None = None
     train_samples: int | None = None
     test_samples: int | None = None
     augment: bool = False
+
+
+class Timing(_Spec, frozen=True, kw_only=True):
+    """What one batch costs a node, in seconds: forward, and backward with the optimizer's step."""
+
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.forward_s >= 0 and self.backward_s >= 0):
+            raise ValueError("forward_s and backward_s must not be negative")
+
+
+class Device(_Spec, frozen=True, kw_only=True):
+    """How slow a node is: ``slowdown`` times this machine's own CPU time, or what ``timing`` says if it is given.
+
+    A live node computes and then waits, so it can only be made slower than the machine that it runs on.
+    """
+
+    slowdown: float = 1.0
+    timing: Timing | None = None
+
+    def __post_init__(self) -> None:
+        if not self.slowdown >= 1:
+            raise ValueError(f"slowdown must be at least 1, got {self.slowdown}")
+        if self.timing is not None and self.slowdown != 1:
+            raise ValueError("give slowdown or timing, not both")
 
 
 class Job(_Spec, frozen=True, kw_only=True):
@@ -61,6 +91,7 @@ class Job(_Spec, frozen=True, kw_only=True):
     threads: int | None = None  # torch threads a node; None: torch's own choice
     device: str = "cpu"
     payload_bytes: int = 1 << 26  # the most that one message may carry
+    devices: tuple[Device, ...] = ()  # one a node, or none: each as fast as it is
     checkpoint: str | None = None  # a folder; each node saves its part there after every epoch
 
     def __post_init__(self) -> None:
@@ -69,6 +100,8 @@ class Job(_Spec, frozen=True, kw_only=True):
             raise ValueError("nodes: at least one, with names of their own")
         if len(self.splits) != links or len(self.stages) != links:
             raise ValueError(f"{links + 1} nodes need {links} splits and stages")
+        if len(self.devices) not in (0, links + 1):
+            raise ValueError(f"{links + 1} nodes need {links + 1} devices or none, got {len(self.devices)}")
         if list(self.splits) != sorted(self.splits) or any(split < 0 for split in self.splits):
             raise ValueError(f"splits must not decrease, got {list(self.splits)}")
         if min(self.batch_size, self.microbatches, self.window) < 1 or self.batch_size % self.microbatches:

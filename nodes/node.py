@@ -8,6 +8,7 @@ its window.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +18,7 @@ import msgspec
 import torch
 
 from nodes.channel import Channel, ChannelClosed
+from nodes.job import Device, Timing
 from nodes.messages import AnyMessage, Gradient, Result, Shutdown
 
 Direction = Literal["up", "down", "runner"]
@@ -89,13 +91,6 @@ class Threaded:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
 
-class Timing(msgspec.Struct, frozen=True):
-    """What one batch costs a node, in seconds: forward, and backward with the optimizer's step."""
-
-    forward_s: float = 0.0
-    backward_s: float = 0.0
-
-
 class Profiled:
     """Take as long as ``timing`` says, on the loop's clock; the work itself is on meta tensors."""
 
@@ -104,10 +99,43 @@ class Profiled:
 
     async def __call__(self, call: str, work: Callable[[], AnyMessage]) -> AnyMessage:
         reply = work()
-        forward = call in ("train", "test", "forward")
-        backward = isinstance(reply, Gradient)  # where the model ends, forward goes straight on to backward
-        await asyncio.sleep(forward * self._timing.forward_s + backward * self._timing.backward_s)
+        await asyncio.sleep(cost_s(self._timing, call, reply))
         return reply
+
+
+class Stretched:
+    """Compute as slowly as ``device``: its ``compute``'s thread does the work, then sleeps until the device is done.
+
+    The time counts from when the work begins, so what the work itself took does not add to it. CPU time is that
+    of the thread: others that run on its core do not stretch it further. ``overrun_s`` sums by how much work
+    took longer here than on the device, which nothing can make up for.
+    """
+
+    def __init__(self, compute: ComputeSeam, device: Device) -> None:
+        self.overrun_s = 0.0
+        self._compute, self._device = compute, device
+
+    def __call__(self, call: str, work: Callable[[], AnyMessage]) -> Awaitable[AnyMessage]:
+        return self._compute(call, partial(self._stretch, call, work))
+
+    def _stretch(self, call: str, work: Callable[[], AnyMessage]) -> AnyMessage:
+        began, cpu_began = time.perf_counter(), time.thread_time()
+        reply = work()
+        device = self._device
+        if device.timing is None:
+            due_s = device.slowdown * (time.thread_time() - cpu_began)
+        else:
+            due_s = cost_s(device.timing, call, reply)
+        left_s = began + due_s - time.perf_counter()
+        self.overrun_s += max(0.0, -left_s)
+        time.sleep(max(0.0, left_s))  # of the thread, not the loop: its timers are finer than uvloop's
+        return reply
+
+
+def cost_s(timing: Timing, call: str, reply: AnyMessage) -> float:
+    """What ``call``, which came to ``reply``, costs; where the model ends, forward goes straight on to backward."""
+    forward, backward = call in ("train", "test", "forward"), isinstance(reply, Gradient)
+    return forward * timing.forward_s + backward * timing.backward_s
 
 
 class Usage(msgspec.Struct):

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from nodes.boundary import boundary_bytes
+from nodes.job import Timing
 from nodes.models import Chain, Granularity, Part, Values
-from nodes.node import Timing
 from nodes.place import place
 
 Clock = Callable[[], float]

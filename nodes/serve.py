@@ -23,7 +23,7 @@ from nodes.codec import Limits
 from nodes.job import Job
 from nodes.memory import keep_freed_memory
 from nodes.messages import Configure, Error, Heartbeat, Hello, Shutdown
-from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Threaded
+from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Stretched, Threaded
 from nodes.segment import Segment
 from nodes.transport import Server, connect
 from nodes.ue import Source
@@ -133,14 +133,17 @@ async def _do_job(home: _Home, control: Channel, run: str, stack: AsyncExitStack
         stack.callback(compute.pool.shutdown, wait=False, cancel_futures=True)
         preparing = _prepare(home, configure, run, compute, stack)
         role, worker, channels = await _unless_gone(control, preparing)
+        devices = configure.job.devices
+        device = Stretched(compute, devices[configure.index]) if devices else None
         channels["runner"] = control
-        node = Node(home.name, role, worker, compute, channels, time.perf_counter)
+        node = Node(home.name, role, worker, device or compute, channels, time.perf_counter)
         await control.send(Hello(node=home.name, pid=os.getpid()))
         await node.run()
         await stack.aclose()  # now the channels' connections are final
         done = report(node, worker, channels)
         done.pid = os.getpid()
         done.cpu_s = time.process_time() - cpu_before
+        done.overrun_s = device.overrun_s if device else 0.0
         return Shutdown(report=msgspec.to_builtins(done))
     except PeerLostError as lost:
         return Error(node=lost.peer, reason=str(lost))

@@ -35,6 +35,8 @@ class Epoch(msgspec.Struct):
     count: float = 0.0
     test_correct: float = 0.0
     test_count: float = 0.0
+    test_began: list[float] = []  # when each test batch was
+    latencies: list[float] = []  # from then until it was scored
 
 
 class Ue:
@@ -81,7 +83,7 @@ class Ue:
         course = self._course
         if self._epoch >= course.epochs and (self.history or course.epochs):
             return [Finish()] if self._alone else [Send("down", Shutdown()), Finish()]
-        self.history.append(Epoch(began=now, trained=now, losses=[], ended=[]))
+        self.history.append(Epoch(began=now, trained=now, losses=[], ended=[], test_began=[], latencies=[]))
         return self._train() if self._epoch < course.epochs and course.train_steps else self._test(now)
 
     def _train(self) -> list[Action]:
@@ -117,6 +119,7 @@ class Ue:
             return self._end_epoch(now)
         free = min(self._scored + self._course.window, self._course.test_batches) - self._sent
         numbers = range(self._sent, self._sent + free)
+        self.history[-1].test_began += [now] * free
         self._sent += free
         return [Compute("test", (number,)) for number in numbers]
 
@@ -126,6 +129,7 @@ class Ue:
         epoch = self.history[-1]
         epoch.test_correct += result.metrics.get("correct", 0.0)
         epoch.test_count += result.metrics.get("count", 0.0)
+        epoch.latencies.append(now - epoch.test_began[self._scored])
         self._scored += 1
         if self._scored < self._course.test_batches:
             return self._test(now)
@@ -148,7 +152,11 @@ class Ue:
                 "train_s": epoch.trained - epoch.began,
                 "test_s": now - epoch.trained,
             },
-            tensors={"losses": torch.tensor(epoch.losses), "step_s": torch.tensor(steps)},
+            tensors={
+                "losses": torch.tensor(epoch.losses),
+                "step_s": torch.tensor(steps),
+                "latency_s": torch.tensor(epoch.latencies),
+            },
         )
         return [Send("runner", report), *self._begin(now)]
 

@@ -9,11 +9,13 @@ import msgspec
 
 from bench.experiment import Context
 from bench.fields import ModelName, Stages, check_stage, stage_specs
-from bench.strict_yaml import Key
-from netem.profiles import Duplex, LinkName
+from bench.strict_yaml import Key, did_you_mean
+from netem.playback import schedules
+from netem.profiles import Duplex, LinkName, duplex
+from netem.trace import TraceError
 from nodes.boundary import boundary_bytes
 from nodes.data import Dataset, load
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.job import DataSpec, Device, Job, OptimizerSpec, StageSpec
 from nodes.models import Chain, ModelError, outline
 from nodes.place import place
 from nodes.stage import build_stage
@@ -28,7 +30,8 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ``link`` joins the UE to the first server, ``backhaul`` each further pair. ``splits`` are layers done when
     leaving each node; by default every node gets as many. ``stage`` stands at every link, or, if it is a list, one
     at each. ``rounds`` repeats the run and, with ``unsplit``, that of the whole model, in turn, so that both see
-    the same machine.
+    the same machine. ``devices`` are nodes, by name, that are slower than this machine; ``time_dilation`` slows all
+    down (see ``bench.dilation``). In virtual time every node needs the timing of its device.
     """
 
     model: ModelName = ModelName("resnet18")
@@ -38,7 +41,7 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     link: LinkName | Duplex = "unlimited"
     backhaul: LinkName | Duplex = "unlimited"
     optimizer: OptimizerSpec = OptimizerSpec()
-    epochs: Positive = 1
+    epochs: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1  # 0: inference alone
     steps: Positive | None = None
     batch_size: Positive = 128
     microbatches: Positive = 1
@@ -50,9 +53,12 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     threads: Positive | None = None
     unsplit: bool = False
     rounds: Positive = 1
+    devices: dict[str, Device] = {}
+    time_dilation: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
 
     def check(self) -> Iterator[tuple[Key, str]]:
         """(key, message) of what fits neither the model nor the other parameters; reads no data, runs nothing."""
+        yield from self._node_problems()
         if self.batch_size % self.microbatches:
             yield ("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}"
         if self.splits is not None and len(self.splits) != self.nodes - 1:
@@ -75,6 +81,22 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             return
         for link, message in _stage_problems(layout, self.splits_of(layout), stages):
             yield ("stage", link) if isinstance(self.stage, list) else ("stage",), message
+
+    def _node_problems(self) -> Iterator[tuple[Key, str]]:
+        """Devices of no node, and links whose traces cannot be read."""
+        names = node_names(self.nodes)
+        for name in self.devices.keys() - set(names):
+            yield ("devices", name), f"there is no such node{did_you_mean(name, names)}"
+        for key, link in (("link", self.link), ("backhaul", self.backhaul)):
+            try:
+                schedules(duplex(link))
+            except TraceError as error:
+                yield (key, "trace"), str(error)
+
+    def links(self) -> list[Duplex]:
+        """From the UE on, as they are in this run."""
+        links = [duplex(self.link), *[duplex(self.backhaul)] * (self.nodes - 2)][: self.nodes - 1]
+        return [link.dilated(self.time_dilation) for link in links]
 
     def splits_of(self, layout: Chain) -> tuple[int, ...]:
         """Layers done when leaving each node but the last."""
@@ -109,6 +131,7 @@ def _stage_problems(layout: Chain, splits: tuple[int, ...], stages: tuple[StageS
 
 def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
     """The job that ``parameters`` describe, and the model's layers. Raises ModelError, DataError or ValueError."""
+    names = node_names(parameters.nodes)
     directory = str(context.data_dir.resolve()) if context.data_dir else None
     data = DataSpec(
         name=context.dataset,
@@ -117,13 +140,13 @@ def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
         test_samples=parameters.test_samples,
         augment=parameters.augment,
     )
-    classes = len(stored(context.dataset, directory, parameters.side).classes)
+    classes = classes_of(context.dataset, directory, parameters.side)
     layout = layers_of(str(parameters.model), classes, parameters.side)
     job = Job(
         model=str(parameters.model),
         input_shape=layout.input_shape,
         classes=classes,
-        nodes=node_names(parameters.nodes),
+        nodes=names,
         splits=parameters.splits_of(layout),
         stages=stage_specs(parameters.stage, parameters.nodes - 1),
         data=data,
@@ -137,6 +160,7 @@ def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
         threads=parameters.threads,
         device=context.device,
         payload_bytes=largest_payload(layout, parameters.batch_size),
+        devices=tuple(parameters.devices.get(name, Device()) for name in names) if parameters.devices else (),
     )
     return job, len(layout)
 
@@ -145,6 +169,11 @@ def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
 def layers_of(model: str, classes: int, side: int) -> Chain:
     """The layers of ``model`` without data, for all cases of this process. Raises ModelError."""
     return outline(model, classes, (3, side, side))
+
+
+def classes_of(name: str, directory: str | None, side: int) -> int:
+    """How many classes a data set has, or what stands for one."""
+    return ANY_CLASSES if name == "none" else len(stored(name, directory, side).classes)
 
 
 @functools.cache

@@ -5,20 +5,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
+from bench.dilation import quickened, slowed
 from bench.experiment import Context, Measurement
 from bench.experiments.chain_job import ChainParameters, make_job
 from bench.resumable import resumable
-from netem.profiles import duplex
-from nodes.chain import NodeReport, Outcome, Say, run_in_process
-from nodes.job import Job
+from netem.profiles import Duplex
+from nodes.chain import NodeReport, Outcome, Say, run_in_process, run_in_virtual_time
+from nodes.job import Job, Timing
 from reports.record import CaseValue
+
+LATENCY_QUANTILES = (0.5, 0.95)
 
 
 def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement]:
     """Train and test a chain, and the unsplit model beside it if asked; yield all that was counted."""
     job, layers = make_job(parameters, context)
-    whole = msgspec.structs.replace(job, nodes=job.nodes[:1], splits=(), stages=())
+    whole = msgspec.structs.replace(job, nodes=job.nodes[:1], splits=(), stages=(), devices=job.devices[:1])
     split_runs, whole_runs = [], []
     for number in range(parameters.rounds):
         folder = context.scratch / str(number)
@@ -26,9 +30,11 @@ def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement
             whole_runs.append(run(whole, layers, folder / "unsplit", parameters, context))
         split_runs.append(run(job, layers, folder / "split", parameters, context))
     last = split_runs[-1]
-    yield from learned(last)
-    yield Measurement("samples_per_s", rate(job, split_runs), "samples/s")
+    if last.losses:
+        yield from learned(last)
+        yield Measurement("samples_per_s", rate(job, split_runs), "samples/s")
     yield from tested(last)
+    yield from link_measurements(parameters, last, context)
     for node in last.nodes:
         yield from node_measurements(node)
     if last.earlier:
@@ -40,7 +46,7 @@ def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement
 
 
 def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, context: Context) -> Outcome:
-    """Run ``job`` as the context says, live or in this process; ``folder`` keeps what a resumed run needs."""
+    """Run ``job`` as the context says, live, in this process or in virtual time; ``folder`` keeps what a resumed run needs."""
 
     def say(metrics: dict[str, float]) -> None:
         context.say(
@@ -51,10 +57,16 @@ def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, contex
     def start(job: Job, say: Say) -> Outcome:
         if context.mode == "in-process":
             return run_in_process(job, say=say)
+        links = parameters.links()[: len(job.nodes) - 1]
+        if context.mode == "virtual":
+            return run_in_virtual_time(job, timings(job), links)
         from bench.live import run_live  # noqa: PLC0415  (aiohttp and uvloop, which a run in process does without)
 
-        links = [duplex(parameters.link), *[duplex(parameters.backhaul)] * len(job.nodes)][: len(job.nodes) - 1]
-        return run_live(job, links, say, shaping=context.shaping)
+        k = parameters.time_dilation
+        outcome = run_live(slowed(job, k), links, say, shaping=context.shaping, self_test=context.self_test)
+        for complaint in outcome.uncalibrated:
+            context.say(f"not calibrated: {complaint}")
+        return quickened(outcome, k)
 
     return resumable(job, layers, folder, start, say)
 
@@ -67,12 +79,29 @@ def learned(outcome: Outcome) -> Iterator[Measurement]:
     yield Measurement("test_accuracy", outcome.epochs[-1]["test_accuracy"], "fraction")
 
 
+def timings(job: Job) -> list[Timing]:
+    """What a batch costs each node in virtual time. Raises ValueError where a device has no timing."""
+    if missing := [name for name, device in zip(job.nodes, job.devices, strict=False) if device.timing is None]:
+        raise ValueError(f"devices: in virtual time {', '.join(missing)} needs a timing")
+    return [device.timing or Timing() for device in job.devices] or [Timing()] * len(job.nodes)
+
+
+def link_measurements(parameters: ChainParameters, outcome: Outcome, context: Context) -> Iterator[Measurement]:
+    """Whether the links were what they should be, and how much slower than told the run was in truth."""
+    if context.mode == "live" and context.shaping != "none" and any(link != Duplex() for link in parameters.links()):
+        yield Measurement("uncalibrated_links", len(outcome.uncalibrated), "directions")
+    if parameters.time_dilation != 1:
+        yield Measurement("time_dilation", parameters.time_dilation, "1")
+
+
 def tested(outcome: Outcome) -> Iterator[Measurement]:
     """How fast inference went, several batches under way."""
     samples = sum(epoch["tested_samples"] for epoch in outcome.epochs)
     seconds = sum(epoch["test_s"] for epoch in outcome.epochs)
     if seconds:
         yield Measurement("inference_samples_per_s", samples / seconds, "samples/s")
+    for quantile in LATENCY_QUANTILES if len(outcome.latency_s) > 1 else ():
+        yield Measurement("latency_s", float(np.quantile(outcome.latency_s, quantile)), "s", {"quantile": quantile})
 
 
 def rate(job: Job, outcomes: list[Outcome]) -> float:
@@ -100,6 +129,8 @@ def node_measurements(node: NodeReport) -> Iterator[Measurement]:
     case = {"node": node.name}
     yield Measurement("layers", node.layers, "layers", case)
     yield Measurement("steps", node.steps, "steps", case)
+    if node.overrun_s:
+        yield Measurement("overrun_s", node.overrun_s, "s", case)
     if node.pid:
         yield Measurement("pid", node.pid, "", case)
         yield Measurement("cpu_s", node.cpu_s, "s", case)

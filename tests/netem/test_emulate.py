@@ -19,9 +19,11 @@ from pathlib import Path
 import pytest
 
 import netem
-from netem.calibrate import answering, measure
+from netem.calibrate import answering, measure, probing
 from netem.emulate import Emulator, EmulatorError, obey
 from netem.link import LinkProfile
+from netem.profiles import Duplex, Traces
+from netem.trace import TraceError
 
 FAST = LinkProfile(rate_bps=400e6, delay_s=0.001)
 PATIENCE_S = 20.0  # only a test that fails waits so long
@@ -92,11 +94,58 @@ async def test_connections_share_the_rate(emulator):
 async def test_a_link_is_never_faster_nor_sooner_than_asked(emulator):
     async with answering() as address:
         link = await emulator.add_link(address, LinkProfile(rate_bps=20e6, delay_s=0.003), LinkProfile(delay_s=0.004))
-        seen = await measure(link, bulk_bytes=250_000, messages=20, sizes=(4096, 500_000), repeats=1)
+        async with probing(socket.create_connection(link)) as probe:
+            asked = LinkProfile(rate_bps=20e6, delay_s=0.003)
+            seen = await measure(probe, asked, bulk_s=0.1, messages=20, sizes=(4096, 500_000), repeats=1)
     assert seen.rate_bps <= 1.25 * 20e6  # a late first read makes it look faster; the times below are exact
     assert seen.delay_s >= 0.003
     assert seen.round_trip_s >= 0.007
     assert all(seconds >= 0.003 + 8 * size / 20e6 for size, seconds in seen.message_s.items())
+
+
+@patient
+async def test_half_duplex_directions_share_the_time(emulator):
+    rate_bps, size = 20e6, 250_000
+    profile = LinkProfile(rate_bps=rate_bps)
+
+    async def both_ways(reader, writer):
+        writer.write(bytes(size))
+        await reader.readexactly(size)
+        writer.write_eof()
+
+    async with target(both_ways) as address:
+        link = await emulator.add_link(address, profile, profile, half_duplex=True)
+        begun_at = time.monotonic()
+        reader, writer = await asyncio.open_connection(*link)
+        writer.write(bytes(size))
+        assert len(await reader.read()) == size
+        writer.close()
+    assert time.monotonic() - begun_at >= 0.95 * 2 * size * 8 / rate_bps
+
+
+@patient
+async def test_a_trace_is_followed_from_the_time_it_began(emulator, tmp_path):
+    trace = tmp_path / "falling.csv"
+    trace.write_text("time_s,rate_bps\n0,80e6\n0.02,8e6\n0.04,8e6\n")
+    link = Duplex(trace=Traces(up=str(trace), down=str(trace)), repeat=False)
+    async with target(reverse) as address:
+        at = await emulator.add_link(address, link.up, link.down)
+        begun_at = time.monotonic()
+        await emulator.play(at, link, begun_at)
+        await reversed_by(at, bytes(300_000))
+    # 200,000 bytes at most go up in the first 20 ms, and 100,000 more take 0.1 s; and none came down in time.
+    assert time.monotonic() - begun_at >= 0.95 * (0.02 + 0.1 + 0.3)
+
+
+@patient
+async def test_a_trace_that_is_not_there_is_told(emulator, tmp_path):
+    with pytest.raises(TraceError, match="no trace 'nowhere'"):
+        await emulator.play(("127.0.0.1", 1), Duplex(trace="nowhere"), 0.0)
+    (tmp_path / "bad.csv").write_text("time_s,rate_bps\n0,fast\n")
+    async with target(reverse) as address:
+        at = await emulator.add_link(address, FAST, FAST)
+        with pytest.raises(EmulatorError, match=r"bad.csv:2: rate_bps: 'fast' is not a number"):
+            await emulator.play(at, Duplex(trace=str(tmp_path / "bad.csv")), 0.0)
 
 
 @patient

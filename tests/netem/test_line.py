@@ -93,3 +93,28 @@ def test_a_faster_link_lets_more_wait_and_an_unlimited_one_is_bounded():
 )
 def test_slow_links_take_small_chunks(rate_bps, chunk_bytes):
     assert line(rate_bps=rate_bps).chunk_bytes == chunk_bytes
+
+
+def test_two_lines_of_one_medium_take_turns():
+    up, down = line(rate_bps=8 * MBIT), line(rate_bps=8 * MBIT, delay_s=0.25)
+    up.share_medium(down)
+    for _ in range(10):
+        up.put(0.0, bytes(1000), None)
+    for _ in range(5):
+        down.put(0.0, bytes(1000), None)
+    arrived: dict[str, list[float]] = {"up": [], "down": []}
+    while any(one.wake_at is not None for one in (up, down)):
+        now = min(at for one in (up, down) if (at := one.wake_at) is not None)
+        for name, one in (("up", up), ("down", down)):
+            arrived[name] += [now for _ in one.due(now)]
+    assert arrived["up"] == pytest.approx([0.001, 0.003, 0.005, 0.007, 0.009, 0.011, 0.012, 0.013, 0.014, 0.015])
+    assert arrived["down"] == pytest.approx([0.252, 0.254, 0.256, 0.258, 0.260])
+
+
+def test_a_line_plays_a_schedule_to_the_bit():
+    one = line()
+    one.play(iter([(2.0, LinkProfile(rate_bps=8 * MBIT)), (2.0045, LinkProfile(rate_bps=0.8 * MBIT))]))
+    for _ in range(5):
+        one.put(2.0, bytes(1000), None)
+    # Half of the fifth piece goes at the first rate, half at the second.
+    assert [at for at, _ in run(one)] == pytest.approx([2.001, 2.002, 2.003, 2.004, 2.0095])

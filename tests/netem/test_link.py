@@ -178,3 +178,45 @@ def test_the_oracle_agrees(seed):
     measured = [line.send(now, n_bytes) for now, n_bytes in sends]
     # The oracle sees a change up to a byte (8 microseconds) late, each time.
     assert measured == pytest.approx(oracle(plan, sends, lost_segments(seed, loss)), abs=5e-5)
+
+
+def test_a_schedule_that_is_played_is_the_same_changes_read_as_far_as_needed():
+    rates = [2 * MBIT, 16 * MBIT, 5 * MBIT, 8 * MBIT]
+    planned, played = link(rate_bps=MBIT), link(rate_bps=MBIT)
+    for number in range(400):
+        planned.change(0.1 * number, LinkProfile(rate_bps=rates[number % 4], delay_s=0.001 * (number % 3)))
+    asked = []
+
+    def endless():
+        for number in itertools.count():
+            asked.append(number)
+            yield 0.1 * number, LinkProfile(rate_bps=rates[number % 4], delay_s=0.001 * (number % 3))
+
+    played.play(endless())
+    for at in (0.0, 0.05, 3.33, 12.0):
+        assert played.send(at, 300_000) == planned.send(at, 300_000)
+    assert max(asked) == 124  # sending ends at 12.31 s, and one ahead
+
+
+def test_a_change_ends_what_is_played():
+    one = link(rate_bps=8 * MBIT)
+    one.play((float(at), LinkProfile(rate_bps=MBIT)) for at in range(10))
+    assert one.send(0.0, 1000) == pytest.approx(0.008)
+    one.change(0.5, LinkProfile(rate_bps=8 * MBIT))
+    assert one.send(5.0, 1000) == pytest.approx(5.001)
+
+
+def test_on_half_duplex_links_one_direction_sends_at_a_time():
+    up, down = link(rate_bps=8 * MBIT, delay_s=0.1), link(rate_bps=4 * MBIT, delay_s=0.2)
+    down.medium = up.medium
+    assert up.send(0.0, 1_000_000) == pytest.approx(1.1)
+    assert down.send(0.2, 1_000_000) == pytest.approx(1.0 + 2.0 + 0.2)  # after the first, at its own rate
+    assert up.send(0.3, 500_000) == pytest.approx(3.0 + 0.5 + 0.1)
+    assert down.send(9.0, 500_000) == pytest.approx(9.0 + 1.0 + 0.2)
+
+
+@given(profiles, st.lists(st.tuples(st.floats(0, 2), st.integers(1, 200_000)), max_size=8), st.floats(1, 100))
+def test_a_dilated_profile_does_the_same_k_times_as_slowly(profile, messages, k):
+    one, other = Link(profile, random.Random(1)), Link(profile.dilated(k), random.Random(1))
+    for at, size in sorted(messages):
+        assert other.send(k * at, size) == pytest.approx(k * one.send(at, size), rel=1e-9, abs=1e-9)

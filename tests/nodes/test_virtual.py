@@ -7,8 +7,7 @@ import pytest
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.chain import run_in_process, run_in_virtual_time
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
-from nodes.node import Timing
+from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
 from nodes.virtual import DeadlockError, VirtualLoop, run_virtual
 
 BATCHES = 6
