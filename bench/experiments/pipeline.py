@@ -46,7 +46,10 @@ def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement
 
 
 def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, context: Context) -> Outcome:
-    """Run ``job`` as the context says, live, in this process or in virtual time; ``folder`` keeps what a resumed run needs."""
+    """Run ``job`` as the context says: live, in this process or in virtual time.
+
+    ``folder`` keeps what a resumed run needs.
+    """
 
     def say(metrics: dict[str, float]) -> None:
         context.say(
