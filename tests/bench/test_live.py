@@ -22,7 +22,7 @@ from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.chain import Outcome, run_in_process
 from nodes.checkpoint import checkpoint_path
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.job import DataSpec, Device, Job, OptimizerSpec, StageSpec, Timing
 from nodes.models import outline
 
 NAMES = {
@@ -130,11 +130,42 @@ def test_a_chain_of_processes_trains_as_the_unsplit_model(model, nodes, batches,
 def test_microbatches_stages_and_links_change_nothing_of_that(tmp_path):
     slow = LinkProfile(rate_bps=200e6, delay_s=0.002)
     split = job(3, tmp_path / "live", microbatches=2, epochs=2)
-    live = run_live(split, [Duplex(up=slow, down=slow), Duplex()])
+    live = run_live(split, [Duplex(up=slow, down=slow), Duplex()], self_test="skip")
     model = run_in_process(job(3, tmp_path / "model", microbatches=2, epochs=2))
     assert live.losses == model.losses
     assert_counted(live, model)
     assert_equal(saved(split, 2), saved(job(3, tmp_path / "model"), 2))
+
+
+def test_stretched_compute_and_a_link_that_follows_a_trace_take_their_time_at_least(tmp_path):
+    (tmp_path / "link.csv").write_text("time_s,rate_bps\n0,40e6\n0.05,20e6\n0.1,20e6\n")
+    link = Duplex(trace=str(tmp_path / "link.csv"), up=LinkProfile(delay_s=0.004), down=LinkProfile(delay_s=0.003))
+    devices = (Device(timing=Timing(forward_s=0.03, backward_s=0.04)), Device(), Device(timing=Timing(forward_s=0.02)))
+    split = job(3, tmp_path, devices=devices)
+    live = run_live(split, [link, Duplex()], self_test="skip")
+    assert live.losses == run_in_process(job(3, tmp_path / "model")).losses
+    activations = live.nodes[0].sent_down["activation"]
+    sent_s = 8 * activations.payload_bytes / activations.messages / 40e6  # at the trace's best
+    assert len(live.latency_s) == 3
+    assert max(live.latency_s) >= 0.03 + 0.02 + sent_s + 0.007
+    assert min(live.step_s) >= 0.03 + 0.04 + 0.02 + sent_s + 0.007
+    assert live.nodes[1].overrun_s < live.nodes[1].compute_s
+
+
+def test_links_that_are_off_are_kept_in_the_outcome_or_refused_before_a_node_starts(tmp_path, monkeypatch):
+    link = Duplex(up=LinkProfile(rate_bps=200e6))
+
+    async def complain(nodes, links, backend, mode):
+        assert (nodes, links, backend) == (NAMES[3], [link], "emulated")
+        if mode == "refuse":
+            raise RunError("the link ue to mec is off", weight=2)
+        return ["the link ue to mec is off"]
+
+    monkeypatch.setattr("bench.live.try_links", complain)
+    assert run_live(job(3, tmp_path), [link], self_test="warn").uncalibrated == ["the link ue to mec is off"]
+    monkeypatch.setattr("bench.live.launcher", None)
+    with pytest.raises(RunError, match="is off"):
+        run_live(job(3, tmp_path), [link])
 
 
 def test_the_model_s_end_may_be_before_the_chain_s(tmp_path):

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from nodes.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
+from nodes.job import Device, Timing
 from nodes.messages import Activation, AnyMessage, Gradient, Result, Shutdown
-from nodes.node import Action, Compute, Direction, Finish, Node, PeerLostError, Send, Threaded, inline
+from nodes.node import Action, Compute, Direction, Finish, Node, PeerLostError, Send, Stretched, Threaded, inline
 from nodes.segment import ProtocolError
 
 RESULT = Result(assignment=0, step=1)
@@ -187,3 +188,58 @@ async def test_time_is_taken_by_the_node_s_clock():
     await timed.run()
     assert timed.usage.compute_s == 1.0
     assert timed.usage.total_s == float(next(times)) - 1
+
+
+class Times:
+    """Stands for ``time``: work and sleep move it on; half of the work is CPU time of the thread."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.cpu = 7.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def thread_time(self) -> float:
+        return self.cpu
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def work(self, reply: AnyMessage) -> AnyMessage:
+        self.now += 0.5
+        self.cpu += 0.25
+        return reply
+
+
+TIMED = Device(timing=Timing(forward_s=2.0, backward_s=0.75))
+
+
+@pytest.mark.parametrize(
+    ("device", "call", "reply", "spent"),  # seconds until it is done, and of these beyond the device's
+    [
+        (TIMED, "forward", ACTIVATION, (2.0, 0.0)),
+        (TIMED, "train", ACTIVATION, (2.0, 0.0)),
+        (TIMED, "forward", GRADIENT, (2.75, 0.0)),  # the model ends here
+        (TIMED, "backward", GRADIENT, (0.75, 0.0)),
+        (TIMED, "score", RESULT, (0.5, 0.5)),
+        (Device(timing=Timing(forward_s=0.125)), "test", ACTIVATION, (0.5, 0.375)),
+        (Device(slowdown=8.0), "forward", ACTIVATION, (2.0, 0.0)),
+        (Device(), "forward", ACTIVATION, (0.5, 0.25)),
+    ],
+)
+async def test_stretched_work_takes_as_long_as_on_the_device(monkeypatch, device, call, reply, spent):
+    times = Times()
+    monkeypatch.setattr("nodes.node.time", times)
+    compute = Stretched(inline, device)
+    assert await compute(call, lambda: times.work(reply)) is reply
+    assert (times.now - 100.0, compute.overrun_s) == spent
+
+
+def test_a_device_is_slower_by_a_factor_or_by_its_timing():
+    with pytest.raises(ValueError, match="at least 1"):
+        Device(slowdown=0.5)
+    with pytest.raises(ValueError, match="not both"):
+        Device(slowdown=2.0, timing=Timing())
+    with pytest.raises(ValueError, match="negative"):
+        Timing(forward_s=-1.0)

@@ -62,6 +62,7 @@ def test_the_ue_trains_step_by_step_then_tests_then_reports_and_ends():
     }
     assert report.message.tensors["losses"].tolist() == [3.0, 1.0]
     assert report.message.tensors["step_s"].tolist() == [3.0, 2.0]
+    assert report.message.tensors["latency_s"].tolist() == [3.0, 4.5]  # both began at 5
     assert shutdown.to == "down"
     assert isinstance(shutdown.message, Shutdown)
     assert finish == Finish()

@@ -1,13 +1,16 @@
 """Virtual time: how long a run takes is what the formulas say, and its bytes are those of the real run."""
 
 import asyncio
+import functools
+import random
 
 import pytest
 
 from netem.link import LinkProfile
-from netem.profiles import Duplex
+from netem.profiles import Duplex, Traces
 from nodes.chain import run_in_process, run_in_virtual_time
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
+from nodes.segment import Segment
 from nodes.virtual import DeadlockError, VirtualLoop, run_virtual
 
 BATCHES = 6
@@ -97,6 +100,75 @@ def test_a_seed_repeats_a_run_over_links_that_vary():
     one, two, three = (run_in_virtual_time(j, [Timing(forward_s=0.01)] * 3, links) for j in (job, job, other))
     assert one == two
     assert one.step_s != three.step_s
+
+
+def test_latencies_are_what_a_batch_takes_and_its_wait():
+    outcome = run_in_virtual_time(make_job(window=1), TIMINGS, [LINK])
+    assert sum(outcome.latency_s) == pytest.approx(outcome.epochs[0]["test_s"], rel=1e-6)
+    assert outcome.latency_s == pytest.approx([outcome.epochs[0]["test_s"] / BATCHES] * BATCHES, rel=1e-6)
+    full = run_in_virtual_time(make_job(window=BATCHES), TIMINGS, [LINK])
+    assert max(full.latency_s) == pytest.approx(full.epochs[0]["test_s"], rel=1e-6)  # all began at once
+
+
+def test_half_duplex_links_carry_one_direction_at_a_time():
+    profile = LinkProfile(rate_bps=2e6)
+    both, one = (
+        run_in_virtual_time(make_job(window=2), [Timing()] * 2, [Duplex(up=profile, down=profile, half_duplex=half)])
+        for half in (False, True)
+    )
+    sent_s, _ = crossing_s(one.nodes[0].sent_down["activation"], profile)
+    back_s, _ = crossing_s(one.nodes[1].sent_up["result"], profile)
+    # Full duplex: activations back to back, then the last result. Half duplex: all one after the other, as the next
+    # activation always waits for a result.
+    assert both.epochs[0]["test_s"] == pytest.approx(BATCHES * sent_s + back_s, rel=1e-9)
+    assert one.epochs[0]["test_s"] == pytest.approx(BATCHES * (sent_s + back_s), rel=1e-9)
+
+
+def trace(folder, seed=5, seconds=20.0):
+    """A CSV trace whose rate changes every 10 ms."""
+    rng, path = random.Random(seed), folder / f"{seed}.csv"
+    rows = [f"{number / 100},{rng.uniform(1e6, 40e6)}" for number in range(int(seconds * 100))]
+    path.write_text("\n".join(["time_s,rate_bps", *rows]))
+    return path
+
+
+def test_a_link_that_follows_a_trace_sends_what_the_rates_add_up_to(tmp_path):
+    path = trace(tmp_path)
+    rates = [float(line.split(",")[1]) for line in path.read_text().splitlines()[1:]]
+    link = Duplex(trace=Traces(up=str(path), down=str(path)), up=LinkProfile(delay_s=0.03))
+    outcome = run_in_virtual_time(make_job(window=1), [Timing(forward_s=0.005), Timing()], [link])
+
+    def sent(at, size):
+        """Bit by bit, or nearly: in steps of 10 us."""
+        left, step = 8.0 * size, round(at * 1e5)
+        while left > 0:
+            left -= rates[step // 1000] * 1e-5
+            step += 1
+        return step * 1e-5
+
+    now = 0.0
+    for _ in range(BATCHES):
+        for traffic, delay_s, compute_s in (
+            (outcome.nodes[0].sent_down["activation"], 0.03, 0.005),
+            (outcome.nodes[1].sent_up["result"], 0.0, 0.0),
+        ):
+            wire_bytes = (traffic.header_bytes + traffic.payload_bytes) / traffic.messages
+            now = sent(now + compute_s, wire_bytes) + delay_s
+    assert outcome.epochs[0]["test_s"] == pytest.approx(now, abs=2 * BATCHES * 2e-5)
+
+
+def test_many_tasks_over_five_hops_repeat_to_the_bit_and_are_those_of_the_segments_themselves(tmp_path, monkeypatch):
+    name = str(trace(tmp_path))
+    job = make_job((0, 2, 3, 3, 5), batch_size=1, data=DataSpec(name="none", test_samples=150), window=3, seed=7)
+    rough = LinkProfile(delay_s=0.002, jitter_s=0.001, loss=0.01)
+    links = [Duplex(trace=name, up=rough, down=rough)] * 5
+    one, two = (run_in_virtual_time(job, [Timing(forward_s=0.004)] * 6, links) for _ in range(2))
+    assert one == two
+    assert len(one.latency_s) == 150
+    assert len(set(one.latency_s)) > 100
+
+    monkeypatch.setattr("nodes.chain.ShapeSegment", functools.partial(Segment, meta=True))
+    assert run_in_virtual_time(job, [Timing(forward_s=0.004)] * 6, links) == one
 
 
 def test_it_is_an_error_if_nothing_would_ever_happen():
