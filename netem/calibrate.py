@@ -114,10 +114,10 @@ async def measure(
     return Calibration(
         rate_bps=flow.rate_bps,
         delay_s=median(delays),
-        delay_p99_s=quantiles(delays, n=100)[-1],
+        delay_p99_s=quantiles(delays, n=100, method="inclusive")[-1],
         jitter_s=spread(delays),
         round_trip_s=median(round_trips),
-        round_trip_p99_s=quantiles(round_trips, n=100)[-1],
+        round_trip_p99_s=quantiles(round_trips, n=100, method="inclusive")[-1],
         losses=flow.losses,
         segments=flow.segments,
         message_s=message_s,

@@ -38,9 +38,8 @@ class Duplex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def dilated(self, k: float) -> "Duplex":
         """The link where time runs ``k`` times as slowly."""
-        return msgspec.structs.replace(
-            self, down=self.down.dilated(k), up=self.up.dilated(k), time_dilation=k * self.time_dilation
-        )
+        slow = msgspec.structs.replace(self, down=self.down.dilated(k), up=self.up.dilated(k))
+        return slow if self.trace is None else msgspec.structs.replace(slow, time_dilation=k * self.time_dilation)
 
 
 LinkName = Literal["unlimited", "wifi", "5g"]

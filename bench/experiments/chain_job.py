@@ -93,10 +93,10 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             except TraceError as error:
                 yield (key, "trace"), str(error)
 
+    @property
     def links(self) -> list[Duplex]:
-        """From the UE on, as they are in this run."""
-        links = [duplex(self.link), *[duplex(self.backhaul)] * (self.nodes - 2)][: self.nodes - 1]
-        return [link.dilated(self.time_dilation) for link in links]
+        """From the UE on, in the time that the run stands for."""
+        return [duplex(self.link), *[duplex(self.backhaul)] * (self.nodes - 2)][: self.nodes - 1]
 
     def splits_of(self, layout: Chain) -> tuple[int, ...]:
         """Layers done when leaving each node but the last."""

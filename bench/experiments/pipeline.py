@@ -60,13 +60,14 @@ def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, contex
     def start(job: Job, say: Say) -> Outcome:
         if context.mode == "in-process":
             return run_in_process(job, say=say)
-        links = parameters.links()[: len(job.nodes) - 1]
+        links = parameters.links[: len(job.nodes) - 1]
         if context.mode == "virtual":
             return run_in_virtual_time(job, timings(job), links)
         from bench.live import run_live  # noqa: PLC0415  (aiohttp and uvloop, which a run in process does without)
 
         k = parameters.time_dilation
-        outcome = run_live(slowed(job, k), links, say, shaping=context.shaping, self_test=context.self_test)
+        slow = [link.dilated(k) for link in links]
+        outcome = run_live(slowed(job, k), slow, say, shaping=context.shaping, self_test=context.self_test)
         for complaint in outcome.uncalibrated:
             context.say(f"not calibrated: {complaint}")
         return quickened(outcome, k)
@@ -91,9 +92,9 @@ def timings(job: Job) -> list[Timing]:
 
 def link_measurements(parameters: ChainParameters, outcome: Outcome, context: Context) -> Iterator[Measurement]:
     """Whether the links were what they should be, and how much slower than told the run was in truth."""
-    if context.mode == "live" and context.shaping != "none" and any(link != Duplex() for link in parameters.links()):
+    if context.mode == "live" and context.shaping != "none" and any(link != Duplex() for link in parameters.links):
         yield Measurement("uncalibrated_links", len(outcome.uncalibrated), "directions")
-    if parameters.time_dilation != 1:
+    if context.mode == "live" and parameters.time_dilation != 1:
         yield Measurement("time_dilation", parameters.time_dilation, "1")
 
 

@@ -61,3 +61,32 @@ def test_each_link_carries_what_its_own_stage_makes(context: Context) -> None:
     labels = 8 * 8
     assert sent[1] == 2 * (first + 8) + labels  # one training and one test batch; least and step beside each
     assert sent[2] == 2 * 2 * second + labels
+
+
+def test_devices_of_no_node_and_traces_that_are_not_there_are_found_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("time_s,rate_bps\n0,fast\n")
+    asked = parameters(
+        devices={"mex": {"slowdown": 2}}, link={"trace": "5g-sub7"}, backhaul={"trace": str(tmp_path / "bad.csv")}
+    )
+    problems = dict(asked.check())
+    assert problems["devices", "mex"] == "there is no such node (did you mean 'mec'?)"
+    assert problems["link", "trace"].startswith("no trace '5g-sub7': neither a file nor one of 5g-mmwave-driving,")
+    assert problems["backhaul", "trace"].endswith("bad.csv:2: rate_bps: 'fast' is not a number")
+
+
+def test_in_virtual_time_every_node_needs_a_timing_and_dilation_changes_nothing(context: Context) -> None:
+    virtual = msgspec.structs.replace(context, mode="virtual", dataset="none")
+    given = {"epochs": 0, "batch_size": 4, "test_samples": 16, "link": "wifi"}
+    timing = {"timing": {"forward_s": 0.01}}
+    with pytest.raises(ValueError, match="in virtual time mec, cloud needs a timing"):
+        list(chain(parameters(**given, devices={"ue": timing}), virtual))
+    devices = dict.fromkeys(("ue", "mec", "cloud"), timing)
+    one, other = (
+        {(m.metric, *m.case.values()): m.value for m in chain(parameters(**given, devices=devices, **more), now)}
+        for more, now in (
+            ({}, msgspec.structs.replace(virtual, scratch=context.scratch / "one")),
+            ({"time_dilation": 5}, msgspec.structs.replace(virtual, scratch=context.scratch / "other")),
+        )
+    )
+    assert one == other
+    assert one["latency_s", 0.5] > 3 * 0.01 + 2 * 0.003

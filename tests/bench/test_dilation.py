@@ -40,6 +40,10 @@ def test_a_dilated_run_is_the_run_itself(traced, tmp_path):
     assert other.nodes[0].sent_down == one.nodes[0].sent_down
 
 
+def test_an_unlimited_link_stays_one():
+    assert Duplex().dilated(10) == Duplex()
+
+
 def test_nodes_that_were_as_fast_as_the_machine_are_slower_by_the_factor():
     job = slowed(msgspec.structs.replace(JOB, devices=()), 4)
     assert job.devices == (Device(slowdown=4.0),) * 2
