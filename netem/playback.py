@@ -47,5 +47,4 @@ def _names(link: Duplex) -> Traces | None:
 def _schedule(name: str, link: Duplex, up: bool) -> Iterator[Planned]:
     trace, k = read(locate(name)), link.time_dilation
     own = (link.up if up else link.down).dilated(1 / k)
-    for at, profile in trace.schedule(own, link.time_scale, link.repeat):
-        yield at * k, profile.dilated(k)
+    return ((at * k, profile.dilated(k)) for at, profile in trace.schedule(own, link.time_scale, link.repeat))
