@@ -9,7 +9,7 @@ is corrected here, so that what is left to see is the first.
 from collections.abc import Sequence
 from itertools import accumulate
 
-from nodes.algorithms.split_search import NodeSplit, Split, path_cost, sink
+from nodes.algorithms.split_search import NodeSplit, Split, follow, path_cost, sink
 
 
 def printed_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float]) -> NodeSplit:
@@ -39,5 +39,5 @@ def printed_search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[
     for layer_cost, link_cost in zip(reversed(layer_costs), [*reversed(link_costs), [0.0] * (layers + 1)], strict=True):
         downstream, stop = printed_node(layer_cost, link_cost, downstream)
         stops.append(stop)
-    _, *splits, _ = accumulate(reversed(stops), lambda start, stop: stop[start], initial=0)
+    splits = follow(stops[::-1])
     return Split(path_cost(layer_costs, link_costs, splits), splits)

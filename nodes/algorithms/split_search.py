@@ -17,7 +17,7 @@ each depend on one node's split only; so of two optima, the path that takes at e
 both is optimal too. Hence one optimum is ahead of all others at every node: that one is returned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from math import fsum, inf
 from typing import NamedTuple
@@ -107,8 +107,14 @@ def search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence
     for layer_cost, link_cost in zip(reversed(layer_costs), [*reversed(link_costs), [0.0] * (layers + 1)], strict=True):
         downstream, stop = split_node(layer_cost, link_cost, downstream)
         stops.append(stop)
-    _, *splits, _ = accumulate(reversed(stops), lambda start, stop: stop[start], initial=0)
+    splits = follow(stops[::-1])
     return Split(path_cost(layer_costs, link_costs, splits), splits)
+
+
+def follow(stops: Iterable[Sequence[int]]) -> list[int]:
+    """The splits [P-1] of a task for which node p of P stops at ``stops[p][i]`` when it gets it at boundary i."""
+    _, *splits, _ = accumulate(stops, lambda start, stop: stop[start], initial=0)
+    return splits
 
 
 def path_cost(
