@@ -134,7 +134,7 @@ class Chain:
         return {name: self._observed[name] for name in self.boundary(index)}
 
     def part(self, start: int, stop: int) -> "Part":
-        """Layers ``start`` to ``stop``. Raises ModelError for a parameter that is on both sides of a cut."""
+        """Layers ``start`` to ``stop``. Raises ModelError for a parameter that trains on both sides of a cut."""
         self.check_part(start, stop)
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
@@ -204,13 +204,14 @@ def layer_seed(moment: Moment, layer: int) -> int:
 
 
 def _owned(model: nn.Module, node: fx.Node) -> list[nn.Parameter]:
-    """The parameters of ``model`` that ``node`` itself uses."""
+    """The parameters of ``model`` that ``node`` itself uses and that train; of a frozen one copies stay equal."""
+    used: list[nn.Parameter] = []
     if node.op == "call_module":
-        return list(model.get_submodule(str(node.target)).parameters())
+        used = list(model.get_submodule(str(node.target)).parameters())
     if node.op == "get_attr":
         attribute = operator.attrgetter(str(node.target))(model)
-        return [attribute] if isinstance(attribute, nn.Parameter) else []
-    return []
+        used = [attribute] if isinstance(attribute, nn.Parameter) else []
+    return [parameter for parameter in used if parameter.requires_grad]
 
 
 def _operations(graph: fx.Graph, observed: dict[fx.Node, Any]) -> list[list[fx.Node]]:

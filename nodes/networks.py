@@ -1,7 +1,9 @@
 """Which networks does the project bring itself? Small ones, for runs that are to end in seconds."""
 
 import itertools
+from typing import Any, cast
 
+import torch
 from torch import nn
 
 
@@ -19,3 +21,46 @@ def small_cnn(classes: int = 10, width: int = 32) -> nn.Module:
     return nn.Sequential(
         *blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(16 * width, classes)
     )
+
+
+class SequenceLabeller(nn.Module):
+    """GRU cells on top of one another and a linear read-out, unrolled over ``steps``: a label for each step.
+
+    (N, 1, steps, features) to (N, steps, classes). All steps share the cells' parameters, which therefore do not
+    train: frozen, both sides of any cut may hold them. Its chain takes the sequence apart in its first two layers,
+    then has ``cells + 1`` layers a step, and joins the labels in its last (HiveMind, section VI-A).
+    """
+
+    def __init__(self, steps: int, features: int, hidden: int, cells: int, classes: int) -> None:
+        super().__init__()
+        self._steps = steps
+        inputs = [features, *[hidden] * (cells - 1)]
+        self.cells = nn.ModuleList(nn.GRUCell(size, hidden) for size in inputs)
+        self.readout = nn.Linear(hidden, classes)
+        self.requires_grad_(False)
+
+    def forward(self, sequences: torch.Tensor) -> torch.Tensor:
+        """The labels' scores of each step of ``sequences``."""
+        # Copies, so that a cut sends those that are left alone. (The stub has it return nothing.)
+        apart = cast(Any, torch.unbind_copy)(sequences.squeeze(1), 1)
+        inputs = [apart[step] for step in range(self._steps)]
+        states: list[torch.Tensor | None] = [None] * len(self.cells)
+        labels = []
+        for value in inputs:
+            for number, cell in enumerate(self.cells):
+                value = states[number] = cell(value, states[number])  # noqa: PLW2901
+            labels.append(self.readout(value))
+        return torch.stack(labels, 1)
+
+
+def sequence_labeller(classes: int = 10) -> SequenceLabeller:
+    """HiveMind's recurrent model of 200 GRU modules; its sizes are our assumption. Inputs are 1 x 200 x 64."""
+    return SequenceLabeller(steps=200, features=64, hidden=64, cells=1, classes=classes)
+
+
+def recurrent_agent(classes: int = 14) -> nn.Module:
+    """One step of an agent of QMIX as its paper builds it, from an observation 1 x 1 x 80 to ``classes`` action values.
+
+    The sizes of observation and actions are our assumption; they are those of small battles.
+    """
+    return nn.Sequential(nn.Flatten(), nn.Linear(80, 64), nn.ReLU(), nn.GRUCell(64, 64), nn.Linear(64, classes))
