@@ -17,6 +17,7 @@ from bench.experiments.printed import printed_search
 from bench.experiments.split_graphs import FullGraph, full_size, options, relay_size, sci_size
 from bench.fields import ModelName
 from bench.plan import message_bytes
+from nodes.algorithms.objectives import Costs, Limit, search_accumulated, search_per_edge, search_within
 from nodes.algorithms.split_search import Split, path_cost, search, split_node
 from nodes.models import Granularity, outline
 from reports.record import CaseValue
@@ -145,6 +146,26 @@ def restricted(chain: Chain, computing: tuple[int, ...]) -> Split:
     layer_costs, link_costs = chain
     held = [row if node in computing else [inf] * len(row) for node, row in enumerate(layer_costs)]
     return search(held, link_costs)
+
+
+# Fig. 7's weight function on two nodes and two layers, ms and J: the UE alone takes 100 ms and 9 J; cut in the
+# middle, either side takes 70 ms, and 2 J in all.
+TWO_EDGES_MS = Costs([[70.0, 30.0], [300.0, 20.0]], [[50.0, 50.0, 0.0]])
+TWO_EDGES_J = Costs([[1.0, 8.0], [0.0, 0.0]], [[1.0, 1.0, 0.0]])
+
+
+def two_edges(parameters: Nothing, context: Context) -> Iterator[Measurement]:
+    """Section V, Eq. 12: two edges of 70 ms pass a limit of 120 ms where W sees them one by one."""
+    limit = Limit(TWO_EDGES_MS, 120.0)
+    found = {
+        "per edge": search_per_edge(TWO_EDGES_J, [limit]),
+        "accumulated": search_accumulated(TWO_EDGES_J, [limit]),
+        "exact": search_within(TWO_EDGES_J, limit),
+    }
+    for objective, split in found.items():
+        assert split is not None  # the UE alone keeps the limit
+        yield Measurement("latency", path_cost(*TWO_EDGES_MS, split.splits), "ms", {"objective": objective})
+        yield Measurement("energy", path_cost(*TWO_EDGES_J, split.splits), "J", {"objective": objective})
 
 
 class PrintedParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ from bench.experiment import Context, Measurement
 from bench.experiments import split_search as experiment
 from bench.experiments.printed import printed_search
 from bench.experiments.split_graphs import FullGraph, full_size, options, relay_size
-from nodes.algorithms.split_search import search
+from nodes.algorithms.split_search import path_cost, search
 from nodes.codec import encode
 from nodes.messages import SplitCost
 
@@ -128,3 +128,14 @@ def test_speeds_are_measured_beside_scipys(context: Context) -> None:
     assert 0 < ratios[0] < ratios[1] < ratios[2]
     assert of(measured, "update_s") > 0
     assert of(measured, "central_s") > 0
+
+
+def test_two_edges_of_70_ms_pass_a_limit_of_120_ms_per_edge(context: Context) -> None:
+    ms, joules = experiment.TWO_EDGES_MS, experiment.TWO_EDGES_J
+    assert path_cost(*ms, [1]) == 70 + (50 + 20)
+    assert (path_cost(*ms, [2]), path_cost(*joules, [2])) == (100, 9)
+    measured = list(experiment.two_edges(experiment.Nothing(), context))
+    assert of(measured, "latency", objective="per edge") == 140
+    for objective in ("accumulated", "exact"):
+        assert of(measured, "latency", objective=objective) == 100
+        assert of(measured, "energy", objective=objective) == 9

@@ -59,7 +59,7 @@ def test_combined_costs_are_the_weighted_sums(three: list[Costs], weights: list[
         assert path_cost(*combined(three, weights), splits) == pytest.approx(apart)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(metrics(), st.integers(1, 12), st.integers(1, 12))
 def test_per_edge_the_sum_of_equation_12_is_least(three: list[Costs], one: int, other: int) -> None:
     best, latency, energy = three
@@ -94,7 +94,7 @@ def settled(best: Costs, latency: Costs, most: float, node: int, start: int) -> 
     return min(reversed(ways), key=lambda way: round(way[0], 9))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(metrics(), st.integers(1, 20))
 def test_accumulated_each_node_settles_for_its_least(three: list[Costs], most: int) -> None:
     best, latency, _ = three
@@ -110,7 +110,7 @@ def test_accumulated_each_node_settles_for_its_least(three: list[Costs], most: i
             assert (path_cost(*best, splits), path_cost(*latency, splits)) == pytest.approx((cost, used))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(metrics(), st.integers(0, 20), st.sampled_from([1.0, 0.1, 1e-7]))
 def test_within_a_limit_the_least_cost_is_exact(three: list[Costs], most: int, scale: float) -> None:
     best, latency = (combined([metric], [scale]) for metric in three[:2])
@@ -128,26 +128,6 @@ def test_within_a_limit_the_least_cost_is_exact(three: list[Costs], most: int, s
     assert found.cost == pytest.approx(least * scale)
     others = [path_cost(*whole_latency, splits) for splits in within if oracle[splits] == least]
     assert path_cost(*whole_latency, found.splits) == min(others)
-
-
-# A UE and a server, two layers, milliseconds and joules. The UE alone takes 100 ms and 9 J; cutting in the
-# middle costs 70 ms on either side and 2 J.
-TWO_EDGES_MS = Costs([[70.0, 30.0], [300.0, 20.0]], [[50.0, 50.0, 0.0]])
-TWO_EDGES_J = Costs([[1.0, 8.0], [0.0, 0.0]], [[1.0, 1.0, 0.0]])
-
-
-def test_two_edges_of_70_ms_pass_a_limit_of_120_ms_per_edge() -> None:
-    limit = Limit(TWO_EDGES_MS, 120.0)
-    per_edge = search_per_edge(TWO_EDGES_J, [limit])
-    accumulated = search_accumulated(TWO_EDGES_J, [limit])
-    exact = search_within(TWO_EDGES_J, limit)
-    assert per_edge is not None
-    assert accumulated is not None
-    assert exact is not None
-    assert edge_costs(TWO_EDGES_MS, tuple(per_edge.splits)) == [70, 70]
-    assert path_cost(*TWO_EDGES_MS, per_edge.splits) == 140
-    assert path_cost(*TWO_EDGES_MS, accumulated.splits) == 100
-    assert exact.splits == accumulated.splits == [2]
 
 
 def test_what_nodes_settle_for_may_leave_nothing_to_those_before_them() -> None:

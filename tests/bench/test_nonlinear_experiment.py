@@ -1,0 +1,59 @@
+"""The experiments on models that are no plain chain: what they yield, by hand and by the real objects."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from bench.experiment import Context
+from bench.experiments.nonlinear import GameParameters, LabellerParameters, labeller, two_step_game
+from nodes.codec import encode
+from nodes.messages import Parameters, Tensors, View
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context(
+        seed=1,
+        scale="smoke",
+        mode="in-process",
+        shaping="none",
+        dataset="none",
+        data_dir=None,
+        device="cpu",
+        scratch=tmp_path,
+        say=lambda line: None,
+    )
+
+
+def test_a_labeller_in_parts_does_not_differ_and_its_bytes_shrink(context: Context) -> None:
+    parameters = LabellerParameters(steps=12, features=8, hidden=4, cells=2, classes=2, nodes=4, boundaries=40)
+    measured = list(labeller(parameters, context))
+    values = {m.metric: m.value for m in measured}
+    assert values["layers"] == 2 + 12 * 3 + 1
+    assert values["largest_difference"] == 0
+    sizes = [m.value for m in measured if m.metric == "boundary_bytes"]
+    assert (sizes[0], sizes[-1]) == (12 * 8 * 4, 12 * 2 * 4)
+    assert len(sizes) == 40
+    assert sizes[10] == (12 - 3) * 32 + 2 * 8 + 2 * 16  # third step, first cell done
+
+
+def test_a_wrong_part_would_be_seen(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(tensors: Tensors, views: dict[str, View], integers: dict[str, int]) -> Tensors:
+        return {name: tensor + 1e-3 for name, tensor in tensors.items()}
+
+    monkeypatch.setattr("bench.experiments.nonlinear.unpack", wrong)
+    measured = list(labeller(LabellerParameters(steps=4, features=3, hidden=3, classes=2, nodes=2), context))
+    assert {m.metric: m.value for m in measured}["largest_difference"] > 0
+
+
+@pytest.mark.parametrize(("mixing", "earned"), [("qmix", 8), ("vdn", 7)])
+def test_the_game_tells_the_joint_return_and_bytes(
+    context: Context, mixing: Literal["qmix", "vdn"], earned: int
+) -> None:
+    measured = list(two_step_game(GameParameters(mixing=mixing), context))
+    assert next(m.value for m in measured if m.metric == "joint_return") == earned
+    told = {(m.metric, m.case["of"]): m.value for m in measured if m.case}
+    empty = sum(len(part) for part in encode(Parameters(assignment=0, start=0, stop=1, tensors={})))
+    assert told["message_bytes", "agent"] > told["parameter_bytes", "agent"] + empty
+    assert (told["parameter_bytes", "mixer"] == 0) == (mixing == "vdn")
