@@ -15,6 +15,7 @@ A non-linear cost of an edge is no sum of layers' costs: a node's update takes O
 
 import heapq
 from collections.abc import Sequence
+from itertools import accumulate
 from math import inf
 from typing import NamedTuple
 
@@ -53,7 +54,7 @@ def combined(metrics: Sequence[Costs], weights: Sequence[float]) -> Costs:
 
 def weight_function(cost: Tensor, most: float) -> Tensor:
     """W of Eq. 12: 1 / (most - cost), infinite from ``most`` on; of any shape."""
-    return torch.where(cost < most, 1 / (most - cost), inf)
+    return (1 / (most - cost)).masked_fill(cost >= most, inf)
 
 
 def edges(costs: Costs, node: int) -> Tensor:
@@ -61,10 +62,11 @@ def edges(costs: Costs, node: int) -> Tensor:
 
     float64. Layers' costs are differences of prefix sums, so off by 2^-53 of all layers' sum or so.
     """
-    done = torch.tensor([0.0, *costs.layers[node]], dtype=torch.float64).cumsum(0)
+    done = torch.tensor([*accumulate(costs.layers[node], initial=0.0)], dtype=torch.float64)
     arriving = torch.tensor(costs.links[node - 1], dtype=torch.float64) if node else torch.zeros_like(done)
+    boundary = torch.arange(len(done))
     spent = arriving[:, None] + done[None, :] - done[:, None]
-    return spent.masked_fill(torch.ones_like(spent, dtype=torch.bool).tril(-1), inf)
+    return spent.masked_fill(boundary[None, :] < boundary[:, None], inf)
 
 
 def search_per_edge(best: Costs, limits: Sequence[Limit]) -> Split | None:
@@ -79,7 +81,7 @@ def search_per_edge(best: Costs, limits: Sequence[Limit]) -> Split | None:
         for limit in limits:
             ways += weight_function(edges(limit.costs, node), limit.most)
         stop = _least(ways)
-        downstream = ways.gather(1, stop[:, None])[:, 0]
+        downstream = ways.amin(1)
         stops.append(stop.tolist())
     return _split(float(downstream[0]), stops)
 
@@ -100,9 +102,8 @@ def search_accumulated(best: Costs, limits: Sequence[Limit]) -> Split | None:
         for limit, cost in zip(limits, sums[1:], strict=True):
             ways += weight_function(cost, limit.most)
         stop = _least(ways)
-        least = ways.gather(1, stop[:, None])[:, 0]
-        told = sums.gather(2, stop.expand(len(metrics), -1)[:, :, None])[:, :, 0]
-        told = told.masked_fill(least.isinf(), inf)
+        least = ways.amin(1)
+        told = sums[:, torch.arange(len(stop)), stop].masked_fill(least.isinf(), inf)
         stops.append(stop.tolist())
     return _split(float(least[0]), stops)
 
@@ -113,8 +114,8 @@ def search_within(best: Costs, limit: Limit) -> Split | None:
     Label setting: a label is a way to get to (node, layers done) with what it cost so far. Those with the least
     cost that they may end with come first, so the first at the end is the best; one that was no faster than an
     earlier one at the same place is dropped, and so is one that even the fastest way on would bring beyond the
-    limit. What the rest costs at least is the metric's own SCI. Of equal costs the lower limited one is returned.
-    The labels may be many: in the worst case as many as there are splits.
+    limit. What the rest costs at least is the metric's own SCI. Of costs equal as floats the lower limited one
+    is returned. The labels may be many: in the worst case as many as there are splits.
     """
     nodes, layers = len(best.layers), len(best.layers[0])
     least, fastest = _to_go(best), _to_go(limit.costs)

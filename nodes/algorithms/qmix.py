@@ -46,9 +46,10 @@ class Mixer(nn.Module):
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
         """(N, agents) and (N, state) to (N,)."""
         first = self.first(state).abs().view(-1, *self._shape)
-        hidden = nn.functional.elu((values[:, None] @ first)[:, 0] + self.first_bias(state))
+        hidden: Tensor = nn.functional.elu((values[:, None] @ first)[:, 0] + self.first_bias(state))
         bias: Tensor = self.second_bias(state)[:, 0]
-        return (hidden * self.second(state).abs()).sum(1) + bias
+        weights: Tensor = self.second(state).abs()
+        return (hidden * weights).sum(1) + bias
 
 
 class Sum(nn.Module):

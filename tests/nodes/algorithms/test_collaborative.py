@@ -12,15 +12,6 @@ from nodes.algorithms.qmix import PAYOFF, Agent, Mixer, parameter_bytes, train
 from nodes.algorithms.split_search import path_cost, search
 
 LINKS = [(16.0, 0.5), (8.0, 0.0), (4.0, 2.0)]
-ZEROS = [[0.0] * 4] * 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("server", [0, 1, 2, 3])

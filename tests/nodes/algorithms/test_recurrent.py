@@ -15,14 +15,6 @@ from nodes.models import Chain, ModelError, build_model
 from nodes.networks import SequenceLabeller
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def labeller(steps: int, cells: int) -> SequenceLabeller:
     torch.manual_seed(4)
     return SequenceLabeller(steps=steps, features=6, hidden=5, cells=cells, classes=3)
