@@ -102,10 +102,9 @@ def search_accumulated(best: Costs, limits: Sequence[Limit]) -> Split | None:
         for limit, cost in zip(limits, sums[1:], strict=True):
             ways += weight_function(cost, limit.most)
         stop = _least(ways)
-        least = ways.amin(1)
-        told = sums[:, torch.arange(len(stop)), stop].masked_fill(least.isinf(), inf)
+        told = sums[:, torch.arange(len(stop)), stop]  # beyond a limit it stays so, whatever comes before
         stops.append(stop.tolist())
-    return _split(float(least[0]), stops)
+    return _split(float(ways[0].amin()), stops)
 
 
 def search_within(best: Costs, limit: Limit) -> Split | None:

@@ -2,6 +2,7 @@
 
 from itertools import combinations_with_replacement, pairwise
 from math import inf
+from random import Random
 from typing import Any
 
 import pytest
@@ -129,6 +130,31 @@ def test_within_a_limit_the_least_cost_is_exact(three: list[Costs], most: int, s
     if scale == 1:  # else rounding may tell equal costs apart
         others = [path_cost(*whole_latency, splits) for splits in within if oracle[splits] == least]
         assert path_cost(*whole_latency, found.splits) == min(others)
+
+
+def test_within_a_limit_slower_ways_to_a_place_give_way_to_cheaper_ones_and_the_other_way_round() -> None:
+    """Longer chains, on which many ways lead to each place and few of them count."""
+    random = Random(3)
+    for _ in range(60):
+        best, latency = (
+            Costs(
+                [[float(random.randint(0, 20)) for _ in range(6)] for _ in range(4)],
+                [[float(random.randint(0, 9)) for _ in range(7)] for _ in range(3)],
+            )
+            for _ in range(2)
+        )
+        ways = [(path_cost(*latency, splits), path_cost(*best, splits)) for splits in all_splits(best)]
+        fastest = min(ways)[0]
+        for most in range(int(fastest), int(fastest) + 30, 6):
+            found = search_within(best, Limit(latency, most))
+            assert found is not None
+            assert found.cost == min(cost for used, cost in ways if used <= most)
+
+
+def test_a_limit_that_just_holds_is_not_broken_by_rounding() -> None:
+    assert 0.1 + 0.2 > 0.3
+    found = search_within(Costs([[1.0, 1.0]], []), Limit(Costs([[0.1, 0.2]], []), 0.3))
+    assert found is not None
 
 
 def test_what_nodes_settle_for_may_leave_nothing_to_those_before_them() -> None:
