@@ -37,9 +37,15 @@ class Configure(Message, frozen=True, kw_only=True, tag="configure"):
     downstream: tuple[str, int] | None = None
 
 
+class Route(Message, frozen=True, kw_only=True, tag="route"):
+    """Runner to node: (name, host, port) of each node downstream, the nearest first; it may change between tasks."""
+
+    nodes: tuple[tuple[str, str, int], ...]
+
+
 class SplitCost(Message, frozen=True, kw_only=True, tag="sci"):
-    """Split-cost information (HiveMind, section IV-B): ``tensors["cost_s"]`` is float32 [L+1], the least cost from
-    each boundary on, as the sender sees it."""
+    """Split-cost information (HiveMind, section IV-C): ``tensors["cost_s"]`` is float32 [L+1], the least cost from
+    each boundary on, as the sender sees it. ``assignment`` numbers the update."""
 
     assignment: int
     node: str
@@ -76,7 +82,8 @@ class Activation(Message, frozen=True, kw_only=True, tag="activation"):
 
     ``tensors`` are the stage's wire tensors, ``labels`` one more; ``grads`` names the values whose gradients
     return; ``scalars`` and ``views`` complete the boundary's values. After the step's update every node saves its
-    state if ``save`` says so, as that after so many epochs.
+    state if ``save`` says so, as that after so many epochs. ``done`` says how many layers are, where no assignment
+    does: each node then chooses its own stop.
     """
 
     assignment: int
@@ -89,6 +96,7 @@ class Activation(Message, frozen=True, kw_only=True, tag="activation"):
     tensors: Tensors
     labels: torch.Tensor | None = None
     save: int | None = None
+    done: int | None = None
 
 
 class Gradient(Message, frozen=True, kw_only=True, tag="gradient"):
@@ -133,5 +141,16 @@ class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
 
 
 AnyMessage = (
-    Hello | Configure | SplitCost | Assign | Parameters | Activation | Gradient | Result | Heartbeat | Error | Shutdown
+    Hello
+    | Configure
+    | Route
+    | SplitCost
+    | Assign
+    | Parameters
+    | Activation
+    | Gradient
+    | Result
+    | Heartbeat
+    | Error
+    | Shutdown
 )

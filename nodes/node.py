@@ -54,7 +54,20 @@ class Finish(NamedTuple):
     """Nothing more will be done here."""
 
 
-Action = Send | Compute | Finish
+class Connect(NamedTuple):
+    """Let ``peer`` be the neighbour downstream, instead of what was; None: have none. For nodes that roam."""
+
+    peer: str | None
+
+
+class Wake(NamedTuple):
+    """Call ``woke`` with ``why`` when the node's clock says ``at``. For nodes that roam."""
+
+    at: float
+    why: str
+
+
+Action = Send | Compute | Finish | Connect | Wake
 
 
 class Role(Protocol):
@@ -196,15 +209,20 @@ class Node:
         while not self._finished:
             event = await self._events.get()
             for action in event(self._clock()):
-                match action:
-                    case Send(to, message):
-                        self._outgoing[to].put_nowait(message)
-                    case Compute():
-                        self._work.put_nowait(action)
-                    case Finish():
-                        self._finished = True
+                self._act(action)
         for queue in self._outgoing.values():
             queue.put_nowait(None)
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Send(to, message):
+                self._outgoing[to].put_nowait(message)
+            case Compute():
+                self._work.put_nowait(action)
+            case Finish():
+                self._finished = True
+            case _:
+                raise TypeError(f"{type(action).__name__} is for a node that roams")
 
     async def _read(self, sender: Direction) -> None:
         """Take what a peer sends until its Shutdown, or until the channel ends."""

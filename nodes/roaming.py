@@ -1,0 +1,153 @@
+"""How does a node run whose neighbours come and go? As any node does; and its role is told who came and who went.
+
+A channel that ends is no failure here: the role decides whom to reach instead, and ``connect`` opens the way
+there. A neighbour upstream comes by itself, through ``attach``. One that is replaced is told so (Shutdown), or it
+would take this node for dead; what its channel still brings is dropped.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from nodes.channel import Channel, ChannelClosed
+from nodes.messages import AnyMessage, Shutdown
+from nodes.node import Action, ComputeSeam, Connect, Direction, Node, Role, Wake
+
+
+class RoamingRole(Role, Protocol):
+    """What a node decides whose neighbours come and go."""
+
+    def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
+        """Take note that ``peer`` is the neighbour in ``direction`` from now on."""
+
+    def lost(self, direction: Direction, now: float) -> list[Action]:
+        """Take note that the neighbour in ``direction`` is gone, or could not be reached."""
+
+    def woke(self, why: str, now: float) -> list[Action]:
+        """Do what this time was waited for."""
+
+
+class _Neighbour(NamedTuple):
+    channel: Channel
+    tasks: list[asyncio.Task[None]]
+
+
+class RoamingNode(Node):
+    """A node whose role is a ``RoamingRole``; ``channels`` lead to the runner alone."""
+
+    def __init__(  # noqa: PLR0917 (all that a node is given)
+        self,
+        name: str,
+        role: RoamingRole,
+        worker: Any,
+        compute: ComputeSeam,
+        channels: dict[Direction, Channel],
+        clock: Callable[[], float],
+        connect: Callable[[str], Awaitable[Channel]],
+    ) -> None:
+        super().__init__(name, role, worker, compute, channels, clock)
+        self.used: list[tuple[Direction, Channel]] = []  # every channel to a neighbour that was ever had
+        self._roaming = role
+        self._connect = connect
+        self._neighbours: dict[Direction, _Neighbour] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    def attach(self, direction: Direction, channel: Channel) -> None:
+        """Let ``channel`` lead to the neighbour in ``direction`` from now on."""
+        self._events.put_nowait(partial(self._attach, direction, channel))
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            for task in self._background:
+                task.cancel()
+            await asyncio.gather(*self._background, return_exceptions=True)
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Connect(None):
+                self._detach("down")
+            case Connect(str(peer)):
+                self._detach("down")  # an end that is still to come from there tells nothing of ``peer``
+                self._spawn(self._reach(peer))
+            case Wake(at, why):
+                wait_s = max(0.0, at - self._clock())
+                woke = partial(self._roaming.woke, why)
+                asyncio.get_running_loop().call_later(wait_s, self._events.put_nowait, woke)
+            case _:
+                super()._act(action)
+
+    def _attach(self, direction: Direction, channel: Channel, now: float) -> list[Action]:
+        self._detach(direction)
+        self._channels[direction] = channel
+        self._outgoing[direction] = asyncio.Queue()
+        tasks = [self._spawn(self._hear(direction, channel)), self._spawn(self._speak(direction, channel))]
+        self._neighbours[direction] = _Neighbour(channel, tasks)
+        self.used.append((direction, channel))
+        return self._roaming.joined(direction, channel.peer, now)
+
+    def _detach(self, direction: Direction) -> None:
+        if neighbour := self._neighbours.pop(direction, None):
+            for task in neighbour.tasks:
+                task.cancel()
+            self._spawn(_part(neighbour.channel))
+
+    def _lost(self, direction: Direction, channel: Channel, now: float) -> list[Action]:
+        """Let the role know, unless ``channel`` has been replaced meanwhile or told of already."""
+        neighbour = self._neighbours.get(direction)
+        if neighbour is None or neighbour.channel is not channel:
+            return []
+        self._detach(direction)
+        return self._roaming.lost(direction, now)
+
+    async def _reach(self, peer: str) -> None:
+        try:
+            self.attach("down", await self._connect(peer))
+        except ChannelClosed:
+            self._events.put_nowait(partial(self._roaming.lost, "down"))
+
+    async def _hear(self, direction: Direction, channel: Channel) -> None:
+        try:
+            while True:
+                self._events.put_nowait(partial(self._heard, direction, channel, await channel.receive()))
+        except ChannelClosed:
+            self._events.put_nowait(partial(self._lost, direction, channel))
+
+    def _heard(self, direction: Direction, channel: Channel, message: AnyMessage, now: float) -> list[Action]:
+        if self._channels[direction] is not channel:
+            return []
+        if isinstance(message, Shutdown):
+            self._detach(direction)
+        return self._roaming.receive(direction, message, now)
+
+    async def _speak(self, direction: Direction, channel: Channel) -> None:
+        queue = self._outgoing[direction]
+        try:
+            while (message := await queue.get()) is not None:
+                await channel.send(message)
+        except ChannelClosed:
+            self._events.put_nowait(partial(self._lost, direction, channel))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._events.put_nowait(partial(_fail, error))
+
+
+async def _part(channel: Channel) -> None:
+    with suppress(ChannelClosed):
+        await channel.send(Shutdown(reason="another neighbour"))
+    await channel.close()
+
+
+def _fail(error: BaseException, now: float) -> list[Action]:
+    raise error
