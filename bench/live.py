@@ -17,9 +17,9 @@ from netem.profiles import Duplex
 from nodes.chain import NodeReport, Outcome, Say, outcome
 from nodes.channel import Channel, ChannelClosed
 from nodes.codec import Limits
+from nodes.home import RUNNER, calling
 from nodes.job import Job
 from nodes.messages import AnyMessage, Assign, Configure, Error, Heartbeat, Hello, Result, Shutdown
-from nodes.serve import RUNNER, calling
 from nodes.transport import connect
 from reports.record import Shaping as Backend
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -124,7 +124,7 @@ class Launcher:
 
 
 class Processes:
-    """Nodes forked for one run, all at once."""
+    """Nodes forked for one run; ``start`` may be called again for more of them."""
 
     def __init__(self, launcher: Launcher, namespaces: Mapping[str, str]) -> None:
         """``namespaces`` are the paths of those that nodes are to live in; the others live in this process's."""
@@ -141,15 +141,15 @@ class Processes:
         await self._until(lambda: self._launcher.ready, LOAD_S, lambda: "the launcher of nodes")
         self._launcher.tell(do="start", names=names, token=token, paths=_paths(), namespaces=self._namespaces)
         await self._until(
-            lambda: len(self.addresses) == len(names) or bool(self._ended),
+            lambda: self.addresses.keys() >= set(names) or not self._ended.keys().isdisjoint(names),
             START_S,
             lambda: ", ".join(name for name in names if name not in self.addresses),
         )
-        self._raise_if_ended()
+        self._raise_if_ended(names)
 
     async def watch(self) -> None:
         await self._until(lambda: bool(self._ended))
-        self._raise_if_ended()
+        self._raise_if_ended(self._ended)
 
     async def end(self, patience_s: float = 0.0) -> None:
         if self._over:
@@ -170,9 +170,9 @@ class Processes:
             self._over = True
             self._loop.remove_reader(self._launcher.output)
 
-    def _raise_if_ended(self) -> None:
-        if self._ended:
-            ends = [f"{name} {_how(code)}" for name, code in self._ended.items()]
+    def _raise_if_ended(self, names: Iterable[str]) -> None:
+        ends = [f"{name} {_how(self._ended[name])}" for name in names if name in self._ended]
+        if ends:
             raise RunError("; ".join(ends), weight=2)
 
     async def _until(

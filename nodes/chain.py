@@ -22,6 +22,7 @@ from nodes.node import ComputeSeam, Direction, Node, Profiled, Role, inline
 from nodes.pictures import blank
 from nodes.seeds import derive
 from nodes.segment import Segment
+from nodes.service_job import Service
 from nodes.ue import Source, Ue
 from nodes.virtual import ShapeSegment, linked_pair, run_virtual
 
@@ -69,8 +70,8 @@ class Outcome(msgspec.Struct, kw_only=True):
 Say = Callable[[dict[str, float]], None]
 
 
-def load_data(job: Job) -> Dataset:
-    """The job's data set, as small as it asks for; "none" is of as many blank pictures. Raises DataError."""
+def load_data(job: Job | Service) -> Dataset:
+    """The data set of ``job``, as small as it asks for; "none" is of as many blank pictures. Raises DataError."""
     spec = job.data
     if spec.name == "none":
         return blank(spec.train_samples or 0, spec.test_samples or 0, job.classes, job.input_shape[-1])

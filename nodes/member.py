@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from nodes.messages import Activation, AnyMessage, Result, Route, Shutdown, SplitCost
+from nodes.messages import Activation, AnyMessage, Peer, Result, Route, Shutdown, SplitCost
 from nodes.node import Action, Connect, Direction, Finish, Send, Wake
 from nodes.segment import ProtocolError
 from nodes.split_control import SplitControl
@@ -28,11 +28,11 @@ class Member(ABC):
 
     def __init__(self, name: str, control: SplitControl, deliver: bool) -> None:
         self.control = control
-        self.route: tuple[str, ...] = ()  # the neighbour downstream, and those behind it
+        self.route: tuple[Peer, ...] = ()  # the neighbour downstream, and those behind it
         self._name = name
         self._deliver = deliver  # whether results go on to the last node
         self._down: Literal["none", "joining", "silent", "heard"] = "silent"  # nothing is known yet
-        self._wanted: tuple[str, ...] | None = None  # a route to be taken once no task is under way
+        self._wanted: tuple[Peer, ...] | None = None  # a route to be taken once no task is under way
         self._passed: dict[int, int] = {}  # tasks handed on and not come back: step -> layers done
         self._update_number = 0
         self._ticking = False
@@ -57,7 +57,7 @@ class Member(ABC):
             case "runner", SplitCost():
                 return self._begin_update(message.assignment, now)
             case "runner", Route():
-                self._wanted = tuple(name for name, _, _ in message.nodes)
+                self._wanted = message.nodes
                 return self._tick(now) + self._reroute(now)
             case "runner", Shutdown():
                 return [Finish()]
@@ -99,12 +99,13 @@ class Member(ABC):
         if self._wanted is None or self._down == "joining" or self._under_way:
             return []
         route, self._wanted = self._wanted, None
-        if route and route[:1] == self.route[:1] and self._down in ("silent", "heard"):
+        same = "none" if not route else "heard" if route[:1] == self.route[:1] else None
+        if self._down == same:
             self.route = route
-            return self._go_on(now) if self._ready else []
+            return self._go_on(now)
         return self._take_route(route, now)
 
-    def _take_route(self, route: tuple[str, ...], now: float) -> list[Action]:
+    def _take_route(self, route: tuple[Peer, ...], now: float) -> list[Action]:
         self.route = route
         self.control.hear(None)
         if route:

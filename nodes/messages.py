@@ -6,12 +6,13 @@ and no data. Every message of a task names its ``assignment`` (which split of th
 and ``microbatch``; the order of messages between two nodes is kept by a sequence number in the frame.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
 
 from nodes.job import Job
+from nodes.service_job import KnownLink, Service
 
 Tensors = dict[str, torch.Tensor]
 Scalar = bool | int | float
@@ -37,10 +38,28 @@ class Configure(Message, frozen=True, kw_only=True, tag="configure"):
     downstream: tuple[str, int] | None = None
 
 
-class Route(Message, frozen=True, kw_only=True, tag="route"):
-    """Runner to node: (name, host, port) of each node downstream, the nearest first; it may change between tasks."""
+class Peer(NamedTuple):
+    """A node, and where it listens."""
 
-    nodes: tuple[tuple[str, str, int], ...]
+    name: str
+    host: str = ""
+    port: int = 0
+
+
+class Serve(Message, frozen=True, kw_only=True, tag="serve"):
+    """Runner to node: take part in ``service``. ``layer_s`` [L] are its own layers' costs, ``incoming`` what it
+    knows of its links, by the neighbour upstream; the ``source`` is the UE."""
+
+    service: Service
+    layer_s: tuple[float, ...]
+    incoming: dict[str, KnownLink] = {}
+    source: bool = False
+
+
+class Route(Message, frozen=True, kw_only=True, tag="route"):
+    """Runner to node: the nodes downstream of it, the nearest first; it may change between tasks."""
+
+    nodes: tuple[Peer, ...]
 
 
 class SplitCost(Message, frozen=True, kw_only=True, tag="sci"):
@@ -143,6 +162,7 @@ class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
 AnyMessage = (
     Hello
     | Configure
+    | Serve
     | Route
     | SplitCost
     | Assign

@@ -18,8 +18,12 @@ import msgspec
 import torch
 
 from nodes.channel import Channel, ChannelClosed
+<<<<<<< HEAD
 from nodes.job import Device, Timing
 from nodes.messages import AnyMessage, Gradient, Result, Shutdown
+=======
+from nodes.messages import AnyMessage, Gradient, Peer, Result, Shutdown
+>>>>>>> dee2435 (Inference services live: nodes that join, leave and are killed between tasks or during them)
 
 Direction = Literal["up", "down", "runner"]
 
@@ -57,7 +61,7 @@ class Finish(NamedTuple):
 class Connect(NamedTuple):
     """Let ``peer`` be the neighbour downstream, instead of what was; None: have none. For nodes that roam."""
 
-    peer: str | None
+    peer: Peer | None
 
 
 class Wake(NamedTuple):

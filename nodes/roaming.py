@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from nodes.channel import Channel, ChannelClosed
-from nodes.messages import AnyMessage, Shutdown
+from nodes.messages import AnyMessage, Peer, Shutdown
 from nodes.node import Action, ComputeSeam, Connect, Direction, Node, Role, Wake
 
 
@@ -45,7 +45,7 @@ class RoamingNode(Node):
         compute: ComputeSeam,
         channels: dict[Direction, Channel],
         clock: Callable[[], float],
-        connect: Callable[[str], Awaitable[Channel]],
+        connect: Callable[[Peer], Awaitable[Channel]],
     ) -> None:
         super().__init__(name, role, worker, compute, channels, clock)
         self.used: list[tuple[Direction, Channel]] = []  # every channel to a neighbour that was ever had
@@ -70,7 +70,7 @@ class RoamingNode(Node):
         match action:
             case Connect(None):
                 self._detach("down")
-            case Connect(str(peer)):
+            case Connect(Peer() as peer):
                 self._detach("down")  # an end that is still to come from there tells nothing of ``peer``
                 self._spawn(self._reach(peer))
             case Wake(at, why):
@@ -95,15 +95,18 @@ class RoamingNode(Node):
                 task.cancel()
             self._spawn(_part(neighbour.channel))
 
+    def _is_neighbour(self, direction: Direction, channel: Channel) -> bool:
+        neighbour = self._neighbours.get(direction)
+        return neighbour is not None and neighbour.channel is channel
+
     def _lost(self, direction: Direction, channel: Channel, now: float) -> list[Action]:
         """Let the role know, unless ``channel`` has been replaced meanwhile or told of already."""
-        neighbour = self._neighbours.get(direction)
-        if neighbour is None or neighbour.channel is not channel:
+        if not self._is_neighbour(direction, channel):
             return []
         self._detach(direction)
         return self._roaming.lost(direction, now)
 
-    async def _reach(self, peer: str) -> None:
+    async def _reach(self, peer: Peer) -> None:
         try:
             self.attach("down", await self._connect(peer))
         except ChannelClosed:
@@ -117,7 +120,7 @@ class RoamingNode(Node):
             self._events.put_nowait(partial(self._lost, direction, channel))
 
     def _heard(self, direction: Direction, channel: Channel, message: AnyMessage, now: float) -> list[Action]:
-        if self._channels[direction] is not channel:
+        if not self._is_neighbour(direction, channel):
             return []
         if isinstance(message, Shutdown):
             self._detach(direction)

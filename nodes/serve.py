@@ -9,7 +9,6 @@ connects from upstream, to the address that the runner gave.
 import asyncio
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
@@ -19,67 +18,25 @@ import torch
 
 from nodes.chain import build, load_data, report
 from nodes.channel import Channel, ChannelClosed
-from nodes.codec import Limits
+from nodes.home import Home, calling
 from nodes.job import Job
 from nodes.memory import keep_freed_memory
+<<<<<<< HEAD
 from nodes.messages import Configure, Error, Heartbeat, Hello, Shutdown
 from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Stretched, Threaded
+=======
+from nodes.messages import Configure, Error, Heartbeat, Hello, Serve, Shutdown
+from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Threaded
+>>>>>>> dee2435 (Inference services live: nodes that join, leave and are killed between tasks or during them)
 from nodes.segment import Segment
-from nodes.transport import Server, connect
+from nodes.serve_tasks import serve_tasks
+from nodes.transport import connect
 from nodes.ue import Source
 
-RUNNER = "runner"
 HEARTBEAT_S = 1.0
 REASON_CHARACTERS = 1000
 
 T = TypeVar("T")
-
-
-def calling(name: str, run: str) -> str:
-    """How ``name`` presents itself to a node; channels of one run are not taken for those of another."""
-    return f"{name}/{run}"
-
-
-class _Home:
-    """Where a node is at home: it listens here, and channels that peers open are sorted by who they are."""
-
-    def __init__(self, name: str, token: str, host: str, port: int) -> None:
-        self.name, self.token = name, token
-        self.limits = Limits()
-        self._server = Server(token, self.limits, host, port)
-        self._runners: asyncio.Queue[tuple[Channel, str]] = asyncio.Queue()
-        self._neighbours: dict[str, asyncio.Queue[Channel]] = defaultdict(asyncio.Queue)
-
-    async def open(self) -> int:
-        """Listen; the port."""
-        await self._server.start()
-        self._sorting = asyncio.create_task(self._sort())
-        return self._server.port
-
-    async def runner(self) -> tuple[Channel, str]:
-        """The channel of the next runner, and what it calls its run."""
-        return await self._runners.get()
-
-    async def neighbour(self, name: str, run: str) -> Channel:
-        """The channel that ``name`` opens in ``run``."""
-        return await self._neighbours[calling(name, run)].get()
-
-    async def close(self) -> None:
-        """Close all channels and listen no more."""
-        self._sorting.cancel()
-        await self._server.close()
-
-    async def _sort(self) -> None:
-        while True:
-            channel = await self._server.accept()
-            called = channel.peer
-            channel.peer, _, run = called.rpartition("/")
-            for connection in channel.connections:
-                connection.peer = channel.peer
-            if channel.peer == RUNNER:
-                self._runners.put_nowait((channel, run))
-            else:
-                self._neighbours[called].put_nowait(channel)
 
 
 async def serve(
@@ -90,7 +47,7 @@ async def serve(
     ``announce`` is told the port once the node listens. Raises OSError if it cannot listen.
     """
     keep_freed_memory()
-    home = _Home(name, token, host, port)
+    home = Home(name, token, host, port)
     announce(await home.open())
     well = True
     try:
@@ -108,7 +65,7 @@ async def serve(
     return well
 
 
-async def _serve_job(home: _Home, control: Channel, run: str) -> bool:
+async def _serve_job(home: Home, control: Channel, run: str) -> bool:
     """Run one job for the runner behind ``control``, tell it what came of that, and stay until it is gone."""
     said: Shutdown | Error | None = None
     with suppress(ChannelClosed):
@@ -119,12 +76,14 @@ async def _serve_job(home: _Home, control: Channel, run: str) -> bool:
     return isinstance(said, Shutdown)
 
 
-async def _do_job(home: _Home, control: Channel, run: str, stack: AsyncExitStack) -> Shutdown | Error:
+async def _do_job(home: Home, control: Channel, run: str, stack: AsyncExitStack) -> Shutdown | Error:
     """What the node did, or what failed; if so, channels to the neighbours are left to ``stack``."""
     try:
         configure = await control.receive()
+        if isinstance(configure, Serve):
+            return await serve_tasks(home, control, run, configure, stack)
         if not isinstance(configure, Configure):
-            raise NodeError(f"a runner begins with configure, not {type(configure).__name__}")
+            raise NodeError(f"a runner begins with configure or serve, not {type(configure).__name__}")
         cpu_before = time.process_time()
         home.limits.payload_bytes = configure.job.payload_bytes
         if configure.job.threads is not None:
@@ -153,7 +112,7 @@ async def _do_job(home: _Home, control: Channel, run: str, stack: AsyncExitStack
 
 
 async def _prepare(
-    home: _Home, configure: Configure, run: str, compute: Threaded, stack: AsyncExitStack
+    home: Home, configure: Configure, run: str, compute: Threaded, stack: AsyncExitStack
 ) -> tuple[Role, Segment | Source, dict[Direction, Channel]]:
     """Join the neighbours, and build the node's part of the model meanwhile."""
     job, index = configure.job, configure.index
@@ -168,8 +127,10 @@ async def _prepare(
             raise PeerLostError(below, error) from None
         stack.push_async_callback(channels["down"].close)
     if index:
-        channels["up"] = await home.neighbour(job.nodes[index - 1], run)
+        channels["up"] = await home.neighbour(run)
         stack.push_async_callback(channels["up"].close)
+        if channels["up"].peer != job.nodes[index - 1]:
+            raise NodeError(f"{channels['up'].peer} came from upstream, {job.nodes[index - 1]} was to")
     return *await building, channels
 
 

@@ -13,14 +13,15 @@ import msgspec
 
 from netem.link import Link
 from nodes.channel import Channel, ChannelClosed, MemoryChannel, Traffic, memory_pair
-from nodes.messages import Assign, Result, Route, Shutdown
+from nodes.messages import Assign, Peer, Result, Route, Shutdown
 from nodes.node import ComputeSeam, inline
 from nodes.playing import Slept
 from nodes.roaming import RoamingNode
 from nodes.service_hop import ServiceHop
+from nodes.service_job import Pace
 from nodes.service_ue import ServiceUe
 from nodes.split_control import Estimate, Policy, SplitControl
-from nodes.task import Pace, Task, task_of
+from nodes.task import Task, task_of
 from nodes.virtual import LinkChannel, run_virtual
 from nodes.whole_model import Frames, Shapes, TaskWorker, WholeModel
 
@@ -45,10 +46,13 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberReport(msgspec.Struct, kw_only=True):
-    """What one node did for a service."""
+    """What one node did for a service; ``cpu_s``, ``overrun_s`` and ``pid`` of a process of its own."""
 
     name: str
+    pid: int = 0
+    cpu_s: float = 0.0
     compute_s: float = 0.0
+    overrun_s: float = 0.0  # by how much its machine was slower than the device that it plays
     updates: int = 0
     switches: int = 0
     sent_up: dict[str, Traffic] = {}
@@ -128,7 +132,7 @@ class _Stage:
                     await runner.send(Shutdown())
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        self._served.nodes = [self._report(name, node) for name, node in self._nodes.items()]
+        self._served.nodes = [member_report(node, self._controls[name]) for name, node in self._nodes.items()]
         return self._served
 
     def _role(self, name: str) -> ServiceUe | ServiceHop:
@@ -137,7 +141,8 @@ class _Stage:
             return ServiceUe(name, control, scene.pace, scene.deliver)
         return ServiceHop(name, control, lambda upper: scene.estimates(upper, name), scene.deliver)
 
-    async def _connect(self, upper: str, lower: str) -> Channel:
+    async def _connect(self, upper: str, to: Peer) -> Channel:
+        lower = to.name
         if self._running[lower].done():
             raise ChannelClosed(f"{lower} is dead")
         one, two = self._pair(upper, lower)
@@ -160,7 +165,7 @@ class _Stage:
         """Let ``route`` be the way from now on; who is not on it is told nothing."""
         for hop, name in enumerate(route):
             if not self._running[name].done():
-                await self._runners[name].send(Route(nodes=tuple((lower, "", 0) for lower in route[hop + 1 :])))
+                await self._runners[name].send(Route(nodes=tuple(Peer(lower) for lower in route[hop + 1 :])))
 
     async def _kill(self, name: str) -> None:
         self._running[name].cancel()
@@ -176,16 +181,17 @@ class _Stage:
                 case Assign(splits=(cut,)):
                     self._served.cuts.append((self._clock(), cut))
 
-    def _report(self, name: str, node: RoamingNode) -> MemberReport:
-        control = self._controls[name]
-        return MemberReport(
-            name=name,
-            compute_s=node.usage.compute_s,
-            updates=control.updates,
-            switches=control.switches,
-            sent_up=_sum(channel.sent for to, channel in node.used if to == "up"),
-            sent_down=_sum(channel.sent for to, channel in node.used if to == "down"),
-        )
+
+def member_report(node: RoamingNode, control: SplitControl) -> MemberReport:
+    """What ``node`` did, as far as it knows itself."""
+    return MemberReport(
+        name=node.name,
+        compute_s=node.usage.compute_s,
+        updates=control.updates,
+        switches=control.switches,
+        sent_up=_sum(channel.sent for to, channel in node.used if to == "up"),
+        sent_down=_sum(channel.sent for to, channel in node.used if to == "down"),
+    )
 
 
 def _sum(sent: Iterable[dict[str, Traffic]]) -> dict[str, Traffic]:

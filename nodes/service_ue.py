@@ -4,8 +4,9 @@ from nodes.member import Member
 from nodes.messages import Activation, AnyMessage, Assign, Result, SplitCost
 from nodes.node import Action, Compute, Direction, Send, Wake
 from nodes.segment import ProtocolError
+from nodes.service_job import Pace
 from nodes.split_control import SplitControl
-from nodes.task import LOST, Pace, Task, layers_done, report, splits_of
+from nodes.task import LOST, Task, layers_done, report, splits_of
 
 
 class ServiceUe(Member):

@@ -14,7 +14,7 @@ P nodes they may add up.
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from math import isnan
+from math import inf, isnan
 
 import msgspec
 
@@ -125,7 +125,7 @@ class SplitControl:
         return NodeSplit(cost, stops)
 
 
-def steady(boundary_bytes: Sequence[float], rate_bps: float, delay_s: float) -> Estimate:
-    """The estimate of a link that never changes: ``transfer_s`` of it, always."""
-    costs = transfer_s(boundary_bytes, rate_bps, delay_s)
+def steady(boundary_bytes: Sequence[float], rate_bps: float | None, delay_s: float) -> Estimate:
+    """The estimate of a link that never changes: ``transfer_s`` of it, always; ``rate_bps`` None is unlimited."""
+    costs = transfer_s(boundary_bytes, inf if rate_bps is None else rate_bps, delay_s)
     return lambda now, ahead_s: costs

@@ -1,4 +1,4 @@
-"""What is a task of an inference service, when does the UE start one, and what is known of it when it is done?"""
+"""What is known of a task of an inference service when it is done?"""
 
 import msgspec
 import torch
@@ -8,23 +8,6 @@ from nodes.segment import ProtocolError
 
 DONE = "done."  # before a node's name in a result's metrics: layers done when the task left that node
 LOST = "lost"  # in the metrics of a result that will not come
-
-
-class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When the UE starts tasks: one each ``period_s``, or as soon as it may; at most ``window`` are under way.
-
-    With ``after_update`` each waits for an update that no other task has used, as HiveMind's do; in a route of
-    the UE alone none does.
-    """
-
-    tasks: int
-    period_s: float | None = None
-    window: int = 1
-    after_update: bool = False
-
-    def __post_init__(self) -> None:
-        if self.tasks < 0 or self.window < 1 or not (self.period_s is None or self.period_s > 0):
-            raise ValueError("tasks must be at least 0, window at least 1 and period_s above 0")
 
 
 class Task(msgspec.Struct, kw_only=True):

@@ -14,8 +14,9 @@ from nodes.codec import wire_size
 from nodes.models import build_model
 from nodes.segment import ProtocolError
 from nodes.service_chain import Scene, Served, serve_in_process, serve_in_virtual_time
+from nodes.service_job import Pace
 from nodes.split_control import Policy, SplitControl, steady
-from nodes.task import Pace, Task
+from nodes.task import Task
 from nodes.whole_model import Frames, WholeModel, frames_of_bytes, frames_of_model, wire_bytes
 
 CHAIN = ("ue", "gnb", "mec", "core", "cloud")

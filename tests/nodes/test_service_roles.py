@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from nodes.member import sci
-from nodes.messages import Activation, Assign, Gradient, Result, Route, Shutdown, SplitCost
+from nodes.messages import Activation, Assign, Gradient, Peer, Result, Route, Shutdown, SplitCost
 from nodes.node import Compute, Connect, Finish, Send, Wake
 from nodes.segment import ProtocolError
 from nodes.service_hop import ServiceHop
+from nodes.service_job import Pace
 from nodes.service_ue import ServiceUe
 from nodes.split_control import Policy, SplitControl
-from nodes.task import Pace, task_of
+from nodes.task import task_of
 
 ALWAYS = Policy()
 LAYER_S = [1.0, 1.0, 1.0]
@@ -31,7 +32,7 @@ def task(step=0, done=0) -> Activation:
 
 
 def route(*names: str) -> Route:
-    return Route(nodes=tuple((name, "", 0) for name in names))
+    return Route(nodes=tuple(Peer(name) for name in names))
 
 
 def result(step=0, **metrics: float) -> Result:
@@ -47,7 +48,7 @@ def in_chain(member: ServiceHop | ServiceUe, costs=NEAR) -> ServiceHop | Service
     """``member`` with a neighbour downstream that costs so much, and upstream unless it is the UE."""
     if isinstance(member, ServiceHop):
         member.joined("up", "ue", 0.0)
-    assert member.receive("runner", route("cloud", "beyond"), 0.0)[-1] == Connect("cloud")
+    assert member.receive("runner", route("cloud", "beyond"), 0.0)[-1] == Connect(Peer("cloud"))
     member.joined("down", "cloud", 0.0)
     member.receive("down", sci(1, "cloud", costs), 0.0)
     return member
@@ -56,7 +57,7 @@ def in_chain(member: ServiceHop | ServiceUe, costs=NEAR) -> ServiceHop | Service
 def test_a_hop_tells_upstream_what_it_costs_once_it_knows():
     mec = hop(link=[0.5, 0.4, 0.3, 0.0])
     assert mec.receive("runner", route("cloud"), 0.0) == []  # for whom?
-    assert mec.joined("up", "ue", 1.0) == [Connect("cloud")]
+    assert mec.joined("up", "ue", 1.0) == [Connect(Peer("cloud"))]
     assert mec.joined("down", "cloud", 2.0) == []
     (told,) = mec.receive("down", sci(7, "cloud", [2.0, 1.5, 1.25, 0.0]), 3.0)
     assert told.to == "up"
@@ -152,7 +153,7 @@ def test_a_dead_neighbour_is_passed_by_and_upstream_learns_what_it_took_along():
     mec = in_chain(hop())
     mec.computed(task(4, 3 - 1), 1.0)
     connect, lost = mec.lost("down", 2.0)
-    assert connect == Connect("beyond")
+    assert connect == Connect(Peer("beyond"))
     assert (lost.to, lost.message.step, lost.message.metrics) == ("up", 4, {"lost": 1.0})
     assert mec.receive("up", held := task(5, 0), 2.5) == []
     mec.joined("down", "beyond", 3.0)
@@ -180,7 +181,7 @@ def test_a_route_changes_once_no_task_is_on_the_old_one():
     assert mec.receive("up", held := task(1, 0), 2.5) == []
     back, connect = mec.receive("down", result(0), 3.0)
     assert back.message.metrics == {"done.mec": 1.0}
-    assert connect == Connect("other")
+    assert connect == Connect(Peer("other"))
     mec.joined("down", "other", 4.0)
     assert mec.receive("down", sci(3, "other", FAR), 5.0)[1:] == [Compute("forward", (held, 3))]
 
@@ -188,7 +189,14 @@ def test_a_route_changes_once_no_task_is_on_the_old_one():
 def test_the_same_neighbour_is_kept_when_only_what_is_behind_it_changes():
     mec = in_chain(hop())
     assert mec.receive("runner", route("cloud", "elsewhere"), 1.0) == []
-    assert mec.lost("down", 2.0) == [Connect("elsewhere")]
+    assert mec.lost("down", 2.0) == [Connect(Peer("elsewhere"))]
+
+
+def test_a_last_node_that_stays_last_says_nothing_new():
+    cloud = hop()
+    cloud.receive("runner", route(), 0.0)
+    cloud.joined("up", "mec", 0.0)
+    assert cloud.receive("runner", route(), 1.0) == []
 
 
 def test_a_node_that_another_has_taken_as_neighbour_does_not_look_for_the_next():
@@ -298,7 +306,7 @@ def test_the_ue_hands_over_between_tasks():
     source.computed(task(0, 1), 2.0)
     told, connect = source.receive("down", result(0), 3.0)
     assert task_of(told.message).step == 0
-    assert connect == Connect("gnb2")
+    assert connect == Connect(Peer("gnb2"))
     assert source.joined("down", "gnb2", 4.0) == []
     assert source.receive("down", sci(1, "gnb2", FAR), 5.0)[1:] == [Compute("start", (1, 3))]
 
@@ -309,7 +317,7 @@ def test_a_task_that_a_node_died_with_is_started_again():
     source.computed(task(0, 1), 2.0)
     assert source.receive("down", result(0, lost=1.0), 3.0) == [Compute("start", (0, 1))]
     assert source.computed(task(0, 1), 4.0)[0].to == "down"
-    assert source.lost("down", 5.0) == [Connect("beyond")]
+    assert source.lost("down", 5.0) == [Connect(Peer("beyond"))]
     source.joined("down", "beyond", 6.0)
     assert source.receive("down", sci(1, "beyond", FAR), 7.0)[1:] == [Compute("start", (0, 3))]
     (told,) = source.computed(task(0, 3), 10.0)

@@ -1,0 +1,198 @@
+"""How is an inference service run by real processes? Whoever experiments with it leads the way and kills and joins.
+
+``LiveService`` starts nodes and links, tells the nodes what they know, and hands over what the UE tells of tasks
+and updates. A node's death is no failure of a service, unless it is the UE's; what a node raises is.
+"""
+
+import asyncio
+import os
+import secrets
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Self, TypeVar
+
+import msgspec
+import uvloop
+
+from bench.processes import Address, Processes, RunError, launcher
+from netem.emulate import Emulator
+from netem.profiles import Duplex
+from nodes.channel import Channel, ChannelClosed
+from nodes.codec import Limits
+from nodes.home import RUNNER, calling
+from nodes.member import sci
+from nodes.messages import AnyMessage, Assign, Error, Heartbeat, Hello, Peer, Result, Route, Serve, Shutdown
+from nodes.service_chain import MemberReport
+from nodes.service_job import KnownLink, Service
+from nodes.task import Task, task_of
+from nodes.transport import connect
+
+SILENCE_S = 30.0  # a service whose UE says nothing for so long has come to a stop
+PATIENCE_S = 5.0  # for nodes that are told to end
+FIRST_UPDATE = 1 << 20  # updates that the runner asks for are numbered from here on
+
+Pair = tuple[str, str]  # two nodes, the one nearer to the UE first
+T = TypeVar("T")
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may take part, the UE first, by their layers' costs [L]; how they are joined; and what they know of that."""
+
+    service: Service
+    layer_s: Mapping[str, Sequence[float]]
+    links: Mapping[Pair, Duplex]
+    known: Mapping[Pair, KnownLink]
+    seed: int = 0
+
+
+class LiveService:
+    """A service at work; an async context manager that leaves no process behind."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.tasks: list[Task] = []  # in the order in which they came back
+        self.cuts: list[Assign] = []  # the UE's own split at each update
+        self.reports: dict[str, MemberReport] = {}
+        self._stage = stage
+        self._ue = next(iter(stage.layer_s))
+        self._token, self._run = secrets.token_urlsafe(32), secrets.token_hex(4)
+        self._controls: dict[str, Channel] = {}
+        self._pids: dict[str, int] = {}
+        self._dead: set[str] = set()
+        self._doors: dict[Pair, Address] = {}
+        self._changed = asyncio.Event()
+        self._failure: RunError | None = None
+        self._attending: dict[str, asyncio.Task[None]] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._emulator = await self._stack.enter_async_context(Emulator())
+        self._nodes = Processes(launcher())
+        self._stack.push_async_callback(self._nodes.end)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for attending in self._attending.values():
+            attending.cancel()
+        await asyncio.gather(*self._attending.values(), return_exceptions=True)
+        await asyncio.gather(*(control.close() for control in self._controls.values()))
+        await self._nodes.end(PATIENCE_S)
+        await self._stack.aclose()
+
+    async def join(self, *names: str) -> None:
+        """Start nodes; they are ready, and on no route. Raises RunError."""
+        await self._nodes.start(names, self._token)
+        for name in names:
+            self._attending[name] = asyncio.create_task(self._attend(name))
+        await self._until(lambda: self._pids.keys() >= set(names))
+
+    async def lead(self, *route: str) -> None:
+        """Let ``route`` be the way from now on: its nodes learn who is downstream, as far as they can reach them."""
+        for hop, upper in enumerate(route):
+            reachable = [lower for lower in route[hop + 1 :] if (upper, lower) in self._stage.links]
+            peers = [Peer(lower, *await self._door(upper, lower)) for lower in reachable]
+            await self._controls[upper].send(Route(nodes=tuple(peers)))
+
+    async def begin(self) -> None:
+        """Let the UE start its tasks."""
+        await self._controls[self._ue].send(Assign(assignment=0, splits=()))
+
+    async def until_cut(self, count: int = 1) -> None:
+        """Return when the UE has told of ``count`` updates. Raises RunError."""
+        await self._until(lambda: len(self.cuts) >= count)
+
+    async def until_tasks(self, count: int) -> None:
+        """Return when ``count`` tasks are back. Raises RunError."""
+        await self._until(lambda: len(self.tasks) >= count)
+
+    async def update(self, last: str) -> float:
+        """Seconds from asking node ``last`` to begin an update until the UE has said that it has its new cut."""
+        number = FIRST_UPDATE + len(self.cuts)
+        began = time.perf_counter()
+        await self._controls[last].send(sci(number, RUNNER, []))
+        await self._until(lambda: bool(self.cuts) and self.cuts[-1].assignment == number)
+        return time.perf_counter() - began
+
+    def kill(self, name: str) -> None:
+        """End ``name`` as a power cut would."""
+        os.kill(self._pids[name], signal.SIGKILL)
+
+    async def end(self) -> None:
+        """Let all nodes that live report. Raises RunError."""
+        alive = [name for name in self._controls if name not in self._dead]
+        for name in alive:
+            await self._controls[name].send(Shutdown())
+        await self._until(lambda: self.reports.keys() | self._dead >= set(alive))
+
+    async def _door(self, upper: str, lower: str) -> Address:
+        """Where ``upper`` finds ``lower``: itself, or the emulator of the link between them."""
+        link, address = self._stage.links[upper, lower], self._nodes.addresses[lower]
+        if link == Duplex():
+            return address
+        if (upper, lower) not in self._doors:
+            seed = self._stage.seed + len(self._doors)
+            self._doors[upper, lower] = await self._emulator.add_link(address, link.up, link.down, seed=seed)
+        return self._doors[upper, lower]
+
+    async def _attend(self, name: str) -> None:
+        """Tell a node what it knows, and take what it says until it ends."""
+        stage = self._stage
+        try:
+            me = calling(RUNNER, self._run)
+            control = await connect(*self._nodes.addresses[name], me, self._token, Limits(), bulk=False, peer=name)
+            self._controls[name] = control
+            incoming = {upper: link for (upper, lower), link in stage.known.items() if lower == name}
+            layer_s = tuple(stage.layer_s[name])
+            told = Serve(service=stage.service, layer_s=layer_s, incoming=incoming, source=name == self._ue)
+            await control.send(told)
+            while name not in self.reports:
+                self._take(name, await control.receive())
+        except ChannelClosed as error:
+            self._dead.add(name)
+            if name == self._ue:
+                self._failure = RunError(f"lost {error}", weight=1)
+        except RunError as error:
+            self._failure = error
+        self._changed.set()
+
+    def _take(self, name: str, message: AnyMessage) -> None:
+        if isinstance(message, Heartbeat):
+            return
+        self._changed.set()
+        match message:
+            case Hello(pid=pid):
+                self._pids[name] = pid
+            case Result():
+                self.tasks.append(task_of(message))
+            case Assign():
+                self.cuts.append(message)
+            case Shutdown(report=done):
+                self.reports[name] = msgspec.convert(done, MemberReport)
+            case Error(node=node, reason=reason):
+                raise RunError(f"{name} lost {node}: {reason}" if node != name else f"{name}: {reason}", weight=2)
+            case _:
+                raise RunError(f"{name} sent the runner a {type(message).__name__}", weight=2)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Return once ``condition`` holds. Raises RunError if a node fails, or if nothing more happens."""
+        while not condition():
+            if self._failure:
+                raise self._failure
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                raise RunError(f"the service has stood still for {SILENCE_S:g} s", weight=2) from None
+
+
+def run_service(stage: Stage, script: Callable[[LiveService], Awaitable[T]]) -> T:
+    """What ``script`` makes of a service on ``stage``. Raises RunError."""
+
+    async def play() -> T:
+        async with LiveService(stage) as live:
+            return await script(live)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(play())

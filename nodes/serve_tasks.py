@@ -1,0 +1,102 @@
+"""How does a node of an inference service live as a process? It joins whom its role decides, and takes who comes.
+
+The runner says where the nodes of a route listen; a node connects downstream as its role decides and lets in
+whoever comes from upstream in the same run. It keeps its connections until the runner lets go, so that no
+neighbour takes the end of the service for a death.
+"""
+
+import asyncio
+import os
+import time
+from contextlib import AsyncExitStack
+
+import msgspec
+import torch
+
+from nodes.batches import batches
+from nodes.chain import load_data
+from nodes.channel import Channel
+from nodes.home import Home, calling
+from nodes.messages import Hello, Peer, Serve, Shutdown
+from nodes.node import Threaded
+from nodes.playing import Waited
+from nodes.roaming import RoamingNode
+from nodes.service_chain import member_report
+from nodes.service_hop import ServiceHop
+from nodes.service_job import Service
+from nodes.service_ue import ServiceUe
+from nodes.split_control import SplitControl, steady
+from nodes.transport import connect
+from nodes.whole_model import WholeModel, wire_bytes
+
+MOST_PICTURES = 64  # that the UE keeps, as its tasks
+
+
+async def serve_tasks(home: Home, control: Channel, run: str, told: Serve, stack: AsyncExitStack) -> Shutdown:
+    """Take part in the service that the runner has ``told`` of, until it says Shutdown; the report.
+
+    Channels to neighbours are left to ``stack``. Raises NodeError and what the worker raises.
+    """
+    service, cpu_before = told.service, time.process_time()
+    home.limits.payload_bytes = service.payload_bytes
+    if service.threads is not None:
+        torch.set_num_threads(service.threads)
+    worker = await asyncio.get_running_loop().run_in_executor(None, _build, told)
+    compute = Waited(worker, service.threads) if service.stretched else Threaded(service.threads)
+    stack.callback(compute.pool.shutdown, wait=False, cancel_futures=True)
+    split = SplitControl(told.layer_s, service.policy)
+
+    async def reach(peer: Peer) -> Channel:
+        me = calling(home.name, run)
+        return await connect(peer.host, peer.port, me, home.token, home.limits, peer=peer.name)
+
+    role = _role(home.name, told, split, worker)
+    node = RoamingNode(home.name, role, worker, compute, {"runner": control}, time.perf_counter, reach)
+    letting_in = asyncio.create_task(_let_in(home, run, node))
+    stack.callback(letting_in.cancel)
+    stack.push_async_callback(_close, node)
+    await control.send(Hello(node=home.name, pid=os.getpid()))
+    await node.run()
+    done = member_report(node, split)
+    done.pid = os.getpid()
+    done.cpu_s = time.process_time() - cpu_before
+    done.overrun_s = compute.late_s if isinstance(compute, Waited) else 0.0
+    return Shutdown(report=msgspec.to_builtins(done))
+
+
+def _build(told: Serve) -> WholeModel:
+    service = told.service
+    return WholeModel(
+        service.model,
+        service.classes,
+        service.input_shape,
+        granularity=service.granularity,
+        seed=service.seed,
+        device=service.device,
+        layer_s=told.layer_s,
+        pictures=pictures_of(service) if told.source else None,
+    )
+
+
+def pictures_of(service: Service) -> torch.Tensor:
+    """The UE's tasks (N, C, H, W): the first test pictures of the data set. Raises DataError."""
+    drawn = batches(load_data(service).test, MOST_PICTURES, seed=service.seed, epoch=0, shuffle=False, augment=False)
+    return next(iter(drawn))[0]
+
+
+def _role(name: str, told: Serve, split: SplitControl, worker: WholeModel) -> ServiceUe | ServiceHop:
+    service = told.service
+    if told.source:
+        return ServiceUe(name, split, service.pace, service.deliver)
+    sizes = wire_bytes(worker.frames, service.deliver)
+    estimates = {upper: steady(sizes, link.rate_bps, link.delay_s) for upper, link in told.incoming.items()}
+    return ServiceHop(name, split, estimates.__getitem__, service.deliver)
+
+
+async def _let_in(home: Home, run: str, node: RoamingNode) -> None:
+    while True:
+        node.attach("up", await home.neighbour(run))
+
+
+async def _close(node: RoamingNode) -> None:
+    await asyncio.gather(*(channel.close() for _, channel in node.used))

@@ -1,0 +1,182 @@
+"""Inference services on real processes: each node its own cut; nodes that join, and nodes that are really killed."""
+
+import itertools
+
+import psutil
+import pytest
+import torch
+
+from bench.live_service import LiveService, Stage, run_service
+from bench.processes import RunError
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from nodes.chain import load_data
+from nodes.codec import wire_size
+from nodes.job import DataSpec
+from nodes.member import sci
+from nodes.models import build_model
+from nodes.serve_tasks import pictures_of
+from nodes.service_job import KnownLink, Pace, Service
+from nodes.task import Task
+from nodes.whole_model import frames_of_model
+
+NAMES = ("ue", "gnb", "mec", "cloud", "gnb2")
+CHAIN = NAMES[:4]
+MODEL, SHAPE = "nodes.networks:small_cnn", (3, 32, 32)
+LAYERS = len(frames_of_model(MODEL, 10, SHAPE)) - 1
+LINK = LinkProfile(rate_bps=500e6, delay_s=0.0002)
+SPEED = {"ue": 1, "gnb": 2, "gnb2": 2, "mec": 3, "cloud": 4}
+
+
+def stage(*emulated: tuple[str, str], **changes) -> Stage:
+    service = {
+        "model": MODEL,
+        "input_shape": SHAPE,
+        "classes": 10,
+        "pace": Pace(tasks=100, after_update=True),
+        "stretched": False,
+        "data": DataSpec(test_samples=8),
+        "threads": 1,
+    }
+    pairs = list(itertools.combinations(("ue", "gnb2", "gnb", "mec", "cloud"), 2))
+    return Stage(
+        service=Service(**service | changes),
+        layer_s={name: [0.01 / SPEED[name]] * LAYERS for name in NAMES},
+        links={pair: Duplex(up=LINK, down=LINK) if pair in emulated else Duplex() for pair in pairs},
+        # As if a little data were as dear as a layer: so the first two nodes take a part, and the last the rest.
+        known={pair: KnownLink(rate_bps=8e6, delay_s=0.001) for pair in pairs},
+    )
+
+
+def answers(service: Service) -> list[torch.Tensor]:
+    whole = build_model(service.model, service.classes, service.input_shape, service.seed).eval()
+    with torch.no_grad():
+        return [whole(picture[None]) for picture in pictures_of(service)]
+
+
+def assert_answered(service: Service, tasks: list[Task]) -> None:
+    expected = answers(service)
+    for task in tasks:
+        (logits,) = task.tensors.values()
+        torch.testing.assert_close(logits, expected[task.step % len(expected)])
+
+
+def leftovers() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if p.name() in NAMES]
+
+
+def seen(live: LiveService) -> tuple[int, int]:
+    return len(live.cuts), len(live.tasks)
+
+
+async def first_after(live: LiveService, before: tuple[int, int]) -> None:
+    """Return when the task is done that the next update lets start; ``before`` that so much was seen."""
+    cuts, tasks = before
+    await live.until_cut(cuts + 1)
+    await live.until_tasks(tasks + 1)
+
+
+async def do_tasks(live: LiveService, count: int) -> list[Task]:
+    """Tasks one by one, each after an update that the cloud was asked for."""
+    before = len(live.tasks)
+    for number in range(count):
+        await live.update("cloud")
+        await live.until_tasks(before + number + 1)
+    return live.tasks[before:]
+
+
+def test_a_node_killed_between_tasks_is_routed_around_and_one_that_joins_takes_part():
+    here = stage(("ue", "gnb"), ("gnb", "mec"))
+
+    async def script(live: LiveService) -> None:
+        await live.join(*CHAIN)
+        await live.lead(*CHAIN)
+        await live.begin()
+        await first_after(live, (0, 0))
+        first = await do_tasks(live, 3)
+        assert all(list(task.splits)[:2] == ["ue", "gnb"] for task in first)
+        before = seen(live)
+        live.kill("gnb")
+        await first_after(live, before)  # the UE has found the next, and heard of it
+        second = await do_tasks(live, 3)
+        assert all("gnb" not in task.splits for task in second)
+        assert any("mec" in task.splits for task in second)
+        before = seen(live)
+        await live.join("gnb2")
+        await live.lead("ue", "gnb2", "mec", "cloud")
+        await first_after(live, before)
+        third = await do_tasks(live, 3)
+        assert all("gnb2" in task.splits for task in third)
+        await live.end()
+        assert sum(task.restarts for task in live.tasks) == 0
+        assert live.reports.keys() == {"ue", "mec", "cloud", "gnb2"}
+        assert [task.step for task in live.tasks] == list(range(len(live.tasks)))
+        assert_answered(here.service, live.tasks)
+
+    run_service(here, script)
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("dead", ["gnb", "mec", "cloud"])
+def test_a_node_killed_at_any_moment_costs_no_task(dead):
+    here = stage(pace=Pace(tasks=60))
+
+    async def script(live: LiveService) -> None:
+        await live.join(*CHAIN)
+        await live.lead(*CHAIN)
+        await live.begin()
+        await live.until_tasks(20)
+        live.kill(dead)
+        await live.until_tasks(60)
+        assert sorted(task.step for task in live.tasks) == list(range(60))
+        assert sum(task.restarts for task in live.tasks) <= 2
+        assert dead not in live.tasks[-1].splits
+        assert_answered(here.service, live.tasks)
+
+    run_service(here, script)
+    assert leftovers() == []
+
+
+def test_updates_have_the_bytes_of_their_frames():
+    async def script(live: LiveService) -> None:
+        await live.join(*CHAIN)
+        await live.lead(*CHAIN)
+        await live.until_cut()
+        for _ in range(3):
+            assert await live.update("cloud") > 0
+        await live.end()
+        frame = wire_size(sci(1 << 20, "mec", [0.0] * (LAYERS + 1)))
+        first = wire_size(sci(1, "mec", [0.0] * (LAYERS + 1)))
+        sent = live.reports["mec"].sent_up["sci"]
+        assert (sent.messages, sent.payload_bytes) == (4, 4 * 4 * (LAYERS + 1))
+        assert sent.header_bytes == 3 * frame[0] + first[0]
+        assert "sci" not in live.reports["ue"].sent_down
+
+    run_service(stage(), script)
+
+
+def test_a_dead_ue_ends_the_service():
+    async def script(live: LiveService) -> None:
+        await live.join("ue", "gnb")
+        await live.lead("ue", "gnb")
+        live.kill("ue")
+        await live.until_tasks(1)
+
+    with pytest.raises(RunError, match="lost ue"):
+        run_service(stage(), script)
+    assert leftovers() == []
+
+
+def test_a_node_that_fails_is_named():
+    async def script(live: LiveService) -> None:
+        await live.join("ue")
+
+    with pytest.raises(RunError, match="ue: ModelError: unknown model 'nothing'"):
+        run_service(stage(model="nothing"), script)
+    assert leftovers() == []
+
+
+def test_the_ues_tasks_are_the_data_sets_test_pictures():
+    service = stage().service
+    assert pictures_of(service).shape == (8, *SHAPE)
+    assert len(load_data(service).test.labels) == 8
