@@ -18,6 +18,9 @@ from nodes.data import Dataset, load
 from nodes.hop import Hop
 from nodes.job import Job, Timing
 from nodes.messages import Assign, Result
+from nodes.models import ModelError
+from nodes.moving import MovingHop, MovingUe
+from nodes.moving_segment import MovingSegment, MovingSource
 from nodes.node import ComputeSeam, Direction, Node, Profiled, Role, inline
 from nodes.pictures import blank
 from nodes.seeds import derive
@@ -87,6 +90,8 @@ def load_data(job: Job | Service) -> Dataset:
 
 def build(job: Job, index: int, data: Dataset | None, meta: bool = False) -> tuple[Role, Segment | Source]:
     """The role and the worker of node ``index``; training goes on from the last checkpoint that all have."""
+    if job.moves is not None:
+        return _build_moving(job, index, data)
     segment = ShapeSegment(job, index) if meta else Segment(job, index)
     start_epoch = last_checkpoint(job, segment.layers)
     if start_epoch and not segment.place.relays:
@@ -97,6 +102,19 @@ def build(job: Job, index: int, data: Dataset | None, meta: bool = False) -> tup
         raise ValueError("the first node needs the data")
     source = Source(segment, data, start_epoch)
     return Ue(source.course, alone=len(job.nodes) == 1), source
+
+
+def _build_moving(job: Job, index: int, data: Dataset | None) -> tuple[Role, Segment | Source]:
+    """As ``build``, for a job whose layers move. Raises ModelError if it had been begun before."""
+    segment = MovingSegment(job, index)
+    if last_checkpoint(job, segment.layers):
+        raise ModelError("a job whose layers move cannot be resumed: its checkpoints name one split for all epochs")
+    if index:
+        return MovingHop(segment.place, index == len(job.nodes) - 1, job.splits, segment.layers), segment
+    if data is None:
+        raise ValueError("the first node needs the data")
+    source = MovingSource(segment, data)
+    return MovingUe(source.course, len(job.nodes) == 1, job.splits, segment.layers, job.moves or {}), source
 
 
 def report(node: Node, worker: Segment | Source, channels: Mapping[Direction, Channel]) -> NodeReport:
@@ -136,6 +154,8 @@ def run_in_virtual_time(job: Job, timings: list[Timing], links: list[Duplex], da
     One timing a node and one link between two, from the UE on. Tensors have shapes and no data: losses and
     accuracies are zero, and there is nothing to save.
     """
+    if job.moves is not None:
+        raise ValueError("timings are of parts that stay: a job whose layers move is run with data")
     job = msgspec.structs.replace(job, checkpoint=None)
     neighbours = zip(itertools.pairwise(job.nodes), links, strict=True)
     pairs = [linked_pair(one, two, link, derive(job.seed, p)) for p, ((one, two), link) in enumerate(neighbours)]

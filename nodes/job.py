@@ -92,6 +92,7 @@ class Job(_Spec, frozen=True, kw_only=True):
     device: str = "cpu"
     payload_bytes: int = 1 << 26  # the most that one message may carry
     devices: tuple[Device, ...] = ()  # one a node, or none: each as fast as it is
+    moves: dict[int, tuple[int, ...]] | None = None  # splits from training step so and so on; None: layers stay
     checkpoint: str | None = None  # a folder; each node saves its part there after every epoch
 
     def __post_init__(self) -> None:
@@ -104,5 +105,7 @@ class Job(_Spec, frozen=True, kw_only=True):
             raise ValueError(f"{links + 1} nodes need {links + 1} devices or none, got {len(self.devices)}")
         if list(self.splits) != sorted(self.splits) or any(split < 0 for split in self.splits):
             raise ValueError(f"splits must not decrease, got {list(self.splits)}")
+        if any(len(splits) != links for splits in (self.moves or {}).values()):
+            raise ValueError(f"moves: {links + 1} nodes need {links} splits")
         if min(self.batch_size, self.microbatches, self.window) < 1 or self.batch_size % self.microbatches:
             raise ValueError("batch_size, microbatches and window must be at least 1, and microbatches divide it")

@@ -72,10 +72,12 @@ class SplitCost(Message, frozen=True, kw_only=True, tag="sci"):
 
 
 class Assign(Message, frozen=True, kw_only=True, tag="assign"):
-    """Which layers each node holds: ``splits[p]`` layers are done when the task leaves node p."""
+    """Which layers each node holds: ``splits[p]`` layers are done when the task leaves node p; in training, from
+    the next step on, which is one of ``epoch`` (from 0)."""
 
     assignment: int
     splits: tuple[int, ...]
+    epoch: int = 0
 
 
 class Parameters(Message, frozen=True, kw_only=True, tag="parameters"):

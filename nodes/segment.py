@@ -17,7 +17,7 @@ from nodes.checkpoint import read_checkpoint, write_checkpoint
 from nodes.job import Job, OptimizerSpec
 from nodes.messages import Activation, AnyMessage, Gradient, Result, Tensors
 from nodes.models import Chain, Moment, Part, Values, build_model, outline
-from nodes.place import place
+from nodes.place import Place, place
 from nodes.seeds import derive, seed_generators
 from nodes.stage import Stage, build_stage
 
@@ -41,23 +41,15 @@ class Segment:
     """The trainable state of one node, and what it does with a message."""
 
     def __init__(self, job: Job, index: int, meta: bool = False) -> None:
-        chain = _chain(job, index, meta)
+        chain = self._chain(job, index, meta)
         self.job = job
         self.layers = len(chain)
-        self.place = place(job.splits, index, len(chain))
-        self.names = chain.names[self.place.start : self.place.stop]
         self._device = torch.device("meta" if meta else job.device)
         self._input, self._output = chain.input, chain.output
-        self._part: Part | None = None
-        if self.place.start < self.place.stop:
-            self._part = chain.part(self.place.start, self.place.stop).to(self._device)
-        self._arriving = chain.shapes(self.place.start)
-        self._inbound = self._stage(self.place.inbound, self._arriving)
-        self._outbound = self._stage(self.place.outbound, chain.shapes(self.place.stop))
-        self._optimizer = _optimizer(list(self._parameters()), job.optimizer)
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._microbatches_done = 0
         self.steps = 0
+        self._hold(chain, place(job.splits, index, len(chain)))
 
     def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> AnyMessage:
         """Start a batch of ``pictures`` (N, C, H, W) at the first node: what goes on, or what came of it."""
@@ -180,6 +172,22 @@ class Segment:
         if save is not None:
             self.save(save)
             self.begin_epoch(save)
+
+    def _chain(self, job: Job, index: int, meta: bool) -> Chain:
+        """The job's model; without memory for parameters where this node holds none."""
+        return _chain(job, index, meta)
+
+    def _hold(self, chain: Chain, held: Place) -> None:
+        """Take up ``held``: that part of ``chain``, the stages beside it, and an optimizer for both."""
+        self.place = held
+        self.names = chain.names[held.start : held.stop]
+        self._part: Part | None = None
+        if held.start < held.stop:
+            self._part = chain.part(held.start, held.stop).to(self._device)
+        self._arriving = chain.shapes(held.start)
+        self._inbound = self._stage(held.inbound, self._arriving)
+        self._outbound = self._stage(held.outbound, chain.shapes(held.stop))
+        self._optimizer = _optimizer(list(self._parameters()), self.job.optimizer)
 
     def _stage(self, link: int | None, shapes: Values) -> Stage:
         torch.manual_seed(derive(self.job.seed, STAGE_LAYERS, link or 0))
