@@ -61,13 +61,13 @@ class MovingSegment(Segment):
 
         Raises ProtocolError if these are not what the layers have.
         """
-        states = {tensor: self._state_of(tensor) for tensor in self._parameters()}
+        states: dict[torch.Tensor, Tensors] = {tensor: self._state_of(tensor) for tensor in self._parameters()}
         for message in parameters:
             states |= self._load(message)
         before, after = (stages(splits, self.layers) for splits in (self._splits, assign.splits))
-        held = {self.place.inbound: self._inbound, self.place.outbound: self._outbound}
-        same = before.intersection(after)
-        self._kept = {link: stage for link, stage in held.items() if any(key[0] == link for key in same)}
+        same = {key[0] for key in before.intersection(after)}
+        held = [(self.place.inbound, self._inbound), (self.place.outbound, self._outbound)]
+        self._kept = {link: stage for link, stage in held if link is not None and link in same}
         self._splits, self._assignment = assign.splits, assign.assignment
         self._hold(self._whole, place(assign.splits, self.place.index, self.layers))
         if self._optimizer is not None:
