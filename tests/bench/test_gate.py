@@ -144,6 +144,11 @@ def test_a_rule_for_a_time_is_refused(unit: str) -> None:
         compare(side(record(0.9), slow, rules=rules), side(record(0.9)))
 
 
+def test_a_time_on_a_virtual_clock_is_no_machine_s_and_may_be_gated() -> None:
+    before, after = (record(value, metric="latency", unit="s", mode="virtual") for value in (1.0, 1.5))
+    assert statuses(side(after, rules=[GateRule(metric="latency")]), side(before)) == ["regression"]
+
+
 def test_a_gate_that_gates_nothing_is_refused() -> None:
     with pytest.raises(GateInputError, match="no rule"):
         compare(side(record(0.9), rules=[]), side(record(0.9)))
