@@ -37,7 +37,8 @@ EXAMPLES = {
     "node": """
   BENCH_TOKEN=… bench node mec1 --port 4000   a node by hand; the token is the run's, 16 characters or more""",
     "doctor": """
-  bench doctor --data ~/data""",
+  bench doctor --data ~/data
+  bench doctor --clean                        as root: remove network namespaces of runs that were killed""",
 }
 
 
@@ -77,7 +78,9 @@ def parser() -> argparse.ArgumentParser:
     links = command("links", "what links really do on this machine, by name and over a sweep")
     links.add_argument("--shaping", choices=("auto", "emulated", "kernel"), default="auto", help="auto is emulated")
     _node(command("node", "be one node of a chain, by hand", json=False))
-    _data(command("doctor", "say what this machine has: netem, root, GPU, data sets"))
+    doctor = command("doctor", "say what this machine has: netem, root, GPU, data sets")
+    doctor.add_argument("--clean", action="store_true", help="remove what runs that were killed left in the kernel")
+    _data(doctor)
     return main
 
 

@@ -200,9 +200,10 @@ def _node(arguments: Namespace, _words: list[str]) -> int:
 
 
 def _doctor(arguments: Namespace, _words: list[str]) -> int:
-    from bench.doctor import as_lines, examine
+    from bench.doctor import as_lines, clean, examine
 
-    facts = examine(data_folder(arguments.data))
+    swept = clean() if arguments.clean else []
+    facts = examine(data_folder(arguments.data)) | {"swept": swept}
     _print_json(facts) if arguments.json else _print(as_lines(facts))
     return OK
 

@@ -4,7 +4,7 @@ import gzip
 import os
 import platform
 from contextlib import suppress
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -48,19 +48,22 @@ def cuda_available() -> bool:
 
 
 def shaping(choice: ShapingChoice) -> Shaping:
-    """How links are shaped. The kernel only if asked; raises InputError where it cannot."""
+    """How links are shaped. The kernel only if asked, and tried; raises InputError where it cannot."""
     if choice in ("auto", "emulated"):
         return "emulated"
     if choice == "none":
         return "none"
-    if util.find_spec("netem.shape") is None:
-        raise InputError(["--shaping: kernel: is not part of this version; give emulated"])
     if os.geteuid() != 0:
         raise InputError(["--shaping: kernel: needs root; give emulated, or run as root"])
-    netem, tbf = kernel_has("netem"), kernel_has("tbf")
-    if tbf is False:
-        raise InputError(["--shaping: kernel: this kernel has no tbf; give emulated"])
-    return "tbf+emulated" if netem is False else "kernel"
+    from netem.shape import ShapeError, kinds  # noqa: PLC0415  (pyroute2)
+
+    try:
+        found = kinds()
+    except ShapeError as error:
+        raise InputError([f"--shaping: kernel: {error}; give emulated"]) from None
+    if not found:
+        raise InputError(["--shaping: kernel: this kernel has neither netem nor tbf; give emulated"])
+    return "kernel" if "netem" in found else "tbf+emulated"
 
 
 def shaping_of(mode: Mode, chosen: Shaping) -> Shaping:

@@ -1,7 +1,8 @@
 """How does the kernel shape the links of a live run? Each node in a network namespace, a veth pair for each link.
 
 With netem the kernel does all; with tbf alone it does the rate, and an emulator in the upstream node's namespace
-the rest. The runner's own connections enter a namespace by its loopback device, which nothing shapes.
+the rest. The runner's own connections enter a namespace by its loopback device, which nothing shapes. What an
+earlier runner that was killed left is removed first.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from bench.processes import Address
 from bench.shaping import Emulated, follow
+from netem import owned
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from netem.shape import Network
@@ -41,6 +43,7 @@ class Kernel:
 
     async def __aenter__(self) -> Self:
         try:
+            await self._do(owned.sweep)
             await self._do(self._network.__enter__)
             self.namespaces = self._emulated.namespaces = dict(zip(self._nodes, self._network.paths, strict=True))
             for hop, link in enumerate(self._links):

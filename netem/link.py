@@ -5,6 +5,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator
+from statistics import NormalDist
 
 import msgspec
 
@@ -22,9 +23,10 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     - ``rate_bps``: bits of TCP's payload a second; None for an unlimited rate.
     - ``delay_s``: one way. ``jitter_s`` is added to it, times a draw from ``jitter_distribution`` (see
-      ``netem.jitter``; the normal's standard deviation), never below zero and never reordering. A share
-      ``jitter_correlation`` of each draw's uniform is the one before it, as netem mixes them: correlated jitter
-      is narrower.
+      ``netem.jitter``; the normal's standard deviation), never below zero and never reordering.
+      ``jitter_correlation`` is that of one draw with the next, as scores of a normal, so the distribution stays.
+      (netem is given it too, but picks from its table by a draw's lowest bits, which are as good as independent:
+      measured, it changes nothing there.)
     - ``loss``: the probability that a 1,448-byte segment is lost. ``loss_correlation`` is the correlation of one
       segment's loss with the next one's: a chain of two states, netem's ``gemodel``. (netem's own loss
       correlation would lose fewer than asked for.)
@@ -113,7 +115,7 @@ class Link:
         self._changes: deque[Planned] = deque()
         self._schedule: Iterator[Planned] | None = None  # what is played
         self._arrived_at = -math.inf
-        self._draw = rng.random()  # that jitter is made of; uniform
+        self._score = 0.0  # that jitter is made of; of a standard normal
         self._clear_bytes = float(self._clear_segments() * SEGMENT_BYTES)  # before the next lost segment begins
 
     @property
@@ -153,7 +155,9 @@ class Link:
             self._clear_bytes -= self._clear_bytes % SEGMENT_BYTES
         self._follow()
         if idle and self.profile.jitter_s:
-            self._draw += (1 - self.profile.jitter_correlation) * (self._rng.random() - self._draw)
+            correlation = self.profile.jitter_correlation
+            self._score *= correlation
+            self._score += math.sqrt(1 - correlation**2) * self._rng.gauss(0.0, 1.0)
         left = float(n_bytes)
         while left > 1e-6:  # below it, only what floats leave over at a change
             if self._clear_bytes <= 0:
@@ -173,7 +177,8 @@ class Link:
         profile = self.profile
         if not profile.jitter_s:
             return profile.delay_s
-        return max(0.0, profile.delay_s + profile.jitter_s * quantile(profile.jitter_distribution, self._draw))
+        drawn = quantile(profile.jitter_distribution, NormalDist().cdf(self._score))
+        return max(0.0, profile.delay_s + profile.jitter_s * drawn)
 
     def _advance(self, n_bytes: float) -> float:
         """Send ``n_bytes``, or as many as go before the next change; return how many."""

@@ -2,7 +2,7 @@
 
 A ``Network`` is a tree of namespaces, so a chain too, with a veth pair for each edge. Each end shapes what it
 sends, both directions. What it makes lives in its namespaces alone, whose names say whose they are; they go
-with the block, and the next network sweeps those of processes that were killed. Needs root.
+with the block; what a process that was killed left, ``owned.sweep`` removes. Needs root.
 """
 
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pyroute2 import IPRoute
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, nlmsg
@@ -103,7 +103,6 @@ class Network:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        owned.sweep()
         try:
             with self._stack as stack:
                 for label in self._labels:
@@ -148,3 +147,13 @@ class Network:
             place.route.neigh(
                 "add", dst=self.address(number, 1 - end), lladdr=macs[1 - end], ifindex=index, state="permanent"
             )
+
+
+def kinds() -> list[tc.Kind]:
+    """What this kernel can shape links by, tried on a network of its own. Raises ShapeError if it lets us make none."""
+    found = []
+    for kind in get_args(tc.Kind):
+        with Network(kind, ["try", "try"], [(0, 1)]) as network, suppress(ShapeError):
+            network.shape(0, Duplex(up=LinkProfile(rate_bps=1e6), down=LinkProfile(rate_bps=1e6)))
+            found.append(kind)
+    return found

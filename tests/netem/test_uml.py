@@ -1,0 +1,134 @@
+"""Does a kernel with netem do what a profile asks for? A guest kernel, booted as a process, measures it.
+
+User-mode Linux has one processor and timers of its own; each bound says what it leaves for that.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from math import sqrt
+from pathlib import Path
+
+import pytest
+
+LINUX = shutil.which("linux.uml")
+pytestmark = [
+    pytest.mark.uml,
+    pytest.mark.skipif(LINUX is None, reason="Debian's package user-mode-linux is not installed"),
+]
+
+GUEST = Path(__file__).parent / "support" / "uml_guest.py"
+PATIENCE_S = 150
+TIMER_S = 0.001  # as late as the guest's timers may be; about 0.2 ms was measured
+JITTER_S = 0.002  # as the guest has it
+
+INIT = """#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONPATH='{path}'
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs tmpfs /run
+'{python}' '{guest}'
+echo o > /proc/sysrq-trigger
+sleep 5
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("uml")
+    init = folder / "init.sh"
+    init.write_text(INIT.format(python=sys.executable, guest=GUEST, path=os.pathsep.join(filter(None, sys.path))))
+    init.chmod(0o755)
+    done = subprocess.run(
+        [
+            *(LINUX, "mem=256M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}"),
+            *("con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={folder}/"),
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert results, done.stdout[-3000:] + done.stderr[-1000:]
+    return json.loads(results[0].removeprefix("RESULT "))
+
+
+def binomial(count: int, share: float) -> object:
+    """What about so many of ``count`` are, within five standard deviations."""
+    return pytest.approx(count * share, abs=5 * sqrt(count * share * (1 - share)))
+
+
+def test_rates_are_those_asked_for(found):
+    for asked_bps, obtained_bps in found["rates"]:
+        assert obtained_bps == pytest.approx(asked_bps, rel=0.05)
+
+
+def test_delays_are_those_asked_for(found):
+    for asked_s, median_s, _ in found["delays"]:
+        assert asked_s <= median_s <= asked_s + TIMER_S
+
+
+def test_jitter_has_the_quartiles_of_its_distribution(found):
+    # (median, distance of the quartiles) in units of jitter_s; the pareto's by hand: 4/3 ((1 - u)^(-1/3) - 1.5).
+    quartiles = {"normal": (0.0, 1.349), "uniform": (0.0, 1.0), "pareto": (-0.3201, 0.6491)}
+    # Of 300 normal draws the median has a standard error of 0.072, the quartiles' distance one of 0.09.
+    for distribution, _, median_s, distance_s, _ in found["jitters"]:
+        median, distance = quartiles[distribution]
+        assert -0.36 <= median_s / JITTER_S - median <= 0.36 + TIMER_S / JITTER_S
+        assert distance_s / JITTER_S == pytest.approx(distance, abs=0.45)
+
+
+def test_losses_are_as_many_as_asked_for(found):
+    loss = found["loss"]
+    assert loss["lost"] == binomial(loss["sent"], 0.05)
+    assert loss["arrived"] + loss["lost"] == loss["sent"]
+    assert loss["lost_after_lost"] == binomial(loss["lost"], 0.05)
+
+
+def test_correlated_losses_are_as_many_and_follow_each_other(found):
+    loss = found["loss_correlated"]
+    # A chain of correlation r has (1 + r) / (1 - r) times the binomial's variance: 3.
+    assert loss["lost"] == pytest.approx(400, abs=5 * sqrt(3 * 4000 * 0.1 * 0.9))
+    assert loss["lost_after_lost"] == binomial(loss["lost"], 0.1 + 0.5 * 0.9)
+
+
+def test_packets_come_twice_or_overtake_as_often_as_asked_for(found):
+    assert found["duplicate"]["lost"] == 0
+    assert found["duplicate"]["arrived"] - found["duplicate"]["sent"] == binomial(4000, 0.1)
+    assert found["reorder"]["arrived"] == 4000
+    assert found["reorder"]["overtook"] == binomial(4000, 0.25)
+
+
+def test_a_limit_drops_what_is_more(found):
+    assert found["limit"]["arrived"] == 50
+
+
+def test_a_change_loses_nothing_and_holds_nothing_up(found):
+    assert found["changed"] == {"sent": 1000, "arrived": 1000, "in_order": True}
+    flow = found["flow"]
+    assert flow["before_bps"] == pytest.approx(20e6, rel=0.05)
+    assert flow["after_bps"] == pytest.approx(5e6, rel=0.05)
+
+
+def test_tc_shows_what_was_computed_by_hand(found):
+    if found["shown"] is None:
+        pytest.skip("iproute2's tc is not installed")
+    common = "linklayer ethernet overhead -66"
+    assert found["shown"] == [
+        # 2.5 MB/s: 10 ms and 4 x 2 ms travel, 20 ms wait; 95,000 bytes are 66 segments.
+        f"qdisc netem 1: root refcnt 2 limit 66 delay 10ms 2ms 75% loss 25% duplicate 50% reorder 12.5% rate 20Mbit"
+        f" gap 1 {common}",
+        # From good to bad 0.1 x 0.5, back 0.9 x 0.5.
+        f"qdisc netem 1: root refcnt 2 limit 77 delay 2.5ms loss gemodel p 5% r 45% 1-h 100% 1-k 0% rate 8Mbit"
+        f" {common}",
+        # 2^32 - 1 bytes/s, 20 ms of them wait.
+        f"qdisc netem 1: root refcnt 2 limit 59323 rate 34359Mbit {common}",
+    ]
+
+
+def test_nothing_is_left(found):
+    assert found["left"] == []
