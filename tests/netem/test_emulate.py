@@ -232,6 +232,9 @@ async def test_a_reader_that_stops_stops_its_sender_and_no_other(emulator):
 async def test_errors_of_the_emulator_are_told(emulator):
     with pytest.raises(EmulatorError, match="no link listens on"):
         await emulator.change(("127.0.0.1", 1), up=FAST)
+    link = await emulator.add_link(("127.0.0.1", 1), FAST, FAST)
+    with pytest.raises(EmulatorError, match="limit_packets: a byte stream"):
+        await emulator.change(link, up=FAST, down=LinkProfile(limit_packets=5))
     with pytest.raises(EmulatorError, match="assign requested address"):
         await emulator.add_link(("127.0.0.1", 1), FAST, FAST, host="192.0.2.1")
     emulator._process.kill()
@@ -248,6 +251,11 @@ async def test_errors_of_the_emulator_are_told(emulator):
         (
             b'{"type":"Change","address":["::1",1],"up":{"rate_bps":-1},"down":null}',
             "rate_bps must be above 0",
+        ),
+        (
+            b'{"type":"AddLink","target":["::1",1],"up":{"duplicate":0.1},"down":{},"host":"::1","seed":0,'
+            b'"namespace":null}',
+            "duplicate: a byte stream does not show it",
         ),
     ],
 )

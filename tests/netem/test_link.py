@@ -103,6 +103,55 @@ def test_jitter_has_the_asked_spread_and_never_shortens_a_delay_below_zero():
     assert min(wild.send(at * 10.0, 1) - at * 10.0 for at in range(1000)) == 0.0
 
 
+def correlation(values: list[float]) -> float:
+    """Of each with the next."""
+    mean = statistics.mean(values)
+    products = sum((one - mean) * (other - mean) for one, other in itertools.pairwise(values))
+    return products / sum((value - mean) ** 2 for value in values)
+
+
+@pytest.mark.parametrize(("distribution", "deviation"), [("uniform", 3**-0.5), ("pareto", 0.82), ("normal", 1.0)])
+def test_jitter_keeps_its_distribution_when_it_is_correlated(distribution, deviation):
+    for asked in (0.0, 0.8):
+        line = link(delay_s=1.0, jitter_s=0.1, jitter_distribution=distribution, jitter_correlation=asked)
+        times = [line.send(at * 10.0, 100) - at * 10.0 for at in range(20_000)]
+        assert statistics.stdev(times) == pytest.approx(0.1 * deviation, rel=0.05)
+        # The correlation is one of scores; a skewed distribution shows somewhat less of it.
+        assert asked - 0.15 <= correlation(times) <= asked + 0.03
+
+
+def test_correlated_losses_are_as_many_as_asked_for_and_follow_each_other():
+    line = link(delay_s=1.0, loss=0.1, loss_correlation=0.6)
+    arrivals = [0.0, *(line.send(0.0, SEGMENT_BYTES) for _ in range(40_000))]
+    lost = [float(two - one >= 2.0) for one, two in itertools.pairwise(arrivals)][1:]
+    # A chain of correlation r has (1 + r) / (1 - r) times the binomial's variance: four deviations are 0.012.
+    assert statistics.mean(lost) == pytest.approx(0.1, abs=0.012)
+    assert correlation(lost) == pytest.approx(0.6, abs=0.03)
+
+
+@pytest.mark.parametrize("what", [{"duplicate": 0.1}, {"reorder": 0.1, "delay_s": 0.1}, {"limit_packets": 10}])
+def test_what_a_stream_does_not_show_is_refused(what):
+    with pytest.raises(ValueError, match=f"{next(iter(what))}: a byte stream does not show it"):
+        link(**what)
+    line = link()
+    with pytest.raises(ValueError, match="does not show it"):
+        line.change(0.0, LinkProfile(**what))
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ({"loss": 1.0}, "loss must be in"),
+        ({"loss_correlation": -0.1}, "loss_correlation must be in"),
+        ({"reorder": 0.5}, "reorder needs a delay_s"),
+        ({"limit_packets": 0}, "limit_packets must be above 0"),
+    ],
+)
+def test_a_profile_that_cannot_be_is_refused(what, error):
+    with pytest.raises(ValueError, match=error):
+        LinkProfile(**what)
+
+
 @given(profiles, st.lists(st.tuples(st.floats(0, 1), st.integers(0, 200_000)), max_size=20), st.integers())
 def test_arrivals_never_decrease_and_never_beat_the_rate(profile, sends, seed):
     line, now, arrived = Link(profile, random.Random(seed)), 0.0, 0.0
