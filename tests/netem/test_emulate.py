@@ -254,7 +254,7 @@ async def test_errors_of_the_emulator_are_told(emulator):
         ),
         (
             b'{"type":"AddLink","target":["::1",1],"up":{"duplicate":0.1},"down":{},"host":"::1","seed":0,'
-            b'"namespace":null}',
+            b'"namespace":null,"half_duplex":false}',
             "duplicate: a byte stream does not show it",
         ),
     ],
