@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,6 +38,18 @@ def inside(path: str | None) -> Iterator[None]:
             _enter(home)
     finally:
         os.close(home)
+
+
+def listening(path: str | None) -> socket.socket:
+    """A socket that listens in the namespace at ``path``, on all that is there; in this one on the loopback alone."""
+    with inside(path):
+        return socket.create_server(("127.0.0.1" if path is None else "0.0.0.0", 0))
+
+
+def connected(address: tuple[str, int], path: str | None) -> socket.socket:
+    """A connection from the namespace at ``path`` to ``address``."""
+    with inside(path):
+        return socket.create_connection(address)
 
 
 def _enter(fd: int) -> None:

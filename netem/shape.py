@@ -26,7 +26,10 @@ from netem.profiles import Duplex
 NETLINK_ROUTE = 0
 HANDLE = 0x10000  # 1:
 BASE = IPv4Address("10.0.0.0")  # nobody else is in our namespaces
-IPV6_OFF = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")  # its chatter would be lost and counted
+SETTINGS = {
+    "ipv6/conf/default/disable_ipv6": "1",  # its chatter would be counted
+    "ipv4/tcp_no_metrics_save": "1",  # a connection knows nothing of what befell earlier ones
+}
 
 Edge = tuple[int, int]
 
@@ -59,8 +62,9 @@ class Place:
         with inside(self.path):
             self.route = stack.enter_context(IPRoute())
             self._qdiscs = stack.enter_context(NetlinkSocket(NETLINK_ROUTE))
-            with suppress(OSError):  # no IPv6 in this kernel
-                IPV6_OFF.write_text("1")
+            for name, value in SETTINGS.items():
+                with suppress(OSError):  # no IPv6 in this kernel, or /proc/sys is read-only
+                    Path("/proc/sys/net", name).write_text(value)
         self._shaped: set[str] = set()
         self.index = functools.cache(self._index)
         self.set("lo", state="up")

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from math import sqrt
 from pathlib import Path
 
@@ -20,7 +21,7 @@ pytestmark = [
 ]
 
 GUEST = Path(__file__).parent / "support" / "uml_guest.py"
-PATIENCE_S = 150
+PATIENCE_S = 240
 TIMER_S = 0.001  # as late as the guest's timers may be; about 0.2 ms was measured
 JITTER_S = 0.002  # as the guest has it
 
@@ -33,6 +34,12 @@ mount -t tmpfs tmpfs /run
 echo o > /proc/sysrq-trigger
 sleep 5
 """
+
+
+def first() -> None:
+    """Come before other work of the machine, which is not what is measured; where that is allowed."""
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +57,7 @@ def found(tmp_path_factory) -> dict:
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
+        preexec_fn=first,
         check=False,
     )
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
@@ -128,6 +136,15 @@ def test_tc_shows_what_was_computed_by_hand(found):
         # 2^32 - 1 bytes/s, 20 ms of them wait.
         f"qdisc netem 1: root refcnt 2 limit 59323 rate 34359Mbit {common}",
     ]
+
+
+def test_the_named_links_are_within_what_bench_links_allows(found):
+    assert len(found["held"]) == 4
+    for row in found["held"]:
+        assert row["measured_rate_bps"] == pytest.approx(row["rate_bps"], rel=0.05), row
+        assert row["delay_s"] <= row["measured_delay_s"] <= row["delay_s"] + TIMER_S, row
+        # Of 60 draws of a normal the quartiles' distance has a relative standard error of 0.15.
+        assert row["measured_jitter_s"] == pytest.approx(row["jitter_s"], rel=0.75), row
 
 
 def test_nothing_is_left(found):

@@ -3,6 +3,7 @@
 Prints one line of JSON. Counts of packets are UDP's, one datagram a packet; rates are TCP's payload.
 """
 
+import asyncio
 import ctypes
 import json
 import os
@@ -14,16 +15,19 @@ import time
 from itertools import pairwise
 from statistics import median, quantiles
 
+from msgspec.structs import replace
+
+from netem.calibrate import Calibration, answering, measure, probing
 from netem.link import LinkProfile
-from netem.namespace import inside
-from netem.profiles import Duplex
+from netem.namespace import connected, inside, listening
+from netem.profiles import LINKS, Duplex
 from netem.shape import Network
 
 MODULES = ("drivers/net/veth", "net/sched/sch_netem", "net/sched/sch_tbf")
 FINIT_MODULE = 313  # its number on x86-64
 STAMP = struct.Struct("<Id")
 JITTER_S, JITTERED = 0.002, 300
-QUIET_S = 0.3  # nothing came for so long: nothing more will
+QUIET_S = 0.8  # nothing came for so long: nothing more will
 
 
 def load_modules() -> None:
@@ -128,7 +132,7 @@ def rate_bps(stamps: list[tuple[float, int]], from_s: float, to_s: float) -> flo
     return 8 * (within[-1][1] - within[0][1]) / (within[-1][0] - within[0][0])
 
 
-def measure(ends: Ends) -> dict:
+def packets(ends: Ends) -> dict:
     found: dict = {"kernel": os.uname().release}
     found["plain_delay_s"] = median(delay for _, delay in ends.send(100, 0.005))
 
@@ -178,7 +182,7 @@ def measure(ends: Ends) -> dict:
             "overtook": overtakers(numbers),
         }
 
-    ends.ask(LinkProfile(delay_s=0.1, limit_packets=50))
+    ends.ask(LinkProfile(delay_s=0.5, limit_packets=50))
     found["limit"] = {"sent": 200, "arrived": len(ends.send(200))}
 
     change_s = []
@@ -202,6 +206,53 @@ def measure(ends: Ends) -> dict:
     return found
 
 
+def held(network: Network) -> list[dict]:
+    """The named links' ways, measured just as ``bench links`` measures every other backend's.
+
+    Rate and delay of the link itself are those without jitter and loss: TCP, whose losses here are real, need not
+    reach the rate of a link that has them. ``tcp_rate_bps`` is what it reached.
+    """
+
+    async def measured(rate_bps: float | None, delay_s: float) -> Calibration:
+        far = listening(network.paths[1])
+        near = connected((network.address(0, 1), far.getsockname()[1]), network.paths[0])
+        async with answering(far), probing(near) as probe:
+            return await measure(probe, LinkProfile(rate_bps, delay_s), bulk_s=1.0, messages=60, sizes=())
+
+    rows = []
+    for name, link in LINKS.items():
+        for direction, duplex in {"up": link, "down": Duplex(up=link.down, down=link.up)}.items():
+            if link == Duplex():
+                continue
+            asked = duplex.up
+            plain = Duplex(up=steady(duplex.up), down=steady(duplex.down))
+            network.shape(0, plain)
+            seen = asyncio.run(measured(asked.rate_bps, asked.delay_s))
+            network.shape(0, duplex)
+            whole = asyncio.run(measured(asked.rate_bps, asked.delay_s))
+            rows.append(
+                {
+                    "link": name,
+                    "direction": direction,
+                    "rate_bps": asked.rate_bps,
+                    "measured_rate_bps": seen.rate_bps,
+                    "tcp_rate_bps": whole.rate_bps,
+                    "delay_s": asked.delay_s,
+                    "measured_delay_s": seen.delay_s,
+                    "measured_delay_p99_s": seen.delay_p99_s,
+                    "measured_round_trip_s": seen.round_trip_s,
+                    "jitter_s": asked.jitter_s,
+                    "measured_jitter_s": whole.jitter_s,
+                    "loss": asked.loss,
+                }
+            )
+    return rows
+
+
+def steady(profile: LinkProfile) -> LinkProfile:
+    return replace(profile, jitter_s=0.0, loss=0.0)
+
+
 def shown(ends: Ends) -> list[str]:
     """What tc shows of some profiles, a line each."""
     lines = []
@@ -223,7 +274,8 @@ def main() -> None:
     load_modules()
     with Network("netem", ["near", "far"], [(0, 1)]) as network:
         ends = Ends(network)
-        found = measure(ends)
+        found = packets(ends)
+        found["held"] = held(network)
         try:
             found["shown"] = shown(ends)
         except FileNotFoundError:
