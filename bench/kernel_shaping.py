@@ -56,9 +56,11 @@ class Kernel:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._emulated.__aexit__()
-        await self._do(self._network.__exit__)
-        self._thread.shutdown()
+        try:
+            await self._emulated.__aexit__()
+        finally:
+            await self._do(self._network.__exit__)
+            self._thread.shutdown()
 
     async def join(self, addresses: Mapping[str, Address]) -> list[Address | None]:
         hops = enumerate(self._nodes[1:])

@@ -22,8 +22,13 @@ def create(label: str) -> str:
     """Make a network namespace of this process, with ``label`` at the end of its name; its path. Raises OSError."""
     label = re.sub(r"[^\w.-]", "_", label)[:100]
     name = f"splitmec-{os.getpid()}-{_started(os.getpid())}-{next(_counter)}-{label}"
-    netns.create(name)
-    return str(FOLDER / name)
+    path = str(FOLDER / name)
+    try:
+        netns.create(name)
+    except BaseException:  # with its mount point made, perhaps
+        remove(path)
+        raise
+    return path
 
 
 def remove(path: str) -> None:
