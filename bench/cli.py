@@ -85,6 +85,8 @@ def _terminable() -> Iterator[list[int]]:
 
     def end(number: int, _frame: Any) -> None:
         terminated.append(number)
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, end)

@@ -245,7 +245,7 @@ def test_a_node_listens_at_an_address_of_ipv6(tmp_path):
         )
         assert live.losses == model.losses
         assert_counted(live, model)
-        assert [process.wait(10) for process in started] == [0, 0]
+        assert [process.wait(60) for process in started] == [0, 0]
     finally:
         for process in started:
             process.kill()

@@ -1,5 +1,6 @@
 """``bench run``: what it leaves, and what a failure, Ctrl-C or a kill leaves; through the command line."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -181,7 +182,11 @@ def test_ctrl_c_keeps_the_records_and_writes_the_report(folder: Path, command: C
     assert recorded() == Counter(ALL)
 
 
-def test_sigterm_is_as_ctrl_c_but_for_the_exit_code(folder: Path, command: Command) -> None:
+@pytest.mark.parametrize("on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN])  # ignored in the background
+def test_sigterm_is_as_ctrl_c_but_for_the_exit_code(
+    folder: Path, command: Command, request: pytest.FixtureRequest, on_ctrl_c: Any
+) -> None:
+    request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, on_ctrl_c)))
     (folder / "terminate").touch()
     before = signal.getsignal(signal.SIGTERM)
     assert command(*RUN) == 143
