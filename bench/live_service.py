@@ -68,7 +68,7 @@ class LiveService:
 
     async def __aenter__(self) -> Self:
         self._emulator = await self._stack.enter_async_context(Emulator())
-        self._nodes = Processes(launcher())
+        self._nodes = Processes(launcher(), {})
         self._stack.push_async_callback(self._nodes.end)
         return self
 

@@ -18,12 +18,8 @@ import msgspec
 import torch
 
 from nodes.channel import Channel, ChannelClosed
-<<<<<<< HEAD
 from nodes.job import Device, Timing
-from nodes.messages import AnyMessage, Gradient, Result, Shutdown
-=======
 from nodes.messages import AnyMessage, Gradient, Peer, Result, Shutdown
->>>>>>> dee2435 (Inference services live: nodes that join, leave and are killed between tasks or during them)
 
 Direction = Literal["up", "down", "runner"]
 

@@ -21,13 +21,8 @@ from nodes.channel import Channel, ChannelClosed
 from nodes.home import Home, calling
 from nodes.job import Job
 from nodes.memory import keep_freed_memory
-<<<<<<< HEAD
-from nodes.messages import Configure, Error, Heartbeat, Hello, Shutdown
-from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Stretched, Threaded
-=======
 from nodes.messages import Configure, Error, Heartbeat, Hello, Serve, Shutdown
-from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Threaded
->>>>>>> dee2435 (Inference services live: nodes that join, leave and are killed between tasks or during them)
+from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Stretched, Threaded
 from nodes.segment import Segment
 from nodes.serve_tasks import serve_tasks
 from nodes.transport import connect
