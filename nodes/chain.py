@@ -16,12 +16,12 @@ from nodes.channel import Channel, ChannelClosed, Connection, MemoryChannel, Tra
 from nodes.checkpoint import last_checkpoint
 from nodes.data import Dataset, load
 from nodes.hop import Hop
-from nodes.job import Job, Timing
+from nodes.job import Device, Job, Timing
 from nodes.messages import Assign, Result
 from nodes.models import ModelError
 from nodes.moving import MovingHop, MovingUe
 from nodes.moving_segment import MovingSegment, MovingSource
-from nodes.node import ComputeSeam, Direction, Node, Profiled, Role, inline
+from nodes.node import ComputeSeam, Direction, Node, Profiled, Role, inline, on_device
 from nodes.pictures import blank
 from nodes.seeds import derive
 from nodes.segment import Segment
@@ -159,7 +159,7 @@ def run_in_virtual_time(job: Job, timings: list[Timing], links: list[Duplex], da
     job = msgspec.structs.replace(job, checkpoint=None)
     neighbours = zip(itertools.pairwise(job.nodes), links, strict=True)
     pairs = [linked_pair(one, two, link, derive(job.seed, p)) for p, ((one, two), link) in enumerate(neighbours)]
-    computes = [Profiled(timing) for timing in timings]
+    computes = [Profiled(on_device(Device(timing=timing))) for timing in timings]
     return run_virtual(_run(job, data, pairs, computes, meta=True))
 
 

@@ -104,29 +104,33 @@ class Threaded:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
 
-class Profiled:
-    """Take as long as ``timing`` says, on the loop's clock; the work itself is on meta tensors."""
+# The seconds that a call which came to a reply takes on some device, where it took so many of CPU time here.
+Due = Callable[[str, AnyMessage, float], float]
 
-    def __init__(self, timing: Timing) -> None:
-        self._timing = timing
+
+class Profiled:
+    """Take as long as ``due_s`` says, on the loop's clock; the work itself is on meta tensors."""
+
+    def __init__(self, due_s: Due) -> None:
+        self._due_s = due_s
 
     async def __call__(self, call: str, work: Callable[[], AnyMessage]) -> AnyMessage:
         reply = work()
-        await asyncio.sleep(cost_s(self._timing, call, reply))
+        await asyncio.sleep(self._due_s(call, reply, 0.0))
         return reply
 
 
 class Stretched:
-    """Compute as slowly as ``device``: its ``compute``'s thread does the work, then sleeps until the device is done.
+    """Take as long as ``due_s`` says: the thread of ``compute`` does the work, then sleeps until the device is done.
 
     The time counts from when the work begins, so what the work itself took does not add to it. CPU time is that
     of the thread: others that run on its core do not stretch it further. ``overrun_s`` sums by how much work
     took longer here than on the device, which nothing can make up for.
     """
 
-    def __init__(self, compute: ComputeSeam, device: Device) -> None:
+    def __init__(self, compute: ComputeSeam, due_s: Due) -> None:
         self.overrun_s = 0.0
-        self._compute, self._device = compute, device
+        self._compute, self._due_s = compute, due_s
 
     def __call__(self, call: str, work: Callable[[], AnyMessage]) -> Awaitable[AnyMessage]:
         return self._compute(call, partial(self._stretch, call, work))
@@ -134,15 +138,20 @@ class Stretched:
     def _stretch(self, call: str, work: Callable[[], AnyMessage]) -> AnyMessage:
         began, cpu_began = time.perf_counter(), time.thread_time()
         reply = work()
-        device = self._device
-        if device.timing is None:
-            due_s = device.slowdown * (time.thread_time() - cpu_began)
-        else:
-            due_s = cost_s(device.timing, call, reply)
+        due_s = self._due_s(call, reply, time.thread_time() - cpu_began)
         left_s = began + due_s - time.perf_counter()
         self.overrun_s += max(0.0, -left_s)
         time.sleep(max(0.0, left_s))  # of the thread, not the loop: its timers are finer than uvloop's
         return reply
+
+
+def on_device(device: Device) -> Due:
+    """How long calls take on ``device``."""
+
+    def due_s(call: str, reply: AnyMessage, cpu_s: float) -> float:
+        return device.slowdown * cpu_s if device.timing is None else cost_s(device.timing, call, reply)
+
+    return due_s
 
 
 def cost_s(timing: Timing, call: str, reply: AnyMessage) -> float:

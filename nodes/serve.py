@@ -22,7 +22,7 @@ from nodes.home import Home, calling
 from nodes.job import Job
 from nodes.memory import keep_freed_memory
 from nodes.messages import Configure, Error, Heartbeat, Hello, Serve, Shutdown
-from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Stretched, Threaded
+from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Stretched, Threaded, on_device
 from nodes.segment import Segment
 from nodes.serve_tasks import serve_tasks
 from nodes.transport import connect
@@ -88,7 +88,7 @@ async def _do_job(home: Home, control: Channel, run: str, stack: AsyncExitStack)
         preparing = _prepare(home, configure, run, compute, stack)
         role, worker, channels = await _unless_gone(control, preparing)
         devices = configure.job.devices
-        device = Stretched(compute, devices[configure.index]) if devices else None
+        device = Stretched(compute, on_device(devices[configure.index])) if devices else None
         channels["runner"] = control
         node = Node(home.name, role, worker, device or compute, channels, time.perf_counter)
         await control.send(Hello(node=home.name, pid=os.getpid()))

@@ -18,8 +18,7 @@ from nodes.chain import load_data
 from nodes.channel import Channel
 from nodes.home import Home, calling
 from nodes.messages import Hello, Peer, Serve, Shutdown
-from nodes.node import Threaded
-from nodes.playing import Waited
+from nodes.node import Stretched, Threaded
 from nodes.roaming import RoamingNode
 from nodes.service_chain import member_report
 from nodes.service_hop import ServiceHop
@@ -27,7 +26,7 @@ from nodes.service_job import Service
 from nodes.service_ue import ServiceUe
 from nodes.split_control import SplitControl, steady
 from nodes.transport import connect
-from nodes.whole_model import WholeModel, wire_bytes
+from nodes.whole_model import WholeModel, playing, wire_bytes
 
 MOST_PICTURES = 64  # that the UE keeps, as its tasks
 
@@ -42,7 +41,8 @@ async def serve_tasks(home: Home, control: Channel, run: str, told: Serve, stack
     if service.threads is not None:
         torch.set_num_threads(service.threads)
     worker = await asyncio.get_running_loop().run_in_executor(None, _build, told)
-    compute = Waited(worker, service.threads) if service.stretched else Threaded(service.threads)
+    compute = Threaded(service.threads)
+    stretched = Stretched(compute, playing(worker)) if service.stretched else None
     stack.callback(compute.pool.shutdown, wait=False, cancel_futures=True)
     split = SplitControl(told.layer_s, service.policy)
 
@@ -51,7 +51,7 @@ async def serve_tasks(home: Home, control: Channel, run: str, told: Serve, stack
         return await connect(peer.host, peer.port, me, home.token, home.limits, peer=peer.name)
 
     role = _role(home.name, told, split, worker)
-    node = RoamingNode(home.name, role, worker, compute, {"runner": control}, time.perf_counter, reach)
+    node = RoamingNode(home.name, role, worker, stretched or compute, {"runner": control}, time.perf_counter, reach)
     letting_in = asyncio.create_task(_let_in(home, run, node))
     stack.callback(letting_in.cancel)
     stack.push_async_callback(_close, node)
@@ -60,7 +60,7 @@ async def serve_tasks(home: Home, control: Channel, run: str, told: Serve, stack
     done = member_report(node, split)
     done.pid = os.getpid()
     done.cpu_s = time.process_time() - cpu_before
-    done.overrun_s = compute.late_s if isinstance(compute, Waited) else 0.0
+    done.overrun_s = stretched.overrun_s if stretched else 0.0
     return Shutdown(report=msgspec.to_builtins(done))
 
 

@@ -14,8 +14,7 @@ import msgspec
 from netem.link import Link
 from nodes.channel import Channel, ChannelClosed, MemoryChannel, Traffic, memory_pair
 from nodes.messages import Assign, Peer, Result, Route, Shutdown
-from nodes.node import ComputeSeam, inline
-from nodes.playing import Slept
+from nodes.node import ComputeSeam, Profiled, inline
 from nodes.roaming import RoamingNode
 from nodes.service_hop import ServiceHop
 from nodes.service_job import Pace
@@ -23,7 +22,7 @@ from nodes.service_ue import ServiceUe
 from nodes.split_control import Estimate, Policy, SplitControl
 from nodes.task import Task, task_of
 from nodes.virtual import LinkChannel, run_virtual
-from nodes.whole_model import Frames, Shapes, TaskWorker, WholeModel
+from nodes.whole_model import Frames, Shapes, TaskWorker, WholeModel, playing
 
 Way = tuple[str, ...]  # names of nodes, the UE first
 Links = Mapping[tuple[str, str], tuple[Link, Link]]  # by (upstream end, downstream end): downstream, upstream
@@ -78,7 +77,7 @@ def serve_in_virtual_time(scene: Scene, frames: Frames, links: Links) -> Served:
 
     def make(name: str) -> tuple[TaskWorker, ComputeSeam]:
         worker = Shapes(frames, scene.layer_s[name])
-        return worker, Slept(worker)
+        return worker, Profiled(playing(worker))
 
     async def run() -> Served:
         return await _Stage(scene, make, pair, asyncio.get_running_loop().time).run()

@@ -1,10 +1,10 @@
 """What does a node below the UE decide in an inference service? How far to take a task, and what to tell upstream."""
 
-from collections import deque
 from collections.abc import Callable
 
 import msgspec
 
+from nodes.algorithms.forecast import LookAhead
 from nodes.member import Member, sci
 from nodes.messages import Activation, AnyMessage, Result, Shutdown
 from nodes.node import Action, Compute, Direction, Send
@@ -24,11 +24,11 @@ class ServiceHop(Member):
         self._estimate: Estimate | None = None  # of the link from the neighbour upstream, if there is one
         self._held: list[Activation] = []
         self._updated_s = 0.0
-        self._gaps_s: deque[float] = deque(maxlen=control.policy.gaps)
+        self._look_ahead = LookAhead(control.policy.gaps)
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
         if sender == "up" and isinstance(message, Activation):
-            self._gaps_s.append(now - self._updated_s)
+            self._look_ahead.observe(self._updated_s, now)
             return self._take(message, now)
         if sender == "up" and isinstance(message, Shutdown):
             return self.lost("up", now)
@@ -61,8 +61,7 @@ class ServiceHop(Member):
         """Update the split and send the SCI upstream, if somebody is there and it is worth a message."""
         if self._estimate is None or self._down in ("joining", "silent"):
             return []
-        ahead_s = sum(self._gaps_s) / len(self._gaps_s) if self._gaps_s else 0.0
-        self.control.update(self._estimate(now, ahead_s))
+        self.control.update(self._estimate(now, self._look_ahead.gap_s))
         self._updated_s = now
         cost_s = self.control.tell(now)
         return [] if cost_s is None else [Send("up", sci(self._update_number, self._name, cost_s))]

@@ -17,6 +17,7 @@ from nodes.boundary import pack, unpack
 from nodes.codec import wire_size
 from nodes.messages import Activation, Tensors
 from nodes.models import Chain, Granularity, Values, build_model, outline
+from nodes.node import Due
 from nodes.segment import ProtocolError
 
 Frames = Sequence[Activation]  # [L+1] a task's message at each boundary; tensors without data
@@ -32,6 +33,11 @@ class TaskWorker(Protocol):
 
     def forward(self, message: Activation, stop: int) -> Activation:
         """The task of ``message`` with ``stop`` layers done."""
+
+
+def playing(worker: TaskWorker) -> Due:
+    """How long calls take on the device that ``worker`` plays."""
+    return lambda call, reply, cpu_s: worker.seconds
 
 
 @functools.lru_cache(maxsize=8)

@@ -10,7 +10,19 @@ import pytest
 from nodes.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
 from nodes.job import Device, Timing
 from nodes.messages import Activation, AnyMessage, Gradient, Result, Shutdown
-from nodes.node import Action, Compute, Direction, Finish, Node, PeerLostError, Send, Stretched, Threaded, inline
+from nodes.node import (
+    Action,
+    Compute,
+    Direction,
+    Finish,
+    Node,
+    PeerLostError,
+    Send,
+    Stretched,
+    Threaded,
+    inline,
+    on_device,
+)
 from nodes.segment import ProtocolError
 
 RESULT = Result(assignment=0, step=1)
@@ -231,7 +243,7 @@ TIMED = Device(timing=Timing(forward_s=2.0, backward_s=0.75))
 async def test_stretched_work_takes_as_long_as_on_the_device(monkeypatch, device, call, reply, spent):
     times = Times()
     monkeypatch.setattr("nodes.node.time", times)
-    compute = Stretched(inline, device)
+    compute = Stretched(inline, on_device(device))
     assert await compute(call, lambda: times.work(reply)) is reply
     assert (times.now - 100.0, compute.overrun_s) == spent
 
