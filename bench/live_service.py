@@ -62,7 +62,7 @@ class LiveService:
         self._dead: set[str] = set()
         self._doors: dict[Pair, Address] = {}
         self._changed = asyncio.Event()
-        self._failure: RunError | None = None
+        self._failure: Exception | None = None
         self._attending: dict[str, asyncio.Task[None]] = {}
         self._stack = AsyncExitStack()
 
@@ -132,7 +132,9 @@ class LiveService:
             return address
         if (upper, lower) not in self._doors:
             seed = self._stage.seed + len(self._doors)
-            self._doors[upper, lower] = await self._emulator.add_link(address, link.up, link.down, seed=seed)
+            self._doors[upper, lower] = await self._emulator.add_link(
+                address, link.up, link.down, seed=seed, half_duplex=link.half_duplex
+            )
         return self._doors[upper, lower]
 
     async def _attend(self, name: str) -> None:
@@ -152,7 +154,7 @@ class LiveService:
             self._dead.add(name)
             if name == self._ue:
                 self._failure = RunError(f"lost {error}", weight=1)
-        except RunError as error:
+        except Exception as error:  # whoever waits for something must not wait for ever
             self._failure = error
         self._changed.set()
 

@@ -1,0 +1,95 @@
+"""The experiments on the live protocol: what they tell of small services, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.experiment import Context
+from bench.experiments.adaptive import Road, RouteParameters, UpdateParameters, changed, handover, held, updates
+from bench.fields import ModelName
+from netem.profiles import Duplex
+from nodes.codec import wire_size
+from nodes.member import sci
+from nodes.task import Task
+from nodes.whole_model import frames_of_model
+
+CONTEXT = Context(
+    seed=0,
+    scale="smoke",
+    mode="live",
+    shaping="emulated",
+    dataset="none",
+    data_dir=None,
+    device="cpu",
+    scratch=Path(),
+    say=lambda line: None,
+)
+SMALL = ModelName("nodes.networks:small_cnn")
+ROAD = Road(rate_bps=200e6, delay_s=0.0005)
+
+
+def route(**changes) -> RouteParameters:
+    given = {
+        "whole_s": {"ue": 0.2, "one": 0.06, "two": 0.05, "cloud": 0.03},
+        "roads": dict.fromkeys(("ue-one", "one-cloud", "ue-two", "two-one", "two-cloud"), ROAD),
+        "before": ["ue", "one", "cloud"],
+        "after": ["ue", "two", "one", "cloud"],
+        "dies": "one",
+        "model": SMALL,
+        "tasks": 2,
+        "calibration": 2,
+    }
+    return RouteParameters(**given | changes)
+
+
+def test_a_handover_and_a_death_are_told_phase_by_phase():
+    found = {(m.metric, *sorted(m.case.items())): m.value for m in handover(route(), CONTEXT)}
+    layers = len(frames_of_model(SMALL, 10, (3, 32, 32), "module")) - 1
+    for phase, names in {"before": ["ue", "one"], "after": ["ue", "two", "one"], "left": ["ue", "two"]}.items():
+        counts = [found["layers", ("node", name), ("phase", phase)] for name in [*names, "cloud"]]
+        assert sum(counts) == layers
+        assert found["median_latency_s", ("phase", phase)] > 0.02
+        assert found["prediction_error", ("phase", phase)] < 10
+    assert found["parameter_messages",] == 0
+    assert len([key for key in found if key[0] == "latency_s"]) == 6
+    assert found["latency_increase_s",] == pytest.approx(
+        found["median_latency_s", ("phase", "after")] - found["median_latency_s", ("phase", "before")]
+    )
+
+
+def test_updates_tell_their_times_and_the_bytes_of_whole_frames():
+    parameters = UpdateParameters(model=SMALL, links=(Duplex(), Duplex()), updates=3, discarded=1)
+    found = {(m.metric, *m.case.values()): m.value for m in updates(parameters, CONTEXT)}
+    layers = int(found["layers",])
+    numbered = sum(wire_size(sci(1 << 20, "mec1", [0.0] * (layers + 1))))
+    first = sum(wire_size(sci(1, "mec1", [0.0] * (layers + 1))))
+    assert found["sci_bytes", "mec1"] == pytest.approx((4 * numbered + first) / 5)
+    assert found["update_s", "median"] > 0
+    assert {key[1:] for key in found if key[0] == "sci_bytes"} == {("mec1",), ("cloud",)}
+
+
+def test_layers_held_are_those_between_a_nodes_stop_and_the_one_before():
+    task = Task(step=0, predicted_s=1.0, began_s=0.0, splits={"ue": 2, "two": 2, "one": 5})
+    assert [held(task, name) for name in ("ue", "two", "one", "cloud")] == [2, 0, 3, 0]
+
+
+def test_only_nodes_with_the_same_neighbour_upstream_are_the_unchanged_part():
+    def task(**splits: int) -> list[Task]:
+        return [Task(step=0, predicted_s=1.0, began_s=0.0, splits=splits)]
+
+    before = task(ue=0, one=4, cloud=9)
+    assert changed({"before": before, "after": task(ue=0, two=4, one=4, cloud=9)}, route()) == 0
+    assert changed({"before": before, "after": task(ue=0, two=4, one=5, cloud=9)}, route()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"roads": {"ue-one": ROAD}}, "no road one-cloud"),
+        ({"whole_s": {"ue": 1.0, "one": 1.0, "two": 1.0}}, "whole_s has nothing of cloud"),
+        ({"after": ["two", "one", "cloud"]}, "begin at the UE"),
+    ],
+)
+def test_routes_that_cannot_be_taken_are_refused(changes, match):
+    with pytest.raises(ValueError, match=match):
+        route(**changes)
