@@ -55,14 +55,15 @@ for _operation in IN_PLACE:
 
 
 class _Tracer(fx.Tracer):
-    """Traces into a model's own modules, but not into those named leaves."""
+    """Traces into a model's own modules, but not into those named leaves or that say they are ``whole``."""
 
     def __init__(self, leaves: set[str]) -> None:
         super().__init__()
         self._leaves = leaves
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self._leaves or super().is_leaf_module(m, module_qualified_name)
+        whole = module_qualified_name in self._leaves or getattr(m, "whole", False) is True
+        return whole or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)

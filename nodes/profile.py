@@ -4,22 +4,24 @@ Everything runs in evaluation mode, since batch norm has no statistics of a sing
 timed without gradients, as inference runs it. For the backward pass what a layer makes is detached before the
 next ones use it, and autograd runs layer by layer from the end: so a layer's time is that of its own work
 and of adding up the gradients of values it shares. Layers run one after the other within a pass, so each
-finds the caches as the one before left them. The loss and the optimizer are no layers.
+finds the caches as the one before left them. The loss and the optimizer are no layers. A layer's energy is its time
+at the power that was drawn on average in the passes of its kind: counters are too coarse for one layer.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import torch
 from torch import nn
 
-from nodes.boundary import boundary_bytes
+from nodes.energy import JouleCounter
 from nodes.job import Timing
-from nodes.models import Chain, Granularity, Part, Values
+from nodes.models import Granularity, ModelError, Part, Values
 from nodes.place import place
+from nodes.workload import Inspected, inspect, new
 
 Clock = Callable[[], float]
 
@@ -34,6 +36,16 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     backward_s: list[float]  # [L]
     parameters: list[int]  # [L] counts; a shared one at its first use, one that no layer uses nowhere
     batch: int
+    forward_j: list[float] = []  # [L] joules; empty where nobody counted them
+    backward_j: list[float] = []  # [L]
+
+    def scaled(self, factor: float) -> "Profile":
+        """That of a machine on which everything takes ``factor`` times as long, at the same power."""
+        longer = {name: [factor * value for value in getattr(self, name)] for name in _SCALED}
+        return msgspec.structs.replace(self, **longer)
+
+
+_SCALED = ("forward_s", "backward_s", "forward_j", "backward_j")
 
 
 def measure(
@@ -45,33 +57,58 @@ def measure(
     repeats: int = 5,
     device: str = "cpu",
     clock: Clock = time.perf_counter,
+    joules: JouleCounter | None = None,
 ) -> Profile:
     """Profile ``model`` on ``batch`` random pictures of ``input_shape`` (C, H, W).
 
-    Seconds are medians of ``repeats`` passes of each kind; one more before them is discarded. Clears the
-    in-place flags of ``model``, moves it to ``device`` and leaves it there in evaluation mode, without
-    gradients. Raises ModelError for a model that cannot be made a chain.
+    Seconds are medians of ``repeats`` passes of each kind; one more before them is discarded. Joules are counted
+    if there is a counter for them, such as those of ``nodes.energy``. Clears the in-place flags of ``model``,
+    moves it to ``device`` and leaves it there in evaluation mode, without gradients. Raises ModelError for a model
+    that cannot be made a chain.
     """
-    chain = _Inspected(model, input_shape, granularity)
+    chain = Inspected(model, input_shape, granularity)
+    workload = inspect(chain)
     parts = [chain.part(index, index + 1) for index in range(len(chain))]
-    crossing = [chain.shapes(index) for index in range(len(chain) + 1)]
     model.to(device).eval()
     pictures = torch.randn(batch, *input_shape, generator=torch.Generator().manual_seed(0))
     inputs = {chain.input: pictures.to(device)}
     now = _after_kernels(clock) if inputs[chain.input].is_cuda else clock
     with torch.no_grad():
-        forward_s = _medians(_forward(parts, inputs, now)[0] for _ in range(1 + repeats))
+        forward_s, forward_w = _passes(lambda: _forward(parts, inputs, now)[0], repeats, now, joules)
     with torch.enable_grad():
-        backward_s = _medians(_backward(model, parts, inputs, now) for _ in range(1 + repeats))
+        backward_s, backward_w = _passes(lambda: _backward(model, parts, inputs, now), repeats, now, joules)
     return Profile(
-        layers=chain.names,
-        boundary_bytes=[boundary_bytes(values) for values in crossing],
-        output_bytes=[boundary_bytes(_new(after, before)) for before, after in pairwise(crossing)],
+        layers=workload.layers,
+        boundary_bytes=workload.boundary_bytes,
+        output_bytes=workload.output_bytes,
         forward_s=forward_s,
         backward_s=backward_s,
-        parameters=_parameters(parts),
+        parameters=workload.parameters,
         batch=batch,
+        forward_j=[] if joules is None else [forward_w * seconds for seconds in forward_s],
+        backward_j=[] if joules is None else [backward_w * seconds for seconds in backward_s],
     )
+
+
+def save_profile(profile: Profile, path: Path) -> None:
+    """Keep ``profile`` in the file ``path``, as JSON."""
+    path.write_bytes(msgspec.json.encode(profile))
+
+
+def load_profile(path: Path) -> Profile:
+    """The profile in the file ``path``. Raises ModelError for one that cannot be read or does not add up."""
+    try:
+        profile = msgspec.json.decode(path.read_bytes(), type=Profile)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelError(f"{path}: {error}") from None
+    layers = len(profile.layers)
+    columns = msgspec.structs.asdict(profile)
+    for name in ("output_bytes", "forward_s", "backward_s", "parameters"):
+        if len(columns[name]) != layers:
+            raise ModelError(f"{path}: {layers} layers, but {name} has {len(columns[name])} values")
+    if len(profile.boundary_bytes) != layers + 1:
+        raise ModelError(f"{path}: {layers} layers need {layers + 1} boundary_bytes")
+    return profile
 
 
 def timings(profile: Profile, splits: Sequence[int], batch: int) -> list[Timing]:
@@ -91,13 +128,6 @@ def timings(profile: Profile, splits: Sequence[int], batch: int) -> list[Timing]
     ]
 
 
-class _Inspected(Chain):
-    """A chain whose layers are only looked at, so that even those which share parameters may stand alone."""
-
-    def check_part(self, start: int, stop: int) -> None:
-        pass
-
-
 def _forward(
     parts: list[Part], values: Values, now: Clock
 ) -> tuple[list[float], list[list[tuple[torch.Tensor, torch.Tensor]]], Values]:
@@ -111,7 +141,7 @@ def _forward(
         began = now()
         results = part.body(*arguments)
         seconds.append(now() - began)
-        made = _new(dict(zip(part.outputs, results, strict=True)), values)
+        made = new(dict(zip(part.outputs, results, strict=True)), values)
         leaves = {name: value.detach().requires_grad_() for name, value in made.items() if _trained(value)}
         detached.append([(made[name], leaf) for name, leaf in leaves.items()])
         values = {name: (values | made | leaves)[name] for name in part.outputs}
@@ -135,10 +165,6 @@ def _backward(model: nn.Module, parts: list[Part], values: Values, now: Clock) -
     return seconds[::-1]
 
 
-def _new(values: Values, known: Values) -> Values:
-    return {name: value for name, value in values.items() if name not in known}
-
-
 def _trained(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.requires_grad
 
@@ -153,17 +179,13 @@ def _after_kernels(clock: Clock) -> Clock:
     return now
 
 
-def _medians(passes: Iterable[list[float]]) -> list[float]:
-    """The median of each layer over ``passes`` but the first."""
-    _, *counted = passes
-    return [statistics.median(seconds) for seconds in zip(*counted, strict=True)]
-
-
-def _parameters(parts: list[Part]) -> list[int]:
-    """How many numbers each layer is the first to use as parameters."""
-    counts, seen = [], set[nn.Parameter]()
-    for part in parts:
-        own = set(part.parameters()) - seen
-        seen |= own
-        counts.append(sum(parameter.numel() for parameter in own))
-    return counts
+def _passes(
+    run: Callable[[], list[float]], repeats: int, now: Clock, joules: JouleCounter | None
+) -> tuple[list[float], float]:
+    """The median of each layer over ``repeats`` passes, and the watts drawn in them; one more warms up."""
+    run()
+    began, before = now(), joules() if joules else 0.0
+    passes = [run() for _ in range(repeats)]
+    spent_j = joules() - before if joules else 0.0
+    power_w = spent_j / (now() - began) if spent_j else 0.0
+    return [statistics.median(seconds) for seconds in zip(*passes, strict=True)], power_w

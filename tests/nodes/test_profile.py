@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.chain import run_in_virtual_time
+from nodes.energy import modelled
 from nodes.job import DataSpec, Job, StageSpec
 from nodes.models import ModelError, build_model
 from nodes.networks import small_cnn
-from nodes.profile import Profile, measure, timings
+from nodes.profile import Profile, load_profile, measure, save_profile, timings
 
 
 class Clock:
@@ -218,3 +220,25 @@ def test_virtual_time_is_the_sum_over_layers_and_links():
     assert epoch["train_s"] == pytest.approx(2 * (forward_s + backward_s + round_trips_s))
     assert epoch["test_s"] == pytest.approx(5 * (forward_s + round_trips_s))
     assert min(forward_s, backward_s) > 0
+
+
+def test_energy_is_a_layers_time_at_the_power_of_its_passes():
+    clock, model = Clock(), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    costs(model[0], clock, repeat(1.0), repeat(2.0))
+    costs(model[1], clock, repeat(3.0), repeat(2.0))
+    profile = measure(model, (1, 1, 4), clock=clock, joules=modelled(10.0, clock))
+    assert profile.forward_j == pytest.approx([10.0, 30.0])
+    assert profile.backward_j == pytest.approx([20.0, 20.0])
+    assert measure(model, (1, 1, 4), clock=clock).forward_j == []
+
+
+def test_profiles_are_saved_and_loaded_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "profile.json"
+    save_profile(PROFILE, path)
+    assert load_profile(path) == PROFILE
+    save_profile(replace(PROFILE, forward_s=[1.0]), path)
+    with pytest.raises(ModelError, match="3 layers, but forward_s has 1 values"):
+        load_profile(path)
+    path.write_text("{}")
+    with pytest.raises(ModelError, match=r"profile\.json"):
+        load_profile(path)
