@@ -6,15 +6,14 @@ holds one against the other. Each task is alone on its links, and stays on the r
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from netem.cellular.iab import Route
-from netem.cellular.network import Network
 from nodes.algorithms.forecast import LookAhead
 
 Splits = list[int]  # [P-1] layers done when a task leaves each node but the last
@@ -22,6 +21,19 @@ Decide = Callable[[Route, Sequence[float]], Splits]  # from the route and the ra
 Forecast = Callable[[str, float, float], float]  # link, now, seconds ahead -> bits a second
 
 LEAST_BPS = 1.0  # of a link on which nothing gets through
+
+
+class Network(Protocol):
+    """Links that change over time in steps, as those of ``netem.cellular``."""
+
+    @property
+    def coherence_s(self) -> float: ...
+
+    @property
+    def rates_bps(self) -> Mapping[str, NDArray[np.float64]]: ...
+
+    def route(self, t: float) -> Route:
+        """Nodes and links from the UE to the last node at ``t`` seconds."""
 
 
 class Capacity:
@@ -88,7 +100,9 @@ class Field:
         step_s = self.network.coherence_s
         self.links = {name: Capacity(rates, step_s) for name, rates in self.network.rates_bps.items()}
 
-    def update(self, route: Route, began_s: float, forecast: Forecast, ahead_s: Sequence[float]) -> tuple[list[float], list[float]]:
+    def update(
+        self, route: Route, began_s: float, forecast: Forecast, ahead_s: Sequence[float]
+    ) -> tuple[list[float], list[float]]:
         """An update from the last node on: when each node had its share of it, and the rates it expects [P-1]."""
         at_s = began_s
         times, rates = [at_s], []
@@ -117,6 +131,17 @@ class Field:
             hops.append(Hop(link, n_bytes, sent_s - at_s))
             at_s = sent_s + self.delay_s
         return Journey(route, updated_s[0], updated_s, splits, computed, compute_s, hops, at_s)
+
+    def gaps_s(self, journey: Journey) -> list[float]:
+        """How long after its update the task came to each node behind the UE that it came to."""
+        at_s, done, gaps = journey.began_s, 0, []
+        for node, hop in enumerate(journey.hops):
+            stop = done + journey.layers[node]
+            if stop > done:
+                at_s += sum(self.layer_s[journey.route.nodes[node]][done:stop])
+            at_s, done = at_s + hop.busy_s + self.delay_s, stop
+            gaps.append(at_s - journey.updated_s[node + 1])
+        return gaps
 
     def link_s(self, rates_bps: Sequence[float]) -> list[list[float]]:
         """Seconds [P-1][L+1] that every boundary's frame takes over links of these rates (HiveMind, Eq. 10)."""
@@ -150,18 +175,7 @@ def tasks(field: Field, decide: Decide, forecast: Forecast, times_s: Sequence[fl
         look = [gap_of.setdefault(name, LookAhead(gaps)) for name in route.nodes]
         updated_s, rates = field.update(route, began_s, forecast, [one.gap_s for one in look])
         journey = field.journey(route, updated_s, decide(route, rates))
-        observe(field, journey, look)
+        for one, gap_s in zip(look[1:], field.gaps_s(journey), strict=False):
+            one.observe(0.0, gap_s)
         journeys.append(journey)
     return journeys
-
-
-def observe(field: Field, journey: Journey, look: Sequence[LookAhead]) -> None:
-    """Tell each node that the task came to how long after its update that was."""
-    at_s, done = journey.began_s, 0
-    for node, (hop, one) in enumerate(zip(journey.hops, look[1:], strict=False)):
-        stop = journey.splits[node]
-        if stop > done:
-            at_s += sum(field.layer_s[journey.route.nodes[node]][done:stop])
-            done = stop
-        at_s += hop.busy_s + field.delay_s
-        one.observe(journey.updated_s[node + 1], at_s)

@@ -73,15 +73,16 @@ def generated(kind: Kind, load: Load, coherence_s: float, duration_s: float, see
 
 
 def make_field(
-    net: Network, workload: str, faster: dict[Machine, float] | None = None, boundary_bytes: list[int] | None = None
+    net: Network, workload: str, faster: dict[Machine, float] | None = None, input_bytes: int | None = None
 ) -> Field:
-    """``workload`` in ``net``, with some machines ``faster`` by a factor; ``boundary_bytes`` in place of its own."""
+    """``workload`` in ``net``, with some machines ``faster`` by a factor; ``input_bytes`` in place of its picture's."""
     kept = profiles(workload)
     layer_s = {}
     for name in {name for cell in net.topology.cells for name in net.topology.route(cell.name).nodes}:
         if kind := machine(name):
             layer_s[name] = kept[kind].scaled(1 / (faster or {}).get(kind, 1.0)).forward_s
-    frame_bytes = wire_bytes(frames_of_bytes(boundary_bytes or kept["ue"].boundary_bytes))
+    picture_bytes, *others = kept["ue"].boundary_bytes
+    frame_bytes = wire_bytes(frames_of_bytes([input_bytes or picture_bytes, *others]))
     return Field(net, layer_s, frame_bytes, sci_bytes(len(kept["ue"].layers)), HOP_S)
 
 
@@ -96,8 +97,8 @@ def fastest(field: Field, strategy: Strategy) -> Decide:
     return lambda route, rates: search(field.node_s(route, may), field.link_s(rates)).splits
 
 
-def update_times(net: Network, count: int, seed: int) -> list[float]:
-    """``count`` moments spread evenly over the network's time, each at a random place of its stretch."""
-    stretch_s = (net.duration_s - 10.0) / count
+def update_times(duration_s: float, count: int, seed: int) -> list[float]:
+    """``count`` moments spread evenly over ``duration_s`` but its end, each at a random place of its stretch."""
+    stretch_s = 0.98 * duration_s / count
     drawn = np.random.default_rng(seed).random(count)
     return [float((index + part) * stretch_s) for index, part in enumerate(drawn)]
