@@ -33,7 +33,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 # that it splits under high load over mmWave take 79 ms on average (section VII-B1), most of it on one MacBook. Torch of
 # 2021 had next to nothing tuned for the latter; both are far below the peak, as they must be.
 RASPBERRY_REACHED = 0.1122
-MACBOOK_REACHED = 0.0317
+MACBOOK_REACHED = 0.0311
 
 RASPBERRY_PI_3BP = Device(
     name="Raspberry Pi 3 Model B+",

@@ -35,7 +35,8 @@ def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
     grid = figure.subplots(len(lines), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     axes = list(grid.flat)
     for ax, panel in zip(axes, panels, strict=False):
-        (_line if panel.kind == "line" else _bar)(ax, panel)
+        DRAWN[panel.kind](ax, panel)
+        ax.set_title(panel.title, fontsize=9.5, loc="left")
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     _legends(figure, axes, panels, int(width * 10))
@@ -43,7 +44,7 @@ def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
 
 
 def _height(panel: Panel) -> float:
-    if panel.kind == "line":
+    if panel.kind != "bar":
         return 3.6
     names = {point.x for points in panel.series.values() for point in points}
     lines = sum(max(len(panel.series), len(_wrapped(str(name)).split("\n"))) for name in names)
@@ -56,12 +57,29 @@ def _line(ax: Axes, panel: Panel) -> None:
         ys = [point.mean for point in points]
         errors = [point.deviation for point in points]
         color, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        if len(xs) <= CROWDED:
+        if len(xs) <= CROWDED and panel.kind == "line":
             ax.errorbar(xs, ys, errors, label=name, color=color, marker=marker, markersize=4.5, capsize=2.5)
         else:
             low, high = zip(*((y - error, y + error) for y, error in zip(ys, errors, strict=True)), strict=True)
             ax.plot(xs, ys, label=name, color=color, linewidth=1.3)
             ax.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
+    _axes_of_numbers(ax, panel)
+    _finish(ax, panel, "y")
+
+
+def _bands(ax: Axes, panel: Panel) -> None:
+    """The series of one x after the other, on top of each other; each has all of x."""
+    xs = sorted({float(point.x) for points in panel.series.values() for point in points})
+    heights = [{float(point.x): point.mean for point in points} for points in panel.series.values()]
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(heights))]
+    rows = [[height.get(x, 0.0) for x in xs] for height in heights]
+    ax.stackplot(xs, rows, labels=list(panel.series), colors=colours, linewidth=0, alpha=0.85)
+    ax.margins(x=0, y=0)
+    _axes_of_numbers(ax, panel)
+    _finish(ax, panel, "y")
+
+
+def _axes_of_numbers(ax: Axes, panel: Panel) -> None:
     if panel.log_x:
         ax.set_xscale("log")
         _ticks_at_values(ax, sorted({float(point.x) for points in panel.series.values() for point in points}))
@@ -71,7 +89,6 @@ def _line(ax: Axes, panel: Panel) -> None:
         ax.set_yscale("log")
     ax.set_xlabel(_short(panel.x))
     ax.set_ylabel(_wrapped(panel.metric))
-    _finish(ax, panel, "y")
 
 
 def _bar(ax: Axes, panel: Panel) -> None:
@@ -115,7 +132,7 @@ def _finish(ax: Axes, panel: Panel, value_axis: str) -> None:
         axis.set_major_formatter(EngFormatter(sep=""))
     elif not panel.log_y:
         ax.ticklabel_format(axis="y" if value_axis == "y" else "x", useOffset=False)
-    ax.grid(True, axis="both" if panel.kind == "line" else "x", color="#dddddd", linewidth=0.6)
+    ax.grid(True, axis="x" if panel.kind == "bar" else "both", color="#dddddd", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     if panel.left_out:
@@ -147,6 +164,9 @@ def _legends(figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], room
             figure.legend(handles, names, loc="outside lower center", ncols=columns, **style)
         else:
             ax.legend(handles, names, loc="best", **(style | {"frameon": True, "framealpha": 0.8}))
+
+
+DRAWN = {"line": _line, "cdf": _line, "bands": _bands, "bar": _bar}
 
 
 def _compact(mean: float) -> str:

@@ -12,21 +12,25 @@ from reports.summary import Row, header, varying
 PANELS = 4  # in a figure that no suite asked for
 LINES = 8  # told apart by colour and marker
 BARS = 40  # legible below each other
+QUANTILE = "quantile"
 DECADES = 30.0  # largest over smallest x from which on the x axis is logarithmic
 
 
 class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A figure that a suite asks for under an experiment's ``figures``; the rest is chosen from the records.
 
-    ``metrics``: one panel each, of the cases that hold at least the values of ``case``. ``x``: the case key along
-    the x axis; ``series``: the case key that tells lines or bars apart. ``log``: a logarithmic y axis (x is
-    logarithmic by itself over decades).
+    ``metrics``: one panel each, of the cases that hold at least the values of ``case``; with ``by`` one for each value
+    of that case key. ``x``: the case key along the x axis; ``series``: the case key that tells lines or bars apart.
+    ``log``: a logarithmic axis of values (x is logarithmic by itself over decades). ``kind``: ``cdf`` draws metrics
+    that were recorded at each ``quantile``, a key of their case; ``bands`` lays the series on top of each other over x.
     """
 
     metrics: list[str]
     case: dict[str, CaseValue] = {}
     x: str | None = None
     series: str | None = None
+    by: str | None = None
+    kind: Literal["cdf", "bands"] | None = None
     log: bool = False
     title: str | None = None
 
@@ -48,9 +52,12 @@ class Point(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One metric: lines over numbers or bars over names. ``left_out``: lines or groups of bars not drawn."""
+    """One metric: lines over numbers or bars over names. ``left_out``: lines or groups of bars not drawn.
 
-    kind: Literal["line", "bar"]
+    Of a ``cdf`` a point's place is the value and its mean the quantile. ``title`` says which of several panels it is.
+    """
+
+    kind: Literal["line", "bar", "cdf", "bands"]
     metric: str
     x: str
     series_name: str
@@ -58,6 +65,7 @@ class Panel(NamedTuple):
     log_x: bool = False
     log_y: bool = False
     left_out: int = 0
+    title: str = ""
 
 
 def choose(rows: Sequence[Row], spec: FigureSpec | None = None) -> list[Panel]:
@@ -69,7 +77,7 @@ def choose(rows: Sequence[Row], spec: FigureSpec | None = None) -> list[Panel]:
     """
     if spec is not None:
         rows = [row for row in rows if _holds(row.case, spec.case)]
-        return [_panel(_of_metric(rows, metric), spec) for metric in spec.metrics]
+        return [panel for metric in spec.metrics for panel in _asked(_of_metric(rows, metric), spec)]
     metrics = dict.fromkeys(row.metric for row in rows)
     groups = [_of_metric(rows, metric) for metric in metrics]
     several = [group for group in groups if len(group) > 1]
@@ -77,6 +85,19 @@ def choose(rows: Sequence[Row], spec: FigureSpec | None = None) -> list[Panel]:
         return [_one_case(rows, unit) for unit in dict.fromkeys(row.unit for row in rows)][:PANELS]
     informative = [group for group in several if len({row.mean for row in group}) > 1] or several
     return [_panel(group, FigureSpec(metrics=[group[0].metric])) for group in informative[:PANELS]]
+
+
+def _asked(rows: list[Row], spec: FigureSpec) -> list[Panel]:
+    """The panels of one metric that ``spec`` asks for: one, or one for each value of ``by``."""
+    if spec.by is None:
+        return [_panel(rows, spec)]
+    if spec.by not in dict(rows[0].case):
+        raise FigureError(f"{rows[0].metric} was measured for no case key {spec.by}")
+    panels = []
+    for value in _values(rows, spec.by):
+        panel = _panel([row for row in rows if same(dict(row.case)[spec.by], value)], spec)
+        panels.append(panel._replace(title=label([(spec.by, value)])))
+    return panels
 
 
 def _holds(case: Case, values: dict[str, CaseValue]) -> bool:
@@ -107,10 +128,29 @@ def _panel(rows: list[Row], spec: FigureSpec) -> Panel:
         if key is not None and key not in dict(rows[0].case):
             raise FigureError(f"{spec.metrics[0]} was measured for no case key {key}")
     values = {key: _values(rows, key) for key in varying([row.case for row in rows])}
+    if spec.kind == "cdf":
+        return _cdf(rows, [key for key in values if key != QUANTILE], spec)
     x = spec.x or _sweep({key: found for key, found in values.items() if key != spec.series})
     if x is not None and _numeric(_values(rows, x)):
-        return _lines(rows, x, [key for key in values if key != x], spec)
+        lines = _lines(rows, x, [key for key in values if key != x], spec)
+        return lines._replace(kind="bands", log_x=False) if spec.kind == "bands" else lines
+    if spec.kind == "bands":
+        raise FigureError(f"{spec.metrics[0]} was measured over no case key of numbers, which bands need")
     return _bars(rows, values, spec)
+
+
+def _cdf(rows: list[Row], keys: list[str], spec: FigureSpec) -> Panel:
+    """Lines through (value, quantile)."""
+    if QUANTILE not in dict(rows[0].case):
+        raise FigureError(f"{spec.metrics[0]} was measured for no case key {QUANTILE}, which a cdf needs")
+    panel = _lines(rows, QUANTILE, sorted(keys, key=lambda key: key != spec.series), spec)
+    series = {
+        name: [Point(point.mean, float(point.x), 0.0) for point in points] for name, points in panel.series.items()
+    }
+    name = header(rows[0].metric.removesuffix(f"_{QUANTILE}"), rows[0].unit)
+    return panel._replace(
+        kind="cdf", metric="share of values below", x=name, series=series, log_x=panel.log_y, log_y=False
+    )
 
 
 def _values(rows: Sequence[Row], key: str) -> list[CaseValue]:

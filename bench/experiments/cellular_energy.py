@@ -16,7 +16,7 @@ from nodes.devices import MMWAVE_RECEIVING, MMWAVE_SENDING, SUB6_RECEIVING, SUB6
 from nodes.energy import Radio
 
 # Calibrated on the 476 J of figure 18's linear combination; all joules are of so many tasks. Only ratios mean more.
-TASKS_A_BATCH = 1890
+TASKS_A_BATCH = 1900
 
 COUNTED: tuple[Machine, ...] = ("ue", "iab")
 WIRELESS: dict[Kind, tuple[str, ...]] = {"mmwave": ("access", "A", "B", "C", "D", "E"), "sub6": ("A", "B")}
@@ -59,17 +59,22 @@ class Meter:
         ]
         return Costs(layers, links)
 
-    def spent_j(self, journey: Journey) -> float:
-        """Joules of one task."""
+    def spent_j(self, journey: Journey, back: Sequence[Hop] = ()) -> float:
+        """Joules of one task, whose gradients return over ``back``."""
         route, done, spent = journey.route, 0, []
         for name, count in zip(route.nodes, journey.layers, strict=True):
             kind = machine(name)
             if kind in COUNTED:
                 spent.append(fsum(self.layer_j[kind][done : done + count]))
             done += count
-        for hop in journey.hops:
+        for hop in (*journey.hops, *back):
             spent.append(self._hop_j(route, hop))
         return fsum(spent)
+
+    def move_j(self, route: Route, link: int, n_bytes: float, at_s: float) -> float:
+        """Joules to move ``n_bytes`` of parameters over a link, from ``at_s`` on."""
+        busy_s = self.field.links[route.links[link]].sent_s(at_s, n_bytes) - at_s
+        return self.link_j(route, link, n_bytes, 8 * n_bytes / busy_s)
 
     def _hop_j(self, route: Route, hop: Hop) -> float:
         return self.link_j(route, route.links.index(hop.link), hop.n_bytes, 8 * hop.n_bytes / hop.busy_s)

@@ -132,6 +132,21 @@ class Field:
             at_s = sent_s + self.delay_s
         return Journey(route, updated_s[0], updated_s, splits, computed, compute_s, hops, at_s)
 
+    def way_back(
+        self, journey: Journey, backward_s: Mapping[str, Sequence[float]], gradient_bytes: Sequence[int]
+    ) -> list[Hop]:
+        """The links over which the gradients return, node by node as far up as layers are held."""
+        at_s, done, hops = journey.ended_s, len(self.frame_bytes) - 1, []
+        first = next(node for node, count in enumerate(journey.layers) if count)
+        for node in range(len(journey.hops), first, -1):
+            start = done - journey.layers[node]
+            at_s += sum(backward_s[journey.route.nodes[node]][start:done]) if start < done else 0.0
+            link, n_bytes, done = journey.route.links[node - 1], gradient_bytes[start], start
+            sent_s = self.links[link].sent_s(at_s, n_bytes)
+            hops.append(Hop(link, n_bytes, sent_s - at_s))
+            at_s = sent_s + self.delay_s
+        return hops
+
     def gaps_s(self, journey: Journey) -> list[float]:
         """How long after its update the task came to each node behind the UE that it came to."""
         at_s, done, gaps = journey.began_s, 0, []

@@ -36,7 +36,7 @@ DEVICES = {"ue": RASPBERRY_PI_3BP, "iab": MACBOOK_AIR_M1, "core": RTX_2080_PC, "
 
 # Calibrated on the 27 ms of an update (section IV-C3): the time that a message takes over one hop beside its sending.
 # It is taken for psi of Eq. 10 as well, which the paper does not state.
-HOP_S = 0.00465
+HOP_S = 0.00482
 
 MAY_COMPUTE: dict[Strategy, Callable[[Route, int], bool]] = {
     "ue": lambda route, node: node == 0,

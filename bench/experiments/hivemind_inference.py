@@ -43,7 +43,7 @@ class InferenceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     duration_s: Seconds = 600.0
     workload: str = "resnet18-88"
     tasks: Count = 600
-    input_bytes: Count | None = None
+    input_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] | None = None
 
 
 class CapabilityParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,14 +78,19 @@ def latency(parameters: InferenceParameters, context: Context) -> Iterator[Measu
 
 
 def capability(parameters: CapabilityParameters, context: Context) -> Iterator[Measurement]:
-    """Latency with faster machines of one kind; the baselines use the cloud's alone."""
-    field = field_of(parameters, context, {parameters.improved: parameters.factor})
+    """Latency with faster machines of one kind, and what is gained over those that are; baselines use the cloud's."""
+    net = network_of(parameters, context)
+    as_they_are = make_field(net, parameters.workload)
+    improved = make_field(net, parameters.workload, {parameters.improved: parameters.factor})
     strategies: tuple[Strategy, ...] = ("hivemind",)
     if parameters.improved == "cloud":
         strategies = ("hivemind", "single-split", "cloud")
     for strategy in strategies:
-        journeys = played(field, strategy, parameters, context)
-        yield Measurement("latency", fmean(latencies_ms(journeys)), "ms", {"strategy": strategy})
+        before, after = (
+            fmean(latencies_ms(played(one, strategy, parameters, context))) for one in (as_they_are, improved)
+        )
+        yield Measurement("latency", after, "ms", {"strategy": strategy})
+        yield Measurement("gain", 1 - after / before, "fraction", {"strategy": strategy})
 
 
 def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measurement]:
@@ -96,7 +101,9 @@ def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measu
     step_s = 2 * parameters.window_s / parameters.tasks
     times_s = [at_s - parameters.window_s + (index + 0.5) * step_s for index in range(parameters.tasks)]
     journeys = tasks(field, fastest(field, "hivemind"), present(field), times_s)
-    names = list(dict.fromkeys([*before.nodes[:-1], *after.nodes]))
+    names = [
+        name for name in dict.fromkeys([*before.nodes, *after.nodes]) if any(computed(one, name) for one in journeys)
+    ]
     names.sort(key=lambda name: depth(name, before, after))
     buckets = 40
     for bucket in range(buckets):

@@ -1,0 +1,209 @@
+"""What is gained by splitting recurrent models and agents that share what they learn for what they are? Figure 19.
+
+Both are split for the least energy within a limit on latency, by a network's rates at many moments; costs are those of
+the plan, as no task is played. The sizes of the models are the paper's where it has any: 200 GRU modules. All others
+are assumptions, those of the works that it cites.
+"""
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from bench.experiment import Context, Measurement
+from bench.experiments.cellular_energy import COUNTED, TASKS_A_BATCH, Meter
+from bench.experiments.cellular_tasks import Field
+from bench.experiments.hivemind_field import DEVICES, HOP_S, MAY_COMPUTE, Machine, machine, sci_bytes, update_times
+from bench.experiments.hivemind_inference import Count, InferenceParameters, network_of
+from bench.experiments.spread import spread
+from netem.cellular.iab import Route
+from netem.cellular.network import Network
+from nodes.algorithms.collaborative import with_final_layer
+from nodes.algorithms.objectives import Costs, Limit, combined, search_within
+from nodes.algorithms.recurrent import repeated_cost, unrolled_bytes
+from nodes.algorithms.split_search import path_cost, search
+from nodes.devices import BACKWARD, layer_s
+
+FLOAT_BYTES = 4
+
+
+class Layer(NamedTuple):
+    """The work of one layer: operations, bytes moved, and bytes of its parameters."""
+
+    flops: int
+    moved_bytes: int
+    parameter_bytes: int
+
+
+class NonlinearParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A recurrent model of ``steps`` modules; ``limit_ms`` of latency, as the paper has it."""
+
+    steps: Count = 200
+    features: Count = 100  # of a word, in the labeller that the paper cites: an assumption
+    hidden: Count = 300  # likewise
+    classes: Count = 10
+    limit_ms: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+
+
+class AgentParameters(NonlinearParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An agent of QMIX, whose ``steps`` of an episode are learned from before the parameters are shared."""
+
+    steps: Count = 60
+    features: Count = 80  # what an agent observes: an assumption
+    hidden: Count = 64  # as in QMIX's own experiments
+    classes: Count = 14  # actions
+
+
+class Plan(NamedTuple):
+    """What a split comes to."""
+
+    energy_j: float
+    latency_ms: float
+
+
+def recurrent(parameters: NonlinearParameters, context: Context) -> Iterator[Measurement]:
+    """Energy of a batch of sequences, split as one chain and module by module; and how often each is late."""
+    net = network_of(parameters, context)
+    module = [gru(parameters.features, parameters.hidden), linear(parameters.hidden, parameters.classes)]
+    sizes = [FLOAT_BYTES * size for size in (parameters.features, parameters.hidden, parameters.classes)]
+    chain = unrolled_bytes(parameters.steps, sizes[0], [sizes[1]], sizes[2])
+    unrolled = meter_of(net, parameters, module * parameters.steps, [*chain[:-1], 0])
+    repeated = meter_of(net, parameters, module, [*sizes[:-1], 0])
+    plans: dict[str, list[Plan]] = {"unrolled": [], "standard": []}
+    for route, rates in moments(net, parameters, context):
+        plans["unrolled"].append(plan(*costs(unrolled, route, rates), parameters.limit_ms))
+        back = states_back(repeated, route, rates, sizes[1])
+        plans["standard"].append(standard_plan(*costs(repeated, route, rates), back, parameters))
+    yield from compared(plans, "unrolled", parameters)
+
+
+def agents(parameters: AgentParameters, context: Context) -> Iterator[Measurement]:
+    """Energy of a batch of rounds of one agent, with the parameters' way to the mixer in mind and without."""
+    net = network_of(parameters, context)
+    steps, hidden = parameters.steps, parameters.hidden
+    layers = [
+        several(linear(parameters.features, hidden), 1, steps),
+        several(gru(hidden, hidden), steps, 1),
+        several(linear(hidden, parameters.classes), 1, steps),
+    ]
+    sizes = [FLOAT_BYTES * steps * size for size in (parameters.features, hidden, hidden)]
+    meter = meter_of(net, parameters, layers, [*sizes, 0], training=True)
+    parameter_bytes = sum(layer.parameter_bytes for layer in layers)
+    plans: dict[str, list[Plan]] = {"aware": [], "standard": []}
+    for route, rates in moments(net, parameters, context):
+        energy, latency = costs(meter, route, rates)
+        omega_j, omega_ms = shared(meter, route, rates, parameter_bytes)
+        whole = Costs(with_final_layer(energy.layers, omega_j), energy.links)
+        whole_ms = Costs(with_final_layer(latency.layers, omega_ms), latency.links)
+        plans["aware"].append(plan(whole, whole_ms, parameters.limit_ms))
+        splits = within(energy, latency, parameters.limit_ms)
+        plans["standard"].append(Plan(path_cost(*whole, splits), path_cost(*whole_ms, splits)))
+    yield from compared(plans, "aware", parameters)
+
+
+def compared(plans: dict[str, list[Plan]], ours: str, parameters: NonlinearParameters) -> Iterator[Measurement]:
+    """Both ways, and how many times the energy of ``ours`` the standard takes."""
+    for way, found in plans.items():
+        case = {"way": way}
+        yield from spread("energy", [one.energy_j for one in found], "J", case)
+        yield from spread("latency", [one.latency_ms for one in found], "ms", case)
+        yield Measurement("late", fmean(one.latency_ms > parameters.limit_ms for one in found), "fraction", case)
+    energies = {way: fmean(one.energy_j for one in found) for way, found in plans.items()}
+    yield Measurement("efficiency_over_standard", energies["standard"] / energies[ours], "1")
+
+
+def plan(energy: Costs, latency: Costs, limit_ms: float) -> Plan:
+    """What the best split within the limit comes to; the fastest where none keeps it."""
+    splits = within(energy, latency, limit_ms)
+    return Plan(path_cost(*energy, splits), path_cost(*latency, splits))
+
+
+def within(energy: Costs, latency: Costs, limit_ms: float) -> list[int]:
+    found = search_within(energy, Limit(latency, limit_ms)) or search(*latency)
+    return found.splits
+
+
+def standard_plan(
+    energy: Costs, latency: Costs, back: tuple[list[float], list[float]], parameters: NonlinearParameters
+) -> Plan:
+    """The module split for ``steps`` times its own costs, blind to the states' way back; what that comes to."""
+    steps = parameters.steps
+    splits = within(energy, latency, parameters.limit_ms / steps)
+    return Plan(
+        repeated_cost(*energy, back[0], steps, splits),
+        repeated_cost(*latency, back[1], steps, splits),
+    )
+
+
+def states_back(
+    meter: Meter, route: Route, rates: Sequence[float], state_bytes: int
+) -> tuple[list[float], list[float]]:
+    """Joules of a batch, and milliseconds, in which a state returns over each link."""
+    joules = [TASKS_A_BATCH * meter.link_j(route, link, state_bytes, rate) for link, rate in enumerate(rates)]
+    return joules, [1e3 * (8 * state_bytes / rate + HOP_S) for rate in rates]
+
+
+def shared(meter: Meter, route: Route, rates: Sequence[float], parameter_bytes: int) -> tuple[list[float], list[float]]:
+    """omega of Eq. 13 by node, in joules of a batch and in milliseconds: all parameters to the cloud and back."""
+    joules = [2 * TASKS_A_BATCH * meter.link_j(route, link, parameter_bytes, rate) for link, rate in enumerate(rates)]
+    millis = [2e3 * (8 * parameter_bytes / rate + HOP_S) for rate in rates]
+    return tuple([sum(hops[node:]) for node in range(len(route.nodes))] for hops in (joules, millis))  # type: ignore[return-value]
+
+
+def costs(meter: Meter, route: Route, rates: Sequence[float]) -> tuple[Costs, Costs]:
+    """Joules of a batch and milliseconds."""
+    field = meter.field
+    seconds = Costs(field.node_s(route, MAY_COMPUTE["hivemind"]), field.link_s(rates))
+    back = [[8 * size / rate + field.delay_s if size else 0.0 for size in meter.gradient_bytes] for rate in rates]
+    if meter.gradient_bytes:
+        links = [
+            [a + b for a, b in zip(there, here, strict=True)] for there, here in zip(seconds.links, back, strict=True)
+        ]
+        seconds = Costs(seconds.layers, links)
+    return combined([meter.costs(route, rates)], [float(TASKS_A_BATCH)]), combined([seconds], [1e3])
+
+
+def meter_of(
+    net: Network,
+    parameters: NonlinearParameters,
+    layers: Sequence[Layer],
+    boundary_bytes: Sequence[int],
+    training: bool = False,
+) -> Meter:
+    """``layers`` on the machines of ``net``, and what they take in energy; in training, backward passes too."""
+    passes = 1 + BACKWARD if training else 1.0
+    seconds: dict[Machine, list[float]] = {
+        name: [passes * layer_s(device, layer.flops, layer.moved_bytes) for layer in layers]
+        for name, device in DEVICES.items()
+    }
+    names = {name for cell in net.topology.cells for name in net.topology.route(cell.name).nodes}
+    by_node = {name: seconds[kind] for name in names if (kind := machine(name))}
+    field = Field(net, by_node, boundary_bytes, sci_bytes(len(layers)), HOP_S)
+    layer_j = {name: [DEVICES[name].power_w * value for value in seconds[name]] for name in COUNTED}
+    return Meter(parameters.kind, field, layer_j, [0, *boundary_bytes[1:-1], 0] if training else ())
+
+
+def moments(net: Network, parameters: InferenceParameters, context: Context) -> Iterator[tuple[Route, list[float]]]:
+    """Routes and rates at many moments."""
+    for at_s in update_times(parameters.duration_s, parameters.tasks, context.seed):
+        route = net.route(at_s)
+        yield route, [net.rate_bps(link, at_s) for link in route.links]
+
+
+def linear(inputs: int, outputs: int) -> Layer:
+    """A fully connected layer."""
+    weights = FLOAT_BYTES * (inputs * outputs + outputs)
+    return Layer(2 * inputs * outputs, weights + FLOAT_BYTES * (inputs + outputs), weights)
+
+
+def gru(inputs: int, hidden: int) -> Layer:
+    """A GRU cell: three gates, each from input and state."""
+    weights = FLOAT_BYTES * (3 * hidden * (inputs + hidden) + 6 * hidden)
+    return Layer(6 * hidden * (inputs + hidden), weights + FLOAT_BYTES * (inputs + 2 * hidden), weights)
+
+
+def several(layer: Layer, calls: int, batch: int) -> Layer:
+    """A layer for ``calls`` one after the other, each reading its weights anew, of ``batch`` inputs."""
+    moved = layer.parameter_bytes + batch * (layer.moved_bytes - layer.parameter_bytes)
+    return Layer(calls * batch * layer.flops, calls * moved, layer.parameter_bytes)
