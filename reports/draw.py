@@ -61,7 +61,10 @@ def _line(ax: Axes, panel: Panel) -> None:
             ax.errorbar(xs, ys, errors, label=name, color=color, marker=marker, markersize=4.5, capsize=2.5)
         else:
             low, high = zip(*((y - error, y + error) for y, error in zip(ys, errors, strict=True)), strict=True)
-            ax.plot(xs, ys, label=name, color=color, linewidth=1.3)
+            width = (
+                1.3 if panel.kind == "line" else 1.3 + 0.5 * (len(panel.series) - 1 - i)
+            )  # so that none hides another
+            ax.plot(xs, ys, label=name, color=color, linewidth=width)
             ax.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
     _axes_of_numbers(ax, panel)
     _finish(ax, panel, "y")

@@ -1,10 +1,11 @@
 """What did each case measure? Records as a pandas frame, as means with their spread, as Markdown tables."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
+from reports.figures import QUANTILE
 from reports.record import Record
 from reports.samples import CONDITIONS, escape, label, number, value_text
 from reports.summary import Row, header, summarise, varying
@@ -12,6 +13,7 @@ from reports.summary import Row, header, summarise, varying
 COLUMNS = 6  # metrics side by side before a table is continued below
 FOLDED = 30  # rows before a table is folded away
 SHOWN = 200  # rows shown at most
+QUANTILES = (0.05, 0.5, 0.95)  # of a distribution that are shown; figures draw all that were recorded
 
 FIELDS = ("run", "suite", "experiment", "metric", "value", "unit", "seed", *CONDITIONS)
 
@@ -41,15 +43,27 @@ def tables(records: Iterable[Record]) -> list[pd.DataFrame]:
     """The tables of one experiment under one set of conditions, of text: a row a case, a column a metric.
 
     Metrics whose cases have different keys (one a run, one a client) go into tables of their own. Case keys
-    that never change are left out where others do. A single case becomes a row for every metric.
+    that never change are left out where others do. A single case becomes a row for every metric. Of a metric that
+    was recorded at each ``quantile``, a key of its case, some become metrics of their own.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in summarise(records):
+    for row in _quantiles(summarise(records)):
         groups.setdefault(tuple(sorted(key for key, _ in row.case)), []).append(row)
     single = [row for rows in groups.values() if len({row.case for row in rows}) == 1 for row in rows]
     several = [rows for rows in groups.values() if len({row.case for row in rows}) > 1]
     found = [table for rows in several for table in _by_case(rows)]
     return [*found, _by_metric(single)] if single else found
+
+
+def _quantiles(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, with ``latency_quantile`` at ``quantile`` 0.95 as ``latency_p95``, and only a few of them."""
+    for row in rows:
+        quantile = dict(row.case).get(QUANTILE)
+        if not isinstance(quantile, float):
+            yield row
+        elif quantile in QUANTILES:
+            case = tuple((key, value) for key, value in row.case if key != QUANTILE)
+            yield row._replace(case=case, metric=f"{row.metric.removesuffix('_quantile')}_p{100 * quantile:g}")
 
 
 def _by_metric(rows: list[Row]) -> pd.DataFrame:

@@ -90,7 +90,7 @@ class Field:
     """
 
     network: Network
-    layer_s: dict[str, Sequence[float]]
+    layer_s: Mapping[str, Sequence[float]]
     frame_bytes: Sequence[int]
     sci_bytes: int
     delay_s: float

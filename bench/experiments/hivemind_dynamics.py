@@ -18,16 +18,33 @@ from numpy.typing import NDArray
 
 from bench.experiment import Context, Measurement
 from bench.experiments.cellular_tasks import Field, Forecast, present, tasks
-from bench.experiments.hivemind_field import HOP_S, fastest, generated, make_field, profiles, sci_bytes, update_times
+from bench.experiments.hivemind_field import (
+    HOP_S,
+    Machine,
+    fastest,
+    generated,
+    make_field,
+    profiles,
+    sci_bytes,
+    update_times,
+)
 from bench.experiments.hivemind_inference import Count, Seconds, latencies_ms
 from bench.experiments.spread import spread
 from netem.cellular.iab import Route
 from netem.cellular.traffic import levels
 from nodes.algorithms.forecast import forecast_bps
 from nodes.whole_model import frames_of_bytes, wire_bytes
+from reports.record import CaseValue
 
 CAPACITIES_BPS = {"1": 4e9, "2": 2e9, "3": 800e6, "4": 400e6, "5": 100e6}  # section IV-F, from the UE on
-MACHINES = ("iab", "iab", "iab", "core", "core")  # as on the mmWave network's routes: an assumption
+MACHINES: tuple[Machine, ...] = (
+    "ue",
+    "iab",
+    "iab",
+    "iab",
+    "core",
+    "core",
+)  # as on the mmWave network's routes: an assumption
 SHARERS = 8.0  # median of the UEs that share a link with ours: an assumption
 DENSITY_SPREAD = 1.0  # of the logarithm of their number: an assumption
 SPIKE_MS = 100.0
@@ -77,7 +94,8 @@ def surges(parameters: DynamicsParameters, context: Context) -> Iterator[Measure
     field = field_of(parameters, context)
     journeys = tasks(field, fastest(field, "hivemind"), present(field), [0.01 * index for index in range(100)])
     for index, value in enumerate(latencies_ms(journeys)):
-        yield Measurement("latency_over_time", value, "ms", {"time_s": round(0.01 * index, 2)})
+        case: dict[str, CaseValue] = {"course": context.seed, "time_s": round(0.01 * index, 2)}
+        yield Measurement("latency_over_time", value, "ms", case)
     yield from spread("latency", latencies(field, parameters, context, present(field)), "ms", {})
 
 
@@ -119,7 +137,7 @@ def field_of(parameters: DynamicsParameters, context: Context) -> Field:
         return make_field(net, "resnet18-88")
     chain = showcase(parameters.coherence_s, parameters.duration_s, context.seed)
     kept = profiles("resnet18-88")
-    layer_s = {name: kept[kind].forward_s for name, kind in zip(chain.route(0).nodes, ("ue", *MACHINES), strict=True)}
+    layer_s = {name: kept[kind].forward_s for name, kind in zip(chain.route(0).nodes, MACHINES, strict=True)}
     frame_bytes = wire_bytes(frames_of_bytes(kept["ue"].boundary_bytes))
     return Field(chain, layer_s, frame_bytes, sci_bytes(len(kept["ue"].layers)), HOP_S)
 

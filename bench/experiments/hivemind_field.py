@@ -22,6 +22,7 @@ from nodes.devices import (
     MACBOOK_AIR_M1,
     RASPBERRY_PI_3BP,
     RTX_2080_PC,
+    Device,
     profile_on,
 )
 from nodes.member import sci
@@ -32,7 +33,12 @@ from nodes.workload import load_workload
 Strategy = Literal["ue", "cloud", "edge", "single-split", "single-split-edge", "hivemind"]
 Machine = Literal["ue", "iab", "core", "cloud"]
 
-DEVICES = {"ue": RASPBERRY_PI_3BP, "iab": MACBOOK_AIR_M1, "core": RTX_2080_PC, "cloud": GTX_1080TI_SERVER}
+DEVICES: dict[Machine, Device] = {
+    "ue": RASPBERRY_PI_3BP,
+    "iab": MACBOOK_AIR_M1,
+    "core": RTX_2080_PC,
+    "cloud": GTX_1080TI_SERVER,
+}
 
 # Calibrated on the 27 ms of an update (section IV-C3): the time that a message takes over one hop beside its sending.
 # It is taken for psi of Eq. 10 as well, which the paper does not state.

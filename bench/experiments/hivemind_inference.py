@@ -152,7 +152,7 @@ def played(field: Field, strategy: Strategy, parameters: InferenceParameters, co
 
 
 def latencies_ms(journeys: Sequence[Journey]) -> list[float]:
-    return [1e3 * one.latency_s for one in journeys]
+    return [round(1e3 * one.latency_s, 6) for one in journeys]  # to the nanosecond: sums of floats differ behind it
 
 
 def update_ms(journey: Journey) -> float:
