@@ -12,8 +12,8 @@ from netem.link import Link, LinkProfile
 from nodes.algorithms.forecast import forecast_bps
 from nodes.algorithms.split_search import transfer_s
 from nodes.service_chain import Scene, Served, serve_in_virtual_time
+from nodes.service_job import Pace
 from nodes.split_control import Policy
-from nodes.task import Pace
 from nodes.whole_model import frames_of_bytes
 from nodes.workload import load_workload
 

@@ -137,3 +137,42 @@ def test_everything_chosen_can_be_drawn(
     spec = FigureSpec(metrics=["m"], log=True) if log else None
     draw(choose(summarise(records), spec), LONG, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(PNG)
+
+
+def distribution(make: Make, load: str) -> list[Record]:
+    return [
+        make(quantile * scale, metric="t_quantile", unit="ms", case={"load": load, "way": way, "quantile": quantile})
+        for way, scale in (("one", 10.0), ("two", 20.0))
+        for quantile in (0.05, 0.5, 0.95)
+    ]
+
+
+def test_a_cdf_goes_through_values_and_quantiles_one_panel_a_load(record: Make, tmp_path: Path) -> None:
+    rows = summarise([*distribution(record, "low"), *distribution(record, "high")])
+    spec = FigureSpec(metrics=["t_quantile"], kind="cdf", series="way", by="load")
+    low, high = choose(rows, spec)
+    assert (low.title, high.title) == ("load=low", "load=high")
+    assert (low.kind, low.x, low.metric) == ("cdf", "t [ms]", "share of values below")
+    assert [(point.x, point.mean) for point in low.series["two"]] == [(1.0, 0.05), (10.0, 0.5), (19.0, 0.95)]
+    draw([low, high], "Shares", tmp_path / "cdf.png")
+    assert (tmp_path / "cdf.png").read_bytes().startswith(PNG)
+
+
+def test_bands_lie_on_top_of_each_other(record: Make, tmp_path: Path) -> None:
+    records = [
+        record(value, metric="layers", unit="layers", case={"time_s": time, "node": node})
+        for time in (0.0, 1.0, 2.0)
+        for node, value in (("ue", time), ("mec", 9 - time))
+    ]
+    spec = FigureSpec(metrics=["layers"], kind="bands", x="time_s", series="node")
+    (panel,) = choose(summarise(records), spec)
+    assert (panel.kind, panel.log_x, list(panel.series)) == ("bands", False, ["ue", "mec"])
+    draw([panel], "Layers", tmp_path / "bands.png")
+    assert (tmp_path / "bands.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("spec", [{"kind": "cdf"}, {"kind": "bands"}, {"by": "nothing"}])
+def test_a_figure_that_cannot_be_drawn_says_why(record: Make, spec: dict[str, str]) -> None:
+    rows = summarise(record(i, case={"method": m}) for i, m in enumerate("ab"))
+    with pytest.raises(FigureError, match="m was measured"):
+        choose(rows, FigureSpec(metrics=["m"], **spec))

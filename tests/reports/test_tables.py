@@ -135,3 +135,13 @@ def test_the_worst_of_several_unstable_cases_is_named(record: Make) -> None:
     assert unstable(summarise(records)) == [
         "`m` is unstable in 2 of 3 cases, most with k=b: its standard deviation is 50% of the mean."
     ]
+
+
+def test_of_a_distribution_a_few_quantiles_become_columns(record: Make) -> None:
+    records = [
+        record(10 * q, metric="t_quantile", unit="ms", case={"way": "one", "quantile": q}) for q in (0.01, 0.5, 0.95)
+    ]
+    others = [record(7, metric="t", unit="ms", case={"way": way}) for way in ("one", "two")]
+    (table,) = tables([*others, *records])
+    assert list(table.columns) == ["way", "t [ms]", "t_p50 [ms]", "t_p95 [ms]"]
+    assert table.to_numpy().tolist() == [["one", "7", "5", "9.5"], ["two", "7", "–", "–"]]
