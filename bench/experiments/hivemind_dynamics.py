@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.experiment import Context, Measurement
-from bench.experiments.cellular_tasks import Field, Forecast, present, tasks
+from bench.experiments.cellular_tasks import Field, Forecast, Journey, present, tasks
 from bench.experiments.hivemind_field import (
     HOP_S,
     Machine,
@@ -74,13 +74,12 @@ def showcase(coherence_s: float, duration_s: float, seed: int) -> Showcase:
 
 
 class DynamicsParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where, and how fast links change. ``rule``: no prediction below the coherence time (section IV-F)."""
+    """Where, and how fast links change."""
 
     where: Literal["chain", "mmwave"] = "chain"
     coherence_s: Seconds = 0.05
     duration_s: Seconds = 600.0
     tasks: Count = 600
-    rule: bool = False
 
 
 class ErrorParameters(DynamicsParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,27 +91,34 @@ class ErrorParameters(DynamicsParameters, frozen=True, kw_only=True, forbid_unkn
 def surges(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
     """Latency over time without prediction, task after task, for one second; and over the whole time."""
     field = field_of(parameters, context)
-    journeys = tasks(field, fastest(field, "hivemind"), present(field), [0.01 * index for index in range(100)])
-    for index, value in enumerate(latencies_ms(journeys)):
+    second = tasks(field, fastest(field, "hivemind"), present(field), [0.01 * index for index in range(100)])
+    for index, value in enumerate(latencies_ms(second)):
         case: dict[str, CaseValue] = {"course": context.seed, "time_s": round(0.01 * index, 2)}
         yield Measurement("latency_over_time", value, "ms", case)
     yield from spread("latency", latencies(field, parameters, context, present(field)), "ms", {})
 
 
 def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
-    """Latency with and without prediction from true rates, and with all that is to come known; its spikes."""
+    """Latency and its spikes without prediction, with it from true rates, and with it by the rule of section IV-F.
+
+    By the rule nothing is predicted where a node looks ahead for less than the coherence time.
+    """
     field = field_of(parameters, context)
-    by_way = {
-        "standard": latencies(field, parameters, context, present(field)),
-        "predictive": latencies(field, parameters, context, foreseen(field, parameters)),
+    ways = {
+        "standard": present(field),
+        "predictive": foreseen(field),
+        "by-the-rule": foreseen(field, coherence_s=parameters.coherence_s),
     }
-    spikes = {way: sum(value > SPIKE_MS for value in values) for way, values in by_way.items()}
-    for way, values in by_way.items():
-        yield from spread("latency", values, "ms", {"way": way})
-        yield Measurement("spikes", spikes[way] / len(values), "fraction", {"way": way})
-    if spikes["standard"]:
-        yield Measurement("spikes_left", spikes["predictive"] / spikes["standard"], "fraction")
-    yield Measurement("look_ahead", 1e3 * look_ahead_s(field, parameters, context), "ms")
+    by_way = {way: journeys(field, parameters, context, forecast) for way, forecast in ways.items()}
+    spikes = {way: sum(value > SPIKE_MS for value in latencies_ms(found)) for way, found in by_way.items()}
+    for way, found in by_way.items():
+        case = {"way": way}
+        yield from spread("latency", latencies_ms(found), "ms", case)
+        yield Measurement("spikes", spikes[way] / len(found), "fraction", case)
+        if spikes["standard"]:
+            yield Measurement("spikes_left", spikes[way] / spikes["standard"], "fraction", case)
+        look_ahead_s = fmean(gap_s for one in found for gap_s in field.gaps_s(one))
+        yield Measurement("look_ahead", 1e3 * look_ahead_s, "ms", case)
 
 
 def accuracy(parameters: ErrorParameters, context: Context) -> Iterator[Measurement]:
@@ -122,7 +128,7 @@ def accuracy(parameters: ErrorParameters, context: Context) -> Iterator[Measurem
     medians = []
     for error in parameters.errors:
         generator = torch.Generator().manual_seed(context.seed)
-        forecast = foreseen(field, parameters, error, generator)
+        forecast = foreseen(field, error, generator)
         medians.append(median(latencies(field, parameters, context, forecast)))
         yield Measurement("median_latency", medians[-1], "ms", {"error": error, "way": "predictive"})
         yield Measurement("median_latency", standard, "ms", {"error": error, "way": "standard"})
@@ -142,30 +148,27 @@ def field_of(parameters: DynamicsParameters, context: Context) -> Field:
     return Field(chain, layer_s, frame_bytes, sci_bytes(len(kept["ue"].layers)), HOP_S)
 
 
-def latencies(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[float]:
-    """Milliseconds of every task that HiveMind splits by this forecast."""
+def journeys(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[Journey]:
+    """The tasks that HiveMind splits by this forecast."""
     times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
-    return latencies_ms(tasks(field, fastest(field, "hivemind"), forecast, times_s))
+    return tasks(field, fastest(field, "hivemind"), forecast, times_s)
+
+
+def latencies(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[float]:
+    """Milliseconds of each of them."""
+    return latencies_ms(journeys(field, parameters, context, forecast))
 
 
 def foreseen(
-    field: Field, parameters: DynamicsParameters, error: float = 0.0, generator: torch.Generator | None = None
+    field: Field, error: float = 0.0, generator: torch.Generator | None = None, coherence_s: float = 0.0
 ) -> Forecast:
-    """Each node knows its link's rate at the time at which it expects the task; but for ``error``."""
-    coherence_s = parameters.coherence_s if parameters.rule else 0.0
+    """Each node knows its link's rate at the time at which it expects the task, but for ``error``."""
 
     def forecast(link: str, now_s: float, ahead_s: float) -> float:
         rate_bps = field.links[link].rate_bps
         return forecast_bps(rate_bps, now_s, ahead_s, coherence_s=coherence_s, error=error, generator=generator)
 
     return forecast
-
-
-def look_ahead_s(field: Field, parameters: DynamicsParameters, context: Context) -> float:
-    """The mean time from a node's update to the task's coming to it."""
-    times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
-    journeys = tasks(field, fastest(field, "hivemind"), present(field), times_s)
-    return fmean(gap for one in journeys for gap in field.gaps_s(one))
 
 
 def break_even(errors: Sequence[float], medians: Sequence[float], standard: float) -> float:

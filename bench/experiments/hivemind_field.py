@@ -99,8 +99,8 @@ def sci_bytes(layers: int) -> int:
 
 def fastest(field: Field, strategy: Strategy) -> Decide:
     """Decide for the least latency, with the nodes that ``strategy`` lets compute."""
-    may = MAY_COMPUTE[strategy]
-    return lambda route, rates: search(field.node_s(route, may), field.link_s(rates)).splits
+    node_s = cache(lambda route: field.node_s(route, MAY_COMPUTE[strategy]))
+    return lambda route, rates: search(node_s(route), field.link_s(rates)).splits
 
 
 def update_times(duration_s: float, count: int, seed: int) -> list[float]:

@@ -64,7 +64,7 @@ def test_what_a_plan_costs_is_what_is_spent_on_links_that_never_change(strategy)
 
 def test_over_sub6_the_ue_alone_counts():
     ours = field()
-    meter = Meter("sub6", ours, {})
+    meter = Meter("sub6", ours, {"ue": [1.0] * 52})
     route = Route(("ue", "gnb", "mec", "cloud"), ("A", "B", "C"))
     assert meter.link_j(route, 0, 1000, 1e6) > 0
     assert meter.link_j(route, 1, 1000, 1e6) == meter.link_j(route, 2, 1000, 1e6) == 0
