@@ -3,7 +3,7 @@
 A baseline is a file of records, one a line, below a header ``{"gate": 1, "suites": {name: sha256}}``. A
 run's own ``records.jsonl`` will do; then the suites' hashes are not compared. The rules are those of the
 run's suites in its ``environment.json``; of a suite that was not run every number is missing. Times are
-gated only as ratios that one run measured: a rule for seconds is an error, but for those of virtual time.
+gated only as ratios that one run measured: a rule for seconds is an error.
 """
 
 import math

@@ -255,10 +255,3 @@ def test_json_tells_whether_it_passed(outcomes: list[Outcome]) -> None:
     assert found["counts"] == {"regression": 1, "missing": 1, "new": 1, "ok": 1}
     assert found["outcomes"][0]["measured"] == 0.5
     assert as_json(outcomes[1:2])["passed"] is True
-
-
-def test_a_time_of_a_virtual_run_is_gated() -> None:
-    virtual = {"metric": "latency", "unit": "ms", "mode": "virtual"}
-    rules = [GateRule(metric="latency", relative=0.1)]
-    runs = [side(record(value, **virtual), rules=rules) for value in (1.0, 1.05, 1.2)]
-    assert [statuses(run, runs[0]) for run in runs] == [["ok"], ["ok"], ["regression"]]
