@@ -141,7 +141,11 @@ def field_of(parameters: DynamicsParameters, context: Context) -> Field:
     if parameters.where == "mmwave":
         net = generated("mmwave", "high", parameters.coherence_s, parameters.duration_s, context.seed)
         return make_field(net, "resnet18-88")
-    chain = showcase(parameters.coherence_s, parameters.duration_s, context.seed)
+    return on_chain(showcase(parameters.coherence_s, parameters.duration_s, context.seed))
+
+
+def on_chain(chain: Showcase) -> Field:
+    """ResNet-18 on the machines that stand along it."""
     kept = profiles("resnet18-88")
     layer_s = {name: kept[kind].forward_s for name, kind in zip(chain.route(0).nodes, MACHINES, strict=True)}
     frame_bytes = wire_bytes(frames_of_bytes(kept["ue"].boundary_bytes))

@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bench.experiments.cellular_tasks import Capacity, present, tasks
+from bench.experiments.cellular_tasks import Capacity, Field, present, tasks
+from bench.experiments.hivemind_dynamics import on_chain, showcase
 from bench.experiments.hivemind_field import MAY_COMPUTE, fastest, generated, make_field
 from netem.link import Link, LinkProfile
 from nodes.algorithms.forecast import forecast_bps
@@ -32,6 +33,15 @@ def test_a_capacity_is_a_links_closed_form():
         link.change(step * 0.5, LinkProfile(rate_bps=max(rate, 1.0)))
     for at_s, n_bytes in ((0.1, 10), (0.3, 700), (1.1, 3), (1.6, 40)):
         assert capacity.sent_s(max(at_s, link.free_at), n_bytes) == pytest.approx(link.send(at_s, n_bytes))
+
+
+def field_in(network: str) -> Field:
+    """ResNet-18 under a load of the mmWave network, or on figure 6's chain, whose links change more."""
+    if network == "chain":
+        return on_chain(showcase(0.05, 12.0, 3))
+    net = generated("mmwave", network, 0.05, 12.0, 3)
+    assert len(net.routes()) == 1
+    return make_field(net, "resnet18-88")
 
 
 def played(field, strategy: str, predicting: bool) -> Served:
@@ -66,10 +76,9 @@ def played(field, strategy: str, predicting: bool) -> Served:
 
 @pytest.mark.parametrize("predicting", [False, True])
 @pytest.mark.parametrize("strategy", ["ue", "cloud", "single-split", "hivemind"])
-@pytest.mark.parametrize("load", ["mid", "high"])
-def test_the_closed_form_is_what_the_nodes_do(load, strategy, predicting):
-    field = make_field(generated("mmwave", load, 0.05, 12.0, 3), "resnet18-88")
-    assert len(field.network.routes()) == 1
+@pytest.mark.parametrize("network", ["mid", "high", "chain"])
+def test_the_closed_form_is_what_the_nodes_do(network, strategy, predicting):
+    field = field_in(network)
     capacities = field.links
 
     def forecast(link: str, now_s: float, ahead_s: float) -> float:
