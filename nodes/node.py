@@ -103,6 +103,10 @@ class Threaded:
     async def __call__(self, call: str, work: Callable[[], AnyMessage]) -> AnyMessage:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
+    async def end(self) -> None:
+        """Drop the work that waits and let what runs end: while a model is traced, no other may run in the process."""
+        await asyncio.to_thread(self.pool.shutdown, cancel_futures=True)
+
 
 # The seconds that a call which came to a reply takes on some device, where it took so many of CPU time here.
 Due = Callable[[str, AnyMessage, float], float]

@@ -84,7 +84,7 @@ async def _do_job(home: Home, control: Channel, run: str, stack: AsyncExitStack)
         if configure.job.threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())  # the next job chooses for itself
         compute = Threaded(configure.job.threads)
-        stack.callback(compute.pool.shutdown, wait=False, cancel_futures=True)
+        stack.push_async_callback(compute.end)
         preparing = _prepare(home, configure, run, compute, stack)
         role, worker, channels = await _unless_gone(control, preparing)
         devices = configure.job.devices

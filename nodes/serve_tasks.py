@@ -43,7 +43,7 @@ async def serve_tasks(home: Home, control: Channel, run: str, told: Serve, stack
     worker = await asyncio.get_running_loop().run_in_executor(None, _build, told)
     compute = Threaded(service.threads)
     stretched = Stretched(compute, playing(worker)) if service.stretched else None
-    stack.callback(compute.pool.shutdown, wait=False, cancel_futures=True)
+    stack.push_async_callback(compute.end)
     split = SplitControl(told.layer_s, service.policy)
 
     async def reach(peer: Peer) -> Channel:
