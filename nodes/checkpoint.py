@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import torch
 
+from nodes.graph import said
 from nodes.job import Job
 from nodes.models import ModelError
 from nodes.place import place
@@ -65,6 +66,17 @@ def read_checkpoint(job: Job, index: int, epoch: int, device: torch.device) -> d
     if saved["task"] != _task(job):
         raise ModelError(f"{path} is of another job; use a checkpoint folder of its own for each")
     return saved
+
+
+def read_weights(path: str, device: torch.device) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name, as ``torch.save`` writes a state dict. Raises ModelError for anything else."""
+    try:
+        found = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # whatever stands in the file
+        raise ModelError(f"weights {path} cannot be read: {said(error)}") from None
+    if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+        raise ModelError(f"weights {path}: expected tensors by name")
+    return found
 
 
 def _task(job: Job) -> str:

@@ -93,6 +93,7 @@ class Job(_Spec, frozen=True, kw_only=True):
     payload_bytes: int = 1 << 26  # the most that one message may carry
     devices: tuple[Device, ...] = ()  # one a node, or none: each as fast as it is
     moves: dict[int, tuple[int, ...]] | None = None  # splits from training step so and so on; None: layers stay
+    weights: str | None = None  # a file of parameters and buffers by name: what fits is where training begins
     checkpoint: str | None = None  # a folder; each node saves its part there after every epoch
 
     def __post_init__(self) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from nodes.boundary import pack, unpack
-from nodes.checkpoint import read_checkpoint, write_checkpoint
+from nodes.checkpoint import read_checkpoint, read_weights, write_checkpoint
+from nodes.graph import ModelError
 from nodes.job import Job, OptimizerSpec
 from nodes.messages import Activation, AnyMessage, Gradient, Result, Tensors
 from nodes.models import Chain, Moment, Part, Values, build_model, outline
@@ -34,6 +35,7 @@ class _Pending(msgspec.Struct):
     received: Tensors  # leaves for which gradients return upstream
     codes: Tensors  # what was sent and awaits gradients
     loss: torch.Tensor | None  # the stage's own loss term
+    told: dict[str, float]  # what the stage has to report
     save: int | None
 
 
@@ -50,6 +52,9 @@ class Segment:
         self._microbatches_done = 0
         self.steps = 0
         self._hold(chain, place(job.splits, index, len(chain)))
+        if job.weights and not meta:
+            self._load_weights(job.weights)
+        self.begin_epoch(0)
 
     def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> AnyMessage:
         """Start a batch of ``pictures`` (N, C, H, W) at the first node: what goes on, or what came of it."""
@@ -94,12 +99,14 @@ class Segment:
             assignment=message.assignment,
             step=message.step,
             microbatch=message.microbatch,
-            metrics=message.metrics,
+            metrics=message.metrics | pending.told,
             tensors=_gradients(pending.received),
         )
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the learning rate of ``epoch`` (from 0)."""
+        """Set the learning rate of ``epoch`` (from 0), and let the stages know of it."""
+        self._inbound.begin_epoch(epoch, self.job.epochs)
+        self._outbound.begin_epoch(epoch, self.job.epochs)
         spec = self.job.optimizer
         if self._optimizer is not None and spec.schedule == "cosine":
             rate = spec.lr * (1 + math.cos(math.pi * epoch / self.job.epochs)) / 2
@@ -123,14 +130,17 @@ class Segment:
         self._outbound.train(message.train)
         self._seed(message, self.place.outbound, 0)
         codes, loss = self._outbound.compress(tensors)
+        wire = _wire(self._outbound.encode({name: code.detach() for name, code in codes.items()}))
         if message.train:
-            self._pending[message.step, message.microbatch] = _Pending(received, codes, loss, message.save)
+            told = self._outbound.told | {"code_bytes": float(sum(tensor.nbytes for tensor in wire.values()))}
+            named = {f"link{self.place.outbound}.{name}": value for name, value in told.items()}
+            self._pending[message.step, message.microbatch] = _Pending(received, codes, loss, named, message.save)
         return msgspec.structs.replace(
             message,
             grads=tuple(name for name, code in codes.items() if code.requires_grad),
             views=views,
             scalars=scalars,
-            tensors=_wire(self._outbound.encode({name: code.detach() for name, code in codes.items()})),
+            tensors=wire,
         )
 
     def _finish(self, message: Activation, logits: torch.Tensor, received: Tensors) -> Gradient | Result:
@@ -206,6 +216,11 @@ class Segment:
         for module in self._parts().values():
             yield from module.parameters()
 
+    @property
+    def outbound(self) -> Stage:
+        """The stage of the link downstream."""
+        return self._outbound
+
     def state(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers held here, by their names in the model; a stage's begin with its half."""
         return {
@@ -213,6 +228,22 @@ class Segment:
             for name, module in self._parts().items()
             for key, tensor in module.state_dict().items()
         }
+
+    def _load_weights(self, path: str) -> None:
+        """Begin with what of the file at ``path`` fits in name and shape. Raises ModelError if nothing does."""
+        found = read_weights(path, self._device)
+        taken = 0
+        for name, module in self._parts().items():
+            prefix, inner = ("", "body.") if name == "part" else (f"{name}.", "")
+            fits = {
+                key: found[prefix + key.removeprefix(inner)]
+                for key, tensor in module.state_dict().items()
+                if getattr(found.get(prefix + key.removeprefix(inner)), "shape", None) == tensor.shape
+            }
+            module.load_state_dict(fits, strict=False)
+            taken += len(fits)
+        if not taken and any(self._parts()):
+            raise ModelError(f"weights: nothing of {path} fits the layers of node {self.place.index}")
 
     def save(self, epoch: int) -> None:
         """Save everything that training goes on from, if the job asks for it, as the state after ``epoch`` epochs."""

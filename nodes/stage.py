@@ -29,6 +29,10 @@ class Stage(nn.Module):
         self.shapes = shapes
         self.sender = nn.Module()
         self.receiver = nn.Module()
+        self.told: dict[str, float] = {}  # of the last ``compress`` in training: sums over its samples, to be reported
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Be told, on both sides, that epoch ``epoch`` (from 0) of ``epochs`` begins; at ``epochs`` all are over."""
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
         """Codes, and the stage's own loss term or None: a scalar, trained with the batch's loss, not reported in it."""

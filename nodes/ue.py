@@ -12,6 +12,8 @@ from nodes.messages import Activation, AnyMessage, Assign, Gradient, Result, Shu
 from nodes.node import Action, Compute, Direction, Finish, Send
 from nodes.segment import ProtocolError, Segment, number
 
+SCORES = {"loss", "correct", "count"}  # of a trained batch; all else is what stages tell of it
+
 
 class Course(msgspec.Struct, frozen=True, kw_only=True):
     """How long the job is: training steps an epoch, test batches, and where it begins."""
@@ -33,6 +35,7 @@ class Epoch(msgspec.Struct):
     ended: list[float] = []  # when each step ended
     correct: float = 0.0
     count: float = 0.0
+    told: dict[str, float] = {}  # sums over the samples, as stages report them
     test_correct: float = 0.0
     test_count: float = 0.0
     test_began: list[float] = []  # when each test batch was
@@ -83,7 +86,8 @@ class Ue:
         course = self._course
         if self._epoch >= course.epochs and (self.history or course.epochs):
             return [Finish()] if self._alone else [Send("down", Shutdown()), Finish()]
-        self.history.append(Epoch(began=now, trained=now, losses=[], ended=[], test_began=[], latencies=[]))
+        epoch = Epoch(began=now, trained=now, losses=[], ended=[], told={}, test_began=[], latencies=[])
+        self.history.append(epoch)
         return self._train() if self._epoch < course.epochs and course.train_steps else self._test(now)
 
     def _train(self) -> list[Action]:
@@ -103,6 +107,8 @@ class Ue:
         epoch.losses[-1] += gradient.metrics.get("loss", 0.0)
         epoch.correct += gradient.metrics.get("correct", 0.0)
         epoch.count += gradient.metrics.get("count", 0.0)
+        for name in gradient.metrics.keys() - SCORES:
+            epoch.told[name] = epoch.told.get(name, 0.0) + gradient.metrics[name]
         self._returned += 1
         if self._returned < self._course.microbatches:
             return []
@@ -151,6 +157,7 @@ class Ue:
                 "tested_samples": epoch.test_count,
                 "train_s": epoch.trained - epoch.began,
                 "test_s": now - epoch.trained,
+                **{name: value / max(1.0, epoch.count) for name, value in epoch.told.items()},
             },
             tensors={
                 "losses": torch.tensor(epoch.losses),

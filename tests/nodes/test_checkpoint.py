@@ -12,6 +12,7 @@ from nodes.chain import run_in_process
 from nodes.checkpoint import checkpoint_path, last_checkpoint
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.models import ModelError
+from nodes.segment import Segment
 
 LAYERS = 7
 
@@ -174,3 +175,27 @@ def test_without_a_folder_nothing_is_saved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_in_process(make_job(tmp_path, checkpoint=None, epochs=2))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_begins_with_the_weights_that_fit_it(tmp_path):
+    whole = replace(make_job(tmp_path), nodes=("all",), splits=(), stages=(), seed=9)
+    given = Segment(whole, 0).state()
+    torch.save(given | {"head.bias": torch.zeros(3), "nobody": torch.zeros(1)}, tmp_path / "weights.pt")
+    job = make_job(tmp_path, weights=str(tmp_path / "weights.pt"))
+    fresh = make_job(tmp_path)
+    for index in (0, 2, 3):
+        before = Segment(fresh, index).state()
+        for name, tensor in Segment(job, index).state().items():
+            kept = name == "head.bias" or name.startswith(("sender.", "receiver."))
+            assert torch.equal(tensor, before[name] if kept else given[name]), name
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"no zip", "cannot be read"), ([1, 2], "tensors by name"), ({"other": torch.zeros(2)}, "nothing of .* fits")],
+)
+def test_weights_that_are_none_are_one_error(content, words, tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ModelError, match=words):
+        Segment(make_job(tmp_path, weights=str(path)), 0)

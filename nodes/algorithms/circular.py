@@ -1,0 +1,30 @@
+"""How can a whole batch cross as one picture does? C3-SL: bind each sample to a key by circular convolution, add.
+
+C3-SL (Hsieh et al., 2022), as DynSplit's related work names it. ``ratio`` samples make one vector of their own
+length: each is convolved circularly with a key of its place, all are added. Correlation with a key gives its
+sample back, with the others as noise that is small because random keys are nearly orthogonal.
+"""
+
+import torch
+
+
+def keys(ratio: int, length: int) -> torch.Tensor:
+    """(ratio, length) random keys, normal with variance 1 / length, of unit length: drawn from torch's generator."""
+    drawn = torch.randn(ratio, length) / length**0.5
+    return torch.nn.functional.normalize(drawn)
+
+
+def bind(samples: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """(N, D) -> (ceil(N / R), D): groups of R samples, each convolved with ``key`` (R, D) of its place, added."""
+    ratio, length = key.shape
+    padded = torch.nn.functional.pad(samples, (0, 0, 0, -len(samples) % ratio)).view(-1, ratio, length)
+    bound: torch.Tensor = torch.fft.irfft((torch.fft.rfft(padded) * torch.fft.rfft(key)).sum(1), n=length)
+    return bound
+
+
+def unbind(bound: torch.Tensor, key: torch.Tensor, count: int) -> torch.Tensor:
+    """What ``bind`` was given, (``count``, D), as far as correlation with ``key`` finds it again."""
+    length = key.shape[1]
+    spectrum = torch.fft.rfft(bound)[:, None] * torch.fft.rfft(key).conj()
+    found: torch.Tensor = torch.fft.irfft(spectrum, n=length)
+    return found.flatten(0, 1)[:count]

@@ -1,0 +1,128 @@
+"""Which path does a sample take? DynSplit's gate (section IV-B): scores, a Gumbel-softmax choice, losses, schedule.
+
+The gate scores each sample's paths; log alpha of Eq. 2 to 4 are these scores, of which only differences count, so
+the last path's is 0. In training the largest score plus Gumbel noise wins (Eq. 3), and the relaxation of Eq. 4
+carries its gradient: the choice forward, the softmax backward. At inference the largest score wins, and a
+threshold steers how many samples that is.
+
+We depart from the paper, which leaves the gate's layers open, where a gate that only meets the ratio would do:
+its scores are standardised over the batch to a fixed spread, so they cannot be the same for all samples.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+TINY = 1e-10  # keeps logarithms finite
+
+
+class Gate(nn.Module):
+    """(N, ``channels``, H, W) -> scores (N, ``paths``); the last path's are 0.
+
+    Mean and deviation of each channel, a hidden layer, one score a path but the last. With a ``spread`` every
+    score has that standard deviation over a batch (at inference by running estimates) around a learned offset;
+    None leaves it as it comes.
+    """
+
+    def __init__(self, channels: int, paths: int, hidden: int = 16, spread: float | None = 2.0) -> None:
+        super().__init__()
+        self.spread = spread
+        self.features = nn.BatchNorm1d(2 * channels, affine=False)
+        self.relevance = nn.Sequential(nn.Linear(2 * channels, hidden), nn.ReLU(), nn.Linear(hidden, paths - 1))
+        self.standard = nn.BatchNorm1d(paths - 1, affine=False) if spread else nn.Identity()
+        self.offset = nn.Parameter(torch.zeros(paths - 1))
+
+    def forward(self, activation: torch.Tensor) -> torch.Tensor:
+        deviation, mean = torch.std_mean(activation.flatten(2), dim=2, correction=0)
+        relevance = self.standard(self.relevance(self.features(torch.cat([mean, deviation], dim=1))))
+        return nn.functional.pad((self.spread or 1.0) * relevance + self.offset, (0, 1))
+
+
+def gumbel(uniform: torch.Tensor) -> torch.Tensor:
+    """Gumbel noise of location 0 from numbers drawn uniformly from [0, 1)."""
+    return -torch.log(-torch.log(uniform + TINY) + TINY)
+
+
+def relaxed(scores: torch.Tensor, noise: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The Gumbel-softmax relaxation (N, n) of Eq. 4; its largest entry is Eq. 3's choice."""
+    return torch.softmax((scores + noise) / temperature, dim=1)
+
+
+def straight_through(soft: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+    """The gate (N,) of each sample's path ``choice`` (N,): exactly 1, with the gradient of its ``soft`` value."""
+    chosen = soft.gather(1, choice[:, None])[:, 0]
+    return 1 + (chosen - chosen.detach())
+
+
+def shares(soft: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+    """The batch's observed share (n,) of each path, with the gradient of the mean of ``soft`` (N, n)."""
+    hard = nn.functional.one_hot(choice, soft.shape[1]).to(soft.dtype)
+    return (hard + (soft - soft.detach())).mean(0)
+
+
+def ratio_loss(observed: torch.Tensor, target: torch.Tensor, above_only: bool = False) -> torch.Tensor:
+    """Squared distance of the ``observed`` shares (n,) to ``target`` (n - 1,), the last path's being the rest.
+
+    With two paths it is Eq. 5's (target_R - mu_R)^2; with ``above_only`` Eq. 6's max(mu_R - target_R, 0)^2.
+    """
+    excess = observed[:-1] - target
+    return (excess.clamp_min(0) if above_only else excess).square().sum()
+
+
+def temperature(epoch: int, epochs: int, start: float, end: float) -> float:
+    """From ``start`` in the first epoch (0) geometrically to ``end`` in the last."""
+    return start * math.pow(end / start, epoch / max(1, epochs - 1))
+
+
+def entropy(probabilities: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats along the last dimension."""
+    return -torch.xlogy(probabilities, probabilities).sum(-1)
+
+
+def information(probabilities: torch.Tensor) -> float:
+    """Mutual information, in nats, of sample and path, of path probabilities (N, n) before the noise.
+
+    0 if the gate treats all samples alike, log n at most.
+    """
+    return float(entropy(probabilities.mean(0)) - entropy(probabilities).mean())
+
+
+def collapsed(observed: torch.Tensor, target: torch.Tensor) -> bool:
+    """True if a path that should get some samples gets less than a tenth of its share. Both (n,)."""
+    return bool((observed < target / 10).any())
+
+
+def margin(scores: torch.Tensor) -> torch.Tensor:
+    """By how much (N,) the first path's score is above the best of the others'."""
+    return scores[:, 0] - scores[:, 1:].amax(1)
+
+
+def choose(scores: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
+    """The path (N,) of each sample at inference: the first if its margin is above ``threshold``, else the best other.
+
+    With threshold 0 this is the arg-max.
+    """
+    others = 1 + scores[:, 1:].argmax(1)
+    return torch.where(margin(scores) > threshold, torch.zeros_like(others), others)
+
+
+def threshold_for(margins: torch.Tensor, share: float) -> float:
+    """The threshold above which ``share`` of ``margins`` lie, to the sample: -inf for all, inf for none."""
+    count = round(share * len(margins))
+    if count in (0, len(margins)):
+        return math.inf if count == 0 else -math.inf
+    ordered = margins.sort(descending=True).values
+    return float((ordered[count - 1] + ordered[count]) / 2)
+
+
+def assigned(uniform: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The path (N,) that numbers from [0, 1) mean: each of the paths gets its share ``target`` (n - 1,) of them."""
+    return torch.bucketize(uniform, target.cumsum(0), right=True)
+
+
+def spaced(count: int) -> torch.Tensor:
+    """``count`` evenly spaced numbers of [0, 1), neighbours far apart: for a choice that ignores the samples."""
+    golden = (math.sqrt(5) - 1) / 2
+    place = (torch.arange(count, dtype=torch.float64) * golden % 1).argsort().argsort()
+    return (place + 0.5) / count

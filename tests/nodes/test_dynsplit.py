@@ -1,0 +1,355 @@
+"""DynSplit over the wire against one network with the same gate in it, by joint autograd; bytes counted by hand."""
+
+import copy
+import math
+from itertools import accumulate
+
+import pytest
+import torch
+from msgspec.structs import replace
+from oracle import Unsplit
+from torch import nn
+from torch.nn import functional as F
+
+from nodes.chain import load_data, run_in_process
+from nodes.checkpoint import checkpoint_path
+from nodes.dynsplit import DynSplit
+from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.messages import Activation
+from nodes.models import Chain, ModelError, build_model
+from nodes.seeds import derive
+from nodes.segment import STAGE_LAYERS, Segment
+from nodes.stage import build_stage
+
+CUT = 3
+BOUNDARY = {"x": torch.empty(1, 6, 8, 8, device="meta")}
+
+
+def make_job(**options) -> Job:
+    return Job(
+        model="user_models:Plain",
+        input_shape=(3, 16, 16),
+        classes=10,
+        nodes=("ue", "cloud"),
+        splits=(CUT,),
+        stages=(StageSpec(name="nodes.dynsplit:DynSplit", options={"paths": [4, 2], "hidden": 5} | options),),
+        data=DataSpec(train_samples=96, test_samples=40),
+        optimizer=OptimizerSpec(lr=0.1),
+        epochs=2,
+        batch_size=24,
+        threads=1,
+        seed=5,
+    )
+
+
+class Joint(Unsplit):
+    """The whole network, with gate, coders and quantisation between its halves, written out anew.
+
+    Only the modules themselves are the stage's, so that they begin with the same weights.
+    """
+
+    def __init__(self, job, data):
+        super().__init__(job, data)
+        chain = Chain(build_model(job.model, 10, job.input_shape), job.input_shape)
+        torch.manual_seed(derive(job.seed, STAGE_LAYERS, 0))
+        self.stage = build_stage(job.stages[0], chain.shapes(CUT))
+        self.options = job.stages[0].options
+        self.first = copy.deepcopy(self.stage.state_dict())
+        self.routed = []  # samples by path of each step
+        spec = job.optimizer
+        everything = [*self.model.parameters(), *self.stage.parameters()]
+        self.optimizer = torch.optim.SGD(everything, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+
+    def begin_epoch(self, epoch):
+        super().begin_epoch(epoch)
+        start, end = self.options.get("temperatures", (1, 1))
+        self.temperature = start * (end / start) ** (epoch / max(1, self.job.epochs - 1))
+        self.warm = epoch < self.options.get("warm_up", 0)
+
+    def quantise(self, code):
+        bits = self.options.get("bits", 8)
+        if bits is None:
+            return code
+        top = 2**bits - 1
+        return Straight.apply(code, top)
+
+    def loss(self, pictures, labels):
+        features = self.model.features
+        a = features[:CUT](pictures)
+        moment = self.moment[0]
+        target = self.options.get("target", [0.2])
+        torch.manual_seed(derive(self.job.seed, moment.step, moment.microbatch, STAGE_LAYERS))
+        paths = self.options["paths"]
+        extra = None
+        if "gate" in self.stage.sender:
+            alpha = self.stage.sender["gate"](a)
+            noise = -(-(torch.rand_like(alpha) + 1e-10).log() + 1e-10).log()
+            soft = ((alpha + noise) / self.temperature).softmax(1)
+            hard = F.one_hot(soft.argmax(1), len(paths)).float()
+            choice = soft.argmax(1)
+            if self.warm:
+                choice = self.by_share(torch.rand(len(a)), target)
+            one_hot = hard + (soft - soft.detach())  # straight-through
+            mean = one_hot.mean(0)[:-1] - torch.tensor(target)
+            if self.options.get("loss") == "excess":
+                mean = mean.clamp_min(0)
+            extra = self.options.get("weight", 1.0) * mean.square().sum()
+            gates = 1 + ((chosen := soft[torch.arange(len(a)), choice]) - chosen.detach())
+        else:
+            choice = self.by_share(torch.rand(len(a)), target) if len(paths) > 1 else torch.zeros(len(a)).long()
+            gates = torch.ones(len(a))
+        self.routed.append([int((choice == i).sum()) for i in range(len(paths))])
+        b = torch.zeros_like(a)
+        for i, channels in enumerate(paths):
+            rows = torch.where(choice == i)[0]
+            if len(rows) == 0:
+                continue
+            code = a[rows]
+            if channels:
+                code = self.quantise(self.stage.sender[f"encoder{i}"](code))
+                code = self.stage.receiver[f"decoder{i}"](code)
+            b = b.index_put((rows,), code)
+        logits = self.model.head(features[CUT:](b * gates[:, None, None, None]).mean((2, 3)))
+        task = F.cross_entropy(logits, labels)
+        self.reported = task.item()
+        return task if extra is None else task + extra
+
+    @staticmethod
+    def by_share(uniform, target):
+        bounds = list(accumulate(torch.tensor(target).tolist()))
+        return torch.tensor([sum(u >= bound for bound in bounds) for u in uniform.tolist()])
+
+    def step(self, pictures, labels):
+        super().step(pictures, labels)
+        return self.reported
+
+
+class Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, code, top):
+        return (code * top).round() / top
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+OPTIONS = {
+    "two coders": {},
+    "an identity": {"paths": [0, 1], "target": [0.4]},
+    "three paths": {"paths": [6, 3, 1], "target": [0.3, 0.3]},
+    "penalty alone above the target": {"loss": "excess", "target": [0.1], "weight": 3.0},
+    "falling temperature": {"temperatures": [3.0, 0.3]},
+    "two bits": {"bits": 2},
+    "float codes": {"bits": None},
+    "a warm-up": {"warm_up": 1, "target": [0.5]},
+    "no spread": {"spread": None},
+    "deflated": {"deflate": True, "bits": 4},
+    "random": {"gate": "random"},
+    "one path": {"paths": [3]},
+    "a path that stays empty": {"gate": "random", "target": [0.0]},
+}
+
+
+def final_state(job: Job) -> dict[str, torch.Tensor]:
+    state = {}
+    for index in range(len(job.nodes)):
+        saved = torch.load(checkpoint_path(job, index, job.epochs), weights_only=True)["modules"]
+        state |= {name.removeprefix("body."): tensor for name, tensor in saved.get("part", {}).items()}
+        for half in ("sender", "receiver"):
+            state |= {f"{half}.{name}": tensor for name, tensor in saved[half].items()}
+    return state
+
+
+def assert_equals_joint(job: Job, outcome, oracle: Joint) -> None:
+    assert outcome.losses == torch.tensor(oracle.train()).tolist()
+    state, expected = final_state(job), oracle.model.state_dict() | oracle.stage.state_dict()
+    assert state.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(state[name], expected[name])] == []
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_over_the_wire_equals_the_joint_step_bit_for_bit(name, tmp_path):
+    job = replace(make_job(**OPTIONS[name]), checkpoint=str(tmp_path))
+    outcome = run_in_process(job)
+    oracle = Joint(job, load_data(job))
+    assert_equals_joint(job, outcome, oracle)
+    routed = torch.tensor(oracle.routed).float()
+    told = outcome.epochs[-1]
+    assert [told[f"link0.path{i}"] for i in range(routed.shape[1])] == pytest.approx((routed[4:].mean(0) / 24).tolist())
+    trained = {
+        name for name, tensor in oracle.stage.state_dict().items() if not torch.equal(tensor, oracle.first[name])
+    }
+    if name == "a path that stays empty":
+        assert not any("coder0" in name for name in trained)
+    else:
+        assert trained >= {name for name, _ in oracle.stage.named_parameters() if not name.endswith("0.bias")}
+
+
+def test_two_runs_of_a_step_differ_by_their_seed_alone():
+    one, two, other = (run_in_process(replace(make_job(), seed=seed, epochs=1)).losses for seed in (1, 1, 2))
+    assert one == two != other
+
+
+# Bytes, by hand.
+
+
+def trained_once(count=24, **options):
+    """A UE's segment, and its message for ``count`` pictures in training."""
+    one = Segment(make_job(**options), 0)
+    pictures = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return one, one.source(pictures, torch.zeros(count).long(), assignment=0, step=0, train=True)
+
+
+@pytest.mark.parametrize(("bits", "two_channels", "four_channels"), [(8, 32, 64), (4, 16, 32), (2, 8, 16), (3, 12, 24)])
+def test_each_sample_carries_its_own_code_and_one_bit(bits, two_channels, four_channels):
+    _, sent = trained_once(bits=bits, target=[0.4], gate="random")  # codes of 4x4 pixels
+    assert {tensor.dtype for tensor in sent.tensors.values()} == {torch.uint8}
+    first, second = (len(sent.tensors[name]) for name in ("0", "1"))
+    assert (first, first + second) == (first, 24)
+    assert 4 <= first <= 15
+    assert sent.tensors["0"].nbytes == first * four_channels
+    assert sent.tensors["1"].nbytes == second * two_channels
+    assert sent.tensors["choice"].nbytes == 24 // 8
+    assert sent.tensors.keys() == {"0", "1", "choice"}
+
+
+@pytest.mark.parametrize(("paths", "choice_bits"), [([4], 0), ([4, 2], 1), ([4, 3, 2], 2), ([5, 4, 3, 2, 1], 3)])
+def test_the_choice_takes_the_bits_of_the_number_of_paths(paths, choice_bits):
+    share = 1 / len(paths)
+    _, sent = trained_once(count=13, paths=paths, target=[share] * (len(paths) - 1), gate="random")
+    choice = sent.tensors.get("choice")
+    assert (0 if choice is None else choice.nbytes) == math.ceil(13 * choice_bits / 8)
+    assert sum(len(tensor) for name, tensor in sent.tensors.items() if name != "choice") == 13
+
+
+def test_float_codes_and_a_path_without_coders_cross_as_float32():
+    _, sent = trained_once(paths=[0, 1], target=[0.5], bits=None, gate="random")
+    assert sent.tensors["0"].nbytes == len(sent.tensors["0"]) * 8 * 8 * 8 * 4
+    assert sent.tensors["1"].nbytes == len(sent.tensors["1"]) * 1 * 4 * 4 * 4
+
+
+def test_deflated_codes_are_the_same_codes_in_fewer_bytes():
+    torch.manual_seed(0)
+    stage = DynSplit(BOUNDARY, paths=[4, 2], gate="random", target=[0.5], deflate=True).train()
+    codes, _ = stage.compress({"x": torch.randn(200, 6, 8, 8) / 10})
+    wire = stage.encode(codes)
+    for path in stage.paths:
+        path.deflate = False
+    plain = stage.encode(codes)
+    assert wire["0"].nbytes < plain["0"].nbytes
+    expected = stage.decode(plain)
+    for path in stage.paths:
+        path.deflate = True
+    assert all(torch.equal(code, expected[name]) for name, code in stage.decode(wire).items())
+
+
+def test_the_paths_say_what_a_sample_takes():
+    stage = DynSplit(BOUNDARY, paths=[0, 3], bits=4, window=(4, 2, 2))
+    assert [path.sample_bytes for path in stage.paths] == [6 * 8 * 8 * 4, math.ceil(3 * 5 * 5 * 4 / 8)]
+
+
+def test_in_virtual_time_the_bytes_are_those_of_the_target_shares():
+    segment = Segment(make_job(target=[0.25]), 0, meta=True)
+    sent = segment.source(torch.empty(24, 3, 16, 16, device="meta"), None, assignment=0, step=0, train=True)
+    assert isinstance(sent, Activation)
+    assert {name: list(tensor.shape) for name, tensor in sent.tensors.items()} == {
+        "0": [6, 64],
+        "1": [18, 32],
+        "choice": [1, 3],
+    }
+    back = Segment(make_job(target=[0.25]), 1, meta=True).forward(
+        replace(sent, labels=torch.empty(24, dtype=torch.int64, device="meta"))
+    )
+    assert {name: list(tensor.shape) for name, tensor in back.tensors.items()} == {
+        "0": [6, 4, 4, 4],
+        "1": [18, 2, 4, 4],
+    }
+
+
+# At inference.
+
+
+def evaluated(stage, value):
+    with torch.no_grad():
+        codes, _ = stage.eval().compress({"x": value})
+        wire = stage.encode(codes)
+        return codes, wire, stage.restore(stage.decode(wire))["x"]
+
+
+def test_at_inference_the_largest_score_wins_until_a_threshold_steers():
+    torch.manual_seed(0)
+    stage = DynSplit(BOUNDARY, paths=[4, 2])
+    value = torch.randn(40, 6, 8, 8)
+    margins = stage.gate.eval()(value)[:, 0]
+    codes, _, once = evaluated(stage, value)
+    assert torch.equal(codes["choice"] == 0, margins > 0)
+    assert torch.equal(evaluated(stage, value)[2], once)
+    for wanted, used in ((0, {"1"}), (7, {"0", "1"}), (40, {"0"})):
+        threshold = margins.sort(descending=True).values[wanted - 1].item() - 1e-6 if wanted else math.inf
+        stage.threshold = threshold
+        codes, wire, _ = evaluated(stage, value)
+        assert int((codes["choice"] == 0).sum()) == wanted
+        assert wire.keys() - {"choice"} == used
+
+
+def test_what_does_not_fit_the_choice_is_refused():
+    torch.manual_seed(0)
+    stage = DynSplit(BOUNDARY, paths=[4, 2, 1], target=[0.3, 0.3], gate="random").eval()
+    _, wire, _ = evaluated(stage, torch.randn(9, 6, 8, 8))
+    flipped = wire["choice"].clone()
+    flipped[0, 0] ^= 3
+    for changed, words in [
+        ({"choice": flipped}, "were chosen"),
+        ({"choice": wire["choice"][:, :-1]}, "rows of 9"),
+        ({"0": wire["0"][:-1]}, "rows of 8"),
+        ({"0": wire["0"][:, :-1]}, "rows of 64"),
+        ({"nobody": wire["0"]}, "for 3 paths"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            stage.decode(wire | changed)
+    for lacking in ({}, {"choice": wire["choice"]}, {name: wire[name] for name in ("0", "1", "2")}):
+        with pytest.raises(ValueError, match="for 3 paths"):
+            stage.decode(lacking)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"paths": []}, "one or more"),
+        ({"paths": [4, -1]}, "one or more"),
+        ({"bits": 9}, "9 bits"),
+        ({"target": [0.5, 0.2]}, "a share for each of the 2 paths but the last"),
+        ({"target": [1.2]}, "a share for each"),
+        ({"window": [9, 2, 0]}, "no code of 8 pixels"),
+    ],
+)
+def test_wrong_options_are_one_error(options, words):
+    job = make_job(**options)
+    with pytest.raises(ModelError, match=words):
+        Segment(job, 0)
+
+
+def test_a_boundary_of_two_values_is_refused():
+    with pytest.raises(ModelError, match="one picture-shaped tensor"):
+        build_stage(StageSpec(name="nodes.dynsplit:DynSplit"), {**BOUNDARY, "y": torch.empty(1, 2, device="meta")})
+
+
+def test_batch_norms_of_a_path_see_the_samples_on_it_alone():
+    torch.manual_seed(0)
+    stage = DynSplit(BOUNDARY, paths=[4, 2], gate="random", target=[0.5]).train()
+    value = torch.randn(30, 6, 8, 8)
+    codes, _ = stage.compress({"x": value})
+    norm = stage.sender["encoder0"][1]
+    rows = value[codes["choice"] == 0]
+    alone = nn.Conv2d(6, 4, 2, 2)
+    alone.load_state_dict(stage.sender["encoder0"][0].state_dict())
+    assert torch.allclose(norm.running_mean, 0.1 * alone(rows).mean((0, 2, 3)), atol=1e-6)
