@@ -1,0 +1,160 @@
+"""Does DynSplit hold what its paper says? Training by ratio, its baselines, its gate, and the link that it follows.
+
+Trainings run in this process, over the messages of the wire. What the paper leaves open and is chosen here stands in
+``docs/dynsplit.md``.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+import torch
+from msgspec.structs import replace
+from torch import nn
+
+from bench.experiment import Context, Measurement
+from bench.experiments import paths
+from bench.experiments.answers import Answers, answers
+from bench.experiments.training import Bench, Count, Trained, Training, boundary_after
+from bench.fields import ModelName, StageChoice, stage_specs
+from bench.strict_yaml import Key
+from nodes.algorithms import gate as gating
+from nodes.dynsplit import DynSplit
+from nodes.job import StageSpec
+from nodes.models import Chain, build_model
+from reports.record import CaseValue
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Single(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One stage, without a ratio."""
+
+    stage: StageChoice = "identity"
+
+    @property
+    def spec(self) -> StageSpec:
+        return stage_specs(self.stage, 1)[0]
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        yield from self.problems({"stage": self.spec})
+
+
+class Sweep(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """DynSplit with ``options`` at each of ``targets``.
+
+    The network of target ``steer`` is steered over ``shares`` and follows a link of ``rates_bps``, one a second,
+    while ``samples_per_s`` arrive. ``alone``: channels of single auto-encoders, trained beside it from the same
+    weights.
+    """
+
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    targets: tuple[Share, ...] = (0.2,)
+    alone: tuple[Count, ...] = ()
+    steer: Share | None = None
+    shares: tuple[Share, ...] = ()
+    rates_bps: tuple[float, ...] = ()
+    samples_per_s: Count = 50
+
+    def spec(self, **options: Any) -> StageSpec:
+        return StageSpec(name="nodes.dynsplit:DynSplit", options=self.options | options)
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        yield from self.problems({"options": self.spec(target=self.targets[:1])})
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network and a cut, for counting parameters."""
+
+    model: ModelName = ModelName("resnet50")
+    cut: str = "layer1"
+    options: dict[str, Any] = {}
+
+
+def single(parameters: Single, context: Context) -> Iterator[Measurement]:
+    """Train with one stage at the cut: what it learns and what crosses."""
+    yield from Bench(parameters, context).once("single", parameters.spec, _plainly)
+
+
+def sweep(parameters: Sweep, context: Context) -> Iterator[Measurement]:
+    """Train DynSplit for each target ratio: accuracy, ratio, bytes, what the gate tells apart, and steering."""
+    bench, sent = Bench(parameters, context), dict[float, float]()
+    for target in parameters.targets:
+
+        def measure(trained: Trained, target: float = target) -> Iterator[Measurement]:
+            yield from _plainly(trained)
+            network = paths.Steered(trained)
+            yield from paths.choosing(network, target)
+            if target == parameters.steer:
+                yield from paths.curve(network, parameters.shares)
+                if parameters.rates_bps:
+                    yield from paths.following(network, parameters.rates_bps, parameters.samples_per_s)
+
+        for one in bench.once(f"target-{target:g}", parameters.spec(target=[target]), measure):
+            yield replace(one, case={"target": target, **one.case})
+            if one.metric == "bytes_per_sample":
+                sent[target] = one.value
+    for channels in parameters.alone:
+        for one in bench.once(f"alone-{channels}", parameters.spec(paths=[channels]), _plainly):
+            yield replace(one, metric=f"alone_{one.metric}", case={"channels": channels, **one.case})
+    yield from _line(sent)
+
+
+def rationale(parameters: Sweep, context: Context) -> Iterator[Measurement]:
+    """Is what takes the compressed path simpler? Entropy (Table IV) of the original network and of DynSplit, by path.
+
+    Samples are divided as the gate ranks them, at the target ratio, so that no path is empty.
+    """
+    bench = Bench(parameters, context)
+    (target,) = parameters.targets
+    original = bench.trained(bench.whole(parameters.epochs), "original")
+    dynamic = bench.trained(bench.job(parameters.spec(target=[target])), "dynsplit")
+    stage = dynamic.segments[0].outbound
+    assert isinstance(stage, DynSplit)
+    for name, pictures in (("train", bench.data.train), ("test", bench.data.test)):
+        stage.threshold = 0.0
+        margins = gating.margin(answers(dynamic.segments, pictures).scores)
+        stage.threshold = gating.threshold_for(margins, target)
+        mine, theirs = answers(dynamic.segments, pictures), answers(original.segments, pictures)
+        yield Measurement("original_accuracy", theirs.accuracy, "fraction", {"data": name})
+        for path in (0, 1):
+            case: dict[str, CaseValue] = {"data": name, "path": path + 1}
+            chosen = mine.choice == path
+            yield Measurement("samples", int(chosen.sum()), "samples", case)
+            yield Measurement("complexity", _entropy(theirs, chosen), "nats", case)
+            yield Measurement("path_entropy", _entropy(mine, chosen), "nats", case)
+
+
+def size(parameters: Size, context: Context) -> Iterator[Measurement]:
+    """How large are coders and gate beside the network? (|AE| + |G|) / |M|, for 32x32 pictures of ten classes."""
+    model = build_model(str(parameters.model), 10, (3, 32, 32))
+    chain = Chain(model, (3, 32, 32))
+    stage = DynSplit(chain.shapes(boundary_after(chain, parameters.cut)), **parameters.options)
+    gate = _count(stage.gate) if stage.gate is not None else 0
+    counts = {"model": _count(model), "coders": _count(stage) - gate, "gate": gate}
+    for part, count in counts.items():
+        yield Measurement("parameters", count, "parameters", {"part": part})
+    yield Measurement("added_size", _count(stage) / counts["model"], "1")
+
+
+def _plainly(trained: Trained) -> Iterator[Measurement]:
+    yield from paths.learning(trained)
+    yield from paths.crossing(trained)
+
+
+def _line(sent: dict[float, float]) -> Iterator[Measurement]:
+    """How straight bytes per inference rise with the target ratio (Fig. 4a), and how steeply below and above 0.5."""
+    if len(sent) > 2:
+        yield Measurement("bytes_linearity", paths.determination(sent), "1")
+    if sent.keys() >= {0.0, 0.5, 0.9}:
+        yield Measurement("bytes_slope", (sent[0.5] - sent[0.0]) / 0.5, "B", {"part": "below 0.5"})
+        yield Measurement("bytes_slope", (sent[0.9] - sent[0.5]) / 0.4, "B", {"part": "above 0.5"})
+
+
+def _entropy(seen: Answers, chosen: torch.Tensor) -> float:
+    """Mean entropy in nats of the class probabilities of the ``chosen`` samples."""
+    return float(gating.entropy(seen.logits[chosen].softmax(1)).mean())
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,160 @@
+"""How is a network with a stage at its cut trained, for one case of a suite, so that a run cut off goes on?"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Annotated, NamedTuple
+
+import msgspec
+import torch
+from msgspec.structs import replace
+
+from bench.experiment import Context, Measurement
+from bench.experiments.answers import reopened
+from bench.experiments.chain_job import ANY_CLASSES, largest_payload, layers_of, node_names, stored
+from bench.fields import ModelName, check_stage
+from bench.resumable import resumable
+from bench.strict_yaml import Key
+from nodes.batches import subset
+from nodes.chain import Outcome, run_in_process
+from nodes.data import Dataset
+from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.models import Chain
+from nodes.segment import Segment
+from nodes.stage import build_stage
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network, where it is cut in two, how it is trained, on what.
+
+    ``cut`` names the module after which the UE's part ends. With ``pretrain_epochs`` the whole network is first
+    trained without a cut for so many epochs, at ``pretrain_lr``.
+    """
+
+    model: ModelName = ModelName("resnet18")
+    cut: str = "layer1"
+    optimizer: OptimizerSpec = OptimizerSpec()
+    epochs: Count = 1
+    pretrain_epochs: int = 0
+    pretrain_lr: float | None = None
+    batch_size: Count = 128
+    side: Count = 32
+    train_samples: Count | None = None
+    test_samples: Count | None = None
+    augment: bool = False
+    threads: Count | None = None
+
+    def problems(self, stages: dict[str, StageSpec]) -> Iterator[tuple[Key, str]]:
+        """(key, message) of a cut that the model does not have, and of those of ``stages`` that do not fit there."""
+        try:
+            layout = layers_of(str(self.model), ANY_CLASSES, self.side)
+            crossing = layout.shapes(boundary_after(layout, self.cut))
+        except ValueError as error:
+            yield ("cut",), str(error)
+            return
+        for key, spec in stages.items():
+            try:
+                check_stage(spec.name)
+                build_stage(spec, crossing)
+            except ValueError as error:
+                yield (key,), str(error)
+
+
+class Trained(NamedTuple):
+    """A training that has ended, and its parts as they were then."""
+
+    job: Job
+    outcome: Outcome
+    segments: list[Segment]
+    data: Dataset
+
+
+class Bench:
+    """Where the trainings of one case happen: its data, its folder, its first weights."""
+
+    def __init__(self, parameters: Training, context: Context) -> None:
+        self.parameters, self.context = parameters, context
+        directory = str(context.data_dir.resolve()) if context.data_dir else None
+        everything = stored(context.dataset, directory, parameters.side)
+        self.data = Dataset(
+            everything.name,
+            everything.classes,
+            subset(everything.train, parameters.train_samples, context.seed),
+            subset(everything.test, parameters.test_samples, context.seed),
+        )
+        self.layout = layers_of(str(parameters.model), len(everything.classes), parameters.side)
+        self.weights: str | None = None
+        if parameters.pretrain_epochs:
+            self.weights = self._pretrained()
+
+    def job(self, stage: StageSpec) -> Job:
+        """UE and cloud, with ``stage`` between them."""
+        wanted, context = self.parameters, self.context
+        return Job(
+            model=str(wanted.model),
+            input_shape=self.layout.input_shape,
+            classes=len(self.data.classes),
+            nodes=node_names(2),
+            splits=(boundary_after(self.layout, wanted.cut),),
+            stages=(stage,),
+            data=DataSpec(name=context.dataset, augment=wanted.augment),
+            optimizer=wanted.optimizer,
+            epochs=wanted.epochs,
+            batch_size=wanted.batch_size,
+            seed=context.seed,
+            threads=wanted.threads,
+            device=context.device,
+            payload_bytes=largest_payload(self.layout, wanted.batch_size),
+            weights=self.weights,
+        )
+
+    def once(
+        self, name: str, stage: StageSpec, measure: Callable[[Trained], Iterator[Measurement]]
+    ) -> list[Measurement]:
+        """What ``measure`` finds in the training with ``stage``; read back where a run that was cut off has it."""
+        kept = self.context.scratch / name / "measured.json"
+        if kept.exists():
+            return msgspec.json.decode(kept.read_bytes(), type=list[Measurement])
+        found = list(measure(self.trained(self.job(stage), name)))
+        kept.with_suffix(".partial").write_bytes(msgspec.json.encode(found))
+        kept.with_suffix(".partial").replace(kept)
+        shutil.rmtree(kept.parent / "checkpoints", ignore_errors=True)
+        return found
+
+    def trained(self, job: Job, name: str) -> Trained:
+        """``job`` trained in the folder ``name``, going on where it was cut off."""
+        folder = self.context.scratch / name
+        job = replace(job, checkpoint=str(folder / "checkpoints"))
+
+        def say(metrics: dict[str, float]) -> None:
+            self.context.say(f"{name}, epoch {metrics['epoch']:.0f}: test accuracy {metrics['test_accuracy']:.3f}")
+
+        def start(job: Job, keep: Callable[[dict[str, float]], None]) -> Outcome:
+            return run_in_process(job, self.data, keep)
+
+        outcome = resumable(job, len(self.layout), folder, start, say)
+        return Trained(job, outcome, reopened(job), self.data)
+
+    def whole(self, epochs: int, lr: float | None = None) -> Job:
+        """The network in one piece, trained for ``epochs``."""
+        job = replace(self.job(StageSpec()), nodes=node_names(1), splits=(), stages=(), epochs=epochs)
+        return replace(job, optimizer=replace(job.optimizer, lr=lr or job.optimizer.lr))
+
+    def _pretrained(self) -> str:
+        """Where the weights of the whole network stand, trained as long as asked before anything else."""
+        path = self.context.scratch / "weights.pt"
+        if not path.exists():
+            wanted = self.parameters
+            (segment,) = self.trained(self.whole(wanted.pretrain_epochs, wanted.pretrain_lr), "pretrained").segments
+            torch.save(segment.state(), path.with_suffix(".partial"))
+            path.with_suffix(".partial").replace(path)
+        return str(path.resolve())
+
+
+def boundary_after(chain: Chain, module: str) -> int:
+    """The number of layers up to the last one of ``module``. Raises ValueError if there is no such module."""
+    held = [i for i, name in enumerate(chain.names) if name == module or name.startswith((f"{module}.", f"{module}#"))]
+    if not held:
+        raise ValueError(f"no layer belongs to {module!r}; the layers are {', '.join(chain.names)}")
+    return held[-1] + 1

@@ -1,0 +1,201 @@
+"""What the experiments of DynSplit measure, against counts by hand and against each other."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from bench.experiment import Context, Measurement
+from bench.experiments import dynsplit, paths, training
+from bench.experiments.answers import answers, reopened
+from bench.fields import decoder
+from bench.loading import load
+from bench.strict_yaml import InputError
+from nodes.models import outline
+
+SMALL = {
+    "model": "nodes.networks:small_cnn",
+    "cut": "3",  # 32 channels of 16x16: codes of 8x8
+    "batch_size": 32,
+    "epochs": 2,
+    "train_samples": 160,
+    "test_samples": 90,
+    "threads": 1,
+}
+DEAR, CHEAP = 4 * 8 * 8, 1 * 8 * 8
+
+
+def asked(kind, **given):
+    return msgspec.convert(SMALL | given, kind, dec_hook=decoder(None))
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context(
+        seed=0,
+        scale="smoke",
+        mode="in-process",
+        shaping="none",
+        dataset="digits",
+        data_dir=None,
+        device="cpu",
+        scratch=tmp_path,
+        say=lambda _: None,
+    )
+
+
+def found(measurements, metric, **case):
+    """The one value of ``metric`` with at least this case."""
+    (value,) = [one.value for one in measurements if one.metric == metric and case.items() <= dict(one.case).items()]
+    return value
+
+
+@pytest.mark.parametrize(("cut", "coders", "rounded"), [("layer1", 30_250, 0.0016), ("layer2", 60_458, 0.0031)])
+def test_the_size_of_coders_and_gate_beside_resnet50(cut, coders, rounded, context):
+    measured = list(dynsplit.size(dynsplit.Size(cut=cut, options={"paths": [12, 2]}), context))
+    assert found(measured, "parameters", part="coders") == coders
+    assert found(measured, "parameters", part="model") == 23_528_522  # with ten classes
+    gate = found(measured, "parameters", part="gate")
+    added = found(measured, "added_size")
+    assert added == pytest.approx((coders + gate) / 23_528_522)
+    assert round(added, 4) == rounded or cut == "layer2"
+
+
+def test_a_cut_is_behind_the_last_layer_of_a_module():
+    chain = outline("resnet18", 10, (3, 32, 32))
+    ((value),) = chain.shapes(training.boundary_after(chain, "layer1")).values()
+    assert value.shape == (1, 64, 8, 8)
+    assert chain.names[training.boundary_after(chain, "layer1")].startswith("layer2.0")
+    with pytest.raises(ValueError, match="no layer belongs to 'layer'"):
+        training.boundary_after(chain, "layer")
+
+
+@pytest.fixture
+def swept(context: Context) -> list[Measurement]:
+    options = {"paths": [4, 1], "weight": 3.0}
+    wanted = asked(
+        dynsplit.Sweep,
+        options=options,
+        targets=[0.0, 0.5, 0.9],
+        steer=0.5,
+        shares=[0.0, 1.0],
+        rates_bps=[1e5, 3e4],
+        alone=[1],
+        samples_per_s=20,
+    )
+    return list(dynsplit.sweep(wanted, context))
+
+
+def test_bytes_are_those_of_the_paths_that_were_taken(swept):
+    for target in (0.0, 0.5, 0.9):
+        dear = round(90 * found(swept, "ratio", target=target))
+        choices = 12  # 90 bits
+        by_hand = (dear * DEAR + (90 - dear) * CHEAP + choices) / 90
+        assert found(swept, "bytes_per_sample", target=target) == pytest.approx(by_hand)
+    assert found(swept, "alone_bytes_per_sample", channels=1) == CHEAP
+    assert found(swept, "choice_bits", target=0.5) == 1
+
+
+def test_bytes_in_training_are_codes_and_their_gradients(swept):
+    for target in (0.0, 0.5, 0.9):
+        ratios = [found(swept, "epoch_ratio", target=target, epoch=epoch) for epoch in (1, 2)]
+        share = sum(ratios) / 2
+        codes = share * DEAR + (1 - share) * CHEAP + 1 / 8
+        gradients = 4 * (share * DEAR + (1 - share) * CHEAP) + 4  # float32, and the gate's own
+        assert found(swept, "training_bytes_per_sample", target=target) == pytest.approx(codes + gradients)
+
+
+def test_the_ends_of_the_steered_curve_are_the_paths_alone(swept):
+    for share, path in ((0.0, 2), (1.0, 1)):
+        alone = found(swept, "path_accuracy", target=0.5, path=path)
+        assert found(swept, "curve_accuracy", target=0.5, share=share) == alone
+        assert found(swept, "curve_blind_accuracy", target=0.5, share=share) == alone
+    assert found(swept, "curve_bytes_per_sample", target=0.5, share=1.0) == pytest.approx(DEAR + 12 / 90)
+
+
+def test_what_a_link_cannot_carry_waits(swept):
+    late = {policy: found(swept, "late_seconds", policy=policy) for policy in ("follow", "all dear", "all cheap")}
+    assert late == {"follow": late["follow"], "all dear": 0.5, "all cheap": 0.0}  # only the second rate is too low
+    assert found(swept, "waiting_at_end", policy="all dear") == 20 * (DEAR + 1 / 8) - 3e4 / 8
+    assert found(swept, "waiting_at_end", policy="follow") <= found(swept, "waiting_at_end", policy="all dear")
+
+
+def test_slopes_and_line_follow_from_the_bytes(swept):
+    sent = {target: found(swept, "bytes_per_sample", target=target) for target in (0.0, 0.5, 0.9)}
+    assert found(swept, "bytes_slope", part="below 0.5") == pytest.approx((sent[0.5] - sent[0.0]) / 0.5)
+    assert found(swept, "bytes_slope", part="above 0.5") == pytest.approx((sent[0.9] - sent[0.5]) / 0.4)
+    assert paths.determination({0.0: 1.0, 0.5: 2.0, 1.0: 3.0}) == pytest.approx(1)
+    assert paths.determination({0.0: 1.0, 0.5: 1.0, 1.0: 1.0}) == 1
+    assert paths.determination({0.0: 0.0, 0.5: 1.0, 1.0: 0.0}) == pytest.approx(0)
+
+
+def test_what_was_measured_before_a_kill_is_not_trained_again(context, monkeypatch):
+    wanted = asked(dynsplit.Sweep, options={"paths": [4, 1]}, targets=[0.2], epochs=1)
+    before = list(dynsplit.sweep(wanted, context))
+    monkeypatch.setattr(training, "run_in_process", None)
+    assert list(dynsplit.sweep(wanted, context)) == before
+    assert not list(context.scratch.rglob("*.pt"))
+
+
+def test_the_accuracy_of_a_reopened_network_is_that_of_its_last_epoch(context):
+    wanted = asked(dynsplit.Single, stage={"name": "nodes.baselines:TopK", "options": {"share": 0.1}})
+    bench = training.Bench(wanted, context)
+    trained = bench.trained(bench.job(wanted.spec), "single")
+    again = answers(reopened(trained.job), trained.data.test)
+    assert again.accuracy == pytest.approx(trained.outcome.epochs[-1]["test_accuracy"])
+    assert again.bytes_per_sample == pytest.approx(32 * 256 / 8 + 2 * round(0.1 * 32 * 256))
+
+
+def test_pretraining_gives_every_training_its_first_weights(context):
+    wanted = asked(dynsplit.Sweep, options={"paths": [0, 1]}, pretrain_epochs=2, epochs=1)
+    bench = training.Bench(wanted, context)
+    path, bench.weights = bench.weights, None
+    weights = torch.load(path, weights_only=True)
+    (whole,) = bench.trained(bench.whole(2), "again").segments
+    assert all(torch.equal(weights[name], tensor) for name, tensor in whole.state().items())
+    bench.weights = path
+    job = msgspec.structs.replace(
+        bench.job(wanted.spec(target=[0.2])),
+        optimizer=msgspec.structs.replace(wanted.optimizer, lr=0.0, weight_decay=0.0),
+    )
+    for segment in bench.trained(job, "still").segments:
+        for name, tensor in segment.state().items():
+            running = "running" in name or "num_batches" in name
+            assert name.startswith(("sender.", "receiver.")) or running or torch.equal(tensor, weights[name])
+
+
+def test_entropies_by_path_add_up_to_that_of_all_samples(context):
+    wanted = asked(dynsplit.Sweep, options={"paths": [0, 1]}, targets=[0.4], epochs=1)
+    measured = list(dynsplit.rationale(wanted, context))
+    bench = training.Bench(wanted, context)
+    original = bench.trained(bench.whole(1), "original").segments
+    for name, pictures in (("train", bench.data.train), ("test", bench.data.test)):
+        counts = [found(measured, "samples", data=name, path=path) for path in (1, 2)]
+        assert counts[0] == round(0.4 * len(pictures))
+        assert sum(counts) == len(pictures)
+        p = answers(original, pictures).logits.softmax(1).double()
+        whole = float(-(p * p.clamp_min(1e-30).log()).sum(1).mean())
+        parts = [found(measured, "complexity", data=name, path=path) for path in (1, 2)]
+        mean = sum(count * part for count, part in zip(counts, parts, strict=True)) / len(pictures)
+        assert mean == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "line", "words"),
+    [
+        ("cut: layer9", 7, "no layer belongs to 'layer9'"),
+        ("options: {paths: [12, 0], bits: 9}", 7, "9 bits"),
+        ("cut: fc", 6, "picture-shaped"),
+        ("targets: [1.5]", 7, "<= 1"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_anything_runs(given, line, words, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        f"name: mine\nexperiments:\n  - name: one\n    run: dynsplit.sweep\n    mode: in-process\n    parameters:\n"
+        f"      {given}\n      model: resnet18\n"
+    )
+    with pytest.raises(InputError) as error:
+        load([str(file)])
+    assert any(f"mine.yaml:{line}" in one and words in one for one in error.value.lines), error.value.lines
