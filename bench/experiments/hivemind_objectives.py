@@ -5,18 +5,17 @@ paper's, milliseconds and joules of a batch of tasks, since W of Eq. 12 is not f
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from statistics import fmean
 from typing import Annotated
 
 import msgspec
-import torch
 
 from bench.experiment import Context, Measurement
 from bench.experiments.cellular_energy import TASKS_A_BATCH, Meter, inference_meter
 from bench.experiments.cellular_tasks import Decide, Field, Splits, present, tasks
 from bench.experiments.hivemind_field import MAY_COMPUTE, update_times
 from bench.experiments.hivemind_inference import InferenceParameters, field_of, latencies_ms
+from bench.experiments.one_thread import one_thread
 from bench.experiments.spread import spread
 from netem.cellular.iab import Route
 from nodes.algorithms.objectives import (
@@ -99,14 +98,3 @@ def decided(field: Field, meter: Meter, choose: Two) -> Decide:
         return choose(latency, energy)
 
     return decide
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread, for tensors too small to share out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

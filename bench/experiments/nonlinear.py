@@ -1,10 +1,10 @@
 """Do models that are no plain chain, recurrent networks and agents that learn together, run and learn when split?
 
-HiveMind, section VI. What they cost over its network is another experiment's; here they really run.
+HiveMind, section VI. What they cost over its network is another experiment's; here they really run, and what is
+shared crosses as messages.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from random import Random
 from typing import Annotated, Literal
@@ -13,10 +13,10 @@ import msgspec
 import torch
 
 from bench.experiment import Context, Measurement
-from nodes.algorithms.qmix import parameter_bytes, train
+from bench.experiments.one_thread import one_thread
+from nodes.agents import learn_together
+from nodes.algorithms.qmix import parameter_bytes
 from nodes.boundary import boundary_bytes, pack, unpack
-from nodes.codec import wire_size
-from nodes.messages import Parameters
 from nodes.models import Chain
 from nodes.networks import SequenceLabeller
 from reports.record import CaseValue
@@ -62,33 +62,26 @@ def labeller(parameters: LabellerParameters, context: Context) -> Iterator[Measu
 
 
 class GameParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Agents' values are mixed as ``mixing`` says; ``updates`` of their networks."""
+    """Agents' values are mixed as ``mixing`` says; ``updates`` of their networks, merged every so many."""
 
     mixing: Literal["qmix", "vdn"] = "qmix"
     updates: Count = 300
+    merge_every: Count = 50
 
 
 def two_step_game(parameters: GameParameters, context: Context) -> Iterator[Measurement]:
-    """What the agents earn together, and bytes of their parameters and the mixer's, raw and as a message."""
+    """What the agents earn together, and the frames between each of them and the cloud, whole as encoded."""
     with one_thread():
-        learned = train(parameters.mixing, context.seed, parameters.updates)
+        learned = learn_together(parameters.mixing, context.seed, parameters.updates, parameters.merge_every)
     yield Measurement("joint_return", learned.joint_return, "1")
-    for name, module in (("agent", learned.agent), ("mixer", learned.mixer)):
-        state = {key: tensor.detach() for key, tensor in module.state_dict().items()}
-        message = Parameters(assignment=0, start=0, stop=1, tensors=state)
+    for name, module in (("agent", learned.agents[0]), ("mixer", learned.mixer)):
         yield Measurement("parameter_bytes", parameter_bytes(module), "B", {"of": name})
-        yield Measurement("message_bytes", sum(wire_size(message)), "B", {"of": name})
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread of torch: bit-equality asks for it, and small networks are faster so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    for index, ends in enumerate(learned.channels):
+        for direction, end in zip(("up", "down"), ends, strict=True):
+            for kind, traffic in end.sent.items():
+                case: dict[str, CaseValue] = {"agent": index, "direction": direction, "kind": kind}
+                yield Measurement("messages", traffic.messages, "1", case)
+                yield Measurement("sent_bytes", traffic.header_bytes + traffic.payload_bytes, "B", case)
 
 
 def _in_parts(chain: Chain, ends: list[int], sequences: torch.Tensor) -> torch.Tensor:

@@ -53,7 +53,10 @@ def test_the_game_tells_the_joint_return_and_bytes(
 ) -> None:
     measured = list(two_step_game(GameParameters(mixing=mixing), context))
     assert next(m.value for m in measured if m.metric == "joint_return") == earned
-    told = {(m.metric, m.case["of"]): m.value for m in measured if m.case}
-    empty = sum(len(part) for part in encode(Parameters(assignment=0, start=0, stop=1, tensors={})))
-    assert told["message_bytes", "agent"] > told["parameter_bytes", "agent"] + empty
+    told = {(m.metric, *m.case.values()): m.value for m in measured}
+    empty = sum(len(part) for part in encode(Parameters(assignment=0, start=0, stop=3, tensors={})))
+    for agent in (0, 1):
+        for direction in ("up", "down"):
+            assert told["messages", agent, direction, "parameters"] == 300 / 50
+            assert told["sent_bytes", agent, direction, "parameters"] > 6 * (told["parameter_bytes", "agent"] + empty)
     assert (told["parameter_bytes", "mixer"] == 0) == (mixing == "vdn")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodes.algorithms.collaborative import federated_average, server_s, whole_model_s, with_final_layer
-from nodes.algorithms.qmix import PAYOFF, Agent, Mixer, parameter_bytes, train
+from nodes.algorithms.qmix import PAYOFF, Agent, Mixer, parameter_bytes
 from nodes.algorithms.split_search import path_cost, search
 
 LINKS = [(16.0, 0.5), (8.0, 0.0), (4.0, 2.0)]
@@ -96,11 +96,6 @@ def test_states_that_do_not_fit_are_refused(states: list[dict[str, torch.Tensor]
         federated_average(states, [1] * len(states))
 
 
-def test_qmix_finds_the_joint_optimum_where_vdn_settles_for_the_safe_game() -> None:
-    assert train("qmix", seed=1).joint_return == 8
-    assert train("vdn", seed=1).joint_return == 7
-
-
 def test_no_sum_of_the_agents_values_sees_the_8() -> None:
     """Why VDN settles for 7: the least-squares sum over the second game is 6.5 at most."""
     actions = torch.cartesian_prod(torch.arange(2), torch.arange(2))
@@ -117,13 +112,6 @@ def test_the_mixed_value_never_falls_as_an_agents_rises() -> None:
     mixer(values, state).sum().backward()
     assert (values.grad >= 0).all()
     assert (values.grad > 0).any()
-
-
-def test_training_draws_from_its_own_seed_alone() -> None:
-    before = torch.get_rng_state()
-    one, other = (train("vdn", seed=2, updates=3).agent.state_dict() for _ in range(2))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_parameter_bytes_are_those_of_float32() -> None:
