@@ -1,6 +1,7 @@
 """What is worth drawing of an experiment? Chooses panels; ``reports.draw`` makes the picture."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -13,7 +14,7 @@ PANELS = 4  # in a figure that no suite asked for
 LINES = 8  # told apart by colour and marker
 BARS = 40  # legible below each other
 QUANTILE = "quantile"
-DECADES = 30.0  # largest over smallest x from which on the x axis is logarithmic
+DECADES = 30.0  # largest over smallest x from which on the x axis is logarithmic, unless its steps are even
 
 
 class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,8 +22,8 @@ class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     ``metrics``: one panel each, of the cases that hold at least the values of ``case``; with ``by`` one for each value
     of that case key. ``x``: the case key along the x axis; ``series``: the case key that tells lines or bars apart.
-    ``log``: a logarithmic axis of values (x is logarithmic by itself over decades). ``kind``: ``cdf`` draws metrics
-    that were recorded at each ``quantile``, a key of their case; ``bands`` lays the series on top of each other over x.
+    ``log``: a logarithmic axis of values (x is so by itself over decades, in uneven steps). ``kind``: ``cdf`` draws
+    metrics recorded at each ``quantile``, a key of their case; ``bands`` lays the series on top of each other over x.
     """
 
     metrics: list[str]
@@ -180,10 +181,17 @@ def _lines(rows: list[Row], x: str, keys: list[str], spec: FigureSpec) -> Panel:
         x,
         ", ".join(keys) if len(keys) < 2 else "",
         drawn,
-        log_x=min(places) > 0 and max(places) >= DECADES * min(places),
+        log_x=min(places) > 0 and max(places) >= DECADES * min(places) and not _even(places),
         log_y=spec.log and all(row.mean > 0 for row in rows),
         left_out=len(series) - len(drawn),
     )
+
+
+def _even(places: list[float]) -> bool:
+    """Whether ``places`` lie at equal distances, as those of a course over time do."""
+    found = sorted(set(places))
+    steps = [after - before for before, after in pairwise(found)]
+    return max(steps) <= 1.01 * min(steps)
 
 
 def _bars(rows: list[Row], values: dict[str, list[CaseValue]], spec: FigureSpec) -> Panel:

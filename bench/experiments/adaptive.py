@@ -172,9 +172,9 @@ def _routes(parameters: RouteParameters) -> dict[str, list[str]]:
 def _told(phase: str, tasks: Sequence[Task], parameters: RouteParameters) -> Iterator[Measurement]:
     """What came of the tasks of one phase."""
     for task in tasks:
-        case: dict[str, CaseValue] = {"phase": phase, "task": task.step}
-        yield Measurement("latency_s", task.latency_s / parameters.dilation, "s", case)
-        yield Measurement("predicted_s", task.predicted_s / parameters.dilation, "s", case)
+        for source, value in (("measured", task.latency_s), ("predicted", task.predicted_s)):
+            case: dict[str, CaseValue] = {"phase": phase, "task": task.step, "source": source}
+            yield Measurement("latency_s", value / parameters.dilation, "s", case)
     median_s = statistics.median(task.latency_s for task in tasks) / parameters.dilation
     yield Measurement("median_latency_s", median_s, "s", {"phase": phase})
     yield Measurement("prediction_error", statistics.fmean(map(_error, tasks)), "1", {"phase": phase})

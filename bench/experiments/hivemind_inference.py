@@ -70,7 +70,8 @@ def latency(parameters: InferenceParameters, context: Context) -> Iterator[Measu
         case: dict[str, CaseValue] = {"strategy": strategy}
         yield from spread("latency", latencies_ms(journeys), "ms", case)
         yield Measurement("computing_nodes", fmean(sum(map(bool, one.layers)) for one in journeys), "nodes", case)
-        yield Measurement("saving", 1 - means["hivemind"] / means[strategy], "fraction", case)
+        if strategy != "hivemind":
+            yield Measurement("saving", 1 - means["hivemind"] / means[strategy], "fraction", case)
         yield Measurement("relative_efficiency", means["ue"] / means[strategy], "1", case)
     yield Measurement("update", fmean(map(update_ms, by_strategy["hivemind"])), "ms")
     yield Measurement("sci_bytes", field.sci_bytes, "B")

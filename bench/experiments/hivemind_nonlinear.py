@@ -19,7 +19,7 @@ from bench.experiments.hivemind_inference import Count, InferenceParameters, net
 from bench.experiments.spread import spread
 from netem.cellular.iab import Route
 from netem.cellular.network import Network
-from nodes.algorithms.collaborative import with_final_layer
+from nodes.algorithms.collaborative import whole_model_s, with_final_layer
 from nodes.algorithms.objectives import Costs, Limit, combined, search_within
 from nodes.algorithms.recurrent import repeated_cost, unrolled_bytes
 from nodes.algorithms.split_search import path_cost, search
@@ -147,8 +147,8 @@ def states_back(
 def shared(meter: Meter, route: Route, rates: Sequence[float], parameter_bytes: int) -> tuple[list[float], list[float]]:
     """omega of Eq. 13 by node, in joules of a batch and in milliseconds: all parameters to the cloud and back."""
     joules = [2 * TASKS_A_BATCH * meter.link_j(route, link, parameter_bytes, rate) for link, rate in enumerate(rates)]
-    millis = [2e3 * (8 * parameter_bytes / rate + HOP_S) for rate in rates]
-    return tuple([sum(hops[node:]) for node in range(len(route.nodes))] for hops in (joules, millis))  # type: ignore[return-value]
+    seconds = whole_model_s([parameter_bytes], [(rate, HOP_S) for rate in rates], server=len(rates))
+    return [sum(joules[node:]) for node in range(len(route.nodes))], [1e3 * value for value in seconds]
 
 
 def costs(meter: Meter, route: Route, rates: Sequence[float]) -> tuple[Costs, Costs]:

@@ -47,6 +47,7 @@ def transfer_s(
 ) -> list[float]:
     """Seconds [L+1] that a link takes for each boundary's data: 8 * bytes / rate + delay (HiveMind, Eq. 10).
 
+    Its psi may differ by boundary; ours is one ``delay_s`` for all, as the paper tells no values.
     In training the boundary's gradient returns over the same link (epsilon' in Eq. 8) at the same rate, for
     one more delay even if it is empty. With no result to deliver (0 bytes at boundary L) a finished task
     leaves the link unused, in both directions.

@@ -51,7 +51,8 @@ def test_a_handover_and_a_death_are_told_phase_by_phase():
         assert found["median_latency_s", ("phase", phase)] > 0.02
         assert found["prediction_error", ("phase", phase)] < 10
     assert found["parameter_messages",] == 0
-    assert len([key for key in found if key[0] == "latency_s"]) == 6
+    for source in ("measured", "predicted"):
+        assert len([key for key in found if key[0] == "latency_s" and ("source", source) in key]) == 6
     assert found["latency_increase_s",] == pytest.approx(
         found["median_latency_s", ("phase", "after")] - found["median_latency_s", ("phase", "before")]
     )

@@ -33,6 +33,7 @@ def test_a_numeric_sweep_is_a_line_for_each_of_the_other_keys(record: Make) -> N
     ]
     assert panel.log_x
     assert not choose(summarise(sweep(record, rates=(1, 2, 3))))[0].log_x
+    assert not choose(summarise(sweep(record, rates=tuple(0.25 + 0.5 * step for step in range(40)))))[0].log_x
 
 
 def test_a_suite_may_ask_for_some_of_the_cases_only(record: Make) -> None:
