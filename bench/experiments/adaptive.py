@@ -8,29 +8,30 @@ the real layers and then waits until the device that it plays would be done. A s
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated
 
 import msgspec
 
 from bench.experiment import Context, Measurement
+from bench.experiments.live_route import (
+    ChainParameters,
+    Count,
+    Name,
+    error_of,
+    held,
+    known_of,
+    service_of,
+    stage_of,
+)
 from bench.fields import ModelName
 from bench.live_service import LiveService, Stage, run_service
-from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.channel import Traffic
-from nodes.job import DataSpec
-from nodes.models import Granularity, build_model
-from nodes.profile import measure
+from nodes.models import Granularity
 from nodes.service_chain import MemberReport
-from nodes.service_job import KnownLink, Pace, Service
+from nodes.service_job import Pace
 from nodes.task import Task
 from nodes.whole_model import frames_of_model
 from reports.record import CaseValue
-
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
-Name = Annotated[str, msgspec.Meta(pattern=r"^\w+$")]
-PICTURES = 8
 
 
 class UpdateParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,39 +45,19 @@ class UpdateParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     discarded: Count = 5
 
 
-class Road(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A link between two nodes, the same in both directions."""
+class RouteParameters(ChainParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A service whose UE is handed over from the route ``before`` to ``after``, and one of whose nodes then ``dies``.
 
-    rate_bps: Positive
-    delay_s: Annotated[float, msgspec.Meta(ge=0)]
-
-
-class RouteParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A service whose UE is handed over, and one of whose nodes then dies.
-
-    ``whole_s`` is what the whole model takes on each node's device, ``roads`` join them (``ue-iab1``). Nodes of
-    ``before`` start with the service, those that only ``after`` has join it. ``tasks`` run in each phase, and
+    Nodes of ``before`` start with the service, those that only ``after`` has join it. ``tasks`` run in each phase, and
     ``calibration`` of them before all, for what a hop takes beside sending and delay (psi of Eq. 10).
     """
 
-    whole_s: dict[Name, Positive]
-    roads: dict[str, Road]
-    before: list[Name]
     after: list[Name]
     dies: Name | None = None
-    model: ModelName = ModelName("resnet18")
-    input_side: Count = 32
-    granularity: Granularity = "module"
-    tasks: Count = 8
     calibration: Count = 6
-    dilation: Annotated[float, msgspec.Meta(ge=1)] = 1.0
 
     def __post_init__(self) -> None:
-        for upper, lower in [*pairwise(self.before), *pairwise(self.after), *pairwise(self.left or [])]:
-            if f"{upper}-{lower}" not in self.roads:
-                raise ValueError(f"no road {upper}-{lower}, which a route takes")
-        if missing := {*self.before, *self.after} - self.whole_s.keys():
-            raise ValueError(f"whole_s has nothing of {', '.join(sorted(missing))}")
+        self.must_lead(self.before, self.after, self.left or [])
         if self.before[0] != self.after[0]:
             raise ValueError("both routes begin at the UE")
 
@@ -96,10 +77,10 @@ def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurem
     layers = len(frames_of_model(parameters.model, 10, shape, parameters.granularity)) - 1
     links = dict(zip(pairwise(names), parameters.links, strict=True))
     stage = Stage(
-        service=_service(parameters.model, shape, parameters.granularity, Pace(tasks=0), stretched=False),
+        service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=0), stretched=False),
         layer_s={name: [0.1 / layers / (1 + hop)] * layers for hop, name in enumerate(names)},
         links=links,
-        known={pair: _known(link.up, 0.0) for pair, link in links.items()},
+        known={pair: known_of(link.up, 0.0) for pair, link in links.items()},
         seed=context.seed,
     )
 
@@ -125,7 +106,7 @@ def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurem
 def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurement]:
     """Tasks before and after the route changes and a node joins, and after one has died; predicted and measured."""
     extra_s = _hop_overhead(parameters, context)
-    stage = _stage(parameters, context, extra_s)
+    stage = stage_of(parameters, context, extra_s)
     phases: dict[str, list[Task]] = {}
 
     async def script(live: LiveService) -> None:
@@ -155,7 +136,7 @@ def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurem
     yield Measurement("hop_overhead_s", extra_s / parameters.dilation, "s")
     for phase, tasks in phases.items():
         yield from _told(phase, tasks, parameters)
-    errors = [_error(task) for tasks in phases.values() for task in tasks]
+    errors = [error_of(task) for tasks in phases.values() for task in tasks]
     yield Measurement("prediction_error", statistics.fmean(errors), "1", {"phase": "all"})
     before, after = (statistics.median(task.latency_s for task in phases[phase]) for phase in ("before", "after"))
     yield Measurement("latency_increase_s", (after - before) / parameters.dilation, "s")
@@ -177,20 +158,11 @@ def _told(phase: str, tasks: Sequence[Task], parameters: RouteParameters) -> Ite
             yield Measurement("latency_s", value / parameters.dilation, "s", case)
     median_s = statistics.median(task.latency_s for task in tasks) / parameters.dilation
     yield Measurement("median_latency_s", median_s, "s", {"phase": phase})
-    yield Measurement("prediction_error", statistics.fmean(map(_error, tasks)), "1", {"phase": phase})
+    yield Measurement("prediction_error", statistics.fmean(map(error_of, tasks)), "1", {"phase": phase})
     yield Measurement("restarts", sum(task.restarts for task in tasks), "1", {"phase": phase})
     last = tasks[-1]
     for name in _routes(parameters)[phase]:
         yield Measurement("layers", held(last, name), "1", {"phase": phase, "node": name})
-
-
-def held(task: Task, name: str) -> int:
-    """How many layers of ``task`` the node ``name`` computed."""
-    if name not in task.splits:
-        return 0
-    reached = list(task.splits)
-    before = reached.index(name)
-    return task.splits[name] - (task.splits[reached[before - 1]] if before else 0)
 
 
 def changed(phases: Mapping[str, Sequence[Task]], parameters: RouteParameters) -> int:
@@ -203,13 +175,9 @@ def changed(phases: Mapping[str, Sequence[Task]], parameters: RouteParameters) -
     return sum(held(first, name) != held(second, name) for name in kept)
 
 
-def _error(task: Task) -> float:
-    return abs(task.predicted_s - task.latency_s) / task.latency_s
-
-
 def _hop_overhead(parameters: RouteParameters, context: Context) -> float:
     """What a hop takes on this machine beside what is known of it: calibrated on tasks of their own."""
-    stage = _stage(parameters, context, 0.0)
+    stage = stage_of(parameters, context, 0.0)
 
     async def script(live: LiveService) -> list[Task]:
         await live.join(*parameters.before)
@@ -222,46 +190,6 @@ def _hop_overhead(parameters: RouteParameters, context: Context) -> float:
     hops = [len(task.splits) - 1 for task in tasks]
     found = [(task.latency_s - task.predicted_s) / count for task, count in zip(tasks, hops, strict=True) if count]
     return max(0.0, statistics.median(found)) if found else 0.0
-
-
-def _stage(parameters: RouteParameters, context: Context, extra_s: float) -> Stage:
-    shape = (3, parameters.input_side, parameters.input_side)
-    profile = measure(build_model(parameters.model, 10, shape), shape, parameters.granularity)
-    k, total_s = parameters.dilation, sum(profile.forward_s)
-    links, known = {}, {}
-    for ends, road in parameters.roads.items():
-        upper, _, lower = ends.partition("-")
-        slow = LinkProfile(rate_bps=road.rate_bps / k, delay_s=road.delay_s * k)
-        links[upper, lower], known[upper, lower] = Duplex(up=slow, down=slow), _known(slow, extra_s)
-    return Stage(
-        service=_service(parameters.model, shape, parameters.granularity, Pace(tasks=10_000), stretched=True),
-        layer_s={
-            name: [k * whole_s * layer_s / total_s for layer_s in profile.forward_s]
-            for name, whole_s in parameters.whole_s.items()
-        },
-        links=links,
-        known=known,
-        seed=context.seed,
-    )
-
-
-def _service(
-    model: str, shape: tuple[int, int, int], granularity: Granularity, pace: Pace, *, stretched: bool
-) -> Service:
-    return Service(
-        model=str(model),
-        input_shape=shape,
-        classes=10,
-        pace=pace,
-        granularity=granularity,
-        stretched=stretched,
-        data=DataSpec(name="none", test_samples=PICTURES),
-        threads=1,
-    )
-
-
-def _known(link: LinkProfile, extra_s: float) -> KnownLink:
-    return KnownLink(rate_bps=link.rate_bps, delay_s=link.delay_s + extra_s)
 
 
 def _frame_bytes(sent: Traffic) -> float:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from bench.experiment import Context
-from bench.experiments.adaptive import Road, RouteParameters, UpdateParameters, changed, handover, held, updates
+from bench.experiments.adaptive import RouteParameters, UpdateParameters, changed, handover, updates
+from bench.experiments.live_route import ChainParameters, Road, held, steady
 from bench.fields import ModelName
 from netem.profiles import Duplex
 from nodes.codec import wire_size
@@ -56,6 +57,26 @@ def test_a_handover_and_a_death_are_told_phase_by_phase():
     assert found["latency_increase_s",] == pytest.approx(
         found["median_latency_s", ("phase", "after")] - found["median_latency_s", ("phase", "before")]
     )
+
+
+@pytest.mark.parametrize(("computing", "holder"), [(["cloud"], "cloud"), (["ue"], "ue"), ([], "cloud")])
+def test_only_who_may_computes(computing, holder):
+    """Of all who may, the cloud is the best: it is fast, and the links to it take next to nothing."""
+    roads = dict.fromkeys(("ue-one", "one-cloud"), Road(rate_bps=1e9, delay_s=0.0005))
+    chain = ChainParameters(
+        whole_s={"ue": 0.2, "one": 0.1, "cloud": 0.03},
+        roads=roads,
+        before=["ue", "one", "cloud"],
+        computing=computing,
+        model=SMALL,
+        tasks=2,
+    )
+    found = {(m.metric, *m.case.values()): m.value for m in steady(chain, CONTEXT)}
+    layers = len(frames_of_model(SMALL, 10, (3, 32, 32), "module")) - 1
+    assert {name: found["layers", name] for name in chain.before} == dict.fromkeys(chain.before, 0) | {holder: layers}
+    least_s = chain.whole_s[holder]
+    assert found["latency_s", "predicted"] == pytest.approx(least_s, abs=0.01)
+    assert found["latency_s", "measured"] > least_s
 
 
 def test_updates_tell_their_times_and_the_bytes_of_whole_frames():
