@@ -1,0 +1,51 @@
+"""Which network do deprune and prune train? VGG-11 with batch norm, and the cuts that the paper numbers in it."""
+
+from torch import nn
+
+POOL = "M"
+PLAN = (64, POOL, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512, POOL)
+HIDDEN = 4096
+POOLED = 7  # the classifier's view, at 32x32 one pixel seven times seven
+
+
+def vgg11(classes: int = 10, width: float = 1.0, pooled: int = POOLED) -> nn.Sequential:
+    """VGG-11: 128.8 M parameters for 10 classes; ``width`` times as many maps and hidden values in each layer."""
+    layers: list[nn.Module] = []
+    maps = 3
+    for step in PLAN:
+        if isinstance(step, str):
+            layers.append(nn.MaxPool2d(2))
+        else:
+            wider = round(step * width)
+            layers += [nn.Conv2d(maps, wider, 3, padding=1), nn.BatchNorm2d(wider), nn.ReLU()]
+            maps = wider
+    hidden = round(HIDDEN * width)
+    layers += [nn.AdaptiveAvgPool2d(pooled), nn.Flatten()]
+    layers += [nn.Linear(maps * pooled**2, hidden), nn.ReLU(), nn.Dropout()]
+    layers += [nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(), nn.Linear(hidden, classes)]
+    return nn.Sequential(*layers)
+
+
+def half_vgg11(classes: int = 10) -> nn.Sequential:
+    """Half as wide, 32 M parameters."""
+    return vgg11(classes, 1 / 2)
+
+
+def small_vgg11(classes: int = 10) -> nn.Sequential:
+    """A quarter as wide, its classifier fed with one pixel a map: 1.8 M parameters."""
+    return vgg11(classes, 1 / 4, 1)
+
+
+def tiny_vgg11(classes: int = 10) -> nn.Sequential:
+    """An eighth as wide, its classifier fed with one pixel a map: 0.4 M parameters."""
+    return vgg11(classes, 1 / 8, 1)
+
+
+def layers_before(cut: int) -> int:
+    """Layers of ``vgg11`` done before the paper's cut: 0 the picture, then one more than the plan's steps done.
+
+    So pools count, and cut 5 lies behind the second pool: 128 maps of 8x8 at 32x32. Raises ValueError.
+    """
+    if not 0 <= cut <= len(PLAN) + 1 or cut == 1:
+        raise ValueError(f"cut {cut}: 0, or 2 to {len(PLAN) + 1}")
+    return sum(1 if step == POOL else 3 for step in PLAN[: max(0, cut - 1)])
