@@ -14,11 +14,11 @@ from bench.processes import Address, Nodes, Processes, RunError, StartedByHand, 
 from bench.self_test import self_test as try_links
 from bench.shaping import Shaping, shaped
 from netem.profiles import Duplex
-from nodes.chain import NodeReport, Outcome, Say, outcome
+from nodes.chain import Manage, NodeReport, Outcome, Say, managed, outcome
 from nodes.channel import Channel, ChannelClosed
 from nodes.codec import Limits
 from nodes.home import RUNNER, calling
-from nodes.job import Job
+from nodes.job import Job, Seat
 from nodes.messages import AnyMessage, Assign, Configure, Error, Heartbeat, Hello, Result, Shutdown
 from nodes.transport import connect
 from reports.record import Shaping as Backend
@@ -38,6 +38,7 @@ def run_live(
     links: Links | None = None,
     say: Say | None = None,
     *,
+    manage: Manage | None = None,
     addresses: Mapping[str, Address] | None = None,
     token: str | None = None,
     shaping: Backend = "emulated",
@@ -45,6 +46,7 @@ def run_live(
 ) -> Outcome:
     """Run ``job`` on processes of its own, joined by ``links``, from the UE on (None: unlimited).
 
+    ``manage`` is the network manager of a family: asked after each report which member to serve next.
     ``shaping`` says who makes the links what they are; with "none" all are unlimited. With ``addresses`` it runs
     on nodes started by hand, which listen there and share ``token``; limited links are emulated on this machine,
     so they are for nodes of this machine. Before the nodes start the links are tried, see ``bench.self_test``; a
@@ -55,25 +57,31 @@ def run_live(
         raise ValueError("addresses and token: nodes started by hand need both, others neither")
     if addresses is not None and shaping not in ("none", "emulated"):
         raise ValueError(f"{shaping}: nodes started by hand live in no namespace that could be shaped")
+    if job.sources > 1 and shaping not in ("none", "emulated"):
+        raise ValueError(f"{shaping}: the link of several sources is emulated or not shaped")
     joined = shaped(job.nodes, links or [], shaping, job.seed)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         complaints = runner.run(try_links(job.nodes, links or [], shaping, self_test))
-        outcome = runner.run(_run(job, joined, say, addresses, token or secrets.token_urlsafe(32)))
+        outcome = runner.run(_run(job, joined, (say, manage), addresses, token or secrets.token_urlsafe(32)))
     outcome.uncalibrated = complaints
     return outcome
 
 
 async def _run(
-    job: Job, joined: Shaping, say: Say | None, addresses: Mapping[str, Address] | None, token: str
+    job: Job,
+    joined: Shaping,
+    told: tuple[Say | None, Manage | None],
+    addresses: Mapping[str, Address] | None,
+    token: str,
 ) -> Outcome:
     async with joined as shaping, AsyncExitStack() as stack:
         nodes: Nodes
         nodes = Processes(launcher(), shaping.namespaces) if addresses is None else StartedByHand(dict(addresses))
-        run = _Run(job, nodes.addresses, shaping, token, say)
+        run = _Run(job, nodes.addresses, shaping, token, *told)
         stack.push_async_callback(nodes.end, PATIENCE_S)
         stack.push_async_callback(run.close)
         try:
-            await nodes.start(job.nodes, token)
+            await nodes.start([seat.name for seat in job.seats], token)
             return await run.conduct(await shaping.join(nodes.addresses), [nodes.watch, shaping.watch])
         except BaseException:
             await nodes.end()  # first of all: a node that is stopped answers no goodbye
@@ -83,8 +91,17 @@ async def _run(
 class _Run:
     """One job, as the runner sees it."""
 
-    def __init__(self, job: Job, addresses: dict[str, Address], shaping: Shaping, token: str, say: Say | None) -> None:
-        self._job, self._token, self._say = job, token, say
+    def __init__(  # noqa: PLR0917 (all that a run is made of)
+        self,
+        job: Job,
+        addresses: dict[str, Address],
+        shaping: Shaping,
+        token: str,
+        say: Say | None,
+        manage: Manage | None,
+    ) -> None:
+        self._job, self._token = job, token
+        self._say, self._manage = say, manage
         self._addresses, self._shaping = addresses, shaping
         self._id = secrets.token_hex(4)
         self._controls: dict[str, Channel] = {}
@@ -94,10 +111,7 @@ class _Run:
 
     async def conduct(self, downstream: list[Address | None], watches: list[Watch]) -> Outcome:
         """Attend to all nodes until all have reported. Raises RunError with the likely cause."""
-        attending = [
-            asyncio.create_task(self._attend(index, name, downstream[index]))
-            for index, name in enumerate(self._job.nodes)
-        ]
+        attending = [asyncio.create_task(self._attend(seat, downstream[seat.node])) for seat in self._job.seats]
         tasks = [*attending, *(asyncio.create_task(watch()) for watch in watches)]
         try:
             await _all_done(attending, set(tasks))
@@ -105,14 +119,15 @@ class _Run:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return outcome(self._epochs, [self._reports[name] for name in self._job.nodes])
+        return outcome(self._epochs, [self._reports[seat.name] for seat in self._job.seats])
 
     async def close(self) -> None:
         """Let the nodes go."""
         await asyncio.gather(*(control.close() for control in self._controls.values()))
 
-    async def _attend(self, index: int, name: str, downstream: Address | None) -> None:
+    async def _attend(self, seat: Seat, downstream: Address | None) -> None:
         """Configure a node, and take what it says until it has reported."""
+        name = seat.name
         try:
             me = calling(RUNNER, self._id)
             namespace = self._shaping.namespaces.get(name)
@@ -120,7 +135,7 @@ class _Run:
                 *self._addresses[name], me, self._token, Limits(), bulk=False, peer=name, namespace=namespace
             )
             self._controls[name] = control
-            await control.send(Configure(job=self._job, index=index, downstream=downstream))
+            await control.send(Configure(job=self._job, index=seat.node, source=seat.source, downstream=downstream))
             while name not in self._reports:
                 await self._take(name, await _hear(control))
         except ChannelClosed as error:
@@ -131,14 +146,16 @@ class _Run:
         match message:
             case Hello():
                 self._ready.add(name)
-                if len(self._ready) == len(self._job.nodes):
+                if len(self._ready) == len(self._job.seats):
                     await self._shaping.play()
-                    for node in reversed(self._job.nodes):  # the UE begins at once
-                        await self._controls[node].send(Assign(assignment=0, splits=self._job.splits))
+                    for seat in reversed(self._job.seats):  # the UE begins at once
+                        await self._controls[seat.name].send(Assign(assignment=0, splits=self._job.splits))
             case Result(metrics=metrics):
                 self._epochs.append(message)
                 if self._say:
                     self._say(metrics)
+                if answer := managed(self._job, metrics, self._manage):
+                    await self._controls[name].send(answer)
             case Shutdown(report=done):
                 self._reports[name] = msgspec.convert(done, NodeReport)
             case Error(node=node, reason=reason) if node == name:

@@ -27,6 +27,14 @@ def subset(pictures: Pictures, count: int | None, seed: int) -> Pictures:
     return replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
 
 
+def share(pictures: Pictures, client: int, clients: int, seed: int) -> Pictures:
+    """The pictures of ``client`` of so many, at random and without regard to class: the same count for each."""
+    if clients == 1:
+        return pictures
+    chosen = partition_iid(pictures.labels, clients, seed)[client][: len(pictures) // clients]
+    return replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
+
+
 def partition_iid(labels: Indices, clients: int, seed: int) -> list[Indices]:
     """Every index of ``labels`` to one client, at random; the clients' counts differ by one at most."""
     _check_enough(len(labels), clients, 1)

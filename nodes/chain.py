@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,13 +11,14 @@ import msgspec
 import torch
 
 from netem.profiles import Duplex
-from nodes.batches import subset
+from nodes.batches import share, subset
 from nodes.channel import Channel, ChannelClosed, Connection, MemoryChannel, Traffic, memory_pair
 from nodes.checkpoint import last_checkpoint
 from nodes.data import Dataset, load
 from nodes.hop import Hop
-from nodes.job import Device, Job, Timing
-from nodes.messages import Assign, Result
+from nodes.hub import Hub
+from nodes.job import Device, Job, Seat, Timing
+from nodes.messages import Assign, Result, Shutdown
 from nodes.models import ModelError
 from nodes.moving import MovingHop, MovingUe
 from nodes.moving_segment import MovingSegment, MovingSource
@@ -31,7 +32,7 @@ from nodes.virtual import ShapeSegment, linked_pair, run_virtual
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
-    """What one node did. Times by its clock; ``cpu_s`` and ``pid`` of a process of its own, else 0."""
+    """What one node did. Its own clock; ``cpu_s``, ``pid``, ``resident_bytes`` of a process of its own, else 0."""
 
     name: str
     layers: int
@@ -39,6 +40,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     dataset: str = ""  # what the UE read
     pid: int = 0
     cpu_s: float = 0.0
+    resident_bytes: int = 0
     compute_s: float = 0.0
     overrun_s: float = 0.0  # by which work took longer than on the device that the node stands for
     serialise_s: float = 0.0
@@ -57,6 +59,8 @@ class NodeReport(msgspec.Struct, kw_only=True):
 class Outcome(msgspec.Struct, kw_only=True):
     """What came of a job: what the UE told of each epoch and each step, and what each node did.
 
+    With many sources what they told stands one source after the other.
+
     ``earlier`` of the epochs were run before the job was resumed; everything else is of what was run since.
     """
 
@@ -71,6 +75,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 
 Say = Callable[[dict[str, float]], None]
+Manage = Callable[[dict[str, float]], int | None]  # of the UE's last report: the member to serve next, None to end
 
 
 def load_data(job: Job | Service) -> Dataset:
@@ -88,7 +93,9 @@ def load_data(job: Job | Service) -> Dataset:
     )
 
 
-def build(job: Job, index: int, data: Dataset | None, meta: bool = False) -> tuple[Role, Segment | Source]:
+def build(
+    job: Job, index: int, data: Dataset | None, meta: bool = False, source: int = 0
+) -> tuple[Role, Segment | Source]:
     """The role and the worker of node ``index``; training goes on from the last checkpoint that all have."""
     if job.moves is not None:
         return _build_moving(job, index, data)
@@ -96,12 +103,15 @@ def build(job: Job, index: int, data: Dataset | None, meta: bool = False) -> tup
     start_epoch = last_checkpoint(job, segment.layers)
     if start_epoch and not segment.place.relays:
         segment.restore(start_epoch)
+    if index and job.sources > 1:
+        return Hub(tuple(seat.name for seat in job.seats[:-1])), segment
     if index:
         return Hop(segment.place, end=index == len(job.nodes) - 1), segment
     if data is None:
         raise ValueError("the first node needs the data")
-    source = Source(segment, data, start_epoch)
-    return Ue(source.course, alone=len(job.nodes) == 1), source
+    train, test = (share(half, source, job.sources, job.seed) for half in (data.train, data.test))
+    worker = Source(segment, Dataset(data.name, data.classes, train, test), start_epoch, source)
+    return Ue(worker.course, alone=len(job.nodes) == 1), worker
 
 
 def _build_moving(job: Job, index: int, data: Dataset | None) -> tuple[Role, Segment | Source]:
@@ -130,20 +140,46 @@ def report(node: Node, worker: Segment | Source, channels: Mapping[Direction, Ch
         total_s=node.usage.total_s,
         serialise_s=sum(channel.serialise_s for channel in neighbours.values()),
         wire_s=sum(channel.wire_s for channel in neighbours.values()),
-        sent_up=neighbours["up"].sent if "up" in neighbours else {},
+        sent_up=_together(channel.sent for to, channel in neighbours.items() if to != "down"),
         sent_down=neighbours["down"].sent if "down" in neighbours else {},
         connections=[link for channel in neighbours.values() for link in channel.connections],
     )
 
 
-def run_in_process(job: Job, data: Dataset | None = None, say: Say | None = None) -> Outcome:
+def _together(sent: Iterable[dict[str, Traffic]]) -> dict[str, Traffic]:
+    """What several channels have sent, by kind."""
+    total: dict[str, Traffic] = {}
+    for kind, traffic in itertools.chain.from_iterable(one.items() for one in sent):
+        held = total.setdefault(kind, Traffic())
+        held.messages += traffic.messages
+        held.header_bytes += traffic.header_bytes
+        held.payload_bytes += traffic.payload_bytes
+    return total
+
+
+def upstream(job: Job, seat: Seat) -> Direction:
+    """How a node calls the direction in which its neighbour ``seat`` stands upstream."""
+    return "up" if job.sources == 1 else seat.name
+
+
+def managed(job: Job, told: dict[str, float], manage: Manage | None) -> Assign | Shutdown | None:
+    """What a network manager says to a UE that has ``told`` of an epoch: a family, once trained, waits for it."""
+    if not job.members or told["epoch"] < job.epochs:
+        return None
+    member = manage(told) if manage else None
+    return Shutdown() if member is None else Assign(assignment=member, splits=job.splits)
+
+
+def run_in_process(
+    job: Job, data: Dataset | None = None, say: Say | None = None, manage: Manage | None = None
+) -> Outcome:
     """Run ``job`` in this process, without a wire: bytes are counted as they would be sent."""
     pairs: list[tuple[MemoryChannel, MemoryChannel]]
-    pairs = [memory_pair(one, two) for one, two in itertools.pairwise(job.nodes)]
+    pairs = [memory_pair(one.name, two.name) for one, two in job.joins]
     before = torch.get_num_threads()
     torch.set_num_threads(job.threads or before)
     try:
-        return asyncio.run(_run(job, data, pairs, [inline] * len(job.nodes), say=say))
+        return asyncio.run(_run(job, data, pairs, [inline] * len(job.seats), say=say, manage=manage))
     finally:
         torch.set_num_threads(before)
 
@@ -157,8 +193,10 @@ def run_in_virtual_time(job: Job, timings: list[Timing], links: list[Duplex], da
     if job.moves is not None:
         raise ValueError("timings are of parts that stay: a job whose layers move is run with data")
     job = msgspec.structs.replace(job, checkpoint=None)
-    neighbours = zip(itertools.pairwise(job.nodes), links, strict=True)
-    pairs = [linked_pair(one, two, link, derive(job.seed, p)) for p, ((one, two), link) in enumerate(neighbours)]
+    neighbours = zip(job.joins, links, strict=True)
+    pairs = [
+        linked_pair(one.name, two.name, link, derive(job.seed, p)) for p, ((one, two), link) in enumerate(neighbours)
+    ]
     computes = [Profiled(on_device(Device(timing=timing))) for timing in timings]
     return run_virtual(_run(job, data, pairs, computes, meta=True))
 
@@ -170,35 +208,45 @@ async def _run(
     computes: Sequence[ComputeSeam],
     *,
     say: Say | None = None,
+    manage: Manage | None = None,
     meta: bool = False,
 ) -> Outcome:
     """Run all nodes of ``job`` as tasks of this loop."""
     data = data or load_data(job)
     clock = asyncio.get_running_loop().time if meta else time.perf_counter
-    from_ue: MemoryChannel
-    runner: MemoryChannel
-    from_ue, runner = memory_pair(job.nodes[0], "runner")
     reports: list[Result] = []
     nodes: list[tuple[Node, Segment | Source, dict[Direction, Channel]]] = []
-    for index, (name, compute) in enumerate(zip(job.nodes, computes, strict=True)):
-        role, worker = build(job, index, data if index == 0 else None, meta)
-        channels: dict[Direction, Channel] = {"runner": from_ue} if index == 0 else {"up": pairs[index - 1][1]}
-        if index < len(pairs):
-            channels["down"] = pairs[index][0]
-        nodes.append((Node(name, role, worker, compute, channels, clock), worker, channels))
-    await runner.send(Assign(assignment=0, splits=job.splits))
+    runners: list[MemoryChannel] = []
+    for seat, compute in zip(job.seats, computes, strict=True):
+        role, worker = build(job, seat.node, None if seat.node else data, meta, seat.source)
+        channels: dict[Direction, Channel] = {}
+        for (above, below), (theirs, ours) in zip(job.joins, pairs, strict=True):
+            if seat == above:
+                channels["down"] = theirs
+            elif seat == below:
+                channels[upstream(job, above)] = ours
+        if not seat.node:
+            to_runner: MemoryChannel
+            runner: MemoryChannel
+            to_runner, runner = memory_pair(seat.name, "runner")
+            channels["runner"] = to_runner
+            runners.append(runner)
+            await runner.send(Assign(assignment=0, splits=job.splits))
+        nodes.append((Node(seat.name, role, worker, compute, channels, clock), worker, channels))
     try:
         async with asyncio.TaskGroup() as group:  # the first that fails ends all
-            group.create_task(_listen(runner, reports, say))
+            for runner in runners:
+                group.create_task(_listen(runner, reports, job, say, manage))
             await asyncio.wait([group.create_task(node.run()) for node, _, _ in nodes])
-            await from_ue.close()
+            for runner in runners:
+                await runner.close()
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return outcome(reports, [report(*parts) for parts in nodes])
 
 
-async def _listen(runner: Channel, reports: list[Result], say: Say | None) -> None:
-    """Collect the UE's reports until it closes."""
+async def _listen(runner: Channel, reports: list[Result], job: Job, say: Say | None, manage: Manage | None) -> None:
+    """Collect the UE's reports until it closes, and answer them if it has a manager."""
     with suppress(ChannelClosed):
         while True:
             message = await runner.receive()
@@ -206,10 +254,13 @@ async def _listen(runner: Channel, reports: list[Result], say: Say | None) -> No
                 reports.append(message)
                 if say:
                     say(message.metrics)
+                if answer := managed(job, message.metrics, manage):
+                    await runner.send(answer)
 
 
 def outcome(reports: Sequence[Result], nodes: list[NodeReport]) -> Outcome:
     """What the UE reported, with what the nodes did."""
+    reports = sorted(reports, key=lambda told: told.metrics.get("source", 0.0))
     return Outcome(
         dataset=nodes[0].dataset,
         epochs=[message.metrics for message in reports],

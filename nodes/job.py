@@ -1,6 +1,7 @@
 """What is a chain of nodes asked to do? One frozen description, the same for every node and every mode."""
 
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -17,13 +18,17 @@ class StageSpec(_Spec, frozen=True, kw_only=True):
 
 
 class OptimizerSpec(_Spec, frozen=True, kw_only=True):
-    """Each node's own optimizer, over its own parameters. ``schedule`` is per epoch."""
+    """Each node's own optimizer, over its own parameters. ``schedule`` is per epoch.
+
+    Each of ``factors`` is (epoch, by what the learning rate is multiplied from then on); 1 before the first.
+    """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["constant", "cosine"] = "constant"
+    factors: tuple[tuple[int, float], ...] = ()
 
 
 class DataSpec(_Spec, frozen=True, kw_only=True):
@@ -37,6 +42,14 @@ class DataSpec(_Spec, frozen=True, kw_only=True):
     train_samples: int | None = None
     test_samples: int | None = None
     augment: bool = False
+
+
+class Seat(NamedTuple):
+    """One node process of a job: its name, and which node of the chain it is; of many sources, which."""
+
+    name: str
+    node: int
+    source: int
 
 
 class Timing(_Spec, frozen=True, kw_only=True):
@@ -72,6 +85,12 @@ class Job(_Spec, frozen=True, kw_only=True):
     ``splits`` has P-1 entries: layers done when leaving node p. ``stages`` has one entry a link; a stage acts
     where two neighbouring parts of the model meet, so the stage of the last link before the receiving part is
     taken and nodes without layers pass its wire tensors on.
+
+    The states after the epochs ``members`` make a family: every node keeps them, and once training is over it uses
+    member k (from 1) for whatever is of assignment k.
+
+    With several ``sources`` the first of two nodes stands for as many UEs, each with an equal part of the pictures
+    and a part of the model of its own, over one link that they share; the server's part they train in turn.
     """
 
     model: str
@@ -94,6 +113,8 @@ class Job(_Spec, frozen=True, kw_only=True):
     devices: tuple[Device, ...] = ()  # one a node, or none: each as fast as it is
     moves: dict[int, tuple[int, ...]] | None = None  # splits from training step so and so on; None: layers stay
     weights: str | None = None  # a file of parameters and buffers by name: what fits is where training begins
+    members: tuple[int, ...] = ()
+    sources: int = 1
     checkpoint: str | None = None  # a folder; each node saves its part there after every epoch
 
     def __post_init__(self) -> None:
@@ -110,3 +131,25 @@ class Job(_Spec, frozen=True, kw_only=True):
             raise ValueError(f"moves: {links + 1} nodes need {links} splits")
         if min(self.batch_size, self.microbatches, self.window) < 1 or self.batch_size % self.microbatches:
             raise ValueError("batch_size, microbatches and window must be at least 1, and microbatches divide it")
+        if self.sources < 1 or (self.sources > 1 and (links != 1 or self.microbatches > 1 or self.members)):
+            raise ValueError(f"{self.sources} sources: one or more; several of two nodes, no microbatches, no members")
+        if self.members and self.moves is not None:
+            raise ValueError("members: a family is of layers that stay where they are, give no moves")
+        if self.sources > 1 and self.checkpoint:
+            raise ValueError("sources: the state of several is not kept, give no checkpoint")
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """Every node process, those of the sources first."""
+        if self.sources == 1:
+            return tuple(Seat(name, index, 0) for index, name in enumerate(self.nodes))
+        sources = [Seat(f"{self.nodes[0]}{source + 1}", 0, source) for source in range(self.sources)]
+        return (*sources, Seat(self.nodes[1], 1, 0))
+
+    @property
+    def joins(self) -> tuple[tuple[Seat, Seat], ...]:
+        """Every pair of neighbours, upstream first."""
+        if self.sources == 1:
+            return tuple(pairwise(self.seats))
+        *sources, server = self.seats
+        return tuple((source, server) for source in sources)

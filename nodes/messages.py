@@ -31,11 +31,12 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
 
 
 class Configure(Message, frozen=True, kw_only=True, tag="configure"):
-    """Runner to node: the job, which of its nodes you are, and where your downstream neighbour listens."""
+    """Runner to node: the job, which of its nodes (and sources) you are, where your downstream neighbour listens."""
 
     job: Job
     index: int
     downstream: tuple[str, int] | None = None
+    source: int = 0
 
 
 class Peer(NamedTuple):
@@ -73,7 +74,10 @@ class SplitCost(Message, frozen=True, kw_only=True, tag="sci"):
 
 class Assign(Message, frozen=True, kw_only=True, tag="assign"):
     """Which layers each node holds: ``splits[p]`` layers are done when the task leaves node p; in training, from
-    the next step on, which is one of ``epoch`` (from 0)."""
+    the next step on, which is one of ``epoch`` (from 0).
+
+    To the UE of a trained family, ``assignment`` is the member that its requests are for from now on.
+    """
 
     assignment: int
     splits: tuple[int, ...]

@@ -50,6 +50,8 @@ class Segment:
         self._input, self._output = chain.input, chain.output
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._microbatches_done = 0
+        self._family: dict[int, Tensors] = {}  # by member; 0 is what is trained
+        self._member = 0
         self.steps = 0
         self._hold(chain, place(job.splits, index, len(chain)))
         if job.weights and not meta:
@@ -59,12 +61,14 @@ class Segment:
     def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> AnyMessage:
         """Start a batch of ``pictures`` (N, C, H, W) at the first node: what goes on, or what came of it."""
         message = Activation(tensors={self._input: pictures}, labels=labels, **about)
+        self._use(message)
         return self._run(message, {self._input: pictures.to(self._device)}, {})
 
     def forward(self, message: Activation) -> AnyMessage:
         """Take ``message`` on through this part: an Activation to go on, a Gradient or a Result to return."""
+        self._use(message)
         with torch.no_grad():
-            codes = self._inbound.decode({n: t.to(self._device) for n, t in message.tensors.items()})
+            codes = self._inbound.decode(self._here(message.tensors))
         if unknown := set(message.grads) - set(codes):
             raise ProtocolError(f"gradients are wanted of values that did not come: {sorted(unknown)}")
         received = {
@@ -83,35 +87,34 @@ class Segment:
         if pending is None:
             raise ProtocolError(f"gradient of step {message.step}.{message.microbatch}, not under way")
         roots, gradients = [], []
-        for name, gradient in message.tensors.items():
+        for name, gradient in self._outbound.decode_gradients(self._here(message.tensors)).items():
             code = pending.codes.get(name)
             if code is None or not code.requires_grad or code.shape != gradient.shape:
                 raise ProtocolError(f"gradient of {name} {list(gradient.shape)} is of nothing that was sent")
             roots.append(code)
-            gradients.append(gradient.to(self._device))
+            gradients.append(gradient)
         if pending.loss is not None and pending.loss.requires_grad:
             roots.append(pending.loss)
             gradients.append(torch.full_like(pending.loss, 1 / self.job.microbatches))
         if roots:
             torch.autograd.backward(roots, gradients)
+        self._outbound.trained(message.metrics)
         self._step(pending.save)
         return Gradient(
             assignment=message.assignment,
             step=message.step,
             microbatch=message.microbatch,
             metrics=message.metrics | pending.told,
-            tensors=_gradients(pending.received),
+            tensors=self._gradients(pending.received),
         )
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the learning rate of ``epoch`` (from 0), and let the stages know of it."""
         self._inbound.begin_epoch(epoch, self.job.epochs)
         self._outbound.begin_epoch(epoch, self.job.epochs)
-        spec = self.job.optimizer
-        if self._optimizer is not None and spec.schedule == "cosine":
-            rate = spec.lr * (1 + math.cos(math.pi * epoch / self.job.epochs)) / 2
+        if self._optimizer is not None:
             for group in self._optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = learning_rate(self.job.optimizer, epoch, self.job.epochs)
 
     def _run(self, message: Activation, values: Values, received: Tensors) -> AnyMessage:
         moment = Moment(self.job.seed, message.step, message.microbatch)
@@ -167,8 +170,16 @@ class Segment:
             step=message.step,
             microbatch=message.microbatch,
             metrics=metrics,
-            tensors=_gradients(received),
+            tensors=self._gradients(received),
         )
+
+    def _here(self, tensors: Tensors) -> Tensors:
+        return {name: tensor.to(self._device) for name, tensor in tensors.items()}
+
+    def _gradients(self, received: Tensors) -> Tensors:
+        """What returns upstream for the leaves ``received``."""
+        gradients = {name: leaf.grad for name, leaf in received.items() if leaf.grad is not None}
+        return _wire(self._inbound.encode_gradients(gradients))
 
     def _step(self, save: int | None) -> None:
         self._microbatches_done += 1
@@ -180,6 +191,9 @@ class Segment:
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         if save is not None:
+            if save in self.job.members:
+                kept = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+                self._family[1 + self.job.members.index(save)] = kept
             self.save(save)
             self.begin_epoch(save)
 
@@ -198,6 +212,27 @@ class Segment:
         self._inbound = self._stage(held.inbound, self._arriving)
         self._outbound = self._stage(held.outbound, chain.shapes(held.stop))
         self._optimizer = _optimizer(list(self._parameters()), self.job.optimizer)
+
+    def _use(self, message: Activation) -> None:
+        """Compute with the member that ``message`` is of from now on: nothing is copied, tensors change places."""
+        member = 0 if not self.job.members else message.assignment
+        if member == self._member:
+            return
+        if member and (message.train or member not in self._family):
+            raise ProtocolError(f"assignment {member} is no member of the family to compute with")
+        if not self._member:
+            self._family[0] = {name: tensor.data for name, tensor in self._tensors().items()}
+        for name, tensor in self._tensors().items():
+            tensor.data = self._family[member][name]
+        self._member = member
+
+    def _tensors(self) -> Tensors:
+        """All parameters and buffers themselves."""
+        return {
+            f"{part}.{key}": tensor
+            for part, module in self._parts().items()
+            for key, tensor in module.state_dict(keep_vars=True).items()
+        }
 
     def _stage(self, link: int | None, shapes: Values) -> Stage:
         torch.manual_seed(derive(self.job.seed, STAGE_LAYERS, link or 0))
@@ -249,7 +284,8 @@ class Segment:
         """Save everything that training goes on from, if the job asks for it, as the state after ``epoch`` epochs."""
         modules = {name: module.state_dict() for name, module in self._parts().items()}
         optimizer = self._optimizer.state_dict() if self._optimizer is not None else {}
-        state = {"modules": modules, "optimizer": optimizer, "steps": self.steps}
+        family = {member: tensors for member, tensors in self._family.items() if member}
+        state = {"modules": modules, "optimizer": optimizer, "steps": self.steps, "family": family}
         write_checkpoint(self.job, self.place.index, epoch, state)
 
     def restore(self, epoch: int) -> None:
@@ -262,7 +298,7 @@ class Segment:
             module.load_state_dict(saved["modules"][name])
         if self._optimizer is not None:
             self._optimizer.load_state_dict(saved["optimizer"])
-        self.steps = saved["steps"]
+        self.steps, self._family = saved["steps"], saved["family"]
         self.begin_epoch(epoch)
 
 
@@ -299,15 +335,18 @@ def number(scalar: torch.Tensor) -> float:
     return 0.0 if scalar.is_meta else float(scalar.detach())
 
 
-def _gradients(received: Tensors) -> Tensors:
-    return _wire({name: leaf.grad for name, leaf in received.items() if leaf.grad is not None})
-
-
 def _wire(tensors: Tensors) -> Tensors:
     """``tensors`` as they travel: detached, contiguous, on the CPU (meta tensors stay)."""
     return {
         name: (tensor if tensor.is_meta else tensor.detach().cpu()).contiguous() for name, tensor in tensors.items()
     }
+
+
+def learning_rate(spec: OptimizerSpec, epoch: int, epochs: int) -> float:
+    """The learning rate of ``epoch`` (from 0) of ``epochs``."""
+    rate = spec.lr * (1 + math.cos(math.pi * epoch / max(1, epochs))) / 2 if spec.schedule == "cosine" else spec.lr
+    factors = [factor for begins, factor in spec.factors if begins <= epoch]
+    return rate * factors[-1] if factors else rate
 
 
 def _optimizer(parameters: list[nn.Parameter], spec: OptimizerSpec) -> torch.optim.Optimizer | None:

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import msgspec
 import torch
 
-from nodes.chain import build, load_data, report
+from nodes.chain import build, load_data, report, upstream
 from nodes.channel import Channel, ChannelClosed
 from nodes.home import Home, calling
 from nodes.job import Job
-from nodes.memory import keep_freed_memory
+from nodes.memory import keep_freed_memory, resident_bytes
 from nodes.messages import Configure, Error, Heartbeat, Hello, Serve, Shutdown
 from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Stretched, Threaded, on_device
 from nodes.segment import Segment
@@ -93,9 +93,10 @@ async def _do_job(home: Home, control: Channel, run: str, stack: AsyncExitStack)
         node = Node(home.name, role, worker, device or compute, channels, time.perf_counter)
         await control.send(Hello(node=home.name, pid=os.getpid()))
         await node.run()
+        held_bytes = resident_bytes()
         await stack.aclose()  # now the channels' connections are final
         done = report(node, worker, channels)
-        done.pid = os.getpid()
+        done.pid, done.resident_bytes = os.getpid(), held_bytes
         done.cpu_s = time.process_time() - cpu_before
         done.overrun_s = device.overrun_s if device else 0.0
         return Shutdown(report=msgspec.to_builtins(done))
@@ -111,7 +112,7 @@ async def _prepare(
 ) -> tuple[Role, Segment | Source, dict[Direction, Channel]]:
     """Join the neighbours, and build the node's part of the model meanwhile."""
     job, index = configure.job, configure.index
-    building = asyncio.get_running_loop().run_in_executor(compute.pool, _build, job, index)
+    building = asyncio.get_running_loop().run_in_executor(compute.pool, _build, job, index, configure.source)
     channels: dict[Direction, Channel] = {}
     if configure.downstream:
         below = job.nodes[index + 1]
@@ -121,18 +122,20 @@ async def _prepare(
         except ChannelClosed as error:
             raise PeerLostError(below, error) from None
         stack.push_async_callback(channels["down"].close)
-    if index:
-        channels["up"] = await home.neighbour(run)
-        stack.push_async_callback(channels["up"].close)
-        if channels["up"].peer != job.nodes[index - 1]:
-            raise NodeError(f"{channels['up'].peer} came from upstream, {job.nodes[index - 1]} was to")
+    expected = {above.name: upstream(job, above) for above, here in job.joins if here.node == index}
+    while expected:
+        channel = await home.neighbour(run)
+        stack.push_async_callback(channel.close)
+        if channel.peer not in expected:
+            raise NodeError(f"{channel.peer} came from upstream, {' and '.join(expected)} was to")
+        channels[expected.pop(channel.peer)] = channel
     return *await building, channels
 
 
-def _build(job: Job, index: int) -> tuple[Role, Segment | Source]:
+def _build(job: Job, index: int, source: int) -> tuple[Role, Segment | Source]:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    return build(job, index, load_data(job) if index == 0 else None)
+    return build(job, index, load_data(job) if index == 0 else None, source=source)
 
 
 async def _unless_gone(control: Channel, work: Coroutine[Any, Any, T]) -> T:

@@ -3,7 +3,8 @@
 At the sender ``compress`` turns the boundary's tensors into codes, differentiably, and ``encode`` the codes
 into wire tensors. At the receiver ``decode`` turns these into codes again and ``restore`` the codes into the
 boundary's tensors, differentiably. A gradient returns for each code that requires grad at the sender, by its
-name, straight through the encoding. Both sides build the stage from the same seed; each trains its own part.
+name, straight through the encoding; for its way back it may be encoded too. Both sides build the stage from the
+same seed; each trains its own part.
 """
 
 from typing import Any
@@ -34,6 +35,9 @@ class Stage(nn.Module):
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Be told, on both sides, that epoch ``epoch`` (from 0) of ``epochs`` begins; at ``epochs`` all are over."""
 
+    def trained(self, metrics: dict[str, float]) -> None:
+        """Be told, at the sender, what came of a microbatch in training: "count", "correct", its part of the "loss"."""
+
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
         """Codes, and the stage's own loss term or None: a scalar, trained with the batch's loss, not reported in it."""
         return values, None
@@ -49,6 +53,14 @@ class Stage(nn.Module):
     def restore(self, codes: Tensors) -> Tensors:
         """The boundary's tensors, with the names that ``compress`` was given."""
         return codes
+
+    def encode_gradients(self, gradients: Tensors) -> Tensors:
+        """At the receiver: wire tensors of the codes' ``gradients``."""
+        return gradients
+
+    def decode_gradients(self, wire: Tensors) -> Tensors:
+        """At the sender: the codes' gradients, as exactly as the encoding permits."""
+        return wire
 
 
 class Float16(Stage):

@@ -6,6 +6,7 @@ import msgspec
 import torch
 
 from nodes.batches import batches
+from nodes.codec import wire_size
 from nodes.data import DataError, Dataset
 from nodes.job import Job
 from nodes.messages import Activation, AnyMessage, Assign, Gradient, Result, Shutdown
@@ -24,6 +25,8 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     microbatches: int
     window: int
     start_epoch: int = 0
+    source: int | None = None  # of several, which
+    managed: bool = False  # after training the manager's assignments are served, until its Shutdown
 
 
 class Epoch(msgspec.Struct):
@@ -35,17 +38,27 @@ class Epoch(msgspec.Struct):
     ended: list[float] = []  # when each step ended
     correct: float = 0.0
     count: float = 0.0
+    up_bytes: int = 0  # of whole frames in training, from here
+    down_bytes: int = 0  # and to here
     told: dict[str, float] = {}  # sums over the samples, as stages report them
     test_correct: float = 0.0
     test_count: float = 0.0
     test_began: list[float] = []  # when each test batch was
     latencies: list[float] = []  # from then until it was scored
+    served: dict[int, tuple[float, float]] = {}  # right answers and all, by member of the family
+
+
+def begun(now: float) -> Epoch:
+    """An epoch that begins."""
+    return Epoch(began=now, trained=now, losses=[], ended=[], told={}, test_began=[], latencies=[], served={})
 
 
 class Ue:
     """The source of all tasks: trains step by step, then tests, with at most ``window`` batches in flight.
 
-    A result or gradient that returns is what lets the next batch start; nothing else holds the chain's load.
+    A result or gradient that returns is what lets the next batch start; nothing else holds the chain's load. A family
+    is served once it is trained: an assignment from the manager starts a pass over the test pictures if none is under
+    way, and whatever request starts after it is of the member that it names.
     """
 
     def __init__(self, course: Course, alone: bool) -> None:
@@ -56,14 +69,19 @@ class Ue:
         self._step = 0  # within the epoch
         self._returned = 0  # microbatches of this step
         self._sent, self._scored = 0, 0  # test batches
-        self._metrics: dict[str, float] = {}
+        self._waits, self._serving, self._member = False, False, 0
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
         """Take an assignment from the runner, a gradient or a result from downstream."""
         match sender, message:
-            case "runner", Assign():
+            case "runner", Assign(assignment=0):
                 return self._begin(now)
+            case "runner", Assign(assignment=member) if self._course.managed:
+                return self._assigned(member, now)
+            case "runner", Shutdown() if self._waits:
+                return self._end()
             case "down", Gradient():
+                self.history[-1].down_bytes += sum(wire_size(message))
                 return [Compute("backward", (message,))]
             case "down", Result():
                 return [Compute("score", (message,))]
@@ -73,6 +91,7 @@ class Ue:
         """Go on after a batch was prepared (an Activation), trained (a Gradient) or scored (a Result)."""
         match reply:
             case Activation():
+                self.history[-1].up_bytes += sum(wire_size(reply)) if reply.train else 0
                 return [Send("down", reply)]
             case Gradient():
                 return self._trained(reply, now)
@@ -85,10 +104,22 @@ class Ue:
         self._step, self._sent, self._scored = 0, 0, 0
         course = self._course
         if self._epoch >= course.epochs and (self.history or course.epochs):
-            return [Finish()] if self._alone else [Send("down", Shutdown()), Finish()]
-        epoch = Epoch(began=now, trained=now, losses=[], ended=[], told={}, test_began=[], latencies=[])
-        self.history.append(epoch)
+            self._waits = course.managed
+            return [] if course.managed else self._end()
+        self.history.append(begun(now))
         return self._train() if self._epoch < course.epochs and course.train_steps else self._test(now)
+
+    def _end(self) -> list[Action]:
+        return [Finish()] if self._alone else [Send("down", Shutdown()), Finish()]
+
+    def _assigned(self, member: int, now: float) -> list[Action]:
+        """Serve ``member`` from the next request on."""
+        self._member = member
+        if not self._waits:
+            return []
+        self._waits, self._serving = False, True
+        self.history.append(begun(now))
+        return self._test(now)
 
     def _train(self) -> list[Action]:
         """Start the microbatches of the next step."""
@@ -127,7 +158,8 @@ class Ue:
         numbers = range(self._sent, self._sent + free)
         self.history[-1].test_began += [now] * free
         self._sent += free
-        return [Compute("test", (number,)) for number in numbers]
+        member = self._member if self._serving else 0
+        return [Compute("test", (number, member)) for number in numbers]
 
     def _tested(self, result: Result, now: float) -> list[Action]:
         if result.step != self._scored:
@@ -136,6 +168,10 @@ class Ue:
         epoch.test_correct += result.metrics.get("correct", 0.0)
         epoch.test_count += result.metrics.get("count", 0.0)
         epoch.latencies.append(now - epoch.test_began[self._scored])
+        if self._serving:
+            right, count = epoch.served.get(result.assignment, (0.0, 0.0))
+            right, count = right + result.metrics.get("correct", 0.0), count + result.metrics.get("count", 0.0)
+            epoch.served[result.assignment] = right, count
         self._scored += 1
         if self._scored < self._course.test_batches:
             return self._test(now)
@@ -150,14 +186,19 @@ class Ue:
             step=self._epoch,
             metrics={
                 "epoch": float(self._epoch),
+                **({} if self._course.source is None else {"source": float(self._course.source)}),
                 "loss": sum(epoch.losses) / max(1, len(epoch.losses)),
                 "train_accuracy": epoch.correct / max(1.0, epoch.count),
                 "test_accuracy": epoch.test_correct / max(1.0, epoch.test_count),
                 "trained_samples": epoch.count,
                 "tested_samples": epoch.test_count,
+                "train_up_bytes": float(epoch.up_bytes),
+                "train_down_bytes": float(epoch.down_bytes),
                 "train_s": epoch.trained - epoch.began,
                 "test_s": now - epoch.trained,
                 **{name: value / max(1.0, epoch.count) for name, value in epoch.told.items()},
+                **{f"member{member}.samples": count for member, (_, count) in epoch.served.items()},
+                **{f"member{member}.accuracy": right / count for member, (right, count) in epoch.served.items()},
             },
             tensors={
                 "losses": torch.tensor(epoch.losses),
@@ -171,13 +212,14 @@ class Ue:
 class Source:
     """The UE's worker: draws batches of its data and runs its segment on them."""
 
-    def __init__(self, segment: Segment, data: Dataset, start_epoch: int = 0) -> None:
+    def __init__(self, segment: Segment, data: Dataset, start_epoch: int = 0, source: int = 0) -> None:
         self.segment, self._data, self._job = segment, data, segment.job
         self._drawn: tuple[tuple[int, int], torch.Tensor, torch.Tensor] | None = None
         self._answers: dict[int, torch.Tensor] = {}
         self.backward = segment.backward
         self.dataset = data.name
-        self.course = course(segment.job, data, start_epoch)
+        self._source = source
+        self.course = course(segment.job, data, start_epoch, source)
 
     def train(self, epoch: int, batch: int, microbatch: int, save: int | None) -> AnyMessage:
         """Run microbatch ``microbatch`` of training batch ``batch`` of ``epoch`` through the first part."""
@@ -190,16 +232,16 @@ class Source:
             pictures[some],
             labels[some],
             assignment=0,
-            step=epoch * self.course.train_steps + batch,
+            step=(epoch * self.course.train_steps + batch) * self._job.sources + self._source,
             microbatch=microbatch,
             train=True,
             save=save,
         )
 
-    def test(self, batch: int) -> AnyMessage:
-        """Run test batch ``batch`` through the first part."""
+    def test(self, batch: int, member: int = 0) -> AnyMessage:
+        """Run test batch ``batch`` through the first part, of ``member`` of the family."""
         pictures, self._answers[batch] = self._draw(train=False, epoch=0, batch=batch)
-        reply = self.segment.source(pictures, None, assignment=0, step=batch, train=False)
+        reply = self.segment.source(pictures, None, assignment=member, step=batch, train=False)
         return self.score(reply) if isinstance(reply, Result) else reply
 
     def score(self, result: Result) -> Result:
@@ -228,7 +270,7 @@ class Source:
         return next(iter(drawn))
 
 
-def course(job: Job, data: Dataset, start_epoch: int) -> Course:
+def course(job: Job, data: Dataset, start_epoch: int, source: int = 0) -> Course:
     """How long ``job`` is on ``data``: whole batches in training, all pictures in tests. Raises DataError."""
     steps = len(data.train.labels) // job.batch_size
     if job.epochs and not steps:
@@ -240,4 +282,6 @@ def course(job: Job, data: Dataset, start_epoch: int) -> Course:
         microbatches=job.microbatches,
         window=job.window,
         start_epoch=start_epoch,
+        source=source if job.sources > 1 else None,
+        managed=bool(job.members),
     )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodes import segment
+from nodes.codec import encode
 from nodes.hop import Hop
 from nodes.job import Job, StageSpec
 from nodes.messages import Activation, Assign, Gradient, Heartbeat, Result, Shutdown
@@ -29,8 +30,12 @@ def gradient(step=0, microbatch=0, loss=2.0):
     return Gradient(assignment=0, step=step, microbatch=microbatch, metrics=metrics, tensors={})
 
 
-def result(step=0, correct=3.0, count=4.0):
-    return Result(assignment=0, step=step, metrics={"correct": correct, "count": count})
+def assign(member):
+    return Assign(assignment=member, splits=())
+
+
+def result(step=0, correct=3.0, count=4.0, member=0):
+    return Result(assignment=member, step=step, metrics={"correct": correct, "count": count})
 
 
 def make_ue(**changes):
@@ -44,7 +49,7 @@ def test_the_ue_trains_step_by_step_then_tests_then_reports_and_ends():
     assert ue.computed(sent := activation(), 1.0) == [Send("down", sent)]
     assert ue.receive("down", back := gradient(), 2.0) == [Compute("backward", (back,))]
     assert ue.computed(gradient(loss=3.0), 3.0) == [Compute("train", (0, 1, 0, 1))]  # the last step saves
-    assert ue.computed(gradient(step=1, loss=1.0), 5.0) == [Compute("test", (0,)), Compute("test", (1,))]
+    assert ue.computed(gradient(step=1, loss=1.0), 5.0) == [Compute("test", (0, 0)), Compute("test", (1, 0))]
     assert ue.computed(activation(train=False), 6.0)[0].to == "down"
     assert ue.receive("down", came := result(), 7.0) == [Compute("score", (came,))]
     assert ue.computed(result(0), 8.0) == []
@@ -59,6 +64,8 @@ def test_the_ue_trains_step_by_step_then_tests_then_reports_and_ends():
         "tested_samples": 8.0,
         "train_s": 5.0,
         "test_s": 4.5,
+        "train_up_bytes": sum(map(len, encode(sent))),
+        "train_down_bytes": sum(map(len, encode(back))),
     }
     assert report.message.tensors["losses"].tolist() == [3.0, 1.0]
     assert report.message.tensors["step_s"].tolist() == [3.0, 2.0]
@@ -66,6 +73,24 @@ def test_the_ue_trains_step_by_step_then_tests_then_reports_and_ends():
     assert shutdown.to == "down"
     assert isinstance(shutdown.message, Shutdown)
     assert finish == Finish()
+
+
+def test_a_manager_switches_members_request_by_request_and_ends():
+    ue = make_ue(epochs=0, train_steps=0, test_batches=3, window=2, managed=True)
+    assert ue.receive("runner", ASSIGN, 0.0) == [Compute("test", (0, 0)), Compute("test", (1, 0))]
+    assert ue.computed(result(0), 1.0) == [Compute("test", (2, 0))]
+    assert ue.computed(result(1), 1.0) == []
+    (report,) = ue.computed(result(2), 2.0)  # and waits
+    assert report.to == "runner"
+    assert ue.receive("runner", assign(2), 5.0) == [Compute("test", (0, 2)), Compute("test", (1, 2))]
+    assert ue.receive("runner", assign(1), 5.5) == []  # two requests are under way
+    assert ue.computed(result(0, correct=4.0, member=2), 6.0) == [Compute("test", (2, 1))]
+    assert ue.computed(result(1, correct=2.0, member=2), 6.0) == []
+    (report,) = ue.computed(result(2, correct=1.0, member=1), 7.0)
+    served = {name: value for name, value in report.message.metrics.items() if name.startswith("member")}
+    assert served == {"member2.samples": 8, "member2.accuracy": 0.75, "member1.samples": 4, "member1.accuracy": 0.25}
+    shutdown, finish = ue.receive("runner", Shutdown(), 8.0)
+    assert (shutdown.to, type(shutdown.message), finish) == ("down", Shutdown, Finish())
 
 
 def test_the_next_step_waits_for_all_microbatches():
@@ -94,7 +119,7 @@ def test_nothing_is_done_where_all_epochs_are_done(start):
 
 def test_no_epochs_only_test():
     ue = make_ue(epochs=0, test_batches=1)
-    assert ue.receive("runner", ASSIGN, 0.0) == [Compute("test", (0,))]
+    assert ue.receive("runner", ASSIGN, 0.0) == [Compute("test", (0, 0))]
     assert ue.computed(result(0), 1.0)[0].message.metrics["test_accuracy"] == 0.75
 
 
@@ -121,7 +146,7 @@ def test_the_window_is_never_exceeded_whatever_comes_first(window, batches, epoc
         nonlocal ended
         for action in actions:
             match action:
-                case Compute("test", (number,)):
+                case Compute("test", (number, _)):
                     in_flight.add(number)
                     work.append(activation(number, train=False))
                 case Compute("train", (_, step, _, _)):

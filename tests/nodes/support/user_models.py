@@ -271,3 +271,16 @@ def narrow_vgg11_bn(classes: int = 10) -> nn.Module:
     for width in (512, 64):
         model.append(nn.Linear(width, 64)).append(nn.ReLU(inplace=True)).append(nn.Dropout(0.5))
     return model.append(nn.Linear(64, classes))
+
+
+class Still(nn.Module):
+    """Two layers, then two more; nothing draws or normalises."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(6 * 49, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.body(x))
+        return out

@@ -1,0 +1,75 @@
+"""How many maps may cross, and until when? Budgets by phase, deprune's upwards and prune's downwards.
+
+Deprune, Algorithms 1 to 3: a list of budgets, each trained for some epochs, and selectLr, which raises the learning
+rate by a factor gamma in the first l_k epochs after each change. A budget is a share of the maps, as one plan is to
+serve every cut. Beyond the paper, a run may end a phase itself, once its loss has become flat.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+
+class Phase(NamedTuple):
+    """``epochs`` (at most so many, where the run decides) under a budget of ``share`` of the maps."""
+
+    epochs: int
+    share: float
+
+
+class Moment(NamedTuple):
+    """The phase, by number, that an epoch belongs to, and the phase's epochs before it."""
+
+    phase: int
+    since: int
+
+
+class Flatness(NamedTuple):
+    """The loss is flat when its mean over ``window`` epochs fell by less than ``least`` of that over as many before."""
+
+    window: int = 2
+    least: float = 0.05
+
+    def reached(self, losses: Sequence[float]) -> bool:
+        """Whether ``losses``, one an epoch, have become flat."""
+        if len(losses) < 2 * self.window:
+            return False
+        before = sum(losses[-2 * self.window : -self.window])
+        return sum(losses[-self.window :]) > (1 - self.least) * before
+
+
+def maps_of(share: float, maps: int) -> int:
+    """The budget B that ``share`` of ``maps`` is: at least one map."""
+    return max(1, round(share * maps))
+
+
+def planned(phases: Sequence[Phase], epoch: int) -> Moment:
+    """The moment of ``epoch`` (from 0) by the plan; what comes after it belongs to the last phase."""
+    begun = 0
+    for number, phase in enumerate(phases[:-1]):
+        if epoch < begun + phase.epochs:
+            return Moment(number, epoch - begun)
+        begun += phase.epochs
+    return Moment(len(phases) - 1, epoch - begun)
+
+
+def decided(phases: Sequence[Phase], flatness: Flatness, losses: Sequence[float]) -> Moment:
+    """The moment after epochs that ended with ``losses``: a phase ends when its loss is flat or its epochs are over."""
+    number = begun = 0
+    for done in range(1, len(losses) + 1):
+        over = done - begun >= phases[number].epochs or flatness.reached(losses[begun:done])
+        if over and number + 1 < len(phases):
+            number, begun = number + 1, done
+    return Moment(number, len(losses) - begun)
+
+
+def rate_factors(phases: Sequence[Phase], boost: float, boosted_epochs: int) -> tuple[tuple[int, float], ...]:
+    """selectLr: (epoch from which it holds, factor of the learning rate), ``boost`` after each change of budget."""
+    factors: list[tuple[int, float]] = []
+    begun = 0
+    for before, after in pairwise(phases):
+        begun += before.epochs
+        factors.append((begun, boost))
+        if boosted_epochs < after.epochs:
+            factors.append((begun + boosted_epochs, 1.0))
+    return tuple(factors) if boost != 1 and boosted_epochs else ()

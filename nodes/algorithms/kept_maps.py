@@ -1,0 +1,56 @@
+"""How do coders compute the kept maps alone? By the rows of their kernels that belong to these.
+
+Deprune's section 3.4 counts the coders' work with as many maps as the budget: so only these are computed, at the
+sender and, with zeros standing for all others, at the receiver. Batch norm goes map by map, so what it notes of a
+kept map is what it would note beside the others; of a map that is not kept it notes nothing.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def encode_maps(encoder: nn.Sequential, value: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """Maps ``which`` of ``encoder(value)``: convolution, batch norm and what follows it, (N, B, H', W')."""
+    convolution, norm, *rest = encoder
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    if len(which) == convolution.out_channels:
+        coded: torch.Tensor = encoder(value)
+        return coded
+    bias = None if convolution.bias is None else convolution.bias[which]
+    maps = F.conv2d(value, convolution.weight[which], bias, convolution.stride, convolution.padding)
+    maps = _normalised(norm, maps, which)
+    for layer in rest:
+        maps = layer(maps)
+    return maps
+
+
+def decode_maps(decoder: nn.Sequential, maps: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """``decoder`` of ``maps`` (N, B, H', W') in their places ``which``, zeros in all others."""
+    up, *rest = decoder
+    assert isinstance(up, nn.ConvTranspose2d)
+    if len(which) == up.in_channels:
+        whole: torch.Tensor = decoder(maps)
+        return whole
+    padding = tuple(int(size) for size in up.padding)
+    value = F.conv_transpose2d(maps, up.weight[which], up.bias, up.stride, padding, up.output_padding)
+    for layer in rest:
+        value = layer(value)
+    return value
+
+
+def _normalised(norm: nn.BatchNorm2d, maps: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """``norm`` of the maps ``which`` alone, which in training moves its running estimates of these."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    mean, variance = norm.running_mean[which], norm.running_var[which]
+    result = F.batch_norm(
+        maps, mean, variance, norm.weight[which], norm.bias[which], norm.training, norm.momentum or 0.0, norm.eps
+    )
+    if norm.training:
+        with torch.no_grad():
+            norm.running_mean[which], norm.running_var[which] = mean, variance
+            norm.num_batches_tracked += 1
+    return result
