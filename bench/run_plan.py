@@ -23,18 +23,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     scale: Scale = "laptop"
     out: Path | None = None
     seed: int = 0
-    only: str | tuple[str, ...] = "*"  # a glob or more, of which a chosen experiment matches any
+    only: str | None = None
     device: conditions.DeviceChoice = "auto"
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
     resume: bool = False
     allow_uncalibrated: bool = False
     arguments: tuple[str, ...] = ()  # of the command line, to be noted
-
-    @property
-    def globs(self) -> tuple[str, ...]:
-        """``only``, one or more."""
-        return (self.only,) if isinstance(self.only, str) else self.only
 
 
 @dataclass(frozen=True)
@@ -67,19 +62,18 @@ def make_plan(options: Options) -> Plan:
     suites = load(options.suites, options.data)
     device, shaping = conditions.device(options.device), conditions.shaping(options.shaping)
     known = [experiment for suite in suites for experiment in suite.experiments]
+    selected = [experiment for experiment in known if _chosen(experiment, options.only)]
     if not known:
         raise InputError([f"{name}:1: experiments: there are none" for name in options.suites])
-    names = [experiment.name for experiment in known]
-    for glob in options.globs:
-        if not any(_matches(experiment, glob) for experiment in known):
-            raise InputError([f"--only: no experiment is called {glob}{did_you_mean(glob, names)}"])
-    selected = [experiment for experiment in known if any(_matches(experiment, glob) for glob in options.globs)]
+    if not selected:
+        hint = did_you_mean(str(options.only), [experiment.name for experiment in known])
+        raise InputError([f"--only: no experiment is called {options.only}{hint}"])
     cases = {experiment.name: list(experiment.cases(options.scale, options.seed)) for experiment in known}
     return Plan(options, suites, device, shaping, selected, cases)
 
 
-def _matches(experiment: Experiment, glob: str) -> bool:
-    return fnmatchcase(experiment.name, glob) or fnmatchcase(experiment.spec.name, glob)
+def _chosen(experiment: Experiment, only: str | None) -> bool:
+    return only is None or fnmatchcase(experiment.name, only) or fnmatchcase(experiment.spec.name, only)
 
 
 @dataclass
@@ -117,6 +111,6 @@ def status(plan: Plan, experiment: Experiment, recorded: Container[str], outcome
     if not missing:
         return Status("done")
     if experiment not in plan.selected:
-        return Status("skipped", f"not chosen by --only {' '.join(plan.options.globs)}")
+        return Status("skipped", f"not chosen by --only {plan.options.only}")
     why = "interrupted" if outcome.interrupted else "did not end"
     return Status("skipped", f"{why}: {missing} of {len(cases)} cases were not run")

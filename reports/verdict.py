@@ -65,7 +65,7 @@ def judge(claim: Claim, suite: str, records: Iterable[Record]) -> Judgement:
     ours = [record for record in records if record.suite == suite]
     sides = [[record for record in ours if _matches(record, selector)] for selector in claim.selectors]
     finding = _find(claim, sides)
-    if finding.verdict != "not-run" and claim.inconsistent:
+    if claim.inconsistent:
         finding = finding._replace(verdict="inconsistent-in-paper", why=f"{claim.inconsistent} {finding.why}")
     elif finding.verdict != "not-run" and (missing := _not_comparable(claim, sides)):
         finding = finding._replace(verdict="not-comparable", why=f"{missing} {finding.why}")

@@ -429,3 +429,22 @@ def test_a_run_whose_runner_was_killed_leaves_nothing_and_is_resumed(uninterrupt
     assert not checkpoint_path(split, 0, 6).exists()
     assert run_live(split).epochs[0]["epoch"] > 1
     assert_same_end(split, uninterrupted)
+
+
+@pytest.mark.parametrize("name", ["ue2", "cloud"])
+def test_a_source_or_the_server_of_many_killed_is_named(name):
+    many = Job(
+        model="nodes.networks:small_cnn",
+        input_shape=(3, 32, 32),
+        classes=10,
+        nodes=("ue", "cloud"),
+        splits=(3,),
+        stages=(PLAIN,),
+        data=DataSpec(train_samples=48, test_samples=6),
+        batch_size=8,
+        threads=1,
+        epochs=ENDLESS,
+        sources=3,
+    )
+    assert error_of(many, say=Once(lambda: process(name).kill())) == f"{name} was killed by SIGKILL"
+    assert not [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ue")]

@@ -203,7 +203,7 @@ def test_a_paper_that_contradicts_itself_is_said_with_what_was_measured(record: 
     found = verdict([record(0.5)], **fields)
     assert (found.verdict, found.measured) == ("inconsistent-in-paper", 0.5)
     assert found.why.startswith("The text says 0.9")
-    assert verdict([], **fields).verdict == "not-run"
+    assert verdict([], **fields).verdict == "inconsistent-in-paper"
 
 
 @pytest.mark.parametrize(
