@@ -1,6 +1,7 @@
 """The cellular experiments against the network's own numbers and a route by hand; and the suite as a whole."""
 
 import statistics
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from bench.experiment import Context
 from bench.experiments.cellular import CourseParameters, NetworkParameters, UploadParameters, bandwidth, course, upload
 from bench.loading import load, packaged
 from netem.cellular import network
+from nodes.workload import load_workload
 
 
 @pytest.fixture
@@ -56,6 +58,20 @@ def test_an_upload_crosses_the_whole_route(context):
     times = [sum(8000 / rates[link][step] for link in links) for step in range(0, 100, 10)]
     assert measured["upload_s"] == pytest.approx(statistics.fmean(times))
     assert max(times) >= measured["upload_p95_s"] > statistics.median(times)
+
+
+def test_what_the_papers_upload_times_say_of_its_picture():
+    """Three wireless links and F, G, H at Table I's means: 115 ms (single split) fits float32 pictures of 88x88, and
+    181 ms (cloud-only) bytes of 224x224; neither fits both."""
+    table = network("mmwave", "mid", 0.05, 1.0, 0).topology.table_bps
+
+    def times_ms(n_bytes):
+        routes = [(*wireless, "F", "G", "H") for wireless in combinations("ABCDE", 3)]
+        return sorted(sum(8e3 * n_bytes / table[link][0] for link in route) for route in routes)
+
+    floats, pixels = times_ms(load_workload("resnet18-88").boundary_bytes[0]), times_ms(224 * 224 * 3)
+    assert (floats[0], floats[-1]) == pytest.approx((111, 120), abs=0.5)
+    assert (pixels[0], pixels[-1]) == pytest.approx((179, 195), abs=0.5)
 
 
 def test_a_coherence_longer_than_the_run_is_refused():
