@@ -28,7 +28,10 @@ class Output:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.folder = plan.options.out or _default_folder(plan.options.suites)
-        found = self.folder.is_dir() and any(self.folder.iterdir())
+        try:
+            found = self.folder.is_dir() and any(self.folder.iterdir())
+        except OSError as error:
+            raise InputError([f"--out: {self.folder}: {error.strerror}"]) from None
         if found and not plan.options.resume:
             raise InputError([f"--out: {self.folder} is not empty; give --resume to go on with the run there"])
         earlier = _read_environment(self.folder / "environment.json") if found else {}

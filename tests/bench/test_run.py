@@ -336,6 +336,21 @@ def test_without_out_runs_gets_folders_of_their_own(folder: Path, command: Comma
     assert all(path.name.startswith("toy-2") for path in folders)
 
 
+def test_a_folder_that_may_not_be_looked_into_is_told_of(
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_dir = Path.is_dir
+
+    def closed(path: Path) -> bool:
+        if path == Path("out"):
+            raise PermissionError(13, "Permission denied")
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", closed)  # a stranger's folder, which root may look into
+    assert command(*RUN) == 2
+    assert capsys.readouterr().err == "--out: out: Permission denied\n"
+
+
 @pytest.mark.usefixtures("folder")
 def test_the_function_gives_the_records_as_a_frame() -> None:
     frame = api.run("toy.yaml", scale="smoke", out="out", seed=3)
