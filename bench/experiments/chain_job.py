@@ -88,6 +88,8 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         for name in self.devices.keys() - set(names):
             yield ("devices", name), f"there is no such node{did_you_mean(name, names)}"
         for key, link in (("link", self.link), ("backhaul", self.backhaul)):
+            if duplex(link).time_dilation != 1:
+                yield (key, "time_dilation"), "a run is dilated as a whole: time_dilation stands beside the links"
             try:
                 schedules(duplex(link))
             except TraceError as error:

@@ -85,9 +85,10 @@ def learned(outcome: Outcome) -> Iterator[Measurement]:
 
 def timings(job: Job) -> list[Timing]:
     """What a batch costs each node in virtual time. Raises ValueError where a device has no timing."""
-    if missing := [name for name, device in zip(job.nodes, job.devices, strict=False) if device.timing is None]:
+    given = {name: device.timing for name, device in zip(job.nodes, job.devices, strict=False)}
+    if missing := [name for name in job.nodes if given.get(name) is None]:
         raise ValueError(f"devices: in virtual time {', '.join(missing)} needs a timing")
-    return [device.timing or Timing() for device in job.devices] or [Timing()] * len(job.nodes)
+    return [given[name] or Timing() for name in job.nodes]
 
 
 def link_measurements(parameters: ChainParameters, outcome: Outcome, context: Context) -> Iterator[Measurement]:

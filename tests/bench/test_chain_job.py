@@ -74,12 +74,26 @@ def test_devices_of_no_node_and_traces_that_are_not_there_are_found_before_anyth
     assert problems["backhaul", "trace"].endswith("bad.csv:2: rate_bps: 'fast' is not a number")
 
 
+def test_a_trace_that_lets_nothing_through_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("time_s,rate_bps\n0,0\n1,0\n")
+    ((key, problem),) = parameters(link={"trace": str(tmp_path / "none.csv")}).check()
+    assert key == ("link", "trace")
+    assert problem.endswith("none.csv: every rate is 0, so nothing would ever arrive")
+
+
+def test_a_link_is_not_dilated_by_itself() -> None:
+    problems = dict(parameters(link={"trace": "wifi", "time_dilation": 3}).check())
+    assert problems == {("link", "time_dilation"): "a run is dilated as a whole: time_dilation stands beside the links"}
+
+
 def test_in_virtual_time_every_node_needs_a_timing_and_dilation_changes_nothing(context: Context) -> None:
     virtual = msgspec.structs.replace(context, mode="virtual", dataset="none")
     given = {"epochs": 0, "batch_size": 4, "test_samples": 16, "link": "wifi"}
     timing = {"timing": {"forward_s": 0.01}}
     with pytest.raises(ValueError, match="in virtual time mec, cloud needs a timing"):
         list(chain(parameters(**given, devices={"ue": timing}), virtual))
+    with pytest.raises(ValueError, match="in virtual time ue, mec, cloud needs a timing"):
+        list(chain(parameters(**given), virtual))
     devices = dict.fromkeys(("ue", "mec", "cloud"), timing)
     one, other = (
         {(m.metric, *m.case.values()): m.value for m in chain(parameters(**given, devices=devices, **more), now)}
