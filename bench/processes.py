@@ -216,8 +216,14 @@ def launcher() -> Launcher:
     global _launcher  # noqa: PLW0603  (one a process, as the interpreter itself is)
     if _launcher is None or not _launcher.runs:
         _launcher = Launcher()
-        atexit.register(_launcher.close)
+        atexit.register(_at_exit, _launcher)
     return _launcher
+
+
+def _at_exit(one: Launcher) -> None:
+    """Close it; a Ctrl-C meanwhile is one too many, and it ends by itself, as nobody holds its input any more."""
+    with suppress(KeyboardInterrupt):
+        one.close()
 
 
 def _paths() -> list[str]:
