@@ -14,7 +14,7 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from bench.processes import Address
-from bench.shaping import Emulated, follow
+from bench.shaping import Edge, Emulated, follow
 from netem import owned
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -30,14 +30,16 @@ class Kernel:
 
     namespaces: Mapping[str, str]
 
-    def __init__(self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, kind: Kind) -> None:
+    def __init__(
+        self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, kind: Kind, ends: Sequence[Edge]
+    ) -> None:
         """Raises ValueError for a half-duplex link: two ends that shape what they send share no medium."""
-        for node, link in zip(nodes, links, strict=False):
+        for (near, _), link in zip(ends, links, strict=False):
             if link.half_duplex:
-                raise ValueError(f"the link from {node} is half duplex, which only --shaping emulated can do")
+                raise ValueError(f"the link from {nodes[near]} is half duplex, which only --shaping emulated can do")
         self._nodes, self._links, self._kind = nodes, links, kind
-        self._network = Network(kind, nodes, [(hop, hop + 1) for hop in range(len(nodes) - 1)])
-        self._emulated = Emulated(nodes, [_rest(link) for link in links] if kind == "tbf" else [], seed)
+        self._network = Network(kind, nodes, ends)
+        self._emulated = Emulated(nodes, [_rest(link) for link in links] if kind == "tbf" else [], seed, ends)
         self._thread = ThreadPoolExecutor(1)  # netlink's, which runs a loop of its own
         self._began = asyncio.Event()
 
@@ -62,9 +64,8 @@ class Kernel:
             await self._do(self._network.__exit__)
             self._thread.shutdown()
 
-    async def join(self, addresses: Mapping[str, Address]) -> list[Address | None]:
-        hops = enumerate(self._nodes[1:])
-        return await self._emulated.join({name: (self._network.address(p, 1), addresses[name][1]) for p, name in hops})
+    async def door(self, hop: int, far: Address) -> Address:
+        return await self._emulated.door(hop, (self._network.address(hop, 1), far[1]))
 
     async def play(self) -> None:
         self._began.set()

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ import uvloop
 from bench.experiment import SelfTest
 from bench.processes import Address, Nodes, Processes, RunError, StartedByHand, launcher
 from bench.self_test import self_test as try_links
-from bench.shaping import Shaping, shaped
+from bench.shaping import Shaping, downstream, shaped
 from netem.profiles import Duplex
 from nodes.chain import Manage, NodeReport, Outcome, Say, managed, outcome
 from nodes.channel import Channel, ChannelClosed
@@ -61,7 +62,7 @@ def run_live(
         raise ValueError(f"{shaping}: the link of several sources is emulated or not shaped")
     joined = shaped(job.nodes, links or [], shaping, job.seed)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        complaints = runner.run(try_links(job.nodes, links or [], shaping, self_test))
+        complaints = runner.run(try_links(list(pairwise(job.nodes)), links or [], shaping, self_test))
         outcome = runner.run(_run(job, joined, (say, manage), addresses, token or secrets.token_urlsafe(32)))
     outcome.uncalibrated = complaints
     return outcome
@@ -82,7 +83,8 @@ async def _run(
         stack.push_async_callback(run.close)
         try:
             await nodes.start([seat.name for seat in job.seats], token)
-            return await run.conduct(await shaping.join(nodes.addresses), [nodes.watch, shaping.watch])
+            doors = await downstream(shaping, job.nodes, nodes.addresses)
+            return await run.conduct(doors, [nodes.watch, shaping.watch])
         except BaseException:
             await nodes.end()  # first of all: a node that is stopped answers no goodbye
             raise

@@ -11,13 +11,17 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from itertools import chain
 from typing import Self, TypeVar
 
 import msgspec
 import uvloop
 
+from bench.experiment import SelfTest
 from bench.processes import Address, Processes, RunError, launcher
-from netem.emulate import Emulator
+from bench.self_test import Pair
+from bench.self_test import self_test as try_links
+from bench.shaping import Shaping, shaped
 from netem.profiles import Duplex
 from nodes.channel import Channel, ChannelClosed
 from nodes.codec import Limits
@@ -28,12 +32,12 @@ from nodes.service_chain import MemberReport
 from nodes.service_job import KnownLink, Service
 from nodes.task import Task, task_of
 from nodes.transport import connect
+from reports.record import Shaping as Backend
 
 SILENCE_S = 30.0  # a service whose UE says nothing for so long has come to a stop
 PATIENCE_S = 5.0  # for nodes that are told to end
 FIRST_UPDATE = 1 << 20  # updates that the runner asks for are numbered from here on
 
-Pair = tuple[str, str]  # two nodes, the one nearer to the UE first
 T = TypeVar("T")
 
 
@@ -50,32 +54,37 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 class LiveService:
     """A service at work; an async context manager that leaves no process behind."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, shaping: Shaping) -> None:
+        """``shaping`` has the stage's links, in their order."""
         self.tasks: list[Task] = []  # in the order in which they came back
         self.cuts: list[Assign] = []  # the UE's own split at each update
         self.reports: dict[str, MemberReport] = {}
-        self._stage = stage
+        self.uncalibrated: list[str] = []  # what the test of the links had to say
+        self._stage, self._shaping = stage, shaping
+        self._links = {ends: number for number, ends in enumerate(stage.links)}
         self._ue = next(iter(stage.layer_s))
         self._token, self._run = secrets.token_urlsafe(32), secrets.token_hex(4)
         self._controls: dict[str, Channel] = {}
         self._pids: dict[str, int] = {}
         self._dead: set[str] = set()
-        self._doors: dict[Pair, Address] = {}
         self._changed = asyncio.Event()
         self._failure: Exception | None = None
         self._attending: dict[str, asyncio.Task[None]] = {}
+        self._watching: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._emulator = await self._stack.enter_async_context(Emulator())
-        self._nodes = Processes(launcher(), {})
+        await self._stack.enter_async_context(self._shaping)
+        self._nodes = Processes(launcher(), self._shaping.namespaces)
         self._stack.push_async_callback(self._nodes.end)
+        self._watching = asyncio.create_task(self._watch())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for attending in self._attending.values():
-            attending.cancel()
-        await asyncio.gather(*self._attending.values(), return_exceptions=True)
+        tasks = [*self._attending.values(), *filter(None, [self._watching])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(control.close() for control in self._controls.values()))
         await self._nodes.end(PATIENCE_S)
         await self._stack.aclose()
@@ -90,12 +99,13 @@ class LiveService:
     async def lead(self, *route: str) -> None:
         """Let ``route`` be the way from now on: its nodes learn who is downstream, as far as they can reach them."""
         for hop, upper in enumerate(route):
-            reachable = [lower for lower in route[hop + 1 :] if (upper, lower) in self._stage.links]
+            reachable = [lower for lower in route[hop + 1 :] if (upper, lower) in self._links]
             peers = [Peer(lower, *await self._door(upper, lower)) for lower in reachable]
             await self._controls[upper].send(Route(nodes=tuple(peers)))
 
     async def begin(self) -> None:
-        """Let the UE start its tasks."""
+        """Let the UE start its tasks, and the links that have traces follow them."""
+        await self._shaping.play()
         await self._controls[self._ue].send(Assign(assignment=0, splits=()))
 
     async def until_cut(self, count: int = 1) -> None:
@@ -126,23 +136,26 @@ class LiveService:
         await self._until(lambda: self.reports.keys() | self._dead >= set(alive))
 
     async def _door(self, upper: str, lower: str) -> Address:
-        """Where ``upper`` finds ``lower``: itself, or the emulator of the link between them."""
-        link, address = self._stage.links[upper, lower], self._nodes.addresses[lower]
-        if link == Duplex():
-            return address
-        if (upper, lower) not in self._doors:
-            seed = self._stage.seed + len(self._doors)
-            self._doors[upper, lower] = await self._emulator.add_link(
-                address, link.up, link.down, seed=seed, half_duplex=link.half_duplex
-            )
-        return self._doors[upper, lower]
+        """Where ``upper`` finds ``lower``, at the near end of the link between them."""
+        return await self._shaping.door(self._links[upper, lower], self._nodes.addresses[lower])
+
+    async def _watch(self) -> None:
+        """Let a failure of the links be the service's."""
+        try:
+            await self._shaping.watch()
+        except Exception as error:  # whoever waits for something must not wait for ever
+            self._failure = error
+            self._changed.set()
 
     async def _attend(self, name: str) -> None:
         """Tell a node what it knows, and take what it says until it ends."""
         stage = self._stage
         try:
             me = calling(RUNNER, self._run)
-            control = await connect(*self._nodes.addresses[name], me, self._token, Limits(), bulk=False, peer=name)
+            namespace = self._shaping.namespaces.get(name)
+            control = await connect(
+                *self._nodes.addresses[name], me, self._token, Limits(), bulk=False, peer=name, namespace=namespace
+            )
             self._controls[name] = control
             incoming = {upper: link for (upper, lower), link in stage.known.items() if lower == name}
             layer_s = tuple(stage.layer_s[name])
@@ -189,11 +202,26 @@ class LiveService:
                 raise RunError(f"the service has stood still for {SILENCE_S:g} s", weight=2) from None
 
 
-def run_service(stage: Stage, script: Callable[[LiveService], Awaitable[T]]) -> T:
-    """What ``script`` makes of a service on ``stage``. Raises RunError."""
+def run_service(
+    stage: Stage,
+    script: Callable[[LiveService], Awaitable[T]],
+    *,
+    shaping: Backend = "emulated",
+    self_test: SelfTest = "refuse",
+) -> T:
+    """What ``script`` makes of a service on ``stage``. Raises RunError.
+
+    ``shaping`` says who makes the links what they are; with "none" all are unlimited. They are tried before the
+    service begins, see ``bench.self_test``; a complaint is refused, or ``uncalibrated`` has it.
+    """
+    number = {name: index for index, name in enumerate(dict.fromkeys([*stage.layer_s, *chain(*stage.links)]))}
+    ends, links = list(stage.links), list(stage.links.values())
+    joined = shaped(list(number), links, shaping, stage.seed, [(number[upper], number[lower]) for upper, lower in ends])
 
     async def play() -> T:
-        async with LiveService(stage) as live:
+        complaints = await try_links(ends, links, shaping, self_test)
+        async with LiveService(stage, joined) as live:
+            live.uncalibrated = complaints
             return await script(live)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

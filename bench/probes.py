@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from bench.shaping import shaped
+from bench.shaping import downstream, shaped
 from netem.calibrate import Probe, answering, probing
 from netem.namespace import connected, listening
 from netem.profiles import Duplex
@@ -20,9 +20,9 @@ async def probes(links: Sequence[Duplex], backend: Backend, seed: int = 0) -> As
             name: await stack.enter_async_context(answering(listening(home)))
             for name, home in zip(names, homes, strict=True)
         }
-        downstream = await shaping.join(addresses)
+        doors = await downstream(shaping, names, addresses)
         yield [
             await stack.enter_async_context(probing(connected(address, home)))
-            for address, home in zip(downstream, homes, strict=True)
+            for address, home in zip(doors, homes, strict=True)
             if address
         ]

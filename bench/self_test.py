@@ -20,11 +20,13 @@ MESSAGES = 8
 LEAST_BPS = 1e6  # slower links are no harder to make, and a moment is too short for them
 LONGEST_S = 0.02  # nor are longer ones
 
+Pair = tuple[str, str]  # two nodes, the one nearer to the UE first
+
 _passed: set[tuple[Backend, LinkProfile]] = set()
 
 
-async def self_test(nodes: Sequence[str], links: Sequence[Duplex], backend: Backend, mode: SelfTest) -> list[str]:
-    """What is off by more than the tolerances, a line for each direction of a link.
+async def self_test(ends: Sequence[Pair], links: Sequence[Duplex], backend: Backend, mode: SelfTest) -> list[str]:
+    """What is off by more than the tolerances, a line for each direction of ``links``, which join ``ends``.
 
     If it is to ``refuse``, raises RunError instead. Unlimited directions are not tried.
     """
@@ -32,7 +34,7 @@ async def self_test(nodes: Sequence[str], links: Sequence[Duplex], backend: Back
         return []
     best: dict[LinkProfile, Row] = {}
     for _ in range(ATTEMPTS):
-        untried = {tried(profile) for _, profile in _directions(nodes, links)} - {LinkProfile()}
+        untried = {tried(profile) for _, profile in _directions(ends, links)} - {LinkProfile()}
         failing = [profile for profile in untried if (backend, profile) not in _passed]
         if not failing:
             return []
@@ -42,7 +44,7 @@ async def self_test(nodes: Sequence[str], links: Sequence[Duplex], backend: Back
                 _passed.add((backend, profile))
     complaints = [
         f"the link {name} is off: {_said(best[tried(profile)])}"
-        for name, profile in _directions(nodes, links)
+        for name, profile in _directions(ends, links)
         if (backend, tried(profile)) not in _passed and tried(profile) in best
     ]
     if complaints and mode == "refuse":
@@ -57,8 +59,8 @@ def tried(profile: LinkProfile) -> LinkProfile:
     return LinkProfile(rate_bps=max(profile.rate_bps or 0.0, LEAST_BPS), delay_s=min(profile.delay_s, LONGEST_S))
 
 
-def _directions(nodes: Sequence[str], links: Sequence[Duplex]) -> Iterable[tuple[str, LinkProfile]]:
-    for near, far, link in zip(nodes, nodes[1:], links, strict=False):
+def _directions(ends: Sequence[Pair], links: Sequence[Duplex]) -> Iterable[tuple[str, LinkProfile]]:
+    for (near, far), link in zip(ends, links, strict=False):
         yield f"{near} to {far}", link.up
         yield f"{far} to {near}", link.down
 

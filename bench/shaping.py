@@ -1,4 +1,7 @@
-"""What joins the nodes of a live run, and who shapes it? One backend a run, entered before its nodes start."""
+"""What joins the nodes of a live run, and who shapes it? One backend a run, entered before its nodes start.
+
+All nodes and links are known then, also of nodes that join later.
+"""
 
 import asyncio
 import heapq
@@ -6,6 +9,7 @@ import operator
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from typing import Protocol, Self
 
 from bench.processes import Address, RunError
@@ -18,9 +22,11 @@ from reports.record import Shaping as Backend
 SILENCE_S = 10.0  # an emulator that says nothing for so long is taken for stopped
 ASK_S = 0.5  # so often it is asked whether it lives
 
+Edge = tuple[int, int]  # numbers of two nodes, the upstream one first
+
 
 class Shaping(Protocol):
-    """The links of one run, from the UE on; an async context manager that undoes all it did.
+    """The links of one run, numbered from the UE on; an async context manager that undoes all it did.
 
     ``namespaces`` names the network namespace of each node that is to live in one.
     """
@@ -31,14 +37,14 @@ class Shaping(Protocol):
 
     async def __aexit__(self, *exc: object) -> None: ...
 
-    async def join(self, addresses: Mapping[str, Address]) -> list[Address | None]:
-        """Make the links; where each node finds its downstream neighbour, as ``addresses`` say where all listen."""
+    async def door(self, hop: int, far: Address) -> Address:
+        """Where the upstream node of link ``hop`` finds the downstream one, which listens at ``far`` for itself."""
 
     async def play(self) -> None:
         """Let the links that have traces follow them from now on."""
 
     async def change(self, hop: int, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
-        """Give the link from node ``hop`` to the next new profiles from now on; None keeps the old one."""
+        """Give link ``hop`` new profiles from now on; None keeps the old one."""
 
     async def watch(self) -> None:
         """Raise RunError as soon as the links work no more."""
@@ -47,11 +53,12 @@ class Shaping(Protocol):
 class Emulated:
     """Links in user space: an emulator in front of each node that a limited link leads to."""
 
-    def __init__(self, nodes: Sequence[str], links: Sequence[Duplex], seed: int) -> None:
+    def __init__(self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, ends: Sequence[Edge]) -> None:
         self.namespaces: Mapping[str, str] = {}
-        self._nodes, self._seed = nodes, seed
+        self._near, self._seed = [nodes[near] for near, _ in ends], seed
         self._limited = {hop: link for hop, link in enumerate(links) if link != Duplex()}
         self._stands_at: dict[int, Address] = {}
+        self._began: float | None = None  # when traces did
         self._emulator = Emulator()
         self._stack = AsyncExitStack()
 
@@ -63,32 +70,39 @@ class Emulated:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    async def join(self, addresses: Mapping[str, Address]) -> list[Address | None]:
-        downstream: list[Address | None] = [*(addresses[name] for name in self._nodes[1:]), None]
-        for hop, link in self._limited.items():
-            target = addresses[self._nodes[hop + 1]]
-            address = await self._emulator.add_link(
-                target,
+    async def door(self, hop: int, far: Address) -> Address:
+        link = self._limited.get(hop)
+        if link is None:
+            return far
+        if hop not in self._stands_at:
+            self._stands_at[hop] = await self._emulator.add_link(
+                far,
                 link.up,
                 link.down,
                 seed=self._seed + hop,
-                namespace=self.namespaces.get(self._nodes[hop]),
+                namespace=self.namespaces.get(self._near[hop]),
                 half_duplex=link.half_duplex,
             )
-            downstream[hop] = self._stands_at[hop] = address
-        return downstream
+            await self._follow(hop)
+        return self._stands_at[hop]
 
     async def play(self) -> None:
-        for hop, link in self._limited.items():
-            if link.trace is not None:
-                await self._emulator.play(self._stands_at[hop], link, time.monotonic())
+        self._began = time.monotonic()
+        for hop in self._stands_at:
+            await self._follow(hop)
+
+    async def _follow(self, hop: int) -> None:
+        """Let link ``hop`` follow its trace, if it has one and the links are to; also one made after they were."""
+        link = self._limited[hop]
+        if link.trace is not None and self._began is not None:
+            await self._emulator.play(self._stands_at[hop], link, self._began)
 
     async def change(self, hop: int, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
         """See ``Shaping.change``. Raises ValueError for a link that was unlimited: no emulator stands there."""
         if hop in self._stands_at:
             await self._emulator.change(self._stands_at[hop], up, down)
         elif not all(profile is None or profile.unlimited for profile in (up, down)):
-            raise ValueError(f"the link from {self._nodes[hop]} began as unlimited and cannot be changed")
+            raise ValueError(f"the link from {self._near[hop]} began as unlimited and cannot be changed")
 
     async def watch(self) -> None:
         try:
@@ -102,13 +116,25 @@ class Emulated:
             raise RunError(f"the emulator of the links has ended: {error}", weight=2) from None
 
 
-def shaped(nodes: Sequence[str], links: Sequence[Duplex], backend: Backend, seed: int) -> Shaping:
-    """What joins ``nodes`` by ``links``, from the first on, as ``backend`` does it. Raises ValueError."""
+def shaped(
+    nodes: Sequence[str], links: Sequence[Duplex], backend: Backend, seed: int, ends: Sequence[Edge] | None = None
+) -> Shaping:
+    """What joins ``nodes`` by ``links`` as ``backend`` does it. Raises ValueError.
+
+    ``ends`` are the numbers of each link's nodes, the upstream one first; None: of a chain, from the first on.
+    """
+    if ends is None:
+        ends = list(pairwise(range(len(nodes))))
     if backend in ("kernel", "tbf+emulated"):
         from bench.kernel_shaping import Kernel  # noqa: PLC0415  (pyroute2)
 
-        return Kernel(nodes, links, seed, "netem" if backend == "kernel" else "tbf")
-    return Emulated(nodes, [] if backend == "none" else links, seed)
+        return Kernel(nodes, links, seed, "netem" if backend == "kernel" else "tbf", ends)
+    return Emulated(nodes, [] if backend == "none" else links, seed, ends)
+
+
+async def downstream(shaping: Shaping, nodes: Sequence[str], addresses: Mapping[str, Address]) -> list[Address | None]:
+    """Where each of the chain of ``nodes`` finds the next; ``addresses`` say where all listen, each for itself."""
+    return [*[await shaping.door(hop, addresses[far]) for hop, far in enumerate(nodes[1:])], None]
 
 
 async def follow(link: Duplex, change: Callable[[LinkProfile | None, LinkProfile | None], Awaitable[None]]) -> None:

@@ -19,11 +19,12 @@ from bench.experiments.live_route import (
     error_of,
     held,
     known_of,
+    served,
     service_of,
     stage_of,
 )
 from bench.fields import ModelName
-from bench.live_service import LiveService, Stage, run_service
+from bench.live_service import LiveService, Stage
 from netem.profiles import Duplex
 from nodes.channel import Traffic
 from nodes.models import Granularity
@@ -94,7 +95,8 @@ def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurem
         return times[parameters.discarded :]
 
     reports: dict[str, MemberReport] = {}
-    live_times = run_service(stage, script)
+    live_times, links_told = served(stage, script, context)
+    yield from links_told
     for quantile, value in (("median", statistics.median(live_times)), ("mean", statistics.fmean(live_times))):
         yield Measurement("update_s", value, "s", {"statistic": quantile})
     for name in names[1:]:
@@ -132,7 +134,8 @@ def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurem
         reports.update(live.reports)
 
     reports: dict[str, MemberReport] = {}
-    run_service(stage, script)
+    _, links_told = served(stage, script, context)
+    yield from links_told
     yield Measurement("hop_overhead_s", extra_s / parameters.dilation, "s")
     for phase, tasks in phases.items():
         yield from _told(phase, tasks, parameters)
@@ -186,7 +189,7 @@ def _hop_overhead(parameters: RouteParameters, context: Context) -> float:
         await live.until_tasks(parameters.calibration + 1)
         return live.tasks[1:]
 
-    tasks = run_service(stage, script)
+    tasks, _ = served(stage, script, context)
     hops = [len(task.splits) - 1 for task in tasks]
     found = [(task.latency_s - task.predicted_s) / count for task, count in zip(tasks, hops, strict=True) if count]
     return max(0.0, statistics.median(found)) if found else 0.0

@@ -5,10 +5,10 @@ who may compute: nobody else has a device that would ever be done.
 """
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import pairwise
 from math import inf
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -27,6 +27,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^\w+$")]
 PICTURES = 8
+T = TypeVar("T")
 
 
 class Road(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,7 +76,8 @@ def steady(parameters: ChainParameters, context: Context) -> Iterator[Measuremen
         await live.end()
         return live.tasks[1 : parameters.tasks + 1]
 
-    tasks = run_service(stage_of(parameters, context), script)
+    tasks, links_told = served(stage_of(parameters, context), script, context)
+    yield from links_told
     for source, values in (
         ("measured", [task.latency_s for task in tasks]),
         ("predicted", [task.predicted_s for task in tasks]),
@@ -84,6 +86,22 @@ def steady(parameters: ChainParameters, context: Context) -> Iterator[Measuremen
     yield Measurement("prediction_error", statistics.fmean(map(error_of, tasks)), "1")
     for name in parameters.before:
         yield Measurement("layers", held(tasks[-1], name), "layers", {"node": name})
+
+
+def served(
+    stage: Stage, script: Callable[[LiveService], Awaitable[T]], context: Context
+) -> tuple[T, list[Measurement]]:
+    """What came of ``script``, and how many of the links, if any is limited, were not what they should be."""
+
+    async def play(live: LiveService) -> tuple[T, list[str]]:
+        return await script(live), live.uncalibrated
+
+    result, complaints = run_service(stage, play, shaping=context.shaping, self_test=context.self_test)
+    for complaint in complaints:
+        context.say(f"not calibrated: {complaint}")
+    if context.shaping == "none" or all(link == Duplex() for link in stage.links.values()):
+        return result, []
+    return result, [Measurement("uncalibrated_links", len(complaints), "directions")]
 
 
 def held(task: Task, name: str) -> int:

@@ -19,6 +19,7 @@ from bench import conditions
 from bench.cli import main
 from bench.kernel_shaping import Kernel
 from bench.live import run_live
+from bench.live_service import LiveService, Stage, run_service
 from bench.strict_yaml import InputError
 from netem import owned, shape
 from netem.link import LinkProfile
@@ -27,6 +28,7 @@ from netem.profiles import Duplex
 from netem.shape import ShapeError
 from nodes.chain import run_in_process
 from nodes.job import DataSpec, Job, StageSpec
+from nodes.service_job import KnownLink, Pace, Service
 
 FAST = Duplex(up=LinkProfile(rate_bps=200e6, delay_s=0.001), down=LinkProfile(rate_bps=400e6))
 ENDLESS = 100_000
@@ -119,10 +121,54 @@ def test_a_run_that_fails_leaves_nothing(tmp_path):
 
 
 @needs_kernel
+def test_a_service_lives_in_namespaces_and_so_does_a_node_that_joins_it():
+    pairs = [("ue", "mec"), ("ue", "gnb"), ("gnb", "mec")]
+    stage = Stage(
+        service=Service(
+            model="nodes.networks:small_cnn",
+            input_shape=(3, 32, 32),
+            classes=10,
+            pace=Pace(tasks=100, after_update=True),
+            stretched=False,
+            data=DataSpec(test_samples=8),
+            threads=1,
+        ),
+        layer_s={"ue": [1.0] * 11, "mec": [0.01] * 11, "gnb": [0.001] * 11},
+        links={("ue", "mec"): FAST, ("ue", "gnb"): FAST, ("gnb", "mec"): Duplex()},
+        known={pair: KnownLink(rate_bps=200e6) for pair in pairs},
+    )
+
+    async def script(live: LiveService) -> None:
+        await live.join("ue", "mec")
+        await live.lead("ue", "mec")
+        await live.begin()
+        await live.until_tasks(1)
+        paths = {name.rpartition("-")[2]: str(owned.FOLDER / name) for name in ours()}
+        assert paths.keys() == {"ue", "mec", "gnb"}
+        first = counted_bytes(paths["ue"], "link0")
+        assert first >= 4 * 3 * 32 * 32  # a picture crossed
+        await live.join("gnb")
+        await live.lead("ue", "gnb", "mec")
+        cuts, tasks = len(live.cuts), len(live.tasks)
+        await live.until_cut(cuts + 1)
+        await live.update("mec")
+        await live.until_tasks(tasks + 1)
+        assert list(live.tasks[-1].splits) == ["ue", "gnb"]
+        assert counted_bytes(paths["ue"], "link1") >= 4 * 3 * 32 * 32
+        for process in psutil.Process().children(recursive=True):
+            if process.name() in paths:
+                home = os.stat(f"/proc/{process.pid}/ns/net").st_ino
+                assert home == os.stat(paths[process.name()]).st_ino
+
+    run_service(stage, script, shaping=BACKEND, self_test="skip")
+    assert ours() == set()
+
+
+@needs_kernel
 def test_a_link_changes_in_the_kernel_and_in_what_is_emulated_on_top():
     async def change() -> None:
-        async with Kernel(("a", "b"), [FAST], 0, "netem" if BACKEND == "kernel" else "tbf") as kernel:
-            await kernel.join({"a": ("127.0.0.1", 0), "b": ("127.0.0.1", 1)})
+        async with Kernel(("a", "b"), [FAST], 0, "netem" if BACKEND == "kernel" else "tbf", [(0, 1)]) as kernel:
+            await kernel.door(0, ("127.0.0.1", 1))
             await kernel.change(0, up=LinkProfile(rate_bps=16e6, delay_s=0.25))
             assert rate(kernel.namespaces["a"], "link0") == 2_000_000
             assert rate(kernel.namespaces["b"], "link0") == 50_000_000
@@ -133,8 +179,8 @@ def test_a_link_changes_in_the_kernel_and_in_what_is_emulated_on_top():
 @needs_kernel
 def test_a_link_that_began_without_a_delay_is_not_given_one_by_an_emulator_that_is_not_there():
     async def change() -> None:
-        async with Kernel(("a", "b"), [Duplex(up=LinkProfile(rate_bps=1e6))], 0, "tbf") as kernel:
-            await kernel.join({"b": ("", 1)})
+        async with Kernel(("a", "b"), [Duplex(up=LinkProfile(rate_bps=1e6))], 0, "tbf", [(0, 1)]) as kernel:
+            await kernel.door(0, ("", 1))
             await kernel.change(0, up=LinkProfile(rate_bps=2e6))
             with pytest.raises(ValueError, match="from a began as unlimited"):
                 await kernel.change(0, up=LinkProfile(rate_bps=2e6, delay_s=1.0))

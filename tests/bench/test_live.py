@@ -155,8 +155,8 @@ def test_stretched_compute_and_a_link_that_follows_a_trace_take_their_time_at_le
 def test_links_that_are_off_are_kept_in_the_outcome_or_refused_before_a_node_starts(tmp_path, monkeypatch):
     link = Duplex(up=LinkProfile(rate_bps=200e6))
 
-    async def complain(nodes, links, backend, mode):
-        assert (nodes, links, backend) == (NAMES[3], [link], "emulated")
+    async def complain(ends, links, backend, mode):
+        assert (ends, links, backend) == ([("ue", "mec"), ("mec", "cloud")], [link], "emulated")
         if mode == "refuse":
             raise RunError("the link ue to mec is off", weight=2)
         return ["the link ue to mec is off"]

@@ -6,6 +6,7 @@ import psutil
 import pytest
 import torch
 
+from bench import live_service
 from bench.live_service import LiveService, Stage, run_service
 from bench.processes import RunError
 from netem.link import LinkProfile
@@ -153,6 +154,33 @@ def test_updates_have_the_bytes_of_their_frames():
         assert "sci" not in live.reports["ue"].sent_down
 
     run_service(stage(), script)
+
+
+def test_links_that_are_off_are_refused_before_a_node_starts(monkeypatch):
+    async def off(ends, links, backend, mode):
+        assert (ends[0], links[0], backend, mode) == (("ue", "gnb2"), Duplex(), "emulated", "refuse")
+        raise RunError("the link ue to gnb is off", weight=2)
+
+    async def script(live: LiveService) -> None:
+        raise AssertionError("it began all the same")
+
+    monkeypatch.setattr(live_service, "try_links", off)
+    with pytest.raises(RunError, match="ue to gnb is off"):
+        run_service(stage(("ue", "gnb")), script)
+
+
+def test_links_of_no_shaping_are_unlimited():
+    slow = stage(("ue", "gnb"))
+    slow.links["ue", "gnb"] = Duplex(up=LinkProfile(delay_s=100.0))
+
+    async def script(live: LiveService) -> None:
+        await live.join("ue", "gnb")
+        await live.lead("ue", "gnb")
+        await live.begin()
+        await live.until_tasks(1)
+        assert list(live.tasks[0].splits) == ["ue", "gnb"]
+
+    run_service(slow, script, shaping="none")
 
 
 def test_a_dead_ue_ends_the_service():

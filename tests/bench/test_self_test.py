@@ -11,7 +11,7 @@ from bench.processes import RunError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 
-NODES = ("ue", "mec", "cloud")
+ENDS = [("ue", "mec"), ("mec", "cloud")]
 SLOW = LinkProfile(rate_bps=20e6, delay_s=0.004, jitter_s=0.001, loss=0.001)
 FAST = LinkProfile(rate_bps=100e6)
 
@@ -56,7 +56,7 @@ def _nothing_is_known_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def complaints(links: list[Duplex], mode: self_test.SelfTest = "refuse") -> list[str]:
-    return asyncio.run(self_test.self_test(NODES, links, "emulated", mode))
+    return asyncio.run(self_test.self_test(ENDS, links, "emulated", mode))
 
 
 def test_a_link_that_is_off_is_refused_with_what_was_asked_for_and_obtained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_nothing_is_tried_where_nothing_is_shaped(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(self_test, "rows", Made())
     assert complaints([Duplex(), Duplex()]) == []
     assert complaints([Duplex(up=SLOW)], "skip") == []
-    assert asyncio.run(self_test.self_test(NODES, [Duplex(up=SLOW)], "none", "refuse")) == []
+    assert asyncio.run(self_test.self_test(ENDS, [Duplex(up=SLOW)], "none", "refuse")) == []
 
 
 def test_links_slower_and_longer_than_a_moment_can_tell_are_tried_as_others() -> None:
