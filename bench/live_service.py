@@ -27,7 +27,7 @@ from nodes.channel import Channel, ChannelClosed
 from nodes.codec import Limits
 from nodes.home import RUNNER, calling
 from nodes.member import sci
-from nodes.messages import AnyMessage, Assign, Error, Heartbeat, Hello, Peer, Result, Route, Serve, Shutdown
+from nodes.messages import AnyMessage, Assign, Error, Heartbeat, Hello, LinkState, Peer, Result, Route, Serve, Shutdown
 from nodes.service_chain import MemberReport
 from nodes.service_job import KnownLink, Service
 from nodes.task import Task, task_of
@@ -107,6 +107,14 @@ class LiveService:
         """Let the UE start its tasks, and the links that have traces follow them."""
         await self._shaping.play()
         await self._controls[self._ue].send(Assign(assignment=0, splits=()))
+
+    async def change(self, upper: str, lower: str, link: Duplex) -> None:
+        """Give the link between two nodes new profiles from now on; nobody is told."""
+        await self._shaping.change(self._links[upper, lower], link.up, link.down)
+
+    async def tell(self, upper: str, lower: str, link: KnownLink) -> None:
+        """Let ``lower`` know what its link from ``upper`` is from now on."""
+        await self._controls[lower].send(LinkState(upper=upper, link=link))
 
     async def until_cut(self, count: int = 1) -> None:
         """Return when the UE has told of ``count`` updates. Raises RunError."""

@@ -8,6 +8,7 @@ import asyncio
 import time
 from typing import Protocol
 
+from netem.link import SEGMENT_BYTES
 from nodes.codec import Decoder, FrameError, Limits
 from nodes.counted import Counted, patiently
 from nodes.messages import AnyMessage
@@ -32,11 +33,13 @@ class Bulk(asyncio.BufferedProtocol):
         self.counted = transport
         self.received_bytes = 0
         self.wire_s = 0.0  # between first and last byte of each frame, summed
+        self.wire_bytes = 0  # that came in this time: of each frame all but the first segment
         self.serialise_s = 0.0
         self.ended = False  # nothing more will come
         self.lost = asyncio.get_running_loop().create_future()
         self._decoder = Decoder(limits)
         self._frame_began = 0.0
+        self._frame_bytes = 0
         self._owner: Owner | None = None
         self._writable = asyncio.Event()
         self._writable.set()
@@ -77,7 +80,9 @@ class Bulk(asyncio.BufferedProtocol):
         began = time.perf_counter()
         if not self._decoder.inside_frame:
             self._frame_began = began
+            self._frame_bytes = 0
         self.received_bytes += count
+        self._frame_bytes += count
         if self.ended or self._owner is None:
             return
         try:
@@ -85,6 +90,7 @@ class Bulk(asyncio.BufferedProtocol):
             self.serialise_s += time.perf_counter() - began
             for sequence, message in frames:
                 self.wire_s += began - self._frame_began
+                self.wire_bytes += max(0, self._frame_bytes - SEGMENT_BYTES)
                 self._frame_began = began
                 self._owner.deliver(sequence, message)
         except FrameError as error:

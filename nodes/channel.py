@@ -50,6 +50,10 @@ class Channel(Protocol):
         """Time between the first and the last byte of each frame received, summed."""
 
     @property
+    def wire_bytes(self) -> int:
+        """Bytes that came within ``wire_s``: of each frame received all but the first segment."""
+
+    @property
     def serialise_s(self) -> float:
         """Time spent to encode and decode."""
 
@@ -71,6 +75,7 @@ class MemoryChannel:
         self.sent: dict[str, Traffic] = {}
         self.connections: list[Connection] = []
         self.wire_s = self.serialise_s = 0.0
+        self.wire_bytes = 0
         self._inbox: asyncio.Queue[AnyMessage | None] = asyncio.Queue()
         self._other: MemoryChannel
         self._closed = False

@@ -70,6 +70,9 @@ class Member(ABC):
         self._down = "silent"
         return []
 
+    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
+        return []  # what results take tells nothing of the way down
+
     def lost(self, direction: Direction, now: float) -> list[Action]:
         """Try the next node of the route; tasks that went to the one that is lost will not come back."""
         route = self.route[1:] if self._wanted is None else self._wanted

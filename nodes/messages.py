@@ -57,6 +57,13 @@ class Serve(Message, frozen=True, kw_only=True, tag="serve"):
     source: bool = False
 
 
+class LinkState(Message, frozen=True, kw_only=True, tag="link"):
+    """Runner to node: what is known from now on of the link from neighbour ``upper``, as a base station would tell."""
+
+    upper: str
+    link: KnownLink
+
+
 class Route(Message, frozen=True, kw_only=True, tag="route"):
     """Runner to node: the nodes downstream of it, the nearest first; it may change between tasks."""
 
@@ -169,6 +176,7 @@ AnyMessage = (
     Hello
     | Configure
     | Serve
+    | LinkState
     | Route
     | SplitCost
     | Assign

@@ -25,6 +25,9 @@ class RoamingRole(Role, Protocol):
     def lost(self, direction: Direction, now: float) -> list[Action]:
         """Take note that the neighbour in ``direction`` is gone, or could not be reached."""
 
+    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
+        """Take note that the link from the neighbour in ``direction`` brought so many bytes in so long."""
+
     def woke(self, why: str, now: float) -> list[Action]:
         """Do what this time was waited for."""
 
@@ -113,9 +116,15 @@ class RoamingNode(Node):
             self._events.put_nowait(partial(self._roaming.lost, "down"))
 
     async def _hear(self, direction: Direction, channel: Channel) -> None:
+        wire_bytes, wire_s = 0, 0.0
         try:
             while True:
-                self._events.put_nowait(partial(self._heard, direction, channel, await channel.receive()))
+                message = await channel.receive()
+                if channel.wire_bytes > wire_bytes:
+                    brought = channel.wire_bytes - wire_bytes, channel.wire_s - wire_s
+                    self._events.put_nowait(partial(self._roaming.carried, direction, *brought))
+                wire_bytes, wire_s = channel.wire_bytes, channel.wire_s
+                self._events.put_nowait(partial(self._heard, direction, channel, message))
         except ChannelClosed:
             self._events.put_nowait(partial(self._lost, direction, channel))
 

@@ -17,6 +17,7 @@ from nodes.batches import batches
 from nodes.chain import load_data
 from nodes.channel import Channel
 from nodes.home import Home, calling
+from nodes.known_links import KnownLinks
 from nodes.messages import Hello, Peer, Serve, Shutdown
 from nodes.node import Stretched, Threaded
 from nodes.roaming import RoamingNode
@@ -24,7 +25,7 @@ from nodes.service_chain import member_report
 from nodes.service_hop import ServiceHop
 from nodes.service_job import Service
 from nodes.service_ue import ServiceUe
-from nodes.split_control import SplitControl, steady
+from nodes.split_control import SplitControl
 from nodes.transport import connect
 from nodes.whole_model import WholeModel, playing, wire_bytes
 
@@ -89,8 +90,7 @@ def _role(name: str, told: Serve, split: SplitControl, worker: WholeModel) -> Se
     if told.source:
         return ServiceUe(name, split, service.pace, service.deliver)
     sizes = wire_bytes(worker.frames, service.deliver)
-    estimates = {upper: steady(sizes, link.rate_bps, link.delay_s) for upper, link in told.incoming.items()}
-    return ServiceHop(name, split, estimates.__getitem__, service.deliver)
+    return ServiceHop(name, split, KnownLinks(sizes, told.incoming, service.policy), service.deliver)
 
 
 async def _let_in(home: Home, run: str, node: RoamingNode) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import msgspec
 
 from nodes.algorithms.forecast import LookAhead
+from nodes.known_links import KnownLinks
 from nodes.member import Member, sci
-from nodes.messages import Activation, AnyMessage, Result, Shutdown
+from nodes.messages import Activation, AnyMessage, LinkState, Result, Shutdown
 from nodes.node import Action, Compute, Direction, Send
 from nodes.segment import ProtocolError
 from nodes.split_control import Estimate, SplitControl
@@ -14,14 +15,18 @@ from nodes.task import DONE, LOST, layers_done
 
 
 class ServiceHop(Member):
-    """A node below the UE. ``estimates`` has the incoming link's costs by the name of the neighbour upstream."""
+    """A node below the UE. ``estimates`` has the incoming link's costs by the name of the neighbour upstream.
+
+    Where they are ``KnownLinks``, they learn what the runner tells of links and what transfers take.
+    """
 
     def __init__(
-        self, name: str, control: SplitControl, estimates: Callable[[str], Estimate], deliver: bool = False
+        self, name: str, control: SplitControl, estimates: Callable[[str], Estimate] | KnownLinks, deliver: bool = False
     ) -> None:
         super().__init__(name, control, deliver)
         self._estimates = estimates
         self._estimate: Estimate | None = None  # of the link from the neighbour upstream, if there is one
+        self._upper = ""  # that neighbour
         self._held: list[Activation] = []
         self._updated_s = 0.0
         self._look_ahead = LookAhead(control.policy.gaps)
@@ -32,6 +37,9 @@ class ServiceHop(Member):
             return self._take(message, now)
         if sender == "up" and isinstance(message, Shutdown):
             return self.lost("up", now)
+        if sender == "runner" and isinstance(message, LinkState) and isinstance(self._estimates, KnownLinks):
+            self._estimates.learn(message.upper, message.link)
+            return self._update(now) if message.upper == self._upper else []
         return super().receive(sender, message, now)
 
     def computed(self, reply: AnyMessage, now: float) -> list[Action]:
@@ -43,9 +51,14 @@ class ServiceHop(Member):
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
         if direction == "down":
             return super().joined(direction, peer, now)
-        self._estimate = self._estimates(peer)
+        self._estimate, self._upper = self._estimates(peer), peer
         self.control.forget_told()
         return [*self._update(now), *self._reroute(now)]
+
+    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
+        if direction == "up" and isinstance(self._estimates, KnownLinks):
+            self._estimates.observe(self._upper, wire_bytes, wire_s, now)
+        return []
 
     def lost(self, direction: Direction, now: float) -> list[Action]:
         if direction == "down":

@@ -92,6 +92,10 @@ class SocketChannel:
         return self._bulk.wire_s if self._bulk else 0.0
 
     @property
+    def wire_bytes(self) -> int:
+        return self._bulk.wire_bytes if self._bulk else 0
+
+    @property
     def serialise_s(self) -> float:
         return self._serialise_s + (self._bulk.serialise_s if self._bulk else 0.0)
 

@@ -29,6 +29,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Each node looks at its incoming link again each ``check_s`` (None: only with an update from downstream).
     ``gaps`` is over how many tasks the time from update to task is averaged, for estimates that look ahead.
+    Over the last ``transfers`` the incoming link's rate is measured (0: it is as told), each forgotten after
+    ``remember_s`` (None: never); live, as nothing crosses a wire elsewhere.
     """
 
     change: float | None = None
@@ -38,12 +40,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hysteresis: float = 0.0
     switch_s: float = 0.0
     gaps: int = 8
+    transfers: int = 0
+    remember_s: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.change or 0.0, self.hysteresis, self.switch_s) < 0 or self.gaps < 1:
-            raise ValueError("change, hysteresis and switch_s must not be negative, and gaps at least 1")
-        if any(seconds is not None and not seconds > 0 for seconds in (self.repeat_s, self.period_s, self.check_s)):
-            raise ValueError("repeat_s, period_s and check_s must be above 0")
+        if min(self.change or 0.0, self.hysteresis, self.switch_s, self.transfers) < 0 or self.gaps < 1:
+            raise ValueError("change, hysteresis, switch_s and transfers must not be negative, and gaps at least 1")
+        times = (self.repeat_s, self.period_s, self.check_s, self.remember_s)
+        if any(seconds is not None and not seconds > 0 for seconds in times):
+            raise ValueError("repeat_s, period_s, check_s and remember_s must be above 0")
 
 
 class SplitControl:

@@ -2,6 +2,7 @@
 
 import itertools
 
+import msgspec
 import psutil
 import pytest
 import torch
@@ -18,6 +19,7 @@ from nodes.member import sci
 from nodes.models import build_model
 from nodes.serve_tasks import pictures_of
 from nodes.service_job import KnownLink, Pace, Service
+from nodes.split_control import Policy
 from nodes.task import Task
 from nodes.whole_model import frames_of_model
 
@@ -154,6 +156,68 @@ def test_updates_have_the_bytes_of_their_frames():
         assert "sci" not in live.reports["ue"].sent_down
 
     run_service(stage(), script)
+
+
+def test_a_split_follows_what_is_told_of_a_link_and_does_not_flap():
+    """Two in a row, so that where the link is to be slow the UE does all: a picture takes 98 s, its layers 0.1."""
+    fast, slow = KnownLink(rate_bps=8e6), KnownLink(rate_bps=1e3)
+    here = stage(policy=Policy(hysteresis=0.1))
+
+    async def then(live: LiveService, link: KnownLink) -> tuple[int, ...]:
+        before = seen(live)
+        await live.tell("ue", "cloud", link)
+        await first_after(live, before)
+        return live.cuts[-1].splits
+
+    async def script(live: LiveService) -> None:
+        await live.join("ue", "cloud")
+        await live.lead("ue", "cloud")
+        await live.begin()
+        await first_after(live, (0, 0))
+        first = live.cuts[-1].splits
+        assert first != (LAYERS,)
+        for wobble in (1.02, 0.98, 1.01, 0.99):
+            assert await then(live, KnownLink(rate_bps=wobble * 8e6)) == first
+        assert await then(live, slow) == (LAYERS,)
+        for wobble in (1.02, 0.98):
+            assert await then(live, KnownLink(rate_bps=wobble * 1e3)) == (LAYERS,)
+        assert await then(live, fast) == first
+        await live.end()
+        assert live.reports["ue"].switches == 2
+        assert live.tasks[-1].splits["ue"] == first[0]
+        assert_answered(here.service, live.tasks)
+
+    run_service(here, script)
+
+
+def test_a_split_follows_a_link_whose_rate_nobody_tells():
+    """At 50 Mbit/s a picture takes 2 ms, at 1 Mbit/s 98, all layers of the UE 20 ms: so then it does them."""
+    here = stage(policy=Policy(check_s=0.02, transfers=3, remember_s=0.5), pace=Pace(tasks=4000))
+    here = msgspec.structs.replace(
+        here,
+        links={("ue", "cloud"): Duplex(up=LINK, down=LINK)},
+        layer_s={"ue": [0.02 / LAYERS] * LAYERS, "cloud": [0.001 / LAYERS] * LAYERS},
+        known={("ue", "cloud"): KnownLink(rate_bps=50e6)},
+    )
+
+    async def until_it_does(live: LiveService, layers: int) -> None:
+        while live.tasks[-1].splits["ue"] != layers:
+            await live.until_tasks(len(live.tasks) + 1)
+
+    async def script(live: LiveService) -> None:
+        await live.join("ue", "cloud")
+        await live.lead("ue", "cloud")
+        await live.begin()
+        await live.until_tasks(1)
+        assert live.tasks[0].splits["ue"] == 0
+        slow = LinkProfile(rate_bps=1e6, delay_s=LINK.delay_s)
+        await live.change("ue", "cloud", Duplex(up=slow, down=slow))
+        await until_it_does(live, LAYERS)
+        await live.change("ue", "cloud", Duplex(up=LINK, down=LINK))
+        await until_it_does(live, 0)  # it is forgotten that it was slow, and found that it is not
+        assert_answered(here.service, live.tasks)
+
+    run_service(here, script)
 
 
 def test_links_that_are_off_are_refused_before_a_node_starts(monkeypatch):

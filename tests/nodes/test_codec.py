@@ -21,12 +21,14 @@ from nodes.messages import (
     Gradient,
     Heartbeat,
     Hello,
+    LinkState,
     Parameters,
     Result,
     Shutdown,
     SplitCost,
     View,
 )
+from nodes.service_job import KnownLink
 
 JOB = Job(
     model="resnet18",
@@ -58,6 +60,7 @@ MESSAGES = st.one_of(
     st.builds(Hello, node=names, pid=counts, port=counts),
     st.builds(Configure, job=st.just(JOB), index=counts, downstream=st.none() | st.tuples(names, counts)),
     st.builds(SplitCost, assignment=counts, node=names, tensors=named),
+    st.builds(LinkState, upper=names, link=st.builds(KnownLink, rate_bps=st.none() | st.floats(1, 1e12))),
     st.builds(Assign, assignment=counts, splits=st.lists(counts, max_size=4).map(tuple)),
     st.builds(Parameters, assignment=counts, start=counts, stop=counts, tensors=named),
     st.builds(

@@ -39,6 +39,9 @@ class Told:
     def lost(self, direction: Direction, now: float) -> list[Action]:
         return self._answer("lost", direction)
 
+    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
+        return self._answer("carried", direction, wire_bytes, wire_s)
+
     def woke(self, why: str, now: float) -> list[Action]:
         return self._answer("woke", why, now)
 

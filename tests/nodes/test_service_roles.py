@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from nodes.known_links import KnownLinks
 from nodes.member import sci
-from nodes.messages import Activation, Assign, Gradient, Peer, Result, Route, Shutdown, SplitCost
+from nodes.messages import Activation, Assign, Gradient, LinkState, Peer, Result, Route, Shutdown, SplitCost
 from nodes.node import Compute, Connect, Finish, Send, Wake
 from nodes.segment import ProtocolError
 from nodes.service_hop import ServiceHop
-from nodes.service_job import Pace
+from nodes.service_job import KnownLink, Pace
 from nodes.service_ue import ServiceUe
 from nodes.split_control import Policy, SplitControl
 from nodes.task import task_of
@@ -147,6 +148,30 @@ def test_an_estimate_is_asked_for_the_time_that_tasks_come_after_updates():
         mec.receive("up", task(int(now)), now + now / 4)
     mec.receive("down", sci(1, "cloud", NEAR), 8.0)
     assert asked == [(0.0, 0.0), (1.0, 0.0), (2.0, 0.25), (4.0, 0.375), (8.0, 0.75)]
+
+
+def test_what_the_runner_tells_of_a_link_is_told_upstream_at_once():
+    links = KnownLinks([1000, 500, 250, 0], {"ue": KnownLink(rate_bps=8000.0)}, ALWAYS)
+    mec = in_chain(ServiceHop("mec", SplitControl(LAYER_S, ALWAYS), links))
+    (told,) = mec.receive("runner", LinkState(upper="ue", link=KnownLink(rate_bps=4000.0, delay_s=1.0)), 1.0)
+    assert costs_in(told) == [3.0, 2.0, 1.5, 0.0]  # what is to come costs nothing downstream
+    assert mec.receive("runner", LinkState(upper="gnb", link=KnownLink(rate_bps=1.0)), 2.0) == []  # not there yet
+    assert costs_in(mec.joined("up", "gnb", 3.0)[0])[0] == 8000.0
+
+
+def test_what_transfers_take_is_the_links_rate_until_it_is_told_anew_or_forgotten():
+    links = KnownLinks([10_000, 0], {"ue": KnownLink(rate_bps=8e3, delay_s=1.0)}, Policy(transfers=3, remember_s=5.0))
+    mec = ServiceHop("mec", SplitControl([1.0], ALWAYS), links)
+    mec.joined("up", "ue", 0.0)
+    estimate = links("ue")
+    assert estimate(0.0, 0.0)[0] == 11.0
+    mec.carried("up", 8552, 0.8552, 1.0)
+    assert estimate(1.0, 0.0)[0] == pytest.approx(2.0)
+    assert estimate(6.5, 0.0)[0] == 11.0
+    mec.carried("up", 8552, 0.8552, 7.0)
+    mec.carried("down", 8552, 99.0, 7.0)
+    links.learn("ue", KnownLink(rate_bps=16e3))
+    assert estimate(7.0, 0.0)[0] == 5.0
 
 
 def test_a_dead_neighbour_is_passed_by_and_upstream_learns_what_it_took_along():

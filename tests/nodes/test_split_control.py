@@ -153,7 +153,18 @@ def test_a_steady_estimate_is_the_links_transfer_time():
     assert list(estimate(5.0, 1.0)) == transfer_s([100, 50, 0], 1e3, 0.2) == [1.0, 0.6000000000000001, 0.0]
 
 
-@pytest.mark.parametrize("wrong", [{"change": -0.1}, {"hysteresis": -1}, {"period_s": 0}, {"check_s": -1}, {"gaps": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"change": -0.1},
+        {"hysteresis": -1},
+        {"period_s": 0},
+        {"check_s": -1},
+        {"gaps": 0},
+        {"transfers": -1},
+        {"remember_s": 0},
+    ],
+)
 def test_policies_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValueError, match="must"):
         Policy(**wrong)

@@ -13,6 +13,7 @@ import pytest
 import torch
 import uvloop
 
+from netem.link import SEGMENT_BYTES
 from nodes.channel import ChannelClosed
 from nodes.codec import FrameError, Limits, encode, wire_size
 from nodes.messages import Activation, Assign, Gradient, Heartbeat, Parameters, Result, Shutdown, SplitCost
@@ -259,6 +260,7 @@ def test_a_tensor_may_be_changed_once_send_has_returned(run: Run) -> None:
             got = await far.receive()
             assert bool((got.tensors["x"] == 7).all())
             assert near.wire_s == 0 < far.wire_s
+            assert (near.wire_bytes, far.wire_bytes) == (0, sum(wire_size(message)) - SEGMENT_BYTES)
             assert near.serialise_s > 0
 
     run(scenario())

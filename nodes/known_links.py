@@ -1,0 +1,39 @@
+"""What does a node know of the links that lead to it? What it was told, or what its tasks' transfers say since."""
+
+from collections.abc import Mapping, Sequence
+from math import inf
+
+from nodes.algorithms.link_rate import LinkRate
+from nodes.service_job import KnownLink
+from nodes.split_control import Estimate, Policy, steady
+
+
+class KnownLinks:
+    """Estimates by the neighbour upstream. ``boundary_bytes`` [L+1] is what crosses at each boundary."""
+
+    def __init__(self, boundary_bytes: Sequence[int], told: Mapping[str, KnownLink], policy: Policy) -> None:
+        self._boundary_bytes, self._policy = boundary_bytes, policy
+        self._told = dict(told)
+        self._measured: dict[str, LinkRate] = {}
+
+    def __call__(self, upper: str) -> Estimate:
+        """The estimate of the link from ``upper``, which follows what is learned of it. Raises KeyError."""
+        self._told[upper]
+        return lambda now, ahead_s: self._estimate(upper, now)(now, ahead_s)
+
+    def learn(self, upper: str, link: KnownLink) -> None:
+        """Take it as told anew; what was measured before says no more."""
+        self._told[upper] = link
+        self._measured.pop(upper, None)
+
+    def observe(self, upper: str, wire_bytes: float, wire_s: float, now: float) -> None:
+        """Take note of a transfer (``algorithms.link_rate``), if rates are to be measured."""
+        if self._policy.transfers:
+            remember_s = inf if self._policy.remember_s is None else self._policy.remember_s
+            rate = self._measured.setdefault(upper, LinkRate(self._policy.transfers, remember_s))
+            rate.observe(wire_bytes, wire_s, now)
+
+    def _estimate(self, upper: str, now: float) -> Estimate:
+        told = self._told[upper]
+        measured_bps = self._measured[upper].rate_bps(now) if upper in self._measured else None
+        return steady(self._boundary_bytes, measured_bps or told.rate_bps, told.delay_s)
