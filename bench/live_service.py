@@ -136,6 +136,14 @@ class LiveService:
         """End ``name`` as a power cut would."""
         os.kill(self._pids[name], signal.SIGKILL)
 
+    def hang(self, name: str) -> None:
+        """Let ``name`` do nothing, its connections open, until ``wake``."""
+        os.kill(self._pids[name], signal.SIGSTOP)
+
+    def wake(self, name: str) -> None:
+        """Let ``name`` go on where it hung."""
+        os.kill(self._pids[name], signal.SIGCONT)
+
     async def end(self) -> None:
         """Let all nodes that live report. Raises RunError."""
         alive = [name for name in self._controls if name not in self._dead]

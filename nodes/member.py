@@ -8,7 +8,7 @@ node reaches for its neighbour downstream once it has one upstream, so a new way
 
 A node that has no neighbour downstream does all that is left. While it waits for one, or for that one's first
 SCI, it holds tasks back. If its neighbour dies it tries the next on its route, and tells upstream which tasks
-went down with it; the UE starts those again.
+went down with it; the UE starts those again. One that hangs is left as if it had died, once a task is overdue.
 """
 
 from abc import ABC, abstractmethod
@@ -22,6 +22,8 @@ from nodes.segment import ProtocolError
 from nodes.split_control import SplitControl
 from nodes.task import layers_done
 
+OVERDUE = "overdue "  # before an alarm's number
+
 
 class Member(ABC):
     """What the UE and the nodes below it have in common: a split of their own, and a way downstream."""
@@ -34,6 +36,8 @@ class Member(ABC):
         self._down: Literal["none", "joining", "silent", "heard"] = "silent"  # nothing is known yet
         self._wanted: tuple[Peer, ...] | None = None  # a route to be taken once no task is under way
         self._passed: dict[int, int] = {}  # tasks handed on and not come back: step -> layers done
+        self._alarms: dict[int, str] = {}  # why each of them would wake this node if it were overdue
+        self._alarm = 0  # the number of the last
         self._update_number = 0
         self._ticking = False
 
@@ -82,8 +86,11 @@ class Member(ABC):
         return [*rerouting, *(action for step in steps for action in self._missing(step, now))]
 
     def woke(self, why: str, now: float) -> list[Action]:
-        """Look at the link again, or, on the last node, begin an update."""
+        """Look at the link again, or, on the last node, begin an update; or at what is long overdue."""
         policy = self.control.policy
+        if why.startswith(OVERDUE):
+            self._alarms = {step: alarm for step, alarm in self._alarms.items() if step in self._passed}
+            return self.lost("down", now) if why in self._alarms.values() else []
         if why == "update" and policy.period_s is not None:
             due = self._begin_update(self._update_number + 1, now) if self._down == "none" else []
             return [Wake(now + policy.period_s, why), *due]
@@ -131,9 +138,19 @@ class Member(ABC):
         self.control.forget_told()
         return self._update(now)
 
-    def _hand_on(self, message: Activation) -> list[Action]:
-        self._passed[message.step] = layers_done(message, self.control.layers)
-        return [Send("down", message)]
+    def _hand_on(self, message: Activation, now: float) -> list[Action]:
+        """Send a task down. It is overdue later here than at any node below, so that the one next to a hung node acts.
+
+        What the tasks under way should take, links at their rates included, doubles on the way before patience ends.
+        """
+        done = self._passed[message.step] = layers_done(message, self.control.layers)
+        patience_s = self.control.policy.patience_s
+        if patience_s is None:
+            return [Send("down", message)]
+        expected_s = len(self._passed) * self.control.downstream_s(done)
+        self._alarm += 1
+        alarm = self._alarms[message.step] = f"{OVERDUE}{self._alarm}"
+        return [Send("down", message), Wake(now + 2 * expected_s + len(self.route) * patience_s, alarm)]
 
     def _ends(self, done: int) -> bool:
         """Whether a task ends here, once ``done`` layers are."""

@@ -94,7 +94,7 @@ class ServiceHop(Member):
         done = layers_done(message, self.control.layers)
         if not self._ends(done):
             to_go_on = self._ready and self._down != "none"
-            return self._hand_on(message) if to_go_on else self._take(message, now)
+            return self._hand_on(message, now) if to_go_on else self._take(message, now)
         metrics = {"ended_s": now, DONE + self._name: float(done)}
         return self._up(
             Result(assignment=message.assignment, step=message.step, metrics=metrics, tensors=message.tensors)

@@ -38,7 +38,7 @@ class ServiceUe(Member):
         done = layers_done(reply, self.control.layers)
         if self._ends(done):
             return self._finish(Result(assignment=0, step=reply.step, tensors=reply.tensors), done, now)
-        return self._hand_on(reply) if self._down == "heard" else self._missing(reply.step, now)
+        return self._hand_on(reply, now) if self._down == "heard" else self._missing(reply.step, now)
 
     def woke(self, why: str, now: float) -> list[Action]:
         if why != "task":

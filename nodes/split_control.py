@@ -30,7 +30,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Each node looks at its incoming link again each ``check_s`` (None: only with an update from downstream).
     ``gaps`` is over how many tasks the time from update to task is averaged, for estimates that look ahead.
     Over the last ``transfers`` the incoming link's rate is measured (0: it is as told), each forgotten after
-    ``remember_s`` (None: never); live, as nothing crosses a wire elsewhere.
+    ``remember_s`` (None: never); live, as nothing crosses a wire elsewhere. A neighbour downstream is given up when a
+    task takes twice what it should and ``patience_s`` more for each node of the route (None: when it dies).
     """
 
     change: float | None = None
@@ -42,13 +43,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gaps: int = 8
     transfers: int = 0
     remember_s: float | None = None
+    patience_s: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.change or 0.0, self.hysteresis, self.switch_s, self.transfers) < 0 or self.gaps < 1:
             raise ValueError("change, hysteresis, switch_s and transfers must not be negative, and gaps at least 1")
-        times = (self.repeat_s, self.period_s, self.check_s, self.remember_s)
+        times = (self.repeat_s, self.period_s, self.check_s, self.remember_s, self.patience_s)
         if any(seconds is not None and not seconds > 0 for seconds in times):
-            raise ValueError("repeat_s, period_s, check_s and remember_s must be above 0")
+            raise ValueError("repeat_s, period_s, check_s, remember_s and patience_s must be above 0")
 
 
 class SplitControl:
@@ -76,6 +78,10 @@ class SplitControl:
     def stops(self) -> list[int]:
         """For each boundary [L+1], layers done when a task leaves that comes there."""
         return self._split.stop
+
+    def downstream_s(self, done: int) -> float:
+        """What a task handed on with ``done`` layers costs from there on, as the neighbour downstream told."""
+        return self._downstream[done]
 
     def take_stop(self, done: int) -> int:
         """Layers done when the task leaves that has now come with ``done`` of them."""

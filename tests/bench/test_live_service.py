@@ -140,6 +140,30 @@ def test_a_node_killed_at_any_moment_costs_no_task(dead):
     assert leftovers() == []
 
 
+@pytest.mark.parametrize("hung", ["gnb", "cloud"])
+def test_a_node_that_hangs_is_passed_by_and_costs_no_task(hung):
+    here = stage(pace=Pace(tasks=60), policy=Policy(patience_s=1.0))
+
+    async def script(live: LiveService) -> None:
+        await live.join(*CHAIN)
+        await live.lead(*CHAIN)
+        await live.begin()
+        await live.until_tasks(20)
+        live.hang(hung)
+        await live.until_tasks(60)
+        live.wake(hung)
+        await live.end()
+        assert sorted(task.step for task in live.tasks) == list(range(60))
+        assert sum(task.restarts for task in live.tasks) <= 2
+        assert hung not in live.tasks[-1].splits
+        assert live.reports.keys() == set(CHAIN)
+        assert live.tasks[-1].splits.keys() | {hung} >= {"ue", "gnb", "mec"} - {hung}  # the others still serve
+        assert_answered(here.service, live.tasks)
+
+    run_service(here, script)
+    assert leftovers() == []
+
+
 def test_updates_have_the_bytes_of_their_frames():
     async def script(live: LiveService) -> None:
         await live.join(*CHAIN)

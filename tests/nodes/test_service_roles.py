@@ -12,7 +12,7 @@ from nodes.service_hop import ServiceHop
 from nodes.service_job import KnownLink, Pace
 from nodes.service_ue import ServiceUe
 from nodes.split_control import Policy, SplitControl
-from nodes.task import task_of
+from nodes.task import LOST, task_of
 
 ALWAYS = Policy()
 LAYER_S = [1.0, 1.0, 1.0]
@@ -186,6 +186,19 @@ def test_a_dead_neighbour_is_passed_by_and_upstream_learns_what_it_took_along():
     assert costs_in(told) == [3.0, 2.0, 1.0, 0.0]
     assert gone == Compute("forward", (held, 3))
     assert mec.receive("down", result(4), 5.0) == []  # from before; nobody waits for it
+
+
+def test_a_neighbour_that_keeps_a_task_for_too_long_is_passed_by():
+    mec = in_chain(hop(policy=Policy(patience_s=1.0)), costs=[0.5, 0.5, 0.5, 0.0])
+    sent, wake = mec.receive("up", task(step=4, done=0), 10.0)
+    assert (sent.to, wake) == ("down", Wake(10.0 + 2 * 0.5 + 2 * 1.0, "overdue 1"))  # two nodes are downstream
+    _, later = mec.receive("up", task(step=5, done=0), 11.0)
+    assert later.at == 11.0 + 2 * 2 * 0.5 + 2 * 1.0  # two tasks are under way
+    assert mec.receive("down", result(step=4), 12.8)
+    assert mec.woke(wake.why, wake.at) == []
+    connect, lost = mec.woke(later.why, later.at - 1e-6)  # a timer may be early
+    assert connect == Connect(Peer("beyond"))
+    assert (lost.to, lost.message.step, LOST in lost.message.metrics) == ("up", 5, True)
 
 
 def test_with_nobody_left_a_hop_does_all_the_rest():
