@@ -20,7 +20,6 @@ import torch
 
 from bench import live, processes
 from bench.processes import RunError
-from bench.shaping import Emulated
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.channel import memory_pair
@@ -118,13 +117,13 @@ def test_a_node_killed_at_any_moment_is_named(node, moment, tmp_path):
 
 
 def test_a_node_killed_before_it_is_configured_is_named(tmp_path, monkeypatch):
-    join = Emulated.join
+    downstream = live.downstream
 
     async def kill_and_join(*arguments):
         process("mec").kill()
-        return await join(*arguments)
+        return await downstream(*arguments)
 
-    monkeypatch.setattr(Emulated, "join", kill_and_join)
+    monkeypatch.setattr(live, "downstream", kill_and_join)
     assert error_of(job(tmp_path)) == "mec was killed by SIGKILL"
 
 
