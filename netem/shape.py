@@ -38,7 +38,7 @@ class ShapeError(RuntimeError):
     """The kernel refuses what was asked of it; says what."""
 
 
-class _Request(nlmsg):  # type: ignore[misc]
+class _Request(nlmsg):  # type: ignore[misc]  # pyroute2 ships no types, so its base is Any
     """RTM_NEWQDISC with options that are encoded already."""
 
     fields = (

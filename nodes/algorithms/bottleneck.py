@@ -65,7 +65,8 @@ def values(numbers: torch.Tensor, bits: int) -> torch.Tensor:
 
 def quantised(code: torch.Tensor, bits: int) -> torch.Tensor:
     """``code`` at its nearest levels, with the gradient of the identity: what crossing the wire does to it."""
-    return _StraightThrough.apply(code, bits)  # type: ignore[no-any-return]
+    crossed: torch.Tensor = _StraightThrough.apply(code, bits)
+    return crossed
 
 
 class _StraightThrough(torch.autograd.Function):

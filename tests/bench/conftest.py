@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
+from bench.experiment import Context
 
 MODULE = """
 import os, signal, time
@@ -87,6 +88,22 @@ claims:
   - {claim: seven, source: Table I, says: n is 7, paper: 7, needs_data: false,
      value: {of: {experiment: other, metric: n, case: {part: a}}, tolerance: 0}}
 """
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    """What an experiment is given beside its parameters: a run in this process, at smoke scale, on the digits."""
+    return Context(
+        seed=0,
+        scale="smoke",
+        mode="in-process",
+        shaping="none",
+        dataset="digits",
+        data_dir=None,
+        device="cpu",
+        scratch=tmp_path,
+        say=lambda _: None,
+    )
 
 
 @pytest.fixture

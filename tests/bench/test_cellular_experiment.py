@@ -2,9 +2,9 @@
 
 import statistics
 from itertools import combinations
-from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bench.experiment import Context
 from bench.experiments.cellular import CourseParameters, NetworkParameters, UploadParameters, bandwidth, course, upload
@@ -14,18 +14,8 @@ from nodes.workload import load_workload
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Context:
-    return Context(
-        seed=1,
-        scale="smoke",
-        mode="virtual",
-        shaping="emulated",
-        dataset="none",
-        data_dir=None,
-        device="cpu",
-        scratch=tmp_path,
-        say=lambda line: None,
-    )
+def context(context: Context) -> Context:
+    return replace(context, seed=1, mode="virtual", shaping="emulated", dataset="none")
 
 
 def test_bandwidth_tells_network_and_table(context):

@@ -17,21 +17,6 @@ def parameters(**given: object) -> ChainParameters:
     return msgspec.convert(values, ChainParameters, dec_hook=decoder(None))
 
 
-@pytest.fixture
-def context(tmp_path: Path) -> Context:
-    return Context(
-        seed=0,
-        scale="smoke",
-        mode="in-process",
-        shaping="none",
-        dataset="digits",
-        data_dir=None,
-        device="cpu",
-        scratch=tmp_path,
-        say=lambda _: None,
-    )
-
-
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -1,10 +1,7 @@
 """Deprune's experiments in their smallest: what they count, against counts made by hand."""
 
-from pathlib import Path
-
 import pytest
 
-from bench.experiment import Context
 from bench.experiments.deprune import METHODS, Course, Family, course, epochs_to_best, family
 from bench.experiments.deprune_traffic import Coders, Traffic, coders, traffic
 from bench.fields import ModelName
@@ -17,21 +14,6 @@ TINY = {
     "augment": False,
     "threads": 1,
 }
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Context:
-    return Context(
-        seed=0,
-        scale="smoke",
-        mode="in-process",
-        shaping="none",
-        dataset="digits",
-        data_dir=None,
-        device="cpu",
-        scratch=tmp_path,
-        say=lambda line: None,
-    )
 
 
 def values(found, metric, **case):

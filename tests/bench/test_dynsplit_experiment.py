@@ -1,7 +1,5 @@
 """What the experiments of DynSplit measure, against counts by hand and against each other."""
 
-from pathlib import Path
-
 import msgspec
 import pytest
 import torch
@@ -28,21 +26,6 @@ DEAR, CHEAP = 4 * 8 * 8, 1 * 8 * 8
 
 def asked(kind, **given):
     return msgspec.convert(SMALL | given, kind, dec_hook=decoder(None))
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Context:
-    return Context(
-        seed=0,
-        scale="smoke",
-        mode="in-process",
-        shaping="none",
-        dataset="digits",
-        data_dir=None,
-        device="cpu",
-        scratch=tmp_path,
-        say=lambda _: None,
-    )
 
 
 def found(measurements, metric, **case):

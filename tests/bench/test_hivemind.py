@@ -1,9 +1,9 @@
 """HiveMind's experiments against oracles: brute force over splits, one route beside another, the same seed twice."""
 
 from itertools import combinations_with_replacement
-from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bench.experiment import Context, Measurement
 from bench.experiments import hivemind_nonlinear as nonlinear
@@ -34,18 +34,8 @@ from nodes.algorithms.split_search import path_cost
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Context:
-    return Context(
-        seed=1,
-        scale="smoke",
-        mode="virtual",
-        shaping="emulated",
-        dataset="none",
-        data_dir=None,
-        device="cpu",
-        scratch=tmp_path,
-        say=lambda line: None,
-    )
+def context(context: Context) -> Context:
+    return replace(context, seed=1, mode="virtual", shaping="emulated", dataset="none")
 
 
 SMALL = {"tasks": 12, "duration_s": 60.0}

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from bench import links
 from bench.cli import main
@@ -95,18 +95,8 @@ def test_named_links_are_measured_both_ways_and_what_is_swept_has_its_own_delay_
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Context:
-    return Context(
-        seed=0,
-        scale="smoke",
-        mode="live",
-        shaping="emulated",
-        dataset="none",
-        data_dir=None,
-        device="cpu",
-        scratch=tmp_path,
-        say=lambda _: None,
-    )
+def context(context: Context) -> Context:
+    return replace(context, mode="live", shaping="emulated", dataset="none")
 
 
 def test_a_sweep_yields_what_is_off_by_what_was_varied(context: Context) -> None:

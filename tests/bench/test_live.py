@@ -234,7 +234,7 @@ def test_a_node_listens_at_an_address_of_ipv6(tmp_path):
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
-        pytest.skip("this machine has no IPv6")
+        pytest.skip("this machine has no IPv6")  # the loopback of some containers has none; nothing to listen at
     started = [start_by_hand(name, once=True, host="::1") for name in NAMES[2]]
     try:
         addresses = {name: address_of(process) for name, process in zip(NAMES[2], started, strict=True)}

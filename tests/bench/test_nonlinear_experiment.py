@@ -1,9 +1,9 @@
 """The experiments on models that are no plain chain: what they yield, by hand and by the real objects."""
 
-from pathlib import Path
 from typing import Literal
 
 import pytest
+from msgspec.structs import replace
 
 from bench.experiment import Context
 from bench.experiments.nonlinear import GameParameters, LabellerParameters, labeller, two_step_game
@@ -12,18 +12,8 @@ from nodes.messages import Parameters, Tensors, View
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Context:
-    return Context(
-        seed=1,
-        scale="smoke",
-        mode="in-process",
-        shaping="none",
-        dataset="none",
-        data_dir=None,
-        device="cpu",
-        scratch=tmp_path,
-        say=lambda line: None,
-    )
+def context(context: Context) -> Context:
+    return replace(context, seed=1, dataset="none")
 
 
 def test_a_labeller_in_parts_does_not_differ_and_its_bytes_shrink(context: Context) -> None:

@@ -2,13 +2,13 @@
 
 from fractions import Fraction
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bench.experiment import Context, Measurement
 from bench.experiments import split_search as experiment
@@ -22,18 +22,8 @@ SMALL = [(1, 1), (1, 4), (2, 1), (2, 3), (3, 2), (4, 5)]
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Context:
-    return Context(
-        seed=3,
-        scale="smoke",
-        mode="virtual",
-        shaping="none",
-        dataset="none",
-        data_dir=None,
-        device="cpu",
-        scratch=tmp_path,
-        say=lambda line: None,
-    )
+def context(context: Context) -> Context:
+    return replace(context, seed=3, mode="virtual", dataset="none")
 
 
 def of(measured: list[Measurement], metric: str, **case: object) -> float:

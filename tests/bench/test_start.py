@@ -42,6 +42,7 @@ def test_five_nodes_are_ready_in_time_from_a_cold_start(monkeypatch: pytest.Monk
     taken: list[float] = []
     while len(taken) < TRIES and min(taken, default=READY_S) >= READY_S:
         taken.append(seconds_to_first_epoch())
+    # The bound is for a machine at rest; with two others' processes a core waiting, a miss says nothing of ours.
     if min(taken) >= READY_S and os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
         pytest.skip(f"others keep this machine busy: {taken}")
     assert min(taken) < READY_S, taken

@@ -124,7 +124,7 @@ def test_a_change_loses_nothing_and_holds_nothing_up(found):
 
 def test_tc_shows_what_was_computed_by_hand(found):
     if found["shown"] is None:
-        pytest.skip("iproute2's tc is not installed")
+        pytest.skip("iproute2's tc is not installed")  # it only shows; what was set is measured by the other tests
     common = "linklayer ethernet overhead -66"
     assert found["shown"] == [
         # 2.5 MB/s: 10 ms and 4 x 2 ms travel, 20 ms wait; 95,000 bytes are 66 segments.

@@ -1,13 +1,12 @@
 """DynSplit over the wire against one network with the same gate in it, by joint autograd; bytes counted by hand."""
 
-import copy
 import math
 from itertools import accumulate
 
 import pytest
 import torch
 from msgspec.structs import replace
-from oracle import Unsplit
+from oracle import Staged
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,7 +15,7 @@ from nodes.checkpoint import checkpoint_path
 from nodes.dynsplit import DynSplit
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.messages import Activation
-from nodes.models import Chain, ModelError, build_model
+from nodes.models import ModelError
 from nodes.seeds import derive
 from nodes.segment import STAGE_LAYERS, Segment
 from nodes.stage import build_stage
@@ -42,7 +41,7 @@ def make_job(**options) -> Job:
     )
 
 
-class Joint(Unsplit):
+class Gated(Staged):
     """The whole network, with gate, coders and quantisation between its halves, written out anew.
 
     Only the modules themselves are the stage's, so that they begin with the same weights.
@@ -50,15 +49,7 @@ class Joint(Unsplit):
 
     def __init__(self, job, data):
         super().__init__(job, data)
-        chain = Chain(build_model(job.model, 10, job.input_shape), job.input_shape)
-        torch.manual_seed(derive(job.seed, STAGE_LAYERS, 0))
-        self.stage = build_stage(job.stages[0], chain.shapes(CUT))
-        self.options = job.stages[0].options
-        self.first = copy.deepcopy(self.stage.state_dict())
         self.routed = []  # samples by path of each step
-        spec = job.optimizer
-        everything = [*self.model.parameters(), *self.stage.parameters()]
-        self.optimizer = torch.optim.SGD(everything, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
 
     def begin_epoch(self, epoch):
         super().begin_epoch(epoch)
@@ -169,7 +160,7 @@ def final_state(job: Job) -> dict[str, torch.Tensor]:
     return state
 
 
-def assert_equals_joint(job: Job, outcome, oracle: Joint) -> None:
+def assert_equals_joint(job: Job, outcome, oracle: Gated) -> None:
     assert outcome.losses == torch.tensor(oracle.train()).tolist()
     state, expected = final_state(job), oracle.model.state_dict() | oracle.stage.state_dict()
     assert state.keys() == expected.keys()
@@ -180,7 +171,7 @@ def assert_equals_joint(job: Job, outcome, oracle: Joint) -> None:
 def test_over_the_wire_equals_the_joint_step_bit_for_bit(name, tmp_path):
     job = replace(make_job(**OPTIONS[name]), checkpoint=str(tmp_path))
     outcome = run_in_process(job)
-    oracle = Joint(job, load_data(job))
+    oracle = Gated(job, load_data(job))
     assert_equals_joint(job, outcome, oracle)
     routed = torch.tensor(oracle.routed).float()
     told = outcome.epochs[-1]

@@ -7,36 +7,17 @@ of its dropout come from the code under test.
 import pytest
 import torch
 from msgspec.structs import replace
-from oracle import Unsplit
+from oracle import Unsplit, make_job
 
 from nodes.chain import load_data, run_in_process
 from nodes.checkpoint import checkpoint_path
 from nodes.data import DataError
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.job import Job, OptimizerSpec
 from nodes.models import outline
 from nodes.place import place
 
 RESNET, VGG, PLAIN = "resnet18", "user_models:narrow_vgg11_bn", "user_models:Plain"
 UNDROPPED = "user_models:Undropped"
-
-
-def make_job(model: str, splits: tuple[int, ...], **changes) -> Job:
-    settings = {
-        "model": model,
-        "input_shape": (3, 32, 32),
-        "classes": 10,
-        "nodes": tuple(f"node{p}" for p in range(len(splits) + 1)),
-        "splits": splits,
-        "stages": (StageSpec(),) * len(splits),
-        "data": DataSpec(train_samples=88, test_samples=20, augment=True),
-        "optimizer": OptimizerSpec(lr=0.02, momentum=0.9, weight_decay=5e-4),
-        "epochs": 2,
-        "batch_size": 8,
-        "steps": 10,
-        "seed": 7,
-        "threads": 1,
-    }
-    return Job(**settings | changes)
 
 
 KNOWN: dict[str, tuple] = {}

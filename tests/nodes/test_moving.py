@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from oracle import Unsplit
+from oracle import Unsplit, make_job
 
 from nodes.chain import Outcome, load_data, run_in_process, run_in_virtual_time
 from nodes.checkpoint import checkpoint_path
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.job import Job, OptimizerSpec, StageSpec
 from nodes.messages import Activation, Assign, Gradient, Parameters, Shutdown
 from nodes.models import ModelError, outline
 from nodes.moving import Move, MovingHop, MovingUe, shares, travelling
@@ -22,25 +22,6 @@ from nodes.segment import ProtocolError
 from nodes.ue import Course
 
 CNN, PLAIN = "nodes.networks:small_cnn", "user_models:Plain"
-
-
-def make_job(model: str, splits: tuple[int, ...], **changes) -> Job:
-    settings = {
-        "model": model,
-        "input_shape": (3, 32, 32),
-        "classes": 10,
-        "nodes": tuple(f"node{p}" for p in range(len(splits) + 1)),
-        "splits": splits,
-        "stages": (StageSpec(),) * len(splits),
-        "data": DataSpec(train_samples=88, test_samples=20, augment=True),
-        "optimizer": OptimizerSpec(lr=0.02, momentum=0.9, weight_decay=5e-4),
-        "epochs": 2,
-        "batch_size": 8,
-        "steps": 10,
-        "seed": 7,
-        "threads": 1,
-    }
-    return Job(**settings | changes)
 
 
 def unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor]]:

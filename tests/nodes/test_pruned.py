@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from msgspec.structs import replace
-from oracle import Unsplit
+from oracle import Staged
 from torch.nn import functional as F
 
 from nodes.chain import load_data, run_in_process
@@ -13,10 +13,9 @@ from nodes.checkpoint import checkpoint_path
 from nodes.codec import encode
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.messages import Activation
-from nodes.models import Chain, ModelError, build_model
+from nodes.models import ModelError
 from nodes.pruned import Pruned
-from nodes.seeds import derive
-from nodes.segment import STAGE_LAYERS, Segment
+from nodes.segment import Segment
 from nodes.stage import build_stage
 from nodes.vgg import layers_before
 
@@ -44,7 +43,7 @@ def make_job(**options) -> Job:
     )
 
 
-class Joint(Unsplit):
+class Filtered(Staged):
     """The whole network with filter and coders between its halves, one loss and one optimizer, written out anew.
 
     Only the weights that both begin with are the stage's.
@@ -52,15 +51,7 @@ class Joint(Unsplit):
 
     def __init__(self, job, data):
         super().__init__(job, data)
-        chain = Chain(build_model(job.model, 10, job.input_shape), job.input_shape)
-        torch.manual_seed(derive(job.seed, STAGE_LAYERS, 0))
-        self.stage = build_stage(job.stages[0], chain.shapes(CUT))
-        self.first = copy.deepcopy(self.stage.state_dict())
-        self.options = job.stages[0].options
         self.kept = []
-        spec = job.optimizer
-        everything = [*self.model.parameters(), *self.stage.parameters()]
-        self.optimizer = torch.optim.SGD(everything, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
 
     def begin_epoch(self, epoch):
         phases, begun, number = self.options["phases"], 0, 0
@@ -187,7 +178,7 @@ NOTED = {"sender.budget", "sender.losses", "sender.began"}  # no parameters
 def test_over_the_wire_equals_the_joint_step_bit_for_bit_filter_included(name, tmp_path):
     job = replace(make_job(**OPTIONS[name]), checkpoint=str(tmp_path))
     outcome = run_in_process(job)
-    oracle = Joint(job, load_data(job))
+    oracle = Filtered(job, load_data(job))
     assert outcome.losses == torch.tensor(oracle.train()).tolist()
     state, expected = final_state(job), oracle.model.state_dict() | oracle.stage.state_dict()
     assert state.keys() == expected.keys() - NOTED
@@ -203,7 +194,7 @@ def test_the_boosted_learning_rate_is_both_sides(tmp_path):
     spec = OptimizerSpec(lr=0.02, factors=((1, 4.0), (2, 1.0)))
     job = replace(job, optimizer=spec, checkpoint=str(tmp_path))
     outcome = run_in_process(job)
-    oracle = Joint(job, load_data(job))
+    oracle = Filtered(job, load_data(job))
     assert outcome.losses == torch.tensor(oracle.train()).tolist()
     state, expected = final_state(job), oracle.stage.state_dict()
     assert all(torch.equal(state[name], expected[name]) for name in expected.keys() - NOTED)

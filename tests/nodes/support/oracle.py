@@ -1,5 +1,6 @@
 """A whole network, trained as torch alone would: what every split run must equal bit for bit."""
 
+import copy
 import math
 from collections.abc import Iterator
 
@@ -9,8 +10,11 @@ from torch.nn import functional as F
 
 from nodes.batches import batches
 from nodes.data import Dataset
-from nodes.job import Job
+from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.models import Chain, Moment, build_model, layer_seed
+from nodes.seeds import derive
+from nodes.segment import STAGE_LAYERS
+from nodes.stage import build_stage
 
 
 def draw_like_parts(whole: nn.Module, chain: Chain, moment: list[Moment]) -> None:
@@ -27,6 +31,26 @@ def seed_before(module: nn.Module, layer: int, moment: list[Moment]) -> None:
             torch.manual_seed(layer_seed(moment[0], layer))
 
     module.register_forward_pre_hook(hook)
+
+
+def make_job(model: str, splits: tuple[int, ...], **changes) -> Job:
+    """Two epochs of ten steps of ``model`` cut at ``splits``, or as ``changes`` say."""
+    settings = {
+        "model": model,
+        "input_shape": (3, 32, 32),
+        "classes": 10,
+        "nodes": tuple(f"node{p}" for p in range(len(splits) + 1)),
+        "splits": splits,
+        "stages": (StageSpec(),) * len(splits),
+        "data": DataSpec(train_samples=88, test_samples=20, augment=True),
+        "optimizer": OptimizerSpec(lr=0.02, momentum=0.9, weight_decay=5e-4),
+        "epochs": 2,
+        "batch_size": 8,
+        "steps": 10,
+        "seed": 7,
+        "threads": 1,
+    }
+    return Job(**settings | changes)
 
 
 class Unsplit:
@@ -91,3 +115,19 @@ def optimizer(job: Job, parameters: list[nn.Parameter]) -> torch.optim.Optimizer
     if spec.name == "adam":
         return torch.optim.Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
     return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+
+
+class Staged(Unsplit):
+    """The base of oracles with a stage in the middle of a chain of two: its modules are trained with the network.
+
+    Only the modules themselves are the stage's, so that they begin with the same weights.
+    """
+
+    def __init__(self, job: Job, data: Dataset) -> None:
+        super().__init__(job, data)
+        chain = Chain(build_model(job.model, job.classes, job.input_shape), job.input_shape)
+        torch.manual_seed(derive(job.seed, STAGE_LAYERS, 0))
+        self.stage = build_stage(job.stages[0], chain.shapes(job.splits[0]))
+        self.options = job.stages[0].options
+        self.first = copy.deepcopy(self.stage.state_dict())
+        self.optimizer = optimizer(job, [*self.model.parameters(), *self.stage.parameters()])
