@@ -66,6 +66,17 @@ def partition_dirichlet(labels: Indices, clients: int, alpha: float, seed: int, 
     return [np.flatnonzero(owner == client) for client in range(clients)]
 
 
+def partition_shards(labels: Indices, clients: int, shards: int, seed: int) -> list[Indices]:
+    """Every index of ``labels`` to one client: of all, sorted by class and cut into equal runs, ``shards`` each.
+
+    The pathological split of McMahan et al. (2017), section 3: most clients see few classes.
+    """
+    _check_enough(len(labels), clients * shards, 1)
+    runs = np.array_split(np.argsort(labels, kind="stable"), clients * shards)
+    order = np.random.default_rng(seed).permutation(len(runs))
+    return [np.sort(np.concatenate([runs[run] for run in order[client::clients]])) for client in range(clients)]
+
+
 def _check_enough(pictures: int, clients: int, least: int) -> None:
     if clients < 1 or clients * least > pictures:
         raise DataError(f"{pictures} pictures for {clients} clients, expected at least {max(least, 1)} for each")

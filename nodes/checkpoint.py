@@ -46,9 +46,14 @@ def write_checkpoint(job: Job, index: int, epoch: int, state: dict[str, Any]) ->
     """Save ``state`` of node ``index`` after ``epoch`` epochs, atomically; the one before last is removed."""
     if job.checkpoint is None:
         return
+    write_state(checkpoint_path(job, index, epoch), {"task": _task(job), **state})
+    checkpoint_path(job, index, epoch - 2).unlink(missing_ok=True)
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` to ``path``, whole or not at all."""
     buffer = io.BytesIO()
-    torch.save({"task": _task(job), **state}, buffer)
-    path = checkpoint_path(job, index, epoch)
+    torch.save(state, buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
@@ -56,7 +61,6 @@ def write_checkpoint(job: Job, index: int, epoch: int, state: dict[str, Any]) ->
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    checkpoint_path(job, index, epoch - 2).unlink(missing_ok=True)
 
 
 def read_checkpoint(job: Job, index: int, epoch: int, device: torch.device) -> dict[str, Any]:

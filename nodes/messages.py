@@ -100,6 +100,22 @@ class Parameters(Message, frozen=True, kw_only=True, tag="parameters"):
     tensors: Tensors
 
 
+class Weights(Message, frozen=True, kw_only=True, tag="weights"):
+    """A part of the model by the names of its parameters and buffers: up, as it is after round ``assignment`` and with
+    how many ``samples`` it was trained; down, to go on from. An edge server's part begins with "server."."""
+
+    assignment: int
+    samples: int = 0
+    tensors: Tensors
+
+
+class Round(Message, frozen=True, kw_only=True, tag="round"):
+    """Server to client: take ``steps`` training steps of round ``assignment`` (from 0); with none of them, test."""
+
+    assignment: int
+    steps: int = 0
+
+
 class View(msgspec.Struct, frozen=True, array_like=True):
     """A value that shares the storage of ``base``, sent once: its place there, in elements."""
 
@@ -181,6 +197,8 @@ AnyMessage = (
     | SplitCost
     | Assign
     | Parameters
+    | Weights
+    | Round
     | Activation
     | Gradient
     | Result

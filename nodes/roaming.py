@@ -57,6 +57,11 @@ class RoamingNode(Node):
         self._neighbours: dict[Direction, _Neighbour] = {}
         self._background: set[asyncio.Task[None]] = set()
 
+    @property
+    def ended(self) -> bool:
+        """Whether its role has finished."""
+        return self._finished
+
     def attach(self, direction: Direction, channel: Channel) -> None:
         """Let ``channel`` lead to the neighbour in ``direction`` from now on."""
         self._events.put_nowait(partial(self._attach, direction, channel))

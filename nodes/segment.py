@@ -87,7 +87,7 @@ class Segment:
         if pending is None:
             raise ProtocolError(f"gradient of step {message.step}.{message.microbatch}, not under way")
         roots, gradients = [], []
-        for name, gradient in self._outbound.decode_gradients(self._here(message.tensors)).items():
+        for name, gradient in self._came_back(self._here(message.tensors)).items():
             code = pending.codes.get(name)
             if code is None or not code.requires_grad or code.shape != gradient.shape:
                 raise ProtocolError(f"gradient of {name} {list(gradient.shape)} is of nothing that was sent")
@@ -107,6 +107,10 @@ class Segment:
             metrics=message.metrics | pending.told,
             tensors=self._gradients(pending.received),
         )
+
+    def _came_back(self, tensors: Tensors) -> Tensors:
+        """The codes' gradients, of what crossed for them."""
+        return self._outbound.decode_gradients(tensors)
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the learning rate of ``epoch`` (from 0), and let the stages know of it."""
@@ -258,11 +262,27 @@ class Segment:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers held here, by their names in the model; a stage's begin with its half."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self._held().items()}
+
+    def _held(self) -> Tensors:
         return {
-            (key.removeprefix("body.") if name == "part" else f"{name}.{key}"): tensor.detach().cpu().clone()
+            (key.removeprefix("body.") if name == "part" else f"{name}.{key}"): tensor
             for name, module in self._parts().items()
             for key, tensor in module.state_dict().items()
         }
+
+    def adopt(self, tensors: Tensors) -> None:
+        """Go on from ``tensors``, which are what ``state`` gives. Raises ProtocolError for anything else."""
+        held = self._held()
+        if odd := held.keys() ^ tensors.keys():
+            raise ProtocolError(f"weights came that do not fit: {sorted(odd)[:3]} on one side only")
+        for name, tensor in held.items():
+            came = tensors[name]
+            if came.shape != tensor.shape or came.dtype != tensor.dtype:
+                raise ProtocolError(f"{name} came as {came.dtype} {list(came.shape)}, held is {list(tensor.shape)}")
+        with torch.no_grad():
+            for name, tensor in held.items():
+                tensor.copy_(tensors[name])
 
     def _load_weights(self, path: str) -> None:
         """Begin with what of the file at ``path`` fits in name and shape. Raises ModelError if nothing does."""
@@ -282,24 +302,30 @@ class Segment:
 
     def save(self, epoch: int) -> None:
         """Save everything that training goes on from, if the job asks for it, as the state after ``epoch`` epochs."""
-        modules = {name: module.state_dict() for name, module in self._parts().items()}
-        optimizer = self._optimizer.state_dict() if self._optimizer is not None else {}
-        family = {member: tensors for member, tensors in self._family.items() if member}
-        state = {"modules": modules, "optimizer": optimizer, "steps": self.steps, "family": family}
-        write_checkpoint(self.job, self.place.index, epoch, state)
+        write_checkpoint(self.job, self.place.index, epoch, self._everything())
+
+    def _everything(self) -> dict[str, Any]:
+        return {
+            "modules": {name: module.state_dict() for name, module in self._parts().items()},
+            "optimizer": self._optimizer.state_dict() if self._optimizer is not None else {},
+            "steps": self.steps,
+            "family": {member: tensors for member, tensors in self._family.items() if member},
+        }
 
     def restore(self, epoch: int) -> None:
         """Go on from what ``save(epoch)`` wrote. Draws need no state: each is seeded by what it is for.
 
         Raises ModelError for a checkpoint of another job.
         """
-        saved = read_checkpoint(self.job, self.place.index, epoch, self._device)
+        self._go_on(read_checkpoint(self.job, self.place.index, epoch, self._device))
+        self.begin_epoch(epoch)
+
+    def _go_on(self, saved: dict[str, Any]) -> None:
         for name, module in self._parts().items():
             module.load_state_dict(saved["modules"][name])
         if self._optimizer is not None:
             self._optimizer.load_state_dict(saved["optimizer"])
         self.steps, self._family = saved["steps"], saved["family"]
-        self.begin_epoch(epoch)
 
 
 def _chain(job: Job, index: int, meta: bool) -> Chain:

@@ -1,0 +1,140 @@
+"""What does a client of a federation decide? It trains when its server says so, and may drop out and come back.
+
+The server begins a round and decides what follows; a client goes through its steps, gives its part where the scheme
+shares it, and tests when asked to.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from nodes.algorithms.parallel import Scheme
+from nodes.messages import Activation, AnyMessage, Assign, Gradient, Peer, Result, Round, Shutdown, Weights
+from nodes.node import Action, Compute, Connect, Direction, Finish, NodeError, Send, Wake
+from nodes.segment import ProtocolError
+
+BACK = "back"
+
+
+class Client:
+    """A client at ``edge`` with ``samples`` training pictures out of ``all_samples / clients`` in the mean."""
+
+    def __init__(  # noqa: PLR0917 (all that a client is)
+        self,
+        rules: Scheme,
+        edge: Peer,
+        samples: int,
+        mean_samples: float,
+        test_batches: int,
+        window: int,
+        absences: Sequence[tuple[int, float]] = (),
+        begun: int = 0,
+    ) -> None:
+        """``absences`` are (training steps begun, seconds away); ``begun`` steps were taken before."""
+        self.begun = begun
+        self._rules, self._edge = rules, edge
+        self._about = {"samples": float(samples), "mean_samples": mean_samples}
+        self._samples, self._test_batches, self._window = samples, test_batches, window
+        self._absences = sorted(absences)
+        self._away = False
+        self._round, self._left = 0, 0
+        self._scores: dict[str, float] = {}
+        self._sent, self._scored = 0, 0  # test batches
+        self._right: torch.Tensor | None = None  # by class
+        self._tested: torch.Tensor | None = None
+
+    def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
+        """Say who comes."""
+        self._away, self._left = False, 0
+        return [Send("down", Result(assignment=0, step=self.begun, metrics=self._about))]
+
+    def lost(self, direction: Direction, now: float) -> list[Action]:
+        """End, if the server is gone while this client is away. Raises NodeError if it was not."""
+        if self._away:
+            return [Finish()]
+        raise NodeError(f"{self._edge.name} is gone")
+
+    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
+        """Links are not measured here."""
+        return []
+
+    def woke(self, why: str, now: float) -> list[Action]:
+        """Come back."""
+        return [Connect(self._edge)]
+
+    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
+        """Take what the server says."""
+        match sender, message:
+            case "runner", Assign():
+                return [Connect(self._edge)]
+            case "down", Weights() | Gradient() | Result():
+                call = {Weights: "take", Gradient: "backward", Result: "score"}[type(message)]
+                return [Compute(call, (message,))]
+            case "down", Round(steps=0):
+                return self._test(message.assignment)
+            case "down", Round():
+                self._round, self._left, self._scores = message.assignment, message.steps, {}
+                return self._train(now)
+            case "down" | "runner", Shutdown():
+                return [Finish()]
+        raise ProtocolError(f"unexpected {type(message).__name__} from {sender}")
+
+    def computed(self, reply: AnyMessage, now: float) -> list[Action]:
+        """Go on after a batch was prepared, trained or scored, or a part was given or taken."""
+        match reply:
+            case _ if self._away:
+                return []
+            case Activation():
+                return [Send("down", reply)]
+            case Gradient():
+                return self._trained(reply, now)
+            case Result():
+                return self._tested_one(reply)
+            case Weights(samples=0):
+                return []  # taken
+            case Weights():
+                return [Send("down", reply)]
+        raise ProtocolError(f"unexpected {type(reply).__name__} from a computation")
+
+    def _train(self, now: float) -> list[Action]:
+        """Begin the next step, or drop out."""
+        if self._absences and self.begun >= self._absences[0][0]:
+            _, for_s = self._absences.pop(0)
+            self._away = True
+            return [Connect(None), Wake(now + for_s, BACK)]
+        self.begun += 1
+        return [Compute("train", (self._round, self.begun - 1))]
+
+    def _trained(self, gradient: Gradient, now: float) -> list[Action]:
+        if not self._left:
+            return []  # of a round that this client dropped out of
+        for name in ("loss", "correct", "count"):
+            self._scores[name] = self._scores.get(name, 0.0) + gradient.metrics.get(name, 0.0)
+        self._left -= 1
+        if self._left:
+            return self._train(now)
+        done = Result(assignment=self._round, step=self.begun, metrics=self._scores)
+        if self._rules.clients == "keep":
+            return [Send("down", done), Compute("keep", (self._round, self.begun))]
+        return [Send("down", done), Compute("give", (self._round, self.begun))]
+
+    def _test(self, number: int) -> list[Action]:
+        """Fill the window with test batches."""
+        self._round, self._sent, self._scored, self._right, self._tested = number, 0, 0, None, None
+        return self._fill()
+
+    def _fill(self) -> list[Action]:
+        free = min(self._scored + self._window, self._test_batches) - self._sent
+        numbers = range(self._sent, self._sent + free)
+        self._sent += free
+        return [Compute("test", (self._round, batch)) for batch in numbers]
+
+    def _tested_one(self, result: Result) -> list[Action]:
+        right, tested = result.tensors["right"], result.tensors["tested"]
+        self._right = right if self._right is None else self._right + right
+        self._tested = tested if self._tested is None else self._tested + tested
+        self._scored += 1
+        if self._scored < self._test_batches:
+            return self._fill()
+        tensors = {"right": self._right, "tested": self._tested}
+        return [Send("down", Result(assignment=self._round, step=self.begun, tensors=tensors))]

@@ -1,0 +1,118 @@
+"""What does a client of a federation compute? Its part of the network, on its own pictures, round after round."""
+
+from pathlib import Path
+
+import msgspec
+import torch
+
+from nodes.batches import partition_dirichlet, partition_iid, partition_shards
+from nodes.data import DataError, Dataset
+from nodes.federation import Federation, Partition
+from nodes.job import Job
+from nodes.joint_segment import SharingSegment
+from nodes.messages import AnyMessage, Result, Weights
+from nodes.pictures import Indices, Pictures, Selected
+from nodes.ue import Source
+
+
+class ClientWork(Source):
+    """The worker of client ``client``; ``data`` are all pictures of the federation."""
+
+    def __init__(self, federation: Federation, client: int, data: Dataset) -> None:
+        own, tests = pictures_of(federation, client, data)
+        self._part = SharingSegment(job_of(federation), 0)
+        super().__init__(self._part, Dataset(data.name, data.classes, own, tests), source=client)
+        self.samples = len(own)
+        self.mean_samples = len(data.train) / federation.clients
+        self.begun = 0
+        self._classes = len(data.classes)
+        self._round = 0
+        self._kept = None if federation.folder is None else Path(federation.folder) / f"client-{client}.pt"
+        if self._kept is not None and self._kept.exists():
+            self.begun = self._part.resume(self._kept)
+
+    @property
+    def layers(self) -> int:
+        """How many layers it holds."""
+        return len(self._part.names)
+
+    @property
+    def steps(self) -> int:
+        """How many steps its optimizer has taken."""
+        return self._part.steps
+
+    def train(self, round_number: int, number: int) -> AnyMessage:  # type: ignore[override]
+        """Run its ``number``-th batch of all through the first part: what goes to the server, or what came of it."""
+        self._begin(round_number)
+        epoch, batch = divmod(number, self.course.train_steps)
+        reply = super().train(epoch, batch, 0, None)
+        return msgspec.structs.replace(reply, assignment=round_number)
+
+    def test(self, round_number: int, batch: int) -> AnyMessage:  # type: ignore[override]
+        """Run test batch ``batch`` through the first part."""
+        reply = super().test(batch)
+        return reply if isinstance(reply, Result) else msgspec.structs.replace(reply, assignment=round_number)
+
+    def score(self, result: Result) -> Result:
+        """Right answers and all answers, by class."""
+        answers = self._answers.pop(result.step)
+        found = result.tensors["logits"].argmax(1).to(answers.device)
+        right = torch.bincount(answers[found == answers], minlength=self._classes)
+        tested = torch.bincount(answers, minlength=self._classes)
+        return Result(assignment=result.assignment, step=result.step, tensors={"right": right, "tested": tested})
+
+    def give(self, round_number: int, begun: int) -> Weights:
+        """Its part, as it is now."""
+        self.keep(round_number, begun)
+        return Weights(assignment=round_number, samples=self.samples, tensors=self.segment.state())
+
+    def keep(self, round_number: int, begun: int) -> Weights:
+        """Save its state, where the federation asks for it."""
+        if self._kept is not None:
+            self._part.keep(self._kept, begun)
+        return Weights(assignment=round_number, tensors={})
+
+    def take(self, weights: Weights) -> Weights:
+        """Go on from the part that the server sent."""
+        self.segment.adopt(weights.tensors)
+        return Weights(assignment=weights.assignment, tensors={})
+
+    def _begin(self, round_number: int) -> None:
+        if round_number != self._round:
+            self._round = round_number
+            self.segment.begin_epoch(round_number)
+
+
+def job_of(federation: Federation) -> Job:
+    """The job as its nodes' parts need it: steps are numbered apart for each client, rounds are its epochs."""
+    return msgspec.structs.replace(federation.job, sources=federation.clients, epochs=federation.rounds, steps=None)
+
+
+def pictures_of(federation: Federation, client: int, data: Dataset) -> tuple[Pictures, Pictures]:
+    """A client's training pictures, and its random part of the test pictures. Raises DataError."""
+    job = federation.job
+    parts = partition(data.train.labels, federation.partition, federation.clients, job.seed, job.batch_size)
+    tests = partition_iid(data.test.labels, federation.clients, job.seed)
+    return _selected(data.train, parts[client]), _selected(data.test, tests[client])
+
+
+def partition(labels: Indices, how: Partition, clients: int, seed: int, least: int) -> list[Indices]:
+    """The pictures of each client. Raises DataError where one has fewer than ``least``, a batch."""
+    if clients == 1:
+        return [torch.arange(len(labels)).numpy()]
+    match how.kind:
+        case "iid":
+            parts = partition_iid(labels, clients, seed)
+        case "dirichlet":
+            parts = partition_dirichlet(labels, clients, how.alpha, seed, least)
+        case "shards":
+            parts = partition_shards(labels, clients, how.shards, seed)
+    if min(map(len, parts)) < least:
+        raise DataError(f"{len(labels)} pictures for {clients} clients do not fill a batch of {least} for each")
+    return parts
+
+
+def _selected(pictures: Pictures, chosen: Indices) -> Pictures:
+    if len(chosen) == len(pictures):
+        return pictures
+    return Pictures(Selected(pictures.images, chosen), pictures.labels[chosen], pictures.mean, pictures.std)

@@ -1,0 +1,72 @@
+"""What does the cloud above several edge servers do? It averages their parts, as often as they ask for it."""
+
+from nodes.algorithms.collaborative import federated_average
+from nodes.messages import AnyMessage, Assign, Shutdown, Weights
+from nodes.node import Action, Compute, Direction, Finish, Send
+from nodes.segment import ProtocolError
+
+
+class Cloud:
+    """The cloud above ``edges``, which all send what they have trained, and wait."""
+
+    def __init__(self, edges: tuple[str, ...]) -> None:
+        self._edges = edges
+        self._given: dict[str, Weights] = {}
+        self._gone: set[str] = set()
+
+    def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
+        """An edge server comes."""
+        if peer not in self._edges:
+            raise ProtocolError(f"{peer} is no edge server of this cloud")
+        return []
+
+    def lost(self, direction: Direction, now: float) -> list[Action]:
+        """Average what the others have sent."""
+        self._gone.add(direction)
+        self._given.pop(direction, None)
+        if len(self._gone) == len(self._edges):
+            return [Finish()]
+        return self._average()
+
+    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
+        """Links are not measured here."""
+        return []
+
+    def woke(self, why: str, now: float) -> list[Action]:
+        """Nothing is waited for."""
+        return []
+
+    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
+        """Take an edge server's part."""
+        match message:
+            case Weights() if sender in self._edges:
+                self._given[sender] = message
+                return self._average()
+            case Shutdown() if sender in self._edges:
+                return self.lost(sender, now)
+            case Assign() if sender == "runner":
+                return []
+        raise ProtocolError(f"unexpected {type(message).__name__} from {sender}")
+
+    def computed(self, reply: AnyMessage, now: float) -> list[Action]:
+        """Send the average to all."""
+        return [Send(edge, reply) for edge in self._edges if edge not in self._gone]
+
+    def _average(self) -> list[Action]:
+        if not self._given or self._given.keys() | self._gone != set(self._edges):
+            return []
+        given, self._given = self._given, {}
+        return [Compute("average", (tuple(given[edge] for edge in self._edges if edge in given),))]
+
+
+class CloudWork:
+    """The cloud's worker."""
+
+    def average(self, given: tuple[Weights, ...]) -> Weights:
+        """The mean by samples; of parts that were trained with none, only if there are no others."""
+        trained = [one for one in given if one.samples] or list(given[:1])
+        try:
+            tensors = federated_average([one.tensors for one in trained], [max(1, one.samples) for one in trained])
+        except (ValueError, RuntimeError) as error:
+            raise ProtocolError(f"edge servers' parts cannot be averaged: {error}") from None
+        return Weights(assignment=given[0].assignment, tensors=tensors)

@@ -1,0 +1,353 @@
+"""What does an edge server of a federation decide? Who trains now, whose task is next, when a round is over.
+
+A round: clients train, what the scheme shares is averaged (with the other edge servers' at the cloud, where there is
+one), clients test. A client that is gone takes no further part in a round, which ends with those that remain; one that
+comes begins with the next. So no step is taken twice. All decisions go by the clients' numbers, never by who was
+faster, except where a scheme is asynchronous.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import chain
+from typing import Literal
+
+import msgspec
+
+from nodes.algorithms.parallel import aggregated, shares
+from nodes.codec import wire_size
+from nodes.federation import Federation
+from nodes.joint_segment import SHARED
+from nodes.messages import Activation, AnyMessage, Assign, Gradient, Peer, Result, Round, Shutdown, Weights
+from nodes.node import Action, Compute, Connect, Direction, Finish, NodeError, Send
+from nodes.segment import ProtocolError
+from nodes.tally import Member, Tally
+
+Phase = Literal["gathering", "training", "averaging", "testing", "over"]
+
+
+class EdgeServer:
+    """Edge server number ``edge`` of ``federation``; ``cloud`` is where it reaches the cloud."""
+
+    def __init__(self, federation: Federation, edge: int, cloud: Peer | None = None) -> None:
+        self._federation, self._rules, self._cloud = federation, federation.rules, cloud
+        names = federation.client_names
+        self._names = {names[client]: client for client in federation.group(edge)}
+        self._edge = edge
+        self._phase: Phase = "gathering"
+        self._begun = False  # by the runner's word
+        self._round = 0
+        self._steps = federation.local_steps or 0
+        self._members: dict[str, Member] = {}  # of this round
+        self._newcomers: dict[str, Member] = {}
+        self._turns: deque[str] = deque()
+        self._waiting: dict[str, Activation] = {}
+        self._given: dict[str, Weights] = {}
+        self._part: Weights | None = None  # the clients', to go on from
+        self._asked: deque[str] = deque()  # for whom compute works, in order; "" for the server itself
+        self._busy = False  # with a joint step
+        self._joining: list[str] = []  # whose tasks that step is of
+        self._tally = Tally(began=0.0)
+
+    # Who is here
+
+    def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
+        """A client counts once it has said who it is."""
+        if direction != "down" and peer not in self._names:
+            raise ProtocolError(f"{peer} is no client of this server")
+        return self._gather(now) if direction == "down" else []
+
+    def lost(self, direction: Direction, now: float) -> list[Action]:
+        """Go on with those that remain. Raises NodeError for the cloud."""
+        if direction == "down":
+            if self._phase == "over":
+                return []
+            raise NodeError("the cloud is gone")
+        self._newcomers.pop(direction, None)
+        self._waiting.pop(direction, None)
+        self._given.pop(direction, None)
+        return [] if self._members.pop(direction, None) is None else self._go_on(now)
+
+    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
+        """Links are not measured here."""
+        return []
+
+    def woke(self, why: str, now: float) -> list[Action]:
+        """Begin with whoever is here."""
+        return self._gather(now, patient=False)
+
+    # What comes
+
+    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
+        """Take what the runner, a client or the cloud says."""
+        match sender, message:
+            case "runner", Assign():
+                self._begun = True
+                return [Connect(self._cloud)] if self._cloud else self._gather(now)
+            case "down", Weights() if self._phase == "averaging":
+                return [self._compute("take", message)]
+            case "down", Shutdown():
+                return []
+            case _ if sender in self._names:
+                return self._heard(sender, message, now)
+        raise ProtocolError(f"unexpected {type(message).__name__} from {sender}")
+
+    def _heard(self, name: str, message: AnyMessage, now: float) -> list[Action]:
+        """Take what a client says; what it says of a round that it has left counts for nothing."""
+        match message:
+            case Result(metrics={"samples": samples, "mean_samples": mean}):
+                return self._introduced(name, int(samples), mean, now)
+            case Shutdown():
+                return self.lost(name, now)
+            case Activation() | Result() | Weights():
+                return self._told(name, message, now) if name in self._members else []
+        raise ProtocolError(f"unexpected {type(message).__name__} from {name}")
+
+    def _told(self, name: str, message: Activation | Result | Weights, now: float) -> list[Action]:
+        """Take what a client of this round says."""
+        match message:
+            case Activation(train=True):
+                return self._task(name, message, now)
+            case Activation():
+                return [self._compute("forward", message, self._members[name].index, asker=name)]
+            case Result():
+                return self._reported(name, message, now)
+            case Weights():
+                self._tally.up_bytes += sum(wire_size(message))
+                self._given[name] = message
+                return self._go_on(now)
+
+    def computed(self, reply: AnyMessage, now: float) -> list[Action]:
+        """Return what came of a task, or go on with what was averaged."""
+        asker = self._asked.popleft()
+        match reply:
+            case Gradient() if asker:
+                return self._send_gradient(asker, reply)
+            case Result() if asker:
+                return [Send(asker, reply)] if asker in self._members else []
+            case Gradient():
+                return self._stepped(reply, now)
+            case Weights() if asker == "down":
+                return [Send("down", reply)]
+            case Weights():
+                self._part = reply if reply.tensors else self._part
+                return [] if "down" in self._asked else self._averaged(now)
+        raise ProtocolError(f"unexpected {type(reply).__name__} from a computation")
+
+    def _compute(self, call: str, *arguments: object, asker: str = "") -> Compute:
+        self._asked.append(asker)
+        return Compute(call, arguments)
+
+    # A round
+
+    def _introduced(self, name: str, samples: int, mean: float, now: float) -> list[Action]:
+        self._steps = self._steps or max(1, int(mean) // self._federation.job.batch_size)
+        self._newcomers[name] = Member(index=self._names[name], samples=max(1, samples))
+        return self._gather(now)
+
+    def _gather(self, now: float, patient: bool = True) -> list[Action]:
+        """Begin as soon as all are here; later rounds begin with whoever is."""
+        if self._phase != "gathering" or not self._begun or not self._newcomers:
+            return []
+        if patient and self._round == 0 and self._newcomers.keys() != self._names.keys():
+            return []
+        return self._begin(now)
+
+    def _admit(self) -> None:
+        everyone = self._members | self._newcomers
+        self._newcomers = {}
+        self._members = {name: everyone[name] for name in self._names if name in everyone}
+
+    def _begin(self, now: float) -> list[Action]:
+        """Begin the next round, or end."""
+        if self._round == self._federation.rounds:
+            return self._end()
+        self._admit()
+        self._phase = "gathering"
+        if not self._members:
+            return []
+        self._phase = "training"
+        self._tally = Tally(began=now, participants=len(self._members))
+        self._waiting, self._given = {}, {}
+        for member in self._members.values():
+            member.served, member.reported = 0, False
+        if self._rules.order == "in turn":
+            self._turns = deque(self._members)
+            return self._start(self._turns[0])
+        return list(chain.from_iterable(self._start(name) for name in self._members))
+
+    def _start(self, name: str) -> list[Action]:
+        """Let ``name`` train; in turn it goes on from the part of the one before."""
+        actions: list[Action] = []
+        if self._rules.clients != "keep" and not self._members[name].holds:
+            actions += self._hand(name)
+        return [*actions, Send(name, Round(assignment=self._round, steps=self._steps))]
+
+    def _hand(self, name: str, counted: bool = True) -> list[Action]:
+        """Send ``name`` the clients' part, if it has ever been trained."""
+        self._members[name].holds = True
+        if self._part is None:
+            return []
+        self._tally.down_bytes += counted * sum(wire_size(self._part))
+        return [Send(name, self._part)]
+
+    def _task(self, name: str, message: Activation, now: float) -> list[Action]:
+        self._tally_of(name).up_bytes += sum(wire_size(message))
+        self._waiting[name] = message
+        return self._serve(now)
+
+    def _serve(self, now: float) -> list[Action]:
+        """Give to compute whatever is due."""
+        due = self._due()
+        if not due:
+            return []
+        messages = tuple(self._waiting.pop(name) for name in due)
+        members = [self._members[name] for name in due]
+        for name, member in zip(due, members, strict=True):
+            member.served, member.total = member.served + 1, member.total + 1
+            self._tally_of(name).steps += 1
+        if self._rules.server != "joint":
+            asked = zip(due, messages, members, strict=True)
+            return [self._compute("forward", message, member.index, asker=name) for name, message, member in asked]
+        self._busy, self._joining = True, due
+        fades = tuple(self._fade(name) for name in due)
+        positions = aggregated(self._federation.phi, self._federation.job.batch_size)
+        weights = tuple(shares([member.samples for member in members]))
+        return [self._compute("joint", messages, weights, fades, positions)]
+
+    def _fade(self, name: str) -> float:
+        """By how much the update counts that ``name`` asks for, beside its share."""
+        return 1.0
+
+    def _tally_of(self, name: str) -> Tally:
+        """The tally of the round that ``name`` is in."""
+        return self._tally
+
+    def _due(self) -> list[str]:
+        """Whose tasks are to be computed now, by the scheme."""
+        active = {name: one for name, one in self._members.items() if one.served < self._steps}
+        if self._rules.server == "joint":
+            return list(active) if active and active.keys() == self._waiting.keys() else []
+        if self._rules.order == "in turn" or self._rules.server == "copies":
+            return list(self._waiting)
+        due: list[str] = []  # one part for all: in rounds of one step each
+        served = {name: (one.served, one.index) for name, one in active.items()}
+        while served and (next_one := min(served, key=served.__getitem__)) in self._waiting.keys() - set(due):
+            due.append(next_one)
+            count, index = served.pop(next_one)
+            if count + 1 < self._steps:
+                served[next_one] = (count + 1, index)
+        return due
+
+    def _stepped(self, told: Gradient, now: float) -> list[Action]:
+        """Return its gradient to each client of a joint step."""
+        self._busy = False
+        joined = [name for name in self._joining if name in self._members]
+        tally = self._tally_of(joined[0]) if joined else self._tally
+        for name in ("forward_samples", "backward_samples", "backward_s"):
+            setattr(tally, name, getattr(tally, name) + told.metrics[name])
+        tally.updates += 1
+        returned = [self._compute("returned", self._members[name].index, asker=name) for name in joined]
+        return [*returned, *self._serve(now)]
+
+    def _send_gradient(self, name: str, gradient: Gradient) -> list[Action]:
+        count = gradient.metrics.get("count", 0.0)
+        if self._rules.server != "joint":
+            tally = self._tally
+            tally.updates += 1
+            tally.forward_samples += count
+            tally.backward_samples += count
+        if name not in self._members:
+            return []
+        tally = self._tally_of(name)
+        tally.down_bytes += sum(wire_size(gradient))
+        tally.shared_bytes += sum(tensor.nbytes for key, tensor in gradient.tensors.items() if key.startswith(SHARED))
+        return [Send(name, gradient)]
+
+    def _reported(self, name: str, message: Result, now: float) -> list[Action]:
+        """Note what a client told of its training or its tests."""
+        if message.assignment != self._round:
+            return []
+        self._tally.note(message)
+        if self._rules.server == "none" and "count" in message.metrics:
+            self._tally.steps += self._steps
+        self._members[name].reported = True
+        return self._go_on(now)
+
+    def _go_on(self, now: float) -> list[Action]:
+        """After something came or somebody went: serve, or end what all have done."""
+        match self._phase:
+            case "training":
+                return self._next_turn(now) if self._turns else [*self._serve(now), *self._end_training(now)]
+            case "testing" if all(member.reported for member in self._members.values()):
+                return self._report(now)
+        return []
+
+    def _complete(self, name: str) -> bool:
+        """Whether ``name`` has done its part of the training."""
+        return self._members[name].reported and (self._rules.clients == "keep" or name in self._given)
+
+    def _next_turn(self, now: float) -> list[Action]:
+        """Let the next client train, if the one whose turn it is has ended or gone."""
+        name = self._turns[0]
+        if name in self._members:
+            if not self._complete(name):
+                return []
+            self._part = msgspec.structs.replace(self._given[name], samples=0)
+            for other, member in self._members.items():
+                member.holds = other == name
+        self._turns.popleft()
+        while self._turns and self._turns[0] not in self._members:
+            self._turns.popleft()
+        return self._start(self._turns[0]) if self._turns else self._end_training(now)
+
+    def _end_training(self, now: float) -> list[Action]:
+        """Average what the scheme shares, once all have ended."""
+        if not all(self._complete(name) for name in self._members):
+            return []
+        self._tally.trained = now
+        self._phase = "averaging"
+        to_cloud = self._cloud is not None and (self._round + 1) % self._federation.cloud_every == 0
+        actions: list[Action] = []
+        if self._rules.clients == "average" and self._members:
+            given = tuple(self._given[name] for name in self._members)
+            indices = tuple(member.index for member in self._members.values())
+            actions.append(self._compute("average", given, indices))
+        if to_cloud:
+            samples = sum(member.samples for member in self._members.values())
+            part = None if actions else self._part
+            actions.append(self._compute("give", self._round, samples, part, asker="down"))
+        return actions or self._averaged(now)
+
+    def _averaged(self, now: float) -> list[Action]:
+        """Hand on what was averaged, and let all test."""
+        actions: list[Action] = []
+        if self._rules.clients == "average":
+            self._admit()
+        if self._rules.clients == "average" or self._cloud is not None:
+            for member in self._members.values():
+                member.holds = False
+        if self._rules.clients == "average":
+            for name in self._members:
+                actions += self._hand(name)
+        self._tally.averaged = now
+        if (self._round + 1) % self._federation.test_every and self._round + 1 < self._federation.rounds:
+            return [*actions, *self._report(now)]
+        self._phase = "testing"
+        for name, member in self._members.items():
+            member.reported = False
+            if self._rules.clients == "hand on" and not member.holds:
+                actions += self._hand(name, counted=False)
+                member.holds = False
+            actions.append(Send(name, Round(assignment=self._round)))
+        return actions if self._members else [*actions, *self._report(now)]
+
+    def _report(self, now: float) -> list[Action]:
+        told = self._tally.told(self._round, self._edge, now)
+        self._round += 1
+        return [Send("runner", told), *self._begin(now)]
+
+    def _end(self) -> list[Action]:
+        self._phase = "over"
+        everyone: Sequence[str] = [*self._members, *self._newcomers]
+        to_cloud = [Send("down", Shutdown())] if self._cloud else []
+        return [*(Send(name, Shutdown()) for name in everyone), *to_cloud, Finish()]

@@ -1,0 +1,107 @@
+"""What does an edge server of a federation compute? Its part of the network, once or for each client, and averages."""
+
+from collections.abc import Sequence
+
+from nodes.algorithms.collaborative import federated_average
+from nodes.client_work import job_of
+from nodes.federation import Federation
+from nodes.joint_segment import JointSegment
+from nodes.messages import Activation, AnyMessage, Gradient, Tensors, Weights
+from nodes.place import place
+from nodes.segment import ProtocolError
+
+SERVER, CLIENT = "server.", "client."  # before names of tensors on the way between edge and cloud
+
+
+class EdgeWork:
+    """The worker of edge server ``edge``. Where clients have the whole network it averages and no more."""
+
+    def __init__(self, federation: Federation, edge: int) -> None:
+        self._job = job_of(federation)
+        self._segments: dict[int, JointSegment] = {}  # by client; all the same one, but for copies
+        self._returned: dict[int, Gradient] = {}
+        self._shared: Tensors = {}  # the clients' part as it was averaged last
+        self._round = 0
+        group = federation.group(edge)
+        if federation.rules.server == "copies":
+            self._segments = {client: JointSegment(self._job, 1) for client in group}
+        elif federation.rules.server != "none":
+            self._segments = dict.fromkeys(group, JointSegment(self._job, 1))
+        self._distinct = list({id(segment): segment for segment in self._segments.values()}.values())
+        if self._distinct and place(self._job.splits, 1, self._distinct[0].layers).relays:
+            raise ValueError("all layers are the clients'; only fl needs no server part")
+
+    @property
+    def layers(self) -> int:
+        """How many layers it holds."""
+        return len(self._distinct[0].names) if self._distinct else 0
+
+    @property
+    def steps(self) -> int:
+        """How many steps its optimizers have taken."""
+        return sum(segment.steps for segment in self._distinct)
+
+    def forward(self, message: Activation, client: int) -> AnyMessage:
+        """Take one client's task through the server's part."""
+        self._begin(message.assignment)
+        return self._segments[client].forward(message)
+
+    def joint(
+        self, messages: Sequence[Activation], weights: Sequence[float], fades: Sequence[float], positions: int
+    ) -> Gradient:
+        """Take one step on several clients' tasks; what there is to tell of it. See ``returned``."""
+        self._begin(messages[0].assignment)
+        gradients = self._distinct[0].joint(messages, weights, fades, positions)
+        clients = [message.step % self._job.sources for message in messages]
+        self._returned = dict(zip(clients, gradients, strict=True))
+        return Gradient(assignment=0, step=0, metrics=gradients[0].metrics, tensors={})
+
+    def returned(self, client: int) -> Gradient:
+        """What the last joint step has for ``client``."""
+        return self._returned.pop(client)
+
+    def average(self, given: Sequence[Weights], clients: Sequence[int]) -> Weights:
+        """Average the clients' parts, and their copies of the server's; the clients'. Raises ProtocolError."""
+        samples = [one.samples for one in given]
+        if len(self._distinct) > 1:
+            self._adopt(_mean([self._segments[client].state() for client in clients], samples))
+        self._shared = _mean([one.tensors for one in given], samples)
+        return Weights(assignment=given[0].assignment, tensors=self._shared)
+
+    def give(self, round_number: int, samples: int, part: Weights | None) -> Weights:
+        """What the cloud averages with that of other edge servers: the server's part, and the clients' if shared.
+
+        With ``part`` None the clients' is that which was averaged last.
+        """
+        server = self._distinct[0].state() if self._distinct else {}
+        shared = self._shared if part is None else part.tensors
+        tensors = {f"{SERVER}{name}": tensor for name, tensor in server.items()}
+        tensors |= {f"{CLIENT}{name}": tensor for name, tensor in shared.items()}
+        return Weights(assignment=round_number, samples=samples, tensors=tensors)
+
+    def take(self, message: Weights) -> Weights:
+        """Go on from what the cloud has averaged; the clients' part of it."""
+        if self._distinct:
+            self._adopt(_named(message.tensors, SERVER))
+        return Weights(assignment=message.assignment, tensors=_named(message.tensors, CLIENT))
+
+    def _adopt(self, tensors: Tensors) -> None:
+        for segment in self._distinct:
+            segment.adopt(tensors)
+
+    def _begin(self, round_number: int) -> None:
+        if round_number != self._round:
+            self._round = round_number
+            for segment in self._distinct:
+                segment.begin_epoch(round_number)
+
+
+def _named(tensors: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _mean(states: Sequence[Tensors], samples: Sequence[int]) -> Tensors:
+    try:
+        return federated_average(states, samples)
+    except (ValueError, RuntimeError) as error:
+        raise ProtocolError(f"clients' parts cannot be averaged: {error}") from None

@@ -1,0 +1,108 @@
+"""What are many clients and their servers asked to train together? One frozen description for all of them.
+
+Clients belong to edge servers, as equal groups, and edge servers to one cloud where there are several.
+"""
+
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from nodes.algorithms.parallel import SCHEMES, Scheme, SchemeName
+from nodes.job import Device, Job, Timing
+
+CLOUD = "cloud"
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which training pictures a client has: equal random parts; shares of each class by a Dirichlet distribution of
+    ``alpha``; or ``shards`` a client of the pictures sorted by class (McMahan et al.'s pathological split)."""
+
+    kind: Literal["iid", "dirichlet", "shards"] = "iid"
+    alpha: float = 0.5
+    shards: int = 2
+
+
+class Absence(NamedTuple):
+    """A client that drops out once it has begun so many training steps, and comes back ``for_s`` later."""
+
+    client: int
+    after_steps: int
+    for_s: float
+
+
+class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``clients`` train the network of ``job`` by ``scheme`` for ``rounds`` of ``local_steps`` each.
+
+    ``job`` has two nodes, of which the first stands for a client and the second for an edge server, and the link's
+    stage; its ``epochs`` and ``steps`` are not used. A client goes through its pictures again and again; None for
+    ``local_steps`` is as many as it takes the mean client to go through them once. ``phi`` is EPSL's, ``staleness``
+    (steps by which a client may be ahead of the slowest) and ``fade`` are of asynchronous PSL. After each
+    ``cloud_every`` rounds the edge servers' parts are averaged at the cloud. ``slowdowns`` are the clients', taken
+    again from the first on where there are more clients. ``folder``: where clients keep their state after each round,
+    so that one that was killed goes on from it.
+    """
+
+    job: Job
+    scheme: SchemeName
+    clients: int = 5
+    edges: int = 1
+    rounds: int = 1
+    local_steps: int | None = None
+    phi: float = 0.0
+    partition: Partition = Partition()
+    cloud_every: int = 1
+    test_every: int = 1
+    staleness: int | None = None
+    fade: float = 0.5
+    slowdowns: tuple[float, ...] = (1.0,)
+    client_timing: Timing | None = None
+    server_timing: Timing | None = None
+    absences: tuple[Absence, ...] = ()
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.job.nodes) != 2 or self.job.microbatches != 1 or self.job.members or self.job.moves is not None:
+            raise ValueError("job: a client and a server, no microbatches, no members, no moves")
+        if not 1 <= self.edges <= self.clients or min(self.rounds, self.cloud_every, self.test_every) < 1:
+            raise ValueError("edges: from 1 to as many as clients; rounds, cloud_every, test_every: from 1 on")
+        if not 0 <= self.phi <= 1 or (self.phi and self.scheme != "epsl"):
+            raise ValueError(f"phi {self.phi}: from 0 to 1, and of epsl alone")
+        if self.scheme == "psl-async" and self.edges > 1:
+            raise ValueError("psl-async: no round ends for all, so edge servers cannot be averaged; give one edge")
+        if any(slowdown < 1 for slowdown in self.slowdowns) or not self.slowdowns:
+            raise ValueError("slowdowns: one at least, none below 1")
+
+    @property
+    def rules(self) -> Scheme:
+        """The scheme's row."""
+        return SCHEMES[self.scheme]
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """Of all clients; ``client3`` is the third."""
+        return tuple(f"client{number + 1}" for number in range(self.clients))
+
+    @property
+    def edge_names(self) -> tuple[str, ...]:
+        """Of the edge servers."""
+        return tuple(f"edge{number + 1}" for number in range(self.edges))
+
+    def group(self, edge: int) -> tuple[int, ...]:
+        """The clients of an edge server, as equal as they can be."""
+        return tuple(client for client in range(self.clients) if client * self.edges // self.clients == edge)
+
+    def edge_of(self, client: int) -> int:
+        """The edge server of a client."""
+        return client * self.edges // self.clients
+
+    def slowdown(self, client: int) -> float:
+        """How much slower than this machine a client is."""
+        return self.slowdowns[client % len(self.slowdowns)]
+
+    def device(self, client: int) -> Device:
+        """What a client computes on."""
+        slowdown = self.slowdown(client)
+        if self.client_timing is None:
+            return Device(slowdown=slowdown)
+        timing = self.client_timing
+        return Device(timing=Timing(forward_s=slowdown * timing.forward_s, backward_s=slowdown * timing.backward_s))

@@ -1,0 +1,256 @@
+"""How does a federation run in one process? All its nodes as tasks of a loop, at full speed or in virtual time."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import torch
+
+from netem.profiles import Duplex
+from nodes.chain import load_data
+from nodes.channel import Channel, ChannelClosed, MemoryChannel, Traffic, memory_pair
+from nodes.client import Client
+from nodes.client_work import ClientWork
+from nodes.cloud import Cloud, CloudWork
+from nodes.data import Dataset
+from nodes.edge import EdgeServer
+from nodes.edge_at_will import FreeServer
+from nodes.edge_work import EdgeWork
+from nodes.federation import CLOUD, Federation
+from nodes.job import Timing
+from nodes.messages import AnyMessage, Assign, Gradient, Peer, Result
+from nodes.node import ComputeSeam, Due, Profiled, inline, on_device
+from nodes.roaming import RoamingNode, RoamingRole
+from nodes.seeds import derive
+from nodes.virtual import linked_pair, run_virtual
+
+Say = Callable[[dict[str, float]], None]
+
+
+class NodeReport(msgspec.Struct, kw_only=True):
+    """What one node did; ``cpu_s``, ``pid`` and ``resident_bytes`` of a process of its own."""
+
+    name: str
+    layers: int = 0
+    steps: int = 0
+    pid: int = 0
+    cpu_s: float = 0.0
+    resident_bytes: int = 0
+    compute_s: float = 0.0
+    overrun_s: float = 0.0
+    sent: dict[str, dict[str, Traffic]] = {}  # by direction, by kind of message
+
+
+class RoundReport(msgspec.Struct, kw_only=True):
+    """What one edge server told of one round: ``nodes.edge.Tally``, and right and all answers by class."""
+
+    told: dict[str, float]
+    right: list[float]
+    tested: list[float]
+
+
+class FederationOutcome(msgspec.Struct, kw_only=True):
+    """What came of a federation: its rounds in their order, those of the first edge server first."""
+
+    rounds: list[RoundReport]
+    nodes: list[NodeReport]
+
+
+def run_in_process(federation: Federation, data: Dataset | None = None, say: Say | None = None) -> FederationOutcome:
+    """Run ``federation`` in this process, without a wire: bytes are counted as they would be sent."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(federation.job.threads or before)
+    try:
+        return asyncio.run(Town(federation, data or load_data(federation.job), say).run())
+    finally:
+        torch.set_num_threads(before)
+
+
+def workers(federation: Federation, data: Dataset) -> dict[str, tuple[RoamingRole, Any]]:
+    """The role and the worker of every node, by name."""
+    made: dict[str, tuple[RoamingRole, Any]] = {}
+    if federation.edges > 1:
+        made[CLOUD] = Cloud(federation.edge_names), CloudWork()
+    for edge, name in enumerate(federation.edge_names):
+        made[name] = edge_role(federation, edge), EdgeWork(federation, edge)
+    for client, name in enumerate(federation.client_names):
+        work = ClientWork(federation, client, data)
+        made[name] = (
+            client_role(federation, client, work, Peer(federation.edge_names[federation.edge_of(client)])),
+            work,
+        )
+    return made
+
+
+def edge_role(federation: Federation, edge: int, cloud: Peer | None = None) -> EdgeServer:
+    """What edge server ``edge`` decides."""
+    if federation.rules.order == "at will":
+        return FreeServer(federation)
+    return EdgeServer(federation, edge, (cloud or Peer(CLOUD)) if federation.edges > 1 else None)
+
+
+def client_role(federation: Federation, client: int, work: Any, edge: Peer) -> Client:
+    """What client ``client`` decides, whose worker is ``work``."""
+    return Client(
+        federation.rules,
+        edge,
+        work.samples,
+        work.mean_samples,
+        work.course.test_batches,
+        federation.job.window,
+        [(one.after_steps, one.for_s) for one in federation.absences if one.client == client],
+        work.begun,
+    )
+
+
+class Town:
+    """All nodes of a federation, and how they reach each other."""
+
+    def __init__(self, federation: Federation, data: Dataset, say: Say | None) -> None:
+        self._federation, self._say = federation, say
+        self.made = workers(federation, data)
+        self._clock: Callable[[], float] = time.perf_counter
+        self._nodes: dict[str, RoamingNode] = {}
+
+    async def run(self) -> FederationOutcome:
+        reports: list[Result] = []
+        runners: list[MemoryChannel] = []
+        for name, (role, worker) in self.made.items():
+            to_runner: MemoryChannel
+            runner: MemoryChannel
+            to_runner, runner = memory_pair(name, "runner")
+            runners.append(runner)
+            self._nodes[name] = RoamingNode(
+                name, role, worker, self._compute(name), {"runner": to_runner}, self._clock, self._reach(name)
+            )
+        try:
+            async with asyncio.TaskGroup() as group:  # the first that fails ends all
+                for runner in runners:
+                    group.create_task(self._listen(runner, reports))
+                    await runner.send(Assign(assignment=0, splits=()))
+                await asyncio.wait([group.create_task(node.run()) for node in self._nodes.values()])
+                for runner in runners:
+                    await runner.close()
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        done = [
+            node_report(node, worker)
+            for node, (_, worker) in zip(self._nodes.values(), self.made.values(), strict=True)
+        ]
+        return outcome(reports, done)
+
+    def _compute(self, name: str) -> ComputeSeam:
+        return inline
+
+    def _pair(self, upper: str, lower: str) -> tuple[Channel, Channel]:
+        return memory_pair(upper, lower)
+
+    def _reach(self, name: str) -> Callable[[Peer], Any]:
+        async def reach(peer: Peer) -> Channel:
+            below = self._nodes[peer.name]
+            if below.ended:
+                raise ChannelClosed(f"{peer.name} is gone")
+            near, far = self._pair(name, peer.name)
+            below.attach(name, far)
+            return near
+
+        return reach
+
+    async def _listen(self, runner: Channel, reports: list[Result]) -> None:
+        try:
+            while True:
+                message = await runner.receive()
+                if isinstance(message, Result):
+                    reports.append(message)
+                    if self._say:
+                        self._say(message.metrics)
+        except ChannelClosed:
+            return
+
+
+class VirtualTown(Town):
+    """The same on a virtual clock; workers give shapes alone."""
+
+    def __init__(self, federation: Federation, data: Dataset, links: Mapping[str, Duplex], say: Say | None) -> None:
+        """``links`` are those above each node, by its name: a client's to its edge server, an edge server's."""
+        super().__init__(federation, data, say)
+        self._clock = asyncio.get_running_loop().time
+        self._links = links
+
+    def _compute(self, name: str) -> ComputeSeam:
+        federation = self._federation
+        if name in federation.client_names:
+            return Profiled(on_device(federation.device(federation.client_names.index(name))))
+        return Profiled(serving(federation.server_timing or Timing(), federation.job.batch_size))
+
+    def _pair(self, upper: str, lower: str) -> tuple[Channel, Channel]:
+        seed = derive(self._federation.job.seed, list(self.made).index(upper))
+        return linked_pair(upper, lower, self._links[upper], seed)
+
+
+def run_in_virtual_time(
+    federation: Federation, links: Mapping[str, Duplex], data: Dataset | None = None
+) -> FederationOutcome:
+    """Run ``federation`` on a virtual clock: compute takes what its timings say, messages what ``links`` do.
+
+    ``links`` are by the name of the node upstream: a client's to its edge server, an edge server's to the cloud.
+    Tensors have shapes and no data: losses and accuracies are zero.
+    """
+    everything = data or load_data(federation.job)
+
+    async def run() -> FederationOutcome:
+        return await VirtualTown(federation, everything, links, None).run()
+
+    return run_virtual(run())
+
+
+def serving(timing: Timing, batch_size: int) -> Due:
+    """How long an edge server takes: ``timing`` is of one client's batch, and what it does counts by samples."""
+
+    def due_s(call: str, reply: AnyMessage, cpu_s: float) -> float:
+        if call == "joint":
+            told = reply.metrics if isinstance(reply, Gradient) else {}
+            forward_s = timing.forward_s * told["forward_samples"]
+            return (forward_s + timing.backward_s * told["backward_samples"]) / batch_size
+        if call == "forward":
+            return timing.forward_s + (timing.backward_s if isinstance(reply, Gradient) else 0.0)
+        return 0.0
+
+    return due_s
+
+
+def node_report(node: RoamingNode, worker: Any) -> NodeReport:
+    """What ``node`` did, as far as it knows itself."""
+    sent: dict[str, dict[str, Traffic]] = {}
+    for direction, channel in node.used:
+        held = sent.setdefault(direction, {})
+        for kind, traffic in channel.sent.items():
+            one = held.setdefault(kind, Traffic())
+            one.messages += traffic.messages
+            one.header_bytes += traffic.header_bytes
+            one.payload_bytes += traffic.payload_bytes
+    return NodeReport(
+        name=node.name,
+        layers=getattr(worker, "layers", 0),
+        steps=getattr(worker, "steps", 0),
+        compute_s=node.usage.compute_s,
+        sent=sent,
+    )
+
+
+def outcome(reports: Sequence[Result], nodes: list[NodeReport]) -> FederationOutcome:
+    """What the edge servers reported, with what the nodes did."""
+    reports = sorted(reports, key=lambda told: (told.step, told.assignment))
+    return FederationOutcome(
+        rounds=[
+            RoundReport(
+                told=message.metrics,
+                right=message.tensors["right"].tolist() if "right" in message.tensors else [],
+                tested=message.tensors["tested"].tolist() if "tested" in message.tensors else [],
+            )
+            for message in reports
+        ],
+        nodes=nodes,
+    )

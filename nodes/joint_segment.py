@@ -1,0 +1,225 @@
+"""What does a server part do with the batches of many clients at once? One batch of them all, one step.
+
+Parallel split learning: the loss is the sum of the clients' mean losses, each by its share of the data. What returns
+to a client is the gradient of its own mean loss, as when it trains alone: so its own optimizer needs no other rate
+because others train too, and if the clients' parts are averaged after each step, by the same shares, the whole is
+training on the joint batch. (The summary of the paper does not say how gradients are scaled.)
+
+EPSL(phi): at the first a = ceil(phi b) positions of the batch the last-layer gradients are averaged over the clients.
+They are back-propagated once, through an extra forward pass of the clients' averaged smashed data, and what comes
+of that at the cut is the same for all clients: it could be broadcast. In this pass batch norm uses its running
+statistics and leaves them as they are. To back-propagate no more than a + M (b - a) samples the two groups of
+positions are two batches, each with batch statistics of its own; that fills a gap, as does averaging what the stage
+decodes to, for stages whose codes have a row for each sample. Averaged gradients need no scale: with a linear server
+part they are exactly the weighted mean of PSL's.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nodes.algorithms.parallel import averaged, own_gradients
+from nodes.boundary import unpack
+from nodes.checkpoint import write_state
+from nodes.messages import Activation, Gradient, Tensors
+from nodes.models import Moment, Values
+from nodes.segment import ProtocolError, Segment, _wire, number
+
+SHARED = "shared/"  # before the names of gradients that are the same for all clients
+
+
+class _Batch(NamedTuple):
+    """What one client sent, decoded."""
+
+    message: Activation
+    codes: Tensors
+    labels: torch.Tensor
+    weight: float
+    fade: float
+
+
+class JointSegment(Segment):
+    """A server part that takes one training step on what several clients sent."""
+
+    def joint(
+        self, messages: Sequence[Activation], weights: Sequence[float], fades: Sequence[float], positions: int = 0
+    ) -> list[Gradient]:
+        """A gradient for each client, after one step of the optimizer.
+
+        ``weights`` are the clients' shares of the data, ``fades`` by what their part of the update counts besides,
+        ``positions`` is a. Raises ProtocolError for boundaries that cannot be joined. The metrics of the first
+        gradient tell of the step: samples forward and backward, seconds of the backward pass.
+        """
+        arrived = [self._decoded(*parts) for parts in zip(messages, weights, fades, strict=True)]
+        rows = {len(batch.labels) for batch in arrived}
+        if len(rows) > 1:
+            raise ProtocolError(f"batches of {sorted(rows)} samples cannot be joined")
+        (size,) = rows
+        if positions and any(message.views or message.scalars for message in messages):
+            raise ProtocolError("what crosses has views or sizes of the batch: no positions of it can be averaged")
+        self._inbound.train(True)
+        if self._part is not None:
+            self._part.train(True)
+        scores = [{"count": float(size), "loss": 0.0, "correct": 0.0} for _ in arrived]
+        shared, backward_s = self._averaged(arrived, positions, size, scores)
+        leaves, own_s = self._own(arrived, positions, size, scores)
+        self._step(None)
+        forward = size * len(arrived) + positions
+        scores[0] |= {
+            "forward_samples": float(forward),
+            "backward_samples": float(positions + len(arrived) * (size - positions)),
+            "backward_s": backward_s + own_s,
+        }
+        return [
+            Gradient(
+                assignment=batch.message.assignment,
+                step=batch.message.step,
+                metrics=score,
+                tensors=self._returned(own, batch.weight * batch.fade) | shared,
+            )
+            for batch, score, own in zip(arrived, scores, leaves, strict=True)
+        ]
+
+    def _own(
+        self, arrived: list[_Batch], positions: int, size: int, scores: list[dict[str, float]]
+    ) -> tuple[list[Tensors], float]:
+        """Back-propagate each client's own positions; its leaves, which then have gradients."""
+        if positions == size:
+            return [{} for _ in arrived], 0.0
+        leaves = [
+            {
+                name: code[positions:].detach().requires_grad_(name in batch.message.grads)
+                for name, code in batch.codes.items()
+            }
+            for batch in arrived
+        ]
+        loss: torch.Tensor | float = 0.0
+        logits = self._forward(arrived, leaves)
+        for batch, mine, score in zip(arrived, torch.split(logits, size - positions), scores, strict=True):
+            labels = batch.labels[positions:]
+            part = F.cross_entropy(mine, labels) * ((size - positions) / size)
+            loss = loss + part * (batch.weight * batch.fade)
+            score["loss"] += number(part)
+            score["correct"] += number((mine.argmax(1) == labels).sum())
+        assert isinstance(loss, torch.Tensor)
+        began = time.perf_counter()
+        torch.autograd.backward(loss)
+        return leaves, time.perf_counter() - began
+
+    def _averaged(
+        self, arrived: list[_Batch], positions: int, size: int, scores: list[dict[str, float]]
+    ) -> tuple[Tensors, float]:
+        """Back-propagate the averaged gradients of the first ``positions``; what returns to all clients."""
+        if not positions:
+            return {}, 0.0
+        first = [{name: code[:positions] for name, code in batch.codes.items()} for batch in arrived]
+        if any(not code.is_floating_point() for codes in first for code in codes.values()):
+            raise ProtocolError("codes that are no numbers cannot be averaged over clients: no epsl with this stage")
+        with torch.no_grad():
+            logits = torch.split(self._forward(arrived, first), positions)
+        gradients = []
+        for batch, mine, score in zip(arrived, logits, scores, strict=True):
+            labels = batch.labels[:positions]
+            gradients.append(own_gradients(mine, labels, size))
+            score["loss"] += number(F.cross_entropy(mine, labels)) * positions / size
+            score["correct"] += number((mine.argmax(1) == labels).sum())
+        weights = [batch.weight * batch.fade for batch in arrived]
+        means = {
+            name: averaged([codes[name] for codes in first], [batch.weight for batch in arrived])
+            .detach()
+            .requires_grad_(name in arrived[0].message.grads)
+            for name in first[0]
+        }
+        with self._frozen_statistics():
+            output = self._forward(arrived[:1], [means])
+        began = time.perf_counter()
+        torch.autograd.backward(output, averaged(gradients, weights))
+        seconds = time.perf_counter() - began
+        return {f"{SHARED}{name}": tensor for name, tensor in self._returned(means, sum(weights)).items()}, seconds
+
+    def _forward(self, arrived: list[_Batch], codes: Sequence[Tensors]) -> torch.Tensor:
+        """The logits of ``codes``, all of them one batch."""
+        values: list[Values] = []
+        for batch, some in zip(arrived, codes, strict=True):
+            self._seed(batch.message, self.place.inbound, 1)
+            restored = self._inbound.restore(some)
+            values.append(unpack(restored, batch.message.views, batch.message.scalars))
+        return self._through(_joined(values), arrived[0].message)
+
+    def _through(self, values: Values, message: Activation) -> torch.Tensor:
+        assert self._part is not None
+        if missing := set(self._part.inputs) - values.keys():
+            raise ProtocolError(f"values that the first layer here needs did not come: {sorted(missing)}")
+        result: torch.Tensor = self._part(values, Moment(self.job.seed, message.step))[self._output]
+        return result
+
+    def _decoded(self, message: Activation, weight: float, fade: float) -> _Batch:
+        if message.labels is None:
+            raise ProtocolError(f"step {message.step} came without labels")
+        with torch.no_grad():
+            codes = self._inbound.decode(self._here(message.tensors))
+        if unknown := set(message.grads) - set(codes):
+            raise ProtocolError(f"gradients are wanted of values that did not come: {sorted(unknown)}")
+        return _Batch(message, codes, message.labels.to(self._device), weight, fade)
+
+    def _returned(self, leaves: Tensors, weight: float) -> Tensors:
+        gradients = {name: leaf.grad / weight for name, leaf in leaves.items() if leaf.grad is not None}
+        return _wire(self._inbound.encode_gradients(gradients))
+
+    @contextmanager
+    def _frozen_statistics(self) -> Iterator[None]:
+        """Let batch norm use its running statistics and leave them as they are."""
+        norms = [
+            module
+            for held in (self._part, self._inbound)
+            for module in (held.modules() if held is not None else ())
+            if isinstance(module, _BatchNorm)
+        ]
+        for norm in norms:
+            norm.eval()
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.train()
+
+
+class SharingSegment(Segment):
+    """A client's part, to which gradients may return that are the same for all clients."""
+
+    def keep(self, path: Path, begun: int) -> None:
+        """Save all that it goes on from, once ``begun`` steps were taken."""
+        write_state(path, {"begun": begun, **self._everything()})
+
+    def resume(self, path: Path) -> int:
+        """Go on from what ``keep`` saved; the steps taken."""
+        saved = torch.load(path, map_location=self._device, weights_only=True)
+        self._go_on(saved)
+        return int(saved["begun"])
+
+    def _came_back(self, tensors: Tensors) -> Tensors:
+        shared = {name.removeprefix(SHARED): value for name, value in tensors.items() if name.startswith(SHARED)}
+        own = super()._came_back({name: value for name, value in tensors.items() if not name.startswith(SHARED)})
+        if not shared:
+            return own
+        shared = super()._came_back(shared)
+        return {name: torch.cat([value, own[name]]) if name in own else value for name, value in shared.items()}
+
+
+def _joined(values: list[Values]) -> Values:
+    """One batch of all. Raises ProtocolError for what is not of single samples."""
+    if len(values) == 1:
+        return values[0]
+    joined: Values = {}
+    for name, first in values[0].items():
+        parts = [one.get(name) for one in values]
+        if not all(isinstance(part, torch.Tensor) and part.shape == first.shape for part in parts):
+            raise ProtocolError(f"{name} cannot be joined over clients: cut where tensors of equal batches cross")
+        joined[name] = torch.cat([part for part in parts if part is not None])
+    return joined

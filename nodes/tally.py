@@ -1,0 +1,64 @@
+"""What does an edge server note of a round, and of each client that is here?"""
+
+import msgspec
+import torch
+
+from nodes.messages import Result
+
+
+class Tally(msgspec.Struct):
+    """What one round has brought so far; times by the server's clock."""
+
+    began: float
+    trained: float = 0.0  # when its last step was taken
+    averaged: float = 0.0  # when the clients could go on
+    participants: int = 0
+    steps: int = 0  # of the clients, that were served
+    updates: int = 0  # of the server's part
+    loss: float = 0.0
+    correct: float = 0.0
+    count: float = 0.0
+    up_bytes: int = 0  # whole frames of training
+    down_bytes: int = 0
+    shared_bytes: int = 0  # of those down, payload that is the same for all clients and need be sent once only
+    forward_samples: float = 0.0
+    backward_samples: float = 0.0
+    backward_s: float = 0.0
+    staleness: int = 0  # summed over the steps
+    right: torch.Tensor | None = None
+    tested: torch.Tensor | None = None
+
+    def note(self, told: Result) -> None:
+        """Add what a client told of its training, or of its tests."""
+        if "tested" in told.tensors:
+            right, tested = told.tensors["right"], told.tensors["tested"]
+            self.right = right if self.right is None else self.right + right
+            self.tested = tested if self.tested is None else self.tested + tested
+        for name in ("loss", "correct", "count"):
+            setattr(self, name, getattr(self, name) + told.metrics.get(name, 0.0))
+
+    def told(self, number: int, edge: int, now: float) -> Result:
+        """What the runner is told of round ``number`` at server ``edge``."""
+        numbers = {
+            name: float(value) for name, value in msgspec.structs.asdict(self).items() if isinstance(value, int | float)
+        }
+        tensors = {"right": self.right, "tested": self.tested}
+        return Result(
+            assignment=number,
+            step=edge,
+            metrics={**numbers, "round": float(number), "edge": float(edge), "ended": now},
+            tensors={name: tensor for name, tensor in tensors.items() if tensor is not None},
+        )
+
+
+class Member(msgspec.Struct):
+    """A client that is here."""
+
+    index: int
+    samples: int
+    served: int = 0  # steps of this round
+    reported: bool = False  # of this round's training, or tests
+    begun: int = 0  # rounds, where they end for each client alone
+    total: int = 0  # steps of all rounds
+    seen: int = 0  # the server's updates when it was last served
+    holds: bool = False  # what the clients' part is now
