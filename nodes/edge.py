@@ -48,6 +48,11 @@ class EdgeServer:
         self._joining: list[str] = []  # whose tasks that step is of
         self._tally = Tally(began=0.0)
 
+    @property
+    def part(self) -> Weights | None:
+        """The clients' part as the scheme shares it; None before it was trained, or where it is not shared."""
+        return self._part
+
     # Who is here
 
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
@@ -191,7 +196,7 @@ class EdgeServer:
         return [Send(name, self._part)]
 
     def _task(self, name: str, message: Activation, now: float) -> list[Action]:
-        self._tally_of(name).up_bytes += sum(wire_size(message))
+        self._tally.up_bytes += sum(wire_size(message))
         self._waiting[name] = message
         return self._serve(now)
 
@@ -202,9 +207,9 @@ class EdgeServer:
             return []
         messages = tuple(self._waiting.pop(name) for name in due)
         members = [self._members[name] for name in due]
-        for name, member in zip(due, members, strict=True):
+        self._tally.steps += len(due)
+        for member in members:
             member.served, member.total = member.served + 1, member.total + 1
-            self._tally_of(name).steps += 1
         if self._rules.server != "joint":
             asked = zip(due, messages, members, strict=True)
             return [self._compute("forward", message, member.index, asker=name) for name, message, member in asked]
@@ -217,10 +222,6 @@ class EdgeServer:
     def _fade(self, name: str) -> float:
         """By how much the update counts that ``name`` asks for, beside its share."""
         return 1.0
-
-    def _tally_of(self, name: str) -> Tally:
-        """The tally of the round that ``name`` is in."""
-        return self._tally
 
     def _due(self) -> list[str]:
         """Whose tasks are to be computed now, by the scheme."""
@@ -242,23 +243,20 @@ class EdgeServer:
         """Return its gradient to each client of a joint step."""
         self._busy = False
         joined = [name for name in self._joining if name in self._members]
-        tally = self._tally_of(joined[0]) if joined else self._tally
+        self._tally.updates += 1
         for name in ("forward_samples", "backward_samples", "backward_s"):
-            setattr(tally, name, getattr(tally, name) + told.metrics[name])
-        tally.updates += 1
+            setattr(self._tally, name, getattr(self._tally, name) + told.metrics[name])
         returned = [self._compute("returned", self._members[name].index, asker=name) for name in joined]
         return [*returned, *self._serve(now)]
 
     def _send_gradient(self, name: str, gradient: Gradient) -> list[Action]:
-        count = gradient.metrics.get("count", 0.0)
+        tally, count = self._tally, gradient.metrics.get("count", 0.0)
         if self._rules.server != "joint":
-            tally = self._tally
             tally.updates += 1
             tally.forward_samples += count
             tally.backward_samples += count
         if name not in self._members:
             return []
-        tally = self._tally_of(name)
         tally.down_bytes += sum(wire_size(gradient))
         tally.shared_bytes += sum(tensor.nbytes for key, tensor in gradient.tensors.items() if key.startswith(SHARED))
         return [Send(name, gradient)]
@@ -330,7 +328,8 @@ class EdgeServer:
             for name in self._members:
                 actions += self._hand(name)
         self._tally.averaged = now
-        if (self._round + 1) % self._federation.test_every and self._round + 1 < self._federation.rounds:
+        every, last = self._federation.test_every, self._round + 1 == self._federation.rounds
+        if not every or ((self._round + 1) % every and not last):
             return [*actions, *self._report(now)]
         self._phase = "testing"
         for name, member in self._members.items():

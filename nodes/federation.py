@@ -37,9 +37,9 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     stage; its ``epochs`` and ``steps`` are not used. A client goes through its pictures again and again; None for
     ``local_steps`` is as many as it takes the mean client to go through them once. ``phi`` is EPSL's, ``staleness``
     (steps by which a client may be ahead of the slowest) and ``fade`` are of asynchronous PSL. After each
-    ``cloud_every`` rounds the edge servers' parts are averaged at the cloud. ``slowdowns`` are the clients', taken
-    again from the first on where there are more clients. ``folder``: where clients keep their state after each round,
-    so that one that was killed goes on from it.
+    ``cloud_every`` rounds the edge servers' parts are averaged at the cloud; after each ``test_every`` rounds and the
+    last (0: never) clients test. ``slowdowns`` are the clients', taken again from the first on where there are more
+    clients. ``folder``: where clients keep their state after each round, so that one that was killed goes on from it.
     """
 
     job: Job
@@ -63,8 +63,8 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __post_init__(self) -> None:
         if len(self.job.nodes) != 2 or self.job.microbatches != 1 or self.job.members or self.job.moves is not None:
             raise ValueError("job: a client and a server, no microbatches, no members, no moves")
-        if not 1 <= self.edges <= self.clients or min(self.rounds, self.cloud_every, self.test_every) < 1:
-            raise ValueError("edges: from 1 to as many as clients; rounds, cloud_every, test_every: from 1 on")
+        if not 1 <= self.edges <= self.clients or min(self.rounds, self.cloud_every) < 1:
+            raise ValueError("edges: from 1 to as many as clients; rounds, cloud_every: from 1 on")
         if not 0 <= self.phi <= 1 or (self.phi and self.scheme != "epsl"):
             raise ValueError(f"phi {self.phi}: from 0 to 1, and of epsl alone")
         if self.scheme == "psl-async" and self.edges > 1:

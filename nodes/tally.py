@@ -58,7 +58,6 @@ class Member(msgspec.Struct):
     samples: int
     served: int = 0  # steps of this round
     reported: bool = False  # of this round's training, or tests
-    begun: int = 0  # rounds, where they end for each client alone
     total: int = 0  # steps of all rounds
     seen: int = 0  # the server's updates when it was last served
     holds: bool = False  # what the clients' part is now

@@ -1,0 +1,302 @@
+"""Which way of training with many clients is the better: how accurate, how fast, with how many bytes, on whose work?
+
+Split Learning in 6G Edge Networks. One experiment serves all: ``course`` lets a federation train, in this process, on
+a virtual clock, on which networks learn as well while compute and links take the time that is said, or live.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.experiment import Context, Measurement
+from bench.experiments.chain_job import ANY_CLASSES, classes_of, largest_payload, layers_of, stored
+from bench.experiments.training import Count, boundary_after
+from bench.fields import ModelName, StageChoice, check_stage, stage_specs
+from bench.strict_yaml import Key
+from netem.profiles import Duplex, LinkName, duplex
+from nodes.algorithms.parallel import SchemeName
+from nodes.batches import subset
+from nodes.data import Dataset
+from nodes.federation import Absence, Federation, Partition
+from nodes.federation_run import FederationOutcome, RoundReport, Say, run_in_process, run_in_virtual_time
+from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
+from nodes.models import Chain, ModelError, build_model
+from nodes.stage import build_stage
+from reports.record import CaseValue
+
+BACKWARD = 2.0  # a backward pass takes twice the operations of a forward pass, as is usual for convolutions
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A scheme with what is its own: EPSL's ``phi``; asynchronous PSL's bound of ``staleness`` and its ``fade``."""
+
+    scheme: SchemeName = "psl"
+    phi: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    staleness: int | None = None
+    fade: float = 0.5
+
+
+class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``clients`` that train ``model``, cut after module ``cut`` or after so many layers, by ``method``.
+
+    On a virtual clock a client computes ``client_flops`` operations a second, divided by its one of ``slowdowns``, an
+    edge server ``server_flops``. ``links`` are the clients', each taken again where there are more clients;
+    ``backhaul`` joins an edge server to the cloud.
+    """
+
+    model: ModelName = ModelName("nodes.networks:small_cnn")
+    cut: str | Count = 5
+    method: Method = Method()
+    stage: StageChoice = "identity"
+    clients: Count = 5
+    edges: Count = 1
+    rounds: Count = 1
+    local_steps: Count | None = None
+    partition: Partition = Partition()
+    cloud_every: Count = 1
+    test_every: Count = 1
+    slowdowns: tuple[float, ...] = (1.0,)
+    absences: tuple[Absence, ...] = ()
+    links: tuple[LinkName | Duplex, ...] = ("unlimited",)
+    backhaul: LinkName | Duplex = "unlimited"
+    client_flops: Positive = 2e9
+    server_flops: Positive = 1e11
+    optimizer: OptimizerSpec = OptimizerSpec()
+    batch_size: Count = 32
+    side: Count = 32
+    train_samples: Count | None = None
+    test_samples: Count | None = None
+    augment: bool = False
+    threads: Count | None = 1
+    level: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.8  # of accuracy, for the time until it is reached
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what does not fit together; reads no data, runs nothing."""
+        try:
+            layout = layers_of(str(self.model), ANY_CLASSES, self.side)
+            split_point = self.split_point(layout)
+            check_stage(self.stage_spec.name)
+            if split_point < len(layout):
+                build_stage(self.stage_spec, layout.shapes(split_point))
+        except ModelError as error:
+            yield ("model",), str(error)
+            return
+        except ValueError as error:
+            yield ("cut",), str(error)
+            return
+        try:
+            self.federation(Job(**_minimal(self, layout)))
+        except ValueError as error:
+            yield ("method",), str(error)
+
+    @property
+    def stage_spec(self) -> StageSpec:
+        """What stands at the cut."""
+        return stage_specs(self.stage, 1)[0]
+
+    def split_point(self, layout: Chain) -> int:
+        """Layers that a client has: all of them in federated learning. Raises ValueError."""
+        if self.method.scheme == "fl":
+            return len(layout)
+        point = boundary_after(layout, self.cut) if isinstance(self.cut, str) else self.cut
+        if not 0 < point < len(layout):
+            raise ValueError(f"cut {self.cut}: a client has some of the model's {len(layout)} layers, not all")
+        return point
+
+    def federation(self, job: Job) -> Federation:
+        """What is asked of the nodes. Raises ValueError."""
+        return Federation(
+            job=job,
+            scheme=self.method.scheme,
+            clients=self.clients,
+            edges=self.edges,
+            rounds=self.rounds,
+            local_steps=self.local_steps,
+            phi=self.method.phi,
+            partition=self.partition,
+            cloud_every=self.cloud_every,
+            test_every=self.test_every,
+            staleness=self.method.staleness,
+            fade=self.method.fade,
+            slowdowns=self.slowdowns,
+            absences=self.absences,
+        )
+
+
+def _minimal(parameters: Clients, layout: Chain) -> dict[str, Any]:
+    """What a job takes, whatever the data."""
+    return {
+        "model": str(parameters.model),
+        "input_shape": layout.input_shape,
+        "classes": ANY_CLASSES,
+        "nodes": ("client", "edge"),
+        "splits": (parameters.split_point(layout),),
+        "stages": (parameters.stage_spec,),
+    }
+
+
+def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
+    """Train, and tell round by round how well, what crossed, who worked, and on a clock how long it took."""
+    directory = str(context.data_dir.resolve()) if context.data_dir else None
+    layout = layers_of(str(parameters.model), classes_of(context.dataset, directory, parameters.side), parameters.side)
+    data = _data(parameters, context, directory)
+    job = _job(parameters, context, directory, layout)
+    federation = parameters.federation(job)
+    work = _work(parameters, job, layout)
+    if context.mode == "virtual":
+        federation = msgspec.structs.replace(federation, test_every=0, **_timings(parameters, work))
+        links = [duplex(link) for link in parameters.links]
+        joined = {name: links[number % len(links)] for number, name in enumerate(federation.client_names)}
+        joined |= dict.fromkeys(federation.edge_names, duplex(parameters.backhaul))
+        outcome = run_in_virtual_time(federation, joined, data)
+    else:
+        outcome = run_in_process(federation, data, _saying(context))
+    yield from _rounds(outcome, parameters, timed=context.mode != "in-process")
+    yield from _totals(outcome, parameters, work)
+
+
+def _saying(context: Context) -> Say:
+    def say(told: dict[str, float]) -> None:
+        loss = told["loss"] / max(1.0, told["steps"])
+        context.say(f"edge {told['edge'] + 1:.0f}, round {told['round'] + 1:.0f}: training loss {loss:.3f}")
+
+    return say
+
+
+def _data(parameters: Clients, context: Context, directory: str | None) -> Dataset | None:
+    if context.dataset == "none":
+        return None
+    everything = stored(context.dataset, directory, parameters.side)
+    return Dataset(
+        everything.name,
+        everything.classes,
+        subset(everything.train, parameters.train_samples, context.seed),
+        subset(everything.test, parameters.test_samples, context.seed),
+    )
+
+
+def _job(parameters: Clients, context: Context, directory: str | None, layout: Chain) -> Job:
+    """A client and its server."""
+    classes = classes_of(context.dataset, directory, parameters.side)
+    data = DataSpec(
+        name=context.dataset,
+        directory=directory,
+        train_samples=parameters.train_samples,
+        test_samples=parameters.test_samples,
+        augment=parameters.augment,
+    )
+    parameter_bytes = sum(4 * tensor.numel() for tensor in layout.model.state_dict().values())
+    return Job(
+        **_minimal(parameters, layout) | {"classes": classes},
+        data=data,
+        optimizer=parameters.optimizer,
+        batch_size=parameters.batch_size,
+        seed=context.seed,
+        threads=parameters.threads,
+        device=context.device,
+        payload_bytes=largest_payload(layout, parameters.batch_size) + 2 * parameter_bytes,
+    )
+
+
+class Work(msgspec.Struct, frozen=True):
+    """Floating-point operations of one picture's forward pass, as counted."""
+
+    client: float
+    server: float
+
+
+def _work(parameters: Clients, job: Job, layout: Chain) -> Work:
+    """What a client and its server compute for a picture."""
+    model = build_model(job.model, job.classes, job.input_shape, job.seed)
+    chain, (split_point,) = Chain(model, job.input_shape), job.splits
+    values = {chain.input: torch.zeros(1, *job.input_shape)}
+    counted = []
+    for start, stop in ((0, split_point), (split_point, len(chain))):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            values = chain.part(start, stop).eval()(values) if start < stop else values
+        counted.append(float(counter.get_total_flops()))
+    return Work(*counted)
+
+
+def _timings(parameters: Clients, work: Work) -> dict[str, Timing]:
+    """Seconds of a batch, forward and backward, of the fastest client and of a server."""
+    client_s = work.client * parameters.batch_size / parameters.client_flops
+    server_s = work.server * parameters.batch_size / parameters.server_flops
+    return {
+        "client_timing": Timing(forward_s=client_s, backward_s=BACKWARD * client_s),
+        "server_timing": Timing(forward_s=server_s, backward_s=BACKWARD * server_s),
+    }
+
+
+def _rounds(outcome: FederationOutcome, parameters: Clients, timed: bool) -> Iterator[Measurement]:
+    """Round by round, over all edge servers; and when ``level`` was first reached."""
+    began = min(one.told["began"] for one in outcome.rounds)
+    tests = 0.0  # seconds that went into tests, which count for nothing; on a virtual clock none do
+    reached: float | None = None
+    for number in range(parameters.rounds):
+        of_round = [one for one in outcome.rounds if one.told["round"] == number]
+        case: dict[str, CaseValue] = {"round": number + 1}
+        accuracy = _accuracy(of_round)
+        if accuracy is not None:
+            yield Measurement("test_accuracy", accuracy, "1", case)
+            yield Measurement("balanced_accuracy", _balanced(of_round), "1", case)
+        if timed:
+            trained = max(max(one.told["trained"], one.told["averaged"]) for one in of_round)
+            yield Measurement("round_s", trained - min(one.told["began"] for one in of_round), "s", case)
+            elapsed = trained - began - tests
+            yield Measurement("elapsed_s", elapsed, "s", case)
+            tests += max(0.0, max(one.told["ended"] for one in of_round) - trained)
+            if reached is None and accuracy is not None and accuracy >= parameters.level:
+                reached = elapsed
+    if timed and reached is not None:
+        yield Measurement("reached_s", reached, "s")
+
+
+def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iterator[Measurement]:
+    """What the whole came to."""
+
+    def total(name: str) -> float:
+        return sum(one.told[name] for one in outcome.rounds)
+
+    last = [one for one in outcome.rounds if one.told["round"] == parameters.rounds - 1]
+    accuracy = _accuracy(last)
+    if accuracy is not None:
+        yield Measurement("final_accuracy", accuracy, "1")
+        yield Measurement("final_balanced_accuracy", _balanced(last), "1")
+    steps = total("steps")
+    yield Measurement("client_steps", steps, "steps")
+    yield Measurement("up_bytes", total("up_bytes"), "B")
+    yield Measurement("down_bytes", total("down_bytes"), "B")
+    spared = sum(one.told["shared_bytes"] * (1 - 1 / max(1.0, one.told["participants"])) for one in outcome.rounds)
+    yield Measurement("down_broadcast_bytes", total("down_bytes") - spared, "B")
+    operations = (1 + BACKWARD) * parameters.batch_size * steps * work.client
+    yield Measurement("client_operations", operations, "FLOP")
+    yield Measurement("client_share", work.client / (work.client + work.server), "1")
+    busy = sum(node.compute_s for node in outcome.nodes if node.name.startswith("client"))
+    yield Measurement("client_compute_s", busy / max(1.0, steps), "s/step")
+    updates = total("updates")
+    if updates:
+        yield Measurement("server_updates", updates, "updates")
+        yield Measurement("backward_samples", total("backward_samples") / updates, "samples/update")
+        yield Measurement("forward_samples", total("forward_samples") / updates, "samples/update")
+    if total("backward_s"):
+        yield Measurement("backward_s", total("backward_s") / updates, "s/update")
+    if parameters.method.scheme == "psl-async":
+        yield Measurement("staleness", total("staleness") / steps, "updates")
+
+
+def _accuracy(rounds: list[RoundReport]) -> float | None:
+    """Right answers of all; None where none were asked for."""
+    tested = sum(sum(one.tested) for one in rounds)
+    return sum(sum(one.right) for one in rounds) / tested if tested else None
+
+
+def _balanced(rounds: list[RoundReport]) -> float:
+    """The mean of the classes' accuracies, of those that occur."""
+    right = torch.tensor([one.right for one in rounds if one.tested]).sum(0)
+    tested = torch.tensor([one.tested for one in rounds if one.tested]).sum(0)
+    return float((right[tested > 0] / tested[tested > 0]).mean())
