@@ -5,6 +5,7 @@ It is open there (Split Learning in 6G Edge Networks, section VI-C): what is mea
 
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
+from pathlib import Path as Folder
 from statistics import fmean
 
 import msgspec
@@ -25,6 +26,7 @@ from nodes.devices import profile_on
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.models import Chain, build_model
 from nodes.workload import Inspected, inspect
+from reports.record import Mode
 
 CLASSES = 10
 
@@ -84,10 +86,10 @@ def course(parameters: PlacementParameters, context: Context) -> Iterator[Measur
 
 
 def migration(parameters: MigrationParameters, context: Context) -> Iterator[Measurement]:
-    """One client trains a chain of device, all edges and cloud; its layers move as the controller says.
+    """One client trains a chain of device, the edges that it comes to, and cloud; layers move as the controller says.
 
-    A chain's order is fixed, so once the client has moved its data passes the edges before its own as relays. Moves
-    are counted over the chain's links. The same job whose layers stay is the measure of what may change: nothing.
+    A chain's order is fixed, so its data passes the edges that hold no layers as relays, and moves are counted over
+    the chain's links. The same job in this process whose layers stay says what may change: nothing.
     """
     shape = (3, parameters.side, parameters.side)
     network = build_model(str(parameters.model), CLASSES, shape, context.seed)
@@ -99,13 +101,15 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
     states = [controller.begin(field.attached[0])]
     for attached in field.attached[1:]:
         states.append(controller.follow(states[-1], attached))
-    splits = [chain_splits(state, field.network.edges, parameters.device_layers) for state in states]
+    visited = {edge for attached in field.attached for edge in attached}
+    edges = tuple(edge for edge in field.network.edges if edge in visited)
+    splits = [chain_splits(state, edges, parameters.device_layers) for state in states]
     moves = {parameters.batches * number: after for number, after in enumerate(splits)}
     job = Job(
         model=str(parameters.model),
         input_shape=shape,
         classes=CLASSES,
-        nodes=("device", *field.network.edges, "cloud"),
+        nodes=("device", *edges, "cloud"),
         splits=splits[0],
         stages=(StageSpec(),) * len(splits[0]),
         data=DataSpec(
@@ -121,18 +125,16 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
         seed=context.seed,
         threads=1,
     )
-    moved, moved_state = _trained(replace(job, moves=moves, checkpoint=str(context.scratch / "moves")))
-    stayed, stayed_state = _trained(replace(job, checkpoint=str(context.scratch / "stays")))
+    moved, moved_state = _trained(replace(job, moves=moves, checkpoint=str(context.scratch / "moves")), context.mode)
+    stayed, stayed_state = _trained(replace(job, checkpoint=str(context.scratch / "stays")), "in-process")
     before = list(accumulate(held, initial=0))
     counted = sum(
         abs(before[one] - before[other]) for old, new in pairwise(splits) for one, other in zip(old, new, strict=True)
     )
-    sent = [node.sent_down.get("parameters") for node in moved.nodes] + [
-        node.sent_up.get("parameters") for node in moved.nodes
-    ]
+    sent = [way["parameters"] for node in moved.nodes for way in (node.sent_down, node.sent_up) if "parameters" in way]
     yield Measurement("handovers", sum(one != other for one, other in pairwise(field.attached)), "1")
     yield Measurement("moves", sum(one != other for one, other in pairwise(splits)), "1")
-    yield Measurement("moved", sum(one.payload_bytes for one in sent if one), "B", {"source": "wire"})
+    yield Measurement("moved", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})
     yield Measurement("moved", counted, "B", {"source": "controller"})
     losses = max(abs(one - other) for one, other in zip(moved.losses, stayed.losses, strict=True))
     yield Measurement("loss_difference", losses, "1")
@@ -197,9 +199,16 @@ def held_bytes(chain: Chain, optimizer_states: int) -> list[int]:
     return sizes
 
 
-def _trained(job: Job) -> tuple[Outcome, dict[str, torch.Tensor]]:
-    """What comes of ``job``, and all parameters and buffers after it by name."""
-    outcome, state = run_in_process(job), dict[str, torch.Tensor]()
+def _trained(job: Job, mode: Mode) -> tuple[Outcome, dict[str, torch.Tensor]]:
+    """What comes of ``job``, on processes of its own or in this one; and all parameters and buffers by name."""
+    Folder(str(job.checkpoint)).mkdir()
+    if mode == "live":
+        from bench.live import run_live  # noqa: PLC0415  (aiohttp and uvloop, which a run in process does without)
+
+        outcome = run_live(job)
+    else:
+        outcome = run_in_process(job)
+    state: dict[str, torch.Tensor] = {}
     for path in (checkpoint_path(job, index, job.epochs) for index in range(len(job.nodes))):
         if path.exists():
             state |= torch.load(path, weights_only=True)["modules"].get("part", {})
