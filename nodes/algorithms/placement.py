@@ -60,8 +60,9 @@ def split_within(
             held += held_bytes[layer]
             if held > storage_bytes or work == inf:
                 break
-            if work + downstream[layer + 1] <= least * TIE:
-                least, stop = min(least, work + downstream[layer + 1]), layer + 1
+            rest = work + downstream[layer + 1]
+            if rest <= least * TIE:
+                least, stop = rest if rest < least else least, layer + 1
         costs.append(link + least)
         stops.append(stop)
     return NodeSplit(costs, stops)
