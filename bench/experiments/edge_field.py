@@ -140,8 +140,13 @@ class EdgeField:
 
 
 def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], seed: int) -> EdgeField:
-    """The field of ``parameters`` and a network's profiles; ``seed`` says where on their way the clients begin."""
-    first = parameters.device_layers
+    """The field of ``parameters`` and a network's profiles; ``seed`` says where on their way the clients begin.
+
+    Raises ValueError if the devices hold all layers.
+    """
+    first, layers = parameters.device_layers, len(kept["ue"].layers)
+    if first >= layers:
+        raise ValueError(f"device_layers: {first} of {layers} leave nothing to place")
     batch = {name: batch_s(profile, parameters.batch_size) for name, profile in kept.items()}
     counts = kept["ue"].parameters
     held = [FLOAT_BYTES * (1 + parameters.optimizer_states) * count for count in counts]

@@ -35,14 +35,19 @@ class PlacementParameters(FieldParameters, frozen=True, kw_only=True, forbid_unk
     """A kept ``workload`` in the field; a course is told every ``every`` rounds."""
 
     workload: str = "resnet18-88"
-    every: Count = 2
+    every: Count = 1
 
 
 class MigrationParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model that one client really trains."""
 
+    clients: Count = 1
     model: ModelName = ModelName("nodes.networks:small_cnn")
     side: Count = 32
+
+    def __post_init__(self) -> None:
+        if self.clients != 1:
+            raise ValueError(f"clients: layers follow one client here, got {self.clients}")
 
 
 class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

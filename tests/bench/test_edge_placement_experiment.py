@@ -107,10 +107,17 @@ def test_the_holder_is_the_node_that_has_layers():
 
 
 def test_layers_follow_a_client_and_nothing_else_changes(context):
-    parameters = MigrationParameters(clients=1, rounds=3, batches=1, batch_size=8, speed_m_per_s=15.0)
+    parameters = MigrationParameters(rounds=3, batches=1, batch_size=8, speed_m_per_s=15.0)
     told = {(one.metric, *one.case.values()): one.value for one in migration(parameters, context)}
     assert told["moves",] >= 2
     assert told["moved", "wire"] == told["moved", "controller"] > 0
     assert told["loss_difference",] == 0
     assert told["different_tensors",] == 0
     assert told["tensors",] == 20  # three convolutions, three norms of five, one linear layer
+
+
+def test_what_cannot_be_placed_is_refused():
+    with pytest.raises(ValueError, match="52 of 52 leave nothing"):
+        make_field(FieldParameters(device_layers=52), profiles("resnet18-88"), 0)
+    with pytest.raises(ValueError, match="follow one client"):
+        MigrationParameters(clients=2)
