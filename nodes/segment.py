@@ -22,7 +22,7 @@ from nodes.place import Place, place
 from nodes.seeds import derive, seed_generators
 from nodes.stage import Stage, build_stage
 
-STAGE_LAYERS = 1 << 32  # stages draw as layers numbered from here on
+STAGE_LAYERS = 1 << 32  # stages draw as layers numbered from here on; in inference from twice this on
 
 
 class ProtocolError(ValueError):
@@ -243,8 +243,8 @@ class Segment:
         return Stage({}) if link is None else build_stage(self.job.stages[link], shapes).to(self._device)
 
     def _seed(self, message: Activation, link: int | None, side: int) -> None:
-        if message.train and link is not None:
-            layer = STAGE_LAYERS + 2 * link + side
+        if link is not None:
+            layer = (1 if message.train else 2) * STAGE_LAYERS + 2 * link + side
             seed_generators(derive(self.job.seed, message.step, message.microbatch, layer))
 
     def _parts(self) -> dict[str, nn.Module]:
