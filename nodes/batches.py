@@ -27,6 +27,19 @@ def subset(pictures: Pictures, count: int | None, seed: int) -> Pictures:
     return replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
 
 
+def apart(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:
+    """``pictures`` without ``count`` of them, and these, each class keeping its share on both sides."""
+    if not 1 <= count < len(pictures):
+        raise DataError(f"{count} of {len(pictures)} pictures set apart; expected at least 1, and some to be left")
+    taken = stratified(pictures.labels, count, seed)
+    left = np.setdiff1d(np.arange(len(pictures)), taken)
+    rest, held = (
+        replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
+        for chosen in (left, taken)
+    )
+    return rest, held
+
+
 def share(pictures: Pictures, client: int, clients: int, seed: int) -> Pictures:
     """The pictures of ``client`` of so many, at random and without regard to class: the same count for each."""
     if clients == 1:

@@ -18,6 +18,7 @@ from reports.samples import number
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
 MARKERS = "os^Dv<P>"
 BAR_IN = 0.24  # height of a bar, in inches
+PICTURE_IN = 0.62  # height of a line of pictures, in inches
 CROWDED = 25  # points of a line from which on its deviation is a band
 NAME = 30  # characters of a bar's name in a line
 LEGEND = 36  # characters of a name in the legend
@@ -44,6 +45,8 @@ def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
 
 
 def _height(panel: Panel) -> float:
+    if panel.kind == "pictures":
+        return 0.4 + PICTURE_IN * len(panel.series)
     if panel.kind != "bar":
         return 3.6
     names = {point.x for points in panel.series.values() for point in points}
@@ -80,6 +83,27 @@ def _bands(ax: Axes, panel: Panel) -> None:
     ax.margins(x=0, y=0)
     _axes_of_numbers(ax, panel)
     _finish(ax, panel, "y")
+
+
+def _pictures(ax: Axes, panel: Panel) -> None:
+    """A line of pictures for each series, black for 0, white for 1, apart by an eighth of their width."""
+    pictures, height, width = panel.shape
+    gap = max(1, width // 8)
+    lines = [[point.mean for point in points] for points in panel.series.values()]
+    for row, line in enumerate(lines):
+        for column in range(pictures):
+            left, top = column * (width + gap), row * (height + gap)
+            start = column * height * width
+            pixels = [line[start + width * y : start + width * (y + 1)] for y in range(height)]
+            where = (left, left + width, top + height, top)
+            ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=where, interpolation="nearest")
+    ax.set_xlim(0, pictures * (width + gap) - gap)
+    ax.set_ylim(len(lines) * (height + gap) - gap, 0)
+    middles = [row * (height + gap) + height / 2 for row in range(len(lines))]
+    ax.set_yticks(middles, [_wrapped(name) for name in panel.series], fontsize=8.5)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
 
 
 def _axes_of_numbers(ax: Axes, panel: Panel) -> None:
@@ -157,7 +181,7 @@ def _legends(figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], room
     """One legend below all panels if they share their series, else one in each."""
     shared = all(list(panel.series) == list(panels[0].series) for panel in panels)
     for ax, panel in list(zip(axes, panels, strict=False))[: 1 if shared else None]:
-        if list(panel.series) == [""]:
+        if list(panel.series) == [""] or panel.kind == "pictures":
             continue
         handles, names = ax.get_legend_handles_labels()
         names = [_short(name, LEGEND) for name in names]
@@ -169,7 +193,7 @@ def _legends(figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], room
             ax.legend(handles, names, loc="best", **(style | {"frameon": True, "framealpha": 0.8}))
 
 
-DRAWN = {"line": _line, "cdf": _line, "bands": _bands, "bar": _bar}
+DRAWN = {"line": _line, "cdf": _line, "bands": _bands, "bar": _bar, "pictures": _pictures}
 
 
 def _compact(mean: float) -> str:

@@ -14,6 +14,7 @@ PANELS = 4  # in a figure that no suite asked for
 LINES = 8  # told apart by colour and marker
 BARS = 40  # legible below each other
 QUANTILE = "quantile"
+PLACE = ("picture", "row", "column")  # keys of a pixel's case
 DECADES = 30.0  # largest over smallest x from which on the x axis is logarithmic, unless its steps are even
 
 
@@ -23,7 +24,8 @@ class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ``metrics``: one panel each, of the cases that hold at least the values of ``case``; with ``by`` one for each value
     of that case key. ``x``: the case key along the x axis; ``series``: the case key that tells lines or bars apart.
     ``log``: a logarithmic axis of values (x is so by itself over decades, in uneven steps). ``kind``: ``cdf`` draws
-    metrics recorded at each ``quantile``, a key of their case; ``bands`` lays the series on top of each other over x.
+    metrics recorded at each ``quantile``, a key of their case; ``bands`` lays the series on top of each other over x;
+    ``pictures`` shows grey ones, of 0 to 1 at each ``picture``, ``row`` and ``column``, a line of them for each series.
     """
 
     metrics: list[str]
@@ -31,7 +33,7 @@ class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     x: str | None = None
     series: str | None = None
     by: str | None = None
-    kind: Literal["cdf", "bands"] | None = None
+    kind: Literal["cdf", "bands", "pictures"] | None = None
     log: bool = False
     title: str | None = None
 
@@ -55,10 +57,12 @@ class Point(NamedTuple):
 class Panel(NamedTuple):
     """One metric: lines over numbers or bars over names. ``left_out``: lines or groups of bars not drawn.
 
-    Of a ``cdf`` a point's place is the value and its mean the quantile. ``title`` says which of several panels it is.
+    Of a ``cdf`` a point's place is the value and its mean the quantile. Of ``pictures`` the points of a series are the
+    pixels of one picture after the other, row by row, ``shape`` (pictures, rows, columns) in all. ``title`` says which
+    of several panels it is.
     """
 
-    kind: Literal["line", "bar", "cdf", "bands"]
+    kind: Literal["line", "bar", "cdf", "bands", "pictures"]
     metric: str
     x: str
     series_name: str
@@ -67,6 +71,12 @@ class Panel(NamedTuple):
     log_y: bool = False
     left_out: int = 0
     title: str = ""
+    shape: tuple[int, int, int] = (0, 0, 0)
+
+
+def is_pixel(row: Row) -> bool:
+    """Whether ``row`` is part of a picture: shown as such, and nowhere as a number."""
+    return dict(row.case).keys() >= set(PLACE)
 
 
 def choose(rows: Sequence[Row], spec: FigureSpec | None = None) -> list[Panel]:
@@ -79,6 +89,7 @@ def choose(rows: Sequence[Row], spec: FigureSpec | None = None) -> list[Panel]:
     if spec is not None:
         rows = [row for row in rows if _holds(row.case, spec.case)]
         return [panel for metric in spec.metrics for panel in _asked(_of_metric(rows, metric), spec)]
+    rows = [row for row in rows if not is_pixel(row)]
     metrics = dict.fromkeys(row.metric for row in rows)
     groups = [_of_metric(rows, metric) for metric in metrics]
     several = [group for group in groups if len(group) > 1]
@@ -131,6 +142,8 @@ def _panel(rows: list[Row], spec: FigureSpec) -> Panel:
     values = {key: _values(rows, key) for key in varying([row.case for row in rows])}
     if spec.kind == "cdf":
         return _cdf(rows, [key for key in values if key != QUANTILE], spec)
+    if spec.kind == "pictures":
+        return _pictures(rows, [key for key in values if key not in PLACE])
     x = spec.x or _sweep({key: found for key, found in values.items() if key != spec.series})
     if x is not None and _numeric(_values(rows, x)):
         lines = _lines(rows, x, [key for key in values if key != x], spec)
@@ -152,6 +165,25 @@ def _cdf(rows: list[Row], keys: list[str], spec: FigureSpec) -> Panel:
     return panel._replace(
         kind="cdf", metric="share of values below", x=name, series=series, log_x=panel.log_y, log_y=False
     )
+
+
+def _pictures(rows: list[Row], keys: list[str]) -> Panel:
+    """A line of pictures for each of the other keys' values. Raises FigureError for what are no whole pictures."""
+    if not all(is_pixel(row) and row.seeds == 1 for row in rows):
+        raise FigureError(f"{rows[0].metric} was not measured pixel by pixel ({', '.join(PLACE)}) with one seed")
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        series.setdefault(_name(row.case, keys), []).append(row)
+    pictures, height, width = (len(_values(rows, key)) for key in PLACE)
+    if any(len(line) != pictures * height * width for line in series.values()):
+        raise FigureError(f"{rows[0].metric}: pictures of different sizes, or with pixels missing")
+    drawn = {name: [Point("", row.mean, 0.0) for row in sorted(line, key=_place)] for name, line in series.items()}
+    return Panel("pictures", "", "", "", drawn, shape=(pictures, height, width))
+
+
+def _place(row: Row) -> list[float]:
+    found = dict(row.case)
+    return [float(found[key]) for key in PLACE]
 
 
 def _values(rows: Sequence[Row], key: str) -> list[CaseValue]:

@@ -9,7 +9,7 @@ import msgspec
 
 from reports.draw import draw
 from reports.environment import Tree, duration, facts, failures, suites_of
-from reports.figures import FigureError, FigureSpec, choose
+from reports.figures import FigureError, FigureSpec, choose, is_pixel
 from reports.record import Record, read_records
 from reports.samples import CONDITIONS, escape, label, number
 from reports.summary import FEW_SEEDS, UNSTABLE, by_conditions, same_for_all, summarise, unstable
@@ -136,7 +136,7 @@ def _experiment(directory: Path, suite: str, experiment: Tree, records: list[Rec
             yield from (f"In every case: {escape(label(fixed.items()))}.", "")
         for table in tables(group):
             yield from (markdown(table), "")
-        for warning in unstable(summarise(group)):
+        for warning in unstable(row for row in summarise(group) if not is_pixel(row)):
             yield from (f"> Note: {warning}", "")
         stem = slug(f"{suite}-{name}") + (f"-{i + 1}" if len(groups) > 1 else "")
         yield from _figures(directory, stem, experiment, group)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
-from reports.figures import QUANTILE
+from reports.figures import QUANTILE, is_pixel
 from reports.record import Record
 from reports.samples import CONDITIONS, escape, label, number, value_text
 from reports.summary import Row, header, summarise, varying
@@ -44,10 +44,10 @@ def tables(records: Iterable[Record]) -> list[pd.DataFrame]:
 
     Metrics whose cases have different keys (one a run, one a client) go into tables of their own. Case keys
     that never change are left out where others do. A single case becomes a row for every metric. Of a metric that
-    was recorded at each ``quantile``, a key of its case, some become metrics of their own.
+    was recorded at each ``quantile``, a key of its case, some become metrics of their own. Pixels are left out.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in _quantiles(summarise(records)):
+    for row in _quantiles(row for row in summarise(records) if not is_pixel(row)):
         groups.setdefault(tuple(sorted(key for key, _ in row.case)), []).append(row)
     single = [row for rows in groups.values() if len({row.case for row in rows}) == 1 for row in rows]
     several = [rows for rows in groups.values() if len({row.case for row in rows}) > 1]

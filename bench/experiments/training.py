@@ -14,11 +14,12 @@ from bench.experiments.chain_job import ANY_CLASSES, largest_payload, layers_of,
 from bench.fields import ModelName, check_stage
 from bench.resumable import resumable
 from bench.strict_yaml import Key
-from nodes.batches import subset
+from nodes.batches import apart, subset
 from nodes.chain import Outcome, run_in_process
 from nodes.data import Dataset
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.models import Chain
+from nodes.pictures import Pictures
 from nodes.segment import Segment
 from nodes.stage import build_stage
 
@@ -71,16 +72,23 @@ class Trained(NamedTuple):
 
 
 class Bench:
-    """Where the trainings of one case happen: its data, its folder, its first weights."""
+    """Where the trainings of one case happen: its data, its folder, its first weights.
 
-    def __init__(self, parameters: Training, context: Context) -> None:
+    ``hold_out`` of the training pictures are kept from every training, as ``held_out``.
+    """
+
+    def __init__(self, parameters: Training, context: Context, hold_out: int = 0) -> None:
         self.parameters, self.context = parameters, context
         directory = str(context.data_dir.resolve()) if context.data_dir else None
         everything = stored(context.dataset, directory, parameters.side)
+        train = subset(everything.train, parameters.train_samples, context.seed)
+        self.held_out: Pictures | None = None
+        if hold_out:
+            train, self.held_out = apart(train, hold_out, context.seed)
         self.data = Dataset(
             everything.name,
             everything.classes,
-            subset(everything.train, parameters.train_samples, context.seed),
+            train,
             subset(everything.test, parameters.test_samples, context.seed),
         )
         self.layout = layers_of(str(parameters.model), len(everything.classes), parameters.side)

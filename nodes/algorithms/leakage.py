@@ -75,7 +75,7 @@ class InversionDecoder(nn.Module):
     channel. Pixels are bounded to [0, 1] only where they are used.
     """
 
-    def __init__(self, smashed: torch.Tensor, channels: int, side: int, width: int = 32) -> None:
+    def __init__(self, smashed: torch.Tensor, channels: int, side: int, width: int = 16) -> None:
         super().__init__()
         others = [0, *range(2, smashed.ndim)]
         shape = [1, -1, *[1] * (smashed.ndim - 2)]
@@ -110,7 +110,7 @@ def learn_to_invert(
         torch.manual_seed(seed)
         decoder = InversionDecoder(smashed.cpu(), pictures.shape[1], pictures.shape[2]).to(smashed.device)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(decoder.parameters(), RATE)
+    optimizer = torch.optim.Adam(decoder.parameters(), RATE, fused=True)
     steps = epochs * -(-len(pictures) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     orders = (torch.split(torch.randperm(len(pictures), generator=generator), batch_size) for _ in range(epochs))

@@ -9,6 +9,7 @@ from reports.draw import draw
 from reports.figures import FigureError, FigureSpec, choose, evenly
 from reports.record import Record
 from reports.summary import summarise
+from reports.tables import tables
 
 Make = Callable[..., Record]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -177,3 +178,47 @@ def test_a_figure_that_cannot_be_drawn_says_why(record: Make, spec: dict[str, st
     rows = summarise(record(i, case={"method": m}) for i, m in enumerate("ab"))
     with pytest.raises(FigureError, match="m was measured"):
         choose(rows, FigureSpec(metrics=["m"], **spec))
+
+
+def picture(make: Make, shows: str, number: int, value: float, **changes: object) -> list[Record]:
+    """Two rows of three pixels, as bright as ``value`` times their place; last pixel first."""
+    places = [(row, column) for row in (1, 0) for column in (2, 1, 0)]
+    return [
+        make(
+            value * (3 * row + column) / 5,
+            metric="pixel",
+            case={"shows": shows, "picture": number, "row": row, "column": column},
+            **changes,
+        )
+        for row, column in places
+    ]
+
+
+def test_pictures_are_put_together_pixel_by_pixel(record: Make, tmp_path: Path) -> None:
+    pixels = [
+        p
+        for shows, value in (("original", 1.0), ("read", 0.5))
+        for n in (2, 1)
+        for p in picture(record, shows, n, value * n / 2)
+    ]
+    number = record(3.0, metric="m", case={"rate": 1})
+    rows = summarise([*pixels, number])
+    (panel,) = choose(rows, FigureSpec(metrics=["pixel"], kind="pictures"))
+    assert (panel.kind, panel.shape, list(panel.series)) == ("pictures", (2, 2, 3), ["original", "read"])
+    assert [point.mean for point in panel.series["original"]] == pytest.approx(
+        [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    )
+    draw([panel], "Pictures", tmp_path / "pictures.png")
+    assert (tmp_path / "pictures.png").read_bytes().startswith(PNG)
+    assert [table.to_numpy().tolist() for table in tables([*pixels, number])] == [[["m", "rate=1", "3"]]]
+    assert [panel.metric for panel in choose(rows)] == ["value"]
+
+
+def test_pictures_need_every_pixel_of_one_seed(record: Make) -> None:
+    spec = FigureSpec(metrics=["pixel"], kind="pictures")
+    with pytest.raises(FigureError, match="missing"):
+        choose(summarise([*picture(record, "a", 1, 1.0), *picture(record, "b", 1, 1.0)[1:]]), spec)
+    with pytest.raises(FigureError, match="one seed"):
+        choose(summarise([*picture(record, "a", 1, 1.0), *picture(record, "a", 1, 0.5, seed=1)]), spec)
+    with pytest.raises(FigureError, match="pixel by pixel"):
+        choose(summarise([record(1.0, metric="pixel", case={"picture": 1})]), spec)
