@@ -10,7 +10,7 @@ import torch
 
 from nodes.algorithms.parallel import Scheme
 from nodes.messages import Activation, AnyMessage, Assign, Gradient, Peer, Result, Round, Shutdown, Weights
-from nodes.node import Action, Compute, Connect, Direction, Finish, NodeError, Send, Wake
+from nodes.node import Action, Compute, Connect, Direction, Finish, PeerLostError, Send, Wake
 from nodes.segment import ProtocolError
 
 BACK = "back"
@@ -49,10 +49,10 @@ class Client:
         return [Send("down", Result(assignment=0, step=self.begun, metrics=self._about))]
 
     def lost(self, direction: Direction, now: float) -> list[Action]:
-        """End, if the server is gone while this client is away. Raises NodeError if it was not."""
+        """End, if the server is gone while this client is away. Raises PeerLostError if it was not."""
         if self._away:
             return [Finish()]
-        raise NodeError(f"{self._edge.name} is gone")
+        raise PeerLostError(self._edge.name, f"{self._edge.name} is gone")
 
     def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
         """Links are not measured here."""

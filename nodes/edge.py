@@ -7,7 +7,6 @@ faster, except where a scheme is asynchronous.
 """
 
 from collections import deque
-from collections.abc import Sequence
 from itertools import chain
 from typing import Literal
 
@@ -15,10 +14,10 @@ import msgspec
 
 from nodes.algorithms.parallel import aggregated, shares
 from nodes.codec import wire_size
-from nodes.federation import Federation
+from nodes.federation import CLOUD, Federation
 from nodes.joint_segment import SHARED
-from nodes.messages import Activation, AnyMessage, Assign, Gradient, Peer, Result, Round, Shutdown, Weights
-from nodes.node import Action, Compute, Connect, Direction, Finish, NodeError, Send
+from nodes.messages import Activation, AnyMessage, Assign, Error, Gradient, Peer, Result, Round, Shutdown, Weights
+from nodes.node import Action, Compute, Connect, Direction, Finish, PeerLostError, Send
 from nodes.segment import ProtocolError
 from nodes.tally import Member, Tally
 
@@ -34,7 +33,9 @@ class EdgeServer:
         self._names = {names[client]: client for client in federation.group(edge)}
         self._edge = edge
         self._phase: Phase = "gathering"
-        self._begun = False  # by the runner's word
+        self._begun = False  # by the runner's word, and the cloud is there
+        self._here: set[str] = set()  # who has a channel
+        self._awaited = set(self._names)  # before the first round
         self._round = 0
         self._steps = federation.local_steps or 0
         self._members: dict[str, Member] = {}  # of this round
@@ -56,17 +57,23 @@ class EdgeServer:
     # Who is here
 
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
-        """A client counts once it has said who it is."""
-        if direction != "down" and peer not in self._names:
+        """A client counts once it has said who it is; one whose last end has not been noticed has come anew."""
+        if direction == "down":
+            self._begun = True
+            return self._gather(now)
+        if peer not in self._names:
             raise ProtocolError(f"{peer} is no client of this server")
-        return self._gather(now) if direction == "down" else []
+        gone = self.lost(direction, now) if direction in self._here else []
+        self._here.add(direction)
+        return gone
 
     def lost(self, direction: Direction, now: float) -> list[Action]:
-        """Go on with those that remain. Raises NodeError for the cloud."""
+        """Go on with those that remain. Raises PeerLostError for the cloud."""
         if direction == "down":
             if self._phase == "over":
                 return []
-            raise NodeError("the cloud is gone")
+            raise PeerLostError(CLOUD, f"{CLOUD} is gone")
+        self._here.discard(direction)
         self._newcomers.pop(direction, None)
         self._waiting.pop(direction, None)
         self._given.pop(direction, None)
@@ -86,8 +93,13 @@ class EdgeServer:
         """Take what the runner, a client or the cloud says."""
         match sender, message:
             case "runner", Assign():
-                self._begun = True
+                self._begun = self._cloud is None
                 return [Connect(self._cloud)] if self._cloud else self._gather(now)
+            case "runner", Error(node=name):  # died; should it come all the same, it counts
+                self._awaited.discard(name)
+                return self._gather(now)
+            case "runner", Shutdown():
+                return self._end()
             case "down", Weights() if self._phase == "averaging":
                 return [self._compute("take", message)]
             case "down", Shutdown():
@@ -153,7 +165,7 @@ class EdgeServer:
         """Begin as soon as all are here; later rounds begin with whoever is."""
         if self._phase != "gathering" or not self._begun or not self._newcomers:
             return []
-        if patient and self._round == 0 and self._newcomers.keys() != self._names.keys():
+        if patient and self._round == 0 and not self._newcomers.keys() >= self._awaited:
             return []
         return self._begin(now)
 
@@ -347,6 +359,5 @@ class EdgeServer:
 
     def _end(self) -> list[Action]:
         self._phase = "over"
-        everyone: Sequence[str] = [*self._members, *self._newcomers]
-        to_cloud = [Send("down", Shutdown())] if self._cloud else []
-        return [*(Send(name, Shutdown()) for name in everyone), *to_cloud, Finish()]
+        to_cloud = [Send("down", Shutdown())] if self._cloud and self._begun else []
+        return [*(Send(name, Shutdown()) for name in sorted(self._here)), *to_cloud, Finish()]

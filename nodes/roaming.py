@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from nodes.channel import Channel, ChannelClosed
 from nodes.messages import AnyMessage, Peer, Shutdown
-from nodes.node import Action, ComputeSeam, Connect, Direction, Node, Role, Wake
+from nodes.node import Action, ComputeSeam, Connect, Direction, Node, PeerLostError, Role, Wake
 
 
 class RoamingRole(Role, Protocol):
@@ -107,18 +107,25 @@ class RoamingNode(Node):
         neighbour = self._neighbours.get(direction)
         return neighbour is not None and neighbour.channel is channel
 
-    def _lost(self, direction: Direction, channel: Channel, now: float) -> list[Action]:
+    def _lost(self, direction: Direction, channel: Channel, why: ChannelClosed, now: float) -> list[Action]:
         """Let the role know, unless ``channel`` has been replaced meanwhile or told of already."""
         if not self._is_neighbour(direction, channel):
             return []
         self._detach(direction)
-        return self._roaming.lost(direction, now)
+        return self._without(direction, why, now)
+
+    def _without(self, direction: Direction, why: ChannelClosed, now: float) -> list[Action]:
+        """Go on without the neighbour in ``direction``. Raises PeerLostError that says why, if the role cannot."""
+        try:
+            return self._roaming.lost(direction, now)
+        except PeerLostError as lost:
+            raise PeerLostError(lost.peer, why) from None
 
     async def _reach(self, peer: Peer) -> None:
         try:
             self.attach("down", await self._connect(peer))
-        except ChannelClosed:
-            self._events.put_nowait(partial(self._roaming.lost, "down"))
+        except ChannelClosed as error:
+            self._events.put_nowait(partial(self._without, "down", error))
 
     async def _hear(self, direction: Direction, channel: Channel) -> None:
         wire_bytes, wire_s = 0, 0.0
@@ -130,8 +137,8 @@ class RoamingNode(Node):
                     self._events.put_nowait(partial(self._roaming.carried, direction, *brought))
                 wire_bytes, wire_s = channel.wire_bytes, channel.wire_s
                 self._events.put_nowait(partial(self._heard, direction, channel, message))
-        except ChannelClosed:
-            self._events.put_nowait(partial(self._lost, direction, channel))
+        except ChannelClosed as error:
+            self._events.put_nowait(partial(self._lost, direction, channel, error))
 
     def _heard(self, direction: Direction, channel: Channel, message: AnyMessage, now: float) -> list[Action]:
         if not self._is_neighbour(direction, channel):
@@ -145,8 +152,8 @@ class RoamingNode(Node):
         try:
             while (message := await queue.get()) is not None:
                 await channel.send(message)
-        except ChannelClosed:
-            self._events.put_nowait(partial(self._lost, direction, channel))
+        except ChannelClosed as error:
+            self._events.put_nowait(partial(self._lost, direction, channel, error))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

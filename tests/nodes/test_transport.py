@@ -16,7 +16,7 @@ import uvloop
 from netem.link import SEGMENT_BYTES
 from nodes.channel import ChannelClosed
 from nodes.codec import FrameError, Limits, encode, wire_size
-from nodes.messages import Activation, Assign, Gradient, Heartbeat, Parameters, Result, Shutdown, SplitCost
+from nodes.messages import Activation, Assign, Gradient, Heartbeat, Parameters, Result, Shutdown, SplitCost, Weights
 from nodes.socket_channel import MAX_EARLY, Reorder, SocketChannel, travels_in_bulk
 from nodes.transport import Server, connect
 
@@ -123,6 +123,7 @@ def test_which_messages_travel_in_bulk() -> None:
         Gradient(assignment=0, step=0, tensors=x),
         Parameters(assignment=0, start=0, stop=1, tensors=x),
         Result(assignment=0, step=0),
+        Weights(assignment=0, tensors=x),
     ]
     control = [
         beat(0),
