@@ -90,6 +90,10 @@ async def _run(
             raise
 
 
+class SilentError(RunError):
+    """A node has said nothing for too long."""
+
+
 class _Run:
     """One job, as the runner sees it."""
 
@@ -139,7 +143,7 @@ class _Run:
             self._controls[name] = control
             await control.send(Configure(job=self._job, index=seat.node, source=seat.source, downstream=downstream))
             while name not in self._reports:
-                await self._take(name, await _hear(control))
+                await self._take(name, await hear(control))
         except ChannelClosed as error:
             raise RunError(f"lost {error}", weight=1) from None
 
@@ -170,13 +174,13 @@ class _Run:
                 raise RunError(f"{name} sent the runner a {type(message).__name__}", weight=2)
 
 
-async def _hear(control: Channel) -> AnyMessage:
-    """What a node says next. Raises RunError if that takes too long, and ChannelClosed."""
+async def hear(control: Channel) -> AnyMessage:
+    """What a node says next. Raises SilentError if that takes too long, and ChannelClosed."""
     for _ in range(PARTS):
         with suppress(TimeoutError):
             async with asyncio.timeout(SILENCE_S / PARTS):
                 return await control.receive()
-    raise RunError(f"{control.peer} has not been heard of for {SILENCE_S:g} s", weight=2)
+    raise SilentError(f"{control.peer} has not been heard of for {SILENCE_S:g} s", weight=2)
 
 
 async def _all_done(attending: list[Task], pending: set[Task]) -> None:

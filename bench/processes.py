@@ -151,6 +151,12 @@ class Processes:
         await self._until(lambda: bool(self._ended))
         self._raise_if_ended(self._ended)
 
+    async def end_of(self, name: str) -> str:
+        """How ``name`` ended, once it has; it is killed if it still runs. Raises RunError."""
+        self._launcher.tell(do="kill", name=name)
+        await self._until(lambda: name in self._ended)
+        return _how(self._ended[name])
+
     async def end(self, patience_s: float = 0.0) -> None:
         if self._over:
             return

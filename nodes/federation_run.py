@@ -10,7 +10,7 @@ import torch
 
 from netem.profiles import Duplex
 from nodes.chain import load_data
-from nodes.channel import Channel, ChannelClosed, MemoryChannel, Traffic, memory_pair
+from nodes.channel import Channel, ChannelClosed, Connection, MemoryChannel, Traffic, memory_pair
 from nodes.client import Client
 from nodes.client_work import ClientWork
 from nodes.cloud import Cloud, CloudWork
@@ -30,7 +30,7 @@ Say = Callable[[dict[str, float]], None]
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
-    """What one node did; ``cpu_s``, ``pid`` and ``resident_bytes`` of a process of its own."""
+    """What one node did; the rest is of a process of its own. Of clients that share one, the first tells of it."""
 
     name: str
     layers: int = 0
@@ -41,6 +41,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     compute_s: float = 0.0
     overrun_s: float = 0.0
     sent: dict[str, dict[str, Traffic]] = {}  # by direction, by kind of message
+    connections: list[Connection] = []
 
 
 class RoundReport(msgspec.Struct, kw_only=True):
@@ -56,6 +57,8 @@ class FederationOutcome(msgspec.Struct, kw_only=True):
 
     rounds: list[RoundReport]
     nodes: list[NodeReport]
+    lost: dict[str, str] = {}  # clients that ended before the federation did and did not come back, and how
+    uncalibrated: list[str] = []  # what a live run's test of its links had to say
 
 
 def run_in_process(federation: Federation, data: Dataset | None = None, say: Say | None = None) -> FederationOutcome:
@@ -266,6 +269,7 @@ def node_report(node: RoamingNode, worker: Any) -> NodeReport:
         steps=getattr(worker, "steps", 0),
         compute_s=node.usage.compute_s,
         sent=sent,
+        connections=[connection for _, channel in node.used for connection in channel.connections],
     )
 
 

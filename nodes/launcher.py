@@ -70,6 +70,9 @@ class Launcher:
                 sys.path[:] = paths
                 for name in names:
                     self._fork(name, token, namespaces.get(name))
+            case {"do": "kill", "name": name}:
+                for pid in [pid for pid, called in self._nodes.items() if called == name]:
+                    os.kill(pid, signal.SIGKILL)
             case {"do": "end"}:
                 self._end_nodes()
                 self._tell(event="over")

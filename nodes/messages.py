@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
+from nodes.federation import Federation
 from nodes.job import Job
 from nodes.service_job import KnownLink, Service
 
@@ -55,6 +56,15 @@ class Serve(Message, frozen=True, kw_only=True, tag="serve"):
     layer_s: tuple[float, ...]
     incoming: dict[str, KnownLink] = {}
     source: bool = False
+
+
+class Enlist(Message, frozen=True, kw_only=True, tag="enlist"):
+    """Runner to node: be ``names`` of ``federation``, all in one process: an edge server, the cloud, or clients.
+    ``servers`` says where each of them finds its server, as far as it has one."""
+
+    federation: Federation
+    names: tuple[str, ...]
+    servers: dict[str, Peer] = {}
 
 
 class LinkState(Message, frozen=True, kw_only=True, tag="link"):
@@ -192,6 +202,7 @@ AnyMessage = (
     Hello
     | Configure
     | Serve
+    | Enlist
     | LinkState
     | Route
     | SplitCost

@@ -21,9 +21,10 @@ from nodes.channel import Channel, ChannelClosed
 from nodes.home import Home, calling
 from nodes.job import Job
 from nodes.memory import keep_freed_memory, resident_bytes
-from nodes.messages import Configure, Error, Heartbeat, Hello, Serve, Shutdown
+from nodes.messages import Configure, Enlist, Error, Heartbeat, Hello, Serve, Shutdown
 from nodes.node import Direction, Node, NodeError, PeerLostError, Role, Stretched, Threaded, on_device
 from nodes.segment import Segment
+from nodes.serve_federation import serve_federation
 from nodes.serve_tasks import serve_tasks
 from nodes.transport import connect
 from nodes.ue import Source
@@ -67,7 +68,8 @@ async def _serve_job(home: Home, control: Channel, run: str) -> bool:
         async with AsyncExitStack() as stack:
             said = await _do_job(home, control, run, stack)
             await control.send(said)
-            await _unless_gone(control, asyncio.Event().wait())
+            while True:
+                await control.receive()  # too late for whatever it is
     return isinstance(said, Shutdown)
 
 
@@ -77,8 +79,10 @@ async def _do_job(home: Home, control: Channel, run: str, stack: AsyncExitStack)
         configure = await control.receive()
         if isinstance(configure, Serve):
             return await serve_tasks(home, control, run, configure, stack)
+        if isinstance(configure, Enlist):
+            return await serve_federation(home, control, run, configure, stack)
         if not isinstance(configure, Configure):
-            raise NodeError(f"a runner begins with configure or serve, not {type(configure).__name__}")
+            raise NodeError(f"a runner begins with configure, serve or enlist, not {type(configure).__name__}")
         cpu_before = time.process_time()
         home.limits.payload_bytes = configure.job.payload_bytes
         if configure.job.threads is not None:

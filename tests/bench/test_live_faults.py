@@ -175,7 +175,7 @@ async def test_a_runner_that_stood_still_hears_what_has_come_meanwhile(monkeypat
     loop.add_reader(reading, arrived)
     loop.call_soon(stand_still)
     with reading, writing:
-        assert isinstance(await live._hear(ours), Shutdown)
+        assert isinstance(await live.hear(ours), Shutdown)
         await sending[0]
 
 
