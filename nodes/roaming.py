@@ -34,7 +34,8 @@ class RoamingRole(Role, Protocol):
 
 class _Neighbour(NamedTuple):
     channel: Channel
-    tasks: list[asyncio.Task[None]]
+    hearing: asyncio.Task[None]
+    speaking: asyncio.Task[None]
 
 
 class RoamingNode(Node):
@@ -69,6 +70,8 @@ class RoamingNode(Node):
     async def run(self) -> None:
         try:
             await super().run()
+            if self._neighbours:  # what was decided last is still on its way
+                await asyncio.wait([neighbour.speaking for neighbour in self._neighbours.values()])
         finally:
             for task in self._background:
                 task.cancel()
@@ -92,15 +95,15 @@ class RoamingNode(Node):
         self._detach(direction)
         self._channels[direction] = channel
         self._outgoing[direction] = asyncio.Queue()
-        tasks = [self._spawn(self._hear(direction, channel)), self._spawn(self._speak(direction, channel))]
-        self._neighbours[direction] = _Neighbour(channel, tasks)
+        hearing, speaking = self._spawn(self._hear(direction, channel)), self._spawn(self._speak(direction, channel))
+        self._neighbours[direction] = _Neighbour(channel, hearing, speaking)
         self.used.append((direction, channel))
         return self._roaming.joined(direction, channel.peer, now)
 
     def _detach(self, direction: Direction) -> None:
         if neighbour := self._neighbours.pop(direction, None):
-            for task in neighbour.tasks:
-                task.cancel()
+            neighbour.hearing.cancel()
+            neighbour.speaking.cancel()
             self._spawn(_part(neighbour.channel))
 
     def _is_neighbour(self, direction: Direction, channel: Channel) -> bool:

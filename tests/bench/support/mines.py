@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import torch
 
 from nodes.messages import Tensors
@@ -18,6 +19,13 @@ def leave() -> None:
     raise SystemExit(7)
 
 
+def kill_other(name: str) -> None:
+    launcher = psutil.Process().parent()
+    assert launcher is not None
+    for found in [process for process in launcher.children() if process.name() == name]:
+        found.kill()
+
+
 EFFECTS = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
@@ -28,11 +36,17 @@ EFFECTS = {
 
 
 class Mine(Stage):
-    """Changes nothing until process ``node`` comes to ``moment``: build, train or test."""
+    """Changes nothing until process ``node`` comes to ``moment``: build, train or test, ``after`` so many times.
 
-    def __init__(self, shapes: Tensors, node: str, moment: str, effect: str) -> None:
+    It then does ``effect`` to itself, or kills the process ``victim`` of the same launcher.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self, shapes: Tensors, node: str, moment: str, effect: str = "kill", after: int = 0, victim: str | None = None
+    ) -> None:
         super().__init__(shapes)
         self._node, self._moment, self._effect = node, moment, effect
+        self._left, self._victim = after, victim
         self._come_to("build")
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
@@ -45,7 +59,9 @@ class Mine(Stage):
 
     def _come_to(self, moment: str) -> None:
         if (moment, Path("/proc/self/comm").read_text().strip()) == (self._moment, self._node):
-            EFFECTS[self._effect]()
+            self._left -= 1
+            if self._left == -1:
+                EFFECTS[self._effect]() if self._victim is None else kill_other(self._victim)
 
 
 class Counting(Stage):

@@ -1,0 +1,280 @@
+"""Federations on real processes: equal to those in one process; clients are killed at any moment, and come back."""
+
+import functools
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+import torch
+
+from bench import live, live_federation
+from bench.live_federation import LiveFederation
+from bench.processes import RunError
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from nodes.federation import Federation
+from nodes.federation_run import FederationOutcome, run_in_process
+from nodes.job import DataSpec, Job, StageSpec
+
+run_live = functools.partial(live_federation.run_live, self_test="skip", shaping="none")
+SUPPORT = Path(__file__).parent / "support"
+LINK = LinkProfile(rate_bps=500e6, delay_s=0.001)
+BATCH, STEPS, TESTS = 8, 3, 12  # TESTS: pictures of each client
+TIMES = ("began", "trained", "averaged", "ended", "backward_s", "sent_bytes")
+SEEDED = random.Random(7)
+
+
+@pytest.fixture(autouse=True)
+def _mines_can_be_imported(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(SUPPORT))
+
+
+def federation(scheme: str = "psl", clients: int = 3, job: dict[str, Any] | None = None, **more) -> Federation:
+    fields = {"rounds": 2, "local_steps": STEPS} | more
+    data = DataSpec(train_samples=clients * BATCH * STEPS, test_samples=clients * TESTS)
+    about = {"stages": (StageSpec(),), "data": data} | (job or {})
+    whole = Job(
+        model="nodes.networks:small_cnn",
+        input_shape=(3, 16, 16),
+        classes=10,
+        nodes=("client", "edge"),
+        splits=(4,),
+        batch_size=BATCH,
+        threads=1,
+        **about,
+    )
+    return Federation(job=whole, scheme=scheme, clients=clients, **fields)
+
+
+def mine(**options: Any) -> dict[str, Any]:
+    return {"stages": (StageSpec(name="mines:Mine", options=options),)}
+
+
+def nodes_left() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if p.name().startswith(("client", "edge", "cloud"))]
+
+
+def total(came: FederationOutcome, name: str) -> float:
+    return sum(one.told[name] for one in came.rounds)
+
+
+def answered(came: FederationOutcome) -> float:
+    return sum(sum(one.tested) for one in came.rounds)
+
+
+def assert_equal(came: FederationOutcome, expected: FederationOutcome) -> None:
+    assert len(came.rounds) == len(expected.rounds)
+    for one, other in zip(came.rounds, expected.rounds, strict=True):
+        assert (one.right, one.tested) == (other.right, other.tested)
+        for name in other.told.keys() - TIMES:  # sums of losses are in the order of arrival
+            assert one.told[name] == pytest.approx(other.told[name], rel=1e-12 if name == "loss" else 0), name
+    payloads = [
+        {node.name: {to: {k: v.payload_bytes for k, v in sent.items()} for to, sent in node.sent.items()}}
+        for outcome in (came, expected)
+        for node in sorted(outcome.nodes, key=lambda node: node.name)
+    ]
+    assert payloads[: len(came.nodes)] == payloads[len(came.nodes) :]
+
+
+def assert_same_state(one: Path, other: Path, clients: int) -> None:
+    for client in range(clients):
+        parts = [torch.load(folder / f"client-{client}.pt", weights_only=True) for folder in (one, other)]
+        assert parts[0]["steps"] == parts[1]["steps"]
+        pairs = zip(*(part["modules"]["part"].values() for part in parts), strict=True)
+        assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+@pytest.mark.parametrize("scheme", ["psl", "sflv1"])
+def test_a_live_run_is_that_in_one_process_to_the_bit(scheme, tmp_path):
+    came = run_live(federation(scheme, folder=str(tmp_path / "live")))
+    assert_equal(came, run_in_process(federation(scheme, folder=str(tmp_path / "own"))))
+    assert_same_state(tmp_path / "live", tmp_path / "own", 3)
+    assert len({node.pid for node in came.nodes}) == 4
+    for node in came.nodes:
+        assert len(node.connections) == (6 if node.name == "edge1" else 2)
+        assert all(link.written_bytes == link.acked_bytes > 0 for link in node.connections)
+    frames = sum(kind.header_bytes + kind.payload_bytes for kind in came.nodes[1].sent["down"].values())
+    assert 0 < sum(link.written_bytes for link in came.nodes[1].connections) - frames < 2000  # HTTP and WebSocket
+    assert nodes_left() == []
+
+
+def test_two_edge_servers_and_a_cloud_below_clients_that_share_processes(tmp_path):
+    links = Duplex(up=LINK, down=LINK)
+    live_one, own = (
+        federation("psl-averaged", 4, edges=2, folder=str(tmp_path / name), slowdowns=(1.0, 2.0)) for name in "ab"
+    )
+    came = run_live(live_one, links, links, clients_per_process=3, shaping="emulated")
+    assert_equal(came, run_in_process(own))
+    assert_same_state(tmp_path / "a", tmp_path / "b", 4)
+    assert [node.name for node in came.nodes][:3] == ["cloud", "edge1", "edge2"]
+    pids = [node.pid for node in came.nodes]
+    assert len(set(pids[3:6])) == 1
+    assert len(set(pids)) == 5
+    assert all(link.written_bytes == link.acked_bytes > 0 for node in came.nodes for link in node.connections)
+
+
+# -- clients that die
+
+
+class Moment(NamedTuple):
+    """``victim`` dies when ``where`` comes to ``moment`` after so many times."""
+
+    scheme: str
+    victim: str
+    where: str
+    moment: str
+    after: int
+
+
+def seeded_moment(number: int) -> Moment:
+    scheme, victim = SEEDED.choice(("psl", "epsl", "sflv1", "sflv2", "sl")), f"client{SEEDED.randint(1, 3)}"
+    where = victim if number % 2 == 0 else "edge1"
+    moment = "build" if not number else SEEDED.choice(("train", "train", "test"))
+    often = (
+        1
+        if not number
+        else {"train": 2 * STEPS, "test": 4}[moment] * (1 if where == victim or scheme == "sflv1" else 2)
+    )
+    return Moment(scheme, victim, where, moment, SEEDED.randrange(often))
+
+
+@pytest.mark.parametrize("at", [seeded_moment(number) for number in range(10)], ids=lambda at: "-".join(map(str, at)))
+def test_a_client_killed_at_any_moment_leaves_a_finished_run_with_right_counts(at):
+    """A client takes 3 steps a round, then tests 2 batches, for two rounds. All its own moments are known exactly."""
+    went_off = mine(node=at.where, moment=at.moment, after=at.after, victim=at.victim)
+    came = run_live(federation(at.scheme, job=went_off))
+    assert came.lost == {at.victim: f"{at.victim} was killed by SIGKILL"}
+    assert len(came.rounds) == 2
+    nodes = {node.name: node for node in came.nodes}
+    survivors = {"client1", "client2", "client3"} - {at.victim}
+    assert nodes.keys() == survivors | {"edge1"}
+    for name in survivors:
+        assert nodes[name].steps == 2 * STEPS
+        assert nodes["edge1"].sent[name]["gradient"].messages == 2 * STEPS
+    served = total(came, "steps") - 2 * 2 * STEPS
+    trained = total(came, "count") / BATCH - 2 * 2 * STEPS
+    tests = answered(came) / TESTS - 2 * 2
+    participants = [one.told["participants"] for one in came.rounds]
+    if at.where != at.victim:
+        assert served in range(2 * STEPS + 1)
+        assert trained in range(0, int(served) + 1, STEPS)
+        assert tests in range(int(trained) // STEPS + 1)
+        assert participants[0] == 3
+        return
+    rounds, _ = divmod(at.after, STEPS if at.moment == "train" else 2)  # that it completed
+    assert tests == rounds
+    if at.moment == "build":
+        assert (served, trained, participants) == (0, 0, [2, 2])
+        return
+    assert served == (at.after if at.moment == "train" else (rounds + 1) * STEPS)
+    assert trained == (rounds + (at.moment == "test")) * STEPS
+    assert participants == [3, 3 if rounds else 2]
+
+
+def test_a_client_comes_back_in_a_new_process_and_goes_on_from_its_state(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "SILENCE_S", 60.0)
+    whole = federation("psl", rounds=12, local_steps=1, test_every=12, folder=str(tmp_path))
+
+    async def script(here: LiveFederation) -> None:
+        await here.until(lambda: len(here.rounds) >= 4)
+        first = dict(here.pids)
+        os.kill(first["client1"], signal.SIGSTOP)  # now no round can end
+        os.kill(first["client2"], signal.SIGKILL)
+        await here.until(lambda: "client2" in here.lost)
+        await here.come_back("client2")
+        assert here.pids["client2"] != first["client2"]
+        anew = psutil.Process(here.pids["client2"])
+        while len([link for link in anew.net_connections() if link.status == psutil.CONN_ESTABLISHED]) < 3:
+            pass  # to the runner, and two to the edge server
+        os.kill(first["client1"], signal.SIGCONT)
+
+    came = run_live(whole, script=script)
+    assert came.lost == {}
+    participants = [one.told["participants"] for one in came.rounds]
+    assert len(participants) == 12
+    assert participants.count(3) >= 11  # one round at most was without it
+    steps = {node.name: node.steps for node in came.nodes}
+    assert (steps["edge1"], steps["client1"], steps["client3"]) == (12, 12, 12)
+    served = total(came, "steps") - 2 * 12
+    assert served in (10, 11, 12)
+    assert steps["client2"] - served in (-1, 0)  # the gradient of one step may not have come, or not been kept
+    assert steps["client2"] > 12 - 4  # more than one that begins anew could have
+
+
+def test_an_edge_server_whose_clients_are_all_gone_ends_and_the_other_goes_on():
+    went_off = mine(node="client2", moment="train", after=STEPS)
+    came = run_live(federation("psl", 2, edges=2, job=went_off))
+    assert came.lost == {"client2": "client2 was killed by SIGKILL"}
+    assert [one.told["round"] for one in came.rounds if one.told["edge"] == 0] == [0, 1]
+    assert came.rounds[-1].told["edge"] == 1
+    assert {node.name: node.steps for node in came.nodes} == {"cloud": 0, "edge1": 6, "edge2": 3, "client1": 6}
+
+
+def error_of(*arguments: Any, **more: Any) -> str:
+    with pytest.raises(RunError) as raised:
+        run_live(*arguments, **more)
+    assert nodes_left() == []
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("server", ["edge2", "cloud"])
+def test_a_server_that_is_killed_is_named_within_three_seconds(server):
+    killed_at: list[float] = []
+
+    async def script(here: LiveFederation) -> None:
+        await here.until(lambda: bool(here.rounds))
+        os.kill(here.pids[server], signal.SIGKILL)
+        killed_at.append(time.monotonic())
+
+    assert error_of(federation("psl", 2, edges=2, rounds=10_000), script=script) == f"{server} was killed by SIGKILL"
+    assert time.monotonic() - killed_at[0] < 3
+
+
+@pytest.mark.parametrize("hung", ["client2", "edge1"])
+def test_a_client_that_hangs_is_missed_and_a_server_is_named(hung, monkeypatch):
+    monkeypatch.setattr(live, "SILENCE_S", 4.0)
+    silent = f"{hung} has not been heard of for 4 s"
+    whole = federation("sflv1", job=mine(node=hung, moment="train", after=STEPS + 1, effect="stop"))
+    if hung == "edge1":
+        assert error_of(whole) == silent
+    else:
+        came = run_live(whole)
+        assert came.lost == {hung: silent}
+        assert {node.name: node.steps for node in came.nodes} == {"edge1": 3 * 6 - 2, "client1": 6, "client3": 6}
+
+
+@pytest.mark.parametrize(
+    ("job", "error"),
+    [
+        ({"payload_bytes": 1000}, r"client\d lost edge1: .*payload of \d+ bytes, up to 1000 accepted"),
+        (mine(node="client2", moment="train", effect="memory"), "client2: RuntimeError: out of memory: .*"),
+        ({"data": DataSpec(name="cifar10")}, "client.: DataError: cifar10: .*"),
+        (mine(node="client1", moment="build"), "no client is left: client1 was killed by SIGKILL"),
+    ],
+)
+def test_whatever_fails_ends_the_run_in_one_line(job, error):
+    clients = 1 if error.startswith("no client") else 2
+    assert re.fullmatch(error, said := error_of(federation(clients=clients, job=job))), said
+
+
+def test_what_cannot_run_is_refused_before_anything_does(monkeypatch):
+    monkeypatch.setattr(live_federation, "launcher", lambda: pytest.fail("it began all the same"))
+    for more in ({"links": [Duplex()]}, {"clients_per_process": 0}, {"shaping": "kernel"}):
+        with pytest.raises(ValueError, match=r"links|kernel"):
+            run_live(federation(), **more)
+
+
+def test_an_interrupted_run_leaves_nothing():
+    async def script(here: LiveFederation) -> None:
+        await here.until(lambda: bool(here.rounds))
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_live(federation(clients=2, rounds=10_000), script=script)
+    assert nodes_left() == []
