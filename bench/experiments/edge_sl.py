@@ -45,7 +45,7 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     On a virtual clock a client computes ``client_flops`` operations a second, divided by its one of ``slowdowns``, an
     edge server ``server_flops``. ``links`` are the clients', each taken again where there are more clients;
-    ``backhaul`` joins an edge server to the cloud.
+    ``backhaul`` joins an edge server to the cloud. Live, so many clients share a process.
     """
 
     model: ModelName = ModelName("nodes.networks:small_cnn")
@@ -53,6 +53,7 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     method: Method = Method()
     stage: StageChoice = "identity"
     clients: Count = 5
+    clients_per_process: Count = 1
     edges: Count = 1
     rounds: Count = 1
     local_steps: Count | None = None
@@ -147,16 +148,36 @@ def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
     job = _job(parameters, context, directory, layout)
     federation = parameters.federation(job)
     work = _work(parameters, job, layout)
-    if context.mode == "virtual":
+    links = [duplex(parameters.links[number % len(parameters.links)]) for number in range(parameters.clients)]
+    if context.mode == "live":
+        outcome = _live(parameters, context, federation, links)
+        yield Measurement("uncalibrated_links", len(outcome.uncalibrated), "directions")
+    elif context.mode == "virtual":
         federation = msgspec.structs.replace(federation, test_every=0, **_timings(parameters, work))
-        links = [duplex(link) for link in parameters.links]
-        joined = {name: links[number % len(links)] for number, name in enumerate(federation.client_names)}
+        joined = dict(zip(federation.client_names, links, strict=True))
         joined |= dict.fromkeys(federation.edge_names, duplex(parameters.backhaul))
         outcome = run_in_virtual_time(federation, joined, data)
     else:
         outcome = run_in_process(federation, data, _saying(context))
     yield from _rounds(outcome, parameters, timed=context.mode != "in-process")
     yield from _totals(outcome, parameters, work)
+
+
+def _live(parameters: Clients, context: Context, federation: Federation, links: list[Duplex]) -> FederationOutcome:
+    from bench.live_federation import run_live  # noqa: PLC0415  (aiohttp and uvloop, which a run in process does without)
+
+    outcome = run_live(
+        federation,
+        links,
+        duplex(parameters.backhaul),
+        _saying(context),
+        clients_per_process=parameters.clients_per_process,
+        shaping=context.shaping,
+        self_test=context.self_test,
+    )
+    for complaint in outcome.uncalibrated:
+        context.say(f"not calibrated: {complaint}")
+    return outcome
 
 
 def _saying(context: Context) -> Say:
