@@ -258,6 +258,7 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, timed: bool) -> Ite
     began = min(one.told["began"] for one in outcome.rounds)
     tests = 0.0  # seconds that went into tests, which count for nothing; on a virtual clock none do
     reached: float | None = None
+    elapsed = 0.0
     for number in range(parameters.rounds):
         of_round = [one for one in outcome.rounds if one.told["round"] == number]
         case: dict[str, CaseValue] = {"round": number + 1}
@@ -273,6 +274,8 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, timed: bool) -> Ite
             tests += max(0.0, max(one.told["ended"] for one in of_round) - trained)
             if reached is None and accuracy is not None and accuracy >= parameters.level:
                 reached = elapsed
+    if timed:
+        yield Measurement("total_s", elapsed, "s")
     if timed and reached is not None:
         yield Measurement("reached_s", reached, "s")
 
