@@ -5,7 +5,7 @@ a virtual clock, on which networks learn as well while compute and links take th
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import torch
@@ -73,7 +73,7 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     test_samples: Count | None = None
     augment: bool = False
     threads: Count | None = 1
-    level: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.8  # of accuracy, for the time until it is reached
+    times_s: tuple[Positive, ...] = ()  # at which a clock's run tells how accurate the network is by then
 
     def check(self) -> Iterator[tuple[Key, str]]:
         """(key, message) of what does not fit together; reads no data, runs nothing."""
@@ -253,12 +253,18 @@ def _timings(parameters: Clients, work: Work) -> dict[str, Timing]:
     }
 
 
+class Moment(NamedTuple):
+    """The end of a round, on the run's clock without tests; the accuracy then, if it was asked for."""
+
+    elapsed_s: float
+    accuracy: float | None
+
+
 def _rounds(outcome: FederationOutcome, parameters: Clients, timed: bool) -> Iterator[Measurement]:
-    """Round by round, over all edge servers; and when ``level`` was first reached."""
+    """Round by round, over all edge servers."""
     began = min(one.told["began"] for one in outcome.rounds)
-    tests = 0.0  # seconds that went into tests, which count for nothing; on a virtual clock none do
-    reached: float | None = None
-    elapsed = 0.0
+    tests_s = 0.0  # which count for nothing; on a virtual clock they take no time
+    moments: list[Moment] = []
     for number in range(parameters.rounds):
         of_round = [one for one in outcome.rounds if one.told["round"] == number]
         case: dict[str, CaseValue] = {"round": number + 1}
@@ -266,18 +272,21 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, timed: bool) -> Ite
         if accuracy is not None:
             yield Measurement("test_accuracy", accuracy, "1", case)
             yield Measurement("balanced_accuracy", _balanced(of_round), "1", case)
-        if timed:
-            trained = max(max(one.told["trained"], one.told["averaged"]) for one in of_round)
-            yield Measurement("round_s", trained - min(one.told["began"] for one in of_round), "s", case)
-            elapsed = trained - began - tests
-            yield Measurement("elapsed_s", elapsed, "s", case)
-            tests += max(0.0, max(one.told["ended"] for one in of_round) - trained)
-            if reached is None and accuracy is not None and accuracy >= parameters.level:
-                reached = elapsed
+        trained = max(max(one.told["trained"], one.told["averaged"]) for one in of_round)
+        moments.append(Moment(trained - began - tests_s, accuracy))
+        tests_s += max(0.0, max(one.told["ended"] for one in of_round) - trained)
     if timed:
-        yield Measurement("total_s", elapsed, "s")
-    if timed and reached is not None:
-        yield Measurement("reached_s", reached, "s")
+        yield from _times(moments, parameters)
+
+
+def _times(moments: list[Moment], parameters: Clients) -> Iterator[Measurement]:
+    """A round's mean time, and how accurate the network was when, by the last round that had ended."""
+    yield Measurement("total_s", moments[-1].elapsed_s, "s")
+    yield Measurement("round_s", moments[-1].elapsed_s / len(moments), "s")
+    for time_s in parameters.times_s:
+        ended = [one.accuracy for one in moments if one.elapsed_s <= time_s and one.accuracy is not None]
+        if ended:
+            yield Measurement("accuracy_at", ended[-1], "1", {"time_s": time_s})
 
 
 def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iterator[Measurement]:
