@@ -1,6 +1,7 @@
 """Does a kernel with netem do what a profile asks for? A guest kernel, booted as a process, measures it.
 
-User-mode Linux has one processor and timers of its own; each bound says what it leaves for that.
+User-mode Linux has one processor and timers of its own; each bound says what it leaves for that. What a busy machine
+made slow or late was measured again: the last attempt is judged, and none may have been faster or earlier than asked.
 """
 
 import json
@@ -13,6 +14,7 @@ from math import sqrt
 from pathlib import Path
 
 import pytest
+from uml_guest import JITTER_S, MEDIAN_OFF, QUARTILES, RATE_OFF, SPREAD_OFF, as_drawn, in_time
 
 LINUX = shutil.which("linux.uml")
 pytestmark = [
@@ -21,9 +23,8 @@ pytestmark = [
 ]
 
 GUEST = Path(__file__).parent / "support" / "uml_guest.py"
-PATIENCE_S = 240
-TIMER_S = 0.001  # as late as the guest's timers may be; about 0.2 ms was measured
-JITTER_S = 0.002  # as the guest has it
+PATIENCE_S = 300
+HEADERS = 1.01  # what the guest's rounding of a packet's headers may add to a rate
 
 INIT = """#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONPATH='{path}'
@@ -71,23 +72,22 @@ def binomial(count: int, share: float) -> object:
 
 
 def test_rates_are_those_asked_for(found):
-    for asked_bps, obtained_bps in found["rates"]:
-        assert obtained_bps == pytest.approx(asked_bps, rel=0.05)
+    for attempts in found["rates"]:
+        assert all(row["whole_bps"] <= HEADERS * row["asked_bps"] for row in attempts), attempts
+        assert attempts[-1]["obtained_bps"] == pytest.approx(attempts[-1]["asked_bps"], rel=RATE_OFF), attempts
 
 
 def test_delays_are_those_asked_for(found):
-    for asked_s, median_s, _ in found["delays"]:
-        assert asked_s <= median_s <= asked_s + TIMER_S
+    for attempts in found["delays"]:
+        assert all(row["least_s"] >= row["asked_s"] for row in attempts), attempts
+        assert in_time(attempts[-1]["asked_s"], attempts[-1]["median_s"]), attempts
 
 
 def test_jitter_has_the_quartiles_of_its_distribution(found):
-    # (median, distance of the quartiles) in units of jitter_s; the pareto's by hand: 4/3 ((1 - u)^(-1/3) - 1.5).
-    quartiles = {"normal": (0.0, 1.349), "uniform": (0.0, 1.0), "pareto": (-0.3201, 0.6491)}
-    # Of 300 normal draws the median has a standard error of 0.072, the quartiles' distance one of 0.09.
-    for distribution, _, median_s, distance_s, _ in found["jitters"]:
-        median, distance = quartiles[distribution]
-        assert -0.36 <= median_s / JITTER_S - median <= 0.36 + TIMER_S / JITTER_S
-        assert distance_s / JITTER_S == pytest.approx(distance, abs=0.45)
+    for attempts in found["jitters"]:
+        least = QUARTILES[attempts[0]["distribution"]][0] - MEDIAN_OFF
+        assert all(row["median_s"] / JITTER_S >= least for row in attempts), attempts
+        assert as_drawn(**attempts[-1]), attempts
 
 
 def test_losses_are_as_many_as_asked_for(found):
@@ -112,14 +112,16 @@ def test_packets_come_twice_or_overtake_as_often_as_asked_for(found):
 
 
 def test_a_limit_drops_what_is_more(found):
-    assert found["limit"]["arrived"] == 50
+    assert min(found["limit"]) >= 50
+    assert found["limit"][-1] == 50  # more, if the guest slept while it sent them
 
 
 def test_a_change_loses_nothing_and_holds_nothing_up(found):
     assert found["changed"] == {"sent": 1000, "arrived": 1000, "in_order": True}
-    flow = found["flow"]
-    assert flow["before_bps"] == pytest.approx(20e6, rel=0.05)
-    assert flow["after_bps"] == pytest.approx(5e6, rel=0.05)
+    attempts = found["flow"]
+    assert all(flow["bits"] <= HEADERS * flow["most_bits"] for flow in attempts), attempts
+    assert attempts[-1]["before_bps"] == pytest.approx(20e6, rel=RATE_OFF), attempts
+    assert attempts[-1]["after_bps"] == pytest.approx(5e6, rel=RATE_OFF), attempts
 
 
 def test_tc_shows_what_was_computed_by_hand(found):
@@ -141,10 +143,11 @@ def test_tc_shows_what_was_computed_by_hand(found):
 def test_the_named_links_are_within_what_bench_links_allows(found):
     assert len(found["held"]) == 4
     for row in found["held"]:
-        assert row["measured_rate_bps"] == pytest.approx(row["rate_bps"], rel=0.05), row
-        assert row["delay_s"] <= row["measured_delay_s"] <= row["delay_s"] + TIMER_S, row
-        # Of 60 draws of a normal the quartiles' distance has a relative standard error of 0.15.
-        assert row["measured_jitter_s"] == pytest.approx(row["jitter_s"], rel=0.75), row
+        assert row["measured_rate_bps"] == pytest.approx(row["rate_bps"], rel=RATE_OFF), row
+        assert in_time(row["delay_s"], row["measured_delay_s"]), row
+        assert row["measured_jitter_s"] == pytest.approx(row["jitter_s"], rel=SPREAD_OFF), row
+        assert row["least_delay_s"] >= row["delay_s"], row
+        assert HEADERS * row["least_message_s"] >= row["delay_s"] + 8 * row["message_bytes"] / row["rate_bps"], row
 
 
 def test_nothing_is_left(found):
