@@ -71,7 +71,7 @@ print(sorted({"aiohttp", "uvloop", "pyroute2"} & sys.modules.keys()))
         [sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}\n{program}"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.stdout.strip() == "[]", done.stderr

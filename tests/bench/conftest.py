@@ -103,6 +103,7 @@ def context(tmp_path: Path) -> Context:
         device="cpu",
         scratch=tmp_path,
         say=lambda _: None,
+        self_test="skip",
     )
 
 

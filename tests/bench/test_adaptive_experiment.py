@@ -24,6 +24,7 @@ CONTEXT = Context(
     device="cpu",
     scratch=Path(),
     say=lambda line: None,
+    self_test="skip",
 )
 SMALL = ModelName("nodes.networks:small_cnn")
 ROAD = Road(rate_bps=200e6, delay_s=0.0005)

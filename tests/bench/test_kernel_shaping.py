@@ -253,7 +253,7 @@ def test_after_a_kill_one_clean_leaves_nothing_of_ours_and_all_of_theirs(decoy, 
         assert namespaces_of(runner.pid) == []
         assert machine(decoy) == before
         assert decoy in netns.listnetns()
-        assert psutil.wait_procs(family, timeout=15)[1] == []  # with the last of them the kernel ends the namespaces
+        assert psutil.wait_procs(family, timeout=60)[1] == []  # with the last of them the kernel ends the namespaces
     finally:
         runner.kill()
         runner.communicate()

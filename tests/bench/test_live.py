@@ -269,7 +269,7 @@ def test_a_wrong_token_is_refused_and_not_told(standing, tmp_path):
 def test_a_node_started_for_one_run_ends_with_it(tmp_path):
     process = start_by_hand("all", once=True)
     run_live(job(1, tmp_path), addresses={"all": address_of(process)}, token=TOKEN)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("token", [None, "", "short", "long enough but\nof two lines"])

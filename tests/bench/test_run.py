@@ -200,7 +200,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_case(folder: Path, command: C
     (folder / "kill").touch()
     environment_ = {"PYTHONPATH": ":".join(filter(None, sys.path)), "PATH": ""}
     words = [sys.executable, "-m", "bench.cli", *RUN]
-    done = subprocess.run(words, cwd=folder, env=environment_, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(words, cwd=folder, env=environment_, capture_output=True, timeout=300, check=False)
     assert done.returncode == -signal.SIGKILL
     assert recorded() == Counter({(1, "a"), (1, "b")})
     assert statuses()["sweep"] == ("skipped", "did not end: 2 of 3 cases were not run")

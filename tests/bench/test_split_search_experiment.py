@@ -62,7 +62,7 @@ def test_the_papers_counts_for_resnet50_on_five_nodes() -> None:
     assert full_size(5, 174).edges == pytest.approx(5.3e6, rel=0.01)  # and not the 4.5e5 of section IV-C
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.integers(1, 4), st.integers(1, 6))
 def test_the_search_costs_what_the_full_graphs_shortest_path_does(data: st.DataObject, nodes: int, layers: int) -> None:
     numbers = st.floats(0, 10, width=32)

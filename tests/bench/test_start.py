@@ -3,6 +3,7 @@
 import os
 import time
 
+import psutil
 import pytest
 
 from bench import processes
@@ -10,6 +11,7 @@ from bench.live import run_live
 from nodes.job import DataSpec, Job, StageSpec
 
 READY_S = 8.0
+OTHERS = 0.1  # of the machine's time: with more of it taken by others a late start says nothing of ours
 TRIES = 3  # whatever else the machine does only slows a start; the quickest says what the code can
 NODES = ("ue", "mec1", "mec2", "mec3", "cloud")
 
@@ -37,12 +39,19 @@ def seconds_to_first_epoch() -> float:
     return reported[0] - began
 
 
+def others_s() -> float:
+    """Seconds that the processors have worked so far, but for us and those of our children that have ended."""
+    machine, us = psutil.cpu_times(), os.times()
+    return sum(machine) - machine.idle - machine.iowait - sum(us[:4])
+
+
 def test_five_nodes_are_ready_in_time_from_a_cold_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_launcher", None)  # that of other tests is left as it is
     taken: list[float] = []
     while len(taken) < TRIES and min(taken, default=READY_S) >= READY_S:
+        began, before_s = time.monotonic(), others_s()
         taken.append(seconds_to_first_epoch())
-    # The bound is for a machine at rest; with two others' processes a core waiting, a miss says nothing of ours.
-    if min(taken) >= READY_S and os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
-        pytest.skip(f"others keep this machine busy: {taken}")
+        others = (others_s() - before_s) / (time.monotonic() - began) / (os.cpu_count() or 1)
+        if min(taken) >= READY_S and others > OTHERS:
+            pytest.skip(f"others took {others:.0%} of this machine meanwhile: {taken}")
     assert min(taken) < READY_S, taken

@@ -180,7 +180,7 @@ async def test_the_loop_goes_on_while_a_thread_computes():
             return super().receive(sender, message, now)
 
     def work() -> AnyMessage:
-        assert seen.wait(30), "the loop stood still"
+        assert seen.wait(300), "the loop stood still"
         return RESULT
 
     ours, theirs = memory_pair("mec", "ue")

@@ -92,7 +92,7 @@ def test_on_steady_links_every_task_costs_what_the_formula_says_and_is_split_bes
     assert [task.restarts for task in served.tasks] == [0] * 8
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_whatever_the_chain_is_the_tasks_are_split_best(data):
     count = data.draw(st.integers(2, 5))

@@ -32,7 +32,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
     def go(scenario: Coroutine[Any, Any, None]) -> None:
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(asyncio.wait_for(scenario, 60))
+            runner.run(asyncio.wait_for(scenario, 300))
 
     return go
 

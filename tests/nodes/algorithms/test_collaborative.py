@@ -38,7 +38,7 @@ def test_one_that_holds_all_sends_the_whole_model() -> None:
         assert path_cost([[0.0] * 3] * 4, charged, [0] * node + [3] * (3 - node)) == cost
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=3, max_size=3),
     st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=2, max_size=2),

@@ -52,7 +52,7 @@ def weight(cost: float, most: float) -> float:
     return 1 / (most - cost) if cost < most else inf
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(metrics(), st.lists(st.sampled_from([0.0, 0.25, 1.0, 3.0]), min_size=3, max_size=3))
 def test_combined_costs_are_the_weighted_sums(three: list[Costs], weights: list[float]) -> None:
     for splits in all_splits(three[0]):
@@ -60,7 +60,7 @@ def test_combined_costs_are_the_weighted_sums(three: list[Costs], weights: list[
         assert path_cost(*combined(three, weights), splits) == pytest.approx(apart)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(metrics(), st.integers(1, 12), st.integers(1, 12))
 def test_per_edge_the_sum_of_equation_12_is_least(three: list[Costs], one: int, other: int) -> None:
     best, latency, energy = three
@@ -95,7 +95,7 @@ def settled(best: Costs, latency: Costs, most: float, node: int, start: int) -> 
     return min(reversed(ways), key=lambda way: round(way[0], 9))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(metrics(), st.integers(1, 20))
 def test_accumulated_each_node_settles_for_its_least(three: list[Costs], most: int) -> None:
     best, latency, _ = three
@@ -111,7 +111,7 @@ def test_accumulated_each_node_settles_for_its_least(three: list[Costs], most: i
             assert (path_cost(*best, splits), path_cost(*latency, splits)) == pytest.approx((cost, used))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(metrics(), st.integers(0, 20), st.sampled_from([1.0, 0.1, 1e-7]))
 def test_within_a_limit_the_least_cost_is_exact(three: list[Costs], most: int, scale: float) -> None:
     best, latency = (combined([metric], [scale]) for metric in three[:2])

@@ -79,7 +79,7 @@ def rows(count: int, width: int) -> st.SearchStrategy[list[list[float]]]:
     return st.lists(st.lists(numbers, min_size=width, max_size=width), min_size=count, max_size=count)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows(3, 2), rows(2, 3), st.lists(numbers, min_size=2, max_size=2), st.integers(1, 4))
 def test_the_standard_split_told_step_by_step(
     layer_costs: list[list[float]], link_costs: list[list[float]], feedback: list[float], steps: int

@@ -75,7 +75,7 @@ def cases(draw: st.DrawFn) -> Case:
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cases(), st.sampled_from([1.0, 0.1, 1 / 3, 1e-9, 7e11]))
 def test_the_search_finds_of_all_optima_the_one_that_finishes_earliest(case: Case, scale: float) -> None:
     oracle = {splits: oracle_cost(case, splits) for splits in all_splits(case)}
@@ -88,14 +88,14 @@ def test_the_search_finds_of_all_optima_the_one_that_finishes_earliest(case: Cas
         assert all(mine >= theirs for mine, theirs in zip(found.splits, other, strict=True))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases(), st.randoms(use_true_random=False))
 def test_the_cost_of_any_split_is_the_sum_of_its_parts(case: Case, random: Any) -> None:
     splits = random.choice(all_splits(case))
     assert path_cost(*costs(case), splits) == pytest.approx(float(oracle_cost(case, splits)), rel=1e-14)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases())
 def test_a_nodes_vector_is_the_least_cost_of_what_its_part_of_the_chain_still_has_to_do(case: Case) -> None:
     layer_costs, link_costs = costs(case)
@@ -129,7 +129,7 @@ def relay_graph(layer_costs: list[list[float]], link_costs: list[list[float]]) -
     return graph
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases(), st.sampled_from([1.0, 1 / 3]))
 def test_the_search_finds_the_shortest_path_of_the_graph_with_relay_vertices(case: Case, scale: float) -> None:
     layer_costs, link_costs = costs(case, scale)
@@ -137,7 +137,7 @@ def test_the_search_finds_the_shortest_path_of_the_graph_with_relay_vertices(cas
     assert search(layer_costs, link_costs).cost == pytest.approx(oracle, rel=1e-13)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases())
 def test_a_split_is_never_worse_than_the_ue_alone(case: Case) -> None:
     """HiveMind, section IV-D; where a result goes on, the UE alone pays its way too."""
@@ -146,7 +146,7 @@ def test_a_split_is_never_worse_than_the_ue_alone(case: Case) -> None:
     assert search(layer_costs, link_costs).cost <= alone * (1 + 1e-14)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cases(), st.integers(0, 2**32))
 def test_updates_told_in_any_order_lead_to_the_central_split(case: Case, seed: int) -> None:
     """Each node updates from the newest it has heard, whenever; links change meanwhile; at last all is as searched."""
