@@ -3,7 +3,8 @@
 Experiments of the project stand in ``bench.experiments`` and are named in suites as ``file.function``; anybody
 else's as ``module:function``. The annotation of the first argument, a msgspec Struct, is the strict type of the
 suite's ``parameters``. If that type has a method ``check``, it is asked before anything runs, for each point of the
-grid at each scale: it yields (key, message) of what is wrong, key such as ``("splits",)`` or ``("stage", 1)``.
+grid at each scale: it yields (key, message) of what is wrong, key such as ``("splits",)`` or ``("stage", 1)``. A method
+``check_mode`` is asked the same with the experiment's mode.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +34,14 @@ class Checked(Protocol):
 
     def check(self) -> Iterable[tuple[Key, str]]:
         """What is wrong, each with where it stands in the parameters. Reads no data and takes little time."""
+
+
+@runtime_checkable
+class ModeChecked(Protocol):
+    """Parameters that know whether they fit how the experiment is run."""
+
+    def check_mode(self, mode: Mode) -> Iterable[tuple[Key, str]]:
+        """As ``Checked.check``."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,10 +11,22 @@ from typing import Any, TypeVar
 import msgspec
 
 from bench import experiments
-from bench.experiment import Checked
+from bench.experiment import Checked, ModeChecked
 from bench.fields import available_dataset, decoder, make_importable
 from bench.strict_yaml import Document, InputError, Key, convert, did_you_mean, read, sound
-from bench.suite import SCALES, Axis, Experiment, ExperimentSpec, Override, Run, Suite, SuiteFile, digest, points
+from bench.suite import (
+    SCALES,
+    Axis,
+    Experiment,
+    ExperimentSpec,
+    Override,
+    Run,
+    Suite,
+    SuiteFile,
+    Teller,
+    digest,
+    points,
+)
 from nodes.named import named
 from reports.claim import Claim
 from reports.record import CaseValue, Scale
@@ -136,7 +148,9 @@ def _experiments(
         except ValueError as error:
             document.problem((*at, "run"), str(error))
         else:
-            experiment = Experiment(file.name, spec, function, kind, dataset, decoder(data_dir))
+            experiment = Experiment(
+                file.name, spec, function, kind, dataset, decoder(data_dir), _teller(document, at, spec)
+            )
             _check_parameters(document, at, experiment)
             yield experiment
 
@@ -214,6 +228,8 @@ def _together(experiment: Experiment, values: dict[str, Any]) -> Iterator[tuple[
     else:
         if isinstance(parameters, Checked):
             yield from parameters.check()
+        if isinstance(parameters, ModeChecked):
+            yield from parameters.check_mode(experiment.spec.mode)
 
 
 def _given_at(spec: ExperimentSpec, scale: Scale, case: dict[str, CaseValue], key: Key) -> Key:
@@ -231,6 +247,13 @@ def _given_at(spec: ExperimentSpec, scale: Scale, case: dict[str, CaseValue], ke
             return (*here, "grid", name, part, *rest)
     given = (here for here, layer in places if name in layer.parameters)
     return (*next(given, ()), "parameters", *key)
+
+
+def _teller(document: Document, at: Key, spec: ExperimentSpec) -> Teller:
+    def told(scale: Scale, case: dict[str, CaseValue], key: Key, message: str) -> str:
+        return document.told((*at, *_given_at(spec, scale, case, key)), message)
+
+    return told
 
 
 def _check_claims(document: Document, specs: Iterable[ExperimentSpec]) -> None:

@@ -18,6 +18,8 @@ def run_node(name: str, host: str = "127.0.0.1", port: int = 0, once: bool = Fal
     Says where it listens. Nodes and runner share the token in the environment variable BENCH_TOKEN. Raises
     InputError if there is none, or if it cannot listen there.
     """
+    if not name.strip() or not name.isprintable():
+        raise InputError([f"NAME: {name!r} names no node; give one such as mec1"])
     token = os.environ.get(TOKEN_VARIABLE, "")
     if len(token) < LEAST_TOKEN_CHARACTERS or not (token.isascii() and token.isprintable()):
         raise InputError(

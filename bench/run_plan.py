@@ -11,6 +11,7 @@ import msgspec
 from bench import conditions
 from bench.journal import case_key
 from bench.loading import load
+from bench.misfits import misfits
 from bench.strict_yaml import InputError, did_you_mean
 from bench.suite import Case, Experiment, Suite
 from reports.record import Scale, Shaping
@@ -69,7 +70,19 @@ def make_plan(options: Options) -> Plan:
         hint = did_you_mean(str(options.only), [experiment.name for experiment in known])
         raise InputError([f"--only: no experiment is called {options.only}{hint}"])
     cases = {experiment.name: list(experiment.cases(options.scale, options.seed)) for experiment in known}
+    if lines := _misfits(options.scale, shaping, [case for chosen in selected for case in cases[chosen.name]]):
+        raise InputError(lines)
     return Plan(options, suites, device, shaping, selected, cases)
+
+
+def _misfits(scale: Scale, shaping: Shaping, cases: list[Case]) -> list[str]:
+    """What the links of ``cases`` have that ``shaping`` cannot do, each once."""
+    lines: dict[str, None] = {}
+    for case in cases:
+        experiment, mode = case.experiment, case.experiment.spec.mode
+        for key, message in misfits(case.parameters, mode, conditions.shaping_of(mode, shaping)):
+            lines[experiment.told(scale, case.case, key, message)] = None
+    return list(lines)
 
 
 def _chosen(experiment: Experiment, only: str | None) -> bool:

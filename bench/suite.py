@@ -11,7 +11,7 @@ import msgspec
 
 from bench.experiment import Context, Measurement
 from bench.gate import GateRule
-from bench.strict_yaml import DecHook
+from bench.strict_yaml import DecHook, Key
 from reports.claim import Claim
 from reports.figures import FigureSpec
 from reports.record import CaseValue, Mode, Scale
@@ -22,6 +22,7 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Axis = list[CaseValue] | dict[str, Any]  # values, or {label: value}
 Run = Callable[[Any, Context], Iterable[Measurement]]
+Teller = Callable[[Scale, dict[str, CaseValue], Key, str], str]  # by scale, case and key
 
 
 class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,7 +104,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of a suite, ready to run; ``dataset`` is resolved."""
+    """An experiment of a suite, ready to run; ``dataset`` is resolved.
+
+    ``told`` puts file, line and key of where a parameter is given before a message.
+    """
 
     suite: str
     spec: ExperimentSpec
@@ -111,6 +115,7 @@ class Experiment:
     parameters_type: type[msgspec.Struct]
     dataset: str
     dec_hook: DecHook
+    told: Teller
 
     @property
     def name(self) -> str:

@@ -82,7 +82,11 @@ class Document:
     def lines(self) -> list[str]:
         """Every problem noted, in the order of the file."""
         problems = sorted(self.problems.items(), key=lambda item: item[1])
-        return [f"{self.path}:{line}: {key_text(key)}: {message}" for (key, message), line in problems]
+        return [self.told(key, message, line) for (key, message), line in problems]
+
+    def told(self, key: Key, message: str, line: int | None = None) -> str:
+        """``message`` of what stands at ``key``, as a line for people."""
+        return f"{self.path}:{line or self.line(key)}: {key_text(key)}: {message}"
 
     def check(self) -> None:
         """Raise InputError if anything was wrong."""

@@ -48,5 +48,7 @@ def _schedule(name: str, link: Duplex, up: bool) -> Iterator[Planned]:
     trace, k = read(locate(name)), link.time_dilation
     if not trace.delivered_bytes:
         raise TraceError(f"{name}: every rate is 0, so nothing would ever arrive")
+    if not link.repeat and not trace.changes[-1].rate_bps:
+        raise TraceError(f"{name}: ends at a rate of 0 and is not to repeat, so what is left then would never arrive")
     own = (link.up if up else link.down).dilated(1 / k)
     return ((at * k, profile.dilated(k)) for at, profile in trace.schedule(own, link.time_scale, link.repeat))

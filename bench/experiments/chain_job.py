@@ -19,6 +19,7 @@ from nodes.job import DataSpec, Device, Job, OptimizerSpec, StageSpec
 from nodes.models import Chain, ModelError, outline
 from nodes.place import place
 from nodes.stage import build_stage
+from reports.record import Mode
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 ANY_CLASSES = 10  # for checks: how many classes there are changes no layer, and to count them data must be read
@@ -81,6 +82,17 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             return
         for link, message in _stage_problems(layout, self.splits_of(layout), stages):
             yield ("stage", link) if isinstance(self.stage, list) else ("stage",), message
+
+    def check_mode(self, mode: Mode) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what ``mode`` needs and has not, or has and makes no use of."""
+        if mode != "live" and self.time_dilation != 1:
+            yield ("time_dilation",), f"only a live run can be dilated, and this one is {mode}"
+        if mode == "virtual":
+            for name in node_names(self.nodes):
+                if name not in self.devices:
+                    yield ("devices",), f"in virtual time {name} needs a device with a timing"
+                elif self.devices[name].timing is None:
+                    yield ("devices", name), "in virtual time a device needs a timing"
 
     def _node_problems(self) -> Iterator[tuple[Key, str]]:
         """Devices of no node, and links whose traces cannot be read."""

@@ -66,12 +66,35 @@ def test_a_trace_that_lets_nothing_through_is_refused(tmp_path: Path) -> None:
     assert problem.endswith("none.csv: every rate is 0, so nothing would ever arrive")
 
 
+def test_a_trace_that_ends_with_nothing_getting_through_must_repeat(tmp_path: Path) -> None:
+    (tmp_path / "ends.csv").write_text("time_s,rate_bps\n0,1e6\n1,0\n")
+    trace = {"trace": {"up": "wifi", "down": str(tmp_path / "ends.csv")}}
+    assert list(parameters(link=trace).check()) == []
+    ((key, problem),) = parameters(backhaul=trace | {"repeat": False}).check()
+    assert key == ("backhaul", "trace")
+    assert problem.endswith(
+        "ends.csv: ends at a rate of 0 and is not to repeat, so what is left then would never arrive"
+    )
+
+
 def test_a_link_is_not_dilated_by_itself() -> None:
     problems = dict(parameters(link={"trace": "wifi", "time_dilation": 3}).check())
     assert problems == {("link", "time_dilation"): "a run is dilated as a whole: time_dilation stands beside the links"}
 
 
-def test_in_virtual_time_every_node_needs_a_timing_and_dilation_changes_nothing(context: Context) -> None:
+def test_what_a_mode_needs_or_has_no_use_for_is_found_before_anything_runs() -> None:
+    asked = parameters(time_dilation=5, devices={"ue": {"timing": {"forward_s": 0.01}}, "mec": {"slowdown": 2}})
+    assert list(asked.check_mode("live")) == []
+    dilated = (("time_dilation",), "only a live run can be dilated, and this one is {}")
+    assert list(asked.check_mode("in-process")) == [(dilated[0], dilated[1].format("in-process"))]
+    assert list(asked.check_mode("virtual")) == [
+        (dilated[0], dilated[1].format("virtual")),
+        (("devices", "mec"), "in virtual time a device needs a timing"),
+        (("devices",), "in virtual time cloud needs a device with a timing"),
+    ]
+
+
+def test_in_virtual_time_every_node_needs_a_timing(context: Context) -> None:
     virtual = msgspec.structs.replace(context, mode="virtual", dataset="none")
     given = {"epochs": 0, "batch_size": 4, "test_samples": 16, "link": "wifi"}
     timing = {"timing": {"forward_s": 0.01}}
@@ -80,12 +103,5 @@ def test_in_virtual_time_every_node_needs_a_timing_and_dilation_changes_nothing(
     with pytest.raises(ValueError, match="in virtual time ue, mec, cloud needs a timing"):
         list(chain(parameters(**given), virtual))
     devices = dict.fromkeys(("ue", "mec", "cloud"), timing)
-    one, other = (
-        {(m.metric, *m.case.values()): m.value for m in chain(parameters(**given, devices=devices, **more), now)}
-        for more, now in (
-            ({}, msgspec.structs.replace(virtual, scratch=context.scratch / "one")),
-            ({"time_dilation": 5}, msgspec.structs.replace(virtual, scratch=context.scratch / "other")),
-        )
-    )
-    assert one == other
-    assert one["latency_s", 0.5] > 3 * 0.01 + 2 * 0.003
+    found = {(m.metric, *m.case.values()): m.value for m in chain(parameters(**given, devices=devices), virtual)}
+    assert found["latency_s", 0.5] > 3 * 0.01 + 2 * 0.003

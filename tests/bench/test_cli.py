@@ -204,3 +204,9 @@ def test_a_number_out_of_range_is_refused(
 ) -> None:
     assert command(*words) == 2
     assert words[-1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "  ", "me\nc"])
+def test_a_node_has_a_name(name: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("node", name) == 2
+    assert capsys.readouterr().err == f"NAME: {name!r} names no node; give one such as mec1\n"
