@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -19,21 +19,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
-def time_left(done: Iterable[tuple[float | None, float]], todo: Iterable[float | None]) -> float | None:
-    """Seconds that ``todo`` (estimates) takes, by how long ``done`` (estimate, seconds) took; None: unknown.
-
-    Estimates are scaled by how wrong they were so far; a case without one takes the mean of what is done.
-    """
-    done, todo = list(done), list(todo)
-    known = [(estimate, seconds) for estimate, seconds in done if estimate]
-    pace = sum(seconds for _, seconds in known) / sum(estimate for estimate, _ in known) if known else 1.0
-    missing = sum(estimate is None for estimate in todo)
-    if missing and not done:
-        return None
-    mean = sum(seconds for _, seconds in done) / len(done) if done else 0.0
-    return pace * sum(estimate or 0.0 for estimate in todo) + missing * mean
 
 
 class Terminal(Console):

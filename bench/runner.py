@@ -16,10 +16,11 @@ from rich.console import Console
 from bench.conditions import shaping_of
 from bench.experiment import Context, Measurement
 from bench.journal import case_key
-from bench.live_view import LiveView, plan_lines, time_left
+from bench.live_view import LiveView, plan_lines
 from bench.output import Output
 from bench.run_plan import Options, Outcome, Plan, make_plan
 from bench.suite import Case
+from bench.time_left import Spent, time_left
 from reports.record import Record
 
 
@@ -56,11 +57,11 @@ def _show_plan(plan: Plan, todo: list[Case], output: Output, view: LiveView) -> 
 
 
 def _run_cases(plan: Plan, todo: list[Case], output: Output, outcome: Outcome, view: LiveView) -> None:
-    done: list[tuple[float | None, float]] = []
+    done: list[Spent] = []
     for index, case in enumerate(todo):
         name = case.experiment.name
         outcome.earlier_failures.pop(name, None)
-        left = time_left(done, [other.estimate_s for other in todo[index:]])
+        left = time_left(done, [(other.experiment.name, other.estimate_s) for other in todo[index:]])
         view.start(case.title, index, len(todo), left)
         started = time.monotonic()
         try:
@@ -70,7 +71,7 @@ def _run_cases(plan: Plan, todo: list[Case], output: Output, outcome: Outcome, v
             outcome.failures.setdefault(name, reason)
             output.log_error(case.title, traceback.format_exc())
             view.line(f"failed: {reason}", "red")
-        done.append((case.estimate_s, time.monotonic() - started))
+        done.append(Spent(name, case.estimate_s, time.monotonic() - started))
         output.write_environment(outcome)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import bench as api
-from bench.live_view import duration, plan_lines, time_left
+from bench.live_view import duration, plan_lines
 from bench.strict_yaml import InputError
 from reports.record import Record, read_records
 
@@ -364,21 +364,6 @@ def test_the_function_gives_the_records_as_a_frame() -> None:
     Path("fail").touch()
     with pytest.raises(RuntimeError, match=r"a cable is missing.*The others' records are in more"):
         api.run("toy.yaml", out="more")
-
-
-@pytest.mark.parametrize(
-    ("done", "todo", "left"),
-    [
-        ([], [2.0, 3.0], 5.0),
-        ([], [2.0, None], None),
-        ([(1.0, 2.0), (3.0, 6.0)], [5.0], 10.0),
-        ([(None, 4.0), (1.0, 2.0)], [None, 10.0], 23.0),
-        ([(0.0, 4.0)], [3.0], 3.0),
-        ([(1.0, 1.0)], [], 0.0),
-    ],
-)
-def test_time_left_scales_the_estimates(done: Any, todo: Any, left: float | None) -> None:
-    assert time_left(done, todo) == left
 
 
 def test_the_plan_says_what_is_unknown() -> None:
