@@ -94,7 +94,10 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--shaping", choices=get_args(conditions.ShapingChoice), default="auto", help="auto is emulated")
     run.add_argument("--resume", action="store_true", help="go on with the run in --out")
     run.add_argument(
-        "--allow-uncalibrated", action="store_true", help="run with links that are off by 5 %% or 1 ms, and note it"
+        "--allow-uncalibrated",
+        action="store_true",
+        help="run, and note it, though a link's rate is off by 5 %%, its delay by 1 ms or its jitter by half "
+        "(tried before a live run; losses are not)",
     )
     _data(run)
 

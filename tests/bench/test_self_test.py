@@ -8,6 +8,7 @@ import pytest
 from bench import self_test
 from bench.links import Asked, Row
 from bench.processes import RunError
+from netem.jitter import Distribution
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 
@@ -43,6 +44,8 @@ def row(profile: LinkProfile, rate_off: float, delay_off_s: float) -> Row:
             "delay_s": profile.delay_s,
             "measured_delay_s": profile.delay_s + delay_off_s,
             "delay_deviation_s": delay_off_s,
+            "jitter_s": profile.jitter_s,
+            "measured_jitter_s": profile.jitter_s * 1.4,
             "measured_losses": 0,
             "late_s": {},
             "within": abs(rate_off) <= 0.05 and abs(delay_off_s) <= 0.001,
@@ -88,8 +91,9 @@ def test_one_good_attempt_is_enough_and_for_the_whole_process(monkeypatch: pytes
     monkeypatch.setattr(self_test, "rows", made)
     assert complaints([Duplex(up=SLOW, down=SLOW), Duplex(up=SLOW)]) == []
     assert complaints([Duplex(down=SLOW)]) == []
-    # Each profile once, without what is drawn at random.
-    assert made.tried == [[LinkProfile(rate_bps=20e6, delay_s=0.004)]] * 2
+    # Each profile once, without what is drawn at random; and that by itself.
+    plain, jitter = LinkProfile(rate_bps=20e6, delay_s=0.004), LinkProfile(rate_bps=1e6, delay_s=0.004, jitter_s=0.001)
+    assert made.tried == [[plain, jitter], [plain]]
 
 
 def test_nothing_is_tried_where_nothing_is_shaped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,13 +104,45 @@ def test_nothing_is_tried_where_nothing_is_shaped(monkeypatch: pytest.MonkeyPatc
 
 
 def test_links_slower_and_longer_than_a_moment_can_tell_are_tried_as_others() -> None:
-    assert self_test.tried(LinkProfile(rate_bps=1e4, delay_s=3.0)) == LinkProfile(rate_bps=1e6, delay_s=0.02)
-    assert self_test.tried(LinkProfile(delay_s=0.001)) == LinkProfile(rate_bps=1e6, delay_s=0.001)
+    slow, long = LinkProfile(rate_bps=1e4, delay_s=3.0), LinkProfile(delay_s=0.001)
+    assert list(self_test.tried(slow)) == [LinkProfile(rate_bps=1e6, delay_s=0.02)]
+    assert list(self_test.tried(long)) == [LinkProfile(rate_bps=1e6, delay_s=0.001)]
+    wide = LinkProfile(rate_bps=2e6, delay_s=0.001, jitter_s=0.002, jitter_distribution="uniform")
+    alone = LinkProfile(rate_bps=1e6, delay_s=0.006, jitter_s=0.002, jitter_distribution="uniform")
+    assert list(self_test.tried(wide)) == [LinkProfile(rate_bps=2e6, delay_s=0.001), alone]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "seen_s", "fits"),  # of 10 ms; a uniform's quartiles are 10 ms apart, a normal's 13.49
+    [
+        ("normal", 0.010, True),
+        ("normal", 0.0051, False),
+        ("normal", 0.0157, True),
+        ("normal", 0.0159, False),
+        ("uniform", 0.0051, True),
+        ("uniform", 0.0038, False),
+    ],
+)
+def test_jitter_is_told_by_its_quartiles(distribution: Distribution, seen_s: float, fits: bool) -> None:
+    asked = LinkProfile(rate_bps=1e6, delay_s=0.03, jitter_s=0.010, jitter_distribution=distribution)
+    seen = msgspec.structs.replace(row(asked, 0.0, 0.0), measured_jitter_s=seen_s)
+    assert self_test._within(asked, seen) == fits
+
+
+def test_jitter_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def steady(asked: list[Asked], backend: str, **how: object) -> list[Row]:
+        return [msgspec.structs.replace(row(one.duplex.up, 0.0, 0.0), measured_jitter_s=2e-5) for one in asked]
+
+    monkeypatch.setattr(self_test, "rows", steady)
+    assert complaints([Duplex(up=SLOW)], "warn") == [
+        "the link ue to mec is off: 1 ms of jitter asked for, 0.02 obtained"
+    ]
 
 
 def test_a_real_attempt_measures_each_profile() -> None:
-    profiles = [LinkProfile(rate_bps=5e6, delay_s=0.004), LinkProfile(rate_bps=20e6)]
+    profiles = [LinkProfile(rate_bps=5e6, delay_s=0.004), LinkProfile(rate_bps=20e6, delay_s=0.012, jitter_s=0.004)]
     first, second = asyncio.run(self_test._try(profiles, "emulated"))
     assert (first.rate_bps, second.rate_bps) == (5e6, 20e6)
     assert first.measured_delay_s >= 0.004
     assert min(first.measured_rate_bps, second.measured_rate_bps) > 0
+    assert second.measured_jitter_s >= 0.25 * 0.004
