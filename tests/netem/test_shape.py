@@ -53,12 +53,12 @@ def joined(network: Network, edge: int, near: int, far: int, end: int = 1) -> tu
 
 
 def flow(one: socket.socket, other: socket.socket, n_bytes: int, meanwhile=lambda: None) -> int:
-    """Send so many bytes; how many arrived. ``meanwhile`` runs once a tenth has."""
+    """Send so many bytes; how many arrived. ``meanwhile`` runs once a hundredth has."""
     sending = threading.Thread(target=lambda: (one.sendall(bytes(n_bytes)), one.close()))
     sending.start()
     arrived = 0
     while data := other.recv(1 << 16):
-        if arrived < n_bytes // 10 <= arrived + len(data):
+        if arrived < n_bytes // 100 <= arrived + len(data):
             meanwhile()
         arrived += len(data)
     sending.join()

@@ -5,64 +5,26 @@ made slow or late was measured again: the last attempt is judged, and none may h
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from contextlib import suppress
 from math import sqrt
-from pathlib import Path
 
 import pytest
 from uml_guest import JITTER_S, MEDIAN_OFF, QUARTILES, RATE_OFF, SPREAD_OFF, as_drawn, in_time
 
-LINUX = shutil.which("linux.uml")
 pytestmark = [
     pytest.mark.uml,
-    pytest.mark.skipif(LINUX is None, reason="Debian's package user-mode-linux is not installed"),
+    pytest.mark.skipif(shutil.which("linux.uml") is None, reason="Debian's package user-mode-linux is not installed"),
 ]
 
-GUEST = Path(__file__).parent / "support" / "uml_guest.py"
 PATIENCE_S = 300
 HEADERS = 1.01  # what the guest's rounding of a packet's headers may add to a rate
 
-INIT = """#!/bin/sh
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONPATH='{path}'
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t tmpfs tmpfs /run
-'{python}' '{guest}'
-echo o > /proc/sysrq-trigger
-sleep 5
-"""
-
-
-def first() -> None:
-    """Come before other work of the machine, which is not what is measured; where that is allowed."""
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("uml")
-    init = folder / "init.sh"
-    init.write_text(INIT.format(python=sys.executable, guest=GUEST, path=os.pathsep.join(filter(None, sys.path))))
-    init.chmod(0o755)
-    done = subprocess.run(
-        [
-            *(LINUX, "mem=256M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}"),
-            *("con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={folder}/"),
-        ],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        preexec_fn=first,
-        check=False,
-    )
-    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert results, done.stdout[-3000:] + done.stderr[-1000:]
+def found(guest) -> dict:
+    printed = guest(PATIENCE_S)
+    results = [line for line in printed.splitlines() if line.startswith("RESULT ")]
+    assert results, printed[-3000:]
     return json.loads(results[0].removeprefix("RESULT "))
 
 

@@ -110,8 +110,13 @@ class Ends:
         listening.close()
         return near, far
 
-    def send(self, count: int, gap_s: float = 0.0, meanwhile=lambda number: None) -> list[tuple[int, float]]:
-        """(number, delay) of the datagrams that arrive, in their order, of ``count`` sent ``gap_s`` apart."""
+    def send(
+        self, count: int, gap_s: float = 0.0, meanwhile=lambda number: None, whole: bool = False
+    ) -> list[tuple[int, float]]:
+        """(number, delay) of the datagrams that arrive, in their order, of ``count`` sent ``gap_s`` apart.
+
+        If ``whole``, no more than those are waited for.
+        """
         near, far = self.datagrams()
         far.settimeout(QUIET_S)
         arrived: list[tuple[int, float]] = []
@@ -119,7 +124,7 @@ class Ends:
 
         def receive() -> None:
             quiets = 0
-            while quiets < QUIETS:
+            while quiets < QUIETS and not (whole and len(arrived) == count):
                 try:
                     number, sent_at = STAMP.unpack(far.recv(100))
                     arrived.append((number, time.monotonic() - sent_at))
@@ -183,7 +188,6 @@ def rate_bps(stamps: list[tuple[float, int]], from_s: float, to_s: float) -> flo
 
 def packets(ends: Ends) -> dict:
     found: dict = {"kernel": os.uname().release}
-    found["plain_delay_s"] = median(delay for _, delay in ends.send(100, 0.005))
 
     def rates(asked_bps: float) -> dict:
         ends.ask(LinkProfile(rate_bps=asked_bps, delay_s=0.005), LinkProfile(delay_s=0.005))
@@ -200,7 +204,7 @@ def packets(ends: Ends) -> dict:
 
     def delays(asked_s: float) -> dict:
         ends.ask(LinkProfile(rate_bps=20e6, delay_s=asked_s))
-        seen = [delay for _, delay in ends.send(100, 0.005)]
+        seen = [delay for _, delay in ends.send(100, 0.005, whole=True)]
         return {"asked_s": asked_s, "least_s": min(seen), "median_s": median(seen)}
 
     found["delays"] = [
@@ -217,7 +221,7 @@ def packets(ends: Ends) -> dict:
             jitter_correlation=correlation,
         )
         ends.ask(jitter)
-        low_s, median_s, high_s = quantiles([delay for _, delay in ends.send(JITTERED, 0.008)], n=4)
+        low_s, median_s, high_s = quantiles([delay for _, delay in ends.send(JITTERED, 0.008, whole=True)], n=4)
         return {"distribution": distribution, "median_s": median_s - jitter.delay_s, "distance_s": high_s - low_s}
 
     found["jitters"] = [
@@ -289,7 +293,7 @@ def held(network: Network) -> list[dict]:
         near = connected((network.address(0, 1), far.getsockname()[1]), network.paths[0])
         async with answering(far), probing(near) as probe:
             bare = LinkProfile(profile.rate_bps, profile.delay_s)
-            return await measure(probe, bare, bulk_s=1.0, messages=60, sizes=(size,), repeats=1)
+            return await measure(probe, bare, bulk_s=0.5, messages=60, sizes=(size,), repeats=1)
 
     def row(name: str, direction: str, duplex: Duplex) -> dict:
         asked = duplex.up
