@@ -35,7 +35,7 @@ def graph(network: Network) -> networkx.Graph:
     return found
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(worlds())
 def test_parameters_take_the_fastest_way(world: tuple[Network, Model]) -> None:
     network, _ = world
@@ -58,7 +58,7 @@ def fitting(network: Network, model: Model) -> list[int]:
     return [used for used in range(len(model.held_bytes) + 1) if sum(model.held_bytes[:used]) <= network.storage_bytes]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(worlds(), st.sampled_from(EDGES), st.sampled_from(EDGES), st.sampled_from([0.5, 1.0, 8.0]), st.integers(1, 3))
 def test_one_clients_layers_go_where_its_stay_costs_least(
     world: tuple[Network, Model], first: str, then: str, stay_rounds: float, batches: int
@@ -88,7 +88,7 @@ def test_one_clients_layers_go_where_its_stay_costs_least(
     assert moved_s == pytest.approx(cost(holder, after.used[holder]) - stay_s)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(worlds(), st.lists(st.sampled_from(EDGES), min_size=2, max_size=4), st.integers(1, 3))
 def test_first_copies_are_the_best_that_fit_with_keeping_them_in_step(
     world: tuple[Network, Model], attached: list[str], batches: int
@@ -112,7 +112,7 @@ def test_first_copies_are_the_best_that_fit_with_keeping_them_in_step(
         assert cost(state.used[edge]) == pytest.approx(min(map(cost, fit)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     worlds(),
     st.sampled_from(["migrate", "stay", "replicate"]),

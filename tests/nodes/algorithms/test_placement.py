@@ -35,7 +35,7 @@ def held(splits: tuple[int, ...], held_bytes: list[int]) -> list[int]:
     return [sum(held_bytes[start:stop]) for start, stop in pairwise((0, *splits, len(held_bytes)))]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(chains(), st.sampled_from([1.0, 0.1, 1 / 3]))
 def test_of_all_splits_that_fit_the_best_one_that_is_ahead_is_found(case: Case, scale: float) -> None:
     layers, nodes = len(case["held_bytes"]), len(case["storage_bytes"])
@@ -59,7 +59,7 @@ def test_of_all_splits_that_fit_the_best_one_that_is_ahead_is_found(case: Case, 
         assert all(mine >= theirs for mine, theirs in zip(found.splits, other, strict=True))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(chains())
 def test_without_limits_it_is_the_split_search(case: Case) -> None:
     enough = [sum(case["held_bytes"])] * len(case["storage_bytes"])
@@ -70,7 +70,7 @@ def test_without_limits_it_is_the_split_search(case: Case) -> None:
     assert split_within(*arguments, case["held_bytes"], enough[0]) == split_node(*arguments)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 7).flatmap(lambda count: numbers(count, 3)), st.integers(0, 9))
 def test_runs_are_those_that_fit_and_cannot_grow(held_bytes: list[int], storage: int) -> None:
     layers = len(held_bytes)
@@ -106,7 +106,7 @@ def trees(draw: st.DrawFn) -> Case:
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(trees())
 def test_paths_that_share_a_server_are_placed_together(case: Case) -> None:
     paths, sizes, storage = case["paths"], case["held_bytes"], case["storage_bytes"]
