@@ -29,6 +29,7 @@ NAMES = ("ue", "gnb", "mec", "cloud", "gnb2")
 CHAIN = NAMES[:4]
 MODEL, SHAPE = "nodes.networks:small_cnn", (3, 32, 32)
 LAYERS = len(frames_of_model(MODEL, 10, SHAPE)) - 1
+ENDLESS = 1_000_000
 LINK = LinkProfile(rate_bps=500e6, delay_s=0.0002)
 SPEED = {"ue": 1, "gnb": 2, "gnb2": 2, "mec": 3, "cloud": 4}
 
@@ -81,6 +82,14 @@ async def first_after(live: LiveService, before: tuple[int, int]) -> None:
     await live.until_tasks(tasks + 1)
 
 
+async def passed_by(live: LiveService, gone: str) -> list[Task]:
+    """All tasks up to the twentieth that did without ``gone``; the UE may have been far ahead of what is seen."""
+    while gone in live.tasks[-1].splits:
+        await live.until_tasks(len(live.tasks) + 1)
+    await live.until_tasks(len(live.tasks) + 20)
+    return live.tasks[:]
+
+
 async def do_tasks(live: LiveService, count: int) -> list[Task]:
     """Tasks one by one, each after an update that the cloud was asked for."""
     before = len(live.tasks)
@@ -124,7 +133,7 @@ def test_a_node_killed_between_tasks_is_routed_around_and_one_that_joins_takes_p
 
 @pytest.mark.parametrize("dead", ["gnb", "mec", "cloud"])
 def test_a_node_killed_at_any_moment_costs_no_task(dead):
-    here = stage(pace=Pace(tasks=60))
+    here = stage(pace=Pace(tasks=ENDLESS))
 
     async def script(live: LiveService) -> None:
         await live.join(*CHAIN)
@@ -132,11 +141,11 @@ def test_a_node_killed_at_any_moment_costs_no_task(dead):
         await live.begin()
         await live.until_tasks(20)
         live.kill(dead)
-        await live.until_tasks(60)
-        assert sorted(task.step for task in live.tasks) == list(range(60))
-        assert sum(task.restarts for task in live.tasks) <= 2
-        assert dead not in live.tasks[-1].splits
-        assert_answered(here.service, live.tasks)
+        tasks = await passed_by(live, dead)
+        assert [task.step for task in tasks] == list(range(len(tasks)))
+        assert sum(task.restarts for task in tasks) <= 2
+        assert dead not in tasks[-1].splits
+        assert_answered(here.service, tasks)
 
     run_service(here, script)
     assert leftovers() == []
@@ -144,7 +153,7 @@ def test_a_node_killed_at_any_moment_costs_no_task(dead):
 
 @pytest.mark.parametrize("hung", ["gnb", "cloud"])
 def test_a_node_that_hangs_is_passed_by_and_costs_no_task(hung):
-    here = stage(pace=Pace(tasks=60), policy=Policy(patience_s=1.0))
+    here = stage(pace=Pace(tasks=ENDLESS), policy=Policy(patience_s=1.0))
 
     async def script(live: LiveService) -> None:
         await live.join(*CHAIN)
@@ -152,15 +161,15 @@ def test_a_node_that_hangs_is_passed_by_and_costs_no_task(hung):
         await live.begin()
         await live.until_tasks(20)
         live.hang(hung)
-        await live.until_tasks(60)
+        tasks = await passed_by(live, hung)
         live.wake(hung)
         await live.end()
-        assert sorted(task.step for task in live.tasks) == list(range(60))
-        assert sum(task.restarts for task in live.tasks) <= 2
-        assert hung not in live.tasks[-1].splits
+        assert [task.step for task in tasks] == list(range(len(tasks)))
+        assert sum(task.restarts for task in tasks) <= 2
+        assert hung not in tasks[-1].splits
         assert live.reports.keys() == set(CHAIN)
-        assert live.tasks[-1].splits.keys() | {hung} >= {"ue", "gnb", "mec"} - {hung}  # the others still serve
-        assert_answered(here.service, live.tasks)
+        assert tasks[-1].splits.keys() | {hung} >= {"ue", "gnb", "mec"} - {hung}  # the others still serve
+        assert_answered(here.service, tasks)
 
     run_service(here, script)
     assert leftovers() == []
