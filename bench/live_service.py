@@ -29,7 +29,8 @@ from nodes.home import RUNNER, calling
 from nodes.member import sci
 from nodes.messages import AnyMessage, Assign, Error, Heartbeat, Hello, LinkState, Peer, Result, Route, Serve, Shutdown
 from nodes.service_chain import MemberReport
-from nodes.service_job import KnownLink, Service
+from nodes.service_job import Service
+from nodes.split_control import KnownLink
 from nodes.task import Task, task_of
 from nodes.transport import connect
 from reports.record import Shaping as Backend

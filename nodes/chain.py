@@ -27,6 +27,7 @@ from nodes.pictures import blank
 from nodes.seeds import derive
 from nodes.segment import Segment
 from nodes.service_job import Service
+from nodes.training_control import ControlledHop, ControlledUe, TrainingControl, step_bytes
 from nodes.ue import Source, Ue
 from nodes.virtual import ShapeSegment, linked_pair, run_virtual
 
@@ -97,7 +98,7 @@ def build(
     job: Job, index: int, data: Dataset | None, meta: bool = False, source: int = 0
 ) -> tuple[Role, Segment | Source]:
     """The role and the worker of node ``index``; training goes on from the last checkpoint that all have."""
-    if job.moves is not None:
+    if job.mobile:
         return _build_moving(job, index, data)
     segment = ShapeSegment(job, index) if meta else Segment(job, index)
     start_epoch = last_checkpoint(job, segment.layers)
@@ -119,12 +120,18 @@ def _build_moving(job: Job, index: int, data: Dataset | None) -> tuple[Role, Seg
     segment = MovingSegment(job, index)
     if last_checkpoint(job, segment.layers):
         raise ModelError("a job whose layers move cannot be resumed: its checkpoints name one split for all epochs")
+    end, control = index == len(job.nodes) - 1, None
+    if job.control is not None:
+        control = TrainingControl(job.control, index, step_bytes(job), job.nodes[index - 1])
     if index:
-        return MovingHop(segment.place, index == len(job.nodes) - 1, job.splits, segment.layers), segment
+        held = segment.place, end, job.splits, segment.layers
+        return MovingHop(*held) if control is None else ControlledHop(*held, control), segment
     if data is None:
         raise ValueError("the first node needs the data")
     source = MovingSource(segment, data)
-    return MovingUe(source.course, len(job.nodes) == 1, job.splits, segment.layers, job.moves or {}), source
+    if control is not None:
+        return ControlledUe(source.course, job.splits, segment.layers, control), source
+    return MovingUe(source.course, end, job.splits, segment.layers, job.moves or {}), source
 
 
 def report(node: Node, worker: Segment | Source, channels: Mapping[Direction, Channel]) -> NodeReport:
@@ -190,7 +197,7 @@ def run_in_virtual_time(job: Job, timings: list[Timing], links: list[Duplex], da
     One timing a node and one link between two, from the UE on. Tensors have shapes and no data: losses and
     accuracies are zero, and there is nothing to save.
     """
-    if job.moves is not None:
+    if job.mobile:
         raise ValueError("timings are of parts that stay: a job whose layers move is run with data")
     job = msgspec.structs.replace(job, checkpoint=None)
     neighbours = zip(job.joins, links, strict=True)

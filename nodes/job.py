@@ -5,6 +5,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from nodes.split_control import KnownLink, Policy
+
 
 class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the parts of a job."""
@@ -79,6 +81,28 @@ class Device(_Spec, frozen=True, kw_only=True):
             raise ValueError("give slowdown or timing, not both")
 
 
+class Control(_Spec, frozen=True, kw_only=True):
+    """Let split-cost messages say during training which layers each node holds (``nodes.training_control``).
+
+    ``layer_s`` [P][L] are the nodes' costs of each layer in one step, forward and backward. Of the links between them
+    [P-1] they are told ``links``, from training step so and so on, counted over all epochs; from step 0 at least. They
+    are asked each ``every`` steps, if the last answer is there. An assignment is taken to hold for ``horizon`` steps,
+    over which moving its layers is spread. Of ``policy`` what is about tasks and periods says nothing here.
+    """
+
+    layer_s: tuple[tuple[float, ...], ...]
+    links: dict[int, tuple[KnownLink, ...]]
+    policy: Policy = Policy()
+    every: int = 1
+    horizon: int = 100
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.horizon < 1:
+            raise ValueError("every and horizon must be at least 1")
+        if 0 not in self.links:
+            raise ValueError("links must be told from step 0")
+
+
 class Job(_Spec, frozen=True, kw_only=True):
     """A task for a chain of P nodes: train for ``epochs``, testing after each; 0 epochs only tests.
 
@@ -112,6 +136,7 @@ class Job(_Spec, frozen=True, kw_only=True):
     payload_bytes: int = 1 << 26  # the most that one message may carry
     devices: tuple[Device, ...] = ()  # one a node, or none: each as fast as it is
     moves: dict[int, tuple[int, ...]] | None = None  # splits from training step so and so on; None: layers stay
+    control: Control | None = None  # who decides on moves instead
     weights: str | None = None  # a file of parameters and buffers by name: what fits is where training begins
     members: tuple[int, ...] = ()
     sources: int = 1
@@ -129,14 +154,26 @@ class Job(_Spec, frozen=True, kw_only=True):
             raise ValueError(f"splits must not decrease, got {list(self.splits)}")
         if any(len(splits) != links for splits in (self.moves or {}).values()):
             raise ValueError(f"moves: {links + 1} nodes need {links} splits")
+        if self.control is not None:
+            if self.moves is not None or not links:
+                raise ValueError("control: two nodes or more, and no moves beside it")
+            if len(self.control.layer_s) != links + 1 or any(
+                len(told) != links for told in self.control.links.values()
+            ):
+                raise ValueError(f"control: {links + 1} nodes need {links + 1} rows of layer_s and {links} links")
         if min(self.batch_size, self.microbatches, self.window) < 1 or self.batch_size % self.microbatches:
             raise ValueError("batch_size, microbatches and window must be at least 1, and microbatches divide it")
         if self.sources < 1 or (self.sources > 1 and (links != 1 or self.microbatches > 1 or self.members)):
             raise ValueError(f"{self.sources} sources: one or more; several of two nodes, no microbatches, no members")
-        if self.members and self.moves is not None:
-            raise ValueError("members: a family is of layers that stay where they are, give no moves")
+        if self.members and self.mobile:
+            raise ValueError("members: a family is of layers that stay where they are, give no moves and no control")
         if self.sources > 1 and self.checkpoint:
             raise ValueError("sources: the state of several is not kept, give no checkpoint")
+
+    @property
+    def mobile(self) -> bool:
+        """Whether layers may change their nodes during training."""
+        return self.moves is not None or self.control is not None
 
     @property
     def seats(self) -> tuple[Seat, ...]:

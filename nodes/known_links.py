@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 
 from nodes.algorithms.link_rate import LinkRate
-from nodes.service_job import KnownLink
-from nodes.split_control import Estimate, Policy, steady
+from nodes.split_control import Estimate, KnownLink, Policy, steady
 
 
 class KnownLinks:
@@ -21,6 +20,12 @@ class KnownLinks:
         self._told[upper]
         return lambda now, ahead_s: self._estimate(upper, now)(now, ahead_s)
 
+    def link(self, upper: str, now: float) -> KnownLink:
+        """The link from ``upper`` as told, but at the rate that was measured since, if one was."""
+        told = self._told[upper]
+        measured_bps = self._measured[upper].rate_bps(now) if upper in self._measured else None
+        return KnownLink(rate_bps=measured_bps or told.rate_bps, delay_s=told.delay_s)
+
     def learn(self, upper: str, link: KnownLink) -> None:
         """Take it as told anew; what was measured before says no more."""
         self._told[upper] = link
@@ -34,6 +39,5 @@ class KnownLinks:
             rate.observe(wire_bytes, wire_s, now)
 
     def _estimate(self, upper: str, now: float) -> Estimate:
-        told = self._told[upper]
-        measured_bps = self._measured[upper].rate_bps(now) if upper in self._measured else None
-        return steady(self._boundary_bytes, measured_bps or told.rate_bps, told.delay_s)
+        link = self.link(upper, now)
+        return steady(self._boundary_bytes, link.rate_bps, link.delay_s)

@@ -13,7 +13,8 @@ import torch
 
 from nodes.federation import Federation
 from nodes.job import Job
-from nodes.service_job import KnownLink, Service
+from nodes.service_job import Service
+from nodes.split_control import KnownLink
 
 Tensors = dict[str, torch.Tensor]
 Scalar = bool | int | float
@@ -99,6 +100,15 @@ class Assign(Message, frozen=True, kw_only=True, tag="assign"):
     assignment: int
     splits: tuple[int, ...]
     epoch: int = 0
+
+
+class Proposal(Message, frozen=True, kw_only=True, tag="proposal"):
+    """Where the nodes would cut from training step ``step`` on: each adds its split on the way down, the last none.
+
+    Complete, it returns to the UE, behind the split costs of an update that begins at the last node."""
+
+    step: int
+    splits: tuple[int, ...]
 
 
 class Parameters(Message, frozen=True, kw_only=True, tag="parameters"):
@@ -207,6 +217,7 @@ AnyMessage = (
     | Route
     | SplitCost
     | Assign
+    | Proposal
     | Parameters
     | Weights
     | Round

@@ -146,18 +146,26 @@ class MovingUe(Ue):
                 return [Send("down", reply)]
             case Assign():
                 self._move = None
-                return super()._train()
+                return self._step_off()
         return super().computed(reply, now)
 
     def _train(self) -> list[Action]:
         """Start the next step, after a move if one is due."""
-        step = self._epoch * self._course.train_steps + self._step
-        splits = self._moves.get(step, self._wanted)
+        splits = self._moves.get(self._now, self._wanted)
         self._wanted = None
         if splits is None or splits == self._splits:
-            return super()._train()
+            return self._step_off()
         self._number += 1
         assign = Assign(assignment=self._number, splits=splits, epoch=self._epoch)
         self._move = Move(0, self._layers, self._splits, assign)
         self._splits = splits
         return [Send("down", assign), *self._move.begin()]
+
+    @property
+    def _now(self) -> int:
+        """The training step that is next or under way, counted over all epochs."""
+        return self._epoch * self._course.train_steps + self._step
+
+    def _step_off(self) -> list[Action]:
+        """Start the next step, all layers being where they belong."""
+        return super()._train()

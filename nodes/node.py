@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import torch
@@ -78,6 +78,14 @@ class Role(Protocol):
 
     def computed(self, reply: AnyMessage, now: float) -> list[Action]:
         """Take the reply of a computation that was asked for."""
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """A role that wants to know what transfers take."""
+
+    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
+        """Take note that the link from the neighbour in ``direction`` brought so many bytes in so long."""
 
 
 class ComputeSeam(Protocol):
@@ -242,13 +250,22 @@ class Node:
         channel = self._channels[sender]
         try:
             while True:
-                message = await channel.receive()
+                message = await self._next(sender, channel)
                 self._events.put_nowait(partial(self._role.receive, sender, message))
                 if isinstance(message, Shutdown):
                     return
         except ChannelClosed as error:
             if not self._finished:  # else the peer, told of the end, was faster to close
                 raise PeerLostError(channel.peer, error) from None
+
+    async def _next(self, sender: Direction, channel: Channel) -> AnyMessage:
+        """The next message of ``channel``; the role learns what it took, if it wants to. Raises ChannelClosed."""
+        wire_bytes, wire_s = channel.wire_bytes, channel.wire_s
+        message = await channel.receive()
+        if channel.wire_bytes > wire_bytes and isinstance(self._role, Attentive):
+            brought = channel.wire_bytes - wire_bytes, channel.wire_s - wire_s
+            self._events.put_nowait(partial(self._role.carried, sender, *brought))
+        return message
 
     async def _write(self, to: Direction) -> None:
         """Send what is decided, one message after the other."""

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol
 
 from nodes.channel import Channel, ChannelClosed
 from nodes.messages import AnyMessage, Peer, Shutdown
-from nodes.node import Action, ComputeSeam, Connect, Direction, Node, PeerLostError, Role, Wake
+from nodes.node import Action, Attentive, ComputeSeam, Connect, Direction, Node, PeerLostError, Role, Wake
 
 
-class RoamingRole(Role, Protocol):
+class RoamingRole(Role, Attentive, Protocol):
     """What a node decides whose neighbours come and go."""
 
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
@@ -24,9 +24,6 @@ class RoamingRole(Role, Protocol):
 
     def lost(self, direction: Direction, now: float) -> list[Action]:
         """Take note that the neighbour in ``direction`` is gone, or could not be reached."""
-
-    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
-        """Take note that the link from the neighbour in ``direction`` brought so many bytes in so long."""
 
     def woke(self, why: str, now: float) -> list[Action]:
         """Do what this time was waited for."""
@@ -131,14 +128,9 @@ class RoamingNode(Node):
             self._events.put_nowait(partial(self._without, "down", error))
 
     async def _hear(self, direction: Direction, channel: Channel) -> None:
-        wire_bytes, wire_s = 0, 0.0
         try:
             while True:
-                message = await channel.receive()
-                if channel.wire_bytes > wire_bytes:
-                    brought = channel.wire_bytes - wire_bytes, channel.wire_s - wire_s
-                    self._events.put_nowait(partial(self._roaming.carried, direction, *brought))
-                wire_bytes, wire_s = channel.wire_bytes, channel.wire_s
+                message = await self._next(direction, channel)
                 self._events.put_nowait(partial(self._heard, direction, channel, message))
         except ChannelClosed as error:
             self._events.put_nowait(partial(self._lost, direction, channel, error))

@@ -24,13 +24,6 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ValueError("tasks must be at least 0, window at least 1 and period_s above 0")
 
 
-class KnownLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a node is told of a link: its rate, and what each transfer takes beside that (Eq. 10's psi included)."""
-
-    rate_bps: float | None = None
-    delay_s: float = 0.0
-
-
 class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tasks of one picture each for a model that every node holds whole.
 

@@ -53,6 +53,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError("repeat_s, period_s, check_s, remember_s and patience_s must be above 0")
 
 
+class KnownLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a node is told of a link: its rate, and what each transfer takes beside that (Eq. 10's psi included)."""
+
+    rate_bps: float | None = None
+    delay_s: float = 0.0
+
+
 class SplitControl:
     """One node's split over time."""
 
@@ -98,6 +105,10 @@ class SplitControl:
         if len(downstream) != self.layers + 1 or any(isnan(cost) or cost < 0 for cost in downstream):
             raise ValueError(f"split costs must be {self.layers + 1} numbers of at least 0")
         self._downstream = list(downstream)
+
+    def hold(self, stop: int) -> None:
+        """Let hysteresis keep ``stop``, and nothing more from boundaries behind it, whatever was worked out."""
+        self._split = NodeSplit(self._split.cost, [max(done, stop) for done in range(self.layers + 1)])
 
     def update(self, link_s: Sequence[float]) -> None:
         """Work out the split anew, with ``link_s`` [L+1] as the incoming link's costs."""

@@ -60,7 +60,7 @@ def inspect(chain: Chain, name: str = "") -> Workload:
         layers=chain.names,
         boundary_bytes=[boundary_bytes(values) for values in crossing],
         output_bytes=made,
-        parameters=_parameters(parts),
+        parameters=[sum(parameter.numel() for parameter in own) for own in first_used(parts)],
         flops=[flops for flops, _ in work],
         moved_bytes=[read + written for (_, read), written in zip(work, made, strict=True)],
     )
@@ -86,14 +86,14 @@ def new(values: Values, known: Values) -> Values:
     return {name: value for name, value in values.items() if name not in known}
 
 
-def _parameters(parts: list[Part]) -> list[int]:
-    """How many numbers each layer is the first to use as parameters."""
-    counts, seen = [], set[nn.Parameter]()
+def first_used(parts: list[Part]) -> list[set[nn.Parameter]]:
+    """The parameters that each layer is the first to use."""
+    firsts, seen = [], set[nn.Parameter]()
     for part in parts:
         own = set(part.parameters()) - seen
         seen |= own
-        counts.append(sum(parameter.numel() for parameter in own))
-    return counts
+        firsts.append(own)
+    return firsts
 
 
 def _work(part: Part, values: Values) -> tuple[int, int]:

@@ -20,7 +20,8 @@ from netem.profiles import Duplex
 from nodes.job import DataSpec
 from nodes.models import Granularity, build_model
 from nodes.profile import measure
-from nodes.service_job import KnownLink, Pace, Service
+from nodes.service_job import Pace, Service
+from nodes.split_control import KnownLink
 from nodes.task import Task
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]

@@ -28,7 +28,8 @@ from netem.profiles import Duplex
 from netem.shape import ShapeError
 from nodes.chain import run_in_process
 from nodes.job import DataSpec, Job, StageSpec
-from nodes.service_job import KnownLink, Pace, Service
+from nodes.service_job import Pace, Service
+from nodes.split_control import KnownLink
 
 FAST = Duplex(up=LinkProfile(rate_bps=200e6, delay_s=0.001), down=LinkProfile(rate_bps=400e6))
 ENDLESS = 100_000

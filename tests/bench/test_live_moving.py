@@ -6,7 +6,8 @@ from bench.live import run_live
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.chain import run_in_process
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.job import Control, DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.split_control import KnownLink, Policy
 
 LINK = LinkProfile(rate_bps=200e6, delay_s=0.001)
 
@@ -37,3 +38,33 @@ def test_a_live_run_whose_layers_move_equals_one_whose_layers_stay():
     assert live.nodes[2].sent_up["parameters"].messages
     assert live.nodes[0].sent_down["parameters"].messages
     assert [node.layers for node in live.nodes] == [16, 0, 0]
+
+
+def test_nodes_that_measure_a_slow_link_move_layers_off_it_and_change_nothing_of_the_training():
+    """Told of a fast link, they find a slow one: a batch of pictures takes 0.2 s, all layers of the UE 0.08 s."""
+    layers = 16
+    job = Job(
+        model="nodes.networks:small_cnn",
+        input_shape=(3, 32, 32),
+        classes=10,
+        nodes=("ue", "mec", "cloud"),
+        splits=(0, 0),
+        stages=(StageSpec(),) * 2,
+        data=DataSpec(train_samples=80, test_samples=16),
+        optimizer=OptimizerSpec(lr=0.02, momentum=0.9, weight_decay=5e-4),
+        epochs=2,
+        batch_size=8,
+        threads=1,
+        control=Control(
+            layer_s=((0.005,) * layers, (0.005,) * layers, (0.0001,) * layers),
+            links={0: (KnownLink(rate_bps=1e9), KnownLink(rate_bps=1e9))},
+            policy=Policy(transfers=3),
+        ),
+    )
+    slow = LinkProfile(rate_bps=4e6)
+    live = run_live(job, [Duplex(up=slow, down=slow), Duplex()])
+    stays = run_in_process(replace(job, control=None))
+    assert live.losses == stays.losses
+    assert [node.layers for node in run_in_process(job).nodes] == [0, 0, layers]  # there no link is slow
+    assert [node.layers for node in live.nodes] == [layers, 0, 0]
+    assert live.nodes[0].sent_down["assign"].messages == 1

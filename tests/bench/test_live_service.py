@@ -19,8 +19,8 @@ from nodes.job import DataSpec
 from nodes.member import sci
 from nodes.models import build_model
 from nodes.serve_tasks import pictures_of
-from nodes.service_job import KnownLink, Pace, Service
-from nodes.split_control import Policy
+from nodes.service_job import Pace, Service
+from nodes.split_control import KnownLink, Policy
 from nodes.task import Task
 from nodes.whole_model import frames_of_model
 

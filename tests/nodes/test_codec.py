@@ -23,12 +23,13 @@ from nodes.messages import (
     Hello,
     LinkState,
     Parameters,
+    Proposal,
     Result,
     Shutdown,
     SplitCost,
     View,
 )
-from nodes.service_job import KnownLink
+from nodes.split_control import KnownLink
 
 JOB = Job(
     model="resnet18",
@@ -61,6 +62,7 @@ MESSAGES = st.one_of(
     st.builds(Configure, job=st.just(JOB), index=counts, downstream=st.none() | st.tuples(names, counts)),
     st.builds(SplitCost, assignment=counts, node=names, tensors=named),
     st.builds(LinkState, upper=names, link=st.builds(KnownLink, rate_bps=st.none() | st.floats(1, 1e12))),
+    st.builds(Proposal, step=counts, splits=st.lists(counts, max_size=4).map(tuple)),
     st.builds(Assign, assignment=counts, splits=st.lists(counts, max_size=4).map(tuple)),
     st.builds(Parameters, assignment=counts, start=counts, stop=counts, tensors=named),
     st.builds(

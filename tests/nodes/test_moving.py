@@ -7,11 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from oracle import Unsplit, make_job
+from oracle import assert_equals_unsplit, make_job, unsplit
 
-from nodes.chain import Outcome, load_data, run_in_process, run_in_virtual_time
-from nodes.checkpoint import checkpoint_path
-from nodes.job import Job, OptimizerSpec, StageSpec
+from nodes.chain import run_in_process, run_in_virtual_time
+from nodes.job import OptimizerSpec, StageSpec
 from nodes.messages import Activation, Assign, Gradient, Parameters, Shutdown
 from nodes.models import ModelError, outline
 from nodes.moving import Move, MovingHop, MovingUe, shares, travelling
@@ -22,39 +21,6 @@ from nodes.segment import ProtocolError
 from nodes.ue import Course
 
 CNN, PLAIN = "nodes.networks:small_cnn", "user_models:Plain"
-
-
-def unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Losses, in float32 as they are reported, and state of a plain torch loop on the whole network."""
-    job = replace(job, nodes=("all",), splits=(), stages=(), moves=None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    oracle = Unsplit(job, load_data(job))
-    losses = torch.tensor(oracle.train()).tolist()
-    torch.set_num_threads(before)
-    return losses, oracle.model.state_dict()
-
-
-def final_state(job: Job) -> dict[str, torch.Tensor]:
-    """The parameters and buffers that the nodes saved after the last epoch, by their names in the model."""
-    state = {}
-    for path in (checkpoint_path(job, index, job.epochs) for index in range(len(job.nodes))):
-        if path.exists():
-            part = torch.load(path, weights_only=True)["modules"].get("part", {})
-            state |= {name.removeprefix("body."): tensor for name, tensor in part.items()}
-    return state
-
-
-def assert_equals_unsplit(job: Job, folder) -> Outcome:
-    losses, expected = unsplit(job)
-    job = replace(job, checkpoint=str(folder))
-    outcome = run_in_process(job)
-    assert outcome.losses == losses
-    state = final_state(job)
-    assert state.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(state[name], tensor), name
-    return outcome
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from nodes.messages import Activation, Assign, Gradient, LinkState, Peer, Result
 from nodes.node import Compute, Connect, Finish, Send, Wake
 from nodes.segment import ProtocolError
 from nodes.service_hop import ServiceHop
-from nodes.service_job import KnownLink, Pace
+from nodes.service_job import Pace
 from nodes.service_ue import ServiceUe
-from nodes.split_control import Policy, SplitControl
+from nodes.split_control import KnownLink, Policy, SplitControl
 from nodes.task import LOST, task_of
 
 ALWAYS = Policy()

@@ -5,10 +5,13 @@ import math
 from collections.abc import Iterator
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 from torch.nn import functional as F
 
 from nodes.batches import batches
+from nodes.chain import Outcome, load_data, run_in_process
+from nodes.checkpoint import checkpoint_path
 from nodes.data import Dataset
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.models import Chain, Moment, build_model, layer_seed
@@ -131,3 +134,36 @@ class Staged(Unsplit):
         self.options = job.stages[0].options
         self.first = copy.deepcopy(self.stage.state_dict())
         self.optimizer = optimizer(job, [*self.model.parameters(), *self.stage.parameters()])
+
+
+def unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses, in float32 as they are reported, and state of a plain torch loop on the whole network."""
+    job = replace(job, nodes=("all",), splits=(), stages=(), moves=None, control=None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    oracle = Unsplit(job, load_data(job))
+    losses = torch.tensor(oracle.train()).tolist()
+    torch.set_num_threads(before)
+    return losses, oracle.model.state_dict()
+
+
+def final_state(job: Job) -> dict[str, torch.Tensor]:
+    """The parameters and buffers that the nodes saved after the last epoch, by their names in the model."""
+    state = {}
+    for path in (checkpoint_path(job, index, job.epochs) for index in range(len(job.nodes))):
+        if path.exists():
+            part = torch.load(path, weights_only=True)["modules"].get("part", {})
+            state |= {name.removeprefix("body."): tensor for name, tensor in part.items()}
+    return state
+
+
+def assert_equals_unsplit(job: Job, folder) -> Outcome:
+    losses, expected = unsplit(job)
+    job = replace(job, checkpoint=str(folder))
+    outcome = run_in_process(job)
+    assert outcome.losses == losses
+    state = final_state(job)
+    assert state.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(state[name], tensor), name
+    return outcome
