@@ -10,7 +10,7 @@ import secrets
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from itertools import chain
 from typing import Self, TypeVar
 
@@ -36,6 +36,10 @@ from nodes.transport import connect
 from reports.record import Shaping as Backend
 
 SILENCE_S = 30.0  # a service whose UE says nothing for so long has come to a stop
+HEARTBEATS_S = (
+    10.0  # a node of which nothing is heard for so long, while the service stands still, is what it waits for
+)
+PARTS = 5  # of that time: a runner that stood still itself then hears what has come meanwhile
 PATIENCE_S = 5.0  # for nodes that are told to end
 FIRST_UPDATE = 1 << 20  # updates that the runner asks for are numbered from here on
 
@@ -68,6 +72,7 @@ class LiveService:
         self._controls: dict[str, Channel] = {}
         self._pids: dict[str, int] = {}
         self._dead: set[str] = set()
+        self._heard: set[str] = set()  # nodes, since something last happened
         self._changed = asyncio.Event()
         self._failure: Exception | None = None
         self._attending: dict[str, asyncio.Task[None]] = {}
@@ -82,6 +87,8 @@ class LiveService:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if any(exc):
+            await self._nodes.end()  # first of all: a node that hangs answers no goodbye
         tasks = [*self._attending.values(), *filter(None, [self._watching])]
         for task in tasks:
             task.cancel()
@@ -180,6 +187,7 @@ class LiveService:
             await control.send(told)
             while name not in self.reports:
                 self._take(name, await control.receive())
+                self._heard.add(name)
         except ChannelClosed as error:
             self._dead.add(name)
             if name == self._ue:
@@ -212,11 +220,27 @@ class LiveService:
             if self._failure:
                 raise self._failure
             self._changed.clear()
-            try:
-                async with asyncio.timeout(SILENCE_S):
+            self._heard.clear()
+            await self._change()
+
+    async def _change(self) -> None:
+        """Return when something has happened. Raises RunError if nothing does, naming nodes that hang.
+
+        A hung node by which tasks find another way in time, as the policy may have it, is not waited for.
+        """
+        part_s = HEARTBEATS_S / PARTS
+        found = self._stage.service.policy.patience_s is not None and bool(self.cuts)
+        still_s = 0.0
+        while still_s < SILENCE_S:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(part_s):
                     await self._changed.wait()
-            except TimeoutError:
-                raise RunError(f"the service has stood still for {SILENCE_S:g} s", weight=2) from None
+                    return
+            still_s += part_s
+            hung = sorted(self._attending.keys() - self._heard - self._dead - self.reports.keys())
+            if hung and still_s >= (SILENCE_S if found else HEARTBEATS_S):
+                raise RunError(f"{', '.join(hung)}: not heard of for {still_s:g} s, while the service waits", weight=2)
+        raise RunError(f"the service has stood still for {SILENCE_S:g} s", weight=2)
 
 
 def run_service(

@@ -175,6 +175,25 @@ def test_a_node_that_hangs_is_passed_by_and_costs_no_task(hung):
     assert leftovers() == []
 
 
+@pytest.mark.parametrize("policy", [Policy(), Policy(patience_s=1.0)], ids=["patient", "impatient"])
+def test_a_node_that_hangs_before_its_first_split_costs_is_named(policy, monkeypatch):
+    """Impatience concerns tasks, and none is under way before every node has told its costs."""
+    assert live_service.HEARTBEATS_S <= 12.0  # beside which the run takes its time to end
+    monkeypatch.setattr(live_service, "HEARTBEATS_S", 4.0)
+    here = stage(policy=policy)
+
+    async def script(live: LiveService) -> None:
+        await live.join(*CHAIN)
+        live.hang("mec")
+        await live.lead(*CHAIN)
+        await live.begin()
+        await live.until_tasks(1)
+
+    with pytest.raises(RunError, match=r"^(\w+, )*mec(, \w+)*: not heard of for 4 s"):
+        run_service(here, script)
+    assert leftovers() == []
+
+
 def test_updates_have_the_bytes_of_their_frames():
     async def script(live: LiveService) -> None:
         await live.join(*CHAIN)
