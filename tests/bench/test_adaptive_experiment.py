@@ -6,6 +6,7 @@ import pytest
 
 from bench.experiment import Context
 from bench.experiments.adaptive import RouteParameters, UpdateParameters, changed, handover, updates
+from bench.experiments.live_rates import RateParameters, rates
 from bench.experiments.live_route import ChainParameters, Road, held, steady
 from bench.fields import ModelName
 from netem.profiles import Duplex
@@ -116,3 +117,22 @@ def test_only_nodes_with_the_same_neighbour_upstream_are_the_unchanged_part():
 def test_routes_that_cannot_be_taken_are_refused(changes, match):
     with pytest.raises(ValueError, match=match):
         route(**changes)
+
+
+@pytest.mark.parametrize("told", ["told", "measured"])
+def test_a_link_that_becomes_slow_is_told_of_or_measured_and_the_ue_computes_itself(told):
+    """The picture takes 12 ms as long as the link is fast, and ten times the UE's 50 ms once it is slow."""
+    parameters = RateParameters(
+        whole_s={"ue": 0.05, "mec": 0.005},
+        roads={"ue-mec": Road(rate_bps=8e6, delay_s=0.0005)},
+        before=["ue", "mec"],
+        model=SMALL,
+        rates=told,
+        slowdown=40,
+        tasks=1,
+    )
+    found = {(m.metric, *sorted(m.case.items())): m.value for m in rates(parameters, CONTEXT)}
+    layers = len(frames_of_model(SMALL, 10, (3, 32, 32), "module")) - 1
+    assert found["layers", ("node", "mec"), ("phase", "before")] == layers
+    assert found["layers", ("node", "ue"), ("phase", "slow")] == layers
+    assert found["latency_s", ("phase", "slow")] > 0.05
