@@ -1,11 +1,13 @@
 """What is gained by splitting recurrent models and agents that share what they learn for what they are? Figure 19.
 
-Both are split for the least energy within a limit on latency, by a network's rates at many moments; costs are those of
-the plan, as no task is played. The sizes of the models are the paper's where it has any: 200 GRU modules. All others
-are assumptions, those of the works that it cites.
+Both are split for the least energy within a limit on latency. Sequences are played as tasks are (``cellular_tasks``):
+an update first, then step by step through the rates as they are by then. Of agents the costs are those of the plan,
+by the rates of many moments. The sizes of the models are the paper's where it has any: 200 GRU modules. All others are
+assumptions, those of the works that it cites.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from statistics import fmean
 from typing import Annotated, NamedTuple
 
@@ -13,19 +15,21 @@ import msgspec
 
 from bench.experiment import Context, Measurement
 from bench.experiments.cellular_energy import COUNTED, TASKS_A_BATCH, Meter
-from bench.experiments.cellular_tasks import Field
+from bench.experiments.cellular_tasks import Field, Hop, present
 from bench.experiments.hivemind_field import DEVICES, HOP_S, MAY_COMPUTE, Machine, machine, sci_bytes, update_times
 from bench.experiments.hivemind_inference import Count, InferenceParameters, network_of
 from bench.experiments.spread import spread
 from netem.cellular.iab import Route
 from netem.cellular.network import Network
-from nodes.algorithms.collaborative import whole_model_s, with_final_layer
+from nodes.algorithms.collaborative import server_s, whole_model_s, with_final_layer
 from nodes.algorithms.objectives import Costs, Limit, combined, search_within
-from nodes.algorithms.recurrent import repeated_cost, unrolled_bytes
+from nodes.algorithms.recurrent import unrolled_bytes
 from nodes.algorithms.split_search import path_cost, search
 from nodes.devices import BACKWARD, layer_s
 
 FLOAT_BYTES = 4
+# Split with Eq. 13 in mind and without it, counted by it and by link; and split by what each link really carries.
+AGENTS_WAYS = ("aware", "standard", "aware-by-link", "standard-by-link", "by-link")
 
 
 class Layer(NamedTuple):
@@ -56,7 +60,7 @@ class AgentParameters(NonlinearParameters, frozen=True, kw_only=True, forbid_unk
 
 
 class Plan(NamedTuple):
-    """What a split comes to."""
+    """What a split comes to: joules of a batch, milliseconds of one task."""
 
     energy_j: float
     latency_ms: float
@@ -70,16 +74,20 @@ def recurrent(parameters: NonlinearParameters, context: Context) -> Iterator[Mea
     chain = unrolled_bytes(parameters.steps, sizes[0], [sizes[1]], sizes[2])
     unrolled = meter_of(net, parameters, module * parameters.steps, [*chain[:-1], 0])
     repeated = meter_of(net, parameters, module, [*sizes[:-1], 0])
-    plans: dict[str, list[Plan]] = {"unrolled": [], "standard": []}
-    for route, rates in moments(net, parameters, context):
-        plans["unrolled"].append(plan(*costs(unrolled, route, rates), parameters.limit_ms))
-        back = states_back(repeated, route, rates, sizes[1])
-        plans["standard"].append(standard_plan(*costs(repeated, route, rates), back, parameters))
-    yield from compared(plans, "unrolled", parameters)
+    limit_ms, steps = parameters.limit_ms, parameters.steps
+    played: dict[str, list[Plan]] = {"unrolled": [], "standard": []}
+    for began_s in update_times(parameters.duration_s, parameters.tasks, context.seed):
+        played["unrolled"].append(sequence(unrolled, began_s, limit_ms))
+        played["standard"].append(sequence(repeated, began_s, limit_ms / steps, steps, sizes[1]))
+    yield from compared(played, "unrolled", parameters)
 
 
 def agents(parameters: AgentParameters, context: Context) -> Iterator[Measurement]:
-    """Energy of a batch of rounds of one agent, with the parameters' way to the mixer in mind and without."""
+    """Energy of a batch of rounds of one agent, with the parameters' way to the mixer in mind and without.
+
+    With it means by Eq. 13, all of them from who computes the last layer. What that plan comes to if each link is
+    charged what really crosses it is told beside it, and the plan that is best so.
+    """
     net = network_of(parameters, context)
     steps, hidden = parameters.steps, parameters.hidden
     layers = [
@@ -90,15 +98,21 @@ def agents(parameters: AgentParameters, context: Context) -> Iterator[Measuremen
     sizes = [FLOAT_BYTES * steps * size for size in (parameters.features, hidden, hidden)]
     meter = meter_of(net, parameters, layers, [*sizes, 0], training=True)
     parameter_bytes = sum(layer.parameter_bytes for layer in layers)
-    plans: dict[str, list[Plan]] = {"aware": [], "standard": []}
+    sizes_of = [layer.parameter_bytes for layer in layers]
+    plans: dict[str, list[Plan]] = {way: [] for way in AGENTS_WAYS}
     for route, rates in moments(net, parameters, context):
         energy, latency = costs(meter, route, rates)
         omega_j, omega_ms = shared(meter, route, rates, parameter_bytes)
         whole = Costs(with_final_layer(energy.layers, omega_j), energy.links)
         whole_ms = Costs(with_final_layer(latency.layers, omega_ms), latency.links)
-        plans["aware"].append(plan(whole, whole_ms, parameters.limit_ms))
+        aware = within(whole, whole_ms, parameters.limit_ms)
         splits = within(energy, latency, parameters.limit_ms)
-        plans["standard"].append(Plan(path_cost(*whole, splits), path_cost(*whole_ms, splits)))
+        plans["aware"].append(counted(whole, whole_ms, aware))
+        plans["standard"].append(counted(whole, whole_ms, splits))
+        real, real_ms = crossing(meter, route, rates, sizes_of, energy, latency)
+        plans["aware-by-link"].append(counted(real, real_ms, aware))
+        plans["standard-by-link"].append(counted(real, real_ms, splits))
+        plans["by-link"].append(plan(real, real_ms, parameters.limit_ms))
     yield from compared(plans, "aware", parameters)
 
 
@@ -115,7 +129,11 @@ def compared(plans: dict[str, list[Plan]], ours: str, parameters: NonlinearParam
 
 def plan(energy: Costs, latency: Costs, limit_ms: float) -> Plan:
     """What the best split within the limit comes to; the fastest where none keeps it."""
-    splits = within(energy, latency, limit_ms)
+    return counted(energy, latency, within(energy, latency, limit_ms))
+
+
+def counted(energy: Costs, latency: Costs, splits: Sequence[int]) -> Plan:
+    """What ``splits`` come to."""
     return Plan(path_cost(*energy, splits), path_cost(*latency, splits))
 
 
@@ -124,24 +142,25 @@ def within(energy: Costs, latency: Costs, limit_ms: float) -> list[int]:
     return found.splits
 
 
-def standard_plan(
-    energy: Costs, latency: Costs, back: tuple[list[float], list[float]], parameters: NonlinearParameters
-) -> Plan:
-    """The module split for ``steps`` times its own costs, blind to the states' way back; what that comes to."""
-    steps = parameters.steps
-    splits = within(energy, latency, parameters.limit_ms / steps)
-    return Plan(
-        repeated_cost(*energy, back[0], steps, splits),
-        repeated_cost(*latency, back[1], steps, splits),
-    )
+def sequence(meter: Meter, began_s: float, limit_ms: float, steps: int = 1, state_bytes: int = 0) -> Plan:
+    """Play one sequence, after an update that begins at ``began_s``: its chain ``steps`` times, each within the limit.
 
-
-def states_back(
-    meter: Meter, route: Route, rates: Sequence[float], state_bytes: int
-) -> tuple[list[float], list[float]]:
-    """Joules of a batch, and milliseconds, in which a state returns over each link."""
-    joules = [TASKS_A_BATCH * meter.link_j(route, link, state_bytes, rate) for link, rate in enumerate(rates)]
-    return joules, [1e3 * (8 * state_bytes / rate + HOP_S) for rate in rates]
+    Between two steps a state returns over every link that was used, for which the split is blind.
+    """
+    field = meter.field
+    route = field.network.route(began_s)
+    updated_s, rates = field.update(route, began_s, present(field), [0.0] * len(route.nodes))
+    splits = within(*costs(meter, route, rates), limit_ms)
+    at_s, joules = updated_s[0], 0.0
+    for step in range(steps):
+        journey = field.journey(route, [at_s], splits)
+        at_s, back = journey.ended_s, list[Hop]()
+        for hop in reversed(journey.hops if step < steps - 1 else []):
+            sent_s = field.links[hop.link].sent_s(at_s, state_bytes)
+            back.append(Hop(hop.link, state_bytes, sent_s - at_s))
+            at_s = sent_s + field.delay_s
+        joules += meter.spent_j(journey, back)
+    return Plan(TASKS_A_BATCH * joules, 1e3 * (at_s - updated_s[0]))
 
 
 def shared(meter: Meter, route: Route, rates: Sequence[float], parameter_bytes: int) -> tuple[list[float], list[float]]:
@@ -149,6 +168,27 @@ def shared(meter: Meter, route: Route, rates: Sequence[float], parameter_bytes: 
     joules = [2 * TASKS_A_BATCH * meter.link_j(route, link, parameter_bytes, rate) for link, rate in enumerate(rates)]
     seconds = whole_model_s([parameter_bytes], [(rate, HOP_S) for rate in rates], server=len(rates))
     return [sum(joules[node:]) for node in range(len(route.nodes))], [1e3 * value for value in seconds]
+
+
+def crossing(  # noqa: PLR0917 (a moment, and what it costs so far)
+    meter: Meter,
+    route: Route,
+    rates: Sequence[float],
+    parameter_bytes: Sequence[int],
+    energy: Costs,
+    latency: Costs,
+) -> tuple[Costs, Costs]:
+    """``energy`` and ``latency``, each link charged for the parameters that really cross it, there and back."""
+    held = list(accumulate(parameter_bytes, initial=0))
+    joules = [
+        [2 * TASKS_A_BATCH * meter.link_j(route, link, size, rate) for size in held] for link, rate in enumerate(rates)
+    ]
+    seconds = server_s(parameter_bytes, [(rate, HOP_S) for rate in rates], server=len(rates))
+    none = [[0.0] * len(parameter_bytes) for _ in route.nodes]
+    return (
+        combined([energy, Costs(none, joules)], [1.0, 1.0]),
+        combined([latency, Costs(none, seconds)], [1.0, 1e3]),
+    )
 
 
 def costs(meter: Meter, route: Route, rates: Sequence[float]) -> tuple[Costs, Costs]:

@@ -2,11 +2,13 @@
 
 from itertools import combinations_with_replacement
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from bench.experiment import Context, Measurement
 from bench.experiments import hivemind_nonlinear as nonlinear
+from bench.experiments.cellular_energy import TASKS_A_BATCH
 from bench.experiments.cellular_tasks import tasks
 from bench.experiments.hivemind_dynamics import (
     DynamicsParameters,
@@ -30,6 +32,7 @@ from bench.experiments.hivemind_profiles import ProfileParameters, measured
 from bench.experiments.hivemind_training import energy
 from bench.experiments.spread import QUANTILES, spread
 from bench.loading import load, packaged
+from nodes.algorithms.recurrent import repeated_cost
 from nodes.algorithms.split_search import path_cost
 
 
@@ -151,6 +154,60 @@ def test_plans_of_recurrent_models_are_the_best_of_all(context, load, limit_ms):
     for route, rates in nonlinear.moments(net, parameters, context):
         costs = nonlinear.costs(meter, route, rates)
         assert nonlinear.plan(*costs, limit_ms) == pytest.approx(brute(*costs, limit_ms))
+
+
+class Steady:
+    """The route of an mmWave network whose links never change."""
+
+    coherence_s = 1.0
+
+    def __init__(self, net, rate_bps: float) -> None:
+        self.topology = net.topology
+        self.rates_bps = {link: np.full(3, rate_bps) for link in net.rates_bps}
+        self._route = net.route(0.0)
+
+    def route(self, t: float):
+        return self._route
+
+
+@pytest.mark.parametrize("limit_ms", [1e-3, 1e6])
+def test_sequences_played_over_links_that_stay_take_what_their_plan_says(context, limit_ms):
+    """A first layer that only the UE does well, so that the model is split and states return."""
+    parameters = nonlinear.NonlinearParameters(duration_s=60.0)
+    net = Steady(nonlinear.network_of(parameters, context), 2e7)
+    module = [nonlinear.Layer(0, 0, 0), nonlinear.Layer(20_000_000_000, 0, 0)]
+    meter = nonlinear.meter_of(net, parameters, module, [40_000_000, 1200, 0])
+    rates = [2e7] * len(net.route(0.0).links)
+    energy, latency = nonlinear.costs(meter, net.route(0.0), rates)
+    splits = nonlinear.within(energy, latency, limit_ms)
+    back_j = [TASKS_A_BATCH * meter.link_j(net.route(0.0), link, 1200, rate) for link, rate in enumerate(rates)]
+    back_ms = [1e3 * (8 * 1200 / rate + meter.field.delay_s) for rate in rates]
+    for steps in (1, 3):
+        expected = (
+            repeated_cost(*energy, back_j, steps, splits),
+            repeated_cost(*latency, back_ms, steps, splits),
+        )
+        assert nonlinear.sequence(meter, 0.5, limit_ms, steps, 1200) == pytest.approx(expected)
+    assert splits[0] == 1
+
+
+def test_each_link_is_charged_for_the_parameters_that_cross_it(context):
+    parameters = nonlinear.AgentParameters(tasks=1, duration_s=60.0)
+    net = nonlinear.network_of(parameters, context)
+    meter = nonlinear.meter_of(net, parameters, [nonlinear.linear(4, 4)] * 2, [16, 16, 0], training=True)
+    ((route, rates),) = nonlinear.moments(net, parameters, context)
+    energy, latency = nonlinear.costs(meter, route, rates)
+    real, real_ms = nonlinear.crossing(meter, route, rates, [1000, 500], energy, latency)
+    for split, size in ((0, 0), (1, 1000), (2, 1500)):
+        for link, rate in enumerate(rates):
+            there_ms = 1e3 * (8 * size / rate + meter.field.delay_s) if size else 0.0
+            there_j = TASKS_A_BATCH * meter.link_j(route, link, size, rate)
+            assert real_ms.links[link][split] - latency.links[link][split] == pytest.approx(2 * there_ms)
+            assert real.links[link][split] - energy.links[link][split] == pytest.approx(2 * there_j)
+    joules, millis = nonlinear.shared(meter, route, rates, 1500)
+    whole = [2] * len(rates)  # all by the UE: then Eq. 13 charges the same
+    assert path_cost(*real_ms, whole) == pytest.approx(path_cost(*latency, whole) + millis[0])
+    assert path_cost(*real, whole) == pytest.approx(path_cost(*energy, whole) + joules[0])
 
 
 def test_work_of_recurrent_layers_by_hand():
