@@ -56,14 +56,14 @@ def tables(records: Iterable[Record]) -> list[pd.DataFrame]:
 
 
 def _quantiles(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows, with ``latency_quantile`` at ``quantile`` 0.95 as ``latency_p95``, and only a few of them."""
+    """The rows, with ``latency_quantile_low`` at ``quantile`` 0.95 as ``latency_p95_low``, and only a few of them."""
     for row in rows:
         quantile = dict(row.case).get(QUANTILE)
         if not isinstance(quantile, float):
             yield row
         elif quantile in QUANTILES:
             case = tuple((key, value) for key, value in row.case if key != QUANTILE)
-            yield row._replace(case=case, metric=f"{row.metric.removesuffix('_quantile')}_p{100 * quantile:g}")
+            yield row._replace(case=case, metric=row.metric.replace("_quantile", f"_p{100 * quantile:g}"))
 
 
 def _by_metric(rows: list[Row]) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from bench.experiments.hivemind_inference import (
 from bench.experiments.hivemind_objectives import ObjectiveParameters, objectives
 from bench.experiments.hivemind_profiles import ProfileParameters, measured
 from bench.experiments.hivemind_training import energy
-from bench.experiments.spread import QUANTILES, spread
+from bench.experiments.spread import QUANTILES, intervals, spread
 from bench.loading import load, packaged
 from nodes.algorithms.recurrent import repeated_cost
 from nodes.algorithms.split_search import path_cost
@@ -234,8 +234,27 @@ def test_parameters_cross_every_link_to_the_cloud_and_back(context):
 def test_a_spread_is_its_mean_its_extreme_and_its_quantiles():
     found = list(spread("t", [1.0, 2.0, 6.0], "ms", {"a": "b"}))
     assert [(one.metric, one.value) for one in found[:2]] == [("t", 3.0), ("t_max", 6.0)]
-    assert [one.case["quantile"] for one in found[2:]] == list(QUANTILES)
+    assert [one.case["quantile"] for one in found if one.metric == "t_quantile"] == list(QUANTILES)
     assert values(found, "t_quantile", quantile=0.5) == [2.0]
+
+
+def test_intervals_of_quantiles_hold_what_they_should_as_often_as_they_should():
+    """Of values that stay together for ten tasks; intervals of single tasks would hold a third as often."""
+    drawn = np.random.default_rng(3)
+    held = {0.5: 0, 0.95: 0}
+    for _ in range(100):
+        values = np.repeat(drawn.exponential(size=60), 10)
+        for quantile, (low, high) in zip(held, intervals(values.tolist(), list(held)), strict=True):
+            held[quantile] += low <= -np.log(1 - quantile) <= high
+    assert held[0.5] >= 85
+    assert held[0.95] >= 75  # few stretches reach so far
+
+
+@pytest.mark.parametrize("count", [1, 2, 19, 21, 40])
+def test_an_interval_is_of_as_many_values_as_there_are(count):
+    assert intervals([2.0] * count, [0.5]) == [(2.0, 2.0)]
+    low, high = intervals([float(value) for value in range(count)], [0.5])[0]
+    assert 0 <= low <= high <= count - 1
 
 
 def test_the_same_seed_gives_the_same_numbers(context):

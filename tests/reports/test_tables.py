@@ -141,7 +141,8 @@ def test_of_a_distribution_a_few_quantiles_become_columns(record: Make) -> None:
     records = [
         record(10 * q, metric="t_quantile", unit="ms", case={"way": "one", "quantile": q}) for q in (0.01, 0.5, 0.95)
     ]
+    records.append(record(4, metric="t_quantile_low", unit="ms", case={"way": "one", "quantile": 0.5}))
     others = [record(7, metric="t", unit="ms", case={"way": way}) for way in ("one", "two")]
     (table,) = tables([*others, *records])
-    assert list(table.columns) == ["way", "t [ms]", "t_p50 [ms]", "t_p95 [ms]"]
-    assert table.to_numpy().tolist() == [["one", "7", "5", "9.5"], ["two", "7", "–", "–"]]
+    assert list(table.columns) == ["way", "t [ms]", "t_p50 [ms]", "t_p95 [ms]", "t_p50_low [ms]"]
+    assert table.to_numpy().tolist() == [["one", "7", "5", "9.5", "4"], ["two", "7", "–", "–", "–"]]
