@@ -117,7 +117,7 @@ class DynSplit(Stage):
         if gate == "learned" and len(paths) > 1:
             self.sender[GATE] = gating.Gate(deep, len(paths), hidden, spread)
         self.target = torch.tensor(list(target)[: len(paths) - 1])
-        self.threshold = 0.0  # steers the choice at inference, see gating.choose
+        self.sender.register_buffer("threshold", torch.tensor(0.0))  # goes wherever the gate's parameters go
         self.blind: float | None = None  # at inference, the first path's share of a choice that ignores the samples
         self.scores: torch.Tensor | None = None  # (N, n), of the last ``compress``
         self.choice_bits = (len(paths) - 1).bit_length()
@@ -128,6 +128,15 @@ class DynSplit(Stage):
         """The gate, if there is one."""
         held = cast(nn.ModuleDict, self.sender)
         return cast(gating.Gate, held[GATE]) if GATE in held else None
+
+    @property
+    def threshold(self) -> float:
+        """What steers the choice at inference, see ``gating.choose``; kept with the sender's parameters."""
+        return float(self.sender.get_buffer("threshold"))
+
+    @threshold.setter
+    def threshold(self, margin: float) -> None:
+        self.sender.get_buffer("threshold").fill_(margin)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         self._epoch, self._epochs = epoch, epochs

@@ -292,6 +292,27 @@ def test_at_inference_the_largest_score_wins_until_a_threshold_steers():
         assert wire.keys() - {"choice"} == used
 
 
+def choices(segment):
+    pictures = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    message = segment.source(pictures, None, assignment=0, step=0, train=False)
+    return (message.tensors["choice"] != 0).tolist()  # bits
+
+
+def test_what_steers_the_choice_is_kept_with_the_gate(tmp_path):
+    job, weights = replace(make_job(), checkpoint=str(tmp_path)), tmp_path / "weights.pt"
+    segment = Segment(job, 0)
+    as_it_comes = choices(segment)
+    segment.outbound.threshold = math.inf
+    steered = choices(segment)
+    assert steered == [[True] * 5] != as_it_comes  # none takes the first path
+    segment.save(1)
+    torch.save(segment.state(), weights)
+    resumed, served = Segment(job, 0), Segment(replace(make_job(), weights=str(weights)), 0)
+    assert choices(resumed) == as_it_comes
+    resumed.restore(1)
+    assert choices(resumed) == choices(served) == steered
+
+
 def test_what_does_not_fit_the_choice_is_refused():
     torch.manual_seed(0)
     stage = DynSplit(BOUNDARY, paths=[4, 2, 1], target=[0.3, 0.3], gate="random").eval()
