@@ -5,6 +5,7 @@ Trainings run in this process, over the messages of the wire. What the paper lea
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -18,6 +19,7 @@ from bench.experiments.answers import Answers, answers
 from bench.experiments.training import Bench, Count, Trained, Training, boundary_after
 from bench.fields import ModelName, StageChoice, stage_specs
 from bench.strict_yaml import Key
+from netem.trace import TraceError
 from nodes.algorithms import gate as gating
 from nodes.dynsplit import DynSplit
 from nodes.job import StageSpec
@@ -43,9 +45,10 @@ class Single(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Sweep(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """DynSplit with ``options`` at each of ``targets``.
 
-    The network of target ``steer`` is steered over ``shares`` and follows a link of ``rates_bps``, one a second,
-    while ``samples_per_s`` arrive. ``alone``: channels of single auto-encoders, trained beside it from the same
-    weights.
+    The network of target ``steer`` is steered over ``shares`` and follows links while ``samples_per_s`` arrive: one of
+    ``rates_bps``, one a second, and each of ``traces`` (a packaged one's name or a file), which so many share that the
+    mean rate leaves each of ``rooms_bytes`` for a sample. ``alone``: channels of single auto-encoders, trained beside
+    it from the same weights.
     """
 
     options: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -54,6 +57,8 @@ class Sweep(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
     steer: Share | None = None
     shares: tuple[Share, ...] = ()
     rates_bps: tuple[float, ...] = ()
+    traces: tuple[str, ...] = ()
+    rooms_bytes: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] = ()
     samples_per_s: Count = 50
 
     def spec(self, **options: Any) -> StageSpec:
@@ -61,6 +66,11 @@ class Sweep(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def check(self) -> Iterator[tuple[Key, str]]:
         yield from self.problems({"options": self.spec(target=self.targets[:1])})
+        for number, trace in enumerate(self.traces):
+            try:
+                paths.second_rates(trace)
+            except TraceError as error:
+                yield ("traces", number), str(error)
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,8 +97,7 @@ def sweep(parameters: Sweep, context: Context) -> Iterator[Measurement]:
             yield from paths.choosing(network, target)
             if target == parameters.steer:
                 yield from paths.curve(network, parameters.shares)
-                if parameters.rates_bps:
-                    yield from paths.following(network, parameters.rates_bps, parameters.samples_per_s)
+                yield from _following(network, parameters)
 
         for one in bench.once(f"target-{target:g}", parameters.spec(target=[target]), measure):
             yield replace(one, case={"target": target, **one.case})
@@ -140,6 +149,23 @@ def size(parameters: Size, context: Context) -> Iterator[Measurement]:
 def _plainly(trained: Trained) -> Iterator[Measurement]:
     yield from paths.learning(trained)
     yield from paths.crossing(trained)
+
+
+def _following(network: paths.Steered, parameters: Sweep) -> Iterator[Measurement]:
+    """Every link that is to be followed; of a trace's first room second by second too."""
+    samples_per_s = parameters.samples_per_s
+    if parameters.rates_bps:
+        yield from paths.following(paths.courses(network, parameters.rates_bps, samples_per_s), samples_per_s)
+    for trace in parameters.traces:
+        rates = paths.second_rates(trace)
+        for number, room in enumerate(parameters.rooms_bytes):
+            scale = 8 * room * samples_per_s * len(rates) / sum(rates)
+            rates_bps = [scale * rate for rate in rates]
+            ran = paths.courses(network, rates_bps, samples_per_s)
+            for one in paths.following(ran, samples_per_s):
+                yield replace(one, case={"trace": Path(trace).stem, "room_bytes": room, **one.case})
+            for one in paths.by_second(ran["follow"], rates_bps) if not number else ():
+                yield replace(one, case={"trace": Path(trace).stem, **one.case})
 
 
 def _line(sent: dict[float, float]) -> Iterator[Measurement]:

@@ -1,12 +1,15 @@
 """What does a training with paths at the cut show? What was learned and crossed, who took which path, and its worth."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
 from bench.experiment import Measurement
 from bench.experiments.answers import Answers, answers
 from bench.experiments.training import Trained
+from netem.playback import locate
+from netem.trace import TraceError, read
 from nodes.algorithms import gate as gating
 from nodes.algorithms.steer import Costs, Follower
 from nodes.batches import subset
@@ -106,8 +109,19 @@ def curve(network: Steered, shares: Sequence[float]) -> Iterator[Measurement]:
         yield Measurement("curve_blind_accuracy", network.blindly(share).accuracy, "fraction", case)
 
 
-def following(network: Steered, rates_bps: Sequence[float], samples_per_s: int) -> Iterator[Measurement]:
-    """A link whose rate changes every second while samples arrive: followed, and at shares that stay as they are.
+CAUTION = {"follow": 0.0, "follow with caution": 2.0}  # mean errors of its estimate that a policy stays below it
+
+
+class Course(NamedTuple):
+    """What became of a link's seconds: bytes handed to it, the share of right answers, bytes that waited after each."""
+
+    sent: list[float]
+    right: list[float]
+    waiting: list[float]
+
+
+def courses(network: Steered, rates_bps: Sequence[float], samples_per_s: int) -> dict[str, Course]:
+    """By policy, a link whose rate changes every second while samples arrive: followed, and at shares that stay.
 
     A sample's answer depends on no other, so the answers over each path are those of the whole test set.
     """
@@ -116,19 +130,45 @@ def following(network: Steered, rates_bps: Sequence[float], samples_per_s: int) 
     dear, cheap = (path.sample_bytes + 1 / 8 for path in network.stage.paths)
     costs, mean_rate = Costs(cheap, dear), sum(rates_bps) / len(rates_bps)
     fixed = {"all dear": 1.0, "all cheap": 0.0, "mean rate": costs.share(mean_rate / 8 / samples_per_s)}
-    for policy in ("follow", *fixed):
-        follower, late, correct = Follower(0.0, rates_bps[0] / 8), 0, []
+    found = {}
+    for policy in (*CAUTION, *fixed):
+        follower, course = Follower(0.0, rates_bps[0] / 8), Course([], [], [])
         for second, rate in enumerate(rates_bps):
-            share = fixed.get(policy, follower.share(costs, samples_per_s))
+            share = fixed.get(policy, follower.share(costs, samples_per_s, CAUTION.get(policy, 0.0)))
             some = (torch.arange(samples_per_s) + second * samples_per_s) % len(margins)
             path = (margins[some] <= network.threshold(share)).long()
-            sent = float(torch.tensor([dear, cheap])[path].sum())
-            follower = follower.after(sent, rate / 8)
-            late += follower.waiting > 0
-            correct.append(right[path, some].float().mean())
-        yield Measurement("link_accuracy", float(torch.stack(correct).mean()), "fraction", {"policy": policy})
-        yield Measurement("late_seconds", late / len(rates_bps), "fraction", {"policy": policy})
-        yield Measurement("waiting_at_end", follower.waiting, "B", {"policy": policy})
+            course.sent.append(float(torch.tensor([dear, cheap])[path].sum()))
+            course.right.append(float(right[path, some].float().mean()))
+            follower = follower.after(course.sent[-1], rate / 8)
+            course.waiting.append(follower.waiting)
+        found[policy] = course
+    return found
+
+
+def following(ran: Mapping[str, Course], samples_per_s: int) -> Iterator[Measurement]:
+    """What each policy got right, sent, and left waiting."""
+    for policy, course in ran.items():
+        seconds, case = len(course.sent), {"policy": policy}
+        yield Measurement("link_accuracy", sum(course.right) / seconds, "fraction", case)
+        yield Measurement("link_bytes_per_sample", sum(course.sent) / seconds / samples_per_s, "B", case)
+        yield Measurement("late_seconds", sum(waiting > 0 for waiting in course.waiting) / seconds, "fraction", case)
+        yield Measurement("waiting_at_end", course.waiting[-1], "B", case)
+
+
+def by_second(followed: Course, rates_bps: Sequence[float]) -> Iterator[Measurement]:
+    """Bytes handed to the link beside those that it carries, second by second."""
+    for second, (sent, rate) in enumerate(zip(followed.sent, rates_bps, strict=True)):
+        yield Measurement("link_bytes_per_s", rate / 8, "B/s", {"second": second, "of": "room"})
+        yield Measurement("link_bytes_per_s", sent, "B/s", {"second": second, "of": "sent"})
+
+
+def second_rates(trace: str) -> list[float]:
+    """The mean rate in bit/s in each whole second of ``trace``, a packaged one's name or a path. Raises TraceError."""
+    spans = read(locate(trace)).resampled(1.0).spans()
+    rates = [rate_bps for start_s, end_s, rate_bps in spans if end_s - start_s > 1 - 1e-6]
+    if not any(rates):
+        raise TraceError(f"{trace}: nothing is carried in a whole second")
+    return rates
 
 
 def determination(points: dict[float, float]) -> float:

@@ -22,16 +22,25 @@ class Costs(NamedTuple):
 
 
 class Follower(NamedTuple):
-    """What is known of the link before a slot: the bytes that wait, and an estimate of the bytes a slot carries."""
+    """What is known of the link before a slot: the bytes that wait, an estimate of the bytes a slot carries, and how
+    far it was off in the mean."""
 
     waiting: float
     carried: float
+    error: float = 0.0
 
-    def share(self, costs: Costs, samples: int, headroom: float = 0.9) -> float:
-        """The share of the next ``samples`` for the dear path: ``headroom`` of what the slot is thought to carry."""
-        return costs.share(max(0.0, headroom * self.carried - self.waiting) / max(1, samples))
+    def share(self, costs: Costs, samples: int, caution: float = 0.0, headroom: float = 0.9) -> float:
+        """The share of the next ``samples`` for the dear path: ``headroom`` of what the slot is thought to carry.
+
+        With ``caution`` that is so many mean errors below the estimate.
+        """
+        room = headroom * (self.carried - caution * self.error) - self.waiting
+        return costs.share(max(0.0, room) / max(1, samples))
 
     def after(self, sent: float, capacity: float, weight: float = 0.5) -> "Follower":
         """Once ``sent`` bytes were handed to a slot that had room for ``capacity``, which is now known."""
-        waiting = max(0.0, self.waiting + sent - capacity)
-        return Follower(waiting, (1 - weight) * self.carried + weight * capacity)
+        return Follower(
+            max(0.0, self.waiting + sent - capacity),
+            (1 - weight) * self.carried + weight * capacity,
+            (1 - weight) * self.error + weight * abs(capacity - self.carried),
+        )

@@ -10,6 +10,8 @@ from bench.experiments.answers import answers, reopened
 from bench.fields import decoder
 from bench.loading import load
 from bench.strict_yaml import InputError
+from netem.playback import locate
+from netem.trace import read
 from nodes.models import outline
 
 SMALL = {
@@ -28,8 +30,9 @@ def asked(kind, **given):
     return msgspec.convert(SMALL | given, kind, dec_hook=decoder(None))
 
 
-def found(measurements, metric, **case):
-    """The one value of ``metric`` with at least this case."""
+def found(measurements, metric, without=(), **case):
+    """The one value of ``metric`` with at least this case, and none of the keys ``without``."""
+    measurements = [one for one in measurements if not dict(one.case).keys() & set(without)]
     (value,) = [one.value for one in measurements if one.metric == metric and case.items() <= dict(one.case).items()]
     return value
 
@@ -55,7 +58,15 @@ def test_a_cut_is_behind_the_last_layer_of_a_module():
 
 
 @pytest.fixture
-def swept(context: Context) -> list[Measurement]:
+def traces(tmp_path) -> list[str]:
+    """Two seconds in each of the formats, of 3 to 1: CSV that ends within a second, and Mahimahi's."""
+    (tmp_path / "steps.csv").write_text("time_s,rate_bps\n0,50000\n0.5,70000\n1,20000\n1.5,20000\n2,90000\n2.2,90000\n")
+    (tmp_path / "packets").write_text("".join(f"{ms}\n" for ms in (200, 500, 1000, 2000)))
+    return [str(tmp_path / "steps.csv"), str(tmp_path / "packets")]
+
+
+@pytest.fixture
+def swept(context: Context, traces: list[str]) -> list[Measurement]:
     options = {"paths": [4, 1], "weight": 3.0}
     wanted = asked(
         dynsplit.Sweep,
@@ -64,6 +75,8 @@ def swept(context: Context) -> list[Measurement]:
         steer=0.5,
         shares=[0.0, 1.0],
         rates_bps=[1e5, 3e4],
+        traces=traces,
+        rooms_bytes=[160, 40],
         alone=[1],
         samples_per_s=20,
     )
@@ -98,10 +111,38 @@ def test_the_ends_of_the_steered_curve_are_the_paths_alone(swept):
 
 
 def test_what_a_link_cannot_carry_waits(swept):
-    late = {policy: found(swept, "late_seconds", policy=policy) for policy in ("follow", "all dear", "all cheap")}
+    def of(metric, policy):
+        return found(swept, metric, without=["trace"], policy=policy)
+
+    late = {policy: of("late_seconds", policy) for policy in ("follow", "all dear", "all cheap")}
     assert late == {"follow": late["follow"], "all dear": 0.5, "all cheap": 0.0}  # only the second rate is too low
-    assert found(swept, "waiting_at_end", policy="all dear") == 20 * (DEAR + 1 / 8) - 3e4 / 8
-    assert found(swept, "waiting_at_end", policy="follow") <= found(swept, "waiting_at_end", policy="all dear")
+    assert of("waiting_at_end", "all dear") == 20 * (DEAR + 1 / 8) - 3e4 / 8
+    assert of("waiting_at_end", "follow") <= of("waiting_at_end", "all dear")
+
+
+@pytest.mark.parametrize("trace", ["steps", "packets"])
+def test_a_trace_is_followed_second_by_second(swept, trace):
+    bits = [60_000, 20_000] if trace == "steps" else [3 * 12_000, 12_000]
+    room = [160 * 2 * 20 * part / sum(bits) for part in bits]  # bytes, so that 160 are there for each of 20 samples
+    sent = []
+    for second, expected in enumerate(room):
+        here = {"trace": trace, "second": second}
+        assert found(swept, "link_bytes_per_s", of="room", **here) == pytest.approx(expected)
+        sent.append(found(swept, "link_bytes_per_s", of="sent", **here))
+    assert all(20 * CHEAP <= bytes_per_s - 20 / 8 <= 20 * DEAR for bytes_per_s in sent)
+    followed = found(swept, "link_bytes_per_sample", trace=trace, room_bytes=160, policy="follow")
+    assert followed == pytest.approx(sum(sent) / 40)
+    waiting = 0.0
+    for handed, carried in zip(sent, room, strict=True):
+        waiting = max(0.0, waiting + handed - carried)
+    assert found(swept, "waiting_at_end", trace=trace, room_bytes=160, policy="follow") == pytest.approx(waiting)
+    assert found(swept, "late_seconds", trace=trace, room_bytes=40, policy="all cheap") == 1.0  # 64 bytes of 40
+
+
+def test_packaged_traces_have_a_rate_for_each_second():
+    rates = paths.second_rates("wifi")
+    assert len(rates) == 60
+    assert sum(rates) == pytest.approx(8 * read(locate("wifi")).delivered_bytes)
 
 
 def test_slopes_and_line_follow_from_the_bytes(swept):
@@ -171,6 +212,7 @@ def test_entropies_by_path_add_up_to_that_of_all_samples(context):
         ("options: {paths: [12, 0], bits: 9}", 7, "9 bits"),
         ("cut: fc", 6, "picture-shaped"),
         ("targets: [1.5]", 7, "<= 1"),
+        ("traces: [wifi, nowhere]", 7, "no trace 'nowhere'"),
     ],
 )
 def test_what_does_not_fit_is_found_before_anything_runs(given, line, words, tmp_path):

@@ -38,3 +38,19 @@ def test_after_a_drop_the_share_falls_until_the_queue_is_gone_and_then_returns()
     assert min(shares[5:20]) < shares[19] == pytest.approx((0.9 * 40 - 32) / 160, abs=0.02)
     assert queues[19] == queues[-1] == 0
     assert shares[-1] == pytest.approx(0.52, abs=0.01)
+
+
+def test_caution_keeps_its_share_so_many_mean_errors_below_the_estimate():
+    follower = Follower(0, 1000).after(sent=0, capacity=600)  # 400 off, which counts half
+    assert (follower.carried, follower.error) == (800, 200)
+    for caution in (0, 1, 2):
+        expected = COSTS.share(0.9 * (800 - 200 * caution) / 10)
+        assert follower.share(COSTS, samples=10, caution=caution) == pytest.approx(expected)
+    assert follower.share(COSTS, samples=10, caution=9) == 0
+
+
+def test_a_steady_link_needs_no_caution():
+    follower = Follower(0, 1000)
+    for _ in range(3):
+        follower = follower.after(sent=500, capacity=1000)
+    assert follower.share(COSTS, 10, caution=5) == follower.share(COSTS, 10)
