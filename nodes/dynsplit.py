@@ -30,52 +30,72 @@ from nodes.algorithms.bottleneck import (
     unpack,
     values,
 )
+from nodes.algorithms.entropy_coder import Counts, coded, decoded
 from nodes.algorithms.lossless import deflated, inflated
 from nodes.messages import Tensors
 from nodes.stage import Stage
 
 CHOICE, GATE = "choice", "gate"  # names of codes; a path's is its number
+Lossless = Literal["deflate", "entropy"] | None
 
 
 class Path:
     """One way across, for samples of ``shape`` (C, H, W): with ``channels`` in the code, 0 for no coders.
 
-    Codes of a coded path cross at ``bits`` a number (None: as float32, as those without coders do), and deflated if
-    ``deflate`` says so.
+    Codes of a coded path cross at ``bits`` a number (None: as float32, as those without coders do), then perhaps
+    without loss in fewer: deflated, or at inference coded by tables, one a channel. Both ends learn these in training,
+    from the packed codes that cross then; so packed codes are counted, whoever gets them.
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], channels: int, bits: int | None, geometry: Geometry, deflate: bool
+        self, shape: tuple[int, int, int], channels: int, bits: int | None, geometry: Geometry, lossless: Lossless
     ) -> None:
         deep, height, width = shape
         self.bits = bits if channels else None
-        self.deflate = deflate and self.bits is not None
+        self.lossless = lossless if self.bits else None
         self.code_shape = (channels, geometry.coded(height), geometry.coded(width)) if channels else shape
         self.encoder = encoder(deep, channels, geometry) if channels else nn.Identity()
         self.decoder = decoder(channels, deep, (height, width), geometry) if channels else nn.Identity()
+        counted = bool(self.bits) and lossless == "entropy"
+        self.sent, self.came = (Counts(channels, 2 ** (bits or 0)) if counted else None for _ in range(2))
 
     @property
     def sample_bytes(self) -> int:
-        """What the code of one sample takes on the wire, unless it is deflated."""
+        """What the code of one sample takes on the wire, unless it is coded without loss."""
         size = math.prod(self.code_shape)
         return packed_bytes(size, self.bits) if self.bits else 4 * size
 
-    def rows(self, code: torch.Tensor) -> torch.Tensor:
-        """(N, C', H', W') as it crosses: a row of whole bytes a sample, all rows deflated, or float32."""
+    def rows(self, code: torch.Tensor, training: bool) -> torch.Tensor:
+        """(N, C', H', W') as it crosses: a row of whole bytes a sample, all rows as one without loss, or float32."""
         if not self.bits:
             return code
-        rows = pack(levels(code, self.bits).flatten(1), self.bits)
-        return deflated(rows) if self.deflate and not rows.is_meta else rows
+        numbers = levels(code, self.bits).flatten(1)
+        if self.sent is not None and not code.is_meta:
+            if not training:
+                return coded(numbers, self.sent.frequencies()).to(code.device)
+            self.sent.note(numbers)
+        rows = pack(numbers, self.bits)
+        return deflated(rows) if self.lossless == "deflate" and not rows.is_meta else rows
 
     def code(self, rows: torch.Tensor) -> torch.Tensor:
         """The codes of ``rows``. Raises ValueError for rows of another kind."""
-        if self.deflate and not rows.is_meta:
-            rows = inflated(rows, self.sample_bytes)
         if self.bits:
-            return values(unpack(rows, self.bits, math.prod(self.code_shape)), self.bits).view(-1, *self.code_shape)
+            return values(self._numbers(rows, self.bits), self.bits).view(-1, *self.code_shape)
         if rows.shape[1:] != self.code_shape or rows.dtype != torch.float32:
             raise ValueError(f"{rows.dtype} {list(rows.shape)} came for codes of {list(self.code_shape)} as float32")
         return rows
+
+    def _numbers(self, rows: torch.Tensor, bits: int) -> torch.Tensor:
+        """The levels (N, C' H' W') of ``rows``."""
+        size = math.prod(self.code_shape)
+        if self.came is not None and rows.ndim == 1:
+            return decoded(rows, self.came.frequencies(), size)
+        if self.lossless == "deflate" and not rows.is_meta:
+            rows = inflated(rows, self.sample_bytes)
+        numbers = unpack(rows, bits, size)
+        if self.came is not None and not rows.is_meta:
+            self.came.note(numbers)
+        return numbers
 
 
 class DynSplit(Stage):
@@ -85,8 +105,8 @@ class DynSplit(Stage):
     the share of samples wanted on each path but the last. ``loss`` is Eq. 5's ("distance") or Eq. 6's ("excess"),
     times ``weight``. The temperature goes from the first to the last of ``temperatures``. In the first ``warm_up``
     epochs, and always with ``gate`` "random", the choice keeps to the shares and ignores the samples. ``spread``
-    and ``hidden`` are the gate's, ``window`` is the coders' kernel, stride and padding. ``deflate`` codes what is
-    packed without loss.
+    and ``hidden`` are the gate's, ``window`` is the coders' kernel, stride and padding. ``lossless`` codes what is
+    quantised in fewer bytes: "deflate" always, "entropy" at inference, by tables learned in training.
     """
 
     def __init__(  # noqa: PLR0917 (a suite's options)
@@ -103,17 +123,22 @@ class DynSplit(Stage):
         hidden: int = 16,
         warm_up: int = 0,
         window: Sequence[int] = BOTTLENET,
-        deflate: bool = False,
+        lossless: Lossless = None,
     ) -> None:
         super().__init__(shapes)
         _check(shapes, paths, bits, target)
+        if lossless not in (None, "deflate", "entropy"):
+            raise ValueError(f"lossless {lossless!r}, expected deflate, entropy or null")
         ((self.name, one),) = shapes.items()
         deep, height, width = one.shape[1:]
-        self.paths = [Path((deep, height, width), channels, bits, Geometry(*window), deflate) for channels in paths]
+        self.paths = [Path((deep, height, width), channels, bits, Geometry(*window), lossless) for channels in paths]
         self.above_only, self.weight = loss == "excess", weight
         self.temperatures, self.warm_up = temperatures, warm_up
         self.sender = nn.ModuleDict({f"encoder{i}": path.encoder for i, path in enumerate(self.paths)})
         self.receiver = nn.ModuleDict({f"decoder{i}": path.decoder for i, path in enumerate(self.paths)})
+        for i, path in enumerate(self.paths):
+            if path.sent is not None and path.came is not None:
+                self.sender[f"levels{i}"], self.receiver[f"levels{i}"] = path.sent, path.came
         if gate == "learned" and len(paths) > 1:
             self.sender[GATE] = gating.Gate(deep, len(paths), hidden, spread)
         self.target = torch.tensor(list(target)[: len(paths) - 1])
@@ -152,7 +177,7 @@ class DynSplit(Stage):
 
     def encode(self, codes: Tensors) -> Tensors:
         """Rows of whole bytes for each path that has samples, and the choices of all samples in one row."""
-        wire = {str(i): path.rows(codes[str(i)]) for i, path in enumerate(self.paths) if str(i) in codes}
+        wire = {str(i): path.rows(codes[str(i)], self.training) for i, path in enumerate(self.paths) if str(i) in codes}
         if self.choice_bits:
             wire[CHOICE] = pack(codes[CHOICE].to(torch.uint8)[None], self.choice_bits)
         return wire

@@ -256,6 +256,11 @@ class Segment:
             yield from module.parameters()
 
     @property
+    def inbound(self) -> Stage:
+        """The stage of the link upstream."""
+        return self._inbound
+
+    @property
     def outbound(self) -> Stage:
         """The stage of the link downstream."""
         return self._outbound

@@ -66,10 +66,9 @@ def _batch(segments: Sequence[Segment], pictures: torch.Tensor, labels: torch.Te
         message = segment.forward(message)
     assert isinstance(message, Result)
     logits = message.tensors["logits"]
-    stage = segments[0].outbound
-    codes = stage.decode(sent.tensors) if sent else {}
+    codes = segments[1].inbound.decode(sent.tensors) if sent else {}
     nothing = torch.zeros(len(labels), 0)
-    scores = getattr(stage, "scores", None)
+    scores = getattr(segments[0].outbound, "scores", None)
     return Answers(
         logits,
         logits.argmax(1) == labels,

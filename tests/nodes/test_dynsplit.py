@@ -143,7 +143,8 @@ OPTIONS = {
     "float codes": {"bits": None},
     "a warm-up": {"warm_up": 1, "target": [0.5]},
     "no spread": {"spread": None},
-    "deflated": {"deflate": True, "bits": 4},
+    "deflated": {"lossless": "deflate", "bits": 4},
+    "coded by tables": {"lossless": "entropy", "bits": 4},
     "random": {"gate": "random"},
     "one path": {"paths": [3]},
     "a path that stays empty": {"gate": "random", "target": [0.0]},
@@ -164,6 +165,7 @@ def assert_equals_joint(job: Job, outcome, oracle: Gated) -> None:
     assert outcome.losses == torch.tensor(oracle.train()).tolist()
     state, expected = final_state(job), oracle.model.state_dict() | oracle.stage.state_dict()
     assert state.keys() == expected.keys()
+    expected = {name: tensor for name, tensor in expected.items() if not name.endswith(".seen")}  # it codes nothing
     assert [name for name in expected if not torch.equal(state[name], expected[name])] == []
 
 
@@ -228,19 +230,44 @@ def test_float_codes_and_a_path_without_coders_cross_as_float32():
     assert sent.tensors["1"].nbytes == len(sent.tensors["1"]) * 1 * 4 * 4 * 4
 
 
-def test_deflated_codes_are_the_same_codes_in_fewer_bytes():
+@pytest.mark.parametrize("lossless", ["deflate", "entropy"])
+def test_codes_without_loss_are_the_same_codes_in_fewer_bytes(lossless):
+    value = {"x": torch.randn(200, 6, 8, 8, generator=torch.Generator().manual_seed(1)) / 10}
+    plain, stage = (made(lossless=kind) for kind in (None, lossless))
+    for one in (plain, stage):  # so that tables are learned, and estimates are the same
+        torch.manual_seed(7)
+        one.decode(one.train().encode(one.compress(value)[0]))
+    expected, wire, restored = evaluated(plain, value["x"])
+    wire = plain.encode(expected)
+    fewer = stage.eval().encode(expected)
+    assert torch.equal(evaluated(stage, value["x"])[2], restored)
+    assert fewer["0"].nbytes < wire["0"].nbytes
+    codes = plain.decode(wire)
+    assert all(torch.equal(code, codes[name]) for name, code in stage.decode(fewer).items())
+
+
+def made(**options):
     torch.manual_seed(0)
-    stage = DynSplit(BOUNDARY, paths=[4, 2], gate="random", target=[0.5], deflate=True).train()
-    codes, _ = stage.compress({"x": torch.randn(200, 6, 8, 8) / 10})
-    wire = stage.encode(codes)
-    for path in stage.paths:
-        path.deflate = False
-    plain = stage.encode(codes)
-    assert wire["0"].nbytes < plain["0"].nbytes
-    expected = stage.decode(plain)
-    for path in stage.paths:
-        path.deflate = True
-    assert all(torch.equal(code, expected[name]) for name, code in stage.decode(wire).items())
+    return DynSplit(BOUNDARY, paths=[4, 2], gate="random", target=[0.5], **options)
+
+
+def test_tables_are_learned_at_both_ends_and_kept(tmp_path):
+    job = replace(make_job(lossless="entropy"), checkpoint=str(tmp_path))
+    outcome = run_in_process(job)
+    states = [torch.load(checkpoint_path(job, index, 2), weights_only=True)["modules"] for index in (0, 1)]
+    for path, size in (("path0", 64), ("path1", 32)):
+        name = path.replace("path", "levels") + ".seen"
+        sent, came = states[0]["sender"][name], states[1]["receiver"][name]
+        assert torch.equal(sent, came)
+        samples = sum(epoch[f"link0.{path}"] * epoch["trained_samples"] for epoch in outcome.epochs)
+        assert int(sent.sum()) == round(samples) * size > 0
+    resumed = run_in_process(replace(job, epochs=1, checkpoint=str(tmp_path / "resumed")))
+    again = run_in_process(replace(job, checkpoint=str(tmp_path / "resumed")))
+    assert resumed.epochs[0]["test_accuracy"] == outcome.epochs[0]["test_accuracy"]
+    assert again.nodes[0].sent_down["activation"].payload_bytes < outcome.nodes[0].sent_down["activation"].payload_bytes
+    kept = replace(job, checkpoint=str(tmp_path / "resumed"))
+    final = torch.load(checkpoint_path(kept, 1, 2), weights_only=True)["modules"]["receiver"]
+    assert all(torch.equal(tensor, states[1]["receiver"][name]) for name, tensor in final.items())
 
 
 def test_the_paths_say_what_a_sample_takes():
@@ -342,6 +369,7 @@ def test_what_does_not_fit_the_choice_is_refused():
         ({"target": [0.5, 0.2]}, "a share for each of the 2 paths but the last"),
         ({"target": [1.2]}, "a share for each"),
         ({"window": [9, 2, 0]}, "no code of 8 pixels"),
+        ({"lossless": "zip"}, "expected deflate, entropy or null"),
     ],
 )
 def test_wrong_options_are_one_error(options, words):

@@ -1,0 +1,138 @@
+"""How do levels cross in as few bits as their frequencies allow, and come back exactly, on every machine?
+
+Interleaved range asymmetric numeral systems (J. Duda, arXiv 1311.2540; F. Giesen, arXiv 1402.3392): many states, each
+for some of the rows, share one stream of 16-bit words, so that every step is one operation on all of them. The tables
+are learned in training: both ends count the levels that cross then, and make the same integers of the counts. There is
+no floating-point number in here. Beyond DynSplit's paper.
+"""
+
+import torch
+from torch import nn
+
+BITS = 15  # the frequencies of a table sum to 2^15
+LOW = 1 << 16  # a state is at least this; below it a word is due
+HELD = 1 << 15  # levels a table has seen from which on its counts are halved: what is long ago fades
+LANE = 512  # levels that one state stands for, unless a single row has more
+COUNT, STATE, WORD = 4, 4, 2  # bytes, all little-endian: of the number of rows, of each state, of each word
+
+
+class Counts(nn.Module):
+    """How often each of ``levels`` crossed of late: ``seen`` (``tables``, ``levels``).
+
+    The numbers of a row are divided among the tables evenly and in their order, such as a table a channel.
+    """
+
+    def __init__(self, tables: int, levels: int) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(tables, levels, dtype=torch.int64))
+        self.seen: torch.Tensor
+
+    def note(self, rows: torch.Tensor) -> None:
+        """Count the levels of ``rows``, uint8 (N, S)."""
+        tables, levels = self.seen.shape
+        first = levels * torch.arange(tables, device=rows.device)
+        numbers = rows.reshape(len(rows), tables, -1) + first[:, None]
+        self.seen += torch.bincount(numbers.flatten(), minlength=tables * levels).view(tables, levels)
+        self.seen >>= (self.seen.sum(1, keepdim=True) > HELD).long()
+
+    def frequencies(self) -> torch.Tensor:
+        """(tables, levels), on the CPU: in proportion to the counts, each at least 1, and 2^15 together.
+
+        Alike for all levels where none was seen. At most 2^15 levels.
+        """
+        seen = self.seen.cpu()
+        seen = seen + (seen.sum(1, keepdim=True) == 0)
+        spare = (1 << BITS) - seen.shape[1]
+        shares = 1 + seen * spare // seen.sum(1, keepdim=True)
+        lacking = (1 << BITS) - shares.sum(1, keepdim=True)
+        return shares.scatter_add(1, seen.argmax(1, keepdim=True), lacking)
+
+
+def coded(rows: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """uint8 (N, S), each a level of its table in ``frequencies`` (T, L) -> uint8 (M,), M as the levels permit."""
+    rows = rows.cpu()
+    count, size = rows.shape
+    lanes = _lanes(count, size)
+    below = frequencies.cumsum(1) - frequencies
+    tables = _tables(size, len(frequencies))
+    states, words = torch.full((lanes,), LOW), []
+    for start in reversed(range(0, count, lanes)):
+        numbers = rows[start : start + lanes].T.long()  # (S, lanes), fewer in the last block
+        chosen, under = frequencies[tables[:, None], numbers], below[tables[:, None], numbers]
+        some = states[: numbers.shape[1]]
+        for share, before in zip(reversed(chosen.unbind()), reversed(under.unbind()), strict=True):
+            full = some >= share << (32 - BITS)
+            words.append(some[full] & (LOW - 1))
+            rest = torch.where(full, some >> 16, some)
+            some.copy_((rest // share << BITS) + rest % share + before)
+    parts = _bytes(torch.tensor([count]), COUNT), _bytes(states, STATE), _bytes(torch.cat(words[::-1]), WORD)
+    return torch.cat(parts)
+
+
+def decoded(packed: torch.Tensor, frequencies: torch.Tensor, size: int) -> torch.Tensor:
+    """The rows (N, ``size``) that ``coded`` was given with the same ``frequencies``. Raises ValueError for anything
+    else: too short, too long, or changed on its way, which the states' ends give away.
+
+    N is bounded by the bytes that came, at a state for each ``LANE`` levels.
+    """
+    if packed.dtype != torch.uint8 or packed.ndim != 1:
+        raise ValueError(f"{packed.dtype} {list(packed.shape)} came for coded levels")
+    raw = packed.cpu()
+    count = int(_numbers(raw[:COUNT], COUNT)[0]) if len(raw) >= COUNT else 0
+    lanes = _lanes(count, size)
+    stream = raw[COUNT + STATE * lanes :]
+    if not count or len(raw) < COUNT + STATE * lanes or len(stream) % WORD:
+        raise ValueError(f"{len(raw)} bytes came for {count} rows of {size} coded levels")
+    states, words = _numbers(raw[COUNT : COUNT + STATE * lanes], STATE), _numbers(stream, WORD)
+    rows, taken = _run(states, words, frequencies, (count, size))
+    if taken != len(words) or not (states == LOW).all():
+        raise ValueError(f"{len(raw)} bytes are not {count} rows of {size} levels coded with these tables")
+    return rows.to(packed.device)
+
+
+def _run(
+    states: torch.Tensor, words: torch.Tensor, frequencies: torch.Tensor, shape: tuple[int, int]
+) -> tuple[torch.Tensor, int]:
+    """Rows of ``shape``, and how many of ``words`` they took; ``states`` are run back to their beginning."""
+    count, size = shape
+    below = frequencies.cumsum(1) - frequencies
+    levels = torch.arange(frequencies.shape[1], dtype=torch.uint8)
+    which = torch.stack([levels.repeat_interleave(one) for one in frequencies])  # (T, 2^15)
+    tables = _tables(size, len(frequencies)).tolist()
+    rows, taken = torch.empty(shape, dtype=torch.uint8), 0
+    for start in range(0, count, len(states)):
+        block = rows[start : start + len(states)]
+        some = states[: len(block)]
+        for place, table in enumerate(tables):
+            slot = some & ((1 << BITS) - 1)
+            block[:, place] = number = which[table][slot]
+            level = number.long()
+            rest = frequencies[table][level] * (some >> BITS) + slot - below[table][level]
+            due = (rest < LOW).nonzero()[:, 0]
+            given = words[taken : taken + len(due)]
+            if len(given) < len(due):
+                return rows, len(words) + 1
+            rest[due] = rest[due] << 16 | given
+            some.copy_(rest)
+            taken += len(due)
+    return rows, taken
+
+
+def _lanes(count: int, size: int) -> int:
+    """States for ``count`` rows of ``size`` levels: row r is of state r modulo that."""
+    return -(-count // max(1, LANE // size))
+
+
+def _tables(size: int, tables: int) -> torch.Tensor:
+    """(``size``,) the table of each number of a row."""
+    return torch.arange(tables).repeat_interleave(size // tables)
+
+
+def _bytes(numbers: torch.Tensor, width: int) -> torch.Tensor:
+    """(N,) -> uint8 (N * ``width``,)."""
+    return (numbers[:, None] >> (8 * torch.arange(width)) & 255).to(torch.uint8).flatten()
+
+
+def _numbers(raw: torch.Tensor, width: int) -> torch.Tensor:
+    """What ``_bytes`` was given."""
+    return (raw.view(-1, width).long() << (8 * torch.arange(width))).sum(1)
