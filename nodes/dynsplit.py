@@ -43,7 +43,7 @@ class Path:
     """One way across, for samples of ``shape`` (C, H, W): with ``channels`` in the code, 0 for no coders.
 
     Codes of a coded path cross at ``bits`` a number (None: as float32, as those without coders do), then perhaps
-    without loss in fewer: deflated, or at inference coded by tables, one a channel. Both ends learn these in training,
+    without loss in fewer: deflated, or at inference coded by tables. Both ends learn these in training,
     from the packed codes that cross then; so packed codes are counted, whoever gets them.
     """
 
@@ -56,8 +56,9 @@ class Path:
         self.code_shape = (channels, geometry.coded(height), geometry.coded(width)) if channels else shape
         self.encoder = encoder(deep, channels, geometry) if channels else nn.Identity()
         self.decoder = decoder(channels, deep, (height, width), geometry) if channels else nn.Identity()
-        counted = bool(self.bits) and lossless == "entropy"
-        self.sent, self.came = (Counts(channels, 2 ** (bits or 0)) if counted else None for _ in range(2))
+        places = math.prod(self.code_shape[1:])
+        counted = self.lossless == "entropy"
+        self.sent, self.came = (Counts(channels, places, 2 ** (bits or 0)) if counted else None for _ in range(2))
 
     @property
     def sample_bytes(self) -> int:
@@ -87,12 +88,11 @@ class Path:
 
     def _numbers(self, rows: torch.Tensor, bits: int) -> torch.Tensor:
         """The levels (N, C' H' W') of ``rows``."""
-        size = math.prod(self.code_shape)
         if self.came is not None and rows.ndim == 1:
-            return decoded(rows, self.came.frequencies(), size)
+            return decoded(rows, self.came.frequencies())
         if self.lossless == "deflate" and not rows.is_meta:
             rows = inflated(rows, self.sample_bytes)
-        numbers = unpack(rows, bits, size)
+        numbers = unpack(rows, bits, math.prod(self.code_shape))
         if self.came is not None and not rows.is_meta:
             self.came.note(numbers)
         return numbers

@@ -1,9 +1,9 @@
 """How do levels cross in as few bits as their frequencies allow, and come back exactly, on every machine?
 
 Interleaved range asymmetric numeral systems (J. Duda, arXiv 1311.2540; F. Giesen, arXiv 1402.3392): many states, each
-for some of the rows, share one stream of 16-bit words, so that every step is one operation on all of them. The tables
-are learned in training: both ends count the levels that cross then, and make the same integers of the counts. There is
-no floating-point number in here. Beyond DynSplit's paper.
+for some of the rows, share one stream of 16-bit words, so that every step is one operation on all of them. Each place
+in a row has a table, learned in training: both ends count the levels that cross then, and make the same integers of the
+counts. There is no floating-point number in here. Beyond DynSplit's paper.
 """
 
 import torch
@@ -11,54 +11,53 @@ from torch import nn
 
 BITS = 15  # the frequencies of a table sum to 2^15
 LOW = 1 << 16  # a state is at least this; below it a word is due
-HELD = 1 << 15  # levels a table has seen from which on its counts are halved: what is long ago fades
+HELD = 1 << 12  # levels seen at a place from which on its counts are halved: what is long ago fades
+TRUST = 32  # levels seen at a place that weigh as much as all of its channel
 LANE = 512  # levels that one state stands for, unless a single row has more
 COUNT, STATE, WORD = 4, 4, 2  # bytes, all little-endian: of the number of rows, of each state, of each word
 
 
 class Counts(nn.Module):
-    """How often each of ``levels`` crossed of late: ``seen`` (``tables``, ``levels``).
+    """How often each of ``levels`` crossed of late: ``seen`` (``channels``, ``places`` of each, ``levels``)."""
 
-    The numbers of a row are divided among the tables evenly and in their order, such as a table a channel.
-    """
-
-    def __init__(self, tables: int, levels: int) -> None:
+    def __init__(self, channels: int, places: int, levels: int) -> None:
         super().__init__()
-        self.register_buffer("seen", torch.zeros(tables, levels, dtype=torch.int64))
+        self.register_buffer("seen", torch.zeros(channels, places, levels, dtype=torch.int64))
         self.seen: torch.Tensor
 
     def note(self, rows: torch.Tensor) -> None:
-        """Count the levels of ``rows``, uint8 (N, S)."""
-        tables, levels = self.seen.shape
-        first = levels * torch.arange(tables, device=rows.device)
-        numbers = rows.reshape(len(rows), tables, -1) + first[:, None]
-        self.seen += torch.bincount(numbers.flatten(), minlength=tables * levels).view(tables, levels)
-        self.seen >>= (self.seen.sum(1, keepdim=True) > HELD).long()
+        """Count the levels of ``rows``, uint8 (N, channels * places)."""
+        levels = self.seen.shape[-1]
+        first = levels * torch.arange(rows.shape[1], device=rows.device)
+        self.seen += torch.bincount((rows + first).flatten(), minlength=self.seen.numel()).view_as(self.seen)
+        self.seen >>= (self.seen.sum(-1, keepdim=True) > HELD).long()
 
     def frequencies(self) -> torch.Tensor:
-        """(tables, levels), on the CPU: in proportion to the counts, each at least 1, and 2^15 together.
+        """(channels * places, levels), on the CPU: each at least 1, and 2^15 together at each place.
 
-        Alike for all levels where none was seen. At most 2^15 levels.
+        In proportion to the counts of the place, and to those of its channel for what it has seldom seen; alike for
+        all levels where none was seen. At most 2^15 levels.
         """
-        seen = self.seen.cpu()
-        seen = seen + (seen.sum(1, keepdim=True) == 0)
-        spare = (1 << BITS) - seen.shape[1]
-        shares = 1 + seen * spare // seen.sum(1, keepdim=True)
-        lacking = (1 << BITS) - shares.sum(1, keepdim=True)
-        return shares.scatter_add(1, seen.argmax(1, keepdim=True), lacking)
+        own = self.seen.cpu()
+        channel = own.sum(1, keepdim=True)
+        channel = channel + (channel.sum(-1, keepdim=True) == 0)
+        weights = (own * channel.sum(-1, keepdim=True) + TRUST * channel).flatten(0, 1)
+        spare = (1 << BITS) - weights.shape[1]
+        shares = 1 + weights * spare // weights.sum(-1, keepdim=True)
+        lacking = (1 << BITS) - shares.sum(-1, keepdim=True)
+        return shares.scatter_add(1, weights.argmax(1, keepdim=True), lacking)
 
 
 def coded(rows: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, S), each a level of its table in ``frequencies`` (T, L) -> uint8 (M,), M as the levels permit."""
+    """uint8 (N, S), levels of the S tables ``frequencies`` (S, L) -> uint8 (M,), M as the levels permit."""
     rows = rows.cpu()
     count, size = rows.shape
     lanes = _lanes(count, size)
     below = frequencies.cumsum(1) - frequencies
-    tables = _tables(size, len(frequencies))
     states, words = torch.full((lanes,), LOW), []
     for start in reversed(range(0, count, lanes)):
         numbers = rows[start : start + lanes].T.long()  # (S, lanes), fewer in the last block
-        chosen, under = frequencies[tables[:, None], numbers], below[tables[:, None], numbers]
+        chosen, under = frequencies.gather(1, numbers), below.gather(1, numbers)
         some = states[: numbers.shape[1]]
         for share, before in zip(reversed(chosen.unbind()), reversed(under.unbind()), strict=True):
             full = some >= share << (32 - BITS)
@@ -69,8 +68,8 @@ def coded(rows: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def decoded(packed: torch.Tensor, frequencies: torch.Tensor, size: int) -> torch.Tensor:
-    """The rows (N, ``size``) that ``coded`` was given with the same ``frequencies``. Raises ValueError for anything
+def decoded(packed: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """The rows (N, S) that ``coded`` was given with the same ``frequencies``. Raises ValueError for anything
     else: too short, too long, or changed on its way, which the states' ends give away.
 
     N is bounded by the bytes that came, at a state for each ``LANE`` levels.
@@ -78,36 +77,32 @@ def decoded(packed: torch.Tensor, frequencies: torch.Tensor, size: int) -> torch
     if packed.dtype != torch.uint8 or packed.ndim != 1:
         raise ValueError(f"{packed.dtype} {list(packed.shape)} came for coded levels")
     raw = packed.cpu()
-    count = int(_numbers(raw[:COUNT], COUNT)[0]) if len(raw) >= COUNT else 0
+    count, size = int(_numbers(raw[:COUNT], COUNT)[0]) if len(raw) >= COUNT else 0, len(frequencies)
     lanes = _lanes(count, size)
     stream = raw[COUNT + STATE * lanes :]
     if not count or len(raw) < COUNT + STATE * lanes or len(stream) % WORD:
         raise ValueError(f"{len(raw)} bytes came for {count} rows of {size} coded levels")
     states, words = _numbers(raw[COUNT : COUNT + STATE * lanes], STATE), _numbers(stream, WORD)
-    rows, taken = _run(states, words, frequencies, (count, size))
+    rows, taken = _run(states, words, frequencies, count)
     if taken != len(words) or not (states == LOW).all():
         raise ValueError(f"{len(raw)} bytes are not {count} rows of {size} levels coded with these tables")
     return rows.to(packed.device)
 
 
-def _run(
-    states: torch.Tensor, words: torch.Tensor, frequencies: torch.Tensor, shape: tuple[int, int]
-) -> tuple[torch.Tensor, int]:
-    """Rows of ``shape``, and how many of ``words`` they took; ``states`` are run back to their beginning."""
-    count, size = shape
+def _run(states: torch.Tensor, words: torch.Tensor, frequencies: torch.Tensor, count: int) -> tuple[torch.Tensor, int]:
+    """``count`` rows, and how many of ``words`` they took; ``states`` are run back to their beginning."""
     below = frequencies.cumsum(1) - frequencies
     levels = torch.arange(frequencies.shape[1], dtype=torch.uint8)
-    which = torch.stack([levels.repeat_interleave(one) for one in frequencies])  # (T, 2^15)
-    tables = _tables(size, len(frequencies)).tolist()
-    rows, taken = torch.empty(shape, dtype=torch.uint8), 0
+    which = torch.stack([levels.repeat_interleave(one) for one in frequencies])  # (S, 2^15)
+    rows, taken = torch.empty(count, len(frequencies), dtype=torch.uint8), 0
     for start in range(0, count, len(states)):
         block = rows[start : start + len(states)]
         some = states[: len(block)]
-        for place, table in enumerate(tables):
+        for place in range(len(frequencies)):
             slot = some & ((1 << BITS) - 1)
-            block[:, place] = number = which[table][slot]
+            block[:, place] = number = which[place][slot]
             level = number.long()
-            rest = frequencies[table][level] * (some >> BITS) + slot - below[table][level]
+            rest = frequencies[place][level] * (some >> BITS) + slot - below[place][level]
             due = (rest < LOW).nonzero()[:, 0]
             given = words[taken : taken + len(due)]
             if len(given) < len(due):
@@ -121,11 +116,6 @@ def _run(
 def _lanes(count: int, size: int) -> int:
     """States for ``count`` rows of ``size`` levels: row r is of state r modulo that."""
     return -(-count // max(1, LANE // size))
-
-
-def _tables(size: int, tables: int) -> torch.Tensor:
-    """(``size``,) the table of each number of a row."""
-    return torch.arange(tables).repeat_interleave(size // tables)
 
 
 def _bytes(numbers: torch.Tensor, width: int) -> torch.Tensor:
