@@ -29,6 +29,7 @@ from bench.suite import (
 )
 from nodes.named import named
 from reports.claim import Claim
+from reports.fronts import FrontSpec
 from reports.record import CaseValue, Scale
 
 T = TypeVar("T")
@@ -117,6 +118,7 @@ class _Loader:
         specs = dict(_sound_items(document, "experiments", ExperimentSpec))
         ready = list(_experiments(document, file, specs, self.data_dir))
         _check_claims(document, specs.values())
+        _check_fronts(document, [spec.name for spec in specs.values()])
         self.suites.append(Suite(file, document.path, sha256, ready))
 
 
@@ -275,3 +277,13 @@ def _check_claims(document: Document, specs: Iterable[ExperimentSpec]) -> None:
                 axes = [here.grid[name] for here in map(spec.at, SCALES) if name in here.grid]
                 if axes and not any(value in axis for axis in axes):
                     document.problem(at, f"no case of {spec.name} has {name} {value!r}")
+
+
+def _check_fronts(document: Document, experiments: list[str]) -> None:
+    """Note methods of a front that are measured by no experiment of the suite."""
+    for index, front in _sound_items(document, "fronts", FrontSpec):
+        for number, method in enumerate(front.methods):
+            if method.experiment not in experiments:
+                hint = did_you_mean(method.experiment, experiments)
+                at: Key = ("fronts", index, "methods", number, "experiment")
+                document.problem(at, f"no experiment {method.experiment!r} in this suite{hint}")

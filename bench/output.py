@@ -112,6 +112,7 @@ class Output:
             "path": str(suite.path),
             "sha256": suite.sha256,
             "gate": file.gate,
+            "fronts": file.fronts,
             "experiments": [
                 {
                     "name": experiment.spec.name,

@@ -14,6 +14,7 @@ from bench.gate import GateRule
 from bench.strict_yaml import DecHook, Key
 from reports.claim import Claim
 from reports.figures import FigureSpec
+from reports.fronts import FrontSpec
 from reports.record import CaseValue, Mode, Scale
 
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -79,6 +80,7 @@ class SuiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     experiments: list[ExperimentSpec] = []
     claims: list[Claim] = []
     gate: list[GateRule] = []
+    fronts: list[FrontSpec] = []
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import msgspec
 from reports.draw import draw
 from reports.environment import Tree, duration, facts, failures, suites_of
 from reports.figures import FigureError, FigureSpec, choose, is_pixel
+from reports.front_section import front_section
 from reports.record import Record, read_records
 from reports.samples import CONDITIONS, escape, label, number
 from reports.summary import FEW_SEEDS, UNSTABLE, by_conditions, same_for_all, summarise, unstable
@@ -73,6 +74,9 @@ def _report(directory: Path, records: list[Record], judgements: list[Judgement],
             key = (suite["name"], experiment["name"])
             ours = [record for record in records if (record.suite, record.experiment) == key]
             yield from _experiment(directory, suite["name"], experiment, ours)
+        ours = [record for record in records if record.suite == suite["name"]]
+        for i, wanted in enumerate(suite.get("fronts", ())):
+            yield from front_section(directory, slug(f"{suite['name']}-front-{i + 1}"), wanted, ours)
     yield from ("## How to read this", "", *LEGEND)
 
 

@@ -234,3 +234,10 @@ def test_a_suite_that_names_no_model_needs_no_torch(folder: Path, command: Calla
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path)), "PATH": ""}
     for words in (["validate", "toy.yaml"], ["list"], ["run", "--help"]):
         subprocess.run([sys.executable, "-c", code, *words], cwd=folder, env=environment, check=True, timeout=300)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_front_of_an_experiment_that_is_not_there_is_found():
+    method = "{name: m, experiment: two, cost: b, worth: a, key: k}"
+    text = f"{HEAD}fronts:\n- {{title: t, cost: c, worth: w, methods: [{method}]}}\n"
+    assert errors(text) == ["6: fronts[0].methods[0].experiment: no experiment 'two' in this suite"]
