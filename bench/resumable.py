@@ -38,6 +38,29 @@ def resumable(job: Job, layers: int, folder: Path, run: Callable[[Job, Say], Out
     return outcome
 
 
+def resumable_until(
+    job: Job,
+    layers: int,
+    folder: Path,
+    run: Callable[[Job, Say], Outcome],
+    say: Say,
+    *,
+    ends: Callable[[Outcome], bool],
+) -> Outcome:
+    """As ``resumable``, an epoch at a time, until ``ends`` says so of the outcome or all epochs of ``job`` are over.
+
+    Every epoch goes on from the checkpoint of the one before. The learning rate must not depend on how many there are.
+    """
+    job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
+    epochs = min(job.epochs, 1 + last_checkpoint(job, layers))
+    while True:
+        outcome = resumable(msgspec.structs.replace(job, epochs=epochs), layers, folder, run, say)
+        if len(outcome.epochs) >= job.epochs or ends(outcome):
+            return outcome
+        epochs = len(outcome.epochs) + 1
+        (folder / "outcome.json").unlink()
+
+
 def _reported(journal: Path) -> list[dict[str, float]]:
     """The epochs of ``journal``; a last line that a kill has torn does not count."""
     if not journal.exists():

@@ -16,6 +16,7 @@ from torch import nn
 from bench.experiment import Context, Measurement
 from bench.experiments import paths
 from bench.experiments.answers import Answers, answers
+from bench.experiments.coders import fitted
 from bench.experiments.training import Bench, Count, Trained, Training, boundary_after
 from bench.fields import ModelName, StageChoice, stage_specs
 from bench.strict_yaml import Key
@@ -48,12 +49,14 @@ class Sweep(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
     The network of target ``steer`` is steered over ``shares`` and follows links while ``samples_per_s`` arrive: one of
     ``rates_bps``, one a second, and each of ``traces`` (a packaged one's name or a file), which so many share that the
     mean rate leaves each of ``rooms_bytes`` for a sample. ``alone``: channels of single auto-encoders, trained beside
-    it from the same weights.
+    it from the same weights. With ``coder_epochs`` every auto-encoder is first fitted for so long to give back what the
+    pre-trained network sends.
     """
 
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     targets: tuple[Share, ...] = (0.2,)
     alone: tuple[Count, ...] = ()
+    coder_epochs: int = 0
     steer: Share | None = None
     shares: tuple[Share, ...] = ()
     rates_bps: tuple[float, ...] = ()
@@ -66,6 +69,10 @@ class Sweep(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def check(self) -> Iterator[tuple[Key, str]]:
         yield from self.problems({"options": self.spec(target=self.targets[:1])})
+        if self.coder_epochs and not self.pretrain_epochs:
+            yield ("coder_epochs",), "coders are fitted to a pre-trained network: give pretrain_epochs too"
+        if self.epsilon is not None and len(set(self.options.get("temperatures", (1.0,)))) > 1:
+            yield ("epsilon",), "a training that ends by itself needs one temperature"
         for number, trace in enumerate(self.traces):
             try:
                 paths.second_rates(trace)
@@ -89,10 +96,21 @@ def single(parameters: Single, context: Context) -> Iterator[Measurement]:
 def sweep(parameters: Sweep, context: Context) -> Iterator[Measurement]:
     """Train DynSplit for each target ratio: accuracy, ratio, bytes, what the gate tells apart, and steering."""
     bench, sent = Bench(parameters, context), dict[float, float]()
+    whole = bench.weights
+
+    def fit(name: str, spec: StageSpec) -> None:
+        if parameters.coder_epochs:
+            bench.weights = whole
+            bench.weights = fitted(bench, name, spec, parameters.coder_epochs)
+
+    fit("paths", parameters.spec(target=parameters.targets[:1]))
     for target in parameters.targets:
 
         def measure(trained: Trained, target: float = target) -> Iterator[Measurement]:
             yield from _plainly(trained)
+            if parameters.epsilon is not None:
+                yield Measurement("epochs", len(trained.outcome.epochs), "epochs")
+                yield Measurement("most_epochs", parameters.epochs, "epochs")
             network = paths.Steered(trained)
             yield from paths.choosing(network, target)
             if target == parameters.steer:
@@ -104,6 +122,7 @@ def sweep(parameters: Sweep, context: Context) -> Iterator[Measurement]:
             if one.metric == "bytes_per_sample":
                 sent[target] = one.value
     for channels in parameters.alone:
+        fit(f"alone-{channels}", parameters.spec(paths=[channels]))
         for one in bench.once(f"alone-{channels}", parameters.spec(paths=[channels]), _plainly):
             yield replace(one, metric=f"alone_{one.metric}", case={"channels": channels, **one.case})
     yield from _line(sent)

@@ -12,8 +12,9 @@ from bench.experiment import Context, Measurement
 from bench.experiments.answers import reopened
 from bench.experiments.chain_job import ANY_CLASSES, largest_payload, layers_of, node_names, stored
 from bench.fields import ModelName, check_stage
-from bench.resumable import resumable
+from bench.resumable import resumable, resumable_until
 from bench.strict_yaml import Key
+from nodes.algorithms.convergence import settled
 from nodes.batches import apart, subset
 from nodes.chain import Outcome, run_in_process
 from nodes.data import Dataset
@@ -30,13 +31,15 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A network, where it is cut in two, how it is trained, on what.
 
     ``cut`` names the module after which the UE's part ends. With ``pretrain_epochs`` the whole network is first
-    trained without a cut for so many epochs, at ``pretrain_lr``.
+    trained without a cut for so many epochs, at ``pretrain_lr``. With ``epsilon`` training ends as soon as it has
+    settled to within that (DynSplit's epsilon_c), and ``epochs`` is the most.
     """
 
     model: ModelName = ModelName("resnet18")
     cut: str = "layer1"
     optimizer: OptimizerSpec = OptimizerSpec()
     epochs: Count = 1
+    epsilon: float | None = None
     pretrain_epochs: int = 0
     pretrain_lr: float | None = None
     batch_size: Count = 128
@@ -48,6 +51,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def problems(self, stages: dict[str, StageSpec]) -> Iterator[tuple[Key, str]]:
         """(key, message) of a cut that the model does not have, and of those of ``stages`` that do not fit there."""
+        if self.epsilon is not None and self.optimizer.schedule != "constant":
+            yield ("epsilon",), "a training that ends by itself needs a learning rate without a schedule"
         try:
             layout = layers_of(str(self.model), ANY_CLASSES, self.side)
             crossing = layout.shapes(boundary_after(layout, self.cut))
@@ -141,8 +146,22 @@ class Bench:
         def start(job: Job, keep: Callable[[dict[str, float]], None]) -> Outcome:
             return run_in_process(job, self.data, keep)
 
-        outcome = resumable(job, len(self.layout), folder, start, say)
+        if self.parameters.epsilon is None or not job.stages:
+            outcome = resumable(job, len(self.layout), folder, start, say)
+        else:
+            outcome = resumable_until(job, len(self.layout), folder, start, say, ends=self._settled(job))
+            job = replace(job, epochs=len(outcome.epochs))
         return Trained(job, outcome, reopened(job), self.data)
+
+    def _settled(self, job: Job) -> Callable[[Outcome], bool]:
+        target, epsilon = job.stages[0].options.get("target", ()), self.parameters.epsilon or 0.0
+
+        def ends(outcome: Outcome) -> bool:
+            last = outcome.epochs[-1]
+            error = last["link0.path0"] - target[0] if target and "link0.path1" in last else 0.0
+            return settled([epoch["loss"] for epoch in outcome.epochs], epsilon, error)
+
+        return ends
 
     def whole(self, epochs: int, lr: float | None = None) -> Job:
         """The network in one piece, trained for ``epochs``."""

@@ -5,14 +5,16 @@ import pytest
 import torch
 
 from bench.experiment import Context, Measurement
-from bench.experiments import dynsplit, paths, training
+from bench.experiments import coders, dynsplit, paths, training
 from bench.experiments.answers import answers, reopened
 from bench.fields import decoder
 from bench.loading import load
 from bench.strict_yaml import InputError
 from netem.playback import locate
 from netem.trace import read
+from nodes.batches import batches
 from nodes.models import outline
+from nodes.segment import Segment
 
 SMALL = {
     "model": "nodes.networks:small_cnn",
@@ -189,6 +191,48 @@ def test_pretraining_gives_every_training_its_first_weights(context):
             assert name.startswith(("sender.", "receiver.")) or running or torch.equal(tensor, weights[name])
 
 
+@pytest.mark.parametrize(("epsilon", "epochs"), [(1e-9, 3), (99.0, 2)])
+def test_a_training_that_has_settled_ends_and_is_what_as_many_epochs_make(epsilon, epochs, context):
+    wanted = asked(dynsplit.Sweep, options={"paths": [4, 1]}, targets=[0.5], epsilon=epsilon, epochs=3)
+    measured = list(dynsplit.sweep(wanted, context))
+    assert found(measured, "epochs") == epochs
+    plain = asked(dynsplit.Sweep, options={"paths": [4, 1]}, targets=[0.5], epochs=epochs)
+    bench = training.Bench(plain, context)
+    trained = bench.trained(bench.job(plain.spec(target=[0.5])), "plain")
+    for number, epoch in enumerate(trained.outcome.epochs, start=1):
+        assert found(measured, "epoch_accuracy", epoch=number) == epoch["test_accuracy"]
+        assert found(measured, "epoch_ratio", epoch=number) == epoch["link0.path0"]
+    assert answers(trained.segments, trained.data.test).accuracy == pytest.approx(found(measured, "test_accuracy"))
+
+
+def test_coders_are_fitted_before_and_the_network_is_the_pretrained_one(context):
+    wanted = asked(dynsplit.Sweep, options={"paths": [0, 3]}, pretrain_epochs=1, coder_epochs=8, epochs=1)
+    bench = training.Bench(wanted, context)
+    whole = torch.load(bench.weights, weights_only=True)
+    weights = torch.load(coders.fitted(bench, "here", wanted.spec(), 8), weights_only=True)
+    assert {name: tensor for name, tensor in weights.items() if name in whole}.keys() == whole.keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in whole.items())
+    assert {name.split(".")[1] for name in weights.keys() - whole.keys()} == {"encoder1", "decoder1"}
+    job = msgspec.structs.replace(bench.job(wanted.spec()), weights=bench.weights)
+    bare = errors_of_coders(Segment(job, 0), Segment(job, 1), bench)
+    job = msgspec.structs.replace(job, weights=coders.fitted(bench, "here", wanted.spec(), 8))
+    assert errors_of_coders(Segment(job, 0), Segment(job, 1), bench) < 0.7 * bare
+
+
+def errors_of_coders(ue, server, bench):
+    """How far what the second path gives back is from what it is given, per value."""
+    ue.outbound.blind = 0.0
+    seen, compress = {}, ue.outbound.compress
+    ue.outbound.compress = lambda values: seen.update(values) or compress(values)
+    pictures, _ = next(iter(batches(bench.data.test, 40, seed=0, epoch=0, shuffle=False, augment=False)))
+    message = ue.source(pictures, None, assignment=0, step=0, train=False)
+    stage = server.inbound.eval()
+    with torch.no_grad():
+        (back,) = stage.restore(stage.decode(message.tensors)).values()
+    (given,) = seen.values()
+    return float((back - given).square().mean())
+
+
 def test_entropies_by_path_add_up_to_that_of_all_samples(context):
     wanted = asked(dynsplit.Sweep, options={"paths": [0, 1]}, targets=[0.4], epochs=1)
     measured = list(dynsplit.rationale(wanted, context))
@@ -213,6 +257,8 @@ def test_entropies_by_path_add_up_to_that_of_all_samples(context):
         ("cut: fc", 6, "picture-shaped"),
         ("targets: [1.5]", 7, "<= 1"),
         ("traces: [wifi, nowhere]", 7, "no trace 'nowhere'"),
+        ("coder_epochs: 3", 7, "give pretrain_epochs too"),
+        ("epsilon: 0.1\n      optimizer: {schedule: cosine}", 7, "without a schedule"),
     ],
 )
 def test_what_does_not_fit_is_found_before_anything_runs(given, line, words, tmp_path):
