@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,19 +27,14 @@ def draw_front(spec: FrontSpec, measured: Methods, printed: Methods, edge: Seque
         ax.set_xscale("log")
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.step(
-        [spot.cost for spot in edge],
-        [spot.worth for spot in edge],
-        where="post",
-        color="#bbbbbb",
-        linewidth=1.2,
-        zorder=1,
-    )
+    places = [spot.cost for spot in edge], [spot.worth for spot in edge]
+    ax.step(*places, where="post", color="#bbbbbb", linewidth=1.2, zorder=1, label="dominated by nothing measured")
     for i, (name, spots) in enumerate(measured.items()):
         _points(ax, name, spots, i, filled=True)
     for i, (name, spots) in enumerate(printed.items()):
         _points(ax, f"{name} (the paper's)", spots, i, filled=False)
-    _call(ax, [*edge, *(spot for spots in printed.values() for spot in spots)])
+        _call(ax, spots, (0, 7 if i % 2 else -14), "center")
+    _call(ax, edge, (5, 6), "left")
     ax.set_xlabel(spec.cost)
     ax.set_ylabel(spec.worth)
     ax.grid(True, color="#e4e4e4", linewidth=0.6)
@@ -67,15 +63,8 @@ def _points(ax: Axes, name: str, spots: Sequence[Spot], number: int, *, filled: 
     )
 
 
-def _call(ax: Axes, spots: Sequence[Spot]) -> None:
-    """Names above and below in turn, so that neighbours do not hide each other."""
-    for i, spot in enumerate(sorted(spots, key=lambda one: (one.worth, one.cost))):
-        ax.annotate(
-            spot.name,
-            (spot.cost, spot.worth),
-            xytext=(0, 7 if i % 2 else -13),
-            textcoords="offset points",
-            ha="center",
-            fontsize=7,
-            color="#333333",
-        )
+def _call(ax: Axes, spots: Sequence[Spot], beside: tuple[int, int], side: Literal["left", "center"]) -> None:
+    """Write each point's name so many points ``beside`` it."""
+    for spot in spots:
+        place = spot.cost, spot.worth
+        ax.annotate(spot.name, place, xytext=beside, textcoords="offset points", ha=side, fontsize=7, color="#333333")

@@ -36,7 +36,10 @@ def front_section(directory: Path, stem: str, wanted: Tree, records: list[Record
         yield from ("Of all that was measured nothing dominates these:", "")
         heads = ["Method", "Point", escape(spec.cost), escape(spec.worth)]
         yield from (grid(heads, [_cells(spot) for spot in edge]), "")
-        yield from _held_against(spec, found, theirs)
+        dataset = dict(zip(CONDITIONS, conditions, strict=True))["dataset"]
+        yield from _held_against(spec, found, theirs if spec.data in (None, dataset) else {})
+        if spec.printed and spec.data not in (None, dataset):
+            yield from (f"The paper's points are of {escape(str(spec.data))}, these of {dataset}: not comparable.", "")
 
 
 def _held_against(spec: FrontSpec, found: Methods, theirs: Methods) -> Iterable[str]:

@@ -39,7 +39,10 @@ class Printed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class FrontSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A plane of cost and worth that a suite asks for under ``fronts``. ``cost`` and ``worth`` name its axes."""
+    """A plane of cost and worth that a suite asks for under ``fronts``. ``cost`` and ``worth`` name its axes.
+
+    What was measured is held against ``printed`` only where it was measured on ``data``, if that is given.
+    """
 
     title: str
     description: str = ""
@@ -47,6 +50,7 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     worth: str
     methods: list[Method]
     printed: list[Printed] = []
+    data: str | None = None
 
 
 class Spot(NamedTuple):

@@ -74,5 +74,8 @@ def test_the_report_says_what_dominates_the_references_and_the_paper(record: Mak
     row = next(line for line in "\n".join(lines).splitlines() if line.startswith("| plain  | 4-C"))
     assert [cell.strip() for cell in row.split("|")[5:10]] == ["mine", "0.2", "60", "+0.100", "yes"]
     assert len(list((tmp_path / "figures").iterdir())) == 1
+    elsewhere = list(front_section(tmp_path, "all", {**SPEC, "data": "cifar10"}, records))
+    assert "The paper's points are of cifar10, these of digits: not comparable." in elsewhere
+    assert not any("the paper's own points" in line for line in elsewhere)
     assert not list(front_section(tmp_path, "none", SPEC, [record(1, metric="b")]))
     assert "no front" in next(iter(front_section(tmp_path, "wrong", {"title": 3}, records)))
