@@ -119,7 +119,8 @@ class Client:
         return [Send("down", done), Compute("give", (self._round, self.begun))]
 
     def _test(self, number: int) -> list[Action]:
-        """Fill the window with test batches."""
+        """Fill the window with test batches. A step under way, if training ended for all, is this client's last."""
+        self._left = min(self._left, 1)
         self._round, self._sent, self._scored, self._right, self._tested = number, 0, 0, None, None
         return self._fill()
 

@@ -7,6 +7,7 @@ faster, except where a scheme is asynchronous.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import chain
 from typing import Literal
 
@@ -20,8 +21,9 @@ from nodes.messages import Activation, AnyMessage, Assign, Error, Gradient, Peer
 from nodes.node import Action, Compute, Connect, Direction, Finish, PeerLostError, Send
 from nodes.segment import ProtocolError
 from nodes.tally import Member, Tally
+from nodes.turns import due
 
-Phase = Literal["gathering", "training", "averaging", "testing", "over"]
+Phase = Literal["gathering", "training", "averaging", "uploading", "testing", "over"]
 
 
 class EdgeServer:
@@ -44,9 +46,9 @@ class EdgeServer:
         self._waiting: dict[str, Activation] = {}
         self._given: dict[str, Weights] = {}
         self._part: Weights | None = None  # the clients', to go on from
-        self._asked: deque[str] = deque()  # for whom compute works, in order; "" for the server itself
-        self._busy = False  # with a joint step
-        self._joining: list[str] = []  # whose tasks that step is of
+        self._to_cloud = False  # what was trained is still to be averaged there
+        self._asked: deque[Member | None] = deque()  # for whom compute works, in order; None for the server itself
+        self._joining: list[Member] = []  # whose tasks the joint step under way is of
         self._tally = Tally(began=0.0)
 
     @property
@@ -84,8 +86,8 @@ class EdgeServer:
         return []
 
     def woke(self, why: str, now: float) -> list[Action]:
-        """Begin with whoever is here."""
-        return self._gather(now, patient=False)
+        """Nothing is waited for."""
+        return []
 
     # What comes
 
@@ -125,7 +127,7 @@ class EdgeServer:
             case Activation(train=True):
                 return self._task(name, message, now)
             case Activation():
-                return [self._compute("forward", message, self._members[name].index, asker=name)]
+                return [self._compute_for(self._members[name], "forward", message)]
             case Result():
                 return self._reported(name, message, now)
             case Weights():
@@ -140,32 +142,40 @@ class EdgeServer:
             case Gradient() if asker:
                 return self._send_gradient(asker, reply)
             case Result() if asker:
-                return [Send(asker, reply)] if asker in self._members else []
+                return [Send(asker.name, reply)] if self._is_here(asker) else []
             case Gradient():
                 return self._stepped(reply, now)
-            case Weights() if asker == "down":
+            case Weights() if self._phase == "uploading":
+                self._phase = "averaging"
                 return [Send("down", reply)]
             case Weights():
                 self._part = reply if reply.tensors else self._part
-                return [] if "down" in self._asked else self._averaged(now)
+                return self._upload() if self._to_cloud else self._averaged(now)
         raise ProtocolError(f"unexpected {type(reply).__name__} from a computation")
 
-    def _compute(self, call: str, *arguments: object, asker: str = "") -> Compute:
-        self._asked.append(asker)
+    def _compute(self, call: str, *arguments: object) -> Compute:
+        self._asked.append(None)
         return Compute(call, arguments)
+
+    def _compute_for(self, member: Member, call: str, *arguments: object) -> Compute:
+        self._asked.append(member)
+        return Compute(call, (*arguments, member.index))
+
+    def _is_here(self, member: Member) -> bool:
+        return self._members.get(member.name) is member
 
     # A round
 
     def _introduced(self, name: str, samples: int, mean: float, now: float) -> list[Action]:
         self._steps = self._steps or max(1, int(mean) // self._federation.job.batch_size)
-        self._newcomers[name] = Member(index=self._names[name], samples=max(1, samples))
+        self._newcomers[name] = Member(name=name, index=self._names[name], samples=max(1, samples))
         return self._gather(now)
 
-    def _gather(self, now: float, patient: bool = True) -> list[Action]:
+    def _gather(self, now: float) -> list[Action]:
         """Begin as soon as all are here; later rounds begin with whoever is."""
         if self._phase != "gathering" or not self._begun or not self._newcomers:
             return []
-        if patient and self._round == 0 and not self._newcomers.keys() >= self._awaited:
+        if self._round == 0 and not self._newcomers.keys() >= self._awaited:
             return []
         return self._begin(now)
 
@@ -194,17 +204,15 @@ class EdgeServer:
 
     def _start(self, name: str) -> list[Action]:
         """Let ``name`` train; in turn it goes on from the part of the one before."""
-        actions: list[Action] = []
-        if self._rules.clients != "keep" and not self._members[name].holds:
-            actions += self._hand(name)
-        return [*actions, Send(name, Round(assignment=self._round, steps=self._steps))]
+        return [*self._hand(name), Send(name, Round(assignment=self._round, steps=self._steps))]
 
-    def _hand(self, name: str, counted: bool = True) -> list[Action]:
-        """Send ``name`` the clients' part, if it has ever been trained."""
-        self._members[name].holds = True
-        if self._part is None:
+    def _hand(self, name: str) -> list[Action]:
+        """Send ``name`` the clients' part, if there is one that it does not hold."""
+        member = self._members[name]
+        if self._part is None or member.holds is self._part:
             return []
-        self._tally.down_bytes += counted * sum(wire_size(self._part))
+        member.holds = self._part
+        self._tally.down_bytes += sum(wire_size(self._part))
         return [Send(name, self._part)]
 
     def _task(self, name: str, message: Activation, now: float) -> list[Action]:
@@ -214,64 +222,52 @@ class EdgeServer:
 
     def _serve(self, now: float) -> list[Action]:
         """Give to compute whatever is due."""
-        due = self._due()
-        if not due:
+        names = self._due()
+        if not names:
             return []
-        messages = tuple(self._waiting.pop(name) for name in due)
-        members = [self._members[name] for name in due]
-        self._tally.steps += len(due)
+        messages = tuple(self._waiting.pop(name) for name in names)
+        members = [self._members[name] for name in names]
+        self._tally.steps += len(members)
         for member in members:
             member.served, member.total = member.served + 1, member.total + 1
         if self._rules.server != "joint":
-            asked = zip(due, messages, members, strict=True)
-            return [self._compute("forward", message, member.index, asker=name) for name, message, member in asked]
-        self._busy, self._joining = True, due
-        fades = tuple(self._fade(name) for name in due)
-        positions = aggregated(self._federation.phi, self._federation.job.batch_size)
+            asked = zip(members, messages, strict=True)
+            return [self._compute_for(member, "forward", message) for member, message in asked]
+        self._joining = members
+        clients = tuple(member.index for member in members)
         weights = tuple(shares([member.samples for member in members]))
-        return [self._compute("joint", messages, weights, fades, positions)]
-
-    def _fade(self, name: str) -> float:
-        """By how much the update counts that ``name`` asks for, beside its share."""
-        return 1.0
+        positions = aggregated(self._federation.phi, self._federation.job.batch_size)
+        return [self._compute("joint", messages, clients, weights, self._fades(members), positions)]
 
     def _due(self) -> list[str]:
-        """Whose tasks are to be computed now, by the scheme."""
-        active = {name: one for name, one in self._members.items() if one.served < self._steps}
-        if self._rules.server == "joint":
-            return list(active) if active and active.keys() == self._waiting.keys() else []
-        if self._rules.order == "in turn" or self._rules.server == "copies":
-            return list(self._waiting)
-        due: list[str] = []  # one part for all: in rounds of one step each
-        served = {name: (one.served, one.index) for name, one in active.items()}
-        while served and (next_one := min(served, key=served.__getitem__)) in self._waiting.keys() - set(due):
-            due.append(next_one)
-            count, index = served.pop(next_one)
-            if count + 1 < self._steps:
-                served[next_one] = (count + 1, index)
-        return due
+        """Whose tasks are to be computed now."""
+        return due(self._rules, self._steps, self._members, self._waiting)
+
+    def _fades(self, members: Sequence[Member]) -> tuple[float, ...]:
+        """By how much the update counts that each asks for, beside its share."""
+        return (1.0,) * len(members)
 
     def _stepped(self, told: Gradient, now: float) -> list[Action]:
         """Return its gradient to each client of a joint step."""
-        self._busy = False
-        joined = [name for name in self._joining if name in self._members]
+        joined, self._joining = self._joining, []
         self._tally.updates += 1
         for name in ("forward_samples", "backward_samples", "backward_s"):
             setattr(self._tally, name, getattr(self._tally, name) + told.metrics[name])
-        returned = [self._compute("returned", self._members[name].index, asker=name) for name in joined]
+        returned = [self._compute_for(member, "returned") for member in joined if self._is_here(member)]
         return [*returned, *self._serve(now)]
 
-    def _send_gradient(self, name: str, gradient: Gradient) -> list[Action]:
-        tally, count = self._tally, gradient.metrics.get("count", 0.0)
+    def _send_gradient(self, member: Member, gradient: Gradient) -> list[Action]:
+        tally = self._tally
         if self._rules.server != "joint":
+            count = gradient.metrics["count"]
             tally.updates += 1
             tally.forward_samples += count
             tally.backward_samples += count
-        if name not in self._members:
+        if not self._is_here(member):
             return []
         tally.down_bytes += sum(wire_size(gradient))
         tally.shared_bytes += sum(tensor.nbytes for key, tensor in gradient.tensors.items() if key.startswith(SHARED))
-        return [Send(name, gradient)]
+        return [Send(member.name, gradient)]
 
     def _reported(self, name: str, message: Result, now: float) -> list[Action]:
         """Note what a client told of its training or its tests."""
@@ -302,9 +298,7 @@ class EdgeServer:
         if name in self._members:
             if not self._complete(name):
                 return []
-            self._part = msgspec.structs.replace(self._given[name], samples=0)
-            for other, member in self._members.items():
-                member.holds = other == name
+            self._part = self._members[name].holds = msgspec.structs.replace(self._given[name], samples=0)
         self._turns.popleft()
         while self._turns and self._turns[0] not in self._members:
             self._turns.popleft()
@@ -316,29 +310,24 @@ class EdgeServer:
             return []
         self._tally.trained = now
         self._phase = "averaging"
-        to_cloud = self._cloud is not None and (self._round + 1) % self._federation.cloud_every == 0
-        actions: list[Action] = []
+        self._to_cloud = self._cloud is not None and (self._round + 1) % self._federation.cloud_every == 0
         if self._rules.clients == "average" and self._members:
             given = tuple(self._given[name] for name in self._members)
-            indices = tuple(member.index for member in self._members.values())
-            actions.append(self._compute("average", given, indices))
-        if to_cloud:
-            samples = sum(member.samples for member in self._members.values())
-            part = None if actions else self._part
-            actions.append(self._compute("give", self._round, samples, part, asker="down"))
-        return actions or self._averaged(now)
+            return [self._compute("average", given, tuple(member.index for member in self._members.values()))]
+        return self._upload() if self._to_cloud else self._averaged(now)
+
+    def _upload(self) -> list[Action]:
+        """Let the cloud average what was trained here with what was elsewhere."""
+        self._phase, self._to_cloud = "uploading", False
+        samples = sum(member.samples for member in self._members.values())
+        return [self._compute("give", self._round, samples, self._part)]
 
     def _averaged(self, now: float) -> list[Action]:
         """Hand on what was averaged, and let all test."""
         actions: list[Action] = []
         if self._rules.clients == "average":
             self._admit()
-        if self._rules.clients == "average" or self._cloud is not None:
-            for member in self._members.values():
-                member.holds = False
-        if self._rules.clients == "average":
-            for name in self._members:
-                actions += self._hand(name)
+            actions += chain.from_iterable(self._hand(name) for name in self._members)
         self._tally.averaged = now
         every, last = self._federation.test_every, self._round + 1 == self._federation.rounds
         if not every or ((self._round + 1) % every and not last):
@@ -346,9 +335,8 @@ class EdgeServer:
         self._phase = "testing"
         for name, member in self._members.items():
             member.reported = False
-            if self._rules.clients == "hand on" and not member.holds:
-                actions += self._hand(name, counted=False)
-                member.holds = False
+            if self._part is not None and member.holds is not self._part:
+                actions.append(Send(name, self._part))  # for its tests: not counted, and handed on again to train
             actions.append(Send(name, Round(assignment=self._round)))
         return actions if self._members else [*actions, *self._report(now)]
 

@@ -6,12 +6,14 @@ is as many client steps as in the other schemes, whoever takes them: those of sl
 staleness and the under-representation of slow clients as open, and no rule for either; these are ours.)
 """
 
+from collections.abc import Sequence
+
 from nodes.algorithms.parallel import fading, may_go_on
 from nodes.edge import EdgeServer
 from nodes.federation import Federation
-from nodes.messages import Result, Round
+from nodes.messages import AnyMessage, Result, Round
 from nodes.node import Action, Send
-from nodes.tally import Tally
+from nodes.tally import Member, Tally
 
 
 class FreeServer(EdgeServer):
@@ -20,6 +22,7 @@ class FreeServer(EdgeServer):
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation, 0)
         self._updates = 0
+        self._served: dict[str, int] = {}  # the update in which a client was served last
 
     def _introduced(self, name: str, samples: int, mean: float, now: float) -> list[Action]:
         """Let one that comes while others train begin where the slowest of them is."""
@@ -31,37 +34,43 @@ class FreeServer(EdgeServer):
         return self._start(name)
 
     def _due(self) -> list[str]:
-        if self._busy or self._phase != "training":
+        if self._joining or self._phase != "training" or self._enough:
             return []
         slowest = min((one.total for one in self._members.values()), default=0)
         bound = self._federation.staleness
         ready = [name for name in self._waiting if may_go_on(self._members[name].total, slowest, bound)]
         return sorted(ready, key=self._names.__getitem__)
 
-    def _fade(self, name: str) -> float:
-        member = self._members[name]
-        if name == self._joining[0]:
-            self._updates += 1
-        missed = self._updates - 1 - member.seen if member.total > 1 else 0
-        member.seen = self._updates
-        self._tally.staleness += missed
-        return fading(missed, self._federation.fade)
+    def _fades(self, members: Sequence[Member]) -> tuple[float, ...]:
+        self._updates += 1
+        fades: list[float] = []
+        for member in members:
+            missed = self._updates - 1 - self._served.get(member.name, self._updates - 1)
+            self._served[member.name] = self._updates
+            self._tally.staleness += missed
+            fades.append(fading(missed, self._federation.fade))
+        return tuple(fades)
 
-    def _serve(self, now: float) -> list[Action]:
-        """End the round if its steps were taken; serve whoever may be."""
-        enough = self._steps * len(self._names)
-        if self._phase != "training" or self._busy or self._tally.steps < enough:
-            return super()._serve(now)
+    def computed(self, reply: AnyMessage, now: float) -> list[Action]:
+        """As ever; the round ends once its steps were taken and their gradients returned."""
+        actions = super().computed(reply, now)
+        if self._phase != "training" or self._asked or not self._enough:
+            return actions
         self._tally.trained = now
         if self._round + 1 == self._federation.rounds:
-            return self._averaged(now)
+            return [*actions, *self._averaged(now)]
         told = self._tally.told(self._round, self._edge, now)
         self._round += 1
         self._tally = Tally(began=now, participants=len(self._members))
-        return [Send("runner", told), *super()._serve(now)]
+        return [*actions, Send("runner", told), *self._serve(now)]
+
+    @property
+    def _enough(self) -> bool:
+        """Whether the round has its steps."""
+        return self._tally.steps >= self._steps * len(self._names)
 
     def _reported(self, name: str, message: Result, now: float) -> list[Action]:
-        """After its steps a client goes on with as many more."""
+        """After its steps a client goes on with as many more; what it told counts to the round that is then."""
         if "count" not in message.metrics:
             return super()._reported(name, message, now)
         self._tally.note(message)

@@ -20,16 +20,19 @@ class EdgeWork:
         self._job = job_of(federation)
         self._segments: dict[int, JointSegment] = {}  # by client; all the same one, but for copies
         self._returned: dict[int, Gradient] = {}
-        self._shared: Tensors = {}  # the clients' part as it was averaged last
         self._round = 0
         group = federation.group(edge)
-        if federation.rules.server == "copies":
-            self._segments = {client: JointSegment(self._job, 1) for client in group}
-        elif federation.rules.server != "none":
-            self._segments = dict.fromkeys(group, JointSegment(self._job, 1))
+        if federation.rules.server != "none":
+            self._segments = self._parts(group, copies=federation.rules.server == "copies")
         self._distinct = list({id(segment): segment for segment in self._segments.values()}.values())
         if self._distinct and place(self._job.splits, 1, self._distinct[0].layers).relays:
             raise ValueError("all layers are the clients'; only fl needs no server part")
+
+    def _parts(self, clients: Sequence[int], copies: bool) -> dict[int, JointSegment]:
+        """The part that takes each client's tasks: one for all of them, or copies."""
+        if copies:
+            return {client: JointSegment(self._job, 1) for client in clients}
+        return dict.fromkeys(clients, JointSegment(self._job, 1))
 
     @property
     def layers(self) -> int:
@@ -47,14 +50,18 @@ class EdgeWork:
         return self._segments[client].forward(message)
 
     def joint(
-        self, messages: Sequence[Activation], weights: Sequence[float], fades: Sequence[float], positions: int
+        self,
+        messages: Sequence[Activation],
+        clients: Sequence[int],
+        weights: Sequence[float],
+        fades: Sequence[float],
+        positions: int,
     ) -> Gradient:
-        """Take one step on several clients' tasks; what there is to tell of it. See ``returned``."""
+        """Take one step on the tasks of several ``clients``; what there is to tell of it. See ``returned``."""
         self._begin(messages[0].assignment)
-        gradients = self._distinct[0].joint(messages, weights, fades, positions)
-        clients = [message.step % self._job.sources for message in messages]
-        self._returned = dict(zip(clients, gradients, strict=True))
-        return Gradient(assignment=0, step=0, metrics=gradients[0].metrics, tensors={})
+        came = self._distinct[0].joint(messages, weights, fades, positions)
+        self._returned = dict(zip(clients, came.gradients, strict=True))
+        return Gradient(assignment=messages[0].assignment, step=messages[0].step, metrics=came.told, tensors={})
 
     def returned(self, client: int) -> Gradient:
         """What the last joint step has for ``client``."""
@@ -65,18 +72,13 @@ class EdgeWork:
         samples = [one.samples for one in given]
         if len(self._distinct) > 1:
             self._adopt(_mean([self._segments[client].state() for client in clients], samples))
-        self._shared = _mean([one.tensors for one in given], samples)
-        return Weights(assignment=given[0].assignment, tensors=self._shared)
+        return Weights(assignment=given[0].assignment, tensors=_mean([one.tensors for one in given], samples))
 
     def give(self, round_number: int, samples: int, part: Weights | None) -> Weights:
-        """What the cloud averages with that of other edge servers: the server's part, and the clients' if shared.
-
-        With ``part`` None the clients' is that which was averaged last.
-        """
+        """What the cloud averages with that of other edge servers: its part, and the clients' if they share one."""
         server = self._distinct[0].state() if self._distinct else {}
-        shared = self._shared if part is None else part.tensors
         tensors = {f"{SERVER}{name}": tensor for name, tensor in server.items()}
-        tensors |= {f"{CLIENT}{name}": tensor for name, tensor in shared.items()}
+        tensors |= {f"{CLIENT}{name}": tensor for name, tensor in (part.tensors if part else {}).items()}
         return Weights(assignment=round_number, samples=samples, tensors=tensors)
 
     def take(self, message: Weights) -> Weights:

@@ -67,6 +67,13 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError("edges: from 1 to as many as clients; rounds, cloud_every: from 1 on")
         if not 0 <= self.phi <= 1 or (self.phi and self.scheme != "epsl"):
             raise ValueError(f"phi {self.phi}: from 0 to 1, and of epsl alone")
+        if self.local_steps is not None and self.local_steps < 1:
+            raise ValueError("local_steps: from 1 on, or none for as many as the mean client's pictures fill")
+        if self.staleness is not None and self.staleness < 0:
+            raise ValueError(f"staleness {self.staleness}: steps, from 0 on")
+        for absence in self.absences:
+            if not 0 <= absence.client < self.clients:
+                raise ValueError(f"absences: there is no client {absence.client}, they are 0 to {self.clients - 1}")
         if self.scheme == "psl-async" and self.edges > 1:
             raise ValueError("psl-async: no round ends for all, so edge servers cannot be averaged; give one edge")
         if any(slowdown < 1 for slowdown in self.slowdowns) or not self.slowdowns:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from nodes.messages import Activation, AnyMessage, Assign, Gradient, Peer, Resul
 from nodes.node import ComputeSeam, Due, Profiled, inline, on_device
 from nodes.roaming import RoamingNode, RoamingRole
 from nodes.seeds import derive
+from nodes.shape_work import ClientShapes, ShapeClient, ShapeEdge
 from nodes.virtual import linked_pair, run_virtual
 
 Say = Callable[[dict[str, float]], None]
@@ -66,24 +68,35 @@ def run_in_process(federation: Federation, data: Dataset | None = None, say: Say
     before = torch.get_num_threads()
     torch.set_num_threads(federation.job.threads or before)
     try:
-        return asyncio.run(Town(federation, data or load_data(federation.job), say).run())
+        return asyncio.run(Town(federation, workers(federation, data or load_data(federation.job)), say).run())
     finally:
         torch.set_num_threads(before)
 
 
-def workers(federation: Federation, data: Dataset) -> dict[str, tuple[RoamingRole, Any]]:
-    """The role and the worker of every node, by name."""
-    made: dict[str, tuple[RoamingRole, Any]] = {}
+Made = dict[str, tuple[RoamingRole, Any]]  # the role and the worker of every node, by name
+
+
+def workers(federation: Federation, data: Dataset) -> Made:
+    """All nodes of ``federation``, to train on ``data``."""
+    return _made(federation, partial(EdgeWork, federation), lambda client: ClientWork(federation, client, data))
+
+
+def shapes(federation: Federation, data: Dataset) -> Made:
+    """All nodes of ``federation``, as if they trained on ``data``: their messages have shapes and no data."""
+    clients = ClientShapes(federation, data)
+    return _made(federation, partial(ShapeEdge, federation), partial(ShapeClient, clients))
+
+
+def _made(federation: Federation, edge_work: Callable[[int], Any], client_work: Callable[[int], Any]) -> Made:
+    made: Made = {}
     if federation.edges > 1:
         made[CLOUD] = Cloud(federation.edge_names), CloudWork()
     for edge, name in enumerate(federation.edge_names):
-        made[name] = edge_role(federation, edge), EdgeWork(federation, edge)
+        made[name] = edge_role(federation, edge), edge_work(edge)
     for client, name in enumerate(federation.client_names):
-        work = ClientWork(federation, client, data)
-        made[name] = (
-            client_role(federation, client, work, Peer(federation.edge_names[federation.edge_of(client)])),
-            work,
-        )
+        work = client_work(client)
+        above = Peer(federation.edge_names[federation.edge_of(client)])
+        made[name] = client_role(federation, client, work, above), work
     return made
 
 
@@ -111,9 +124,8 @@ def client_role(federation: Federation, client: int, work: Any, edge: Peer) -> C
 class Town:
     """All nodes of a federation, and how they reach each other."""
 
-    def __init__(self, federation: Federation, data: Dataset, say: Say | None) -> None:
-        self._federation, self._say = federation, say
-        self.made = workers(federation, data)
+    def __init__(self, federation: Federation, made: Made, say: Say | None = None) -> None:
+        self._federation, self.made, self._say = federation, made, say
         self._clock: Callable[[], float] = time.perf_counter
         self._nodes: dict[str, RoamingNode] = {}
 
@@ -178,11 +190,10 @@ class Town:
 
 
 class VirtualTown(Town):
-    """The same on a virtual clock; workers give shapes alone."""
+    """The same on a virtual clock. To be made on the loop that it runs on."""
 
-    def __init__(self, federation: Federation, data: Dataset, links: Mapping[str, Duplex], say: Say | None) -> None:
-        """``links`` are those above each node, by its name: a client's to its edge server, an edge server's."""
-        super().__init__(federation, data, say)
+    def __init__(self, federation: Federation, made: Made, links: Mapping[str, Duplex]) -> None:
+        super().__init__(federation, made)
         self._clock = asyncio.get_running_loop().time
         self._links = links
 
@@ -203,17 +214,19 @@ class VirtualTown(Town):
 
 
 def run_in_virtual_time(
-    federation: Federation, links: Mapping[str, Duplex], data: Dataset | None = None
+    federation: Federation, links: Mapping[str, Duplex], data: Dataset | None = None, learn: bool = True
 ) -> FederationOutcome:
     """Run ``federation`` on a virtual clock: compute takes what its timings say, messages what ``links`` do.
 
     ``links`` are by the name of the node upstream: a client's to its edge server, an edge server's to the cloud.
-    Networks learn as they do otherwise. Where clients never test, they are tested after each round outside of the run.
+    Where clients never test, they are tested after each round outside of the run. Unless networks are to ``learn``,
+    tensors have shapes and no data, which takes next to no time for any number of clients: what crosses and when is
+    the same, losses and right answers are zero, and no state is kept.
     """
-    everything = data or load_data(federation.job)
+    made = (workers if learn else shapes)(federation, data or load_data(federation.job))
 
     async def run() -> FederationOutcome:
-        return await VirtualTown(federation, everything, links, None).run()
+        return await VirtualTown(federation, made, links).run()
 
     return run_virtual(run())
 

@@ -24,11 +24,12 @@ import torch
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nodes.algorithms.parallel import averaged, own_gradients
+from nodes.algorithms.parallel import averaged, back_propagated, own_gradients
 from nodes.boundary import unpack
 from nodes.checkpoint import write_state
+from nodes.graph import said
 from nodes.messages import Activation, Gradient, Tensors
-from nodes.models import Moment, Values
+from nodes.models import ModelError, Moment, Values
 from nodes.segment import ProtocolError, Segment, _wire, number
 
 SHARED = "shared/"  # before the names of gradients that are the same for all clients
@@ -44,25 +45,29 @@ class _Batch(NamedTuple):
     fade: float
 
 
+class Joint(NamedTuple):
+    """What came of a joint step: a gradient for each client; of the server, samples forward and backward, and the
+    seconds of its backward pass."""
+
+    gradients: list[Gradient]
+    told: dict[str, float]
+
+
 class JointSegment(Segment):
     """A server part that takes one training step on what several clients sent."""
 
     def joint(
         self, messages: Sequence[Activation], weights: Sequence[float], fades: Sequence[float], positions: int = 0
-    ) -> list[Gradient]:
-        """A gradient for each client, after one step of the optimizer.
+    ) -> Joint:
+        """Take one step of the optimizer; what returns to each client, in the order of ``messages``.
 
         ``weights`` are the clients' shares of the data, ``fades`` by what their part of the update counts besides,
-        ``positions`` is a. Raises ProtocolError for boundaries that cannot be joined. The metrics of the first
-        gradient tell of the step: samples forward and backward, seconds of the backward pass.
+        ``positions`` is a. Raises ProtocolError for boundaries that cannot be joined.
         """
         arrived = [self._decoded(*parts) for parts in zip(messages, weights, fades, strict=True)]
-        rows = {len(batch.labels) for batch in arrived}
-        if len(rows) > 1:
-            raise ProtocolError(f"batches of {sorted(rows)} samples cannot be joined")
-        (size,) = rows
-        if positions and any(message.views or message.scalars for message in messages):
-            raise ProtocolError("what crosses has views or sizes of the batch: no positions of it can be averaged")
+        size = _common_size(arrived)
+        if positions:
+            _check_rows(arrived, size)
         self._inbound.train(True)
         if self._part is not None:
             self._part.train(True)
@@ -70,13 +75,7 @@ class JointSegment(Segment):
         shared, backward_s = self._averaged(arrived, positions, size, scores)
         leaves, own_s = self._own(arrived, positions, size, scores)
         self._step(None)
-        forward = size * len(arrived) + positions
-        scores[0] |= {
-            "forward_samples": float(forward),
-            "backward_samples": float(positions + len(arrived) * (size - positions)),
-            "backward_s": backward_s + own_s,
-        }
-        return [
+        gradients = [
             Gradient(
                 assignment=batch.message.assignment,
                 step=batch.message.step,
@@ -85,6 +84,7 @@ class JointSegment(Segment):
             )
             for batch, score, own in zip(arrived, scores, leaves, strict=True)
         ]
+        return Joint(gradients, told(len(arrived), size, positions) | {"backward_s": backward_s + own_s})
 
     def _own(
         self, arrived: list[_Batch], positions: int, size: int, scores: list[dict[str, float]]
@@ -94,13 +94,13 @@ class JointSegment(Segment):
             return [{} for _ in arrived], 0.0
         leaves = [
             {
-                name: code[positions:].detach().requires_grad_(name in batch.message.grads)
+                name: (code[positions:] if positions else code).detach().requires_grad_(name in batch.message.grads)
                 for name, code in batch.codes.items()
             }
             for batch in arrived
         ]
         loss: torch.Tensor | float = 0.0
-        logits = self._forward(arrived, leaves)
+        logits = self._forward(arrived, leaves, size - positions)
         for batch, mine, score in zip(arrived, torch.split(logits, size - positions), scores, strict=True):
             labels = batch.labels[positions:]
             part = F.cross_entropy(mine, labels) * ((size - positions) / size)
@@ -119,10 +119,8 @@ class JointSegment(Segment):
         if not positions:
             return {}, 0.0
         first = [{name: code[:positions] for name, code in batch.codes.items()} for batch in arrived]
-        if any(not code.is_floating_point() for codes in first for code in codes.values()):
-            raise ProtocolError("codes that are no numbers cannot be averaged over clients: no epsl with this stage")
         with torch.no_grad():
-            logits = torch.split(self._forward(arrived, first), positions)
+            logits = torch.split(self._forward(arrived, first, positions), positions)
         gradients = []
         for batch, mine, score in zip(arrived, logits, scores, strict=True):
             labels = batch.labels[:positions]
@@ -137,20 +135,20 @@ class JointSegment(Segment):
             for name in first[0]
         }
         with self._frozen_statistics():
-            output = self._forward(arrived[:1], [means])
+            output = self._forward(arrived[:1], [means], positions)
         began = time.perf_counter()
         torch.autograd.backward(output, averaged(gradients, weights))
         seconds = time.perf_counter() - began
         return {f"{SHARED}{name}": tensor for name, tensor in self._returned(means, sum(weights)).items()}, seconds
 
-    def _forward(self, arrived: list[_Batch], codes: Sequence[Tensors]) -> torch.Tensor:
-        """The logits of ``codes``, all of them one batch."""
+    def _forward(self, arrived: list[_Batch], codes: Sequence[Tensors], rows: int) -> torch.Tensor:
+        """The logits of ``codes``, all of them one batch, in which each has ``rows`` samples."""
         values: list[Values] = []
         for batch, some in zip(arrived, codes, strict=True):
             self._seed(batch.message, self.place.inbound, 1)
             restored = self._inbound.restore(some)
             values.append(unpack(restored, batch.message.views, batch.message.scalars))
-        return self._through(_joined(values), arrived[0].message)
+        return self._through(_joined(values, rows), arrived[0].message)
 
     def _through(self, values: Values, message: Activation) -> torch.Tensor:
         assert self._part is not None
@@ -198,10 +196,13 @@ class SharingSegment(Segment):
         write_state(path, {"begun": begun, **self._everything()})
 
     def resume(self, path: Path) -> int:
-        """Go on from what ``keep`` saved; the steps taken."""
-        saved = torch.load(path, map_location=self._device, weights_only=True)
-        self._go_on(saved)
-        return int(saved["begun"])
+        """Go on from what ``keep`` saved; the steps taken. Raises ModelError for a file of anything else."""
+        try:
+            saved = torch.load(path, map_location=self._device, weights_only=True)
+            self._go_on(saved)
+            return int(saved["begun"])
+        except Exception as error:  # whatever stands in the file
+            raise ModelError(f"{path} is no state of this client's part: {said(error)}") from None
 
     def _came_back(self, tensors: Tensors) -> Tensors:
         shared = {name.removeprefix(SHARED): value for name, value in tensors.items() if name.startswith(SHARED)}
@@ -212,14 +213,41 @@ class SharingSegment(Segment):
         return {name: torch.cat([value, own[name]]) if name in own else value for name, value in shared.items()}
 
 
-def _joined(values: list[Values]) -> Values:
-    """One batch of all. Raises ProtocolError for what is not of single samples."""
+def told(clients: int, size: int, positions: int) -> dict[str, float]:
+    """Samples that the server takes forward and backward in one step on ``clients`` batches of ``size``."""
+    return {
+        "forward_samples": float(clients * size + positions),
+        "backward_samples": float(back_propagated(clients, size, positions)),
+    }
+
+
+def _common_size(arrived: Sequence[_Batch]) -> int:
+    sizes = {len(batch.labels) for batch in arrived}
+    if len(sizes) > 1:
+        raise ProtocolError(f"batches of {sorted(sizes)} samples cannot be joined")
+    return sizes.pop()
+
+
+def _check_rows(arrived: Sequence[_Batch], size: int) -> None:
+    """Raise ProtocolError unless what came has a row for each of ``size`` samples, of numbers with a mean."""
+    if any(batch.message.views or batch.message.scalars for batch in arrived):
+        raise ProtocolError("what crosses has views or sizes of the batch: no positions of it can be averaged")
+    for name, code in arrived[0].codes.items():
+        shapes = {batch.codes[name].shape if name in batch.codes else None for batch in arrived}
+        if len(shapes) > 1 or code.shape[:1] != (size,):
+            raise ProtocolError(f"{name} has no row for each sample: no positions of it can be averaged")
+        if not code.is_floating_point():
+            raise ProtocolError(f"{name} holds no numbers that have a mean over clients: no epsl with this stage")
+
+
+def _joined(values: list[Values], rows: int) -> Values:
+    """One batch of all, each of ``rows`` samples. Raises ProtocolError for what is not of single samples."""
     if len(values) == 1:
         return values[0]
     joined: Values = {}
     for name, first in values[0].items():
-        parts = [one.get(name) for one in values]
-        if not all(isinstance(part, torch.Tensor) and part.shape == first.shape for part in parts):
+        parts = [one[name] for one in values if isinstance(one.get(name), torch.Tensor)]
+        if len(parts) < len(values) or any(part.shape != (rows, *first.shape[1:]) for part in parts):
             raise ProtocolError(f"{name} cannot be joined over clients: cut where tensors of equal batches cross")
-        joined[name] = torch.cat([part for part in parts if part is not None])
+        joined[name] = torch.cat(parts)
     return joined

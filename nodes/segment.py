@@ -267,7 +267,7 @@ class Segment:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers held here, by their names in the model; a stage's begin with its half."""
-        return {name: tensor.detach().cpu().clone() for name, tensor in self._held().items()}
+        return {name: tensor.clone() for name, tensor in _wire(self._held()).items()}
 
     def _held(self) -> Tensors:
         return {

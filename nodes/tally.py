@@ -3,7 +3,7 @@
 import msgspec
 import torch
 
-from nodes.messages import Result
+from nodes.messages import Result, Weights
 
 
 class Tally(msgspec.Struct):
@@ -51,13 +51,13 @@ class Tally(msgspec.Struct):
         )
 
 
-class Member(msgspec.Struct):
-    """A client that is here."""
+class Member(msgspec.Struct, eq=False):
+    """A client that is here; one that comes back is another member."""
 
+    name: str
     index: int
     samples: int
     served: int = 0  # steps of this round
     reported: bool = False  # of this round's training, or tests
     total: int = 0  # steps of all rounds
-    seen: int = 0  # the server's updates when it was last served
-    holds: bool = False  # what the clients' part is now
+    holds: Weights | None = None  # the clients' part that it was given last, or gave

@@ -1,0 +1,219 @@
+"""Small federations for tests, and their training as plain torch would do it."""
+
+import asyncio
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from msgspec.structs import replace
+from oracle import draw_like_parts, optimizer
+from torch import nn
+from torch.nn import functional as F
+
+from netem.profiles import Duplex
+from nodes.batches import batches
+from nodes.chain import load_data
+from nodes.client_work import pictures_of
+from nodes.data import Dataset
+from nodes.federation import Federation
+from nodes.federation_run import FederationOutcome, Town, VirtualTown, workers
+from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.models import Chain, Moment, build_model
+from nodes.virtual import run_virtual
+
+States = dict[str, dict[str, torch.Tensor]]
+
+JOB = Job(
+    model="user_models:slim_cnn",
+    input_shape=(3, 16, 16),
+    classes=10,
+    nodes=("client", "edge"),
+    splits=(4,),
+    stages=(StageSpec(),),
+    data=DataSpec(train_samples=62, test_samples=31),
+    optimizer=OptimizerSpec(lr=0.05),
+    batch_size=8,
+    threads=1,
+    seed=3,
+)
+
+
+def make_federation(scheme: str, job: Job = JOB, **changes) -> Federation:
+    """Three clients, two rounds of two steps, or as ``changes`` say; in fl they have the whole network."""
+    if scheme == "fl":
+        layers = len(Chain(build_model(job.model, job.classes, job.input_shape), job.input_shape))
+        job = replace(job, splits=(layers,))
+    return Federation(job=job, scheme=scheme, **{"clients": 3, "rounds": 2, "local_steps": 2} | changes)
+
+
+class Trained(NamedTuple):
+    outcome: FederationOutcome
+    states: States  # of clients' and edge servers' parts, by name
+    town: Town
+
+
+def trained(federation: Federation, links: dict[str, Duplex] | None = None) -> Trained:
+    """Run ``federation`` in this process; with ``links`` on a virtual clock, but with data."""
+    made = workers(federation, load_data(federation.job))
+
+    async def run() -> tuple[FederationOutcome, Town]:
+        town = Town(federation, made) if links is None else VirtualTown(federation, made, links)
+        return await town.run(), town
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums are made in the order in which the plain loops make them
+    outcome, town = asyncio.run(run()) if links is None else run_virtual(run())
+    torch.set_num_threads(threads)
+    states = {name: town.made[name][1].segment.state() for name in federation.client_names}
+    for name in federation.edge_names:
+        given = town.made[name][1].give(0, 1, None).tensors
+        states[name] = {key.removeprefix("server."): tensor for key, tensor in given.items()}
+    return Trained(outcome, states, town)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two states are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=tolerance, atol=tolerance)
+
+
+def drawn(federation: Federation, data: Dataset) -> list[Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+    """Each client's batches, again and again."""
+    job = federation.job
+
+    def cycle(client: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        pictures, _ = pictures_of(federation, client, data)
+        for epoch in itertools.count():
+            yield from batches(
+                pictures, job.batch_size, seed=job.seed, epoch=epoch, shuffle=True, augment=False, drop_last=True
+            )
+
+    return [cycle(client) for client in range(federation.clients)]
+
+
+class PlainLoop:
+    """A copy of the network for each client, cut as a list of modules is, and one server part: no node, no message."""
+
+    def __init__(self, federation: Federation, data: Dataset) -> None:
+        self.federation, self.job = federation, federation.job
+        (cut,) = self.job.splits
+        self.moment = [Moment(self.job.seed, 0)]
+        whole = build_model(self.job.model, 10, self.job.input_shape, self.job.seed)
+        chain = Chain(build_model(self.job.model, 10, self.job.input_shape), self.job.input_shape)
+        self.clients = [copy.deepcopy(whole)[:cut] for _ in range(federation.clients)]
+        draw_like_parts(whole, chain, self.moment)
+        self.whole, self.server = whole, whole[cut:]
+        self.own = [optimizer(self.job, list(client.parameters())) for client in self.clients]
+        self.servers = optimizer(self.job, list(self.server.parameters()))
+        parts = [pictures_of(federation, client, data)[0] for client in range(federation.clients)]
+        self.samples = [len(part) for part in parts]
+        self.shares = [count / sum(self.samples) for count in self.samples]
+        self.drawn = drawn(federation, data)
+        self.number = [0] * federation.clients
+        for module in (*self.clients, self.whole):
+            module.train()
+
+    def states(self) -> States:
+        named = {name: part.state_dict() for name, part in zip(self.federation.client_names, self.clients, strict=True)}
+        return named | {"edge1": self.server.state_dict()}
+
+    def at(self, client: int) -> None:
+        """The server draws as for this client's next step."""
+        self.moment[0] = Moment(self.job.seed, self.number[client] * len(self.clients) + client)
+
+    def alone(self, client: int) -> None:
+        """One step of one client and the server."""
+        pictures, labels = next(self.drawn[client])
+        self.at(client)
+        self.number[client] += 1
+        loss = F.cross_entropy(self.server(self.clients[client](pictures)), labels)
+        loss.backward()
+        for one in (self.own[client], self.servers):
+            one.step()
+            one.zero_grad()
+
+    def round_in_turn(self) -> None:
+        """Two steps of each client, which begins with the weights of the one before; momentum is its own."""
+        for client, own in enumerate(self.clients):
+            if self.number != [0] * len(self.clients):
+                own.load_state_dict(self.clients[client - 1].state_dict())
+            self.alone(client)
+            self.alone(client)
+
+    def together(self) -> None:
+        """One step of all clients on their joint batch: each client's gradient is of its own mean loss."""
+        drawn = [next(one) for one in self.drawn]
+        smashed = [client(pictures) for client, (pictures, _) in zip(self.clients, drawn, strict=True)]
+        leaves = [one.detach().requires_grad_() for one in smashed]
+        self.at(0)
+        self._back(leaves, [labels for _, labels in drawn])
+        for client, (one, leaf) in enumerate(zip(smashed, leaves, strict=True)):
+            one.backward(self.returned(client, leaf))
+            self.own[client].step()
+            self.own[client].zero_grad()
+            self.number[client] += 1
+        self.servers.step()
+        self.servers.zero_grad()
+
+    def _back(self, leaves: list[torch.Tensor], labels: list[torch.Tensor]) -> None:
+        logits = self.server(torch.cat(leaves)).split(self.job.batch_size)
+        losses = [F.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
+        sum(share * loss for share, loss in zip(self.shares, losses, strict=True)).backward()
+
+    def returned(self, client: int, leaf: torch.Tensor) -> torch.Tensor:
+        return leaf.grad / self.shares[client]
+
+    def average(self) -> None:
+        """The clients' parts become their mean by samples; momentum stays where it was made."""
+        states = [client.state_dict() for client in self.clients]
+        for name, first in states[0].items():
+            values = [state[name].double() * count for state, count in zip(states, self.samples, strict=True)]
+            mean = torch.stack(values).sum(0) / sum(self.samples)
+            value = mean if first.is_floating_point() else mean.round()
+            for state in states:
+                state[name].copy_(value)
+
+
+class PlainEpsl(PlainLoop):
+    """EPSL as its definition reads, by autograd alone."""
+
+    def _back(self, leaves: list[torch.Tensor], labels: list[torch.Tensor]) -> None:
+        size = self.job.batch_size
+        a = math.ceil(self.federation.phi * size)
+        with torch.no_grad():
+            logits = [one.clone() for one in self.server(torch.cat([leaf[:a] for leaf in leaves])).split(a)]
+        gradients = []
+        for one, answers in zip([some.requires_grad_() for some in logits], labels, strict=True):
+            (F.cross_entropy(one, answers[:a], reduction="sum") / size).backward()
+            gradients.append(one.grad)
+        self.mean = self._mean([leaf.detach()[:a] for leaf in leaves]).requires_grad_()
+        norms = [module for module in self.server if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.eval()
+        self.server(self.mean).backward(self._mean(gradients))
+        for norm in norms:
+            norm.train()
+        if a == size:
+            return
+        logits = self.server(torch.cat([leaf[a:] for leaf in leaves])).split(size - a)
+        losses = [
+            F.cross_entropy(one, answers[a:], reduction="sum") / size
+            for one, answers in zip(logits, labels, strict=True)
+        ]
+        sum(share * loss for share, loss in zip(self.shares, losses, strict=True)).backward()
+
+    def _mean(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        return sum(share * value for share, value in zip(self.shares, values, strict=True))
+
+    def returned(self, client: int, leaf: torch.Tensor) -> torch.Tensor:
+        a = len(self.mean)
+        own = leaf.grad[a:] / self.shares[client] if a < len(leaf) else leaf[:0]
+        return torch.cat([self.mean.grad, own])
