@@ -1,0 +1,278 @@
+"""What a client, an edge server and a cloud decide, message by message; and what their workers refuse."""
+
+import itertools
+
+import pytest
+import torch
+from federations import JOB, make_federation
+from msgspec.structs import replace
+
+from nodes.chain import load_data
+from nodes.client import Client
+from nodes.client_work import ClientWork
+from nodes.cloud import Cloud, CloudWork
+from nodes.edge import EdgeServer
+from nodes.edge_at_will import FreeServer
+from nodes.edge_work import EdgeWork
+from nodes.job import StageSpec
+from nodes.messages import Activation, Assign, Error, Gradient, Peer, Result, Round, Shutdown, Weights
+from nodes.node import Compute, Connect, Finish, NodeError, Send
+from nodes.segment import ProtocolError
+
+NAMES = ("client1", "client2", "client3")
+ORDERS = list(itertools.permutations(range(3)))
+STEP = {"forward_samples": 24.0, "backward_samples": 24.0, "backward_s": 0.1}
+
+
+def begun(scheme: str, server=None, **changes) -> EdgeServer:
+    """An edge server whose three clients have come and been told to train."""
+    federation = make_federation(scheme, **changes)
+    server = server or (FreeServer(federation) if scheme == "psl-async" else EdgeServer(federation, 0))
+    server.receive("runner", Assign(assignment=0, splits=()), 0.0)
+    for name in NAMES:
+        come(server, name)
+    return server
+
+
+def come(server, name, samples=20.0):
+    return [*server.joined(name, name, 0.0), *server.receive(name, hello(samples), 0.0)]
+
+
+def hello(samples=20.0) -> Result:
+    return Result(assignment=0, step=0, metrics={"samples": samples, "mean_samples": 20.0})
+
+
+def task(client: int, number: int = 0, round_number: int = 0) -> Activation:
+    return Activation(assignment=round_number, step=3 * number + client, train=True, tensors={})
+
+
+def done(round_number: int = 0) -> Result:
+    return Result(assignment=round_number, step=2, metrics={"loss": 1.0, "correct": 3.0, "count": 16.0})
+
+
+def part(value: float = 1.0, samples: int = 20) -> Weights:
+    return Weights(assignment=0, samples=samples, tensors={"w": torch.full((2,), value)})
+
+
+def gradient(told=None) -> Gradient:
+    return Gradient(assignment=0, step=0, metrics=told or {"count": 8.0}, tensors={})
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_joint_step_is_the_same_whoever_comes_first(order):
+    server = begun("psl")
+    actions = [server.receive(NAMES[client], task(client), 0.0) for client in order]
+    assert actions[:2] == [[], []]
+    ((call, (messages, clients, weights, fades, positions)),) = actions[2]
+    assert (call, [message.step for message in messages], clients) == ("joint", [0, 1, 2], (0, 1, 2))
+    assert (weights, fades, positions) == ((1 / 3,) * 3, (1.0,) * 3, 0)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_one_part_for_all_takes_tasks_in_passes_over_the_clients(order):
+    server = begun("sflv2")
+    calls = [action for client in order for action in server.receive(NAMES[client], task(client), 0.0)]
+    assert [action.arguments[1] for action in calls] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_parts_are_averaged_in_the_clients_order(order):
+    server = begun("fl")
+    actions = []
+    for client in order:
+        server.receive(NAMES[client], done(), 0.0)
+        actions += server.receive(NAMES[client], part(client), 0.0)
+    ((call, (given, clients)),) = actions
+    assert (call, clients) == ("average", (0, 1, 2))
+    assert [one.tensors["w"][0].item() for one in given] == [0.0, 1.0, 2.0]
+
+
+def test_clients_train_in_turn_and_hand_their_part_on():
+    server = EdgeServer(make_federation("sl"), 0)
+    server.receive("runner", Assign(assignment=0, splits=()), 0.0)
+    first = [action for name in reversed(NAMES) for action in come(server, name)]
+    assert [(action.to, action.message.steps) for action in first] == [("client1", 2)]
+    assert server.receive("client1", done(), 0.0) == []
+    handed, begin = server.receive("client1", part(5.0), 0.0)
+    assert (handed.to, handed.message.tensors["w"][0], begin.to) == ("client2", 5.0, "client2")
+    handed, begin = server.lost("client2", 0.0)  # in its turn: what it has not given is not handed on
+    assert (handed.to, handed.message.tensors["w"][0], begin.to) == ("client3", 5.0, "client3")
+
+
+def test_the_first_round_waits_for_all_that_live():
+    server = EdgeServer(make_federation("psl"), 0)
+    server.receive("runner", Assign(assignment=0, splits=()), 0.0)
+    assert come(server, "client3") == come(server, "client1") == []
+    died = server.receive("runner", Error(node="client2", reason="killed"), 9.0)
+    assert [action.to for action in died] == ["client1", "client3"]
+
+
+def test_one_that_leaves_holds_no_joint_step_and_hears_no_more_of_it():
+    server = begun("psl")
+    for client in (0, 1):
+        assert server.receive(NAMES[client], task(client), 0.0) == []
+    ((_, (_, clients, weights, _, _)),) = server.lost("client3", 0.0)
+    assert (clients, weights) == ((0, 1), (0.5, 0.5))
+    server.lost("client1", 0.0)
+    assert server.computed(gradient(STEP), 0.0) == [Compute("returned", (1,))]
+
+
+def test_one_that_comes_back_before_its_loss_was_seen_is_lost_first():
+    """Its new channel replaces the old one, and nothing else tells of the end of that."""
+    server = begun("psl")
+    for client in (0, 1):
+        server.receive(NAMES[client], task(client), 0.0)
+    ((call, arguments),) = come(server, "client3")
+    assert (call, arguments[1]) == ("joint", (0, 1))
+
+
+@pytest.mark.parametrize("scheme", ["psl-async", "psl"])
+def test_what_was_computed_for_one_that_left_is_not_for_it_when_it_is_back(scheme):
+    server = begun(scheme)
+    for client in range(3 if scheme == "psl" else 1):
+        actions = server.receive(NAMES[client], task(client), 0.0)
+    assert actions[0].call == "joint"
+    for name in NAMES if scheme == "psl" else NAMES[:1]:
+        server.lost(name, 0.0)
+    back = come(server, "client1")
+    assert [action.message.steps for action in back if isinstance(action, Send) and action.to == "client1"] == [2]
+    assert not [action for action in server.computed(gradient(STEP), 0.0) if isinstance(action, Compute)]
+
+
+def test_what_is_said_of_a_round_that_was_left_counts_for_nothing():
+    server = begun("psl")
+    server.lost("client3", 0.0)
+    come(server, "client3")
+    assert server.receive("client3", task(2), 0.0) == []
+    assert server.receive("client3", done(), 0.0) == []
+
+
+def test_an_asynchronous_update_counts_the_less_the_more_it_missed():
+    server = begun("psl-async", fade=1.0)
+    fades = []
+    for number, client in enumerate((0, 1, 0, 1, 2, 0)):  # each alone
+        ((_, (_, _, _, fade, _)),) = server.receive(NAMES[client], task(client, number), 0.0)
+        server.computed(gradient(STEP), 0.0)
+        server.computed(gradient(), 0.0)
+        fades.append(fade)
+    assert fades == [(1.0,), (1.0,), (0.5,), (0.5,), (1.0,), (1 / 3,)]
+
+
+def test_one_too_far_ahead_waits_for_the_slowest():
+    server = begun("psl-async", staleness=0)
+
+    def serve(client):
+        actions = server.receive(NAMES[client], task(client), 0.0)
+        return [action.arguments[1] for action in actions]
+
+    def ended():
+        actions = [*server.computed(gradient(STEP), 0.0)]
+        return [action.arguments[1] for action in actions if action.call == "joint"]
+
+    assert serve(0) == [(0,)]
+    assert ended() == []
+    server.computed(gradient(), 0.0)
+    assert serve(0) == []  # it has one step, the others none
+    assert serve(1) == [(1,)]
+    assert ended() == []
+    server.computed(gradient(), 0.0)
+    assert serve(2) == [(2,)]
+    assert ended() == [(0,)]
+
+
+def test_a_client_goes_on_at_its_position_when_it_is_back():
+    client = Client(make_federation("psl").rules, Peer("edge1"), 20, 20.0, 1, 4, [(1, 3.0)])
+    client.joined("down", "edge1", 0.0)
+    assert client.receive("down", Round(assignment=0, steps=2), 0.0) == [Compute("train", (0, 0))]
+    away, wake = client.computed(gradient(), 7.0)
+    assert (away, wake.at) == (Connect(None), 10.0)
+    assert client.woke(wake.why, 10.0) == [Connect(Peer("edge1"))]
+    (said,) = client.joined("down", "edge1", 10.0)
+    assert (said.message.step, said.message.metrics["samples"]) == (1, 20.0)
+    assert client.receive("down", Round(assignment=1, steps=2), 0.0) == [Compute("train", (1, 1))]
+    with pytest.raises(NodeError, match="edge1 is gone"):
+        client.lost("down", 0.0)
+
+
+def test_a_cloud_averages_by_samples_what_all_that_are_left_have_sent():
+    cloud = Cloud(("edge1", "edge2", "edge3"))
+    assert cloud.receive("edge2", part(2.0, 10), 0.0) == []
+    assert cloud.lost("edge3", 0.0) == []
+    ((call, (given,)),) = cloud.receive("edge1", part(8.0, 30), 0.0)
+    assert (call, [one.samples for one in given]) == ("average", [30, 10])
+    mean = CloudWork().average(given)
+    assert mean.tensors["w"].tolist() == [6.5, 6.5]
+    assert [action.to for action in cloud.computed(mean, 0.0)] == ["edge1", "edge2"]
+    untrained = CloudWork().average((part(1.0, 0), part(3.0, 5)))
+    assert untrained.tensors["w"].tolist() == [3.0, 3.0]
+    assert cloud.receive("edge1", Shutdown(), 0.0) == []
+    assert cloud.receive("edge2", Shutdown(), 0.0) == [Finish()]
+
+
+def test_strangers_and_strange_messages_are_refused():
+    server = begun("psl")
+    with pytest.raises(ProtocolError, match="client9 is no client"):
+        server.joined("client9", "client9", 0.0)
+    with pytest.raises(ProtocolError, match="unexpected Round from client1"):
+        server.receive("client1", Round(assignment=0), 0.0)
+    with pytest.raises(ProtocolError, match="edge9 is no edge server"):
+        Cloud(("edge1",)).joined("edge9", "edge9", 0.0)
+    with pytest.raises(ProtocolError, match="unexpected Round from edge1"):
+        Cloud(("edge1",)).receive("edge1", Round(assignment=0), 0.0)
+
+
+def test_weights_that_do_not_fit_are_refused():
+    federation = make_federation("fl")
+    work = ClientWork(federation, 0, load_data(federation.job))
+    given = work.give(0, 0)
+    narrow = replace(given, tensors=given.tensors | {"0.weight": torch.zeros(1)})
+    with pytest.raises(ProtocolError, match=r"0\.weight came as torch\.float32"):
+        work.take(narrow)
+    with pytest.raises(ProtocolError, match=r"do not fit: .*0\.weight"):
+        work.take(replace(given, tensors={k: v for k, v in given.tensors.items() if k != "0.weight"}))
+    with pytest.raises(ProtocolError, match="clients' parts cannot be averaged"):
+        EdgeWork(federation, 0).average((given, narrow), (0, 1))
+    with pytest.raises(ProtocolError, match="edge servers' parts cannot be averaged"):
+        CloudWork().average((given, narrow))
+
+
+def tasks(federation, clients=(0, 1)):
+    data = load_data(federation.job)
+    return [ClientWork(federation, client, data).train(0, 0) for client in clients]
+
+
+@pytest.mark.parametrize(
+    ("stage", "split", "positions", "said"),
+    [
+        ("user_stages:Indexed", 4, 4, "indices has no row for each sample"),
+        ("user_stages:Gated", 4, 4, "gate has no row for each sample"),
+        ("user_stages:Counts", 4, 4, "counts holds no numbers that have a mean"),
+    ],
+)
+def test_codes_of_no_single_samples_cannot_be_averaged(stage, split, positions, said):
+    federation = make_federation("epsl", replace(JOB, splits=(split,), stages=(StageSpec(name=stage),)), phi=0.5)
+    with pytest.raises(ProtocolError, match=said):
+        EdgeWork(federation, 0).joint(tasks(federation), (0, 1), (0.5, 0.5), (1.0, 1.0), positions)
+
+
+def test_batches_that_cannot_be_joined_are_refused():
+    federation = make_federation("psl")
+    one, other = tasks(federation)
+    server = EdgeWork(federation, 0)
+    short = replace(other, labels=other.labels[:5], tensors={name: t[:5] for name, t in other.tensors.items()})
+    with pytest.raises(ProtocolError, match=r"batches of \[5, 8\] samples cannot be joined"):
+        server.joint((one, short), (0, 1), (0.5, 0.5), (1.0, 1.0), 0)
+    less = replace(other, tensors={name: t[:5] for name, t in other.tensors.items()})
+    with pytest.raises(ProtocolError, match="cannot be joined over clients"):
+        server.joint((one, less), (0, 1), (0.5, 0.5), (1.0, 1.0), 0)
+    with pytest.raises(ProtocolError, match="came without labels"):
+        server.joint((one, replace(other, labels=None)), (0, 1), (0.5, 0.5), (1.0, 1.0), 0)
+    scalars = make_federation("psl", replace(JOB, model="user_models:Everything", splits=(3,)))
+    with pytest.raises(ProtocolError, match="cannot be joined over clients"):
+        EdgeWork(scalars, 0).joint(tasks(scalars), (0, 1), (0.5, 0.5), (1.0, 1.0), 0)
+
+
+def test_only_fl_needs_no_server_part():
+    whole = make_federation("fl").job
+    with pytest.raises(ValueError, match="only fl needs no server part"):
+        EdgeWork(replace(make_federation("psl"), job=whole), 0)
