@@ -73,6 +73,7 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     test_samples: Count | None = None
     augment: bool = False
     threads: Count | None = 1
+    learn: bool = True  # on a virtual clock; without, shapes alone cross: what and when is the same
     times_s: tuple[Positive, ...] = ()  # at which a clock's run tells how accurate the network is by then
 
     def check(self) -> Iterator[tuple[Key, str]]:
@@ -156,7 +157,7 @@ def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
         federation = msgspec.structs.replace(federation, test_every=0, **_timings(parameters, work))
         joined = dict(zip(federation.client_names, links, strict=True))
         joined |= dict.fromkeys(federation.edge_names, duplex(parameters.backhaul))
-        outcome = run_in_virtual_time(federation, joined, data)
+        outcome = run_in_virtual_time(federation, joined, data, parameters.learn)
     else:
         outcome = run_in_process(federation, data, _saying(context))
     yield from _rounds(outcome, parameters, timed=context.mode != "in-process")
