@@ -115,8 +115,8 @@ class Client:
             return self._train(now)
         done = Result(assignment=self._round, step=self.begun, metrics=self._scores)
         if self._rules.clients == "keep":
-            return [Send("down", done), Compute("keep", (self._round, self.begun))]
-        return [Send("down", done), Compute("give", (self._round, self.begun))]
+            return [Send("down", done)]
+        return [Send("down", done), Compute("give", (self._round,))]
 
     def _test(self, number: int) -> list[Action]:
         """Fill the window with test batches. A step under way, if training ended for all, is this client's last."""

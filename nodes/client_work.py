@@ -10,7 +10,7 @@ from nodes.data import DataError, Dataset
 from nodes.federation import Federation, Partition
 from nodes.job import Job
 from nodes.joint_segment import SharingSegment
-from nodes.messages import AnyMessage, Result, Weights
+from nodes.messages import AnyMessage, Gradient, Result, Weights
 from nodes.pictures import Indices, Pictures, Selected
 from nodes.ue import Source
 
@@ -24,6 +24,7 @@ class ClientWork(Source):
         super().__init__(self._part, Dataset(data.name, data.classes, own, tests), source=client)
         self.samples = len(own)
         self.mean_samples = len(data.train) / federation.clients
+        self.backward = self._backward
         self.begun = 0
         self._classes = len(data.classes)
         self._round = 0
@@ -46,7 +47,16 @@ class ClientWork(Source):
         self._begin(round_number)
         epoch, batch = divmod(number, self.course.train_steps)
         reply = super().train(epoch, batch, 0, None)
+        self.begun = number + 1
+        if isinstance(reply, Gradient):
+            self._keep()
         return msgspec.structs.replace(reply, assignment=round_number)
+
+    def _backward(self, message: Gradient) -> Gradient:
+        """Take a gradient back through its part."""
+        reply = self._part.backward(message)
+        self._keep()
+        return reply
 
     def test(self, round_number: int, batch: int) -> AnyMessage:  # type: ignore[override]
         """Run test batch ``batch`` through the first part."""
@@ -61,21 +71,19 @@ class ClientWork(Source):
         tested = torch.bincount(answers, minlength=self._classes)
         return Result(assignment=result.assignment, step=result.step, tensors={"right": right, "tested": tested})
 
-    def give(self, round_number: int, begun: int) -> Weights:
+    def give(self, round_number: int) -> Weights:
         """Its part, as it is now."""
-        self.keep(round_number, begun)
         return Weights(assignment=round_number, samples=self.samples, tensors=self.segment.state())
-
-    def keep(self, round_number: int, begun: int) -> Weights:
-        """Save its state, where the federation asks for it."""
-        if self._kept is not None:
-            self._part.keep(self._kept, begun)
-        return Weights(assignment=round_number, tensors={})
 
     def take(self, weights: Weights) -> Weights:
         """Go on from the part that the server sent."""
         self.segment.adopt(weights.tensors)
         return Weights(assignment=weights.assignment, tensors={})
+
+    def _keep(self) -> None:
+        """Save its state after a step, where the federation asks for it."""
+        if self._kept is not None:
+            self._part.keep(self._kept, self.begun)
 
     def _begin(self, round_number: int) -> None:
         if round_number != self._round:

@@ -45,7 +45,9 @@ class EdgeServer:
         self._turns: deque[str] = deque()
         self._waiting: dict[str, Activation] = {}
         self._given: dict[str, Weights] = {}
+        self._results: dict[str, Result] = {}  # of those whose training is not complete yet
         self._part: Weights | None = None  # the clients', to go on from
+        self._samples = 0  # of those whose training of this round is complete
         self._to_cloud = False  # what was trained is still to be averaged there
         self._asked: deque[Member | None] = deque()  # for whom compute works, in order; None for the server itself
         self._joining: list[Member] = []  # whose tasks the joint step under way is of
@@ -79,6 +81,7 @@ class EdgeServer:
         self._newcomers.pop(direction, None)
         self._waiting.pop(direction, None)
         self._given.pop(direction, None)
+        self._results.pop(direction, None)
         return [] if self._members.pop(direction, None) is None else self._go_on(now)
 
     def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
@@ -194,7 +197,7 @@ class EdgeServer:
             return []
         self._phase = "training"
         self._tally = Tally(began=now, participants=len(self._members))
-        self._waiting, self._given = {}, {}
+        self._waiting, self._given, self._results = {}, {}, {}
         for member in self._members.values():
             member.served, member.reported = 0, False
         if self._rules.order == "in turn":
@@ -273,11 +276,18 @@ class EdgeServer:
         """Note what a client told of its training or its tests."""
         if message.assignment != self._round:
             return []
-        self._tally.note(message)
-        if self._rules.server == "none" and "count" in message.metrics:
-            self._tally.steps += self._steps
+        if "count" in message.metrics:
+            self._results[name] = message
+        else:
+            self._tally.note(message)
         self._members[name].reported = True
         return self._go_on(now)
+
+    def _note(self, name: str) -> None:
+        """Count what ``name`` told of its training, which is complete."""
+        if result := self._results.pop(name, None):
+            self._tally.note(result)
+            self._tally.steps += self._steps if self._rules.server == "none" else 0
 
     def _go_on(self, now: float) -> list[Action]:
         """After something came or somebody went: serve, or end what all have done."""
@@ -298,6 +308,7 @@ class EdgeServer:
         if name in self._members:
             if not self._complete(name):
                 return []
+            self._note(name)
             self._part = self._members[name].holds = msgspec.structs.replace(self._given[name], samples=0)
         self._turns.popleft()
         while self._turns and self._turns[0] not in self._members:
@@ -308,7 +319,10 @@ class EdgeServer:
         """Average what the scheme shares, once all have ended."""
         if not all(self._complete(name) for name in self._members):
             return []
+        for name in self._members:
+            self._note(name)
         self._tally.trained = now
+        self._samples = sum(member.samples for member in self._members.values())
         self._phase = "averaging"
         self._to_cloud = self._cloud is not None and (self._round + 1) % self._federation.cloud_every == 0
         if self._rules.clients == "average" and self._members:
@@ -319,8 +333,7 @@ class EdgeServer:
     def _upload(self) -> list[Action]:
         """Let the cloud average what was trained here with what was elsewhere."""
         self._phase, self._to_cloud = "uploading", False
-        samples = sum(member.samples for member in self._members.values())
-        return [self._compute("give", self._round, samples, self._part)]
+        return [self._compute("give", self._round, self._samples, self._part)]
 
     def _averaged(self, now: float) -> list[Action]:
         """Hand on what was averaged, and let all test."""

@@ -22,10 +22,11 @@ class FreeServer(EdgeServer):
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation, 0)
         self._updates = 0
-        self._served: dict[str, int] = {}  # the update in which a client was served last
+        self._served: dict[str, int] = {}  # the updates there were when a client came, or was served last
 
     def _introduced(self, name: str, samples: int, mean: float, now: float) -> list[Action]:
         """Let one that comes while others train begin where the slowest of them is."""
+        self._served[name] = self._updates
         began = super()._introduced(name, samples, mean, now)
         if self._phase != "training" or name not in self._newcomers:
             return began
@@ -45,7 +46,7 @@ class FreeServer(EdgeServer):
         self._updates += 1
         fades: list[float] = []
         for member in members:
-            missed = self._updates - 1 - self._served.get(member.name, self._updates - 1)
+            missed = self._updates - 1 - self._served[member.name]
             self._served[member.name] = self._updates
             self._tally.staleness += missed
             fades.append(fading(missed, self._federation.fade))

@@ -92,7 +92,7 @@ class EdgeWork:
             segment.adopt(tensors)
 
     def _begin(self, round_number: int) -> None:
-        if round_number != self._round:
+        if round_number > self._round:  # clients that do not wait for each other may be in earlier ones
             self._round = round_number
             for segment in self._distinct:
                 segment.begin_epoch(round_number)

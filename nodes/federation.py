@@ -39,7 +39,7 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     (steps by which a client may be ahead of the slowest) and ``fade`` are of asynchronous PSL. After each
     ``cloud_every`` rounds the edge servers' parts are averaged at the cloud; after each ``test_every`` rounds and the
     last (0: never) clients test. ``slowdowns`` are the clients', taken again from the first on where there are more
-    clients. ``folder``: where clients keep their state after each round, so that one that was killed goes on from it.
+    clients. ``folder``: where clients keep their state after each step, so that one that was killed goes on from it.
     """
 
     job: Job

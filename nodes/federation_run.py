@@ -208,9 +208,10 @@ class VirtualTown(Town):
         return linked_pair(upper, lower, self._links[upper], seed)
 
     def _noted(self, told: Result) -> Result:
-        if told.step or self._federation.test_every:
+        if self._federation.test_every:
             return told
-        return msgspec.structs.replace(told, tensors=evaluated(self._federation, self.made, told.assignment))
+        tensors = evaluated(self._federation, self.made, told.step, told.assignment)
+        return msgspec.structs.replace(told, tensors=tensors)
 
 
 def run_in_virtual_time(
@@ -231,17 +232,20 @@ def run_in_virtual_time(
     return run_virtual(run())
 
 
-def evaluated(federation: Federation, made: Mapping[str, tuple[RoamingRole, Any]], number: int) -> Tensors:
-    """Right and all answers by class after round ``number``: each client's network on its part of the test pictures.
+def evaluated(federation: Federation, made: Mapping[str, tuple[RoamingRole, Any]], edge: int, number: int) -> Tensors:
+    """Right and all answers by class at edge server ``edge`` after round ``number``.
+
+    Each of its clients' networks, with the clients' part as it is shared, is tested on that client's test pictures.
 
     Outside of the run: no message crosses and no time passes.
     """
     right, tested = torch.zeros(federation.job.classes), torch.zeros(federation.job.classes)
-    for client, name in enumerate(federation.client_names):
-        role, server = made[federation.edge_names[federation.edge_of(client)]]
-        work: ClientWork = made[name][1]
-        if federation.rules.clients == "hand on" and isinstance(role, EdgeServer) and role.part is not None:
-            work.take(role.part)  # as before its next turn, when it comes again
+    role, server = made[federation.edge_names[edge]]
+    part = role.part if isinstance(role, EdgeServer) else None
+    for client in federation.group(edge):
+        work: ClientWork = made[federation.client_names[client]][1]
+        if part is not None:
+            work.take(part)  # it is on its way, or comes before the client's next turn
         for batch in range(work.course.test_batches):
             answer = work.test(number, batch)
             if isinstance(answer, Activation):

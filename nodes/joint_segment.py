@@ -30,7 +30,7 @@ from nodes.checkpoint import write_state
 from nodes.graph import said
 from nodes.messages import Activation, Gradient, Tensors
 from nodes.models import ModelError, Moment, Values
-from nodes.segment import ProtocolError, Segment, _wire, number
+from nodes.segment import ProtocolError, Segment, _wire, check_restored, number
 
 SHARED = "shared/"  # before the names of gradients that are the same for all clients
 
@@ -108,9 +108,9 @@ class JointSegment(Segment):
             score["loss"] += number(part)
             score["correct"] += number((mine.argmax(1) == labels).sum())
         assert isinstance(loss, torch.Tensor)
-        began = time.perf_counter()
+        began = self._time()
         torch.autograd.backward(loss)
-        return leaves, time.perf_counter() - began
+        return leaves, self._time() - began
 
     def _averaged(
         self, arrived: list[_Batch], positions: int, size: int, scores: list[dict[str, float]]
@@ -136,9 +136,9 @@ class JointSegment(Segment):
         }
         with self._frozen_statistics():
             output = self._forward(arrived[:1], [means], positions)
-        began = time.perf_counter()
+        began = self._time()
         torch.autograd.backward(output, averaged(gradients, weights))
-        seconds = time.perf_counter() - began
+        seconds = self._time() - began
         return {f"{SHARED}{name}": tensor for name, tensor in self._returned(means, sum(weights)).items()}, seconds
 
     def _forward(self, arrived: list[_Batch], codes: Sequence[Tensors], rows: int) -> torch.Tensor:
@@ -147,8 +147,15 @@ class JointSegment(Segment):
         for batch, some in zip(arrived, codes, strict=True):
             self._seed(batch.message, self.place.inbound, 1)
             restored = self._inbound.restore(some)
+            check_restored(restored, self._arriving, set(batch.message.views))
             values.append(unpack(restored, batch.message.views, batch.message.scalars))
         return self._through(_joined(values, rows), arrived[0].message)
+
+    def _time(self) -> float:
+        """Seconds, once the device has done what it was given."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
     def _through(self, values: Values, message: Activation) -> torch.Tensor:
         assert self._part is not None

@@ -78,7 +78,7 @@ class Segment:
         self._seed(message, self.place.inbound, 1)
         with torch.set_grad_enabled(message.train):
             restored = self._inbound.restore(received)
-            _check_restored(restored, self._arriving, set(message.views))
+            check_restored(restored, self._arriving, set(message.views))
             return self._run(message, unpack(restored, message.views, message.scalars), received)
 
     def backward(self, message: Gradient) -> Gradient:
@@ -343,7 +343,7 @@ def _chain(job: Job, index: int, meta: bool) -> Chain:
     return Chain(build_model(job.model, job.classes, job.input_shape, job.seed), job.input_shape)
 
 
-def _check_restored(restored: Tensors, arriving: Values, views: set[str]) -> None:
+def check_restored(restored: Tensors, arriving: Values, views: set[str]) -> None:
     """Raise ProtocolError if a stage did not restore what crosses here: ``arriving`` is that for one picture.
 
     The first dimension, and any of size 1 there, may be the batch's.

@@ -93,13 +93,9 @@ class ShapeClient:
         tested = torch.from_numpy(np.bincount(self._tested(result.step), minlength=self._shapes.job.classes))
         return msgspec.structs.replace(result, tensors={"right": torch.zeros_like(tested), "tested": tested})
 
-    def give(self, round_number: int, begun: int) -> Weights:
+    def give(self, round_number: int) -> Weights:
         """Its part."""
         return Weights(assignment=round_number, samples=self.samples, tensors=self._shapes.state)
-
-    def keep(self, round_number: int, begun: int) -> Weights:
-        """Save nothing."""
-        return Weights(assignment=round_number, tensors={})
 
     def take(self, weights: Weights) -> Weights:
         """Hold nothing."""

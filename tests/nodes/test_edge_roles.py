@@ -155,7 +155,7 @@ def test_an_asynchronous_update_counts_the_less_the_more_it_missed():
         server.computed(gradient(STEP), 0.0)
         server.computed(gradient(), 0.0)
         fades.append(fade)
-    assert fades == [(1.0,), (1.0,), (0.5,), (0.5,), (1.0,), (1 / 3,)]
+    assert fades == [(1.0,), (0.5,), (0.5,), (0.5,), (0.2,), (1 / 3,)]  # the first of a client since it came
 
 
 def test_one_too_far_ahead_waits_for_the_slowest():
@@ -224,7 +224,7 @@ def test_strangers_and_strange_messages_are_refused():
 def test_weights_that_do_not_fit_are_refused():
     federation = make_federation("fl")
     work = ClientWork(federation, 0, load_data(federation.job))
-    given = work.give(0, 0)
+    given = work.give(0)
     narrow = replace(given, tensors=given.tensors | {"0.weight": torch.zeros(1)})
     with pytest.raises(ProtocolError, match=r"0\.weight came as torch\.float32"):
         work.take(narrow)

@@ -8,6 +8,8 @@ from federations import JOB, PlainEpsl, PlainLoop, assert_close, drawn, make_fed
 from msgspec.structs import replace
 from oracle import Unsplit
 
+from netem.link import LinkProfile
+from netem.profiles import Duplex
 from nodes.algorithms.parallel import SCHEMES
 from nodes.chain import load_data
 from nodes.chain import run_in_process as run_chain
@@ -15,7 +17,7 @@ from nodes.client_work import ClientWork, partition, pictures_of
 from nodes.data import DataError
 from nodes.edge_work import EdgeWork
 from nodes.federation import Absence, Federation, Partition
-from nodes.federation_run import run_in_process
+from nodes.federation_run import run_in_process, run_in_virtual_time
 from nodes.job import DataSpec, OptimizerSpec
 from nodes.messages import Gradient
 from nodes.models import ModelError
@@ -186,10 +188,21 @@ def test_a_new_worker_goes_on_from_the_state_that_was_kept(scheme, tmp_path):
     assert same(after.segment.state(), before.segment.state())
 
 
+@pytest.mark.parametrize("edges", [1, 2])
+@pytest.mark.parametrize("scheme", ["sl", "sflv1", "psl", "psl-averaged", "fl"])
+def test_tests_outside_of_a_virtual_run_are_those_of_the_run_itself(scheme, edges):
+    inside = trained(make_federation(scheme, edges=edges)).outcome
+    federation = make_federation(scheme, edges=edges, test_every=0)
+    slow = Duplex(up=LinkProfile(rate_bps=1e6, delay_s=0.01), down=LinkProfile(rate_bps=1e6, delay_s=0.01))
+    outside = run_in_virtual_time(federation, dict.fromkeys((*federation.client_names, *federation.edge_names), slow))
+    for one, other in zip(inside.rounds, outside.rounds, strict=True):
+        assert (one.right, one.tested) == (other.right, other.tested)
+
+
 def test_a_kept_state_of_another_federation_is_named(tmp_path):
     federation = make_federation("psl", folder=str(tmp_path))
     data = load_data(JOB)
-    ClientWork(federation, 1, data).keep(0, 2)
+    trained(federation)
     other = replace(federation, job=replace(JOB, splits=(8,)))
     with pytest.raises(ModelError, match=r"client-1\.pt is no state of this client's part"):
         ClientWork(other, 1, data)

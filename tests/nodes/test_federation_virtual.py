@@ -76,7 +76,7 @@ class Costs:
         self.round = sum(wire_size(Round(assignment=0, steps=2)))
         scores = {"loss": 0.0, "correct": 0.0, "count": 0.0}
         self.done = sum(wire_size(Result(assignment=0, step=2, metrics=scores)))
-        self.part = sum(wire_size(work.give(0, 2)))
+        self.part = sum(wire_size(work.give(0)))
         if federation.rules.server != "none":
             server = EdgeWork(federation, 0)
             server.joint([step], (0,), (1.0,), (1.0,), math.ceil(federation.phi * 8))
