@@ -58,6 +58,18 @@ def gradient(told=None) -> Gradient:
     return Gradient(assignment=0, step=0, metrics=told or {"count": 8.0}, tensors={})
 
 
+@pytest.mark.parametrize("scheme", ["fl", "sflv1"])
+def test_what_a_client_told_counts_only_with_its_part(scheme):
+    server = begun(scheme)
+    for name in NAMES[:2]:
+        server.receive(name, done(), 0.0)
+        server.receive(name, part(), 0.0)
+    server.receive(NAMES[2], done(), 0.0)
+    server.lost(NAMES[2], 0.0)  # before its part came
+    assert (server._tally.count, server._tally.loss) == (32.0, 2.0)
+    assert server._tally.steps == (2 * server._steps if scheme == "fl" else 0)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_joint_step_is_the_same_whoever_comes_first(order):
     server = begun("psl")
