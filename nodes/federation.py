@@ -3,7 +3,7 @@
 Clients belong to edge servers, as equal groups, and edge servers to one cloud where there are several.
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -11,6 +11,7 @@ from nodes.algorithms.parallel import SCHEMES, Scheme, SchemeName
 from nodes.job import Device, Job, Timing
 
 CLOUD = "cloud"
+LONGEST_S = 1e9  # of an absence
 
 
 class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,8 +19,8 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ``alpha``; or ``shards`` a client of the pictures sorted by class (McMahan et al.'s pathological split)."""
 
     kind: Literal["iid", "dirichlet", "shards"] = "iid"
-    alpha: float = 0.5
-    shards: int = 2
+    alpha: Annotated[float, msgspec.Meta(gt=0)] = 0.5
+    shards: Annotated[int, msgspec.Meta(ge=1)] = 2
 
 
 class Absence(NamedTuple):
@@ -69,11 +70,15 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError(f"phi {self.phi}: from 0 to 1, and of epsl alone")
         if self.local_steps is not None and self.local_steps < 1:
             raise ValueError("local_steps: from 1 on, or none for as many as the mean client's pictures fill")
-        if self.staleness is not None and self.staleness < 0:
-            raise ValueError(f"staleness {self.staleness}: steps, from 0 on")
+        if self.staleness is not None and (self.staleness < 0 or self.scheme != "psl-async"):
+            raise ValueError(f"staleness {self.staleness}: steps, from 0 on, and of psl-async alone")
+        if not self.fade >= 0:
+            raise ValueError(f"fade {self.fade}: from 0 on")
         for absence in self.absences:
             if not 0 <= absence.client < self.clients:
                 raise ValueError(f"absences: there is no client {absence.client}, they are 0 to {self.clients - 1}")
+            if absence.after_steps < 0 or not 0 < absence.for_s <= LONGEST_S:
+                raise ValueError(f"absences: {list(absence)}: client, steps from 0 on, up to {LONGEST_S:g} s above 0")
         if self.scheme == "psl-async" and self.edges > 1:
             raise ValueError("psl-async: no round ends for all, so edge servers cannot be averaged; give one edge")
         if any(slowdown < 1 for slowdown in self.slowdowns) or not self.slowdowns:

@@ -1,7 +1,7 @@
 """What is a chain of nodes asked to do? One frozen description, the same for every node and every mode."""
 
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -26,7 +26,7 @@ class OptimizerSpec(_Spec, frozen=True, kw_only=True):
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = 0.05
+    lr: Annotated[float, msgspec.Meta(ge=0)] = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["constant", "cosine"] = "constant"

@@ -62,7 +62,7 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     test_every: Count = 1
     slowdowns: tuple[float, ...] = (1.0,)
     absences: tuple[Absence, ...] = ()
-    links: tuple[LinkName | Duplex, ...] = ("unlimited",)
+    links: Annotated[tuple[LinkName | Duplex, ...], msgspec.Meta(min_length=1)] = ("unlimited",)
     backhaul: LinkName | Duplex = "unlimited"
     client_flops: Positive = 2e9
     server_flops: Positive = 1e11
@@ -80,20 +80,25 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """(key, message) of what does not fit together; reads no data, runs nothing."""
         try:
             layout = layers_of(str(self.model), ANY_CLASSES, self.side)
-            split_point = self.split_point(layout)
-            check_stage(self.stage_spec.name)
-            if split_point < len(layout):
-                build_stage(self.stage_spec, layout.shapes(split_point))
         except ModelError as error:
             yield ("model",), str(error)
             return
+        try:
+            split_point = self.split_point(layout)
         except ValueError as error:
             yield ("cut",), str(error)
             return
         try:
+            check_stage(self.stage_spec.name)
+            if split_point < len(layout):
+                build_stage(self.stage_spec, layout.shapes(split_point))
+        except ValueError as error:
+            yield ("stage",), str(error)
+        try:
             self.federation(Job(**_minimal(self, layout)))
         except ValueError as error:
-            yield ("method",), str(error)
+            first, _, _ = str(error).partition(":")
+            yield (first if first in self.__struct_fields__ else "method",), str(error)
 
     @property
     def stage_spec(self) -> StageSpec:
@@ -176,6 +181,8 @@ def _live(parameters: Clients, context: Context, federation: Federation, links: 
         shaping=context.shaping,
         self_test=context.self_test,
     )
+    if outcome.lost:
+        raise RuntimeError("; ".join(f"{client} was lost: {how}" for client, how in outcome.lost.items()))
     for complaint in outcome.uncalibrated:
         context.say(f"not calibrated: {complaint}")
     return outcome
@@ -269,6 +276,10 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, timed: bool) -> Ite
     for number in range(parameters.rounds):
         of_round = [one for one in outcome.rounds if one.told["round"] == number]
         case: dict[str, CaseValue] = {"round": number + 1}
+        steps = sum(one.told["steps"] for one in of_round)
+        if steps and parameters.learn:
+            loss = sum(one.told["loss"] for one in of_round) / steps
+            yield Measurement("training_loss", loss, "nats", case)
         accuracy = _accuracy(of_round)
         if accuracy is not None:
             yield Measurement("test_accuracy", accuracy, "1", case)

@@ -1,0 +1,71 @@
+"""The experiment of all schemes: what it counts against closed forms, and what it refuses."""
+
+import pytest
+from msgspec.structs import replace
+
+from bench.experiments.edge_sl import Clients, Method, _balanced, course
+from nodes.federation import Absence
+from nodes.federation_run import RoundReport
+from nodes.job import OptimizerSpec, StageSpec
+
+SMALL = Clients(
+    rounds=2,
+    local_steps=1,
+    clients=3,
+    batch_size=4,
+    side=8,
+    train_samples=48,
+    test_samples=30,
+    optimizer=OptimizerSpec(name="adam", lr=0.005),
+)
+
+
+def measured(parameters: Clients, context) -> dict:
+    found: dict = {}
+    for one in course(parameters, context):
+        found.setdefault(one.metric, []).append(one.value)
+    return found
+
+
+def test_samples_bytes_and_operations_are_those_of_the_formulas(context):
+    epsl, psl, fl = (
+        measured(replace(SMALL, method=method), replace(context, mode="in-process"))
+        for method in (Method(scheme="epsl", phi=0.5), Method(scheme="psl"), Method(scheme="fl"))
+    )
+    assert (epsl["backward_samples"], epsl["forward_samples"]) == ([2 + 3 * 2], [3 * 4 + 2])
+    assert psl["client_steps"] == fl["client_steps"] == [6]
+    assert psl["client_operations"][0] == pytest.approx(fl["client_operations"][0] * psl["client_share"][0])
+    shared_bytes = 2 * 2 * 64 * 4 * 4 * 4  # rounds x positions x the cut's float32 values
+    assert epsl["down_bytes"][0] - epsl["down_broadcast_bytes"][0] == pytest.approx(2 * shared_bytes)
+    assert len(psl["training_loss"]) == len(psl["test_accuracy"]) == 2
+
+
+def test_a_clock_tells_of_rounds_and_of_accuracy_by_then(context):
+    found = measured(
+        replace(SMALL, links=("wifi",), times_s=(1e-6, 100.0)), replace(context, mode="virtual", shaping="emulated")
+    )
+    assert found["total_s"][0] == pytest.approx(2 * found["round_s"][0])
+    assert found["accuracy_at"] == found["final_accuracy"]  # nothing had ended by the first
+
+
+def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
+    rounds = [RoundReport(told={}, right=[9.0, 0.0, 0.0], tested=[10.0, 1.0, 0.0]) for _ in range(2)]
+    assert _balanced([*rounds, RoundReport(told={}, right=[], tested=[])]) == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"cut": 99}, "cut"),
+        ({"cut": "nowhere"}, "cut"),
+        ({"stage": StageSpec(name="int9")}, "stage"),
+        ({"slowdowns": (0.5,)}, "slowdowns"),
+        ({"absences": (Absence(7, 1, 1.0),)}, "absences"),
+        ({"absences": (Absence(0, 1, 1e300),)}, "absences"),
+        ({"edges": 4}, "edges"),
+        ({"method": Method(scheme="psl", phi=0.5)}, "method"),
+        ({"method": Method(scheme="sl", staleness=1)}, "method"),
+    ],
+)
+def test_what_does_not_fit_is_named_by_its_key(change, key):
+    assert [at for at, _ in replace(SMALL, **change).check()] == [(key,)]
