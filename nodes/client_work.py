@@ -42,7 +42,7 @@ class ClientWork(Source):
         """How many steps its optimizer has taken."""
         return self._part.steps
 
-    def train(self, round_number: int, number: int) -> AnyMessage:  # type: ignore[override]
+    def train(self, round_number: int, number: int) -> AnyMessage:  # type: ignore[override]  # tasks are named by round
         """Run its ``number``-th batch of all through the first part: what goes to the server, or what came of it."""
         self._begin(round_number)
         epoch, batch = divmod(number, self.course.train_steps)
@@ -58,7 +58,7 @@ class ClientWork(Source):
         self._keep()
         return reply
 
-    def test(self, round_number: int, batch: int) -> AnyMessage:  # type: ignore[override]
+    def test(self, round_number: int, batch: int) -> AnyMessage:  # type: ignore[override]  # tasks are named by round
         """Run test batch ``batch`` through the first part."""
         reply = super().test(batch)
         return reply if isinstance(reply, Result) else msgspec.structs.replace(reply, assignment=round_number)
