@@ -53,5 +53,6 @@ def test_five_nodes_are_ready_in_time_from_a_cold_start(monkeypatch: pytest.Monk
         taken.append(seconds_to_first_epoch())
         others = (others_s() - before_s) / (time.monotonic() - began) / (os.cpu_count() or 1)
         if min(taken) >= READY_S and others > OTHERS:
+            # The bound is of a machine of its own: late beside other work, this says nothing of the start.
             pytest.skip(f"others took {others:.0%} of this machine meanwhile: {taken}")
     assert min(taken) < READY_S, taken
