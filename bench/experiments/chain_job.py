@@ -18,10 +18,12 @@ from nodes.data import Dataset, load
 from nodes.job import DataSpec, Device, Job, OptimizerSpec, StageSpec
 from nodes.models import Chain, ModelError, outline
 from nodes.place import place
+from nodes.published import is_published, published_weights
 from nodes.stage import build_stage
 from reports.record import Mode
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+PUBLISHED = "torchvision"  # instead of a file of weights
 ANY_CLASSES = 10  # for checks: how many classes there are changes no layer, and to count them data must be read
 
 
@@ -32,7 +34,8 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     leaving each node; by default every node gets as many. ``stage`` stands at every link, or, if it is a list, one
     at each. ``rounds`` repeats the run and, with ``unsplit``, that of the whole model, in turn, so that both see
     the same machine. ``devices`` are nodes, by name, that are slower than this machine; ``time_dilation`` slows all
-    down (see ``bench.dilation``). In virtual time every node needs the timing of its device.
+    down (see ``bench.dilation``). In virtual time every node needs the timing of its device. ``weights`` are those that
+    training begins with, see ``weights_of``.
     """
 
     model: ModelName = ModelName("resnet18")
@@ -52,6 +55,7 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     test_samples: Positive | None = None
     augment: bool = False
     threads: Positive | None = None
+    weights: str | None = None
     unsplit: bool = False
     rounds: Positive = 1
     devices: dict[str, Device] = {}
@@ -60,6 +64,7 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def check(self) -> Iterator[tuple[Key, str]]:
         """(key, message) of what fits neither the model nor the other parameters; reads no data, runs nothing."""
         yield from self._node_problems()
+        yield from weights_problems(self.weights, str(self.model))
         if self.batch_size % self.microbatches:
             yield ("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}"
         if self.splits is not None and len(self.splits) != self.nodes - 1:
@@ -88,6 +93,8 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         if mode != "live" and self.time_dilation != 1:
             yield ("time_dilation",), f"only a live run can be dilated, and this one is {mode}"
         if mode == "virtual":
+            if self.weights is not None:
+                yield ("weights",), "in virtual time nothing is computed: weights have no use"
             for name in node_names(self.nodes):
                 if name not in self.devices:
                     yield ("devices",), f"in virtual time {name} needs a device with a timing"
@@ -175,6 +182,7 @@ def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
         device=context.device,
         payload_bytes=largest_payload(layout, parameters.batch_size),
         devices=tuple(parameters.devices.get(name, Device()) for name in names) if parameters.devices else (),
+        weights=weights_of(parameters.weights, str(parameters.model), layout),
     )
     return job, len(layout)
 
@@ -194,6 +202,22 @@ def classes_of(name: str, directory: str | None, side: int) -> int:
 def stored(name: str, directory: str | None, side: int) -> Dataset:
     """A data set, read once for all cases of this process."""
     return load(name, None if directory is None else Path(directory), side)
+
+
+def weights_problems(weights: str | None, model: str) -> Iterator[tuple[Key, str]]:
+    """(key, message) of ``weights`` that are not there; fetches nothing."""
+    if weights == PUBLISHED:
+        if not is_published(model):
+            yield ("weights",), f"torchvision has no weights of {model!r}; give a file, or pre-train"
+    elif weights is not None and not Path(weights).is_file():
+        yield ("weights",), f"no file {weights!r}, nor is it {PUBLISHED!r}"
+
+
+def weights_of(weights: str | None, model: str, layout: Chain) -> str | None:
+    """The file that training begins with: of ``weights``, or torchvision's for "torchvision". Raises ModelError."""
+    if weights == PUBLISHED:
+        return str(published_weights(model, layout.model))
+    return None if weights is None else str(Path(weights).resolve())
 
 
 def node_names(count: int) -> tuple[str, ...]:

@@ -10,7 +10,15 @@ from msgspec.structs import replace
 
 from bench.experiment import Context, Measurement
 from bench.experiments.answers import reopened
-from bench.experiments.chain_job import ANY_CLASSES, largest_payload, layers_of, node_names, stored
+from bench.experiments.chain_job import (
+    ANY_CLASSES,
+    largest_payload,
+    layers_of,
+    node_names,
+    stored,
+    weights_of,
+    weights_problems,
+)
 from bench.fields import ModelName, check_stage
 from bench.resumable import resumable, resumable_until
 from bench.strict_yaml import Key
@@ -30,8 +38,9 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A network, where it is cut in two, how it is trained, on what.
 
-    ``cut`` names the module after which the UE's part ends. With ``pretrain_epochs`` the whole network is first
-    trained without a cut for so many epochs, at ``pretrain_lr``. With ``epsilon`` training ends as soon as it has
+    ``cut`` names the module after which the UE's part ends. Training begins with ``weights``: a file, or "torchvision"
+    for the published ones. With ``pretrain_epochs`` the whole network is first trained without a cut for so many
+    epochs, at ``pretrain_lr``. With ``epsilon`` training ends as soon as it has
     settled to within that (DynSplit's epsilon_c), and ``epochs`` is the most.
     """
 
@@ -40,6 +49,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     optimizer: OptimizerSpec = OptimizerSpec()
     epochs: Count = 1
     epsilon: float | None = None
+    weights: str | None = None
     pretrain_epochs: int = 0
     pretrain_lr: float | None = None
     batch_size: Count = 128
@@ -50,7 +60,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     threads: Count | None = None
 
     def problems(self, stages: dict[str, StageSpec]) -> Iterator[tuple[Key, str]]:
-        """(key, message) of a cut that the model does not have, and of those of ``stages`` that do not fit there."""
+        """(key, message) of weights or a cut that are not there, and of those of ``stages`` that do not fit."""
+        yield from weights_problems(self.weights, str(self.model))
         if self.epsilon is not None and self.optimizer.schedule != "constant":
             yield ("epsilon",), "a training that ends by itself needs a learning rate without a schedule"
         try:
@@ -97,7 +108,7 @@ class Bench:
             subset(everything.test, parameters.test_samples, context.seed),
         )
         self.layout = layers_of(str(parameters.model), len(everything.classes), parameters.side)
-        self.weights: str | None = None
+        self.weights = weights_of(parameters.weights, str(parameters.model), self.layout)
         if parameters.pretrain_epochs:
             self.weights = self._pretrained()
 

@@ -77,6 +77,16 @@ def test_a_trace_that_ends_with_nothing_getting_through_must_repeat(tmp_path: Pa
     )
 
 
+def test_weights_are_looked_for_before_anything_runs(context: Context, tmp_path: Path) -> None:
+    assert dict(parameters(weights="here.pt").check()) == {("weights",): "no file 'here.pt', nor is it 'torchvision'"}
+    assert dict(parameters(weights="torchvision").check()) == {
+        ("weights",): "torchvision has no weights of 'nodes.networks:small_cnn'; give a file, or pre-train"
+    }
+    assert dict(parameters(weights="torchvision").check_mode("virtual"))["weights",].endswith("have no use")
+    (tmp_path / "here.pt").touch()
+    assert make_job(parameters(weights=str(tmp_path / "here.pt")), context)[0].weights == str(tmp_path / "here.pt")
+
+
 def test_a_link_is_not_dilated_by_itself() -> None:
     problems = dict(parameters(link={"trace": "wifi", "time_dilation": 3}).check())
     assert problems == {("link", "time_dilation"): "a run is dilated as a whole: time_dilation stands beside the links"}

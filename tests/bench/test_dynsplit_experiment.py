@@ -13,7 +13,7 @@ from bench.strict_yaml import InputError
 from netem.playback import locate
 from netem.trace import read
 from nodes.batches import batches
-from nodes.models import outline
+from nodes.models import build_model, outline
 from nodes.segment import Segment
 
 SMALL = {
@@ -191,6 +191,19 @@ def test_pretraining_gives_every_training_its_first_weights(context):
             assert name.startswith(("sender.", "receiver.")) or running or torch.equal(tensor, weights[name])
 
 
+def test_training_and_pretraining_begin_with_the_weights_of_a_file(context, tmp_path):
+    given = build_model("nodes.networks:small_cnn", 10, (3, 32, 32), seed=8).state_dict()
+    torch.save(given, tmp_path / "weights.pt")
+    wanted = asked(dynsplit.Single, weights=str(tmp_path / "weights.pt"))
+    bench = training.Bench(wanted, context)
+    for job in (bench.job(wanted.spec), bench.whole(1)):
+        begun = {
+            name: tensor for index in range(len(job.nodes)) for name, tensor in Segment(job, index).state().items()
+        }
+        assert begun.keys() == given.keys()
+        assert all(torch.equal(tensor, given[name]) for name, tensor in begun.items())
+
+
 @pytest.mark.parametrize(("epsilon", "epochs"), [(1e-9, 3), (99.0, 2)])
 def test_a_training_that_has_settled_ends_and_is_what_as_many_epochs_make(epsilon, epochs, context):
     wanted = asked(dynsplit.Sweep, options={"paths": [4, 1]}, targets=[0.5], epsilon=epsilon, epochs=3)
@@ -257,6 +270,7 @@ def test_entropies_by_path_add_up_to_that_of_all_samples(context):
         ("cut: fc", 6, "picture-shaped"),
         ("targets: [1.5]", 7, "<= 1"),
         ("traces: [wifi, nowhere]", 7, "no trace 'nowhere'"),
+        ("weights: nowhere.pt", 7, "no file 'nowhere.pt', nor is it 'torchvision'"),
         ("coder_epochs: 3", 7, "give pretrain_epochs too"),
         ("epsilon: 0.1\n      optimizer: {schedule: cosine}", 7, "without a schedule"),
     ],
