@@ -107,7 +107,8 @@ class Course(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Family(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Prune: ``epochs`` at each of ``shares``, all maps first, and training from scratch at each of the others.
 
-    ``early`` is the epoch after a change of budget at which the two are compared.
+    That lasts ``scratch_epochs``, by default as long as all maps are trained. ``early`` is the epoch after a change of
+    budget at which the two are compared.
     """
 
     optimizer: OptimizerSpec = OptimizerSpec(lr=1e-3, momentum=0.9)
@@ -118,6 +119,7 @@ class Family(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
     choice: Literal["filter", "random", "magnitude"] = "filter"
     boost: float = 1.0
     scratch: bool = True
+    scratch_epochs: Count | None = None
 
     def check(self) -> Iterator[tuple[Key, str]]:
         if len(self.epochs) != len(self.shares) or len(self.shares) < 2:
@@ -212,7 +214,7 @@ def family(parameters: Family, context: Context) -> Iterator[Measurement]:
         mine = [epoch["test_accuracy"] for epoch in trained[ends[number - 1] : ends[number]]]
         yield Measurement("best_accuracy", max(mine), "fraction", {"method": "prune", **case})
         if parameters.scratch:
-            length = [Phase(parameters.epochs[0], phase.share)]
+            length = [Phase(parameters.scratch_epochs or parameters.epochs[0], phase.share)]
             alone = make_job(parameters, context, pruned(length, **options), length)
             theirs = [epoch["test_accuracy"] for epoch in train(alone, context, f"scratch-{number}").epochs]
             speedups.append(epochs_to_best(theirs, mine) / epochs_to_best(mine, theirs))

@@ -4,8 +4,10 @@ Each source and the server are processes. A source's core is made slower by wait
 have eight cores; the server is as fast as the machine, on which the paper's has a GPU.
 """
 
+import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 import torch
@@ -18,13 +20,14 @@ from bench.experiments.deprune import Count, Share, Training, make_job, pruned
 from bench.fields import ModelName
 from netem.profiles import Duplex, LinkName, duplex
 from nodes.algorithms.budget import Phase, maps_of
-from nodes.algorithms.kept_maps import decode_maps, encode_maps
 from nodes.chain import Outcome, run_in_process
 from nodes.job import Device, StageSpec
-from nodes.pruned import Pruned
+from nodes.pruned import MAPS
 from nodes.stage import build_stage
 from nodes.vgg import layers_before
 from reports.record import CaseValue
+
+PRODUCT = torch.ops.aten.mul
 
 
 class Traffic(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,28 +100,37 @@ def _speed(outcome: Outcome, parameters: Traffic) -> Iterator[Measurement]:
         yield Measurement("held_bytes", held, "B")
 
 
+def products(*shapes: Any, out_shape: Sequence[int], **options: Any) -> int:
+    """Multiplications of an element-wise product, none for single numbers."""
+    return math.prod(out_shape) if out_shape else 0
+
+
 def coders(parameters: Coders, context: Context) -> Iterator[Measurement]:
-    """Multiplications that the coders make, as counted, beside section 3.4's formula."""
+    """Multiplications of coders and filter for one picture, as counted, beside section 3.4's formulas.
+
+    ``printed_macs`` is what it sums up to for one forward pass: 4 f_o f_i k_l k_b R + 2 R (B + 1).
+    """
     shapes = layers_of(str(parameters.model), 10, 32).shapes(layers_before(parameters.cut))
-    stage = build_stage(pruned([Phase(1, 1.0)], resolution=parameters.resolution), shapes)
-    assert isinstance(stage, Pruned)
     ((_, boundary),) = shapes.items()
     maps, kernel = boundary.shape[1], (2 + parameters.resolution) ** 2
-    encoder, decoder = stage.coders
     for share in parameters.shares:
+        stage = build_stage(pruned([Phase(1, share)], resolution=parameters.resolution), shapes).eval()
         budget = maps_of(share, maps)
-        which = torch.arange(budget)
-        with FlopCounterMode(display=False) as down:
-            code = encode_maps(encoder, torch.zeros(boundary.shape), which)
-        with FlopCounterMode(display=False) as up:
-            decode_maps(decoder, code, which)
-        resolution = code.shape[2] * code.shape[3]
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={PRODUCT: products}) as flops:
+            codes, _ = stage.compress({name: torch.zeros(value.shape) for name, value in shapes.items()})
+            stage.restore(codes)
+        resolution = codes[MAPS].shape[2] * codes[MAPS].shape[3]
         formula = 2 * budget * maps * kernel * resolution
         case: dict[str, CaseValue] = {
             "share": f"1/{round(1 / share)}",
             "cut": parameters.cut,
             "resolution": parameters.resolution,
         }
-        counted = (down.get_total_flops() + up.get_total_flops()) // 2
+        filtered = flops.get_flop_counts()["Global"][PRODUCT]
+        counted = (flops.get_total_flops() - filtered) // 2
         yield Measurement("coder_macs", counted, "MAC", case)
         yield Measurement("formula_macs", formula, "MAC", case)
+        yield Measurement("filter_macs", filtered, "MAC", case)
+        yield Measurement("formula_filter_macs", resolution * budget, "MAC", case)
+        yield Measurement("forward_macs", counted + filtered, "MAC", case)
+        yield Measurement("printed_macs", 2 * formula + 2 * resolution * (budget + 1), "MAC", case)

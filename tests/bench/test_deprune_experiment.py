@@ -1,6 +1,7 @@
 """Deprune's experiments in their smallest: what they count, against counts made by hand."""
 
 import pytest
+from msgspec.structs import replace
 
 from bench.experiments.deprune import METHODS, Course, Family, course, epochs_to_best, family
 from bench.experiments.deprune_traffic import Coders, Traffic, coders, traffic
@@ -42,14 +43,17 @@ def test_every_method_trains(name, context):
 
 
 def test_a_family_is_served_as_it_was_trained(context):
+    said = []
+    context = replace(context, say=said.append)
     shares = (1.0, 1 / 4, 1 / 16)
-    found = list(family(Family(**TINY, epochs=(1, 1, 1), shares=shares, early=1), context))
+    found = list(family(Family(**TINY, epochs=(1, 1, 1), shares=shares, early=1, scratch_epochs=2), context))
     assert values(found, "changed_accuracy") == [0, 0, 0]
     sizes = values(found, "request_bytes")
     maps = [16, 4, 1]
     assert all(64 * 4 * n < size < 64 * 4 * n + 60 for n, size in zip(maps, sizes, strict=True))
     assert len(values(found, "speedup")) == 2
     assert len(values(found, "best_accuracy", method="scratch")) == 2
+    assert [sum(line.startswith(name) for line in said) for name in ("prune", "scratch-1", "scratch-2")] == [6, 2, 2]
 
 
 def test_epochs_to_the_lower_of_both_bests():
@@ -74,6 +78,9 @@ def test_coders_make_the_formulas_multiplications(context):
     assert values(found, "coder_macs", share="1/32") == [2 * 4 * 128 * 9 * 64]
     assert values(found, "coder_macs", share="1/1") == [2 * 128 * 128 * 9 * 64]
     assert values(found, "formula_macs") == values(found, "coder_macs")
+    assert values(found, "filter_macs") == values(found, "formula_filter_macs") == [128 * 64, 4 * 64]
+    assert values(found, "forward_macs", share="1/32") == [2 * 4 * 128 * 9 * 64 + 4 * 64]
+    assert values(found, "printed_macs", share="1/32") == [4 * 4 * 128 * 9 * 64 + 2 * 64 * 5]
 
 
 BAD = {
