@@ -95,7 +95,8 @@ def single(parameters: Single, context: Context) -> Iterator[Measurement]:
 
 def sweep(parameters: Sweep, context: Context) -> Iterator[Measurement]:
     """Train DynSplit for each target ratio: accuracy, ratio, bytes, what the gate tells apart, and steering."""
-    bench, sent = Bench(parameters, context), dict[float, float]()
+    bench = Bench(parameters, context)
+    sent: dict[str, dict[float, float]] = {"bytes": {}, "training_bytes": {}}
     whole = bench.weights
 
     def fit(name: str, spec: StageSpec) -> None:
@@ -119,13 +120,14 @@ def sweep(parameters: Sweep, context: Context) -> Iterator[Measurement]:
 
         for one in bench.once(f"target-{target:g}", parameters.spec(target=[target]), measure):
             yield replace(one, case={"target": target, **one.case})
-            if one.metric == "bytes_per_sample":
-                sent[target] = one.value
+            if one.metric.removesuffix("_per_sample") in sent:
+                sent[one.metric.removesuffix("_per_sample")][target] = one.value
     for channels in parameters.alone:
         fit(f"alone-{channels}", parameters.spec(paths=[channels]))
         for one in bench.once(f"alone-{channels}", parameters.spec(paths=[channels]), _plainly):
             yield replace(one, metric=f"alone_{one.metric}", case={"channels": channels, **one.case})
-    yield from _line(sent)
+    for name, points in sent.items():
+        yield from _line(name, points)
 
 
 def rationale(parameters: Sweep, context: Context) -> Iterator[Measurement]:
@@ -187,13 +189,13 @@ def _following(network: paths.Steered, parameters: Sweep) -> Iterator[Measuremen
                 yield replace(one, case={"trace": Path(trace).stem, **one.case})
 
 
-def _line(sent: dict[float, float]) -> Iterator[Measurement]:
-    """How straight bytes per inference rise with the target ratio (Fig. 4a), and how steeply below and above 0.5."""
+def _line(name: str, sent: dict[float, float]) -> Iterator[Measurement]:
+    """How straight bytes a sample rise with the target ratio (Fig. 4a and 4b), and how steeply below and above 0.5."""
     if len(sent) > 2:
-        yield Measurement("bytes_linearity", paths.determination(sent), "1")
+        yield Measurement(f"{name}_linearity", paths.determination(sent), "1")
     if sent.keys() >= {0.0, 0.5, 0.9}:
-        yield Measurement("bytes_slope", (sent[0.5] - sent[0.0]) / 0.5, "B", {"part": "below 0.5"})
-        yield Measurement("bytes_slope", (sent[0.9] - sent[0.5]) / 0.4, "B", {"part": "above 0.5"})
+        yield Measurement(f"{name}_slope", (sent[0.5] - sent[0.0]) / 0.5, "B", {"part": "below 0.5"})
+        yield Measurement(f"{name}_slope", (sent[0.9] - sent[0.5]) / 0.4, "B", {"part": "above 0.5"})
 
 
 def _entropy(seen: Answers, chosen: torch.Tensor) -> float:
