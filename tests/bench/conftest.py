@@ -90,21 +90,31 @@ claims:
 """
 
 
+@pytest.fixture(scope="session")
+def context_in() -> Callable[[Path], Context]:
+    """What an experiment is given beside its parameters, with a folder of its own: see ``context``."""
+
+    def make(folder: Path) -> Context:
+        return Context(
+            seed=0,
+            scale="smoke",
+            mode="in-process",
+            shaping="none",
+            dataset="digits",
+            data_dir=None,
+            device="cpu",
+            scratch=folder,
+            say=lambda _: None,
+            self_test="skip",
+        )
+
+    return make
+
+
 @pytest.fixture
-def context(tmp_path: Path) -> Context:
-    """What an experiment is given beside its parameters: a run in this process, at smoke scale, on the digits."""
-    return Context(
-        seed=0,
-        scale="smoke",
-        mode="in-process",
-        shaping="none",
-        dataset="digits",
-        data_dir=None,
-        device="cpu",
-        scratch=tmp_path,
-        say=lambda _: None,
-        self_test="skip",
-    )
+def context(tmp_path: Path, context_in: Callable[[Path], Context]) -> Context:
+    """A run in this process, at smoke scale, on the digits."""
+    return context_in(tmp_path)
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """What the experiments of DynSplit measure, against counts by hand and against each other."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import msgspec
 import pytest
 import torch
@@ -59,16 +62,18 @@ def test_a_cut_is_behind_the_last_layer_of_a_module():
         training.boundary_after(chain, "layer")
 
 
-@pytest.fixture
-def traces(tmp_path) -> list[str]:
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory) -> list[str]:
     """Two seconds in each of the formats, of 3 to 1: CSV that ends within a second, and Mahimahi's."""
-    (tmp_path / "steps.csv").write_text("time_s,rate_bps\n0,50000\n0.5,70000\n1,20000\n1.5,20000\n2,90000\n2.2,90000\n")
-    (tmp_path / "packets").write_text("".join(f"{ms}\n" for ms in (200, 500, 1000, 2000)))
-    return [str(tmp_path / "steps.csv"), str(tmp_path / "packets")]
+    folder = tmp_path_factory.mktemp("traces")
+    (folder / "steps.csv").write_text("time_s,rate_bps\n0,50000\n0.5,70000\n1,20000\n1.5,20000\n2,90000\n2.2,90000\n")
+    (folder / "packets").write_text("".join(f"{ms}\n" for ms in (200, 500, 1000, 2000)))
+    return [str(folder / "steps.csv"), str(folder / "packets")]
 
 
-@pytest.fixture
-def swept(context: Context, traces: list[str]) -> list[Measurement]:
+@pytest.fixture(scope="module")
+def swept(context_in: Callable[[Path], Context], tmp_path_factory, traces: list[str]) -> list[Measurement]:
+    """One sweep for all that look at it."""
     options = {"paths": [4, 1], "weight": 3.0}
     wanted = asked(
         dynsplit.Sweep,
@@ -82,7 +87,7 @@ def swept(context: Context, traces: list[str]) -> list[Measurement]:
         alone=[1],
         samples_per_s=20,
     )
-    return list(dynsplit.sweep(wanted, context))
+    return list(dynsplit.sweep(wanted, context_in(tmp_path_factory.mktemp("swept"))))
 
 
 def test_bytes_are_those_of_the_paths_that_were_taken(swept):
