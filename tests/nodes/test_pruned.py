@@ -189,6 +189,34 @@ def test_over_the_wire_equals_the_joint_step_bit_for_bit_filter_included(name, t
     assert [len(kept) for kept in oracle.kept] == budgets
 
 
+class FilteredFeatures(Filtered):
+    """A filter over the features (N, C) before the last layer, as those of a perceptron are; no coders."""
+
+    def loss(self, pictures, labels):
+        a, kept = self.model.features(pictures).mean((2, 3)), self.chosen()
+        f = torch.sigmoid(self.f_hat)
+        code = Crossing.apply(a[:, kept] * f[kept], self.options.get("code_bits"), self.options.get("gradient_bits"))
+        b = torch.zeros_like(a).index_copy(1, kept, code)
+        excess = 0.1 * (f.sum() - self.budget)
+        task = F.cross_entropy(self.model.head(b), labels)
+        self.reported = task.item()
+        return task + 5.0 * (torch.exp(excess) + torch.exp(-excess))
+
+
+@pytest.mark.parametrize("bits", [{}, {"code_bits": 8, "gradient_bits": 8}])
+def test_features_over_the_wire_equal_the_joint_step_too(bits, tmp_path):
+    job = make_job(delta=0.1, epsilon=5.0, **bits)
+    job = replace(job, splits=(6,), checkpoint=str(tmp_path))
+    outcome = run_in_process(job)
+    oracle = FilteredFeatures(job, load_data(job))
+    assert outcome.losses == torch.tensor(oracle.train()).tolist()
+    state, expected = final_state(job), oracle.model.state_dict() | oracle.stage.state_dict()
+    assert state.keys() == expected.keys() - NOTED
+    assert [name for name in state if not torch.equal(state[name], expected[name])] == []
+    assert not torch.equal(state["sender.filter.f_hat"], oracle.first["sender.filter.f_hat"])
+    assert outcome.epochs[0]["link0.budget"] == 2
+
+
 def test_the_boosted_learning_rate_is_both_sides(tmp_path):
     job = make_job()
     spec = OptimizerSpec(lr=0.02, factors=((1, 4.0), (2, 1.0)))
