@@ -22,7 +22,7 @@ class ModelName(str):
 
 
 class DatasetName(str):
-    """A data set of ``nodes.data`` whose files are there, or "none"; ``auto(X)`` is resolved."""
+    """A data set of ``nodes.data`` whose files are there, or "none"; ``auto(X)`` and ``perhaps(X)`` are resolved."""
 
 
 StageChoice = str | StageSpec  # a built-in stage or ``module:callable``; with options ``{name: ..., options: {...}}``

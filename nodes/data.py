@@ -21,6 +21,7 @@ from nodes.picture_files import (
 )
 from nodes.picture_folders import read_folder, read_ham10000, read_imagenet
 from nodes.pictures import (
+    AbsentError,
     Colour,
     DataError,
     Dataset,
@@ -125,12 +126,29 @@ def names() -> list[str]:
 
 
 def resolve(name: str, directory: Path | None) -> str:
-    """The data set that ``name`` means: ``auto(X)`` is X where a folder is given, else the embedded one."""
-    wanted = re.fullmatch(r"auto\((.*)\)", name)
-    plain = wanted[1] if wanted else name
+    """The data set that ``name`` means: ``auto(X)`` is X where a folder is given, else the embedded one.
+
+    ``perhaps(X)`` is X only where the folder has files of it too. Raises DataError for what is no data set.
+    """
+    wanted = re.fullmatch(r"(auto|perhaps)\((.*)\)", name)
+    plain = wanted[2] if wanted else name
     if plain not in names() and not re.fullmatch(r"(npz|folder):\w[\w.-]*", plain):
         raise DataError(f"no data set {plain!r}; there are {', '.join(names())}, npz:NAME and folder:NAME")
-    return EMBEDDED if wanted and directory is None else plain
+    if wanted is None:
+        return plain
+    gone = directory is None or (wanted[1] == "perhaps" and plain != EMBEDDED and _absent(plain, directory))
+    return EMBEDDED if gone else plain
+
+
+def _absent(name: str, directory: Path) -> bool:
+    """Whether ``directory`` is a folder without any files of ``name``."""
+    try:
+        _locate(name, directory)
+    except AbsentError:
+        return True
+    except DataError:
+        return False  # a mistake to be told of, not to be passed over
+    return False
 
 
 def check(name: str, directory: Path | None) -> None:
@@ -200,7 +218,10 @@ def _sized(images: Images, side: int | None) -> Images:
 
 
 def _locate(name: str, directory: Path | None) -> tuple[Path, _Layout]:
-    """Where the files of ``name`` are, a folder or an npz, and their layout; DataError if any is missing."""
+    """Where the files of ``name`` are, a folder or an npz, and their layout.
+
+    Raises AbsentError, a DataError, if there are none of it, and DataError if some are missing.
+    """
     if directory is None:
         raise DataError(f"needs a folder with its files; only {EMBEDDED} comes with the package")
     if not directory.is_dir():
@@ -216,7 +237,7 @@ def _locate(name: str, directory: Path | None) -> tuple[Path, _Layout]:
         if file.is_file():
             return file, layout
     choices = [f"{folder}/ with {', '.join(layout.files)}" for folder in layout.folders[:1]] + [*layout.npz]
-    raise DataError(f"not found in {directory}; expected {' or '.join(choices)}")
+    raise AbsentError(f"not found in {directory}; expected {' or '.join(choices)}")
 
 
 def _own(name: str) -> _Layout:

@@ -8,8 +8,8 @@ see the samples on it and no others; of a path without samples nothing crosses.
 
 We depart from Algorithm 1 in that lambda times the ratio loss is added at the UE, where the gate is, and not at
 the server: the gradient is the same; and from Eq. 1 in that the gate multiplies what the decoder gives back, not what
-the encoder gives or is given: so the server can return its gradient. Algorithm 2 does not send the choice, without which there is no decoding; we
-do. One path alone has no gate and is BottleNet++'s auto-encoder.
+the encoder gives or is given: so the server can return its gradient. Algorithm 2 does not send the choice, without
+which there is no decoding; we do. One path alone has no gate and is BottleNet++'s auto-encoder.
 """
 
 import math

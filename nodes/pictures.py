@@ -24,6 +24,10 @@ class DataError(ValueError):
     """Data that cannot be used; one line: the set, the file or folder, what was wrong, what was expected."""
 
 
+class AbsentError(DataError):
+    """None of a data set's files are there."""
+
+
 class Images(Protocol):
     """uint8 pictures, (N, H, W, 3). A slice or an array of indices or of booleans gives them as an array."""
 

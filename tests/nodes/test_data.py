@@ -146,6 +146,24 @@ def test_resolve() -> None:
             resolve(wrong, None)
 
 
+def test_perhaps_is_the_set_only_where_its_files_are(tmp_path: Path) -> None:
+    assert resolve("perhaps(stl10)", None) == "digits"
+    assert resolve("perhaps(stl10)", tmp_path) == "digits"
+    assert resolve("perhaps(digits)", tmp_path) == "digits"
+    assert resolve("auto(stl10)", tmp_path) == "stl10"
+    write_stl(tmp_path / "stl10_binary")
+    assert resolve("perhaps(stl10)", tmp_path) == "stl10"
+    assert resolve("perhaps(imagenet100)", tmp_path) == "digits"
+    (tmp_path / "stl10_binary/test_y.bin").unlink()
+    assert resolve("perhaps(stl10)", tmp_path) == "stl10"
+    with pytest.raises(DataError, match="no test_y"):
+        check("perhaps(stl10)", tmp_path)
+    with pytest.raises(DataError, match="absent is no folder"):
+        check("perhaps(stl10)", tmp_path / "absent")
+    with pytest.raises(DataError, match="no data set 'stl'"):
+        resolve("perhaps(stl)", tmp_path)
+
+
 def test_check_needs_a_folder_only_where_files_are_needed(tmp_path: Path) -> None:
     check("digits", None)
     check("auto(cifar10)", None)
