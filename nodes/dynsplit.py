@@ -36,6 +36,7 @@ from nodes.algorithms.lossless import deflated, inflated
 from nodes.messages import Tensors
 from nodes.stage import Stage
 
+RECENT = 1024  # margins by which a share is held
 CHOICE, GATE = "choice", "gate"  # names of codes; a path's is its number
 Lossless = Literal["deflate", "entropy"] | None
 
@@ -107,7 +108,9 @@ class DynSplit(Stage):
     times ``weight``. The temperature goes from the first to the last of ``temperatures``. In the first ``warm_up``
     epochs, and always with ``gate`` "random", the choice keeps to the shares and ignores the samples. ``spread``
     and ``hidden`` are the gate's, ``window`` is the coders' kernel, stride and padding. ``lossless`` codes what is
-    quantised in fewer bytes: "deflate" always, "entropy" at inference, by tables learned in training.
+    quantised in fewer bytes: "deflate" always, "entropy" at inference, by tables learned in training. ``share`` is that
+    of the samples that are to take the first path at inference, whatever was trained for: those whose margin is among
+    the largest of the last RECENT that were seen then. It may be set anew between two batches.
     """
 
     def __init__(  # noqa: PLR0917 (a suite's options)
@@ -125,9 +128,12 @@ class DynSplit(Stage):
         warm_up: int = 0,
         window: Sequence[int] = BOTTLENET,
         lossless: Lossless = None,
+        share: float | None = None,
     ) -> None:
         super().__init__(shapes)
         _check(shapes, paths, bits, target)
+        if share is not None and (not 0 <= share <= 1 or gate != "learned" or len(paths) < 2):
+            raise ValueError(f"share {share}: from 0 to 1, of samples among which a learned gate chooses")
         if lossless not in (None, "deflate", "entropy"):
             raise ValueError(f"lossless {lossless!r}, expected deflate, entropy or null")
         ((self.name, one),) = shapes.items()
@@ -145,6 +151,8 @@ class DynSplit(Stage):
         self.target = torch.tensor(list(target)[: len(paths) - 1])
         self.sender.register_buffer("threshold", torch.tensor(0.0))  # goes wherever the gate's parameters go
         self.blind: float | None = None  # at inference, the first path's share of a choice that ignores the samples
+        self.share = share
+        self._margins = torch.empty(0)  # the last of inference, for ``share``
         self.scores: torch.Tensor | None = None  # (N, n), of the last ``compress``
         self.choice_bits = (len(paths) - 1).bit_length()
         self._epoch, self._epochs = 0, 1
@@ -166,6 +174,7 @@ class DynSplit(Stage):
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         self._epoch, self._epochs = epoch, epochs
+        self._margins = torch.empty(0)  # those of another network say nothing of this one's
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
         value = values[self.name]
@@ -209,7 +218,7 @@ class DynSplit(Stage):
         if self.scores is None or (self.blind is not None and not self.training):
             return self._tell({CHOICE: self._unseeing(value)}), None
         if not self.training:
-            return {CHOICE: gating.choose(self.scores, self.threshold)}, None
+            return {CHOICE: gating.choose(self.scores, self._limit(self.scores))}, None
         warmth = gating.temperature(min(self._epoch, self._epochs - 1), self._epochs, *self.temperatures)
         soft = gating.relaxed(self.scores, gating.gumbel(torch.rand_like(self.scores)), warmth)
         preferred = soft.argmax(1)
@@ -220,21 +229,36 @@ class DynSplit(Stage):
         self.told["information"] = len(value) * gating.information(self.scores.detach().softmax(1))
         return codes, loss
 
+    def _limit(self, scores: torch.Tensor) -> float:
+        """The margin above which samples take the first path at inference."""
+        if self.share is None:
+            return self.threshold
+        self._margins = torch.cat([self._margins, gating.margin(scores).cpu()])[-RECENT:]
+        return gating.threshold_for(self._margins, self.share)
+
     def _unseeing(self, value: torch.Tensor) -> torch.Tensor:
         """A choice (N,) that keeps to the shares whatever the samples; in virtual time, that of the target."""
         target = self.target.to("cpu" if value.is_meta else value.device)
         if value.is_meta:
-            return gating.assigned(gating.spaced(len(value)), target)
+            steered = not self.training and self.share is not None
+            return gating.assigned(
+                gating.spaced(len(value)), _instead(target, self.share or 0.0) if steered else target
+            )
         if self.training:
             return gating.assigned(torch.rand(len(value), device=value.device), target)
         if self.blind is not None:
-            target = torch.cat([target.new_tensor([self.blind]), target[1:] * (1 - self.blind)])
+            target = _instead(target, self.blind)
         return gating.assigned(gating.spaced(len(value)).to(value.device), target)
 
     def _tell(self, codes: Tensors) -> Tensors:
         """Note how many samples take each path, for the epoch's report."""
         self.told = {f"path{i}": float((codes[CHOICE] == i).sum()) for i in range(len(self.paths))}
         return codes
+
+
+def _instead(target: torch.Tensor, share: float) -> torch.Tensor:
+    """``target`` (n - 1,) with ``share`` for the first path."""
+    return torch.cat([target.new_tensor([share]), target[1:] * (1 - share)])
 
 
 def _rows(choice: torch.Tensor, number: int, count: int = 0) -> torch.Tensor:

@@ -16,7 +16,7 @@ def payload(sent: dict[str, Traffic]) -> dict[str, int]:
 
 def test_live_equals_in_process_with_a_stage_at_each_of_two_cuts(tmp_path):
     first, second = (
-        {"paths": [6, 2], "target": [0.3], "lossless": "entropy"},
+        {"paths": [6, 2], "target": [0.3], "lossless": "entropy", "share": 0.6},
         {"paths": [0, 8], "target": [0.5], "loss": "excess"},
     )
     job = Job(

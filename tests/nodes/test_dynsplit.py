@@ -320,6 +320,31 @@ def test_at_inference_the_largest_score_wins_until_a_threshold_steers():
         assert wire.keys() - {"choice"} == used
 
 
+def test_a_share_is_held_by_the_margins_seen_of_late():
+    torch.manual_seed(0)
+    stage = DynSplit(BOUNDARY, paths=[4, 2], share=0.3)
+    seen, first = [], 0
+    for number in range(40):
+        if number == 35:
+            stage.share = 0.9
+        value = torch.randn(40, 6, 8, 8)
+        codes, wire, _ = evaluated(stage, value)
+        seen = (seen + stage.gate(value)[:, 0].tolist())[-1024:]
+        count = round(stage.share * len(seen))
+        least = sorted(seen, reverse=True)[count - 1]
+        assert (codes["choice"] == 0).tolist() == [margin >= least for margin in seen[-40:]]
+        first += (number < 35) * len(wire.get("0", ()))
+    assert 0.25 < first / (35 * 40) < 0.35
+
+
+def test_in_virtual_time_a_share_is_that_of_inference_alone():
+    segment = Segment(make_job(target=[0.25], share=0.75), 0, meta=True)
+    for train, first in ((True, 6), (False, 18)):
+        pictures = torch.empty(24, 3, 16, 16, device="meta")
+        sent = segment.source(pictures, None, assignment=0, step=0, train=train)
+        assert len(sent.tensors["0"]) == first
+
+
 def choices(segment):
     pictures = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     message = segment.source(pictures, None, assignment=0, step=0, train=False)
@@ -370,6 +395,8 @@ def test_what_does_not_fit_the_choice_is_refused():
         ({"target": [0.5, 0.2]}, "a share for each of the 2 paths but the last"),
         ({"target": [1.2]}, "a share for each"),
         ({"window": [9, 2, 0]}, "no code of 8 pixels"),
+        ({"share": 1.2}, "share 1.2: from 0 to 1"),
+        ({"share": 0.5, "gate": "random"}, "a learned gate"),
         ({"lossless": "zip"}, "expected deflate, entropy or null"),
     ],
 )
