@@ -4,6 +4,7 @@ An experiment that fails does not stop the others; Ctrl-C ends the run with what
 """
 
 import functools
+import gc
 import math
 import shutil
 import time
@@ -58,6 +59,7 @@ def _show_plan(plan: Plan, todo: list[Case], output: Output, view: LiveView) -> 
 
 def _run_cases(plan: Plan, todo: list[Case], output: Output, outcome: Outcome, view: LiveView) -> None:
     done: list[Spent] = []
+    gc.freeze()  # what is there by now need not be looked through after each case
     for index, case in enumerate(todo):
         name = case.experiment.name
         outcome.earlier_failures.pop(name, None)
@@ -73,6 +75,8 @@ def _run_cases(plan: Plan, todo: list[Case], output: Output, outcome: Outcome, v
             view.line(f"failed: {reason}", "red")
         done.append(Spent(name, case.estimate_s, time.monotonic() - started))
         output.write_environment(outcome)
+        gc.collect()  # networks hold each other: without this the last case's lie beside the next one's
+    gc.unfreeze()
 
 
 def _run_case(plan: Plan, case: Case, output: Output, outcome: Outcome, view: LiveView) -> None:
