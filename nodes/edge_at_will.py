@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from nodes.algorithms.parallel import fading, may_go_on
 from nodes.edge import EdgeServer
 from nodes.federation import Federation
-from nodes.messages import AnyMessage, Result, Round
+from nodes.messages import AnyMessage, Gradient, Result, Round
 from nodes.node import Action, Send
 from nodes.tally import Member, Tally
 
@@ -70,11 +70,16 @@ class FreeServer(EdgeServer):
         """Whether the round has its steps."""
         return self._tally.steps >= self._steps * len(self._names)
 
+    def _send_gradient(self, member: Member, gradient: Gradient) -> list[Action]:
+        """Note each step as its gradient returns: what a client tells of several may come rounds later, or never."""
+        if self._is_here(member):
+            self._tally.note(gradient)
+        return super()._send_gradient(member, gradient)
+
     def _reported(self, name: str, message: Result, now: float) -> list[Action]:
-        """After its steps a client goes on with as many more; what it told counts to the round that is then."""
+        """After its steps a client goes on with as many more."""
         if "count" not in message.metrics:
             return super()._reported(name, message, now)
-        self._tally.note(message)
         return [Send(name, Round(assignment=self._round, steps=self._steps))] if self._phase == "training" else []
 
     def _go_on(self, now: float) -> list[Action]:

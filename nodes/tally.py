@@ -3,7 +3,7 @@
 import msgspec
 import torch
 
-from nodes.messages import Result, Weights
+from nodes.messages import Gradient, Result, Weights
 
 
 class Tally(msgspec.Struct):
@@ -28,8 +28,8 @@ class Tally(msgspec.Struct):
     right: torch.Tensor | None = None
     tested: torch.Tensor | None = None
 
-    def note(self, told: Result) -> None:
-        """Add what a client told of its training, or of its tests."""
+    def note(self, told: Result | Gradient) -> None:
+        """Add what a client told of its training or of its tests, or what came of one step."""
         if "tested" in told.tensors:
             right, tested = told.tensors["right"], told.tensors["tested"]
             self.right = right if self.right is None else self.right + right

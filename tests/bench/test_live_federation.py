@@ -1,6 +1,7 @@
 """Federations on real processes: equal to those in one process; clients are killed at any moment, and come back."""
 
 import functools
+import itertools
 import os
 import random
 import re
@@ -18,9 +19,11 @@ from bench.live_federation import LiveFederation
 from bench.processes import RunError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
+from nodes.algorithms.parallel import SCHEMES
 from nodes.federation import Federation
 from nodes.federation_run import FederationOutcome, run_in_process
 from nodes.job import DataSpec, Job, StageSpec
+from nodes.models import outline
 
 run_live = functools.partial(live_federation.run_live, self_test="skip", shaping="none")
 SUPPORT = Path(__file__).parent / "support"
@@ -38,13 +41,11 @@ def _mines_can_be_imported(monkeypatch) -> None:
 def federation(scheme: str = "psl", clients: int = 3, job: dict[str, Any] | None = None, **more) -> Federation:
     fields = {"rounds": 2, "local_steps": STEPS} | more
     data = DataSpec(train_samples=clients * BATCH * STEPS, test_samples=clients * TESTS)
-    about = {"stages": (StageSpec(),), "data": data} | (job or {})
+    about = {"model": "nodes.networks:small_cnn", "splits": (4,), "stages": (StageSpec(),), "data": data} | (job or {})
     whole = Job(
-        model="nodes.networks:small_cnn",
         input_shape=(3, 16, 16),
         classes=10,
         nodes=("client", "edge"),
-        splits=(4,),
         batch_size=BATCH,
         threads=1,
         **about,
@@ -130,55 +131,87 @@ class Moment(NamedTuple):
     """``victim`` dies when ``where`` comes to ``moment`` after so many times."""
 
     scheme: str
+    edges: int
     victim: str
     where: str
     moment: str
     after: int
 
 
+SORTS = [(scheme, 1) for scheme in SCHEMES] + [("psl-averaged", 2), ("sflv1", 2)]
+
+
 def seeded_moment(number: int) -> Moment:
-    scheme, victim = SEEDED.choice(("psl", "epsl", "sflv1", "sflv2", "sl")), f"client{SEEDED.randint(1, 3)}"
-    where = victim if number % 2 == 0 else "edge1"
+    """The first of each sort is a moment of the victim's own, the next one of its server's, or in fl of a client's."""
+    scheme, edges = SORTS[number % len(SORTS)]
+    dies = SEEDED.randint(1, 2 + edges)
+    victim = where = f"client{dies}"
+    if number >= len(SORTS):
+        where = f"client{dies % 3 + 1}" if scheme == "fl" else f"edge{1 + (edges == 2 and dies > 2)}"
     moment = "build" if not number else SEEDED.choice(("train", "train", "test"))
-    often = (
-        1
-        if not number
-        else {"train": 2 * STEPS, "test": 4}[moment] * (1 if where == victim or scheme == "sflv1" else 2)
-    )
-    return Moment(scheme, victim, where, moment, SEEDED.randrange(often))
+    rounds = 1 if (moment, scheme) == ("test", "psl-async") else 2  # its clients test once
+    often = 1 if not number else rounds * {"train": STEPS, "test": 2}[moment]
+    return Moment(scheme, edges, victim, where, moment, SEEDED.randrange(often))
 
 
-@pytest.mark.parametrize("at", [seeded_moment(number) for number in range(10)], ids=lambda at: "-".join(map(str, at)))
+def mined(at: Moment) -> Federation:
+    """Clients take 3 steps a round, then test 2 batches, for two rounds; a fast one waits for the slowest."""
+    job = mine(node=at.where, moment=at.moment, after=at.after, victim=at.victim)
+    if at.scheme == "fl":
+        model = f"mines:mined_{at.where}_{at.moment}_{at.after}_{at.victim}"
+        job = {"model": model, "splits": (len(outline(model, 10, (3, 16, 16))),)}
+    own = {"epsl": {"phi": 0.5}, "psl-async": {"staleness": 0}}.get(at.scheme, {})
+    return federation(at.scheme, 2 + at.edges, job, edges=at.edges, **own)
+
+
+@pytest.mark.parametrize(
+    "at", [seeded_moment(number) for number in range(2 * len(SORTS))], ids=lambda at: "-".join(map(str, at))
+)
 def test_a_client_killed_at_any_moment_leaves_a_finished_run_with_right_counts(at):
-    """A client takes 3 steps a round, then tests 2 batches, for two rounds. All its own moments are known exactly."""
-    went_off = mine(node=at.where, moment=at.moment, after=at.after, victim=at.victim)
-    came = run_live(federation(at.scheme, job=went_off))
+    """Told counts, less what the others did by their own: what is left is the victim's, of which the moment is known.
+
+    All its own moments are known exactly, those of others within what it can have done by then.
+    """
+    whole, free = mined(at), at.scheme == "psl-async"
+    came = run_live(whole)
     assert came.lost == {at.victim: f"{at.victim} was killed by SIGKILL"}
-    assert len(came.rounds) == 2
+    edges = range(at.edges)
+    assert [(one.told["edge"], one.told["round"]) for one in came.rounds] == list(itertools.product(edges, range(2)))
     nodes = {node.name: node for node in came.nodes}
-    survivors = {"client1", "client2", "client3"} - {at.victim}
-    assert nodes.keys() == survivors | {"edge1"}
+    survivors = set(whole.client_names) - {at.victim}
+    assert nodes.keys() == survivors | set(whole.edge_names) | ({"cloud"} if at.edges > 1 else set())
     for name in survivors:
-        assert nodes[name].steps == 2 * STEPS
-        assert nodes["edge1"].sent[name]["gradient"].messages == 2 * STEPS
-    served = total(came, "steps") - 2 * 2 * STEPS
-    trained = total(came, "count") / BATCH - 2 * 2 * STEPS
-    tests = answered(came) / TESTS - 2 * 2
-    participants = [one.told["participants"] for one in came.rounds]
+        edge = nodes[whole.edge_names[whole.edge_of(whole.client_names.index(name))]]
+        assert free or nodes[name].steps == 2 * STEPS
+        assert at.scheme == "fl" or edge.sent[name]["gradient"].messages == nodes[name].steps
+    done = sum(nodes[name].steps for name in survivors)
+    served = total(came, "steps") - done
+    trained = total(came, "count") / BATCH - done
+    tests = answered(came) / TESTS - len(survivors) * (1 if free else 2)
+    group = whole.edge_of(whole.client_names.index(at.victim))
+    there = [one.told["participants"] for one in came.rounds if one.told["edge"] == group]
+    everyone = 3 if at.edges == 1 else 2
+    if free:  # a round is as many steps as ever, and a joint one may take it past that
+        assert all(one.told["steps"] - 3 * STEPS in range(3) for one in came.rounds)
     if at.where != at.victim:
         assert served in range(2 * STEPS + 1)
-        assert trained in range(0, int(served) + 1, STEPS)
-        assert tests in range(int(trained) // STEPS + 1)
-        assert participants[0] == 3
+        assert trained in ((served - 1, served) if free else range(0, int(served) + 1, STEPS))
+        assert tests in range(2 if free else int(trained) // STEPS + 1)
+        assert there[0] == everyone
         return
     rounds, _ = divmod(at.after, STEPS if at.moment == "train" else 2)  # that it completed
-    assert tests == rounds
+    assert tests == (0 if free else rounds)
     if at.moment == "build":
-        assert (served, trained, participants) == (0, 0, [2, 2])
+        assert (served, trained, there) == (0, 0, [everyone - 1] * 2)
         return
-    assert served == (at.after if at.moment == "train" else (rounds + 1) * STEPS)
-    assert trained == (rounds + (at.moment == "test")) * STEPS
-    assert participants == [3, 3 if rounds else 2]
+    complete = (rounds + (at.moment == "test")) * STEPS
+    begun = at.after if at.moment == "train" else complete
+    if free:
+        assert served == trained
+        assert at.moment == "test" or served == at.after
+    else:
+        assert (served, trained) == (complete if at.scheme == "fl" else begun, complete)
+        assert there == [everyone, everyone if rounds else everyone - 1]
 
 
 def test_a_client_comes_back_in_a_new_process_and_goes_on_from_its_state(tmp_path, monkeypatch):

@@ -303,5 +303,5 @@ def test_an_asynchronous_client_comes_back_at_once():
     edge = run.outcome.nodes[0]
     gradients = sum(traffic["gradient"].messages for traffic in edge.sent.values())
     assert sum(one["steps"] for one in told) == gradients
-    assert sum(one["forward_samples"] for one in told) == 8 * gradients
+    assert sum(one["forward_samples"] for one in told) == sum(one["count"] for one in told) == 8 * gradients
     assert sum(one["updates"] for one in told) == edge.steps

@@ -2,12 +2,15 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
 from nodes.messages import Tensors
+from nodes.networks import small_cnn
 from nodes.stage import Stage
 
 
@@ -35,33 +38,61 @@ EFFECTS = {
 }
 
 
-class Mine(Stage):
-    """Changes nothing until process ``node`` comes to ``moment``: build, train or test, ``after`` so many times.
+class Fuse:
+    """Does ``effect`` to process ``node`` when that comes to ``moment``, build, train or test, ``after`` so many times.
 
-    It then does ``effect`` to itself, or kills the process ``victim`` of the same launcher.
+    Or it kills the process ``victim`` of the same launcher.
     """
 
-    def __init__(  # noqa: PLR0917
-        self, shapes: Tensors, node: str, moment: str, effect: str = "kill", after: int = 0, victim: str | None = None
-    ) -> None:
-        super().__init__(shapes)
+    def __init__(self, node: str, moment: str, effect: str = "kill", after: int = 0, victim: str | None = None) -> None:
         self._node, self._moment, self._effect = node, moment, effect
         self._left, self._victim = after, victim
-        self._come_to("build")
 
-    def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
-        self._come_to("train" if self.training else "test")
-        return values, None
-
-    def restore(self, codes: Tensors) -> Tensors:
-        self._come_to("train" if self.training else "test")
-        return codes
-
-    def _come_to(self, moment: str) -> None:
+    def come_to(self, moment: str) -> None:
         if (moment, Path("/proc/self/comm").read_text().strip()) == (self._moment, self._node):
             self._left -= 1
             if self._left == -1:
                 EFFECTS[self._effect]() if self._victim is None else kill_other(self._victim)
+
+
+class Mine(Stage):
+    """Changes nothing until its ``Fuse`` goes off."""
+
+    def __init__(self, shapes: Tensors, **fuse: Any) -> None:
+        super().__init__(shapes)
+        self._fuse = Fuse(**fuse)
+        self._fuse.come_to("build")
+
+    def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
+        self._fuse.come_to("train" if self.training else "test")
+        return values, None
+
+    def restore(self, codes: Tensors) -> Tensors:
+        self._fuse.come_to("train" if self.training else "test")
+        return codes
+
+
+class Passing(torch.nn.Module):
+    """A layer that changes nothing until its fuse goes off: for networks that are cut nowhere."""
+
+    whole = True
+
+    def __init__(self, fuse: Fuse) -> None:
+        super().__init__()
+        self._fuse = fuse
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.is_meta:
+            self._fuse.come_to("train" if self.training else "test")
+        return x
+
+
+def __getattr__(name: str) -> Callable[[], torch.nn.Module]:
+    """``mined_client1_train_4_client3``: a small network, of node, moment, after how often, and victim."""
+    if not name.startswith("mined_"):
+        raise AttributeError(name)
+    _, node, moment, after, victim = name.split("_")
+    return lambda: torch.nn.Sequential(Passing(Fuse(node, moment, "kill", int(after), victim)), small_cnn())
 
 
 class Counting(Stage):
