@@ -23,7 +23,10 @@ class Owner(Protocol):
         """Take one message. May raise FrameError."""
 
     def fail(self, why: str) -> None:
-        """The connection is of no more use."""
+        """What came is of no use."""
+
+    def broke(self, why: str) -> None:
+        """The connection is no more."""
 
 
 class Bulk(asyncio.BufferedProtocol):
@@ -94,7 +97,8 @@ class Bulk(asyncio.BufferedProtocol):
                 self._frame_began = began
                 self._owner.deliver(sequence, message)
         except FrameError as error:
-            self._end(str(error))
+            self.ended = True
+            self._owner.fail(str(error))
             self.counted.pause_reading()  # where a next frame would start is unknown
 
     def eof_received(self) -> bool:
@@ -117,4 +121,4 @@ class Bulk(asyncio.BufferedProtocol):
     def _end(self, why: str | None) -> None:
         self.ended = True
         if why is not None and self._owner is not None:
-            self._owner.fail(why)
+            self._owner.broke(why)

@@ -20,6 +20,7 @@ from nodes.messages import Activation, AnyMessage, Gradient, Parameters, Result,
 
 # Messages that wait for one sent before them: control overtakes a tensor on a slow link.
 MAX_EARLY = 1 << 14
+LAST_WORD_S = 3.0  # so long a peer whose connection broke may take to say why over the other
 
 WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 
@@ -81,6 +82,7 @@ class SocketChannel:
         self._reorder = Reorder()
         self._inbox: asyncio.Queue[AnyMessage | None] = asyncio.Queue()
         self._why = ""  # the channel ends, once this is not empty
+        self._over = asyncio.Event()
         self._goodbye: asyncio.Task[bool]
         self._running = asyncio.create_task(self._run())
         if bulk is not None:
@@ -114,7 +116,8 @@ class SocketChannel:
             else:
                 await self._websocket.send_bytes(b"".join([header, *payload]))
         except ConnectionError as error:
-            self.fail(f"lost the connection: {error}")
+            self.broke(f"lost the connection: {error}")
+            await self._over.wait()
             raise self._closed() from None
 
     async def receive(self) -> AnyMessage:
@@ -143,12 +146,17 @@ class SocketChannel:
         """End the channel because of ``why``, and tell the peer."""
         self._end(why, aiohttp.WSCloseCode.PROTOCOL_ERROR)
 
+    def broke(self, why: str) -> None:
+        """End the channel because of ``why``, unless the peer soon says why it does: its word may be on the way."""
+        asyncio.get_running_loop().call_later(LAST_WORD_S, self.fail, why)
+
     def _closed(self) -> ChannelClosed:
         return ChannelClosed(f"{self.peer}: {self._why}")
 
     def _end(self, why: str, code: int = aiohttp.WSCloseCode.OK) -> None:
         if not self._why:
             self._why = why
+            self._over.set()
             self._graceful = code == aiohttp.WSCloseCode.OK
             # A close frame has room for 123 bytes. Closing also breaks off the reader.
             message = why.encode("ascii", "replace")[:120]
@@ -162,6 +170,7 @@ class SocketChannel:
                 self.fail(str(error))
             finally:  # whoever waits to receive must learn of the end, whatever brought it
                 self._why = self._why or "the reader failed"
+                self._over.set()
                 self._inbox.put_nowait(None)
             if self._bulk is not None:
                 await self._bulk.finish(self._graceful)

@@ -289,7 +289,7 @@ def test_a_client_that_hangs_is_missed_and_a_server_is_named(hung, monkeypatch):
 @pytest.mark.parametrize(
     ("job", "error"),
     [
-        ({"payload_bytes": 1000}, r"client\d lost edge1: .*(\d bytes, up to 1000 accepted|[Bb]roken pipe|[Rr]eset).*"),
+        ({"payload_bytes": 1000}, r"client\d lost edge1: .*\d bytes, up to 1000 accepted"),
         (mine(node="client2", moment="train", effect="memory"), "client2: RuntimeError: out of memory: .*"),
         ({"data": DataSpec(name="cifar10")}, "client.: DataError: cifar10: .*"),
         (mine(node="client1", moment="build"), "no client is left: client1 was killed by SIGKILL"),

@@ -14,6 +14,7 @@ import torch
 import uvloop
 
 from netem.link import SEGMENT_BYTES
+from nodes import socket_channel
 from nodes.channel import ChannelClosed
 from nodes.codec import FrameError, Limits, encode, wire_size
 from nodes.messages import Activation, Assign, Gradient, Heartbeat, Parameters, Result, Shutdown, SplitCost, Weights
@@ -407,6 +408,13 @@ FRAME = b"".join(encode(activation(0, 3000)))
 OVERSIZE = FRAME[:9] + struct.pack("<Q", 2**60) + FRAME[17:]
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that breaks off has no more to say."""
+    monkeypatch.setattr(socket_channel, "LAST_WORD_S", 0.0)
+
+
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("over", ["bulk", "websocket"])
 @pytest.mark.parametrize(
     ("data", "why"),
@@ -444,6 +452,7 @@ def test_a_bad_frame_ends_its_own_channel_with_one_error(run: Run, over: str, da
     run(scenario())
 
 
+@pytest.mark.usefixtures("soon")
 def test_a_reset_inside_a_frame_ends_the_channel(run: Run) -> None:
     async def scenario() -> None:
         async with serving() as server:
@@ -514,6 +523,27 @@ def test_the_opener_learns_why_its_channel_ended(run: Run) -> None:
                 await far.receive()
             with pytest.raises(ChannelClosed, match="mec: ended the connection: payload of 1001 bytes, up to 1000"):
                 await near.receive()
+
+    run(scenario())
+
+
+def test_why_a_peer_ends_counts_before_how_its_connection_broke(run: Run) -> None:
+    async def scenario() -> None:
+        async with serving() as server:
+            near, far = await pair(server)
+            near._bulk.counted.pause_reading()  # it learns of the reset by writing
+            far._bulk.counted.pause_reading()
+            sending = asyncio.create_task(near.send(activation(0, 48 * MIB)))
+            await until(lambda: near._bulk.counted.get_write_buffer_size() > 0)
+            await far._bulk.finish(graceful=False)
+            await until(near._bulk.lost.done)
+            await sending  # what was under way is lost with the connection
+            sending = asyncio.create_task(near.send(activation(1, 1000)))
+            await asyncio.sleep(0)
+            far.fail("too much for this end")
+            for attempt in (sending, near.receive()):
+                with pytest.raises(ChannelClosed, match="mec: ended the connection: too much for this end"):
+                    await attempt
 
     run(scenario())
 
