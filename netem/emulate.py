@@ -209,6 +209,16 @@ class Emulator:
         """Bytes that a link has passed on, up and down."""
         return (await self._ask(Count(address))).counts
 
+    async def outlives(self, for_s: float) -> None:
+        """Return after ``for_s``. Raises EmulatorError as soon as it ends before."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(for_s):
+                raise await self._ended()
+
+    async def _ended(self) -> EmulatorError:
+        """How it ended, once it has."""
+        return EmulatorError(f"the emulator ended with status {await self._process.wait()}; see its last words")
+
     async def _ask(self, command: Command) -> Answer:
         pipe_in, pipe_out = self._process.stdin, self._process.stdout
         assert pipe_in is not None
@@ -219,7 +229,7 @@ class Emulator:
                 pipe_in.write(msgspec.json.encode(command) + b"\n")
                 line = await pipe_out.readline()
         if not line:
-            raise EmulatorError(f"the emulator ended with status {await self._process.wait()}; see its last words")
+            raise await self._ended()
         answer = msgspec.json.decode(line, type=Answer)
         if answer.error:
             raise EmulatorError(answer.error)

@@ -260,16 +260,27 @@ def error_of(*arguments: Any, **more: Any) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("server", ["edge2", "cloud"])
-def test_a_server_that_is_killed_is_named_within_three_seconds(server):
+@pytest.mark.parametrize(
+    ("killed", "said"),
+    [
+        ("edge2", "edge2 was killed by SIGKILL"),
+        ("cloud", "cloud was killed by SIGKILL"),
+        ("emulator", "the emulator of the links has ended: the emulator ended with status -9; see its last words"),
+    ],
+)
+def test_a_server_or_the_emulator_that_is_killed_is_named_within_three_seconds(killed, said):
     killed_at: list[float] = []
 
     async def script(here: LiveFederation) -> None:
         await here.until(lambda: bool(here.rounds))
-        os.kill(here.pids[server], signal.SIGKILL)
+        (emulator,) = [p.pid for p in psutil.Process().children() if "netem.emulate" in p.cmdline()]
+        pids = {**here.pids, "emulator": emulator}
+        os.kill(pids[killed], signal.SIGKILL)
         killed_at.append(time.monotonic())
 
-    assert error_of(federation("psl", 2, edges=2, rounds=10_000), script=script) == f"{server} was killed by SIGKILL"
+    links = Duplex(up=LINK, down=LINK)
+    whole = federation("psl", 2, edges=2, rounds=10_000)
+    assert error_of(whole, links, links, script=script, shaping="emulated") == said
     assert time.monotonic() - killed_at[0] < 3
 
 
