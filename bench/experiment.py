@@ -4,7 +4,7 @@ Experiments of the project stand in ``bench.experiments`` and are named in suite
 else's as ``module:function``. The annotation of the first argument, a msgspec Struct, is the strict type of the
 suite's ``parameters``. If that type has a method ``check``, it is asked before anything runs, for each point of the
 grid at each scale: it yields (key, message) of what is wrong, key such as ``("splits",)`` or ``("stage", 1)``. A method
-``check_mode`` is asked the same with the experiment's mode.
+``check_mode`` is asked the same with the experiment's mode, ``check_shaping`` with who is to shape its links.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -42,6 +42,14 @@ class ModeChecked(Protocol):
 
     def check_mode(self, mode: Mode) -> Iterable[tuple[Key, str]]:
         """As ``Checked.check``."""
+
+
+@runtime_checkable
+class ShapingChecked(Protocol):
+    """Parameters that know who can shape the links that they ask for."""
+
+    def check_shaping(self, shaping: Shaping) -> Iterable[tuple[Key, str]]:
+        """As ``Checked.check``; asked of cases that have links, before a run begins."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

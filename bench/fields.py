@@ -21,6 +21,10 @@ class ModelName(str):
     """A torchvision classifier's name, or ``module:callable``."""
 
 
+class WorkloadName(str):
+    """A workload that ``nodes.workload`` keeps, or the path of another."""
+
+
 class DatasetName(str):
     """A data set of ``nodes.data`` whose files are there, or "none"; ``auto(X)`` and ``perhaps(X)`` are resolved."""
 
@@ -41,12 +45,15 @@ def decoder(data_dir: Path | None) -> DecHook:
     """The hook that checks and makes the types above; data sets are looked for in ``data_dir``."""
 
     def decode(kind: type, value: Any) -> Any:
-        if kind not in (ModelName, DatasetName):
+        if kind not in (ModelName, DatasetName, WorkloadName):
             raise ValueError(f"a suite cannot hold a {kind.__name__}")
         if not isinstance(value, str):
             raise ValueError(f"expected a name, got {value!r:.80}")
         if kind is DatasetName:
             return DatasetName(available_dataset(value, data_dir))
+        if kind is WorkloadName:
+            check_workload(value)
+            return WorkloadName(value)
         check_model(value)
         return ModelName(value)
 
@@ -76,6 +83,18 @@ def check_model(name: str) -> None:
     if name not in known:
         hint = did_you_mean(name, known)
         raise ValueError(f"no model {name!r} in torchvision{hint}; others are module:callable")
+
+
+@functools.cache
+def check_workload(name: str) -> None:
+    """Raise ValueError if there is no workload ``name``."""
+    from nodes.workload import kept_workloads, load_workload  # noqa: PLC0415
+
+    try:
+        load_workload(name)
+    except ValueError as error:
+        kept = kept_workloads()
+        raise ValueError(f"{error}{did_you_mean(name, kept)}; kept are {', '.join(kept)}") from None
 
 
 def check_stage(name: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from bench.experiment import ShapingChecked
 from bench.strict_yaml import Key
 from netem.profiles import Duplex
 from reports.record import Mode, Shaping
@@ -14,6 +15,8 @@ def misfits(parameters: Any, mode: Mode, shaping: Shaping) -> Iterator[tuple[Key
     """(key, message) of what links in ``parameters``, wherever they stand, have that ``shaping`` cannot do."""
     if mode == "in-process" or shaping == "none":
         return
+    if isinstance(parameters, ShapingChecked):
+        yield from parameters.check_shaping(shaping)
     for key, link in _links(parameters, ()):
         if link.half_duplex and shaping in ("kernel", "tbf+emulated"):
             yield (*key, "half_duplex"), "the kernel's links have two directions of their own; give --shaping emulated"

@@ -59,7 +59,7 @@ def _problems(value: Any, kind: Any, dec_hook: DecHook | None, at: Key) -> Itera
         msgspec.convert(value, kind, dec_hook=dec_hook)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
-        yield (*at, *_path(path)), _choice(kind, value) or message
+        yield (*at, *_path(path)), _choice(_alternative(kind, value), value) or message
 
 
 def _inner(value: Any, kind: Any, dec_hook: DecHook | None, at: Key) -> Iterator[tuple[Key, str]]:
@@ -102,6 +102,8 @@ def _alternative(kind: Any, value: Any) -> Any:
         return kind
     for member in (_alternative(member, value) for member in get_args(kind)):
         if isinstance(value, list) and get_origin(member) in (list, tuple, set, frozenset):
+            return member
+        if isinstance(value, str) and get_origin(member) is Literal:
             return member
         if isinstance(value, dict) and (get_origin(member) is dict or _tagged(member, value)):
             return member

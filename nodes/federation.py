@@ -12,6 +12,7 @@ from nodes.job import Device, Job, Timing
 
 CLOUD = "cloud"
 LONGEST_S = 1e9  # of an absence
+ALPHA, SHARDS, FADE = 0.5, 2, 0.5  # if not given
 
 
 class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,8 +20,14 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ``alpha``; or ``shards`` a client of the pictures sorted by class (McMahan et al.'s pathological split)."""
 
     kind: Literal["iid", "dirichlet", "shards"] = "iid"
-    alpha: Annotated[float, msgspec.Meta(gt=0)] = 0.5
-    shards: Annotated[int, msgspec.Meta(ge=1)] = 2
+    alpha: Annotated[float, msgspec.Meta(gt=0)] = ALPHA
+    shards: Annotated[int, msgspec.Meta(ge=1)] = SHARDS
+
+    def __post_init__(self) -> None:
+        if self.alpha != ALPHA and self.kind != "dirichlet":
+            raise ValueError(f"alpha {self.alpha}: of kind dirichlet alone, and this is {self.kind}")
+        if self.shards != SHARDS and self.kind != "shards":
+            raise ValueError(f"shards {self.shards}: of kind shards alone, and this is {self.kind}")
 
 
 class Absence(NamedTuple):
@@ -54,7 +61,7 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cloud_every: int = 1
     test_every: int = 1
     staleness: int | None = None
-    fade: float = 0.5
+    fade: float = FADE
     slowdowns: tuple[float, ...] = (1.0,)
     client_timing: Timing | None = None
     server_timing: Timing | None = None
@@ -72,8 +79,8 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError("local_steps: from 1 on, or none for as many as the mean client's pictures fill")
         if self.staleness is not None and (self.staleness < 0 or self.scheme != "psl-async"):
             raise ValueError(f"staleness {self.staleness}: steps, from 0 on, and of psl-async alone")
-        if not self.fade >= 0:
-            raise ValueError(f"fade {self.fade}: from 0 on")
+        if not self.fade >= 0 or (self.fade != FADE and self.scheme != "psl-async"):
+            raise ValueError(f"fade {self.fade}: from 0 on, and of psl-async alone")
         for absence in self.absences:
             if not 0 <= absence.client < self.clients:
                 raise ValueError(f"absences: there is no client {absence.client}, they are 0 to {self.clients - 1}")

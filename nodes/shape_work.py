@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import torch
 
+from nodes.algorithms.parallel import aggregated
 from nodes.batches import partition_iid
 from nodes.client_work import job_of, partition
 from nodes.data import Dataset
@@ -21,6 +22,8 @@ from nodes.joint_segment import Joint, JointSegment, SharingSegment, told
 from nodes.messages import Activation, AnyMessage, Gradient, Result, Tensors, Weights
 from nodes.pictures import Indices
 from nodes.ue import Course
+
+TRIED = 7  # pictures of a batch that is tried; so many of anything else are unlikely
 
 
 class ClientShapes:
@@ -154,6 +157,18 @@ class ShapeEdge(EdgeWork):
     def average(self, given: Sequence[Weights], clients: Sequence[int]) -> Weights:
         """A part like those that were given."""
         return Weights(assignment=given[0].assignment, tensors=given[0].tensors)
+
+
+def check_joint(job: Job, phi: float) -> None:
+    """Raise ProtocolError if the server of ``job`` cannot take a step on two clients' batches; by shapes alone.
+
+    EPSL averages a share ``phi`` of the positions. What a stage fails with that cannot do without values is its own.
+    """
+    pictures = torch.empty(TRIED, *job.input_shape, device="meta")
+    labels = torch.empty(TRIED, dtype=torch.int64, device="meta")
+    sent = SharingSegment(job, 0, meta=True).source(pictures, labels, assignment=0, step=0, train=True)
+    if isinstance(sent, Activation):
+        JointSegment(job, 1, meta=True).joint([sent] * 2, [0.5] * 2, [1.0] * 2, aggregated(phi, TRIED))
 
 
 def _key(message: Activation) -> Any:

@@ -16,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nodes.boundary import boundary_bytes
 from nodes.models import Chain, ModelError, Part, Values
 
+KEPT = resources.files("nodes") / "workloads"
+
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """The L layers of a network for one picture in float32."""
@@ -68,11 +70,18 @@ def inspect(chain: Chain, name: str = "") -> Workload:
 
 def load_workload(name: str) -> Workload:
     """The kept workload ``name`` (``resnet18-88``), or that in the file of this path. Raises ModelError."""
-    kept = resources.files("nodes") / "workloads" / f"{name}.json"
+    kept = KEPT / f"{name}.json"
     try:
         return msgspec.json.decode((kept if kept.is_file() else Path(name)).read_bytes(), type=Workload)
-    except (OSError, msgspec.DecodeError) as error:
-        raise ModelError(f"no workload {name}: {error}") from None
+    except OSError as error:
+        raise ModelError(f"no workload {name!r}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise ModelError(f"no workload {name!r}: {error}") from None
+
+
+def kept_workloads() -> list[str]:
+    """The names of all that come with the package."""
+    return sorted(file.name.removesuffix(".json") for file in KEPT.iterdir() if file.name.endswith(".json"))
 
 
 def save_workload(workload: Workload, path: Path) -> None:

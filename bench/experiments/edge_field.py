@@ -8,7 +8,7 @@ clients go on, are assumptions.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bench.experiments.cellular_training import FLOAT_BYTES
 from bench.experiments.hivemind_field import Machine
+from bench.strict_yaml import Key
 from netem.cellular.iab import TOPOLOGIES
 from netem.cellular.mobility import Trajectory, distances, serving_cells
 from netem.cellular.network import HYSTERESIS_DB
@@ -51,6 +52,11 @@ class FieldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     access: Link = Link(200e6, 0.005)  # of a cell, shared by its clients
     lateral: Link = Link(200e6, 0.005)
     backhaul: Link = Link(50e6, 0.005)
+
+    def problems(self, layers: int) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what does not go with a model of so many ``layers``."""
+        links = {"access": self.access, "lateral": self.lateral, "backhaul": self.backhaul}
+        return misfits(self.device_layers, layers, links)
 
 
 class Round(NamedTuple):
@@ -142,11 +148,11 @@ class EdgeField:
 def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], seed: int) -> EdgeField:
     """The field of ``parameters`` and a network's profiles; ``seed`` says where on their way the clients begin.
 
-    Raises ValueError if the devices hold all layers.
+    Raises ValueError if the devices hold all layers, or a link carries nothing.
     """
-    first, layers = parameters.device_layers, len(kept["ue"].layers)
-    if first >= layers:
-        raise ValueError(f"device_layers: {first} of {layers} leave nothing to place")
+    first = parameters.device_layers
+    if wrong := [f"{key[0]}: {message}" for key, message in parameters.problems(len(kept["ue"].layers))]:
+        raise ValueError(wrong[0])
     batch = {name: batch_s(profile, parameters.batch_size) for name, profile in kept.items()}
     counts = kept["ue"].parameters
     held = [FLOAT_BYTES * (1 + parameters.optimizer_states) * count for count in counts]
@@ -166,6 +172,15 @@ def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], see
         parameters.storage_share * sum(held),
     )
     return EdgeField(parameters, network, model, sum(batch["ue"][:first]), _attached(parameters, seed))
+
+
+def misfits(device_layers: int, layers: int, links: Mapping[str, Link]) -> Iterator[tuple[Key, str]]:
+    """(key, message) of devices that leave no layer to place, and of links that carry nothing."""
+    if device_layers >= layers:
+        yield ("device_layers",), f"{device_layers} of {layers} leave nothing to place"
+    for name, link in links.items():
+        if not (link.rate_bps > 0 and link.delay_s >= 0):
+            yield (name,), f"[{link.rate_bps:g}, {link.delay_s:g}]: a rate above 0 bit/s and a delay from 0 s on"
 
 
 def batch_s(profile: Profile, pictures: int) -> list[float]:

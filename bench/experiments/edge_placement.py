@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path as Folder
 from statistics import fmean
+from typing import Annotated
 
 import msgspec
 import torch
@@ -14,9 +15,11 @@ from msgspec.structs import replace
 
 from bench.experiment import Context, Measurement
 from bench.experiments.cellular_training import FLOAT_BYTES
-from bench.experiments.edge_field import STRATEGIES, Count, FieldParameters, Share, batch_s, make_field
+from bench.experiments.chain_job import layers_of
+from bench.experiments.edge_field import STRATEGIES, Count, FieldParameters, Share, batch_s, make_field, misfits
 from bench.experiments.hivemind_field import DEVICES, profiles
-from bench.fields import ModelName
+from bench.fields import ModelName, WorkloadName
+from bench.strict_yaml import Key
 from nodes.algorithms.migration import Controller, Link, State, way_s
 from nodes.algorithms.placement import Path, place
 from nodes.algorithms.split_search import transfer_s
@@ -24,7 +27,7 @@ from nodes.chain import Outcome, run_in_process
 from nodes.checkpoint import checkpoint_path
 from nodes.devices import profile_on
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
-from nodes.models import Chain, build_model
+from nodes.models import Chain, ModelError, build_model
 from nodes.workload import Inspected, inspect
 from reports.record import Mode
 
@@ -34,33 +37,55 @@ CLASSES = 10
 class PlacementParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A kept ``workload`` in the field; a course is told every ``every`` rounds."""
 
-    workload: str = "resnet18-88"
+    workload: WorkloadName = WorkloadName("resnet18-88")
     every: Count = 1
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what does not fit together."""
+        yield from self.problems(len(profiles(self.workload)["ue"].layers))
 
 
 class MigrationParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model that one client really trains."""
 
     clients: Count = 1
+    optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
     model: ModelName = ModelName("nodes.networks:small_cnn")
     side: Count = 32
 
-    def __post_init__(self) -> None:
+    def check(self) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what does not fit together."""
         if self.clients != 1:
-            raise ValueError(f"clients: layers follow one client here, got {self.clients}")
+            yield ("clients",), f"layers follow one client here, got {self.clients}"
+        try:
+            layers = len(layers_of(str(self.model), CLASSES, self.side))
+        except ModelError as error:
+            yield ("model",), str(error)
+        else:
+            yield from self.problems(layers)
+
+    def check_mode(self, mode: Mode) -> Iterator[tuple[Key, str]]:
+        """(key, message) of a mode in which no network is trained."""
+        if mode == "virtual":
+            yield (), "this trains a network: in-process or live"
 
 
 class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Edges with ``clients`` each below one metro server, and a cloud; every server but the cloud stores as much."""
 
-    workload: str = "resnet18-88"
-    clients: tuple[Count, ...] = (1, 2, 4)
+    workload: WorkloadName = WorkloadName("resnet18-88")
+    clients: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1)] = (1, 2, 4)
     device_layers: Count = 4
     batches: Count = 20
     batch_size: Count = 16
     storage_share: Share = 0.2
     metro: Link = Link(200e6, 0.005)
     core: Link = Link(50e6, 0.01)
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what does not fit together."""
+        layers = len(profiles(self.workload)["ue"].layers)
+        yield from misfits(self.device_layers, layers, {"metro": self.metro, "core": self.core})
 
 
 def placement(parameters: PlacementParameters, context: Context) -> Iterator[Measurement]:

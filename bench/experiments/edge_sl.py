@@ -4,6 +4,7 @@ Split Learning in 6G Edge Networks. One experiment serves all: ``course`` lets a
 a virtual clock, on which networks learn as well while compute and links take the time that is said, or live.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
@@ -17,16 +18,29 @@ from bench.experiments.training import Count, boundary_after
 from bench.fields import ModelName, StageChoice, check_stage, stage_specs
 from bench.strict_yaml import Key
 from netem.profiles import Duplex, LinkName, duplex
-from nodes.algorithms.parallel import SchemeName
+from nodes.algorithms.parallel import SCHEMES, SchemeName
 from nodes.batches import subset
 from nodes.data import Dataset
-from nodes.federation import Absence, Federation, Partition
+from nodes.federation import FADE, Absence, Federation, Partition
 from nodes.federation_run import FederationOutcome, RoundReport, Say, run_in_process, run_in_virtual_time
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
 from nodes.models import Chain, ModelError, build_model
+from nodes.segment import ProtocolError
+from nodes.shape_work import check_joint
 from nodes.stage import build_stage
-from reports.record import CaseValue
+from reports.record import CaseValue, Mode, Shaping
 
+# What is made use of in some modes alone; given in another it is refused. Compute takes its own time in this process.
+USED_IN: dict[str, tuple[Mode, ...]] = {
+    "links": ("live", "virtual"),
+    "backhaul": ("live", "virtual"),
+    "slowdowns": ("live", "virtual"),
+    "times_s": ("live", "virtual"),
+    "client_flops": ("virtual",),
+    "server_flops": ("virtual",),
+    "learn": ("virtual",),
+    "clients_per_process": ("live",),
+}
 BACKWARD = 2.0  # a backward pass takes twice the operations of a forward pass, as is usual for convolutions
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -37,7 +51,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scheme: SchemeName = "psl"
     phi: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     staleness: int | None = None
-    fade: float = 0.5
+    fade: float = FADE
 
 
 class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,11 +108,27 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 build_stage(self.stage_spec, layout.shapes(split_point))
         except ValueError as error:
             yield ("stage",), str(error)
+        else:
+            joint = SCHEMES[self.method.scheme].server == "joint" and self.clients > 1
+            if joint and (why := _unjoinable(msgspec.json.encode(_minimal(self, layout)), self.method.phi)):
+                yield ("cut" if self.stage == "identity" else "stage",), why
         try:
             self.federation(Job(**_minimal(self, layout)))
         except ValueError as error:
             first, _, _ = str(error).partition(":")
             yield (first if first in self.__struct_fields__ else "method",), str(error)
+
+    def check_mode(self, mode: Mode) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what is given and ``mode`` makes no use of."""
+        for field in msgspec.structs.fields(self):
+            modes = USED_IN.get(field.name, (mode,))
+            if mode not in modes and getattr(self, field.name) != field.default:
+                yield (field.name,), f"used in mode {' and '.join(modes)} alone, and this one is {mode}"
+
+    def check_shaping(self, shaping: Shaping) -> Iterator[tuple[Key, str]]:
+        """(key, message) if ``shaping`` cannot be had."""
+        if shaping in ("kernel", "tbf+emulated"):
+            yield ("links",), "the links of a federation are emulated or not shaped; give --shaping emulated"
 
     @property
     def stage_spec(self) -> StageSpec:
@@ -144,6 +174,18 @@ def _minimal(parameters: Clients, layout: Chain) -> dict[str, Any]:
         "splits": (parameters.split_point(layout),),
         "stages": (parameters.stage_spec,),
     }
+
+
+@functools.lru_cache(maxsize=64)
+def _unjoinable(job: bytes, phi: float) -> str:
+    """Why the server of ``job``, encoded, cannot take a joint step on what several clients send, if it cannot."""
+    try:
+        check_joint(msgspec.json.decode(job, type=Job), phi)
+    except ProtocolError as error:
+        return str(error)
+    except Exception:  # of a stage that cannot do with shapes alone: what it does shows when it has data
+        return ""
+    return ""
 
 
 def course(parameters: Clients, context: Context) -> Iterator[Measurement]:

@@ -24,6 +24,7 @@ from bench.experiments.hivemind_field import (
     update_times,
 )
 from bench.experiments.spread import spread
+from bench.fields import WorkloadName
 from netem.cellular.iab import Kind, Route
 from netem.cellular.network import Network
 from netem.cellular.traffic import Load
@@ -41,7 +42,7 @@ class InferenceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     load: Load = "mid"
     coherence_s: Seconds = 0.05
     duration_s: Seconds = 600.0
-    workload: str = "resnet18-88"
+    workload: WorkloadName = WorkloadName("resnet18-88")
     tasks: Count = 600
     input_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] | None = None
 

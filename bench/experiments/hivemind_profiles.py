@@ -11,6 +11,7 @@ from torch import nn
 
 from bench.experiment import Context, Measurement
 from bench.experiments.hivemind_field import DEVICES
+from bench.fields import WorkloadName
 from nodes.detector import FasterRcnn
 from nodes.devices import profile_on
 from nodes.energy import modelled, rapl
@@ -22,7 +23,7 @@ from nodes.workload import load_workload
 class ProfileParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A kept workload, measured here in ``repeats`` passes; ``power_w`` where no counter of energy can be read."""
 
-    workload: str = "resnet18-88"
+    workload: WorkloadName = WorkloadName("resnet18-88")
     repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
     power_w: Annotated[float, msgspec.Meta(gt=0)] = 15.0  # of two server cores: an assumption
 

@@ -119,5 +119,25 @@ def test_layers_follow_a_client_and_nothing_else_changes(context):
 def test_what_cannot_be_placed_is_refused():
     with pytest.raises(ValueError, match="52 of 52 leave nothing"):
         make_field(FieldParameters(device_layers=52), profiles("resnet18-88"), 0)
-    with pytest.raises(ValueError, match="follow one client"):
-        MigrationParameters(clients=2)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "key"),
+    [
+        (PlacementParameters(device_layers=52), "device_layers"),
+        (PlacementParameters(access=Link(0.0, 0.0)), "access"),
+        (PlacementParameters(backhaul=Link(1e6, -1.0)), "backhaul"),
+        (TreeParameters(device_layers=52), "device_layers"),
+        (TreeParameters(core=Link(float("nan"), 0.0)), "core"),
+        (MigrationParameters(clients=2), "clients"),
+        (MigrationParameters(device_layers=99), "device_layers"),
+        (MigrationParameters(side=4), "model"),
+    ],
+)
+def test_what_does_not_fit_is_named_by_its_key(parameters, key):
+    assert [at for at, _ in parameters.check()] == [(key,)]
+
+
+def test_a_network_is_trained_in_no_virtual_time():
+    assert [list(MigrationParameters().check_mode(mode)) for mode in ("live", "in-process")] == [[], []]
+    assert len(list(MigrationParameters().check_mode("virtual"))) == 1

@@ -1,10 +1,14 @@
 """The experiment of all schemes: what it counts against closed forms, and what it refuses."""
 
+from pathlib import Path
+
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from bench.experiments.edge_sl import Clients, Method, _balanced, course
-from nodes.federation import Absence
+from bench.misfits import misfits
+from nodes.federation import Absence, Partition
 from nodes.federation_run import RoundReport
 from nodes.job import OptimizerSpec, StageSpec
 
@@ -65,7 +69,54 @@ def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
         ({"edges": 4}, "edges"),
         ({"method": Method(scheme="psl", phi=0.5)}, "method"),
         ({"method": Method(scheme="sl", staleness=1)}, "method"),
+        ({"method": Method(scheme="psl", fade=1.0)}, "method"),
+        ({"method": Method(scheme="epsl", phi=0.1), "stage": StageSpec(name="nodes.pruned:Pruned")}, "stage"),
+        ({"method": Method(scheme="epsl", phi=1.0), "stage": StageSpec(name="nodes.dynsplit:DynSplit")}, "stage"),
+        ({"model": "user_models:Everything", "cut": 3}, "cut"),
     ],
 )
-def test_what_does_not_fit_is_named_by_its_key(change, key):
+def test_what_does_not_fit_is_named_by_its_key(change, key, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "nodes" / "support"))
     assert [at for at, _ in replace(SMALL, **change).check()] == [(key,)]
+
+
+@pytest.mark.parametrize("stage", ["identity", "float16", "int8", StageSpec(name="nodes.noise:Noise")])
+@pytest.mark.parametrize("method", [Method(scheme="psl"), Method(scheme="epsl", phi=0.5)])
+def test_what_can_be_joined_is_not_refused(stage, method):
+    assert list(replace(SMALL, stage=stage, method=method).check()) == []
+    split = {"stage": StageSpec(name="nodes.pruned:Pruned"), "method": Method(scheme="psl")}
+    assert list(replace(SMALL, **split).check()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "modes"),
+    [
+        ({"links": ("wifi",)}, {"live", "virtual"}),
+        ({"backhaul": "wifi"}, {"live", "virtual"}),
+        ({"slowdowns": (1.0, 2.0)}, {"live", "virtual"}),
+        ({"times_s": (1.0,)}, {"live", "virtual"}),
+        ({"client_flops": 1e9}, {"virtual"}),
+        ({"server_flops": 1e9}, {"virtual"}),
+        ({"learn": False}, {"virtual"}),
+        ({"clients_per_process": 2}, {"live"}),
+        ({"absences": (Absence(0, 1, 1.0),)}, {"live", "virtual", "in-process"}),
+    ],
+)
+def test_what_a_mode_makes_no_use_of_is_refused(change, modes):
+    told = {mode: list(replace(SMALL, **change).check_mode(mode)) for mode in ("live", "virtual", "in-process")}
+    assert {mode for mode in told if not told[mode]} == modes
+    assert all([at for at, _ in found] in ([], [tuple(change)]) for found in told.values())
+
+
+@pytest.mark.parametrize(
+    "given", [{"alpha": 0.1}, {"kind": "shards", "alpha": 0.1}, {"kind": "dirichlet", "shards": 3}]
+)
+def test_what_a_partition_makes_no_use_of_is_refused(given):
+    with pytest.raises(msgspec.ValidationError, match=r"(alpha|shards) .*: of kind (dirichlet|shards) alone"):
+        msgspec.convert(given, Partition)
+
+
+@pytest.mark.parametrize("shaping", ["none", "emulated", "kernel", "tbf+emulated"])
+def test_the_kernel_shapes_no_federation(shaping):
+    told = [at for at, _ in misfits(SMALL, "live", shaping)]
+    assert told == ([] if shaping in ("none", "emulated") else [("links",)])

@@ -22,6 +22,7 @@ class Whole(msgspec.Struct):
     table: dict[str, list[int]] = {}
     pair: tuple[int, str] | None = None
     either: Part | list[Part] | None = None
+    some: list[Literal["near", "far"] | Part] = []
 
     def __post_init__(self) -> None:
         if self.rate > 1:
@@ -76,7 +77,7 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) ->
     [
         ("", ["1: document: is empty"]),
         ("# nothing\n", ["1: document: is empty"]),
-        ("- a", ["1: document: expected a mapping with name, rate, parts, table, pair, either"]),
+        ("- a", ["1: document: expected a mapping with name, rate, parts, table, pair, either, some"]),
         (b"\xff\xfe\x00", ["1: document: is not UTF-8 text"]),
         (b"PK\x03\x04\x00\x00", ["1: document: holds the character U+0003, which YAML does not allow"]),
         ("a: é\nb: x\0y\nc: 1\0".encode(), ["2: document: holds the character U+0000, which YAML does not allow"]),
@@ -97,6 +98,7 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) ->
         ("name: a\npair:\n- 1\n- 2", ["4: pair[1]: Expected `str`, got `int`"]),
         ("name: a\neither: {sise: 1}", ["2: either.sise: unknown key (did you mean 'size'?)"]),
         ("name: a\neither:\n- {size: 1}\n- {size: b}", ["4: either[1].size: Expected `int`, got `str`"]),
+        ("name: a\nsome: [near, {size: 1}, foo]", ["2: some[2]: 'foo' is none of near, far"]),
         ("[" * 5000, ["1: document: is nested too deeply"]),
     ],
 )  # fmt: skip

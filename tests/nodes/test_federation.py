@@ -16,7 +16,7 @@ from nodes.chain import run_in_process as run_chain
 from nodes.client_work import ClientWork, partition, pictures_of
 from nodes.data import DataError
 from nodes.edge_work import EdgeWork
-from nodes.federation import Absence, Federation, Partition
+from nodes.federation import ALPHA, Absence, Federation, Partition
 from nodes.federation_run import run_in_process, run_in_virtual_time
 from nodes.job import DataSpec, OptimizerSpec
 from nodes.messages import Gradient
@@ -210,7 +210,7 @@ def test_a_kept_state_of_another_federation_is_named(tmp_path):
 
 @pytest.mark.parametrize("kind", ["iid", "dirichlet", "shards"])
 def test_each_picture_is_one_clients(kind):
-    federation = make_federation("psl", partition=Partition(kind=kind, alpha=0.1, shards=2))
+    federation = make_federation("psl", partition=Partition(kind=kind, alpha=0.1 if kind == "dirichlet" else ALPHA))
     data = load_data(JOB)
     trains, tests = zip(*(pictures_of(federation, client, data) for client in range(3)), strict=True)
     for parts, whole in ((trains, data.train), (tests, data.test)):
