@@ -207,7 +207,10 @@ def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
         outcome = run_in_virtual_time(federation, joined, data, parameters.learn)
     else:
         outcome = run_in_process(federation, data, _saying(context))
-    yield from _rounds(outcome, parameters, timed=context.mode != "in-process")
+    learned = parameters.learn and context.dataset != "none"
+    if not learned:  # blank pictures or none: answers are right by chance
+        outcome.rounds = [RoundReport(told=one.told, right=[], tested=[]) for one in outcome.rounds]
+    yield from _rounds(outcome, parameters, learned, timed=context.mode != "in-process")
     yield from _totals(outcome, parameters, work)
 
 
@@ -310,8 +313,8 @@ class Moment(NamedTuple):
     accuracy: float | None
 
 
-def _rounds(outcome: FederationOutcome, parameters: Clients, timed: bool) -> Iterator[Measurement]:
-    """Round by round, over all edge servers."""
+def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, timed: bool) -> Iterator[Measurement]:
+    """Round by round, over all edge servers; of losses only where something was ``learned``."""
     began = min(one.told["began"] for one in outcome.rounds)
     tests_s = 0.0  # which count for nothing; on a virtual clock they take no time
     moments: list[Moment] = []
@@ -319,7 +322,7 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, timed: bool) -> Ite
         of_round = [one for one in outcome.rounds if one.told["round"] == number]
         case: dict[str, CaseValue] = {"round": number + 1}
         steps = sum(one.told["steps"] for one in of_round)
-        if steps and parameters.learn:
+        if steps and learned:
             loss = sum(one.told["loss"] for one in of_round) / steps
             yield Measurement("training_loss", loss, "nats", case)
         accuracy = _accuracy(of_round)

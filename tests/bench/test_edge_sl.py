@@ -52,6 +52,14 @@ def test_a_clock_tells_of_rounds_and_of_accuracy_by_then(context):
     assert found["accuracy_at"] == found["final_accuracy"]  # nothing had ended by the first
 
 
+@pytest.mark.parametrize(("mode", "learn"), [("in-process", True), ("virtual", True), ("virtual", False)])
+def test_nothing_is_told_of_how_well_blank_pictures_are_learned(context, mode, learn):
+    blank = replace(context, mode=mode, dataset="none" if learn else "digits")
+    found = measured(replace(SMALL, learn=learn), blank)
+    assert found["client_steps"] == [6]
+    assert not [metric for metric in found if "accuracy" in metric or "loss" in metric]
+
+
 def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
     rounds = [RoundReport(told={}, right=[9.0, 0.0, 0.0], tested=[10.0, 1.0, 0.0]) for _ in range(2)]
     assert _balanced([*rounds, RoundReport(told={}, right=[], tested=[])]) == pytest.approx(0.45)
