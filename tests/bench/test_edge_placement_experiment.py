@@ -18,6 +18,7 @@ from bench.experiments.edge_placement import (
     tree,
 )
 from bench.experiments.hivemind_field import profiles
+from bench.loading import load
 from nodes.algorithms.migration import CLOUD, Link, Model, Network, State
 
 
@@ -141,3 +142,9 @@ def test_what_does_not_fit_is_named_by_its_key(parameters, key):
 def test_a_network_is_trained_in_no_virtual_time():
     assert [list(MigrationParameters().check_mode(mode)) for mode in ("live", "in-process")] == [[], []]
     assert len(list(MigrationParameters().check_mode("virtual"))) == 1
+
+
+def test_nothing_that_claims_are_of_is_left_out_at_smoke():
+    (suite,) = load(["edge_placement"])
+    claimed = {selector.experiment for claim in suite.file.claims for selector in claim.selectors}
+    assert not [one.name for one in suite.experiments if one.spec.name in claimed and one.skipped("smoke")]
