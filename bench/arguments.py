@@ -13,7 +13,7 @@ EXAMPLES = {
   bench run suites/all.yaml                   everything, at the scale for a laptop
   bench run mine.yaml --data ~/data --seed 7  your own suite and data
   bench run all --out runs/all --resume       go on where a run was stopped
-  bench run all --only 'pipeline/*'           some experiments""",
+  bench run all --only 'links/*' --only live  some experiments""",
     "list": """
   bench list
   bench list --json | jq '.[].name'""",
@@ -89,7 +89,13 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--scale", choices=get_args(Scale), default="laptop", help="laptop if not given")
     run.add_argument("--out", type=Path, metavar="DIR", help="runs/<suite>-<UTC> if not given")
     run.add_argument("--seed", type=_seed, default=0, metavar="N", help="the first seed; 0 if not given")
-    run.add_argument("--only", metavar="GLOB", help="experiments, as suite/experiment or experiment")
+    run.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="experiments, as suite/experiment or experiment; may be given again for more",
+    )
     run.add_argument("--device", choices=get_args(conditions.DeviceChoice), default="auto")
     run.add_argument("--shaping", choices=get_args(conditions.ShapingChoice), default="auto", help="auto is emulated")
     run.add_argument("--resume", action="store_true", help="go on with the run in --out")

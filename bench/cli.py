@@ -62,7 +62,7 @@ def _run(arguments: Namespace, words: list[str]) -> int:
         scale=arguments.scale,
         out=arguments.out,
         seed=arguments.seed,
-        only=arguments.only,
+        only=tuple(arguments.only),
         device=arguments.device,
         shaping=arguments.shaping,
         data=data_folder(arguments.data),

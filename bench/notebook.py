@@ -15,7 +15,9 @@ from reports.tables import frame
 
 
 def run_to_frame(suites: tuple[str, ...], options: dict[str, Any]) -> pd.DataFrame:
-    """The records of the run. Raises InputError, RuntimeError, KeyboardInterrupt."""
+    """The records of the run; ``only`` is one glob or several. Raises InputError, RuntimeError, KeyboardInterrupt."""
+    if isinstance(only := options.get("only"), str):
+        options = options | {"only": (only,)}
     try:
         asked = msgspec.convert(options | {"suites": suites}, Options, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:

@@ -1,6 +1,6 @@
 """What will a run do, and what has become of it? Decided before anything runs, and from what is recorded."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,13 +18,13 @@ from reports.record import Scale, Shaping
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What ``bench run`` was asked for. ``out`` None: ``runs/<suites>-<UTC>``."""
+    """What ``bench run`` was asked for. ``out`` None: ``runs/<suites>-<UTC>``; ``only`` of no globs: everything."""
 
     suites: tuple[str, ...]
     scale: Scale = "laptop"
     out: Path | None = None
     seed: int = 0
-    only: str | None = None
+    only: tuple[str, ...] = ()
     device: conditions.DeviceChoice = "auto"
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
@@ -63,12 +63,9 @@ def make_plan(options: Options) -> Plan:
     suites = load(options.suites, options.data)
     device, shaping = conditions.device(options.device), conditions.shaping(options.shaping)
     known = [experiment for suite in suites for experiment in suite.experiments]
-    selected = [experiment for experiment in known if _chosen(experiment, options.only)]
     if not known:
         raise InputError([f"{name}:1: experiments: there are none" for name in options.suites])
-    if not selected:
-        hint = did_you_mean(str(options.only), [experiment.name for experiment in known])
-        raise InputError([f"--only: no experiment is called {options.only}{hint}"])
+    selected = _selected(known, options.only)
     cases = {experiment.name: list(experiment.cases(options.scale, options.seed)) for experiment in known}
     if lines := _misfits(options.scale, shaping, [case for chosen in selected for case in cases[chosen.name]]):
         raise InputError(lines)
@@ -85,8 +82,16 @@ def _misfits(scale: Scale, shaping: Shaping, cases: list[Case]) -> list[str]:
     return list(lines)
 
 
-def _chosen(experiment: Experiment, only: str | None) -> bool:
-    return only is None or fnmatchcase(experiment.name, only) or fnmatchcase(experiment.spec.name, only)
+def _selected(known: list[Experiment], globs: Sequence[str]) -> list[Experiment]:
+    """Those that any of ``globs`` is of. Raises InputError for each that is of none."""
+    names = [experiment.name for experiment in known]
+    if lost := [glob for glob in globs if not any(_is_called(experiment, glob) for experiment in known)]:
+        raise InputError([f"--only: no experiment is called {glob}{did_you_mean(glob, names)}" for glob in lost])
+    return [one for one in known if not globs or any(_is_called(one, glob) for glob in globs)]
+
+
+def _is_called(experiment: Experiment, glob: str) -> bool:
+    return fnmatchcase(experiment.name, glob) or fnmatchcase(experiment.spec.name, glob)
 
 
 @dataclass
@@ -124,6 +129,6 @@ def status(plan: Plan, experiment: Experiment, recorded: Container[str], outcome
     if not missing:
         return Status("done")
     if experiment not in plan.selected:
-        return Status("skipped", f"not chosen by --only {plan.options.only}")
+        return Status("skipped", f"not chosen by --only {' '.join(plan.options.only)}")
     why = "interrupted" if outcome.interrupted else "did not end"
     return Status("skipped", f"{why}: {missing} of {len(cases)} cases were not run")

@@ -302,8 +302,19 @@ def test_only_runs_what_matches(command: Command, capsys: pytest.CaptureFixture[
     assert calls() == ["7/0"]
     assert statuses() == {"sweep": ("skipped", "not chosen by --only toy/o*"), "other": ("done", None)}
     assert verdicts() == {"two": "not-run", "seven": "reproduced"}
-    assert command("run", "toy.yaml", "--only", "othr") == 2
-    assert capsys.readouterr().err == "--only: no experiment is called othr (did you mean 'toy/other'?)\n"
+    assert command("run", "toy.yaml", "--only", "othr", "--only", "sweep", "--only", "x*") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "--only: no experiment is called othr (did you mean 'toy/other'?)",
+        "--only: no experiment is called x*",
+    ]
+
+
+def test_only_may_be_given_again(folder: Path, command: Command) -> None:
+    third = "  - {name: third, mode: in-process, run: 'toy:measure'}\nclaims:"
+    (folder / "toy.yaml").write_text((folder / "toy.yaml").read_text().replace("claims:", third))
+    assert command(*RUN, "--only", "third", "--only", "o*") == 0
+    assert calls() == ["7/0", "1/0"]
+    assert statuses()["sweep"] == ("skipped", "not chosen by --only third o*")
 
 
 def test_what_a_scale_skips_is_said(folder: Path, command: Command) -> None:
