@@ -1,12 +1,14 @@
 """What does an edge server decide whose clients do not wait for each other? Asynchronous parallel split learning.
 
 The server takes a step on whatever tasks wait when it is free. A client that is more than ``staleness`` steps ahead of
-the slowest waits; an update counts the less, the more others the server made since it last served that client. A round
+the slowest waits; an update counts the less, the more others the server made since it last served that client. Of k
+clients one with n pictures counts n / (k m), where the mean client has m: all at once as in synchronous PSL. A round
 is as many client steps as in the other schemes, whoever takes them: those of slow clients are fewer. (The paper names
 staleness and the under-representation of slow clients as open, and no rule for either; these are ours.)
 """
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from nodes.algorithms.parallel import fading, may_go_on
 from nodes.edge import EdgeServer
@@ -43,13 +45,15 @@ class FreeServer(EdgeServer):
         return sorted(ready, key=self._names.__getitem__)
 
     def _fades(self, members: Sequence[Member]) -> tuple[float, ...]:
+        """Beside its share among ``members``: by their data against the mean client's, and by its staleness."""
+        share = fmean(member.samples for member in members) / fmean(one.samples for one in self._members.values())
         self._updates += 1
         fades: list[float] = []
         for member in members:
             missed = self._updates - 1 - self._served[member.name]
             self._served[member.name] = self._updates
             self._tally.staleness += missed
-            fades.append(fading(missed, self._federation.fade))
+            fades.append(share * fading(missed, self._federation.fade))
         return tuple(fades)
 
     def computed(self, reply: AnyMessage, now: float) -> list[Action]:

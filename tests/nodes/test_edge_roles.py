@@ -170,6 +170,24 @@ def test_an_asynchronous_update_counts_the_less_the_more_it_missed():
     assert fades == [(1.0,), (0.5,), (0.5,), (0.5,), (0.2,), (1 / 3,)]  # the first of a client since it came
 
 
+def test_an_asynchronous_step_counts_by_the_data_of_those_in_it():
+    server = begun("psl-async", fade=0.0)
+    for name, samples in zip(NAMES, (10.0, 20.0, 30.0), strict=True):
+        come(server, name, samples)
+    counts: list[list[float]] = []
+    for waiting in ((0,), (1, 2), (0, 1, 2)):  # what comes while a step is under way waits
+        actions = [action for client in waiting for action in server.receive(NAMES[client], task(client), 0.0)]
+        actions += server.computed(gradient(STEP), 0.0) if counts else []
+        *returned, (_, (_, clients, weights, fades, _)) = actions
+        assert clients == waiting
+        counts.append([weight * fade for weight, fade in zip(weights, fades, strict=True)])
+        for _ in returned:
+            server.computed(gradient(), 0.0)
+    mean = 20
+    expected = [[10 / mean], [20 / (2 * mean), 30 / (2 * mean)], [1 / 6, 2 / 6, 3 / 6]]
+    assert counts == [pytest.approx(one) for one in expected]
+
+
 def test_one_too_far_ahead_waits_for_the_slowest():
     server = begun("psl-async", staleness=0)
 
