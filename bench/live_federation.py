@@ -36,7 +36,7 @@ class LiveFederation:
     def __init__(
         self, federation: Federation, shaping: Shaping, processes: Processes, token: str, say: Say | None
     ) -> None:
-        """``shaping`` has a link above each client, to its edge server, then one above each edge server."""
+        """``shaping`` has the links of ``ways``."""
         self.rounds: list[Result] = []  # as the edge servers told of them
         self.lost: dict[str, str] = {}  # clients that are gone, and how they went
         self.pids: dict[str, int] = {}  # by name
@@ -117,7 +117,7 @@ class LiveFederation:
             me = calling(RUNNER, self._run)
             address = self._processes.addresses[process]
             control = await connect(*address, me, self._token, Limits(), bulk=False, peer=process)
-            servers = {name: await self._server(name) for name in crew if name != CLOUD}
+            servers = {name: await self._servers_of(name) for name in crew}
             await control.send(Enlist(federation=self._federation, names=crew, servers=servers))
             self._controls[process] = control
             while process not in self._reports:
@@ -127,17 +127,12 @@ class LiveFederation:
             self._dead.add(process)
             await self._miss(crew, str(error) if isinstance(error, SilentError) else how)
 
-    async def _server(self, name: str) -> Peer:
-        """Where ``name`` finds its server, at the near end of the link between them."""
-        federation = self._federation
-        if name in federation.edge_names:
-            hop, server = federation.clients + federation.edge_names.index(name), CLOUD
-            if server not in self._servers:
-                return Peer("")
-        else:
-            hop = federation.client_names.index(name)
-            server = federation.edge_names[federation.edge_of(hop)]
-        return Peer(server, *await self._shaping.door(hop, self._processes.addresses[server]))
+    async def _servers_of(self, name: str) -> tuple[Peer, ...]:
+        """Where ``name`` finds its servers, at the near ends of the links between them."""
+        doors = [(hop, server) for hop, (near, server) in enumerate(ways(self._federation)) if near == name]
+        return tuple(
+            [Peer(server, *await self._shaping.door(hop, self._processes.addresses[server])) for hop, server in doors]
+        )
 
     async def _take(self, process: str, crew: Crew, message: AnyMessage) -> None:
         """Act on what a process said."""
@@ -164,18 +159,22 @@ class LiveFederation:
         self._changed.set()
 
     async def _miss(self, crew: Crew, how: str) -> None:
-        """Let edge servers know of clients that ended; one without clients ends too. Raises RunError for a server."""
+        """Let edge servers know of clients that ended; one without clients ends too, unless clients move.
+
+        Raises RunError for a server.
+        """
         federation = self._federation
         if crew[0] in self._servers or len(self.lost.keys() | crew) == federation.clients:
             raise RunError(how if crew[0] in self._servers else f"no client is left: {how}", weight=2)
         self.lost |= dict.fromkeys(crew, how)
         self._changed.set()
         for client in map(federation.client_names.index, crew):
-            edge = federation.edge_of(client)
             told = Error(node=federation.client_names[client], reason=how)
-            await self._tell(federation.edge_names[edge], told)
-            if self.lost.keys() >= {federation.client_names[one] for one in federation.group(edge)}:
-                await self._tell(federation.edge_names[edge], Shutdown())
+            for edge in federation.visits(client):
+                await self._tell(federation.edge_names[edge], told)
+                names = {federation.client_names[one] for one in federation.visitors(edge)}
+                if self.lost.keys() >= names and not federation.moves:
+                    await self._tell(federation.edge_names[edge], Shutdown())
 
 
 def run_live(
@@ -191,9 +190,9 @@ def run_live(
 ) -> FederationOutcome:
     """Run ``federation`` on processes of its own; ``script`` may kill clients meanwhile and let them come back.
 
-    ``links`` are the clients' to their edge servers, one each or one for all alike, ``backhaul`` is each edge
-    server's to the cloud; with ``shaping`` "none" all are unlimited. They are tried before the nodes start, see
-    ``bench.self_test``; a complaint is refused, or kept in the outcome. A client that says nothing for too long is
+    ``links`` are the clients' to whatever edge servers they come to, one each or one for all alike, ``backhaul`` is
+    each edge server's to the cloud; with ``shaping`` "none" all are unlimited. They are tried before the nodes start,
+    see ``bench.self_test``; a complaint is refused, or kept in the outcome. A client that says nothing for too long is
     killed and missed as if it had died. Raises ValueError before anything runs, and RunError naming the node that
     failed, or the server that ended or fell silent. Leaves no process behind.
     """
@@ -203,12 +202,11 @@ def run_live(
     if len(all_links) != federation.clients or clients_per_process < 1:
         raise ValueError(f"links: one for all clients or {federation.clients}; clients_per_process: from 1 on")
     names = [*federation.client_names, *federation.edge_names, CLOUD]
-    ends = [(client, federation.clients + federation.edge_of(client)) for client in range(federation.clients)]
-    if federation.edges > 1:
-        all_links += [backhaul] * federation.edges
-        ends += [(federation.clients + edge, len(names) - 1) for edge in range(federation.edges)]
+    pairs = ways(federation)
+    by_name = dict(zip(federation.client_names, all_links, strict=True))
+    all_links = [by_name.get(near, backhaul) for near, _ in pairs]
+    ends = [(names.index(near), names.index(far)) for near, far in pairs]
     joined = shaped(names, all_links, shaping, federation.job.seed, ends)
-    pairs = [(names[near], names[far]) for near, far in ends]
 
     async def run() -> FederationOutcome:
         complaints = await try_links(pairs, all_links, shaping, self_test)
@@ -237,6 +235,16 @@ async def _run(
         except BaseException:
             await processes.end()  # first of all: a node that is stopped answers no goodbye
             raise
+
+
+def ways(federation: Federation) -> list[tuple[str, str]]:
+    """The links, each by who stands above and who below: of clients to the edge servers with which they begin, of these
+    to the cloud where there are several, then of clients to those that they move to."""
+    clients, edges = federation.client_names, federation.edge_names
+    visits = [federation.visits(client) for client in range(federation.clients)]
+    own = [(name, edges[visited[0]]) for name, visited in zip(clients, visits, strict=True)]
+    later = [(name, edges[edge]) for name, visited in zip(clients, visits, strict=True) for edge in visited[1:]]
+    return [*own, *((edge, CLOUD) for edge in edges if len(edges) > 1), *later]
 
 
 def _called(crew: Crew) -> str:

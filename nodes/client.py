@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from nodes.algorithms.parallel import Scheme
-from nodes.messages import Activation, AnyMessage, Assign, Gradient, Peer, Result, Round, Shutdown, Weights
+from nodes.messages import Activation, AnyMessage, Assign, Gradient, Peer, Result, Round, Route, Shutdown, Weights
 from nodes.node import Action, Compute, Connect, Direction, Finish, PeerLostError, Send, Wake
 from nodes.segment import ProtocolError
 
@@ -17,12 +17,15 @@ BACK = "back"
 
 
 class Client:
-    """A client at ``edge`` with ``samples`` training pictures out of ``all_samples / clients`` in the mean."""
+    """A client with ``samples`` training pictures; ``mean_samples`` are those of the mean client.
+
+    It begins with the first of the edge servers ``servers``.
+    """
 
     def __init__(  # noqa: PLR0917 (all that a client is)
         self,
         rules: Scheme,
-        edge: Peer,
+        servers: Sequence[Peer],
         samples: int,
         mean_samples: float,
         test_batches: int,
@@ -32,7 +35,9 @@ class Client:
     ) -> None:
         """``absences`` are (training steps begun, seconds away); ``begun`` steps were taken before."""
         self.begun = begun
-        self._rules, self._edge = rules, edge
+        self._rules, self._edge = rules, servers[0]
+        self._servers = {server.name: server for server in servers}
+        self._current = False  # it has been with its server since the clients' part was shared last
         self._about = {"samples": float(samples), "mean_samples": mean_samples}
         self._samples, self._test_batches, self._window = samples, test_batches, window
         self._absences = sorted(absences)
@@ -46,7 +51,8 @@ class Client:
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
         """Say who comes."""
         self._away, self._left = False, 0
-        return [Send("down", Result(assignment=0, step=self.begun, metrics=self._about))]
+        about = self._about | ({"current": 1.0} if self._current else {})
+        return [Send("down", Result(assignment=0, step=self.begun, metrics=about))]
 
     def lost(self, direction: Direction, now: float) -> list[Action]:
         """End, if the server is gone while this client is away. Raises PeerLostError if it was not."""
@@ -68,13 +74,18 @@ class Client:
             case "runner", Assign():
                 return [Connect(self._edge)]
             case "down", Weights() | Gradient() | Result():
+                self._current |= isinstance(message, Weights)
                 call = {Weights: "take", Gradient: "backward", Result: "score"}[type(message)]
                 return [Compute(call, (message,))]
             case "down", Round(steps=0):
                 return self._test(message.assignment)
             case "down", Round():
+                self._current = True
                 self._round, self._left, self._scores = message.assignment, message.steps, {}
                 return self._train(now)
+            case "down", Route(nodes=(Peer(name=name), *_)) if name in self._servers:
+                self._edge = self._servers[name]
+                return [Connect(self._edge)]
             case "down" | "runner", Shutdown():
                 return [Finish()]
         raise ProtocolError(f"unexpected {type(message).__name__} from {sender}")
@@ -100,7 +111,7 @@ class Client:
         """Begin the next step, or drop out."""
         if self._absences and self.begun >= self._absences[0][0]:
             _, for_s = self._absences.pop(0)
-            self._away = True
+            self._away, self._current = True, False
             return [Connect(None), Wake(now + for_s, BACK)]
         self.begun += 1
         return [Compute("train", (self._round, self.begun - 1))]

@@ -1,7 +1,10 @@
-"""What does the cloud above several edge servers do? It averages their parts, as often as they ask for it."""
+"""What does the cloud above several edge servers do? It averages their parts, as often as they ask for it.
+
+What follows a client from one edge server to another goes through it.
+"""
 
 from nodes.algorithms.collaborative import federated_average
-from nodes.messages import AnyMessage, Assign, Shutdown, Weights
+from nodes.messages import AnyMessage, Assign, Handover, Shutdown, Weights
 from nodes.node import Action, Compute, Direction, Finish, Send
 from nodes.segment import ProtocolError
 
@@ -13,12 +16,17 @@ class Cloud:
         self._edges = edges
         self._given: dict[str, Weights] = {}
         self._gone: set[str] = set()
+        self._here: set[str] = set()
+        self._pending: list[Handover] = []  # to edge servers that are not here yet
 
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
         """An edge server comes."""
         if peer not in self._edges:
             raise ProtocolError(f"{peer} is no edge server of this cloud")
-        return []
+        self._here.add(peer)
+        waited: list[Action] = [Send(peer, handover) for handover in self._pending if handover.to == peer]
+        self._pending = [handover for handover in self._pending if handover.to != peer]
+        return waited
 
     def lost(self, direction: Direction, now: float) -> list[Action]:
         """Average what the others have sent."""
@@ -42,6 +50,8 @@ class Cloud:
             case Weights() if sender in self._edges:
                 self._given[sender] = message
                 return self._average()
+            case Handover(to=to) if sender in self._edges and to in self._edges:
+                return self._pass_on(message)
             case Shutdown() if sender in self._edges:
                 return self.lost(sender, now)
             case Assign() if sender == "runner":
@@ -51,6 +61,12 @@ class Cloud:
     def computed(self, reply: AnyMessage, now: float) -> list[Action]:
         """Send the average to all."""
         return [Send(edge, reply) for edge in self._edges if edge not in self._gone]
+
+    def _pass_on(self, handover: Handover) -> list[Action]:
+        if handover.to in self._here:
+            return [Send(handover.to, handover)] if handover.to not in self._gone else []
+        self._pending.append(handover)
+        return []
 
     def _average(self) -> list[Action]:
         if not self._given or self._given.keys() | self._gone != set(self._edges):

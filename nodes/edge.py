@@ -4,6 +4,10 @@ A round: clients train, what the scheme shares is averaged (with the other edge 
 one), clients test. A client that is gone takes no further part in a round, which ends with those that remain; one that
 comes begins with the next. So no step is taken twice. All decisions go by the clients' numbers, never by who was
 faster, except where a scheme is asynchronous.
+
+Clients that change their edge server do so between two rounds. They take their own part along; a server's copy that is
+theirs alone (SFLv1) goes after them, with its optimizer's state. From then on they train with, and are averaged with,
+what is at their new server.
 """
 
 from collections import deque
@@ -14,14 +18,30 @@ from typing import Literal
 import msgspec
 
 from nodes.algorithms.parallel import aggregated, shares
+from nodes.arrivals import Arrivals
 from nodes.codec import wire_size
 from nodes.federation import CLOUD, Federation
 from nodes.joint_segment import SHARED
-from nodes.messages import Activation, AnyMessage, Assign, Error, Gradient, Peer, Result, Round, Shutdown, Weights
-from nodes.node import Action, Compute, Connect, Direction, Finish, PeerLostError, Send
+from nodes.messages import (
+    Activation,
+    AnyMessage,
+    Assign,
+    Error,
+    Gradient,
+    Handover,
+    Peer,
+    Result,
+    Round,
+    Route,
+    Shutdown,
+    Weights,
+)
+from nodes.node import Action, Compute, Connect, Direction, Finish, PeerLostError, Send, Wake
 from nodes.segment import ProtocolError
 from nodes.tally import Member, Tally
 from nodes.turns import due
+
+PASS = "pass"  # a round in which nobody is here
 
 Phase = Literal["gathering", "training", "averaging", "uploading", "testing", "over"]
 
@@ -32,12 +52,14 @@ class EdgeServer:
     def __init__(self, federation: Federation, edge: int, cloud: Peer | None = None) -> None:
         self._federation, self._rules, self._cloud = federation, federation.rules, cloud
         names = federation.client_names
-        self._names = {names[client]: client for client in federation.group(edge)}
+        self._names = {names[client]: client for client in federation.visitors(edge)}
         self._edge = edge
         self._phase: Phase = "gathering"
         self._begun = False  # by the runner's word, and the cloud is there
         self._here: set[str] = set()  # who has a channel
-        self._awaited = set(self._names)  # before the first round
+        self._dead: set[int] = set()  # clients, by the runner's word
+        self._arrivals = Arrivals(federation, edge)
+        self._leaving = 0  # clients whose handover is not on its way yet
         self._round = 0
         self._steps = federation.local_steps or 0
         self._members: dict[str, Member] = {}  # of this round
@@ -89,8 +111,8 @@ class EdgeServer:
         return []
 
     def woke(self, why: str, now: float) -> list[Action]:
-        """Nothing is waited for."""
-        return []
+        """Pass by a round that nobody takes part in."""
+        return self._end_training(now)
 
     # What comes
 
@@ -101,23 +123,34 @@ class EdgeServer:
                 self._begun = self._cloud is None
                 return [Connect(self._cloud)] if self._cloud else self._gather(now)
             case "runner", Error(node=name):  # died; should it come all the same, it counts
-                self._awaited.discard(name)
+                self._dead.add(self._names[name])
                 return self._gather(now)
             case "runner", Shutdown():
                 return self._end()
-            case "down", Weights() if self._phase == "averaging":
-                return [self._compute("take", message)]
-            case "down", Shutdown():
-                return []
+            case "down", Weights() | Handover() | Shutdown():
+                return self._from_cloud(message, now)
             case _ if sender in self._names:
                 return self._heard(sender, message, now)
         raise ProtocolError(f"unexpected {type(message).__name__} from {sender}")
+
+    def _from_cloud(self, message: Weights | Handover | Shutdown, now: float) -> list[Action]:
+        match message:
+            case Weights() if self._phase == "averaging":
+                return [self._compute("take", message)]
+            case Handover():
+                self._arrivals.came(message)
+                return self._gather(now)
+            case Shutdown():
+                return []
+        raise ProtocolError(f"unexpected {type(message).__name__} from {CLOUD}")
 
     def _heard(self, name: str, message: AnyMessage, now: float) -> list[Action]:
         """Take what a client says; what it says of a round that it has left counts for nothing."""
         match message:
             case Result(metrics={"samples": samples, "mean_samples": mean}):
-                return self._introduced(name, int(samples), mean, now)
+                current = bool(message.metrics.get("current")) and self._rules.clients == "average"
+                newcomer = Member(name=name, index=self._names[name], samples=max(1, int(samples)), current=current)
+                return self._introduced(newcomer, mean, now)
             case Shutdown():
                 return self.lost(name, now)
             case Activation() | Result() | Weights():
@@ -148,6 +181,8 @@ class EdgeServer:
                 return [Send(asker.name, reply)] if self._is_here(asker) else []
             case Gradient():
                 return self._stepped(reply, now)
+            case Handover():
+                return self._handed_over(reply, now)
             case Weights() if self._phase == "uploading":
                 self._phase = "averaging"
                 return [Send("down", reply)]
@@ -169,34 +204,81 @@ class EdgeServer:
 
     # A round
 
-    def _introduced(self, name: str, samples: int, mean: float, now: float) -> list[Action]:
+    def _introduced(self, newcomer: Member, mean: float, now: float) -> list[Action]:
+        """Take up one that has come, or tell it where it belongs by now."""
         self._steps = self._steps or max(1, int(mean) // self._federation.job.batch_size)
-        self._newcomers[name] = Member(name=name, index=self._names[name], samples=max(1, samples))
+        self._dead.discard(newcomer.index)
+        if not self._federation.comes_to(newcomer.index, self._edge, self._round):
+            return [self._redirect(newcomer.name)]
+        self._newcomers[newcomer.name] = newcomer
         return self._gather(now)
 
+    def _redirect(self, name: str) -> Send:
+        """Tell ``name`` to go where it belongs in this round."""
+        server = self._federation.edge_of(self._names[name], self._round)
+        return Send(name, Route(nodes=(Peer(self._federation.edge_names[server]),)))
+
     def _gather(self, now: float) -> list[Action]:
-        """Begin as soon as all are here; later rounds begin with whoever is."""
-        if self._phase != "gathering" or not self._begun or not self._newcomers:
+        """Begin the round as soon as all are here that it waits for; if nobody is to come, pass it by."""
+        if self._phase != "gathering" or not self._begun or self._leaving:
             return []
-        if self._round == 0 and not self._newcomers.keys() >= self._awaited:
+        here = {one.index for one in (*self._members.values(), *self._newcomers.values())}
+        if self._arrivals.missing(self._round, here, self._dead):
             return []
-        return self._begin(now)
+        self._admit()
+        group = self._federation.group(self._edge, self._round)
+        if not self._members and (not self._federation.moves or not self._dead.issuperset(group)):
+            return []  # whoever is away may come back
+        self._phase = "training"
+        self._tally = Tally(began=now, participants=len(self._members))
+        arrivals = self._arrivals.take(self._round)
+        self._tally.moved_bytes = sum(sum(wire_size(handover)) for handover in arrivals)
+        return [*(self._compute("settle", handover) for handover in arrivals), *self._train(now)]
 
     def _admit(self) -> None:
+        """Let those take part in the round who are here and belong here."""
         everyone = self._members | self._newcomers
-        self._newcomers = {}
-        self._members = {name: everyone[name] for name in self._names if name in everyone}
+        group = self._federation.group(self._edge, self._round)
+        self._members = {
+            name: everyone.pop(name) for name in self._names if name in everyone and self._names[name] in group
+        }
+        self._newcomers = everyone
 
     def _begin(self, now: float) -> list[Action]:
         """Begin the next round, or end."""
         if self._round == self._federation.rounds:
             return self._end()
-        self._admit()
         self._phase = "gathering"
-        if not self._members:
+        return [*self._release(), *self._gather(now)]
+
+    def _release(self) -> list[Action]:
+        """Send those on their way who belong elsewhere from this round on, and what is theirs after them."""
+        if not self._federation.moves:
             return []
-        self._phase = "training"
-        self._tally = Tally(began=now, participants=len(self._members))
+        actions: list[Action] = []
+        places, edges = self._federation.places(self._round), self._federation.edge_names
+        for client in self._federation.group(self._edge, self._round - 1):
+            if places[client] != self._edge:
+                name = self._federation.client_names[client]
+                here = name in self._members or name in self._newcomers
+                self._members.pop(name, None)
+                self._newcomers.pop(name, None)
+                self._leaving += 1
+                actions.append(self._compute("leave", self._round, client, edges[places[client]], here))
+                actions += [self._redirect(name)] if here else []
+        return actions
+
+    def _handed_over(self, handover: Handover, now: float) -> list[Action]:
+        """Send on what follows a client that has left; nothing is to do once what came of one is settled."""
+        if handover.to == self._federation.edge_names[self._edge]:
+            return []
+        self._leaving -= 1
+        return [Send("down", handover), *self._gather(now)]
+
+    def _train(self, now: float) -> list[Action]:
+        """Let the members of the round train."""
+        if not self._members:
+            return [Wake(now, PASS)]
         self._waiting, self._given, self._results = {}, {}, {}
         for member in self._members.values():
             member.served, member.reported = 0, False
@@ -210,11 +292,14 @@ class EdgeServer:
         return [*self._hand(name), Send(name, Round(assignment=self._round, steps=self._steps))]
 
     def _hand(self, name: str) -> list[Action]:
-        """Send ``name`` the clients' part, if there is one that it does not hold."""
+        """Send ``name`` the clients' part, if there is one that it does not hold, or bring as its last server's."""
         member = self._members[name]
+        brought, member.current = member.current, False
         if self._part is None or member.holds is self._part:
             return []
         member.holds = self._part
+        if brought:
+            return []
         self._tally.down_bytes += sum(wire_size(self._part))
         return [Send(name, self._part)]
 

@@ -26,10 +26,11 @@ class FreeServer(EdgeServer):
         self._updates = 0
         self._served: dict[str, int] = {}  # the updates there were when a client came, or was served last
 
-    def _introduced(self, name: str, samples: int, mean: float, now: float) -> list[Action]:
+    def _introduced(self, newcomer: Member, mean: float, now: float) -> list[Action]:
         """Let one that comes while others train begin where the slowest of them is."""
+        name = newcomer.name
         self._served[name] = self._updates
-        began = super()._introduced(name, samples, mean, now)
+        began = super()._introduced(newcomer, mean, now)
         if self._phase != "training" or name not in self._newcomers:
             return began
         self._newcomers[name].total = min((one.total for one in self._members.values()), default=0)

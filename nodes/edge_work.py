@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from nodes.algorithms.collaborative import federated_average
 from nodes.client_work import job_of
 from nodes.federation import Federation
 from nodes.joint_segment import JointSegment
-from nodes.messages import Activation, AnyMessage, Gradient, Tensors, Weights
+from nodes.messages import Activation, AnyMessage, Gradient, Handover, Tensors, Weights
 from nodes.place import place
 from nodes.segment import ProtocolError
 
@@ -14,16 +16,19 @@ SERVER, CLIENT = "server.", "client."  # before names of tensors on the way betw
 
 
 class EdgeWork:
-    """The worker of edge server ``edge``. Where clients have the whole network it averages and no more."""
+    """The worker of edge server ``edge``. Where clients have the whole network it averages and no more.
+
+    Copies are made at the start for all clients that ever come here.
+    """
 
     def __init__(self, federation: Federation, edge: int) -> None:
         self._job = job_of(federation)
         self._segments: dict[int, JointSegment] = {}  # by client; all the same one, but for copies
         self._returned: dict[int, Gradient] = {}
         self._round = 0
-        group = federation.group(edge)
+        self._copies = federation.rules.server == "copies"
         if federation.rules.server != "none":
-            self._segments = self._parts(group, copies=federation.rules.server == "copies")
+            self._segments = self._parts(federation.visitors(edge), self._copies)
         self._distinct = list({id(segment): segment for segment in self._segments.values()}.values())
         if self._distinct and place(self._job.splits, 1, self._distinct[0].layers).relays:
             raise ValueError("all layers are the clients'; only fl needs no server part")
@@ -86,6 +91,19 @@ class EdgeWork:
         if self._distinct:
             self._adopt(_named(message.tensors, SERVER))
         return Weights(assignment=message.assignment, tensors=_named(message.tensors, CLIENT))
+
+    def leave(self, round_number: int, client: int, to: str, here: bool) -> Handover:
+        """What goes after a client to edge server ``to``, with which it trains from this round on: its copy, if any."""
+        tensors = self._segments[client].carried() if self._copies else {}
+        return Handover(assignment=round_number, client=client, to=to, here=here, tensors=tensors)
+
+    def settle(self, handover: Handover) -> Handover:
+        """Go on from the copy that came after a client. Raises ProtocolError if it does not fit."""
+        if self._copies:
+            self._segments[handover.client].settle(handover.tensors)
+        elif handover.tensors:
+            raise ProtocolError(f"{sorted(handover.tensors)[:3]} came after client {handover.client} for nothing")
+        return msgspec.structs.replace(handover, tensors={})
 
     def _adopt(self, tensors: Tensors) -> None:
         for segment in self._distinct:

@@ -1,6 +1,6 @@
 """What are many clients and their servers asked to train together? One frozen description for all of them.
 
-Clients belong to edge servers, as equal groups, and edge servers to one cloud where there are several.
+Clients belong to edge servers, as equal groups or as moves say, and edge servers to one cloud where there are several.
 """
 
 from typing import Annotated, Literal, NamedTuple
@@ -38,6 +38,15 @@ class Absence(NamedTuple):
     for_s: float
 
 
+class Move(NamedTuple):
+    """A client that belongs to edge server ``to_edge`` (from 0) once ``after_rounds`` are over; after 0 it begins
+    there."""
+
+    client: int
+    after_rounds: int
+    to_edge: int
+
+
 class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``clients`` train the network of ``job`` by ``scheme`` for ``rounds`` of ``local_steps`` each.
 
@@ -47,7 +56,8 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     (steps by which a client may be ahead of the slowest) and ``fade`` are of asynchronous PSL. After each
     ``cloud_every`` rounds the edge servers' parts are averaged at the cloud; after each ``test_every`` rounds and the
     last (0: never) clients test. ``slowdowns`` are the clients', taken again from the first on where there are more
-    clients. ``folder``: where clients keep their state after each step, so that one that was killed goes on from it.
+    clients. ``moves`` are of clients that change their edge server between two rounds, see ``nodes.edge``.
+    ``folder``: where clients keep their state after each step, so that one that was killed goes on from it.
     """
 
     job: Job
@@ -66,13 +76,17 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     client_timing: Timing | None = None
     server_timing: Timing | None = None
     absences: tuple[Absence, ...] = ()
+    moves: tuple[Move, ...] = ()
     folder: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.job.nodes) != 2 or self.job.microbatches != 1 or self.job.members or self.job.moves is not None:
             raise ValueError("job: a client and a server, no microbatches, no members, no moves")
-        if not 1 <= self.edges <= self.clients or min(self.rounds, self.cloud_every) < 1:
+        if self.edges < 1 or min(self.rounds, self.cloud_every) < 1:
             raise ValueError("edges: from 1 to as many as clients; rounds, cloud_every: from 1 on")
+        self._check_moves()
+        if not all(self.visitors(edge) for edge in range(self.edges)):
+            raise ValueError("edges: from 1 to as many as clients, or as many as clients come to by their moves")
         if not 0 <= self.phi <= 1 or (self.phi and self.scheme != "epsl"):
             raise ValueError(f"phi {self.phi}: from 0 to 1, and of epsl alone")
         if self.local_steps is not None and self.local_steps < 1:
@@ -87,9 +101,29 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             if absence.after_steps < 0 or not 0 < absence.for_s <= LONGEST_S:
                 raise ValueError(f"absences: {list(absence)}: client, steps from 0 on, up to {LONGEST_S:g} s above 0")
         if self.scheme == "psl-async" and self.edges > 1:
-            raise ValueError("psl-async: no round ends for all, so edge servers cannot be averaged; give one edge")
+            raise ValueError(
+                "psl-async: no round ends for all, so edge servers cannot be averaged, nor clients move; give one edge"
+            )
         if any(slowdown < 1 for slowdown in self.slowdowns) or not self.slowdowns:
             raise ValueError("slowdowns: one at least, none below 1")
+
+    def _check_moves(self) -> None:
+        """Raise ValueError for a move of or to nobody, at no round's end, or to where its client is."""
+        at = {client: client * self.edges // self.clients for client in range(self.clients)}
+        seen = set()
+        for move in self._ordered():
+            said = f"moves: {list(move)}: client, rounds before, edge server"
+            if move.client not in at or not 0 <= move.to_edge < self.edges:
+                raise ValueError(f"{said}; clients are 0 to {self.clients - 1}, edge servers 0 to {self.edges - 1}")
+            if not 0 <= move.after_rounds < self.rounds:
+                raise ValueError(f"{said}; there are rounds 0 to {self.rounds - 1} to begin at another")
+            if at[move.client] == move.to_edge or move[:2] in seen:
+                raise ValueError(f"{said}; the client is at {at[move.client]} then, and moves once a round at most")
+            at[move.client] = move.to_edge
+            seen.add(move[:2])
+
+    def _ordered(self) -> list[Move]:
+        return sorted(self.moves, key=lambda move: move.after_rounds)
 
     @property
     def rules(self) -> Scheme:
@@ -106,13 +140,36 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Of the edge servers."""
         return tuple(f"edge{number + 1}" for number in range(self.edges))
 
-    def group(self, edge: int) -> tuple[int, ...]:
-        """The clients of an edge server, as equal as they can be."""
-        return tuple(client for client in range(self.clients) if client * self.edges // self.clients == edge)
+    def places(self, round_number: int) -> list[int]:
+        """The edge server of each client in a round: in groups as equal as they can be, but for moves."""
+        at = [client * self.edges // self.clients for client in range(self.clients)]
+        for move in self._ordered():
+            if move.after_rounds <= round_number:
+                at[move.client] = move.to_edge
+        return at
 
-    def edge_of(self, client: int) -> int:
-        """The edge server of a client."""
-        return client * self.edges // self.clients
+    def edge_of(self, client: int, round_number: int = 0) -> int:
+        """The edge server of a client in a round."""
+        return self.places(round_number)[client]
+
+    def group(self, edge: int, round_number: int = 0) -> tuple[int, ...]:
+        """The clients of an edge server in a round."""
+        return tuple(client for client, at in enumerate(self.places(round_number)) if at == edge)
+
+    def visits(self, client: int) -> tuple[int, ...]:
+        """The edge servers that a client ever belongs to, in the order in which it comes there."""
+        later = [move.to_edge for move in self._ordered() if move.client == client]
+        return tuple(dict.fromkeys([self.edge_of(client), *later]))
+
+    def visitors(self, edge: int) -> tuple[int, ...]:
+        """The clients that ever belong to an edge server."""
+        movers = {move.client for move in self.moves if move.to_edge == edge}
+        return tuple(sorted(movers.union(self.group(edge))))
+
+    def comes_to(self, client: int, edge: int, round_number: int) -> bool:
+        """Whether a client belongs to an edge server in this round or a later one."""
+        later = {move.to_edge for move in self.moves if move.client == client and move.after_rounds > round_number}
+        return edge in later or self.edge_of(client, round_number) == edge
 
     def slowdown(self, client: int) -> float:
         """How much slower than this machine a client is."""

@@ -95,8 +95,8 @@ def _made(federation: Federation, edge_work: Callable[[int], Any], client_work: 
         made[name] = edge_role(federation, edge), edge_work(edge)
     for client, name in enumerate(federation.client_names):
         work = client_work(client)
-        above = Peer(federation.edge_names[federation.edge_of(client)])
-        made[name] = client_role(federation, client, work, above), work
+        servers = [Peer(federation.edge_names[edge]) for edge in federation.visits(client)]
+        made[name] = client_role(federation, client, work, servers), work
     return made
 
 
@@ -107,11 +107,11 @@ def edge_role(federation: Federation, edge: int, cloud: Peer | None = None) -> E
     return EdgeServer(federation, edge, (cloud or Peer(CLOUD)) if federation.edges > 1 else None)
 
 
-def client_role(federation: Federation, client: int, work: Any, edge: Peer) -> Client:
+def client_role(federation: Federation, client: int, work: Any, servers: Sequence[Peer]) -> Client:
     """What client ``client`` decides, whose worker is ``work``."""
     return Client(
         federation.rules,
-        edge,
+        servers,
         work.samples,
         work.mean_samples,
         work.course.test_batches,
@@ -242,7 +242,7 @@ def evaluated(federation: Federation, made: Mapping[str, tuple[RoamingRole, Any]
     right, tested = torch.zeros(federation.job.classes), torch.zeros(federation.job.classes)
     role, server = made[federation.edge_names[edge]]
     part = role.part if isinstance(role, EdgeServer) else None
-    for client in federation.group(edge):
+    for client in federation.group(edge, number):
         work: ClientWork = made[federation.client_names[client]][1]
         if part is not None:
             work.take(part)  # it is on its way, or comes before the client's next turn

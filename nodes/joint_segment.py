@@ -26,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nodes.algorithms.parallel import averaged, back_propagated, own_gradients
 from nodes.boundary import unpack
+from nodes.carried import carried, take
 from nodes.checkpoint import write_state
 from nodes.graph import said
 from nodes.messages import Activation, Gradient, Tensors
@@ -85,6 +86,27 @@ class JointSegment(Segment):
             for batch, score, own in zip(arrived, scores, leaves, strict=True)
         ]
         return Joint(gradients, told(len(arrived), size, positions) | {"backward_s": backward_s + own_s})
+
+    def carried(self) -> Tensors:
+        """All that training goes on from elsewhere."""
+        return {name: tensor.clone() for name, tensor in _wire(carried(self._named(), self._optimizer)).items()}
+
+    def settle(self, came: Tensors) -> None:
+        """Go on from what ``carried`` gave. Raises ProtocolError for anything else."""
+        states = take(self._named(), came)
+        if self._optimizer is None:
+            return
+        for parameter in self._parameters():
+            self._optimizer.state.pop(parameter, None)
+            if state := states[parameter]:
+                self._optimizer.state[parameter] = state
+
+    def _named(self) -> Tensors:
+        return {
+            f"{part}.{name}": tensor
+            for part, module in self._parts().items()
+            for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        }
 
     def _own(
         self, arrived: list[_Batch], positions: int, size: int, scores: list[dict[str, float]]

@@ -61,11 +61,11 @@ class Serve(Message, frozen=True, kw_only=True, tag="serve"):
 
 class Enlist(Message, frozen=True, kw_only=True, tag="enlist"):
     """Runner to node: be ``names`` of ``federation``, all in one process: an edge server, the cloud, or clients.
-    ``servers`` says where each of them finds its server, as far as it has one."""
+    ``servers`` says where each of them finds its server, as far as it has one; first that with which it begins."""
 
     federation: Federation
     names: tuple[str, ...]
-    servers: dict[str, Peer] = {}
+    servers: dict[str, tuple[Peer, ...]] = {}
 
 
 class LinkState(Message, frozen=True, kw_only=True, tag="link"):
@@ -76,7 +76,8 @@ class LinkState(Message, frozen=True, kw_only=True, tag="link"):
 
 
 class Route(Message, frozen=True, kw_only=True, tag="route"):
-    """Runner to node: the nodes downstream of it, the nearest first; it may change between tasks."""
+    """Runner to node: the nodes downstream of it, the nearest first; it may change between tasks. In a federation, edge
+    server to client: which one to go to, by its name."""
 
     nodes: tuple[Peer, ...]
 
@@ -127,6 +128,17 @@ class Weights(Message, frozen=True, kw_only=True, tag="weights"):
     assignment: int
     samples: int = 0
     tensors: Tensors
+
+
+class Handover(Message, frozen=True, kw_only=True, tag="handover"):
+    """Edge server to edge server ``to``, by the cloud: from round ``assignment`` on ``client`` is yours. ``tensors``
+    are what it has at a server for itself alone; ``here``: it is on its way, and not away at the time."""
+
+    assignment: int
+    client: int
+    to: str
+    here: bool
+    tensors: Tensors = {}
 
 
 class Round(Message, frozen=True, kw_only=True, tag="round"):
@@ -220,6 +232,7 @@ AnyMessage = (
     | Proposal
     | Parameters
     | Weights
+    | Handover
     | Round
     | Activation
     | Gradient

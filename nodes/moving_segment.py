@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from nodes.carried import carried, optimizer_state, take
 from nodes.job import Job
 from nodes.messages import Activation, AnyMessage, Assign, Parameters, Tensors
 from nodes.models import Chain, Values, build_model
@@ -19,9 +20,6 @@ from nodes.place import place
 from nodes.segment import ProtocolError, Segment, _wire
 from nodes.stage import Stage
 from nodes.ue import Source
-
-OPTIMIZER = "optimizer."  # before the kind of an optimizer's tensor, and the parameter's name
-KINDS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 
 Key = tuple[int, int, int, int]  # of a stage: its link, its boundary, its sender and its receiver
 
@@ -49,11 +47,7 @@ class MovingSegment(Segment):
 
     def give(self, assignment: int, start: int, stop: int) -> Parameters:
         """The state of layers ``start`` to ``stop``, which are held here."""
-        named = self._named(start, stop)
-        tensors = {**named}
-        for name, tensor in named.items():
-            for kind, value in self._state_of(tensor).items():
-                tensors[f"{OPTIMIZER}{kind}.{name}"] = value
+        tensors = carried(self._named(start, stop), self._optimizer)
         return Parameters(assignment=assignment, start=start, stop=stop, tensors=_wire(tensors))
 
     def settle(self, assign: Assign, parameters: tuple[Parameters, ...]) -> Assign:
@@ -61,9 +55,11 @@ class MovingSegment(Segment):
 
         Raises ProtocolError if these are not what the layers have.
         """
-        states: dict[torch.Tensor, Tensors] = {tensor: self._state_of(tensor) for tensor in self._parameters()}
+        states: dict[torch.Tensor, Tensors] = {
+            tensor: optimizer_state(self._optimizer, tensor) for tensor in self._parameters()
+        }
         for message in parameters:
-            states |= self._load(message)
+            states |= take(self._named(message.start, message.stop), message.tensors)
         before, after = (stages(splits, self.layers) for splits in (self._splits, assign.splits))
         same = {key[0] for key in before.intersection(after)}
         held = [(self.place.inbound, self._inbound), (self.place.outbound, self._outbound)]
@@ -91,28 +87,6 @@ class MovingSegment(Segment):
         named = [*part.body.named_parameters(), *part.body.named_buffers()]
         return dict(named)
 
-    def _state_of(self, tensor: torch.Tensor) -> Tensors:
-        """What the optimizer knows of a parameter; nothing before the first step, or of a buffer."""
-        state = self._optimizer.state.get(tensor, {}) if self._optimizer is not None else {}
-        return {kind: value for kind, value in state.items() if isinstance(value, torch.Tensor)}
-
-    def _load(self, message: Parameters) -> dict[torch.Tensor, Tensors]:
-        """Copy what ``message`` brings into the model; the optimizer's state of its parameters."""
-        named, states = self._named(message.start, message.stop), dict[torch.Tensor, Tensors]()
-        came = dict(message.tensors)
-        with torch.no_grad():
-            for name, tensor in named.items():
-                states[tensor] = {}
-                for kind in KINDS:
-                    value = came.pop(f"{OPTIMIZER}{kind}.{name}", None)
-                    if value is not None:
-                        like = torch.zeros(()) if kind == "step" else tensor
-                        states[tensor][kind] = _checked(f"{kind} of {name}", value, like)
-                tensor.copy_(_checked(name, came.pop(name, None), tensor))
-        if came:
-            raise ProtocolError(f"layers {message.start} to {message.stop} have no {sorted(came)}")
-        return states
-
 
 class MovingSource(Source):
     """The UE's worker, where layers move."""
@@ -131,11 +105,3 @@ def stages(splits: tuple[int, ...], layers: int) -> set[Key]:
         for receiver in places
         if (link := receiver.inbound) in senders
     }
-
-
-def _checked(name: str, came: torch.Tensor | None, held: torch.Tensor) -> torch.Tensor:
-    """``came`` where ``held`` is. Raises ProtocolError unless it is the like of it."""
-    if came is None or came.shape != held.shape or came.dtype != held.dtype:
-        what = "did not come" if came is None else f"came as {came.dtype} {list(came.shape)}"
-        raise ProtocolError(f"{name} {what}; {held.dtype} {list(held.shape)} is held")
-    return came.to(held.device)

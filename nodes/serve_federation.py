@@ -83,21 +83,21 @@ async def serve_federation(home: Home, control: Channel, run: str, told: Enlist,
 def _build(told: Enlist) -> list[tuple[RoamingRole, Any]]:
     clients = told.federation.client_names
     data = load_data(told.federation.job) if told.names[0] in clients else None
-    return [_make(told.federation, name, told.servers.get(name, Peer("")), data) for name in told.names]
+    return [_make(told.federation, name, told.servers.get(name, ()), data) for name in told.names]
 
 
-def _make(federation: Federation, name: str, server: Peer, data: Dataset | None) -> tuple[RoamingRole, Any]:
+def _make(federation: Federation, name: str, servers: Sequence[Peer], data: Dataset | None) -> tuple[RoamingRole, Any]:
     """The role and the worker of ``name``. Raises ValueError for one that is not of the federation."""
     if name == CLOUD:
         return Cloud(federation.edge_names), CloudWork()
     if name in federation.edge_names:
         edge = federation.edge_names.index(name)
-        return edge_role(federation, edge, server), EdgeWork(federation, edge)
+        return edge_role(federation, edge, *servers), EdgeWork(federation, edge)
     if data is None:
         raise ValueError("clients share no process with servers")
     client = federation.client_names.index(name)
     work = ClientWork(federation, client, data)
-    return client_role(federation, client, work, server), work
+    return client_role(federation, client, work, servers), work
 
 
 def _settle(told: Enlist, name: str, built: tuple[RoamingRole, Any], compute: Threaded, reach: Any) -> _Resident:

@@ -147,6 +147,9 @@ class ShapeJoint(JointSegment):
     def adopt(self, tensors: Tensors) -> None:
         """Hold nothing."""
 
+    def settle(self, came: Tensors) -> None:
+        """Hold nothing."""
+
 
 class ShapeEdge(EdgeWork):
     """An edge server's worker without data: one part stands for all copies."""

@@ -20,6 +20,7 @@ class Tally(msgspec.Struct):
     count: float = 0.0
     up_bytes: int = 0  # whole frames of training
     down_bytes: int = 0
+    moved_bytes: int = 0  # whole frames that came after clients from their last servers
     shared_bytes: int = 0  # of those down, payload that is the same for all clients and need be sent once only
     forward_samples: float = 0.0
     backward_samples: float = 0.0
@@ -61,3 +62,4 @@ class Member(msgspec.Struct, eq=False):
     reported: bool = False  # of this round's training, or tests
     total: int = 0  # steps of all rounds
     holds: Weights | None = None  # the clients' part that it was given last, or gave
+    current: bool = False  # it came with the part that its last server shared

@@ -14,8 +14,21 @@ from nodes.cloud import Cloud, CloudWork
 from nodes.edge import EdgeServer
 from nodes.edge_at_will import FreeServer
 from nodes.edge_work import EdgeWork
+from nodes.federation import Move
 from nodes.job import StageSpec
-from nodes.messages import Activation, Assign, Error, Gradient, Peer, Result, Round, Shutdown, Weights
+from nodes.messages import (
+    Activation,
+    Assign,
+    Error,
+    Gradient,
+    Handover,
+    Peer,
+    Result,
+    Round,
+    Route,
+    Shutdown,
+    Weights,
+)
 from nodes.node import Compute, Connect, Finish, NodeError, Send
 from nodes.segment import ProtocolError
 
@@ -211,7 +224,7 @@ def test_one_too_far_ahead_waits_for_the_slowest():
 
 
 def test_a_client_goes_on_at_its_position_when_it_is_back():
-    client = Client(make_federation("psl").rules, Peer("edge1"), 20, 20.0, 1, 4, [(1, 3.0)])
+    client = Client(make_federation("psl").rules, [Peer("edge1")], 20, 20.0, 1, 4, [(1, 3.0)])
     client.joined("down", "edge1", 0.0)
     assert client.receive("down", Round(assignment=0, steps=2), 0.0) == [Compute("train", (0, 0))]
     away, wake = client.computed(gradient(), 7.0)
@@ -222,6 +235,147 @@ def test_a_client_goes_on_at_its_position_when_it_is_back():
     assert client.receive("down", Round(assignment=1, steps=2), 0.0) == [Compute("train", (1, 1))]
     with pytest.raises(NodeError, match="edge1 is gone"):
         client.lost("down", 0.0)
+
+
+MOVES = (Move(0, 1, 1),)  # the first of three clients, of which two begin at the first of two edge servers
+
+
+def moving(edge: int, rounds: int = 2) -> EdgeServer:
+    """An edge server of two, its clients there and in their first round."""
+    federation = make_federation("psl", edges=2, moves=MOVES, cloud_every=9, test_every=0, rounds=rounds)
+    server = EdgeServer(federation, edge, Peer("cloud"))
+    server.receive("runner", Assign(assignment=0, splits=()), 0.0)
+    server.joined("down", "cloud", 0.0)
+    for name in NAMES[:2] if edge == 0 else NAMES[2:]:
+        come(server, name)
+    return server
+
+
+def over(server: EdgeServer, names) -> list:
+    """What it does once ``names`` have ended the round."""
+    return [action for name in names for action in server.receive(name, done(server._round), 1.0)]
+
+
+def handover(here: bool = True, **changes) -> Handover:
+    return replace(Handover(assignment=1, client=0, to="edge2", here=here), **changes)
+
+
+def test_a_client_is_told_where_it_belongs_and_its_new_server_too():
+    server = moving(0)
+    _, leave, told = over(server, NAMES[:2])
+    assert leave == Compute("leave", (1, 0, "edge2", True))
+    assert (told.to, [peer.name for peer in told.message.nodes]) == ("client1", ["edge2"])
+    sent, begin = server.computed(handover(), 1.0)  # the next round begins with what follows the client on its way
+    assert (sent.to, sent.message.here, begin.to) == ("down", True, "client2")
+    assert server.lost("client1", 2.0) == []
+    (told,) = come(server, "client1")  # in a new process, which knows no better
+    assert [peer.name for peer in told.message.nodes] == ["edge2"]
+
+
+def test_one_that_has_left_before_does_not_come():
+    server = moving(0)
+    server.lost("client1", 0.5)
+    _, leave = over(server, NAMES[1:2])
+    assert leave == Compute("leave", (1, 0, "edge2", False))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("handed", "come", "over"))))
+def test_a_round_waits_for_who_comes_and_for_what_follows(order):
+    server, begun = moving(1), []
+    for what in order:
+        assert not [action for action in begun if isinstance(action, Send) and action.to != "runner"]
+        match what:
+            case "handed":
+                begun += server.receive("down", handover(), 1.0)
+            case "come":
+                begun += come(server, "client1")
+            case "over":
+                begun += over(server, NAMES[2:])
+    assert [action.call for action in begun if isinstance(action, Compute)] == ["settle"]
+    assert [action.to for action in begun if isinstance(action, Send)][-2:] == ["client1", "client3"]
+    assert server.computed(handover(), 1.0) == []
+
+
+@pytest.mark.parametrize("order", [("handed", "died"), ("died", "handed")])
+def test_one_that_dies_on_its_way_is_missed_as_ever(order):
+    server = moving(1)
+    over(server, NAMES[2:])
+    events = {"handed": ("down", handover()), "died": ("runner", Error(node="client1", reason="killed"))}
+    assert server.receive(*events[order[0]], 1.0) == []
+    _, begin = server.receive(*events[order[1]], 1.0)
+    assert (begin.to, begin.message.steps) == ("client3", 2)
+    assert come(server, "client1") == []  # in a new process: from the next round on
+    assert next(action.to for action in over(server, NAMES[2:]) if isinstance(action, Send)) == "runner"
+
+
+def test_one_that_is_away_is_not_waited_for():
+    server = moving(1)
+    over(server, NAMES[2:])
+    assert [action.to for action in server.receive("down", handover(here=False), 1.0)[1:]] == ["client3"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"client": 1}, {"client": 7}, {"assignment": 0}, {"assignment": -1}, {"assignment": 9}]
+)
+def test_what_follows_nobody_is_refused(changes):
+    with pytest.raises(ProtocolError, match="does not come to edge2 in round"):
+        moving(1).receive("down", handover(**changes), 0.0)
+    twice = moving(1)
+    twice.receive("down", handover(), 0.0)
+    with pytest.raises(ProtocolError, match="client 0 does not come to edge2 in round 1"):
+        twice.receive("down", handover(), 0.0)
+
+
+def test_an_edge_server_whose_clients_are_dead_lets_rounds_pass():
+    server = moving(1, rounds=3)
+    over(server, NAMES[2:])
+    server.receive("down", handover(), 1.0)
+    assert [action.message.assignment for action in server.lost("client3", 1.0)] == []
+    for name in ("client1", "client3"):
+        died = server.receive("runner", Error(node=name, reason="killed"), 2.0)
+    settle, wake = died
+    assert settle.call == "settle"
+    told, again = server.woke(wake.why, 2.0)
+    assert (told.message.assignment, told.message.metrics["participants"]) == (1, 0.0)
+    told, cloud, finish = server.woke(again.why, 2.0)
+    assert (told.message.assignment, cloud.to, finish) == (2, "down", Finish())
+
+
+def test_a_client_goes_where_it_is_told_among_its_servers():
+    client = Client(make_federation("psl").rules, [Peer("edge1"), Peer("edge2", "here", 7)], 20, 20.0, 1, 4)
+    client.joined("down", "edge1", 0.0)
+    client.receive("down", Round(assignment=0, steps=2), 0.0)
+    assert client.receive("down", Route(nodes=(Peer("edge2"),)), 0.0) == [Connect(Peer("edge2", "here", 7))]
+    (said,) = client.joined("down", "edge2", 1.0)
+    assert said.message.metrics["current"] == 1.0
+    with pytest.raises(ProtocolError, match="unexpected Route from down"):
+        client.receive("down", Route(nodes=(Peer("edge3"),)), 0.0)
+
+
+def test_a_cloud_keeps_what_comes_too_early():
+    cloud = Cloud(("edge1", "edge2"))
+    cloud.joined("edge1", "edge1", 0.0)
+    assert cloud.receive("edge1", handover(), 0.0) == []
+    assert [action.to for action in cloud.joined("edge2", "edge2", 0.0)] == ["edge2"]
+    assert [action.to for action in cloud.receive("edge1", handover(), 0.0)] == ["edge2"]
+    with pytest.raises(ProtocolError, match="unexpected Handover from edge1"):
+        cloud.receive("edge1", handover(to="edge3"), 0.0)
+    cloud.lost("edge2", 1.0)
+    assert cloud.receive("edge1", handover(), 0.0) == []
+
+
+@pytest.mark.parametrize("scheme", ["sflv1", "psl"])
+def test_a_copy_that_does_not_fit_is_refused(scheme):
+    federation = make_federation(scheme, edges=2, moves=MOVES)
+    left = EdgeWork(make_federation("sflv1", edges=2, moves=MOVES), 0).leave(1, 0, "edge2", here=True)
+    if scheme == "psl":
+        with pytest.raises(ProtocolError, match="came after client 0 for nothing"):
+            EdgeWork(federation, 1).settle(left)
+        return
+    name = next(iter(left.tensors))
+    for tensors in ({}, left.tensors | {name: torch.zeros(1)}, left.tensors | {"more": torch.zeros(1)}):
+        with pytest.raises(ProtocolError, match=r"did not come|came as|have no \['more'\]"):
+            EdgeWork(federation, 1).settle(replace(left, tensors=tensors))
 
 
 def test_a_cloud_averages_by_samples_what_all_that_are_left_have_sent():

@@ -217,3 +217,116 @@ class PlainEpsl(PlainLoop):
         a = len(self.mean)
         own = leaf.grad[a:] / self.shares[client] if a < len(leaf) else leaf[:0]
         return torch.cat([self.mean.grad, own])
+
+
+Groups = list[list[tuple[int, ...]]]  # by round and edge server: its clients
+
+
+class PlainEdges(PlainLoop):
+    """A server part for each edge server, or for each client (SFLv1), and who trains with which is written down."""
+
+    def __init__(self, federation: Federation, data: Dataset, groups: Groups) -> None:
+        super().__init__(federation, data)
+        self.groups, self.scheme = groups, federation.scheme
+        count = federation.clients if self.scheme == "sflv1" else federation.edges
+        parts = [copy.deepcopy(self.server) for _ in range(count)]
+        self.parts = [(part, optimizer(self.job, list(part.parameters()))) for part in parts]
+        self.handed: dict[int, States] = {}  # by edge server, in sl
+
+    def train(self) -> States:
+        """All rounds; the clients' states, and the servers'."""
+        last: dict[int, tuple[int, ...]] = {}  # who trained at an edge server last
+        for number, groups in enumerate(self.groups):
+            for edge, group in enumerate(groups):
+                self._round(edge, group)
+                last |= {edge: group} if group else {}
+            if (number + 1) % self.federation.cloud_every == 0:
+                self._cloud(groups)
+            for edge, group in enumerate(groups if self.scheme == "sl" else ()):
+                for client in group:  # which all test with the last one's
+                    self.clients[client].load_state_dict(self.handed[edge])
+        names = zip(self.federation.client_names, self.clients, strict=True)
+        states = {name: part.state_dict() for name, part in names}
+        for edge, name in enumerate(self.federation.edge_names):
+            serving = last[edge][0] if self.scheme == "sflv1" else edge
+            states[name] = self.parts[serving][0].state_dict()
+        return states
+
+    def _round(self, edge: int, group: tuple[int, ...]) -> None:
+        steps = self.federation.local_steps
+        match self.scheme:
+            case "sl":
+                for client in group:
+                    if edge in self.handed:
+                        self.clients[client].load_state_dict(self.handed[edge])
+                    for _ in range(steps):
+                        self._one(client, edge)
+                    self.handed[edge] = copy.deepcopy(self.clients[client].state_dict())
+            case "sflv1" | "sflv2":
+                for client in group * steps:
+                    self._one(client, client if self.scheme == "sflv1" else edge)
+            case _ if group:
+                for _ in range(steps):
+                    self._jointly(group, edge)
+        if group and self.scheme != "psl":
+            self._mean([self.clients[client] for client in group] if self.scheme != "sl" else [], group)
+        if group and self.scheme == "sflv1":
+            self._mean([self.parts[client][0] for client in group], group)
+
+    def _one(self, client: int, part: int) -> None:
+        self.server, self.servers = self.parts[part]
+        self.alone(client)
+
+    def _jointly(self, group: tuple[int, ...], edge: int) -> None:
+        self.server, self.servers = self.parts[edge]
+        total = sum(self.samples[client] for client in group)
+        drawn = [next(self.drawn[client]) for client in group]
+        smashed = [self.clients[client](pictures) for client, (pictures, _) in zip(group, drawn, strict=True)]
+        leaves = [one.detach().requires_grad_() for one in smashed]
+        self.at(group[0])
+        logits = self.server(torch.cat(leaves)).split(self.job.batch_size)
+        shares = [self.samples[client] / total for client in group]
+        losses = [F.cross_entropy(one, labels) for one, (_, labels) in zip(logits, drawn, strict=True)]
+        sum(share * loss for share, loss in zip(shares, losses, strict=True)).backward()
+        for client, share, one, leaf in zip(group, shares, smashed, leaves, strict=True):
+            one.backward(leaf.grad / share)
+            self.own[client].step()
+            self.own[client].zero_grad()
+            self.number[client] += 1
+        self.servers.step()
+        self.servers.zero_grad()
+
+    def _cloud(self, groups: list[tuple[int, ...]]) -> None:
+        """The mean of what the edge servers have, by the samples of their clients."""
+        weights = [sum(self.samples[client] for client in group) for group in groups]
+        trained = [edge for edge, weight in enumerate(weights) if weight]
+        counts = [weights[edge] for edge in trained]
+        serving = [groups[edge][0] if self.scheme == "sflv1" else edge for edge in trained]
+        self._set(
+            [part for part, _ in self.parts], _mean_of([self.parts[one][0].state_dict() for one in serving], counts)
+        )
+        if self.scheme == "sl":
+            mean = _mean_of([self.handed[edge] for edge in trained], counts)
+            self.handed = dict.fromkeys(range(len(groups)), mean)
+        elif self.scheme != "psl":
+            ours = [self.clients[groups[edge][0]].state_dict() for edge in trained]
+            self._set(self.clients, _mean_of(ours, counts))
+
+    def _mean(self, modules: list[nn.Module], group: tuple[int, ...]) -> None:
+        if modules:
+            counts = [self.samples[client] for client in group]
+            self._set(modules, _mean_of([module.state_dict() for module in modules], counts))
+
+    @staticmethod
+    def _set(modules: list[nn.Module], state: dict[str, torch.Tensor]) -> None:
+        for module in modules:
+            module.load_state_dict(state)
+
+
+def _mean_of(states: list[dict[str, torch.Tensor]], counts: list[int]) -> dict[str, torch.Tensor]:
+    mean = {}
+    for name, first in states[0].items():
+        values = [state[name].double() * count for state, count in zip(states, counts, strict=True)]
+        value = torch.stack(values).sum(0) / sum(counts)
+        mean[name] = (value if first.is_floating_point() else value.round()).to(first.dtype)
+    return mean

@@ -1,0 +1,46 @@
+"""Whom does an edge server wait for, and what comes after clients that change to it from another?
+
+A client that moves is told so by the server that it leaves, which sends its new one a Handover. With that, and once the
+client has come or is known not to, the round begins there.
+"""
+
+from collections.abc import Collection
+
+from nodes.federation import Federation
+from nodes.messages import Handover
+from nodes.segment import ProtocolError
+
+
+class Arrivals:
+    """Those who come to edge server ``edge``."""
+
+    def __init__(self, federation: Federation, edge: int) -> None:
+        self._federation, self._edge = federation, edge
+        self._came: dict[tuple[int, int], Handover] = {}  # by round and client
+
+    def came(self, handover: Handover) -> None:
+        """Keep what a client's last server sent. Raises ProtocolError for a client that does not move here then."""
+        key = handover.assignment, handover.client
+        if key in self._came or handover.client not in self._expected(handover.assignment):
+            raise ProtocolError(f"client {handover.client} does not come to {handover.to} in round {key[0]}")
+        self._came[key] = handover
+
+    def missing(self, round_number: int, here: Collection[int], dead: Collection[int]) -> bool:
+        """Whether the round is to wait, for a client or for what follows it, when those are here and those dead.
+
+        All that live are waited for in the first round; later on those that their last server has sent.
+        """
+        if round_number == 0:
+            return not set(self._federation.group(self._edge)) <= {*here, *dead}
+        sent = {client: self._came.get((round_number, client)) for client in self._expected(round_number)}
+        return any(one is None or (one.here and client not in {*here, *dead}) for client, one in sent.items())
+
+    def take(self, round_number: int) -> list[Handover]:
+        """What came for this round, in the clients' order."""
+        return [self._came.pop((round_number, client)) for client in self._expected(round_number)]
+
+    def _expected(self, round_number: int) -> list[int]:
+        if not self._federation.moves or not 0 < round_number < self._federation.rounds:
+            return []
+        before, now = self._federation.places(round_number - 1), self._federation.places(round_number)
+        return [client for client, at in enumerate(now) if at == self._edge != before[client]]
