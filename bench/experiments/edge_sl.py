@@ -21,7 +21,7 @@ from netem.profiles import Duplex, LinkName, duplex
 from nodes.algorithms.parallel import SCHEMES, SchemeName
 from nodes.batches import subset
 from nodes.data import Dataset
-from nodes.federation import FADE, Absence, Federation, Partition
+from nodes.federation import FADE, Absence, Federation, Move, Partition
 from nodes.federation_run import FederationOutcome, RoundReport, Say, run_in_process, run_in_virtual_time
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
 from nodes.models import Chain, ModelError, build_model
@@ -76,6 +76,7 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     test_every: Count = 1
     slowdowns: tuple[float, ...] = (1.0,)
     absences: tuple[Absence, ...] = ()
+    moves: tuple[Move, ...] = ()
     links: Annotated[tuple[LinkName | Duplex, ...], msgspec.Meta(min_length=1)] = ("unlimited",)
     backhaul: LinkName | Duplex = "unlimited"
     client_flops: Positive = 2e9
@@ -161,6 +162,7 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             fade=self.method.fade,
             slowdowns=self.slowdowns,
             absences=self.absences,
+            moves=self.moves,
         )
 
 
@@ -272,7 +274,7 @@ def _job(parameters: Clients, context: Context, directory: str | None, layout: C
         seed=context.seed,
         threads=parameters.threads,
         device=context.device,
-        payload_bytes=largest_payload(layout, parameters.batch_size) + 2 * parameter_bytes,
+        payload_bytes=largest_payload(layout, parameters.batch_size) + 3 * parameter_bytes,  # with Adam's state
     )
 
 
@@ -361,6 +363,8 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
     yield Measurement("client_steps", steps, "steps")
     yield Measurement("up_bytes", total("up_bytes"), "B")
     yield Measurement("down_bytes", total("down_bytes"), "B")
+    if parameters.moves:
+        yield Measurement("moved_bytes", total("moved_bytes"), "B")
     spared = sum(one.told["shared_bytes"] * (1 - 1 / max(1.0, one.told["participants"])) for one in outcome.rounds)
     yield Measurement("down_broadcast_bytes", total("down_bytes") - spared, "B")
     operations = (1 + BACKWARD) * parameters.batch_size * steps * work.client

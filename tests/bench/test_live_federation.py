@@ -20,7 +20,7 @@ from bench.processes import RunError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.algorithms.parallel import SCHEMES
-from nodes.federation import Federation
+from nodes.federation import Federation, Move
 from nodes.federation_run import FederationOutcome, run_in_process
 from nodes.job import DataSpec, Job, StageSpec
 from nodes.models import outline
@@ -251,6 +251,51 @@ def test_an_edge_server_whose_clients_are_all_gone_ends_and_the_other_goes_on():
     assert [one.told["round"] for one in came.rounds if one.told["edge"] == 0] == [0, 1]
     assert came.rounds[-1].told["edge"] == 1
     assert {node.name: node.steps for node in came.nodes} == {"cloud": 0, "edge1": 6, "edge2": 3, "client1": 6}
+
+
+def test_clients_that_move_train_live_as_in_one_process(tmp_path):
+    """The links that they come by are shaped as their first ones are."""
+    moves = (Move(0, 1, 1), Move(2, 1, 0))
+    link = Duplex(up=LINK, down=LINK)
+    live_one, own = (
+        federation("sflv1", edges=2, moves=moves, test_every=2, folder=str(tmp_path / name)) for name in "ab"
+    )
+    came = run_live(live_one, link, link, clients_per_process=2, shaping="emulated")
+    expected = run_in_process(own)
+    assert_equal(came, expected)
+    assert_same_state(tmp_path / "a", tmp_path / "b", 3)
+    handed = {node.name: [sent["handover"] for sent in node.sent.values() if "handover" in sent] for node in came.nodes}
+    assert sum(one.payload_bytes for one in handed["edge1"] + handed["edge2"]) == sum(
+        one.payload_bytes for one in handed["cloud"]
+    )
+    assert sum(one.messages for one in handed["cloud"]) == 2
+    for node in came.nodes:
+        for link in node.connections:  # of two goodbyes that cross, one may find nobody
+            assert link.written_bytes - link.acked_bytes in (0, 4)
+
+
+def test_a_client_killed_in_the_middle_of_its_move_is_counted_once(monkeypatch):
+    """Its new edge server stops at its first step; once its last one has told of the next round, it is between them."""
+    monkeypatch.setattr(live, "SILENCE_S", 60.0)
+    stop = mine(node="edge2", moment="train", effect="stop")
+    whole = federation("sflv1", edges=2, rounds=3, cloud_every=9, moves=(Move(1, 1, 1),), job=stop)
+
+    async def script(here: LiveFederation) -> None:
+        await here.until(lambda: sum(one.metrics["edge"] == 0 for one in here.rounds) >= 2)
+        os.kill(here.pids["client2"], signal.SIGKILL)
+        await here.until(lambda: "client2" in here.lost)
+        os.kill(here.pids["edge2"], signal.SIGCONT)
+
+    came = run_live(whole, script=script)
+    assert came.lost == {"client2": "client2 was killed by SIGKILL"}
+    told = {(one.told["edge"], one.told["round"]): one.told["participants"] for one in came.rounds}
+    assert told == {(0, 0): 2, (0, 1): 1, (0, 2): 1, (1, 0): 1, (1, 1): 1, (1, 2): 1}
+    steps = {node.name: node.steps for node in came.nodes}
+    assert steps == {"cloud": 0, "edge1": 4 * STEPS, "edge2": 3 * STEPS, "client1": 3 * STEPS, "client3": 3 * STEPS}
+    assert total(came, "steps") == total(came, "count") / BATCH == 7 * STEPS
+    assert answered(came) == 7 * TESTS
+    edge1 = next(node for node in came.nodes if node.name == "edge1")
+    assert edge1.sent["down"]["handover"].messages == 1
 
 
 def error_of(*arguments: Any, **more: Any) -> str:
