@@ -79,10 +79,12 @@ class CloudWork:
     """The cloud's worker."""
 
     def average(self, given: tuple[Weights, ...]) -> Weights:
-        """The mean by samples; of parts that were trained with none, only if there are no others."""
-        trained = [one for one in given if one.samples] or list(given[:1])
+        """The mean by samples of what was trained; nothing where nobody trained."""
+        trained = [one for one in given if one.samples]
+        if not trained:
+            return Weights(assignment=given[0].assignment, tensors={})
         try:
-            tensors = federated_average([one.tensors for one in trained], [max(1, one.samples) for one in trained])
+            tensors = federated_average([one.tensors for one in trained], [one.samples for one in trained])
         except (ValueError, RuntimeError) as error:
             raise ProtocolError(f"edge servers' parts cannot be averaged: {error}") from None
         return Weights(assignment=given[0].assignment, tensors=tensors)

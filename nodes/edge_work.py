@@ -80,15 +80,20 @@ class EdgeWork:
         return Weights(assignment=given[0].assignment, tensors=_mean([one.tensors for one in given], samples))
 
     def give(self, round_number: int, samples: int, part: Weights | None) -> Weights:
-        """What the cloud averages with that of other edge servers: its part, and the clients' if they share one."""
+        """What the cloud averages with that of other edge servers: its part, and the clients' if they share one.
+
+        Nothing, if it was trained with no ``samples``.
+        """
+        if not samples:
+            return Weights(assignment=round_number, tensors={})
         server = self._distinct[0].state() if self._distinct else {}
         tensors = {f"{SERVER}{name}": tensor for name, tensor in server.items()}
         tensors |= {f"{CLIENT}{name}": tensor for name, tensor in (part.tensors if part else {}).items()}
         return Weights(assignment=round_number, samples=samples, tensors=tensors)
 
     def take(self, message: Weights) -> Weights:
-        """Go on from what the cloud has averaged; the clients' part of it."""
-        if self._distinct:
+        """Go on from what the cloud has averaged, if anything; the clients' part of it."""
+        if self._distinct and message.tensors:
             self._adopt(_named(message.tensors, SERVER))
         return Weights(assignment=message.assignment, tensors=_named(message.tensors, CLIENT))
 

@@ -17,7 +17,7 @@ out for parameters. A link or an edge's processor that n clients use gives each 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import heappop, heappush
 from itertools import accumulate
@@ -167,7 +167,8 @@ class Controller:
     def _own(self, edge: str, clients: int, before: State | None) -> tuple[float, int]:
         """The least cost over their stay of ``clients`` at ``edge`` with a copy there, and its layers.
 
-        To the work comes keeping the copy in step, and bringing what of it is not there after ``before``.
+        To the work comes keeping the copy in step, and bringing what of it is not there after ``before``. Infinite
+        if no layers fit and the cloud takes none.
         """
         model, network, rounds = self.model, self.network, self.stay_rounds
         work = [
@@ -182,8 +183,8 @@ class Controller:
                 for layer, size in enumerate(model.held_bytes):
                     costs[layer] += way_s(self._nearest(before, server, layer), size)
         crossing = [rounds * self.batches * seconds for seconds in self._link_s(edge, clients)]
-        cost, (used,) = search_within(work, [crossing], model.held_bytes, [network.storage_bytes, inf])
-        return cost, used
+        cost, splits = search_within(work, [crossing], model.held_bytes, [network.storage_bytes, inf])
+        return cost, splits[0] if splits else 0
 
     def _step_s(self, edge: str, clients: int) -> list[float]:
         """Seconds [L] that keeping a layer's copy in step takes each round, if ``clients`` use it."""
@@ -209,6 +210,37 @@ class Controller:
         if server in holders:
             return ()
         return min((self._way(holder, server) for holder in holders), key=lambda way: way_s(way, 1))
+
+
+def follow_apart(
+    network: Network, model: Model, batches: int, stay_rounds: float, attached: Sequence[Sequence[str]]
+) -> list[list[State]]:
+    """Where the copy is that each client has for itself (SFL v1), round by round [R][M], all its layers at one edge.
+
+    ``attached`` [R][M] are the edges at which clients are. Each copy is decided for itself, by the clients' numbers, as
+    ``migrate`` does. An edge takes no more copies than it can store: one begins at the nearest edge with room, and
+    stays where it is while there is none where its client goes; data goes on to it. Raises ValueError if one fits
+    nowhere.
+    """
+    away = {**network.layer_s, CLOUD: [inf] * len(model.held_bytes)}
+    rounds: list[list[State]] = []
+    for places in attached:
+        states: list[State | None] = list(rounds[-1]) if rounds else [None] * len(places)
+        for client, edge in enumerate(places):
+            before, states[client] = states[client], None
+            held = Counter(state.holders[0] for state in states if state)
+            for near in sorted(network.edges, key=lambda one: way_s(network.ways[edge, one], 1)):
+                left = network.storage_bytes - held[near] * sum(model.held_bytes)
+                alone = replace(network, layer_s=away, storage_bytes=left)
+                controller = Controller(alone, model, "migrate", 1, batches, stay_rounds)
+                state = controller.follow(before, (near,)) if before else controller.begin((near,))
+                if state.stored:
+                    break
+            else:
+                raise ValueError(f"no edge can store {sum(model.held_bytes)} B for client {client}")
+            states[client] = state
+        rounds.append([state for state in states if state])
+    return rounds
 
 
 def way_s(way: Sequence[Link], n_bytes: float) -> float:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from bench.experiments.edge_sl import Clients, Method, _balanced, course
 from bench.misfits import misfits
-from nodes.federation import Absence, Partition
+from nodes.federation import Absence, Move, Partition
 from nodes.federation_run import RoundReport
 from nodes.job import OptimizerSpec, StageSpec
 
@@ -60,6 +60,13 @@ def test_nothing_is_told_of_how_well_blank_pictures_are_learned(context, mode, l
     assert not [metric for metric in found if "accuracy" in metric or "loss" in metric]
 
 
+def test_what_follows_clients_that_move_is_told(context):
+    moving = replace(SMALL, method=Method(scheme="sflv1"), edges=2, moves=(Move(2, 1, 0),))
+    found = measured(replace(moving, learn=False), replace(context, mode="virtual"))
+    assert found["moved_bytes"][0] > 0
+    assert "moved_bytes" not in measured(replace(moving, moves=(), learn=False), replace(context, mode="virtual"))
+
+
 def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
     rounds = [RoundReport(told={}, right=[9.0, 0.0, 0.0], tested=[10.0, 1.0, 0.0]) for _ in range(2)]
     assert _balanced([*rounds, RoundReport(told={}, right=[], tested=[])]) == pytest.approx(0.45)
@@ -75,6 +82,7 @@ def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
         ({"absences": (Absence(7, 1, 1.0),)}, "absences"),
         ({"absences": (Absence(0, 1, 1e300),)}, "absences"),
         ({"edges": 4}, "edges"),
+        ({"moves": (Move(0, 1, 1),)}, "moves"),
         ({"method": Method(scheme="psl", phi=0.5)}, "method"),
         ({"method": Method(scheme="sl", staleness=1)}, "method"),
         ({"method": Method(scheme="psl", fade=1.0)}, "method"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.algorithms.migration import CLOUD, Controller, Link, Model, Network, State, way_s
+from nodes.algorithms.migration import CLOUD, Controller, Link, Model, Network, State, follow_apart, way_s
 
 EDGES = ("a", "b", "c")
 
@@ -191,3 +191,24 @@ def test_copies_in_step_come_from_the_cloud_if_that_is_nearer() -> None:
     for clients, hops in ((1, 2), (2, 1)):
         (arrival,) = Controller(network, MODEL, "migrate", clients, 1, 1.0).arrivals(before, after)
         assert len(arrival.way) == hops
+
+
+def test_copies_of_their_own_go_where_there_is_room() -> None:
+    """Two layers of 3 B, of which an edge stores 7 B: one copy. Over two links it takes 12 s, a batch 20 s."""
+    links = {(edge, CLOUD): Link(8.0, 0.0) for edge in EDGES}
+    network = Network(EDGES, links, {server: [0.0, 0.0] for server in (*EDGES, CLOUD)}, 7)
+    model = Model([5, 9, 0], [3, 3], [3, 3])
+
+    def holders(attached: list[str], stay_rounds: float = 1.0) -> list[str]:
+        rounds = follow_apart(network, model, 1, stay_rounds, [tuple(one) for one in attached])
+        assert all(state.stored == {state.holders[0]: 2} for one in rounds for state in one)
+        return ["".join(state.holders[0] for state in one) for one in rounds]
+
+    assert holders(["ab", "ab"]) == ["ab", "ab"]
+    assert holders(["aa", "aa", "ca", "ca"]) == ["ab", "ab", "ca", "ca"]  # b is nearest with room; then a has some
+    assert holders(["ab", "bb", "bb"]) == ["ab", "ab", "ab"]  # b is full
+    assert holders(["ab", "ba"]) == ["ab", "ab"]  # who comes first by number finds it full
+    assert holders(["a", "b"], 0.5) == ["a", "a"]  # 10 s of data that goes on there, against 12 s
+    assert holders(["a", "b"], 0.7) == ["a", "b"]
+    with pytest.raises(ValueError, match="no edge can store 6 B for client 3"):
+        follow_apart(network, model, 1, 1.0, [("a",) * 4])
