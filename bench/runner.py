@@ -35,12 +35,15 @@ def run(options: Options, console: Console) -> Outcome:
     view = LiveView(console)
     _show_plan(plan, todo, output, view)
     output.write_environment(outcome)
+    gc.freeze()  # what is there by now need not be looked through after each case
     try:
         with view:
             _run_cases(plan, todo, output, outcome, view)
     except KeyboardInterrupt:
         outcome.interrupted = True
         view.line("interrupted; the report is made of what there is", "yellow")
+    finally:
+        gc.unfreeze()
     view.line(f"report: {output.finish(outcome)}")
     return outcome
 
@@ -59,7 +62,6 @@ def _show_plan(plan: Plan, todo: list[Case], output: Output, view: LiveView) -> 
 
 def _run_cases(plan: Plan, todo: list[Case], output: Output, outcome: Outcome, view: LiveView) -> None:
     done: list[Spent] = []
-    gc.freeze()  # what is there by now need not be looked through after each case
     for index, case in enumerate(todo):
         name = case.experiment.name
         outcome.earlier_failures.pop(name, None)
@@ -76,7 +78,6 @@ def _run_cases(plan: Plan, todo: list[Case], output: Output, outcome: Outcome, v
         done.append(Spent(name, case.estimate_s, time.monotonic() - started))
         output.write_environment(outcome)
         gc.collect()  # networks hold each other: without this the last case's lie beside the next one's
-    gc.unfreeze()
 
 
 def _run_case(plan: Plan, case: Case, output: Output, outcome: Outcome, view: LiveView) -> None:

@@ -67,6 +67,8 @@ class Bulk(asyncio.BufferedProtocol):
         for buffer in buffers:
             self.counted.write(buffer)
         await self._writable.wait()
+        if self.lost.done():
+            raise ConnectionResetError("the bulk connection is lost")
 
     async def finish(self, graceful: bool) -> None:
         """Flush, end our direction, close when the peer has ended its own; at once if not ``graceful``."""

@@ -83,6 +83,7 @@ class SocketChannel:
         self._inbox: asyncio.Queue[AnyMessage | None] = asyncio.Queue()
         self._why = ""  # the channel ends, once this is not empty
         self._over = asyncio.Event()
+        self._broken = ""  # how a connection of it first broke
         self._goodbye: asyncio.Task[bool]
         self._running = asyncio.create_task(self._run())
         if bulk is not None:
@@ -148,7 +149,9 @@ class SocketChannel:
 
     def broke(self, why: str) -> None:
         """End the channel because of ``why``, unless the peer soon says why it does: its word may be on the way."""
-        asyncio.get_running_loop().call_later(LAST_WORD_S, self.fail, why)
+        if not self._broken:
+            self._broken = why
+            asyncio.get_running_loop().call_later(LAST_WORD_S, self.fail, why)
 
     def _closed(self) -> ChannelClosed:
         return ChannelClosed(f"{self.peer}: {self._why}")
@@ -199,9 +202,11 @@ class SocketChannel:
                     raise FrameError("text where a frame was expected")
                 case _:
                     why = self._websocket.exception() or received.data or "its end came unannounced"
-                    raise ConnectionError(f"lost the connection: {why}")
+                    raise ConnectionError(self._broken or f"lost the connection: {why}")
         if (bulk := self._bulk) is not None:
             await patiently(lambda: bulk.ended, lambda: bulk.received_bytes)
+        if self._broken:
+            raise ConnectionError(self._broken)
         if self._reorder.gap:
             raise ConnectionError("closed the connection before all messages had come")
         return "closed the connection"

@@ -537,12 +537,28 @@ def test_why_a_peer_ends_counts_before_how_its_connection_broke(run: Run) -> Non
             await until(lambda: near._bulk.counted.get_write_buffer_size() > 0)
             await far._bulk.finish(graceful=False)
             await until(near._bulk.lost.done)
-            await sending  # what was under way is lost with the connection
-            sending = asyncio.create_task(near.send(activation(1, 1000)))
             await asyncio.sleep(0)
+            assert not sending.done()  # what was under way is lost, and why is still to come
             far.fail("too much for this end")
             for attempt in (sending, near.receive()):
                 with pytest.raises(ChannelClosed, match="mec: ended the connection: too much for this end"):
+                    await attempt
+
+    run(scenario())
+
+
+def test_a_message_that_its_broken_connection_lost_is_no_clean_end(run: Run) -> None:
+    async def scenario() -> None:
+        async with serving() as server:
+            near, far = await pair(server)
+            near._bulk.counted.pause_reading()
+            far._bulk.counted.pause_reading()
+            sending = asyncio.create_task(near.send(activation(0, 48 * MIB)))
+            await until(lambda: near._bulk.counted.get_write_buffer_size() > 0)
+            await far._bulk.finish(graceful=False)
+            await far.close()  # as if it had all
+            for attempt in (sending, near.receive()):
+                with pytest.raises(ChannelClosed, match="mec: lost the bulk connection"):
                     await attempt
 
     run(scenario())
