@@ -123,10 +123,12 @@ class Course(NamedTuple):
 def courses(network: Steered, rates_bps: Sequence[float], samples_per_s: int) -> dict[str, Course]:
     """By policy, a link whose rate changes every second while samples arrive: followed, and at shares that stay.
 
-    A sample's answer depends on no other, so the answers over each path are those of the whole test set.
+    A sample's answer depends on no other, so the answers over each path are those of the whole test set. Samples
+    arrive in a random order: as stored they may be class after class.
     """
     right = torch.stack([network.blindly(1.0).right, network.blindly(0.0).right])  # by path
     margins = gating.margin(network.at().scores)
+    order = torch.randperm(len(margins), generator=torch.Generator().manual_seed(0))
     dear, cheap = (path.sample_bytes + 1 / 8 for path in network.stage.paths)
     costs, mean_rate = Costs(cheap, dear), sum(rates_bps) / len(rates_bps)
     fixed = {"all dear": 1.0, "all cheap": 0.0, "mean rate": costs.share(mean_rate / 8 / samples_per_s)}
@@ -135,7 +137,7 @@ def courses(network: Steered, rates_bps: Sequence[float], samples_per_s: int) ->
         follower, course = Follower(0.0, rates_bps[0] / 8), Course([], [], [])
         for second, rate in enumerate(rates_bps):
             share = fixed.get(policy, follower.share(costs, samples_per_s, CAUTION.get(policy, 0.0)))
-            some = (torch.arange(samples_per_s) + second * samples_per_s) % len(margins)
+            some = order[(torch.arange(samples_per_s) + second * samples_per_s) % len(margins)]
             path = (margins[some] <= network.threshold(share)).long()
             course.sent.append(float(torch.tensor([dear, cheap])[path].sum()))
             course.right.append(float(right[path, some].float().mean()))

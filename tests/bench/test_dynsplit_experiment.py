@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -40,6 +41,15 @@ def found(measurements, metric, without=(), **case):
     measurements = [one for one in measurements if not dict(one.case).keys() & set(without)]
     (value,) = [one.value for one in measurements if one.metric == metric and case.items() <= dict(one.case).items()]
     return value
+
+
+def test_samples_arrive_in_a_random_order():
+    right = torch.arange(1000) < 100  # stored class after class; the network knows the first class alone
+    answer = SimpleNamespace(right=right, scores=torch.zeros(1000, 2))
+    stage = SimpleNamespace(paths=[SimpleNamespace(sample_bytes=4), SimpleNamespace(sample_bytes=1)])
+    network = SimpleNamespace(at=lambda: answer, blindly=lambda _: answer, threshold=lambda _: 0.0, stage=stage)
+    course = paths.courses(network, [100.0] * 10, samples_per_s=10)["all cheap"]
+    assert sum(course.right) / 10 == pytest.approx(0.1, abs=0.1)  # of the first hundred: 1.0
 
 
 @pytest.mark.parametrize(("cut", "coders", "rounded"), [("layer1", 30_250, 0.0016), ("layer2", 60_458, 0.0033)])
