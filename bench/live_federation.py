@@ -21,7 +21,7 @@ from netem.profiles import Duplex
 from nodes.channel import Channel, ChannelClosed
 from nodes.codec import Limits
 from nodes.federation import CLOUD, Federation
-from nodes.federation_run import FederationOutcome, NodeReport, Say, outcome
+from nodes.federation_run import ENDED, FederationOutcome, NodeReport, Say, outcome
 from nodes.home import RUNNER, calling
 from nodes.messages import AnyMessage, Assign, Enlist, Error, Heartbeat, Hello, Peer, Result, Shutdown
 from nodes.transport import connect
@@ -87,6 +87,7 @@ class LiveFederation:
         """Let ``client``, which is lost, live again in a process of its own; returns when that is there."""
         del self.lost[client], self.pids[client]
         await self._start({f"{client}.{len(self._crews)}": (client,)})
+        await self._tell_visited(client, Hello(node=client))
         await self.until(lambda: client in self.pids or client in self.lost)
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -149,6 +150,8 @@ class LiveFederation:
                     self._say(message.metrics)
             case Shutdown(report=done):
                 self._reports[process] = msgspec.convert(done["nodes"], list[NodeReport])
+                for client in set(crew).difference(self._servers):
+                    await self._tell_visited(client, Error(node=client, reason=ENDED))
             case Error(node=node, reason=reason) if node == process:
                 raise RunError(f"{process}: {reason}", weight=2)
             case Error(reason=reason):
@@ -157,6 +160,11 @@ class LiveFederation:
             case _:
                 raise RunError(f"{process} sent the runner a {type(message).__name__}", weight=2)
         self._changed.set()
+
+    async def _tell_visited(self, client: str, message: AnyMessage) -> None:
+        """Say ``message`` to the edge servers that ``client`` ever belongs to."""
+        for edge in self._federation.visits(self._federation.client_names.index(client)):
+            await self._tell(self._federation.edge_names[edge], message)
 
     async def _miss(self, crew: Crew, how: str) -> None:
         """Let edge servers know of clients that ended; one without clients ends too, unless clients move.
@@ -168,10 +176,9 @@ class LiveFederation:
             raise RunError(how if crew[0] in self._servers else f"no client is left: {how}", weight=2)
         self.lost |= dict.fromkeys(crew, how)
         self._changed.set()
-        for client in map(federation.client_names.index, crew):
-            told = Error(node=federation.client_names[client], reason=how)
-            for edge in federation.visits(client):
-                await self._tell(federation.edge_names[edge], told)
+        for client in crew:
+            await self._tell_visited(client, Error(node=client, reason=how))
+            for edge in federation.visits(federation.client_names.index(client)):
                 names = {federation.client_names[one] for one in federation.visitors(edge)}
                 if self.lost.keys() >= names and not federation.moves:
                     await self._tell(federation.edge_names[edge], Shutdown())

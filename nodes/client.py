@@ -41,7 +41,8 @@ class Client:
         self._about = {"samples": float(samples), "mean_samples": mean_samples}
         self._samples, self._test_batches, self._window = samples, test_batches, window
         self._absences = sorted(absences)
-        self._away = False
+        self._away = begun > 0  # until its server says something
+        self._since = 0  # from which round on it belongs to its server, by the last one's word
         self._round, self._left = 0, 0
         self._scores: dict[str, float] = {}
         self._sent, self._scored = 0, 0  # test batches
@@ -50,12 +51,15 @@ class Client:
 
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
         """Say who comes."""
-        self._away, self._left = False, 0
+        self._left = 0
         about = self._about | ({"current": 1.0} if self._current else {})
-        return [Send("down", Result(assignment=0, step=self.begun, metrics=about))]
+        return [Send("down", Result(assignment=self._since, step=self.begun, metrics=about))]
 
     def lost(self, direction: Direction, now: float) -> list[Action]:
-        """End, if the server is gone while this client is away. Raises PeerLostError if it was not."""
+        """End, if the server is gone before this client, which was away, has heard of it. Raises PeerLostError if not.
+
+        Servers do not wait for each other, so one that this client comes to may be over.
+        """
         if self._away:
             return [Finish()]
         raise PeerLostError(self._edge.name, f"{self._edge.name} is gone")
@@ -70,6 +74,7 @@ class Client:
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
         """Take what the server says."""
+        self._away &= sender != "down"
         match sender, message:
             case "runner", Assign():
                 return [Connect(self._edge)]
@@ -83,8 +88,8 @@ class Client:
                 self._current = True
                 self._round, self._left, self._scores = message.assignment, message.steps, {}
                 return self._train(now)
-            case "down", Route(nodes=(Peer(name=name), *_)) if name in self._servers:
-                self._edge = self._servers[name]
+            case "down", Route(nodes=(Peer(name=name), *_), assignment=since) if name in self._servers:
+                self._away, self._edge, self._since = True, self._servers[name], since
                 return [Connect(self._edge)]
             case "down" | "runner", Shutdown():
                 return [Finish()]
@@ -111,7 +116,7 @@ class Client:
         """Begin the next step, or drop out."""
         if self._absences and self.begun >= self._absences[0][0]:
             _, for_s = self._absences.pop(0)
-            self._away, self._current = True, False
+            self._away, self._current, self._since = True, False, 0
             return [Connect(None), Wake(now + for_s, BACK)]
         self.begun += 1
         return [Compute("train", (self._round, self.begun - 1))]

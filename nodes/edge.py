@@ -29,10 +29,10 @@ from nodes.messages import (
     Error,
     Gradient,
     Handover,
+    Hello,
     Peer,
     Result,
     Round,
-    Route,
     Shutdown,
     Weights,
 )
@@ -122,9 +122,12 @@ class EdgeServer:
             case "runner", Assign():
                 self._begun = self._cloud is None
                 return [Connect(self._cloud)] if self._cloud else self._gather(now)
-            case "runner", Error(node=name):  # died; should it come all the same, it counts
+            case "runner", Error(node=name):  # died or ended; should it come all the same, it counts
                 self._dead.add(self._names[name])
                 return self._gather(now)
+            case "runner", Hello(node=name):  # lives again
+                self._dead.discard(self._names[name])
+                return []
             case "runner", Shutdown():
                 return self._end()
             case "down", Weights() | Handover() | Shutdown():
@@ -150,7 +153,9 @@ class EdgeServer:
             case Result(metrics={"samples": samples, "mean_samples": mean}):
                 current = bool(message.metrics.get("current")) and self._rules.clients == "average"
                 newcomer = Member(name=name, index=self._names[name], samples=max(1, int(samples)), current=current)
-                return self._introduced(newcomer, mean, now)
+                self._dead.discard(newcomer.index)
+                route = self._arrivals.after(newcomer.index, message.assignment)
+                return [Send(name, route)] if route else self._introduced(newcomer, mean, now)
             case Shutdown():
                 return self.lost(name, now)
             case Activation() | Result() | Weights():
@@ -205,18 +210,10 @@ class EdgeServer:
     # A round
 
     def _introduced(self, newcomer: Member, mean: float, now: float) -> list[Action]:
-        """Take up one that has come, or tell it where it belongs by now."""
+        """Take up one that has come."""
         self._steps = self._steps or max(1, int(mean) // self._federation.job.batch_size)
-        self._dead.discard(newcomer.index)
-        if not self._federation.comes_to(newcomer.index, self._edge, self._round):
-            return [self._redirect(newcomer.name)]
         self._newcomers[newcomer.name] = newcomer
         return self._gather(now)
-
-    def _redirect(self, name: str) -> Send:
-        """Tell ``name`` to go where it belongs in this round."""
-        server = self._federation.edge_of(self._names[name], self._round)
-        return Send(name, Route(nodes=(Peer(self._federation.edge_names[server]),)))
 
     def _gather(self, now: float) -> list[Action]:
         """Begin the round as soon as all are here that it waits for; if nobody is to come, pass it by."""
@@ -256,7 +253,7 @@ class EdgeServer:
         if not self._federation.moves:
             return []
         actions: list[Action] = []
-        places, edges = self._federation.places(self._round), self._federation.edge_names
+        places = self._federation.places(self._round)
         for client in self._federation.group(self._edge, self._round - 1):
             if places[client] != self._edge:
                 name = self._federation.client_names[client]
@@ -264,8 +261,9 @@ class EdgeServer:
                 self._members.pop(name, None)
                 self._newcomers.pop(name, None)
                 self._leaving += 1
-                actions.append(self._compute("leave", self._round, client, edges[places[client]], here))
-                actions += [self._redirect(name)] if here else []
+                route = self._arrivals.send_on(client, self._round)
+                actions.append(self._compute("leave", self._round, client, route.nodes[0].name, here))
+                actions += [Send(name, route)] if here else []
         return actions
 
     def _handed_over(self, handover: Handover, now: float) -> list[Action]:

@@ -166,11 +166,6 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         movers = {move.client for move in self.moves if move.to_edge == edge}
         return tuple(sorted(movers.union(self.group(edge))))
 
-    def comes_to(self, client: int, edge: int, round_number: int) -> bool:
-        """Whether a client belongs to an edge server in this round or a later one."""
-        later = {move.to_edge for move in self.moves if move.client == client and move.after_rounds > round_number}
-        return edge in later or self.edge_of(client, round_number) == edge
-
     def slowdown(self, client: int) -> float:
         """How much slower than this machine a client is."""
         return self.slowdowns[client % len(self.slowdowns)]

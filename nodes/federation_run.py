@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -21,12 +22,14 @@ from nodes.edge_at_will import FreeServer
 from nodes.edge_work import EdgeWork
 from nodes.federation import CLOUD, Federation
 from nodes.job import Timing
-from nodes.messages import Activation, AnyMessage, Assign, Gradient, Peer, Result, Tensors
+from nodes.messages import Activation, AnyMessage, Assign, Error, Gradient, Peer, Result, Tensors
 from nodes.node import ComputeSeam, Due, Profiled, inline, on_device
 from nodes.roaming import RoamingNode, RoamingRole
 from nodes.seeds import derive
 from nodes.shape_work import ClientShapes, ShapeClient, ShapeEdge
 from nodes.virtual import linked_pair, run_virtual
+
+ENDED = "has ended"  # a client, before its servers or after them
 
 Say = Callable[[dict[str, float]], None]
 
@@ -131,22 +134,22 @@ class Town:
 
     async def run(self) -> FederationOutcome:
         reports: list[Result] = []
-        runners: list[MemoryChannel] = []
+        runners: dict[str, MemoryChannel] = {}
         for name, (role, worker) in self.made.items():
             to_runner: MemoryChannel
             runner: MemoryChannel
             to_runner, runner = memory_pair(name, "runner")
-            runners.append(runner)
+            runners[name] = runner
             self._nodes[name] = RoamingNode(
                 name, role, worker, self._compute(name), {"runner": to_runner}, self._clock, self._reach(name)
             )
         try:
             async with asyncio.TaskGroup() as group:  # the first that fails ends all
-                for runner in runners:
+                for runner in runners.values():
                     group.create_task(self._listen(runner, reports))
                     await runner.send(Assign(assignment=0, splits=()))
-                await asyncio.wait([group.create_task(node.run()) for node in self._nodes.values()])
-                for runner in runners:
+                await asyncio.wait([group.create_task(self._live(name, runners)) for name in self._nodes])
+                for runner in runners.values():
                     await runner.close()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
@@ -155,6 +158,14 @@ class Town:
             for node, (_, worker) in zip(self._nodes.values(), self.made.values(), strict=True)
         ]
         return outcome(reports, done)
+
+    async def _live(self, name: str, runners: Mapping[str, Channel]) -> None:
+        """Be ``name`` to its end; of a client's, those know whom it visits."""
+        await self._nodes[name].run()
+        if name in self._federation.client_names:
+            for edge in self._federation.visits(self._federation.client_names.index(name)):
+                with suppress(ChannelClosed):
+                    await runners[self._federation.edge_names[edge]].send(Error(node=name, reason=ENDED))
 
     def _compute(self, name: str) -> ComputeSeam:
         return inline

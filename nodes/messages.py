@@ -77,9 +77,10 @@ class LinkState(Message, frozen=True, kw_only=True, tag="link"):
 
 class Route(Message, frozen=True, kw_only=True, tag="route"):
     """Runner to node: the nodes downstream of it, the nearest first; it may change between tasks. In a federation, edge
-    server to client: which one to go to, by its name."""
+    server to client: which one to go to, by its name, to be there from round ``assignment`` on."""
 
     nodes: tuple[Peer, ...]
+    assignment: int = 0
 
 
 class SplitCost(Message, frozen=True, kw_only=True, tag="sci"):

@@ -23,6 +23,7 @@ from nodes.algorithms.parallel import SCHEMES
 from nodes.federation import Federation, Move
 from nodes.federation_run import FederationOutcome, run_in_process
 from nodes.job import DataSpec, Job, StageSpec
+from nodes.messages import Shutdown
 from nodes.models import outline
 
 run_live = functools.partial(live_federation.run_live, self_test="skip", shaping="none")
@@ -272,6 +273,29 @@ def test_clients_that_move_train_live_as_in_one_process(tmp_path):
     for node in came.nodes:
         for link in node.connections:  # of two goodbyes that cross, one may find nobody
             assert link.written_bytes - link.acked_bytes in (0, 4)
+
+
+async def test_edge_servers_that_a_client_visits_hear_that_it_lives_again_and_that_it_has_ended(monkeypatch):
+    whole = federation("sflv1", edges=3, moves=(Move(1, 1, 0),))
+    here = LiveFederation(whole, None, None, "", None)
+    heard: list[tuple] = []
+
+    async def tell(process: str, message: Any) -> None:
+        heard.append((process, type(message).__name__, message.node))
+
+    async def start(crews: dict) -> None:
+        here.pids |= {"client2": 7}
+
+    monkeypatch.setattr(here, "_tell", tell)
+    monkeypatch.setattr(here, "_start", start)
+    here.lost, here.pids = {"client2": "killed"}, {"client2": 6}
+    await here.come_back("client2")
+    await here._take("client1+1", ("client1", "client2"), Shutdown(report={"nodes": []}))
+    assert heard[:2] == [("edge2", "Hello", "client2"), ("edge1", "Hello", "client2")]
+    ended = {("edge1", "Error", "client1"), ("edge1", "Error", "client2"), ("edge2", "Error", "client2")}
+    assert (len(heard), set(heard[2:])) == (5, ended)
+    await here._take("edge1", ("edge1",), Shutdown(report={"nodes": []}))
+    assert len(heard) == 5
 
 
 def test_a_client_killed_in_the_middle_of_its_move_is_counted_once(monkeypatch):

@@ -22,6 +22,7 @@ from nodes.messages import (
     Error,
     Gradient,
     Handover,
+    Hello,
     Peer,
     Result,
     Round,
@@ -341,6 +342,36 @@ def test_an_edge_server_whose_clients_are_dead_lets_rounds_pass():
     assert (told.message.assignment, cloud.to, finish) == (2, "down", Finish())
 
 
+def test_one_that_lives_again_is_expected_again():
+    server = moving(1, rounds=3)
+    over(server, NAMES[2:])
+    server.receive("down", handover(), 1.0)
+    server.receive("runner", Error(node="client1", reason="killed"), 2.0)
+    server.receive("runner", Hello(node="client1"), 2.0)
+    assert server.receive("runner", Error(node="client3", reason="killed"), 3.0) == []
+    assert [action.to for action in server.lost("client3", 3.0)] == ["runner"]  # round 1 is over, 2 is not passed by
+    assert [action.to for action in come(server, "client1")] == ["client1"]
+
+
+def test_one_that_is_back_goes_after_what_is_its_own():
+    """Its first server waits in round 2 for what the one in between is to send: it is there, not here."""
+    federation = make_federation("sflv1", edges=2, clients=2, rounds=3, moves=(Move(0, 1, 1), Move(0, 2, 0)))
+    server = EdgeServer(replace(federation, cloud_every=9, test_every=0), 0, Peer("cloud"))
+    server.receive("runner", Assign(assignment=0, splits=()), 0.0)
+    server.joined("down", "cloud", 0.0)
+    come(server, "client1")
+    server.lost("client1", 0.5)
+    server.computed(handover(here=False), 1.0)
+    server.woke("pass", 1.0)
+    assert server._round == 2
+    (told,) = come(server, "client1")
+    assert (told.message.nodes[0].name, told.message.assignment) == ("edge2", 1)
+    server.joined("client1", "client1", 4.0)
+    assert server.receive("client1", replace(hello(), assignment=2), 4.0) == []  # ahead of what follows it
+    settle, begin = server.receive("down", Handover(assignment=2, client=0, to="edge1", here=True), 5.0)
+    assert (settle.call, begin.to) == ("settle", "client1")
+
+
 def test_a_client_goes_where_it_is_told_among_its_servers():
     client = Client(make_federation("psl").rules, [Peer("edge1"), Peer("edge2", "here", 7)], 20, 20.0, 1, 4)
     client.joined("down", "edge1", 0.0)
@@ -348,6 +379,10 @@ def test_a_client_goes_where_it_is_told_among_its_servers():
     assert client.receive("down", Route(nodes=(Peer("edge2"),)), 0.0) == [Connect(Peer("edge2", "here", 7))]
     (said,) = client.joined("down", "edge2", 1.0)
     assert said.message.metrics["current"] == 1.0
+    assert client.lost("down", 1.0) == [Finish()]  # it is over: nothing was heard of it
+    client.receive("down", Round(assignment=3, steps=2), 0.0)
+    with pytest.raises(NodeError, match="edge2 is gone"):
+        client.lost("down", 1.0)
     with pytest.raises(ProtocolError, match="unexpected Route from down"):
         client.receive("down", Route(nodes=(Peer("edge3"),)), 0.0)
 

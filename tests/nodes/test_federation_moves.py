@@ -1,5 +1,7 @@
 """Clients that change their edge server while they train: nothing is lost, nothing is counted twice."""
 
+import itertools
+
 import pytest
 import torch
 from federations import JOB, PlainEdges, assert_close, make_federation, same, trained
@@ -189,6 +191,58 @@ def test_one_that_is_away_when_it_should_move_is_sent_on_when_it_is_back(scheme)
     if scheme == "sflv1":
         assert (steps["edge1"], steps["edge2"]) == (2 * 6 + 1, 2 * (6 + rounds))
     assert handed_over(run.outcome, "edge1")["down"][0] == 1
+
+
+ABROAD = (Move(1, 1, 1), Move(2, 1, 0))  # leaves nobody but client 2 of three, which is away, to edge server 2
+
+
+@pytest.mark.parametrize("scheme", ["sflv1", "psl"])
+@pytest.mark.parametrize(
+    ("changes", "participants"),
+    [
+        # back in time to be sent abroad, and it comes home in round 5; where edge servers wait for each other, and not
+        ({"moves": (*ABROAD, Move(1, 5, 0)), "absences": (Absence(1, 1, 0.5),)}, [[2, 2, 2, 2, 2, 3], [1] * 5 + [0]]),
+        (
+            {"moves": (*ABROAD, Move(1, 5, 0)), "absences": (Absence(1, 1, 1.5),), "cloud_every": NEVER},
+            [[2, 2, 2, 2, 2, 3], [1] * 5 + [0]],
+        ),
+        # back when its first server is in round 4, by when it should be at its third: it goes by its second's
+        (
+            {
+                "moves": (Move(1, 1, 2), Move(2, 1, 0), Move(1, 3, 1)),
+                "absences": (Absence(1, 1, 1.5),),
+                "cloud_every": NEVER,
+                "edges": 3,
+            },
+            [[1, 2, 2, 2, 2, 2], [1, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0]],
+        ),
+        # back when its first server has ended
+        (
+            {"moves": ABROAD, "absences": (Absence(1, 1, 50.0),), "cloud_every": NEVER},
+            [[2, 2, 2, 2, 2, 2], [1] + [0] * 5],
+        ),
+        # back while its first server, whose other client is slow, goes on, and when the one that it moved to has ended
+        (
+            {
+                "clients": 4,
+                "slowdowns": (8, 1, 1, 1),
+                "moves": (Move(1, 1, 1),),
+                "absences": (Absence(1, 1, 3.0),),
+                "cloud_every": NEVER,
+            },
+            [[2, 1, 1, 1, 1, 1], [2] * 6],
+        ),
+    ],
+)
+def test_one_that_is_back_goes_where_what_is_its_own_went_and_nobody_waits_for_ever(scheme, changes, participants):
+    federation = make_federation(
+        scheme,
+        **{"rounds": 6, "edges": 2, "test_every": 0} | changes,
+        client_timing=Timing(forward_s=0.05, backward_s=0.05),
+    )
+    links = dict.fromkeys((*federation.client_names, *federation.edge_names), LINK)
+    told = [one.told for one in run_in_virtual_time(federation, links, learn=False).rounds]
+    assert [one["participants"] for one in told] == list(itertools.chain.from_iterable(participants))
 
 
 @pytest.mark.parametrize(
