@@ -54,7 +54,4 @@ class Arrivals:
         return [self._came.pop((round_number, client)) for client in self._expected(round_number)]
 
     def _expected(self, round_number: int) -> list[int]:
-        if not self._federation.moves or not 0 < round_number < self._federation.rounds:
-            return []
-        before, now = self._federation.places(round_number - 1), self._federation.places(round_number)
-        return [client for client, at in enumerate(now) if at == self._edge != before[client]]
+        return [client for client, (_, to) in self._federation.changes(round_number).items() if to == self._edge]

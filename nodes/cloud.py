@@ -4,19 +4,21 @@ What follows a client from one edge server to another goes through it.
 """
 
 from nodes.algorithms.collaborative import federated_average
+from nodes.federation import Federation
 from nodes.messages import AnyMessage, Assign, Handover, Shutdown, Weights
 from nodes.node import Action, Compute, Direction, Finish, Send
 from nodes.segment import ProtocolError
 
 
 class Cloud:
-    """The cloud above ``edges``, which all send what they have trained, and wait."""
+    """The cloud above the edge servers of ``federation``, which all send what they have trained, and wait."""
 
-    def __init__(self, edges: tuple[str, ...]) -> None:
-        self._edges = edges
+    def __init__(self, federation: Federation) -> None:
+        self._federation, self._edges = federation, federation.edge_names
         self._given: dict[str, Weights] = {}
         self._gone: set[str] = set()
         self._here: set[str] = set()
+        self._handed: set[tuple[int, int]] = set()  # the rounds and clients of all handovers so far
         self._pending: list[Handover] = []  # to edge servers that are not here yet
 
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
@@ -50,8 +52,8 @@ class Cloud:
             case Weights() if sender in self._edges:
                 self._given[sender] = message
                 return self._average()
-            case Handover(to=to) if sender in self._edges and to in self._edges:
-                return self._pass_on(message)
+            case Handover() if sender in self._edges:
+                return self._pass_on(sender, message)
             case Shutdown() if sender in self._edges:
                 return self.lost(sender, now)
             case Assign() if sender == "runner":
@@ -62,7 +64,13 @@ class Cloud:
         """Send the average to all."""
         return [Send(edge, reply) for edge in self._edges if edge not in self._gone]
 
-    def _pass_on(self, handover: Handover) -> list[Action]:
+    def _pass_on(self, sender: str, handover: Handover) -> list[Action]:
+        """Send on what follows a client, once, and if it moves so. Raises ProtocolError."""
+        key = handover.assignment, handover.client
+        way = [self._edges[edge] for edge in self._federation.changes(key[0]).get(key[1], ())]
+        if key in self._handed or way != [sender, handover.to]:
+            raise ProtocolError(f"client {key[1]} does not move from {sender} to {handover.to} in round {key[0]}")
+        self._handed.add(key)
         if handover.to in self._here:
             return [Send(handover.to, handover)] if handover.to not in self._gone else []
         self._pending.append(handover)

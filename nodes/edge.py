@@ -250,12 +250,9 @@ class EdgeServer:
 
     def _release(self) -> list[Action]:
         """Send those on their way who belong elsewhere from this round on, and what is theirs after them."""
-        if not self._federation.moves:
-            return []
         actions: list[Action] = []
-        places = self._federation.places(self._round)
-        for client in self._federation.group(self._edge, self._round - 1):
-            if places[client] != self._edge:
+        for client, (edge, _) in self._federation.changes(self._round).items():
+            if edge == self._edge:
                 name = self._federation.client_names[client]
                 here = name in self._members or name in self._newcomers
                 self._members.pop(name, None)
@@ -370,6 +367,7 @@ class EdgeServer:
         """Count what ``name`` told of its training, which is complete."""
         if result := self._results.pop(name, None):
             self._tally.note(result)
+            self._tally.noted += self._steps
             self._tally.steps += self._steps if self._rules.server == "none" else 0
 
     def _go_on(self, now: float) -> list[Action]:

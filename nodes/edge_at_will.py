@@ -77,8 +77,8 @@ class FreeServer(EdgeServer):
 
     def _send_gradient(self, member: Member, gradient: Gradient) -> list[Action]:
         """Note each step as its gradient returns: what a client tells of several may come rounds later, or never."""
-        if self._is_here(member):
-            self._tally.note(gradient)
+        self._tally.note(gradient)
+        self._tally.noted += 1
         return super()._send_gradient(member, gradient)
 
     def _reported(self, name: str, message: Result, now: float) -> list[Action]:

@@ -12,6 +12,7 @@ from nodes.job import Device, Job, Timing
 
 CLOUD = "cloud"
 LONGEST_S = 1e9  # of an absence
+MOST_NODES, MOST_ROUNDS, MOST_CHANGES = 10_000, 1_000_000, 100_000  # of a message that was received
 ALPHA, SHARDS, FADE = 0.5, 2, 0.5  # if not given
 
 
@@ -62,9 +63,9 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     job: Job
     scheme: SchemeName
-    clients: int = 5
-    edges: int = 1
-    rounds: int = 1
+    clients: Annotated[int, msgspec.Meta(ge=1, le=MOST_NODES)] = 5
+    edges: Annotated[int, msgspec.Meta(ge=1, le=MOST_NODES)] = 1
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROUNDS)] = 1
     local_steps: int | None = None
     phi: float = 0.0
     partition: Partition = Partition()
@@ -75,8 +76,8 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     slowdowns: tuple[float, ...] = (1.0,)
     client_timing: Timing | None = None
     server_timing: Timing | None = None
-    absences: tuple[Absence, ...] = ()
-    moves: tuple[Move, ...] = ()
+    absences: Annotated[tuple[Absence, ...], msgspec.Meta(max_length=MOST_CHANGES)] = ()
+    moves: Annotated[tuple[Move, ...], msgspec.Meta(max_length=MOST_CHANGES)] = ()
     folder: str | None = None
 
     def __post_init__(self) -> None:
@@ -85,7 +86,7 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if self.edges < 1 or min(self.rounds, self.cloud_every) < 1:
             raise ValueError("edges: from 1 to as many as clients; rounds, cloud_every: from 1 on")
         self._check_moves()
-        if not all(self.visitors(edge) for edge in range(self.edges)):
+        if len({*self.places(0), *(move.to_edge for move in self.moves)}) < self.edges:
             raise ValueError("edges: from 1 to as many as clients, or as many as clients come to by their moves")
         if not 0 <= self.phi <= 1 or (self.phi and self.scheme != "epsl"):
             raise ValueError(f"phi {self.phi}: from 0 to 1, and of epsl alone")
@@ -165,6 +166,13 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """The clients that ever belong to an edge server."""
         movers = {move.client for move in self.moves if move.to_edge == edge}
         return tuple(sorted(movers.union(self.group(edge))))
+
+    def changes(self, round_number: int) -> dict[int, tuple[int, int]]:
+        """The clients that begin a round at another edge server than the last one: from which, to which."""
+        if not self.moves or not 0 < round_number < self.rounds:
+            return {}
+        ways = zip(self.places(round_number - 1), self.places(round_number), strict=True)
+        return {client: way for client, way in enumerate(ways) if way[0] != way[1]}
 
     def slowdown(self, client: int) -> float:
         """How much slower than this machine a client is."""

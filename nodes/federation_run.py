@@ -93,7 +93,7 @@ def shapes(federation: Federation, data: Dataset) -> Made:
 def _made(federation: Federation, edge_work: Callable[[int], Any], client_work: Callable[[int], Any]) -> Made:
     made: Made = {}
     if federation.edges > 1:
-        made[CLOUD] = Cloud(federation.edge_names), CloudWork()
+        made[CLOUD] = Cloud(federation), CloudWork()
     for edge, name in enumerate(federation.edge_names):
         made[name] = edge_role(federation, edge), edge_work(edge)
     for client, name in enumerate(federation.client_names):

@@ -89,7 +89,7 @@ def _build(told: Enlist) -> list[tuple[RoamingRole, Any]]:
 def _make(federation: Federation, name: str, servers: Sequence[Peer], data: Dataset | None) -> tuple[RoamingRole, Any]:
     """The role and the worker of ``name``. Raises ValueError for one that is not of the federation."""
     if name == CLOUD:
-        return Cloud(federation.edge_names), CloudWork()
+        return Cloud(federation), CloudWork()
     if name in federation.edge_names:
         edge = federation.edge_names.index(name)
         return edge_role(federation, edge, *servers), EdgeWork(federation, edge)

@@ -16,7 +16,7 @@ from nodes.bulk import Bulk
 from nodes.channel import ChannelClosed, Traffic, count
 from nodes.codec import Decoder, FrameError, Limits, encode
 from nodes.counted import PATIENCE_S, Counted, patiently
-from nodes.messages import Activation, AnyMessage, Gradient, Parameters, Result, Weights
+from nodes.messages import Activation, AnyMessage, Gradient, Handover, Parameters, Result, Weights
 
 # Messages that wait for one sent before them: control overtakes a tensor on a slow link.
 MAX_EARLY = 1 << 14
@@ -27,7 +27,7 @@ WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 
 def travels_in_bulk(message: AnyMessage) -> bool:
     """Whether ``message`` carries tensors so large that it goes over the upgraded socket."""
-    return isinstance(message, Activation | Gradient | Parameters | Result | Weights)
+    return isinstance(message, Activation | Gradient | Handover | Parameters | Result | Weights)
 
 
 class Reorder:

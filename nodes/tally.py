@@ -15,7 +15,8 @@ class Tally(msgspec.Struct):
     participants: int = 0
     steps: int = 0  # of the clients, that were served
     updates: int = 0  # of the server's part
-    loss: float = 0.0
+    noted: int = 0  # of these steps, those of which the loss is known
+    loss: float = 0.0  # their sum; as are the next two
     correct: float = 0.0
     count: float = 0.0
     up_bytes: int = 0  # whole frames of training

@@ -231,7 +231,7 @@ def _losses(outcome: FederationOutcome) -> dict[float, float]:
     numbers = {one.told["round"] for one in outcome.rounds}
     rounds = {number: [one.told for one in outcome.rounds if one.told["round"] == number] for number in numbers}
     return {
-        number: sum(told["loss"] for told in of_round) / sum(told["steps"] for told in of_round)
+        number: sum(told["loss"] for told in of_round) / sum(told["noted"] for told in of_round)
         for number, of_round in rounds.items()
     }
 

@@ -237,7 +237,7 @@ def _live(parameters: Clients, context: Context, federation: Federation, links: 
 
 def _saying(context: Context) -> Say:
     def say(told: dict[str, float]) -> None:
-        loss = told["loss"] / max(1.0, told["steps"])
+        loss = told["loss"] / max(1.0, told["noted"])
         context.say(f"edge {told['edge'] + 1:.0f}, round {told['round'] + 1:.0f}: training loss {loss:.3f}")
 
     return say
@@ -323,9 +323,9 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, time
     for number in range(parameters.rounds):
         of_round = [one for one in outcome.rounds if one.told["round"] == number]
         case: dict[str, CaseValue] = {"round": number + 1}
-        steps = sum(one.told["steps"] for one in of_round)
-        if steps and learned:
-            loss = sum(one.told["loss"] for one in of_round) / steps
+        noted = sum(one.told["noted"] for one in of_round)
+        if noted and learned:
+            loss = sum(one.told["loss"] for one in of_round) / noted
             yield Measurement("training_loss", loss, "nats", case)
         accuracy = _accuracy(of_round)
         if accuracy is not None:

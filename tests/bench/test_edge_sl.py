@@ -6,10 +6,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from bench.experiments.edge_sl import Clients, Method, _balanced, course
+from bench.experiments.edge_sl import Clients, Method, _balanced, _rounds, course
 from bench.misfits import misfits
 from nodes.federation import Absence, Move, Partition
-from nodes.federation_run import RoundReport
+from nodes.federation_run import FederationOutcome, RoundReport
 from nodes.job import OptimizerSpec, StageSpec
 
 SMALL = Clients(
@@ -65,6 +65,13 @@ def test_what_follows_clients_that_move_is_told(context):
     found = measured(replace(moving, learn=False), replace(context, mode="virtual"))
     assert found["moved_bytes"][0] > 0
     assert "moved_bytes" not in measured(replace(moving, moves=(), learn=False), replace(context, mode="virtual"))
+
+
+def test_a_mean_loss_is_of_the_steps_whose_loss_is_known():
+    told = dict.fromkeys(("round", "began", "trained", "averaged", "ended"), 0.0)
+    rounds = [RoundReport(told={**told, "loss": 6.0, "noted": 4, "steps": 5}, right=[], tested=[])]
+    (loss,) = _rounds(FederationOutcome(rounds=rounds, nodes=[]), replace(SMALL, rounds=1), learned=True, timed=False)
+    assert (loss.metric, loss.value) == ("training_loss", 1.5)
 
 
 def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():

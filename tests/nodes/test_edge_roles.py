@@ -80,7 +80,7 @@ def test_what_a_client_told_counts_only_with_its_part(scheme):
         server.receive(name, part(), 0.0)
     server.receive(NAMES[2], done(), 0.0)
     server.lost(NAMES[2], 0.0)  # before its part came
-    assert (server._tally.count, server._tally.loss) == (32.0, 2.0)
+    assert (server._tally.count, server._tally.loss, server._tally.noted) == (32.0, 2.0, 2 * server._steps)
     assert server._tally.steps == (2 * server._steps if scheme == "fl" else 0)
 
 
@@ -171,6 +171,15 @@ def test_what_is_said_of_a_round_that_was_left_counts_for_nothing():
     come(server, "client3")
     assert server.receive("client3", task(2), 0.0) == []
     assert server.receive("client3", done(), 0.0) == []
+
+
+def test_the_loss_of_an_asynchronous_step_counts_though_its_client_has_left():
+    server = begun("psl-async")
+    server.receive("client1", task(0), 0.0)
+    server.computed(gradient(STEP), 0.0)
+    server.lost("client1", 0.0)
+    assert server.computed(gradient({"count": 8.0, "loss": 2.5}), 0.0) == []
+    assert (server._tally.steps, server._tally.noted, server._tally.loss) == (1, 1, 2.5)
 
 
 def test_an_asynchronous_update_counts_the_less_the_more_it_missed():
@@ -388,15 +397,39 @@ def test_a_client_goes_where_it_is_told_among_its_servers():
 
 
 def test_a_cloud_keeps_what_comes_too_early():
-    cloud = Cloud(("edge1", "edge2"))
+    cloud = Cloud(make_federation("psl", edges=2, rounds=3, moves=(*MOVES, Move(0, 2, 0))))
     cloud.joined("edge1", "edge1", 0.0)
     assert cloud.receive("edge1", handover(), 0.0) == []
     assert [action.to for action in cloud.joined("edge2", "edge2", 0.0)] == ["edge2"]
-    assert [action.to for action in cloud.receive("edge1", handover(), 0.0)] == ["edge2"]
-    with pytest.raises(ProtocolError, match="unexpected Handover from edge1"):
-        cloud.receive("edge1", handover(to="edge3"), 0.0)
+    back = handover(assignment=2, to="edge1")
+    assert [action.to for action in cloud.receive("edge2", back, 0.0)] == ["edge1"]
+    cloud = Cloud(make_federation("psl", edges=2, moves=MOVES))
+    cloud.joined("edge2", "edge2", 0.0)
     cloud.lost("edge2", 1.0)
     assert cloud.receive("edge1", handover(), 0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("sender", "changes"),
+    [
+        ("edge2", {}),
+        ("edge2", {"to": "edge1"}),
+        ("edge1", {"to": "edge3"}),
+        ("edge1", {"to": "edge1"}),
+        ("edge1", {"client": 1}),
+        ("edge1", {"client": -3}),
+        ("edge1", {"assignment": 0}),
+        ("edge1", {"assignment": 2}),
+        ("edge1", {"assignment": -1}),
+    ],
+)
+def test_a_cloud_passes_on_what_moves_ask_for_and_nothing_twice(sender, changes):
+    cloud = Cloud(make_federation("psl", edges=2, moves=MOVES))
+    with pytest.raises(ProtocolError, match=f"does not move from {sender} to"):
+        cloud.receive(sender, handover(**changes), 0.0)
+    cloud.receive("edge1", handover(), 0.0)
+    with pytest.raises(ProtocolError, match="client 0 does not move from edge1 to edge2 in round 1"):
+        cloud.receive("edge1", handover(), 0.0)
 
 
 @pytest.mark.parametrize("scheme", ["sflv1", "psl"])
@@ -414,7 +447,7 @@ def test_a_copy_that_does_not_fit_is_refused(scheme):
 
 
 def test_a_cloud_averages_by_samples_what_all_that_are_left_have_sent():
-    cloud = Cloud(("edge1", "edge2", "edge3"))
+    cloud = Cloud(make_federation("psl", edges=3))
     assert cloud.receive("edge2", part(2.0, 10), 0.0) == []
     assert cloud.lost("edge3", 0.0) == []
     ((call, (given,)),) = cloud.receive("edge1", part(8.0, 30), 0.0)
@@ -435,9 +468,9 @@ def test_strangers_and_strange_messages_are_refused():
     with pytest.raises(ProtocolError, match="unexpected Round from client1"):
         server.receive("client1", Round(assignment=0), 0.0)
     with pytest.raises(ProtocolError, match="edge9 is no edge server"):
-        Cloud(("edge1",)).joined("edge9", "edge9", 0.0)
+        Cloud(make_federation("psl", edges=2)).joined("edge9", "edge9", 0.0)
     with pytest.raises(ProtocolError, match="unexpected Round from edge1"):
-        Cloud(("edge1",)).receive("edge1", Round(assignment=0), 0.0)
+        Cloud(make_federation("psl", edges=2)).receive("edge1", Round(assignment=0), 0.0)
 
 
 def test_weights_that_do_not_fit_are_refused():

@@ -2,6 +2,7 @@
 
 import itertools
 
+import msgspec
 import pytest
 import torch
 from federations import JOB, PlainEdges, assert_close, make_federation, same, trained
@@ -262,6 +263,23 @@ def test_one_that_is_back_goes_where_what_is_its_own_went_and_nobody_waits_for_e
 def test_moves_that_do_not_fit_are_refused(changes, said):
     with pytest.raises(ValueError, match=said):
         Federation(**{"job": JOB, "scheme": "psl", "clients": 3, "edges": 2, "rounds": 2} | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clients": 10**12},
+        {"clients": 0},
+        {"edges": 10**12},
+        {"rounds": 10**12},
+        {"moves": [[0, 0, 1]] * 100_001},
+        {"absences": [[0, 0, 1.0]] * 100_001},
+    ],
+)
+def test_what_is_received_is_bounded_before_anything_is_made_of_it(changes):
+    fields = msgspec.to_builtins(make_federation("psl", edges=2))
+    with pytest.raises(msgspec.ValidationError, match=rf"Expected .* at `\$\.{next(iter(changes))}`"):
+        msgspec.convert(fields | changes, Federation)
 
 
 def test_edge_servers_may_be_more_than_clients_if_each_is_come_to():

@@ -17,7 +17,18 @@ from netem.link import SEGMENT_BYTES
 from nodes import socket_channel
 from nodes.channel import ChannelClosed
 from nodes.codec import FrameError, Limits, encode, wire_size
-from nodes.messages import Activation, Assign, Gradient, Heartbeat, Parameters, Result, Shutdown, SplitCost, Weights
+from nodes.messages import (
+    Activation,
+    Assign,
+    Gradient,
+    Handover,
+    Heartbeat,
+    Parameters,
+    Result,
+    Shutdown,
+    SplitCost,
+    Weights,
+)
 from nodes.socket_channel import MAX_EARLY, Reorder, SocketChannel, travels_in_bulk
 from nodes.transport import Server, connect
 
@@ -122,6 +133,7 @@ def test_which_messages_travel_in_bulk() -> None:
     bulk = [
         activation(0, 1),
         Gradient(assignment=0, step=0, tensors=x),
+        Handover(assignment=1, client=0, to="edge2", here=True, tensors=x),
         Parameters(assignment=0, start=0, stop=1, tensors=x),
         Result(assignment=0, step=0),
         Weights(assignment=0, tensors=x),
