@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nodes.algorithms.parallel import averaged, back_propagated, own_gradients
+from nodes.belongings import belongings, take
 from nodes.boundary import unpack
-from nodes.carried import carried, take
 from nodes.checkpoint import write_state
 from nodes.graph import said
 from nodes.messages import Activation, Gradient, Tensors
@@ -87,12 +87,12 @@ class JointSegment(Segment):
         ]
         return Joint(gradients, told(len(arrived), size, positions) | {"backward_s": backward_s + own_s})
 
-    def carried(self) -> Tensors:
+    def belongings(self) -> Tensors:
         """All that training goes on from elsewhere."""
-        return {name: tensor.clone() for name, tensor in _wire(carried(self._named(), self._optimizer)).items()}
+        return {name: tensor.clone() for name, tensor in _wire(belongings(self._named(), self._optimizer)).items()}
 
     def settle(self, came: Tensors) -> None:
-        """Go on from what ``carried`` gave. Raises ProtocolError for anything else."""
+        """Go on from what ``belongings`` gave. Raises ProtocolError for anything else."""
         states = take(self._named(), came)
         if self._optimizer is None:
             return

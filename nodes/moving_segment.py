@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nodes.carried import carried, optimizer_state, take
+from nodes.belongings import belongings, optimizer_state, take
 from nodes.job import Job
 from nodes.messages import Activation, AnyMessage, Assign, Parameters, Tensors
 from nodes.models import Chain, Values, build_model
@@ -47,7 +47,7 @@ class MovingSegment(Segment):
 
     def give(self, assignment: int, start: int, stop: int) -> Parameters:
         """The state of layers ``start`` to ``stop``, which are held here."""
-        tensors = carried(self._named(start, stop), self._optimizer)
+        tensors = belongings(self._named(start, stop), self._optimizer)
         return Parameters(assignment=assignment, start=start, stop=stop, tensors=_wire(tensors))
 
     def settle(self, assign: Assign, parameters: tuple[Parameters, ...]) -> Assign:

@@ -162,7 +162,7 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
         abs(before[one] - before[other]) for old, new in pairwise(splits) for one, other in zip(old, new, strict=True)
     )
     sent = [way["parameters"] for node in moved.nodes for way in (node.sent_down, node.sent_up) if "parameters" in way]
-    yield Measurement("handovers", sum(one != other for one, other in pairwise(field.attached)), "1")
+    yield Measurement("cell_changes", sum(one != other for one, other in pairwise(field.attached)), "1")
     yield Measurement("moves", sum(one != other for one, other in pairwise(splits)), "1")
     yield Measurement("moved", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})
     yield Measurement("moved", counted, "B", {"source": "controller"})

@@ -96,13 +96,17 @@ def roaming(parameters: RoamingParameters, context: Context) -> Iterator[Measure
             links = dict.fromkeys(federation.client_names, _duplex(parameters.access))
             links |= dict.fromkeys(federation.edge_names, _duplex(parameters.backhaul))
             outcomes[name] = run_in_virtual_time(replace(federation, test_every=0), links, data, learn=False)
-    yield Measurement("handovers", _changes(field.attached), "1")
+    yield Measurement("cell_changes", _changes(field.attached), "1")
     yield Measurement("moves", _changes(holders), "1")
     yield Measurement("moved", predicted, "B", {"source": "controller"})
     sent = [way["handover"] for node in outcomes["moving"].nodes for way in node.sent.values() if "handover" in way]
     yield Measurement("moved", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})
     for name, outcome in outcomes.items():
-        yield from _told(outcome, parameters.rounds, {"they": name}, context.mode)
+        yield from _crossed(outcome, parameters.rounds, {"they": name})
+        if context.mode == "virtual":
+            yield _round(outcome, parameters.rounds, {"they": name})
+        elif context.dataset != "none":  # of blank pictures answers are right by chance
+            yield _accuracy(outcome, {"they": name})
     if context.mode == "in-process":
         yield from _differences(outcomes["moving"], outcomes["staying"], context.scratch)
 
@@ -197,8 +201,8 @@ def _changes(places: Sequence[Sequence[str]]) -> int:
     return sum(one != other for now, then in pairwise(places) for one, other in zip(now, then, strict=True))
 
 
-def _told(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue], mode: Mode) -> Iterator[Measurement]:
-    """What crossed in a round, by kind and over each link, and on a clock how long it took."""
+def _crossed(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]) -> Iterator[Measurement]:
+    """What crossed in a round, by kind and over each link."""
     sent: Counter[str] = Counter()
     for node in outcome.nodes:
         for kinds in node.sent.values():
@@ -207,23 +211,33 @@ def _told(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue], m
     for kind in ("smashed", "in step", "moved", "said"):
         yield Measurement("crossing", sent[kind] / rounds / 1e6, "MB", {**case, "kind": kind})
     yield Measurement("moved_share", sent["moved"] / sent.total(), "1", case)
-    if mode == "virtual":
-        began = min(one.told["began"] for one in outcome.rounds)
-        ended = max(one.told["ended"] for one in outcome.rounds)
-        yield Measurement("round", (ended - began) / rounds, "s", case)
-    else:
-        right, tested = (sum(sum(getattr(one, name)) for one in outcome.rounds) for name in ("right", "tested"))
-        yield Measurement("final_accuracy", right / tested, "1", case)
+
+
+def _round(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]) -> Measurement:
+    """How long a round took on a clock."""
+    began = min(one.told["began"] for one in outcome.rounds)
+    ended = max(one.told["ended"] for one in outcome.rounds)
+    return Measurement("round", (ended - began) / rounds, "s", case)
+
+
+def _accuracy(outcome: FederationOutcome, case: dict[str, CaseValue]) -> Measurement:
+    """Of all clients' tests; they test after the last round."""
+    right, tested = (sum(sum(getattr(one, name)) for one in outcome.rounds) for name in ("right", "tested"))
+    return Measurement("final_accuracy", right / tested, "1", case)
 
 
 def _differences(moving: FederationOutcome, staying: FederationOutcome, folder: Path) -> Iterator[Measurement]:
-    """What moves change in what is learned: mean losses, round by round, and the clients' parts with their momentum."""
+    """What moves change in what is learned: mean losses, round by round, and the clients' parts with their momentum.
+
+    Raises ValueError where there is nothing to compare, or what was kept is not of the same names.
+    """
     one, other = _losses(moving), _losses(staying)
     yield Measurement("loss_difference", max(abs(one[number] - other[number]) for number in other), "nats")
-    pairs = [(_kept(path), _kept(folder / "staying" / path.name)) for path in (folder / "moving").iterdir()]
-    different = sum(not torch.equal(ours[name], theirs[name]) for ours, theirs in pairs for name in ours)
-    yield Measurement("different_tensors", different, "tensors")
-    yield Measurement("tensors", sum(len(ours) for ours, _ in pairs), "tensors")
+    ours, theirs = _all_kept(folder / "moving"), _all_kept(folder / "staying")
+    if not ours or ours.keys() != theirs.keys():
+        raise ValueError(f"not to be compared: {len(ours)} tensors, and {sorted(ours.keys() ^ theirs.keys())[:3]}")
+    yield Measurement("different_tensors", sum(not torch.equal(ours[name], theirs[name]) for name in ours), "tensors")
+    yield Measurement("tensors", len(ours), "tensors")
 
 
 def _losses(outcome: FederationOutcome) -> dict[float, float]:
@@ -236,9 +250,12 @@ def _losses(outcome: FederationOutcome) -> dict[float, float]:
     }
 
 
-def _kept(path: Path) -> dict[str, torch.Tensor]:
-    """A client's state after its last step."""
-    state = torch.load(path, weights_only=True)
-    optimizer = state["optimizer"]["state"].items()
-    momentum = {f"{key}.{kind}": value for key, one in optimizer for kind, value in one.items() if value is not None}
-    return {**state["modules"]["part"], **momentum}
+def _all_kept(folder: Path) -> dict[str, torch.Tensor]:
+    """The clients' states after their last steps, with what their optimizers keep, by file and name."""
+    kept: dict[str, torch.Tensor] = {}
+    for path in folder.iterdir():
+        state = torch.load(path, weights_only=True)
+        optimizer = state["optimizer"]["state"].items()
+        own = {f"{key}.{kind}": value for key, one in optimizer for kind, value in one.items() if value is not None}
+        kept |= {f"{path.stem}.{name}": tensor for name, tensor in (*state["modules"]["part"].items(), *own.items())}
+    return kept
