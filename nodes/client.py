@@ -19,7 +19,7 @@ BACK = "back"
 class Client:
     """A client with ``samples`` training pictures; ``mean_samples`` are those of the mean client.
 
-    It begins with the first of the edge servers ``servers``.
+    It begins with the first of the edge servers ``servers``, of which there is one at least.
     """
 
     def __init__(  # noqa: PLR0917 (all that a client is)

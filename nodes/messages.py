@@ -6,7 +6,7 @@ and no data. Every message of a task names its ``assignment`` (which split of th
 and ``microbatch``; the order of messages between two nodes is kept by a sequence number in the frame.
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import torch
@@ -64,7 +64,7 @@ class Enlist(Message, frozen=True, kw_only=True, tag="enlist"):
     ``servers`` says where each of them finds its server, as far as it has one; first that with which it begins."""
 
     federation: Federation
-    names: tuple[str, ...]
+    names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     servers: dict[str, tuple[Peer, ...]] = {}
 
 

@@ -83,11 +83,26 @@ async def serve_federation(home: Home, control: Channel, run: str, told: Enlist,
 def _build(told: Enlist) -> list[tuple[RoamingRole, Any]]:
     clients = told.federation.client_names
     data = load_data(told.federation.job) if told.names[0] in clients else None
-    return [_make(told.federation, name, told.servers.get(name, ()), data) for name in told.names]
+    return [_make(told.federation, name, _servers(told, name), data) for name in told.names]
+
+
+def _servers(told: Enlist, name: str) -> tuple[Peer, ...]:
+    """Where ``name`` finds its servers. Raises ValueError unless all that it has are told, and in their order."""
+    federation, edges = told.federation, told.federation.edge_names
+    if name in federation.client_names:
+        due = [edges[edge] for edge in federation.visits(federation.client_names.index(name))]
+    elif name in (CLOUD, *edges):
+        due = [CLOUD] if name != CLOUD and len(edges) > 1 else []
+    else:
+        raise ValueError(f"{name}: nobody of this federation")
+    servers = told.servers.get(name, ())
+    if [peer.name for peer in servers] != due:
+        raise ValueError(f"{name}: its servers are {due}, and not {[peer.name for peer in servers]}")
+    return servers
 
 
 def _make(federation: Federation, name: str, servers: Sequence[Peer], data: Dataset | None) -> tuple[RoamingRole, Any]:
-    """The role and the worker of ``name``. Raises ValueError for one that is not of the federation."""
+    """The role and the worker of ``name``. Raises ValueError for a client without ``data``."""
     if name == CLOUD:
         return Cloud(federation), CloudWork()
     if name in federation.edge_names:
