@@ -18,7 +18,6 @@ from typing import Literal
 import msgspec
 
 from nodes.algorithms.parallel import aggregated, shares
-from nodes.arrivals import Arrivals
 from nodes.codec import wire_size
 from nodes.federation import CLOUD, Federation
 from nodes.joint_segment import SHARED
@@ -37,6 +36,7 @@ from nodes.messages import (
     Weights,
 )
 from nodes.node import Action, Compute, Connect, Direction, Finish, PeerLostError, Send, Wake
+from nodes.roster import Roster
 from nodes.segment import ProtocolError
 from nodes.tally import Member, Tally
 from nodes.turns import due
@@ -51,19 +51,12 @@ class EdgeServer:
 
     def __init__(self, federation: Federation, edge: int, cloud: Peer | None = None) -> None:
         self._federation, self._rules, self._cloud = federation, federation.rules, cloud
-        names = federation.client_names
-        self._names = {names[client]: client for client in federation.visitors(edge)}
         self._edge = edge
+        self._roster = Roster(federation, edge)
         self._phase: Phase = "gathering"
         self._begun = False  # by the runner's word, and the cloud is there
-        self._here: set[str] = set()  # who has a channel
-        self._dead: set[int] = set()  # clients, by the runner's word
-        self._arrivals = Arrivals(federation, edge)
-        self._leaving = 0  # clients whose handover is not on its way yet
         self._round = 0
         self._steps = federation.local_steps or 0
-        self._members: dict[str, Member] = {}  # of this round
-        self._newcomers: dict[str, Member] = {}
         self._turns: deque[str] = deque()
         self._waiting: dict[str, Activation] = {}
         self._given: dict[str, Weights] = {}
@@ -87,10 +80,10 @@ class EdgeServer:
         if direction == "down":
             self._begun = True
             return self._gather(now)
-        if peer not in self._names:
+        if peer not in self._roster.numbers:
             raise ProtocolError(f"{peer} is no client of this server")
-        gone = self.lost(direction, now) if direction in self._here else []
-        self._here.add(direction)
+        gone = self.lost(direction, now) if direction in self._roster.here else []
+        self._roster.here.add(direction)
         return gone
 
     def lost(self, direction: Direction, now: float) -> list[Action]:
@@ -99,12 +92,11 @@ class EdgeServer:
             if self._phase == "over":
                 return []
             raise PeerLostError(CLOUD, f"{CLOUD} is gone")
-        self._here.discard(direction)
-        self._newcomers.pop(direction, None)
+        was_member = self._roster.gone(direction)
         self._waiting.pop(direction, None)
         self._given.pop(direction, None)
         self._results.pop(direction, None)
-        return [] if self._members.pop(direction, None) is None else self._go_on(now)
+        return self._go_on(now) if was_member else []
 
     def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
         """Links are not measured here."""
@@ -123,16 +115,16 @@ class EdgeServer:
                 self._begun = self._cloud is None
                 return [Connect(self._cloud)] if self._cloud else self._gather(now)
             case "runner", Error(node=name):  # died or ended; should it come all the same, it counts
-                self._dead.add(self._names[name])
+                self._roster.dead.add(self._roster.numbers[name])
                 return self._gather(now)
             case "runner", Hello(node=name):  # lives again
-                self._dead.discard(self._names[name])
+                self._roster.dead.discard(self._roster.numbers[name])
                 return []
             case "runner", Shutdown():
                 return self._end()
             case "down", Weights() | Handover() | Shutdown():
                 return self._from_cloud(message, now)
-            case _ if sender in self._names:
+            case _ if sender in self._roster.numbers:
                 return self._heard(sender, message, now)
         raise ProtocolError(f"unexpected {type(message).__name__} from {sender}")
 
@@ -141,7 +133,7 @@ class EdgeServer:
             case Weights() if self._phase == "averaging":
                 return [self._compute("take", message)]
             case Handover():
-                self._arrivals.came(message)
+                self._roster.handed(message)
                 return self._gather(now)
             case Shutdown():
                 return []
@@ -152,14 +144,15 @@ class EdgeServer:
         match message:
             case Result(metrics={"samples": samples, "mean_samples": mean}):
                 current = bool(message.metrics.get("current")) and self._rules.clients == "average"
-                newcomer = Member(name=name, index=self._names[name], samples=max(1, int(samples)), current=current)
-                self._dead.discard(newcomer.index)
-                route = self._arrivals.after(newcomer.index, message.assignment)
+                newcomer = Member(
+                    name=name, index=self._roster.numbers[name], samples=max(1, int(samples)), current=current
+                )
+                route = self._roster.come(newcomer, message.assignment)
                 return [Send(name, route)] if route else self._introduced(newcomer, mean, now)
             case Shutdown():
                 return self.lost(name, now)
             case Activation() | Result() | Weights():
-                return self._told(name, message, now) if name in self._members else []
+                return self._told(name, message, now) if name in self._roster.members else []
         raise ProtocolError(f"unexpected {type(message).__name__} from {name}")
 
     def _told(self, name: str, message: Activation | Result | Weights, now: float) -> list[Action]:
@@ -168,7 +161,7 @@ class EdgeServer:
             case Activation(train=True):
                 return self._task(name, message, now)
             case Activation():
-                return [self._compute_for(self._members[name], "forward", message)]
+                return [self._compute_for(self._roster.members[name], "forward", message)]
             case Result():
                 return self._reported(name, message, now)
             case Weights():
@@ -205,41 +198,25 @@ class EdgeServer:
         return Compute(call, (*arguments, member.index))
 
     def _is_here(self, member: Member) -> bool:
-        return self._members.get(member.name) is member
+        return self._roster.members.get(member.name) is member
 
     # A round
 
     def _introduced(self, newcomer: Member, mean: float, now: float) -> list[Action]:
         """Take up one that has come."""
         self._steps = self._steps or max(1, int(mean) // self._federation.job.batch_size)
-        self._newcomers[newcomer.name] = newcomer
+        self._roster.newcomers[newcomer.name] = newcomer
         return self._gather(now)
 
     def _gather(self, now: float) -> list[Action]:
         """Begin the round as soon as all are here that it waits for; if nobody is to come, pass it by."""
-        if self._phase != "gathering" or not self._begun or self._leaving:
+        if self._phase != "gathering" or not self._begun or not self._roster.gathered(self._round):
             return []
-        here = {one.index for one in (*self._members.values(), *self._newcomers.values())}
-        if self._arrivals.missing(self._round, here, self._dead):
-            return []
-        self._admit()
-        group = self._federation.group(self._edge, self._round)
-        if not self._members and (not self._federation.moves or not self._dead.issuperset(group)):
-            return []  # whoever is away may come back
         self._phase = "training"
-        self._tally = Tally(began=now, participants=len(self._members))
-        arrivals = self._arrivals.take(self._round)
+        self._tally = Tally(began=now, participants=len(self._roster.members))
+        arrivals = self._roster.take(self._round)
         self._tally.moved_bytes = sum(sum(wire_size(handover)) for handover in arrivals)
         return [*(self._compute("settle", handover) for handover in arrivals), *self._train(now)]
-
-    def _admit(self) -> None:
-        """Let those take part in the round who are here and belong here."""
-        everyone = self._members | self._newcomers
-        group = self._federation.group(self._edge, self._round)
-        self._members = {
-            name: everyone.pop(name) for name in self._names if name in everyone and self._names[name] in group
-        }
-        self._newcomers = everyone
 
     def _begin(self, now: float) -> list[Action]:
         """Begin the next round, or end."""
@@ -251,36 +228,30 @@ class EdgeServer:
     def _release(self) -> list[Action]:
         """Send those on their way who belong elsewhere from this round on, and what is theirs after them."""
         actions: list[Action] = []
-        for client, (edge, _) in self._federation.changes(self._round).items():
-            if edge == self._edge:
-                name = self._federation.client_names[client]
-                here = name in self._members or name in self._newcomers
-                self._members.pop(name, None)
-                self._newcomers.pop(name, None)
-                self._leaving += 1
-                route = self._arrivals.send_on(client, self._round)
-                actions.append(self._compute("leave", self._round, client, route.nodes[0].name, here))
-                actions += [Send(name, route)] if here else []
+        for name, here, route in self._roster.release(self._round):
+            client = self._roster.numbers[name]
+            actions.append(self._compute("leave", self._round, client, route.nodes[0].name, here))
+            actions += [Send(name, route)] if here else []
         return actions
 
     def _handed_over(self, handover: Handover, now: float) -> list[Action]:
         """Send on what follows a client that has left; nothing is to do once what came of one is settled."""
         if handover.to == self._federation.edge_names[self._edge]:
             return []
-        self._leaving -= 1
+        self._roster.sent()
         return [Send("down", handover), *self._gather(now)]
 
     def _train(self, now: float) -> list[Action]:
         """Let the members of the round train."""
-        if not self._members:
+        if not self._roster.members:
             return [Wake(now, PASS)]
         self._waiting, self._given, self._results = {}, {}, {}
-        for member in self._members.values():
+        for member in self._roster.members.values():
             member.served, member.reported = 0, False
         if self._rules.order == "in turn":
-            self._turns = deque(self._members)
+            self._turns = deque(self._roster.members)
             return self._start(self._turns[0])
-        return list(chain.from_iterable(self._start(name) for name in self._members))
+        return list(chain.from_iterable(self._start(name) for name in self._roster.members))
 
     def _start(self, name: str) -> list[Action]:
         """Let ``name`` train; in turn it goes on from the part of the one before."""
@@ -288,7 +259,7 @@ class EdgeServer:
 
     def _hand(self, name: str) -> list[Action]:
         """Send ``name`` the clients' part, if there is one that it does not hold, or bring as its last server's."""
-        member = self._members[name]
+        member = self._roster.members[name]
         brought, member.current = member.current, False
         if self._part is None or member.holds is self._part:
             return []
@@ -309,7 +280,7 @@ class EdgeServer:
         if not names:
             return []
         messages = tuple(self._waiting.pop(name) for name in names)
-        members = [self._members[name] for name in names]
+        members = [self._roster.members[name] for name in names]
         self._tally.steps += len(members)
         for member in members:
             member.served, member.total = member.served + 1, member.total + 1
@@ -324,7 +295,7 @@ class EdgeServer:
 
     def _due(self) -> list[str]:
         """Whose tasks are to be computed now."""
-        return due(self._rules, self._steps, self._members, self._waiting)
+        return due(self._rules, self._steps, self._roster.members, self._waiting)
 
     def _fades(self, members: Sequence[Member]) -> tuple[float, ...]:
         """By how much the update counts that each asks for, beside its share."""
@@ -360,7 +331,7 @@ class EdgeServer:
             self._results[name] = message
         else:
             self._tally.note(message)
-        self._members[name].reported = True
+        self._roster.members[name].reported = True
         return self._go_on(now)
 
     def _note(self, name: str) -> None:
@@ -375,40 +346,40 @@ class EdgeServer:
         match self._phase:
             case "training":
                 return self._next_turn(now) if self._turns else [*self._serve(now), *self._end_training(now)]
-            case "testing" if all(member.reported for member in self._members.values()):
+            case "testing" if all(member.reported for member in self._roster.members.values()):
                 return self._report(now)
         return []
 
     def _complete(self, name: str) -> bool:
         """Whether ``name`` has done its part of the training."""
-        return self._members[name].reported and (self._rules.clients == "keep" or name in self._given)
+        return self._roster.members[name].reported and (self._rules.clients == "keep" or name in self._given)
 
     def _next_turn(self, now: float) -> list[Action]:
         """Let the next client train, if the one whose turn it is has ended or gone."""
         name = self._turns[0]
-        if name in self._members:
+        if name in self._roster.members:
             if not self._complete(name):
                 return []
             self._note(name)
-            self._part = self._members[name].holds = msgspec.structs.replace(self._given[name], samples=0)
+            self._part = self._roster.members[name].holds = msgspec.structs.replace(self._given[name], samples=0)
         self._turns.popleft()
-        while self._turns and self._turns[0] not in self._members:
+        while self._turns and self._turns[0] not in self._roster.members:
             self._turns.popleft()
         return self._start(self._turns[0]) if self._turns else self._end_training(now)
 
     def _end_training(self, now: float) -> list[Action]:
         """Average what the scheme shares, once all have ended."""
-        if not all(self._complete(name) for name in self._members):
+        if not all(self._complete(name) for name in self._roster.members):
             return []
-        for name in self._members:
+        for name in self._roster.members:
             self._note(name)
         self._tally.trained = now
-        self._samples = sum(member.samples for member in self._members.values())
+        self._samples = sum(member.samples for member in self._roster.members.values())
         self._phase = "averaging"
         self._to_cloud = self._cloud is not None and (self._round + 1) % self._federation.cloud_every == 0
-        if self._rules.clients == "average" and self._members:
-            given = tuple(self._given[name] for name in self._members)
-            return [self._compute("average", given, tuple(member.index for member in self._members.values()))]
+        if self._rules.clients == "average" and self._roster.members:
+            given = tuple(self._given[name] for name in self._roster.members)
+            return [self._compute("average", given, tuple(member.index for member in self._roster.members.values()))]
         return self._upload() if self._to_cloud else self._averaged(now)
 
     def _upload(self) -> list[Action]:
@@ -420,19 +391,19 @@ class EdgeServer:
         """Hand on what was averaged, and let all test."""
         actions: list[Action] = []
         if self._rules.clients == "average":
-            self._admit()
-            actions += chain.from_iterable(self._hand(name) for name in self._members)
+            self._roster.admit(self._round)
+            actions += chain.from_iterable(self._hand(name) for name in self._roster.members)
         self._tally.averaged = now
         every, last = self._federation.test_every, self._round + 1 == self._federation.rounds
         if not every or ((self._round + 1) % every and not last):
             return [*actions, *self._report(now)]
         self._phase = "testing"
-        for name, member in self._members.items():
+        for name, member in self._roster.members.items():
             member.reported = False
             if self._part is not None and member.holds is not self._part:
                 actions.append(Send(name, self._part))  # for its tests: not counted, and handed on again to train
             actions.append(Send(name, Round(assignment=self._round)))
-        return actions if self._members else [*actions, *self._report(now)]
+        return actions if self._roster.members else [*actions, *self._report(now)]
 
     def _report(self, now: float) -> list[Action]:
         told = self._tally.told(self._round, self._edge, now)
@@ -442,4 +413,4 @@ class EdgeServer:
     def _end(self) -> list[Action]:
         self._phase = "over"
         to_cloud = [Send("down", Shutdown())] if self._cloud and self._begun else []
-        return [*(Send(name, Shutdown()) for name in sorted(self._here)), *to_cloud, Finish()]
+        return [*(Send(name, Shutdown()) for name in sorted(self._roster.here)), *to_cloud, Finish()]

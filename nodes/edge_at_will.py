@@ -31,23 +31,25 @@ class FreeServer(EdgeServer):
         name = newcomer.name
         self._served[name] = self._updates
         began = super()._introduced(newcomer, mean, now)
-        if self._phase != "training" or name not in self._newcomers:
+        if self._phase != "training" or name not in self._roster.newcomers:
             return began
-        self._newcomers[name].total = min((one.total for one in self._members.values()), default=0)
-        self._admit()
+        self._roster.newcomers[name].total = min((one.total for one in self._roster.members.values()), default=0)
+        self._roster.admit(self._round)
         return self._start(name)
 
     def _due(self) -> list[str]:
         if self._joining or self._phase != "training" or self._enough:
             return []
-        slowest = min((one.total for one in self._members.values()), default=0)
+        slowest = min((one.total for one in self._roster.members.values()), default=0)
         bound = self._federation.staleness
-        ready = [name for name in self._waiting if may_go_on(self._members[name].total, slowest, bound)]
-        return sorted(ready, key=self._names.__getitem__)
+        ready = [name for name in self._waiting if may_go_on(self._roster.members[name].total, slowest, bound)]
+        return sorted(ready, key=self._roster.numbers.__getitem__)
 
     def _fades(self, members: Sequence[Member]) -> tuple[float, ...]:
         """Beside its share among ``members``: by their data against the mean client's, and by its staleness."""
-        share = fmean(member.samples for member in members) / fmean(one.samples for one in self._members.values())
+        share = fmean(member.samples for member in members) / fmean(
+            one.samples for one in self._roster.members.values()
+        )
         self._updates += 1
         fades: list[float] = []
         for member in members:
@@ -67,13 +69,13 @@ class FreeServer(EdgeServer):
             return [*actions, *self._averaged(now)]
         told = self._tally.told(self._round, self._edge, now)
         self._round += 1
-        self._tally = Tally(began=now, participants=len(self._members))
+        self._tally = Tally(began=now, participants=len(self._roster.members))
         return [*actions, Send("runner", told), *self._serve(now)]
 
     @property
     def _enough(self) -> bool:
         """Whether the round has its steps."""
-        return self._tally.steps >= self._steps * len(self._names)
+        return self._tally.steps >= self._steps * len(self._roster.numbers)
 
     def _send_gradient(self, member: Member, gradient: Gradient) -> list[Action]:
         """Note each step as its gradient returns: what a client tells of several may come rounds later, or never."""
