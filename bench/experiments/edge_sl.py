@@ -5,6 +5,7 @@ a virtual clock, on which networks learn as well while compute and links take th
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
@@ -326,7 +327,10 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, time
         noted = sum(one.told["noted"] for one in of_round)
         if noted and learned:
             loss = sum(one.told["loss"] for one in of_round) / noted
-            yield Measurement("training_loss", loss, "nats", case)
+            if math.isfinite(loss):
+                yield Measurement("training_loss", loss, "nats", case)
+            else:  # a finding, not a failure of the run
+                yield Measurement("diverged", 1, "1", case)
         accuracy = _accuracy(of_round)
         if accuracy is not None:
             yield Measurement("test_accuracy", accuracy, "1", case)

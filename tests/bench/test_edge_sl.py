@@ -67,11 +67,12 @@ def test_what_follows_clients_that_move_is_told(context):
     assert "moved_bytes" not in measured(replace(moving, moves=(), learn=False), replace(context, mode="virtual"))
 
 
-def test_a_mean_loss_is_of_the_steps_whose_loss_is_known():
+@pytest.mark.parametrize(("loss", "said"), [(6.0, ("training_loss", 1.5)), (float("nan"), ("diverged", 1))])
+def test_a_mean_loss_is_of_the_steps_whose_loss_is_known(loss, said):
     told = dict.fromkeys(("round", "began", "trained", "averaged", "ended"), 0.0)
-    rounds = [RoundReport(told={**told, "loss": 6.0, "noted": 4, "steps": 5}, right=[], tested=[])]
-    (loss,) = _rounds(FederationOutcome(rounds=rounds, nodes=[]), replace(SMALL, rounds=1), learned=True, timed=False)
-    assert (loss.metric, loss.value) == ("training_loss", 1.5)
+    rounds = [RoundReport(told={**told, "loss": loss, "noted": 4, "steps": 5}, right=[], tested=[])]
+    (found,) = _rounds(FederationOutcome(rounds=rounds, nodes=[]), replace(SMALL, rounds=1), learned=True, timed=False)
+    assert (found.metric, found.value) == said
 
 
 def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
