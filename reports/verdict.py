@@ -169,7 +169,8 @@ def _close(a: float, b: float) -> bool:
 def _judge_order(order: Order, samples: list[Seeds]) -> Finding:
     """Holds if every step does. ``trend``: some step does not, but the last lies beyond the first."""
     sign = 1 if order.direction == "increasing" else -1
-    means = [estimate(list(seeds.values())).mean for seeds in samples]
+    shared = set.intersection(*map(set, samples))  # what is shown is what is compared
+    means = [estimate([seeds[seed] for seed in shared or seeds]).mean for seeds in samples]
     steps = [paired(sub, after, before) for before, after in pairwise(samples)]
     failed = [step for step in steps if not _held(step, sign)]
     shortfall = max(-sign * step.mean for step in steps)

@@ -175,6 +175,11 @@ def test_an_order_holds_at_every_step(record: Make) -> None:
     assert verdict(methods(record, a=[1], b=[1], c=[3]), **falling).verdict == "not-reproduced"
 
 
+def test_an_order_shows_the_seeds_that_it_compares(record: Make) -> None:
+    found = verdict(methods(record, a=[1, 9, 9], b=[2], c=[3]), **ORDER)
+    assert (found.verdict, found.measured) == ("reproduced", [1, 2, 3])
+
+
 def test_an_order_with_one_step_lost_in_noise_is_a_trend(record: Make) -> None:
     noisy = methods(record, a=[1, 1, 1], b=[2, 3, 4], c=[2.1, 4, 3.5])
     assert verdict(noisy, **ORDER).verdict == "trend"
