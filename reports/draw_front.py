@@ -34,7 +34,8 @@ def draw_front(spec: FrontSpec, measured: Methods, printed: Methods, edge: Seque
     for i, (name, spots) in enumerate(printed.items()):
         _points(ax, f"{name} (the paper's)", spots, i, filled=False)
         _call(ax, spots, (0, 7 if i % 2 else -14), "center")
-    _call(ax, edge, (5, 6), "left")
+    _call(ax, edge[::2], (5, 6), "left")
+    _call(ax, edge[1::2], (-5, 6), "right")  # neighbours' names stand apart
     ax.set_xlabel(spec.cost)
     ax.set_ylabel(spec.worth)
     ax.grid(True, color="#e4e4e4", linewidth=0.6)
@@ -63,7 +64,7 @@ def _points(ax: Axes, name: str, spots: Sequence[Spot], number: int, *, filled: 
     )
 
 
-def _call(ax: Axes, spots: Sequence[Spot], beside: tuple[int, int], side: Literal["left", "center"]) -> None:
+def _call(ax: Axes, spots: Sequence[Spot], beside: tuple[int, int], side: Literal["left", "center", "right"]) -> None:
     """Write each point's name so many points ``beside`` it."""
     for spot in spots:
         place = spot.cost, spot.worth
