@@ -307,15 +307,22 @@ def held(network: Network) -> list[dict]:
             network.shape(0, duplex)
             return asyncio.run(measured(asked, size))
 
+        def unshaped() -> float:
+            network.shape(0, Duplex(up=LinkProfile(delay_s=asked.delay_s), down=LinkProfile(delay_s=asked.delay_s)))
+            return asyncio.run(measured(asked, size)).rate_bps
+
         plains = attempts(
             plain, lambda seen: reached(asked.rate_bps, seen.rate_bps) and in_time(asked.delay_s, seen.delay_s)
         )
+        carried = asked.rate_bps if reached(asked.rate_bps, plains[-1].rate_bps) else unshaped()
         wholes = attempts(whole, lambda seen: abs(seen.jitter_s / asked.jitter_s - 1) <= SPREAD_OFF)
         return {
             "link": name,
             "direction": direction,
             "rate_bps": asked.rate_bps,
             "measured_rate_bps": plains[-1].rate_bps,
+            "most_rate_bps": max(seen.rate_bps for seen in plains),
+            "carried_bps": carried,  # without a rate, where the rate was not reached
             "tcp_rate_bps": wholes[-1].rate_bps,
             "delay_s": asked.delay_s,
             "measured_delay_s": plains[-1].delay_s,
