@@ -321,7 +321,6 @@ def held(network: Network) -> list[dict]:
             "direction": direction,
             "rate_bps": asked.rate_bps,
             "measured_rate_bps": plains[-1].rate_bps,
-            "most_rate_bps": max(seen.rate_bps for seen in plains),
             "carried_bps": carried,  # without a rate, where the rate was not reached
             "tcp_rate_bps": wholes[-1].rate_bps,
             "delay_s": asked.delay_s,
