@@ -98,6 +98,13 @@ def _run(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--device", choices=get_args(conditions.DeviceChoice), default="auto")
     run.add_argument("--shaping", choices=get_args(conditions.ShapingChoice), default="auto", help="auto is emulated")
+    run.add_argument(
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="cases at once, of experiments that are parallel; if not given as many as cores, "
+        "one at scale paper or on a GPU",
+    )
     run.add_argument("--resume", action="store_true", help="go on with the run in --out")
     run.add_argument(
         "--allow-uncalibrated",
@@ -128,6 +135,10 @@ def _data(command: argparse.ArgumentParser) -> None:
 
 def _seed(text: str) -> int:
     return _whole(text, 0, (1 << 63) - 10_001)  # a suite counts up from it, at most 10,000 times
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1, 1024)
 
 
 def _port(text: str) -> int:

@@ -67,6 +67,7 @@ def _run(arguments: Namespace, words: list[str]) -> int:
         shaping=arguments.shaping,
         data=data_folder(arguments.data),
         resume=arguments.resume,
+        jobs=arguments.jobs,
         allow_uncalibrated=arguments.allow_uncalibrated,
         arguments=("bench", *words),
     )

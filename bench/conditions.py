@@ -92,12 +92,17 @@ def _kernel_config() -> list[str]:
     return []
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def machine() -> dict[str, str | int | None]:
     """What the numbers were measured on."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_bytes": psutil.virtual_memory().total,
     }
 

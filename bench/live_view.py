@@ -1,9 +1,10 @@
-"""What does a person see of a run? One line that lives, in a terminal; plain lines elsewhere."""
+"""What does a person see of a run? A line for each case that runs, in a terminal; plain lines elsewhere."""
 
 import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -29,15 +30,23 @@ class Terminal(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class LiveView:
-    """Shows the run; used as a context manager around its cases."""
+@dataclass
+class Shown:
+    """A case that runs."""
 
-    def __init__(self, console: Console) -> None:
+    head: str
+    started: float
+    said: str = ""
+    said_at: float = field(default_factory=time.monotonic)
+
+
+class LiveView:
+    """Shows a run of ``total`` cases; used as a context manager around them."""
+
+    def __init__(self, console: Console, total: int) -> None:
         self._console = console
-        self._title, self._said = "", ""
-        self._done, self._total = 0, 0
-        self._left: float | None = None
-        self._started = self._said_at = time.monotonic()
+        self._total, self._begun, self._ended = total, 0, 0
+        self._running: dict[str, Shown] = {}
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "LiveView":
@@ -55,30 +64,36 @@ class LiveView:
         """Show a line that stays."""
         self._console.print(Text(text, style=style), soft_wrap=True)
 
-    def start(self, title: str, done: int, total: int, left: float | None) -> None:
-        """A case starts: ``done`` of ``total`` are over, about ``left`` seconds remain."""
-        self._title, self._done, self._total, self._left, self._said = title, done, total, left, ""
-        self._started = self._said_at = time.monotonic()
+    def start(self, title: str, left_s: float | None) -> None:
+        """The case called ``title`` starts, when about ``left_s`` seconds of the run remain."""
+        self._begun += 1
+        left = "" if left_s is None else f", about {duration(left_s)} left"
+        shown = Shown(f"[{self._begun}/{self._total}] {title}{left}", time.monotonic())
+        self._running = self._running | {title: shown}  # anew, as another thread may draw it
         if not self._console.is_terminal:
-            self.line(self._head())
+            self.line(shown.head)
 
-    def say(self, text: str) -> None:
-        """One line of progress of the case: accuracy and bytes so far. May be called from any thread."""
-        self._said = " ".join(text.split())
-        if not self._console.is_terminal and time.monotonic() - self._said_at >= QUIET_S:
-            self._said_at = time.monotonic()
-            self.line(f"    {self._said}")
+    def say(self, title: str, text: str) -> None:
+        """One line of progress of a case: accuracy and bytes so far. May be called from any thread."""
+        shown = self._running[title]
+        shown.said = " ".join(text.split())
+        if not self._console.is_terminal and time.monotonic() - shown.said_at >= QUIET_S:
+            shown.said_at = time.monotonic()
+            self.line(f"    {f'{title}: ' if len(self._running) > 1 else ''}{shown.said}")
 
-    def _head(self) -> str:
-        left = "" if self._left is None else f", about {duration(self._left)} left"
-        return f"[{self._done + 1}/{self._total}] {self._title}{left}"
+    def end(self, title: str) -> None:
+        """The case called ``title`` has ended."""
+        self._running = {other: shown for other, shown in self._running.items() if other != title}
+        self._ended += 1
 
     def _render(self) -> Group:
-        elapsed = time.monotonic() - self._started
-        lines = [Text(f"{self._head()}  {duration(elapsed)}", no_wrap=True, overflow="ellipsis")]
-        if self._said:
-            lines.append(Text(f"    {self._said}", style="dim", no_wrap=True, overflow="ellipsis"))
-        return Group(*lines, ProgressBar(total=max(self._total, 1), completed=self._done))
+        lines = []
+        for shown in self._running.values():
+            elapsed = duration(time.monotonic() - shown.started)
+            lines.append(Text(f"{shown.head}  {elapsed}", no_wrap=True, overflow="ellipsis"))
+            if shown.said:
+                lines.append(Text(f"    {shown.said}", style="dim", no_wrap=True, overflow="ellipsis"))
+        return Group(*lines, ProgressBar(total=max(self._total, 1), completed=self._ended))
 
 
 def plan_lines(rows: Sequence[tuple[str, list[float | None], str]]) -> list[str]:

@@ -140,6 +140,8 @@ def _experiments(
         if spec.name in seen:
             document.problem((*at, "name"), f"there is another experiment {spec.name!r}")
         seen.add(spec.name)
+        if spec.parallel and spec.mode == "live":
+            document.problem((*at, "parallel"), "cases of mode live start nodes of their own, which need all cores")
         dataset = "none"
         try:
             dataset = available_dataset(spec.dataset or file.dataset, data_dir)

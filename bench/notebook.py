@@ -7,7 +7,7 @@ import pandas as pd
 from rich.console import Console
 
 from bench.conditions import data_folder
-from bench.run_plan import Options
+from bench.run_plan import options_of
 from bench.runner import run
 from bench.strict_yaml import InputError
 from reports.record import read_records
@@ -19,7 +19,7 @@ def run_to_frame(suites: tuple[str, ...], options: dict[str, Any]) -> pd.DataFra
     if isinstance(only := options.get("only"), str):
         options = options | {"only": (only,)}
     try:
-        asked = msgspec.convert(options | {"suites": suites}, Options, dec_hook=lambda kind, value: kind(value))
+        asked = options_of(options | {"suites": suites})
     except msgspec.ValidationError as error:
         raise InputError([f"bench.run: {error}"]) from None
     asked = msgspec.structs.replace(asked, data=data_folder(asked.data))

@@ -88,9 +88,7 @@ class Output:
     def scratch(self, case: Case) -> Path:
         """The folder for files of ``case``'s own; what an earlier run left there is kept."""
         name = case.experiment.name.replace("/", "-")
-        path = self.folder / ".scratch" / f"{name}-{digest([case_key(case), case.sha256])[:12]}"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+        return self.folder / ".scratch" / f"{name}-{digest([case_key(case), case.sha256])[:12]}"
 
     def log_error(self, title: str, text: str) -> None:
         """Keep the traceback of a failure."""

@@ -2,20 +2,15 @@
 
 import asyncio
 import atexit
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
+from bench.child import END_S, Child, EndedError, how, paths
 from nodes.node import NodeError
 
 LOAD_S = 60.0  # the launcher's imports, from a slow disk too
 START_S = 10.0  # from a fork until the node listens
-END_S = 3.0  # for killed processes to be gone
 
 Address = tuple[str, int]
 
@@ -64,63 +59,20 @@ class StartedByHand:
         pass
 
 
-class Launcher:
+class Launcher(Child):
     """The process that forks nodes. One run at a time may use it."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "nodes.launcher"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C in the terminal is for the runner, which ends the nodes in order
-            env=os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join(_paths()),
-                "OMP_WAIT_POLICY": "PASSIVE",  # idle threads of one node must not slow another
-                "OPENBLAS_NUM_THREADS": "1",  # numpy's and scipy's would start theirs before the fork
-            },
+        super().__init__(
+            "nodes.launcher",
+            OMP_WAIT_POLICY="PASSIVE",  # idle threads of one node must not slow another
+            OPENBLAS_NUM_THREADS="1",  # numpy's and scipy's would start theirs before the fork
         )
-        self._pending = b""
         self.ready = False
 
-    def tell(self, **command: Any) -> None:
-        """Send one command."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended, as the end of its events will say
-            self._process.stdin.write(json.dumps(command).encode() + b"\n")
-            self._process.stdin.flush()
-
-    def events(self) -> list[dict[str, Any]]:
-        """The events that have come. Raises RunError if the launcher itself has ended."""
-        data = os.read(self.output, 1 << 16)
-        if not data:
-            raise RunError(f"the launcher of nodes {_how(self._process.wait())}", weight=2)
-        *lines, self._pending = (self._pending + data).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    @property
-    def output(self) -> int:
-        """The file descriptor that events come from."""
-        assert self._process.stdout is not None
-        return self._process.stdout.fileno()
-
-    @property
-    def runs(self) -> bool:
-        """Whether the launcher is there."""
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """End the launcher and whatever it still runs."""
-        if not self.ready:  # it has no nodes yet, and would be long in noticing
-            self._process.kill()
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()  # with it the kernel kills the nodes
-            self._process.wait()
+    def end(self) -> None:
+        """End the launcher and with it, as the kernel sees to, whatever it still runs."""
+        self.close(kill=not self.ready)  # else it has no nodes yet, and would be long in noticing
 
 
 class Processes:
@@ -139,7 +91,7 @@ class Processes:
 
     async def start(self, names: Sequence[str], token: str) -> None:
         await self._until(lambda: self._launcher.ready, LOAD_S, lambda: "the launcher of nodes")
-        self._launcher.tell(do="start", names=names, token=token, paths=_paths(), namespaces=self._namespaces)
+        self._launcher.tell(do="start", names=names, token=token, paths=paths(), namespaces=self._namespaces)
         await self._until(
             lambda: self.addresses.keys() >= set(names) or not self._ended.keys().isdisjoint(names),
             START_S,
@@ -155,7 +107,7 @@ class Processes:
         """How ``name`` ended, once it has; it is killed if it still runs. Raises RunError."""
         self._launcher.tell(do="kill", name=name)
         await self._until(lambda: name in self._ended)
-        return _how(self._ended[name])
+        return how(self._ended[name])
 
     async def end(self, patience_s: float = 0.0) -> None:
         if self._over:
@@ -165,11 +117,11 @@ class Processes:
                 async with asyncio.timeout(patience_s):
                     await self._until(lambda: self._ended.keys() >= self.addresses.keys())
             if not self._launcher.ready:
-                return self._launcher.close()
+                return self._launcher.end()
             self._launcher.tell(do="end")
             await self._until(lambda: self._over, END_S)
         except BaseException as error:  # what of it still runs must not meet the next run
-            self._launcher.close()
+            self._launcher.end()
             if not isinstance(error, RunError):
                 raise
         finally:
@@ -177,7 +129,7 @@ class Processes:
             self._loop.remove_reader(self._launcher.output)
 
     def _raise_if_ended(self, names: Iterable[str]) -> None:
-        ends = [f"{name} {_how(self._ended[name])}" for name in names if name in self._ended]
+        ends = [f"{name} {how(self._ended[name])}" for name in names if name in self._ended]
         if ends:
             raise RunError("; ".join(ends), weight=2)
 
@@ -198,8 +150,8 @@ class Processes:
     def _read(self) -> None:
         try:
             events = self._launcher.events()
-        except RunError as error:
-            self._broken, events = error, []
+        except EndedError as error:
+            self._broken, events = RunError(f"the launcher of nodes {error}", weight=2), []
             self._loop.remove_reader(self._launcher.output)
         for event in events:
             match event:
@@ -229,15 +181,4 @@ def launcher() -> Launcher:
 def _at_exit(one: Launcher) -> None:
     """Close it; a Ctrl-C meanwhile is one too many, and it ends by itself, as nobody holds its input any more."""
     with suppress(KeyboardInterrupt):
-        one.close()
-
-
-def _paths() -> list[str]:
-    """Where this process finds modules, so that nodes find the same."""
-    return [path or os.getcwd() for path in sys.path]
-
-
-def _how(code: int) -> str:
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with code {code}"
+        one.end()

@@ -1,10 +1,11 @@
 """What will a run do, and what has become of it? Decided before anything runs, and from what is recorded."""
 
-from collections.abc import Container, Sequence
+import math
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -15,6 +16,8 @@ from bench.misfits import misfits
 from bench.strict_yaml import InputError, did_you_mean
 from bench.suite import Case, Experiment, Suite
 from reports.record import Scale, Shaping
+
+START_S = 4.0  # until a process that runs cases beside others has loaded all it needs
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,8 +32,18 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
     resume: bool = False
+    jobs: int | None = None  # cases at once, of experiments that are parallel; None: see make_plan
     allow_uncalibrated: bool = False
     arguments: tuple[str, ...] = ()  # of the command line, to be noted
+
+    def plain(self) -> dict[str, Any]:
+        """The options as JSON knows them; ``options_of`` takes them back."""
+        return cast(dict[str, Any], msgspec.to_builtins(self, enc_hook=str))
+
+
+def options_of(plain: dict[str, Any]) -> Options:
+    """Options from text, numbers and lists. Raises msgspec.ValidationError."""
+    return msgspec.convert(plain, Options, dec_hook=lambda kind, value: kind(value))
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Plan:
     suites: list[Suite]
     device: str
     shaping: Shaping
+    jobs: int
     selected: list[Experiment]
     cases: dict[str, list[Case]]
 
@@ -49,11 +63,33 @@ class Plan:
         """What is to be recorded when the run is over."""
         return [case for experiment in self.selected for case in self.cases[experiment.name]]
 
+    def schedule(self, todo: Iterable[Case]) -> "Schedule":
+        """Which of ``todo`` run at once: all that may, unless to start processes takes longer than that saves."""
+        cases = [case for case in todo if case.experiment.spec.parallel]
+        whole_s = sum(math.inf if case.estimate_s is None else case.estimate_s for case in cases)
+        worth = self.jobs > 1 and whole_s * (1 - 1 / self.jobs) > START_S
+        return Schedule(self.jobs, frozenset(map(case_key, cases)) if worth else frozenset())
+
     @property
     def dataset(self) -> str:
         """The data sets of the run's experiments."""
         used = {experiment.dataset for suite in self.suites for experiment in suite.experiments}
         return ", ".join(sorted(used - {"none"})) or "none"
+
+
+class Schedule(NamedTuple):
+    """The cases, by key, that run beside others, ``jobs`` at a time; the rest one after another."""
+
+    jobs: int
+    beside: frozenset[str]
+
+    def runs_beside(self, case: Case) -> bool:
+        """Whether others run while ``case`` does."""
+        return case_key(case) in self.beside
+
+    def share_s(self, case: Case, seconds: float | None) -> float | None:
+        """By how much ``case``, which takes ``seconds``, makes the run longer."""
+        return seconds / self.jobs if seconds is not None and self.runs_beside(case) else seconds
 
 
 def make_plan(options: Options) -> Plan:
@@ -69,7 +105,12 @@ def make_plan(options: Options) -> Plan:
     cases = {experiment.name: list(experiment.cases(options.scale, options.seed)) for experiment in known}
     if lines := _misfits(options.scale, shaping, [case for chosen in selected for case in cases[chosen.name]]):
         raise InputError(lines)
-    return Plan(options, suites, device, shaping, selected, cases)
+    return Plan(options, suites, device, shaping, options.jobs or _jobs(options.scale, device), selected, cases)
+
+
+def _jobs(scale: Scale, device: str) -> int:
+    """A case for each core; one at a time where each has all cores, as those of the papers' size, or the GPU."""
+    return 1 if scale == "paper" or device != "cpu" else conditions.cores()
 
 
 def _misfits(scale: Scale, shaping: Shaping, cases: list[Case]) -> list[str]:

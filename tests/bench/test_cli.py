@@ -177,9 +177,13 @@ def test_data_comes_from_the_environment_if_not_given(tmp_path: Path, monkeypatc
 
 def test_a_narrow_terminal_shows_one_line_each() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=24, legacy_windows=False)
-    with LiveView(console) as view:
-        view.start("suite/experiment with=a long=case", 2, 8, 90.0)
-        view.say("accuracy 0.83, 12 MB sent\nover all links")
+    title = "suite/experiment with=a long=case"
+    with LiveView(console, 8) as view:
+        for ended in ("a", "b"):
+            view.start(ended, None)
+            view.end(ended)
+        view.start(title, 90.0)
+        view.say(title, "accuracy 0.83, 12 MB sent\nover all links")
         lines = [
             "".join(segment.text for segment in line).rstrip()
             for line in console.render_lines(view._render(), console.options)

@@ -301,7 +301,7 @@ def test_the_launcher_has_no_thread_that_a_fork_would_lose():
         (server,) = [p for p in psutil.Process().children() if p.pid == launcher._process.pid]
         assert server.num_threads() == 1
     finally:
-        launcher.close()
+        launcher.end()
 
 
 def test_the_token_is_in_no_argument_and_no_environment(tmp_path, monkeypatch):
