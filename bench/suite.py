@@ -41,8 +41,8 @@ class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     ``run`` is ``file.function`` of ``bench.experiments`` or ``module:function``. Each point of the grid's
     product is run with seeds S to S + ``seeds`` - 1. ``estimate_s`` is about how long one
-    point with one seed takes. Cases of one that is ``parallel`` may run beside each other, on one core each: what it
-    measures is no time, and it starts no nodes.
+    point with one seed takes. Cases of one that is ``parallel`` may run beside each other, on one core each: no
+    claim judges a time that a clock measured in it, and it starts no nodes.
     """
 
     name: Name

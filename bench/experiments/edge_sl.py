@@ -88,7 +88,7 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     train_samples: Count | None = None
     test_samples: Count | None = None
     augment: bool = False
-    threads: Count | None = 1
+    threads: Count | None = None
     learn: bool = True  # on a virtual clock; without, shapes alone cross: what and when is the same
     times_s: tuple[Positive, ...] = ()  # at which a clock's run tells how accurate the network is by then
 
