@@ -22,7 +22,7 @@ class EdgeWork:
     """
 
     def __init__(self, federation: Federation, edge: int) -> None:
-        self._job = job_of(federation)
+        self._job, self._statistics = job_of(federation), federation.statistics
         self._segments: dict[int, JointSegment] = {}  # by client; all the same one, but for copies
         self._returned: dict[int, Gradient] = {}
         self._round = 0
@@ -37,7 +37,7 @@ class EdgeWork:
         """The part that takes each client's tasks: one for all of them, or copies."""
         if copies:
             return {client: JointSegment(self._job, 1) for client in clients}
-        return dict.fromkeys(clients, JointSegment(self._job, 1))
+        return dict.fromkeys(clients, JointSegment(self._job, 1, statistics=self._statistics))
 
     @property
     def layers(self) -> int:

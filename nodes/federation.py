@@ -39,6 +39,9 @@ class Absence(NamedTuple):
     for_s: float
 
 
+Statistics = Literal["running", "batch"]
+
+
 class Move(NamedTuple):
     """A client that belongs to edge server ``to_edge`` (from 0) once ``after_rounds`` are over; after 0 it begins
     there."""
@@ -53,12 +56,13 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     ``job`` has two nodes, of which the first stands for a client and the second for an edge server, and the link's
     stage; its ``epochs`` and ``steps`` are not used. A client goes through its pictures again and again; None for
-    ``local_steps`` is as many as it takes the mean client to go through them once. ``phi`` is EPSL's, ``staleness``
-    (steps by which a client may be ahead of the slowest) and ``fade`` are of asynchronous PSL. After each
-    ``cloud_every`` rounds the edge servers' parts are averaged at the cloud; after each ``test_every`` rounds and the
-    last (0: never) clients test. ``slowdowns`` are the clients', taken again from the first on where there are more
-    clients. ``moves`` are of clients that change their edge server between two rounds, see ``nodes.edge``.
-    ``folder``: where clients keep their state after each step, so that one that was killed goes on from it.
+    ``local_steps`` is as many as it takes the mean client to go through them once. ``phi`` is EPSL's, and by
+    which ``statistics`` batch norm goes in its extra pass; ``staleness`` (steps by which a client may be ahead of
+    the slowest) and ``fade`` are of asynchronous PSL. After each ``cloud_every`` rounds the edge servers' parts are
+    averaged at the cloud; after each ``test_every`` rounds and the last (0: never) clients test. ``slowdowns`` are the
+    clients', taken again from the first on where there are more clients. ``moves`` are of clients that change their
+    edge server between two rounds, see ``nodes.edge``. ``folder``: where clients keep their state after each step, so
+    that one that was killed goes on from it.
     """
 
     job: Job
@@ -68,6 +72,7 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     rounds: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROUNDS)] = 1
     local_steps: int | None = None
     phi: float = 0.0
+    statistics: Statistics = "running"
     partition: Partition = Partition()
     cloud_every: int = 1
     test_every: int = 1
@@ -88,25 +93,32 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         self._check_moves()
         if len({*self.places(0), *(move.to_edge for move in self.moves)}) < self.edges:
             raise ValueError("edges: from 1 to as many as clients, or as many as clients come to by their moves")
-        if not 0 <= self.phi <= 1 or (self.phi and self.scheme != "epsl"):
-            raise ValueError(f"phi {self.phi}: from 0 to 1, and of epsl alone")
+        self._check_scheme()
         if self.local_steps is not None and self.local_steps < 1:
             raise ValueError("local_steps: from 1 on, or none for as many as the mean client's pictures fill")
-        if self.staleness is not None and (self.staleness < 0 or self.scheme != "psl-async"):
-            raise ValueError(f"staleness {self.staleness}: steps, from 0 on, and of psl-async alone")
-        if not self.fade >= 0 or (self.fade != FADE and self.scheme != "psl-async"):
-            raise ValueError(f"fade {self.fade}: from 0 on, and of psl-async alone")
         for absence in self.absences:
             if not 0 <= absence.client < self.clients:
                 raise ValueError(f"absences: there is no client {absence.client}, they are 0 to {self.clients - 1}")
             if absence.after_steps < 0 or not 0 < absence.for_s <= LONGEST_S:
                 raise ValueError(f"absences: {list(absence)}: client, steps from 0 on, up to {LONGEST_S:g} s above 0")
-        if self.scheme == "psl-async" and self.edges > 1:
+        if any(slowdown < 1 for slowdown in self.slowdowns) or not self.slowdowns:
+            raise ValueError("slowdowns: one at least, none below 1")
+
+    def _check_scheme(self) -> None:
+        """Raise ValueError for what the scheme does not know or cannot do."""
+        epsl, waits = self.scheme == "epsl", self.scheme != "psl-async"
+        if not 0 <= self.phi <= 1 or (self.phi and not epsl):
+            raise ValueError(f"phi {self.phi}: from 0 to 1, and of epsl alone")
+        if self.statistics != "running" and not epsl:
+            raise ValueError(f"statistics {self.statistics}: of epsl alone")
+        if self.staleness is not None and (self.staleness < 0 or waits):
+            raise ValueError(f"staleness {self.staleness}: steps, from 0 on, and of psl-async alone")
+        if not self.fade >= 0 or (self.fade != FADE and waits):
+            raise ValueError(f"fade {self.fade}: from 0 on, and of psl-async alone")
+        if self.edges > 1 and not waits:
             raise ValueError(
                 "psl-async: no round ends for all, so edge servers cannot be averaged, nor clients move; give one edge"
             )
-        if any(slowdown < 1 for slowdown in self.slowdowns) or not self.slowdowns:
-            raise ValueError("slowdowns: one at least, none below 1")
 
     def _check_moves(self) -> None:
         """Raise ValueError for a move of or to nobody, at no round's end, or to where its client is."""

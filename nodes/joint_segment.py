@@ -8,10 +8,11 @@ training on the joint batch. (The summary of the paper does not say how gradient
 EPSL(phi): at the first a = ceil(phi b) positions of the batch the last-layer gradients are averaged over the clients.
 They are back-propagated once, through an extra forward pass of the clients' averaged smashed data, and what comes
 of that at the cut is the same for all clients: it could be broadcast. In this pass batch norm uses its running
-statistics and leaves them as they are. To back-propagate no more than a + M (b - a) samples the two groups of
-positions are two batches, each with batch statistics of its own; that fills a gap, as does averaging what the stage
-decodes to, for stages whose codes have a row for each sample. Averaged gradients need no scale: with a linear server
-part they are exactly the weighted mean of PSL's.
+statistics or, where asked, those of the averaged data, with which one client's step at phi = 1 is that of training
+alone; either way it leaves the running ones as they are. To back-propagate no more than a + M (b - a) samples the two
+groups of positions are two batches, each with batch statistics of its own; that fills a gap, as does averaging what
+the stage decodes to, for stages whose codes have a row for each sample. Averaged gradients need no scale: with a
+linear server part they are exactly the weighted mean of PSL's.
 """
 
 import time
@@ -28,7 +29,9 @@ from nodes.algorithms.parallel import averaged, back_propagated, own_gradients
 from nodes.belongings import belongings, take
 from nodes.boundary import unpack
 from nodes.checkpoint import write_state
+from nodes.federation import Statistics
 from nodes.graph import said
+from nodes.job import Job
 from nodes.messages import Activation, Gradient, Tensors
 from nodes.models import ModelError, Moment, Values
 from nodes.segment import ProtocolError, Segment, _wire, check_restored, number
@@ -56,6 +59,10 @@ class Joint(NamedTuple):
 
 class JointSegment(Segment):
     """A server part that takes one training step on what several clients sent."""
+
+    def __init__(self, job: Job, index: int, meta: bool = False, statistics: Statistics = "running") -> None:
+        super().__init__(job, index, meta)
+        self._statistics = statistics
 
     def joint(
         self, messages: Sequence[Activation], weights: Sequence[float], fades: Sequence[float], positions: int = 0
@@ -201,20 +208,22 @@ class JointSegment(Segment):
 
     @contextmanager
     def _frozen_statistics(self) -> Iterator[None]:
-        """Let batch norm use its running statistics and leave them as they are."""
+        """Let batch norm leave its running statistics as they are, and use them if they are the ones to use."""
         norms = [
             module
             for held in (self._part, self._inbound)
             for module in (held.modules() if held is not None else ())
-            if isinstance(module, _BatchNorm)
+            if isinstance(module, _BatchNorm) and module.track_running_stats
         ]
         for norm in norms:
-            norm.eval()
+            norm.train(self._statistics == "batch")
+            norm.track_running_stats = self._statistics == "running"
         try:
             yield
         finally:
             for norm in norms:
                 norm.train()
+                norm.track_running_stats = True
 
 
 class SharingSegment(Segment):

@@ -22,7 +22,7 @@ from netem.profiles import Duplex, LinkName, duplex
 from nodes.algorithms.parallel import SCHEMES, SchemeName
 from nodes.batches import subset
 from nodes.data import Dataset
-from nodes.federation import FADE, Absence, Federation, Move, Partition
+from nodes.federation import FADE, Absence, Federation, Move, Partition, Statistics
 from nodes.federation_run import FederationOutcome, RoundReport, Say, run_in_process, run_in_virtual_time
 from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
 from nodes.models import Chain, ModelError, build_model
@@ -47,10 +47,15 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A scheme with what is its own: EPSL's ``phi``; asynchronous PSL's bound of ``staleness`` and its ``fade``."""
+    """A scheme with what is its own.
+
+    EPSL's share ``phi`` of averaged positions and the ``statistics`` by which batch norm goes in their pass;
+    asynchronous PSL's bound of ``staleness`` and its ``fade``.
+    """
 
     scheme: SchemeName = "psl"
     phi: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    statistics: Statistics = "running"
     staleness: int | None = None
     fade: float = FADE
 
@@ -156,6 +161,7 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             rounds=self.rounds,
             local_steps=self.local_steps,
             phi=self.method.phi,
+            statistics=self.method.statistics,
             partition=self.partition,
             cloud_every=self.cloud_every,
             test_every=self.test_every,

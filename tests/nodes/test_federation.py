@@ -98,9 +98,9 @@ def test_schemes_equal_a_plain_loop(scheme):
             assert_close(state, expected[name])
 
 
-@pytest.mark.parametrize("phi", [0.3, 0.5, 1.0])
-def test_epsl_equals_its_definition(phi):
-    federation = make_federation("epsl", phi=phi)
+@pytest.mark.parametrize(("phi", "statistics"), [(0.3, "running"), (0.5, "running"), (0.5, "batch"), (1.0, "running")])
+def test_epsl_equals_its_definition(phi, statistics):
+    federation = make_federation("epsl", phi=phi, statistics=statistics)
     loop = PlainEpsl(federation, load_data(JOB))
     for _ in range(4):
         loop.together()
@@ -113,6 +113,18 @@ def test_epsl_equals_its_definition(phi):
         assert told["forward_samples"] == 2 * (3 * 8 + a)
         assert told["shared_bytes"] == 2 * 3 * a * (4 * 8 * 8) * 4  # steps, clients, positions, floats at the cut
         assert told["updates"] == 2
+
+
+def test_one_clients_epsl_by_the_statistics_of_its_batch_is_training_alone():
+    """All its positions are averaged, with nobody's; the running statistics would make another step of it."""
+    alone = trained(make_federation("psl", clients=1))
+    for statistics, equal in (("batch", True), ("running", False)):
+        run = trained(make_federation("epsl", clients=1, phi=1.0, statistics=statistics))
+        for name, state in alone.states.items():
+            buffers = [run.states[name][key].equal(state[key]) for key in state if key.endswith("num_batches_tracked")]
+            assert all(buffers)
+        weights = [(run.states[name][key], state[key]) for name, state in alone.states.items() for key in state]
+        assert all(torch.allclose(*pair, rtol=1e-5, atol=1e-5) for pair in weights) == equal
 
 
 def test_epsl_with_a_linear_server_returns_the_mean_of_psls_gradients():
@@ -259,6 +271,7 @@ def test_too_few_pictures_for_a_batch_are_named():
         ),
         ({"edges": 4}, "edges: from 1"),
         ({"phi": 0.5}, "of epsl alone"),
+        ({"statistics": "batch"}, "of epsl alone"),
         ({"scheme": "epsl", "phi": 1.5}, "from 0 to 1"),
         ({"scheme": "psl-async", "edges": 2}, "give one edge"),
         ({"slowdowns": (0.5,)}, "none below 1"),

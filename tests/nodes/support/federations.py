@@ -196,11 +196,13 @@ class PlainEpsl(PlainLoop):
             gradients.append(one.grad)
         self.mean = self._mean([leaf.detach()[:a] for leaf in leaves]).requires_grad_()
         norms = [module for module in self.server if isinstance(module, nn.BatchNorm2d)]
+        kept = [copy.deepcopy(norm.state_dict()) for norm in norms]
         for norm in norms:
-            norm.eval()
+            norm.train(self.federation.statistics == "batch")
         self.server(self.mean).backward(self._mean(gradients))
-        for norm in norms:
+        for norm, state in zip(norms, kept, strict=True):
             norm.train()
+            norm.load_state_dict(state)
         if a == size:
             return
         logits = self.server(torch.cat([leaf[a:] for leaf in leaves])).split(size - a)
