@@ -1,33 +1,25 @@
 """Which chain do a suite's parameters ask for, does it fit its model, and what is its job?"""
 
-import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from bench.experiment import Context
-from bench.fields import ModelName, Stages, check_stage, stage_specs
+from bench.experiments.learning import Count, Learning, weights_of, weights_problems
+from bench.fields import Stages, check_stage, stage_specs
 from bench.strict_yaml import Key, did_you_mean
 from netem.playback import schedules
 from netem.profiles import Duplex, LinkName, duplex
 from netem.trace import TraceError
-from nodes.boundary import boundary_bytes
-from nodes.data import Dataset, load
-from nodes.job import DataSpec, Device, Job, OptimizerSpec, StageSpec
-from nodes.models import Chain, ModelError, outline
+from nodes.job import Device, Job, StageSpec
+from nodes.models import Chain, ModelError
 from nodes.place import place
-from nodes.published import is_published, published_weights
 from nodes.stage import build_stage
 from reports.record import Mode
 
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-PUBLISHED = "torchvision"  # instead of a file of weights
-ANY_CLASSES = 10  # for checks: how many classes there are changes no layer, and to count them data must be read
 
-
-class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A chain UE - MEC servers - cloud and what it trains.
 
     ``link`` joins the UE to the first server, ``backhaul`` each further pair. ``splits`` are layers done when
@@ -38,27 +30,19 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     training begins with, see ``weights_of``.
     """
 
-    model: ModelName = ModelName("resnet18")
-    nodes: Positive = 3
+    nodes: Count = 3
     splits: list[int] | None = None
     stage: Stages = "identity"
     link: LinkName | Duplex = "unlimited"
     backhaul: LinkName | Duplex = "unlimited"
-    optimizer: OptimizerSpec = OptimizerSpec()
     epochs: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1  # 0: inference alone
-    steps: Positive | None = None
-    batch_size: Positive = 128
-    microbatches: Positive = 1
-    window: Positive = 4
-    side: Positive = 32
-    train_samples: Positive | None = None
-    test_samples: Positive | None = None
-    augment: bool = False
-    threads: Positive | None = None
+    steps: Count | None = None
+    microbatches: Count = 1
+    window: Count = 4
     weights: str | None = None
     unsplit: bool = False
-    rounds: Positive = 1
-    devices: dict[str, Device] = {}
+    rounds: Count = 1
+    devices: dict[str, Device] = msgspec.field(default_factory=dict)
     time_dilation: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
 
     def check(self) -> Iterator[tuple[Key, str]]:
@@ -76,7 +60,7 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             yield ("stage",), str(error)
             return
         try:
-            layout = layers_of(str(self.model), ANY_CLASSES, self.side)
+            layout = self.layout()
         except ModelError as error:
             yield ("model",), str(error)
             return
@@ -153,71 +137,23 @@ def _stage_problems(layout: Chain, splits: tuple[int, ...], stages: tuple[StageS
 def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
     """The job that ``parameters`` describe, and the model's layers. Raises ModelError, DataError or ValueError."""
     names = node_names(parameters.nodes)
-    directory = str(context.data_dir.resolve()) if context.data_dir else None
-    data = DataSpec(
-        name=context.dataset,
-        directory=directory,
-        train_samples=parameters.train_samples,
-        test_samples=parameters.test_samples,
-        augment=parameters.augment,
-    )
-    classes = classes_of(context.dataset, directory, parameters.side)
-    layout = layers_of(str(parameters.model), classes, parameters.side)
-    job = Job(
-        model=str(parameters.model),
-        input_shape=layout.input_shape,
+    classes = parameters.classes(context)
+    layout = parameters.layout(classes)
+    job = parameters.job(
+        context,
+        layout,
         classes=classes,
         nodes=names,
         splits=parameters.splits_of(layout),
         stages=stage_specs(parameters.stage, parameters.nodes - 1),
-        data=data,
-        optimizer=parameters.optimizer,
         epochs=parameters.epochs,
         steps=parameters.steps,
-        batch_size=parameters.batch_size,
         microbatches=parameters.microbatches,
         window=parameters.window,
-        seed=context.seed,
-        threads=parameters.threads,
-        device=context.device,
-        payload_bytes=largest_payload(layout, parameters.batch_size),
         devices=tuple(parameters.devices.get(name, Device()) for name in names) if parameters.devices else (),
         weights=weights_of(parameters.weights, str(parameters.model), layout),
     )
     return job, len(layout)
-
-
-@functools.lru_cache(maxsize=16)
-def layers_of(model: str, classes: int, side: int) -> Chain:
-    """The layers of ``model`` without data, for all cases of this process. Raises ModelError."""
-    return outline(model, classes, (3, side, side))
-
-
-def classes_of(name: str, directory: str | None, side: int) -> int:
-    """How many classes a data set has, or what stands for one."""
-    return ANY_CLASSES if name == "none" else len(stored(name, directory, side).classes)
-
-
-@functools.cache
-def stored(name: str, directory: str | None, side: int) -> Dataset:
-    """A data set, read once for all cases of this process."""
-    return load(name, None if directory is None else Path(directory), side)
-
-
-def weights_problems(weights: str | None, model: str) -> Iterator[tuple[Key, str]]:
-    """(key, message) of ``weights`` that are not there; fetches nothing."""
-    if weights == PUBLISHED:
-        if not is_published(model):
-            yield ("weights",), f"torchvision has no weights of {model!r}; give a file, or pre-train"
-    elif weights is not None and not Path(weights).is_file():
-        yield ("weights",), f"no file {weights!r}, nor is it {PUBLISHED!r}"
-
-
-def weights_of(weights: str | None, model: str, layout: Chain) -> str | None:
-    """The file that training begins with: of ``weights``, or torchvision's for "torchvision". Raises ModelError."""
-    if weights == PUBLISHED:
-        return str(published_weights(model, layout.model))
-    return None if weights is None else str(Path(weights).resolve())
 
 
 def node_names(count: int) -> tuple[str, ...]:
@@ -226,9 +162,3 @@ def node_names(count: int) -> tuple[str, ...]:
         return ("ue", "cloud")[:count]
     servers = [f"mec{number}" for number in range(1, count - 1)] if count > 3 else ["mec"]
     return ("ue", *servers, "cloud")
-
-
-def largest_payload(layout: Chain, batch_size: int) -> int:
-    """The most bytes that a frame of this job may carry: 4 times its largest boundary, and room for labels."""
-    widest = max(boundary_bytes(layout.shapes(index)) for index in range(len(layout) + 1))
-    return 4 * widest * batch_size + (1 << 20)

@@ -14,18 +14,18 @@ import msgspec
 from msgspec.structs import replace
 
 from bench.experiment import Context, Measurement
-from bench.experiments.chain_job import ANY_CLASSES, largest_payload, layers_of, node_names, stored
+from bench.experiments.chain_job import node_names
+from bench.experiments.learning import Count, Learning, layers_of
 from bench.fields import ModelName
 from bench.resumable import resumable
 from bench.strict_yaml import Key
 from nodes.algorithms.budget import Phase, rate_factors
 from nodes.chain import Outcome, Say, run_in_process
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.job import Job, OptimizerSpec, StageSpec
 from nodes.models import ModelError
 from nodes.stage import build_stage
 from nodes.vgg import layers_before
 
-Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 FLATNESS = (2, 0.1)  # of ``nodes.algorithms.budget.Flatness``
 REACHED = 0.005  # so near to the best counts as it: an assumption of ours where the paper reads a figure
@@ -60,7 +60,7 @@ METHODS = {
 }
 
 
-class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Training(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A VGG-11 cut where the paper numbers it, and how it is trained on what. ``boosted_epochs`` is l_k."""
 
     model: ModelName = ModelName("nodes.vgg:vgg11")
@@ -69,15 +69,11 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     optimizer: OptimizerSpec = OptimizerSpec(lr=1e-2, momentum=0.0)
     boosted_epochs: Count = 1
     batch_size: Count = 16
-    side: Count = 32
-    train_samples: Count | None = None
-    test_samples: Count | None = None
     augment: bool = True
-    threads: Count | None = None
 
     def check(self) -> Iterator[tuple[Key, str]]:
         try:
-            crossing = layers_of(str(self.model), ANY_CLASSES, self.side).shapes(layers_before(self.cut))
+            crossing = self.layout().shapes(layers_before(self.cut))
             build_stage(pruned([Phase(1, 1.0)], resolution=self.resolution), crossing)
         except (ValueError, IndexError, ModelError) as error:
             yield ("cut",), str(error)
@@ -262,31 +258,17 @@ def make_job(
     parameters: Training, context: Context, stage: StageSpec, phases: Sequence[Phase], boost: float = 1.0
 ) -> Job:
     """UE and server with ``stage`` between them, for as long as ``phases`` last."""
-    directory = str(context.data_dir.resolve()) if context.data_dir else None
-    classes = len(stored(context.dataset, directory, parameters.side).classes)
-    layout = layers_of(str(parameters.model), classes, parameters.side)
-    factors = rate_factors(phases, boost, parameters.boosted_epochs)
-    return Job(
-        model=str(parameters.model),
-        input_shape=layout.input_shape,
+    classes = len(parameters.stored(context).classes)
+    layout = parameters.layout(classes)
+    return parameters.job(
+        context,
+        layout,
         classes=classes,
         nodes=node_names(2),
         splits=(layers_before(parameters.cut),),
         stages=(stage,),
-        data=DataSpec(
-            name=context.dataset,
-            directory=directory,
-            train_samples=parameters.train_samples,
-            test_samples=parameters.test_samples,
-            augment=parameters.augment,
-        ),
-        optimizer=replace(parameters.optimizer, factors=factors),
+        optimizer=replace(parameters.optimizer, factors=rate_factors(phases, boost, parameters.boosted_epochs)),
         epochs=sum(phase.epochs for phase in phases),
-        batch_size=parameters.batch_size,
-        seed=context.seed,
-        threads=parameters.threads,
-        device=context.device,
-        payload_bytes=largest_payload(layout, parameters.batch_size),
     )
 
 

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.experiment import Context, Measurement
-from bench.experiments.chain_job import layers_of
-from bench.experiments.deprune import Count, Share, Training, make_job, pruned
+from bench.experiments.deprune import Share, Training, make_job, pruned
+from bench.experiments.learning import Count, layers_of
 from bench.fields import ModelName
 from netem.profiles import Duplex, LinkName, duplex
 from nodes.algorithms.budget import Phase, maps_of

@@ -17,7 +17,8 @@ from bench.experiment import Context, Measurement
 from bench.experiments import paths
 from bench.experiments.answers import Answers, answers
 from bench.experiments.coders import fitted
-from bench.experiments.training import Bench, Count, Trained, Training, boundary_after
+from bench.experiments.learning import Count
+from bench.experiments.training import Bench, Trained, Training, boundary_after
 from bench.fields import ModelName, StageChoice, stage_specs
 from bench.strict_yaml import Key
 from netem.trace import TraceError

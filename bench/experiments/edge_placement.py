@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from bench.experiment import Context, Measurement
 from bench.experiments.cellular_training import FLOAT_BYTES
-from bench.experiments.chain_job import layers_of
 from bench.experiments.edge_field import STRATEGIES, Count, FieldParameters, Share, batch_s, make_field, misfits
 from bench.experiments.hivemind_field import DEVICES, profiles
+from bench.experiments.learning import layers_of
 from bench.fields import ModelName, WorkloadName
 from bench.strict_yaml import Key
 from nodes.algorithms.migration import Controller, Link, State, way_s

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from bench.experiment import Context, Measurement
 from bench.experiments.answers import answers
-from bench.experiments.chain_job import ANY_CLASSES, layers_of
 from bench.experiments.inversion import Attack, pixels, recut
+from bench.experiments.learning import ANY_CLASSES, Count, layers_of
 from bench.experiments.one_thread import one_thread
-from bench.experiments.training import Bench, Count, Trained, Training, boundary_after
+from bench.experiments.training import Bench, Trained, Training, boundary_after
 from bench.fields import ModelName, StageChoice, stage_specs
 from bench.strict_yaml import Key
 from nodes.algorithms.leakage import WINDOW, distance_correlation, mean_picture, squared_error, ssim

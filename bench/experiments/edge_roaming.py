@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from bench.experiment import Context, Measurement
 from bench.experiments.cellular_training import FLOAT_BYTES
-from bench.experiments.chain_job import ANY_CLASSES, largest_payload, layers_of
 from bench.experiments.edge_field import Count, EdgeField, FieldParameters, Positive, make_field, round_the_way
 from bench.experiments.edge_placement import CLASSES, held_bytes
 from bench.experiments.hivemind_field import DEVICES, Machine
+from bench.experiments.learning import ANY_CLASSES, largest_payload, layers_of
 from bench.fields import ModelName
 from bench.strict_yaml import Key
 from netem.link import LinkProfile

@@ -14,8 +14,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.experiment import Context, Measurement
-from bench.experiments.chain_job import ANY_CLASSES, classes_of, largest_payload, layers_of, stored
-from bench.experiments.training import Count, boundary_after
+from bench.experiments.learning import ANY_CLASSES, Count, Learning, largest_payload
+from bench.experiments.training import boundary_after
 from bench.fields import ModelName, StageChoice, check_stage, stage_specs
 from bench.strict_yaml import Key
 from netem.profiles import Duplex, LinkName, duplex
@@ -24,7 +24,7 @@ from nodes.batches import subset
 from nodes.data import Dataset
 from nodes.federation import FADE, Absence, Federation, Move, Partition, Statistics
 from nodes.federation_run import FederationOutcome, RoundReport, Say, run_in_process, run_in_virtual_time
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
+from nodes.job import Job, StageSpec, Timing
 from nodes.models import Chain, ModelError, build_model
 from nodes.segment import ProtocolError
 from nodes.shape_work import check_joint
@@ -60,7 +60,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fade: float = FADE
 
 
-class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``clients`` that train ``model``, cut after module ``cut`` or after so many layers, by ``method``.
 
     On a virtual clock a client computes ``client_flops`` operations a second, divided by its one of ``slowdowns``, an
@@ -87,20 +87,14 @@ class Clients(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     backhaul: LinkName | Duplex = "unlimited"
     client_flops: Positive = 2e9
     server_flops: Positive = 1e11
-    optimizer: OptimizerSpec = OptimizerSpec()
     batch_size: Count = 32
-    side: Count = 32
-    train_samples: Count | None = None
-    test_samples: Count | None = None
-    augment: bool = False
-    threads: Count | None = None
     learn: bool = True  # on a virtual clock; without, shapes alone cross: what and when is the same
     times_s: tuple[Positive, ...] = ()  # at which a clock's run tells how accurate the network is by then
 
     def check(self) -> Iterator[tuple[Key, str]]:
         """(key, message) of what does not fit together; reads no data, runs nothing."""
         try:
-            layout = layers_of(str(self.model), ANY_CLASSES, self.side)
+            layout = self.layout()
         except ModelError as error:
             yield ("model",), str(error)
             return
@@ -199,10 +193,10 @@ def _unjoinable(job: bytes, phi: float) -> str:
 
 def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
     """Train, and tell round by round how well, what crossed, who worked, and on a clock how long it took."""
-    directory = str(context.data_dir.resolve()) if context.data_dir else None
-    layout = layers_of(str(parameters.model), classes_of(context.dataset, directory, parameters.side), parameters.side)
-    data = _data(parameters, context, directory)
-    job = _job(parameters, context, directory, layout)
+    classes = parameters.classes(context)
+    layout = parameters.layout(classes)
+    data = _data(parameters, context)
+    job = _job(parameters, context, classes, layout)
     federation = parameters.federation(job)
     work = _work(parameters, job, layout)
     links = [duplex(parameters.links[number % len(parameters.links)]) for number in range(parameters.clients)]
@@ -250,10 +244,10 @@ def _saying(context: Context) -> Say:
     return say
 
 
-def _data(parameters: Clients, context: Context, directory: str | None) -> Dataset | None:
+def _data(parameters: Clients, context: Context) -> Dataset | None:
     if context.dataset == "none":
         return None
-    everything = stored(context.dataset, directory, parameters.side)
+    everything = parameters.stored(context)
     return Dataset(
         everything.name,
         everything.classes,
@@ -262,27 +256,12 @@ def _data(parameters: Clients, context: Context, directory: str | None) -> Datas
     )
 
 
-def _job(parameters: Clients, context: Context, directory: str | None, layout: Chain) -> Job:
-    """A client and its server."""
-    classes = classes_of(context.dataset, directory, parameters.side)
-    data = DataSpec(
-        name=context.dataset,
-        directory=directory,
-        train_samples=parameters.train_samples,
-        test_samples=parameters.test_samples,
-        augment=parameters.augment,
-    )
+def _job(parameters: Clients, context: Context, classes: int, layout: Chain) -> Job:
+    """A client and its server. A payload may be a whole network with Adam's state."""
     parameter_bytes = sum(4 * tensor.numel() for tensor in layout.model.state_dict().values())
-    return Job(
-        **_minimal(parameters, layout) | {"classes": classes},
-        data=data,
-        optimizer=parameters.optimizer,
-        batch_size=parameters.batch_size,
-        seed=context.seed,
-        threads=parameters.threads,
-        device=context.device,
-        payload_bytes=largest_payload(layout, parameters.batch_size) + 3 * parameter_bytes,  # with Adam's state
-    )
+    payload_bytes = largest_payload(layout, parameters.batch_size) + 3 * parameter_bytes
+    needed = _minimal(parameters, layout) | {"classes": classes, "payload_bytes": payload_bytes}
+    return parameters.job(context, layout, **needed)
 
 
 class Work(msgspec.Struct, frozen=True):

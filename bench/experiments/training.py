@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -10,33 +10,24 @@ from msgspec.structs import replace
 
 from bench.experiment import Context, Measurement
 from bench.experiments.answers import reopened
-from bench.experiments.chain_job import (
-    ANY_CLASSES,
-    largest_payload,
-    layers_of,
-    node_names,
-    stored,
-    weights_of,
-    weights_problems,
-)
-from bench.fields import ModelName, check_stage
+from bench.experiments.chain_job import node_names
+from bench.experiments.learning import Count, Learning, weights_of, weights_problems
+from bench.fields import check_stage
 from bench.resumable import resumable, resumable_until
 from bench.strict_yaml import Key
 from nodes.algorithms.convergence import settled
 from nodes.batches import apart, subset
 from nodes.chain import Outcome, run_in_process
 from nodes.data import Dataset
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.job import DataSpec, Job, StageSpec
 from nodes.models import Chain
 from nodes.pictures import Pictures
 from nodes.segment import Segment
 from nodes.stage import build_stage
 
-Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
-
-class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network, where it is cut in two, how it is trained, on what.
+class Training(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the network is cut in two, and how long it is trained.
 
     ``cut`` names the module after which the UE's part ends. Training begins with ``weights``: a file, or "torchvision"
     for the published ones. With ``pretrain_epochs`` the whole network is first trained without a cut for so many
@@ -44,20 +35,12 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     settled to within that (DynSplit's epsilon_c), and ``epochs`` is the most.
     """
 
-    model: ModelName = ModelName("resnet18")
     cut: str = "layer1"
-    optimizer: OptimizerSpec = OptimizerSpec()
     epochs: Count = 1
     epsilon: float | None = None
     weights: str | None = None
     pretrain_epochs: int = 0
     pretrain_lr: float | None = None
-    batch_size: Count = 128
-    side: Count = 32
-    train_samples: Count | None = None
-    test_samples: Count | None = None
-    augment: bool = False
-    threads: Count | None = None
 
     def problems(self, stages: dict[str, StageSpec]) -> Iterator[tuple[Key, str]]:
         """(key, message) of weights or a cut that are not there, and of those of ``stages`` that do not fit."""
@@ -65,7 +48,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.epsilon is not None and self.optimizer.schedule != "constant":
             yield ("epsilon",), "a training that ends by itself needs a learning rate without a schedule"
         try:
-            layout = layers_of(str(self.model), ANY_CLASSES, self.side)
+            layout = self.layout()
             crossing = layout.shapes(boundary_after(layout, self.cut))
         except ValueError as error:
             yield ("cut",), str(error)
@@ -95,8 +78,7 @@ class Bench:
 
     def __init__(self, parameters: Training, context: Context, hold_out: int = 0) -> None:
         self.parameters, self.context = parameters, context
-        directory = str(context.data_dir.resolve()) if context.data_dir else None
-        everything = stored(context.dataset, directory, parameters.side)
+        everything = parameters.stored(context)
         train = subset(everything.train, parameters.train_samples, context.seed)
         self.held_out: Pictures | None = None
         if hold_out:
@@ -107,7 +89,7 @@ class Bench:
             train,
             subset(everything.test, parameters.test_samples, context.seed),
         )
-        self.layout = layers_of(str(parameters.model), len(everything.classes), parameters.side)
+        self.layout = parameters.layout(len(everything.classes))
         self.weights = weights_of(parameters.weights, str(parameters.model), self.layout)
         if parameters.pretrain_epochs:
             self.weights = self._pretrained()
@@ -115,21 +97,15 @@ class Bench:
     def job(self, stage: StageSpec) -> Job:
         """UE and cloud, with ``stage`` between them."""
         wanted, context = self.parameters, self.context
-        return Job(
-            model=str(wanted.model),
-            input_shape=self.layout.input_shape,
+        return wanted.job(
+            context,
+            self.layout,
             classes=len(self.data.classes),
             nodes=node_names(2),
             splits=(boundary_after(self.layout, wanted.cut),),
             stages=(stage,),
             data=DataSpec(name=context.dataset, augment=wanted.augment),
-            optimizer=wanted.optimizer,
             epochs=wanted.epochs,
-            batch_size=wanted.batch_size,
-            seed=context.seed,
-            threads=wanted.threads,
-            device=context.device,
-            payload_bytes=largest_payload(self.layout, wanted.batch_size),
             weights=self.weights,
         )
 
