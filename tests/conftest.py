@@ -4,6 +4,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Whoever starts the tests in the background may have Ctrl-C ignored, and programs started from here inherit that.
@@ -15,3 +16,17 @@ settings.load_profile("patient")
 
 # What a user would have beside the package, named as ``module:callable``; and the program of the guest kernel.
 sys.path[:0] = [str(Path(__file__).parent / package / "support") for package in ("nodes", "netem")]
+
+# Files whose tests start nodes, runs or kernels or shape links: one after another, beside the others.
+IN_TURN = (
+    *("test_adaptive", "test_at_once", "test_cli", "test_deprune_live", "test_dynsplit_live", "test_edge_roaming"),
+    *("test_edge_sl", "test_emulate", "test_hivemind", "test_kernel", "test_links", "test_live", "test_run"),
+    *("test_self_test", "test_shape", "test_start", "test_transport", "test_uml", "test_wheel"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run on two workers (``-n 2 --dist loadgroup``), give all that take turns to one of them."""
+    for item in items:
+        if item.path.name.startswith(IN_TURN):
+            item.add_marker(pytest.mark.xdist_group("in turn"))
