@@ -21,9 +21,10 @@ from netem.profiles import Duplex
 from nodes.channel import Channel, ChannelClosed
 from nodes.codec import Limits
 from nodes.federation import CLOUD, Federation
-from nodes.federation_run import ENDED, FederationOutcome, NodeReport, Say, outcome
+from nodes.federation_run import FederationOutcome, NodeReport, Say, outcome
 from nodes.home import RUNNER, calling
 from nodes.messages import AnyMessage, Assign, Enlist, Error, Heartbeat, Hello, Peer, Result, Shutdown
+from nodes.roaming import ENDED
 from nodes.transport import connect
 from reports.record import Shaping as Backend
 
@@ -86,8 +87,8 @@ class LiveFederation:
     async def come_back(self, client: str) -> None:
         """Let ``client``, which is lost, live again in a process of its own; returns when that is there."""
         del self.lost[client], self.pids[client]
+        await self._tell_visited(client, Hello(node=client))  # first of all: it may come to its end soon
         await self._start({f"{client}.{len(self._crews)}": (client,)})
-        await self._tell_visited(client, Hello(node=client))
         await self.until(lambda: client in self.pids or client in self.lost)
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -150,8 +151,8 @@ class LiveFederation:
                     self._say(message.metrics)
             case Shutdown(report=done):
                 self._reports[process] = msgspec.convert(done["nodes"], list[NodeReport])
-                for client in set(crew).difference(self._servers):
-                    await self._tell_visited(client, Error(node=client, reason=ENDED))
+            case Error(node=client, reason=reason) if reason == ENDED:
+                await self._tell_visited(client, message)
             case Error(node=node, reason=reason) if node == process:
                 raise RunError(f"{process}: {reason}", weight=2)
             case Error(reason=reason):

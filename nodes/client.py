@@ -41,7 +41,7 @@ class Client:
         self._about = {"samples": float(samples), "mean_samples": mean_samples}
         self._samples, self._test_batches, self._window = samples, test_batches, window
         self._absences = sorted(absences)
-        self._away = begun > 0  # until its server says something
+        self._away = False  # until its server says something
         self._since = 0  # from which round on it belongs to its server, by the last one's word
         self._round, self._left = 0, 0
         self._scores: dict[str, float] = {}
@@ -56,12 +56,7 @@ class Client:
         return [Send("down", Result(assignment=self._since, step=self.begun, metrics=about))]
 
     def lost(self, direction: Direction, now: float) -> list[Action]:
-        """End, if the server is gone before this client, which was away, has heard of it. Raises PeerLostError if not.
-
-        Servers do not wait for each other, so one that this client comes to may be over.
-        """
-        if self._away:
-            return [Finish()]
+        """Raise PeerLostError: a server that is over says so, to whoever comes as well."""
         raise PeerLostError(self._edge.name, f"{self._edge.name} is gone")
 
     def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:

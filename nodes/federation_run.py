@@ -24,12 +24,10 @@ from nodes.federation import CLOUD, Federation
 from nodes.job import Timing
 from nodes.messages import Activation, AnyMessage, Assign, Error, Gradient, Peer, Result, Tensors
 from nodes.node import ComputeSeam, Due, Profiled, inline, on_device
-from nodes.roaming import RoamingNode, RoamingRole
+from nodes.roaming import ENDED, RoamingNode, RoamingRole
 from nodes.seeds import derive
 from nodes.shape_work import ClientShapes, ShapeClient, ShapeEdge
 from nodes.virtual import linked_pair, run_virtual
-
-ENDED = "has ended"  # a client, before its servers or after them
 
 Say = Callable[[dict[str, float]], None]
 
@@ -175,11 +173,8 @@ class Town:
 
     def _reach(self, name: str) -> Callable[[Peer], Any]:
         async def reach(peer: Peer) -> Channel:
-            below = self._nodes[peer.name]
-            if below.ended:
-                raise ChannelClosed(f"{peer.name} is gone")
             near, far = self._pair(name, peer.name)
-            below.attach(name, far)
+            await self._nodes[peer.name].attach(name, far)
             return near
 
         return reach

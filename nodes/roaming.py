@@ -2,7 +2,7 @@
 
 A channel that ends is no failure here: the role decides whom to reach instead, and ``connect`` opens the way
 there. A neighbour upstream comes by itself, through ``attach``. One that is replaced is told so (Shutdown), or it
-would take this node for dead; what its channel still brings is dropped.
+would take this node for dead; what its channel still brings is dropped. So is one told that comes after the role's end.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 from nodes.channel import Channel, ChannelClosed
 from nodes.messages import AnyMessage, Peer, Shutdown
 from nodes.node import Action, Attentive, ComputeSeam, Connect, Direction, Node, PeerLostError, Role, Wake
+
+ENDED = "has ended"
 
 
 class RoamingRole(Role, Attentive, Protocol):
@@ -53,6 +55,7 @@ class RoamingNode(Node):
         self._roaming = role
         self._connect = connect
         self._neighbours: dict[Direction, _Neighbour] = {}
+        self._coming: list[Channel] = []  # attached, and the role has not been told yet
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -60,8 +63,11 @@ class RoamingNode(Node):
         """Whether its role has finished."""
         return self._finished
 
-    def attach(self, direction: Direction, channel: Channel) -> None:
-        """Let ``channel`` lead to the neighbour in ``direction`` from now on."""
+    async def attach(self, direction: Direction, channel: Channel) -> None:
+        """Let ``channel`` lead to the neighbour in ``direction`` from now on; if the role has ended by then, say so."""
+        if self._finished:
+            return await _part(channel, ENDED)
+        self._coming.append(channel)
         self._events.put_nowait(partial(self._attach, direction, channel))
 
     async def run(self) -> None:
@@ -69,6 +75,7 @@ class RoamingNode(Node):
             await super().run()
             if self._neighbours:  # what was decided last is still on its way
                 await asyncio.wait([neighbour.speaking for neighbour in self._neighbours.values()])
+            await asyncio.gather(*(_part(channel, ENDED) for channel in self._coming))
         finally:
             for task in self._background:
                 task.cancel()
@@ -89,6 +96,7 @@ class RoamingNode(Node):
                 super()._act(action)
 
     def _attach(self, direction: Direction, channel: Channel, now: float) -> list[Action]:
+        self._coming.remove(channel)
         self._detach(direction)
         self._channels[direction] = channel
         self._outgoing[direction] = asyncio.Queue()
@@ -101,7 +109,7 @@ class RoamingNode(Node):
         if neighbour := self._neighbours.pop(direction, None):
             neighbour.hearing.cancel()
             neighbour.speaking.cancel()
-            self._spawn(_part(neighbour.channel))
+            self._spawn(_part(neighbour.channel, "another neighbour"))
 
     def _is_neighbour(self, direction: Direction, channel: Channel) -> bool:
         neighbour = self._neighbours.get(direction)
@@ -123,7 +131,7 @@ class RoamingNode(Node):
 
     async def _reach(self, peer: Peer) -> None:
         try:
-            self.attach("down", await self._connect(peer))
+            await self.attach("down", await self._connect(peer))
         except ChannelClosed as error:
             self._events.put_nowait(partial(self._without, "down", error))
 
@@ -144,11 +152,9 @@ class RoamingNode(Node):
 
     async def _speak(self, direction: Direction, channel: Channel) -> None:
         queue = self._outgoing[direction]
-        try:
+        with suppress(ChannelClosed):  # which is heard as well, behind the peer's last word
             while (message := await queue.get()) is not None:
                 await channel.send(message)
-        except ChannelClosed as error:
-            self._events.put_nowait(partial(self._lost, direction, channel, error))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -162,9 +168,9 @@ class RoamingNode(Node):
             self._events.put_nowait(partial(_fail, error))
 
 
-async def _part(channel: Channel) -> None:
+async def _part(channel: Channel, reason: str) -> None:
     with suppress(ChannelClosed):
-        await channel.send(Shutdown(reason="another neighbour"))
+        await channel.send(Shutdown(reason=reason))
     await channel.close()
 
 

@@ -25,9 +25,9 @@ from nodes.federation_run import NodeReport, client_role, edge_role, node_report
 from nodes.home import RUNNER, Home, calling
 from nodes.job import Device
 from nodes.memory import resident_bytes
-from nodes.messages import Enlist, Hello, Peer, Shutdown
+from nodes.messages import Enlist, Error, Hello, Peer, Shutdown
 from nodes.node import Due, Stretched, Threaded, on_device
-from nodes.roaming import RoamingNode, RoamingRole
+from nodes.roaming import ENDED, RoamingNode, RoamingRole
 from nodes.transport import connect
 
 
@@ -60,21 +60,19 @@ async def serve_federation(home: Home, control: Channel, run: str, told: Enlist,
         for name, built, compute in zip(told.names, made, computes, strict=True)
     ]
     nodes = [resident.node for resident in residents]
-    attending = [_hand_out(control, residents)]
-    if told.names[0] not in told.federation.client_names:
-        attending.append(_let_in(home, run, nodes[0]))
-    for work in attending:
-        stack.callback(asyncio.create_task(work).cancel)
+    stack.callback(asyncio.create_task(_hand_out(control, residents)).cancel)
+    stack.callback(asyncio.create_task(_let_in(home, run, nodes[0])).cancel)  # nobody comes to a client
     stack.push_async_callback(_close, nodes)
     await control.send(Hello(node=home.name, pid=os.getpid()))
     try:
         async with asyncio.TaskGroup() as group:  # the first that fails ends all
             for resident in residents:
-                group.create_task(_live(resident, control))
+                group.create_task(_live(told, resident, control))
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     held_bytes = resident_bytes()
     await stack.aclose()  # now the channels' connections are final
+    stack.callback(asyncio.create_task(_let_in(home, run, nodes[0])).cancel)  # whoever comes now is told of the end
     reports = [_report(resident) for resident in residents]
     reports[0].resident_bytes, reports[0].cpu_s = held_bytes, time.process_time() - cpu_before
     return Shutdown(report={"nodes": msgspec.to_builtins(reports)})
@@ -152,13 +150,18 @@ async def _hand_out(control: Channel, residents: Sequence[_Resident]) -> None:
         await resident.runner[1].close()
 
 
-async def _live(resident: _Resident, control: Channel) -> None:
-    """Be ``resident`` until it has finished and the runner knows all that it had to say."""
+async def _live(told: Enlist, resident: _Resident, control: Channel) -> None:
+    """Be ``resident`` until it has finished and the runner knows all that it had to say; of a client, its end at once.
+
+    Others that live here may go on for long, and wait for those that wait for it.
+    """
     passing = asyncio.create_task(_pass_on(resident.runner[1], control))
     try:
         await resident.node.run()
         await resident.runner[0].close()
         await passing
+        if resident.node.name in told.federation.client_names:
+            await control.send(Error(node=resident.node.name, reason=ENDED))
     finally:
         passing.cancel()
 
@@ -172,7 +175,7 @@ async def _pass_on(resident: MemoryChannel, control: Channel) -> None:
 async def _let_in(home: Home, run: str, node: RoamingNode) -> None:
     while True:
         channel = await home.neighbour(run)
-        node.attach(channel.peer, channel)
+        await node.attach(channel.peer, channel)
 
 
 async def _close(nodes: Sequence[RoamingNode]) -> None:

@@ -95,7 +95,7 @@ def _role(name: str, told: Serve, split: SplitControl, worker: WholeModel) -> Se
 
 async def _let_in(home: Home, run: str, node: RoamingNode) -> None:
     while True:
-        node.attach("up", await home.neighbour(run))
+        await node.attach("up", await home.neighbour(run))
 
 
 async def _close(node: RoamingNode) -> None:

@@ -145,7 +145,7 @@ class _Stage:
         if self._running[lower].done():
             raise ChannelClosed(f"{lower} is dead")
         one, two = self._pair(upper, lower)
-        self._nodes[lower].attach("up", two)
+        await self._nodes[lower].attach("up", two)
         return one
 
     async def _direct(self) -> None:

@@ -23,8 +23,9 @@ from nodes.algorithms.parallel import SCHEMES
 from nodes.federation import Federation, Move
 from nodes.federation_run import FederationOutcome, run_in_process
 from nodes.job import DataSpec, Job, StageSpec
-from nodes.messages import Shutdown
+from nodes.messages import Error, Shutdown
 from nodes.models import outline
+from nodes.roaming import ENDED
 
 run_live = functools.partial(live_federation.run_live, self_test="skip", shaping="none")
 SUPPORT = Path(__file__).parent / "support"
@@ -290,16 +291,22 @@ async def test_edge_servers_that_a_client_visits_hear_that_it_lives_again_and_th
     monkeypatch.setattr(here, "_start", start)
     here.lost, here.pids = {"client2": "killed"}, {"client2": 6}
     await here.come_back("client2")
-    await here._take("client1+1", ("client1", "client2"), Shutdown(report={"nodes": []}))
-    assert heard[:2] == [("edge2", "Hello", "client2"), ("edge1", "Hello", "client2")]
-    ended = {("edge1", "Error", "client1"), ("edge1", "Error", "client2"), ("edge2", "Error", "client2")}
-    assert (len(heard), set(heard[2:])) == (5, ended)
-    await here._take("edge1", ("edge1",), Shutdown(report={"nodes": []}))
+    for process, client in (("client1+1", "client2"), ("client1", "client1")):
+        await here._take(process, ("client1", "client2"), Error(node=client, reason=ENDED))
+    there = [(edge, "client2") for edge in ("edge2", "edge1")]
+    assert heard[:2] == [(edge, "Hello", client) for edge, client in there]
+    assert heard[2:] == [(edge, "Error", client) for edge, client in (*there, ("edge1", "client1"))]
+    for process, crew in (("client1+1", ("client1", "client2")), ("edge1", ("edge1",))):
+        await here._take(process, crew, Shutdown(report={"nodes": []}))
     assert len(heard) == 5
 
 
-def test_a_client_killed_in_the_middle_of_its_move_is_counted_once(monkeypatch):
-    """Its new edge server stops at its first step; once its last one has told of the next round, it is between them."""
+@pytest.mark.parametrize("back", [False, True])
+def test_a_client_killed_in_the_middle_of_its_move_is_counted_once(back, monkeypatch):
+    """Its new edge server stops at its first step; once its last one has told of the next round, it is between them.
+
+    One that comes back, without a state, finds that its first server has ended and ends.
+    """
     monkeypatch.setattr(live, "SILENCE_S", 60.0)
     stop = mine(node="edge2", moment="train", effect="stop")
     whole = federation("sflv1", edges=2, rounds=3, cloud_every=9, moves=(Move(1, 1, 1),), job=stop)
@@ -308,13 +315,18 @@ def test_a_client_killed_in_the_middle_of_its_move_is_counted_once(monkeypatch):
         await here.until(lambda: sum(one.metrics["edge"] == 0 for one in here.rounds) >= 2)
         os.kill(here.pids["client2"], signal.SIGKILL)
         await here.until(lambda: "client2" in here.lost)
+        if back:
+            await here.until(lambda: "edge1" in here._reports)
+            await here.come_back("client2")
+            await here.until(lambda: any(process.startswith("client2.") for process in here._reports))
         os.kill(here.pids["edge2"], signal.SIGCONT)
 
     came = run_live(whole, script=script)
-    assert came.lost == {"client2": "client2 was killed by SIGKILL"}
+    assert came.lost == ({} if back else {"client2": "client2 was killed by SIGKILL"})
     told = {(one.told["edge"], one.told["round"]): one.told["participants"] for one in came.rounds}
     assert told == {(0, 0): 2, (0, 1): 1, (0, 2): 1, (1, 0): 1, (1, 1): 1, (1, 2): 1}
     steps = {node.name: node.steps for node in came.nodes}
+    assert steps.pop("client2", None) == (0 if back else None)
     assert steps == {"cloud": 0, "edge1": 4 * STEPS, "edge2": 3 * STEPS, "client1": 3 * STEPS, "client3": 3 * STEPS}
     assert total(came, "steps") == total(came, "count") / BATCH == 7 * STEPS
     assert answered(came) == 7 * TESTS

@@ -97,7 +97,7 @@ async def test_who_comes_from_upstream_replaces_who_was_there_and_that_one_is_to
     ends = {}
     for name in ("old", "new"):
         ends[name], ours = memory_pair(name, "mec")
-        place.node.attach("up", ours)
+        await place.node.attach("up", ours)
     await place.idle()
     assert isinstance(await ends["old"].receive(), Shutdown)
     with pytest.raises(ChannelClosed):
@@ -134,6 +134,24 @@ async def test_a_neighbour_that_leaves_in_order_is_not_lost():
     await place.idle()
     assert role.seen[1:] == [("joined", "down", "cloud"), ("Shutdown", "down")]
     place.running.cancel()
+
+
+async def test_who_comes_when_the_role_ends_or_later_is_told():
+    role = Told()
+    place = Place(role)
+    (early, first), (late, last) = memory_pair("ue", "mec"), memory_pair("ue", "mec")
+    place.node._events.put_nowait(lambda now: [Finish()])
+    await place.node.attach("up", first)  # behind the event that ends it
+    await place.running
+    await place.node.attach("up", last)
+    for end in (early, late):
+        told = await end.receive()
+        assert isinstance(told, Shutdown)
+        assert told.reason == "has ended"
+        with pytest.raises(ChannelClosed):
+            await end.receive()
+    assert [what for what in role.seen if what[0] == "joined"] == []
+    assert place.node.used == []
 
 
 async def test_what_the_role_raises_ends_the_node_whoever_spoke():
