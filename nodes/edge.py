@@ -1,4 +1,6 @@
-"""What does an edge server of a federation decide? Who trains now, whose task is next, when a round is over.
+"""What does an edge server of a federation decide? Who trains now, and when a round is over.
+
+What becomes of clients' tasks is for ``edge_tasks`` to say.
 
 A round: clients train, what the scheme shares is averaged (with the other edge servers' at the cloud, where there is
 one), clients test. A client that is gone takes no further part in a round, which ends with those that remain; one that
@@ -11,16 +13,14 @@ what is at their new server.
 """
 
 from collections import deque
-from collections.abc import Sequence
 from itertools import chain
 from typing import Literal
 
 import msgspec
 
-from nodes.algorithms.parallel import aggregated, shares
 from nodes.codec import wire_size
+from nodes.edge_tasks import EdgeTasks
 from nodes.federation import CLOUD, Federation
-from nodes.joint_segment import SHARED
 from nodes.messages import (
     Activation,
     AnyMessage,
@@ -35,38 +35,30 @@ from nodes.messages import (
     Shutdown,
     Weights,
 )
-from nodes.node import Action, Compute, Connect, Direction, Finish, PeerLostError, Send, Wake
-from nodes.roster import Roster
+from nodes.node import Action, Connect, Direction, Finish, PeerLostError, Send, Wake
 from nodes.segment import ProtocolError
 from nodes.tally import Member, Tally
-from nodes.turns import due
 
 PASS = "pass"  # a round in which nobody is here
 
 Phase = Literal["gathering", "training", "averaging", "uploading", "testing", "over"]
 
 
-class EdgeServer:
+class EdgeServer(EdgeTasks):
     """Edge server number ``edge`` of ``federation``; ``cloud`` is where it reaches the cloud."""
 
     def __init__(self, federation: Federation, edge: int, cloud: Peer | None = None) -> None:
-        self._federation, self._rules, self._cloud = federation, federation.rules, cloud
-        self._edge = edge
-        self._roster = Roster(federation, edge)
+        super().__init__(federation, edge)
+        self._cloud = cloud
         self._phase: Phase = "gathering"
         self._begun = False  # by the runner's word, and the cloud is there
         self._round = 0
-        self._steps = federation.local_steps or 0
         self._turns: deque[str] = deque()
-        self._waiting: dict[str, Activation] = {}
         self._given: dict[str, Weights] = {}
         self._results: dict[str, Result] = {}  # of those whose training is not complete yet
         self._part: Weights | None = None  # the clients', to go on from
         self._samples = 0  # of those whose training of this round is complete
         self._to_cloud = False  # what was trained is still to be averaged there
-        self._asked: deque[Member | None] = deque()  # for whom compute works, in order; None for the server itself
-        self._joining: list[Member] = []  # whose tasks the joint step under way is of
-        self._tally = Tally(began=0.0)
 
     @property
     def part(self) -> Weights | None:
@@ -189,17 +181,6 @@ class EdgeServer:
                 return self._upload() if self._to_cloud else self._averaged(now)
         raise ProtocolError(f"unexpected {type(reply).__name__} from a computation")
 
-    def _compute(self, call: str, *arguments: object) -> Compute:
-        self._asked.append(None)
-        return Compute(call, arguments)
-
-    def _compute_for(self, member: Member, call: str, *arguments: object) -> Compute:
-        self._asked.append(member)
-        return Compute(call, (*arguments, member.index))
-
-    def _is_here(self, member: Member) -> bool:
-        return self._roster.members.get(member.name) is member
-
     # A round
 
     def _introduced(self, newcomer: Member, mean: float, now: float) -> list[Action]:
@@ -268,60 +249,6 @@ class EdgeServer:
             return []
         self._tally.down_bytes += sum(wire_size(self._part))
         return [Send(name, self._part)]
-
-    def _task(self, name: str, message: Activation, now: float) -> list[Action]:
-        self._tally.up_bytes += sum(wire_size(message))
-        self._waiting[name] = message
-        return self._serve(now)
-
-    def _serve(self, now: float) -> list[Action]:
-        """Give to compute whatever is due."""
-        names = self._due()
-        if not names:
-            return []
-        messages = tuple(self._waiting.pop(name) for name in names)
-        members = [self._roster.members[name] for name in names]
-        self._tally.steps += len(members)
-        for member in members:
-            member.served, member.total = member.served + 1, member.total + 1
-        if self._rules.server != "joint":
-            asked = zip(members, messages, strict=True)
-            return [self._compute_for(member, "forward", message) for member, message in asked]
-        self._joining = members
-        clients = tuple(member.index for member in members)
-        weights = tuple(shares([member.samples for member in members]))
-        positions = aggregated(self._federation.phi, self._federation.job.batch_size)
-        return [self._compute("joint", messages, clients, weights, self._fades(members), positions)]
-
-    def _due(self) -> list[str]:
-        """Whose tasks are to be computed now."""
-        return due(self._rules, self._steps, self._roster.members, self._waiting)
-
-    def _fades(self, members: Sequence[Member]) -> tuple[float, ...]:
-        """By how much the update counts that each asks for, beside its share."""
-        return (1.0,) * len(members)
-
-    def _stepped(self, told: Gradient, now: float) -> list[Action]:
-        """Return its gradient to each client of a joint step."""
-        joined, self._joining = self._joining, []
-        self._tally.updates += 1
-        for name in ("forward_samples", "backward_samples", "backward_s"):
-            setattr(self._tally, name, getattr(self._tally, name) + told.metrics[name])
-        returned = [self._compute_for(member, "returned") for member in joined if self._is_here(member)]
-        return [*returned, *self._serve(now)]
-
-    def _send_gradient(self, member: Member, gradient: Gradient) -> list[Action]:
-        tally = self._tally
-        if self._rules.server != "joint":
-            count = gradient.metrics["count"]
-            tally.updates += 1
-            tally.forward_samples += count
-            tally.backward_samples += count
-        if not self._is_here(member):
-            return []
-        tally.down_bytes += sum(wire_size(gradient))
-        tally.shared_bytes += sum(tensor.nbytes for key, tensor in gradient.tensors.items() if key.startswith(SHARED))
-        return [Send(member.name, gradient)]
 
     def _reported(self, name: str, message: Result, now: float) -> list[Action]:
         """Note what a client told of its training or its tests."""
