@@ -4,7 +4,8 @@ Experiments of the project stand in ``bench.experiments`` and are named in suite
 else's as ``module:function``. The annotation of the first argument, a msgspec Struct, is the strict type of the
 suite's ``parameters``. If that type has a method ``check``, it is asked before anything runs, for each point of the
 grid at each scale: it yields (key, message) of what is wrong, key such as ``("splits",)`` or ``("stage", 1)``. A method
-``check_mode`` is asked the same with the experiment's mode, ``check_shaping`` with who is to shape its links.
+``check_mode`` is asked the same with the experiment's mode, ``check_dataset`` with its data set, ``check_shaping`` with
+who is to shape its links; ``unused`` names what makes no difference in a case.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -42,6 +43,22 @@ class ModeChecked(Protocol):
 
     def check_mode(self, mode: Mode) -> Iterable[tuple[Key, str]]:
         """As ``Checked.check``."""
+
+
+@runtime_checkable
+class DatasetChecked(Protocol):
+    """Parameters that know whether they fit the pictures that the experiment has."""
+
+    def check_dataset(self, dataset: str) -> Iterable[tuple[Key, str]]:
+        """As ``Checked.check``; "none" is no data set."""
+
+
+@runtime_checkable
+class UseChecked(Protocol):
+    """Parameters that know which of them make no difference beside the others."""
+
+    def unused(self) -> Iterable[tuple[Key, str]]:
+        """Those, each with why; refused where a suite gives one that is of use in no case of the experiment."""
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bench import experiments
-from bench.experiment import Checked, ModeChecked
+from bench.experiment import Checked, DatasetChecked, ModeChecked, UseChecked
 from bench.fields import available_dataset, decoder, make_importable
 from bench.strict_yaml import Document, InputError, Key, convert, did_you_mean, read, sound
 from bench.suite import (
@@ -142,7 +142,7 @@ def _experiments(
         seen.add(spec.name)
         if spec.parallel and spec.mode == "live":
             document.problem((*at, "parallel"), "cases of mode live start nodes of their own, which need all cores")
-        dataset = "none"
+        dataset = "unknown"
         try:
             dataset = available_dataset(spec.dataset or file.dataset, data_dir)
         except ValueError as error:
@@ -192,6 +192,8 @@ def _check_parameters(document: Document, at: Key, experiment: Experiment) -> No
             document.problem(where, f"no parameter of {experiment.spec.run}{takes}")
     if not document.wrong(at):
         _check_points(document, at, experiment)
+    if not document.wrong(at):
+        _check_use(document, at, experiment)
 
 
 def _given(document: Document, at: Key, spec: ExperimentSpec) -> Iterator[tuple[Key, str, Any]]:
@@ -234,6 +236,19 @@ def _together(experiment: Experiment, values: dict[str, Any]) -> Iterator[tuple[
             yield from parameters.check()
         if isinstance(parameters, ModeChecked):
             yield from parameters.check_mode(experiment.spec.mode)
+        if isinstance(parameters, DatasetChecked):
+            yield from parameters.check_dataset(experiment.dataset)
+
+
+def _check_use(document: Document, at: Key, experiment: Experiment) -> None:
+    """Note what is given and of use in no case at any scale, once where it stands."""
+    every = [here.parameters | point for here in map(experiment.spec.at, SCALES) for _, point in points(here.grid)]
+    unused = [set(one.unused()) for one in map(experiment.parameters, every) if isinstance(one, UseChecked)]
+    idle = dict(set.intersection(*unused)) if unused else {}
+    given = {key[: key.index(name) + 1]: (name,) for key, name, _ in _given(document, at, experiment.spec)}
+    for stands, key in given.items():
+        if key in idle:
+            document.problem(stands, idle[key])
 
 
 def _given_at(spec: ExperimentSpec, scale: Scale, case: dict[str, CaseValue], key: Key) -> Key:

@@ -118,6 +118,29 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         except ValueError as error:
             first, _, _ = str(error).partition(":")
             yield (first if first in self.__struct_fields__ else "method",), str(error)
+        for name, (least, why) in self._least_samples.items():
+            if (given := getattr(self, name)) is not None and given < least:
+                yield (name,), f"{given} are too few: {least} at least, {why}"
+
+    def check_dataset(self, dataset: str) -> Iterator[tuple[Key, str]]:
+        """(key, message) if there are no pictures and it is not said how many blank ones to take."""
+        for name, (least, why) in self._least_samples.items() if dataset == "none" else ():
+            if getattr(self, name) is None:
+                yield (name,), f"without a data set say how many blank pictures: {least} at least, {why}"
+
+    def unused(self) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what is of use with several edge servers alone, if there is one."""
+        for name in ("backhaul", "cloud_every") if self.edges == 1 else ():
+            yield (name,), "used with several edge servers alone, and there is one (edges)"
+
+    @property
+    def _least_samples(self) -> dict[str, tuple[int, str]]:
+        """How many pictures are needed, and for what."""
+        each = f"for each of {self.clients} clients"
+        return {
+            "train_samples": (self.clients * self.batch_size, f"a batch of {self.batch_size} {each}"),
+            "test_samples": (self.clients, f"one {each}"),
+        }
 
     def check_mode(self, mode: Mode) -> Iterator[tuple[Key, str]]:
         """(key, message) of what is given and ``mode`` makes no use of."""

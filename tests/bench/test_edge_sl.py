@@ -91,6 +91,8 @@ def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
         ({"absences": (Absence(0, 1, 1e300),)}, "absences"),
         ({"edges": 4}, "edges"),
         ({"moves": (Move(0, 1, 1),)}, "moves"),
+        ({"train_samples": 11}, "train_samples"),
+        ({"test_samples": 2}, "test_samples"),
         ({"method": Method(scheme="psl", phi=0.5)}, "method"),
         ({"method": Method(scheme="sl", staleness=1)}, "method"),
         ({"method": Method(scheme="psl", fade=1.0)}, "method"),
@@ -130,6 +132,19 @@ def test_what_a_mode_makes_no_use_of_is_refused(change, modes):
     told = {mode: list(replace(SMALL, **change).check_mode(mode)) for mode in ("live", "virtual", "in-process")}
     assert {mode for mode in told if not told[mode]} == modes
     assert all([at for at, _ in found] in ([], [tuple(change)]) for found in told.values())
+
+
+def test_blank_pictures_are_counted_before_a_run():
+    told = dict(replace(SMALL, train_samples=None, test_samples=None).check_dataset("none"))
+    assert told["train_samples",].endswith("blank pictures: 12 at least, a batch of 4 for each of 3 clients")
+    assert told["test_samples",].endswith("3 at least, one for each of 3 clients")
+    assert list(replace(SMALL, train_samples=12, test_samples=3).check()) == []
+    assert list(SMALL.check_dataset("none")) == list(replace(SMALL, train_samples=None).check_dataset("digits")) == []
+
+
+def test_what_several_edge_servers_alone_make_use_of_is_said():
+    assert [key for key, _ in SMALL.unused()] == [("backhaul",), ("cloud_every",)]
+    assert list(replace(SMALL, edges=2).unused()) == []
 
 
 @pytest.mark.parametrize(

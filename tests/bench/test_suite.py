@@ -106,6 +106,27 @@ def test_a_chain_that_cannot_be_is_found_before_anything_runs(text: str, expecte
     assert len(found) < 400
 
 
+ONE_EDGE = "used with several edge servers alone, and there is one (edges)"
+SIDE = "  mode: virtual\n  parameters: {side: 8, cut: 5, backhaul: wifi}\n"
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SIDE + "  dataset: digits", [f"7: {PARAMETERS}.backhaul: {ONE_EDGE}"]),
+        (SIDE + "  dataset: digits\n  grid:\n    cloud_every: [1, 2]", [f"7: {PARAMETERS}.backhaul: {ONE_EDGE}", f"10: experiments[0].grid.cloud_every: {ONE_EDGE}"]),
+        (SIDE + "  grid: {edges: [1, 2]}", [f"7: {PARAMETERS}.{name}_samples: without a data set say how many blank pictures: " for name in ("train", "test")]),
+        (SIDE + "  dataset: nosuch\n  grid: {edges: [1, 2]}", ["8: experiments[0].dataset: no data set 'nosuch'"]),
+    ],
+)  # fmt: skip
+def test_what_clients_need_or_make_no_use_of_is_found_before_anything_runs(text: str, expected: list[str]) -> None:
+    found = errors("name: own\ndataset: none\nexperiments:\n- name: one\n  run: edge_sl.course\n" + text)
+    assert len(found) == len(expected)
+    for line, start in zip(found, expected, strict=True):
+        assert line.startswith(start)
+
+
 MODELS = """
 import torch
 from torch import nn
