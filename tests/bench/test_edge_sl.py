@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from bench.experiments.edge_sl import Clients, Method, _balanced, _rounds, course
+from bench.experiments.clients import Clients, Method
+from bench.experiments.edge_sl import _balanced, _rounds, course
 from bench.misfits import misfits
 from nodes.federation import Absence, Move, Partition
 from nodes.federation_run import FederationOutcome, RoundReport
