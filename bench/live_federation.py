@@ -170,11 +170,13 @@ class LiveFederation:
     async def _miss(self, crew: Crew, how: str) -> None:
         """Let edge servers know of clients that ended; one without clients ends too, unless clients move.
 
-        Raises RunError for a server.
+        Raises RunError for a server, and for the last of all clients while there is a server at work.
         """
         federation = self._federation
-        if crew[0] in self._servers or len(self.lost.keys() | crew) == federation.clients:
-            raise RunError(how if crew[0] in self._servers else f"no client is left: {how}", weight=2)
+        if crew[0] in self._servers:
+            raise RunError(how, weight=2)
+        if len(self.lost.keys() | crew) == federation.clients and not self._reports.keys() >= set(self._servers):
+            raise RunError(f"no client is left: {how}", weight=2)
         self.lost |= dict.fromkeys(crew, how)
         self._changed.set()
         for client in crew:

@@ -301,6 +301,15 @@ async def test_edge_servers_that_a_client_visits_hear_that_it_lives_again_and_th
     assert len(heard) == 5
 
 
+async def test_the_death_of_the_last_client_is_a_failure_while_a_server_is_at_work():
+    here = LiveFederation(federation(clients=1), None, None, "", None)
+    with pytest.raises(RunError, match="no client is left: it died"):
+        await here._miss(("client1",), "it died")
+    await here._take("edge1", ("edge1",), Shutdown(report={"nodes": []}))
+    await here._miss(("client1",), "it died")
+    assert here.lost == {"client1": "it died"}
+
+
 @pytest.mark.parametrize("back", [False, True])
 def test_a_client_killed_in_the_middle_of_its_move_is_counted_once(back, monkeypatch):
     """Its new edge server stops at its first step; once its last one has told of the next round, it is between them.
