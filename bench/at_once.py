@@ -3,7 +3,7 @@
 import os
 import selectors
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -15,22 +15,25 @@ from bench.progress import Progress
 from bench.run_plan import Plan
 from bench.suite import Case
 
+Keep = Callable[[Case, Came], None]
 
-def run_at_once(plan: Plan, cases: Sequence[Case], output: Output, progress: Progress) -> Iterator[tuple[Case, Came]]:
-    """What came of each of ``cases``, in their order, ``plan.jobs`` of them running at a time.
 
-    At Ctrl-C what had ended out of its turn still comes.
+def run_at_once(plan: Plan, cases: Sequence[Case], output: Output, progress: Progress, keep: Keep) -> None:
+    """Run ``cases``, ``plan.jobs`` at a time; ``keep`` is given what came of each, in their order.
+
+    At Ctrl-C it is given what had ended out of its turn as well.
     """
     crew = Crew(plan, cases, output, progress)
     try:
+        crew.start()
         for case in cases:
             while case_key(case) not in crew.came:
                 crew.wait()
-            yield case, crew.came.pop(case_key(case))
+            keep(case, crew.came.pop(case_key(case)))
     except KeyboardInterrupt:
         for case in cases:
-            if came := crew.came.get(case_key(case)):
-                yield case, came
+            if came := crew.came.pop(case_key(case), None):
+                keep(case, came)
         raise
     finally:
         crew.dismiss()
@@ -45,7 +48,10 @@ class Crew:
         self._waiting = deque(cases)
         self._busy: dict[Child, Case] = {}
         self._selector = selectors.DefaultSelector()
-        for _ in range(min(plan.jobs, len(cases))):
+
+    def start(self) -> None:
+        """Start as many processes as may run at a time, or as there are cases."""
+        for _ in range(min(self._plan.jobs, len(self._waiting))):
             self._hire()
 
     def wait(self) -> None:
@@ -72,7 +78,7 @@ class Crew:
         case = self._waiting.popleft()
         self._busy[worker] = case
         self._progress.start(case)
-        worker.tell(key=case_key(case), scratch=os.fspath(self._output.scratch(case)))
+        worker.tell(key=case_key(case), sha256=case.sha256, scratch=os.fspath(self._output.scratch(case)))
         return None
 
     def _part(self, worker: Child) -> None:
@@ -92,8 +98,11 @@ class Crew:
             return
         for event in events:
             match event:
-                case {"said": text}:
-                    self._progress.say(case, text)
+                case {"key": key, "said": text}:
+                    self._progress.say(key, text)
+                case {"lost": why}:
+                    self._end(case, failed(case, why, why))
+                    self._give(worker)
                 case {"came": came}:
                     self._end(case, msgspec.convert(came, Came))
                     self._give(worker)

@@ -26,7 +26,7 @@ class Child:
             start_new_session=True,  # Ctrl-C in the terminal is for this process, which ends the other in order
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths())} | environment,
         )
-        self._pending = b""
+        self._pending = bytearray()
 
     def tell(self, **command: Any) -> None:
         """Send one command."""
@@ -39,8 +39,12 @@ class Child:
         """The events that have come; waits for some. Raises EndedError."""
         data = os.read(self.output, 1 << 16)
         if not data:
-            raise EndedError(how(self._process.wait()))
-        *lines, self._pending = (self._pending + data).split(b"\n")
+            self.close()
+            raise EndedError(how(self._process.returncode))
+        self._pending += data
+        if b"\n" not in data:  # a long event comes in many parts
+            return []
+        *lines, self._pending = self._pending.split(b"\n")
         return [json.loads(line) for line in lines]
 
     @property
@@ -55,7 +59,7 @@ class Child:
         return self._process.poll() is None
 
     def close(self, kill: bool = False) -> None:
-        """End the process: by the end of its input, at once if it is to be killed."""
+        """End the process, by the end of its input, at once if it is to be killed; and all it has started and left."""
         if kill:
             self._process.kill()
         assert self._process.stdin is not None
@@ -66,6 +70,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def paths() -> list[str]:

@@ -34,6 +34,7 @@ class Terminal(Console):
 class Shown:
     """A case that runs."""
 
+    title: str
     head: str
     started: float
     said: str = ""
@@ -64,26 +65,28 @@ class LiveView:
         """Show a line that stays."""
         self._console.print(Text(text, style=style), soft_wrap=True)
 
-    def start(self, title: str, left_s: float | None) -> None:
-        """The case called ``title`` starts, when about ``left_s`` seconds of the run remain."""
+    def start(self, key: str, title: str, left_s: float | None) -> None:
+        """The case of ``key``, called ``title``, starts when about ``left_s`` seconds of the run remain."""
         self._begun += 1
         left = "" if left_s is None else f", about {duration(left_s)} left"
-        shown = Shown(f"[{self._begun}/{self._total}] {title}{left}", time.monotonic())
-        self._running = self._running | {title: shown}  # anew, as another thread may draw it
+        shown = Shown(title, f"[{self._begun}/{self._total}] {title}{left}", time.monotonic())
+        self._running = self._running | {key: shown}  # anew, as another thread may draw it
         if not self._console.is_terminal:
             self.line(shown.head)
 
-    def say(self, title: str, text: str) -> None:
+    def say(self, key: str, text: str) -> None:
         """One line of progress of a case: accuracy and bytes so far. May be called from any thread."""
-        shown = self._running[title]
-        shown.said = " ".join(text.split())
+        shown = self._running.get(key)
+        if shown is None:
+            return  # a thread or a finalizer that has outlived its case
+        shown.said = text
         if not self._console.is_terminal and time.monotonic() - shown.said_at >= QUIET_S:
             shown.said_at = time.monotonic()
-            self.line(f"    {f'{title}: ' if len(self._running) > 1 else ''}{shown.said}")
+            self.line(f"    {f'{shown.title}: ' if len(self._running) > 1 else ''}{shown.said}")
 
-    def end(self, title: str) -> None:
-        """The case called ``title`` has ended."""
-        self._running = {other: shown for other, shown in self._running.items() if other != title}
+    def end(self, key: str) -> None:
+        """The case of ``key`` has ended."""
+        self._running = {other: shown for other, shown in self._running.items() if other != key}
         self._ended += 1
 
     def _render(self) -> Group:

@@ -1,6 +1,7 @@
 """What comes of one case? Its records as a whole, or the reason why there are none."""
 
 import functools
+import gc
 import math
 import time
 import traceback
@@ -41,7 +42,9 @@ def run_case(plan: Plan, case: Case, run: str, scratch: Path, say: Callable[[str
                     records.append(_record(measurement, case, context, run))
         if not records and not not_finite:
             raise ValueError("the experiment measured nothing")
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return failed(case, f"{type(error).__name__}: {error}", traceback.format_exc())
     failure = f"{case.title}: {_named(not_finite)}" if not_finite else ""
     return Came(records=records, seconds=time.monotonic() - started, failure=failure)
@@ -50,6 +53,13 @@ def run_case(plan: Plan, case: Case, run: str, scratch: Path, say: Callable[[str
 def failed(case: Case, reason: str, trace: str) -> Came:
     """What comes of a case of which nothing can be recorded."""
     return Came(failure=" ".join(f"{case.title}: {reason}".split())[:500], trace=trace)
+
+
+def free_last() -> None:
+    """Free what the last case left: networks hold each other, and would lie beside the next one's."""
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()  # what the first case left is modules: to look through them takes longer than many a case
 
 
 def _threads(plan: Plan, case: Case) -> AbstractContextManager[None]:
@@ -73,7 +83,7 @@ def _context(plan: Plan, case: Case, scratch: Path, say: Callable[[str], None]) 
         device=plan.device,
         scratch=scratch,
         self_test="warn" if plan.options.allow_uncalibrated else "refuse",
-        say=say,
+        say=lambda text: say(" ".join(text.split())),
     )
 
 
@@ -106,7 +116,8 @@ def _record(measurement: Measurement, case: Case, context: Context, run: str) ->
         "shaping": context.shaping,
         "device": context.device,
     }
-    return msgspec.convert(fields, Record)
+    record = msgspec.convert(fields, Record)
+    return msgspec.json.decode(msgspec.json.encode(record), type=Record)  # as it will be read
 
 
 @functools.cache

@@ -22,16 +22,16 @@ class Progress:
     def start(self, case: Case) -> None:
         """``case`` starts."""
         left = [(one.experiment.name, self._schedule.share_s(one, one.estimate_s)) for one in self._left.values()]
-        self._view.start(case.title, time_left(self._done, left))
+        self._view.start(case_key(case), case.title, time_left(self._done, left))
         self._started[case_key(case)] = time.monotonic()
 
-    def say(self, case: Case, text: str) -> None:
-        """One line of progress of ``case``: accuracy and bytes so far. May be called from any thread."""
-        self._view.say(case.title, text)
+    def say(self, key: str, text: str) -> None:
+        """One line of progress of the case of ``key``: accuracy and bytes so far. May be called from any thread."""
+        self._view.say(key, text)
 
     def end(self, case: Case) -> None:
         """``case`` has ended, well or not."""
         del self._left[case_key(case)]
         share_s, seconds = self._schedule.share_s, time.monotonic() - self._started.pop(case_key(case))
         self._done.append(Spent(case.experiment.name, share_s(case, case.estimate_s), share_s(case, seconds) or 0.0))
-        self._view.end(case.title)
+        self._view.end(case_key(case))

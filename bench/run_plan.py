@@ -67,8 +67,9 @@ class Plan:
         """Which of ``todo`` run at once: all that may, unless to start processes takes longer than that saves."""
         cases = [case for case in todo if case.experiment.spec.parallel]
         whole_s = sum(math.inf if case.estimate_s is None else case.estimate_s for case in cases)
-        worth = self.jobs > 1 and whole_s * (1 - 1 / self.jobs) > START_S
-        return Schedule(self.jobs, frozenset(map(case_key, cases)) if worth else frozenset())
+        jobs = min(self.jobs, len(cases))
+        worth = jobs > 1 and whole_s * (1 - 1 / jobs) > START_S
+        return Schedule(jobs, frozenset(map(case_key, cases)) if worth else frozenset())
 
     @property
     def dataset(self) -> str:

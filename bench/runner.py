@@ -6,16 +6,14 @@ An experiment that fails does not stop the others; Ctrl-C ends the run with what
 import gc
 import shutil
 import traceback
-from collections.abc import Generator
-from contextlib import closing
 from functools import partial
 
 from rich.console import Console
 
-from bench.at_once import run_at_once
+from bench.at_once import Keep, run_at_once
 from bench.journal import case_key
 from bench.live_view import LiveView, plan_lines
-from bench.one_case import Came, failed, run_case
+from bench.one_case import Came, failed, free_last, run_case
 from bench.output import Output
 from bench.progress import Progress
 from bench.run_plan import Options, Outcome, Plan, Schedule, make_plan
@@ -33,11 +31,12 @@ def run(options: Options, console: Console) -> Outcome:
     schedule = plan.schedule(todo)
     _show_plan(plan, todo, schedule, output, view)
     output.write_environment(outcome)
-    gc.freeze()  # what is there by now need not be looked through after each case
+    progress = Progress(view, todo, schedule)
+    keep = partial(_keep, output, outcome, view)
     try:
-        with view, closing(_run_cases(plan, todo, schedule, output, view)) as ended:
-            for case, came in ended:
-                _keep(case, came, output, outcome, view)
+        with view:
+            run_at_once(plan, [case for case in todo if schedule.runs_beside(case)], output, progress, keep)
+            _run_one_by_one(plan, [case for case in todo if not schedule.runs_beside(case)], output, progress, keep)
     except KeyboardInterrupt:
         outcome.interrupted = True
         view.line("interrupted; the report is made of what there is", "yellow")
@@ -60,23 +59,17 @@ def _show_plan(plan: Plan, todo: list[Case], schedule: Schedule, output: Output,
         view.line(line)
 
 
-def _run_cases(
-    plan: Plan, todo: list[Case], schedule: Schedule, output: Output, view: LiveView
-) -> Generator[tuple[Case, Came]]:
-    """What came of each of ``todo``: first of those that run at once, then of the others, in this process."""
-    progress = Progress(view, todo, schedule)
-    if beside := [case for case in todo if schedule.runs_beside(case)]:
-        yield from run_at_once(plan, beside, output, progress)
-    for case in todo:
-        if not schedule.runs_beside(case):
-            progress.start(case)
-            came = run_case(plan, case, output.run, output.scratch(case), partial(progress.say, case))
-            progress.end(case)
-            yield case, came
-            gc.collect()  # networks hold each other: without this the last case's lie beside the next one's
+def _run_one_by_one(plan: Plan, cases: list[Case], output: Output, progress: Progress, keep: Keep) -> None:
+    """Run ``cases`` in this process; ``keep`` is given what came of each."""
+    for case in cases:
+        progress.start(case)
+        came = run_case(plan, case, output.run, output.scratch(case), partial(progress.say, case_key(case)))
+        progress.end(case)
+        keep(case, came)
+        free_last()
 
 
-def _keep(case: Case, came: Came, output: Output, outcome: Outcome, view: LiveView) -> None:
+def _keep(output: Output, outcome: Outcome, view: LiveView, case: Case, came: Came) -> None:
     """Record what came of ``case``, or why nothing did."""
     outcome.earlier_failures.pop(case.experiment.name, None)
     if not came.trace:

@@ -25,13 +25,15 @@ def time_left(done: Iterable[Spent], todo: Iterable[tuple[str, float | None]]) -
     for spent in done:
         by_experiment[spent.experiment].append(spent)
     overall = _pace(done, sum(estimate_s or 0.0 for _, estimate_s in todo))
+    paces = {name: _pace(alike) for name, alike in by_experiment.items()}
+    means_s = {name: _mean_s(alike) for name, alike in by_experiment.items()}
+    mean_s = _mean_s(done) if done else None
     left_s = 0.0
     for experiment, estimate_s in todo:
-        alike = by_experiment.get(experiment, [])
         if estimate_s is not None:
-            left_s += estimate_s * (_pace(alike) or overall or 1.0)
-        elif done:
-            left_s += _mean_s(alike or done)
+            left_s += estimate_s * (paces.get(experiment) or overall or 1.0)
+        elif mean_s is not None:
+            left_s += means_s.get(experiment, mean_s)
         else:
             return None
     return left_s

@@ -1,31 +1,36 @@
 """How does a case run beside others? In a process of this module, which is told cases and tells what came of them.
 
-It computes on one thread. When its input ends the runner is gone, however it went: it ends at once.
+It computes on one thread. When its input ends the runner is gone, however it went: it ends at once, with all that
+experiments have started and left.
 """
 
-import gc
 import json
 import os
 import queue
 import signal
-import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench.journal import case_key
-from bench.one_case import Came, run_case
-from bench.run_plan import make_plan, options_of
+from bench.one_case import Came, free_last, run_case
+from bench.run_plan import Options, Plan, make_plan, options_of
+from bench.strict_yaml import InputError
 
 
 class Worker:
     """Runs cases of one run, one after another."""
 
     def __init__(self) -> None:
-        self._events = os.fdopen(os.dup(1), "wb")
+        self._events, self._input = os.fdopen(os.dup(1), "wb"), os.fdopen(os.dup(0))
+        nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(2, 1)  # what an experiment of the user's prints is no event
+        os.dup2(nothing, 0)  # what it reads is no command
+        # What it forks tells nothing, and does not keep the pipe open when this process has ended.
+        os.register_at_fork(after_in_child=partial(os.dup2, nothing, self._events.fileno()))
         self._telling = threading.Lock()  # experiments may say something from any thread
         self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -33,16 +38,20 @@ class Worker:
     def work(self) -> None:
         """Obey until standard input ends."""
         begin = self._commands.get()
-        plan = make_plan(options_of(begin["options"]))
-        cases = {case_key(case): case for case in plan.selected_cases}
+        plan = _plan(options_of(begin["options"]))
+        cases = {(case_key(case), case.sha256): case for case in plan.selected_cases} if plan else {}
         while True:
             command = self._commands.get()
-            case = cases[command["key"]]
-            self._tell(came=run_case(plan, case, begin["run"], Path(command["scratch"]), self._say))
-            gc.collect()  # networks hold each other: without this the last case's lie beside the next one's
+            case = cases.get((command["key"], command["sha256"]))
+            if plan and case:
+                say = partial(self._say, command["key"])
+                self._tell(came=run_case(plan, case, begin["run"], Path(command["scratch"]), say))
+            else:
+                self._tell(lost="what it is to run was changed since the run began")
+            free_last()
 
-    def _say(self, text: str) -> None:
-        self._tell(said=text)
+    def _say(self, key: str, text: str) -> None:
+        self._tell(key=key, said=text)
 
     def _tell(self, **event: str | Came) -> None:
         with self._telling:
@@ -50,9 +59,17 @@ class Worker:
             self._events.flush()
 
     def _listen(self) -> None:
-        for line in sys.stdin:
+        for line in self._input:
             self._commands.put(json.loads(line))
-        os._exit(1)  # whatever is being computed
+        os.killpg(0, signal.SIGKILL)  # whatever is being computed
+
+
+def _plan(options: Options) -> Plan | None:
+    """The runner's plan; None where the suites can no longer be used."""
+    try:
+        return make_plan(options)
+    except InputError:
+        return None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from bench.cli import main
 from bench.experiment import Context
 
 MODULE = """
-import os, signal, time
+import asyncio, os, signal, time
 from pathlib import Path
 import msgspec
 from bench.experiment import Context, Measurement
@@ -56,7 +56,12 @@ def pair(parameters: Paired, context: Context):
 
 def wrong(parameters: Parameters, context: Context):
     yield {"text": lambda: "n is 1",
-           "case": lambda: Measurement("n", 1, "1", {"n": 3})}[os.environ["WRONG"]]()
+           "case": lambda: Measurement("n", 1, "1", {"n": 3}),
+           "not finite": lambda: Measurement("n", 1, "1", {"part": float("nan")}),
+           "cancelled": cancel}[os.environ["WRONG"]]()
+
+def cancel():
+    raise asyncio.CancelledError("no longer wanted")
 
 def diverge(parameters: Parameters, context: Context):
     yield Measurement("bytes", 5, "B")

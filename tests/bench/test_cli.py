@@ -180,10 +180,10 @@ def test_a_narrow_terminal_shows_one_line_each() -> None:
     title = "suite/experiment with=a long=case"
     with LiveView(console, 8) as view:
         for ended in ("a", "b"):
-            view.start(ended, None)
+            view.start(ended, ended, None)
             view.end(ended)
-        view.start(title, 90.0)
-        view.say(title, "accuracy 0.83, 12 MB sent\nover all links")
+        view.start("key", title, 90.0)
+        view.say("key", "accuracy 0.83, 12 MB sent over all links")
         lines = [
             "".join(segment.text for segment in line).rstrip()
             for line in console.render_lines(view._render(), console.options)

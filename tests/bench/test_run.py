@@ -135,6 +135,8 @@ def test_a_failure_does_not_stop_the_others_and_can_be_made_good(
     [
         ("text", "yielded 'n is 1', not a Measurement"),
         ("case", "its case changes n, which the suite's grid sets"),
+        ("not finite", "got `null` - at `$.case[...]`"),
+        ("cancelled", "CancelledError: no longer wanted"),
         ("nothing", "the experiment measured nothing"),
     ],
 )
