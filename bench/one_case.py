@@ -5,9 +5,10 @@ import gc
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -16,6 +17,8 @@ from bench.experiment import Context, Measurement
 from bench.run_plan import Plan
 from bench.suite import Case
 from reports.record import Record
+
+T = TypeVar("T")
 
 
 class Came(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,11 +58,19 @@ def failed(case: Case, reason: str, trace: str) -> Came:
     return Came(failure=" ".join(f"{case.title}: {reason}".split())[:500], trace=trace)
 
 
-def free_last() -> None:
-    """Free what the last case left: networks hold each other, and would lie beside the next one's."""
-    gc.collect()
-    if not gc.get_freeze_count():
-        gc.freeze()  # what the first case left is modules: to look through them takes longer than many a case
+def freeing(cases: Iterable[T]) -> Iterator[T]:
+    """Each of ``cases``; what it leaves is freed before the next: networks hold each other, and would lie beside its.
+
+    What there is after the first, modules above all, is not looked through again: that takes longer than many a case.
+    """
+    try:
+        for number, case in enumerate(cases):
+            yield case
+            gc.collect()
+            if number == 0:
+                gc.freeze()
+    finally:
+        gc.unfreeze()
 
 
 def _threads(plan: Plan, case: Case) -> AbstractContextManager[None]:

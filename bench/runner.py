@@ -3,7 +3,6 @@
 An experiment that fails does not stop the others; Ctrl-C ends the run with what there is.
 """
 
-import gc
 import shutil
 import traceback
 from functools import partial
@@ -13,7 +12,7 @@ from rich.console import Console
 from bench.at_once import Keep, run_at_once
 from bench.journal import case_key
 from bench.live_view import LiveView, plan_lines
-from bench.one_case import Came, failed, free_last, run_case
+from bench.one_case import Came, failed, freeing, run_case
 from bench.output import Output
 from bench.progress import Progress
 from bench.run_plan import Options, Outcome, Plan, Schedule, make_plan
@@ -40,8 +39,6 @@ def run(options: Options, console: Console) -> Outcome:
     except KeyboardInterrupt:
         outcome.interrupted = True
         view.line("interrupted; the report is made of what there is", "yellow")
-    finally:
-        gc.unfreeze()
     view.line(f"report: {output.finish(outcome)}")
     return outcome
 
@@ -61,12 +58,11 @@ def _show_plan(plan: Plan, todo: list[Case], schedule: Schedule, output: Output,
 
 def _run_one_by_one(plan: Plan, cases: list[Case], output: Output, progress: Progress, keep: Keep) -> None:
     """Run ``cases`` in this process; ``keep`` is given what came of each."""
-    for case in cases:
+    for case in freeing(cases):
         progress.start(case)
         came = run_case(plan, case, output.run, output.scratch(case), partial(progress.say, case_key(case)))
         progress.end(case)
         keep(case, came)
-        free_last()
 
 
 def _keep(output: Output, outcome: Outcome, view: LiveView, case: Case, came: Came) -> None:

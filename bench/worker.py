@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from bench.journal import case_key
-from bench.one_case import Came, free_last, run_case
+from bench.one_case import Came, freeing, run_case
 from bench.run_plan import Options, Plan, make_plan, options_of
 from bench.strict_yaml import InputError
 
@@ -40,15 +40,13 @@ class Worker:
         begin = self._commands.get()
         plan = _plan(options_of(begin["options"]))
         cases = {(case_key(case), case.sha256): case for case in plan.selected_cases} if plan else {}
-        while True:
-            command = self._commands.get()
+        for command in freeing(iter(self._commands.get, None)):
             case = cases.get((command["key"], command["sha256"]))
             if plan and case:
                 say = partial(self._say, command["key"])
                 self._tell(came=run_case(plan, case, begin["run"], Path(command["scratch"]), say))
             else:
                 self._tell(lost="what it is to run was changed since the run began")
-            free_last()
 
     def _say(self, key: str, text: str) -> None:
         self._tell(key=key, said=text)
