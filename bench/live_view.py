@@ -48,6 +48,7 @@ class LiveView:
         self._console = console
         self._total, self._begun, self._ended = total, 0, 0
         self._running: dict[str, Shown] = {}
+        self._left = ""  # of the run, when a case last started
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "LiveView":
@@ -68,11 +69,11 @@ class LiveView:
     def start(self, key: str, title: str, left_s: float | None) -> None:
         """The case of ``key``, called ``title``, starts when about ``left_s`` seconds of the run remain."""
         self._begun += 1
-        left = "" if left_s is None else f", about {duration(left_s)} left"
-        shown = Shown(title, f"[{self._begun}/{self._total}] {title}{left}", time.monotonic())
+        self._left = "" if left_s is None else f"about {duration(left_s)} left"
+        shown = Shown(title, f"[{self._begun}/{self._total}] {title}", time.monotonic())
         self._running = self._running | {key: shown}  # anew, as another thread may draw it
         if not self._console.is_terminal:
-            self.line(shown.head)
+            self.line(", ".join(filter(None, (shown.head, self._left))))
 
     def say(self, key: str, text: str) -> None:
         """One line of progress of a case: accuracy and bytes so far. May be called from any thread."""
@@ -96,6 +97,8 @@ class LiveView:
             lines.append(Text(f"{shown.head}  {elapsed}", no_wrap=True, overflow="ellipsis"))
             if shown.said:
                 lines.append(Text(f"    {shown.said}", style="dim", no_wrap=True, overflow="ellipsis"))
+        if self._left:
+            lines.append(Text(self._left, style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*lines, ProgressBar(total=max(self._total, 1), completed=self._ended))
 
 

@@ -74,7 +74,7 @@ def freeing(cases: Iterable[T]) -> Iterator[T]:
 
 
 def _threads(plan: Plan, case: Case) -> AbstractContextManager[None]:
-    """One where cases are parallel, beside others or not: numbers depend on it. All at scale paper, where one runs."""
+    """One where cases are parallel, beside others or not: numbers depend on it. At scale paper all that there are."""
     if not case.experiment.spec.parallel or plan.options.scale == "paper":
         return nullcontext()
     from bench.experiments.one_thread import one_thread  # noqa: PLC0415  (imports torch)

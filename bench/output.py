@@ -41,9 +41,9 @@ class Output:
             self.environment |= {key: earlier[key] for key in ("run", "started")}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.journal = Journal(self.folder)
         except OSError as error:
             raise InputError([f"--out: {self.folder}: {error.strerror}"]) from None
-        self.journal = Journal(self.folder)
         self._check_recorded()
         self.earlier_failures = {
             f"{suite['name']}/{experiment['name']}": experiment["reason"]

@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -17,6 +17,7 @@ from bench.strict_yaml import InputError, did_you_mean
 from bench.suite import Case, Experiment, Suite
 from reports.record import Scale, Shaping
 
+Jobs = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 START_S = 4.0  # until a process that runs cases beside others has loaded all it needs
 
 
@@ -32,7 +33,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
     resume: bool = False
-    jobs: int | None = None  # cases at once, of experiments that are parallel; None: see make_plan
+    jobs: Jobs | None = None  # cases at once, of experiments that are parallel; None: see make_plan
     allow_uncalibrated: bool = False
     arguments: tuple[str, ...] = ()  # of the command line, to be noted
 

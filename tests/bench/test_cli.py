@@ -188,9 +188,10 @@ def test_a_narrow_terminal_shows_one_line_each() -> None:
             "".join(segment.text for segment in line).rstrip()
             for line in console.render_lines(view._render(), console.options)
         ]
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert lines[0].startswith("[3/8] suite/")
     assert lines[1].startswith("    accuracy 0.83, 12")
+    assert lines[2] == "about 2 min left"
     assert all(len(line) <= 24 for line in lines)
 
 

@@ -103,6 +103,11 @@ def test_a_folder_with_something_in_it_is_left_alone(
     assert "mine holds no run of bench" in capsys.readouterr().err
     assert command("run", "toy.yaml", "--out", "toy.py") == 2
     assert command("run", "toy.yaml", "--resume") == 2
+    capsys.readouterr()
+    (folder / "out/records.jsonl").unlink()
+    (folder / "out/records.jsonl").mkdir()
+    assert command(*RUN, "--resume") == 2
+    assert capsys.readouterr().err == "--out: out: Is a directory\n"
 
 
 def test_a_failure_does_not_stop_the_others_and_can_be_made_good(
@@ -372,6 +377,8 @@ def test_the_function_gives_the_records_as_a_frame() -> None:
     assert frame.attrs["out"] == "out"
     with pytest.raises(InputError, match="is not empty"):
         api.run("toy.yaml", scale="smoke", out="out")
+    with pytest.raises(InputError, match="jobs"):
+        api.run("toy.yaml", scale="smoke", jobs=-2)
     with pytest.raises(InputError, match="smal"):
         api.run("toy.yaml", scale="smal")
     Path("fail").touch()
