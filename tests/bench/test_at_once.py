@@ -131,8 +131,8 @@ def test_a_death_is_one_failure(crew: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_ctrl_c_keeps_what_had_ended_and_leaves_no_process(crew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DO_1", "stay")
-    monkeypatch.setenv("DO_3", "interrupt stay")
+    monkeypatch.setenv("DO_1", "wake stay")  # both run when 3 interrupts
+    monkeypatch.setenv("DO_3", "wait interrupt stay")
     assert main(list(RUN)) == 130
     assert [n for _, n, _ in recorded()] == [2]
     pids = {int(pid) for pid in (crew / "pids.txt").read_text().split()}
