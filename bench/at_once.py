@@ -74,12 +74,12 @@ class Crew:
     def _give(self, worker: Child) -> None:
         """Give ``worker`` the next case; without one it is done."""
         if not self._waiting:
-            return self._part(worker)
+            self._part(worker)
+            return
         case = self._waiting.popleft()
         self._busy[worker] = case
         self._progress.start(case)
         worker.tell(key=case_key(case), sha256=case.sha256, scratch=os.fspath(self._output.scratch(case)))
-        return None
 
     def _part(self, worker: Child) -> None:
         self._selector.unregister(worker.output)

@@ -151,7 +151,7 @@ class EdgeServer(EdgeTasks):
         """Take what a client of this round says."""
         match message:
             case Activation(train=True):
-                return self._task(name, message, now)
+                return self._task(name, message)
             case Activation():
                 return [self._compute_for(self._roster.members[name], "forward", message)]
             case Result():
@@ -170,7 +170,7 @@ class EdgeServer(EdgeTasks):
             case Result() if asker:
                 return [Send(asker.name, reply)] if self._is_here(asker) else []
             case Gradient():
-                return self._stepped(reply, now)
+                return self._stepped(reply)
             case Handover():
                 return self._handed_over(reply, now)
             case Weights() if self._phase == "uploading":
@@ -272,7 +272,7 @@ class EdgeServer(EdgeTasks):
         """After something came or somebody went: serve, or end what all have done."""
         match self._phase:
             case "training":
-                return self._next_turn(now) if self._turns else [*self._serve(now), *self._end_training(now)]
+                return self._next_turn(now) if self._turns else [*self._serve(), *self._end_training(now)]
             case "testing" if all(member.reported for member in self._roster.members.values()):
                 return self._report(now)
         return []

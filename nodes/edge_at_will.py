@@ -70,7 +70,7 @@ class FreeServer(EdgeServer):
         told = self._tally.told(self._round, self._edge, now)
         self._round += 1
         self._tally = Tally(began=now, participants=len(self._roster.members))
-        return [*actions, Send("runner", told), *self._serve(now)]
+        return [*actions, Send("runner", told), *self._serve()]
 
     @property
     def _enough(self) -> bool:
@@ -90,4 +90,4 @@ class FreeServer(EdgeServer):
         return [Send(name, Round(assignment=self._round, steps=self._steps))] if self._phase == "training" else []
 
     def _go_on(self, now: float) -> list[Action]:
-        return self._serve(now) if self._phase == "training" else super()._go_on(now)
+        return self._serve() if self._phase == "training" else super()._go_on(now)

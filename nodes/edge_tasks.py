@@ -41,12 +41,12 @@ class EdgeTasks:
     def _is_here(self, member: Member) -> bool:
         return self._roster.members.get(member.name) is member
 
-    def _task(self, name: str, message: Activation, now: float) -> list[Action]:
+    def _task(self, name: str, message: Activation) -> list[Action]:
         self._tally.up_bytes += sum(wire_size(message))
         self._waiting[name] = message
-        return self._serve(now)
+        return self._serve()
 
-    def _serve(self, now: float) -> list[Action]:
+    def _serve(self) -> list[Action]:
         """Give to compute whatever is due."""
         names = self._due()
         if not names:
@@ -73,14 +73,14 @@ class EdgeTasks:
         """By how much the update counts that each asks for, beside its share."""
         return (1.0,) * len(members)
 
-    def _stepped(self, told: Gradient, now: float) -> list[Action]:
+    def _stepped(self, told: Gradient) -> list[Action]:
         """Return its gradient to each client of a joint step."""
         joined, self._joining = self._joining, []
         self._tally.updates += 1
         for name in ("forward_samples", "backward_samples", "backward_s"):
             setattr(self._tally, name, getattr(self._tally, name) + told.metrics[name])
         returned = [self._compute_for(member, "returned") for member in joined if self._is_here(member)]
-        return [*returned, *self._serve(now)]
+        return [*returned, *self._serve()]
 
     def _send_gradient(self, member: Member, gradient: Gradient) -> list[Action]:
         tally = self._tally

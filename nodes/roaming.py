@@ -58,11 +58,6 @@ class RoamingNode(Node):
         self._coming: list[Channel] = []  # attached, and the role has not been told yet
         self._background: set[asyncio.Task[None]] = set()
 
-    @property
-    def ended(self) -> bool:
-        """Whether its role has finished."""
-        return self._finished
-
     async def attach(self, direction: Direction, channel: Channel) -> None:
         """Let ``channel`` lead to the neighbour in ``direction`` from now on; if the role has ended by then, say so."""
         if self._finished:
