@@ -14,6 +14,6 @@ def run(*suites: str, **options: Any) -> "pd.DataFrame":
     Returns all records as a frame whose ``attrs["out"]`` is the run's folder. Raises InputError for input
     that cannot be used, RuntimeError if an experiment failed, KeyboardInterrupt after Ctrl-C.
     """
-    from bench.notebook import run_to_frame  # noqa: PLC0415 - `bench list` needs no pandas
+    from bench.execution.dataframe import run_to_frame  # noqa: PLC0415 - `bench list` needs no pandas
 
     return run_to_frame(suites, options)

@@ -22,9 +22,9 @@ from typing import Self
 import msgspec
 
 from netem.link import LinkProfile
-from netem.playback import located
 from netem.profiles import Duplex
 from netem.proxy import Address, Proxy
+from netem.trace_schedule import located
 
 END_S = 5.0  # given to the emulator to end by itself
 

@@ -7,11 +7,11 @@ import random
 import socket
 import struct
 
-from netem.line import CHUNK_BYTES, Line
+from netem.kernel.namespace import inside
 from netem.link import SEGMENT_BYTES, LinkProfile
-from netem.namespace import inside
-from netem.playback import schedules
+from netem.link_queue import CHUNK_BYTES, Line
 from netem.profiles import Duplex
+from netem.trace_schedule import schedules
 
 logger = logging.getLogger(__name__)
 

@@ -15,18 +15,20 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 # What a user would have beside the package, named as ``module:callable``; and the program of the guest kernel.
-sys.path[:0] = [str(Path(__file__).parent / package / "support") for package in ("nodes", "netem")]
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / package / "support") for package in ("nodes", "netem")]
 
 # Files whose tests start nodes, runs or kernels or shape links: one after another, beside the others.
 IN_TURN = (
-    *("test_adaptive", "test_at_once", "test_cli", "test_deprune_live", "test_dynsplit_live", "test_edge_roaming"),
-    *("test_edge_sl", "test_emulate", "test_hivemind", "test_kernel", "test_links", "test_live", "test_run"),
-    *("test_self_test", "test_shape", "test_start", "test_transport", "test_uml", "test_wheel"),
+    *("bench/cli/test_main", "bench/execution/", "bench/experiments/hivemind/test_live", "bench/live/"),
+    *("bench/experiments/deprune/test_live", "bench/experiments/dynsplit/test_live", "bench/experiments/edge_sl/"),
+    *("bench/experiments/general/test_transport", "bench/experiments/hivemind/network/test_network"),
+    *("netem/test_emulate", "netem/kernel/", "nodes/wire/test_transport", "test_wheel"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run on two workers (``-n 2 --dist loadgroup``), give all that take turns to one of them."""
     for item in items:
-        if item.path.name.startswith(IN_TURN):
+        if item.path.relative_to(HERE).as_posix().startswith(IN_TURN):
             item.add_marker(pytest.mark.xdist_group("in turn"))

@@ -1,0 +1,26 @@
+"""Experiments of the project: ``run: pipeline.chain`` in a suite is the function ``chain`` of the module below."""
+
+MODULES = {
+    "adaptive": "hivemind.live_protocol",
+    "cellular": "general.cellular",
+    "deprune": "deprune.experiments",
+    "deprune_traffic": "deprune.traffic",
+    "dynsplit": "dynsplit.experiments",
+    "edge_placement": "edge_sl.placement",
+    "edge_privacy": "edge_sl.privacy",
+    "edge_roaming": "edge_sl.migration",
+    "edge_sl": "edge_sl.schemes",
+    "hivemind_dynamics": "hivemind.network.dynamics",
+    "hivemind_inference": "hivemind.network.inference",
+    "hivemind_nonlinear": "hivemind.network.recurrent",
+    "hivemind_objectives": "hivemind.network.objectives",
+    "hivemind_profiles": "hivemind.profiles",
+    "hivemind_training": "hivemind.network.training",
+    "links": "general.links",
+    "live_rates": "hivemind.live_link_rates",
+    "live_route": "hivemind.live_route",
+    "nonlinear": "hivemind.learning_agents",
+    "pipeline": "general.pipeline",
+    "split_search": "hivemind.solver",
+    "transport": "general.transport",
+}

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import main
-from bench.experiment import Context
+from bench.cli.main import main
+from bench.suite.experiment import Context
 
 MODULE = """
 import asyncio, os, signal, time
 from pathlib import Path
 import msgspec
-from bench.experiment import Context, Measurement
-from bench.fields import DatasetName, ModelName
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import DatasetName, ModelName
 
 class Parameters(msgspec.Struct):
     n: int = 1

@@ -9,9 +9,9 @@ from typing import Any
 import psutil
 import torch
 
-from nodes.messages import Tensors
-from nodes.networks import small_cnn
-from nodes.stage import Stage
+from nodes.model.boundary import Tensors
+from nodes.stages.base import Stage
+from nodes.zoo.small_cnn import small_cnn
 
 
 def memory() -> None:

@@ -1,4 +1,4 @@
-"""Runs in a guest whose kernel has netem: links between namespaces, shaped by netem.shape, measured by packets.
+"""Runs in a guest whose kernel has netem: links between namespaces, shaped by netem.kernel.shape, measured by packets.
 
 Prints one line of JSON. Counts of packets are UDP's, one datagram a packet; rates are TCP's payload.
 
@@ -23,10 +23,10 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from netem.calibrate import Calibration, answering, measure, probing
+from netem.kernel.namespace import connected, inside, listening
+from netem.kernel.shape import Network
 from netem.link import LinkProfile
-from netem.namespace import connected, inside, listening
 from netem.profiles import LINKS, Duplex
-from netem.shape import Network
 
 MODULES = ("drivers/net/veth", "net/sched/sch_netem", "net/sched/sch_tbf")
 FINIT_MODULE = 313  # its number on x86-64

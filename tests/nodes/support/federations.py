@@ -14,15 +14,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from netem.profiles import Duplex
-from nodes.batches import batches
-from nodes.chain import load_data
-from nodes.client_work import pictures_of
-from nodes.data import Dataset
-from nodes.federation import Federation
-from nodes.federation_run import FederationOutcome, Town, VirtualTown, workers
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
-from nodes.models import Chain, Moment, build_model
-from nodes.virtual import run_virtual
+from nodes.data.batching import batches
+from nodes.data.images import Dataset
+from nodes.data.loading import load_data
+from nodes.federated.client_worker import pictures_of
+from nodes.federated.in_process import FederationOutcome, Town, VirtualTown, workers
+from nodes.model.chain import Chain, Moment
+from nodes.model.factory import build_model
+from nodes.runtime.virtual_time import run_virtual
+from nodes.spec.federation import Federation
+from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
 
 States = dict[str, dict[str, torch.Tensor]]
 

@@ -9,15 +9,18 @@ from msgspec.structs import replace
 from torch import nn
 from torch.nn import functional as F
 
-from nodes.batches import batches
-from nodes.chain import Outcome, load_data, run_in_process
-from nodes.checkpoint import checkpoint_path
-from nodes.data import Dataset
-from nodes.job import DataSpec, Job, OptimizerSpec, StageSpec
-from nodes.models import Chain, Moment, build_model, layer_seed
+from nodes.data.batching import batches
+from nodes.data.images import Dataset
+from nodes.data.loading import load_data
+from nodes.model.chain import Chain, Moment, layer_seed
+from nodes.model.checkpoint import checkpoint_path
+from nodes.model.factory import build_model
 from nodes.seeds import derive
-from nodes.segment import STAGE_LAYERS
-from nodes.stage import build_stage
+from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.stages.builtin import build_stage
+from nodes.training.in_process import run_in_process
+from nodes.training.report import Outcome
+from nodes.training.segment import STAGE_LAYERS
 
 
 def draw_like_parts(whole: nn.Module, chain: Chain, moment: list[Moment]) -> None:

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import vgg
 
-from nodes.networks import small_cnn
+from nodes.zoo.small_cnn import small_cnn
 
 
 class Block(nn.Module):

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nodes.messages import Tensors
-from nodes.stage import Stage
+from nodes.model.boundary import Tensors
+from nodes.stages.base import Stage
 
 
 class Bottleneck(Stage):

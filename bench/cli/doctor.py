@@ -1,0 +1,102 @@
+"""What does this machine have for the benchmarks? What cannot be seen is unknown, None."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, get_args
+
+from bench.execution import environment as conditions
+from bench.suite.document import InputError
+from netem.kernel import namespace_owner as owned
+from netem.kernel.shape import ShapeError, kinds
+from netem.kernel.tc import Kind
+
+Facts = dict[str, Any]
+
+
+def examine(data_dir: Path | None) -> Facts:
+    """Python and packages, machine, kernel's link shaping, GPU, and the data sets found in ``data_dir``."""
+    return {
+        "versions": conditions.versions(),
+        "machine": conditions.machine(),
+        "root": os.geteuid() == 0,
+        "kernel": _kernel(),
+        "left": [Path(path).name for path in owned.left()],
+        "gpu": _gpu(),
+        "data": None if data_dir is None else str(data_dir),
+        "data_sets": _data_sets(data_dir),
+    }
+
+
+def clean() -> list[str]:
+    """Remove the network namespaces that killed runs left; their names. Raises InputError where it may not."""
+    try:
+        return owned.sweep()
+    except OSError as error:
+        raise InputError([f"--clean: {error}; run it as root"]) from None
+
+
+def _kernel() -> dict[str, bool | None]:
+    """Which of its schedulers can shape links: tried as root, else as its configuration says."""
+    if os.geteuid() == 0:
+        with suppress(ShapeError):  # no namespaces, as in many a container
+            found = kinds()
+            return {kind: kind in found for kind in get_args(Kind)}
+        return dict.fromkeys(get_args(Kind), False)
+    return {kind: conditions.kernel_has(kind) for kind in get_args(Kind)}
+
+
+def _gpu() -> str | None:
+    """Its name; None where torch finds none."""
+    if not conditions.cuda_available():
+        return None
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.get_device_name()
+
+
+def _data_sets(data_dir: Path | None) -> dict[str, str]:
+    """ "found", or what is missing, by data set."""
+    from nodes.data import datasets as data  # noqa: PLC0415
+
+    found = {}
+    for name in data.names():
+        try:
+            data.check(name, data_dir)
+            found[name] = "found"
+        except ValueError as error:
+            found[name] = str(error).removeprefix(f"{name}: ")
+    return found
+
+
+def as_lines(facts: Facts) -> list[str]:
+    """``facts`` for a person."""
+    machine, kernel = facts["machine"], facts["kernel"]
+    shaping = ", ".join(f"{name} {_known(there)}" for name, there in kernel.items())
+    versions = ", ".join(f"{name} {version or 'missing'}" for name, version in facts["versions"].items())
+    return [
+        f"machine   {machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.1f} GiB",
+        f"system    {machine['system']}, {'root' if facts['root'] else 'not root'}",
+        f"versions  {versions}",
+        f"kernel    {shaping} ({_meaning(facts)}; emulated shaping works everywhere)",
+        *(f"removed   {name}" for name in facts.get("swept", [])),
+        *(f"left      {name}, by a run that was killed; bench doctor --clean removes it" for name in facts["left"]),
+        f"gpu       {facts['gpu'] or 'none'}",
+        f"data      {facts['data'] or 'no folder; give --data DIR or set BENCH_DATA'}",
+        *(f"  {name:<13} {state}" for name, state in facts["data_sets"].items()),
+    ]
+
+
+def _meaning(facts: Facts) -> str:
+    """What --shaping kernel would do."""
+    if not facts["root"]:
+        return "--shaping kernel needs root"
+    if facts["kernel"]["netem"]:
+        return "--shaping kernel does all by netem"
+    if facts["kernel"]["tbf"]:
+        return "--shaping kernel does rates by tbf and emulates the rest"
+    return "no --shaping kernel here"
+
+
+def _known(there: bool | None) -> str:
+    return "unknown" if there is None else "yes" if there else "no"

@@ -1,0 +1,42 @@
+"""Which suites come with the package, and what is in them? Read, not checked: no experiment is imported."""
+
+from typing import Any
+
+from bench.execution.loader import packaged
+from bench.suite.document import read
+from bench.suite.schema import SuiteFile
+from bench.suite.strict_yaml import convert
+
+
+def suites() -> list[dict[str, Any]]:
+    """Every packaged suite with its experiments. Raises InputError."""
+    found = []
+    for name, path in packaged().items():
+        document = read(path)
+        suite = convert(document, SuiteFile)
+        document.check()
+        assert suite is not None
+        found.append(
+            {
+                "name": name,
+                "title": suite.title,
+                "description": suite.description,
+                "path": str(path),
+                "include": suite.include,
+                "experiments": [
+                    {"name": spec.name, "title": spec.title, "mode": spec.mode} for spec in suite.experiments
+                ],
+                "claims": len(suite.claims),
+            }
+        )
+    return found
+
+
+def as_lines(found: list[dict[str, Any]]) -> list[str]:
+    """``found`` for a person."""
+    lines = []
+    for suite in found:
+        includes = f", includes {', '.join(suite['include'])}" if suite["include"] else ""
+        lines.append(f"{suite['name']}: {suite['title']}{includes}")
+        lines += [f"  {spec['name']:<20} {spec['mode']:<11} {spec['title']}" for spec in suite["experiments"]]
+    return lines

@@ -1,0 +1,229 @@
+"""What does ``bench`` do on the command line? One function a command; each imports what it needs.
+
+Exit codes: 0 all that was asked for ran, 1 ``check`` found a regression, 2 unusable input, 3 an experiment
+failed, 130 Ctrl-C, 143 SIGTERM.
+"""
+# ruff: noqa: PLC0415 - so that --help and list need no torch
+
+import json
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.cli.arguments import parser
+from bench.execution.environment import data_folder
+from bench.suite.document import InputError
+from bench.suite.parameter_types import make_importable
+
+OK, REGRESSION, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = parser().parse_args(words)
+    except SystemExit as stop:  # --help is 0, a wrong argument 2
+        return int(stop.code or 0)
+    make_importable(Path())
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin slow whoever else computes
+    try:
+        return COMMANDS[arguments.command](arguments, words)
+    except InputError as error:
+        print(*error.lines, sep="\n", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `bench list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _print(lines: Iterable[str]) -> None:
+    print(*lines, sep="\n")
+
+
+def _run(arguments: Namespace, words: list[str]) -> int:
+    from bench.console.view import Terminal
+    from bench.execution.plan import Options
+    from bench.execution.runner import run
+
+    options = Options(
+        suites=tuple(arguments.suites),
+        scale=arguments.scale,
+        out=arguments.out,
+        seed=arguments.seed,
+        only=tuple(arguments.only),
+        device=arguments.device,
+        shaping=arguments.shaping,
+        data=data_folder(arguments.data),
+        resume=arguments.resume,
+        jobs=arguments.jobs,
+        allow_uncalibrated=arguments.allow_uncalibrated,
+        arguments=("bench", *words),
+    )
+    with _terminable() as terminated:
+        try:
+            code = run(options, Terminal()).exit_code
+        except KeyboardInterrupt:  # before anything ran, or a second one
+            code = INTERRUPTED
+    return TERMINATED if terminated and code == INTERRUPTED else code
+
+
+@contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """SIGTERM ends what runs as Ctrl-C does; it is then in the list."""
+    terminated: list[int] = []
+
+    def end(number: int, _frame: Any) -> None:
+        terminated.append(number)
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _list(arguments: Namespace, _words: list[str]) -> int:
+    from bench.cli.list_suites import as_lines, suites
+
+    found = suites()
+    _print_json(found) if arguments.json else _print(as_lines(found))
+    return OK
+
+
+def _validate(arguments: Namespace, _words: list[str]) -> int:
+    from bench.execution.loader import load
+
+    try:
+        suites = load(arguments.suites, data_folder(arguments.data))
+    except InputError as error:
+        if arguments.json:
+            _print_json({"valid": False, "errors": error.lines})
+        raise
+    experiments = [experiment.name for suite in suites for experiment in suite.experiments]
+    if arguments.json:
+        _print_json({"valid": True, "errors": [], "experiments": experiments})
+    else:
+        print(f"valid: {len(suites)} suites, {len(experiments)} experiments")
+    return OK
+
+
+def _report(arguments: Namespace, _words: list[str]) -> int:
+    from reports.pages.report import ReportError, write_report
+
+    try:
+        print(write_report(arguments.folder))
+    except ReportError as error:
+        raise InputError([str(error)]) from None
+    return OK
+
+
+def _check(arguments: Namespace, _words: list[str]) -> int:
+    from bench.gate import compare as gate
+    from bench.gate import report as gate_report
+
+    try:
+        run = gate.read_run(arguments.folder)
+        if arguments.update:
+            count = gate.write_baseline(arguments.against, run)
+            updated = {"updated": str(arguments.against), "records": count}
+            _print_json(updated) if arguments.json else print(f"{arguments.against}: {count} records")
+            return OK
+        outcomes = gate.compare(run, gate.read_baseline(arguments.against))
+        if arguments.junit:
+            arguments.junit.write_text(gate_report.as_junit(outcomes), encoding="utf-8")
+    except (gate.GateInputError, OSError) as error:
+        raise InputError([str(error)]) from None
+    if arguments.json:
+        _print_json(gate_report.as_json(outcomes))
+    else:
+        print(gate_report.as_markdown(outcomes), end="")
+    return REGRESSION if any(outcome.failed for outcome in outcomes) else OK
+
+
+def _profile(arguments: Namespace, _words: list[str]) -> int:
+    from bench.cli.profile import run_profile
+    from bench.suite.parameter_types import check_model
+
+    try:
+        check_model(arguments.model)
+    except ValueError as error:
+        raise InputError([f"MODEL: {error}"]) from None
+    profiled = run_profile(arguments.model, arguments.input, arguments.granularity)
+    if arguments.json:
+        _print_json(profiled)
+        return OK
+    print(f"{'layer':<40}{'forward':>12}{'backward':>12}{'bytes out':>12}{'parameters':>12}")
+    columns = ("layers", "forward_s", "backward_s", "boundary_bytes", "parameters")
+    layers, forward_s, backward_s, boundary_bytes, parameters = (profiled[column] for column in columns)
+    for row in zip(layers, forward_s, backward_s, boundary_bytes[1:], parameters, strict=True):
+        print("{:<40}{:>9.3f} ms{:>9.3f} ms{:>12}{:>12}".format(row[0], row[1] * 1e3, row[2] * 1e3, *row[3:]))
+    return OK
+
+
+def _split(arguments: Namespace, _words: list[str]) -> int:
+    from bench.cli.split import run_split
+
+    found = run_split(arguments.plan)
+    if arguments.json:
+        _print_json(found)
+    else:
+        _print(f"{key}: {value}" for key, value in found.items())
+    return OK
+
+
+def _links(arguments: Namespace, _words: list[str]) -> int:
+    import msgspec
+
+    from bench.execution.environment import shaping
+    from bench.live.link_calibration import as_lines, run_links
+
+    rows = run_links(shaping(arguments.shaping))
+    _print_json(msgspec.to_builtins(rows, str_keys=True)) if arguments.json else _print(as_lines(rows))
+    return OK
+
+
+def _node(arguments: Namespace, _words: list[str]) -> int:
+    from bench.cli.node import run_node
+
+    return run_node(arguments.name, arguments.host, arguments.port, arguments.once)
+
+
+def _doctor(arguments: Namespace, _words: list[str]) -> int:
+    from bench.cli.doctor import as_lines, clean, examine
+
+    swept = clean() if arguments.clean else []
+    facts = examine(data_folder(arguments.data)) | {"swept": swept}
+    _print_json(facts) if arguments.json else _print(as_lines(facts))
+    return OK
+
+
+COMMANDS: dict[str, Callable[[Namespace, list[str]], int]] = {
+    "run": _run,
+    "list": _list,
+    "validate": _validate,
+    "report": _report,
+    "check": _check,
+    "profile": _profile,
+    "split": _split,
+    "links": _links,
+    "node": _node,
+    "doctor": _doctor,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

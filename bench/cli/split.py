@@ -1,0 +1,156 @@
+"""What does ``bench split PLAN.yaml`` answer? Reads the plan strictly and searches its best split.
+
+A split costs its compute, plus over each link used 8 * bytes / rate + delay. For training, parameter moves
+and ties see ``nodes.splitting.search``. Times in seconds, sizes in bytes, energy in joules.
+"""
+
+from collections.abc import Iterator, Sized
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from bench.suite.document import Key, read
+from bench.suite.strict_yaml import convert
+from nodes.imports import did_you_mean
+from nodes.splitting.search import move_s, search, transfer_s
+from nodes.wire.split_costs import message_bytes
+
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e18)]  # bounded, as rates are, so that no cost overflows
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Metric = Literal["latency", "energy"]
+
+
+class Link(msgspec.Struct, frozen=True):
+    """The link from one node to the next."""
+
+    rate_bps: Annotated[float, msgspec.Meta(ge=1e-9)]
+    delay_s: Amount
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """P nodes, L layers: what each node takes for each layer, and each link for each boundary."""
+
+    nodes: Annotated[list[Name], msgspec.Meta(min_length=1)]
+    compute_s: dict[str, list[Amount]]  # {node: [L]}
+    boundary_bytes: Annotated[list[Amount], msgspec.Meta(min_length=2)]  # [L+1]: the input, each layer's result
+    links: list[Link] = []  # [P-1]
+    backward_s: dict[str, list[Amount]] = {}  # {node: [L]}, in training
+    gradient_bytes: list[Amount] = []  # [L+1], what returns for each boundary in training
+    parameter_bytes: list[Amount] = []  # [L], moved if the split changes from current_splits
+    current_splits: list[Annotated[int, msgspec.Meta(ge=0)]] = []  # [P-1], layers done when leaving each node
+    energy_j: dict[str, list[Amount]] = {}  # {node: [L]}
+    objective: dict[Metric, Amount] | Metric = "latency"  # a weight for each metric that counts, or the only one
+
+
+def run_split(path: Path) -> dict[str, Any]:
+    """The best split of the plan at ``path``, ready for JSON.
+
+    ``cost_s`` is its cost, ``splits`` [P-1] the layers done when leaving node 1 to P-1, ``sci_bytes`` [P-1]
+    the size of the split-cost message that goes upstream over each link. Raises InputError.
+    """
+    plan = read_plan(path)
+    split = search(*plan_costs(plan))
+    return {"cost_s": split.cost, "splits": split.splits, "sci_bytes": sci_bytes(plan)}
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check the plan at ``path``. Raises InputError with every error found."""
+    document = read(path)
+    plan = convert(document, Plan)
+    if plan is not None:
+        for key, message in _contradictions(plan):
+            document.problem(key, message)
+    document.check()
+    assert plan is not None
+    return plan
+
+
+def plan_costs(plan: Plan) -> tuple[list[list[float]], list[list[float]]]:
+    """Weighted costs of each layer on each node [P][L] and of each boundary on each link [P-1][L+1].
+
+    The weights combine metrics linearly (HiveMind, Eq. 11). Energy is that of computing alone.
+    """
+    latency, energy = _weight(plan, "latency"), _weight(plan, "energy")
+    none = [0.0] * len(plan.compute_s[plan.nodes[0]])
+    layer_costs = [
+        [
+            latency * (forward + backward) + energy * joules
+            for forward, backward, joules in zip(
+                plan.compute_s[node],
+                plan.backward_s.get(node, none),
+                plan.energy_j.get(node, none),
+                strict=True,
+            )
+        ]
+        for node in plan.nodes
+    ]
+    link_costs = [[latency * seconds for seconds in _link_s(plan, p)] for p in range(len(plan.links))]
+    return layer_costs, link_costs
+
+
+def sci_bytes(plan: Plan) -> list[int]:
+    """Bytes [P-1] of the split-cost message, whole as encoded, that goes from node p + 1 to node p."""
+    return [message_bytes(node, len(plan.boundary_bytes) - 1) for node in plan.nodes[1:]]
+
+
+def _link_s(plan: Plan, p: int) -> list[float]:
+    link = plan.links[p]
+    seconds = transfer_s(plan.boundary_bytes, link.rate_bps, link.delay_s, plan.gradient_bytes or None)
+    if not plan.parameter_bytes:
+        return seconds
+    moves = move_s(plan.parameter_bytes, plan.current_splits[p], link.rate_bps, link.delay_s)
+    return [transfer + move for transfer, move in zip(seconds, moves, strict=True)]
+
+
+def _weight(plan: Plan, metric: Metric) -> float:
+    if isinstance(plan.objective, str):
+        return float(plan.objective == metric)
+    return plan.objective.get(metric, 0.0)
+
+
+def _contradictions(plan: Plan) -> Iterator[tuple[Key, str]]:
+    """The (key, message) of everything in ``plan`` that does not fit the rest of it."""
+    layers, links = len(plan.boundary_bytes) - 1, len(plan.nodes) - 1
+    for p, node in enumerate(plan.nodes):
+        if node in plan.nodes[:p]:
+            yield ("nodes", p), f"{node!r} is named twice"
+    yield from _table("compute_s", plan.compute_s, plan)
+    yield from _length(("links",), plan.links, links, "one fewer than nodes")
+    if plan.backward_s:
+        yield from _table("backward_s", plan.backward_s, plan)
+    if plan.gradient_bytes:
+        yield from _length(("gradient_bytes",), plan.gradient_bytes, layers + 1, "as many as boundary_bytes")
+    if plan.parameter_bytes or plan.current_splits:
+        yield from _length(("parameter_bytes",), plan.parameter_bytes, layers, "one per layer")
+        yield from _length(("current_splits",), plan.current_splits, links, "one fewer than nodes")
+    for p, split in enumerate(plan.current_splits):
+        least = max([0, *plan.current_splits[:p]])
+        if not least <= split <= layers:
+            yield ("current_splits", p), f"{split} layers done is not between {least} and {layers}"
+    yield from _objective(plan)
+
+
+def _objective(plan: Plan) -> Iterator[tuple[Key, str]]:
+    if plan.energy_j:
+        yield from _table("energy_j", plan.energy_j, plan)
+    elif _weight(plan, "energy"):
+        yield ("energy_j",), "this key is required where the objective counts energy"
+    if not _weight(plan, "latency") and not _weight(plan, "energy"):
+        yield ("objective",), "needs a weight above 0"
+
+
+def _table(key: str, table: dict[str, list[float]], plan: Plan) -> Iterator[tuple[Key, str]]:
+    """What is wrong with ``table`` {node: [L]}."""
+    for node in plan.nodes:
+        if node not in table:
+            yield (key, node), "this node is missing"
+    for node, values in table.items():
+        if node not in plan.nodes:
+            yield (key, node), f"is none of the nodes{did_you_mean(node, plan.nodes)}"
+        yield from _length((key, node), values, len(plan.boundary_bytes) - 1, "one fewer than boundary_bytes")
+
+
+def _length(key: Key, values: Sized, expected: int, why: str) -> Iterator[tuple[Key, str]]:
+    if len(values) != expected:
+        yield key, f"has {len(values)} entries, needs {expected} ({why})"

@@ -1,0 +1,125 @@
+"""Under which conditions does a run measure? Device, shaping, machine and versions, found once."""
+
+import gzip
+import os
+import platform
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from bench.suite.document import InputError
+from reports.record import Mode, Shaping
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+ShapingChoice = Literal["auto", "none", "emulated", "kernel"]
+PACKAGES = ("splitmec", "torch", "torchvision", "aiohttp", "uvloop", "msgspec", "numpy", "pandas")
+
+
+def data_folder(given: Path | None) -> Path | None:
+    """The folder with data sets: the one given, else ``$BENCH_DATA``. Raises InputError where it is none."""
+    inherited = os.environ.get("BENCH_DATA")
+    folder = given or (Path(inherited) if inherited else None)
+    if folder is not None and not folder.is_dir():
+        raise InputError([f"{'--data' if given else 'BENCH_DATA'}: {folder} is no folder"])
+    return folder
+
+
+def device(choice: DeviceChoice) -> str:
+    """ "cpu" or "cuda". Raises InputError where CUDA is asked for and cannot be used."""
+    if choice == "cpu":
+        return "cpu"
+    found = cuda_available()
+    if choice == "cuda" and not found:
+        raise InputError(["--device: cuda: torch finds no CUDA device here; give cpu or auto"])
+    return "cuda" if found else "cpu"
+
+
+def cuda_available() -> bool:
+    """Whether torch can use a GPU. Asks NVML, so no CUDA context is made that a fork would break."""
+    if not Path("/dev/nvidiactl").exists() and not Path("/dev/dxg").exists():
+        return False
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.is_available()
+
+
+def shaping(choice: ShapingChoice) -> Shaping:
+    """How links are shaped. The kernel only if asked, and tried; raises InputError where it cannot."""
+    if choice in ("auto", "emulated"):
+        return "emulated"
+    if choice == "none":
+        return "none"
+    if os.geteuid() != 0:
+        raise InputError(["--shaping: kernel: needs root; give emulated, or run as root"])
+    from netem.kernel.shape import ShapeError, kinds  # noqa: PLC0415  (pyroute2)
+
+    try:
+        found = kinds()
+    except ShapeError as error:
+        raise InputError([f"--shaping: kernel: {error}; give emulated"]) from None
+    if not found:
+        raise InputError(["--shaping: kernel: this kernel has neither netem nor tbf; give emulated"])
+    return "kernel" if "netem" in found else "tbf+emulated"
+
+
+def shaping_of(mode: Mode, chosen: Shaping) -> Shaping:
+    """What ``chosen`` means in ``mode``: in-process has no links, virtual ones are never the kernel's."""
+    if mode == "in-process":
+        return "none"
+    return "emulated" if mode == "virtual" and chosen != "none" else chosen
+
+
+def kernel_has(scheduler: Literal["netem", "tbf"]) -> bool | None:
+    """Whether the running kernel has this packet scheduler, or can load it; None if that is unknown."""
+    if Path("/sys/module", f"sch_{scheduler}").exists():
+        return True
+    symbol, config = f"CONFIG_NET_SCH_{scheduler.upper()}", _kernel_config()
+    if f"# {symbol} is not set" in config:
+        return False
+    return True if f"{symbol}=y" in config or f"{symbol}=m" in config else None
+
+
+def _kernel_config() -> list[str]:
+    """The lines of the kernel's configuration; none where it cannot be read."""
+    with suppress(OSError):
+        return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode().splitlines()
+    with suppress(OSError):
+        return Path(f"/boot/config-{platform.release()}").read_text().splitlines()
+    return []
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine() -> dict[str, str | int | None]:
+    """What the numbers were measured on."""
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": _cpu(),
+        "cores": cores(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and the packages that numbers depend on; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found

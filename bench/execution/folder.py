@@ -1,0 +1,189 @@
+"""What does a run leave in its folder? Opens it, new or to go on with, and writes all but the records."""
+
+import itertools
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.execution import environment as conditions
+from bench.execution.journal import Journal, case_key
+from bench.execution.plan import Outcome, Plan, status
+from bench.suite.document import InputError
+from bench.suite.schema import Case, Suite, digest
+from reports.claims.verdict import judge
+from reports.pages.report import write_report
+from reports.record import read_records
+
+# What must be the same for a run to be gone on with.
+SAME = ("scale", "seed", "dataset", "shaping", "device", "machine", "versions")
+Tree = dict[str, Any]
+
+
+class Output:
+    """The folder of one run. Raises InputError if it holds what cannot be gone on with."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.folder = plan.options.out or _default_folder(plan.options.suites)
+        try:
+            found = self.folder.is_dir() and any(self.folder.iterdir())
+        except OSError as error:
+            raise InputError([f"--out: {self.folder}: {error.strerror}"]) from None
+        if found and not plan.options.resume:
+            raise InputError([f"--out: {self.folder} is not empty; give --resume to go on with the run there"])
+        earlier = _read_environment(self.folder / "environment.json") if found else {}
+        self.environment = _environment(plan) | {"run": _run_name(plan.options.suites)}
+        if earlier:
+            self._check_same(earlier)
+            self.environment |= {key: earlier[key] for key in ("run", "started")}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.journal = Journal(self.folder)
+        except OSError as error:
+            raise InputError([f"--out: {self.folder}: {error.strerror}"]) from None
+        self._check_recorded()
+        self.earlier_failures = {
+            f"{suite['name']}/{experiment['name']}": experiment["reason"]
+            for suite in earlier.get("suites", [])
+            for experiment in suite["experiments"]
+            if experiment["status"] == "failed"
+        }
+
+    @property
+    def run(self) -> str:
+        """The name of the run in its records."""
+        return str(self.environment["run"])
+
+    def _check_same(self, earlier: Tree) -> None:
+        lines = [
+            f"--resume: {self.folder}: {key} was {earlier.get(key)}, is {self.environment[key]} now"
+            for key in SAME
+            if earlier.get(key) != self.environment[key]
+        ]
+        if lines:
+            raise InputError(lines)
+
+    def _check_recorded(self) -> None:
+        """Records stand beside those to come only if the suites still ask for the very same."""
+        asked = {case_key(case): case for cases in self._plan.cases.values() for case in cases}
+        changed = {
+            f"{done.suite}/{done.experiment}"
+            for key, done in self.journal.done.items()
+            if key not in asked or asked[key].sha256 != done.sha256
+        }
+        if changed:
+            names = ", ".join(sorted(changed))
+            raise InputError([f"--resume: {self.folder}: the suites ask for something else now in {names}"])
+
+    def recorded_failures(self) -> dict[str, str]:
+        """Of the selected experiments, those with a recorded case of which some numbers were not finite, and why."""
+        selected = {experiment.name for experiment in self._plan.selected}
+        done = self.journal.done.values()
+        failures = {f"{one.suite}/{one.experiment}": one.failure for one in done if one.failure}
+        return {name: failure for name, failure in failures.items() if name in selected}
+
+    def scratch(self, case: Case) -> Path:
+        """The folder for files of ``case``'s own; what an earlier run left there is kept."""
+        name = case.experiment.name.replace("/", "-")
+        return self.folder / ".scratch" / f"{name}-{digest([case_key(case), case.sha256])[:12]}"
+
+    def log_error(self, title: str, text: str) -> None:
+        """Keep the traceback of a failure."""
+        with (self.folder / "errors.log").open("a", encoding="utf-8") as file:
+            file.write(f"{title}\n{text}\n")
+
+    def write_environment(self, outcome: Outcome, ended: bool = False) -> None:
+        """Write ``environment.json`` with what became of each experiment so far."""
+        self.environment["ended"] = _now() if ended else None
+        self.environment["suites"] = [self._suite(suite, outcome) for suite in self._plan.suites]
+        _write_json(self.folder / "environment.json", self.environment)
+
+    def _suite(self, suite: Suite, outcome: Outcome) -> Tree:
+        file = suite.file
+        return {
+            "name": file.name,
+            "title": file.title,
+            "description": file.description,
+            "path": str(suite.path),
+            "sha256": suite.sha256,
+            "gate": file.gate,
+            "fronts": file.fronts,
+            "experiments": [
+                {
+                    "name": experiment.spec.name,
+                    "title": experiment.spec.title,
+                    "description": experiment.spec.description,
+                    "figures": experiment.spec.figures,
+                    **status(self._plan, experiment, self.journal.done, outcome)._asdict(),
+                    "seconds": self._seconds(suite.file.name, experiment.spec.name),
+                }
+                for experiment in suite.experiments
+            ],
+        }
+
+    def _seconds(self, suite: str, experiment: str) -> float | None:
+        seconds = [
+            done.seconds for done in self.journal.done.values() if (done.suite, done.experiment) == (suite, experiment)
+        ]
+        return sum(seconds) if seconds else None
+
+    def finish(self, outcome: Outcome) -> Path:
+        """Judge the claims and write the report; its path."""
+        with suppress(OSError):  # not empty: a case was not recorded
+            (self.folder / ".scratch").rmdir()
+        self.write_environment(outcome, ended=True)
+        records = list(read_records(self.journal.records_path))
+        judged = [judge(claim, suite.file.name, records) for suite in self._plan.suites for claim in suite.file.claims]
+        _write_json(self.folder / "claims.json", judged)
+        return write_report(self.folder)
+
+
+def _default_folder(suites: tuple[str, ...]) -> Path:
+    base = Path("runs", _run_name(suites))
+    names = itertools.chain([base], (base.with_name(f"{base.name}-{n}") for n in itertools.count(2)))
+    return next(path for path in names if not path.exists())
+
+
+def _run_name(suites: tuple[str, ...]) -> str:
+    stems = "+".join(Path(suite).stem for suite in suites)
+    return f"{stems}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _environment(plan: Plan) -> Tree:
+    """The conditions and the time, ready for JSON."""
+    return {
+        "suites": [],
+        "scale": plan.options.scale,
+        "seed": plan.options.seed,
+        "shaping": plan.shaping,
+        "device": plan.device,
+        "dataset": plan.dataset,
+        "data": None if plan.options.data is None else str(plan.options.data),
+        "started": _now(),
+        "ended": None,
+        "machine": conditions.machine(),
+        "versions": conditions.versions(),
+        "arguments": list(plan.options.arguments),
+    }
+
+
+def _read_environment(path: Path) -> Tree:
+    try:
+        earlier: Tree = msgspec.json.decode(path.read_bytes(), type=Tree)
+    except (OSError, msgspec.DecodeError):
+        raise InputError([f"--resume: {path.parent} holds no run of bench; give another --out"]) from None
+    return earlier
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Write as a whole or not at all, so a kill leaves what was there."""
+    part = path.with_name(f".{path.name}")
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    part.replace(path)

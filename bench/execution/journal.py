@@ -1,0 +1,122 @@
+"""Which cases of a run are recorded? Appends each as a whole, so that a kill at any time loses one at most.
+
+Beside ``records.jsonl`` stands ``.cases.jsonl``: a line for each case, with how long ``records.jsonl`` was
+after it. What either holds beyond that was torn, and is cut off.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from bench.suite.document import InputError
+from bench.suite.schema import Case
+from reports.record import CaseValue, Record
+
+
+class Done(msgspec.Struct, frozen=True):
+    """A case that is recorded. ``records_bytes``: of ``records.jsonl`` up to its last record.
+
+    ``failure`` says why some of its measurements are not among them; running it again would change nothing.
+    """
+
+    suite: str
+    experiment: str
+    case: dict[str, CaseValue]
+    seed: int
+    sha256: str
+    seconds: float
+    records_bytes: int
+    failure: str = ""
+
+    @property
+    def key(self) -> str:
+        """Tells cases of a run apart."""
+        return _key(self.suite, self.experiment, self.case, self.seed)
+
+
+def case_key(case: Case) -> str:
+    """The key of the ``Done`` of ``case``."""
+    return _key(case.experiment.suite, case.experiment.spec.name, case.case, case.seed)
+
+
+def _key(*parts: object) -> str:
+    return msgspec.json.encode(parts, order="sorted").decode()
+
+
+class Journal:
+    """The recorded cases of the run in ``folder``, read when made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.records_path = folder / "records.jsonl"
+        self._cases_path = folder / ".cases.jsonl"
+        self.done: dict[str, Done] = {}
+        self._cases_bytes = 0
+        self._records_bytes = 0
+        self.records_path.touch()
+        if self.records_path.stat().st_size and not self._cases_path.exists():
+            raise InputError([f"{folder}: has records but no {self._cases_path.name}; give another --out"])
+        self._cases_path.touch()
+        self._read()
+        self._check_kept()
+        self._cut()
+
+    def _read(self) -> None:
+        *lines, _torn = self._cases_path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            try:
+                done = msgspec.json.decode(line, type=Done)
+            except msgspec.DecodeError as error:
+                raise InputError([f"{self._cases_path}:{number}: {error}; give another --out"]) from None
+            self.done[done.key] = done
+            self._cases_bytes += len(line) + 1
+            self._records_bytes = done.records_bytes
+
+    def _check_kept(self) -> None:
+        """Raise InputError if the records that are to be kept are not those that were written."""
+        with self.records_path.open("rb") as file:
+            kept = file.read(self._records_bytes)
+        if len(kept) < self._records_bytes:
+            raise InputError([f"{self.records_path}:1: records: some are missing; give another --out"])
+        *lines, rest = kept.split(b"\n")
+        decode = msgspec.json.Decoder(Record).decode
+        for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+            try:
+                decode(line)
+            except msgspec.DecodeError as error:
+                raise InputError([f"{self.records_path}:{number}: {error}; give another --out"]) from None
+
+    def _cut(self) -> None:
+        os.truncate(self.records_path, self._records_bytes)
+        os.truncate(self._cases_path, self._cases_bytes)
+
+    def add(self, case: Case, records: Iterable[Record], seconds: float, failure: str = "") -> None:
+        """Record ``case`` as a whole: all of it is on the disk afterwards, or none where this raises."""
+        lines = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
+        done = Done(
+            suite=case.experiment.suite,
+            experiment=case.experiment.spec.name,
+            case=case.case,
+            seed=case.seed,
+            sha256=case.sha256,
+            seconds=seconds,
+            records_bytes=self._records_bytes + len(lines),
+            failure=failure,
+        )
+        line = msgspec.json.encode(done) + b"\n"
+        try:
+            _append(self.records_path, lines)
+            _append(self._cases_path, line)
+        except BaseException:
+            self._cut()
+            raise
+        self.done[done.key] = done
+        self._records_bytes, self._cases_bytes = done.records_bytes, self._cases_bytes + len(line)
+
+
+def _append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,305 @@
+"""Is what a suite asks for there, and does it fit together? Finds, reads and checks suites; runs nothing."""
+
+import inspect
+import typing
+from collections.abc import Iterable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from bench.experiments import MODULES
+from bench.suite.document import Document, InputError, Key, read
+from bench.suite.experiment import Checked, DatasetChecked, ModeChecked, UseChecked
+from bench.suite.parameter_types import available_dataset, decoder, make_importable
+from bench.suite.schema import (
+    SCALES,
+    Axis,
+    Experiment,
+    ExperimentSpec,
+    Override,
+    Run,
+    Suite,
+    SuiteFile,
+    Teller,
+    digest,
+    points,
+)
+from bench.suite.strict_yaml import convert, sound
+from nodes.imports import did_you_mean, named
+from reports.claims.claim import Claim
+from reports.figures.pareto import FrontSpec
+from reports.record import CaseValue, Scale
+
+T = TypeVar("T")
+
+
+def packaged() -> dict[str, Path]:
+    """The suites that come with the package, by name."""
+    folder = Path(str(resources.files("suites")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(name: str, folder: Path) -> Path:
+    """The file that ``name`` means: a path from ``folder``, else a packaged suite. Raises ValueError."""
+    path = folder / name
+    if path.is_file():
+        return path
+    known = packaged()
+    if name not in known:
+        raise ValueError(f"no file and no packaged suite {name!r}{did_you_mean(name, known)}")
+    return known[name]
+
+
+def load(names: Iterable[str], data_dir: Path | None = None) -> list[Suite]:
+    """The suites that ``names`` mean and include, each once. Raises InputError with every error in them.
+
+    Suites that only include others are left out.
+    """
+    loader = _Loader(data_dir)
+    for name in names:
+        try:
+            loader.add(find(name, Path()), ())
+        except ValueError as error:
+            loader.problems.append(f"{name}:1: suite: {error}")
+    if loader.problems:
+        raise InputError(loader.problems)
+    return [suite for suite in loader.suites if suite.experiments or suite.file.claims]
+
+
+class _Loader:
+    """Reads suites depth first, each file once, and gathers what is wrong with them."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        self.data_dir = data_dir
+        self.suites: list[Suite] = []
+        self.problems: list[str] = []
+        self._hashes: dict[Path, str] = {}
+
+    def add(self, path: Path, parents: tuple[Path, ...]) -> str:
+        """Read ``path`` and what it includes; the hash of both."""
+        real = path.resolve()
+        if real not in self._hashes:
+            self._hashes[real] = ""
+            try:
+                document = read(path)
+            except InputError as error:
+                self.problems += error.lines
+            else:
+                if real not in packaged().values():
+                    make_importable(real.parent)
+                hashes = list(self._include(document, (*parents, real)))
+                self._hashes[real] = digest([document.value, hashes])
+                self._check(document, self._hashes[real])
+                self.problems += document.lines
+        return self._hashes[real]
+
+    def _include(self, document: Document, parents: tuple[Path, ...]) -> Iterator[str]:
+        names = document.value.get("include") if isinstance(document.value, dict) else None
+        for index, name in enumerate(names if isinstance(names, list) else []):
+            try:
+                path = find(str(name), document.path.parent)
+                if path.resolve() in parents:
+                    raise ValueError(f"{name!r} includes this file again")
+            except ValueError as error:
+                document.problem(("include", index), str(error))
+            else:
+                yield self.add(path, parents)
+
+    def _check(self, document: Document, sha256: str) -> None:
+        """Check all that can be checked, though parts of the document be wrong."""
+        convert(document, SuiteFile)
+        file = sound(document, SuiteFile, document.value, ())
+        if file is None:
+            return
+        if file.name in [suite.file.name for suite in self.suites]:
+            document.problem(("name",), f"there is another suite {file.name!r}")
+        specs = dict(_sound_items(document, "experiments", ExperimentSpec))
+        ready = list(_experiments(document, file, specs, self.data_dir))
+        _check_claims(document, specs.values())
+        _check_fronts(document, [spec.name for spec in specs.values()])
+        self.suites.append(Suite(file, document.path, sha256, ready))
+
+
+def _sound_items(document: Document, name: str, kind: type[T]) -> Iterator[tuple[int, T]]:
+    """What is right in each item of the list ``name``, and where it stands."""
+    items = document.value.get(name)
+    for index, value in enumerate(items if isinstance(items, list) else []):
+        item = sound(document, kind, value, (name, index))
+        if item is not None:
+            yield index, item
+
+
+def _experiments(
+    document: Document, file: SuiteFile, specs: dict[int, ExperimentSpec], data_dir: Path | None
+) -> Iterator[Experiment]:
+    seen: set[str] = set()
+    for index, spec in specs.items():
+        at: Key = ("experiments", index)
+        if spec.name in seen:
+            document.problem((*at, "name"), f"there is another experiment {spec.name!r}")
+        seen.add(spec.name)
+        if spec.parallel and spec.mode == "live":
+            document.problem((*at, "parallel"), "cases of mode live start nodes of their own, which need all cores")
+        dataset = "unknown"
+        try:
+            dataset = available_dataset(spec.dataset or file.dataset, data_dir)
+        except ValueError as error:
+            document.problem((*at, "dataset") if spec.dataset else ("dataset",), str(error))
+        try:
+            function, kind = resolve_run(spec.run)
+        except ValueError as error:
+            document.problem((*at, "run"), str(error))
+        else:
+            experiment = Experiment(
+                file.name, spec, function, kind, dataset, decoder(data_dir), _teller(document, at, spec)
+            )
+            _check_parameters(document, at, experiment)
+            yield experiment
+
+
+def resolve_run(run: str) -> tuple[Run, type[msgspec.Struct]]:
+    """The function that ``run`` names and the type of its parameters. Raises ValueError."""
+    if ":" in run:
+        function = named(run)
+    else:
+        file, _, name = run.rpartition(".")
+        if file not in MODULES:
+            hint = did_you_mean(file, MODULES) or "; functions of one's own are module:function"
+            raise ValueError(f"no file {file!r} in bench.experiments{hint}")
+        function = named(f"bench.experiments.{MODULES[file]}:{name}")
+    try:
+        first = next(iter(inspect.signature(function).parameters), "")
+        kind = typing.get_type_hints(function).get(first)
+    except (NameError, TypeError, ValueError) as error:
+        raise ValueError(f"{run}: its annotations cannot be read: {error}") from None
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        raise ValueError(f"{run}: the first argument must be annotated with a msgspec.Struct of parameters")
+    return function, kind
+
+
+def _check_parameters(document: Document, at: Key, experiment: Experiment) -> None:
+    """Note every parameter, of the experiment and its scales and grids, that the function does not take."""
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(experiment.parameters_type)}
+    for key, name, value in _given(document, at, experiment.spec):
+        if name in fields:
+            convert(document, fields[name], experiment.dec_hook, value=value, at=key)
+        else:
+            takes = did_you_mean(name, fields) or f"; it takes {', '.join(fields) or 'none'}"
+            where = key[: key.index(name) + 1]  # not each value of a grid
+            document.problem(where, f"no parameter of {experiment.spec.run}{takes}")
+    if not document.wrong(at):
+        _check_points(document, at, experiment)
+    if not document.wrong(at):
+        _check_use(document, at, experiment)
+
+
+def _given(document: Document, at: Key, spec: ExperimentSpec) -> Iterator[tuple[Key, str, Any]]:
+    """(where it stands, name, value) of every parameter in ``spec``."""
+    layers: list[tuple[Key, dict[str, Any], dict[str, Axis]]] = [(at, spec.parameters, spec.grid)]
+    layers += [((*at, "scales", name), scale.parameters, scale.grid) for name, scale in spec.scales.items()]
+    for here, parameters, grid in layers:
+        for name, value in parameters.items():
+            yield (*here, "parameters", name), name, value
+        for name, axis in grid.items():
+            key: Key = (*here, "grid", name)
+            if not axis or (isinstance(axis, list) and any(axis.count(value) > 1 for value in axis)):
+                document.problem(key, "needs one value or more, each once")
+            for part, value in axis.items() if isinstance(axis, dict) else enumerate(axis):
+                yield (*key, part), name, value
+
+
+def _check_points(document: Document, at: Key, experiment: Experiment) -> None:
+    """Note parameters that are each right but not together, each message once."""
+    said = set()
+    for scale in SCALES:
+        here = experiment.spec.at(scale)
+        for case, point in points(here.grid):
+            for key, message in _together(experiment, here.parameters | point):
+                stands = (*at, *_given_at(experiment.spec, scale, case, key))
+                if (stands, message) not in said:
+                    said.add((stands, message))
+                    values = "".join(f", {name} {value}" for name, value in case.items())
+                    document.problem(stands, f"{message} (at scale {scale}{values})")
+
+
+def _together(experiment: Experiment, values: dict[str, Any]) -> Iterator[tuple[Key, str]]:
+    """(key, message) of what is wrong with all of ``values`` together; the key is empty where it is unknown."""
+    try:
+        parameters = experiment.parameters(values)
+    except msgspec.ValidationError as error:
+        yield (), str(error)
+    else:
+        if isinstance(parameters, Checked):
+            yield from parameters.check()
+        if isinstance(parameters, ModeChecked):
+            yield from parameters.check_mode(experiment.spec.mode)
+        if isinstance(parameters, DatasetChecked):
+            yield from parameters.check_dataset(experiment.dataset)
+
+
+def _check_use(document: Document, at: Key, experiment: Experiment) -> None:
+    """Note what is given and of use in no case at any scale, once where it stands."""
+    every = [here.parameters | point for here in map(experiment.spec.at, SCALES) for _, point in points(here.grid)]
+    unused = [set(one.unused()) for one in map(experiment.parameters, every) if isinstance(one, UseChecked)]
+    idle = dict(set.intersection(*unused)) if unused else {}
+    given = {key[: key.index(name) + 1]: (name,) for key, name, _ in _given(document, at, experiment.spec)}
+    for stands, key in given.items():
+        if key in idle:
+            document.problem(stands, idle[key])
+
+
+def _given_at(spec: ExperimentSpec, scale: Scale, case: dict[str, CaseValue], key: Key) -> Key:
+    """Where ``spec`` gives the parameter of ``key`` at ``scale`` in ``case``: what decides first comes first."""
+    if not key:
+        return ("parameters",)
+    name, *rest = key
+    places: list[tuple[Key, ExperimentSpec | Override]] = [((), spec)]
+    if scale in spec.scales:
+        places.insert(0, (("scales", scale), spec.scales[scale]))
+    for here, layer in places:
+        if axis := layer.grid.get(str(name)):
+            label = case[str(name)]
+            part = str(label) if isinstance(axis, dict) else axis.index(label)
+            return (*here, "grid", name, part, *rest)
+    given = (here for here, layer in places if name in layer.parameters)
+    return (*next(given, ()), "parameters", *key)
+
+
+def _teller(document: Document, at: Key, spec: ExperimentSpec) -> Teller:
+    def told(scale: Scale, case: dict[str, CaseValue], key: Key, message: str) -> str:
+        return document.told((*at, *_given_at(spec, scale, case, key)), message)
+
+    return told
+
+
+def _check_claims(document: Document, specs: Iterable[ExperimentSpec]) -> None:
+    """Note claims that speak of experiments, or of cases of a grid, that the suite does not have."""
+    by_name = {spec.name: spec for spec in specs}
+    seen: set[str] = set()
+    for index, claim in _sound_items(document, "claims", Claim):
+        at: Key = ("claims", index)
+        if claim.claim in seen:
+            document.problem((*at, "claim"), f"there is another claim {claim.claim!r}")
+        seen.add(claim.claim)
+        for selector in claim.selectors:
+            spec = by_name.get(selector.experiment)
+            if spec is None:
+                hint = did_you_mean(selector.experiment, by_name)
+                document.problem(at, f"no experiment {selector.experiment!r} in this suite{hint}")
+                continue
+            for name, value in selector.case.items():
+                axes = [here.grid[name] for here in map(spec.at, SCALES) if name in here.grid]
+                if axes and not any(value in axis for axis in axes):
+                    document.problem(at, f"no case of {spec.name} has {name} {value!r}")
+
+
+def _check_fronts(document: Document, experiments: list[str]) -> None:
+    """Note methods of a front that are measured by no experiment of the suite."""
+    for index, front in _sound_items(document, "fronts", FrontSpec):
+        for number, method in enumerate(front.methods):
+            if method.experiment not in experiments:
+                hint = did_you_mean(method.experiment, experiments)
+                at: Key = ("fronts", index, "methods", number, "experiment")
+                document.problem(at, f"no experiment {method.experiment!r} in this suite{hint}")

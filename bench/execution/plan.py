@@ -1,0 +1,178 @@
+"""What will a run do, and what has become of it? Decided before anything runs, and from what is recorded."""
+
+import math
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import msgspec
+
+from bench.execution import environment as conditions
+from bench.execution.journal import case_key
+from bench.execution.loader import load
+from bench.suite.document import InputError
+from bench.suite.link_checks import misfits
+from bench.suite.schema import Case, Experiment, Suite
+from nodes.imports import did_you_mean
+from reports.record import Scale, Shaping
+
+Jobs = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+START_S = 4.0  # until a process that runs cases beside others has loaded all it needs
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ``bench run`` was asked for. ``out`` None: ``runs/<suites>-<UTC>``; ``only`` of no globs: everything."""
+
+    suites: tuple[str, ...]
+    scale: Scale = "laptop"
+    out: Path | None = None
+    seed: int = 0
+    only: tuple[str, ...] = ()
+    device: conditions.DeviceChoice = "auto"
+    shaping: conditions.ShapingChoice = "auto"
+    data: Path | None = None
+    resume: bool = False
+    jobs: Jobs | None = None  # cases at once, of experiments that are parallel; None: see make_plan
+    allow_uncalibrated: bool = False
+    arguments: tuple[str, ...] = ()  # of the command line, to be noted
+
+    def plain(self) -> dict[str, Any]:
+        """The options as JSON knows them; ``options_of`` takes them back."""
+        return cast(dict[str, Any], msgspec.to_builtins(self, enc_hook=str))
+
+
+def options_of(plain: dict[str, Any]) -> Options:
+    """Options from text, numbers and lists. Raises msgspec.ValidationError."""
+    return msgspec.convert(plain, Options, dec_hook=lambda kind, value: kind(value))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided before anything runs. ``selected`` by --only; ``cases`` of every experiment."""
+
+    options: Options
+    suites: list[Suite]
+    device: str
+    shaping: Shaping
+    jobs: int
+    selected: list[Experiment]
+    cases: dict[str, list[Case]]
+
+    @property
+    def selected_cases(self) -> list[Case]:
+        """What is to be recorded when the run is over."""
+        return [case for experiment in self.selected for case in self.cases[experiment.name]]
+
+    def schedule(self, todo: Iterable[Case]) -> "Schedule":
+        """Which of ``todo`` run at once: all that may, unless to start processes takes longer than that saves."""
+        cases = [case for case in todo if case.experiment.spec.parallel]
+        whole_s = sum(math.inf if case.estimate_s is None else case.estimate_s for case in cases)
+        jobs = min(self.jobs, len(cases))
+        worth = jobs > 1 and whole_s * (1 - 1 / jobs) > START_S
+        return Schedule(jobs, frozenset(map(case_key, cases)) if worth else frozenset())
+
+    @property
+    def dataset(self) -> str:
+        """The data sets of the run's experiments."""
+        used = {experiment.dataset for suite in self.suites for experiment in suite.experiments}
+        return ", ".join(sorted(used - {"none"})) or "none"
+
+
+class Schedule(NamedTuple):
+    """The cases, by key, that run beside others, ``jobs`` at a time; the rest one after another."""
+
+    jobs: int
+    beside: frozenset[str]
+
+    def runs_beside(self, case: Case) -> bool:
+        """Whether others run while ``case`` does."""
+        return case_key(case) in self.beside
+
+    def share_s(self, case: Case, seconds: float | None) -> float | None:
+        """By how much ``case``, which takes ``seconds``, makes the run longer."""
+        return seconds / self.jobs if seconds is not None and self.runs_beside(case) else seconds
+
+
+def make_plan(options: Options) -> Plan:
+    """Read and check all there is to check. Raises InputError."""
+    if options.resume and options.out is None:
+        raise InputError(["--resume: give the run to go on with as --out"])
+    suites = load(options.suites, options.data)
+    device, shaping = conditions.device(options.device), conditions.shaping(options.shaping)
+    known = [experiment for suite in suites for experiment in suite.experiments]
+    if not known:
+        raise InputError([f"{name}:1: experiments: there are none" for name in options.suites])
+    selected = _selected(known, options.only)
+    cases = {experiment.name: list(experiment.cases(options.scale, options.seed)) for experiment in known}
+    if lines := _misfits(options.scale, shaping, [case for chosen in selected for case in cases[chosen.name]]):
+        raise InputError(lines)
+    return Plan(options, suites, device, shaping, options.jobs or _jobs(options.scale, device), selected, cases)
+
+
+def _jobs(scale: Scale, device: str) -> int:
+    """A case for each core; one at a time where each has all cores, as those of the papers' size, or the GPU."""
+    return 1 if scale == "paper" or device != "cpu" else conditions.cores()
+
+
+def _misfits(scale: Scale, shaping: Shaping, cases: list[Case]) -> list[str]:
+    """What the links of ``cases`` have that ``shaping`` cannot do, each once."""
+    lines: dict[str, None] = {}
+    for case in cases:
+        experiment, mode = case.experiment, case.experiment.spec.mode
+        for key, message in misfits(case.parameters, mode, conditions.shaping_of(mode, shaping)):
+            lines[experiment.told(scale, case.case, key, message)] = None
+    return list(lines)
+
+
+def _selected(known: list[Experiment], globs: Sequence[str]) -> list[Experiment]:
+    """Those that any of ``globs`` is of. Raises InputError for each that is of none."""
+    names = [experiment.name for experiment in known]
+    if lost := [glob for glob in globs if not any(_is_called(experiment, glob) for experiment in known)]:
+        raise InputError([f"--only: no experiment is called {glob}{did_you_mean(glob, names)}" for glob in lost])
+    return [one for one in known if not globs or any(_is_called(one, glob) for glob in globs)]
+
+
+def _is_called(experiment: Experiment, glob: str) -> bool:
+    return fnmatchcase(experiment.name, glob) or fnmatchcase(experiment.spec.name, glob)
+
+
+@dataclass
+class Outcome:
+    """What came of a run. Each failure's reason by experiment, in this run and in those it goes on with."""
+
+    folder: Path
+    failures: dict[str, str] = field(default_factory=dict)
+    earlier_failures: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0, 3 where an experiment failed, 130 after Ctrl-C."""
+        return 130 if self.interrupted else 3 if self.failures else 0
+
+
+class Status(NamedTuple):
+    """What became of an experiment, and why not more."""
+
+    status: Literal["done", "failed", "skipped"]
+    reason: str | None = None
+
+
+def status(plan: Plan, experiment: Experiment, recorded: Container[str], outcome: Outcome) -> Status:
+    """What became of ``experiment`` so far; ``recorded`` holds the keys of the cases that are."""
+    skipped = experiment.skipped(plan.options.scale)
+    if skipped:
+        return Status("skipped", skipped)
+    failure = (outcome.earlier_failures | outcome.failures).get(experiment.name)
+    if failure:
+        return Status("failed", failure)
+    cases = plan.cases[experiment.name]
+    missing = sum(case_key(case) not in recorded for case in cases)
+    if not missing:
+        return Status("done")
+    if experiment not in plan.selected:
+        return Status("skipped", f"not chosen by --only {' '.join(plan.options.only)}")
+    why = "interrupted" if outcome.interrupted else "did not end"
+    return Status("skipped", f"{why}: {missing} of {len(cases)} cases were not run")

@@ -1,0 +1,75 @@
+"""How does a case run beside others? In a process of this module, which is told cases and tells what came of them.
+
+It computes on one thread. When its input ends the runner is gone, however it went: it ends at once, with all that
+experiments have started and left.
+"""
+
+import json
+import os
+import queue
+import signal
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.execution.case import Came, freeing, run_case
+from bench.execution.journal import case_key
+from bench.execution.plan import Options, Plan, make_plan, options_of
+from bench.suite.document import InputError
+
+
+class Worker:
+    """Runs cases of one run, one after another."""
+
+    def __init__(self) -> None:
+        self._events, self._input = os.fdopen(os.dup(1), "wb"), os.fdopen(os.dup(0))
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(2, 1)  # what an experiment of the user's prints is no event
+        os.dup2(nothing, 0)  # what it reads is no command
+        # What it forks tells nothing, and does not keep the pipe open when this process has ended.
+        os.register_at_fork(after_in_child=partial(os.dup2, nothing, self._events.fileno()))
+        self._telling = threading.Lock()  # experiments may say something from any thread
+        self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def work(self) -> None:
+        """Obey until standard input ends."""
+        begin = self._commands.get()
+        plan = _plan(options_of(begin["options"]))
+        cases = {(case_key(case), case.sha256): case for case in plan.selected_cases} if plan else {}
+        for command in freeing(iter(self._commands.get, None)):
+            case = cases.get((command["key"], command["sha256"]))
+            if plan and case:
+                say = partial(self._say, command["key"])
+                self._tell(came=run_case(plan, case, begin["run"], Path(command["scratch"]), say))
+            else:
+                self._tell(lost="what it is to run was changed since the run began")
+
+    def _say(self, key: str, text: str) -> None:
+        self._tell(key=key, said=text)
+
+    def _tell(self, **event: str | Came) -> None:
+        with self._telling:
+            self._events.write(msgspec.json.encode(event) + b"\n")
+            self._events.flush()
+
+    def _listen(self) -> None:
+        for line in self._input:
+            self._commands.put(json.loads(line))
+        os.killpg(0, signal.SIGKILL)  # whatever is being computed
+
+
+def _plan(options: Options) -> Plan | None:
+    """The runner's plan; None where the suites can no longer be used."""
+    try:
+        return make_plan(options)
+    except InputError:
+        return None
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to act on
+    Worker().work()

@@ -1,0 +1,166 @@
+"""Which chain do a suite's parameters ask for, does it fit its model, and what is its job?"""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+
+from bench.experiments.common.learning import Count, Learning, weights_of, weights_problems
+from bench.suite.document import Key
+from bench.suite.experiment import Context
+from bench.suite.parameter_types import Stages, check_stage, stage_specs
+from netem.profiles import Duplex, LinkName, duplex
+from netem.trace import TraceError
+from netem.trace_schedule import schedules
+from nodes.errors import ModelError
+from nodes.imports import did_you_mean
+from nodes.model.chain import Chain
+from nodes.model.layer_range import place
+from nodes.spec.job import Device, Job, StageSpec
+from nodes.stages.builtin import build_stage
+from reports.record import Mode
+
+
+class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A chain UE - MEC servers - cloud and what it trains.
+
+    ``link`` joins the UE to the first server, ``backhaul`` each further pair. ``splits`` are layers done when
+    leaving each node; by default every node gets as many. ``stage`` stands at every link, or, if it is a list, one
+    at each. ``rounds`` repeats the run and, with ``unsplit``, that of the whole model, in turn, so that both see
+    the same machine. ``devices`` are nodes, by name, that are slower than this machine; ``time_dilation`` slows all
+    down (see ``time_dilation``). In virtual time every node needs the timing of its device. ``weights`` are those that
+    training begins with, see ``weights_of``.
+    """
+
+    nodes: Count = 3
+    splits: list[int] | None = None
+    stage: Stages = "identity"
+    link: LinkName | Duplex = "unlimited"
+    backhaul: LinkName | Duplex = "unlimited"
+    epochs: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1  # 0: inference alone
+    steps: Count | None = None
+    microbatches: Count = 1
+    window: Count = 4
+    weights: str | None = None
+    unsplit: bool = False
+    rounds: Count = 1
+    devices: dict[str, Device] = msgspec.field(default_factory=dict)
+    time_dilation: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what fits neither the model nor the other parameters; reads no data, runs nothing."""
+        yield from self._node_problems()
+        yield from weights_problems(self.weights, str(self.model))
+        if self.batch_size % self.microbatches:
+            yield ("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}"
+        if self.splits is not None and len(self.splits) != self.nodes - 1:
+            yield ("splits",), f"{self.nodes} nodes need {self.nodes - 1} splits, got {len(self.splits)}"
+            return
+        try:
+            stages = stage_specs(self.stage, self.nodes - 1)
+        except ValueError as error:
+            yield ("stage",), str(error)
+            return
+        try:
+            layout = self.layout()
+        except ModelError as error:
+            yield ("model",), str(error)
+            return
+        try:
+            _check_splits(layout, self.splits_of(layout))
+        except ModelError as error:
+            yield ("splits",), str(error)
+            return
+        for link, message in _stage_problems(layout, self.splits_of(layout), stages):
+            yield ("stage", link) if isinstance(self.stage, list) else ("stage",), message
+
+    def check_mode(self, mode: Mode) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what ``mode`` needs and has not, or has and makes no use of."""
+        if mode != "live" and self.time_dilation != 1:
+            yield ("time_dilation",), f"only a live run can be dilated, and this one is {mode}"
+        if mode == "virtual":
+            if self.weights is not None:
+                yield ("weights",), "in virtual time nothing is computed: weights have no use"
+            for name in node_names(self.nodes):
+                if name not in self.devices:
+                    yield ("devices",), f"in virtual time {name} needs a device with a timing"
+                elif self.devices[name].timing is None:
+                    yield ("devices", name), "in virtual time a device needs a timing"
+
+    def _node_problems(self) -> Iterator[tuple[Key, str]]:
+        """Devices of no node, and links whose traces cannot be read."""
+        names = node_names(self.nodes)
+        for name in self.devices.keys() - set(names):
+            yield ("devices", name), f"there is no such node{did_you_mean(name, names)}"
+        for key, link in (("link", self.link), ("backhaul", self.backhaul)):
+            if duplex(link).time_dilation != 1:
+                yield (key, "time_dilation"), "a run is dilated as a whole: time_dilation stands beside the links"
+            try:
+                schedules(duplex(link))
+            except TraceError as error:
+                yield (key, "trace"), str(error)
+
+    @property
+    def links(self) -> list[Duplex]:
+        """From the UE on, in the time that the run stands for."""
+        return [duplex(self.link), *[duplex(self.backhaul)] * (self.nodes - 2)][: self.nodes - 1]
+
+    def splits_of(self, layout: Chain) -> tuple[int, ...]:
+        """Layers done when leaving each node but the last."""
+        if self.splits is not None:
+            return tuple(self.splits)
+        return tuple(round(len(layout) * (p + 1) / self.nodes) for p in range(self.nodes - 1))
+
+
+def _check_splits(layout: Chain, splits: tuple[int, ...]) -> None:
+    """Raise ModelError if the model cannot be cut at ``splits``."""
+    for index in range(len(splits) + 1):
+        where = place(splits, index, len(layout))
+        if where.start < where.stop:
+            layout.check_part(where.start, where.stop)
+
+
+def _stage_problems(layout: Chain, splits: tuple[int, ...], stages: tuple[StageSpec, ...]) -> Iterator[tuple[int, str]]:
+    """(link, message) of each stage that cannot be made, for what crosses its link if it acts there."""
+    acts_on = {
+        where.outbound: where.stop
+        for where in (place(splits, index, len(layout)) for index in range(len(splits) + 1))
+        if where.outbound is not None
+    }
+    for link, spec in enumerate(stages):
+        try:
+            check_stage(spec.name)
+            if link in acts_on:
+                build_stage(spec, layout.shapes(acts_on[link]))
+        except ValueError as error:
+            yield link, str(error)
+
+
+def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
+    """The job that ``parameters`` describe, and the model's layers. Raises ModelError, DataError or ValueError."""
+    names = node_names(parameters.nodes)
+    classes = parameters.classes(context)
+    layout = parameters.layout(classes)
+    job = parameters.job(
+        context,
+        layout,
+        classes=classes,
+        nodes=names,
+        splits=parameters.splits_of(layout),
+        stages=stage_specs(parameters.stage, parameters.nodes - 1),
+        epochs=parameters.epochs,
+        steps=parameters.steps,
+        microbatches=parameters.microbatches,
+        window=parameters.window,
+        devices=tuple(parameters.devices.get(name, Device()) for name in names) if parameters.devices else (),
+        weights=weights_of(parameters.weights, str(parameters.model), layout),
+    )
+    return job, len(layout)
+
+
+def node_names(count: int) -> tuple[str, ...]:
+    """``ue``, the MEC servers in order, ``cloud``; the UE alone if there is but one node."""
+    if count <= 2:
+        return ("ue", "cloud")[:count]
+    servers = [f"mec{number}" for number in range(1, count - 1)] if count > 3 else ["mec"]
+    return ("ue", *servers, "cloud")

@@ -1,0 +1,84 @@
+"""How does a long training survive a kill? Its nodes save their state every epoch, and here stands what came of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from nodes.model.checkpoint import drop_later_checkpoints, last_checkpoint
+from nodes.spec.job import Job
+from nodes.training.report import Outcome, Say
+
+T = TypeVar("T")
+
+
+def resumable(job: Job, layers: int, folder: Path, run: Callable[[Job, Say], Outcome], say: Say) -> Outcome:
+    """The outcome of ``run`` on ``job``, whose model has ``layers``; goes on where one was cut off."""
+    folder.mkdir(parents=True, exist_ok=True)
+    finished, journal = folder / "outcome.json", folder / "epochs.jsonl"
+    if finished.exists():
+        return _decoded(finished.read_bytes(), Outcome)
+    if job.epochs > 1:
+        job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
+    reported = _reported(journal)[: job.epochs - 1]  # the last is run again if the outcome was not kept
+    drop_later_checkpoints(job, len(reported))  # an epoch whose report is missing is trained again
+    earlier = reported[: last_checkpoint(job, layers)]
+    _write(journal, b"".join(_encoded(epoch) + b"\n" for epoch in earlier))
+
+    def keep(metrics: dict[str, float]) -> None:
+        with journal.open("ab") as file:
+            file.write(_encoded(metrics) + b"\n")
+        say(metrics)
+
+    outcome = run(job, keep)
+    outcome.epochs, outcome.earlier = earlier + outcome.epochs, len(earlier)
+    _write(finished, _encoded(outcome))
+    return outcome
+
+
+def resumable_until(
+    job: Job,
+    layers: int,
+    folder: Path,
+    run: Callable[[Job, Say], Outcome],
+    say: Say,
+    *,
+    ends: Callable[[Outcome], bool],
+) -> Outcome:
+    """As ``resumable``, an epoch at a time, until ``ends`` says so of the outcome or all epochs of ``job`` are over.
+
+    Every epoch goes on from the checkpoint of the one before. The learning rate must not depend on how many there are.
+    """
+    job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
+    epochs = min(job.epochs, 1 + last_checkpoint(job, layers))
+    while True:
+        outcome = resumable(msgspec.structs.replace(job, epochs=epochs), layers, folder, run, say)
+        if len(outcome.epochs) >= job.epochs or ends(outcome):
+            return outcome
+        epochs = len(outcome.epochs) + 1
+        (folder / "outcome.json").unlink()
+
+
+def _reported(journal: Path) -> list[dict[str, float]]:
+    """The epochs of ``journal``; a last line that a kill has torn does not count."""
+    if not journal.exists():
+        return []
+    whole, _, _ = journal.read_bytes().rpartition(b"\n")
+    return [_decoded(line, dict[str, float]) for line in whole.split(b"\n") if line]
+
+
+def _encoded(value: Any) -> bytes:
+    """JSON in which a number need not be finite: training may diverge."""
+    return json.dumps(msgspec.to_builtins(value)).encode()
+
+
+def _decoded(data: bytes, kind: type[T]) -> T:
+    return msgspec.convert(json.loads(data), kind)
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(content)
+    partial.replace(path)

@@ -1,0 +1,174 @@
+"""How is a network with a stage at its cut trained, for one case of a suite, so that a run cut off goes on?"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import msgspec
+import torch
+from msgspec.structs import replace
+
+from bench.experiments.common.chain_job import node_names
+from bench.experiments.common.inference import reopened
+from bench.experiments.common.learning import Count, Learning, weights_of, weights_problems
+from bench.experiments.common.resumable import resumable, resumable_until
+from bench.suite.document import Key
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import check_stage
+from nodes.data.batching import apart, subset
+from nodes.data.images import Dataset, Pictures
+from nodes.model.chain import Chain
+from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.stages.builtin import build_stage
+from nodes.stages.dynsplit.convergence import settled
+from nodes.training.in_process import run_in_process
+from nodes.training.report import Outcome
+from nodes.training.segment import Segment
+
+
+class Training(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the network is cut in two, and how long it is trained.
+
+    ``cut`` names the module after which the UE's part ends. Training begins with ``weights``: a file, or "torchvision"
+    for the published ones. With ``pretrain_epochs`` the whole network is first trained without a cut for so many
+    epochs, at ``pretrain_lr``. With ``epsilon`` training ends as soon as it has
+    settled to within that (DynSplit's epsilon_c), and ``epochs`` is the most.
+    """
+
+    cut: str = "layer1"
+    epochs: Count = 1
+    epsilon: float | None = None
+    weights: str | None = None
+    pretrain_epochs: int = 0
+    pretrain_lr: float | None = None
+
+    def problems(self, stages: dict[str, StageSpec]) -> Iterator[tuple[Key, str]]:
+        """(key, message) of weights or a cut that are not there, and of those of ``stages`` that do not fit."""
+        yield from weights_problems(self.weights, str(self.model))
+        if self.epsilon is not None and self.optimizer.schedule != "constant":
+            yield ("epsilon",), "a training that ends by itself needs a learning rate without a schedule"
+        try:
+            layout = self.layout()
+            crossing = layout.shapes(boundary_after(layout, self.cut))
+        except ValueError as error:
+            yield ("cut",), str(error)
+            return
+        for key, spec in stages.items():
+            try:
+                check_stage(spec.name)
+                build_stage(spec, crossing)
+            except ValueError as error:
+                yield (key,), str(error)
+
+
+class Trained(NamedTuple):
+    """A training that has ended, and its parts as they were then."""
+
+    job: Job
+    outcome: Outcome
+    segments: list[Segment]
+    data: Dataset
+
+
+class Bench:
+    """Where the trainings of one case happen: its data, its folder, its first weights.
+
+    ``hold_out`` of the training pictures are kept from every training, as ``held_out``.
+    """
+
+    def __init__(self, parameters: Training, context: Context, hold_out: int = 0) -> None:
+        self.parameters, self.context = parameters, context
+        everything = parameters.stored(context)
+        train = subset(everything.train, parameters.train_samples, context.seed)
+        self.held_out: Pictures | None = None
+        if hold_out:
+            train, self.held_out = apart(train, hold_out, context.seed)
+        self.data = Dataset(
+            everything.name,
+            everything.classes,
+            train,
+            subset(everything.test, parameters.test_samples, context.seed),
+        )
+        self.layout = parameters.layout(len(everything.classes))
+        self.weights = weights_of(parameters.weights, str(parameters.model), self.layout)
+        if parameters.pretrain_epochs:
+            self.weights = self._pretrained()
+
+    def job(self, stage: StageSpec) -> Job:
+        """UE and cloud, with ``stage`` between them."""
+        wanted, context = self.parameters, self.context
+        return wanted.job(
+            context,
+            self.layout,
+            classes=len(self.data.classes),
+            nodes=node_names(2),
+            splits=(boundary_after(self.layout, wanted.cut),),
+            stages=(stage,),
+            data=DataSpec(name=context.dataset, augment=wanted.augment),
+            epochs=wanted.epochs,
+            weights=self.weights,
+        )
+
+    def once(
+        self, name: str, stage: StageSpec, measure: Callable[[Trained], Iterator[Measurement]]
+    ) -> list[Measurement]:
+        """What ``measure`` finds in the training with ``stage``; read back where a run that was cut off has it."""
+        kept = self.context.scratch / name / "measured.json"
+        if kept.exists():
+            return msgspec.json.decode(kept.read_bytes(), type=list[Measurement])
+        found = list(measure(self.trained(self.job(stage), name)))
+        kept.with_suffix(".partial").write_bytes(msgspec.json.encode(found))
+        kept.with_suffix(".partial").replace(kept)
+        shutil.rmtree(kept.parent / "checkpoints", ignore_errors=True)
+        return found
+
+    def trained(self, job: Job, name: str) -> Trained:
+        """``job`` trained in the folder ``name``, going on where it was cut off."""
+        folder = self.context.scratch / name
+        job = replace(job, checkpoint=str(folder / "checkpoints"))
+
+        def say(metrics: dict[str, float]) -> None:
+            self.context.say(f"{name}, epoch {metrics['epoch']:.0f}: test accuracy {metrics['test_accuracy']:.3f}")
+
+        def start(job: Job, keep: Callable[[dict[str, float]], None]) -> Outcome:
+            return run_in_process(job, self.data, keep)
+
+        if self.parameters.epsilon is None or not job.stages:
+            outcome = resumable(job, len(self.layout), folder, start, say)
+        else:
+            outcome = resumable_until(job, len(self.layout), folder, start, say, ends=self._settled(job))
+            job = replace(job, epochs=len(outcome.epochs))
+        return Trained(job, outcome, reopened(job), self.data)
+
+    def _settled(self, job: Job) -> Callable[[Outcome], bool]:
+        target, epsilon = job.stages[0].options.get("target", ()), self.parameters.epsilon or 0.0
+
+        def ends(outcome: Outcome) -> bool:
+            last = outcome.epochs[-1]
+            error = last["link0.path0"] - target[0] if target and "link0.path1" in last else 0.0
+            return settled([epoch["loss"] for epoch in outcome.epochs], epsilon, error)
+
+        return ends
+
+    def whole(self, epochs: int, lr: float | None = None) -> Job:
+        """The network in one piece, trained for ``epochs``."""
+        job = replace(self.job(StageSpec()), nodes=node_names(1), splits=(), stages=(), epochs=epochs)
+        return replace(job, optimizer=replace(job.optimizer, lr=lr or job.optimizer.lr))
+
+    def _pretrained(self) -> str:
+        """Where the weights of the whole network stand, trained as long as asked before anything else."""
+        path = self.context.scratch / "weights.pt"
+        if not path.exists():
+            wanted = self.parameters
+            (segment,) = self.trained(self.whole(wanted.pretrain_epochs, wanted.pretrain_lr), "pretrained").segments
+            torch.save(segment.state(), path.with_suffix(".partial"))
+            path.with_suffix(".partial").replace(path)
+        return str(path.resolve())
+
+
+def boundary_after(chain: Chain, module: str) -> int:
+    """The number of layers up to the last one of ``module``. Raises ValueError if there is no such module."""
+    held = [i for i, name in enumerate(chain.names) if name == module or name.startswith((f"{module}.", f"{module}#"))]
+    if not held:
+        raise ValueError(f"no layer belongs to {module!r}; the layers are {', '.join(chain.names)}")
+    return held[-1] + 1

@@ -1,0 +1,292 @@
+"""What do deprune and prune train, beside what they are held against, and what crosses meanwhile?
+
+Trainings run in this process over the messages of the wire; bytes are those of whole frames. What the paper leaves
+open and is chosen here stands in ``docs/deprune.md``.
+"""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from bench.experiments.common.chain_job import node_names
+from bench.experiments.common.learning import Count, Learning, layers_of
+from bench.experiments.common.resumable import resumable
+from bench.suite.document import Key
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import ModelName
+from nodes.errors import ModelError
+from nodes.spec.job import Job, OptimizerSpec, StageSpec
+from nodes.stages.builtin import build_stage
+from nodes.stages.deprune.budget import Phase, rate_factors
+from nodes.training.in_process import run_in_process
+from nodes.training.report import Outcome, Say
+from nodes.zoo.vgg import layers_before
+
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+FLATNESS = (2, 0.1)  # of ``nodes.stages.deprune.budget.Flatness``
+REACHED = 0.005  # so near to the best counts as it: an assumption of ours where the paper reads a figure
+
+Budgets = Literal["low", "full", "low then full", "low until flat"]
+
+
+class Method(NamedTuple):
+    """A way to train one network: its budgets in turn, the stage's options, and what else differs."""
+
+    budgets: Budgets
+    options: Mapping[str, Any] = MappingProxyType({})
+    lr: float | None = None
+    boost: float = 1.0
+    module: bool = True
+
+
+METHODS = {
+    "without": Method("full", module=False),
+    "none": Method("full"),
+    "high": Method("low"),
+    "deprune": Method("low then full"),
+    "random": Method("low", {"choice": "random"}),
+    "magnitude": Method("low", {"choice": "magnitude"}),
+    "as-coded": Method("low then full", {"as_coded": True}),
+    "one-barrier": Method("low then full", {"barrier": 0.0}),
+    "boosted": Method("low then full", boost=5.0),
+    "printed-rate": Method("low then full", lr=1e-5),
+    "flat": Method("low until flat"),
+    "narrow": Method("low then full", {"code_bits": 8, "gradient_bits": 8}),
+    "flat-narrow": Method("low until flat", {"code_bits": 8, "gradient_bits": 8}),
+}
+
+
+class Training(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A VGG-11 cut where the paper numbers it, and how it is trained on what. ``boosted_epochs`` is l_k."""
+
+    model: ModelName = ModelName("nodes.zoo.vgg:vgg11")
+    cut: int = 5
+    resolution: Count = 1
+    optimizer: OptimizerSpec = OptimizerSpec(lr=1e-2, momentum=0.0)
+    boosted_epochs: Count = 1
+    batch_size: Count = 16
+    augment: bool = True
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        try:
+            crossing = self.layout().shapes(layers_before(self.cut))
+            build_stage(pruned([Phase(1, 1.0)], resolution=self.resolution), crossing)
+        except (ValueError, IndexError, ModelError) as error:
+            yield ("cut",), str(error)
+
+
+class Course(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One training by ``method``: ``epochs`` at ``share`` of the maps, then at all; ``milestone`` is an epoch.
+
+    It is told how far it is from the methods ``against``, trained beside it.
+    """
+
+    method: str = "deprune"
+    epochs: tuple[Count, Count] = (15, 7)
+    share: Share = 1 / 32
+    milestone: Count = 18
+    against: tuple[str, ...] = ()
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        for key, name in (("method", self.method), *(("against", other) for other in self.against)):
+            if name not in METHODS:
+                yield (key,), f"{name!r} is none of {', '.join(METHODS)}"
+        if self.milestone > sum(self.epochs):
+            yield ("milestone",), f"epoch {self.milestone} of {sum(self.epochs)}"
+        yield from super().check()
+
+
+class Family(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Prune: ``epochs`` at each of ``shares``, all maps first, and training from scratch at each of the others.
+
+    That lasts ``scratch_epochs``, by default as long as all maps are trained. ``early`` is the epoch after a change of
+    budget at which the two are compared.
+    """
+
+    optimizer: OptimizerSpec = OptimizerSpec(lr=1e-3, momentum=0.9)
+    epochs: tuple[Count, ...] = (30, 10, 10)
+    shares: tuple[Share, ...] = (1.0, 1 / 4, 1 / 32)
+    early: Count = 5
+    reset: bool = True
+    choice: Literal["filter", "random", "magnitude"] = "filter"
+    boost: float = 1.0
+    scratch: bool = True
+    scratch_epochs: Count | None = None
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        if len(self.epochs) != len(self.shares) or len(self.shares) < 2:
+            yield ("epochs",), f"{len(self.epochs)} for {len(self.shares)} shares, expected one each of two or more"
+        yield from super().check()
+
+
+def pruned(phases: Sequence[Phase], **options: Any) -> StageSpec:
+    """The stage that trains under ``phases``."""
+    return StageSpec(
+        name="nodes.stages.deprune.stage:Pruned", options={"phases": [list(phase) for phase in phases], **options}
+    )
+
+
+def course(parameters: Course, context: Context) -> Iterator[Measurement]:
+    """Train by one method: accuracy and bytes epoch by epoch, at the milestone and at the end."""
+    method, milestone = METHODS[parameters.method], parameters.milestone
+    epochs = trained(parameters.method, parameters, context)
+    accuracies, crossed = told_accuracies(epochs), told_bytes(epochs)
+    for number, (accuracy, sent) in enumerate(zip(accuracies, crossed, strict=True), 1):
+        yield Measurement("test_accuracy", accuracy, "fraction", {"epoch": number})
+        yield Measurement("bytes_so_far", sent, "B", {"epoch": number})
+    yield Measurement("milestone_accuracy", accuracies[milestone - 1], "fraction")
+    yield Measurement("milestone_bytes", crossed[milestone - 1], "B")
+    yield Measurement("final_accuracy", accuracies[-1], "fraction")
+    yield Measurement("total_bytes", crossed[-1], "B")
+    if method.module:
+        yield from learned(epochs)
+    for other in parameters.against:
+        theirs, case = trained(other, parameters, context), {"against": other}
+        gained = accuracies[milestone - 1] - told_accuracies(theirs)[milestone - 1]
+        yield Measurement("milestone_accuracy_against", gained, "fraction", case)
+        spared = told_bytes(theirs)[milestone - 1] / crossed[milestone - 1]
+        yield Measurement("milestone_bytes_against", spared, "1", case)
+
+
+def trained(name: str, parameters: Course, context: Context) -> list[dict[str, float]]:
+    """What the UE told of each epoch of the training by the method ``name``."""
+    method, (low, high) = METHODS[name], parameters.epochs
+    least = max(1, high // 3)  # so many epochs are left for all maps, however long the loss falls
+    plans = {
+        "low": [Phase(low + high, parameters.share)],
+        "full": [Phase(low + high, 1.0)],
+        "low then full": [Phase(low, parameters.share), Phase(high, 1.0)],
+        "low until flat": [Phase(low + high - least, parameters.share), Phase(least, 1.0)],
+    }
+    phases, options = plans[method.budgets], dict(method.options)
+    if method.budgets == "low until flat":
+        options["flatness"] = FLATNESS
+    stage = pruned(phases, resolution=parameters.resolution, **options) if method.module else StageSpec()
+    job = make_job(parameters, context, stage, phases, method.boost)
+    if method.lr is not None:
+        job = replace(job, optimizer=replace(job.optimizer, lr=method.lr))
+    return train(job, context, name).epochs
+
+
+def told_accuracies(epochs: list[dict[str, float]]) -> list[float]:
+    return [epoch["test_accuracy"] for epoch in epochs]
+
+
+def told_bytes(epochs: list[dict[str, float]]) -> list[float]:
+    """Bytes of whole frames in training, both ways, until the end of each epoch."""
+    return list(accumulate(epoch["train_up_bytes"] + epoch["train_down_bytes"] for epoch in epochs))
+
+
+def learned(epochs: list[dict[str, float]]) -> Iterator[Measurement]:
+    """What the filter learned until the first phase ended: how much of the first choice it kept, how soft it stayed."""
+    first = epochs[0]
+    phase = sum(epoch["link0.budget"] == first["link0.budget"] for epoch in epochs)
+    last = epochs[phase - 1]
+    yield Measurement("kept_of_first", last["link0.same"], "fraction")
+    if "link0.strength" in last:
+        yield Measurement("strength", last["link0.strength"], "maps")
+        yield Measurement("strength_at_first", first["link0.strength"], "maps")
+        yield Measurement("budget", last["link0.budget"], "maps")
+    yield Measurement("first_phase_epochs", phase, "epochs")
+
+
+def family(parameters: Family, context: Context) -> Iterator[Measurement]:
+    """Train a family by prune, and each of its smaller members from scratch; then serve all as a manager asks."""
+    phases = [Phase(*pair) for pair in zip(parameters.epochs, parameters.shares, strict=True)]
+    options = {"resolution": parameters.resolution, "choice": parameters.choice}
+    job = make_job(parameters, context, pruned(phases, reset=parameters.reset, **options), phases, parameters.boost)
+    ends = [sum(parameters.epochs[: number + 1]) for number in range(len(phases))]
+    job = replace(job, members=tuple(ends))
+    told = train(job, context, "prune").epochs
+    trained, served = told[: ends[-1]], told[ends[-1] :]
+    for number, epoch in enumerate(trained, 1):
+        yield Measurement("test_accuracy", epoch["test_accuracy"], "fraction", {"method": "prune", "epoch": number})
+    yield from serving([trained[end - 1] for end in ends], served, parameters.shares)
+    speedups = []
+    for number, phase in enumerate(phases[1:], 1):
+        case = {"share": f"1/{round(1 / phase.share)}"}
+        mine = [epoch["test_accuracy"] for epoch in trained[ends[number - 1] : ends[number]]]
+        yield Measurement("best_accuracy", max(mine), "fraction", {"method": "prune", **case})
+        if parameters.scratch:
+            length = [Phase(parameters.scratch_epochs or parameters.epochs[0], phase.share)]
+            alone = make_job(parameters, context, pruned(length, **options), length)
+            theirs = [epoch["test_accuracy"] for epoch in train(alone, context, f"scratch-{number}").epochs]
+            speedups.append(epochs_to_best(theirs, mine) / epochs_to_best(mine, theirs))
+            yield from (Measurement(*found, {**case, "method": "scratch"}) for found in alone_measures(theirs))
+            yield from versus(mine, theirs, parameters.early, case)
+    if speedups:
+        yield Measurement("mean_speedup", statistics.mean(speedups), "1")
+
+
+def epochs_to_best(accuracies: list[float], others: list[float]) -> int:
+    """Epochs until ``accuracies`` come within REACHED of the lower of both bests, which both reach."""
+    wanted = min(max(accuracies), max(others)) - REACHED
+    return 1 + next(number for number, accuracy in enumerate(accuracies) if accuracy >= wanted)
+
+
+def alone_measures(accuracies: list[float]) -> Iterator[tuple[str, float, str]]:
+    """What training from scratch came to, and how unsteady the second half of it was."""
+    yield "best_accuracy", max(accuracies), "fraction"
+    yield "spread", statistics.pstdev(accuracies[len(accuracies) // 2 :]), "fraction"
+
+
+def versus(mine: list[float], theirs: list[float], early: int, case: dict[str, str]) -> Iterator[Measurement]:
+    """Prune against training from scratch, at one budget."""
+    early = min(early, len(mine), len(theirs))
+    yield Measurement("epochs_to_best", epochs_to_best(mine, theirs), "epochs", {**case, "method": "prune"})
+    yield Measurement("epochs_to_best", epochs_to_best(theirs, mine), "epochs", {**case, "method": "scratch"})
+    yield Measurement("speedup", epochs_to_best(theirs, mine) / epochs_to_best(mine, theirs), "1", case)
+    yield Measurement("early_share", theirs[early - 1] / max(theirs), "fraction", case)
+    yield Measurement("early_share_of_prune", theirs[early - 1] / mine[early - 1], "fraction", case)
+    yield Measurement("prune_spread", statistics.pstdev(mine), "fraction", case)
+
+
+def serving(
+    trained: list[dict[str, float]], served: list[dict[str, float]], shares: Sequence[float]
+) -> Iterator[Measurement]:
+    """What the members of a family answer when a manager asks for one after the other, and what their requests cost."""
+    for member, (then, now, share) in enumerate(zip(trained, served, shares, strict=True), 1):
+        case = {"member": f"1/{round(1 / share)}"}
+        yield Measurement("served_accuracy", now[f"member{member}.accuracy"], "fraction", case)
+        yield Measurement("changed_accuracy", abs(now["test_accuracy"] - then["test_accuracy"]), "fraction", case)
+        yield Measurement("request_bytes", now["sent_bytes"] / now["tested_samples"], "B", case)
+
+
+def make_job(
+    parameters: Training, context: Context, stage: StageSpec, phases: Sequence[Phase], boost: float = 1.0
+) -> Job:
+    """UE and server with ``stage`` between them, for as long as ``phases`` last."""
+    classes = len(parameters.stored(context).classes)
+    layout = parameters.layout(classes)
+    return parameters.job(
+        context,
+        layout,
+        classes=classes,
+        nodes=node_names(2),
+        splits=(layers_before(parameters.cut),),
+        stages=(stage,),
+        optimizer=replace(parameters.optimizer, factors=rate_factors(phases, boost, parameters.boosted_epochs)),
+        epochs=sum(phase.epochs for phase in phases),
+    )
+
+
+def train(job: Job, context: Context, name: str) -> Outcome:
+    """``job`` run in this process, going on where it was cut off; a family is then served, member by member."""
+
+    def say(told: dict[str, float]) -> None:
+        context.say(f"{name}, epoch {told['epoch']:.0f}: test accuracy {told['test_accuracy']:.3f}")
+
+    def manage(told: dict[str, float]) -> int | None:
+        member = int(told["epoch"]) - job.epochs + 1
+        return member if member <= len(job.members) else None
+
+    def start(job: Job, keep: Say) -> Outcome:
+        return run_in_process(job, say=keep, manage=manage)
+
+    layers = len(layers_of(job.model, job.classes, job.input_shape[-1]))
+    return resumable(job, layers, context.scratch / name, start, say)

@@ -1,0 +1,137 @@
+"""What do deprune's budgets spare on the wire and in time, live, and what do its coders cost? Section 4.1 and 3.4.
+
+Each source and the server are processes. A source's core is made slower by waiting, so that eight of them need not
+have eight cores; the server is as fast as the machine, on which the paper's has a GPU.
+"""
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import torch
+from msgspec.structs import replace
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.experiments.common.learning import Count, layers_of
+from bench.experiments.deprune.experiments import Share, Training, make_job, pruned
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import ModelName
+from netem.profiles import Duplex, LinkName, duplex
+from nodes.spec.job import Device, StageSpec
+from nodes.stages.builtin import build_stage
+from nodes.stages.deprune.budget import Phase, maps_of
+from nodes.stages.deprune.stage import MAPS
+from nodes.training.in_process import run_in_process
+from nodes.training.report import Outcome
+from nodes.zoo.vgg import layers_before
+from reports.record import CaseValue
+
+PRODUCT = torch.ops.aten.mul
+
+
+class Traffic(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``sources`` at ``core_share`` of a core each, with deprune's ``module`` at ``share`` of the maps or without."""
+
+    sources: Count = 1
+    core_share: Share = 1.0
+    module: bool = True
+    share: Share = 1 / 32
+    link: LinkName | Duplex = "unlimited"
+    epochs: Count = 1
+    steps: Count | None = None
+
+
+class Coders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cut of VGG-11, whose coders are counted at ``shares`` of its maps."""
+
+    model: ModelName = ModelName("nodes.zoo.vgg:vgg11")
+    cut: int = 5
+    resolution: Count = 1
+    shares: tuple[Share, ...] = (1.0, 1 / 4, 1 / 32)
+
+
+def traffic(parameters: Traffic, context: Context) -> Iterator[Measurement]:
+    """Train for some steps: bytes over the link, samples a second, where the time goes, what the processes hold."""
+    phases = [Phase(parameters.epochs, parameters.share)]
+    job = make_job(parameters, context, pruned(phases) if parameters.module else StageSpec(), phases)
+    devices = (Device(slowdown=1 / parameters.core_share), Device()) if parameters.core_share < 1 else ()
+    job = replace(job, sources=parameters.sources, steps=parameters.steps, devices=devices)
+    if context.mode == "in-process":
+        outcome = run_in_process(job)
+    else:
+        from bench.live.training import run_live  # noqa: PLC0415  (aiohttp and uvloop, which a run in process does without)
+
+        link = [duplex(parameters.link)]
+        outcome = run_live(job, link, shaping=context.shaping, self_test=context.self_test)
+        for complaint in outcome.uncalibrated:
+            context.say(complaint)
+        yield Measurement("uncalibrated_links", len(outcome.uncalibrated), "directions")
+    yield from _crossing(outcome)
+    yield from _speed(outcome, parameters)
+
+
+def _crossing(outcome: Outcome) -> Iterator[Measurement]:
+    """Bytes of whole frames in training, over the link that all sources share."""
+    samples = sum(epoch["trained_samples"] for epoch in outcome.epochs)
+    total = 0.0
+    for direction in ("up", "down"):
+        sent = sum(epoch[f"train_{direction}_bytes"] for epoch in outcome.epochs)
+        yield Measurement("link_bytes", sent, "B", {"direction": direction})
+        total += sent
+    yield Measurement("all_link_bytes", total, "B")
+    yield Measurement("bytes_per_sample", total / samples, "B")
+    unsettled = sum(link.written_bytes - link.acked_bytes for node in outcome.nodes for link in node.connections)
+    yield Measurement("unacknowledged_bytes", unsettled, "B")
+
+
+def _speed(outcome: Outcome, parameters: Traffic) -> Iterator[Measurement]:
+    """Samples a second of a source, by its median step but the first; the network's part of the time; memory."""
+    steps = len(outcome.step_s) // parameters.sources
+    runs = [outcome.step_s[number * steps : (number + 1) * steps] for number in range(parameters.sources)]
+    rates = [parameters.batch_size / statistics.median(run[1:] or run) for run in runs]
+    yield Measurement("samples_per_s", statistics.mean(rates), "samples/s")
+    yield Measurement("all_samples_per_s", sum(rates), "samples/s")
+    if parameters.sources == 1:
+        busy = sum(node.compute_s for node in outcome.nodes)
+        yield Measurement("network_share", max(0.0, 1 - busy / outcome.nodes[0].total_s), "1")
+    held = sum(node.resident_bytes for node in outcome.nodes)
+    if held:
+        yield Measurement("held_bytes", held, "B")
+
+
+def products(*shapes: Any, out_shape: Sequence[int], **options: Any) -> int:
+    """Multiplications of an element-wise product, none for single numbers."""
+    return math.prod(out_shape) if out_shape else 0
+
+
+def coders(parameters: Coders, context: Context) -> Iterator[Measurement]:
+    """Multiplications of coders and filter for one picture, as counted, beside section 3.4's formulas.
+
+    ``printed_macs`` is what it sums up to for one forward pass: 4 f_o f_i k_l k_b R + 2 R (B + 1).
+    """
+    shapes = layers_of(str(parameters.model), 10, 32).shapes(layers_before(parameters.cut))
+    ((_, boundary),) = shapes.items()
+    maps, kernel = boundary.shape[1], (2 + parameters.resolution) ** 2
+    for share in parameters.shares:
+        stage = build_stage(pruned([Phase(1, share)], resolution=parameters.resolution), shapes).eval()
+        budget = maps_of(share, maps)
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={PRODUCT: products}) as flops:
+            codes, _ = stage.compress({name: torch.zeros(value.shape) for name, value in shapes.items()})
+            stage.restore(codes)
+        resolution = codes[MAPS].shape[2] * codes[MAPS].shape[3]
+        formula = 2 * budget * maps * kernel * resolution
+        case: dict[str, CaseValue] = {
+            "share": f"1/{round(1 / share)}",
+            "cut": parameters.cut,
+            "resolution": parameters.resolution,
+        }
+        filtered = flops.get_flop_counts()["Global"][PRODUCT]
+        counted = (flops.get_total_flops() - filtered) // 2
+        yield Measurement("coder_macs", counted, "MAC", case)
+        yield Measurement("formula_macs", formula, "MAC", case)
+        yield Measurement("filter_macs", filtered, "MAC", case)
+        yield Measurement("formula_filter_macs", resolution * budget, "MAC", case)
+        yield Measurement("forward_macs", counted + filtered, "MAC", case)
+        yield Measurement("printed_macs", 2 * formula + 2 * resolution * (budget + 1), "MAC", case)

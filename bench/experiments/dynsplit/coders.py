@@ -1,0 +1,55 @@
+"""Where do pre-trained auto-encoders come from? From the activations of the pre-trained network (DynSplit, Fig. 2)."""
+
+import torch
+
+from bench.experiments.common.inference import BATCH
+from bench.experiments.common.two_node_training import Bench
+from nodes.data.batching import batches, subset
+from nodes.model.checkpoint import read_weights
+from nodes.spec.job import StageSpec
+from nodes.stages.builtin import build_stage
+from nodes.stages.dynsplit.pretraining import fit
+from nodes.stages.dynsplit.stage import DynSplit
+from nodes.training.segment import Segment
+from nodes.wire.messages import Activation
+
+PICTURES = 5000  # at most, that coders are fitted to
+
+
+def fitted(bench: Bench, name: str, spec: StageSpec, epochs: int) -> str:
+    """A file of the bench's first weights with the coders of ``spec``, each fitted for ``epochs``.
+
+    Kept in the case's folder under ``name``.
+    """
+    path = bench.context.scratch / f"{name}-coders.pt"
+    if not path.exists():
+        torch.save(_weights(bench, spec, epochs), path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
+    return str(path.resolve())
+
+
+def _weights(bench: Bench, spec: StageSpec, epochs: int) -> dict[str, torch.Tensor]:
+    job = bench.job(StageSpec())
+    device = torch.device(job.device)
+    activations = _activations(bench, Segment(job, 0)).to(device)
+    torch.manual_seed(job.seed)
+    stage = build_stage(spec, {"x": activations[:1].to("meta")}).to(device)
+    assert isinstance(stage, DynSplit)
+    for path in stage.paths:
+        if list(path.encoder.parameters()):
+            halves = path.encoder, path.decoder
+            fit(*halves, activations, bits=path.bits, epochs=epochs, batch_size=job.batch_size, seed=job.seed)
+    coders = {name: tensor.cpu() for name, tensor in stage.state_dict().items() if "coder" in name}
+    whole = read_weights(bench.weights, torch.device("cpu")) if bench.weights else {}
+    return whole | coders
+
+
+def _activations(bench: Bench, segment: Segment) -> torch.Tensor:
+    """What the UE's part of the network gives of training pictures: (N, C, H, W)."""
+    some = subset(bench.data.train, PICTURES, bench.context.seed)
+    found: list[torch.Tensor] = []
+    for pictures, _ in batches(some, BATCH, seed=0, epoch=0, shuffle=False, augment=False):
+        message = segment.source(pictures, None, assignment=0, step=0, train=False)
+        assert isinstance(message, Activation)
+        found += message.tensors.values()
+    return torch.cat(found)

@@ -1,0 +1,209 @@
+"""Does DynSplit hold what its paper says? Training by ratio, its baselines, its gate, and the link that it follows.
+
+Trainings run in this process, over the messages of the wire. What the paper leaves open and is chosen here stands in
+``docs/dynsplit.md``.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import torch
+from msgspec.structs import replace
+from torch import nn
+
+from bench.experiments.common.inference import Answers, answers
+from bench.experiments.common.learning import Count
+from bench.experiments.common.two_node_training import Bench, Trained, Training, boundary_after
+from bench.experiments.dynsplit import paths
+from bench.experiments.dynsplit.coders import fitted
+from bench.suite.document import Key
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import ModelName, StageChoice, stage_specs
+from netem.trace import TraceError
+from nodes.model.chain import Chain
+from nodes.model.factory import build_model
+from nodes.spec.job import StageSpec
+from nodes.stages.dynsplit import gate as gating
+from nodes.stages.dynsplit.stage import DynSplit
+from reports.record import CaseValue
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Single(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One stage, without a ratio."""
+
+    stage: StageChoice = "identity"
+
+    @property
+    def spec(self) -> StageSpec:
+        return stage_specs(self.stage, 1)[0]
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        yield from self.problems({"stage": self.spec})
+
+
+class Sweep(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """DynSplit with ``options`` at each of ``targets``.
+
+    The network of target ``steer`` is steered over ``shares`` and follows links while ``samples_per_s`` arrive: one of
+    ``rates_bps``, one a second, and each of ``traces`` (a packaged one's name or a file), which so many share that the
+    mean rate leaves each of ``rooms_bytes`` for a sample. ``alone``: channels of single auto-encoders, trained beside
+    it from the same weights. With ``coder_epochs`` every auto-encoder is first fitted for so long to give back what the
+    pre-trained network sends.
+    """
+
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    targets: tuple[Share, ...] = (0.2,)
+    alone: tuple[Count, ...] = ()
+    coder_epochs: int = 0
+    steer: Share | None = None
+    shares: tuple[Share, ...] = ()
+    rates_bps: tuple[float, ...] = ()
+    traces: tuple[str, ...] = ()
+    rooms_bytes: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] = ()
+    samples_per_s: Count = 50
+
+    def spec(self, **options: Any) -> StageSpec:
+        return StageSpec(name="nodes.stages.dynsplit.stage:DynSplit", options=self.options | options)
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        yield from self.problems({"options": self.spec(target=self.targets[:1])})
+        if self.coder_epochs and not self.pretrain_epochs:
+            yield ("coder_epochs",), "coders are fitted to a pre-trained network: give pretrain_epochs too"
+        if self.epsilon is not None and len(set(self.options.get("temperatures", (1.0,)))) > 1:
+            yield ("epsilon",), "a training that ends by itself needs one temperature"
+        for number, trace in enumerate(self.traces):
+            try:
+                paths.second_rates(trace)
+            except TraceError as error:
+                yield ("traces", number), str(error)
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network and a cut, for counting parameters."""
+
+    model: ModelName = ModelName("resnet50")
+    cut: str = "layer1"
+    options: dict[str, Any] = {}
+
+
+def single(parameters: Single, context: Context) -> Iterator[Measurement]:
+    """Train with one stage at the cut: what it learns and what crosses."""
+    yield from Bench(parameters, context).once("single", parameters.spec, _plainly)
+
+
+def sweep(parameters: Sweep, context: Context) -> Iterator[Measurement]:
+    """Train DynSplit for each target ratio: accuracy, ratio, bytes, what the gate tells apart, and steering."""
+    bench = Bench(parameters, context)
+    sent: dict[str, dict[float, float]] = {"bytes": {}, "training_bytes": {}}
+    whole = bench.weights
+
+    def fit(name: str, spec: StageSpec) -> None:
+        if parameters.coder_epochs:
+            bench.weights = whole
+            bench.weights = fitted(bench, name, spec, parameters.coder_epochs)
+
+    fit("paths", parameters.spec(target=parameters.targets[:1]))
+    for target in parameters.targets:
+
+        def measure(trained: Trained, target: float = target) -> Iterator[Measurement]:
+            yield from _plainly(trained)
+            if parameters.epsilon is not None:
+                yield Measurement("epochs", len(trained.outcome.epochs), "epochs")
+                yield Measurement("most_epochs", parameters.epochs, "epochs")
+            network = paths.Steered(trained)
+            yield from paths.choosing(network, target)
+            if target == parameters.steer:
+                yield from paths.curve(network, parameters.shares)
+                yield from _following(network, parameters)
+
+        for one in bench.once(f"target-{target:g}", parameters.spec(target=[target]), measure):
+            yield replace(one, case={"target": target, **one.case})
+            if one.metric.removesuffix("_per_sample") in sent:
+                sent[one.metric.removesuffix("_per_sample")][target] = one.value
+    for channels in parameters.alone:
+        fit(f"alone-{channels}", parameters.spec(paths=[channels]))
+        for one in bench.once(f"alone-{channels}", parameters.spec(paths=[channels]), _plainly):
+            yield replace(one, metric=f"alone_{one.metric}", case={"channels": channels, **one.case})
+    for name, points in sent.items():
+        yield from _line(name, points)
+
+
+def rationale(parameters: Sweep, context: Context) -> Iterator[Measurement]:
+    """Is what takes the compressed path simpler? Entropy (Table IV) of the original network and of DynSplit, by path.
+
+    Samples are divided as the gate ranks them, at the target ratio, so that no path is empty.
+    """
+    bench = Bench(parameters, context)
+    (target,) = parameters.targets
+    original = bench.trained(bench.whole(parameters.epochs), "original")
+    dynamic = bench.trained(bench.job(parameters.spec(target=[target])), "dynsplit")
+    stage = dynamic.segments[0].outbound
+    assert isinstance(stage, DynSplit)
+    for name, pictures in (("train", bench.data.train), ("test", bench.data.test)):
+        stage.threshold = 0.0
+        margins = gating.margin(answers(dynamic.segments, pictures).scores)
+        stage.threshold = gating.threshold_for(margins, target)
+        mine, theirs = answers(dynamic.segments, pictures), answers(original.segments, pictures)
+        yield Measurement("original_accuracy", theirs.accuracy, "fraction", {"data": name})
+        for path in (0, 1):
+            case: dict[str, CaseValue] = {"data": name, "path": path + 1}
+            chosen = mine.choice == path
+            yield Measurement("samples", int(chosen.sum()), "samples", case)
+            yield Measurement("complexity", _entropy(theirs, chosen), "nats", case)
+            yield Measurement("path_entropy", _entropy(mine, chosen), "nats", case)
+
+
+def size(parameters: Size, context: Context) -> Iterator[Measurement]:
+    """How large are coders and gate beside the network? (|AE| + |G|) / |M|, for 32x32 pictures of ten classes."""
+    model = build_model(str(parameters.model), 10, (3, 32, 32))
+    chain = Chain(model, (3, 32, 32))
+    stage = DynSplit(chain.shapes(boundary_after(chain, parameters.cut)), **parameters.options)
+    gate = _count(stage.gate) if stage.gate is not None else 0
+    counts = {"model": _count(model), "coders": _count(stage) - gate, "gate": gate}
+    for part, count in counts.items():
+        yield Measurement("parameters", count, "parameters", {"part": part})
+    yield Measurement("added_size", _count(stage) / counts["model"], "1")
+
+
+def _plainly(trained: Trained) -> Iterator[Measurement]:
+    yield from paths.learning(trained)
+    yield from paths.crossing(trained)
+
+
+def _following(network: paths.Steered, parameters: Sweep) -> Iterator[Measurement]:
+    """Every link that is to be followed; of a trace's first room second by second too."""
+    samples_per_s = parameters.samples_per_s
+    if parameters.rates_bps:
+        yield from paths.following(paths.courses(network, parameters.rates_bps, samples_per_s), samples_per_s)
+    for trace in parameters.traces:
+        rates = paths.second_rates(trace)
+        for number, room in enumerate(parameters.rooms_bytes):
+            scale = 8 * room * samples_per_s * len(rates) / sum(rates)
+            rates_bps = [scale * rate for rate in rates]
+            ran = paths.courses(network, rates_bps, samples_per_s)
+            for one in paths.following(ran, samples_per_s):
+                yield replace(one, case={"trace": Path(trace).stem, "room_bytes": room, **one.case})
+            for one in paths.by_second(ran["follow"], rates_bps) if not number else ():
+                yield replace(one, case={"trace": Path(trace).stem, **one.case})
+
+
+def _line(name: str, sent: dict[float, float]) -> Iterator[Measurement]:
+    """How straight bytes a sample rise with the target ratio (Fig. 4a and 4b), and how steeply below and above 0.5."""
+    if len(sent) > 2:
+        yield Measurement(f"{name}_linearity", paths.determination(sent), "1")
+    if sent.keys() >= {0.0, 0.5, 0.9}:
+        yield Measurement(f"{name}_slope", (sent[0.5] - sent[0.0]) / 0.5, "B", {"part": "below 0.5"})
+        yield Measurement(f"{name}_slope", (sent[0.9] - sent[0.5]) / 0.4, "B", {"part": "above 0.5"})
+
+
+def _entropy(seen: Answers, chosen: torch.Tensor) -> float:
+    """Mean entropy in nats of the class probabilities of the ``chosen`` samples."""
+    return float(gating.entropy(seen.logits[chosen].softmax(1)).mean())
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,179 @@
+"""What does a training with paths at the cut show? What was learned and crossed, who took which path, and its worth."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from bench.experiments.common.inference import Answers, answers
+from bench.experiments.common.two_node_training import Trained
+from bench.suite.experiment import Measurement
+from netem.trace import TraceError, read
+from netem.trace_schedule import locate
+from nodes.data.batching import subset
+from nodes.stages.dynsplit import gate as gating
+from nodes.stages.dynsplit.link_follower import Costs, Follower
+from nodes.stages.dynsplit.stage import DynSplit
+
+CONVERGED = 0.95  # of its best accuracy: from that epoch on a training counts as converged
+CALIBRATION = 2000  # training samples from whose scores thresholds are taken
+
+
+def learning(trained: Trained) -> Iterator[Measurement]:
+    """Accuracy at the end and by epoch, the ratio by epoch, and how much of the training it took to come near."""
+    epochs = trained.outcome.epochs
+    accuracies = [epoch["test_accuracy"] for epoch in epochs]
+    yield Measurement("test_accuracy", accuracies[-1], "fraction")
+    for number, epoch in enumerate(epochs, start=1):
+        yield Measurement("epoch_accuracy", epoch["test_accuracy"], "fraction", {"epoch": number})
+        if "link0.path1" in epoch:
+            yield Measurement("epoch_ratio", epoch["link0.path0"], "fraction", {"epoch": number})
+    near = next(i for i, accuracy in enumerate(accuracies) if accuracy >= CONVERGED * max(accuracies))
+    yield Measurement("converged_after", (near + 1) / len(accuracies), "of the epochs")
+    late = torch.tensor(accuracies[len(accuracies) // 2 :])
+    yield Measurement("late_fluctuation", float(late.diff().abs().mean()) if len(late) > 1 else 0.0, "fraction")
+
+
+def crossing(trained: Trained) -> Iterator[Measurement]:
+    """Payload bytes between the nodes: for one inference, and for one sample in training, codes and gradients."""
+    ran = trained.outcome.epochs[trained.outcome.earlier :]
+    samples = sum(epoch["trained_samples"] for epoch in ran)
+    forward = sum(epoch["link0.code_bytes"] * epoch["trained_samples"] for epoch in ran)
+    returned = trained.outcome.nodes[1].sent_up["gradient"].payload_bytes if samples else 0
+    yield Measurement("bytes_per_sample", answers(trained.segments, trained.data.test).bytes_per_sample, "B")
+    if samples:
+        yield Measurement("training_bytes_per_sample", (forward + returned) / samples, "B")
+
+
+class Steered:
+    """A trained network whose choice at inference can be steered."""
+
+    def __init__(self, trained: Trained) -> None:
+        self.segments, self.test = trained.segments, trained.data.test
+        stage = trained.segments[0].outbound
+        assert isinstance(stage, DynSplit)
+        self.stage = stage
+        self.known = answers(trained.segments, subset(trained.data.train, CALIBRATION, 0)).scores
+
+    @property
+    def learned(self) -> bool:
+        """Whether a gate chooses."""
+        return self.stage.gate is not None
+
+    def threshold(self, share: float) -> float:
+        """Above which ``share`` of the margins of training samples lie."""
+        return gating.threshold_for(gating.margin(self.known), share)
+
+    def at(self, share: float | None = None) -> Answers:
+        """The answers if the gate ranks and about ``share`` of the samples take the first path; None: by arg-max."""
+        self.stage.threshold = 0.0 if share is None else self.threshold(share)
+        return answers(self.segments, self.test)
+
+    def blindly(self, share: float) -> Answers:
+        """The answers if ``share`` of the samples, whichever they are, take the first path."""
+        self.stage.blind = share
+        found = answers(self.segments, self.test)
+        self.stage.blind = None
+        return found
+
+
+def choosing(network: Steered, target: float) -> Iterator[Measurement]:
+    """How many samples take the first path, how much of that depends on the sample, and what that is worth."""
+    chosen = network.at()
+    share = float((chosen.choice == 0).float().mean())
+    yield Measurement("ratio", share, "fraction")
+    yield Measurement("ratio_error", abs(share - target), "fraction")
+    observed, wanted = torch.tensor([share, 1 - share]), torch.tensor([target, 1 - target])
+    yield Measurement("choice_bits", float(network.stage.choice_bits), "bits a sample")
+    yield Measurement("collapsed", float(gating.collapsed(observed, wanted)), "1")
+    for path, blind in ((1, 1.0), (2, 0.0)):
+        yield Measurement("path_accuracy", network.blindly(blind).accuracy, "fraction", {"path": path})
+    blind_accuracy = network.blindly(share).accuracy
+    yield Measurement("blind_accuracy", blind_accuracy, "fraction")
+    yield Measurement("gate_advantage", chosen.accuracy - blind_accuracy, "fraction")
+    if network.learned:
+        yield Measurement("information", gating.information(chosen.scores.softmax(1)), "nats")
+        steered = network.at(target)
+        yield Measurement("steered_ratio", float((steered.choice == 0).float().mean()), "fraction")
+        yield Measurement("steered_accuracy", steered.accuracy, "fraction")
+        yield Measurement("steered_bytes_per_sample", steered.bytes_per_sample, "B")
+        yield Measurement("steered_advantage", steered.accuracy - network.blindly(target).accuracy, "fraction")
+
+
+def curve(network: Steered, shares: Sequence[float]) -> Iterator[Measurement]:
+    """Without training again: accuracy and bytes over shares of the first path, as the gate ranks, and blindly."""
+    for share in shares:
+        steered, case = network.at(share), {"share": share}
+        yield Measurement("curve_accuracy", steered.accuracy, "fraction", case)
+        yield Measurement("curve_bytes_per_sample", steered.bytes_per_sample, "B", case)
+        yield Measurement("curve_blind_accuracy", network.blindly(share).accuracy, "fraction", case)
+
+
+CAUTION = {"follow": 0.0, "follow with caution": 2.0}  # mean errors of its estimate that a policy stays below it
+
+
+class Course(NamedTuple):
+    """What became of a link's seconds: bytes handed to it, the share of right answers, bytes that waited after each."""
+
+    sent: list[float]
+    right: list[float]
+    waiting: list[float]
+
+
+def courses(network: Steered, rates_bps: Sequence[float], samples_per_s: int) -> dict[str, Course]:
+    """By policy, a link whose rate changes every second while samples arrive: followed, and at shares that stay.
+
+    A sample's answer depends on no other, so the answers over each path are those of the whole test set. Samples
+    arrive in a random order: as stored they may be class after class.
+    """
+    right = torch.stack([network.blindly(1.0).right, network.blindly(0.0).right])  # by path
+    margins = gating.margin(network.at().scores)
+    order = torch.randperm(len(margins), generator=torch.Generator().manual_seed(0))
+    dear, cheap = (path.sample_bytes + 1 / 8 for path in network.stage.paths)
+    costs, mean_rate = Costs(cheap, dear), sum(rates_bps) / len(rates_bps)
+    fixed = {"all dear": 1.0, "all cheap": 0.0, "mean rate": costs.share(mean_rate / 8 / samples_per_s)}
+    found = {}
+    for policy in (*CAUTION, *fixed):
+        follower, course = Follower(0.0, rates_bps[0] / 8), Course([], [], [])
+        for second, rate in enumerate(rates_bps):
+            share = fixed.get(policy, follower.share(costs, samples_per_s, CAUTION.get(policy, 0.0)))
+            some = order[(torch.arange(samples_per_s) + second * samples_per_s) % len(margins)]
+            path = (margins[some] <= network.threshold(share)).long()
+            course.sent.append(float(torch.tensor([dear, cheap])[path].sum()))
+            course.right.append(float(right[path, some].float().mean()))
+            follower = follower.after(course.sent[-1], rate / 8)
+            course.waiting.append(follower.waiting)
+        found[policy] = course
+    return found
+
+
+def following(ran: Mapping[str, Course], samples_per_s: int) -> Iterator[Measurement]:
+    """What each policy got right, sent, and left waiting."""
+    for policy, course in ran.items():
+        seconds, case = len(course.sent), {"policy": policy}
+        yield Measurement("link_accuracy", sum(course.right) / seconds, "fraction", case)
+        yield Measurement("link_bytes_per_sample", sum(course.sent) / seconds / samples_per_s, "B", case)
+        yield Measurement("late_seconds", sum(waiting > 0 for waiting in course.waiting) / seconds, "fraction", case)
+        yield Measurement("waiting_at_end", course.waiting[-1], "B", case)
+
+
+def by_second(followed: Course, rates_bps: Sequence[float]) -> Iterator[Measurement]:
+    """Bytes handed to the link beside those that it carries, second by second."""
+    for second, (sent, rate) in enumerate(zip(followed.sent, rates_bps, strict=True)):
+        yield Measurement("link_bytes_per_s", rate / 8, "B/s", {"second": second, "of": "room"})
+        yield Measurement("link_bytes_per_s", sent, "B/s", {"second": second, "of": "sent"})
+
+
+def second_rates(trace: str) -> list[float]:
+    """The mean rate in bit/s in each whole second of ``trace``, a packaged one's name or a path. Raises TraceError."""
+    spans = read(locate(trace)).resampled(1.0).spans()
+    rates = [rate_bps for start_s, end_s, rate_bps in spans if end_s - start_s > 1 - 1e-6]
+    if not any(rates):
+        raise TraceError(f"{trace}: nothing is carried in a whole second")
+    return rates
+
+
+def determination(points: dict[float, float]) -> float:
+    """R squared of a straight line through ``points``; 1 for a level one."""
+    x, y = (torch.tensor(list(column), dtype=torch.float64) for column in (points.keys(), points.values()))
+    return float(torch.corrcoef(torch.stack([x, y]))[0, 1] ** 2) if y.var() else 1.0

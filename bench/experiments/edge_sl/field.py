@@ -1,0 +1,211 @@
+"""What does a round of training take where clients move among edges, and what crosses the links in it?
+
+Clients go round HiveMind's way past its six cells, each from a place of its own; an edge server stands at each cell.
+Cells that follow each other on the way are joined, and each edge to the cloud. Machines are those of HiveMind, a
+batch takes them as long as its pictures one by one. All clients train at once; a round ends with the slowest, and
+then copies are averaged. Layers that move do so before a round. Rates, delays and the time of a round, in which
+clients go on, are assumptions.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Annotated, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.experiments.hivemind.network.scenario import Machine
+from bench.experiments.hivemind.network.training import FLOAT_BYTES
+from bench.suite.document import Key
+from netem.cellular.iab import TOPOLOGIES
+from netem.cellular.mobility import Trajectory, distances, serving_cells
+from netem.cellular.network import HYSTERESIS_DB
+from nodes.costs.profile import Profile
+from nodes.splitting.migration import CLOUD, Controller, Link, Model, Network, State, Strategy, way_s
+from nodes.splitting.search import transfer_s
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+STRATEGIES: tuple[Strategy, ...] = ("stay", "migrate", "replicate")
+
+
+class FieldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``clients`` with ``batches`` of ``batch_size`` a round; edges store ``storage_share`` of the whole model's state.
+
+    Devices hold ``device_layers``. The state is parameters and, for each, ``optimizer_states`` more numbers.
+    """
+
+    device_layers: Count = 4  # a stem up to its pooling
+    clients: Count = 4
+    batches: Count = 20
+    batch_size: Count = 16
+    rounds: Count = 60
+    round_s: Positive = 20.0
+    speed_m_per_s: Positive = 4.0
+    storage_share: Share = 0.2
+    optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=8)] = 1
+    access: Link = Link(200e6, 0.005)  # of a cell, shared by its clients
+    lateral: Link = Link(200e6, 0.005)
+    backhaul: Link = Link(50e6, 0.005)
+
+    def problems(self, layers: int) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what does not go with a model of so many ``layers``."""
+        links = {"access": self.access, "lateral": self.lateral, "backhaul": self.backhaul}
+        return misfits(self.device_layers, layers, links)
+
+
+class Round(NamedTuple):
+    """One round: seconds, those of moves among them, bytes over all links by kind, and bytes that edges store."""
+
+    seconds: float
+    move_s: float
+    crossing_bytes: dict[str, int]
+    stored_bytes: int
+
+    @property
+    def communication_bytes(self) -> int:
+        return sum(self.crossing_bytes.values())
+
+
+@dataclass(frozen=True)
+class EdgeField:
+    """A network, a model, and where clients are in each round ([rounds][clients])."""
+
+    parameters: FieldParameters
+    network: Network
+    model: Model
+    device_s: float  # of a batch
+    attached: list[tuple[str, ...]]
+
+    @property
+    def stay_rounds(self) -> float:
+        """How many rounds a client stays at an edge, on average: taken as known to the controller."""
+        ways = list(zip(*self.attached, strict=True))
+        stays: int = sum(1 + sum(one != other for one, other in pairwise(way)) for way in ways)
+        return len(ways) * len(self.attached) / stays
+
+    def run(self, strategy: Strategy) -> list[Round]:
+        """Every round of ``strategy``."""
+        few = self.parameters
+        controller = Controller(self.network, self.model, strategy, few.clients, few.batches, self.stay_rounds)
+        state = controller.begin(self.attached[0])
+        rounds = [self._round(controller, state, state, self.attached[0])]
+        for attached in self.attached[1:]:
+            before, state = state, controller.follow(state, attached)
+            rounds.append(self._round(controller, before, state, attached))
+        return rounds
+
+    def _round(self, controller: Controller, before: State, state: State, attached: Sequence[str]) -> Round:
+        train_s, smashed_bytes = self._training(controller, state, attached)
+        move_s: defaultdict[str, float] = defaultdict(float)
+        moved_bytes = 0
+        for server, layer, way in controller.arrivals(before, state):
+            size = self.model.held_bytes[layer]
+            move_s[server] += way_s(way, size)
+            moved_bytes += len(way) * size
+        step_s, step_bytes = self._averaging(controller, state) if controller.in_step else (0.0, 0)
+        most_s = max(move_s.values(), default=0.0)
+        return Round(
+            most_s + train_s + step_s,
+            most_s,
+            {"smashed": smashed_bytes, "in step": step_bytes, "moved": moved_bytes},
+            sum(sum(self.model.held_bytes[:count]) for count in state.stored.values()),
+        )
+
+    def _training(self, controller: Controller, state: State, attached: Sequence[str]) -> tuple[float, int]:
+        """Seconds of the slowest client, and bytes of smashed data and gradients over all links."""
+        few, ways, cut_bytes = self.parameters, self.network.ways, self.model.boundary_bytes
+        here, users = Counter(attached), Counter(state.holders)
+        slowest_s, crossing = 0.0, 0
+        for (edge, holder), clients in Counter(zip(attached, state.holders, strict=True)).items():
+            used = state.used[holder]
+            sizes = [here[edge] * cut_bytes[0], 0]
+            own_s = self.device_s + transfer_s(sizes, *few.access, gradient_bytes=sizes)[0]
+            batch_s = own_s + controller.batch_s(edge, clients, holder, used, users[holder])
+            slowest_s = max(slowest_s, few.batches * batch_s)
+            sent = (1 + len(ways[edge, holder])) * cut_bytes[0] + len(ways[holder, CLOUD]) * cut_bytes[used]
+            crossing += few.batches * clients * 2 * sent
+        return slowest_s, crossing
+
+    def _averaging(self, controller: Controller, state: State) -> tuple[float, int]:
+        """Seconds of the slowest copy, and bytes of parameters: up what was trained, down what is not its own."""
+        users = Counter(state.holders)
+        slowest_s, crossing = 0.0, 0
+        for edge, count in state.stored.items():
+            way = self.network.ways[edge, CLOUD]
+            trained = sum(self.model.parameter_bytes[: state.used[edge]]) if users[edge] else 0
+            down = sum(self.model.parameter_bytes[:count]) - (trained if users[edge] == controller.clients else 0)
+            slowest_s = max(slowest_s, way_s(way, trained + down))
+            crossing += len(way) * (trained + down)
+        return slowest_s, crossing
+
+
+def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], seed: int) -> EdgeField:
+    """The field of ``parameters`` and a network's profiles; ``seed`` says where on their way the clients begin.
+
+    Raises ValueError if the devices hold all layers, or a link carries nothing.
+    """
+    first = parameters.device_layers
+    if wrong := [f"{key[0]}: {message}" for key, message in parameters.problems(len(kept["ue"].layers))]:
+        raise ValueError(wrong[0])
+    batch = {name: batch_s(profile, parameters.batch_size) for name, profile in kept.items()}
+    counts = kept["ue"].parameters
+    held = [FLOAT_BYTES * (1 + parameters.optimizer_states) * count for count in counts]
+    model = Model(
+        [parameters.batch_size * size for size in kept["ue"].boundary_bytes[first:-1]] + [0],
+        held[first:],
+        [FLOAT_BYTES * count for count in counts[first:]],
+    )
+    edges = round_the_way()
+    network = Network(
+        edges,
+        {
+            **dict.fromkeys(pairwise([*edges, edges[0]]), parameters.lateral),
+            **{(edge, CLOUD): parameters.backhaul for edge in edges},
+        },
+        {**dict.fromkeys(edges, batch["core"][first:]), CLOUD: batch["cloud"][first:]},
+        parameters.storage_share * sum(held),
+    )
+    return EdgeField(parameters, network, model, sum(batch["ue"][:first]), _attached(parameters, seed))
+
+
+def misfits(device_layers: int, layers: int, links: Mapping[str, Link]) -> Iterator[tuple[Key, str]]:
+    """(key, message) of devices that leave no layer to place, and of links that carry nothing."""
+    if device_layers >= layers:
+        yield ("device_layers",), f"{device_layers} of {layers} leave nothing to place"
+    for name, link in links.items():
+        if not (link.rate_bps > 0 and link.delay_s >= 0):
+            yield (name,), f"[{link.rate_bps:g}, {link.delay_s:g}]: a rate above 0 bit/s and a delay from 0 s on"
+
+
+def batch_s(profile: Profile, pictures: int) -> list[float]:
+    """Seconds [L] of a batch forward and backward."""
+    return [pictures * (one + other) for one, other in zip(profile.forward_s, profile.backward_s, strict=True)]
+
+
+def _attached(parameters: FieldParameters, seed: int) -> list[tuple[str, ...]]:
+    """The edge of each client in each round."""
+    way = Trajectory(TOPOLOGIES["mmwave"].trajectory.corners, parameters.speed_m_per_s)
+    lead_s = np.random.default_rng(seed).random(parameters.clients) * way.length_m / way.speed_m_per_s
+    times_s = np.arange(parameters.rounds) * parameters.round_s
+    return list(zip(*(_serving(way, times_s + lead) for lead in lead_s), strict=True))
+
+
+def _serving(way: Trajectory, times_s: NDArray[np.float64]) -> list[str]:
+    """The cell that serves a client on its ``way`` at each of ``times_s``."""
+    topology = TOPOLOGIES["mmwave"]
+    sites = np.array([cell.site for cell in topology.cells])
+    snr_db = topology.carrier.snr_db(distances(way.positions(times_s), sites))
+    return [topology.cells[cell].name for cell in serving_cells(snr_db, HYSTERESIS_DB)]
+
+
+@cache
+def round_the_way() -> tuple[str, ...]:
+    """The cells in the order in which the way passes them."""
+    way = TOPOLOGIES["mmwave"].trajectory
+    return tuple(dict.fromkeys(_serving(way, np.arange(0.0, way.length_m / way.speed_m_per_s, 1.0))))

@@ -1,0 +1,263 @@
+"""What does it take that clients change their edge server while a federation trains? Its copy goes after each of them.
+
+Clients go round the field's cells. A controller says, by storage and by what it costs over their stay, when a client's
+copy of the server part (SFL v1) moves to the edge server where the client is, and the client trains there from then
+on. Copies cross from edge to cloud to edge. Beside it the same training in which nobody ever moves. (Split Learning in
+6G Edge Networks, section VI-C, leaves all of this open.)
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import torch
+from msgspec.structs import replace
+
+from bench.experiments.common.learning import ANY_CLASSES, largest_payload, layers_of
+from bench.experiments.edge_sl.field import Count, EdgeField, FieldParameters, Positive, make_field, round_the_way
+from bench.experiments.edge_sl.placement import CLASSES, held_bytes
+from bench.experiments.hivemind.network.scenario import DEVICES, Machine
+from bench.experiments.hivemind.network.training import FLOAT_BYTES
+from bench.suite.document import Key
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import ModelName
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from nodes.costs.devices import profile_on
+from nodes.costs.profile import Profile
+from nodes.costs.workload import Inspected, inspect
+from nodes.data.loading import load_data
+from nodes.errors import ModelError
+from nodes.federated.in_process import FederationOutcome, run_in_process, run_in_virtual_time
+from nodes.model.chain import Chain
+from nodes.model.factory import build_model
+from nodes.spec.federation import Federation, Move
+from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
+from nodes.splitting.migration import CLOUD, Controller, Link, Network, State, follow_apart
+from reports.record import CaseValue, Mode
+
+KINDS = {"activation": "smashed", "gradient": "smashed", "weights": "in step", "handover": "moved"}
+
+
+class RoamingParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model that clients really train, in process; on a virtual clock shapes alone cross.
+
+    Edges store as many copies of the layers behind the devices' as fit. Data of a client whose copy is elsewhere takes
+    its own link alone.
+    """
+
+    model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
+    side: Count = 32
+    optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
+    storage_share: Positive = 1.0
+    test_samples: Count = 200
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what does not fit together; runs nothing."""
+        try:
+            layout = layers_of(str(self.model), ANY_CLASSES, self.side)
+        except ModelError as error:
+            yield ("model",), str(error)
+            return
+        if problems := list(self.problems(len(layout))):
+            yield from problems
+            return
+        held = held_bytes(layout, self.optimizer_states)
+        copy_bytes, edges = sum(held[self.device_layers :]), len(round_the_way())
+        weights = sum(FLOAT_BYTES * tensor.numel() for tensor in layout.model.parameters())
+        room = int(self.storage_share * (1 + self.optimizer_states) * weights // copy_bytes)
+        if edges * room < self.clients:
+            yield ("storage_share",), f"{edges} edges with room for {room} copies each, of {copy_bytes} B"
+
+    def check_mode(self, mode: Mode) -> Iterator[tuple[Key, str]]:
+        """(key, message) where it cannot run so."""
+        if mode == "live":
+            yield (), "in-process or virtual; live, clients move by moves of edge_sl.course"
+
+
+def roaming(parameters: RoamingParameters, context: Context) -> Iterator[Measurement]:
+    """Train while clients move and while they stay; what crosses, by kind, and what differs between the two."""
+    shape = (3, parameters.side, parameters.side)
+    network = build_model(str(parameters.model), CLASSES, shape, context.seed)
+    chain, work = Chain(network, shape), inspect(Inspected(network, shape))
+    kept = {name: profile_on(device, work) for name, device in DEVICES.items()}
+    field = make_field(parameters, kept, context.seed)
+    states, predicted = decided(field, held_bytes(chain, parameters.optimizer_states)[parameters.device_layers :])
+    holders = [[state.holders[0] for state in one] for one in states]
+    job = _job(parameters, context, chain)
+    data = load_data(job)
+    outcomes: dict[str, FederationOutcome] = {}
+    for name, places in (("moving", holders), ("staying", holders[:1] * len(holders))):
+        federation = _federation(parameters, job, places, kept)
+        if context.mode == "in-process":
+            outcomes[name] = run_in_process(replace(federation, folder=str(context.scratch / name)), data)
+        else:
+            links = dict.fromkeys(federation.client_names, _duplex(parameters.access))
+            links |= dict.fromkeys(federation.edge_names, _duplex(parameters.backhaul))
+            outcomes[name] = run_in_virtual_time(replace(federation, test_every=0), links, data, learn=False)
+    yield Measurement("cell_changes", _changes(field.attached), "1")
+    yield Measurement("moves", _changes(holders), "1")
+    yield Measurement("moved", predicted, "B", {"source": "controller"})
+    sent = [way["handover"] for node in outcomes["moving"].nodes for way in node.sent.values() if "handover" in way]
+    yield Measurement("moved", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})
+    for name, outcome in outcomes.items():
+        yield from _crossed(outcome, parameters.rounds, {"they": name})
+        if context.mode == "virtual":
+            yield _round(outcome, parameters.rounds, {"they": name})
+        elif context.dataset != "none":  # of blank pictures answers are right by chance
+            yield _accuracy(outcome, {"they": name})
+    if context.mode == "in-process":
+        yield from _differences(outcomes["moving"], outcomes["staying"], context.scratch)
+
+
+def decided(field: EdgeField, held: Sequence[int]) -> tuple[list[list[State]], int]:
+    """Where each client's copy is in each round, and the bytes of all moves over all links, for layers of ``held``."""
+    few = field.parameters
+    model = field.model._replace(held_bytes=held)
+    star = Network(
+        field.network.edges,
+        {ends: link for ends, link in field.network.links.items() if CLOUD in ends},
+        field.network.layer_s,
+        field.network.storage_bytes,
+    )
+    states = follow_apart(star, model, few.batches, field.stay_rounds, field.attached)
+    controller = Controller(star, model, "migrate", 1, few.batches, field.stay_rounds)
+    moved_bytes = 0
+    for before, after in pairwise(states):
+        for one, other in zip(before, after, strict=True):
+            moved_bytes += sum(len(way) * held[layer] for _, layer, way in controller.arrivals(one, other))
+    return states, moved_bytes
+
+
+def federation_moves(places: Sequence[Sequence[str]]) -> tuple[list[str], tuple[Move, ...]]:
+    """The edges that are ever come to by ``places`` [rounds][clients], and how clients move among them."""
+    edges = sorted({edge for one in places for edge in one})
+    clients = len(places[0])
+    at = [edges[client * len(edges) // clients] for client in range(clients)]  # where they begin if nothing is said
+    moves = []
+    for number, now in enumerate(places):
+        for client, edge in enumerate(now):
+            if edge != at[client]:
+                moves.append(Move(client, number, edges.index(edge)))
+        at = list(now)
+    return edges, tuple(moves)
+
+
+def _job(parameters: RoamingParameters, context: Context, chain: Chain) -> Job:
+    weights = sum(tensor.nbytes for tensor in chain.model.state_dict().values())
+    return Job(
+        model=str(parameters.model),
+        input_shape=chain.input_shape,
+        classes=CLASSES,
+        nodes=("client", "edge"),
+        splits=(parameters.device_layers,),
+        stages=(StageSpec(),),
+        data=DataSpec(
+            name=context.dataset,
+            directory=str(context.data_dir.resolve()) if context.data_dir else None,
+            train_samples=parameters.clients * parameters.batches * parameters.batch_size,
+            test_samples=parameters.test_samples,
+        ),
+        optimizer=OptimizerSpec(momentum=0.9 if parameters.optimizer_states else 0.0),
+        batch_size=parameters.batch_size,
+        seed=context.seed,
+        threads=1,
+        payload_bytes=largest_payload(chain, parameters.batch_size) + 3 * weights,
+    )
+
+
+def _federation(
+    parameters: RoamingParameters, job: Job, places: Sequence[Sequence[str]], kept: Mapping[Machine, Profile]
+) -> Federation:
+    edges, moves = federation_moves(places)
+    first = parameters.device_layers
+    return Federation(
+        job=job,
+        scheme="sflv1",
+        clients=parameters.clients,
+        edges=len(edges),
+        rounds=parameters.rounds,
+        local_steps=parameters.batches,
+        test_every=parameters.rounds,
+        client_timing=_timing(kept["ue"], slice(first), parameters.batch_size),
+        server_timing=_timing(kept["core"], slice(first, None), parameters.batch_size),
+        moves=moves,
+    )
+
+
+def _timing(profile: Profile, layers: slice, pictures: int) -> Timing:
+    return Timing(
+        forward_s=pictures * sum(profile.forward_s[layers]), backward_s=pictures * sum(profile.backward_s[layers])
+    )
+
+
+def _duplex(link: Link) -> Duplex:
+    way = LinkProfile(rate_bps=link.rate_bps, delay_s=link.delay_s)
+    return Duplex(up=way, down=way)
+
+
+def _changes(places: Sequence[Sequence[str]]) -> int:
+    return sum(one != other for now, then in pairwise(places) for one, other in zip(now, then, strict=True))
+
+
+def _crossed(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]) -> Iterator[Measurement]:
+    """What crossed in a round, by kind and over each link."""
+    sent: Counter[str] = Counter()
+    for node in outcome.nodes:
+        for kinds in node.sent.values():
+            for kind, traffic in kinds.items():
+                sent[KINDS.get(kind, "said")] += traffic.header_bytes + traffic.payload_bytes
+    for kind in ("smashed", "in step", "moved", "said"):
+        yield Measurement("crossing", sent[kind] / rounds / 1e6, "MB", {**case, "kind": kind})
+    yield Measurement("moved_share", sent["moved"] / sent.total(), "1", case)
+
+
+def _round(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]) -> Measurement:
+    """How long a round took on a clock."""
+    began = min(one.told["began"] for one in outcome.rounds)
+    ended = max(one.told["ended"] for one in outcome.rounds)
+    return Measurement("round", (ended - began) / rounds, "s", case)
+
+
+def _accuracy(outcome: FederationOutcome, case: dict[str, CaseValue]) -> Measurement:
+    """Of all clients' tests; they test after the last round."""
+    right, tested = (sum(sum(getattr(one, name)) for one in outcome.rounds) for name in ("right", "tested"))
+    return Measurement("final_accuracy", right / tested, "1", case)
+
+
+def _differences(moving: FederationOutcome, staying: FederationOutcome, folder: Path) -> Iterator[Measurement]:
+    """What moves change in what is learned: mean losses, round by round, and the clients' parts with their momentum.
+
+    Raises ValueError where there is nothing to compare, or what was kept is not of the same names.
+    """
+    one, other = _losses(moving), _losses(staying)
+    yield Measurement("loss_difference", max(abs(one[number] - other[number]) for number in other), "nats")
+    ours, theirs = _all_kept(folder / "moving"), _all_kept(folder / "staying")
+    if not ours or ours.keys() != theirs.keys():
+        raise ValueError(f"not to be compared: {len(ours)} tensors, and {sorted(ours.keys() ^ theirs.keys())[:3]}")
+    yield Measurement("different_tensors", sum(not torch.equal(ours[name], theirs[name]) for name in ours), "tensors")
+    yield Measurement("tensors", len(ours), "tensors")
+
+
+def _losses(outcome: FederationOutcome) -> dict[float, float]:
+    """Of a step, by round."""
+    numbers = {one.told["round"] for one in outcome.rounds}
+    rounds = {number: [one.told for one in outcome.rounds if one.told["round"] == number] for number in numbers}
+    return {
+        number: sum(told["loss"] for told in of_round) / sum(told["noted"] for told in of_round)
+        for number, of_round in rounds.items()
+    }
+
+
+def _all_kept(folder: Path) -> dict[str, torch.Tensor]:
+    """The clients' states after their last steps, with what their optimizers keep, by file and name."""
+    kept: dict[str, torch.Tensor] = {}
+    for path in folder.iterdir():
+        state = torch.load(path, weights_only=True)
+        optimizer = state["optimizer"]["state"].items()
+        own = {f"{key}.{kind}": value for key, one in optimizer for kind, value in one.items() if value is not None}
+        kept |= {f"{path.stem}.{name}": tensor for name, tensor in (*state["modules"]["part"].items(), *own.items())}
+    return kept

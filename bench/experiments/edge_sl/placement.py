@@ -1,0 +1,254 @@
+"""What do storage at the edge, moving with the client and copies everywhere cost? Question 3 of the 6G article.
+
+It is open there (Split Learning in 6G Edge Networks, section VI-C): what is measured here is empirical.
+"""
+
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from pathlib import Path as Folder
+from statistics import fmean
+from typing import Annotated
+
+import msgspec
+import torch
+from msgspec.structs import replace
+
+from bench.experiments.common.learning import layers_of
+from bench.experiments.edge_sl.field import STRATEGIES, Count, FieldParameters, Share, batch_s, make_field, misfits
+from bench.experiments.hivemind.network.scenario import DEVICES, profiles
+from bench.experiments.hivemind.network.training import FLOAT_BYTES
+from bench.suite.document import Key
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import ModelName, WorkloadName
+from nodes.costs.devices import profile_on
+from nodes.costs.workload import Inspected, inspect
+from nodes.errors import ModelError
+from nodes.model.chain import Chain
+from nodes.model.checkpoint import checkpoint_path
+from nodes.model.factory import build_model
+from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.splitting.migration import Controller, Link, State, way_s
+from nodes.splitting.placement import Path, place
+from nodes.splitting.search import transfer_s
+from nodes.training.in_process import run_in_process
+from nodes.training.report import Outcome
+from reports.record import Mode
+
+CLASSES = 10
+
+
+class PlacementParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A kept ``workload`` in the field; a course is told every ``every`` rounds."""
+
+    workload: WorkloadName = WorkloadName("resnet18-88")
+    every: Count = 1
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what does not fit together."""
+        yield from self.problems(len(profiles(self.workload)["ue"].layers))
+
+
+class MigrationParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model that one client really trains."""
+
+    clients: Count = 1
+    optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
+    model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
+    side: Count = 32
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what does not fit together."""
+        if self.clients != 1:
+            yield ("clients",), f"layers follow one client here, got {self.clients}"
+        try:
+            layers = len(layers_of(str(self.model), CLASSES, self.side))
+        except ModelError as error:
+            yield ("model",), str(error)
+        else:
+            yield from self.problems(layers)
+
+    def check_mode(self, mode: Mode) -> Iterator[tuple[Key, str]]:
+        """(key, message) of a mode in which no network is trained."""
+        if mode == "virtual":
+            yield (), "this trains a network: in-process or live"
+
+
+class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Edges with ``clients`` each below one metro server, and a cloud; every server but the cloud stores as much."""
+
+    workload: WorkloadName = WorkloadName("resnet18-88")
+    clients: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1)] = (1, 2, 4)
+    device_layers: Count = 4
+    batches: Count = 20
+    batch_size: Count = 16
+    storage_share: Share = 0.2
+    metro: Link = Link(200e6, 0.005)
+    core: Link = Link(50e6, 0.01)
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        """(key, message) of what does not fit together."""
+        layers = len(profiles(self.workload)["ue"].layers)
+        yield from misfits(self.device_layers, layers, {"metro": self.metro, "core": self.core})
+
+
+def placement(parameters: PlacementParameters, context: Context) -> Iterator[Measurement]:
+    """Each strategy's means over the rounds: seconds, bytes that cross links by kind, bytes stored at the edges."""
+    field = make_field(parameters, profiles(parameters.workload), context.seed)
+    yield Measurement("stay", field.stay_rounds, "rounds")
+    for strategy in STRATEGIES:
+        rounds, case = field.run(strategy), {"strategy": strategy}
+        yield Measurement("round", fmean(one.seconds for one in rounds), "s", case)
+        yield Measurement("move", fmean(one.move_s for one in rounds), "s", case)
+        yield Measurement("communication", fmean(one.communication_bytes for one in rounds) / 1e6, "MB", case)
+        for kind in rounds[0].crossing_bytes:
+            mean_bytes = fmean(one.crossing_bytes[kind] for one in rounds)
+            yield Measurement("crossing", mean_bytes / 1e6, "MB", {**case, "kind": kind})
+        yield Measurement("stored", fmean(one.stored_bytes for one in rounds) / 1e6, "MB", case)
+
+
+def course(parameters: PlacementParameters, context: Context) -> Iterator[Measurement]:
+    """How each strategy's rounds go one after another: seconds of each, and of all so far."""
+    field = make_field(parameters, profiles(parameters.workload), context.seed)
+    for strategy in STRATEGIES:
+        seconds = [one.seconds for one in field.run(strategy)]
+        passed = list(accumulate(seconds))
+        for number in range(0, len(seconds), parameters.every):
+            case = {"strategy": strategy, "round": number + 1}
+            yield Measurement("round", seconds[number], "s", case)
+            yield Measurement("time_passed", passed[number], "s", case)
+
+
+def migration(parameters: MigrationParameters, context: Context) -> Iterator[Measurement]:
+    """One client trains a chain of device, the edges that it comes to, and cloud; layers move as the controller says.
+
+    A chain's order is fixed, so its data passes the edges that hold no layers as relays, and moves are counted over
+    the chain's links. The same job in this process whose layers stay says what may change: nothing.
+    """
+    shape = (3, parameters.side, parameters.side)
+    network = build_model(str(parameters.model), CLASSES, shape, context.seed)
+    work = inspect(Inspected(network, shape))
+    field = make_field(parameters, {name: profile_on(device, work) for name, device in DEVICES.items()}, context.seed)
+    held = held_bytes(Chain(network, shape), parameters.optimizer_states)
+    model = field.model._replace(held_bytes=held[parameters.device_layers :])
+    controller = Controller(field.network, model, "migrate", 1, parameters.batches, field.stay_rounds)
+    states = [controller.begin(field.attached[0])]
+    for attached in field.attached[1:]:
+        states.append(controller.follow(states[-1], attached))
+    visited = {edge for attached in field.attached for edge in attached}
+    edges = tuple(edge for edge in field.network.edges if edge in visited)
+    splits = [chain_splits(state, edges, parameters.device_layers) for state in states]
+    moves = {parameters.batches * number: after for number, after in enumerate(splits)}
+    job = Job(
+        model=str(parameters.model),
+        input_shape=shape,
+        classes=CLASSES,
+        nodes=("device", *edges, "cloud"),
+        splits=splits[0],
+        stages=(StageSpec(),) * len(splits[0]),
+        data=DataSpec(
+            name=context.dataset,
+            directory=str(context.data_dir.resolve()) if context.data_dir else None,
+            train_samples=parameters.batches * parameters.batch_size,
+            test_samples=parameters.batch_size,
+        ),
+        optimizer=OptimizerSpec(momentum=0.9 if parameters.optimizer_states else 0.0),
+        epochs=parameters.rounds,  # one a round
+        steps=parameters.batches,
+        batch_size=parameters.batch_size,
+        seed=context.seed,
+        threads=1,
+    )
+    moved, moved_state = _trained(replace(job, moves=moves, checkpoint=str(context.scratch / "moves")), context.mode)
+    stayed, stayed_state = _trained(replace(job, checkpoint=str(context.scratch / "stays")), "in-process")
+    before = list(accumulate(held, initial=0))
+    counted = sum(
+        abs(before[one] - before[other]) for old, new in pairwise(splits) for one, other in zip(old, new, strict=True)
+    )
+    sent = [way["parameters"] for node in moved.nodes for way in (node.sent_down, node.sent_up) if "parameters" in way]
+    yield Measurement("cell_changes", sum(one != other for one, other in pairwise(field.attached)), "1")
+    yield Measurement("moves", sum(one != other for one, other in pairwise(splits)), "1")
+    yield Measurement("moved", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})
+    yield Measurement("moved", counted, "B", {"source": "controller"})
+    losses = max(abs(one - other) for one, other in zip(moved.losses, stayed.losses, strict=True))
+    yield Measurement("loss_difference", losses, "1")
+    different = sum(not torch.equal(tensor, stayed_state[name]) for name, tensor in moved_state.items())
+    yield Measurement("different_tensors", different + len(moved_state.keys() ^ stayed_state.keys()), "tensors")
+    yield Measurement("tensors", len(moved_state), "tensors")
+
+
+def tree(parameters: TreeParameters, context: Context) -> Iterator[Measurement]:
+    """Edges, a metro server that all share, and the cloud, placed at once for the least sum over all clients' rounds.
+
+    As in the field, what clients share is divided among them, and edges' copies are averaged each round, here at the
+    metro server. One copy there serves all edges; ``apart`` is what a copy for each would take.
+    """
+    kept, first = profiles(parameters.workload), parameters.device_layers
+    weights = [FLOAT_BYTES * count for count in kept["ue"].parameters]
+    held = [2 * size for size in weights[first:]]  # with a momentum
+    boundary = [parameters.batch_size * size for size in kept["ue"].boundary_bytes[first:-1]] + [0]
+    core_s, cloud_s = (batch_s(kept[name], parameters.batch_size)[first:] for name in ("core", "cloud"))
+    everyone = sum(parameters.clients)
+    paths = []
+    for edge, clients in enumerate(parameters.clients):
+        batches = clients * parameters.batches
+        step_s = [clients * 2 * way_s([parameters.metro], size) for size in weights[first:]]
+        at_edge = [batches * clients * work + step for work, step in zip(core_s, step_s, strict=True)]
+        at_metro, at_cloud = [batches * everyone * work for work in core_s], [batches * work for work in cloud_s]
+        near = [batches * seconds for seconds in _both_ways_s(boundary, parameters.metro, clients)]
+        far = [batches * seconds for seconds in _both_ways_s(boundary, parameters.core, everyone)]
+        paths.append(Path((f"edge{edge + 1}", "metro", "cloud"), [at_edge, at_metro, at_cloud], [near, far]))
+    limit = parameters.storage_share * 2 * sum(weights)
+    servers = {server for path in paths for server in path.servers}
+    found = place(paths, held, dict.fromkeys(servers, limit) | {"cloud": sum(held)})
+    yield Measurement("round", found.cost / everyone, "s")
+    for link in (0, 1):
+        sent = sum(
+            2 * clients * parameters.batches * boundary[splits[link]]
+            for clients, splits in zip(parameters.clients, found.splits, strict=True)
+        )
+        yield Measurement("smashed", sent / 1e6, "MB", {"link": ("edge to metro", "metro to cloud")[link]})
+    sizes = {server: sum(held[low:high]) for server, (low, high) in found.stored.items()}
+    apart = sum(sum(held[one:other]) for one, other in found.splits)
+    yield Measurement("metro_stored", sizes.get("metro", 0) / 1e6, "MB", {"copies": "together"})
+    yield Measurement("metro_stored", apart / 1e6, "MB", {"copies": "apart"})
+    edges_bytes = sum(size for server, size in sizes.items() if server.startswith("edge"))
+    yield Measurement("edges_stored", edges_bytes / 1e6, "MB")
+
+
+def chain_splits(state: State, edges: tuple[str, ...], device_layers: int) -> tuple[int, ...]:
+    """The splits of a chain of device, ``edges`` and cloud where one client trains the copy that ``state`` says."""
+    (holder,) = state.holders
+    done = device_layers + state.used[holder]
+    return tuple(done if edge > edges.index(holder) else device_layers for edge in range(len(edges) + 1))
+
+
+def held_bytes(chain: Chain, optimizer_states: int) -> list[int]:
+    """What each layer's state takes: parameters, as many numbers of the optimizer each, and buffers."""
+    sizes = []
+    for index in range(len(chain)):
+        body = chain.part(index, index + 1).body
+        own = sum(parameter.nbytes for parameter in body.parameters())
+        sizes.append((1 + optimizer_states) * own + sum(buffer.nbytes for buffer in body.buffers()))
+    return sizes
+
+
+def _trained(job: Job, mode: Mode) -> tuple[Outcome, dict[str, torch.Tensor]]:
+    """What comes of ``job``, on processes of its own or in this one; and all parameters and buffers by name."""
+    Folder(str(job.checkpoint)).mkdir()
+    if mode == "live":
+        from bench.live.training import run_live  # noqa: PLC0415  (aiohttp and uvloop, which a run in process does without)
+
+        outcome = run_live(job)
+    else:
+        outcome = run_in_process(job)
+    state: dict[str, torch.Tensor] = {}
+    for path in (checkpoint_path(job, index, job.epochs) for index in range(len(job.nodes))):
+        if path.exists():
+            state |= torch.load(path, weights_only=True)["modules"].get("part", {})
+    return outcome, state
+
+
+def _both_ways_s(boundary_bytes: list[int], link: Link, sharing: int) -> list[float]:
+    """Seconds [L+1] of a batch and its gradient over a link that ``sharing`` clients use at once."""
+    sizes = [sharing * size for size in boundary_bytes]
+    return transfer_s(sizes, *link, gradient_bytes=sizes)

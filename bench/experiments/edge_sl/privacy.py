@@ -1,0 +1,153 @@
+"""How much of the picture does smashed data give away, and what does the cut cost, by where and with what it is made?
+
+The attacker is the server: honest, but curious (see ``inversion``). It attacks after training. What
+stands in ``docs/edge_privacy.md`` is what it knows, and what was found.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from bench.experiments.common.inference import answers
+from bench.experiments.common.learning import ANY_CLASSES, Count, layers_of
+from bench.experiments.common.threads import one_thread
+from bench.experiments.common.two_node_training import Bench, Trained, Training, boundary_after
+from bench.experiments.edge_sl.inversion import Attack, pixels, recut
+from bench.suite.document import Key
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import ModelName, StageChoice, stage_specs
+from nodes.costs.profile import measure
+from nodes.costs.workload import inspect
+from nodes.data.batching import subset
+from nodes.data.images import Pictures
+from nodes.model.factory import build_model
+from nodes.spec.job import StageSpec
+from nodes.stages.leakage import WINDOW, distance_correlation, mean_picture, squared_error, ssim
+from nodes.training.segment import Segment
+
+
+class Privacy(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network attacked at each of ``cuts`` without a stage, and at ``cut`` with each of ``stages``, trained with it.
+
+    The server has ``auxiliary_samples`` of the training pictures, the client the others; ``attacked_samples`` of those
+    are inverted. ``shown`` of these, grey and ``shown_side`` pixels wide, are recorded pixel by pixel, as they are and
+    as they were read.
+    """
+
+    cuts: tuple[str, ...]
+    stages: dict[str, StageChoice] = msgspec.field(default_factory=dict)
+    auxiliary_samples: Count = 500
+    attacked_samples: Annotated[int, msgspec.Meta(ge=4, le=10_000)] = 250
+    attack_epochs: Count = 20
+    shown: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
+    shown_side: Annotated[int, msgspec.Meta(ge=1, le=32)] = 8
+
+    def spec(self, stage: str) -> StageSpec:
+        return stage_specs(self.stages[stage], 1)[0]
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        if self.side < WINDOW:
+            yield ("side",), f"SSIM needs {WINDOW} pixels or more"
+        yield from _unknown(self.model, self.side, self.cuts)
+        for stage in self.stages:
+            for (key, *_), message in self.problems({stage: self.spec(stage)}):
+                yield ("stages", stage) if key == stage else (key,), message
+
+
+class Depth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network whose cuts are priced, for pictures of ``side`` pixels and ten classes."""
+
+    model: ModelName
+    cuts: tuple[str, ...]
+    side: Count = 32
+    repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+
+    def check(self) -> Iterator[tuple[Key, str]]:
+        yield from _unknown(self.model, self.side, self.cuts)
+
+
+def privacy(parameters: Privacy, context: Context) -> Iterator[Measurement]:
+    """Train once and attack that network at every cut; then train with each stage and attack that."""
+    bench = Bench(parameters, context, hold_out=parameters.auxiliary_samples)
+    assert bench.held_out is not None
+    wanted = subset(bench.data.train, parameters.attacked_samples, context.seed)
+    attack = Attack(bench.held_out, wanted, parameters.attack_epochs, context.seed)
+    yield from _shown(pixels(wanted), "original", parameters)
+
+    def at_cuts(trained: Trained) -> Iterator[Measurement]:
+        for cut in parameters.cuts:
+            case = {"cut": cut, "stage": "identity"}
+            segments = recut(trained, boundary_after(bench.layout, cut))
+            yield from _attacked(attack, segments, bench.data.test, case, parameters)
+
+    yield from bench.once("cuts", StageSpec(), at_cuts)
+    for number, stage in enumerate(parameters.stages):
+
+        def with_stage(trained: Trained, stage: str = stage) -> Iterator[Measurement]:
+            case = {"cut": parameters.cut, "stage": stage}
+            yield from _attacked(attack, trained.segments, bench.data.test, case, parameters)
+
+        yield from bench.once(f"stage-{number}", parameters.spec(stage), with_stage)
+
+
+def depth(parameters: Depth, context: Context) -> Iterator[Measurement]:
+    """What each cut leaves to the client and what crosses there; "input" sends the picture itself.
+
+    ``device_work`` is the client's share of the forward pass's operations (exact), ``device_time`` its share of the
+    seconds that forward and backward pass take here.
+    """
+    layout = layers_of(str(parameters.model), ANY_CLASSES, parameters.side)
+    work = inspect(layout)
+    with one_thread():
+        model = build_model(str(parameters.model), ANY_CLASSES, layout.input_shape)
+        profile = measure(model, layout.input_shape, repeats=parameters.repeats)
+    seconds = [forward + backward for forward, backward in zip(profile.forward_s, profile.backward_s, strict=True)]
+    for cut in ("input", *parameters.cuts):
+        done = 0 if cut == "input" else boundary_after(layout, cut)
+        case = {"cut": cut}
+        yield Measurement("layers", done, "layers", case)
+        yield Measurement("device_work", sum(work.flops[:done]) / sum(work.flops), "share", case)
+        yield Measurement("device_time", sum(seconds[:done]) / sum(seconds), "share", case)
+        yield Measurement("smashed_bytes", work.boundary_bytes[done], "B", case)
+
+
+def _attacked(
+    attack: Attack, segments: list[Segment], test: Pictures, case: dict[str, str], parameters: Privacy
+) -> Iterator[Measurement]:
+    """What crosses, what it is worth, what it gives away; the guess of who sees nothing is the mean picture."""
+    answered = answers(segments, test)
+    sent, read = attack.on(segments[0])
+    wanted = pixels(attack.wanted)
+    blind = mean_picture(pixels(attack.auxiliary), len(wanted))
+    yield Measurement("test_accuracy", answered.accuracy, "fraction", case)
+    yield Measurement("bytes_per_sample", answered.bytes_per_sample, "B", case)
+    yield Measurement("distance_correlation", distance_correlation(wanted, sent), "1", case)
+    yield Measurement("ssim", float(ssim(read, wanted).mean()), "1", case)
+    yield Measurement("blind_ssim", float(ssim(blind, wanted).mean()), "1", case)
+    yield Measurement("reconstruction_error", squared_error(read, wanted), "1", case)
+    yield Measurement("blind_error", squared_error(blind, wanted), "1", case)
+    name = f"cut {case['cut']}" if case["stage"] == "identity" else f"{case['stage']} at {case['cut']}"
+    yield from _shown(read, name, parameters)
+
+
+def _shown(pictures: torch.Tensor, shows: str, parameters: Privacy) -> Iterator[Measurement]:
+    """The first of ``pictures`` (N, C, S, S), pixel by pixel, for a figure."""
+    if parameters.shown:
+        side = min(parameters.shown_side, pictures.shape[-1])
+        grey = F.adaptive_avg_pool2d(pictures[: parameters.shown].mean(1), side)
+        for (picture, row, column), value in np.ndenumerate(grey.numpy()):
+            case = {"shows": shows, "picture": picture + 1, "row": row, "column": column}
+            yield Measurement("pixel", float(value), "1", case)
+
+
+def _unknown(model: ModelName, side: int, cuts: tuple[str, ...]) -> Iterator[tuple[Key, str]]:
+    """(key, message) of each of ``cuts`` that the model does not have, or of a model that cannot be cut."""
+    for number, cut in enumerate(cuts):
+        try:
+            boundary_after(layers_of(str(model), ANY_CLASSES, side), cut)
+        except ValueError as error:
+            yield ("cuts", number), str(error)

@@ -1,0 +1,222 @@
+"""Which way of training with many clients is the better: how accurate, how fast, with how many bytes, on whose work?
+
+Split Learning in 6G Edge Networks. One experiment serves all: ``course`` lets a federation train, in this process, on
+a virtual clock, on which networks learn as well while compute and links take the time that is said, or live.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.experiments.common.learning import largest_payload
+from bench.experiments.edge_sl.parameters import Clients, minimal
+from bench.suite.experiment import Context, Measurement
+from netem.profiles import Duplex, duplex
+from nodes.data.batching import subset
+from nodes.data.images import Dataset
+from nodes.federated.in_process import FederationOutcome, RoundReport, Say, run_in_process, run_in_virtual_time
+from nodes.model.chain import Chain
+from nodes.model.factory import build_model
+from nodes.spec.federation import Federation
+from nodes.spec.job import Job, Timing
+from reports.record import CaseValue
+
+BACKWARD = 2.0  # a backward pass takes twice the operations of a forward pass, as is usual for convolutions
+
+
+def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
+    """Train, and tell round by round how well, what crossed, who worked, and on a clock how long it took."""
+    classes = parameters.classes(context)
+    layout = parameters.layout(classes)
+    data = _data(parameters, context)
+    job = _job(parameters, context, classes, layout)
+    federation = parameters.federation(job)
+    work = _work(parameters, job, layout)
+    links = [duplex(parameters.links[number % len(parameters.links)]) for number in range(parameters.clients)]
+    if context.mode == "live":
+        outcome = _live(parameters, context, federation, links)
+        yield Measurement("uncalibrated_links", len(outcome.uncalibrated), "directions")
+    elif context.mode == "virtual":
+        federation = msgspec.structs.replace(federation, test_every=0, **_timings(parameters, work))
+        joined = dict(zip(federation.client_names, links, strict=True))
+        joined |= dict.fromkeys(federation.edge_names, duplex(parameters.backhaul))
+        outcome = run_in_virtual_time(federation, joined, data, parameters.learn)
+    else:
+        outcome = run_in_process(federation, data, _saying(context))
+    learned = parameters.learn and context.dataset != "none"
+    if not learned:  # blank pictures or none: answers are right by chance
+        outcome.rounds = [RoundReport(told=one.told, right=[], tested=[]) for one in outcome.rounds]
+    yield from _rounds(outcome, parameters, learned, timed=context.mode != "in-process")
+    yield from _totals(outcome, parameters, work)
+
+
+def _live(parameters: Clients, context: Context, federation: Federation, links: list[Duplex]) -> FederationOutcome:
+    from bench.live.federated import run_live  # noqa: PLC0415  (aiohttp and uvloop, which a run in process does without)
+
+    outcome = run_live(
+        federation,
+        links,
+        duplex(parameters.backhaul),
+        _saying(context),
+        clients_per_process=parameters.clients_per_process,
+        shaping=context.shaping,
+        self_test=context.self_test,
+    )
+    if outcome.lost:
+        raise RuntimeError("; ".join(f"{client} was lost: {how}" for client, how in outcome.lost.items()))
+    for complaint in outcome.uncalibrated:
+        context.say(f"not calibrated: {complaint}")
+    return outcome
+
+
+def _saying(context: Context) -> Say:
+    def say(told: dict[str, float]) -> None:
+        loss = told["loss"] / max(1.0, told["noted"])
+        context.say(f"edge {told['edge'] + 1:.0f}, round {told['round'] + 1:.0f}: training loss {loss:.3f}")
+
+    return say
+
+
+def _data(parameters: Clients, context: Context) -> Dataset | None:
+    if context.dataset == "none":
+        return None
+    everything = parameters.stored(context)
+    return Dataset(
+        everything.name,
+        everything.classes,
+        subset(everything.train, parameters.train_samples, context.seed),
+        subset(everything.test, parameters.test_samples, context.seed),
+    )
+
+
+def _job(parameters: Clients, context: Context, classes: int, layout: Chain) -> Job:
+    """A client and its server. A payload may be a whole network with Adam's state."""
+    parameter_bytes = sum(4 * tensor.numel() for tensor in layout.model.state_dict().values())
+    payload_bytes = largest_payload(layout, parameters.batch_size) + 3 * parameter_bytes
+    needed = minimal(parameters, layout) | {"classes": classes, "payload_bytes": payload_bytes}
+    return parameters.job(context, layout, **needed)
+
+
+class Work(msgspec.Struct, frozen=True):
+    """Floating-point operations of one picture's forward pass, as counted."""
+
+    client: float
+    server: float
+
+
+def _work(parameters: Clients, job: Job, layout: Chain) -> Work:
+    """What a client and its server compute for a picture."""
+    model = build_model(job.model, job.classes, job.input_shape, job.seed)
+    chain, (split_point,) = Chain(model, job.input_shape), job.splits
+    values = {chain.input: torch.zeros(1, *job.input_shape)}
+    counted = []
+    for start, stop in ((0, split_point), (split_point, len(chain))):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            values = chain.part(start, stop).eval()(values) if start < stop else values
+        counted.append(float(counter.get_total_flops()))
+    return Work(*counted)
+
+
+def _timings(parameters: Clients, work: Work) -> dict[str, Timing]:
+    """Seconds of a batch, forward and backward, of the fastest client and of a server."""
+    client_s = work.client * parameters.batch_size / parameters.client_flops
+    server_s = work.server * parameters.batch_size / parameters.server_flops
+    return {
+        "client_timing": Timing(forward_s=client_s, backward_s=BACKWARD * client_s),
+        "server_timing": Timing(forward_s=server_s, backward_s=BACKWARD * server_s),
+    }
+
+
+class Moment(NamedTuple):
+    """The end of a round, on the run's clock without tests; the accuracy then, if it was asked for."""
+
+    elapsed_s: float
+    accuracy: float | None
+
+
+def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, timed: bool) -> Iterator[Measurement]:
+    """Round by round, over all edge servers; of losses only where something was ``learned``."""
+    began = min(one.told["began"] for one in outcome.rounds)
+    tests_s = 0.0  # which count for nothing; on a virtual clock they take no time
+    moments: list[Moment] = []
+    for number in range(parameters.rounds):
+        of_round = [one for one in outcome.rounds if one.told["round"] == number]
+        case: dict[str, CaseValue] = {"round": number + 1}
+        noted = sum(one.told["noted"] for one in of_round)
+        if noted and learned:
+            loss = sum(one.told["loss"] for one in of_round) / noted
+            if math.isfinite(loss):
+                yield Measurement("training_loss", loss, "nats", case)
+            else:  # a finding, not a failure of the run
+                yield Measurement("diverged", 1, "1", case)
+        accuracy = _accuracy(of_round)
+        if accuracy is not None:
+            yield Measurement("test_accuracy", accuracy, "1", case)
+            yield Measurement("balanced_accuracy", _balanced(of_round), "1", case)
+        trained = max(max(one.told["trained"], one.told["averaged"]) for one in of_round)
+        moments.append(Moment(trained - began - tests_s, accuracy))
+        tests_s += max(0.0, max(one.told["ended"] for one in of_round) - trained)
+    if timed:
+        yield from _times(moments, parameters)
+
+
+def _times(moments: list[Moment], parameters: Clients) -> Iterator[Measurement]:
+    """A round's mean time, and how accurate the network was when, by the last round that had ended."""
+    yield Measurement("total_s", moments[-1].elapsed_s, "s")
+    yield Measurement("round_s", moments[-1].elapsed_s / len(moments), "s")
+    for time_s in parameters.times_s:
+        ended = [one.accuracy for one in moments if one.elapsed_s <= time_s and one.accuracy is not None]
+        if ended:
+            yield Measurement("accuracy_at", ended[-1], "1", {"time_s": time_s})
+
+
+def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iterator[Measurement]:
+    """What the whole came to."""
+
+    def total(name: str) -> float:
+        return sum(one.told[name] for one in outcome.rounds)
+
+    last = [one for one in outcome.rounds if one.told["round"] == parameters.rounds - 1]
+    accuracy = _accuracy(last)
+    if accuracy is not None:
+        yield Measurement("final_accuracy", accuracy, "1")
+        yield Measurement("final_balanced_accuracy", _balanced(last), "1")
+    steps = total("steps")
+    yield Measurement("client_steps", steps, "steps")
+    yield Measurement("up_bytes", total("up_bytes"), "B")
+    yield Measurement("down_bytes", total("down_bytes"), "B")
+    if parameters.moves:
+        yield Measurement("moved_bytes", total("moved_bytes"), "B")
+    spared = sum(one.told["shared_bytes"] * (1 - 1 / max(1.0, one.told["participants"])) for one in outcome.rounds)
+    yield Measurement("down_broadcast_bytes", total("down_bytes") - spared, "B")
+    operations = (1 + BACKWARD) * parameters.batch_size * steps * work.client
+    yield Measurement("client_operations", operations, "FLOP")
+    yield Measurement("client_share", work.client / (work.client + work.server), "1")
+    busy = sum(node.compute_s for node in outcome.nodes if node.name.startswith("client"))
+    yield Measurement("client_compute_s", busy / max(1.0, steps), "s/step")
+    updates = total("updates")
+    if updates:
+        yield Measurement("server_updates", updates, "updates")
+        yield Measurement("backward_samples", total("backward_samples") / updates, "samples/update")
+        yield Measurement("forward_samples", total("forward_samples") / updates, "samples/update")
+    if total("backward_s"):
+        yield Measurement("backward_s", total("backward_s") / updates, "s/update")
+    if parameters.method.scheme == "psl-async":
+        yield Measurement("staleness", total("staleness") / steps, "updates")
+
+
+def _accuracy(rounds: list[RoundReport]) -> float | None:
+    """Right answers of all; None where none were asked for."""
+    tested = sum(sum(one.tested) for one in rounds)
+    return sum(sum(one.right) for one in rounds) / tested if tested else None
+
+
+def _balanced(rounds: list[RoundReport]) -> float:
+    """The mean of the classes' accuracies, of those that occur."""
+    right = torch.tensor([one.right for one in rounds if one.tested]).sum(0)
+    tested = torch.tensor([one.tested for one in rounds if one.tested]).sum(0)
+    return float((right[tested > 0] / tested[tested > 0]).mean())

@@ -1,0 +1,86 @@
+"""What do HiveMind's cellular networks leave to the UE? Bandwidth on every link, and the time of an upload."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from bench.suite.experiment import Context, Measurement
+from netem.cellular import network
+from netem.cellular.iab import Kind
+from netem.cellular.network import Network
+from netem.cellular.traffic import Load
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=36_000)]
+EVERY_S = 0.5  # between two uploads
+
+
+class NetworkParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network of ``netem.cellular`` over ``duration_s``; it changes every ``coherence_s``."""
+
+    kind: Kind = "mmwave"
+    load: Load = "mid"
+    coherence_s: Seconds = 0.05
+    duration_s: Seconds = 600.0
+
+    def __post_init__(self) -> None:
+        if self.coherence_s > self.duration_s:
+            raise ValueError(f"coherence_s ({self.coherence_s}) is longer than duration_s ({self.duration_s})")
+
+    def make(self, seed: int) -> Network:
+        return network(self.kind, self.load, self.coherence_s, self.duration_s, seed)
+
+
+class CourseParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``step_s``: over how long each point of the course is a mean."""
+
+    step_s: Seconds = 1.0
+
+
+class UploadParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``payload_bytes`` go from the UE to the cloud; the default is a picture of 224 x 224 in three bytes a pixel."""
+
+    payload_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)] = 224 * 224 * 3
+
+
+def bandwidth(parameters: NetworkParameters, context: Context) -> Iterator[Measurement]:
+    """Mean and deviation of the UE's bandwidth on each link over the whole time, beside Table I's where it has it."""
+    found = parameters.make(context.seed)
+    table = found.topology.table_bps
+    for link, rates_bps in found.rates_bps.items():
+        both = {"network": (rates_bps.mean(), rates_bps.std())}
+        if link in table:
+            both["Table I"] = table[link]
+        for source, (mean_bps, std_bps) in both.items():
+            case = {"link": link, "source": source}
+            yield Measurement("bandwidth_mean", mean_bps / 1e6, "Mbit/s", case)
+            yield Measurement("bandwidth_std", std_bps / 1e6, "Mbit/s", case)
+
+
+def course(parameters: CourseParameters, context: Context) -> Iterator[Measurement]:
+    """The UE's way: the bandwidth of every link and the hops to the cloud over time."""
+    found = parameters.make(context.seed)
+    width = max(1, round(parameters.step_s / parameters.coherence_s))
+    for start in range(0, len(found.serving) - width + 1, width):
+        time_s = round(start * parameters.coherence_s, 6)
+        for link, rates_bps in found.rates_bps.items():
+            metric = "access_bandwidth" if link == found.topology.access else "backhaul_bandwidth"
+            mean_bps = rates_bps[start : start + width].mean()
+            yield Measurement(metric, mean_bps / 1e6, "Mbit/s", {"time_s": time_s, "link": link})
+        yield Measurement("hops", len(found.route(time_s).links), "links", {"time_s": time_s})
+
+
+def upload(parameters: UploadParameters, context: Context) -> Iterator[Measurement]:
+    """How long a payload takes to the cloud, link after link, each at its rate when the upload starts.
+
+    Equation (10) of HiveMind summed over the route, its overhead left out.
+    """
+    found = parameters.make(context.seed)
+    times_s = np.arange(0.0, found.duration_s, EVERY_S).tolist()
+    seconds = [
+        sum(8 * parameters.payload_bytes / found.rate_bps(link, time_s) for link in found.route(time_s).links)
+        for time_s in times_s
+    ]
+    yield Measurement("upload_s", float(np.mean(seconds)), "s")
+    yield Measurement("upload_p95_s", float(np.quantile(seconds, 0.95)), "s")

@@ -1,0 +1,91 @@
+"""Does a service that measures its links by its own tasks split as one that is told of them? Live.
+
+Nodes are told of links' rates, and told anew when one changes, as a base station would do (HiveMind, section IV-F); or
+of their delays alone: then each believes its incoming link unlimited until tasks have crossed it, so all are tried.
+"""
+
+import statistics
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec.structs import replace
+
+from bench.experiments.hivemind.live_route import (
+    ChainParameters,
+    Count,
+    Positive,
+    error_of,
+    held,
+    known_of,
+    served,
+    stage_of,
+)
+from bench.live.inference import LiveService
+from bench.suite.experiment import Context, Measurement
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from nodes.inference.task import Task
+from nodes.spec.policy import Policy
+
+Phases = dict[str, list[Task]]
+
+
+class RateParameters(ChainParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The link from the UE is ``slowdown`` times slower in the second of two phases.
+
+    ``settling`` tasks of each phase are not counted; measured, a rate is the median of the last ``transfers``, and
+    nodes look at their links again each ``check_s``.
+    """
+
+    rates: Literal["told", "measured"] = "told"
+    slowdown: Positive = 20.0
+    settling: Count = 4
+    transfers: Count = 3
+    check_s: Positive = 0.02
+
+    @property
+    def policy(self) -> Policy:
+        """Of rates that are told each is told once; those that are measured are never the same twice."""
+        if self.rates == "told":
+            return Policy()
+        return Policy(transfers=self.transfers, check_s=self.check_s * self.dilation, change=0.01)
+
+
+def rates(parameters: RateParameters, context: Context) -> Iterator[Measurement]:
+    """Latency, by how much the UE predicted it wrongly, and who computes, before and after the link becomes slow."""
+    stage = stage_of(parameters, context)
+    blind = parameters.rates == "measured"
+    known = {ends: replace(link, rate_bps=None) if blind else link for ends, link in stage.known.items()}
+    stage = replace(stage, service=replace(stage.service, policy=parameters.policy), known=known)
+    upper, lower = parameters.before[:2]
+    road = parameters.roads[f"{upper}-{lower}"]
+    link = LinkProfile(
+        rate_bps=road.rate_bps / parameters.slowdown / parameters.dilation, delay_s=road.delay_s * parameters.dilation
+    )
+
+    async def script(live: LiveService) -> Phases:
+        await live.join(*parameters.before)
+        await live.lead(*parameters.before)
+        await live.begin()
+        before = await _counted(live, parameters)
+        await live.change(upper, lower, Duplex(up=link, down=link))
+        if not blind:
+            await live.tell(upper, lower, known_of(link, 0.0))
+        slow = await _counted(live, parameters)
+        await live.end()
+        return {"before": before, "slow": slow}
+
+    phases, links_told = served(stage, script, context)
+    yield from links_told
+    for phase, tasks in phases.items():
+        latency_s = statistics.median(task.latency_s for task in tasks) / parameters.dilation
+        yield Measurement("latency_s", latency_s, "s", {"phase": phase})
+        yield Measurement("prediction_error", statistics.fmean(map(error_of, tasks)), "1", {"phase": phase})
+        for name in parameters.before:
+            yield Measurement("layers", held(tasks[-1], name), "layers", {"phase": phase, "node": name})
+
+
+async def _counted(live: LiveService, parameters: RateParameters) -> list[Task]:
+    begun = len(live.tasks) + parameters.settling
+    await live.until_tasks(begun + parameters.tasks)
+    return live.tasks[begun : begun + parameters.tasks]

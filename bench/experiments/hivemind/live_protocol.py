@@ -1,0 +1,199 @@
+"""What does HiveMind's protocol take on real processes? Updates of the split, and tasks on routes that change.
+
+Live: every node is a process, split costs and tasks are on the wire, links are emulated, and each node computes
+the real layers and then waits until the device that it plays would be done. A slow machine plays fast devices by
+``dilation``: all times are so many times as long and rates as low, and what is told is divided by it again.
+"""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+
+import msgspec
+
+from bench.experiments.hivemind.live_route import (
+    ChainParameters,
+    Count,
+    Name,
+    error_of,
+    held,
+    known_of,
+    served,
+    service_of,
+    stage_of,
+)
+from bench.live.inference import LiveService, Stage
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import ModelName
+from netem.profiles import Duplex
+from nodes.inference.frames import frames_of_model
+from nodes.inference.in_process import MemberReport
+from nodes.inference.task import Task
+from nodes.spec.job import Granularity
+from nodes.spec.service import Pace
+from nodes.wire.channel import Traffic
+from reports.record import CaseValue
+
+
+class UpdateParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``updates`` of a chain joined by ``links``, from the UE on; those ``discarded`` before them are not counted."""
+
+    model: ModelName = ModelName("resnet18")
+    input_side: Count = 32
+    granularity: Granularity = "module"
+    links: tuple[Duplex, ...] = (Duplex(),) * 4
+    updates: Count = 60
+    discarded: Count = 5
+
+
+class RouteParameters(ChainParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A service whose UE is handed over from the route ``before`` to ``after``, and one of whose nodes then ``dies``.
+
+    Nodes of ``before`` start with the service, those that only ``after`` has join it. ``tasks`` run in each phase, and
+    ``calibration`` of them before all, for what a hop takes beside sending and delay (psi of Eq. 10).
+    """
+
+    after: list[Name]
+    dies: Name | None = None
+    calibration: Count = 6
+
+    def __post_init__(self) -> None:
+        self.must_lead(self.before, self.after, self.left or [])
+        if self.before[0] != self.after[0]:
+            raise ValueError("both routes begin at the UE")
+
+    @property
+    def left(self) -> list[str] | None:
+        """The route ``after`` without who dies."""
+        return None if self.dies is None else [name for name in self.after if name != self.dies]
+
+
+def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurement]:
+    """How long an update takes, from the runner's word to the last node to the UE's that it has its new cut.
+
+    The way there and back between runner and nodes, over loopback, is part of it. Bytes are whole frames.
+    """
+    names = ["ue", *(f"mec{hop}" for hop in range(1, len(parameters.links))), "cloud"]
+    shape = (3, parameters.input_side, parameters.input_side)
+    layers = len(frames_of_model(parameters.model, 10, shape, parameters.granularity)) - 1
+    links = dict(zip(pairwise(names), parameters.links, strict=True))
+    stage = Stage(
+        service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=0), stretched=False),
+        layer_s={name: [0.1 / layers / (1 + hop)] * layers for hop, name in enumerate(names)},
+        links=links,
+        known={pair: known_of(link.up, 0.0) for pair, link in links.items()},
+        seed=context.seed,
+    )
+
+    async def script(live: LiveService) -> list[float]:
+        await live.join(*names)
+        await live.lead(*names)
+        await live.until_cut()
+        times = [await live.update(names[-1]) for _ in range(parameters.discarded + parameters.updates)]
+        await live.end()
+        reports.update(live.reports)
+        return times[parameters.discarded :]
+
+    reports: dict[str, MemberReport] = {}
+    live_times, links_told = served(stage, script, context)
+    yield from links_told
+    for quantile, value in (("median", statistics.median(live_times)), ("mean", statistics.fmean(live_times))):
+        yield Measurement("update_s", value, "s", {"statistic": quantile})
+    for name in names[1:]:
+        sent = reports[name].sent_up["sci"]
+        yield Measurement("sci_bytes", _frame_bytes(sent), "B", {"node": name})
+    yield Measurement("layers", layers, "1")
+
+
+def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurement]:
+    """Tasks before and after the route changes and a node joins, and after one has died; predicted and measured."""
+    extra_s = _hop_overhead(parameters, context)
+    stage = stage_of(parameters, context, extra_s)
+    phases: dict[str, list[Task]] = {}
+
+    async def script(live: LiveService) -> None:
+        for phase, route in _routes(parameters).items():
+            if phase == "before":
+                await live.join(*route)
+                await live.lead(*route)
+                await live.begin()
+                await live.until_tasks(parameters.tasks + 1)  # the first warms everything up
+                phases[phase] = live.tasks[1:]
+                continue
+            if phase == "after":
+                await live.join(*(name for name in route if name not in parameters.before))
+                await live.lead(*route)
+            else:
+                live.kill(str(parameters.dies))
+            seen = len(live.tasks)
+            await live.until_tasks(seen + 3)  # one under way, one more that the change may meet
+            begun = len(live.tasks)
+            await live.until_tasks(begun + parameters.tasks)
+            phases[phase] = live.tasks[begun:]
+        await live.end()
+        reports.update(live.reports)
+
+    reports: dict[str, MemberReport] = {}
+    _, links_told = served(stage, script, context)
+    yield from links_told
+    yield Measurement("hop_overhead_s", extra_s / parameters.dilation, "s")
+    for phase, tasks in phases.items():
+        yield from _told(phase, tasks, parameters)
+    errors = [error_of(task) for tasks in phases.values() for task in tasks]
+    yield Measurement("prediction_error", statistics.fmean(errors), "1", {"phase": "all"})
+    before, after = (statistics.median(task.latency_s for task in phases[phase]) for phase in ("before", "after"))
+    yield Measurement("latency_increase_s", (after - before) / parameters.dilation, "s")
+    yield Measurement("kept_nodes_changed", changed(phases, parameters), "1")
+    yield Measurement("parameter_messages", sum("parameters" in r.sent_down for r in reports.values()), "1")
+    yield Measurement("overrun_s", sum(report.overrun_s for report in reports.values()) / parameters.dilation, "s")
+
+
+def _routes(parameters: RouteParameters) -> dict[str, list[str]]:
+    routes = {"before": parameters.before, "after": parameters.after}
+    return routes if parameters.left is None else {**routes, "left": parameters.left}
+
+
+def _told(phase: str, tasks: Sequence[Task], parameters: RouteParameters) -> Iterator[Measurement]:
+    """What came of the tasks of one phase."""
+    for task in tasks:
+        for source, value in (("measured", task.latency_s), ("predicted", task.predicted_s)):
+            case: dict[str, CaseValue] = {"phase": phase, "task": task.step, "source": source}
+            yield Measurement("latency_s", value / parameters.dilation, "s", case)
+    median_s = statistics.median(task.latency_s for task in tasks) / parameters.dilation
+    yield Measurement("median_latency_s", median_s, "s", {"phase": phase})
+    yield Measurement("prediction_error", statistics.fmean(map(error_of, tasks)), "1", {"phase": phase})
+    yield Measurement("restarts", sum(task.restarts for task in tasks), "1", {"phase": phase})
+    last = tasks[-1]
+    for name in _routes(parameters)[phase]:
+        yield Measurement("layers", held(last, name), "1", {"phase": phase, "node": name})
+
+
+def changed(phases: Mapping[str, Sequence[Task]], parameters: RouteParameters) -> int:
+    """How many nodes of the unchanged part of the route compute another number of layers after.
+
+    That part is the nodes with the same neighbour upstream on both routes.
+    """
+    kept = [lower for _, lower in set(pairwise(parameters.before)) & set(pairwise(parameters.after))]
+    first, second = phases["before"][-1], phases["after"][-1]
+    return sum(held(first, name) != held(second, name) for name in kept)
+
+
+def _hop_overhead(parameters: RouteParameters, context: Context) -> float:
+    """What a hop takes on this machine beside what is known of it: calibrated on tasks of their own."""
+    stage = stage_of(parameters, context, 0.0)
+
+    async def script(live: LiveService) -> list[Task]:
+        await live.join(*parameters.before)
+        await live.lead(*parameters.before)
+        await live.begin()
+        await live.until_tasks(parameters.calibration + 1)
+        return live.tasks[1:]
+
+    tasks, _ = served(stage, script, context)
+    hops = [len(task.splits) - 1 for task in tasks]
+    found = [(task.latency_s - task.predicted_s) / count for task, count in zip(tasks, hops, strict=True) if count]
+    return max(0.0, statistics.median(found)) if found else 0.0
+
+
+def _frame_bytes(sent: Traffic) -> float:
+    return (sent.header_bytes + sent.payload_bytes) / sent.messages

@@ -1,0 +1,164 @@
+"""What does a task take on a route of real processes, and what was predicted? HiveMind's figure 11(a), live.
+
+Every node is a process with the real layers, links are emulated, split costs are on the wire; strategies differ in
+who may compute: nobody else has a device that would ever be done.
+"""
+
+import statistics
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import pairwise
+from math import inf
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from bench.live.inference import LiveService, Stage, run_service
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import ModelName
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from nodes.costs.profile import measure
+from nodes.inference.task import Task
+from nodes.model.factory import build_model
+from nodes.spec.job import DataSpec, Granularity
+from nodes.spec.policy import KnownLink
+from nodes.spec.service import Pace, Service
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^\w+$")]
+PICTURES = 8
+T = TypeVar("T")
+
+
+class Road(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A link between two nodes, the same in both directions."""
+
+    rate_bps: Positive
+    delay_s: Annotated[float, msgspec.Meta(ge=0)]
+
+
+class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``tasks`` of a service on the route ``before``, from the UE on, over ``roads`` (``ue-iab1``).
+
+    ``whole_s`` is what the whole model takes on each node's device; only those of ``computing`` may (none: all).
+    """
+
+    whole_s: dict[Name, Positive]
+    roads: dict[str, Road]
+    before: list[Name]
+    computing: list[Name] = []
+    model: ModelName = ModelName("resnet18")
+    input_side: Count = 32
+    granularity: Granularity = "module"
+    tasks: Count = 8
+    dilation: Annotated[float, msgspec.Meta(ge=1)] = 1.0
+
+    def __post_init__(self) -> None:
+        self.must_lead(self.before)
+
+    def must_lead(self, *routes: Sequence[str]) -> None:
+        """Raise ValueError for a route that cannot be taken."""
+        for upper, lower in (pair for route in routes for pair in pairwise(route)):
+            if f"{upper}-{lower}" not in self.roads:
+                raise ValueError(f"no road {upper}-{lower}, which a route takes")
+        if missing := {name for route in routes for name in route} - self.whole_s.keys():
+            raise ValueError(f"whole_s has nothing of {', '.join(sorted(missing))}")
+
+
+def steady(parameters: ChainParameters, context: Context) -> Iterator[Measurement]:
+    """Latency of tasks on a route that stays, measured and predicted, and how many layers each node computed."""
+
+    async def script(live: LiveService) -> list[Task]:
+        await live.join(*parameters.before)
+        await live.lead(*parameters.before)
+        await live.begin()
+        await live.until_tasks(parameters.tasks + 1)  # the first warms everything up
+        await live.end()
+        return live.tasks[1 : parameters.tasks + 1]
+
+    tasks, links_told = served(stage_of(parameters, context), script, context)
+    yield from links_told
+    for source, values in (
+        ("measured", [task.latency_s for task in tasks]),
+        ("predicted", [task.predicted_s for task in tasks]),
+    ):
+        yield Measurement("latency_s", statistics.median(values) / parameters.dilation, "s", {"source": source})
+    yield Measurement("prediction_error", statistics.fmean(map(error_of, tasks)), "1")
+    for name in parameters.before:
+        yield Measurement("layers", held(tasks[-1], name), "layers", {"node": name})
+
+
+def served(
+    stage: Stage, script: Callable[[LiveService], Awaitable[T]], context: Context
+) -> tuple[T, list[Measurement]]:
+    """What came of ``script``, and how many of the links, if any is limited, were not what they should be."""
+
+    async def play(live: LiveService) -> tuple[T, list[str]]:
+        return await script(live), live.uncalibrated
+
+    result, complaints = run_service(stage, play, shaping=context.shaping, self_test=context.self_test)
+    for complaint in complaints:
+        context.say(f"not calibrated: {complaint}")
+    if context.shaping == "none" or all(link == Duplex() for link in stage.links.values()):
+        return result, []
+    return result, [Measurement("uncalibrated_links", len(complaints), "directions")]
+
+
+def held(task: Task, name: str) -> int:
+    """How many layers of ``task`` the node ``name`` computed."""
+    if name not in task.splits:
+        return 0
+    reached = list(task.splits)
+    before = reached.index(name)
+    return task.splits[name] - (task.splits[reached[before - 1]] if before else 0)
+
+
+def error_of(task: Task) -> float:
+    """By how much of its latency ``task`` was predicted wrongly."""
+    return abs(task.predicted_s - task.latency_s) / task.latency_s
+
+
+def stage_of(parameters: ChainParameters, context: Context, extra_s: float = 0.0) -> Stage:
+    """Nodes, links and costs, dilated; ``extra_s`` is what a hop takes beside what is known of it."""
+    shape = (3, parameters.input_side, parameters.input_side)
+    profile = measure(build_model(parameters.model, 10, shape), shape, parameters.granularity)
+    k, total_s = parameters.dilation, sum(profile.forward_s)
+    links, known = {}, {}
+    for ends, road in parameters.roads.items():
+        upper, _, lower = ends.partition("-")
+        slow = LinkProfile(rate_bps=road.rate_bps / k, delay_s=road.delay_s * k)
+        links[upper, lower], known[upper, lower] = Duplex(up=slow, down=slow), known_of(slow, extra_s)
+    return Stage(
+        service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=10_000), stretched=True),
+        layer_s={
+            name: [k * whole_s * layer_s / total_s for layer_s in profile.forward_s]
+            if name in (parameters.computing or parameters.whole_s)
+            else [inf] * len(profile.forward_s)
+            for name, whole_s in parameters.whole_s.items()
+        },
+        links=links,
+        known=known,
+        seed=context.seed,
+    )
+
+
+def service_of(
+    model: str, shape: tuple[int, int, int], granularity: Granularity, pace: Pace, *, stretched: bool
+) -> Service:
+    """Tasks of one picture each, which nobody needs to recognise."""
+    return Service(
+        model=str(model),
+        input_shape=shape,
+        classes=10,
+        pace=pace,
+        granularity=granularity,
+        stretched=stretched,
+        data=DataSpec(name="none", test_samples=PICTURES),
+        threads=1,
+    )
+
+
+def known_of(link: LinkProfile, extra_s: float) -> KnownLink:
+    """What a node is told of ``link``."""
+    return KnownLink(rate_bps=link.rate_bps, delay_s=link.delay_s + extra_s)

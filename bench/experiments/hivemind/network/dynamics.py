@@ -1,0 +1,185 @@
+"""What do changing links do to a split, and what does it help to foresee them? HiveMind's figures 6, 16 and 17.
+
+Where the figures were measured the paper does not say but for the chain of figure 6, whose traffic follows a density
+of UEs that it does not give. So that chain is used for all three, with densities that are ours: log-normal, correlated
+from one coherence time to the next as the rest of the background is.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean, median
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.experiments.common.distribution import spread
+from bench.experiments.hivemind.network.inference import Count, Seconds, latencies_ms
+from bench.experiments.hivemind.network.scenario import (
+    HOP_S,
+    Machine,
+    fastest,
+    generated,
+    make_field,
+    profiles,
+    sci_bytes,
+    update_times,
+)
+from bench.experiments.hivemind.network.tasks import Field, Forecast, Journey, present, tasks
+from bench.suite.experiment import Context, Measurement
+from netem.cellular.iab import Route
+from netem.cellular.traffic import levels
+from nodes.inference.frames import frames_of_bytes, wire_bytes
+from nodes.splitting.forecast import forecast_bps
+from reports.record import CaseValue
+
+CAPACITIES_BPS = {"1": 4e9, "2": 2e9, "3": 800e6, "4": 400e6, "5": 100e6}  # section IV-F, from the UE on
+MACHINES: tuple[Machine, ...] = (
+    "ue",
+    "iab",
+    "iab",
+    "iab",
+    "core",
+    "core",
+)  # as on the mmWave network's routes: an assumption
+SHARERS = 8.0  # median of the UEs that share a link with ours: an assumption
+DENSITY_SPREAD = 1.0  # of the logarithm of their number: an assumption
+SPIKE_MS = 100.0
+
+
+@dataclass(frozen=True)
+class Showcase:
+    """Section IV-F's chain: a UE and five MEC servers; on each link others come and go."""
+
+    coherence_s: float
+    duration_s: float
+    rates_bps: dict[str, NDArray[np.float64]]
+
+    def route(self, t: float) -> Route:
+        return Route(("ue", *(f"mec{number}" for number in self.rates_bps)), tuple(self.rates_bps))
+
+
+@cache
+def showcase(coherence_s: float, duration_s: float, seed: int) -> Showcase:
+    """Each link gives every UE on it the same share; how many there are changes each ``coherence_s``."""
+    rng = np.random.default_rng(seed)
+    steps = round(duration_s / coherence_s)
+    sharers = SHARERS * np.exp(DENSITY_SPREAD * levels(steps, len(CAPACITIES_BPS), rng))
+    shares = 1 / (1 + sharers)
+    rates = {name: capacity * shares[:, link] for link, (name, capacity) in enumerate(CAPACITIES_BPS.items())}
+    return Showcase(coherence_s, duration_s, rates)
+
+
+class DynamicsParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where, and how fast links change."""
+
+    where: Literal["chain", "mmwave"] = "chain"
+    coherence_s: Seconds = 0.05
+    duration_s: Seconds = 600.0
+    tasks: Count = 600
+
+
+class ErrorParameters(DynamicsParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Relative standard deviations of the forecast's error."""
+
+    errors: tuple[Annotated[float, msgspec.Meta(ge=0, le=10)], ...] = (0.0, 0.05, 0.1, 0.13, 0.17, 0.25, 0.5)
+
+
+def surges(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
+    """Latency over time without prediction, task after task, for one second; and over the whole time."""
+    field = field_of(parameters, context)
+    second = tasks(field, fastest(field, "hivemind"), present(field), [0.01 * index for index in range(100)])
+    for index, value in enumerate(latencies_ms(second)):
+        case: dict[str, CaseValue] = {"course": context.seed, "time_s": round(0.01 * index, 2)}
+        yield Measurement("latency_over_time", value, "ms", case)
+    yield from spread("latency", latencies(field, parameters, context, present(field)), "ms", {})
+
+
+def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
+    """Latency and its spikes without prediction, with it from true rates, and with it by the rule of section IV-F.
+
+    By the rule nothing is predicted where a node looks ahead for less than the coherence time.
+    """
+    field = field_of(parameters, context)
+    ways = {
+        "standard": present(field),
+        "predictive": foreseen(field),
+        "by-the-rule": foreseen(field, coherence_s=parameters.coherence_s),
+    }
+    by_way = {way: journeys(field, parameters, context, forecast) for way, forecast in ways.items()}
+    spikes = {way: sum(value > SPIKE_MS for value in latencies_ms(found)) for way, found in by_way.items()}
+    for way, found in by_way.items():
+        case = {"way": way}
+        yield from spread("latency", latencies_ms(found), "ms", case)
+        yield Measurement("spikes", spikes[way] / len(found), "fraction", case)
+        if spikes["standard"]:
+            yield Measurement("spikes_left", spikes[way] / spikes["standard"], "fraction", case)
+        look_ahead_s = fmean(gap_s for one in found for gap_s in field.gaps_s(one))
+        yield Measurement("look_ahead", 1e3 * look_ahead_s, "ms", case)
+
+
+def accuracy(parameters: ErrorParameters, context: Context) -> Iterator[Measurement]:
+    """Median latency by the forecast's error, against none at all; and the error at which the gain is gone."""
+    field = field_of(parameters, context)
+    standard = median(latencies(field, parameters, context, present(field)))
+    medians = []
+    for error in parameters.errors:
+        generator = torch.Generator().manual_seed(context.seed)
+        forecast = foreseen(field, error, generator)
+        medians.append(median(latencies(field, parameters, context, forecast)))
+        yield Measurement("median_latency", medians[-1], "ms", {"error": error, "way": "predictive"})
+        yield Measurement("median_latency", standard, "ms", {"error": error, "way": "standard"})
+        yield Measurement("median_ratio", medians[-1] / standard, "1", {"error": error})
+    yield Measurement("break_even_error", break_even(parameters.errors, medians, standard), "fraction")
+
+
+def field_of(parameters: DynamicsParameters, context: Context) -> Field:
+    """ResNet-18 on the chain of figure 6, or in the mmWave network under high load."""
+    if parameters.where == "mmwave":
+        net = generated("mmwave", "high", parameters.coherence_s, parameters.duration_s, context.seed)
+        return make_field(net, "resnet18-88")
+    return on_chain(showcase(parameters.coherence_s, parameters.duration_s, context.seed))
+
+
+def on_chain(chain: Showcase) -> Field:
+    """ResNet-18 on the machines that stand along it."""
+    kept = profiles("resnet18-88")
+    layer_s = {name: kept[kind].forward_s for name, kind in zip(chain.route(0).nodes, MACHINES, strict=True)}
+    frame_bytes = wire_bytes(frames_of_bytes(kept["ue"].boundary_bytes))
+    return Field(chain, layer_s, frame_bytes, sci_bytes(len(kept["ue"].layers)), HOP_S)
+
+
+def journeys(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[Journey]:
+    """The tasks that HiveMind splits by this forecast."""
+    times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
+    return tasks(field, fastest(field, "hivemind"), forecast, times_s)
+
+
+def latencies(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[float]:
+    """Milliseconds of each of them."""
+    return latencies_ms(journeys(field, parameters, context, forecast))
+
+
+def foreseen(
+    field: Field, error: float = 0.0, generator: torch.Generator | None = None, coherence_s: float = 0.0
+) -> Forecast:
+    """Each node knows its link's rate at the time at which it expects the task, but for ``error``."""
+
+    def forecast(link: str, now_s: float, ahead_s: float) -> float:
+        rate_bps = field.links[link].rate_bps
+        return forecast_bps(rate_bps, now_s, ahead_s, coherence_s=coherence_s, error=error, generator=generator)
+
+    return forecast
+
+
+def break_even(errors: Sequence[float], medians: Sequence[float], standard: float) -> float:
+    """The error from which on prediction costs more than it gains, between two that were tried; else the last."""
+    for (error, value), (after, more) in zip(
+        zip(errors, medians, strict=True), zip(errors[1:], medians[1:], strict=True), strict=False
+    ):
+        if value < standard <= more:
+            return error + (after - error) * (standard - value) / (more - value)
+    return errors[0] if medians[0] >= standard else errors[-1]

@@ -1,0 +1,198 @@
+"""How long does split inference take in HiveMind's networks, against running it in one place? Figures 11(a) to 15.
+
+Every task is split by the rates that its update met (``cellular_tasks``); strategies see the same moments of the same
+network. Times are virtual: the same for the same seed, wherever it runs.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from statistics import fmean
+from typing import Annotated
+
+import msgspec
+
+from bench.experiments.common.distribution import spread
+from bench.experiments.hivemind.network.scenario import (
+    MAY_COMPUTE,
+    Machine,
+    Strategy,
+    fastest,
+    generated,
+    make_field,
+    profiles,
+    update_times,
+)
+from bench.experiments.hivemind.network.tasks import Field, Journey, present, tasks
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import WorkloadName
+from netem.cellular.iab import Kind, Route
+from netem.cellular.network import Network
+from netem.cellular.traffic import Load
+from nodes.splitting.search import sink, split_node
+from reports.record import CaseValue
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=36_000)]
+
+
+class InferenceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``tasks`` spread over ``duration_s`` of a network; ``input_bytes`` in place of a float32 picture's."""
+
+    kind: Kind = "mmwave"
+    load: Load = "mid"
+    coherence_s: Seconds = 0.05
+    duration_s: Seconds = 600.0
+    workload: WorkloadName = WorkloadName("resnet18-88")
+    tasks: Count = 600
+    input_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] | None = None
+
+
+class CapabilityParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The machines of one kind are ``factor`` times as fast."""
+
+    improved: Machine = "iab"
+    factor: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+
+
+class HandoverParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The time around the handover from ``leaving`` to ``entering``: ``window_s`` on either side."""
+
+    leaving: str = "iab1"
+    entering: str = "iab2"
+    window_s: Seconds = 10.0
+
+
+def latency(parameters: InferenceParameters, context: Context) -> Iterator[Measurement]:
+    """Latency by strategy, what HiveMind saves against each, and the time of its updates."""
+    field = field_of(parameters, context)
+    by_strategy = {strategy: played(field, strategy, parameters, context) for strategy in MAY_COMPUTE}
+    means = {strategy: fmean(latencies_ms(journeys)) for strategy, journeys in by_strategy.items()}
+    for strategy, journeys in by_strategy.items():
+        case: dict[str, CaseValue] = {"strategy": strategy}
+        yield from spread("latency", latencies_ms(journeys), "ms", case)
+        yield Measurement("computing_nodes", fmean(sum(map(bool, one.layers)) for one in journeys), "nodes", case)
+        if strategy != "hivemind":
+            yield Measurement("saving", 1 - means["hivemind"] / means[strategy], "fraction", case)
+        yield Measurement("relative_efficiency", means["ue"] / means[strategy], "1", case)
+    yield Measurement("update", fmean(map(update_ms, by_strategy["hivemind"])), "ms")
+    yield Measurement("sci_bytes", field.sci_bytes, "B")
+    yield Measurement("mean_output", fmean(profiles(parameters.workload)["ue"].output_bytes) / 1e3, "kB")
+
+
+def capability(parameters: CapabilityParameters, context: Context) -> Iterator[Measurement]:
+    """Latency with faster machines of one kind, and what is gained over those that are; baselines use the cloud's."""
+    net = network_of(parameters, context)
+    as_they_are = make_field(net, parameters.workload)
+    improved = make_field(net, parameters.workload, {parameters.improved: parameters.factor})
+    strategies: tuple[Strategy, ...] = ("hivemind",)
+    if parameters.improved == "cloud":
+        strategies = ("hivemind", "single-split", "cloud")
+    for strategy in strategies:
+        before, after = (
+            fmean(latencies_ms(played(one, strategy, parameters, context))) for one in (as_they_are, improved)
+        )
+        yield Measurement("latency", after, "ms", {"strategy": strategy})
+        yield Measurement("gain", 1 - after / before, "fraction", {"strategy": strategy})
+
+
+def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measurement]:
+    """What each node computes over time, before and after a handover that lengthens the route; and the latency."""
+    field = field_of(parameters, context)
+    net = network_of(parameters, context)
+    at_s, before, after = find_handover(net, parameters)
+    step_s = 2 * parameters.window_s / parameters.tasks
+    times_s = [at_s - parameters.window_s + (index + 0.5) * step_s for index in range(parameters.tasks)]
+    journeys = tasks(field, fastest(field, "hivemind"), present(field), times_s)
+    names = [
+        name for name in dict.fromkeys([*before.nodes, *after.nodes]) if any(computed(one, name) for one in journeys)
+    ]
+    names.sort(key=lambda name: depth(name, before, after))
+    buckets = 40
+    for bucket in range(buckets):
+        ours = journeys[bucket * len(journeys) // buckets : (bucket + 1) * len(journeys) // buckets]
+        case: dict[str, CaseValue] = {"time_s": round((bucket + 0.5) * 2 * parameters.window_s / buckets, 3)}
+        yield Measurement("window_latency", fmean(latencies_ms(ours)), "ms", case)
+        for name in names:
+            yield Measurement("layers", fmean(computed(one, name) for one in ours), "layers", {**case, "node": name})
+    sides = {
+        "before": [one for one in journeys if one.route == before],
+        "after": [one for one in journeys if one.route == after],
+    }
+    for side, ours in sides.items():
+        yield from spread("latency", latencies_ms(ours), "ms", {"side": side})
+        yield Measurement("hops", len(ours[0].route.links), "hops", {"side": side})
+    shared = [name for name in before.nodes if name in after.nodes and name != "ue"]
+    yield Measurement(
+        "moved_layers",
+        sum(
+            abs(
+                fmean(computed(one, name) for one in sides["after"])
+                - fmean(computed(one, name) for one in sides["before"])
+            )
+            for name in shared
+        ),
+        "layers",
+    )
+    differing = [stops_differ(field, before, after, time_s) for time_s in times_s]
+    yield Measurement("differing_stops", sum(differing), "nodes")
+
+
+def field_of(parameters: InferenceParameters, context: Context, faster: dict[Machine, float] | None = None) -> Field:
+    """The machines in the network that ``parameters`` ask for."""
+    return make_field(network_of(parameters, context), parameters.workload, faster, parameters.input_bytes)
+
+
+def network_of(parameters: InferenceParameters, context: Context) -> Network:
+    """The network that ``parameters`` ask for."""
+    return generated(parameters.kind, parameters.load, parameters.coherence_s, parameters.duration_s, context.seed)
+
+
+def played(field: Field, strategy: Strategy, parameters: InferenceParameters, context: Context) -> list[Journey]:
+    """The tasks of ``strategy``, each split by the rates as its update met them."""
+    times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
+    return tasks(field, fastest(field, strategy), present(field), times_s)
+
+
+def latencies_ms(journeys: Sequence[Journey]) -> list[float]:
+    return [round(1e3 * one.latency_s, 6) for one in journeys]  # to the nanosecond: sums of floats differ behind it
+
+
+def update_ms(journey: Journey) -> float:
+    """From the beginning of the update at the last node until the UE had its split."""
+    return 1e3 * (journey.updated_s[0] - journey.updated_s[-1])
+
+
+def computed(journey: Journey, name: str) -> int:
+    """Layers that the node ``name`` computed; none if it was not on the route."""
+    return dict(zip(journey.route.nodes, journey.layers, strict=True)).get(name, 0)
+
+
+def find_handover(net: Network, parameters: HandoverParameters) -> tuple[float, Route, Route]:
+    """When the UE first goes from one cell to the other, and the routes before and after. Raises ValueError."""
+    routes = net.routes()
+    for (_, before), (at_s, after) in pairwise(routes):
+        if (before.nodes[1], after.nodes[1]) == (parameters.leaving, parameters.entering):
+            return at_s, before, after
+    raise ValueError(f"no handover from {parameters.leaving} to {parameters.entering} in {net.duration_s} s")
+
+
+def depth(name: str, before: Route, after: Route) -> int:
+    """How far a node is from the cloud, so that shared ones come last."""
+    return -max(len(route.nodes) - route.nodes.index(name) for route in (before, after) if name in route.nodes)
+
+
+def stops_differ(field: Field, before: Route, after: Route, at_s: float) -> int:
+    """On how many of the shared nodes behind the branch the whole table of stops depends on the route there.
+
+    Both routes at the same moment: HiveMind says that a node's split does not depend on what is upstream.
+    """
+    tables = []
+    for route in (before, after):
+        rates = [field.links[link].rate_bps(at_s) for link in route.links]
+        node_s, link_s = field.node_s(route, MAY_COMPUTE["hivemind"]), field.link_s(rates)
+        downstream, stops = sink(len(node_s[0])), {}
+        for node in range(len(route.nodes) - 1, 0, -1):
+            split = split_node(node_s[node], link_s[node - 1], downstream)
+            downstream, stops[route.nodes[node]] = split.cost, split.stop
+        tables.append(stops)
+    return sum(tables[0][name] != tables[1][name] for name in tables[0].keys() & tables[1].keys())

@@ -1,0 +1,257 @@
+"""What is gained by splitting recurrent models and agents that share what they learn for what they are? Figure 19.
+
+Both are split for the least energy within a limit on latency. Sequences are played as tasks are (``cellular_tasks``):
+an update first, then step by step through the rates as they are by then. Of agents the costs are those of the plan,
+by the rates of many moments. The sizes of the models are the paper's where it has any: 200 GRU modules. All others are
+assumptions, those of the works that it cites.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from statistics import fmean
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from bench.experiments.common.distribution import spread
+from bench.experiments.hivemind.network.energy import COUNTED, TASKS_A_BATCH, Meter
+from bench.experiments.hivemind.network.inference import Count, InferenceParameters, network_of
+from bench.experiments.hivemind.network.scenario import (
+    DEVICES,
+    HOP_S,
+    MAY_COMPUTE,
+    Machine,
+    machine,
+    sci_bytes,
+    update_times,
+)
+from bench.experiments.hivemind.network.tasks import Field, Hop, present
+from bench.suite.experiment import Context, Measurement
+from netem.cellular.iab import Route
+from netem.cellular.network import Network
+from nodes.costs.devices import BACKWARD, layer_s
+from nodes.splitting.objectives import Costs, Limit, combined, search_within
+from nodes.splitting.parameter_server import server_s, whole_model_s, with_final_layer
+from nodes.splitting.recurrent import unrolled_bytes
+from nodes.splitting.search import path_cost, search
+
+FLOAT_BYTES = 4
+# Split with Eq. 13 in mind and without it, counted by it and by link; and split by what each link really carries.
+AGENTS_WAYS = ("aware", "standard", "aware-by-link", "standard-by-link", "by-link")
+
+
+class Layer(NamedTuple):
+    """The work of one layer: operations, bytes moved, and bytes of its parameters."""
+
+    flops: int
+    moved_bytes: int
+    parameter_bytes: int
+
+
+class NonlinearParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A recurrent model of ``steps`` modules; ``limit_ms`` of latency, as the paper has it."""
+
+    steps: Count = 200
+    features: Count = 100  # of a word, in the labeller that the paper cites: an assumption
+    hidden: Count = 300  # likewise
+    classes: Count = 10
+    limit_ms: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+
+
+class AgentParameters(NonlinearParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An agent of QMIX, whose ``steps`` of an episode are learned from before the parameters are shared."""
+
+    steps: Count = 60
+    features: Count = 80  # what an agent observes: an assumption
+    hidden: Count = 64  # as in QMIX's own experiments
+    classes: Count = 14  # actions
+
+
+class Plan(NamedTuple):
+    """What a split comes to: joules of a batch, milliseconds of one task."""
+
+    energy_j: float
+    latency_ms: float
+
+
+def recurrent(parameters: NonlinearParameters, context: Context) -> Iterator[Measurement]:
+    """Energy of a batch of sequences, split as one chain and module by module; and how often each is late."""
+    net = network_of(parameters, context)
+    module = [gru(parameters.features, parameters.hidden), linear(parameters.hidden, parameters.classes)]
+    sizes = [FLOAT_BYTES * size for size in (parameters.features, parameters.hidden, parameters.classes)]
+    chain = unrolled_bytes(parameters.steps, sizes[0], [sizes[1]], sizes[2])
+    unrolled = meter_of(net, parameters, module * parameters.steps, [*chain[:-1], 0])
+    repeated = meter_of(net, parameters, module, [*sizes[:-1], 0])
+    limit_ms, steps = parameters.limit_ms, parameters.steps
+    played: dict[str, list[Plan]] = {"unrolled": [], "standard": []}
+    for began_s in update_times(parameters.duration_s, parameters.tasks, context.seed):
+        played["unrolled"].append(sequence(unrolled, began_s, limit_ms))
+        played["standard"].append(sequence(repeated, began_s, limit_ms / steps, steps, sizes[1]))
+    yield from compared(played, "unrolled", parameters)
+
+
+def agents(parameters: AgentParameters, context: Context) -> Iterator[Measurement]:
+    """Energy of a batch of rounds of one agent, with the parameters' way to the mixer in mind and without.
+
+    With it means by Eq. 13, all of them from who computes the last layer. What that plan comes to if each link is
+    charged what really crosses it is told beside it, and the plan that is best so.
+    """
+    net = network_of(parameters, context)
+    steps, hidden = parameters.steps, parameters.hidden
+    layers = [
+        several(linear(parameters.features, hidden), 1, steps),
+        several(gru(hidden, hidden), steps, 1),
+        several(linear(hidden, parameters.classes), 1, steps),
+    ]
+    sizes = [FLOAT_BYTES * steps * size for size in (parameters.features, hidden, hidden)]
+    meter = meter_of(net, parameters, layers, [*sizes, 0], training=True)
+    parameter_bytes = sum(layer.parameter_bytes for layer in layers)
+    sizes_of = [layer.parameter_bytes for layer in layers]
+    plans: dict[str, list[Plan]] = {way: [] for way in AGENTS_WAYS}
+    for route, rates in moments(net, parameters, context):
+        energy, latency = costs(meter, route, rates)
+        omega_j, omega_ms = shared(meter, route, rates, parameter_bytes)
+        whole = Costs(with_final_layer(energy.layers, omega_j), energy.links)
+        whole_ms = Costs(with_final_layer(latency.layers, omega_ms), latency.links)
+        aware = within(whole, whole_ms, parameters.limit_ms)
+        splits = within(energy, latency, parameters.limit_ms)
+        plans["aware"].append(counted(whole, whole_ms, aware))
+        plans["standard"].append(counted(whole, whole_ms, splits))
+        real, real_ms = crossing(meter, route, rates, sizes_of, energy, latency)
+        plans["aware-by-link"].append(counted(real, real_ms, aware))
+        plans["standard-by-link"].append(counted(real, real_ms, splits))
+        plans["by-link"].append(plan(real, real_ms, parameters.limit_ms))
+    yield from compared(plans, "aware", parameters)
+
+
+def compared(plans: dict[str, list[Plan]], ours: str, parameters: NonlinearParameters) -> Iterator[Measurement]:
+    """Both ways, and how many times the energy of ``ours`` the standard takes."""
+    for way, found in plans.items():
+        case = {"way": way}
+        yield from spread("energy", [one.energy_j for one in found], "J", case)
+        yield from spread("latency", [one.latency_ms for one in found], "ms", case)
+        yield Measurement("late", fmean(one.latency_ms > parameters.limit_ms for one in found), "fraction", case)
+    energies = {way: fmean(one.energy_j for one in found) for way, found in plans.items()}
+    yield Measurement("efficiency_over_standard", energies["standard"] / energies[ours], "1")
+
+
+def plan(energy: Costs, latency: Costs, limit_ms: float) -> Plan:
+    """What the best split within the limit comes to; the fastest where none keeps it."""
+    return counted(energy, latency, within(energy, latency, limit_ms))
+
+
+def counted(energy: Costs, latency: Costs, splits: Sequence[int]) -> Plan:
+    """What ``splits`` come to."""
+    return Plan(path_cost(*energy, splits), path_cost(*latency, splits))
+
+
+def within(energy: Costs, latency: Costs, limit_ms: float) -> list[int]:
+    found = search_within(energy, Limit(latency, limit_ms)) or search(*latency)
+    return found.splits
+
+
+def sequence(meter: Meter, began_s: float, limit_ms: float, steps: int = 1, state_bytes: int = 0) -> Plan:
+    """Play one sequence, after an update that begins at ``began_s``: its chain ``steps`` times, each within the limit.
+
+    Between two steps a state returns over every link that was used, for which the split is blind.
+    """
+    field = meter.field
+    route = field.network.route(began_s)
+    updated_s, rates = field.update(route, began_s, present(field), [0.0] * len(route.nodes))
+    splits = within(*costs(meter, route, rates), limit_ms)
+    at_s, joules = updated_s[0], 0.0
+    for step in range(steps):
+        journey = field.journey(route, [at_s], splits)
+        at_s, back = journey.ended_s, list[Hop]()
+        for hop in reversed(journey.hops if step < steps - 1 else []):
+            sent_s = field.links[hop.link].sent_s(at_s, state_bytes)
+            back.append(Hop(hop.link, state_bytes, sent_s - at_s))
+            at_s = sent_s + field.delay_s
+        joules += meter.spent_j(journey, back)
+    return Plan(TASKS_A_BATCH * joules, 1e3 * (at_s - updated_s[0]))
+
+
+def shared(meter: Meter, route: Route, rates: Sequence[float], parameter_bytes: int) -> tuple[list[float], list[float]]:
+    """omega of Eq. 13 by node, in joules of a batch and in milliseconds: all parameters to the cloud and back."""
+    joules = [2 * TASKS_A_BATCH * meter.link_j(route, link, parameter_bytes, rate) for link, rate in enumerate(rates)]
+    seconds = whole_model_s([parameter_bytes], [(rate, HOP_S) for rate in rates], server=len(rates))
+    return [sum(joules[node:]) for node in range(len(route.nodes))], [1e3 * value for value in seconds]
+
+
+def crossing(  # noqa: PLR0917 (a moment, and what it costs so far)
+    meter: Meter,
+    route: Route,
+    rates: Sequence[float],
+    parameter_bytes: Sequence[int],
+    energy: Costs,
+    latency: Costs,
+) -> tuple[Costs, Costs]:
+    """``energy`` and ``latency``, each link charged for the parameters that really cross it, there and back."""
+    held = list(accumulate(parameter_bytes, initial=0))
+    joules = [
+        [2 * TASKS_A_BATCH * meter.link_j(route, link, size, rate) for size in held] for link, rate in enumerate(rates)
+    ]
+    seconds = server_s(parameter_bytes, [(rate, HOP_S) for rate in rates], server=len(rates))
+    none = [[0.0] * len(parameter_bytes) for _ in route.nodes]
+    return (
+        combined([energy, Costs(none, joules)], [1.0, 1.0]),
+        combined([latency, Costs(none, seconds)], [1.0, 1e3]),
+    )
+
+
+def costs(meter: Meter, route: Route, rates: Sequence[float]) -> tuple[Costs, Costs]:
+    """Joules of a batch and milliseconds."""
+    field = meter.field
+    seconds = Costs(field.node_s(route, MAY_COMPUTE["hivemind"]), field.link_s(rates))
+    back = [[8 * size / rate + field.delay_s if size else 0.0 for size in meter.gradient_bytes] for rate in rates]
+    if meter.gradient_bytes:
+        links = [
+            [a + b for a, b in zip(there, here, strict=True)] for there, here in zip(seconds.links, back, strict=True)
+        ]
+        seconds = Costs(seconds.layers, links)
+    return combined([meter.costs(route, rates)], [float(TASKS_A_BATCH)]), combined([seconds], [1e3])
+
+
+def meter_of(
+    net: Network,
+    parameters: NonlinearParameters,
+    layers: Sequence[Layer],
+    boundary_bytes: Sequence[int],
+    training: bool = False,
+) -> Meter:
+    """``layers`` on the machines of ``net``, and what they take in energy; in training, backward passes too."""
+    passes = 1 + BACKWARD if training else 1.0
+    seconds: dict[Machine, list[float]] = {
+        name: [passes * layer_s(device, layer.flops, layer.moved_bytes) for layer in layers]
+        for name, device in DEVICES.items()
+    }
+    names = {name for cell in net.topology.cells for name in net.topology.route(cell.name).nodes}
+    by_node = {name: seconds[kind] for name in names if (kind := machine(name))}
+    field = Field(net, by_node, boundary_bytes, sci_bytes(len(layers)), HOP_S)
+    layer_j = {name: [DEVICES[name].power_w * value for value in seconds[name]] for name in COUNTED}
+    return Meter(parameters.kind, field, layer_j, [0, *boundary_bytes[1:-1], 0] if training else ())
+
+
+def moments(net: Network, parameters: InferenceParameters, context: Context) -> Iterator[tuple[Route, list[float]]]:
+    """Routes and rates at many moments."""
+    for at_s in update_times(parameters.duration_s, parameters.tasks, context.seed):
+        route = net.route(at_s)
+        yield route, [net.rate_bps(link, at_s) for link in route.links]
+
+
+def linear(inputs: int, outputs: int) -> Layer:
+    """A fully connected layer."""
+    weights = FLOAT_BYTES * (inputs * outputs + outputs)
+    return Layer(2 * inputs * outputs, weights + FLOAT_BYTES * (inputs + outputs), weights)
+
+
+def gru(inputs: int, hidden: int) -> Layer:
+    """A GRU cell: three gates, each from input and state."""
+    weights = FLOAT_BYTES * (3 * hidden * (inputs + hidden) + 6 * hidden)
+    return Layer(6 * hidden * (inputs + hidden), weights + FLOAT_BYTES * (inputs + 2 * hidden), weights)
+
+
+def several(layer: Layer, calls: int, batch: int) -> Layer:
+    """A layer for ``calls`` one after the other, each reading its weights anew, of ``batch`` inputs."""
+    moved = layer.parameter_bytes + batch * (layer.moved_bytes - layer.parameter_bytes)
+    return Layer(calls * batch * layer.flops, calls * moved, layer.parameter_bytes)

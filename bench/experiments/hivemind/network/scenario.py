@@ -1,0 +1,103 @@
+"""Who stands where in HiveMind's two networks, who may compute, and what was calibrated to make it theirs?
+
+Machines as in section VII-A4: a Raspberry Pi is the UE, a MacBook Air stands at every IAB node, a PC at every MEC
+server of the core network, and a server is the cloud. A strategy says which of them may compute: nothing else
+differs between HiveMind and its baselines.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+from bench.experiments.hivemind.network.tasks import Decide, Field
+from netem.cellular.iab import CLOUD, UE, Kind, Route
+from netem.cellular.network import Network, network
+from netem.cellular.traffic import Load
+from nodes.costs.devices import GTX_1080TI_SERVER, MACBOOK_AIR_M1, RASPBERRY_PI_3BP, RTX_2080_PC, Device, profile_on
+from nodes.costs.profile import Profile
+from nodes.costs.workload import load_workload
+from nodes.inference.frames import frames_of_bytes, wire_bytes
+from nodes.splitting.search import search
+from nodes.wire.codec import wire_size
+from nodes.wire.split_costs import sci
+
+Strategy = Literal["ue", "cloud", "edge", "single-split", "single-split-edge", "hivemind"]
+Machine = Literal["ue", "iab", "core", "cloud"]
+
+DEVICES: dict[Machine, Device] = {
+    "ue": RASPBERRY_PI_3BP,
+    "iab": MACBOOK_AIR_M1,
+    "core": RTX_2080_PC,
+    "cloud": GTX_1080TI_SERVER,
+}
+
+# Calibrated on the 27 ms of an update (section IV-C3): the time that a message takes over one hop beside its sending.
+# It is taken for psi of Eq. 10 as well, which the paper does not state.
+HOP_S = 0.00482
+
+MAY_COMPUTE: dict[Strategy, Callable[[Route, int], bool]] = {
+    "ue": lambda route, node: node == 0,
+    "cloud": lambda route, node: node == len(route.nodes) - 1,
+    "edge": lambda route, node: node == nearest(route),
+    "single-split": lambda route, node: node in (0, len(route.nodes) - 1),
+    "single-split-edge": lambda route, node: node in (0, nearest(route)),
+    "hivemind": lambda route, node: True,
+}
+
+
+def machine(name: str) -> Machine | None:
+    """What stands at the node ``name``; None at a gNB, which only relays."""
+    if name in (UE, CLOUD):
+        return "ue" if name == UE else "cloud"
+    return "iab" if name.startswith("iab") else "core" if name.startswith("mec") else None
+
+
+def nearest(route: Route) -> int:
+    """The first node behind the UE that can compute."""
+    return next(node for node, name in enumerate(route.nodes) if node and machine(name))
+
+
+@cache
+def profiles(workload: str) -> dict[Machine, Profile]:
+    """What ``workload`` takes on each machine."""
+    return {name: profile_on(device, load_workload(workload)) for name, device in DEVICES.items()}
+
+
+@cache
+def generated(kind: Kind, load: Load, coherence_s: float, duration_s: float, seed: int) -> Network:
+    """The network, generated once for all experiments of this process."""
+    return network(kind, load, coherence_s, duration_s, seed)
+
+
+def make_field(
+    net: Network, workload: str, faster: dict[Machine, float] | None = None, input_bytes: int | None = None
+) -> Field:
+    """``workload`` in ``net``, with some machines ``faster`` by a factor; ``input_bytes`` in place of its picture's."""
+    kept = profiles(workload)
+    layer_s = {}
+    for name in {name for cell in net.topology.cells for name in net.topology.route(cell.name).nodes}:
+        if kind := machine(name):
+            layer_s[name] = kept[kind].scaled(1 / (faster or {}).get(kind, 1.0)).forward_s
+    picture_bytes, *others = kept["ue"].boundary_bytes
+    frame_bytes = wire_bytes(frames_of_bytes([input_bytes or picture_bytes, *others]))
+    return Field(net, layer_s, frame_bytes, sci_bytes(len(kept["ue"].layers)), HOP_S)
+
+
+def sci_bytes(layers: int) -> int:
+    """A split-cost message, whole as encoded."""
+    return sum(wire_size(sci(0, "iab1", [0.0] * (layers + 1))))
+
+
+def fastest(field: Field, strategy: Strategy) -> Decide:
+    """Decide for the least latency, with the nodes that ``strategy`` lets compute."""
+    node_s = cache(lambda route: field.node_s(route, MAY_COMPUTE[strategy]))
+    return lambda route, rates: search(node_s(route), field.link_s(rates)).splits
+
+
+def update_times(duration_s: float, count: int, seed: int) -> list[float]:
+    """``count`` moments spread evenly over ``duration_s`` but its end, each at a random place of its stretch."""
+    stretch_s = 0.98 * duration_s / count
+    drawn = np.random.default_rng(seed).random(count)
+    return [float((index + part) * stretch_s) for index, part in enumerate(drawn)]

@@ -1,0 +1,196 @@
+"""What does a task cost on its way through HiveMind's network? Its update runs upstream, then it runs downstream.
+
+The closed form of what the nodes of ``nodes.inference`` do in virtual time, thousands of tasks in seconds: a test
+holds one against the other. Each task is alone on its links, and stays on the route on which it began.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netem.cellular.iab import Route
+from nodes.splitting.forecast import LookAhead
+
+Splits = list[int]  # [P-1] layers done when a task leaves each node but the last
+Decide = Callable[[Route, Sequence[float]], Splits]  # from the route and the rate that is expected of each link
+Forecast = Callable[[str, float, float], float]  # link, now, seconds ahead -> bits a second
+
+LEAST_BPS = 1.0  # of a link on which nothing gets through
+
+
+class Network(Protocol):
+    """Links that change over time in steps, as those of ``netem.cellular``."""
+
+    @property
+    def coherence_s(self) -> float: ...
+
+    @property
+    def rates_bps(self) -> Mapping[str, NDArray[np.float64]]: ...
+
+    def route(self, t: float) -> Route:
+        """Nodes and links from the UE to the last node at ``t`` seconds."""
+
+
+class Capacity:
+    """A link's rate over time, one value a step, as bits that it can have carried by then."""
+
+    def __init__(self, rates_bps: NDArray[np.float64], step_s: float) -> None:
+        self.step_s = step_s
+        self._rates_bps: list[float] = np.maximum(rates_bps, LEAST_BPS).tolist()
+        self._bits: list[float] = [0.0, *np.cumsum(np.maximum(rates_bps, LEAST_BPS) * step_s).tolist()]
+
+    def rate_bps(self, at_s: float) -> float:
+        """The rate at ``at_s``; after the end the last one."""
+        return self._rates_bps[min(int(at_s / self.step_s + 1e-9), len(self._rates_bps) - 1)]
+
+    def sent_s(self, at_s: float, n_bytes: float) -> float:
+        """When the last of ``n_bytes`` is sent that enter at ``at_s``."""
+        step = min(int(at_s / self.step_s), len(self._rates_bps) - 1)
+        target = self._bits[step] + (at_s - step * self.step_s) * self._rates_bps[step] + 8 * n_bytes
+        last = min(bisect_left(self._bits, target, step + 1) - 1, len(self._rates_bps) - 1)
+        return last * self.step_s + (target - self._bits[last]) / self._rates_bps[last]
+
+
+class Hop(NamedTuple):
+    """A link that a task used."""
+
+    link: str
+    n_bytes: int
+    busy_s: float  # while it was sent; the delay comes on top
+
+
+class Journey(NamedTuple):
+    """What became of one task."""
+
+    route: Route
+    began_s: float
+    updated_s: list[float]  # when each node had worked out its split
+    splits: Splits
+    layers: list[int]  # computed by each node
+    compute_s: float
+    hops: list[Hop]
+    ended_s: float
+
+    @property
+    def latency_s(self) -> float:
+        return self.ended_s - self.began_s
+
+
+@dataclass
+class Field:
+    """A network, what the layers take on each of its nodes, and what crosses its links.
+
+    ``layer_s`` are seconds [L] by node; of a node that computes nothing, none. ``frame_bytes`` [L+1] are whole frames
+    by boundary, none at the last: a result goes nowhere. ``delay_s`` comes on top for every message and hop.
+    """
+
+    network: Network
+    layer_s: Mapping[str, Sequence[float]]
+    frame_bytes: Sequence[int]
+    sci_bytes: int
+    delay_s: float
+    links: dict[str, Capacity] = field(init=False)
+
+    def __post_init__(self) -> None:
+        step_s = self.network.coherence_s
+        self.links = {name: Capacity(rates, step_s) for name, rates in self.network.rates_bps.items()}
+
+    def update(
+        self, route: Route, began_s: float, forecast: Forecast, ahead_s: Sequence[float]
+    ) -> tuple[list[float], list[float]]:
+        """An update from the last node on: when each node had its share of it, and the rates it expects [P-1]."""
+        at_s = began_s
+        times, rates = [at_s], []
+        for node in range(len(route.links), 0, -1):
+            link = route.links[node - 1]
+            rates.append(max(LEAST_BPS, forecast(link, at_s, ahead_s[node])))
+            at_s = self.links[link].sent_s(at_s, self.sci_bytes) + self.delay_s
+            times.append(at_s)
+        return times[::-1], rates[::-1]
+
+    def journey(self, route: Route, updated_s: list[float], splits: Splits) -> Journey:
+        """Take a task along ``route``, from the moment at which the UE had the update."""
+        layers = len(self.frame_bytes) - 1
+        at_s, done, computed, hops, compute_s = updated_s[0], 0, [0] * len(route.nodes), [], 0.0
+        for node, stop in enumerate([*splits, layers]):
+            if stop > done:
+                own_s = sum(self.layer_s[route.nodes[node]][done:stop])
+                at_s += own_s
+                compute_s += own_s
+                computed[node] = stop - done
+                done = stop
+            if done == layers:
+                break
+            link, n_bytes = route.links[node], self.frame_bytes[done]
+            sent_s = self.links[link].sent_s(at_s, n_bytes)
+            hops.append(Hop(link, n_bytes, sent_s - at_s))
+            at_s = sent_s + self.delay_s
+        return Journey(route, updated_s[0], updated_s, splits, computed, compute_s, hops, at_s)
+
+    def way_back(
+        self, journey: Journey, backward_s: Mapping[str, Sequence[float]], gradient_bytes: Sequence[int]
+    ) -> list[Hop]:
+        """The links over which the gradients return, node by node as far up as layers are held."""
+        at_s, done, hops = journey.ended_s, len(self.frame_bytes) - 1, []
+        first = next(node for node, count in enumerate(journey.layers) if count)
+        for node in range(len(journey.hops), first, -1):
+            start = done - journey.layers[node]
+            at_s += sum(backward_s[journey.route.nodes[node]][start:done]) if start < done else 0.0
+            link, n_bytes, done = journey.route.links[node - 1], gradient_bytes[start], start
+            sent_s = self.links[link].sent_s(at_s, n_bytes)
+            hops.append(Hop(link, n_bytes, sent_s - at_s))
+            at_s = sent_s + self.delay_s
+        return hops
+
+    def gaps_s(self, journey: Journey) -> list[float]:
+        """How long after its update the task came to each node behind the UE that it came to."""
+        at_s, done, gaps = journey.began_s, 0, []
+        for node, hop in enumerate(journey.hops):
+            stop = done + journey.layers[node]
+            if stop > done:
+                at_s += sum(self.layer_s[journey.route.nodes[node]][done:stop])
+            at_s, done = at_s + hop.busy_s + self.delay_s, stop
+            gaps.append(at_s - journey.updated_s[node + 1])
+        return gaps
+
+    def link_s(self, rates_bps: Sequence[float]) -> list[list[float]]:
+        """Seconds [P-1][L+1] that every boundary's frame takes over links of these rates (HiveMind, Eq. 10)."""
+        return [
+            [8 * size / rate_bps + self.delay_s if size else 0.0 for size in self.frame_bytes] for rate_bps in rates_bps
+        ]
+
+    def node_s(self, route: Route, may_compute: Callable[[Route, int], bool]) -> list[list[float]]:
+        """Seconds [P][L] of each layer on each node; infinite where a node may not or cannot compute."""
+        never = [math.inf] * (len(self.frame_bytes) - 1)
+        return [
+            list(self.layer_s[name]) if name in self.layer_s and may_compute(route, node) else never
+            for node, name in enumerate(route.nodes)
+        ]
+
+
+def present(field: Field) -> Forecast:
+    """No forecast: a link is expected to stay as it is."""
+    return lambda link, now_s, ahead_s: field.links[link].rate_bps(now_s)
+
+
+def tasks(field: Field, decide: Decide, forecast: Forecast, times_s: Sequence[float], gaps: int = 8) -> list[Journey]:
+    """A task for each update that begins at one of ``times_s``, in order.
+
+    Each node looks as far ahead as its last ``gaps`` tasks came after their updates (HiveMind, section IV-F).
+    """
+    gap_of: dict[str, LookAhead] = {}
+    journeys = []
+    for began_s in times_s:
+        route = field.network.route(began_s)
+        look = [gap_of.setdefault(name, LookAhead(gaps)) for name in route.nodes]
+        updated_s, rates = field.update(route, began_s, forecast, [one.gap_s for one in look])
+        journey = field.journey(route, updated_s, decide(route, rates))
+        for one, gap_s in zip(look[1:], field.gaps_s(journey), strict=False):
+            one.observe(0.0, gap_s)
+        journeys.append(journey)
+    return journeys

@@ -1,0 +1,150 @@
+"""What does split training cost in energy, and what does it cost to move layers when their nodes change?
+
+HiveMind, section IV-E: a batch of tasks goes forward and its gradients return; a node has the same layers for both. If
+the assignment changes between batches, the parameters of the layers that move travel over all hops between their old
+and their new node, once (Eq. 8). Where the UE's route changes and leaves out a node that holds layers, they go to the
+first node behind it that both routes have: the paper does not say what becomes of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from math import inf
+from statistics import fmean
+from typing import NamedTuple
+
+from bench.experiments.common.distribution import spread
+from bench.experiments.hivemind.network.energy import COUNTED, TASKS_A_BATCH, Meter
+from bench.experiments.hivemind.network.inference import InferenceParameters, field_of
+from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, machine, profiles, update_times
+from bench.experiments.hivemind.network.tasks import Field, Journey, present
+from bench.suite.experiment import Context, Measurement
+from netem.cellular.iab import Kind, Route
+from nodes.splitting.objectives import Costs, combined
+from nodes.splitting.search import search
+
+FLOAT_BYTES = 4
+
+
+class Batch(NamedTuple):
+    """One batch: its first task, and joules of all its tasks and of the moves before it."""
+
+    journey: Journey
+    tasks_j: float
+    moved_bytes: float
+    moves_j: float
+
+    @property
+    def energy_j(self) -> float:
+        return self.tasks_j + self.moves_j
+
+
+class Move(NamedTuple):
+    """Bytes of parameters over one link of a route."""
+
+    route: Route
+    link: int
+    n_bytes: float
+
+
+def training_meter(kind: Kind, field: Field, workload: str) -> Meter:
+    """Of forward and backward passes; a boundary's gradient is as large as what crossed it, the input has none."""
+    kept = profiles(workload)
+    layer_j = {
+        name: [one + other for one, other in zip(kept[name].forward_j, kept[name].backward_j, strict=True)]
+        for name in COUNTED
+    }
+    return Meter(kind, field, layer_j, [0, *kept["ue"].boundary_bytes[1:-1], 0])
+
+
+def train(
+    field: Field, meter: Meter, workload: str, may_compute: Callable[[Route, int], bool], times_s: Sequence[float]
+) -> list[Batch]:
+    """A batch at each of ``times_s``, each assigned for the least energy, moves among it."""
+    kept = profiles(workload)
+    before = list(accumulate((FLOAT_BYTES * count for count in kept["ue"].parameters), initial=0.0))
+    backward_s = {name: kept[kind].backward_s for name in field.layer_s if (kind := machine(name))}
+    forecast = present(field)
+    batches: list[Batch] = []
+    held: tuple[Route, list[int]] | None = None
+    for began_s in times_s:
+        route = field.network.route(began_s)
+        updated_s, rates = field.update(route, began_s, forecast, [0.0] * len(route.nodes))
+        costs = allowed(meter, route, rates, field.node_s(route, may_compute))
+        still = [[0.0] * len(row) for row in costs.layers]
+        kept_splits, forced = rerouted(held, route, before) if held else (None, [])
+        if kept_splits:
+            costs = combined([costs, Costs(still, moving(meter, route, rates, before, kept_splits))], [1.0, 1.0])
+        splits = search(*costs).splits
+        chosen = moves(route, before, kept_splits, splits) if kept_splits else []
+        journey = field.journey(route, updated_s, splits)
+        back = field.way_back(journey, backward_s, meter.gradient_bytes)
+        batches.append(
+            Batch(
+                journey,
+                TASKS_A_BATCH * meter.spent_j(journey, back),
+                sum(move.n_bytes for move in [*forced, *chosen]),
+                sum(meter.move_j(move.route, move.link, move.n_bytes, began_s) for move in [*forced, *chosen]),
+            )
+        )
+        held = route, splits
+    return batches
+
+
+def allowed(meter: Meter, route: Route, rates: Sequence[float], node_s: Sequence[Sequence[float]]) -> Costs:
+    """Joules of a batch; infinite where a node may not compute, as its seconds are."""
+    costs = meter.costs(route, rates)
+    layers = [
+        [TASKS_A_BATCH * joules if seconds < inf else seconds for joules, seconds in zip(row, times, strict=True)]
+        for row, times in zip(costs.layers, node_s, strict=True)
+    ]
+    return Costs(layers, [[TASKS_A_BATCH * joules for joules in row] for row in costs.links])
+
+
+def moving(
+    meter: Meter, route: Route, rates: Sequence[float], before: Sequence[float], kept: Sequence[int]
+) -> list[list[float]]:
+    """Joules [P-1][L+1] of moving each link's split from ``kept`` to every boundary."""
+    return [
+        [meter.link_j(route, link, abs(size - before[split]), rate) for size in before]
+        for link, (rate, split) in enumerate(zip(rates, kept, strict=True))
+    ]
+
+
+def moves(route: Route, before: Sequence[float], old: Sequence[int], new: Sequence[int]) -> list[Move]:
+    """What crosses each link when its split changes; ``before`` [L+1] are bytes of parameters up to each boundary."""
+    sizes = [abs(before[one] - before[other]) for one, other in zip(old, new, strict=True)]
+    return [Move(route, link, size) for link, size in enumerate(sizes) if size]
+
+
+def rerouted(held: tuple[Route, list[int]], route: Route, before: Sequence[float]) -> tuple[list[int], list[Move]]:
+    """Splits on ``route`` that leave layers where they are, and the moves of those that cannot stay."""
+    old, splits = held
+    if old == route:
+        return splits, []
+    meets = next(node for node, name in enumerate(old.nodes) if node and name in route.nodes)
+    first = splits[0]
+    away = [Move(old, link, before[splits[link]] - before[first]) for link in range(1, meets)]
+    shared = route.nodes.index(old.nodes[meets])
+    return [first] * shared + splits[meets:], [move for move in away if move.n_bytes]
+
+
+def energy(parameters: InferenceParameters, context: Context) -> Iterator[Measurement]:
+    """Joules of a batch by strategy, and of it for moving layers; what HiveMind saves against each."""
+    field = field_of(parameters, context)
+    meter = training_meter(parameters.kind, field, parameters.workload)
+    times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
+    by_strategy = {
+        strategy: train(field, meter, parameters.workload, may_compute, times_s)
+        for strategy, may_compute in MAY_COMPUTE.items()
+    }
+    means = {name: fmean(batch.energy_j for batch in batches) for name, batches in by_strategy.items()}
+    for strategy, batches in by_strategy.items():
+        case = {"strategy": strategy}
+        yield from spread("energy", [batch.energy_j for batch in batches], "J", case)
+        yield Measurement("moves_energy", fmean(batch.moves_j for batch in batches), "J", case)
+        yield Measurement("moves", sum(batch.moved_bytes > 0 for batch in batches), "batches", case)
+        if strategy != "hivemind":
+            yield Measurement("saving", 1 - means["hivemind"] / means[strategy], "fraction", case)
+        yield Measurement("relative_efficiency", means["ue"] / means[strategy], "1", case)
+        nodes = fmean(sum(map(bool, batch.journey.layers)) for batch in batches)
+        yield Measurement("computing_nodes", nodes, "nodes", case)

@@ -1,0 +1,66 @@
+"""What do HiveMind's networks take on this machine, beside what they are taken to take on the paper's four?"""
+
+import time
+from collections.abc import Iterator
+from math import fsum
+from typing import Annotated
+
+import msgspec
+import torch
+from torch import nn
+
+from bench.experiments.hivemind.network.scenario import DEVICES
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import WorkloadName
+from nodes.costs.devices import profile_on
+from nodes.costs.energy import modelled, rapl
+from nodes.costs.profile import Profile, measure
+from nodes.costs.workload import load_workload
+from nodes.model.factory import build_model
+from nodes.zoo.faster_rcnn import FasterRcnn
+
+
+class ProfileParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A kept workload, measured here in ``repeats`` passes; ``power_w`` where no counter of energy can be read."""
+
+    workload: WorkloadName = WorkloadName("resnet18-88")
+    repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    power_w: Annotated[float, msgspec.Meta(gt=0)] = 15.0  # of two server cores: an assumption
+
+
+def measured(parameters: ProfileParameters, context: Context) -> Iterator[Measurement]:
+    """Seconds and joules of one picture, forward and backward; here by the profiler, elsewhere by the model."""
+    work = load_workload(parameters.workload)
+    counter = rapl()
+    here = measure(
+        network(work.model, work.input_shape),
+        work.input_shape,
+        "module",
+        repeats=parameters.repeats,
+        device=context.device,
+        joules=counter or modelled(parameters.power_w, time.perf_counter),
+    )
+    yield from totals("here", here)
+    yield Measurement("counter", float(counter is not None), "1", {"machine": "here"})
+    for name, device in DEVICES.items():
+        yield from totals(name, profile_on(device, work))
+
+
+def totals(machine: str, profile: Profile) -> Iterator[Measurement]:
+    """The sums over the layers."""
+    case = {"machine": machine}
+    yield Measurement("forward_s", fsum(profile.forward_s), "s", case)
+    yield Measurement("backward_s", fsum(profile.backward_s), "s", case)
+    yield Measurement("forward_energy", fsum(profile.forward_j), "J", case)
+    yield Measurement("backward_energy", fsum(profile.backward_j), "J", case)
+    yield Measurement("backward_over_forward", fsum(profile.backward_s) / fsum(profile.forward_s), "1", case)
+    yield Measurement("layers", len(profile.layers), "layers", case)
+
+
+def network(name: str, input_shape: tuple[int, int, int]) -> nn.Module:
+    """The network of a kept workload."""
+    if name != "faster_rcnn":
+        return build_model(name, 1000, input_shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return FasterRcnn()

@@ -1,0 +1,207 @@
+"""How fast is the split search, how little does it tell, and where is Algorithm 1 wrong? No network is run here.
+
+Costs of layers and boundaries are drawn, uniform in (0, 1), from the run's seed: the search takes as long for any.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from math import inf
+from random import Random
+from typing import Annotated, Any
+
+import msgspec
+
+from bench.experiments.hivemind.algorithm1_as_printed import printed_search
+from bench.experiments.hivemind.split_graphs import FullGraph, full_size, options, relay_size, sci_size
+from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import ModelName
+from nodes.model.factory import outline
+from nodes.spec.job import Granularity
+from nodes.splitting.objectives import Costs, Limit, search_accumulated, search_per_edge, search_within
+from nodes.splitting.search import Split, path_cost, search, split_node
+from nodes.wire.split_costs import message_bytes
+from reports.record import CaseValue
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Chain = tuple[list[list[float]], list[list[float]]]  # costs of layers [P][L] and of boundaries [P-1][L+1]
+Case = dict[str, CaseValue]
+
+
+class SpeedParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often each is timed; layers of the one node, nodes and layers of the chains."""
+
+    repeats: Count = 9
+    update_layers: Count = 515  # ResNet-152's
+    central: tuple[Count, Count] = (1000, 1000)
+    graph: tuple[Count, Count] = (5, 174)  # as the paper counts ResNet-50's layers
+
+
+def speed(parameters: SpeedParameters, context: Context) -> Iterator[Measurement]:
+    """Medians of one node's update and of a search over a whole chain, and scipy's shortest path beside it."""
+    random = Random(context.seed)
+    layers, links = drawn(random, 2, parameters.update_layers)
+    case: Case = {"layers": parameters.update_layers}
+    update_s = [seconds(lambda: split_node(layers[0], links[0], links[0])) for _ in range(20 * parameters.repeats)]
+    yield Measurement("update_s", statistics.median(update_s), "s", case)
+    chain = drawn(random, *parameters.central)
+    case = dict(zip(("nodes", "layers"), parameters.central, strict=True))
+    central_s = [seconds(lambda: search(*chain)) for _ in range(parameters.repeats)]
+    yield Measurement("central_s", statistics.median(central_s), "s", case)
+    yield from beside_scipy(drawn(random, *parameters.graph), parameters.repeats)
+
+
+def beside_scipy(chain: Chain, repeats: int) -> Iterator[Measurement]:
+    """Our seconds and scipy's, in turn, so that both see the same machine.
+
+    ``ratio_to_scipy`` is theirs over ours for the shortest path in a graph that has its costs ("path"), with the
+    costs of its edges filled in ("costs and path"), and from the chain's costs alone, as ours ("everything").
+    """
+    case: Case = {"nodes": len(chain[0]), "layers": len(chain[0][0])}
+    full = FullGraph(len(chain[0]), len(chain[0][0]))
+    weighted = full.weighted(*chain)
+    theirs, ours = full.least_cost(weighted), search(*chain).cost
+    yield Measurement("relative_difference", abs(theirs - ours) / ours, "1", case)
+    parts: dict[str, list[float]] = {"edges": [], "costs": [], "path": [], "ours": []}
+    for _ in range(repeats):
+        parts["ours"].append(statistics.median(seconds(lambda: search(*chain)) for _ in range(20)))
+        parts["path"].append(seconds(lambda: full.least_cost(weighted)))
+        parts["costs"].append(seconds(lambda: full.weighted(*chain)))
+    parts["edges"].append(seconds(lambda: FullGraph(len(chain[0]), len(chain[0][0]))))
+    median_s = {part: statistics.median(times) for part, times in parts.items()}
+    for part, value in median_s.items():
+        yield Measurement("part_s", value, "s", case | {"part": part})
+    costs_s = median_s["costs"] + median_s["path"]
+    for kind, value in {
+        "path": median_s["path"],
+        "costs and path": costs_s,
+        "everything": median_s["edges"] + costs_s,
+    }.items():
+        yield Measurement("ratio_to_scipy", value / median_s["ours"], "1", case | {"of": kind})
+
+
+class SizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``model`` for one picture 3 x ``side`` x ``side``, split over ``nodes``."""
+
+    model: ModelName = ModelName("resnet152")
+    side: Count = 224
+    nodes: Count = 5
+
+
+def sizes(parameters: SizeParameters, context: Context) -> Iterator[Measurement]:
+    """Layers, options, edges, messages and bytes of the full graph, of that with relays, and of SCI."""
+    counts: dict[Granularity, int] = {
+        granularity: len(outline(str(parameters.model), 1000, (3, parameters.side, parameters.side), granularity))
+        for granularity in ("op", "module")
+    }
+    for granularity, count in counts.items():
+        yield Measurement("layers", count, "layers", {"granularity": granularity})
+        yield Measurement("options", options(parameters.nodes, count), "1", {"granularity": granularity})
+        for graph, size in (("full", full_size), ("relay", relay_size), ("sci", sci_size)):
+            case: Case = {"granularity": granularity, "graph": graph}
+            for metric, value in size(parameters.nodes, count)._asdict().items():
+                yield Measurement(metric, value, "1", case)
+    yield Measurement("message_bytes", message_bytes("cloud", counts["op"]), "B")
+
+
+class Nothing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """No parameters."""
+
+
+LOADS, SIZES, SPEEDS = (0.5, 1, 4), (1.2, 1, 4, 0), (1, 3, 10)  # layers, boundaries (no result goes on), nodes
+ARCHITECTURES = {"ue": (0,), "cloud": (2,), "single": (0, 2), "edge": (0, 1), "multi": (0, 1, 2)}
+
+
+def figure2(parameters: Nothing, context: Context) -> Iterator[Measurement]:
+    """Section III, Fig. 2: three layers over UE, MEC and cloud, by what the link from MEC to cloud carries.
+
+    An architecture is which nodes may compute. ``switch_capacity`` is below which the cloud gets nothing.
+    """
+    for tenths in range(10, 0, -1):
+        chain = figure2_chain(tenths / 10)
+        for name, computing in ARCHITECTURES.items():
+            split = restricted(chain, computing)
+            case: Case = {"capacity": tenths / 10, "architecture": name}
+            yield Measurement("latency", split.cost, "units", case)
+            for node, done in zip(("ue", "mec"), split.splits, strict=True):
+                yield Measurement("layers_done", done, "layers", case | {"node": node})
+        text = path_cost(*chain, [1, 3])
+        yield Measurement("latency", text, "units", {"capacity": tenths / 10, "architecture": "last two on the MEC"})
+    low, high = 0.1, 1.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if search(*figure2_chain(middle)).splits == [0, 3] else (low, middle)
+    yield Measurement("switch_capacity", high, "units")
+
+
+def figure2_chain(capacity: float) -> Chain:
+    """The example's costs: loads over speeds, sizes over capacities."""
+    return (
+        [[load / speed for load in LOADS] for speed in SPEEDS],
+        [[size / rate for size in SIZES] for rate in (2.0, capacity)],
+    )
+
+
+def restricted(chain: Chain, computing: tuple[int, ...]) -> Split:
+    """The best split of ``chain`` if only the nodes ``computing`` may hold layers; the others relay."""
+    layer_costs, link_costs = chain
+    held = [row if node in computing else [inf] * len(row) for node, row in enumerate(layer_costs)]
+    return search(held, link_costs)
+
+
+# Fig. 7's weight function on two nodes and two layers, ms and J: the UE alone takes 100 ms and 9 J; cut in the
+# middle, either side takes 70 ms, and 2 J in all.
+TWO_EDGES_MS = Costs([[70.0, 30.0], [300.0, 20.0]], [[50.0, 50.0, 0.0]])
+TWO_EDGES_J = Costs([[1.0, 8.0], [0.0, 0.0]], [[1.0, 1.0, 0.0]])
+
+
+def two_edges(parameters: Nothing, context: Context) -> Iterator[Measurement]:
+    """Section V, Eq. 12: two edges of 70 ms pass a limit of 120 ms where W sees them one by one."""
+    limit = Limit(TWO_EDGES_MS, 120.0)
+    found = {
+        "per edge": search_per_edge(TWO_EDGES_J, [limit]),
+        "accumulated": search_accumulated(TWO_EDGES_J, [limit]),
+        "exact": search_within(TWO_EDGES_J, limit),
+    }
+    for objective, split in found.items():
+        assert split is not None  # the UE alone keeps the limit
+        yield Measurement("latency", path_cost(*TWO_EDGES_MS, split.splits), "ms", {"objective": objective})
+        yield Measurement("energy", path_cost(*TWO_EDGES_J, split.splits), "J", {"objective": objective})
+
+
+class PrintedParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``chains`` are drawn."""
+
+    chains: Count = 500
+    nodes: Count = 5
+    layers: Count = 52  # ResNet-18's leaf modules
+
+
+COUNTER_EXAMPLE: Chain = ([[9, 20], [6, 5], [2, 9]], [[9, 4, 0], [3, 2, 0]])
+
+
+def printed(parameters: PrintedParameters, context: Context) -> Iterator[Measurement]:
+    """Algorithm 1 as printed: what its split costs beside the optimum, in one example and over drawn chains."""
+    for algorithm, split in (("printed", printed_search(*COUNTER_EXAMPLE)), ("ours", search(*COUNTER_EXAMPLE))):
+        yield Measurement("example_cost", split.cost, "1", {"algorithm": algorithm})
+    random = Random(context.seed)
+    ratios = []
+    for _ in range(parameters.chains):
+        chain = drawn(random, parameters.nodes, parameters.layers)
+        ratios.append(printed_search(*chain).cost / search(*chain).cost)
+    yield Measurement("wrong_share", sum(ratio > 1 + 1e-9 for ratio in ratios) / len(ratios), "fraction")
+    yield Measurement("mean_excess", statistics.mean(ratios) - 1, "fraction")
+    yield Measurement("largest_excess", max(ratios) - 1, "fraction")
+
+
+def drawn(random: Random, nodes: int, layers: int) -> Chain:
+    """A chain of costs uniform in (0, 1); a finished task needs no link."""
+    layer_costs = [[random.random() for _ in range(layers)] for _ in range(nodes)]
+    return layer_costs, [[*(random.random() for _ in range(layers)), 0.0] for _ in range(nodes - 1)]
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """How long ``run`` takes."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began

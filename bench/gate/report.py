@@ -1,0 +1,83 @@
+"""What did the gate find? Its outcomes as Markdown for a pull request, JUnit XML for CI, JSON for scripts."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from bench.gate.compare import Outcome
+from reports.claims.statistics import escape, label, number
+from reports.pages.tables import grid
+
+STATUSES = ("regression", "missing", "new", "ok")
+SHOWN = 50  # rows of the summary's table
+
+
+def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """``{"passed": bool, "counts": {status: n}, "outcomes": [...]}``."""
+    counts = {status: sum(one.status == status for one in outcomes) for status in STATUSES}
+    return {
+        "passed": not any(one.failed for one in outcomes),
+        "counts": counts,
+        "outcomes": msgspec.to_builtins(list(outcomes)),
+    }
+
+
+def as_markdown(outcomes: Sequence[Outcome]) -> str:
+    """The verdict, the counts, and a table of all that is not as it was, regressions first."""
+    found = as_json(outcomes)
+    counts = ", ".join(f"{count} {status}" for status, count in found["counts"].items() if count)
+    text = f"# Gate: {'passed' if found['passed'] else 'failed'}\n\n{len(outcomes)} numbers: {counts}.\n"
+    moved = [one for one in outcomes if one.status != "ok" or one.baseline != one.measured]
+    moved.sort(key=lambda one: STATUSES.index(one.status))
+    if moved:
+        heads = ["Status", "Experiment", "Metric", "Case", "Seed", "Baseline", "Measured", "Allowed"]
+        text += f"\n{grid(heads, [_cells(one) for one in moved[:SHOWN]])}\n"
+    if len(moved) > SHOWN:
+        text += f"\n{len(moved) - SHOWN} more are not shown.\n"
+    return text
+
+
+def _cells(one: Outcome) -> list[str]:
+    values = ["–" if value is None else number(value) for value in (one.baseline, one.measured)]
+    allowed = "–" if one.baseline is None else f"± {number(one.allowed)} {one.unit}".strip()
+    words = (f"{one.suite}/{one.experiment}", one.metric, label(one.case.items()))
+    return [one.status, *map(escape, words), str(one.seed), *values, escape(allowed)]
+
+
+def as_junit(outcomes: Sequence[Outcome]) -> str:
+    """A test suite a suite, a test case a gated number; what is new is skipped."""
+    root = ET.Element("testsuites", name="bench check")
+    ordered = sorted(outcomes, key=lambda one: one.suite)
+    for suite, group in groupby(ordered, key=lambda one: one.suite):
+        ours = list(group)
+        counts = {
+            "tests": len(ours),
+            "failures": sum(one.failed for one in ours),
+            "skipped": sum(one.status == "new" for one in ours),
+        }
+        element = ET.SubElement(root, "testsuite", {"name": suite} | {k: str(v) for k, v in counts.items()})
+        for one in ours:
+            case = f" [{label(one.case.items())}]" if one.case else ""
+            name = f"{one.metric}{case} seed {one.seed}"
+            test = ET.SubElement(element, "testcase", classname=f"{suite}.{one.experiment}", name=name)
+            if one.failed:
+                ET.SubElement(test, "failure", type=one.status, message=sentence(one))
+            elif one.status == "new":
+                ET.SubElement(test, "skipped", message=sentence(one))
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def sentence(one: Outcome) -> str:
+    """What happened to one number, in a line."""
+    case = f" ({label(one.case.items())})" if one.case else ""
+    what = f"{one.suite}/{one.experiment}/{one.metric}{case}, seed {one.seed}"
+    if one.measured is None:
+        return f"{what}: no longer measured"
+    if one.baseline is None:
+        return f"{what}: {number(one.measured)} {one.unit}, not in the baseline".replace(" ,", ",")
+    change = f"{one.baseline!r} -> {one.measured!r} {one.unit}".strip()
+    return f"{what}: {change}, allowed {number(one.allowed)}"

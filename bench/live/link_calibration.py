@@ -1,0 +1,162 @@
+"""What do links really do on this machine? Their profiles beside what is measured through them, and how far off."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from bench.live.probes import probes
+from netem.calibrate import Calibration, Probe, measure
+from netem.link import LinkProfile
+from netem.profiles import LINKS, Duplex
+from reports.record import Shaping as Backend
+
+RATE_TOLERANCE = 0.05  # of the rate
+DELAY_TOLERANCE_S = 0.001
+MEDIAN_ERROR = 1.2533  # standard error of a median of n draws of a normal, times the root of n, in deviations
+BULK_S = 0.5
+MESSAGES = 40
+RATES_BPS = (1e6, 5e6, 20e6, 50e6, 100e6, 200e6)
+DELAYS_S = (0.0, 0.001, 0.005, 0.02, 0.05)
+SIZES_BYTES = (4 << 10, 64 << 10, 512 << 10, 4 << 20)
+SWEPT = LinkProfile(rate_bps=100e6, delay_s=0.005)  # what the sweeps vary
+
+
+class Asked(NamedTuple):
+    """A link of which the way up is to be measured."""
+
+    link: str
+    direction: str
+    duplex: Duplex
+    sizes: tuple[int, ...] = ()
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One direction of a link: what was asked for and what was measured. None is an unlimited rate.
+
+    ``measured_loss`` counts the stalls of a round trip among segments; ``late_s`` is by how much a whole message
+    came later than its bytes at the rate and the delay. ``within`` the tolerances is a delay that differs by
+    ``DELAY_TOLERANCE_S`` beyond three standard errors of the median of so many draws of the jitter.
+    """
+
+    link: str
+    direction: str
+    rate_bps: float | None
+    measured_rate_bps: float
+    rate_deviation: float  # a fraction; 0 for an unlimited rate
+    delay_s: float
+    measured_delay_s: float
+    measured_delay_p99_s: float
+    delay_deviation_s: float
+    measured_round_trip_s: float
+    jitter_s: float
+    measured_jitter_s: float
+    loss: float
+    expected_losses: float
+    measured_losses: int
+    measured_loss: float
+    late_s: dict[int, float]
+    within: bool
+
+
+def run_links(backend: Backend = "emulated") -> list[Row]:
+    """A row for each direction of each named link and each point of the sweeps."""
+    return asyncio.run(rows([*named(), *swept()], backend))
+
+
+def named() -> Iterator[Asked]:
+    """Both directions of the named links."""
+    for name, link in LINKS.items():
+        yield Asked(name, "up", link)
+        yield Asked(name, "down", Duplex(up=link.down, down=link.up, half_duplex=link.half_duplex))
+
+
+def swept() -> Iterator[Asked]:
+    """Rates, delays, jitter, loss and sizes of messages, one at a time."""
+
+    def vary(name: str, sizes: tuple[int, ...] = (), **change: float) -> Asked:
+        profile = msgspec.structs.replace(SWEPT, **change)
+        return Asked(name, "", Duplex(up=profile, down=LinkProfile(delay_s=profile.delay_s)), sizes)
+
+    for rate_bps in RATES_BPS:
+        yield vary(f"{rate_bps / 1e6:g} Mbit/s", rate_bps=rate_bps)
+    for delay_s in DELAYS_S:
+        yield vary(f"{delay_s * 1e3:g} ms", delay_s=delay_s)
+    yield vary("jitter", jitter_s=0.001)
+    yield vary("loss", loss=0.005)
+    yield vary("messages", SIZES_BYTES)
+
+
+async def rows(
+    asked: list[Asked],
+    backend: Backend,
+    *,
+    seed: int = 0,
+    bulk_s: float = BULK_S,
+    messages: int = MESSAGES,
+    at_once: bool = False,
+) -> list[Row]:
+    """Measure ``asked``, one after the other or all ``at_once``."""
+    async with probes([one.duplex for one in asked], backend, seed) as ends:
+        turn = asyncio.Semaphore(len(asked) if at_once else 1)
+
+        async def measured(one: Asked, end: Probe) -> Calibration:
+            return await measure(end, one.duplex.up, bulk_s=bulk_s, messages=messages, sizes=one.sizes)
+
+        async def row(one: Asked, end: Probe) -> Row:
+            async with turn:
+                return _row(one, await measured(one, end), messages)
+
+        return await asyncio.gather(*map(row, asked, ends))
+
+
+def _row(asked: Asked, found: Calibration, messages: int) -> Row:
+    profile = asked.duplex.up
+    rate_off = found.rate_bps / profile.rate_bps - 1 if profile.rate_bps else 0.0
+    delay_off_s = found.delay_s - profile.delay_s
+    tolerance_s = DELAY_TOLERANCE_S + 3 * MEDIAN_ERROR * profile.jitter_s / messages**0.5
+    byte_s = 8 / profile.rate_bps if profile.rate_bps else 0.0
+    return Row(
+        link=asked.link,
+        direction=asked.direction,
+        rate_bps=profile.rate_bps,
+        measured_rate_bps=found.rate_bps,
+        rate_deviation=rate_off,
+        delay_s=profile.delay_s,
+        measured_delay_s=found.delay_s,
+        measured_delay_p99_s=found.delay_p99_s,
+        delay_deviation_s=delay_off_s,
+        measured_round_trip_s=found.round_trip_s,
+        jitter_s=profile.jitter_s,
+        measured_jitter_s=found.jitter_s,
+        loss=profile.loss,
+        expected_losses=profile.loss * found.segments,
+        measured_losses=found.losses,
+        measured_loss=found.losses / found.segments,
+        late_s={size: seconds - profile.delay_s - size * byte_s for size, seconds in found.message_s.items()},
+        within=abs(rate_off) <= RATE_TOLERANCE and abs(delay_off_s) <= tolerance_s,
+    )
+
+
+def as_lines(rows: list[Row]) -> list[str]:
+    """``rows`` for a person, 80 columns wide: rates in Mbit/s, delays one way and jitter in ms, losses counted."""
+    lines = [
+        f"{'':<15}{'Mbit/s':^17}{'off':>7}  {'ms one way':^15}{'jitter ms':>11}{'losses':>9}",
+        f"{'link':<15}{'asked':>8}{'found':>9}{'%':>7}  {'asked':>7}{'found':>8}{'':>11}{'':>9}",
+    ]
+    for row in rows:
+        asked = "any" if row.rate_bps is None else f"{row.rate_bps / 1e6:.0f}"
+        jitter = f"{row.jitter_s * 1e3:.1f}/{row.measured_jitter_s * 1e3:.1f}"
+        losses = f"{row.expected_losses:.1f}/{row.measured_losses}" if row.loss else "-"
+        lines.append(
+            f"{(row.link + ' ' + row.direction).strip():<15}{asked:>8}{row.measured_rate_bps / 1e6:>9.2f}"
+            f"{row.rate_deviation * 100:>+7.1f}  {row.delay_s * 1e3:>7.2f}{row.measured_delay_s * 1e3:>8.2f}"
+            f"{jitter:>11}{losses:>9} {'ok' if row.within else 'OFF'}"
+        )
+        lines += [f"  {size >> 10} KiB: {late_s * 1e3:+.2f} ms late" for size, late_s in row.late_s.items()]
+    return [
+        *lines,
+        f"ok: rate within {RATE_TOLERANCE:.0%}, median delay within {DELAY_TOLERANCE_S * 1e3:g} ms;"
+        " jitter and losses: asked for (expected)/found",
+    ]

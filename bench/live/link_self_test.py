@@ -1,0 +1,115 @@
+"""Can this machine make the links that a run asks for? Each is tried for a moment before the run relies on it.
+
+Rate and delay are tried without what is drawn at random; jitter by itself, as it is a spread of delays and TCP need
+not reach a rate with it. Losses are not: of what is sent in a moment at usual rates less than one segment is lost.
+The best of a few attempts counts, as other work on the machine makes a link late and never early; each profile is
+tried once a process, and once more if it had failed.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+from bench.live.link_calibration import DELAY_TOLERANCE_S, RATE_TOLERANCE, Asked, Row, rows
+from bench.live.processes import RunError
+from bench.suite.experiment import SelfTest
+from netem.estimate import NORMAL_QUARTILES
+from netem.jitter import quantile
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from reports.record import Shaping as Backend
+
+ATTEMPTS = 4
+BULK_S = 0.12
+MESSAGES = 24
+SPREAD_OFF = 0.48  # of the jitter: two standard errors of the quartiles' distance of so many draws of a normal
+LEAST_BPS = 1e6  # slower links are no harder to make, and a moment is too short for them
+LONGEST_S = 0.02  # nor are longer ones
+
+Pair = tuple[str, str]  # two nodes, the one nearer to the UE first
+
+_passed: set[tuple[Backend, LinkProfile]] = set()
+
+
+async def self_test(ends: Sequence[Pair], links: Sequence[Duplex], backend: Backend, mode: SelfTest) -> list[str]:
+    """What is off by more than the tolerances, a line for each direction of ``links``, which join ``ends``.
+
+    If it is to ``refuse``, raises RunError instead. Unlimited directions are not tried.
+    """
+    if mode == "skip" or backend == "none":
+        return []
+    best: dict[LinkProfile, Row] = {}
+    for _ in range(ATTEMPTS):
+        wanted = dict.fromkeys(part for _, profile in _directions(ends, links) for part in tried(profile))
+        failing = [profile for profile in wanted if (backend, profile) not in _passed]
+        if not failing:
+            return []
+        for profile, row in zip(failing, await _try(failing, backend), strict=True):
+            best[profile] = min(row, best.get(profile, row), key=partial(_distance, profile))
+            if _within(profile, row):
+                _passed.add((backend, profile))
+    complaints = [
+        f"the link {name} is off: {_said(part, best[part])}"
+        for name, profile in _directions(ends, links)
+        for part in tried(profile)
+        if (backend, part) not in _passed
+    ]
+    if complaints and mode == "refuse":
+        raise RunError(f"{'; '.join(complaints)} (--allow-uncalibrated runs all the same)", weight=2)
+    return complaints
+
+
+def tried(profile: LinkProfile) -> Iterator[LinkProfile]:
+    """What of ``profile`` is tried: rate and delay, and beside them jitter, of a delay that is never below zero."""
+    if profile.rate_bps or profile.delay_s:
+        yield LinkProfile(rate_bps=max(profile.rate_bps or 0.0, LEAST_BPS), delay_s=min(profile.delay_s, LONGEST_S))
+    if profile.jitter_s:
+        jitter_s = min(profile.jitter_s, LONGEST_S / 3)
+        yield LinkProfile(
+            rate_bps=LEAST_BPS,
+            delay_s=min(max(profile.delay_s, 3 * jitter_s), LONGEST_S),
+            jitter_s=jitter_s,
+            jitter_distribution=profile.jitter_distribution,
+        )
+
+
+def _directions(ends: Sequence[Pair], links: Sequence[Duplex]) -> Iterable[tuple[str, LinkProfile]]:
+    for (near, far), link in zip(ends, links, strict=False):
+        yield f"{near} to {far}", link.up
+        yield f"{far} to {near}", link.down
+
+
+async def _try(profiles: list[LinkProfile], backend: Backend) -> list[Row]:
+    asked = [Asked("", "", Duplex(up=profile)) for profile in profiles]
+    return await rows(asked, backend, bulk_s=BULK_S, messages=MESSAGES, at_once=True)
+
+
+def _spread_s(profile: LinkProfile) -> float:
+    """The distance of the quartiles of its jitter, over that of a standard normal."""
+    low, high = (quantile(profile.jitter_distribution, share) for share in (0.25, 0.75))
+    return profile.jitter_s * (high - low) / NORMAL_QUARTILES
+
+
+def _within(profile: LinkProfile, row: Row) -> bool:
+    """Whether what was tried of a link is as asked for; other work of the machine may add to a spread."""
+    if not profile.jitter_s:
+        return row.within
+    spread_s = _spread_s(profile)
+    return -SPREAD_OFF * spread_s <= row.measured_jitter_s - spread_s <= SPREAD_OFF * spread_s + DELAY_TOLERANCE_S
+
+
+def _distance(profile: LinkProfile, row: Row) -> float:
+    """How far off, in tolerances."""
+    if profile.jitter_s:
+        return abs(row.measured_jitter_s / _spread_s(profile) - 1) / SPREAD_OFF
+    return max(abs(row.rate_deviation) / RATE_TOLERANCE, abs(row.delay_deviation_s) / DELAY_TOLERANCE_S)
+
+
+def _said(profile: LinkProfile, row: Row) -> str:
+    """Asked for and obtained."""
+    if profile.jitter_s:
+        return f"{_spread_s(profile) * 1e3:.2g} ms of jitter asked for, {row.measured_jitter_s * 1e3:.2f} obtained"
+    asked_bps, delays_ms = row.rate_bps or 0.0, (row.delay_s * 1e3, row.measured_delay_s * 1e3)
+    return (
+        f"{asked_bps / 1e6:g} Mbit/s asked for, {row.measured_rate_bps / 1e6:.2f} obtained; "
+        "{:g} ms asked for, {:.2f} obtained".format(*delays_ms)
+    )

@@ -1,0 +1,113 @@
+"""What may a suite name where a model, a data set or stages are asked for? Checked when read.
+
+The types are for the fields of an experiment's parameters: ``model: ModelName`` makes an unknown model an
+error of the suite's line. torch is imported only where a model is named,
+``nodes.data.datasets`` only where a data set is.
+"""
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.suite.strict_yaml import DecHook
+from nodes.imports import did_you_mean, named
+from nodes.spec.job import StageSpec
+
+BUILT_IN_STAGES = ("identity", "float16", "int8")
+
+
+class ModelName(str):
+    """A torchvision classifier's name, or ``module:callable``."""
+
+
+class WorkloadName(str):
+    """A workload that ``nodes.costs.workload`` keeps, or the path of another."""
+
+
+class DatasetName(str):
+    """A data set whose files are there, or "none"; ``auto(X)`` and ``perhaps(X)`` are resolved."""
+
+
+StageChoice = str | StageSpec  # a built-in stage or ``module:callable``; with options ``{name: ..., options: {...}}``
+Stages = StageChoice | list[StageChoice]  # the same at every link, or one for each link from the UE on
+
+
+def stage_specs(stages: Stages, links: int) -> tuple[StageSpec, ...]:
+    """The stage of each of ``links`` links. Raises ValueError if ``stages`` lists more or fewer."""
+    listed = stages if isinstance(stages, list) else [stages] * links
+    if len(listed) != links:
+        raise ValueError(f"{links + 1} nodes need {links} stages, one a link, got {len(listed)}")
+    return tuple(StageSpec(name=stage) if isinstance(stage, str) else stage for stage in listed)
+
+
+def decoder(data_dir: Path | None) -> DecHook:
+    """The hook that checks and makes the types above; data sets are looked for in ``data_dir``."""
+
+    def decode(kind: type, value: Any) -> Any:
+        if kind not in (ModelName, DatasetName, WorkloadName):
+            raise ValueError(f"a suite cannot hold a {kind.__name__}")
+        if not isinstance(value, str):
+            raise ValueError(f"expected a name, got {value!r:.80}")
+        if kind is DatasetName:
+            return DatasetName(available_dataset(value, data_dir))
+        if kind is WorkloadName:
+            check_workload(value)
+            return WorkloadName(value)
+        check_model(value)
+        return ModelName(value)
+
+    return decode
+
+
+def available_dataset(name: str, data_dir: Path | None) -> str:
+    """The data set that ``name`` stands for. Raises ValueError if it is unknown or its files are missing."""
+    if name == "none":
+        return name
+    from nodes.data import datasets as data  # noqa: PLC0415
+
+    resolved = data.resolve(name, data_dir)
+    data.check(resolved, data_dir)
+    return resolved
+
+
+@functools.cache
+def check_model(name: str) -> None:
+    """Raise ValueError if there is no model ``name``."""
+    if ":" in name:
+        named(name)
+        return
+    from torchvision import models  # noqa: PLC0415
+
+    known = models.list_models(module=models)
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ValueError(f"no model {name!r} in torchvision{hint}; others are module:callable")
+
+
+@functools.cache
+def check_workload(name: str) -> None:
+    """Raise ValueError if there is no workload ``name``."""
+    from nodes.costs.workload import kept_workloads, load_workload  # noqa: PLC0415
+
+    try:
+        load_workload(name)
+    except ValueError as error:
+        kept = kept_workloads()
+        raise ValueError(f"{error}{did_you_mean(name, kept)}; kept are {', '.join(kept)}") from None
+
+
+def check_stage(name: str) -> None:
+    """Raise ValueError if there is no stage ``name``."""
+    if ":" in name:
+        named(name)
+    elif name not in BUILT_IN_STAGES:
+        known = f"there are {', '.join(BUILT_IN_STAGES)} and module:callable"
+        raise ValueError(f"no stage {name!r}{did_you_mean(name, BUILT_IN_STAGES)}; {known}")
+
+
+def make_importable(folder: Path) -> None:
+    """Let ``module:callable`` find modules in ``folder``; last, so that none hides an installed package."""
+    path = str(folder.resolve())
+    if path not in sys.path:
+        sys.path.append(path)

@@ -1,0 +1,170 @@
+"""What does a suite ask for? Its YAML, typed, and the cases that it expands to at a scale."""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import msgspec
+
+from bench.gate.compare import GateRule
+from bench.suite.document import Key
+from bench.suite.experiment import Context, Measurement
+from bench.suite.strict_yaml import DecHook
+from reports.claims.claim import Claim
+from reports.figures.pareto import FrontSpec
+from reports.figures.spec import FigureSpec
+from reports.record import CaseValue, Mode, Scale
+
+SCALES: tuple[Scale, ...] = get_args(Scale)
+Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*$")]
+Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Axis = list[CaseValue] | dict[str, Any]  # values, or {label: value}
+Run = Callable[[Any, Context], Iterable[Measurement]]
+Teller = Callable[[Scale, dict[str, CaseValue], Key, str], str]  # by scale, case and key
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What differs at one scale. ``parameters`` and ``grid`` replace by key; ``skip`` may give a reason."""
+
+    parameters: dict[str, Any] = {}
+    grid: dict[str, Axis] = {}
+    seeds: Count | None = None
+    estimate_s: Seconds | None = None
+    skip: bool | str = False
+
+
+class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One experiment: what to run, with which parameters, swept over which grid.
+
+    ``run`` is ``file.function`` of ``bench.experiments`` or ``module:function``. Each point of the grid's
+    product is run with seeds S to S + ``seeds`` - 1. ``estimate_s`` is about how long one
+    point with one seed takes. Cases of one that is ``parallel`` may run beside each other, on one core each: no
+    claim judges a time that a clock measured in it, and it starts no nodes.
+    """
+
+    name: Name
+    run: str
+    title: str = ""
+    description: str = ""
+    mode: Mode = "live"
+    dataset: str | None = None
+    parameters: dict[str, Any] = {}
+    grid: dict[str, Axis] = {}
+    seeds: Count = 1
+    parallel: bool = False
+    estimate_s: Seconds | None = None
+    scales: dict[Scale, Override] = {}
+    figures: list[FigureSpec] = []
+
+    def at(self, scale: Scale) -> "Override":
+        """All that ``scales`` may change, as it is at ``scale``."""
+        other = self.scales.get(scale, Override())
+        return Override(
+            parameters=self.parameters | other.parameters,
+            grid=self.grid | other.grid,
+            seeds=other.seeds or self.seeds,
+            estimate_s=self.estimate_s if other.estimate_s is None else other.estimate_s,
+            skip=other.skip,
+        )
+
+
+class SuiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A suite's YAML. ``dataset`` is that of its experiments that name none; "none" is no data."""
+
+    name: Name
+    title: str = ""
+    description: str = ""
+    include: list[str] = []
+    dataset: str = "none"
+    experiments: list[ExperimentSpec] = []
+    claims: list[Claim] = []
+    gate: list[GateRule] = []
+    fronts: list[FrontSpec] = []
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of an experiment's grid with one seed: what is run, and recorded, as a whole.
+
+    ``sha256`` covers what decides its numbers, not how they are titled, drawn or judged.
+    """
+
+    experiment: "Experiment"
+    case: dict[str, CaseValue]
+    parameters: Any
+    seed: int
+    estimate_s: float | None
+    sha256: str
+
+    @property
+    def title(self) -> str:
+        """``suite/experiment key=value seed 0``."""
+        values = "".join(f" {key}={value}" for key, value in self.case.items())
+        return f"{self.experiment.name}{values} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of a suite, ready to run; ``dataset`` is resolved.
+
+    ``told`` puts file, line and key of where a parameter is given before a message.
+    """
+
+    suite: str
+    spec: ExperimentSpec
+    function: Run
+    parameters_type: type[msgspec.Struct]
+    dataset: str
+    dec_hook: DecHook
+    told: Teller
+
+    @property
+    def name(self) -> str:
+        """Its name with the suite's."""
+        return f"{self.suite}/{self.spec.name}"
+
+    def cases(self, scale: Scale, seed: int) -> Iterator[Case]:
+        """Every case of it, seeds varying fastest; none where the suite skips it at ``scale``."""
+        here = self.spec.at(scale)
+        for case, point in () if here.skip else points(here.grid):
+            values = here.parameters | point
+            sha256 = digest([self.spec.run, self.spec.mode, self.dataset, values])
+            for repeat in range(here.seeds or 1):
+                yield Case(self, case, self.parameters(values), seed + repeat, here.estimate_s, sha256)
+
+    def skipped(self, scale: Scale) -> str | None:
+        """Why it is not run at ``scale``; None if it is."""
+        skip = self.spec.at(scale).skip
+        reason = f": {skip}" if isinstance(skip, str) else ""
+        return f"not at scale {scale}{reason}" if skip else None
+
+    def parameters(self, values: dict[str, Any]) -> Any:
+        """``values`` as the experiment's own type. Raises msgspec.ValidationError."""
+        return msgspec.convert(values, self.parameters_type, dec_hook=self.dec_hook)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite that was read and found right. ``sha256`` covers its content and that of what it includes."""
+
+    file: SuiteFile
+    path: Path
+    sha256: str
+    experiments: list[Experiment]
+
+
+def digest(value: Any) -> str:
+    """The SHA-256 of plain values, whatever the order of their keys."""
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()
+
+
+def points(grid: dict[str, Axis]) -> Iterator[tuple[dict[str, CaseValue], dict[str, Any]]]:
+    """(case, parameters) of each point of the product of ``grid``."""
+    axes = [list(axis.items()) if isinstance(axis, dict) else [(v, v) for v in axis] for axis in grid.values()]
+    for point in itertools.product(*axes):
+        labels, values = [label for label, _ in point], [value for _, value in point]
+        yield dict(zip(grid, labels, strict=True)), dict(zip(grid, values, strict=True))

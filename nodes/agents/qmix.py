@@ -1,0 +1,176 @@
+"""How do agents learn to act together when one value of their joint action is mixed in the cloud? QMIX, and VDN.
+
+Rashid et al., 2018 (HiveMind, sections VI-B and VII-E): agents share a recurrent network; a mixer, which stays in
+the cloud, makes of their actions' values one that grows with each of them. Its weights come from hypernetworks
+that see the state. Here for the two-step game of that paper, all of whose episodes are enumerated: first
+agent's first action chooses a game, of which the one pays 7 whatever is done and the other 0, 1, 1 or 8.
+
+Each agent has its own copy of the network, and learns from the gradients of its own values; copies are merged every
+so often, and what came of that is the target of Q-learning from then on. What goes between agents and mixer, and how,
+is the caller's (``nodes.agents.messaging``).
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+AGENTS, ACTIONS, STATES = 2, 2, 3
+PAYOFF = torch.tensor([[[7.0, 7.0], [7.0, 7.0]], [[0.0, 1.0], [1.0, 8.0]]])  # game, actions
+DISCOUNT = 0.99
+CHOICES = torch.cartesian_prod(*[torch.arange(ACTIONS)] * (2 * AGENTS)).view(-1, 2, AGENTS)  # episode, step, agent
+GAMES = CHOICES[:, 0, 0]
+REWARDS = PAYOFF[GAMES, CHOICES[:, 1, 0], CHOICES[:, 1, 1]]
+LEARNING_RATE = 0.01
+
+
+class Agent(nn.Module):
+    """Action values from what the agent sees and remembers: linear, GRU cell, linear."""
+
+    def __init__(self, observation: int, hidden: int, actions: int) -> None:
+        super().__init__()
+        self.see = nn.Linear(observation, hidden)
+        self.remember = nn.GRUCell(hidden, hidden)
+        self.value = nn.Linear(hidden, actions)
+
+    def forward(self, observation: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(N, observation), (N, hidden) to the actions' values (N, actions) and the new memory (N, hidden)."""
+        memory = self.remember(torch.relu(self.see(observation)), memory)
+        return self.value(memory), memory
+
+
+class Mixer(nn.Module):
+    """One value of the agents' values that never falls as one of theirs rises; its weights depend on the state."""
+
+    def __init__(self, agents: int, state: int, hidden: int) -> None:
+        super().__init__()
+        self._shape = (agents, hidden)
+        self.first = nn.Linear(state, agents * hidden)
+        self.first_bias = nn.Linear(state, hidden)
+        self.second = nn.Linear(state, hidden)
+        self.second_bias = nn.Sequential(nn.Linear(state, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, values: Tensor, state: Tensor) -> Tensor:
+        """(N, agents) and (N, state) to (N,)."""
+        first = self.first(state).abs().view(-1, *self._shape)
+        hidden: Tensor = nn.functional.elu((values[:, None] @ first)[:, 0] + self.first_bias(state))
+        bias: Tensor = self.second_bias(state)[:, 0]
+        weights: Tensor = self.second(state).abs()
+        return (hidden * weights).sum(1) + bias
+
+
+class Sum(nn.Module):
+    """The mixer of VDN: the sum of the agents' values."""
+
+    def forward(self, values: Tensor, state: Tensor) -> Tensor:
+        """(N, agents) and (N, state) to (N,)."""
+        return values.sum(1)
+
+
+class LearningAgent:
+    """One agent where it stands: its copy of the network, the one merged last, and an optimizer of its own."""
+
+    def __init__(self, index: int, network: Agent) -> None:
+        self.network = copy.deepcopy(network)
+        self._index = index
+        self._target = copy.deepcopy(network).requires_grad_(False)
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE)
+        self._taken = torch.empty(0)
+
+    def values(self) -> tuple[Tensor, Tensor]:
+        """Of each episode (N, 2) what its own choices are worth to it, and (N,) the best second one by the target."""
+        first, second = _seen(self.network, self._index)
+        self._taken = torch.stack(
+            [_chosen(first, CHOICES[:, 0, self._index]), _chosen(second, CHOICES[:, 1, self._index])], 1
+        )
+        _, ahead = _seen(self._target, self._index)
+        return self._taken.detach(), ahead.max(1).values
+
+    def learn(self, gradient: Tensor) -> None:
+        """Take the step that the ``gradient`` (N, 2) of the last values asks for."""
+        self._optimizer.zero_grad()
+        torch.autograd.backward(self._taken, gradient)
+        self._optimizer.step()
+
+    def merge(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from the parameters that all agents have now."""
+        self.network.load_state_dict(state)
+        self._target.load_state_dict(state)
+
+
+class LearningMixer:
+    """The mixer in the cloud; ``mixing`` is how."""
+
+    def __init__(self, mixing: Literal["qmix", "vdn"], hidden: int) -> None:
+        self.mixer: nn.Module = Mixer(AGENTS, STATES, hidden) if mixing == "qmix" else Sum()
+        parameters = list(self.mixer.parameters())
+        self._optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE) if parameters else None
+        self.retarget()
+
+    def retarget(self) -> None:
+        """Let the mixer as it is be the target's from now on."""
+        self._target = copy.deepcopy(self.mixer).requires_grad_(False)
+
+    def learn(self, taken: Sequence[Tensor], best: Sequence[Tensor]) -> list[Tensor]:
+        """One update by the agents' ``values``, an entry for each of them; the gradients (N, 2) of their ``taken``."""
+        values = torch.stack(list(taken), 2).requires_grad_()  # episode, step, agent
+        first, second = (_one_hot(state) for state in _states())
+        ahead = self._target(torch.stack(list(best), 1), second)
+        errors = self.mixer(values[:, 0], first) - DISCOUNT * ahead, self.mixer(values[:, 1], second) - REWARDS
+        self.mixer.zero_grad()
+        torch.autograd.backward((errors[0] ** 2 + errors[1] ** 2).mean())
+        if self._optimizer is not None:
+            self._optimizer.step()
+        assert values.grad is not None
+        return list(values.grad.unbind(2))
+
+
+def greedy_return(agents: Sequence[Agent]) -> float:
+    """What the agents earn, each taking the action that it values most by its own network, knowing no other's."""
+    with torch.no_grad():
+        memories, game = [], 0
+        for index, agent in enumerate(agents):
+            values, memory = agent(_observation(torch.tensor([0]), index))
+            memories.append(memory)
+            game = int(values.argmax()) if index == 0 else game
+        state = torch.tensor([1 + game])
+        actions = [
+            int(agent(_observation(state, index), memory)[0].argmax())
+            for index, (agent, memory) in enumerate(zip(agents, memories, strict=True))
+        ]
+    return float(PAYOFF[(game, *actions)])
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Bytes of the parameters of ``module``."""
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def _states() -> tuple[Tensor, Tensor]:
+    """The state (N,) of each episode in its first and its second step."""
+    return torch.zeros_like(GAMES), 1 + GAMES
+
+
+def _one_hot(state: Tensor) -> Tensor:
+    return nn.functional.one_hot(state, STATES).float()
+
+
+def _observation(state: Tensor, index: int) -> Tensor:
+    """What agent ``index`` sees (N, states + agents): the ``state`` (N,), and who it is."""
+    who = nn.functional.one_hot(torch.tensor(index), AGENTS).float()
+    return torch.cat([_one_hot(state), who.expand(len(state), -1)], 1)
+
+
+def _seen(agent: Agent, index: int) -> tuple[Tensor, Tensor]:
+    """What its actions are worth (N, actions) to agent ``index`` in both steps of each episode."""
+    first, second = _states()
+    values, memory = agent(_observation(first, index))
+    after, _ = agent(_observation(second, index), memory)
+    return values, after
+
+
+def _chosen(values: Tensor, action: Tensor) -> Tensor:
+    """(N, actions) and (N,) to (N,)."""
+    return values.gather(1, action[:, None])[:, 0]

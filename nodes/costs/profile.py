@@ -1,0 +1,192 @@
+"""What does each layer of a network cost? Seconds forward and backward, parameters, and bytes at its cuts.
+
+Everything runs in evaluation mode, since batch norm has no statistics of a single value. The forward pass is
+timed without gradients, as inference runs it. For the backward pass what a layer makes is detached before the
+next ones use it, and autograd runs layer by layer from the end: so a layer's time is that of its own work
+and of adding up the gradients of values it shares. Layers run one after the other within a pass, so each
+finds the caches as the one before left them. The loss and the optimizer are no layers. A layer's energy is its time
+at the power that was drawn on average in the passes of its kind: counters are too coarse for one layer.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import nn
+
+from nodes.costs.energy import JouleCounter
+from nodes.costs.workload import Inspected, inspect, new
+from nodes.errors import ModelError
+from nodes.model.chain import Part, Values
+from nodes.model.layer_range import place
+from nodes.spec.job import Granularity, Timing
+
+Clock = Callable[[], float]
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """What the L layers of a network cost. Seconds are for ``batch`` pictures, bytes for one in float32."""
+
+    layers: list[str]  # names
+    boundary_bytes: list[int]  # [L+1] what a cut before layer i sends; 0 the input, L the result
+    output_bytes: list[int]  # [L] what each layer itself adds to that
+    forward_s: list[float]  # [L]
+    backward_s: list[float]  # [L]
+    parameters: list[int]  # [L] counts; a shared one at its first use, one that no layer uses nowhere
+    batch: int
+    forward_j: list[float] = []  # [L] joules; empty where nobody counted them
+    backward_j: list[float] = []  # [L]
+
+    def scaled(self, factor: float) -> "Profile":
+        """That of a machine on which everything takes ``factor`` times as long, at the same power."""
+        longer = {name: [factor * value for value in getattr(self, name)] for name in _SCALED}
+        return msgspec.structs.replace(self, **longer)
+
+
+_SCALED = ("forward_s", "backward_s", "forward_j", "backward_j")
+
+
+def measure(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    granularity: Granularity = "op",
+    *,
+    batch: int = 1,
+    repeats: int = 5,
+    device: str = "cpu",
+    clock: Clock = time.perf_counter,
+    joules: JouleCounter | None = None,
+) -> Profile:
+    """Profile ``model`` on ``batch`` random pictures of ``input_shape`` (C, H, W).
+
+    Seconds are medians of ``repeats`` passes of each kind; one more before them is discarded. Joules are counted
+    if there is a counter for them, such as those of ``nodes.costs.energy``. Clears the in-place flags of ``model``,
+    moves it to ``device`` and leaves it there in evaluation mode, without gradients. Raises ModelError for a model
+    that cannot be made a chain.
+    """
+    chain = Inspected(model, input_shape, granularity)
+    workload = inspect(chain)
+    parts = [chain.part(index, index + 1) for index in range(len(chain))]
+    model.to(device).eval()
+    pictures = torch.randn(batch, *input_shape, generator=torch.Generator().manual_seed(0))
+    inputs = {chain.input: pictures.to(device)}
+    now = _after_kernels(clock) if inputs[chain.input].is_cuda else clock
+    with torch.no_grad():
+        forward_s, forward_w = _passes(lambda: _forward(parts, inputs, now)[0], repeats, now, joules)
+    with torch.enable_grad():
+        backward_s, backward_w = _passes(lambda: _backward(model, parts, inputs, now), repeats, now, joules)
+    return Profile(
+        layers=workload.layers,
+        boundary_bytes=workload.boundary_bytes,
+        output_bytes=workload.output_bytes,
+        forward_s=forward_s,
+        backward_s=backward_s,
+        parameters=workload.parameters,
+        batch=batch,
+        forward_j=[] if joules is None else [forward_w * seconds for seconds in forward_s],
+        backward_j=[] if joules is None else [backward_w * seconds for seconds in backward_s],
+    )
+
+
+def save_profile(profile: Profile, path: Path) -> None:
+    """Keep ``profile`` in the file ``path``, as JSON."""
+    path.write_bytes(msgspec.json.encode(profile))
+
+
+def load_profile(path: Path) -> Profile:
+    """The profile in the file ``path``. Raises ModelError for one that cannot be read or does not add up."""
+    try:
+        profile = msgspec.json.decode(path.read_bytes(), type=Profile)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelError(f"{path}: {error}") from None
+    layers = len(profile.layers)
+    columns = msgspec.structs.asdict(profile)
+    for name in ("output_bytes", "forward_s", "backward_s", "parameters"):
+        if len(columns[name]) != layers:
+            raise ModelError(f"{path}: {layers} layers, but {name} has {len(columns[name])} values")
+    if len(profile.boundary_bytes) != layers + 1:
+        raise ModelError(f"{path}: {layers} layers need {layers + 1} boundary_bytes")
+    return profile
+
+
+def timings(profile: Profile, splits: Sequence[int], batch: int) -> list[Timing]:
+    """What ``batch`` pictures cost each of P nodes; ``splits`` [P-1] are the layers done when leaving each.
+
+    Seconds grow in proportion to the pictures: exact for the batch that was profiled, an estimate for others.
+    Raises ModelError for splits that do not fit the layers.
+    """
+    scale = batch / profile.batch
+    places = [place(tuple(splits), node, len(profile.layers)) for node in range(len(splits) + 1)]
+    return [
+        Timing(
+            forward_s=scale * sum(profile.forward_s[held.start : held.stop]),
+            backward_s=scale * sum(profile.backward_s[held.start : held.stop]),
+        )
+        for held in places
+    ]
+
+
+def _forward(
+    parts: list[Part], values: Values, now: Clock
+) -> tuple[list[float], list[list[tuple[torch.Tensor, torch.Tensor]]], Values]:
+    """One pass from ``values`` on: seconds of each layer, [(value, leaf)] of each layer, and the result.
+
+    Where a layer makes a value that requires grad, the layers behind it are given a leaf detached from it.
+    """
+    seconds, detached = [], []
+    for part in parts:
+        arguments = [values[name] for name in part.inputs]
+        began = now()
+        results = part.body(*arguments)
+        seconds.append(now() - began)
+        made = new(dict(zip(part.outputs, results, strict=True)), values)
+        leaves = {name: value.detach().requires_grad_() for name, value in made.items() if _trained(value)}
+        detached.append([(made[name], leaf) for name, leaf in leaves.items()])
+        values = {name: (values | made | leaves)[name] for name in part.outputs}
+    return seconds, detached, values
+
+
+def _backward(model: nn.Module, parts: list[Part], values: Values, now: Clock) -> list[float]:
+    """Seconds of each layer in a backward pass whose gradient of the result is ones."""
+    _, detached, results = _forward(parts, values, now)
+    for result in filter(_trained, results.values()):
+        result.grad = torch.ones_like(result)
+    seconds = []
+    while detached:
+        used = [(value, leaf.grad) for value, leaf in detached.pop() if leaf.grad is not None]
+        roots, gradients = [value for value, _ in used], [gradient for _, gradient in used]
+        began = now()
+        if roots:
+            torch.autograd.backward(roots, gradients)
+        seconds.append(now() - began)
+    model.zero_grad(set_to_none=True)
+    return seconds[::-1]
+
+
+def _trained(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
+def _after_kernels(clock: Clock) -> Clock:
+    """``clock``, read when all that was given to the GPU is done."""
+
+    def now() -> float:
+        torch.cuda.synchronize()
+        return clock()
+
+    return now
+
+
+def _passes(
+    run: Callable[[], list[float]], repeats: int, now: Clock, joules: JouleCounter | None
+) -> tuple[list[float], float]:
+    """The median of each layer over ``repeats`` passes, and the watts drawn in them; one more warms up."""
+    run()
+    began, before = now(), joules() if joules else 0.0
+    passes = [run() for _ in range(repeats)]
+    spent_j = joules() - before if joules else 0.0
+    power_w = spent_j / (now() - began) if spent_j else 0.0
+    return [statistics.median(seconds) for seconds in zip(*passes, strict=True)], power_w

@@ -1,0 +1,123 @@
+"""What work do the layers of a network do, on whatever machine? Bytes at the cuts, operations, bytes moved.
+
+Exact, from shapes alone: nothing is run. The workloads of the networks that the evaluation uses are kept beside
+this module, so that it needs neither torchvision nor seconds to know them.
+"""
+
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nodes.errors import ModelError
+from nodes.model.boundary import boundary_bytes
+from nodes.model.chain import Chain, Part, Values
+
+KEPT = resources.files("nodes.costs") / "workloads"
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """The L layers of a network for one picture in float32."""
+
+    model: str
+    input_shape: tuple[int, int, int]
+    layers: list[str]  # names
+    boundary_bytes: list[int]  # [L+1] what a cut before layer i sends; 0 the input, L the result
+    output_bytes: list[int]  # [L] what each layer itself adds to that
+    parameters: list[int]  # [L] counts; a shared one at its first use
+    flops: list[int]  # [L] of the forward pass: two for each multiplication with its addition
+    moved_bytes: list[int]  # [L] of the forward pass: read and written once each, parameters among them
+
+    @property
+    def mean_output_bytes(self) -> float:
+        """As papers state it: what each layer itself makes, averaged over the layers."""
+        return sum(self.output_bytes) / len(self.layers)
+
+
+class Inspected(Chain):
+    """A chain whose layers are only looked at, so that even those which share parameters may stand alone."""
+
+    def check_part(self, start: int, stop: int) -> None:
+        pass
+
+
+def inspect(chain: Chain, name: str = "") -> Workload:
+    """The workload of ``chain``, the model ``name``, for one picture; its tensors are not touched.
+
+    Counts convolutions and products of matrices, as torch's counter does; all else is told by the bytes it moves.
+    """
+    parts = [chain.part(index, index + 1) for index in range(len(chain))]
+    crossing = [chain.shapes(index) for index in range(len(chain) + 1)]
+    made = [boundary_bytes(new(after, before)) for before, after in pairwise(crossing)]
+    mode = chain.model.training
+    chain.model.eval()  # batch norm has no statistics of a single value
+    work = [_work(part, values) for part, values in zip(parts, crossing, strict=False)]
+    chain.model.train(mode)
+    return Workload(
+        model=name,
+        input_shape=chain.input_shape,
+        layers=chain.names,
+        boundary_bytes=[boundary_bytes(values) for values in crossing],
+        output_bytes=made,
+        parameters=[sum(parameter.numel() for parameter in own) for own in first_used(parts)],
+        flops=[flops for flops, _ in work],
+        moved_bytes=[read + written for (_, read), written in zip(work, made, strict=True)],
+    )
+
+
+def load_workload(name: str) -> Workload:
+    """The kept workload ``name`` (``resnet18-88``), or that in the file of this path. Raises ModelError."""
+    kept = KEPT / f"{name}.json"
+    try:
+        return msgspec.json.decode((kept if kept.is_file() else Path(name)).read_bytes(), type=Workload)
+    except OSError as error:
+        raise ModelError(f"no workload {name!r}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise ModelError(f"no workload {name!r}: {error}") from None
+
+
+def kept_workloads() -> list[str]:
+    """The names of all that come with the package."""
+    return sorted(file.name.removesuffix(".json") for file in KEPT.iterdir() if file.name.endswith(".json"))
+
+
+def save_workload(workload: Workload, path: Path) -> None:
+    """Keep ``workload`` in the file ``path``, a line a column."""
+    columns = {name: msgspec.json.encode(value).decode() for name, value in msgspec.structs.asdict(workload).items()}
+    path.write_text("{\n" + ",\n".join(f'"{name}": {text}' for name, text in columns.items()) + "\n}\n")
+
+
+def new(values: Values, known: Values) -> Values:
+    """Those of ``values`` that are not ``known``."""
+    return {name: value for name, value in values.items() if name not in known}
+
+
+def first_used(parts: list[Part]) -> list[set[nn.Parameter]]:
+    """The parameters that each layer is the first to use."""
+    firsts, seen = [], set[nn.Parameter]()
+    for part in parts:
+        own = set(part.parameters()) - seen
+        seen |= own
+        firsts.append(own)
+    return firsts
+
+
+def _work(part: Part, values: Values) -> tuple[int, int]:
+    """Operations of one layer on ``values``, and the bytes that it reads."""
+    used = {node.name for node in part.body.graph.nodes if node.op == "placeholder" and _is_used(node)}
+    read = boundary_bytes({name: values[name] for name in part.inputs if name in used})
+    own = [*part.body.named_parameters(), *part.body.named_buffers()]
+    meta = {name: tensor.detach().to("meta") for name, tensor in own}
+    part.body.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        torch.func.functional_call(part.body, meta, tuple(values[name] for name in part.inputs))
+    return int(counter.get_total_flops()), read + sum(tensor.nbytes for _, tensor in own)
+
+
+def _is_used(node: torch.fx.Node) -> bool:
+    """Whether the layer computes with the value, beyond handing it on."""
+    return any(user.op != "output" for user in node.users)

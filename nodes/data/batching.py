@@ -1,0 +1,103 @@
+"""Which pictures are in a batch, and what does a model see of them? Seed, epoch and batch number decide.
+
+Nothing is carried from one batch to the next, so a run that resumes at batch k sees what it would have seen.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+
+from nodes.data.images import Bytes, Indices, Pictures, Selected, stratified
+from nodes.data.partitioning import partition_iid
+from nodes.errors import DataError
+
+PADDING = 4  # pixels
+ORDER, AUGMENT = 1, 2  # keep the two streams of random numbers apart
+
+
+def subset(pictures: Pictures, count: int | None, seed: int) -> Pictures:
+    """``count`` of ``pictures``, each class keeping its share; all for None or more than there are."""
+    if count is None or count >= len(pictures):
+        return pictures
+    if count < 1:
+        raise DataError(f"a subset of {count} pictures; expected at least 1")
+    chosen = stratified(pictures.labels, count, seed)
+    return replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
+
+
+def apart(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:
+    """``pictures`` without ``count`` of them, and these, each class keeping its share on both sides."""
+    if not 1 <= count < len(pictures):
+        raise DataError(f"{count} of {len(pictures)} pictures set apart; expected at least 1, and some to be left")
+    taken = stratified(pictures.labels, count, seed)
+    left = np.setdiff1d(np.arange(len(pictures)), taken)
+    rest, held = (
+        replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
+        for chosen in (left, taken)
+    )
+    return rest, held
+
+
+def share(pictures: Pictures, client: int, clients: int, seed: int) -> Pictures:
+    """The pictures of ``client`` of so many, at random and without regard to class: the same count for each."""
+    if clients == 1:
+        return pictures
+    chosen = partition_iid(pictures.labels, clients, seed)[client][: len(pictures) // clients]
+    return replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
+
+
+def batches(
+    pictures: Pictures,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    shuffle: bool,
+    augment: bool,
+    indices: Indices | None = None,
+    drop_last: bool = False,
+    start: int = 0,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """An epoch's batches from number ``start`` on: normalised float32 (B, 3, H, W) and labels int64 (B,).
+
+    Only ``indices`` of ``pictures`` are taken, if given. Order follows from (seed, epoch), what augmenting
+    draws from (seed, epoch, batch number). The last batch may be smaller; ``drop_last`` leaves it out.
+    """
+    order = np.arange(len(pictures)) if indices is None else indices
+    if shuffle:
+        order = np.random.default_rng((ORDER, seed, epoch)).permutation(order)
+    count = len(order) // batch_size if drop_last else math.ceil(len(order) / batch_size)
+    for number in range(start, count):
+        chosen = order[number * batch_size : (number + 1) * batch_size]
+        images = pictures.images[chosen].transpose(0, 3, 1, 2)
+        if augment:
+            images = augmented(images, np.random.default_rng((AUGMENT, seed, epoch, number)))
+        yield normalised(images, pictures), torch.from_numpy(pictures.labels[chosen])
+
+
+def augmented(images: Bytes, generator: np.random.Generator) -> Bytes:
+    """Random crops of padded pictures (B, 3, H, W), each mirrored left to right with probability 1/2.
+
+    The padding is PADDING zero pixels on every side, black before normalisation. The draws, in this order:
+    top and left of the crop, (2, B) in [0, 2·PADDING]; mirrored where a uniform number (B,) is below 1/2.
+    """
+    count, _, height, width = images.shape
+    top, left = generator.integers(0, 2 * PADDING + 1, (2, count))
+    mirrored = generator.random(count) < 0.5
+    edge = (PADDING, PADDING)
+    padded = np.pad(images, ((0, 0), (0, 0), edge, edge))
+    crops = sliding_window_view(padded, (height, width), axis=(2, 3))  # (B, 3, 2·PADDING+1, 2·PADDING+1, H, W)
+    result: Bytes = crops[np.arange(count), :, top, left]
+    result[mirrored] = result[mirrored, :, :, ::-1]
+    return result
+
+
+def normalised(images: Bytes, pictures: Pictures) -> torch.Tensor:
+    """uint8 (B, 3, H, W) as float32, (pixel / 255 - mean) / std per channel."""
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (pictures.mean, pictures.std))
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).float()
+    return pixels.mul_(1 / (255 * std)).sub_(mean / std)

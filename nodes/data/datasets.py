@@ -1,0 +1,244 @@
+"""Which data sets are there, are their files in place, what do they hold? Layouts: ``docs/data.md``."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nodes.data.batching import batches, subset
+from nodes.data.files import Split, Stored, npz_headers, npz_name, read_cifar10, read_idx, read_npz, read_stl10
+from nodes.data.folders import read_folder, read_ham10000, read_imagenet
+from nodes.data.images import AbsentError, Colour, Dataset, Images, Pictures, Resized, resize, statistics, stratified
+from nodes.data.partitioning import partition_dirichlet, partition_iid
+from nodes.errors import DataError
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "Images",
+    "Pictures",
+    "batches",
+    "check",
+    "load",
+    "names",
+    "partition_dirichlet",
+    "partition_iid",
+    "resolve",
+    "subset",
+]
+
+Reader = Callable[[Path, tuple[str, ...], int], Stored]
+
+EMBEDDED = "digits"
+DIGITS_SIDE = 32
+DIGITS_TEST = 360  # of 1,797
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a data set's own files are under the user's folder, and how they are read.
+
+    Each of ``files`` (patterns) must be there in the first of ``folders`` that has any of them; else one of
+    ``npz`` is taken. ``side`` is that of picture files where none is asked for.
+    """
+
+    read: Reader
+    folders: tuple[str, ...]
+    files: tuple[str, ...]
+    npz: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    statistics: tuple[Colour, Colour] | None = None
+    side: int = 64
+
+
+SKIN = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+KNOWN = {
+    "cifar10": _Layout(
+        read_cifar10,
+        ("cifar-10-batches-bin", "."),
+        (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"),
+        ("cifar10.npz",),
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    ),
+    "stl10": _Layout(
+        read_stl10,
+        ("stl10_binary", "."),
+        ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"),
+        ("stl10.npz",),
+        ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
+        ((0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
+    ),
+    "imagenet100": _Layout(
+        read_imagenet,
+        ("imagenet100", "."),
+        ("train*/*/*", "val*/*/*"),
+        ("imagenet100.npz",),
+        statistics=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        side=224,
+    ),
+    "ham10000": _Layout(
+        read_ham10000,
+        ("ham10000", "HAM10000", "."),
+        ("HAM10000_metadata.csv", "HAM10000_images_part_1/*.jpg", "HAM10000_images_part_2/*.jpg"),
+        ("ham10000.npz", "dermamnist.npz"),
+        SKIN,
+    ),
+    "fashionmnist": _Layout(
+        read_idx,
+        ("FashionMNIST/raw", "FashionMNIST", "."),
+        tuple(f"{part}-{kind}-ubyte*" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
+        ("fashionmnist.npz",),
+        FASHION,
+        ((0.2860, 0.2860, 0.2860), (0.3530, 0.3530, 0.3530)),
+    ),
+}
+
+
+def names() -> list[str]:
+    """The data sets that have a name of their own."""
+    return [EMBEDDED, *KNOWN]
+
+
+def resolve(name: str, directory: Path | None) -> str:
+    """The data set that ``name`` means: ``auto(X)`` is X where a folder is given, else the embedded one.
+
+    ``perhaps(X)`` is X only where the folder has files of it too. Raises DataError for what is no data set.
+    """
+    wanted = re.fullmatch(r"(auto|perhaps)\((.*)\)", name)
+    plain = wanted[2] if wanted else name
+    if plain not in names() and not re.fullmatch(r"(npz|folder):\w[\w.-]*", plain):
+        raise DataError(f"no data set {plain!r}; there are {', '.join(names())}, npz:NAME and folder:NAME")
+    if wanted is None:
+        return plain
+    gone = directory is None or (wanted[1] == "perhaps" and plain != EMBEDDED and _absent(plain, directory))
+    return EMBEDDED if gone else plain
+
+
+def _absent(name: str, directory: Path) -> bool:
+    """Whether ``directory`` is a folder without any files of ``name``."""
+    try:
+        _locate(name, directory)
+    except AbsentError:
+        return True
+    except DataError:
+        return False  # a mistake to be told of, not to be passed over
+    return False
+
+
+def check(name: str, directory: Path | None) -> None:
+    """Raise DataError if there is no such data set or its files are not there. Reads headers at most."""
+    name = resolve(name, directory)
+    if name == EMBEDDED:
+        return
+    with _naming(name):
+        place, _ = _locate(name, directory)
+        if place.is_file():
+            npz_headers(place)
+
+
+def recorded_name(name: str, directory: Path | None) -> str:
+    """What records call the data set ``name``, as ``load`` will: files may name themselves. Raises DataError."""
+    name = resolve(name, directory)
+    if name == EMBEDDED:
+        return name
+    with _naming(name):
+        place, _ = _locate(name, directory)
+        return npz_name(place) if place.is_file() else name
+
+
+def load(name: str, directory: Path | None, side: int | None = None) -> Dataset:
+    """The data set ``name`` from ``directory``, ``auto(…)`` too.
+
+    Pictures are ``side`` pixels high and wide: the centre square, scaled bilinearly. None leaves arrays as
+    stored, scales picture files to the data set's usual side, and the embedded digits to DIGITS_SIDE.
+    """
+    name = resolve(name, directory)
+    if side is not None and side < 1:
+        raise DataError(f"{name}: side {side}, expected at least 1")
+    with _naming(name):
+        stored, known = _read(name, directory, side)
+        train, test = (_sized(part.images, side) for part in (stored.train, stored.test))
+        if not len(train) or not len(test):
+            raise DataError(f"{len(train)} training and {len(test)} test pictures, expected some of each")
+        mean, std = known or statistics(train)
+    return Dataset(
+        stored.name or name,
+        stored.classes,
+        Pictures(train, stored.train.labels, mean, std),
+        Pictures(test, stored.test.labels, mean, std),
+    )
+
+
+def _read(name: str, directory: Path | None, side: int | None) -> tuple[Stored, tuple[Colour, Colour] | None]:
+    """What is stored, and the published mean and standard deviation if there are any."""
+    if name == EMBEDDED:
+        return _digits(side or DIGITS_SIDE), None
+    place, layout = _locate(name, directory)
+    read = read_npz if place.is_file() else layout.read
+    return read(place, layout.classes, side or layout.side), layout.statistics
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Put the data set's name before what went wrong with its files."""
+    try:
+        yield
+    except (DataError, OSError) as error:
+        raise DataError(f"{name}: {error}") from None
+
+
+def _sized(images: Images, side: int | None) -> Images:
+    return images if side is None or images.shape[1:3] == (side, side) else Resized(images, side)
+
+
+def _locate(name: str, directory: Path | None) -> tuple[Path, _Layout]:
+    """Where the files of ``name`` are, a folder or an npz, and their layout.
+
+    Raises AbsentError, a DataError, if there are none of it, and DataError if some are missing.
+    """
+    if directory is None:
+        raise DataError(f"needs a folder with its files; only {EMBEDDED} comes with the package")
+    if not directory.is_dir():
+        raise DataError(f"{directory} is no folder")
+    layout = KNOWN.get(name) or _own(name)
+    for folder in (directory / part for part in layout.folders):
+        missing = [pattern for pattern in layout.files if not any(folder.glob(pattern))]
+        if len(missing) < len(layout.files):
+            if missing:
+                raise DataError(f"no {missing[0]} in {folder}; expected {', '.join(layout.files)}")
+            return folder, layout
+    for file in (directory / part for part in layout.npz):
+        if file.is_file():
+            return file, layout
+    choices = [f"{folder}/ with {', '.join(layout.files)}" for folder in layout.folders[:1]] + [*layout.npz]
+    raise AbsentError(f"not found in {directory}; expected {' or '.join(choices)}")
+
+
+def _own(name: str) -> _Layout:
+    """The layout of ``npz:NAME``, the file NAME.npz, or ``folder:NAME``, the folder NAME."""
+    kind, _, stem = name.partition(":")
+    if kind == "npz":
+        return _Layout(read_npz, (), (), (f"{stem}.npz",))
+    return _Layout(read_folder, (stem,), ("*/*",), ())
+
+
+def _digits(side: int) -> Stored:
+    """scikit-learn's 8x8 digits, 0 to 16 scaled to 0 to 255, bilinearly to ``side``; three equal channels."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415
+
+    bunch = load_digits()
+    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    images = resize(np.repeat(grey[..., None], 3, axis=3), side)
+    labels = bunch.target.astype(np.int64)
+    test = np.zeros(len(labels), bool)
+    test[stratified(labels, DIGITS_TEST, seed=0)] = True
+    classes = tuple(str(digit) for digit in range(10))
+    return Stored(None, classes, Split(images[~test], labels[~test]), Split(images[test], labels[test]))

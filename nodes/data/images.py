@@ -1,0 +1,191 @@
+"""What is a set of labelled pictures, wherever its pixels lie: in memory, mapped, or in files to decode?"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nodes.errors import DataError
+
+KEPT_BYTES = 1 << 30  # decoded pictures of one split stay in memory up to this many bytes
+STATISTICS_PICTURES = 1024  # at most so many training pictures give a set's mean and standard deviation
+
+Indices = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+Colour = tuple[float, float, float]
+
+
+class AbsentError(DataError):
+    """None of a data set's files are there."""
+
+
+class Images(Protocol):
+    """uint8 pictures, (N, H, W, 3). A slice or an array of indices or of booleans gives them as an array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: slice | Indices, /) -> Bytes: ...
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures and what they show. ``mean`` and ``std``, of pixels in [0, 1], normalise them per channel."""
+
+    images: Images
+    labels: Indices
+    mean: Colour
+    std: Colour
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as used; ``name`` is what records carry."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Pictures
+    test: Pictures
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """What a model receives of one picture: (3, H, W)."""
+        _, height, width, channels = self.train.images.shape
+        return channels, height, width
+
+
+def blank(train: int, test: int, classes: int, side: int) -> Dataset:
+    """So many black pictures, for runs of which only times and bytes count. They take no memory."""
+    sets = [
+        Pictures(
+            np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (count, side, side, 3)),
+            np.arange(count) % classes,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+        )
+        for count in (train, test)
+    ]
+    return Dataset("none", tuple(str(number) for number in range(classes)), *sets)
+
+
+class _Lazy(ABC):
+    """Images that come into being when they are indexed."""
+
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: slice | Indices, /) -> Bytes:
+        return self._take(np.arange(len(self))[key])
+
+    @abstractmethod
+    def _take(self, indices: Indices) -> Bytes:
+        """The pictures at ``indices``, each in [0, N): (B, H, W, 3)."""
+
+
+class Selected(_Lazy):
+    """The pictures of ``images`` at ``indices``, in that order; nothing is copied."""
+
+    def __init__(self, images: Images, indices: Indices) -> None:
+        self._images, self._indices = images, indices
+        self.shape = (len(indices), *images.shape[1:])
+
+    def _take(self, indices: Indices) -> Bytes:
+        return self._images[self._indices[indices]]
+
+
+class Resized(_Lazy):
+    """The pictures of ``images``, each as ``resize`` gives it."""
+
+    def __init__(self, images: Images, side: int) -> None:
+        self._images, self._side = images, side
+        self.shape = (len(images), side, side, 3)
+
+    def _take(self, indices: Indices) -> Bytes:
+        return resize(self._images[indices], self._side)
+
+
+class Files(_Lazy):
+    """Picture files, decoded when first asked for and then kept if the split takes at most KEPT_BYTES."""
+
+    def __init__(self, paths: Sequence[Path], side: int) -> None:
+        self._paths, self._side = paths, side
+        self.shape = (len(paths), side, side, 3)
+        keep = len(paths) * side * side * 3 <= KEPT_BYTES
+        self._kept: Bytes | None = np.zeros(self.shape, np.uint8) if keep else None
+        self._decoded = np.zeros(len(paths), bool)
+
+    def _take(self, indices: Indices) -> Bytes:
+        if self._kept is None:
+            return self._decode(indices)
+        fresh = np.unique(indices[~self._decoded[indices]])
+        if len(fresh):
+            self._kept[fresh] = self._decode(fresh)
+            self._decoded[fresh] = True
+        return self._kept[indices]
+
+    def _decode(self, indices: Indices) -> Bytes:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            pictures = list(pool.map(lambda index: decode(self._paths[index], self._side), indices))
+        return np.array(pictures, np.uint8).reshape(len(indices), *self.shape[1:])
+
+
+def decode(path: Path, side: int) -> Bytes:
+    """The centre square of a picture file, scaled bilinearly to (side, side, 3).
+
+    A JPEG at least twice as large is decoded at a half, a quarter or an eighth, which saves most of the time.
+    """
+    from PIL import Image, ImageOps  # noqa: PLC0415
+
+    try:
+        with Image.open(path) as picture:
+            picture.draft("RGB", (side, side))
+            return np.asarray(ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: expected a picture that can be decoded: {error}") from None
+
+
+def resize(images: Bytes, side: int) -> Bytes:
+    """The centre squares of (B, H, W, 3), scaled bilinearly (antialiased) to (B, side, side, 3)."""
+    height, width = images.shape[1:3]
+    square = min(height, width)
+    top, left = (height - square) // 2, (width - square) // 2
+    cut = np.ascontiguousarray(images[:, top : top + square, left : left + square].transpose(0, 3, 1, 2))
+    if square == side or not len(cut):
+        scaled = torch.from_numpy(cut).reshape(-1, 3, side, side)
+    else:
+        pixels = torch.from_numpy(cut).float()
+        scaled = torch.nn.functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+    array: Bytes = scaled.round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    return array
+
+
+def stratified(labels: Indices, count: int, seed: int) -> Indices:
+    """``count`` indices, sorted, that keep each class's share, by largest remainder."""
+    _, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    quota, remainder = np.divmod(sizes * count, len(labels))
+    quota[np.argsort(-remainder, kind="stable")[: count - quota.sum()]] += 1
+    generator = np.random.default_rng(seed)
+    chosen = [generator.permutation(np.flatnonzero(members == index))[:take] for index, take in enumerate(quota)]
+    return np.sort(np.concatenate(chosen))
+
+
+def statistics(images: Images) -> tuple[Colour, Colour]:
+    """Mean and standard deviation a channel, pixels in [0, 1], over STATISTICS_PICTURES at even distances."""
+    count = min(len(images), STATISTICS_PICTURES)
+    pixels = images[np.linspace(0, len(images) - 1, count).astype(np.int64)].reshape(-1, 3)
+    mean, std = pixels.mean(0) / 255, np.maximum(pixels.std(0), 1) / 255
+    return (mean[0].item(), mean[1].item(), mean[2].item()), (std[0].item(), std[1].item(), std[2].item())

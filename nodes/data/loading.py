@@ -1,0 +1,24 @@
+"""Data of a job: its data set, cut to the samples that the job asks for."""
+
+from pathlib import Path
+
+from nodes.data.batching import subset
+from nodes.data.datasets import load
+from nodes.data.images import Dataset, blank
+from nodes.spec.job import Job
+from nodes.spec.service import Service
+
+
+def load_data(job: Job | Service) -> Dataset:
+    """The data set of ``job``, as small as it asks for; "none" is of as many blank pictures. Raises DataError."""
+    spec = job.data
+    if spec.name == "none":
+        return blank(spec.train_samples or 0, spec.test_samples or 0, job.classes, job.input_shape[-1])
+    directory = None if spec.directory is None else Path(spec.directory)
+    data = load(spec.name, directory, job.input_shape[-1])
+    return Dataset(
+        data.name,
+        data.classes,
+        subset(data.train, spec.train_samples, job.seed),
+        subset(data.test, spec.test_samples, job.seed),
+    )

@@ -1,0 +1,117 @@
+"""What does an edge server do with its clients' tasks? It computes what is due and returns what came to who is here.
+
+Whose tasks are due is the scheme's, by the clients' numbers; each is counted once, when it is served.
+"""
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+
+from nodes.federated.edge.joint_step import SHARED
+from nodes.federated.edge.membership import Roster
+from nodes.federated.edge.round_stats import Member, Tally
+from nodes.federated.formulas import aggregated, shares
+from nodes.runtime.actions import Action, Compute, Send
+from nodes.spec.federation import Federation
+from nodes.spec.schemes import Scheme
+from nodes.wire.codec import wire_size
+from nodes.wire.messages import Activation, Gradient
+
+
+class EdgeTasks:
+    """What edge server number ``edge`` of ``federation`` knows of tasks; its rounds are those of ``EdgeServer``."""
+
+    def __init__(self, federation: Federation, edge: int) -> None:
+        self._federation, self._rules = federation, federation.rules
+        self._edge = edge
+        self._roster = Roster(federation, edge)
+        self._steps = federation.local_steps or 0
+        self._waiting: dict[str, Activation] = {}
+        self._asked: deque[Member | None] = deque()  # for whom compute works, in order; None for the server itself
+        self._joining: list[Member] = []  # whose tasks the joint step under way is of
+        self._tally = Tally(began=0.0)
+
+    def _compute(self, call: str, *arguments: object) -> Compute:
+        self._asked.append(None)
+        return Compute(call, arguments)
+
+    def _compute_for(self, member: Member, call: str, *arguments: object) -> Compute:
+        self._asked.append(member)
+        return Compute(call, (*arguments, member.index))
+
+    def _is_here(self, member: Member) -> bool:
+        return self._roster.members.get(member.name) is member
+
+    def _task(self, name: str, message: Activation) -> list[Action]:
+        self._tally.up_bytes += sum(wire_size(message))
+        self._waiting[name] = message
+        return self._serve()
+
+    def _serve(self) -> list[Action]:
+        """Give to compute whatever is due."""
+        names = self._due()
+        if not names:
+            return []
+        messages = tuple(self._waiting.pop(name) for name in names)
+        members = [self._roster.members[name] for name in names]
+        self._tally.steps += len(members)
+        for member in members:
+            member.served, member.total = member.served + 1, member.total + 1
+        if self._rules.server != "joint":
+            asked = zip(members, messages, strict=True)
+            return [self._compute_for(member, "forward", message) for member, message in asked]
+        self._joining = members
+        clients = tuple(member.index for member in members)
+        weights = tuple(shares([member.samples for member in members]))
+        positions = aggregated(self._federation.phi, self._federation.job.batch_size)
+        return [self._compute("joint", messages, clients, weights, self._fades(members), positions)]
+
+    def _due(self) -> list[str]:
+        """Whose tasks are to be computed now."""
+        return due(self._rules, self._steps, self._roster.members, self._waiting)
+
+    def _fades(self, members: Sequence[Member]) -> tuple[float, ...]:
+        """By how much the update counts that each asks for, beside its share."""
+        return (1.0,) * len(members)
+
+    def _stepped(self, told: Gradient) -> list[Action]:
+        """Return its gradient to each client of a joint step."""
+        joined, self._joining = self._joining, []
+        self._tally.updates += 1
+        for name in ("forward_samples", "backward_samples", "backward_s"):
+            setattr(self._tally, name, getattr(self._tally, name) + told.metrics[name])
+        returned = [self._compute_for(member, "returned") for member in joined if self._is_here(member)]
+        return [*returned, *self._serve()]
+
+    def _send_gradient(self, member: Member, gradient: Gradient) -> list[Action]:
+        tally = self._tally
+        if self._rules.server != "joint":
+            count = gradient.metrics["count"]
+            tally.updates += 1
+            tally.forward_samples += count
+            tally.backward_samples += count
+        if not self._is_here(member):
+            return []
+        tally.down_bytes += sum(wire_size(gradient))
+        tally.shared_bytes += sum(tensor.nbytes for key, tensor in gradient.tensors.items() if key.startswith(SHARED))
+        return [Send(member.name, gradient)]
+
+
+def due(rules: Scheme, steps: int, members: Mapping[str, Member], waiting: Collection[str]) -> list[str]:
+    """The clients of ``members`` whose tasks, of those ``waiting``, are computed now, in this order.
+
+    A joint step waits for all that have steps left of the round's ``steps``; a part that takes one task after the
+    other does so in passes over the clients; copies, and a client alone, wait for nobody.
+    """
+    active = {name: one for name, one in members.items() if one.served < steps}
+    if rules.server == "joint":
+        return list(active) if active and active.keys() == set(waiting) else []
+    if rules.order == "in turn" or rules.server == "copies":
+        return list(waiting)
+    chosen: list[str] = []
+    passes = {name: (one.served, one.index) for name, one in active.items()}
+    while passes and (first := min(passes, key=passes.__getitem__)) in set(waiting) - set(chosen):
+        chosen.append(first)
+        served, index = passes.pop(first)
+        if served + 1 < steps:
+            passes[first] = (served + 1, index)
+    return chosen

@@ -1,0 +1,179 @@
+"""What do a federation's workers come to in virtual time? Shapes alone: each worked out once, then only renumbered.
+
+All clients have one network, so one part of it stands for theirs and one for the server's, on the meta device.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from nodes.data.images import Dataset, Indices
+from nodes.data.partitioning import partition, partition_iid
+from nodes.federated.client_worker import job_of
+from nodes.federated.edge.joint_step import Joint, JointSegment, SharingSegment, told
+from nodes.federated.edge.worker import EdgeWork
+from nodes.federated.formulas import aggregated
+from nodes.model.boundary import Tensors
+from nodes.spec.federation import Federation
+from nodes.spec.job import Job
+from nodes.training.source import Course
+from nodes.wire.messages import Activation, AnyMessage, Gradient, Result, Weights
+
+TRIED = 7  # pictures of a batch that is tried; so many of anything else are unlikely
+
+
+class ClientShapes:
+    """The part that every client of ``federation`` has, and how the pictures of ``data`` are divided."""
+
+    def __init__(self, federation: Federation, data: Dataset) -> None:
+        job = self.job = job_of(federation)
+        self._segment = SharingSegment(job, 0, meta=True)
+        self.layers = len(self._segment.names)
+        self.mean_samples = len(data.train) / federation.clients
+        parts = partition(data.train.labels, federation.partition, federation.clients, job.seed, job.batch_size)
+        self.samples = [len(part) for part in parts]
+        self._tasks: dict[tuple[int, bool], AnyMessage] = {}
+        tests = partition_iid(data.test.labels, federation.clients, job.seed)
+        self.answers = [data.test.labels[part] for part in tests]
+
+    @functools.cached_property
+    def state(self) -> Tensors:
+        """The part's parameters and buffers."""
+        return self._segment.state()
+
+    def task(self, size: int, train: bool) -> AnyMessage:
+        """What ``size`` pictures come to."""
+        if (size, train) not in self._tasks:
+            self._tasks[size, train] = self._worked_out(size, train)
+        return self._tasks[size, train]
+
+    def _worked_out(self, size: int, train: bool) -> AnyMessage:
+        pictures = torch.empty(size, *self.job.input_shape, device="meta")
+        labels = torch.empty(size, dtype=torch.int64, device="meta") if train else None
+        return self._segment.source(pictures, labels, assignment=0, step=0, train=train)
+
+
+class ShapeClient:
+    """The worker of client ``client`` without data; see ``nodes.federated.client_worker.ClientWork``."""
+
+    def __init__(self, shapes: ClientShapes, client: int) -> None:
+        self._shapes, self._client, self._answers = shapes, client, shapes.answers[client]
+        self.begun, self.steps, self.layers = 0, 0, shapes.layers
+        self.samples, self.mean_samples = shapes.samples[client], shapes.mean_samples
+        job = shapes.job
+        self.course = Course(
+            train_steps=self.samples // job.batch_size,
+            test_batches=-(-len(self._answers) // job.batch_size),
+            epochs=job.epochs,
+            microbatches=1,
+            window=job.window,
+        )
+
+    def train(self, round_number: int, number: int) -> AnyMessage:
+        """What its ``number``-th batch of all comes to."""
+        job = self._shapes.job
+        reply = self._shapes.task(job.batch_size, train=True)
+        self.steps += isinstance(reply, Gradient)
+        return msgspec.structs.replace(reply, assignment=round_number, step=number * job.sources + self._client)
+
+    def backward(self, message: Gradient) -> Gradient:
+        """Take a gradient back through its part."""
+        self.steps += 1
+        return msgspec.structs.replace(message, tensors={})
+
+    def test(self, round_number: int, batch: int) -> AnyMessage:
+        """What test batch ``batch`` comes to."""
+        reply = self._shapes.task(len(self._tested(batch)), train=False)
+        reply = msgspec.structs.replace(reply, assignment=round_number, step=batch)
+        return self.score(reply) if isinstance(reply, Result) else reply
+
+    def score(self, result: Result) -> Result:
+        """All answers by class, none of them right."""
+        tested = torch.from_numpy(np.bincount(self._tested(result.step), minlength=self._shapes.job.classes))
+        return msgspec.structs.replace(result, tensors={"right": torch.zeros_like(tested), "tested": tested})
+
+    def give(self, round_number: int) -> Weights:
+        """Its part."""
+        return Weights(assignment=round_number, samples=self.samples, tensors=self._shapes.state)
+
+    def take(self, weights: Weights) -> Weights:
+        """Hold nothing."""
+        return Weights(assignment=weights.assignment, tensors={})
+
+    def _tested(self, batch: int) -> Indices:
+        size = self._shapes.job.batch_size
+        answers: Indices = self._answers[batch * size : (batch + 1) * size]
+        return answers
+
+
+class ShapeJoint(JointSegment):
+    """A server part on the meta device, whose replies to messages of one shape differ in their numbers alone."""
+
+    def __init__(self, job: Job, index: int) -> None:
+        super().__init__(job, index, meta=True)
+        self._replies: dict[Any, AnyMessage] = {}
+        self._joined: dict[Any, Gradient] = {}
+
+    def forward(self, message: Activation) -> AnyMessage:
+        """As with data."""
+        key = _key(message)
+        if key in self._replies:
+            self.steps += message.train
+        else:
+            self._replies[key] = super().forward(message)
+        reply = self._replies[key]
+        assert isinstance(reply, Gradient | Result)
+        return msgspec.structs.replace(reply, assignment=message.assignment, step=message.step)
+
+    def joint(
+        self, messages: Sequence[Activation], weights: Sequence[float], fades: Sequence[float], positions: int = 0
+    ) -> Joint:
+        """As with data, worked out for two clients at most: what returns to another has the same shape."""
+        key = _key(messages[0]), len(messages) > 1, positions
+        if key in self._joined:
+            self.steps += 1
+        else:
+            self._joined[key] = super().joint(messages[:2], weights[:2], fades[:2], positions).gradients[0]
+        gradient = self._joined[key]
+        gradients = [
+            msgspec.structs.replace(gradient, assignment=message.assignment, step=message.step) for message in messages
+        ]
+        return Joint(gradients, told(len(messages), int(gradient.metrics["count"]), positions) | {"backward_s": 0.0})
+
+    def adopt(self, tensors: Tensors) -> None:
+        """Hold nothing."""
+
+    def settle(self, came: Tensors) -> None:
+        """Hold nothing."""
+
+
+class ShapeEdge(EdgeWork):
+    """An edge server's worker without data: one part stands for all copies."""
+
+    def _parts(self, clients: Sequence[int], copies: bool) -> dict[int, JointSegment]:
+        return dict.fromkeys(clients, ShapeJoint(self._job, 1))
+
+    def average(self, given: Sequence[Weights], clients: Sequence[int]) -> Weights:
+        """A part like those that were given."""
+        return Weights(assignment=given[0].assignment, tensors=given[0].tensors)
+
+
+def check_joint(job: Job, phi: float) -> None:
+    """Raise ProtocolError if the server of ``job`` cannot take a step on two clients' batches; by shapes alone.
+
+    EPSL averages a share ``phi`` of the positions. What a stage fails with that cannot do without values is its own.
+    """
+    pictures = torch.empty(TRIED, *job.input_shape, device="meta")
+    labels = torch.empty(TRIED, dtype=torch.int64, device="meta")
+    sent = SharingSegment(job, 0, meta=True).source(pictures, labels, assignment=0, step=0, train=True)
+    if isinstance(sent, Activation):
+        JointSegment(job, 1, meta=True).joint([sent] * 2, [0.5] * 2, [1.0] * 2, aggregated(phi, TRIED))
+
+
+def _key(message: Activation) -> Any:
+    shapes = tuple((name, tensor.dtype, tensor.shape) for name, tensor in message.tensors.items())
+    return shapes, message.train, tuple(message.views.items()), tuple(message.scalars.items())

@@ -1,0 +1,122 @@
+"""What does a node of an inference service compute? Any layers of the whole model, on a task of one picture.
+
+Every node holds all weights and so can go on from any boundary. In virtual time nothing is computed: the frames
+that a task would be at each boundary, made once from shapes, stand for it. Either way a worker says how long its
+last call takes on the device that it plays (``seconds``), by the layers that it was for.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Protocol
+
+import msgspec
+import torch
+
+from nodes.errors import ProtocolError
+from nodes.inference.frames import Frames, _frame
+from nodes.model.boundary import Tensors, pack, unpack
+from nodes.model.chain import Chain, Values
+from nodes.model.factory import build_model
+from nodes.runtime.executors import Due
+from nodes.spec.job import Granularity
+from nodes.wire.messages import Activation
+
+
+class TaskWorker(Protocol):
+    """Takes tasks on by some layers."""
+
+    seconds: float  # what its last call takes on the device that it plays
+
+    def start(self, step: int, stop: int) -> Activation:
+        """Task ``step`` with its first ``stop`` layers done."""
+
+    def forward(self, message: Activation, stop: int) -> Activation:
+        """The task of ``message`` with ``stop`` layers done."""
+
+
+def playing(worker: TaskWorker) -> Due:
+    """How long calls take on the device that ``worker`` plays."""
+    return lambda call, reply, cpu_s: worker.seconds
+
+
+class Shapes:
+    """Tasks that take time and bytes and hold no data."""
+
+    def __init__(self, frames: Frames, layer_s: Sequence[float]) -> None:
+        self.seconds = 0.0
+        self._frames = frames
+        self._before_s = list(accumulate(layer_s, initial=0.0))
+
+    def start(self, step: int, stop: int) -> Activation:
+        return self._at(step, 0, stop)
+
+    def forward(self, message: Activation, stop: int) -> Activation:
+        return self._at(message.step, message.done or 0, stop)
+
+    def _at(self, step: int, done: int, stop: int) -> Activation:
+        self.seconds = self._before_s[stop] - self._before_s[done]
+        return msgspec.structs.replace(self._frames[stop], step=step)
+
+
+class WholeModel:
+    """All layers of a model, in evaluation mode; ``pictures`` (N, C, H, W) are the UE's tasks, over and over."""
+
+    def __init__(
+        self,
+        model: str,
+        classes: int,
+        input_shape: tuple[int, int, int],
+        *,
+        granularity: Granularity = "op",
+        seed: int = 0,
+        device: str = "cpu",
+        layer_s: Sequence[float] | None = None,
+        pictures: torch.Tensor | None = None,
+    ) -> None:
+        chain = _Whole(build_model(model, classes, input_shape, seed).to(device).eval(), input_shape, granularity)
+        self.frames = tuple(_frame(chain.shapes(done), done) for done in range(len(chain) + 1))
+        self.seconds = 0.0
+        self._layer_s = layer_s
+        self._bodies = [chain.part(layer, layer + 1).eval() for layer in range(len(chain))]
+        self._input, self._device, self._pictures = chain.input, torch.device(device), pictures
+
+    def start(self, step: int, stop: int) -> Activation:
+        if self._pictures is None:
+            raise ProtocolError("tasks start where the pictures are")
+        index = step % len(self._pictures)
+        picture = self._pictures[index : index + 1].to(self._device)
+        return self._run({self._input: picture}, step, 0, stop)
+
+    def forward(self, message: Activation, stop: int) -> Activation:
+        values = unpack(self._checked(message), message.views, message.scalars)
+        return self._run(values, message.step, message.done or 0, stop)
+
+    def _run(self, values: Values, step: int, done: int, stop: int) -> Activation:
+        self.seconds = sum(self._layer_s[done:stop]) if self._layer_s else 0.0
+        with torch.no_grad():
+            for part in self._bodies[done:stop]:
+                results = part.body(*(values[name] for name in part.inputs))
+                values = dict(zip(part.outputs, results, strict=True))
+            tensors, views, scalars = pack(values)
+        wire = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        return Activation(assignment=0, step=step, train=False, scalars=scalars, views=views, tensors=wire, done=stop)
+
+    def _checked(self, message: Activation) -> Tensors:
+        """The tensors of ``message``, on the device. Raises ProtocolError unless they are what crosses there."""
+        frame = self.frames[message.done or 0]
+        came, expected = _outline(message), _outline(frame)
+        if came != expected:
+            raise ProtocolError(f"task {message.step} came to boundary {message.done} with {came}, not {expected}")
+        return {name: tensor.to(self._device) for name, tensor in message.tensors.items()}
+
+
+def _outline(message: Activation) -> tuple[object, ...]:
+    shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in message.tensors.items()}
+    return shapes, message.views, message.scalars
+
+
+class _Whole(Chain):
+    """A chain that is held whole wherever it is cut, so that layers may share parameters."""
+
+    def _check_not_shared(self, start: int, stop: int) -> None:
+        pass

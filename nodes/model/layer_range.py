@@ -1,0 +1,42 @@
+"""Where does a node stand in a chain? Which layers it holds, and which stages it applies and undoes."""
+
+import msgspec
+
+from nodes.errors import ModelError
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where node ``index`` stands in a job with ``layers`` layers."""
+
+    index: int
+    start: int  # layers done when the task arrives
+    stop: int  # layers done when it leaves
+    first: bool
+    last: bool  # here the model ends, and the loss is computed
+    inbound: int | None  # the link whose stage is undone here
+    outbound: int | None  # the link whose stage is applied here
+
+    @property
+    def relays(self) -> bool:
+        """True for a node that passes everything on as it came."""
+        return self.start == self.stop and not self.first
+
+
+def place(splits: tuple[int, ...], index: int, layers: int) -> Place:
+    """The place of node ``index`` among ``len(splits) + 1``; a node may hold no layer. Raises ModelError."""
+    done = (0, *splits, layers)
+    if list(done) != sorted(done):
+        raise ModelError(f"splits {list(splits)} must not decrease nor exceed the model's {layers} layers")
+    start, stop = done[index], done[index + 1]
+    last = stop == layers and (start < layers or index == 0)
+    works = start < stop or index == 0
+    receiver = next((p for p in range(index + 1, len(done) - 1) if done[p + 1] > done[p]), None)
+    return Place(
+        index=index,
+        start=start,
+        stop=stop,
+        first=index == 0,
+        last=last,
+        inbound=index - 1 if index and works else None,
+        outbound=receiver - 1 if works and receiver is not None else None,
+    )

@@ -1,0 +1,148 @@
+"""Where do a run's node processes come from? From one server that has imported torch and forks them.
+
+It must never run a tensor operation, start a thread or a loop itself: a fork after that can hang. Commands
+come as JSON lines on standard input, events go as JSON lines to standard output. It is the nodes' parent, so
+it sees each of them end. When its input ends the runner is gone, however it went: it kills the nodes and
+ends; and when it is killed itself, the kernel kills the nodes.
+"""
+
+import asyncio
+import ctypes
+import gc
+import json
+import os
+import select
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+import uvloop
+
+import nodes.process.serve  # imports torch, once for all nodes
+from netem.kernel.namespace import enter
+
+PRELOADED = ("torchvision", "sklearn.datasets")  # what nodes would import, each for itself
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # of <sys/prctl.h>
+
+libc = ctypes.CDLL(None)
+
+
+class Launcher:
+    """Forks nodes as told, and tells of their ends."""
+
+    def __init__(self) -> None:
+        libc.prctl(PR_SET_NAME, b"launcher")  # for who looks at the process table
+        self._events = os.dup(1)
+        os.dup2(2, 1)  # what a model of the user's prints is no event
+        self._nodes: dict[int, str] = {}
+        self._wake = os.pipe()
+        os.set_blocking(self._wake[1], False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to act on
+
+    def run(self) -> None:
+        """Obey until standard input ends."""
+        pending = b""
+        self._tell(event="ready")
+        try:
+            while True:
+                readable, _, _ = select.select([0, self._wake[0]], [], [])
+                if self._wake[0] in readable:
+                    os.read(self._wake[0], 4096)
+                    self._reap(os.WNOHANG)
+                if 0 in readable:
+                    data = os.read(0, 1 << 16)
+                    if not data:
+                        return
+                    *lines, pending = (pending + data).split(b"\n")
+                    for line in lines:
+                        self._obey(json.loads(line))
+        finally:
+            self._end_nodes()
+
+    def _obey(self, command: dict[str, Any]) -> None:
+        match command:
+            case {"do": "start", "names": names, "token": token, "paths": paths, "namespaces": namespaces}:
+                sys.path[:] = paths
+                for name in names:
+                    self._fork(name, token, namespaces.get(name))
+            case {"do": "kill", "name": name}:
+                for pid in [pid for pid, called in self._nodes.items() if called == name]:
+                    os.kill(pid, signal.SIGKILL)
+            case {"do": "end"}:
+                self._end_nodes()
+                self._tell(event="over")
+
+    def _tell(self, **event: Any) -> None:
+        """Write one event. Short lines are written whole, also when nodes write at the same time."""
+        with suppress(BrokenPipeError):  # the runner is gone, as the end of the input will say
+            os.write(self._events, json.dumps(event).encode() + b"\n")
+
+    def _end_nodes(self) -> None:
+        for pid in self._nodes:
+            os.kill(pid, signal.SIGKILL)
+        self._reap(0)
+
+    def _reap(self, options: int) -> None:
+        for pid in list(self._nodes):
+            ended, status = os.waitpid(pid, options)
+            if ended:
+                code = os.waitstatus_to_exitcode(status)
+                self._tell(event="ended", node=self._nodes.pop(pid), code=code)
+
+    def _fork(self, name: str, token: str, namespace: str | None) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            self._nodes[pid] = name
+        else:
+            self._become_node(name, token, namespace, parent)
+
+    def _become_node(self, name: str, token: str, namespace: str | None, parent: int) -> None:
+        """Run as node ``name`` for one job; never returns."""
+        code = 1
+        try:
+            libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+            libc.prctl(PR_SET_NAME, name.encode())
+            if os.getppid() != parent:
+                os._exit(code)  # the launcher ended before the kernel knew what to do then
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for fd in (0, *self._wake):
+                os.close(fd)
+            os.open(os.devnull, os.O_RDONLY)
+            host = "127.0.0.1"
+            if namespace is not None:
+                enter(namespace)
+                host = "0.0.0.0"  # all there is: its own loopback device, for the runner, and its links
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                code = 0 if runner.run(self._serve(name, token, host)) else 1
+            sys.stdout.flush()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    async def _serve(self, name: str, token: str, host: str) -> bool:
+        def announce(port: int) -> None:
+            self._tell(event="listening", node=name, port=port)
+            os.close(self._events)  # so that the runner sees the launcher's own end as the end of events
+
+        return await nodes.process.serve.serve(name, token, host, 0, announce, jobs=1)
+
+
+def main() -> None:
+    """Load what nodes need, then serve."""
+    launcher = Launcher()
+    for module in PRELOADED:
+        import_module(module)
+    gc.freeze()  # pages of what is imported stay shared
+    launcher.run()
+
+
+if __name__ == "__main__":
+    main()

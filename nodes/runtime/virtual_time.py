@@ -1,0 +1,85 @@
+"""How does time pass without waiting? A loop that jumps to its next timer, links that use its clock, no data."""
+
+import asyncio
+import math
+import random
+import selectors
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from netem.link import Link
+from netem.profiles import Duplex
+from netem.trace_schedule import schedules
+from nodes.wire.channel import MemoryChannel, memory_pair
+from nodes.wire.messages import AnyMessage
+
+T = TypeVar("T")
+
+
+class DeadlockError(RuntimeError):
+    """Everything waits and no timer is set, so that nothing would ever happen."""
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """Waits for nothing: moves the time on by as much as it was to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise DeadlockError("all tasks wait and no timer is set")
+        self.now += max(timeout, 0.0)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop from time 0 on, whose clock stands still while code runs."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        """Seconds of virtual time."""
+        # asyncio fires what is due in less than this; a fixed value would round away late in a long run.
+        self._clock_resolution = math.ulp(self._jumping.now)
+        return self._jumping.now
+
+
+def run_virtual(main: Coroutine[Any, Any, T]) -> T:
+    """Run ``main`` on a virtual clock. Raises DeadlockError when nothing would ever happen again."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
+
+
+class LinkChannel(MemoryChannel):
+    """One end of an in-memory pair whose messages take the time that a link takes."""
+
+    link: Link
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(peer)
+        self._travelling: deque[AnyMessage | None] = deque()
+
+    def _hand_over(self, message: AnyMessage | None, wire_bytes: int) -> None:
+        self._travelling.append(message)
+        loop = asyncio.get_running_loop()
+        loop.call_at(self.link.send(loop.time(), wire_bytes), self._arrive)
+
+    def _arrive(self) -> None:
+        # Timers for one time fire in any order; messages arrive in theirs.
+        super()._hand_over(self._travelling.popleft(), 0)
+
+
+def linked_pair(first: str, second: str, link: Duplex, seed: int) -> tuple[LinkChannel, LinkChannel]:
+    """Two ends joined by ``link``, ``first`` standing on the UE's side of it."""
+    one, two = memory_pair(first, second, LinkChannel)
+    one.link, two.link = Link(link.up, random.Random(2 * seed)), Link(link.down, random.Random(2 * seed + 1))
+    if link.half_duplex:
+        one.link.medium = two.link.medium
+    for end, schedule in zip((one, two), schedules(link), strict=True):
+        end.link.play(schedule)
+    return one, two

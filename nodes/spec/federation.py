@@ -1,0 +1,199 @@
+"""What are many clients and their servers asked to train together? One frozen description for all of them.
+
+Clients belong to edge servers, as equal groups or as moves say, and edge servers to one cloud where there are several.
+"""
+
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+from nodes.spec.job import Device, Job, Timing
+from nodes.spec.schemes import SCHEMES, Scheme, SchemeName
+
+CLOUD = "cloud"
+LONGEST_S = 1e9  # of an absence
+MOST_NODES, MOST_ROUNDS, MOST_CHANGES = 10_000, 1_000_000, 100_000  # of a message that was received
+ALPHA, SHARDS, FADE = 0.5, 2, 0.5  # if not given
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which training pictures a client has: equal random parts; shares of each class by a Dirichlet distribution of
+    ``alpha``; or ``shards`` a client of the pictures sorted by class (McMahan et al.'s pathological split)."""
+
+    kind: Literal["iid", "dirichlet", "shards"] = "iid"
+    alpha: Annotated[float, msgspec.Meta(gt=0)] = ALPHA
+    shards: Annotated[int, msgspec.Meta(ge=1)] = SHARDS
+
+    def __post_init__(self) -> None:
+        if self.alpha != ALPHA and self.kind != "dirichlet":
+            raise ValueError(f"alpha {self.alpha}: of kind dirichlet alone, and this is {self.kind}")
+        if self.shards != SHARDS and self.kind != "shards":
+            raise ValueError(f"shards {self.shards}: of kind shards alone, and this is {self.kind}")
+
+
+class Absence(NamedTuple):
+    """A client that drops out once it has begun so many training steps, and comes back ``for_s`` later."""
+
+    client: int
+    after_steps: int
+    for_s: float
+
+
+Statistics = Literal["running", "batch"]
+
+
+class Move(NamedTuple):
+    """A client that belongs to edge server ``to_edge`` (from 0) once ``after_rounds`` are over; after 0 it begins
+    there."""
+
+    client: int
+    after_rounds: int
+    to_edge: int
+
+
+class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``clients`` train the network of ``job`` by ``scheme`` for ``rounds`` of ``local_steps`` each.
+
+    ``job`` has two nodes, of which the first stands for a client and the second for an edge server, and the link's
+    stage; its ``epochs`` and ``steps`` are not used. A client goes through its pictures again and again; None for
+    ``local_steps`` is as many as it takes the mean client to go through them once. ``phi`` is EPSL's, and by
+    which ``statistics`` batch norm goes in its extra pass; ``staleness`` (steps by which a client may be ahead of
+    the slowest) and ``fade`` are of asynchronous PSL. After each ``cloud_every`` rounds the edge servers' parts are
+    averaged at the cloud; after each ``test_every`` rounds and the last (0: never) clients test. ``slowdowns`` are the
+    clients', taken again from the first on where there are more clients. ``moves`` are of clients that change their
+    edge server between two rounds, see ``nodes.federated.edge``. ``folder``: where clients keep their state after each
+    step, so that one that was killed goes on from it.
+    """
+
+    job: Job
+    scheme: SchemeName
+    clients: Annotated[int, msgspec.Meta(ge=1, le=MOST_NODES)] = 5
+    edges: Annotated[int, msgspec.Meta(ge=1, le=MOST_NODES)] = 1
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROUNDS)] = 1
+    local_steps: int | None = None
+    phi: float = 0.0
+    statistics: Statistics = "running"
+    partition: Partition = Partition()
+    cloud_every: int = 1
+    test_every: int = 1
+    staleness: int | None = None
+    fade: float = FADE
+    slowdowns: tuple[float, ...] = (1.0,)
+    client_timing: Timing | None = None
+    server_timing: Timing | None = None
+    absences: Annotated[tuple[Absence, ...], msgspec.Meta(max_length=MOST_CHANGES)] = ()
+    moves: Annotated[tuple[Move, ...], msgspec.Meta(max_length=MOST_CHANGES)] = ()
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.job.nodes) != 2 or self.job.microbatches != 1 or self.job.members or self.job.moves is not None:
+            raise ValueError("job: a client and a server, no microbatches, no members, no moves")
+        if self.edges < 1 or min(self.rounds, self.cloud_every) < 1:
+            raise ValueError("edges: from 1 to as many as clients; rounds, cloud_every: from 1 on")
+        self._check_moves()
+        if len({*self.places(0), *(move.to_edge for move in self.moves)}) < self.edges:
+            raise ValueError("edges: from 1 to as many as clients, or as many as clients come to by their moves")
+        self._check_scheme()
+        if self.local_steps is not None and self.local_steps < 1:
+            raise ValueError("local_steps: from 1 on, or none for as many as the mean client's pictures fill")
+        for absence in self.absences:
+            if not 0 <= absence.client < self.clients:
+                raise ValueError(f"absences: there is no client {absence.client}, they are 0 to {self.clients - 1}")
+            if absence.after_steps < 0 or not 0 < absence.for_s <= LONGEST_S:
+                raise ValueError(f"absences: {list(absence)}: client, steps from 0 on, up to {LONGEST_S:g} s above 0")
+        if any(slowdown < 1 for slowdown in self.slowdowns) or not self.slowdowns:
+            raise ValueError("slowdowns: one at least, none below 1")
+
+    def _check_scheme(self) -> None:
+        """Raise ValueError for what the scheme does not know or cannot do."""
+        epsl, waits = self.scheme == "epsl", self.scheme != "psl-async"
+        if not 0 <= self.phi <= 1 or (self.phi and not epsl):
+            raise ValueError(f"phi {self.phi}: from 0 to 1, and of epsl alone")
+        if self.statistics != "running" and not epsl:
+            raise ValueError(f"statistics {self.statistics}: of epsl alone")
+        if self.staleness is not None and (self.staleness < 0 or waits):
+            raise ValueError(f"staleness {self.staleness}: steps, from 0 on, and of psl-async alone")
+        if not self.fade >= 0 or (self.fade != FADE and waits):
+            raise ValueError(f"fade {self.fade}: from 0 on, and of psl-async alone")
+        if self.edges > 1 and not waits:
+            raise ValueError(
+                "psl-async: no round ends for all, so edge servers cannot be averaged, nor clients move; give one edge"
+            )
+
+    def _check_moves(self) -> None:
+        """Raise ValueError for a move of or to nobody, at no round's end, or to where its client is."""
+        at = {client: client * self.edges // self.clients for client in range(self.clients)}
+        seen = set()
+        for move in self._ordered():
+            said = f"moves: {list(move)}: client, rounds before, edge server"
+            if move.client not in at or not 0 <= move.to_edge < self.edges:
+                raise ValueError(f"{said}; clients are 0 to {self.clients - 1}, edge servers 0 to {self.edges - 1}")
+            if not 0 <= move.after_rounds < self.rounds:
+                raise ValueError(f"{said}; there are rounds 0 to {self.rounds - 1} to begin at another")
+            if at[move.client] == move.to_edge or move[:2] in seen:
+                raise ValueError(f"{said}; the client is at {at[move.client]} then, and moves once a round at most")
+            at[move.client] = move.to_edge
+            seen.add(move[:2])
+
+    def _ordered(self) -> list[Move]:
+        return sorted(self.moves, key=lambda move: move.after_rounds)
+
+    @property
+    def rules(self) -> Scheme:
+        """The scheme's row."""
+        return SCHEMES[self.scheme]
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """Of all clients; ``client3`` is the third."""
+        return tuple(f"client{number + 1}" for number in range(self.clients))
+
+    @property
+    def edge_names(self) -> tuple[str, ...]:
+        """Of the edge servers."""
+        return tuple(f"edge{number + 1}" for number in range(self.edges))
+
+    def places(self, round_number: int) -> list[int]:
+        """The edge server of each client in a round: in groups as equal as they can be, but for moves."""
+        at = [client * self.edges // self.clients for client in range(self.clients)]
+        for move in self._ordered():
+            if move.after_rounds <= round_number:
+                at[move.client] = move.to_edge
+        return at
+
+    def edge_of(self, client: int, round_number: int = 0) -> int:
+        """The edge server of a client in a round."""
+        return self.places(round_number)[client]
+
+    def group(self, edge: int, round_number: int = 0) -> tuple[int, ...]:
+        """The clients of an edge server in a round."""
+        return tuple(client for client, at in enumerate(self.places(round_number)) if at == edge)
+
+    def visits(self, client: int) -> tuple[int, ...]:
+        """The edge servers that a client ever belongs to, in the order in which it comes there."""
+        later = [move.to_edge for move in self._ordered() if move.client == client]
+        return tuple(dict.fromkeys([self.edge_of(client), *later]))
+
+    def visitors(self, edge: int) -> tuple[int, ...]:
+        """The clients that ever belong to an edge server."""
+        movers = {move.client for move in self.moves if move.to_edge == edge}
+        return tuple(sorted(movers.union(self.group(edge))))
+
+    def changes(self, round_number: int) -> dict[int, tuple[int, int]]:
+        """The clients that begin a round at another edge server than the last one: from which, to which."""
+        if not self.moves or not 0 < round_number < self.rounds:
+            return {}
+        ways = zip(self.places(round_number - 1), self.places(round_number), strict=True)
+        return {client: way for client, way in enumerate(ways) if way[0] != way[1]}
+
+    def slowdown(self, client: int) -> float:
+        """How much slower than this machine a client is."""
+        return self.slowdowns[client % len(self.slowdowns)]
+
+    def device(self, client: int) -> Device:
+        """What a client computes on."""
+        slowdown = self.slowdown(client)
+        if self.client_timing is None:
+            return Device(slowdown=slowdown)
+        timing = self.client_timing
+        return Device(timing=Timing(forward_s=slowdown * timing.forward_s, backward_s=slowdown * timing.backward_s))

@@ -1,0 +1,107 @@
+"""When does a node change its split, and when does it tell upstream? Pure: costs and the time are given.
+
+HiveMind, section IV-C: a node takes its downstream neighbour's split-cost information (SCI), its own layers'
+costs and its estimate of its incoming link, and gets its own SCI and for each boundary the layer to stop at
+(``search``). Nothing in there depends on what is upstream: so a node's splits stay where the
+route behind it stays, and a new neighbour upstream needs one message and nothing else.
+
+The paper leaves open when an update is worth a message and what keeps a split from flapping between two that
+cost about the same. Here an update is told if some cost moved by more than ``change`` or the last word is
+``repeat_s`` old; and a split is kept while it costs at most ``1 + hysteresis`` times the best one plus
+``switch_s``. What is told upstream is the cost of the split that is kept. Both bounds hold at each node; over
+P nodes they may add up.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from math import isnan
+
+from nodes.spec.policy import Policy
+from nodes.splitting.search import NodeSplit, sink, split_node
+
+
+class SplitControl:
+    """One node's split over time."""
+
+    def __init__(self, layer_s: Sequence[float], policy: Policy) -> None:
+        self.policy = policy
+        self.layers = len(layer_s)
+        self.updates = 0
+        self.switches = 0  # how often a task found another stop than the one before it from the same boundary
+        self._layer_s = layer_s
+        self._downstream = sink(self.layers)
+        self._link_s: Sequence[float] = [0.0] * (self.layers + 1)
+        self._told: list[float] | None = None
+        self._told_at = 0.0
+        self._used: dict[int, int] = {}
+        self._split = split_node(layer_s, self._link_s, self._downstream)
+
+    @property
+    def cost_s(self) -> list[float]:
+        """The least cost [L+1] from each boundary on, incoming link included: this node's SCI."""
+        return self._split.cost
+
+    @property
+    def stops(self) -> list[int]:
+        """For each boundary [L+1], layers done when a task leaves that comes there."""
+        return self._split.stop
+
+    def downstream_s(self, done: int) -> float:
+        """What a task handed on with ``done`` layers costs from there on, as the neighbour downstream told."""
+        return self._downstream[done]
+
+    def take_stop(self, done: int) -> int:
+        """Layers done when the task leaves that has now come with ``done`` of them."""
+        stop = self._split.stop[done]
+        self.switches += self._used.get(done, stop) != stop
+        self._used[done] = stop
+        return stop
+
+    def hear(self, downstream: Sequence[float] | None) -> None:
+        """Take the SCI [L+1] of the neighbour downstream; None: there is none. Raises ValueError."""
+        if downstream is None:
+            self._downstream = sink(self.layers)
+            return
+        if len(downstream) != self.layers + 1 or any(isnan(cost) or cost < 0 for cost in downstream):
+            raise ValueError(f"split costs must be {self.layers + 1} numbers of at least 0")
+        self._downstream = list(downstream)
+
+    def hold(self, stop: int) -> None:
+        """Let hysteresis keep ``stop``, and nothing more from boundaries behind it, whatever was worked out."""
+        self._split = NodeSplit(self._split.cost, [max(done, stop) for done in range(self.layers + 1)])
+
+    def update(self, link_s: Sequence[float]) -> None:
+        """Work out the split anew, with ``link_s`` [L+1] as the incoming link's costs."""
+        self.updates += 1
+        self._link_s = link_s
+        best = split_node(self._layer_s, link_s, self._downstream)
+        if self.policy.hysteresis or self.policy.switch_s:
+            best = self._settle(best)
+        self._split = best
+
+    def tell(self, now: float) -> list[float] | None:
+        """The SCI if it is to be sent now, else None; it then counts as sent."""
+        if not self._is_due(now):
+            return None
+        self._told, self._told_at = self.cost_s, now
+        return self.cost_s
+
+    def forget_told(self) -> None:
+        """The neighbour upstream is new: it has been told nothing."""
+        self._told = None
+
+    def _is_due(self, now: float) -> bool:
+        told, change, repeat_s = self._told, self.policy.change, self.policy.repeat_s
+        if told is None or change is None or (repeat_s is not None and now - self._told_at >= repeat_s):
+            return True
+        return any(abs(cost - before) > change * before for cost, before in zip(self.cost_s, told, strict=True))
+
+    def _settle(self, best: NodeSplit) -> NodeSplit:
+        """``best``, but at each boundary the present stop where it still costs little enough."""
+        done_s = list(accumulate(self._layer_s, initial=0.0))
+        cost, stops = list(best.cost), list(best.stop)
+        for i, stop in enumerate(self._split.stop):
+            kept = self._link_s[i] + (done_s[stop] - done_s[i]) + self._downstream[stop]
+            if stop != stops[i] and kept <= cost[i] * (1 + self.policy.hysteresis) + self.policy.switch_s:
+                cost[i], stops[i] = kept, stop
+        return NodeSplit(cost, stops)

@@ -1,0 +1,38 @@
+"""What does a split cost where agents share what they learn: a parameter server, and averaging at it?
+
+HiveMind, section VI-B. After each round the agents' parameters go to a server and what it made of them returns.
+Eq. 13 charges node p for that, omega^p, if it computes the final layer. But the layers before it may be held
+elsewhere, and their parameters start from there: ``server_s`` charges each link what really crosses it. Both are
+sums of costs of single layers and boundaries, so ``search`` stays exact.
+"""
+
+from collections.abc import Sequence
+
+from nodes.splitting.search import move_s
+
+
+def with_final_layer(layer_costs: Sequence[Sequence[float]], transfer_costs: Sequence[float]) -> list[list[float]]:
+    """``layer_costs`` [P][L], where the final layer also costs node p what ``transfer_costs`` [P] say (Eq. 13)."""
+    return [[*costs[:-1], costs[-1] + more] for costs, more in zip(layer_costs, transfer_costs, strict=True)]
+
+
+def whole_model_s(parameter_bytes: Sequence[float], links: Sequence[tuple[float, float]], server: int) -> list[float]:
+    """omega [P]: seconds in which all parameters go from node p to node ``server`` and back.
+
+    ``links`` [P-1] are (rate_bps, delay_s).
+    """
+    hop_s = [2 * (8 * sum(parameter_bytes) / rate_bps + delay_s) for rate_bps, delay_s in links]
+    return [sum(hop_s[min(node, server) : max(node, server)]) for node in range(len(links) + 1)]
+
+
+def server_s(parameter_bytes: Sequence[float], links: Sequence[tuple[float, float]], server: int) -> list[list[float]]:
+    """Seconds [P-1][L+1] that each link takes for the parameters at each split of it, to ``server`` and back.
+
+    They travel as in a change of assignment, from the layers' holders to one that holds all, and back again. To be
+    added to the links' other costs.
+    """
+    layers = len(parameter_bytes)
+    return [
+        [2 * second for second in move_s(parameter_bytes, 0 if link < server else layers, rate_bps, delay_s)]
+        for link, (rate_bps, delay_s) in enumerate(links)
+    ]

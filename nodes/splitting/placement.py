@@ -1,0 +1,152 @@
+"""Which layers does each server store, and how is a model split over what is stored, so that all costs least?
+
+Split Learning in 6G Edge Networks, section VI-C, names placement under storage limits and gives no method. This is
+HiveMind's split-cost search with one limit more: the layers that a node computes must fit into its storage. They are
+neighbours, so a node's choice at boundary i is a run of layers from i on, and a longer run never fits where a shorter
+one does not. So the search stays exact, in O(P L^2) at most, and costs stay sums in which each term depends on one
+split: of two optima, the later split at each node is optimal too, and fits (its run lies within one of theirs).
+
+What a stored layer costs beyond its work is a cost of the layer: keeping copies in step each round, or bringing its
+state to a server that does not have it.
+
+A copy on a server serves all paths over it. Paths that share servers are placed together: each of these stores one
+run of layers, and every choice of longest runs is tried, the paths being searched one by one within it. (Sets of
+layers with gaps would be a knapsack problem, and are left out.)
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from math import fsum, inf
+from typing import NamedTuple
+
+from nodes.splitting.search import TIE, NodeSplit, Split, follow, path_cost, sink
+
+Range = tuple[int, int]  # layers from the first to before the second
+
+
+class Path(NamedTuple):
+    """A way of data from its first server to its last: costs as in ``split_search.search``."""
+
+    servers: tuple[str, ...]
+    layer_costs: Sequence[Sequence[float]]  # [P][L]
+    link_costs: Sequence[Sequence[float]]  # [P-1][L+1]
+
+
+class Placement(NamedTuple):
+    """The least cost of all paths together, the splits of each, and what each server stores of the model."""
+
+    cost: float
+    splits: list[list[int]]
+    stored: dict[str, Range]
+
+
+def split_within(
+    layer_cost: Sequence[float],
+    link_cost: Sequence[float],
+    downstream: Sequence[float],
+    held_bytes: Sequence[float],
+    storage_bytes: float,
+) -> NodeSplit:
+    """``split_search.split_node`` for a node that can hold ``storage_bytes`` of layers, of ``held_bytes`` [L].
+
+    Layers without bytes need no storage. Where no run of layers leads to the end the cost is infinite.
+    """
+    costs, stops = [], []
+    for start, link in enumerate(link_cost):
+        least, stop, work, held = downstream[start], start, 0.0, 0.0
+        for layer in range(start, len(layer_cost)):
+            work += layer_cost[layer]
+            held += held_bytes[layer]
+            if held > storage_bytes or work == inf:
+                break
+            rest = work + downstream[layer + 1]
+            if rest <= least * TIE:
+                least, stop = rest if rest < least else least, layer + 1
+        costs.append(link + least)
+        stops.append(stop)
+    return NodeSplit(costs, stops)
+
+
+def search_within(
+    layer_costs: Sequence[Sequence[float]],
+    link_costs: Sequence[Sequence[float]],
+    held_bytes: Sequence[float],
+    storage_bytes: Sequence[float],
+) -> Split:
+    """The best split of a chain whose P nodes can hold ``storage_bytes`` [P]; of infinite cost if none fits."""
+    layers = len(held_bytes)
+    downstream, stops = sink(layers), []
+    arriving = [[0.0] * (layers + 1), *link_costs]
+    for layer_cost, link_cost, storage in zip(
+        reversed(layer_costs), reversed(arriving), reversed(storage_bytes), strict=True
+    ):
+        downstream, stop = split_within(layer_cost, link_cost, downstream, held_bytes, storage)
+        stops.append(stop)
+    if downstream[0] == inf:
+        return Split(inf, [])
+    splits = follow(stops[::-1])
+    return Split(path_cost(layer_costs, link_costs, splits), splits)
+
+
+def place(paths: Sequence[Path], held_bytes: Sequence[float], storage_bytes: Mapping[str, float]) -> Placement:
+    """The best splits of all ``paths`` if a server's layers, those of all its paths together, are one run that fits.
+
+    Tries the product of the longest runs of the servers that several paths share and that cannot hold everything:
+    meant for one or two such servers. Raises ValueError if nothing fits.
+    """
+    uses = Counter(server for path in paths for server in path.servers)
+    tight = [server for server, count in uses.items() if count > 1 and storage_bytes[server] < sum(held_bytes)]
+    best = Placement(inf, [], {})
+    for chosen in product(*(list(runs(held_bytes, storage_bytes[server])) for server in tight)):
+        open_to = dict(zip(tight, chosen, strict=True))
+        found = [_search(path, held_bytes, storage_bytes, open_to) for path in paths]
+        cost = fsum(split.cost for split in found)
+        if cost < best.cost:
+            splits = [split.splits for split in found]
+            best = Placement(cost, splits, stored(paths, splits, len(held_bytes)))
+    if best.cost == inf:
+        raise ValueError("the servers' storage_bytes do not suffice for the model's layers")
+    return best
+
+
+def runs(held_bytes: Sequence[float], storage_bytes: float) -> Iterator[Range]:
+    """The runs of layers that fit into ``storage_bytes`` and cannot be made longer; (0, 0) if not one layer fits."""
+    stop, held, any_fits = 0, 0.0, False
+    for start in range(len(held_bytes)):
+        before = stop
+        while stop < len(held_bytes) and held + held_bytes[stop] <= storage_bytes:
+            held += held_bytes[stop]
+            stop += 1
+        if stop > before:
+            any_fits = True
+            yield start, stop
+        if stop == start:
+            stop += 1
+        else:
+            held -= held_bytes[start]
+    if not any_fits:
+        yield 0, 0
+
+
+def stored(paths: Sequence[Path], splits: Sequence[Sequence[int]], layers: int) -> dict[str, Range]:
+    """What each server must store: from the first to the last of the layers that any path has it compute."""
+    held: dict[str, Range] = {}
+    for path, split in zip(paths, splits, strict=True):
+        done = [0, *split, layers]
+        for server, start, stop in zip(path.servers, done, done[1:], strict=False):
+            if start < stop:
+                low, high = held.get(server, (start, stop))
+                held[server] = min(low, start), max(high, stop)
+    return held
+
+
+def _search(
+    path: Path, held_bytes: Sequence[float], storage_bytes: Mapping[str, float], open_to: Mapping[str, Range]
+) -> Split:
+    """The best split of ``path`` where servers of ``open_to`` may compute these layers alone."""
+    layer_costs = []
+    for server, costs in zip(path.servers, path.layer_costs, strict=True):
+        low, high = open_to.get(server, (0, len(costs)))
+        layer_costs.append([cost if low <= layer < high else inf for layer, cost in enumerate(costs)])
+    return search_within(layer_costs, path.link_costs, held_bytes, [storage_bytes[server] for server in path.servers])

@@ -1,0 +1,127 @@
+"""Which node computes which layers of a model split over a chain of nodes, so that the whole costs least?
+
+HiveMind, section IV-C. A boundary i means "i layers are done". Node p knows its layers' costs t_l, the costs
+e_i of its incoming link at each boundary, and what its downstream neighbour says it costs from each on, V'_i:
+
+    V_i = e_i + G_i,    G_i = min(V'_i, t_{i+1} + G_{i+1}),    G_L = V'_L
+
+that is, hand the task on, or compute one more layer. A node that hands on at once is a relay vertex there.
+V is the node's split-cost information (SCI), all that its upstream neighbour needs. It includes the incoming
+link, as in Algorithm 1. We depart from that algorithm twice: a node takes O(L), not O(L^2), and subtracts
+nothing, so a cost is off by at most (layers + 2 nodes) * 2^-53 of itself (a suffix minimum over prefix sums is
+no faster from lists, and off by so much of the whole model's cost); and each boundary pays its own incoming
+transfer (line 13 there keeps that of the boundary it started from, see ``algorithm1_as_printed``).
+
+Costs are seconds, or any weighted sum that is never negative (Eq. 11). A path's cost is a sum of terms that
+each depend on one node's split only; so of two optima, the path that takes at each node the later split of
+both is optimal too. Hence one optimum is ahead of all others at every node: that one is returned.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from math import fsum, inf
+from typing import NamedTuple
+
+TIE = 1 + 1e-12  # costs within this factor are equal; wider than what rounding does to 8,000 terms
+
+
+class NodeSplit(NamedTuple):
+    """What one node works out, for each boundary i [L+1] at which the task may reach it."""
+
+    cost: list[float]  # the least cost from boundary i on, incoming link included: the SCI vector
+    stop: list[int]  # layers done when the task leaves this node
+
+
+class Split(NamedTuple):
+    """The best split: its cost and the layers done when the task leaves node 1 to P-1."""
+
+    cost: float
+    splits: list[int]
+
+
+def transfer_s(
+    boundary_bytes: Sequence[float],
+    rate_bps: float,
+    delay_s: float,
+    gradient_bytes: Sequence[float] | None = None,
+) -> list[float]:
+    """Seconds [L+1] that a link takes for each boundary's data: 8 * bytes / rate + delay (HiveMind, Eq. 10).
+
+    Its psi may differ by boundary; ours is one ``delay_s`` for all, as the paper tells no values.
+    In training the boundary's gradient returns over the same link (epsilon' in Eq. 8) at the same rate, for
+    one more delay even if it is empty. With no result to deliver (0 bytes at boundary L) a finished task
+    leaves the link unused, in both directions.
+    """
+    trips = [boundary_bytes] if gradient_bytes is None else [boundary_bytes, gradient_bytes]
+    times = [8 * sum(sizes) / rate_bps + len(trips) * delay_s for sizes in zip(*trips, strict=True)]
+    return times if boundary_bytes[-1] else [*times[:-1], 0.0]
+
+
+def move_s(parameter_bytes: Sequence[float], current_split: int, rate_bps: float, delay_s: float) -> list[float]:
+    """Seconds [L+1] to move parameters over a link if its split changes from ``current_split`` to a boundary.
+
+    ``parameter_bytes`` [L] are the layers'. A layer moves from its old holder to its new one over all links
+    between (eta in HiveMind, Eq. 8), so it crosses a link exactly if it lies between that link's old and new
+    split: moving is one more cost of each link, and the search stays exact. The layers that cross a link go
+    in one message: 8 * bytes / rate, and one delay if there are any bytes (Eq. 8 leaves eta open).
+    """
+    before = list(accumulate(parameter_bytes, initial=0.0))  # exact: whole bytes below 2^53
+    sizes = [abs(size - before[current_split]) for size in before]
+    return [8 * size / rate_bps + delay_s if size else 0.0 for size in sizes]
+
+
+def sink(layers: int) -> list[float]:
+    """The downstream vector [L+1] of the last node: no layer is computed beyond it."""
+    return [*([inf] * layers), 0.0]
+
+
+def split_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float]) -> NodeSplit:
+    """One SCI update of one node (HiveMind, Algorithm 1), from its downstream neighbour's vector alone. O(L).
+
+    ``layer_cost`` [L] is this node's cost of each layer, ``link_cost`` [L+1] its incoming link's of each
+    boundary (zeros at the first node), ``downstream`` [L+1] the neighbour's SCI (``sink`` at the last node).
+    Where both cost the same it computes rather than hands on.
+    """
+    stop = len(layer_cost)
+    rest = downstream[stop]
+    cost, stops = [link_cost[stop] + rest], [stop]
+    for i in range(stop - 1, -1, -1):
+        rest += layer_cost[i]
+        hand_on = downstream[i]
+        if rest > hand_on:
+            if rest > hand_on * TIE:
+                stop = i
+            rest = hand_on
+        cost.append(link_cost[i] + rest)
+        stops.append(stop)
+    return NodeSplit(cost[::-1], stops[::-1])
+
+
+def search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]]) -> Split:
+    """The best split of a chain, all its nodes' updates composed: O(P L).
+
+    ``layer_costs`` [P][L] are the nodes' costs of each layer, ``link_costs`` [P-1][L+1] the links' of each
+    boundary.
+    """
+    layers = len(layer_costs[0])
+    downstream, stops = sink(layers), []
+    for layer_cost, link_cost in zip(reversed(layer_costs), [*reversed(link_costs), [0.0] * (layers + 1)], strict=True):
+        downstream, stop = split_node(layer_cost, link_cost, downstream)
+        stops.append(stop)
+    splits = follow(stops[::-1])
+    return Split(path_cost(layer_costs, link_costs, splits), splits)
+
+
+def follow(stops: Iterable[Sequence[int]]) -> list[int]:
+    """The splits [P-1] of a task for which node p of P stops at ``stops[p][i]`` when it gets it at boundary i."""
+    _, *splits, _ = accumulate(stops, lambda start, stop: stop[start], initial=0)
+    return splits
+
+
+def path_cost(
+    layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]], splits: Sequence[int]
+) -> float:
+    """The cost of the split ``splits`` [P-1], its terms summed without rounding between them."""
+    done = [0, *splits, len(layer_costs[0])]
+    layers = (cost for p, costs in enumerate(layer_costs) for cost in costs[done[p] : done[p + 1]])
+    return fsum([*layers, *(costs[split] for costs, split in zip(link_costs, splits, strict=True))])

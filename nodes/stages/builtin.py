@@ -1,0 +1,76 @@
+"""Built-in stages (identity, float16, int8), and stages by name."""
+
+from typing import Any
+
+import torch
+
+from nodes.errors import ModelError, said
+from nodes.imports import named
+from nodes.model.boundary import Tensors
+from nodes.spec.job import StageSpec
+from nodes.stages.base import Stage
+
+
+class Float16(Stage):
+    """Floating-point values travel as float16, those beyond its range as its largest."""
+
+    def encode(self, codes: Tensors) -> Tensors:
+        return {name: _half(code) if code.is_floating_point() else code for name, code in codes.items()}
+
+    def decode(self, wire: Tensors) -> Tensors:
+        return {name: code.to(self.shapes[name].dtype) for name, code in wire.items()}
+
+
+def _half(code: torch.Tensor) -> torch.Tensor:
+    largest = torch.finfo(torch.float16).max
+    return code.clamp(-largest, largest).half()
+
+
+RANGE = "/range"
+
+
+class Int8(Stage):
+    """Floating-point values travel as 256 even steps from the tensor's least to its largest."""
+
+    def encode(self, codes: Tensors) -> Tensors:
+        wire: Tensors = {}
+        for name, code in codes.items():
+            if code.is_floating_point() and code.numel():
+                least, largest = torch.aminmax(code.float())
+                step = ((largest - least) / 255).clamp_min(torch.finfo(torch.float32).tiny)
+                wire[name] = ((code - least) / step).round().to(torch.uint8)
+                wire[name + RANGE] = torch.stack([least, step])
+            else:
+                wire[name] = code
+        return wire
+
+    def decode(self, wire: Tensors) -> Tensors:
+        return {name: self._decoded(name, wire) for name in wire if not name.endswith(RANGE)}
+
+    def _decoded(self, name: str, wire: Tensors) -> torch.Tensor:
+        if name + RANGE not in wire:
+            return wire[name]
+        least, step = wire[name + RANGE]
+        decoded: torch.Tensor = least + wire[name] * step
+        return decoded.to(self.shapes[name].dtype)
+
+
+BUILT_IN = {"identity": Stage, "float16": Float16, "int8": Int8}
+
+
+def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
+    """The stage that ``spec`` names, for a boundary of ``shapes``. Raises ModelError."""
+    make = BUILT_IN.get(spec.name)
+    if make is None and ":" not in spec.name:
+        raise ModelError(f"unknown stage {spec.name!r}: neither {', '.join(BUILT_IN)} nor module:callable")
+    tensors = {name: value for name, value in shapes.items() if isinstance(value, torch.Tensor)}
+    try:
+        stage = (make or named(spec.name))(tensors, **spec.options)
+    except Exception as error:
+        raise ModelError(f"stage {spec.name} cannot be made: {said(error)}") from None
+    if not isinstance(stage, Stage):
+        raise ModelError(f"stage {spec.name} made a {type(stage).__name__}, not a nodes.stages.base.Stage")
+    halves = [set(half.parameters()) for half in (stage.sender, stage.receiver)]
+    if set.union(*halves) != set(stage.parameters()) or set.intersection(*halves):
+        raise ModelError(f"stage {spec.name}: each parameter must stand in sender or in receiver, none in both")
+    return stage

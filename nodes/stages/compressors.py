@@ -1,0 +1,71 @@
+"""What else could stand at the cut? The compressors that DynSplit is held against, for one picture-shaped tensor."""
+
+import torch
+
+from nodes.model.boundary import Tensors
+from nodes.stages.base import Stage
+from nodes.stages.bottleneck import pack, unpack
+from nodes.stages.circular import bind, keys, unbind
+
+COUNT, KEPT, PLACES = "count", "kept", "places"
+
+
+class CircularConvolution(Stage):
+    """C3-SL: ``ratio`` samples cross as one, in float32. The keys are part of the stage and are not trained."""
+
+    def __init__(self, shapes: Tensors, ratio: int = 4) -> None:
+        super().__init__(shapes)
+        ((self.name, one),) = shapes.items()
+        if ratio < 1:
+            raise ValueError(f"ratio {ratio}, expected at least 1")
+        self._shape = one.shape[1:]
+        self.register_buffer("key", keys(ratio, one[0].numel()))
+        self.key: torch.Tensor
+
+    def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
+        value = values[self.name]
+        count = torch.tensor([len(value)], dtype=torch.int32)
+        return {self.name: bind(value.flatten(1), self.key), COUNT: count}, None
+
+    def restore(self, codes: Tensors) -> Tensors:
+        bound = codes[self.name]
+        most = len(bound) * len(self.key)
+        count = most if codes[COUNT].is_meta else min(int(codes[COUNT]), most)
+        return {self.name: unbind(bound, self.key, count).view(count, *self._shape)}
+
+
+class TopK(Stage):
+    """The ``share`` of a sample's values that are largest by magnitude cross as float16, and a bit for every place."""
+
+    def __init__(self, shapes: Tensors, share: float = 0.1) -> None:
+        super().__init__(shapes)
+        ((self.name, one),) = shapes.items()
+        if not 0 < share <= 1:
+            raise ValueError(f"share {share}, expected above 0 and at most 1")
+        self._shape = one.shape[1:]
+        self._size = one[0].numel()
+        self.kept = max(1, round(share * self._size))
+
+    def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
+        value = values[self.name].flatten(1)
+        places = value.detach().abs().topk(self.kept, dim=1).indices.sort(dim=1).values
+        return {KEPT: value.gather(1, places), PLACES: places}, None
+
+    def encode(self, codes: Tensors) -> Tensors:
+        marked = torch.zeros(len(codes[PLACES]), self._size, dtype=torch.uint8, device=codes[PLACES].device)
+        marked = marked.scatter(1, codes[PLACES], 1)
+        return {KEPT: codes[KEPT].half(), PLACES: pack(marked, 1)}
+
+    def decode(self, wire: Tensors) -> Tensors:
+        """Raises ValueError unless every sample marks as many places as values came."""
+        marked = unpack(wire[PLACES], 1, self._size)
+        if marked.is_meta:
+            return {KEPT: wire[KEPT].float(), PLACES: torch.empty(wire[KEPT].shape, dtype=torch.int64, device="meta")}
+        if wire[KEPT].shape != (len(marked), self.kept) or (marked.sum(1) != self.kept).any():
+            raise ValueError(f"values {list(wire[KEPT].shape)} came for {self.kept} marked places a sample")
+        return {KEPT: wire[KEPT].float(), PLACES: marked.nonzero()[:, 1].view(-1, self.kept)}
+
+    def restore(self, codes: Tensors) -> Tensors:
+        kept, places = codes[KEPT], codes[PLACES]
+        flat = torch.zeros(len(kept), self._size, dtype=kept.dtype, device=kept.device).scatter(1, places, kept)
+        return {self.name: flat.view(-1, *self._shape)}

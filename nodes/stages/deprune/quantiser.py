@@ -1,0 +1,35 @@
+"""How do maps of any range cross in few bits? Each by even levels from its least value to its largest.
+
+Beyond deprune, which sends float32 both ways: the codes on the way there and the gradients on the way back are
+taken map by map (features: value by value), over the whole batch, so a range costs 8 bytes a map and batch.
+"""
+
+import math
+
+import torch
+
+from nodes.stages.bottleneck import levels, pack, unpack
+
+
+def quantise(maps: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, B, ...) float32 -> rows (N, bytes) uint8 of ``bits`` a value, and ranges (B, 2): least value and spread."""
+    others = [axis for axis in range(maps.ndim) if axis != 1]
+    least, largest = maps.amin(others), maps.amax(others)
+    spread = (largest - least).clamp_min(torch.finfo(torch.float32).tiny)
+    scaled = (maps - _along(least, maps.ndim)) / _along(spread, maps.ndim)
+    return pack(levels(scaled, bits).flatten(1), bits), torch.stack([least, spread], dim=1)
+
+
+def dequantise(rows: torch.Tensor, ranges: torch.Tensor, bits: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """The maps (N, *``shape``), shape (B, ...), of ``rows`` and ``ranges``. Raises ValueError for what are none."""
+    if ranges.dtype != torch.float32 or tuple(ranges.shape) != (shape[0], 2):
+        raise ValueError(f"ranges {list(ranges.shape)} came for {shape[0]} maps")
+    numbers = unpack(rows, bits, math.prod(shape)).view(-1, *shape)
+    least, spread = ranges.unbind(1)
+    maps: torch.Tensor = _along(least, numbers.ndim) + numbers * (_along(spread, numbers.ndim) / (2**bits - 1))
+    return maps
+
+
+def _along(per_map: torch.Tensor, axes: int) -> torch.Tensor:
+    """(B,) so shaped that it goes with (N, B, ...)."""
+    return per_map.view(-1, *[1] * (axes - 2))

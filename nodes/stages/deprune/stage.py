@@ -1,0 +1,233 @@
+"""What stands at a cut of deprune and prune? Coders, a filter over their maps, and a budget of those that cross.
+
+Deprune, section 3.1: convolution and batch norm, times the filter's strengths; the strongest maps cross, with their
+numbers, and everything else is zero for the transposed convolution at the receiver. Features (N, C) have the filter
+alone. The gradient of what crossed returns, before the decoder's it never leaves the receiver; the filter learns
+from it and from Eq. 1.
+
+We depart from Algorithm 2 in that epsilon times Eq. 1 is added at the sender, where the filter is: the gradient is
+that of Eq. 2. The strengths need not cross, as the maps come multiplied by them.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from nodes.model.boundary import Tensors
+from nodes.stages.base import Stage
+from nodes.stages.bottleneck import Geometry, decoder, encoder
+from nodes.stages.deprune.budget import Flatness, Moment, Phase, decided, maps_of, planned
+from nodes.stages.deprune.channel_filter import ChannelFilter, prune_loss, strongest
+from nodes.stages.deprune.kept_maps import decode_maps, encode_maps
+from nodes.stages.deprune.quantiser import dequantise, quantise
+
+MAPS, WHICH, RANGES = "maps", "which", "ranges"
+Choice = Literal["filter", "random", "magnitude"]
+
+
+class Pruned(Stage):
+    """A filter over a boundary of one tensor (N, C, H, W) or (N, C), under a plan of budgets.
+
+    ``phases`` are (epochs, share of the maps) in turn. With ``flatness`` (window, least fall) a phase ends as soon as
+    the loss is flat. ``reset`` draws the kept strengths anew after each phase (prune). ``resolution`` is r: kernel
+    2 + r, stride r, padding r. Of Eq. 1 and 2 ``delta`` and ``epsilon``, ``barrier`` is lambda. ``choice`` "random"
+    and "magnitude" (of the coder's kernels) have no filter: the comparisons. ``code_bits`` and ``gradient_bits`` (1 to
+    8) quantise what crosses, beyond the paper. ``as_coded`` is what the authors' code does: one more sigmoid behind
+    the batch norm, strengths applied twice and summed squared.
+    """
+
+    def __init__(  # noqa: PLR0917 (a suite's options)
+        self,
+        shapes: Tensors,
+        phases: Sequence[tuple[int, float]] = ((1, 1.0),),
+        flatness: tuple[int, float] | None = None,
+        reset: bool = False,
+        resolution: int = 1,
+        delta: float = 0.01,
+        epsilon: float = 1000.0,
+        barrier: float = 1.0,
+        choice: Choice = "filter",
+        code_bits: int | None = None,
+        gradient_bits: int | None = None,
+        as_coded: bool = False,
+    ) -> None:
+        super().__init__(shapes)
+        self.phases = tuple(Phase(*phase) for phase in phases)
+        _check(shapes, self.phases, resolution, choice, (code_bits, gradient_bits))
+        ((self.name, one),) = shapes.items()
+        self.maps = one.shape[1]
+        self._flatness = None if flatness is None else Flatness(*flatness)
+        self._resets, self._choice, self._as_coded = reset, choice, as_coded
+        self._delta, self._epsilon, self._barrier = delta, epsilon, barrier
+        self._code_bits, self._gradient_bits = code_bits, gradient_bits
+        self._map_shape = tuple(one.shape[2:])
+        self.sender: nn.ModuleDict = nn.ModuleDict()
+        self.receiver: nn.ModuleDict = nn.ModuleDict()
+        if self._map_shape:
+            height, width = self._map_shape
+            geometry = Geometry(2 + resolution, resolution, resolution)
+            self.sender["encoder"] = encoder(self.maps, self.maps, geometry, sigmoid=as_coded)
+            self.receiver["decoder"] = decoder(self.maps, self.maps, (height, width), geometry)
+            self._map_shape = (geometry.coded(height), geometry.coded(width))
+        if choice == "filter":
+            self.sender["filter"] = ChannelFilter(self.maps)
+        self._seed = int(torch.randint(2**62, (), device="cpu"))
+        self._shuffled = torch.randperm(self.maps, device="cpu")
+        # What goes with the parameters wherever they go: to a checkpoint, or to a member of a family.
+        self.sender.register_buffer("budget", torch.tensor(maps_of(self.phases[0].share, self.maps)))
+        self.sender.register_buffer("losses", torch.zeros(sum(phase.epochs for phase in self.phases)))
+        self.sender.register_buffer("began", torch.zeros(self.maps))  # 1 for the maps kept when the phase began
+        self._epoch, self._begun, self._phase = 0, False, 0
+
+    @property
+    def coders(self) -> tuple[nn.Sequential, nn.Sequential]:
+        """Encoder and decoder of feature maps; features have none, KeyError."""
+        return self._coder("encoder"), self._coder("decoder")
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Note the epoch. Its budget holds from its first batch on: tests before that are of the last epoch's."""
+        self._epoch, self._begun = epoch, False
+
+    def trained(self, metrics: dict[str, float]) -> None:
+        """Note the batch's loss, by which a phase may end."""
+        losses = self._buffer("losses")
+        if self._epoch < len(losses):
+            losses[self._epoch] += metrics.get("loss", 0.0)
+
+    def _begin(self) -> None:
+        """Set the budget of the epoch; where a phase has ended, with prune's reset of the strengths."""
+        self._begun = True
+        before, moment = self._moment(self._epoch - 1), self._moment(self._epoch)
+        self._phase = moment.phase
+        if moment.phase != before.phase and self._resets and self._choice == "filter":
+            self._filter().reset(self.which(), torch.Generator().manual_seed(self._seed + moment.phase))
+        self._buffer("budget").fill_(maps_of(self.phases[moment.phase].share, self.maps))
+        if not moment.since:
+            self._buffer("began").zero_()[self.which()] = 1
+
+    def _moment(self, epoch: int) -> Moment:
+        if epoch < 0:
+            return Moment(0, 0)
+        losses = self._buffer("losses")
+        if self._flatness is None or losses.is_meta:
+            return planned(self.phases, epoch)
+        return decided(self.phases, self._flatness, losses[:epoch].tolist())
+
+    def which(self) -> torch.Tensor:
+        """The maps (B,) that cross now, ascending."""
+        budget = self._buffer("budget")
+        if budget.is_meta:
+            return torch.arange(maps_of(self.phases[self._phase].share, self.maps), device="meta")
+        if int(budget) == self.maps:
+            return torch.arange(self.maps, device=budget.device)
+        if self._choice == "filter":
+            return strongest(self._filter()(), int(budget))
+        if self._choice == "magnitude":
+            kernels = self._coder("encoder")[0].get_parameter("weight")
+            return strongest(kernels.abs().sum((1, 2, 3)), int(budget))
+        return self._shuffled[: int(budget)].sort().values.to(budget.device)
+
+    def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
+        if self.training and not self._begun:
+            self._begin()
+        value, which = values[self.name], self.which()
+        maps = encode_maps(self._coder("encoder"), value, which) if "encoder" in self.sender else value[:, which]
+        if not value.is_meta:
+            self.told = {"budget": float(len(value) * len(which)), "same": len(value) * self._same(which)}
+        if self._choice != "filter":
+            return {MAPS: maps, WHICH: which}, None
+        strengths = self._filter()()
+        strengths = strengths.square() if self._as_coded else strengths
+        if not value.is_meta:
+            self.told["strength"] = len(value) * float(strengths.detach().sum())
+        maps = maps * strengths[which].view(-1, *[1] * (maps.ndim - 2))
+        return {MAPS: maps, WHICH: which}, self._epsilon * prune_loss(strengths, len(which), self._delta, self._barrier)
+
+    def encode(self, codes: Tensors) -> Tensors:
+        """The maps as float32 or rows of bits with their ranges; and their numbers, unless all cross."""
+        wire = self._narrowed(codes[MAPS], self._code_bits)
+        if len(codes[WHICH]) < self.maps:
+            wire[WHICH] = codes[WHICH].to(torch.uint8 if self.maps <= 256 else torch.int32)
+        return wire
+
+    def decode(self, wire: Tensors) -> Tensors:
+        """Raises ValueError for what are no maps of this boundary."""
+        if MAPS not in wire:
+            raise ValueError(f"{sorted(wire)} came, no maps")
+        which = wire[WHICH].long() if WHICH in wire else torch.arange(self.maps, device=wire[MAPS].device)
+        if which.ndim != 1 or not 1 <= len(which) <= self.maps:
+            raise ValueError(f"numbers {list(which.shape)} came for some of {self.maps} maps")
+        if not which.is_meta and not ((which.diff() > 0).all() and which[0] >= 0 and which[-1] < self.maps):
+            raise ValueError(f"maps {which.tolist()} of {self.maps} came, expected ascending numbers below that")
+        return {MAPS: self._widened(wire, len(which), self._code_bits), WHICH: which}
+
+    def restore(self, codes: Tensors) -> Tensors:
+        maps, which = codes[MAPS], codes[WHICH]
+        if "decoder" in self.receiver:
+            return {self.name: decode_maps(self._coder("decoder"), maps, which)}
+        whole = torch.zeros(len(maps), self.maps, dtype=maps.dtype, device=maps.device)
+        return {self.name: whole.index_copy(1, which, maps)}
+
+    def encode_gradients(self, gradients: Tensors) -> Tensors:
+        return self._narrowed(gradients[MAPS], self._gradient_bits) if MAPS in gradients else gradients
+
+    def decode_gradients(self, wire: Tensors) -> Tensors:
+        if MAPS not in wire:
+            return wire
+        budget = len(wire[RANGES]) if RANGES in wire else wire[MAPS].shape[1]
+        return {MAPS: self._widened(wire, budget, self._gradient_bits)}
+
+    def _narrowed(self, maps: torch.Tensor, bits: int | None) -> Tensors:
+        if bits is None:
+            return {MAPS: maps}
+        rows, ranges = quantise(maps, bits)
+        return {MAPS: rows, RANGES: ranges}
+
+    def _widened(self, wire: Tensors, budget: int, bits: int | None) -> torch.Tensor:
+        """The ``budget`` maps of ``wire``. Raises ValueError for what is not that many."""
+        shape, expected = (budget, *self._map_shape), {MAPS} if bits is None else {MAPS, RANGES}
+        if wire.keys() - {WHICH} != expected:
+            raise ValueError(f"{sorted(wire)} came, expected {sorted(expected)}")
+        if bits is not None:
+            return dequantise(wire[MAPS], wire[RANGES], bits, shape)
+        if tuple(wire[MAPS].shape[1:]) != shape or wire[MAPS].dtype != torch.float32:
+            raise ValueError(f"{wire[MAPS].dtype} {list(wire[MAPS].shape)} came for maps {list(shape)} as float32")
+        return wire[MAPS]
+
+    def _same(self, which: torch.Tensor) -> float:
+        """The share of the maps kept now that were kept when the phase began."""
+        return float(self._buffer("began")[which].mean())
+
+    def _buffer(self, name: str) -> torch.Tensor:
+        return self.sender.get_buffer(name)
+
+    def _filter(self) -> ChannelFilter:
+        held = self.sender["filter"]
+        assert isinstance(held, ChannelFilter)
+        return held
+
+    def _coder(self, name: str) -> nn.Sequential:
+        held = (self.sender if name == "encoder" else self.receiver)[name]
+        assert isinstance(held, nn.Sequential)
+        return held
+
+
+def _check(
+    shapes: Tensors, phases: Sequence[Phase], resolution: int, choice: Choice, bits: Sequence[int | None]
+) -> None:
+    """Raise ValueError for options that make no filter over this boundary."""
+    crossing = {name: list(tensor.shape) for name, tensor in shapes.items()}
+    if len(shapes) != 1 or any(len(shape) not in (2, 4) for shape in crossing.values()):
+        raise ValueError(f"the boundary must be one tensor of feature maps or of features, here {crossing} cross")
+    if not phases or any(phase.epochs < 1 or not 0 < phase.share <= 1 for phase in phases):
+        raise ValueError(f"phases {[list(phase) for phase in phases]}: epochs from 1 on, shares above 0 and at most 1")
+    if resolution < 1:
+        raise ValueError(f"resolution {resolution}, expected at least 1")
+    if choice not in get_args(Choice):
+        raise ValueError(f"choice {choice!r}, expected one of {', '.join(get_args(Choice))}")
+    if choice == "magnitude" and any(len(shape) == 2 for shape in crossing.values()):
+        raise ValueError("choice magnitude is by the kernels of a coder, and features have none")
+    if any(number is not None and not 1 <= number <= 8 for number in bits):
+        raise ValueError(f"{list(bits)} bits: 1 to 8, or null for float32")

@@ -1,0 +1,276 @@
+"""What stands at a cut that has several paths? DynSplit's stage: a gate, and an encoder and a decoder a path.
+
+DynSplit, Algorithms 1 and 2. At the sender the gate chooses a path for each sample and the path's encoder makes
+its code; a batch's codes cross path by path, and the choices in ceil(log2 n) bits a sample. The receiver decodes
+each sample as was chosen and multiplies it by its gate, which is 1 and whose gradient returns: so the gate learns
+from the task. Gates not chosen learn from the ratio loss and through the softmax alone. The batch norms of a path
+see the samples on it and no others; of a path without samples nothing crosses.
+
+We depart from Algorithm 1 in that lambda times the ratio loss is added at the UE, where the gate is, and not at
+the server: the gradient is the same; and from Eq. 1 in that the gate multiplies what the decoder gives back, not what
+the encoder gives or is given: so the server can return its gradient. Algorithm 2 does not send the choice, without
+which there is no decoding; we do. One path alone has no gate and is BottleNet++'s auto-encoder.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from torch import nn
+
+from nodes.model.boundary import Tensors
+from nodes.stages.base import Stage
+from nodes.stages.bottleneck import BOTTLENET, Geometry, decoder, encoder, levels, pack, packed_bytes, unpack, values
+from nodes.stages.deflate import deflated, inflated
+from nodes.stages.dynsplit import gate as gating
+from nodes.stages.entropy_coder import Counts, coded, decoded
+
+RECENT = 1024  # margins by which a share is held
+CHOICE, GATE = "choice", "gate"  # names of codes; a path's is its number
+Lossless = Literal["deflate", "entropy"] | None
+
+
+class Path:
+    """One way across, for samples of ``shape`` (C, H, W): with ``channels`` in the code, 0 for no coders.
+
+    Codes of a coded path cross at ``bits`` a number (None: as float32, as those without coders do), then perhaps
+    without loss in fewer: deflated, or at inference coded by tables. Both ends learn these in training,
+    from the packed codes that cross then; so packed codes are counted, whoever gets them.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], channels: int, bits: int | None, geometry: Geometry, lossless: Lossless
+    ) -> None:
+        deep, height, width = shape
+        self.bits = bits if channels else None
+        self.lossless = lossless if self.bits else None
+        self.code_shape = (channels, geometry.coded(height), geometry.coded(width)) if channels else shape
+        self.encoder = encoder(deep, channels, geometry) if channels else nn.Identity()
+        self.decoder = decoder(channels, deep, (height, width), geometry) if channels else nn.Identity()
+        places = math.prod(self.code_shape[1:])
+        counted = self.lossless == "entropy"
+        self.sent, self.came = (Counts(channels, places, 2 ** (bits or 0)) if counted else None for _ in range(2))
+
+    @property
+    def sample_bytes(self) -> int:
+        """What the code of one sample takes on the wire, unless it is coded without loss."""
+        size = math.prod(self.code_shape)
+        return packed_bytes(size, self.bits) if self.bits else 4 * size
+
+    def rows(self, code: torch.Tensor, training: bool) -> torch.Tensor:
+        """(N, C', H', W') as it crosses: a row of whole bytes a sample, all rows as one without loss, or float32."""
+        if not self.bits:
+            return code
+        numbers = levels(code, self.bits).flatten(1)
+        if self.sent is not None and not code.is_meta:
+            if not training:
+                return coded(numbers, self.sent.frequencies()).to(code.device)
+            self.sent.note(numbers)
+        rows = pack(numbers, self.bits)
+        return deflated(rows) if self.lossless == "deflate" and not rows.is_meta else rows
+
+    def code(self, rows: torch.Tensor) -> torch.Tensor:
+        """The codes of ``rows``. Raises ValueError for rows of another kind."""
+        if self.bits:
+            return values(self._numbers(rows, self.bits), self.bits).view(-1, *self.code_shape)
+        if rows.shape[1:] != self.code_shape or rows.dtype != torch.float32:
+            raise ValueError(f"{rows.dtype} {list(rows.shape)} came for codes of {list(self.code_shape)} as float32")
+        return rows
+
+    def _numbers(self, rows: torch.Tensor, bits: int) -> torch.Tensor:
+        """The levels (N, C' H' W') of ``rows``."""
+        if self.came is not None and rows.ndim == 1:
+            return decoded(rows, self.came.frequencies())
+        if self.lossless == "deflate" and not rows.is_meta:
+            rows = inflated(rows, self.sample_bytes)
+        numbers = unpack(rows, bits, math.prod(self.code_shape))
+        if self.came is not None and not rows.is_meta:
+            self.came.note(numbers)
+        return numbers
+
+
+class DynSplit(Stage):
+    """Several paths over a boundary of one picture-shaped tensor.
+
+    ``paths`` are the channels of each path's code, the dearest first; 0 is a path without coders. ``target`` is
+    the share of samples wanted on each path but the last. ``loss`` is Eq. 5's ("distance") or Eq. 6's ("excess"),
+    times ``weight``. The temperature goes from the first to the last of ``temperatures``. In the first ``warm_up``
+    epochs, and always with ``gate`` "random", the choice keeps to the shares and ignores the samples. ``spread``
+    and ``hidden`` are the gate's, ``window`` is the coders' kernel, stride and padding. ``lossless`` codes what is
+    quantised in fewer bytes: "deflate" always, "entropy" at inference, by tables learned in training. ``share`` is that
+    of the samples that are to take the first path at inference, whatever was trained for: those whose margin is among
+    the largest of the last RECENT that were seen then. It may be set anew between two batches.
+    """
+
+    def __init__(  # noqa: PLR0917 (a suite's options)
+        self,
+        shapes: Tensors,
+        paths: Sequence[int] = (12, 2),
+        bits: int | None = 8,
+        target: Sequence[float] = (0.2,),
+        gate: Literal["learned", "random"] = "learned",
+        loss: Literal["distance", "excess"] = "distance",
+        weight: float = 1.0,
+        temperatures: tuple[float, float] = (1.0, 1.0),
+        spread: float | None = 2.0,
+        hidden: int = 16,
+        warm_up: int = 0,
+        window: Sequence[int] = BOTTLENET,
+        lossless: Lossless = None,
+        share: float | None = None,
+    ) -> None:
+        super().__init__(shapes)
+        _check(shapes, paths, bits, target)
+        if share is not None and (not 0 <= share <= 1 or gate != "learned" or len(paths) < 2):
+            raise ValueError(f"share {share}: from 0 to 1, of samples among which a learned gate chooses")
+        if lossless not in (None, "deflate", "entropy"):
+            raise ValueError(f"lossless {lossless!r}, expected deflate, entropy or null")
+        ((self.name, one),) = shapes.items()
+        deep, height, width = one.shape[1:]
+        self.paths = [Path((deep, height, width), channels, bits, Geometry(*window), lossless) for channels in paths]
+        self.above_only, self.weight = loss == "excess", weight
+        self.temperatures, self.warm_up = temperatures, warm_up
+        self.sender = nn.ModuleDict({f"encoder{i}": path.encoder for i, path in enumerate(self.paths)})
+        self.receiver = nn.ModuleDict({f"decoder{i}": path.decoder for i, path in enumerate(self.paths)})
+        for i, path in enumerate(self.paths):
+            if path.sent is not None and path.came is not None:
+                self.sender[f"levels{i}"], self.receiver[f"levels{i}"] = path.sent, path.came
+        if gate == "learned" and len(paths) > 1:
+            self.sender[GATE] = gating.Gate(deep, len(paths), hidden, spread)
+        self.target = torch.tensor(list(target)[: len(paths) - 1])
+        self.sender.register_buffer("threshold", torch.tensor(0.0))  # goes wherever the gate's parameters go
+        self.blind: float | None = None  # at inference, the first path's share of a choice that ignores the samples
+        self.share = share
+        self._margins = torch.empty(0)  # the last of inference, for ``share``
+        self.scores: torch.Tensor | None = None  # (N, n), of the last ``compress``
+        self.choice_bits = (len(paths) - 1).bit_length()
+        self._epoch, self._epochs = 0, 1
+
+    @property
+    def gate(self) -> gating.Gate | None:
+        """The gate, if there is one."""
+        held = cast(nn.ModuleDict, self.sender)
+        return cast(gating.Gate, held[GATE]) if GATE in held else None
+
+    @property
+    def threshold(self) -> float:
+        """What steers the choice at inference, see ``gating.choose``; kept with the sender's parameters."""
+        return float(self.sender.get_buffer("threshold"))
+
+    @threshold.setter
+    def threshold(self, margin: float) -> None:
+        self.sender.get_buffer("threshold").fill_(margin)
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        self._epoch, self._epochs = epoch, epochs
+        self._margins = torch.empty(0)  # those of another network say nothing of this one's
+
+    def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
+        value = values[self.name]
+        codes, loss = self._choose(value)
+        for number, path in enumerate(self.paths):
+            rows = _rows(codes[CHOICE], number)
+            if len(rows):
+                codes[str(number)] = path.encoder(value[rows.to(value.device)])
+        return codes, loss
+
+    def encode(self, codes: Tensors) -> Tensors:
+        """Rows of whole bytes for each path that has samples, and the choices of all samples in one row."""
+        wire = {str(i): path.rows(codes[str(i)], self.training) for i, path in enumerate(self.paths) if str(i) in codes}
+        if self.choice_bits:
+            wire[CHOICE] = pack(codes[CHOICE].to(torch.uint8)[None], self.choice_bits)
+        return wire
+
+    def decode(self, wire: Tensors) -> Tensors:
+        """Raises ValueError unless the codes that came are those of the choices."""
+        codes = {str(i): path.code(wire[str(i)]) for i, path in enumerate(self.paths) if str(i) in wire}
+        if not codes or wire.keys() - codes.keys() != ({CHOICE} if self.choice_bits else set()):
+            raise ValueError(f"{sorted(wire)} came for {len(self.paths)} paths")
+        count, device = sum(map(len, codes.values())), next(iter(codes.values())).device
+        choice = torch.zeros(count, dtype=torch.int64, device=device)
+        if self.choice_bits:
+            choice = unpack(wire[CHOICE], self.choice_bits, count)[0].long()
+        if not choice.is_meta:
+            _check_counts(choice, [len(codes.get(str(i), ())) for i in range(len(self.paths))])
+        return {**codes, CHOICE: choice, GATE: torch.ones(count, device=device)}
+
+    def restore(self, codes: Tensors) -> Tensors:
+        decoded = {i: path.decoder(codes[str(i)]) for i, path in enumerate(self.paths) if str(i) in codes}
+        restored = torch.zeros_like(next(iter(decoded.values()))[:1]).repeat(len(codes[CHOICE]), 1, 1, 1)
+        for number, some in decoded.items():
+            restored = restored.index_copy(0, _rows(codes[CHOICE], number, len(some)), some)
+        return {self.name: restored * codes[GATE].view(-1, 1, 1, 1)}
+
+    def _choose(self, value: torch.Tensor) -> tuple[Tensors, torch.Tensor | None]:
+        """The choice (N,) of each sample of ``value``, in training the gate (N,) of it, and the ratio loss."""
+        self.scores = None if self.gate is None or value.is_meta else self.gate(value)
+        if self.scores is None or (self.blind is not None and not self.training):
+            return self._tell({CHOICE: self._unseeing(value)}), None
+        if not self.training:
+            return {CHOICE: gating.choose(self.scores, self._limit(self.scores))}, None
+        warmth = gating.temperature(min(self._epoch, self._epochs - 1), self._epochs, *self.temperatures)
+        soft = gating.relaxed(self.scores, gating.gumbel(torch.rand_like(self.scores)), warmth)
+        preferred = soft.argmax(1)
+        choice = self._unseeing(value) if self._epoch < self.warm_up else preferred
+        observed = gating.shares(soft, preferred)
+        loss = self.weight * gating.ratio_loss(observed, self.target.to(value.device), self.above_only)
+        codes = self._tell({CHOICE: choice, GATE: gating.straight_through(soft, choice)})
+        self.told["information"] = len(value) * gating.information(self.scores.detach().softmax(1))
+        return codes, loss
+
+    def _limit(self, scores: torch.Tensor) -> float:
+        """The margin above which samples take the first path at inference."""
+        if self.share is None:
+            return self.threshold
+        self._margins = torch.cat([self._margins, gating.margin(scores).cpu()])[-RECENT:]
+        return gating.threshold_for(self._margins, self.share)
+
+    def _unseeing(self, value: torch.Tensor) -> torch.Tensor:
+        """A choice (N,) that keeps to the shares whatever the samples; in virtual time, that of the target."""
+        target = self.target.to("cpu" if value.is_meta else value.device)
+        if value.is_meta:
+            steered = not self.training and self.share is not None
+            return gating.assigned(
+                gating.spaced(len(value)), _instead(target, self.share or 0.0) if steered else target
+            )
+        if self.training:
+            return gating.assigned(torch.rand(len(value), device=value.device), target)
+        if self.blind is not None:
+            target = _instead(target, self.blind)
+        return gating.assigned(gating.spaced(len(value)).to(value.device), target)
+
+    def _tell(self, codes: Tensors) -> Tensors:
+        """Note how many samples take each path, for the epoch's report."""
+        self.told = {f"path{i}": float((codes[CHOICE] == i).sum()) for i in range(len(self.paths))}
+        return codes
+
+
+def _instead(target: torch.Tensor, share: float) -> torch.Tensor:
+    """``target`` (n - 1,) with ``share`` for the first path."""
+    return torch.cat([target.new_tensor([share]), target[1:] * (1 - share)])
+
+
+def _rows(choice: torch.Tensor, number: int, count: int = 0) -> torch.Tensor:
+    """Which samples are on path ``number``; ``count`` of them where no choice can be read."""
+    return torch.arange(count, device="meta") if choice.is_meta else (choice == number).nonzero()[:, 0]
+
+
+def _check(shapes: Tensors, paths: Sequence[int], bits: int | None, target: Sequence[float]) -> None:
+    """Raise ValueError for what is no set of paths over this boundary."""
+    crossing = {name: list(tensor.shape) for name, tensor in shapes.items()}
+    if len(shapes) != 1 or any(len(shape) != 4 for shape in crossing.values()):
+        raise ValueError(f"the boundary must be one picture-shaped tensor, here {crossing} cross")
+    if not paths or min(paths) < 0 or len(paths) > 256:
+        raise ValueError(f"paths {list(paths)}: one or more numbers of channels, 0 for no coders")
+    if bits is not None and not 1 <= bits <= 8:
+        raise ValueError(f"{bits} bits: 1 to 8, or null for float32")
+    if len(paths) > 1 and (len(target) != len(paths) - 1 or min(target) < 0 or sum(target) > 1):
+        raise ValueError(f"target {list(target)}: a share for each of the {len(paths)} paths but the last")
+
+
+def _check_counts(choice: torch.Tensor, came: Sequence[int]) -> None:
+    """Raise ValueError unless as many codes ``came`` on each path as samples chose it."""
+    due = torch.bincount(choice, minlength=len(came)).tolist()
+    if due != list(came):
+        raise ValueError(f"{list(came)} codes came by path, {due} were chosen")

@@ -1,0 +1,214 @@
+"""Who decides during training which layers each node holds? The nodes, by split-cost messages, between steps.
+
+HiveMind, section IV-E: of a training step a node's cost is that of its layers forward and backward, and of its
+incoming link there and back, with what it takes to move parameters over it where its split changes (Eq. 8-9); then all
+is as in inference. The paper does not say when it is decided. Here the UE asks with a Proposal, beside a step and
+without waiting: down the chain each node adds its split for where the one before it would stop; back up an update runs
+(``split_control``), for the next Proposal. What was proposed, the UE does before its next step (``moving``). After a
+move nodes propose what is, until they have heard split costs that reckon with it. So nothing of the training waits for
+a decision, and what is computed is the same as if nothing had moved.
+
+Stages are taken for the identity: what they save or add on the wire is not reckoned with.
+"""
+
+from math import inf
+from typing import NamedTuple
+
+from nodes.costs.workload import Inspected, first_used
+from nodes.errors import ModelError, ProtocolError
+from nodes.model.boundary import boundary_bytes
+from nodes.model.chain import Chain
+from nodes.model.factory import outline
+from nodes.model.layer_range import Place, place
+from nodes.runtime.actions import Action, Direction, Send
+from nodes.spec.job import Control, Job, OptimizerSpec
+from nodes.splitting.controller import SplitControl
+from nodes.splitting.link_estimates import KnownLinks
+from nodes.splitting.search import move_s, transfer_s
+from nodes.training.migration.roles import MovingHop, MovingUe
+from nodes.training.source import Course
+from nodes.wire.messages import AnyMessage, Assign, Proposal, SplitCost
+from nodes.wire.split_costs import costs_of, sci
+
+
+class StepBytes(NamedTuple):
+    """What one training step sends, and what moving layers does, in bytes."""
+
+    crossing: list[int]  # [L+1] downstream at each boundary; nothing once all layers are done
+    gradients: list[int]  # [L+1] upstream; as many as came down, for the input none
+    parameters: list[int]  # [L] with the optimizer's state
+    cuttable: list[bool]  # [L+1] whether the model can be cut there in training
+
+
+def step_bytes(job: Job) -> StepBytes:
+    """Those of ``job``. Raises ModelError."""
+    chain = outline(job.model, job.classes, job.input_shape)
+    looked_at = Inspected(chain.model, job.input_shape)
+    layers, size = range(len(chain)), 1 + moments(job.optimizer)
+    crossing = [job.batch_size * boundary_bytes(chain.shapes(index)) for index in layers] + [0]
+    parts = [looked_at.part(index, index + 1) for index in layers]
+    return StepBytes(
+        crossing=crossing,
+        gradients=[0, *crossing[1:]],
+        parameters=[
+            sum(size * tensor.nbytes for tensor in own) + sum(buffer.nbytes for buffer in part.buffers())
+            for own, part in zip(first_used(parts), parts, strict=True)
+        ],
+        cuttable=[_cuttable(chain, index) for index in range(len(chain) + 1)],
+    )
+
+
+def moments(optimizer: OptimizerSpec) -> int:
+    """How many numbers it keeps for each parameter."""
+    return 2 if optimizer.name != "sgd" else int(optimizer.momentum > 0)
+
+
+def _cuttable(chain: Chain, index: int) -> bool:
+    try:
+        if 0 < index < len(chain):
+            chain.check_part(0, index)
+    except ModelError:
+        return False
+    return True
+
+
+class TrainingControl:
+    """What one node, of the neighbour ``upper`` if it has one, knows of costs, and where it would cut."""
+
+    def __init__(self, control: Control, index: int, sizes: StepBytes, upper: str) -> None:
+        if len(control.layer_s[index]) != len(sizes.parameters):
+            raise ModelError(f"control: layer_s has {len(control.layer_s[index])} layers of {len(sizes.parameters)}")
+        self.every = control.every
+        self._index, self._sizes, self._upper = index, sizes, upper
+        self._split = SplitControl(control.layer_s[index], control.policy)
+        self._horizon = control.horizon
+        self._schedule = dict(sorted(control.links.items()))
+        self._links = KnownLinks(sizes.crossing, {}, control.policy)
+        self._heard = False
+        self.reach(0)
+
+    def reach(self, step: int) -> None:
+        """Learn what is told of the incoming link until training step ``step``."""
+        for due in [due for due in self._schedule if due <= step]:
+            links = self._schedule.pop(due)
+            if self._index:
+                self._links.learn(self._upper, links[self._index - 1])
+
+    def observe(self, wire_bytes: float, wire_s: float, now: float) -> None:
+        """Take note of a transfer over the incoming link."""
+        self._links.observe(self._upper, wire_bytes, wire_s, now)
+
+    def hear(self, message: SplitCost) -> None:
+        """Take the costs that the neighbour downstream tells. Raises ProtocolError."""
+        try:
+            self._split.hear(costs_of(message))
+        except ValueError as error:
+            raise ProtocolError(f"{message.node}: {error}") from None
+
+    def moved(self) -> None:
+        """What was worked out before layers moved says no more."""
+        self._heard = False
+
+    def stop(self, done: int, held: int) -> int:
+        """Layers done when a task should leave that came with ``done``; ``held`` of them at present."""
+        if not 0 <= done < len(self._split.stops):
+            raise ProtocolError(f"{done} layers were proposed, of {len(self._sizes.parameters)}")
+        return self._split.stops[done] if self._heard else max(done, held)
+
+    def update(self, splits: tuple[int, ...], now: float) -> list[float] | None:
+        """Work out the split anew, layers being where ``splits`` say; the split costs if they are to be told."""
+        self._split.hold(splits[self._index] if self._index < len(splits) else self._split.layers)
+        free = [0.0] * len(self._sizes.crossing)  # the UE has no incoming link
+        self._split.update(self._link_s(splits[self._index - 1], now) if self._index else free)
+        self._heard = True
+        return self._split.tell(now)
+
+    def _link_s(self, current_split: int, now: float) -> list[float]:
+        """Costs [L+1] of the incoming link in a step, with its share of the moves."""
+        link, sizes = self._links.link(self._upper, now), self._sizes
+        rate_bps = inf if link.rate_bps is None else link.rate_bps
+        there_and_back_s = transfer_s(sizes.crossing, rate_bps, link.delay_s, sizes.gradients)
+        moves_s = move_s(sizes.parameters, current_split, rate_bps, link.delay_s)
+        return [
+            trip_s + once_s / self._horizon if cuttable else inf
+            for trip_s, once_s, cuttable in zip(there_and_back_s, moves_s, sizes.cuttable, strict=True)
+        ]
+
+
+class ControlledHop(MovingHop):
+    """A node below the UE that has a say in where layers go."""
+
+    def __init__(self, held: Place, end: bool, splits: tuple[int, ...], layers: int, control: TrainingControl) -> None:
+        super().__init__(held, end, splits, layers)
+        self._control = control
+
+    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
+        match sender, message:
+            case "up", Proposal():
+                return self._propose(message, now)
+            case "down", SplitCost():
+                self._control.hear(message)
+                return []
+            case "down", Proposal():
+                return self._answer(message, now)
+            case "up", Assign():
+                self._control.moved()
+        return super().receive(sender, message, now)
+
+    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
+        """Learn the incoming link's rate."""
+        if direction == "up":
+            self._control.observe(wire_bytes, wire_s, now)
+        return []
+
+    def _propose(self, asked: Proposal, now: float) -> list[Action]:
+        index = self._place.index
+        if len(asked.splits) != index:
+            raise ProtocolError(f"{len(asked.splits)} splits were proposed before node {index}")
+        self._control.reach(asked.step)
+        if self._end:
+            return self._answer(asked, now)
+        stop = self._control.stop(asked.splits[-1], self._splits[index])
+        return [Send("down", Proposal(step=asked.step, splits=(*asked.splits, stop)))]
+
+    def _answer(self, complete: Proposal, now: float) -> list[Action]:
+        cost_s = self._control.update(self._splits, now)
+        told = [] if cost_s is None else [Send("up", sci(complete.step, str(self._place.index), cost_s))]
+        return [*told, Send("up", complete)]
+
+
+class ControlledUe(MovingUe):
+    """A UE that asks where layers should be, and moves them there."""
+
+    def __init__(self, course: Course, splits: tuple[int, ...], layers: int, control: TrainingControl) -> None:
+        super().__init__(course, False, splits, layers, {})
+        self._control = control
+        self._next_asked = 0  # from this step on it may ask
+        self._asking = False
+
+    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
+        match sender, message:
+            case "down", SplitCost():
+                self._control.hear(message)
+                return []
+            case "down", Proposal() if self._asking:
+                return self._answered(message, now)
+        return super().receive(sender, message, now)
+
+    def _step_off(self) -> list[Action]:
+        if self._asking or self._now < self._next_asked:
+            return super()._step_off()
+        self._asking, self._next_asked = True, self._now + self._control.every
+        proposal = Proposal(step=self._now, splits=(self._control.stop(0, self._splits[0]),))
+        return [Send("down", proposal), *super()._step_off()]
+
+    def _answered(self, complete: Proposal, now: float) -> list[Action]:
+        place(complete.splits, 0, self._layers)
+        if len(complete.splits) != len(self._splits):
+            raise ProtocolError(f"{len(complete.splits)} splits were proposed, {len(self._splits)} are needed")
+        self._asking, self._wanted = False, complete.splits
+        if complete.splits != self._splits:
+            self._control.moved()
+        else:
+            self._control.update(self._splits, now)
+        return []

@@ -1,0 +1,371 @@
+"""What does one node compute? Its part of the model and its halves of the stages on both sides of it.
+
+All torch work of a node stands here, apart from its decisions. Every method takes and returns messages; with
+tensors on the meta device the same work yields the right shapes and takes no time, for the virtual clock.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from nodes.errors import ModelError, ProtocolError
+from nodes.model.boundary import Tensors, pack, unpack
+from nodes.model.chain import Chain, Moment, Part, Values
+from nodes.model.checkpoint import read_checkpoint, read_weights, write_checkpoint
+from nodes.model.factory import build_model, outline
+from nodes.model.layer_range import Place, place
+from nodes.seeds import derive, seed_generators
+from nodes.spec.job import Job
+from nodes.stages.base import Stage
+from nodes.stages.builtin import build_stage
+from nodes.training.optimizer import _optimizer, learning_rate
+from nodes.wire.messages import Activation, AnyMessage, Gradient, Result
+
+STAGE_LAYERS = 1 << 32  # stages draw as layers numbered from here on; in inference from twice this on
+
+
+class _Pending(msgspec.Struct):
+    """What the backward pass of one microbatch needs."""
+
+    received: Tensors  # leaves for which gradients return upstream
+    codes: Tensors  # what was sent and awaits gradients
+    loss: torch.Tensor | None  # the stage's own loss term
+    told: dict[str, float]  # what the stage has to report
+    save: int | None
+
+
+class Segment:
+    """The trainable state of one node, and what it does with a message."""
+
+    def __init__(self, job: Job, index: int, meta: bool = False) -> None:
+        chain = self._chain(job, index, meta)
+        self.job = job
+        self.layers = len(chain)
+        self._device = torch.device("meta" if meta else job.device)
+        self._input, self._output = chain.input, chain.output
+        self._pending: dict[tuple[int, int], _Pending] = {}
+        self._microbatches_done = 0
+        self._family: dict[int, Tensors] = {}  # by member; 0 is what is trained
+        self._member = 0
+        self.steps = 0
+        self._hold(chain, place(job.splits, index, len(chain)))
+        if job.weights and not meta:
+            self._load_weights(job.weights)
+        self.begin_epoch(0)
+
+    def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> AnyMessage:
+        """Start a batch of ``pictures`` (N, C, H, W) at the first node: what goes on, or what came of it."""
+        message = Activation(tensors={self._input: pictures}, labels=labels, **about)
+        self._use(message)
+        return self._run(message, {self._input: pictures.to(self._device)}, {})
+
+    def forward(self, message: Activation) -> AnyMessage:
+        """Take ``message`` on through this part: an Activation to go on, a Gradient or a Result to return."""
+        self._use(message)
+        with torch.no_grad():
+            codes = self._inbound.decode(self._here(message.tensors))
+        if unknown := set(message.grads) - set(codes):
+            raise ProtocolError(f"gradients are wanted of values that did not come: {sorted(unknown)}")
+        received = {
+            name: code.detach().requires_grad_(message.train and name in message.grads) for name, code in codes.items()
+        }
+        self._inbound.train(message.train)
+        self._seed(message, self.place.inbound, 1)
+        with torch.set_grad_enabled(message.train):
+            restored = self._inbound.restore(received)
+            check_restored(restored, self._arriving, set(message.views))
+            return self._run(message, unpack(restored, message.views, message.scalars), received)
+
+    def backward(self, message: Gradient) -> Gradient:
+        """Take a gradient back through this part; the optimizer steps after the last microbatch of a step."""
+        pending = self._pending.pop((message.step, message.microbatch), None)
+        if pending is None:
+            raise ProtocolError(f"gradient of step {message.step}.{message.microbatch}, not under way")
+        roots, gradients = [], []
+        for name, gradient in self._came_back(self._here(message.tensors)).items():
+            code = pending.codes.get(name)
+            if code is None or not code.requires_grad or code.shape != gradient.shape:
+                raise ProtocolError(f"gradient of {name} {list(gradient.shape)} is of nothing that was sent")
+            roots.append(code)
+            gradients.append(gradient)
+        if pending.loss is not None and pending.loss.requires_grad:
+            roots.append(pending.loss)
+            gradients.append(torch.full_like(pending.loss, 1 / self.job.microbatches))
+        if roots:
+            torch.autograd.backward(roots, gradients)
+        self._outbound.trained(message.metrics)
+        self._step(pending.save)
+        return Gradient(
+            assignment=message.assignment,
+            step=message.step,
+            microbatch=message.microbatch,
+            metrics=message.metrics | pending.told,
+            tensors=self._gradients(pending.received),
+        )
+
+    def _came_back(self, tensors: Tensors) -> Tensors:
+        """The codes' gradients, of what crossed for them."""
+        return self._outbound.decode_gradients(tensors)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the learning rate of ``epoch`` (from 0), and let the stages know of it."""
+        self._inbound.begin_epoch(epoch, self.job.epochs)
+        self._outbound.begin_epoch(epoch, self.job.epochs)
+        if self._optimizer is not None:
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate(self.job.optimizer, epoch, self.job.epochs)
+
+    def _run(self, message: Activation, values: Values, received: Tensors) -> AnyMessage:
+        moment = Moment(self.job.seed, message.step, message.microbatch)
+        with torch.set_grad_enabled(message.train):
+            if self._part is not None:
+                if missing := set(self._part.inputs) - values.keys():
+                    raise ProtocolError(f"values that the first layer here needs did not come: {sorted(missing)}")
+                self._part.train(message.train)
+                values = self._part(values, moment)
+            if self.place.last:
+                return self._finish(message, values[self._output], received)
+            return self._send(message, values, received)
+
+    def _send(self, message: Activation, values: Values, received: Tensors) -> Activation:
+        tensors, views, scalars = pack(values)
+        self._outbound.train(message.train)
+        self._seed(message, self.place.outbound, 0)
+        codes, loss = self._outbound.compress(tensors)
+        wire = _wire(self._outbound.encode({name: code.detach() for name, code in codes.items()}))
+        if message.train:
+            told = self._outbound.told | {"code_bytes": float(sum(tensor.nbytes for tensor in wire.values()))}
+            named = {f"link{self.place.outbound}.{name}": value for name, value in told.items()}
+            self._pending[message.step, message.microbatch] = _Pending(received, codes, loss, named, message.save)
+        return msgspec.structs.replace(
+            message,
+            grads=tuple(name for name, code in codes.items() if code.requires_grad),
+            views=views,
+            scalars=scalars,
+            tensors=wire,
+        )
+
+    def _finish(self, message: Activation, logits: torch.Tensor, received: Tensors) -> Gradient | Result:
+        if not message.train:
+            return Result(
+                assignment=message.assignment,
+                step=message.step,
+                microbatch=message.microbatch,
+                tensors=_wire({"logits": logits}),
+            )
+        if message.labels is None:
+            raise ProtocolError(f"step {message.step} came without labels")
+        labels = message.labels.to(self._device)
+        loss = nn.functional.cross_entropy(logits, labels) / self.job.microbatches
+        torch.autograd.backward(loss)
+        self._step(message.save)
+        metrics = {
+            "count": float(len(labels)),
+            "loss": number(loss),
+            "correct": number((logits.argmax(1) == labels).sum()),
+        }
+        return Gradient(
+            assignment=message.assignment,
+            step=message.step,
+            microbatch=message.microbatch,
+            metrics=metrics,
+            tensors=self._gradients(received),
+        )
+
+    def _here(self, tensors: Tensors) -> Tensors:
+        return {name: tensor.to(self._device) for name, tensor in tensors.items()}
+
+    def _gradients(self, received: Tensors) -> Tensors:
+        """What returns upstream for the leaves ``received``."""
+        gradients = {name: leaf.grad for name, leaf in received.items() if leaf.grad is not None}
+        return _wire(self._inbound.encode_gradients(gradients))
+
+    def _step(self, save: int | None) -> None:
+        self._microbatches_done += 1
+        if self._microbatches_done < self.job.microbatches:
+            return
+        self._microbatches_done = 0
+        self.steps += 1
+        if self._optimizer is not None:
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+        if save is not None:
+            if save in self.job.members:
+                kept = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+                self._family[1 + self.job.members.index(save)] = kept
+            self.save(save)
+            self.begin_epoch(save)
+
+    def _chain(self, job: Job, index: int, meta: bool) -> Chain:
+        """The job's model; without memory for parameters where this node holds none."""
+        return _chain(job, index, meta)
+
+    def _hold(self, chain: Chain, held: Place) -> None:
+        """Take up ``held``: that part of ``chain``, the stages beside it, and an optimizer for both."""
+        self.place = held
+        self.names = chain.names[held.start : held.stop]
+        self._part: Part | None = None
+        if held.start < held.stop:
+            self._part = chain.part(held.start, held.stop).to(self._device)
+        self._arriving = chain.shapes(held.start)
+        self._inbound = self._stage(held.inbound, self._arriving)
+        self._outbound = self._stage(held.outbound, chain.shapes(held.stop))
+        self._optimizer = _optimizer(list(self._parameters()), self.job.optimizer)
+
+    def _use(self, message: Activation) -> None:
+        """Compute with the member that ``message`` is of from now on: nothing is copied, tensors change places."""
+        member = 0 if not self.job.members else message.assignment
+        if member == self._member:
+            return
+        if member and (message.train or member not in self._family):
+            raise ProtocolError(f"assignment {member} is no member of the family to compute with")
+        if not self._member:
+            self._family[0] = {name: tensor.data for name, tensor in self._tensors().items()}
+        for name, tensor in self._tensors().items():
+            tensor.data = self._family[member][name]
+        self._member = member
+
+    def _tensors(self) -> Tensors:
+        """All parameters and buffers themselves."""
+        return {
+            f"{part}.{key}": tensor
+            for part, module in self._parts().items()
+            for key, tensor in module.state_dict(keep_vars=True).items()
+        }
+
+    def _stage(self, link: int | None, shapes: Values) -> Stage:
+        torch.manual_seed(derive(self.job.seed, STAGE_LAYERS, link or 0))
+        return Stage({}) if link is None else build_stage(self.job.stages[link], shapes).to(self._device)
+
+    def _seed(self, message: Activation, link: int | None, side: int) -> None:
+        if link is not None:
+            layer = (1 if message.train else 2) * STAGE_LAYERS + 2 * link + side
+            seed_generators(derive(self.job.seed, message.step, message.microbatch, layer))
+
+    def _parts(self) -> dict[str, nn.Module]:
+        held = {"part": self._part, "receiver": self._inbound.receiver, "sender": self._outbound.sender}
+        return {name: module for name, module in held.items() if module is not None}
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        for module in self._parts().values():
+            yield from module.parameters()
+
+    @property
+    def inbound(self) -> Stage:
+        """The stage of the link upstream."""
+        return self._inbound
+
+    @property
+    def outbound(self) -> Stage:
+        """The stage of the link downstream."""
+        return self._outbound
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Parameters and buffers held here, by their names in the model; a stage's begin with its half."""
+        return {name: tensor.clone() for name, tensor in _wire(self._held()).items()}
+
+    def _held(self) -> Tensors:
+        return {
+            (key.removeprefix("body.") if name == "part" else f"{name}.{key}"): tensor
+            for name, module in self._parts().items()
+            for key, tensor in module.state_dict().items()
+        }
+
+    def adopt(self, tensors: Tensors) -> None:
+        """Go on from ``tensors``, which are what ``state`` gives. Raises ProtocolError for anything else."""
+        held = self._held()
+        if odd := held.keys() ^ tensors.keys():
+            raise ProtocolError(f"weights came that do not fit: {sorted(odd)[:3]} on one side only")
+        for name, tensor in held.items():
+            came = tensors[name]
+            if came.shape != tensor.shape or came.dtype != tensor.dtype:
+                raise ProtocolError(f"{name} came as {came.dtype} {list(came.shape)}, held is {list(tensor.shape)}")
+        with torch.no_grad():
+            for name, tensor in held.items():
+                tensor.copy_(tensors[name])
+
+    def _load_weights(self, path: str) -> None:
+        """Begin with what of the file at ``path`` fits in name and shape. Raises ModelError if nothing does."""
+        found = read_weights(path, self._device)
+        taken = 0
+        for name, module in self._parts().items():
+            prefix, inner = ("", "body.") if name == "part" else (f"{name}.", "")
+            fits = {
+                key: found[prefix + key.removeprefix(inner)]
+                for key, tensor in module.state_dict().items()
+                if getattr(found.get(prefix + key.removeprefix(inner)), "shape", None) == tensor.shape
+            }
+            module.load_state_dict(fits, strict=False)
+            taken += len(fits)
+        if not taken and any(self._parts()):
+            raise ModelError(f"weights: nothing of {path} fits the layers of node {self.place.index}")
+
+    def save(self, epoch: int) -> None:
+        """Save everything that training goes on from, if the job asks for it, as the state after ``epoch`` epochs."""
+        write_checkpoint(self.job, self.place.index, epoch, self._everything())
+
+    def _everything(self) -> dict[str, Any]:
+        return {
+            "modules": {name: module.state_dict() for name, module in self._parts().items()},
+            "optimizer": self._optimizer.state_dict() if self._optimizer is not None else {},
+            "steps": self.steps,
+            "family": {member: tensors for member, tensors in self._family.items() if member},
+        }
+
+    def restore(self, epoch: int) -> None:
+        """Go on from what ``save(epoch)`` wrote. Draws need no state: each is seeded by what it is for.
+
+        Raises ModelError for a checkpoint of another job.
+        """
+        self._go_on(read_checkpoint(self.job, self.place.index, epoch, self._device))
+        self.begin_epoch(epoch)
+
+    def _go_on(self, saved: dict[str, Any]) -> None:
+        for name, module in self._parts().items():
+            module.load_state_dict(saved["modules"][name])
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(saved["optimizer"])
+        self.steps, self._family = saved["steps"], saved["family"]
+
+
+def _chain(job: Job, index: int, meta: bool) -> Chain:
+    """The layers of the job's model; only their shapes where node ``index`` holds none of them."""
+    at_end = index == len(job.splits)
+    if meta or (index > 0 and (at_end or job.splits[index - 1] == job.splits[index])):
+        chain = outline(job.model, job.classes, job.input_shape)
+        if meta or place(job.splits, index, len(chain)).relays:
+            return chain
+    return Chain(build_model(job.model, job.classes, job.input_shape, job.seed), job.input_shape)
+
+
+def check_restored(restored: Tensors, arriving: Values, views: set[str]) -> None:
+    """Raise ProtocolError if a stage did not restore what crosses here: ``arriving`` is that for one picture.
+
+    The first dimension, and any of size 1 there, may be the batch's.
+    """
+    for name, one in arriving.items():
+        if name in views or not isinstance(one, torch.Tensor):
+            continue
+        if name not in restored:
+            raise ProtocolError(f"{name} did not come, or the stage did not restore it: {sorted(restored)}")
+        shape, expected = list(restored[name].shape), list(one.shape)
+        fits = len(shape) == len(expected) and all(
+            wanted in (size, 1) for size, wanted in zip(shape[1:], expected[1:], strict=True)
+        )
+        if not fits:
+            raise ProtocolError(f"the stage restored {name} as {shape}; expected {expected}, but for the batch")
+
+
+def number(scalar: torch.Tensor) -> float:
+    """What ``scalar`` holds; 0 if it holds nothing, being on the meta device."""
+    return 0.0 if scalar.is_meta else float(scalar.detach())
+
+
+def _wire(tensors: Tensors) -> Tensors:
+    """``tensors`` as they travel: detached, contiguous, on the CPU (meta tensors stay)."""
+    return {
+        name: (tensor if tensor.is_meta else tensor.detach().cpu()).contiguous() for name, tensor in tensors.items()
+    }

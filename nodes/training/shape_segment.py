@@ -1,0 +1,47 @@
+"""Worker of a node in virtual time: shapes instead of tensors with data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import torch
+
+from nodes.spec.job import Job
+from nodes.training.segment import Segment
+from nodes.wire.messages import Activation, AnyMessage
+
+
+class ShapeSegment(Segment):
+    """A segment of tensors without data, which works out once what inference comes to for each shape of message.
+
+    Inference leaves nothing behind, so of two replies to messages of one shape only the numbers differ.
+    """
+
+    def __init__(self, job: Job, index: int) -> None:
+        super().__init__(job, index, meta=True)
+        self._known: dict[Any, Any] = {}
+
+    def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> AnyMessage:
+        if about["train"]:
+            return super().source(pictures, labels, **about)
+        return self._known_reply(pictures.shape, lambda: Segment.source(self, pictures, labels, **about), about)
+
+    def forward(self, message: Activation) -> AnyMessage:
+        if message.train:
+            return super().forward(message)
+        shapes = tuple((name, tensor.dtype, tensor.shape) for name, tensor in message.tensors.items())
+        key = (shapes, tuple(message.views.items()), tuple(message.scalars.items()))
+        numbers = {"assignment": message.assignment, "step": message.step, "microbatch": message.microbatch}
+        return self._known_reply(key, lambda: Segment.forward(self, message), numbers)
+
+    def _known_reply(self, key: Any, work: Callable[[], AnyMessage], numbers: dict[str, Any]) -> AnyMessage:
+        """What ``work`` comes to for messages like ``key``, with the ``numbers`` of this one."""
+        if key not in self._known:
+            self._known[key] = work()
+        reply: AnyMessage = msgspec.structs.replace(
+            self._known[key], **{name: numbers[name] for name in NUMBERS if name in numbers}
+        )
+        return reply
+
+
+NUMBERS = ("assignment", "step", "microbatch")  # by which messages of one task are told from those of another

@@ -1,0 +1,102 @@
+"""Worker of the UE: batches of its data set through its part of the model."""
+
+import msgspec
+import torch
+
+from nodes.data.batching import batches
+from nodes.data.images import Dataset
+from nodes.errors import DataError
+from nodes.spec.job import Job
+from nodes.training.segment import Segment, number
+from nodes.wire.messages import AnyMessage, Result
+
+
+class Course(msgspec.Struct, frozen=True, kw_only=True):
+    """How long the job is: training steps an epoch, test batches, and where it begins."""
+
+    train_steps: int
+    test_batches: int
+    epochs: int
+    microbatches: int
+    window: int
+    start_epoch: int = 0
+    source: int | None = None  # of several, which
+    managed: bool = False  # after training the manager's assignments are served, until its Shutdown
+
+
+class Source:
+    """The UE's worker: draws batches of its data and runs its segment on them."""
+
+    def __init__(self, segment: Segment, data: Dataset, start_epoch: int = 0, source: int = 0) -> None:
+        self.segment, self._data, self._job = segment, data, segment.job
+        self._drawn: tuple[tuple[int, int], torch.Tensor, torch.Tensor] | None = None
+        self._answers: dict[int, torch.Tensor] = {}
+        self.backward = segment.backward
+        self.dataset = data.name
+        self._source = source
+        self.course = course(segment.job, data, start_epoch, source)
+
+    def train(self, epoch: int, batch: int, microbatch: int, save: int | None) -> AnyMessage:
+        """Run microbatch ``microbatch`` of training batch ``batch`` of ``epoch`` through the first part."""
+        if self._drawn is None or self._drawn[0] != (epoch, batch):
+            pictures, labels = self._draw(train=True, epoch=epoch, batch=batch)
+            self._drawn = (epoch, batch), pictures, labels
+        _, pictures, labels = self._drawn
+        some = slice(microbatch * self._microbatch_size, (microbatch + 1) * self._microbatch_size)
+        return self.segment.source(
+            pictures[some],
+            labels[some],
+            assignment=0,
+            step=(epoch * self.course.train_steps + batch) * self._job.sources + self._source,
+            microbatch=microbatch,
+            train=True,
+            save=save,
+        )
+
+    def test(self, batch: int, member: int = 0) -> AnyMessage:
+        """Run test batch ``batch`` through the first part, of ``member`` of the family."""
+        pictures, self._answers[batch] = self._draw(train=False, epoch=0, batch=batch)
+        reply = self.segment.source(pictures, None, assignment=member, step=batch, train=False)
+        return self.score(reply) if isinstance(reply, Result) else reply
+
+    def score(self, result: Result) -> Result:
+        """Count the right answers of ``result``."""
+        answers = self._answers.pop(result.step)
+        logits = result.tensors["logits"]
+        correct = (logits.argmax(1) == answers.to(logits.device)).sum()
+        metrics = {"count": float(len(answers)), "correct": number(correct)}
+        return msgspec.structs.replace(result, metrics=metrics, tensors={})
+
+    @property
+    def _microbatch_size(self) -> int:
+        return self._job.batch_size // self._job.microbatches
+
+    def _draw(self, train: bool, epoch: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn = batches(
+            self._data.train if train else self._data.test,
+            self._job.batch_size,
+            seed=self._job.seed,
+            epoch=epoch,
+            shuffle=train,
+            augment=train and self._job.data.augment,
+            drop_last=train,
+            start=batch,
+        )
+        return next(iter(drawn))
+
+
+def course(job: Job, data: Dataset, start_epoch: int, source: int = 0) -> Course:
+    """How long ``job`` is on ``data``: whole batches in training, all pictures in tests. Raises DataError."""
+    steps = len(data.train.labels) // job.batch_size
+    if job.epochs and not steps:
+        raise DataError(f"{len(data.train.labels)} training pictures do not fill a batch of {job.batch_size}")
+    return Course(
+        train_steps=steps if job.steps is None else min(steps, job.steps),
+        test_batches=-(-len(data.test.labels) // job.batch_size),
+        epochs=job.epochs,
+        microbatches=job.microbatches,
+        window=job.window,
+        start_epoch=start_epoch,
+        source=source if job.sources > 1 else None,
+        managed=bool(job.members),
+    )

@@ -1,0 +1,84 @@
+"""How many bytes crossed a socket? What was written to it, and what the kernel saw acknowledged."""
+
+import asyncio
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from nodes.wire.channel import Connection
+
+TCP_INFO_BYTES = 216
+STATE = struct.Struct("<B")  # struct tcp_info begins with tcpi_state
+BYTES_ACKED, BYTES_RETRANS = 120, 208  # offsets of u64 fields of struct tcp_info
+TCP_CLOSE = 7
+ENDED = (6, TCP_CLOSE, 9, 11)  # TIME_WAIT, CLOSE, LAST_ACK, CLOSING: both FINs were sent
+PATIENCE_S = 10.0
+
+
+class Counted:
+    """An asyncio transport that counts what is written to it; the rest it leaves to the one it wraps.
+
+    It holds a second descriptor of the socket. So the kernel can be asked after the transport was closed, and
+    no FIN, which counts as a byte, leaves before ``settle`` has asked.
+    """
+
+    def __init__(self, transport: asyncio.Transport, record: Connection, opened: bool) -> None:
+        self.record = record
+        self._transport = transport
+        self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        self._syn_bytes = int(opened)  # the kernel counts the opener's SYN as an acknowledged byte
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.record.written_bytes += len(data)
+        self._transport.write(data)
+
+    def writelines(self, buffers: Iterable[bytes | bytearray | memoryview]) -> None:
+        buffers = list(buffers)
+        self.record.written_bytes += sum(map(len, buffers))
+        self._transport.writelines(buffers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    async def settle(self, patience_s: float = PATIENCE_S) -> None:
+        """Wait until the peer's kernel has acknowledged what was written, note it, and end our direction."""
+        if self._socket.fileno() < 0:
+            return
+        await patiently(lambda: not self._unsettled(), self._unsettled, patience_s)
+        info = self._info()
+        self.record.acked_bytes = self._acked(info)
+        self.record.retransmitted_bytes = struct.unpack_from("<Q", info, BYTES_RETRANS)[0]
+        with suppress(OSError):  # the peer may have reset the connection
+            self._socket.shutdown(socket.SHUT_WR)
+        # What the peer sends until it ends its own direction must find a socket: a reset would leave it unacknowledged.
+        await patiently(self._over, lambda: 0, patience_s)
+        self._socket.close()
+
+    def _over(self) -> bool:
+        """Whether the peer has ended its direction too."""
+        return STATE.unpack_from(self._info())[0] in ENDED
+
+    def _unsettled(self) -> int:
+        """Bytes written and not yet acknowledged; none will be on a connection that is closed."""
+        info = self._info()
+        return 0 if STATE.unpack_from(info)[0] == TCP_CLOSE else self.record.written_bytes - self._acked(info)
+
+    def _acked(self, info: bytes) -> int:
+        return int(struct.unpack_from("<Q", info, BYTES_ACKED)[0]) - self._syn_bytes
+
+    def _info(self) -> bytes:
+        return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+
+
+async def patiently(done: Callable[[], bool], progress: Callable[[], int], patience_s: float = PATIENCE_S) -> None:
+    """Return once ``done``, or once ``progress`` stood still for ``patience_s``: a slow link is not dead."""
+    seen, since, pause_s = progress(), time.monotonic(), 0.0005
+    while not done() and time.monotonic() - since < patience_s:
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.02)
+        if progress() != seen:
+            seen, since = progress(), time.monotonic()

@@ -1,0 +1,212 @@
+"""How do messages cross a network? A ``Channel`` over one WebSocket and one upgraded socket for tensors.
+
+Each frame's sequence number counts over both connections of its direction; the receiver puts them in order.
+The side that closes ends its direction of both connections; the other answers by doing the same.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+import aiohttp
+from aiohttp import web
+
+from nodes.wire.byte_counter import PATIENCE_S, Counted, patiently
+from nodes.wire.channel import ChannelClosed, Traffic, count
+from nodes.wire.codec import Decoder, FrameError, Limits, encode
+from nodes.wire.messages import Activation, AnyMessage, Gradient, Handover, Parameters, Result, Weights
+from nodes.wire.tensor_socket import Bulk
+
+# Messages that wait for one sent before them: control overtakes a tensor on a slow link.
+MAX_EARLY = 1 << 14
+LAST_WORD_S = 3.0  # so long a peer whose connection broke may take to say why over the other
+
+WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
+
+
+def travels_in_bulk(message: AnyMessage) -> bool:
+    """Whether ``message`` carries tensors so large that it goes over the upgraded socket."""
+    return isinstance(message, Activation | Gradient | Handover | Parameters | Result | Weights)
+
+
+class Reorder:
+    """Messages of two connections in the order in which they were sent."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._early: dict[int, AnyMessage] = {}
+
+    def take(self, sequence: int, message: AnyMessage) -> Iterator[AnyMessage]:
+        """Yield the messages whose turn it now is. Raises FrameError for a number used twice or far ahead."""
+        if sequence in self._early or not self._next <= sequence < self._next + MAX_EARLY:
+            raise FrameError(f"message {sequence} came while {self._next} was due")
+        self._early[sequence] = message
+        while self._next in self._early:
+            yield self._early.pop(self._next)
+            self._next += 1
+
+    @property
+    def gap(self) -> bool:
+        """Whether a message is missing that was sent before one that came."""
+        return bool(self._early)
+
+
+class SocketChannel:
+    """One peer, over a WebSocket and, unless ``bulk`` is None, an upgraded socket. See ``Channel``.
+
+    All that comes is read at once and kept until ``receive`` takes it; the windows of the protocol above
+    bound it. So gradients and control can always come through.
+    """
+
+    def __init__(
+        self,
+        peer: str,
+        websocket: WebSocket,
+        counted: Counted,
+        *,
+        bulk: Bulk | None,
+        limits: Limits,
+        resources: AsyncExitStack | None = None,
+    ) -> None:
+        self.peer = peer
+        self.sent: dict[str, Traffic] = {}
+        self.connections = [counted.record] + ([bulk.counted.record] if bulk else [])
+        self._resources = resources or AsyncExitStack()  # released when the channel has ended
+        self._websocket = websocket
+        self._counted = counted
+        self._bulk = bulk
+        self._sequence = 0
+        self._serialise_s = 0.0
+        self._decoder = Decoder(limits)
+        self._reorder = Reorder()
+        self._inbox: asyncio.Queue[AnyMessage | None] = asyncio.Queue()
+        self._why = ""  # the channel ends, once this is not empty
+        self._over = asyncio.Event()
+        self._broken = ""  # how a connection of it first broke
+        self._goodbye: asyncio.Task[bool]
+        self._running = asyncio.create_task(self._run())
+        if bulk is not None:
+            bulk.attach(self)
+
+    @property
+    def wire_s(self) -> float:
+        """A WebSocket's messages are small and come whole: theirs counts as none."""
+        return self._bulk.wire_s if self._bulk else 0.0
+
+    @property
+    def wire_bytes(self) -> int:
+        return self._bulk.wire_bytes if self._bulk else 0
+
+    @property
+    def serialise_s(self) -> float:
+        return self._serialise_s + (self._bulk.serialise_s if self._bulk else 0.0)
+
+    async def send(self, message: AnyMessage) -> None:
+        """Returns once the kernel has the whole frame: the message's tensors may be changed then."""
+        if self._why:
+            raise self._closed()
+        began = time.perf_counter()
+        header, *payload = encode(message, self._sequence)
+        self._serialise_s += time.perf_counter() - began
+        self._sequence += 1
+        count(self.sent, message, len(header), sum(map(len, payload)))
+        try:
+            if self._bulk is not None and travels_in_bulk(message):
+                await self._bulk.write([header, *payload])
+            else:
+                await self._websocket.send_bytes(b"".join([header, *payload]))
+        except ConnectionError as error:
+            self.broke(f"lost the connection: {error}")
+            await self._over.wait()
+            raise self._closed() from None
+
+    async def receive(self) -> AnyMessage:
+        message = await self._inbox.get()
+        if message is None:
+            self._inbox.put_nowait(None)
+            raise self._closed()
+        return message
+
+    async def close(self) -> None:
+        """Send what is pending, then close; what the peer still sends is dropped."""
+        self._end("this end is closed")
+        await self.wait_closed()
+
+    async def wait_closed(self) -> None:
+        """Return once the channel has ended and its ``connections`` are final."""
+        await asyncio.wait([self._running])
+
+    def deliver(self, sequence: int, message: AnyMessage) -> None:
+        """Take one message that came over either connection. Raises FrameError for an impossible number."""
+        if not self._why:
+            for ready in self._reorder.take(sequence, message):
+                self._inbox.put_nowait(ready)
+
+    def fail(self, why: str) -> None:
+        """End the channel because of ``why``, and tell the peer."""
+        self._end(why, aiohttp.WSCloseCode.PROTOCOL_ERROR)
+
+    def broke(self, why: str) -> None:
+        """End the channel because of ``why``, unless the peer soon says why it does: its word may be on the way."""
+        if not self._broken:
+            self._broken = why
+            asyncio.get_running_loop().call_later(LAST_WORD_S, self.fail, why)
+
+    def _closed(self) -> ChannelClosed:
+        return ChannelClosed(f"{self.peer}: {self._why}")
+
+    def _end(self, why: str, code: int = aiohttp.WSCloseCode.OK) -> None:
+        if not self._why:
+            self._why = why
+            self._over.set()
+            self._graceful = code == aiohttp.WSCloseCode.OK
+            # A close frame has room for 123 bytes. Closing also breaks off the reader.
+            message = why.encode("ascii", "replace")[:120]
+            self._goodbye = asyncio.create_task(self._websocket.close(code=code, message=message))
+
+    async def _run(self) -> None:
+        async with self._resources:
+            try:
+                self._end(await self._read())
+            except (FrameError, ConnectionError) as error:
+                self.fail(str(error))
+            finally:  # whoever waits to receive must learn of the end, whatever brought it
+                self._why = self._why or "the reader failed"
+                self._over.set()
+                self._inbox.put_nowait(None)
+            if self._bulk is not None:
+                await self._bulk.finish(self._graceful)
+            await self._goodbye
+            await self._counted.settle(PATIENCE_S if self._graceful else 0)
+
+    async def _read(self) -> str:
+        """Deliver what comes over the WebSocket until it ends; wait for the rest of the bulk; return why."""
+        while True:
+            received = await self._websocket.receive()
+            match received.type:
+                case aiohttp.WSMsgType.BINARY:
+                    began = time.perf_counter()
+                    frames = self._decoder.feed(received.data)
+                    self._decoder.check_end()
+                    self._serialise_s += time.perf_counter() - began
+                    for sequence, message in frames:
+                        self.deliver(sequence, message)
+                case aiohttp.WSMsgType.CLOSE if received.data == aiohttp.WSCloseCode.OK:
+                    break
+                case aiohttp.WSMsgType.CLOSE:
+                    raise ConnectionError(f"ended the connection: {received.extra}")
+                case aiohttp.WSMsgType.CLOSING if self._why:
+                    return self._why
+                case aiohttp.WSMsgType.TEXT:
+                    raise FrameError("text where a frame was expected")
+                case _:
+                    why = self._websocket.exception() or received.data or "its end came unannounced"
+                    raise ConnectionError(self._broken or f"lost the connection: {why}")
+        if (bulk := self._bulk) is not None:
+            await patiently(lambda: bulk.ended, lambda: bulk.received_bytes)
+        if self._broken:
+            raise ConnectionError(self._broken)
+        if self._reorder.gap:
+            raise ConnectionError("closed the connection before all messages had come")
+        return "closed the connection"

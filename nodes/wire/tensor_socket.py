@@ -1,0 +1,126 @@
+"""How do large tensors cross? Over a socket that began as an HTTP request and now carries bare frames.
+
+Bytes are read straight into the tensors they belong to and written straight from them. What has to be read is
+bounded by the windows of the protocol above, so reading never stops and gradients can always come through.
+"""
+
+import asyncio
+import time
+from typing import Protocol
+
+from netem.link import SEGMENT_BYTES
+from nodes.wire.byte_counter import Counted, patiently
+from nodes.wire.codec import Decoder, FrameError, Limits
+from nodes.wire.messages import AnyMessage
+
+JOINED_BYTES = 64 * 1024
+
+
+class Owner(Protocol):
+    """Who is told what came over a bulk connection."""
+
+    def deliver(self, sequence: int, message: AnyMessage) -> None:
+        """Take one message. May raise FrameError."""
+
+    def fail(self, why: str) -> None:
+        """What came is of no use."""
+
+    def broke(self, why: str) -> None:
+        """The connection is no more."""
+
+
+class Bulk(asyncio.BufferedProtocol):
+    """Takes over the transport of an upgraded HTTP connection; reads nothing before it has an owner."""
+
+    def __init__(self, transport: Counted, limits: Limits) -> None:
+        self.counted = transport
+        self.received_bytes = 0
+        self.wire_s = 0.0  # between first and last byte of each frame, summed
+        self.wire_bytes = 0  # that came in this time: of each frame all but the first segment
+        self.serialise_s = 0.0
+        self.ended = False  # nothing more will come
+        self.lost = asyncio.get_running_loop().create_future()
+        self._decoder = Decoder(limits)
+        self._frame_began = 0.0
+        self._frame_bytes = 0
+        self._owner: Owner | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._http = transport.get_protocol()  # aiohttp's, which wants to hear of the connection's end
+        transport.pause_reading()
+        transport.set_protocol(self)
+        # So that a write returns only when the kernel has it all and its tensors may be changed.
+        transport.set_write_buffer_limits(high=0)
+
+    def attach(self, owner: Owner) -> None:
+        """Begin to read, for ``owner``."""
+        self._owner = owner
+        self.counted.resume_reading()
+
+    async def write(self, buffers: list[bytes | memoryview]) -> None:
+        """Write one frame. Returns once the kernel has it. Raises ConnectionError."""
+        if self.counted.is_closing():
+            raise ConnectionResetError("the bulk connection is closed")
+        # A header in one write with a large tensor shifts the kernel's copies off the pages: twice as slow.
+        if sum(map(len, buffers)) <= JOINED_BYTES:
+            buffers = [b"".join(buffers)]
+        for buffer in buffers:
+            self.counted.write(buffer)
+        await self._writable.wait()
+        if self.lost.done():
+            raise ConnectionResetError("the bulk connection is lost")
+
+    async def finish(self, graceful: bool) -> None:
+        """Flush, end our direction, close when the peer has ended its own; at once if not ``graceful``."""
+        if graceful:
+            await self.counted.settle()
+            await patiently(lambda: self.ended, lambda: self.received_bytes)
+        self.counted.abort()
+        await self.counted.settle(patience_s=0)
+
+    def get_buffer(self, hint: int) -> memoryview:
+        return self._decoder.buffer()
+
+    def buffer_updated(self, count: int) -> None:
+        began = time.perf_counter()
+        if not self._decoder.inside_frame:
+            self._frame_began = began
+            self._frame_bytes = 0
+        self.received_bytes += count
+        self._frame_bytes += count
+        if self.ended or self._owner is None:
+            return
+        try:
+            frames = self._decoder.advance(count)
+            self.serialise_s += time.perf_counter() - began
+            for sequence, message in frames:
+                self.wire_s += began - self._frame_began
+                self.wire_bytes += max(0, self._frame_bytes - SEGMENT_BYTES)
+                self._frame_began = began
+                self._owner.deliver(sequence, message)
+        except FrameError as error:
+            self.ended = True
+            self._owner.fail(str(error))
+            self.counted.pause_reading()  # where a next frame would start is unknown
+
+    def eof_received(self) -> bool:
+        self._end("the stream ended inside a frame" if self._decoder.inside_frame else None)
+        return True  # our own direction stays open
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end(None if self.ended else f"lost the bulk connection: {error or 'reset'}")
+        self._writable.set()
+        if not self.lost.done():
+            self.lost.set_result(None)
+        self._http.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _end(self, why: str | None) -> None:
+        self.ended = True
+        if why is not None and self._owner is not None:
+            self._owner.broke(why)

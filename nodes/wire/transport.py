@@ -1,0 +1,202 @@
+"""How is a channel opened, and who may open one? Both over aiohttp, with a bearer token.
+
+The opener asks for the upgraded socket first, then for the WebSocket, naming both by one random id: by the
+time the WebSocket stands both ends have switched the other socket over, and the channel begins.
+"""
+
+import asyncio
+import hmac
+import logging
+import secrets
+import socket
+from contextlib import AsyncExitStack
+from typing import Any, cast
+
+import aiohttp
+from aiohttp import web
+
+from netem.kernel.namespace import inside
+from nodes.wire.byte_counter import PATIENCE_S, Counted
+from nodes.wire.channel import ChannelClosed, Connection, Kind
+from nodes.wire.codec import PREFIX, Limits
+from nodes.wire.socket_channel import SocketChannel
+from nodes.wire.tensor_socket import Bulk
+
+OPENING_S = 10.0
+CONTROL_PATH, BULK_PATH = "/control", "/bulk"
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """Accepts channels. ``limits`` hold for all of them and may grow later."""
+
+    def __init__(self, token: str, limits: Limits | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.host, self.port = host, port
+        self._token = token
+        self._limits = limits or Limits()
+        self._runner = web.ServerRunner(
+            web.Server(self._handle, access_log=None, keepalive_timeout=OPENING_S), shutdown_timeout=0.1
+        )
+        self._accepted: asyncio.Queue[SocketChannel] = asyncio.Queue()
+        self._channels: set[SocketChannel] = set()
+        self._unpaired: dict[str, Bulk] = {}
+
+    async def start(self) -> None:
+        """Listen; ``port`` then is the one bound."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self.host, self.port).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def accept(self) -> SocketChannel:
+        """The next channel that a peer has opened."""
+        return await self._accepted.get()
+
+    async def close(self) -> None:
+        """Stop to listen, then close all channels."""
+        for site in list(self._runner.sites):
+            await site.stop()
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+        for bulk in self._unpaired.values():
+            bulk.counted.abort()
+        await self._runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, bearer(self._token).encode()):
+            log.warning("%s: refused, wrong token", request.remote)
+            return web.Response(status=401)
+        peer, key = request.query.get("node", ""), request.query.get("channel")
+        if request.path == BULK_PATH and key and key not in self._unpaired:
+            return await self._open_bulk(request, peer, key)
+        if request.path == CONTROL_PATH and (key is None or key in self._unpaired):
+            return await self._open_channel(request, peer, self._unpaired.pop(key) if key else None)
+        return web.Response(status=404)
+
+    async def _open_bulk(self, request: web.BaseRequest, peer: str, key: str) -> web.StreamResponse:
+        counted = count_accepted(request, Connection(peer, "bulk"))
+        response = web.StreamResponse(status=101, headers=UPGRADE)
+        await response.prepare(request)
+        self._unpaired[key] = bulk = Bulk(counted, self._limits)
+        await asyncio.wait([bulk.lost], timeout=OPENING_S)
+        if self._unpaired.pop(key, None):
+            await bulk.finish(graceful=False)
+        await bulk.lost
+        return response
+
+    async def _open_channel(self, request: web.BaseRequest, peer: str, bulk: Bulk | None) -> web.StreamResponse:
+        counted = count_accepted(request, Connection(peer, "websocket"))
+        websocket = web.WebSocketResponse(
+            compress=False, max_msg_size=largest_message(self._limits), timeout=PATIENCE_S
+        )
+        try:
+            await websocket.prepare(request)
+        except BaseException:
+            if bulk is not None:
+                await bulk.finish(graceful=False)
+            raise
+        channel = SocketChannel(peer, websocket, counted, bulk=bulk, limits=self._limits)
+        self._channels.add(channel)
+        self._accepted.put_nowait(channel)
+        await channel.wait_closed()
+        self._channels.discard(channel)
+        return websocket
+
+
+class CountingConnector(aiohttp.TCPConnector):
+    """Counts what crosses each connection, from the HTTP request on."""
+
+    def __init__(self, peer: str, namespace: str | None) -> None:
+        def make(info: aiohttp.AddrInfoType) -> socket.socket:
+            with inside(namespace):
+                return socket.socket(*info[:3])
+
+        super().__init__(socket_factory=make)
+        self.peer = peer
+        self.opened: list[Counted] = []
+
+    async def _create_connection(self, req: aiohttp.ClientRequest, *args: Any) -> Any:
+        protocol = await super()._create_connection(req, *args)
+        kind: Kind = "bulk" if req.url.path == BULK_PATH else "websocket"
+        counted = Counted(cast(asyncio.Transport, protocol.transport), Connection(self.peer, kind), opened=True)
+        protocol.transport = cast(asyncio.Transport, counted)
+        self.opened.append(counted)
+        return protocol
+
+    async def settle(self) -> None:
+        for counted in self.opened:
+            await counted.settle(patience_s=0)
+
+
+def authority(host: str, port: int) -> str:
+    """``host:port`` as in a URL, where an address of IPv6 stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def connect(
+    host: str,
+    port: int,
+    node: str,
+    token: str,
+    limits: Limits | None = None,
+    *,
+    bulk: bool = True,
+    peer: str | None = None,
+    namespace: str | None = None,
+) -> SocketChannel:
+    """Open a channel to the server at ``host``, ``port``, which knows us as ``node`` and we it as ``peer``.
+
+    The address is one of the network ``namespace``, a path (None: of this process's own).
+    Without ``bulk`` there is the WebSocket alone, and no message may be larger than ``limits`` are now.
+    Raises ChannelClosed if the server cannot be reached or refuses.
+    """
+    limits, peer = limits or Limits(), peer or authority(host, port)
+    url, query, upgraded = f"http://{authority(host, port)}", {"node": node}, None
+    connector = CountingConnector(peer, namespace)
+    try:
+        async with asyncio.timeout(OPENING_S), AsyncExitStack() as resources:
+            resources.push_async_callback(connector.settle)
+            session = aiohttp.ClientSession(connector=connector, headers={"Authorization": bearer(token)})
+            await resources.enter_async_context(session)
+            if bulk:
+                query["channel"] = secrets.token_hex(16)
+                response = await session.get(url + BULK_PATH, params=query, headers=UPGRADE)
+                resources.callback(response.close)
+                if response.status != 101:
+                    raise ConnectionError(f"refused with status {response.status}")
+                upgraded = Bulk(connector.opened[-1], limits)
+            websocket = await session.ws_connect(
+                url + CONTROL_PATH,
+                params=query,
+                max_msg_size=largest_message(limits),
+                timeout=aiohttp.ClientWSTimeout(ws_close=PATIENCE_S),
+            )
+            return SocketChannel(
+                peer,
+                websocket,
+                connector.opened[-1],
+                bulk=upgraded,
+                limits=limits,
+                resources=resources.pop_all(),
+            )
+    except aiohttp.WSServerHandshakeError as error:
+        raise ChannelClosed(f"{peer}: refused with status {error.status}") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise ChannelClosed(f"{peer}: {str(error) or type(error).__name__}") from None
+
+
+def count_accepted(request: web.BaseRequest, record: Connection) -> Counted:
+    """Count what is written in answer to ``request``, on which nothing has been written yet."""
+    counted = Counted(cast(asyncio.Transport, request.transport), record, opened=False)
+    request.protocol.transport = cast(asyncio.Transport, counted)
+    return counted
+
+
+def largest_message(limits: Limits) -> int:
+    """aiohttp's ``max_msg_size``, which a message must stay below."""
+    return PREFIX.size + limits.header_bytes + limits.payload_bytes + 1
+
+
+def bearer(token: str) -> str:
+    return f"Bearer {token}"

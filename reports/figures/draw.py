@@ -1,0 +1,214 @@
+"""How does a figure become a picture? Panels to one PNG, with matplotlib, without a display."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullFormatter, NullLocator
+
+from reports.claims.statistics import number
+from reports.figures.spec import Panel
+
+# Okabe and Ito's colours, told apart by the colour-blind; their yellow, pale on white, is a grey here.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
+MARKERS = "os^Dv<P>"
+BAR_IN = 0.24  # height of a bar, in inches
+PICTURE_IN = 0.62  # height of a line of pictures, in inches
+CROWDED = 25  # points of a line from which on its deviation is a band
+NAME = 30  # characters of a bar's name in a line
+LEGEND = 36  # characters of a name in the legend
+
+
+def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
+    """Draw ``panels``, two side by side, under ``title`` into the PNG ``path``."""
+    columns = min(2, len(panels))
+    lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    heights = [max(_height(panel) for panel in line) for line in lines]
+    width = 7.2 if columns == 1 else 11.5
+    figure = Figure(figsize=(width, sum(heights) + 0.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle("\n".join(textwrap.wrap(title, int(width * 9))), fontsize=12)
+    grid = figure.subplots(len(lines), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
+    axes = list(grid.flat)
+    for ax, panel in zip(axes, panels, strict=False):
+        DRAWN[panel.kind](ax, panel)
+        ax.set_title(panel.title, fontsize=9.5, loc="left")
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    _legends(figure, axes, panels, int(width * 10))
+    figure.savefig(path)
+
+
+def _height(panel: Panel) -> float:
+    if panel.kind == "pictures":
+        return 0.4 + PICTURE_IN * len(panel.series)
+    if panel.kind != "bar":
+        return 3.6
+    names = {point.x for points in panel.series.values() for point in points}
+    lines = sum(max(len(panel.series), len(_wrapped(str(name)).split("\n"))) for name in names)
+    return 1.1 + BAR_IN * max(2, lines) + 0.08 * len(names)
+
+
+def _line(ax: Axes, panel: Panel) -> None:
+    for i, (name, points) in enumerate(panel.series.items()):
+        xs = [float(point.x) for point in points]
+        ys = [point.mean for point in points]
+        errors = [point.deviation for point in points]
+        color, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        if len(xs) <= CROWDED and panel.kind == "line":
+            ax.errorbar(xs, ys, errors, label=name, color=color, marker=marker, markersize=4.5, capsize=2.5)
+        else:
+            low, high = zip(*((y - error, y + error) for y, error in zip(ys, errors, strict=True)), strict=True)
+            width = (
+                1.3 if panel.kind == "line" else 1.3 + 0.5 * (len(panel.series) - 1 - i)
+            )  # so that none hides another
+            ax.plot(xs, ys, label=name, color=color, linewidth=width)
+            ax.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
+    _axes_of_numbers(ax, panel)
+    _finish(ax, panel, "y")
+
+
+def _bands(ax: Axes, panel: Panel) -> None:
+    """The series of one x after the other, on top of each other; each has all of x."""
+    xs = sorted({float(point.x) for points in panel.series.values() for point in points})
+    heights = [{float(point.x): point.mean for point in points} for points in panel.series.values()]
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(heights))]
+    rows = [[height.get(x, 0.0) for x in xs] for height in heights]
+    ax.stackplot(xs, rows, labels=list(panel.series), colors=colours, linewidth=0, alpha=0.85)
+    ax.margins(x=0, y=0)
+    _axes_of_numbers(ax, panel)
+    _finish(ax, panel, "y")
+
+
+def _pictures(ax: Axes, panel: Panel) -> None:
+    """A line of pictures for each series, black for 0, white for 1, apart by an eighth of their width."""
+    pictures, height, width = panel.shape
+    gap = max(1, width // 8)
+    lines = [[point.mean for point in points] for points in panel.series.values()]
+    for row, line in enumerate(lines):
+        for column in range(pictures):
+            left, top = column * (width + gap), row * (height + gap)
+            start = column * height * width
+            pixels = [line[start + width * y : start + width * (y + 1)] for y in range(height)]
+            where = (left, left + width, top + height, top)
+            ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=where, interpolation="nearest")
+    ax.set_xlim(0, pictures * (width + gap) - gap)
+    ax.set_ylim(len(lines) * (height + gap) - gap, 0)
+    middles = [row * (height + gap) + height / 2 for row in range(len(lines))]
+    ax.set_yticks(middles, [_wrapped(name) for name in panel.series], fontsize=8.5)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+
+def _axes_of_numbers(ax: Axes, panel: Panel) -> None:
+    if panel.log_x:
+        ax.set_xscale("log")
+        _ticks_at_values(ax, sorted({float(point.x) for points in panel.series.values() for point in points}))
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(7, integer=_whole(panel)))
+    if panel.log_y:
+        ax.set_yscale("log")
+    ax.set_xlabel(_short(panel.x))
+    ax.set_ylabel(_wrapped(panel.metric))
+
+
+def _bar(ax: Axes, panel: Panel) -> None:
+    names = list(dict.fromkeys(str(point.x) for points in panel.series.values() for point in points))
+    thick = 0.8 / len(panel.series)
+    for i, (series, points) in enumerate(panel.series.items()):
+        places = [names.index(str(point.x)) + (i - (len(panel.series) - 1) / 2) * thick for point in points]
+        means = [point.mean for point in points]
+        bars = ax.barh(places, means, thick * 0.92, color=COLOURS[i % len(COLOURS)], label=series)
+        errors = [point.deviation for point in points]
+        if any(errors):
+            ax.errorbar(means, places, xerr=errors, fmt="none", ecolor="#444444", elinewidth=1, capsize=2)
+        ends = [mean + math.copysign(error, mean) for mean, error in zip(means, errors, strict=True)]
+        for bar, mean, end in zip(bars, means, ends, strict=True):
+            ax.annotate(
+                _compact(mean),
+                (end, bar.get_y() + bar.get_height() / 2),
+                xytext=(4 if end >= 0 else -4, 0),
+                textcoords="offset points",
+                ha="left" if end >= 0 else "right",
+                va="center",
+                fontsize=7.5,
+            )
+    ax.set_yticks(range(len(names)), [_wrapped(name) for name in names], fontsize=8.5)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    if panel.log_y:
+        ax.set_xscale("log")
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.margins(x=0.16)
+    ax.set_xlabel(_wrapped(panel.metric))
+    ax.set_ylabel(_short(panel.x))
+    _finish(ax, panel, "x")
+
+
+def _finish(ax: Axes, panel: Panel, value_axis: str) -> None:
+    """Thousands as k, M, G on the axis of values; a light grid; what is not drawn is said."""
+    axis = ax.yaxis if value_axis == "y" else ax.xaxis
+    largest = max(abs(point.mean) for points in panel.series.values() for point in points)
+    if largest >= 1e4:
+        axis.set_major_formatter(EngFormatter(sep=""))
+    elif not panel.log_y:
+        ax.ticklabel_format(axis="y" if value_axis == "y" else "x", useOffset=False)
+    ax.grid(True, axis="x" if panel.kind == "bar" else "both", color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    if panel.left_out:
+        ax.set_title(f"{panel.left_out} more in the table", fontsize=8.5, loc="right", color="#555555")
+
+
+def _ticks_at_values(ax: Axes, values: list[float]) -> None:
+    """On a logarithmic axis the values of the sweep are the ticks, as long as they have room."""
+    apart = all(after >= 1.5 * before for before, after in pairwise(values))
+    if len(values) <= 8 and apart:
+        ax.xaxis.set_major_locator(FixedLocator(values))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(EngFormatter(sep="") if values[-1] >= 1e4 else lambda x, _: f"{x:g}")
+    else:
+        ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _legends(figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], room: int) -> None:
+    """One legend below all panels if they share their series, else one in each."""
+    shared = all(list(panel.series) == list(panels[0].series) for panel in panels)
+    for ax, panel in list(zip(axes, panels, strict=False))[: 1 if shared else None]:
+        if list(panel.series) == [""] or panel.kind == "pictures":
+            continue
+        handles, names = ax.get_legend_handles_labels()
+        names = [_short(name, LEGEND) for name in names]
+        columns = max(1, min(len(names), room // (max(map(len, names)) + 8)))
+        style = {"fontsize": 8.5, "title": _short(panel.series_name), "title_fontsize": 8.5, "frameon": False}
+        if shared:
+            figure.legend(handles, names, loc="outside lower center", ncols=columns, **style)
+        else:
+            ax.legend(handles, names, loc="best", **(style | {"frameon": True, "framealpha": 0.8}))
+
+
+DRAWN = {"line": _line, "cdf": _line, "bands": _bands, "bar": _bar, "pictures": _pictures}
+
+
+def _compact(mean: float) -> str:
+    """Beside a bar: 12.48M rather than 12,480,425, which the table has."""
+    return EngFormatter(places=2, sep="")(mean) if abs(mean) >= 1e5 else number(mean)
+
+
+def _whole(panel: Panel) -> bool:
+    return all(float(point.x).is_integer() for points in panel.series.values() for point in points)
+
+
+def _short(name: str, most: int = 44) -> str:
+    """Cut in the middle, where names of a family differ least."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
+
+
+def _wrapped(name: str) -> str:
+    return "\n".join(textwrap.wrap(_short(name, 2 * NAME - 4), NAME)) or " "

@@ -1,0 +1,169 @@
+"""What came out of a run? ``report.md`` and its figures, made again at any time from the files of the run."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from reports.claims.statistics import CONDITIONS, escape, label, number
+from reports.claims.verdict import Judgement, Verdict
+from reports.figures.draw import draw
+from reports.figures.spec import FigureError, FigureSpec, choose, is_pixel
+from reports.pages.environment import Tree, duration, facts, failures, suites_of
+from reports.pages.front_section import front_section
+from reports.pages.summary import FEW_SEEDS, UNSTABLE, by_conditions, same_for_all, summarise, unstable
+from reports.pages.tables import grid, markdown, tables
+from reports.record import Record, read_records
+
+
+class ReportError(ValueError):
+    """A folder that holds no run, or a file in it that cannot be read; names the file."""
+
+
+def write_report(directory: Path) -> Path:
+    """Write ``report.md`` and ``figures/`` of the run in ``directory``; returns the report's path.
+
+    Reads ``records.jsonl``, ``claims.json`` and ``environment.json``. Raises ReportError.
+    """
+    records, judgements, environment = read_run(directory)
+    (directory / "figures").mkdir(exist_ok=True)
+    path = directory / "report.md"
+    path.write_text("\n".join(_report(directory, records, judgements, environment)) + "\n", encoding="utf-8")
+    return path
+
+
+def read_run(directory: Path) -> tuple[list[Record], list[Judgement], Tree]:
+    """Records, judgements and environment of ``directory``, empty where missing. Raises ReportError."""
+    paths = [directory / name for name in ("records.jsonl", "claims.json", "environment.json")]
+    if not any(path.exists() for path in paths):
+        raise ReportError(f"{directory}: no run is here; give the folder that `bench run` wrote")
+    records_path, claims_path, environment_path = paths
+    try:
+        records = list(read_records(records_path)) if records_path.exists() else []
+    except ValueError as error:
+        raise ReportError(str(error)) from None
+    return records, _json(claims_path, list[Judgement], []), _json(environment_path, Tree, {})
+
+
+def _json(path: Path, kind: Any, missing: Any) -> Any:
+    if not path.exists():
+        return missing
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.DecodeError as error:
+        raise ReportError(f"{path}: {error}") from None
+
+
+def _report(directory: Path, records: list[Record], judgements: list[Judgement], environment: Tree) -> Iterable[str]:
+    suites = suites_of(records, environment)
+    yield f"# SplitMEC report: {escape(', '.join(suite['name'] for suite in suites) or 'nothing ran')}"
+    yield ""
+    yield from facts(environment, suites)
+    yield from failures(suites)
+    yield from _claims(judgements)
+    for suite in suites:
+        if not suite["experiments"]:  # it only includes others
+            continue
+        title = f"{suite['name']}: {suite['title']}" if suite.get("title") else suite["name"]
+        yield from (f"## {escape(title)}", "")
+        if suite.get("description"):
+            yield from (escape(suite["description"]), "")
+        for experiment in suite["experiments"]:
+            key = (suite["name"], experiment["name"])
+            ours = [record for record in records if (record.suite, record.experiment) == key]
+            yield from _experiment(directory, suite["name"], experiment, ours)
+        ours = [record for record in records if record.suite == suite["name"]]
+        for i, wanted in enumerate(suite.get("fronts", ())):
+            yield from front_section(directory, slug(f"{suite['name']}-front-{i + 1}"), wanted, ours)
+    yield from ("## How to read this", "", *LEGEND)
+
+
+LEGEND = (
+    "- A number is a mean over seeds ± its standard deviation; without ± there was one seed, or all agreed.",
+    "- *reproduced*: what the paper says was measured. *trend*: its direction was, beyond twice the standard",
+    "  error over three seeds or more; its size was not. *not-comparable*: a value of other data or scale.",
+    f"- Unstable: seeds or repeats spread over more than {UNSTABLE:.0%} of the mean."
+    f" Fewer than {FEW_SEEDS} seeds are pointed out.",
+    "- Every number stands in `records.jsonl` with its conditions; different conditions are never merged.",
+)
+
+
+def _claims(judgements: Sequence[Judgement]) -> Iterable[str]:
+    """Counts by verdict, then a table and the reasons for every suite."""
+    if not judgements:
+        return
+    verdicts = [judgement.verdict for judgement in judgements]
+    yield from ("## Claims", "")
+    counts = [(name, verdicts.count(name)) for name in get_args(Verdict)]
+    yield f"{len(verdicts)} claims: {', '.join(f'**{count} {name}**' for name, count in counts if count)}."
+    yield ""
+    for suite in dict.fromkeys(judgement.suite for judgement in judgements):
+        ours = [judgement for judgement in judgements if judgement.suite == suite]
+        yield from (f"### Claims of {escape(suite)}", "")
+        rows = [
+            [one.verdict, escape(one.claim), escape(one.source), _numbers(one.paper), _numbers(one.measured)]
+            for one in ours
+        ]
+        yield grid(["Verdict", "Claim", "Source", "Paper", "Measured"], rows)
+        yield ""
+        for one in ours:
+            yield f"- **{escape(one.claim)}** ({escape(one.source)}), *{one.verdict}*: {escape(one.says)}  "
+            yield f"  {escape(one.why)}"
+        yield ""
+
+
+def _numbers(value: float | Sequence[float] | None) -> str:
+    if value is None:
+        return "–"
+    return ", ".join(number(one) for one in value) if isinstance(value, Sequence) else number(value)
+
+
+def _experiment(directory: Path, suite: str, experiment: Tree, records: list[Record]) -> Iterable[str]:
+    name = experiment["name"]
+    yield from (f"### {escape(experiment.get('title') or name)}", "")
+    status = f", {experiment['status']}" if experiment.get("status") else ""
+    seconds = f", {duration(experiment['seconds'])}" if experiment.get("seconds") is not None else ""
+    yield f"`{name}`{status}{seconds}."
+    if experiment.get("description"):
+        yield from ("", escape(experiment["description"]))
+    if experiment.get("reason"):
+        yield from ("", f"> {experiment.get('status', 'reason')}: {escape(experiment['reason'])}")
+    yield ""
+    groups = by_conditions(records)
+    for i, (conditions, group) in enumerate(groups.items()):
+        seeds = ", ".join(str(seed) for seed in sorted({record.seed for record in group}))
+        shown = ", ".join(f"{key} {value}" for key, value in zip(CONDITIONS, conditions, strict=True))
+        yield from (f"Conditions: {escape(shown)}, seeds {seeds}.", "")
+        if fixed := same_for_all([record.case for record in group]):
+            yield from (f"In every case: {escape(label(fixed.items()))}.", "")
+        for table in tables(group):
+            yield from (markdown(table), "")
+        for warning in unstable(row for row in summarise(group) if not is_pixel(row)):
+            yield from (f"> Note: {warning}", "")
+        stem = slug(f"{suite}-{name}") + (f"-{i + 1}" if len(groups) > 1 else "")
+        yield from _figures(directory, stem, experiment, group)
+
+
+def _figures(directory: Path, stem: str, experiment: Tree, records: list[Record]) -> Iterable[str]:
+    """Draw what the suite asks for, else one figure, and yield the lines that show them."""
+    title = str(experiment.get("title") or experiment["name"])
+    rows = summarise(records)
+    specs: list[Any] = experiment.get("figures") or [None]
+    for i, wanted in enumerate(specs):
+        path = directory / "figures" / f"{stem}{f'-{chr(97 + i)}' if len(specs) > 1 else ''}.png"
+        try:
+            spec = msgspec.convert(wanted, FigureSpec) if wanted else None
+            panels = choose(rows, spec)
+        except (FigureError, msgspec.ValidationError) as error:
+            yield from (f"> Note: no figure: {escape(str(error))}.", "")
+            continue
+        caption = (spec and spec.title) or title
+        draw(panels, caption, path)
+        yield from (f"![{escape(caption)}](figures/{path.name})", "")
+
+
+def slug(name: str) -> str:
+    """A file name from any name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "figure"

@@ -1,0 +1,115 @@
+"""What did each case measure? Records as a pandas frame, as means with their spread, as Markdown tables."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import pandas as pd
+
+from reports.claims.statistics import CONDITIONS, escape, label, number, value_text
+from reports.figures.spec import QUANTILE, is_pixel
+from reports.pages.summary import Row, header, summarise, varying
+from reports.record import Record
+
+COLUMNS = 6  # metrics side by side before a table is continued below
+FOLDED = 30  # rows before a table is folded away
+SHOWN = 200  # rows shown at most
+QUANTILES = (0.05, 0.5, 0.95)  # of a distribution that are shown; figures draw all that were recorded
+
+FIELDS = ("run", "suite", "experiment", "metric", "value", "unit", "seed", *CONDITIONS)
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a record; every case key is a column ``case.<key>``, missing where a record has no such key."""
+    rows = list(records)
+    columns = {name: pd.Series([getattr(row, name) for row in rows]) for name in FIELDS}
+    for key in dict.fromkeys(key for row in rows for key in row.case):
+        values = pd.Series([row.case.get(key) for row in rows], dtype=object)
+        columns[f"case.{key}"] = values.convert_dtypes()
+    return pd.DataFrame(columns)
+
+
+def measured(row: Row) -> str:
+    """``0.828 ± 0.011``: as many decimals as the standard deviation's two leading digits have."""
+    if not row.deviation:
+        return number(row.mean)
+    decimals = 1 - math.floor(math.log10(row.deviation))
+    if not -9 <= decimals <= 6:
+        return f"{row.mean:.4g} ± {row.deviation:.2g}"
+    spread, mean = round(row.deviation, decimals), round(row.mean, decimals)
+    return f"{mean:,.{max(decimals, 0)}f} ± {spread:,.{max(decimals, 0)}f}"
+
+
+def tables(records: Iterable[Record]) -> list[pd.DataFrame]:
+    """The tables of one experiment under one set of conditions, of text: a row a case, a column a metric.
+
+    Metrics whose cases have different keys (one a run, one a client) go into tables of their own. Case keys
+    that never change are left out where others do. A single case becomes a row for every metric. Of a metric that
+    was recorded at each ``quantile``, a key of its case, some become metrics of their own. Pixels are left out.
+    """
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in _quantiles(row for row in summarise(records) if not is_pixel(row)):
+        groups.setdefault(tuple(sorted(key for key, _ in row.case)), []).append(row)
+    single = [row for rows in groups.values() if len({row.case for row in rows}) == 1 for row in rows]
+    several = [rows for rows in groups.values() if len({row.case for row in rows}) > 1]
+    found = [table for rows in several for table in _by_case(rows)]
+    return [*found, _by_metric(single)] if single else found
+
+
+def _quantiles(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, with ``latency_quantile_low`` at ``quantile`` 0.95 as ``latency_p95_low``, and only a few of them."""
+    for row in rows:
+        quantile = dict(row.case).get(QUANTILE)
+        if not isinstance(quantile, float):
+            yield row
+        elif quantile in QUANTILES:
+            case = tuple((key, value) for key, value in row.case if key != QUANTILE)
+            yield row._replace(case=case, metric=row.metric.replace("_quantile", f"_p{100 * quantile:g}"))
+
+
+def _by_metric(rows: list[Row]) -> pd.DataFrame:
+    cells = [(header(row.metric, row.unit), label(row.case), measured(row)) for row in rows]
+    table = pd.DataFrame(cells, columns=["metric", "case", "measured"], dtype=object)
+    return table if any(table["case"]) else table.drop(columns="case")
+
+
+def _by_case(rows: list[Row]) -> list[pd.DataFrame]:
+    cases = list(dict.fromkeys(row.case for row in rows))
+    keys = varying(cases)
+    metrics = list(dict.fromkeys((row.metric, row.unit) for row in rows))
+    cells = {(row.case, row.metric, row.unit): measured(row) for row in rows}
+    left = {key: [value_text(dict(case)[key]) for case in cases] for key in keys}
+    found = []
+    for start in range(0, len(metrics), COLUMNS):
+        part = metrics[start : start + COLUMNS]
+        right = {header(*metric): [cells.get((case, *metric), "–") for case in cases] for metric in part}
+        found.append(pd.DataFrame({**left, **right}, dtype=object))
+    return found
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A GitHub table, padded to be read in a plain editor; long ones are folded, very long ones cut."""
+    heads = [escape(str(name)) for name in table.columns]
+    rows = [[escape(str(cell)) for cell in row] for row in table.head(SHOWN).to_numpy().tolist()]
+    text = grid(heads, rows)
+    if len(table) > SHOWN:
+        text += f"\n\n{len(table) - SHOWN} more rows are in `records.jsonl`."
+    if len(table) > FOLDED:
+        text = f"<details><summary>{len(table)} rows</summary>\n\n{text}\n\n</details>"
+    return text
+
+
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of cells that are escaped already; columns of numbers stand to the right."""
+    right = [bool(rows) and all(_numeric(row[i]) for row in rows) for i in range(len(heads))]
+    widths = [max(3, len(head), *(len(row[i]) for row in rows)) for i, head in enumerate(heads)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(cells, widths, right, strict=True))
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
+    return "\n".join([line(heads), line(rule), *map(line, rows)])
+
+
+def _numeric(cell: str) -> bool:
+    return cell[:1] in "-–0123456789" and cell[-1:] in "–0123456789"

@@ -1,0 +1,217 @@
+"""The other commands: exit codes, JSON alone on standard output, errors as lines; what a terminal shows."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bench.cli.arguments import EXAMPLES
+from bench.cli.main import COMMANDS
+from bench.console.view import LiveView
+from bench.execution import environment as conditions
+from reports.record import Mode, Shaping
+
+Command = Callable[..., int]
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def answer(command: Command, capsys: Captured) -> Callable[..., Any]:
+    """``bench WORDS --json``, which must end with 0; what it says."""
+
+    def ask(*words: str) -> Any:
+        assert command(*words, "--json") == 0
+        return json.loads(capsys.readouterr().out)
+
+    return ask
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_examples(command: Command, capsys: Captured, name: str) -> None:
+    assert command(name, "--help") == 0
+    text = capsys.readouterr().out
+    assert EXAMPLES[name] in text
+    assert f"bench {name}" in EXAMPLES[name]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "rnu",
+        "run",
+        "run toy.yaml --scale huge",
+        "run toy.yaml --seed a",
+        "check out",
+        "profile resnet18 --input 3x32",
+        "profile resnet18 --input 3x0x1",
+    ],
+)
+def test_wrong_arguments_are_2(command: Command, words: str) -> None:
+    assert command(*words.split()) == 2
+
+
+def test_list_says_what_is_packaged(answer: Callable[..., Any], command: Command, capsys: Captured) -> None:
+    suites = {suite["name"]: suite for suite in answer("list")}
+    assert suites["all"]["include"]
+    assert Path(suites["all"]["path"]).is_file()
+    assert command("list") == 0
+    assert "all: " in capsys.readouterr().out
+
+
+def test_validate_says_what_is_wrong(
+    folder: Path, answer: Callable[..., Any], command: Command, capsys: Captured
+) -> None:
+    right = {"valid": True, "errors": [], "experiments": ["toy/sweep", "toy/other"]}
+    assert answer("validate", "toy.yaml") == right
+    (folder / "bad.yaml").write_text("nme: a\n")
+    assert command("validate", "bad.yaml", "toy.yaml", "--json") == 2
+    printed = capsys.readouterr()
+    lines = ["bad.yaml:1: nme: unknown key (did you mean 'name'?)", "bad.yaml:1: name: this key is required"]
+    assert json.loads(printed.out) == {"valid": False, "errors": lines}
+    assert printed.err.splitlines() == lines
+
+
+def test_report_is_made_again(folder: Path, command: Command, capsys: Captured) -> None:
+    assert command("run", "toy.yaml", "--scale", "smoke", "--out", "out") == 0
+    before = (folder / "out/report.md").read_text()
+    (folder / "out/report.md").unlink()
+    assert command("report", "out") == 0
+    assert (folder / "out/report.md").read_text() == before
+    capsys.readouterr()
+    assert command("report", "nosuch") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_check_tells_a_regression_from_unusable_input(
+    folder: Path, answer: Callable[..., Any], command: Command, capsys: Captured
+) -> None:
+    with (folder / "toy.yaml").open("a") as file:
+        file.write("gate: [{metric: n}]\n")
+    assert command("run", "toy.yaml", "--scale", "smoke", "--out", "out") == 0
+    capsys.readouterr()
+    assert answer("check", "out", "--against", "base.jsonl", "--update") == {
+        "updated": "base.jsonl",
+        "records": 8,
+    }
+    assert answer("check", "out", "--against", "base.jsonl")["passed"]
+    (folder / "base.jsonl").write_text((folder / "base.jsonl").read_text().replace('"value":7.0', '"value":8.0'))
+    assert command("check", "out", "--against", "base.jsonl", "--json", "--junit", "gate.xml") == 1
+    assert json.loads(capsys.readouterr().out)["counts"]["regression"] == 1
+    assert 'failures="1"' in (folder / "gate.xml").read_text()
+    assert command("check", "out", "--against", "nosuch.jsonl") == 2
+    assert capsys.readouterr() == ("", "nosuch.jsonl: No such file or directory\n")
+    assert command("check", "out", "--against", "base.jsonl", "--junit", "no/such/folder") == 2
+
+
+def test_split_answers_and_names_errors(
+    folder: Path, answer: Callable[..., Any], command: Command, capsys: Captured
+) -> None:
+    plan = "nodes: [a, b]\ncompute_s: {a: [9], b: [1]}\nboundary_bytes: [125, 0]\n"
+    plan += "links: [{rate_bps: 1e+3, delay_s: 1}]\n"
+    (folder / "plan.yaml").write_text(plan)
+    assert answer("split", "plan.yaml")["splits"] == [0]
+    (folder / "plan.yaml").write_text(plan.replace("delay_s", "delay"))
+    assert command("split", "plan.yaml") == 2
+    assert capsys.readouterr().err.startswith("plan.yaml:4: links[0].delay: unknown key (did you mean 'delay_s'?)\n")
+
+
+def test_profile_names_an_unknown_model(command: Command, capsys: Captured) -> None:
+    assert command("profile", "resnet19") == 2
+    assert capsys.readouterr().err.startswith("MODEL: no model 'resnet19' in torchvision (did you mean 'resnet18'?)")
+
+
+def test_doctor_looks_for_data(folder: Path, answer: Callable[..., Any], command: Command) -> None:
+    found = answer("doctor", "--data", str(folder))
+    assert found["data_sets"]["digits"] == "found"
+    assert found["data_sets"]["cifar10"].startswith("not found in ")
+    assert set(found["kernel"]) == {"netem", "tbf"}
+    assert found["machine"]["cores"] >= 1
+    assert command("doctor") == 0
+    assert command("doctor", "--data", "nosuch") == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "netem"),
+    [
+        (["CONFIG_NET_SCH_NETEM=m"], True),
+        (["CONFIG_NET_SCH_NETEM=y"], True),
+        (["# CONFIG_NET_SCH_NETEM is not set"], False),
+        ([], None),
+    ],
+)
+def test_what_the_kernel_has_is_read_or_unknown(
+    monkeypatch: pytest.MonkeyPatch, config: list[str], netem: bool | None
+) -> None:
+    monkeypatch.setattr(conditions, "_kernel_config", lambda: config)
+    monkeypatch.setattr(conditions.Path, "exists", lambda path: False)
+    assert conditions.kernel_has("netem") is netem
+
+
+@pytest.mark.parametrize(
+    ("mode", "chosen", "recorded"),
+    [
+        ("live", "kernel", "kernel"),
+        ("live", "none", "none"),
+        ("in-process", "emulated", "none"),
+        ("virtual", "kernel", "emulated"),
+        ("virtual", "none", "none"),
+    ],
+)
+def test_shaping_is_recorded_as_it_is(mode: Mode, chosen: Shaping, recorded: Shaping) -> None:
+    assert conditions.shaping_of(mode, chosen) == recorded
+
+
+def test_data_comes_from_the_environment_if_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "nosuch"))
+    with pytest.raises(ValueError, match=r"BENCH_DATA: .*nosuch is no folder"):
+        conditions.data_folder(None)
+    assert conditions.data_folder(tmp_path) == tmp_path
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    assert conditions.data_folder(None) == tmp_path
+
+
+def test_a_narrow_terminal_shows_one_line_each() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=24, legacy_windows=False)
+    title = "suite/experiment with=a long=case"
+    with LiveView(console, 8) as view:
+        for ended in ("a", "b"):
+            view.start(ended, ended, None)
+            view.end(ended)
+        view.start("key", title, 90.0)
+        view.say("key", "accuracy 0.83, 12 MB sent over all links")
+        lines = [
+            "".join(segment.text for segment in line).rstrip()
+            for line in console.render_lines(view._render(), console.options)
+        ]
+    assert len(lines) == 4
+    assert lines[0].startswith("[3/8] suite/")
+    assert lines[1].startswith("    accuracy 0.83, 12")
+    assert lines[2] == "about 2 min left"
+    assert all(len(line) <= 24 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "toy.yaml", "--seed", "-1"),
+        ("run", "toy.yaml", "--seed", str(1 << 64)),
+        ("node", "mec", "--port", "99999"),
+        ("profile", "resnet18", "--input", "3xax5"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(
+    words: tuple[str, ...], command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*words) == 2
+    assert words[-1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "  ", "me\nc"])
+def test_a_node_has_a_name(name: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("node", name) == 2
+    assert capsys.readouterr().err == f"NAME: {name!r} names no node; give one such as mec1\n"

@@ -1,0 +1,117 @@
+"""A chain's parameters: what they mean for each link, seen in the bytes that cross it."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench.experiments.common.chain_job import ChainParameters, make_job
+from bench.experiments.general.pipeline import chain
+from bench.suite.experiment import Context
+from bench.suite.parameter_types import decoder
+from nodes.spec.job import StageSpec
+
+
+def parameters(**given: object) -> ChainParameters:
+    values = {"model": "nodes.zoo.small_cnn:small_cnn", "nodes": 3, "splits": [4, 8], **given}
+    return msgspec.convert(values, ChainParameters, dec_hook=decoder(None))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("int8", [StageSpec(name="int8")] * 2),
+        ({"name": "mine:Half", "options": {"rows": 2}}, [StageSpec(name="mine:Half", options={"rows": 2})] * 2),
+        (["int8", {"name": "float16"}], [StageSpec(name="int8"), StageSpec(name="float16")]),
+    ],
+)
+def test_a_stage_stands_at_every_link_or_one_at_each(
+    given: object, expected: list[StageSpec], context: Context
+) -> None:
+    job, layers = make_job(parameters(stage=given), context)
+    assert job.stages == tuple(expected)
+    assert layers == 16
+
+
+def test_each_link_carries_what_its_own_stage_makes(context: Context) -> None:
+    asked = parameters(stage=["int8", "float16"], steps=1, batch_size=8, train_samples=8, test_samples=8)
+    sent = {
+        measurement.case["hop"]: measurement.value
+        for measurement in chain(asked, context)
+        if measurement.metric == "payload_bytes"
+        and (measurement.case["direction"], measurement.case["kind"]) == ("down", "activation")
+    }
+    first = 8 * 32 * 16 * 16  # behind each pooling: a batch of 8, channels, height, width
+    second = 8 * 64 * 8 * 8
+    labels = 8 * 8
+    assert sent[1] == 2 * (first + 8) + labels  # one training and one test batch; least and step beside each
+    assert sent[2] == 2 * 2 * second + labels
+
+
+def test_devices_of_no_node_and_traces_that_are_not_there_are_found_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("time_s,rate_bps\n0,fast\n")
+    asked = parameters(
+        devices={"mex": {"slowdown": 2}}, link={"trace": "5g-sub7"}, backhaul={"trace": str(tmp_path / "bad.csv")}
+    )
+    problems = dict(asked.check())
+    assert problems["devices", "mex"] == "there is no such node (did you mean 'mec'?)"
+    assert problems["link", "trace"].startswith("no trace '5g-sub7': neither a file nor one of 5g-mmwave-driving,")
+    assert problems["backhaul", "trace"].endswith("bad.csv:2: rate_bps: 'fast' is not a number")
+
+
+def test_a_trace_that_lets_nothing_through_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("time_s,rate_bps\n0,0\n1,0\n")
+    ((key, problem),) = parameters(link={"trace": str(tmp_path / "none.csv")}).check()
+    assert key == ("link", "trace")
+    assert problem.endswith("none.csv: every rate is 0, so nothing would ever arrive")
+
+
+def test_a_trace_that_ends_with_nothing_getting_through_must_repeat(tmp_path: Path) -> None:
+    (tmp_path / "ends.csv").write_text("time_s,rate_bps\n0,1e6\n1,0\n")
+    trace = {"trace": {"up": "wifi", "down": str(tmp_path / "ends.csv")}}
+    assert list(parameters(link=trace).check()) == []
+    ((key, problem),) = parameters(backhaul=trace | {"repeat": False}).check()
+    assert key == ("backhaul", "trace")
+    assert problem.endswith(
+        "ends.csv: ends at a rate of 0 and is not to repeat, so what is left then would never arrive"
+    )
+
+
+def test_weights_are_looked_for_before_anything_runs(context: Context, tmp_path: Path) -> None:
+    assert dict(parameters(weights="here.pt").check()) == {("weights",): "no file 'here.pt', nor is it 'torchvision'"}
+    assert dict(parameters(weights="torchvision").check()) == {
+        ("weights",): "torchvision has no weights of 'nodes.zoo.small_cnn:small_cnn'; give a file, or pre-train"
+    }
+    assert dict(parameters(weights="torchvision").check_mode("virtual"))["weights",].endswith("have no use")
+    (tmp_path / "here.pt").touch()
+    assert make_job(parameters(weights=str(tmp_path / "here.pt")), context)[0].weights == str(tmp_path / "here.pt")
+
+
+def test_a_link_is_not_dilated_by_itself() -> None:
+    problems = dict(parameters(link={"trace": "wifi", "time_dilation": 3}).check())
+    assert problems == {("link", "time_dilation"): "a run is dilated as a whole: time_dilation stands beside the links"}
+
+
+def test_what_a_mode_needs_or_has_no_use_for_is_found_before_anything_runs() -> None:
+    asked = parameters(time_dilation=5, devices={"ue": {"timing": {"forward_s": 0.01}}, "mec": {"slowdown": 2}})
+    assert list(asked.check_mode("live")) == []
+    dilated = (("time_dilation",), "only a live run can be dilated, and this one is {}")
+    assert list(asked.check_mode("in-process")) == [(dilated[0], dilated[1].format("in-process"))]
+    assert list(asked.check_mode("virtual")) == [
+        (dilated[0], dilated[1].format("virtual")),
+        (("devices", "mec"), "in virtual time a device needs a timing"),
+        (("devices",), "in virtual time cloud needs a device with a timing"),
+    ]
+
+
+def test_in_virtual_time_every_node_needs_a_timing(context: Context) -> None:
+    virtual = msgspec.structs.replace(context, mode="virtual", dataset="none")
+    given = {"epochs": 0, "batch_size": 4, "test_samples": 16, "link": "wifi"}
+    timing = {"timing": {"forward_s": 0.01}}
+    with pytest.raises(ValueError, match="in virtual time mec, cloud needs a timing"):
+        list(chain(parameters(**given, devices={"ue": timing}), virtual))
+    with pytest.raises(ValueError, match="in virtual time ue, mec, cloud needs a timing"):
+        list(chain(parameters(**given), virtual))
+    devices = dict.fromkeys(("ue", "mec", "cloud"), timing)
+    found = {(m.metric, *m.case.values()): m.value for m in chain(parameters(**given, devices=devices), virtual)}
+    assert found["latency_s", 0.5] > 3 * 0.01 + 2 * 0.003

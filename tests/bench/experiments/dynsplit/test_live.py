@@ -1,0 +1,51 @@
+"""DynSplit between real processes against the same job in this one: equal losses, parameters and bytes."""
+
+import torch
+from msgspec.structs import replace
+
+from bench.live.training import run_live
+from nodes.model.checkpoint import checkpoint_path
+from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.training.in_process import run_in_process
+from nodes.wire.channel import Traffic
+
+
+def payload(sent: dict[str, Traffic]) -> dict[str, int]:
+    return {kind: sent[kind].payload_bytes for kind in ("activation", "gradient", "result") if kind in sent}
+
+
+def test_live_equals_in_process_with_a_stage_at_each_of_two_cuts(tmp_path):
+    first, second = (
+        {"paths": [6, 2], "target": [0.3], "lossless": "entropy", "share": 0.6},
+        {"paths": [0, 8], "target": [0.5], "loss": "excess"},
+    )
+    job = Job(
+        model="nodes.zoo.small_cnn:small_cnn",
+        input_shape=(3, 32, 32),
+        classes=10,
+        nodes=("ue", "mec", "cloud"),
+        splits=(4, 8),
+        stages=tuple(
+            StageSpec(name="nodes.stages.dynsplit.stage:DynSplit", options=options) for options in (first, second)
+        ),
+        data=DataSpec(train_samples=64, test_samples=20),
+        epochs=2,
+        batch_size=16,
+        threads=1,
+        checkpoint=str(tmp_path / "here"),
+    )
+    here = run_in_process(job)
+    job = replace(job, checkpoint=str(tmp_path / "live"))
+    live = run_live(job)
+    assert live.losses == here.losses
+    assert len(live.losses) == 8
+    for name in ("link0.path0", "link1.path0", "link0.information"):
+        assert [epoch[name] for epoch in live.epochs] == [epoch[name] for epoch in here.epochs]
+    for node, other in zip(live.nodes, here.nodes, strict=True):
+        assert payload(node.sent_down) == payload(other.sent_down)
+        assert payload(node.sent_up) == payload(other.sent_up)
+    for index in range(3):
+        states = [torch.load(tmp_path / where / f"node-{index}-2.pt", weights_only=True) for where in ("here", "live")]
+        for name, module in states[0]["modules"].items():
+            assert all(torch.equal(tensor, states[1]["modules"][name][key]) for key, tensor in module.items())
+    assert checkpoint_path(job, 0, 2).exists()

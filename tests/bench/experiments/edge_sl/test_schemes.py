@@ -1,0 +1,168 @@
+"""The experiment of all schemes: what it counts against closed forms, and what it refuses."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from bench.experiments.edge_sl.parameters import Clients, Method
+from bench.experiments.edge_sl.schemes import _balanced, _rounds, course
+from bench.suite.link_checks import misfits
+from nodes.federated.in_process import FederationOutcome, RoundReport
+from nodes.spec.federation import Absence, Move, Partition
+from nodes.spec.job import OptimizerSpec, StageSpec
+
+SMALL = Clients(
+    rounds=2,
+    local_steps=1,
+    clients=3,
+    batch_size=4,
+    side=8,
+    train_samples=48,
+    test_samples=30,
+    optimizer=OptimizerSpec(name="adam", lr=0.005),
+)
+
+
+def measured(parameters: Clients, context) -> dict:
+    found: dict = {}
+    for one in course(parameters, context):
+        found.setdefault(one.metric, []).append(one.value)
+    return found
+
+
+def test_samples_bytes_and_operations_are_those_of_the_formulas(context):
+    epsl, psl, fl = (
+        measured(replace(SMALL, method=method), replace(context, mode="in-process"))
+        for method in (Method(scheme="epsl", phi=0.5), Method(scheme="psl"), Method(scheme="fl"))
+    )
+    assert (epsl["backward_samples"], epsl["forward_samples"]) == ([2 + 3 * 2], [3 * 4 + 2])
+    assert psl["client_steps"] == fl["client_steps"] == [6]
+    assert psl["client_operations"][0] == pytest.approx(fl["client_operations"][0] * psl["client_share"][0])
+    shared_bytes = 2 * 2 * 64 * 4 * 4 * 4  # rounds x positions x the cut's float32 values
+    assert epsl["down_bytes"][0] - epsl["down_broadcast_bytes"][0] == pytest.approx(2 * shared_bytes)
+    assert len(psl["training_loss"]) == len(psl["test_accuracy"]) == 2
+
+
+def test_a_clock_tells_of_rounds_and_of_accuracy_by_then(context):
+    found = measured(
+        replace(SMALL, links=("wifi",), times_s=(1e-6, 100.0)), replace(context, mode="virtual", shaping="emulated")
+    )
+    assert found["total_s"][0] == pytest.approx(2 * found["round_s"][0])
+    assert found["accuracy_at"] == found["final_accuracy"]  # nothing had ended by the first
+
+
+@pytest.mark.parametrize(("mode", "learn"), [("in-process", True), ("virtual", True), ("virtual", False)])
+def test_nothing_is_told_of_how_well_blank_pictures_are_learned(context, mode, learn):
+    blank = replace(context, mode=mode, dataset="none" if learn else "digits")
+    found = measured(replace(SMALL, learn=learn), blank)
+    assert found["client_steps"] == [6]
+    assert not [metric for metric in found if "accuracy" in metric or "loss" in metric]
+
+
+def test_what_follows_clients_that_move_is_told(context):
+    moving = replace(SMALL, method=Method(scheme="sflv1"), edges=2, moves=(Move(2, 1, 0),))
+    found = measured(replace(moving, learn=False), replace(context, mode="virtual"))
+    assert found["moved_bytes"][0] > 0
+    assert "moved_bytes" not in measured(replace(moving, moves=(), learn=False), replace(context, mode="virtual"))
+
+
+@pytest.mark.parametrize(("loss", "said"), [(6.0, ("training_loss", 1.5)), (float("nan"), ("diverged", 1))])
+def test_a_mean_loss_is_of_the_steps_whose_loss_is_known(loss, said):
+    told = dict.fromkeys(("round", "began", "trained", "averaged", "ended"), 0.0)
+    rounds = [RoundReport(told={**told, "loss": loss, "noted": 4, "steps": 5}, right=[], tested=[])]
+    (found,) = _rounds(FederationOutcome(rounds=rounds, nodes=[]), replace(SMALL, rounds=1), learned=True, timed=False)
+    assert (found.metric, found.value) == said
+
+
+def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
+    rounds = [RoundReport(told={}, right=[9.0, 0.0, 0.0], tested=[10.0, 1.0, 0.0]) for _ in range(2)]
+    assert _balanced([*rounds, RoundReport(told={}, right=[], tested=[])]) == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"cut": 99}, "cut"),
+        ({"cut": "nowhere"}, "cut"),
+        ({"stage": StageSpec(name="int9")}, "stage"),
+        ({"slowdowns": (0.5,)}, "slowdowns"),
+        ({"absences": (Absence(7, 1, 1.0),)}, "absences"),
+        ({"absences": (Absence(0, 1, 1e300),)}, "absences"),
+        ({"edges": 4}, "edges"),
+        ({"moves": (Move(0, 1, 1),)}, "moves"),
+        ({"train_samples": 11}, "train_samples"),
+        ({"test_samples": 2}, "test_samples"),
+        ({"method": Method(scheme="psl", phi=0.5)}, "method"),
+        ({"method": Method(scheme="sl", staleness=1)}, "method"),
+        ({"method": Method(scheme="psl", fade=1.0)}, "method"),
+        (
+            {"method": Method(scheme="epsl", phi=0.1), "stage": StageSpec(name="nodes.stages.deprune.stage:Pruned")},
+            "stage",
+        ),
+        (
+            {"method": Method(scheme="epsl", phi=1.0), "stage": StageSpec(name="nodes.stages.dynsplit.stage:DynSplit")},
+            "stage",
+        ),
+        ({"model": "user_models:Everything", "cut": 3}, "cut"),
+    ],
+)
+def test_what_does_not_fit_is_named_by_its_key(change, key, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[4] / "nodes" / "support"))
+    assert [at for at, _ in replace(SMALL, **change).check()] == [(key,)]
+
+
+@pytest.mark.parametrize("stage", ["identity", "float16", "int8", StageSpec(name="nodes.stages.noise:Noise")])
+@pytest.mark.parametrize("method", [Method(scheme="psl"), Method(scheme="epsl", phi=0.5)])
+def test_what_can_be_joined_is_not_refused(stage, method):
+    assert list(replace(SMALL, stage=stage, method=method).check()) == []
+    split = {"stage": StageSpec(name="nodes.stages.deprune.stage:Pruned"), "method": Method(scheme="psl")}
+    assert list(replace(SMALL, **split).check()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "modes"),
+    [
+        ({"links": ("wifi",)}, {"live", "virtual"}),
+        ({"backhaul": "wifi"}, {"live", "virtual"}),
+        ({"slowdowns": (1.0, 2.0)}, {"live", "virtual"}),
+        ({"times_s": (1.0,)}, {"live", "virtual"}),
+        ({"client_flops": 1e9}, {"virtual"}),
+        ({"server_flops": 1e9}, {"virtual"}),
+        ({"learn": False}, {"virtual"}),
+        ({"clients_per_process": 2}, {"live"}),
+        ({"absences": (Absence(0, 1, 1.0),)}, {"live", "virtual", "in-process"}),
+    ],
+)
+def test_what_a_mode_makes_no_use_of_is_refused(change, modes):
+    told = {mode: list(replace(SMALL, **change).check_mode(mode)) for mode in ("live", "virtual", "in-process")}
+    assert {mode for mode in told if not told[mode]} == modes
+    assert all([at for at, _ in found] in ([], [tuple(change)]) for found in told.values())
+
+
+def test_blank_pictures_are_counted_before_a_run():
+    told = dict(replace(SMALL, train_samples=None, test_samples=None).check_dataset("none"))
+    assert told["train_samples",].endswith("blank pictures: 12 at least, a batch of 4 for each of 3 clients")
+    assert told["test_samples",].endswith("3 at least, one for each of 3 clients")
+    assert list(replace(SMALL, train_samples=12, test_samples=3).check()) == []
+    assert list(SMALL.check_dataset("none")) == list(replace(SMALL, train_samples=None).check_dataset("digits")) == []
+
+
+def test_what_several_edge_servers_alone_make_use_of_is_said():
+    assert [key for key, _ in SMALL.unused()] == [("backhaul",), ("cloud_every",)]
+    assert list(replace(SMALL, edges=2).unused()) == []
+
+
+@pytest.mark.parametrize(
+    "given", [{"alpha": 0.1}, {"kind": "shards", "alpha": 0.1}, {"kind": "dirichlet", "shards": 3}]
+)
+def test_what_a_partition_makes_no_use_of_is_refused(given):
+    with pytest.raises(msgspec.ValidationError, match=r"(alpha|shards) .*: of kind (dirichlet|shards) alone"):
+        msgspec.convert(given, Partition)
+
+
+@pytest.mark.parametrize("shaping", ["none", "emulated", "kernel", "tbf+emulated"])
+def test_the_kernel_shapes_no_federation(shaping):
+    told = [at for at, _ in misfits(SMALL, "live", shaping)]
+    assert told == ([] if shaping in ("none", "emulated") else [("links",)])

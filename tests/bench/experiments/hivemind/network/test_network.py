@@ -1,0 +1,281 @@
+"""HiveMind's experiments against oracles: brute force over splits, one route beside another, the same seed twice."""
+
+from itertools import combinations_with_replacement
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from bench.execution.loader import load, packaged
+from bench.experiments.common.distribution import QUANTILES, intervals, spread
+from bench.experiments.hivemind.network import recurrent as nonlinear
+from bench.experiments.hivemind.network.dynamics import (
+    DynamicsParameters,
+    break_even,
+    field_of,
+    foreseen,
+    prediction,
+    showcase,
+)
+from bench.experiments.hivemind.network.energy import TASKS_A_BATCH
+from bench.experiments.hivemind.network.inference import (
+    CapabilityParameters,
+    HandoverParameters,
+    InferenceParameters,
+    capability,
+    handover,
+    latency,
+)
+from bench.experiments.hivemind.network.objectives import ObjectiveParameters, objectives
+from bench.experiments.hivemind.network.scenario import fastest, generated, machine, make_field, nearest, update_times
+from bench.experiments.hivemind.network.tasks import tasks
+from bench.experiments.hivemind.network.training import energy
+from bench.experiments.hivemind.profiles import ProfileParameters, measured
+from bench.suite.experiment import Context, Measurement
+from nodes.splitting.recurrent import repeated_cost
+from nodes.splitting.search import path_cost
+
+
+@pytest.fixture
+def context(context: Context) -> Context:
+    return replace(context, seed=1, mode="virtual", shaping="emulated", dataset="none")
+
+
+SMALL = {"tasks": 12, "duration_s": 60.0}
+
+
+def values(found: list[Measurement], metric: str, **case: object) -> list[float]:
+    return [one.value for one in found if one.metric == metric and case.items() <= dict(one.case).items()]
+
+
+def test_machines_stand_where_the_paper_puts_them():
+    net = generated("mmwave", "mid", 0.05, 12.0, 3)
+    route = net.route(0.0)
+    assert [machine(name) for name in route.nodes] == ["ue", "iab", "iab", "iab", "core", "core", "cloud"]
+    sub6 = generated("sub6", "mid", 0.05, 12.0, 3).route(0.0)
+    assert [machine(name) for name in sub6.nodes] == ["ue", None, "core", "cloud"]
+    assert (nearest(route), nearest(sub6)) == (1, 2)
+
+
+def test_a_strategy_only_computes_where_it_may(context):
+    found = list(latency(InferenceParameters(**SMALL, load="high"), context))
+    assert values(found, "latency", strategy="ue") == [pytest.approx(130, abs=0.5)]
+    assert values(found, "computing_nodes", strategy="edge") == [1]
+    best = values(found, "latency", strategy="hivemind")[0]
+    assert all(best <= other * 1.02 for other in values(found, "latency"))
+    (over_cloud,), (cloud,) = values(found, "saving", strategy="cloud"), values(found, "latency", strategy="cloud")
+    assert over_cloud == pytest.approx(1 - best / cloud)
+
+
+def test_faster_machines_take_less_time_and_equally_fast_ones_gain_nothing(context):
+    found = [list(capability(CapabilityParameters(**SMALL, factor=factor), context)) for factor in (1.0, 10.0)]
+    assert values(found[0], "gain") == [0]
+    assert values(found[1], "latency")[0] < values(found[0], "latency")[0]
+
+
+def test_a_handover_adds_a_hop_and_changes_no_split_behind_it(context):
+    found = list(handover(HandoverParameters(tasks=40, duration_s=200.0), context))
+    assert values(found, "hops", side="after")[0] == values(found, "hops", side="before")[0] + 1
+    assert values(found, "differing_stops") == [0]
+    layers = [one for one in found if one.metric == "layers"]
+    times = {one.case["time_s"] for one in layers}
+    assert len(times) == 40
+    for time_s in times:
+        assert sum(values(layers, "layers", time_s=time_s)) == pytest.approx(52)
+    with pytest.raises(ValueError, match="no handover from iab1 to iab9"):
+        list(handover(HandoverParameters(tasks=4, duration_s=60.0, entering="iab9"), context))
+
+
+def test_to_foresee_exactly_is_no_worse_than_the_present_on_the_chain(context):
+    found = list(prediction(DynamicsParameters(tasks=300, duration_s=60.0), context))
+    predicted, standard = (values(found, "latency", way=way)[0] for way in ("predictive", "standard"))
+    assert predicted < standard
+    assert values(found, "spikes", way="predictive")[0] <= values(found, "spikes", way="standard")[0]
+
+
+def test_the_rule_predicts_nothing_below_the_coherence_time(context):
+    parameters = DynamicsParameters(tasks=50, duration_s=1000.0, coherence_s=50.0)
+    field = field_of(parameters, context)
+    times_s = update_times(1000.0, 50, 0)
+    ruled, unruled = foreseen(field, coherence_s=50.0), foreseen(field)
+    decide = fastest(field, "hivemind")
+    assert ruled("3", 49.9, 0.2) == field.links["3"].rate_bps(49.9) != unruled("3", 49.9, 0.2)
+    assert len(tasks(field, decide, ruled, times_s)) == 50
+
+
+def test_the_showcase_is_shared_evenly_and_always_the_same():
+    one, other = (showcase.__wrapped__(0.05, 10.0, 7) for _ in range(2))
+    assert all((one.rates_bps[link] == other.rates_bps[link]).all() for link in one.rates_bps)
+    assert all(
+        rates.max() < capacity
+        for rates, capacity in zip(one.rates_bps.values(), (4e9, 2e9, 8e8, 4e8, 1e8), strict=True)
+    )
+
+
+def test_break_even_lies_between_the_errors_around_it():
+    assert break_even([0.0, 0.1, 0.2], [8.0, 9.0, 11.0], 10.0) == pytest.approx(0.15)
+    assert break_even([0.0, 0.1], [8.0, 9.0], 10.0) == 0.1
+    assert break_even([0.0, 0.1], [10.0, 9.0], 10.0) == 0.0
+
+
+def test_objectives_stand_as_they_must(context):
+    found = list(objectives(ObjectiveParameters(tasks=8, duration_s=60.0, load="high"), context))
+    exact, saving = values(found, "energy", objective="exact")[0], values(found, "energy", objective="energy")[0]
+    assert saving <= exact
+    assert values(found, "energy_over_exact", objective="accumulated")[0] >= 1 - 1e-9
+    fast = values(found, "latency", objective="latency")[0]
+    assert all(fast <= one + 1e-6 for one in values(found, "latency"))
+
+
+def test_training_energy_of_the_ue_is_three_passes(context):
+    found = list(energy(InferenceParameters(**SMALL), context))
+    assert values(found, "energy", strategy="ue") == [pytest.approx(1900 * 3 * 0.130 * 5.5, rel=0.005)]
+    assert values(found, "moves", strategy="cloud") == [0]
+
+
+def brute(energy, latency, limit_ms: float) -> tuple[float, float]:
+    """The least energy of all splits within the limit, else what the fastest takes."""
+    layers, links = len(energy.layers[0]), len(energy.links)
+    plans = [
+        (path_cost(*energy, splits), path_cost(*latency, splits))
+        for splits in combinations_with_replacement(range(layers + 1), links)
+    ]
+    within = [plan for plan in plans if plan[1] <= limit_ms]
+    return min(within) if within else min(plans, key=lambda plan: plan[1])
+
+
+@pytest.mark.parametrize("limit_ms", [1e-3, 40.0, 1e6])
+@pytest.mark.parametrize("load", ["low", "high"])
+def test_plans_of_recurrent_models_are_the_best_of_all(context, load, limit_ms):
+    parameters = nonlinear.NonlinearParameters(tasks=3, duration_s=60.0, steps=2, load=load)
+    net = nonlinear.network_of(parameters, context)
+    module = [nonlinear.gru(100, 300), nonlinear.linear(300, 10)]
+    meter = nonlinear.meter_of(net, parameters, module * 2, [800, 1600, 1640, 1240, 0])
+    for route, rates in nonlinear.moments(net, parameters, context):
+        costs = nonlinear.costs(meter, route, rates)
+        assert nonlinear.plan(*costs, limit_ms) == pytest.approx(brute(*costs, limit_ms))
+
+
+class Steady:
+    """The route of an mmWave network whose links never change."""
+
+    coherence_s = 1.0
+
+    def __init__(self, net, rate_bps: float) -> None:
+        self.topology = net.topology
+        self.rates_bps = {link: np.full(3, rate_bps) for link in net.rates_bps}
+        self._route = net.route(0.0)
+
+    def route(self, t: float):
+        return self._route
+
+
+@pytest.mark.parametrize("limit_ms", [1e-3, 1e6])
+def test_sequences_played_over_links_that_stay_take_what_their_plan_says(context, limit_ms):
+    """A first layer that only the UE does well, so that the model is split and states return."""
+    parameters = nonlinear.NonlinearParameters(duration_s=60.0)
+    net = Steady(nonlinear.network_of(parameters, context), 2e7)
+    module = [nonlinear.Layer(0, 0, 0), nonlinear.Layer(20_000_000_000, 0, 0)]
+    meter = nonlinear.meter_of(net, parameters, module, [40_000_000, 1200, 0])
+    rates = [2e7] * len(net.route(0.0).links)
+    energy, latency = nonlinear.costs(meter, net.route(0.0), rates)
+    splits = nonlinear.within(energy, latency, limit_ms)
+    back_j = [TASKS_A_BATCH * meter.link_j(net.route(0.0), link, 1200, rate) for link, rate in enumerate(rates)]
+    back_ms = [1e3 * (8 * 1200 / rate + meter.field.delay_s) for rate in rates]
+    for steps in (1, 3):
+        expected = (
+            repeated_cost(*energy, back_j, steps, splits),
+            repeated_cost(*latency, back_ms, steps, splits),
+        )
+        assert nonlinear.sequence(meter, 0.5, limit_ms, steps, 1200) == pytest.approx(expected)
+    assert splits[0] == 1
+
+
+def test_each_link_is_charged_for_the_parameters_that_cross_it(context):
+    parameters = nonlinear.AgentParameters(tasks=1, duration_s=60.0)
+    net = nonlinear.network_of(parameters, context)
+    meter = nonlinear.meter_of(net, parameters, [nonlinear.linear(4, 4)] * 2, [16, 16, 0], training=True)
+    ((route, rates),) = nonlinear.moments(net, parameters, context)
+    energy, latency = nonlinear.costs(meter, route, rates)
+    real, real_ms = nonlinear.crossing(meter, route, rates, [1000, 500], energy, latency)
+    for split, size in ((0, 0), (1, 1000), (2, 1500)):
+        for link, rate in enumerate(rates):
+            there_ms = 1e3 * (8 * size / rate + meter.field.delay_s) if size else 0.0
+            there_j = TASKS_A_BATCH * meter.link_j(route, link, size, rate)
+            assert real_ms.links[link][split] - latency.links[link][split] == pytest.approx(2 * there_ms)
+            assert real.links[link][split] - energy.links[link][split] == pytest.approx(2 * there_j)
+    joules, millis = nonlinear.shared(meter, route, rates, 1500)
+    whole = [2] * len(rates)  # all by the UE: then Eq. 13 charges the same
+    assert path_cost(*real_ms, whole) == pytest.approx(path_cost(*latency, whole) + millis[0])
+    assert path_cost(*real, whole) == pytest.approx(path_cost(*energy, whole) + joules[0])
+
+
+def test_work_of_recurrent_layers_by_hand():
+    cell = nonlinear.gru(2, 3)
+    weights = 3 * 3 * 2 + 3 * 3 * 3 + 6 * 3  # three gates: of the input, of the state, and two biases each
+    assert cell == (2 * 3 * 3 * (2 + 3), 4 * (weights + 2 + 3 + 3), 4 * weights)
+    assert nonlinear.linear(3, 2) == (12, 4 * (6 + 2 + 3 + 2), 4 * 8)
+    assert nonlinear.several(nonlinear.linear(3, 2), 1, 5) == (60, 4 * (8 + 25), 32)
+    assert nonlinear.several(cell, 5, 1) == (5 * cell.flops, 5 * cell.moved_bytes, 4 * weights)
+
+
+def test_parameters_cross_every_link_to_the_cloud_and_back(context):
+    parameters = nonlinear.AgentParameters(tasks=1, duration_s=60.0)
+    net = nonlinear.network_of(parameters, context)
+    meter = nonlinear.meter_of(net, parameters, [nonlinear.linear(4, 4)], [16, 0], training=True)
+    ((route, rates),) = nonlinear.moments(net, parameters, context)
+    joules, millis = nonlinear.shared(meter, route, rates, 1000)
+    assert (joules[-1], millis[-1]) == (0, 0)
+    assert millis[0] == pytest.approx(sum(2e3 * (8000 / rate + meter.field.delay_s) for rate in rates))
+    donor = route.nodes.index("iab6")
+    assert joules[0] > joules[1] >= joules[donor] == 0  # behind it nothing counts
+
+
+def test_a_spread_is_its_mean_its_extreme_and_its_quantiles():
+    found = list(spread("t", [1.0, 2.0, 6.0], "ms", {"a": "b"}))
+    assert [(one.metric, one.value) for one in found[:2]] == [("t", 3.0), ("t_max", 6.0)]
+    assert [one.case["quantile"] for one in found if one.metric == "t_quantile"] == list(QUANTILES)
+    assert values(found, "t_quantile", quantile=0.5) == [2.0]
+
+
+def test_intervals_of_quantiles_hold_what_they_should_as_often_as_they_should():
+    """Of values that stay together for ten tasks; intervals of single tasks would hold a third as often."""
+    drawn = np.random.default_rng(3)
+    held = {0.5: 0, 0.95: 0}
+    for _ in range(100):
+        values = np.repeat(drawn.exponential(size=60), 10)
+        for quantile, (low, high) in zip(held, intervals(values.tolist(), list(held)), strict=True):
+            held[quantile] += low <= -np.log(1 - quantile) <= high
+    assert held[0.5] >= 85
+    assert held[0.95] >= 75  # few stretches reach so far
+
+
+@pytest.mark.parametrize("count", [1, 2, 19, 21, 40])
+def test_an_interval_is_of_as_many_values_as_there_are(count):
+    assert intervals([2.0] * count, [0.5]) == [(2.0, 2.0)]
+    low, high = intervals([float(value) for value in range(count)], [0.5])[0]
+    assert 0 <= low <= high <= count - 1
+
+
+def test_the_same_seed_gives_the_same_numbers(context):
+    runs = [list(latency(InferenceParameters(**SMALL), context)) for _ in range(2)]
+    generated.cache_clear()
+    runs.append(list(latency(InferenceParameters(**SMALL), context)))
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_the_suite_is_right_and_skips_nothing():
+    (suite,) = load([str(packaged()["hivemind"])])
+    names = {experiment.spec.name for experiment in suite.experiments}
+    assert {"inference", "handover", "prediction", "training", "objectives", "recurrent", "agents"} <= names
+    for experiment in suite.experiments:
+        assert experiment.skipped("laptop") is None
+    field = make_field(generated("mmwave", "mid", 0.05, 12.0, 3), "resnet18-88", None, 150_528)
+    assert field.frame_bytes[0] > 150_528
+
+
+def test_a_profile_from_here_stands_beside_the_modelled_ones(context):
+    found = list(measured(ProfileParameters(repeats=1), context))
+    assert values(found, "layers") == [52] * 5
+    assert values(found, "forward_s", machine="ue") == [pytest.approx(0.130, abs=0.0005)]
+    assert all(value > 0 for value in values(found, "forward_energy"))

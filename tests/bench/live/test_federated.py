@@ -1,0 +1,421 @@
+"""Federations on real processes: equal to those in one process; clients are killed at any moment, and come back."""
+
+import functools
+import itertools
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+import torch
+
+from bench.live import federated as live_federation
+from bench.live import training as live
+from bench.live.federated import LiveFederation
+from bench.live.processes import RunError
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from nodes.federated.in_process import FederationOutcome, run_in_process
+from nodes.model.factory import outline
+from nodes.runtime.dynamic_node import ENDED
+from nodes.spec.federation import Federation, Move
+from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.spec.schemes import SCHEMES
+from nodes.wire.messages import Error, Shutdown
+
+run_live = functools.partial(live_federation.run_live, self_test="skip", shaping="none")
+SUPPORT = Path(__file__).parents[1] / "support"
+LINK = LinkProfile(rate_bps=500e6, delay_s=0.001)
+BATCH, STEPS, TESTS = 8, 3, 12  # TESTS: pictures of each client
+TIMES = ("began", "trained", "averaged", "ended", "backward_s", "sent_bytes")
+SEEDED = random.Random(7)
+
+
+@pytest.fixture(autouse=True)
+def _mines_can_be_imported(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(SUPPORT))
+
+
+def federation(scheme: str = "psl", clients: int = 3, job: dict[str, Any] | None = None, **more) -> Federation:
+    fields = {"rounds": 2, "local_steps": STEPS} | more
+    data = DataSpec(train_samples=clients * BATCH * STEPS, test_samples=clients * TESTS)
+    about = {"model": "nodes.zoo.small_cnn:small_cnn", "splits": (4,), "stages": (StageSpec(),), "data": data} | (
+        job or {}
+    )
+    whole = Job(
+        input_shape=(3, 16, 16),
+        classes=10,
+        nodes=("client", "edge"),
+        batch_size=BATCH,
+        threads=1,
+        **about,
+    )
+    return Federation(job=whole, scheme=scheme, clients=clients, **fields)
+
+
+def mine(**options: Any) -> dict[str, Any]:
+    return {"stages": (StageSpec(name="mines:Mine", options=options),)}
+
+
+def nodes_left() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if p.name().startswith(("client", "edge", "cloud"))]
+
+
+def total(came: FederationOutcome, name: str) -> float:
+    return sum(one.told[name] for one in came.rounds)
+
+
+def answered(came: FederationOutcome) -> float:
+    return sum(sum(one.tested) for one in came.rounds)
+
+
+def assert_equal(came: FederationOutcome, expected: FederationOutcome) -> None:
+    assert len(came.rounds) == len(expected.rounds)
+    for one, other in zip(came.rounds, expected.rounds, strict=True):
+        assert (one.right, one.tested) == (other.right, other.tested)
+        for name in other.told.keys() - TIMES:  # sums of losses are in the order of arrival
+            assert one.told[name] == pytest.approx(other.told[name], rel=1e-12 if name == "loss" else 0), name
+    payloads = [  # whether a Shutdown is still sent to one that ends itself is a matter of who is faster
+        {
+            node.name: {
+                to: {k: v.payload_bytes for k, v in sent.items() if k != "shutdown"} for to, sent in node.sent.items()
+            }
+        }
+        for outcome in (came, expected)
+        for node in sorted(outcome.nodes, key=lambda node: node.name)
+    ]
+    assert payloads[: len(came.nodes)] == payloads[len(came.nodes) :]
+
+
+def assert_same_state(one: Path, other: Path, clients: int) -> None:
+    for client in range(clients):
+        parts = [torch.load(folder / f"client-{client}.pt", weights_only=True) for folder in (one, other)]
+        assert parts[0]["steps"] == parts[1]["steps"]
+        pairs = zip(*(part["modules"]["part"].values() for part in parts), strict=True)
+        assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+@pytest.mark.parametrize("scheme", ["psl", "sflv1"])
+def test_a_live_run_is_that_in_one_process_to_the_bit(scheme, tmp_path):
+    came = run_live(federation(scheme, folder=str(tmp_path / "live")))
+    assert_equal(came, run_in_process(federation(scheme, folder=str(tmp_path / "own"))))
+    assert_same_state(tmp_path / "live", tmp_path / "own", 3)
+    assert len({node.pid for node in came.nodes}) == 4
+    for node in came.nodes:
+        assert len(node.connections) == (6 if node.name == "edge1" else 2)
+        assert all(link.written_bytes == link.acked_bytes > 0 for link in node.connections)
+    frames = sum(kind.header_bytes + kind.payload_bytes for kind in came.nodes[1].sent["down"].values())
+    assert 0 < sum(link.written_bytes for link in came.nodes[1].connections) - frames < 2000  # HTTP and WebSocket
+    assert nodes_left() == []
+
+
+def test_two_edge_servers_and_a_cloud_below_clients_that_share_processes(tmp_path):
+    links = Duplex(up=LINK, down=LINK)
+    live_one, own = (
+        federation("psl-averaged", 4, edges=2, folder=str(tmp_path / name), slowdowns=(1.0, 2.0)) for name in "ab"
+    )
+    came = run_live(live_one, links, links, clients_per_process=3, shaping="emulated")
+    assert_equal(came, run_in_process(own))
+    assert_same_state(tmp_path / "a", tmp_path / "b", 4)
+    assert [node.name for node in came.nodes][:3] == ["cloud", "edge1", "edge2"]
+    pids = [node.pid for node in came.nodes]
+    assert len(set(pids[3:6])) == 1
+    assert len(set(pids)) == 5
+    assert all(link.written_bytes == link.acked_bytes > 0 for node in came.nodes for link in node.connections)
+
+
+# -- clients that die
+
+
+class Moment(NamedTuple):
+    """``victim`` dies when ``where`` comes to ``moment`` after so many times."""
+
+    scheme: str
+    edges: int
+    victim: str
+    where: str
+    moment: str
+    after: int
+
+
+SORTS = [(scheme, 1) for scheme in SCHEMES] + [("psl-averaged", 2), ("sflv1", 2)]
+
+
+def seeded_moment(number: int) -> Moment:
+    """The first of each sort is a moment of the victim's own, the next one of its server's, or in fl of a client's."""
+    scheme, edges = SORTS[number % len(SORTS)]
+    dies = SEEDED.randint(1, 2 + edges)
+    victim = where = f"client{dies}"
+    if number >= len(SORTS):
+        where = f"client{dies % 3 + 1}" if scheme == "fl" else f"edge{1 + (edges == 2 and dies > 2)}"
+    moment = "build" if not number else SEEDED.choice(("train", "train", "test"))
+    rounds = 1 if (moment, scheme) == ("test", "psl-async") else 2  # its clients test once
+    often = 1 if not number else rounds * {"train": STEPS, "test": 2}[moment]
+    return Moment(scheme, edges, victim, where, moment, SEEDED.randrange(often))
+
+
+def mined(at: Moment) -> Federation:
+    """Clients take 3 steps a round, then test 2 batches, for two rounds; a fast one waits for the slowest."""
+    job = mine(node=at.where, moment=at.moment, after=at.after, victim=at.victim)
+    if at.scheme == "fl":
+        model = f"mines:mined_{at.where}_{at.moment}_{at.after}_{at.victim}"
+        job = {"model": model, "splits": (len(outline(model, 10, (3, 16, 16))),)}
+    own = {"epsl": {"phi": 0.5}, "psl-async": {"staleness": 0}}.get(at.scheme, {})
+    return federation(at.scheme, 2 + at.edges, job, edges=at.edges, **own)
+
+
+@pytest.mark.parametrize(
+    "at", [seeded_moment(number) for number in range(2 * len(SORTS))], ids=lambda at: "-".join(map(str, at))
+)
+def test_a_client_killed_at_any_moment_leaves_a_finished_run_with_right_counts(at):
+    """Told counts, less what the others did by their own: what is left is the victim's, of which the moment is known.
+
+    All its own moments are known exactly, those of others within what it can have done by then.
+    """
+    whole, free = mined(at), at.scheme == "psl-async"
+    came = run_live(whole)
+    assert came.lost == {at.victim: f"{at.victim} was killed by SIGKILL"}
+    edges = range(at.edges)
+    assert [(one.told["edge"], one.told["round"]) for one in came.rounds] == list(itertools.product(edges, range(2)))
+    nodes = {node.name: node for node in came.nodes}
+    survivors = set(whole.client_names) - {at.victim}
+    assert nodes.keys() == survivors | set(whole.edge_names) | ({"cloud"} if at.edges > 1 else set())
+    for name in survivors:
+        edge = nodes[whole.edge_names[whole.edge_of(whole.client_names.index(name))]]
+        assert free or nodes[name].steps == 2 * STEPS
+        assert at.scheme == "fl" or edge.sent[name]["gradient"].messages == nodes[name].steps
+    done = sum(nodes[name].steps for name in survivors)
+    served = total(came, "steps") - done
+    trained = total(came, "count") / BATCH - done
+    tests = answered(came) / TESTS - len(survivors) * (1 if free else 2)
+    group = whole.edge_of(whole.client_names.index(at.victim))
+    there = [one.told["participants"] for one in came.rounds if one.told["edge"] == group]
+    everyone = 3 if at.edges == 1 else 2
+    if free:  # a round is as many steps as ever, and a joint one may take it past that
+        assert all(one.told["steps"] - 3 * STEPS in range(3) for one in came.rounds)
+    if at.where != at.victim:
+        assert served in range(2 * STEPS + 1)
+        assert trained in ((served - 1, served) if free else range(0, int(served) + 1, STEPS))
+        assert tests in range(2 if free else int(trained) // STEPS + 1)
+        assert there[0] == everyone
+        return
+    rounds, _ = divmod(at.after, STEPS if at.moment == "train" else 2)  # that it completed
+    assert tests == (0 if free else rounds)
+    if at.moment == "build":
+        assert (served, trained, there) == (0, 0, [everyone - 1] * 2)
+        return
+    complete = (rounds + (at.moment == "test")) * STEPS
+    begun = at.after if at.moment == "train" else complete
+    if free:
+        assert served == trained
+        assert at.moment == "test" or served == at.after
+    else:
+        assert (served, trained) == (complete if at.scheme == "fl" else begun, complete)
+        assert there == [everyone, everyone if rounds else everyone - 1]
+
+
+def test_a_client_comes_back_in_a_new_process_and_goes_on_from_its_state(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "SILENCE_S", 60.0)
+    whole = federation("psl", rounds=12, local_steps=1, test_every=12, folder=str(tmp_path))
+
+    async def script(here: LiveFederation) -> None:
+        await here.until(lambda: len(here.rounds) >= 4)
+        first = dict(here.pids)
+        os.kill(first["client1"], signal.SIGSTOP)  # now no round can end
+        os.kill(first["client2"], signal.SIGKILL)
+        await here.until(lambda: "client2" in here.lost)
+        await here.come_back("client2")
+        assert here.pids["client2"] != first["client2"]
+        anew = psutil.Process(here.pids["client2"])
+        while len([link for link in anew.net_connections() if link.status == psutil.CONN_ESTABLISHED]) < 3:
+            pass  # to the runner, and two to the edge server
+        os.kill(first["client1"], signal.SIGCONT)
+
+    came = run_live(whole, script=script)
+    assert came.lost == {}
+    participants = [one.told["participants"] for one in came.rounds]
+    assert len(participants) == 12
+    assert participants.count(3) >= 11  # one round at most was without it
+    steps = {node.name: node.steps for node in came.nodes}
+    assert (steps["edge1"], steps["client1"], steps["client3"]) == (12, 12, 12)
+    served = total(came, "steps") - 2 * 12
+    assert served in (10, 11, 12)
+    assert steps["client2"] - served in (-1, 0)  # the gradient of one step may not have come, or not been kept
+    assert steps["client2"] > 12 - 4  # more than one that begins anew could have
+
+
+def test_an_edge_server_whose_clients_are_all_gone_ends_and_the_other_goes_on():
+    went_off = mine(node="client2", moment="train", after=STEPS)
+    came = run_live(federation("psl", 2, edges=2, job=went_off))
+    assert came.lost == {"client2": "client2 was killed by SIGKILL"}
+    assert [one.told["round"] for one in came.rounds if one.told["edge"] == 0] == [0, 1]
+    assert came.rounds[-1].told["edge"] == 1
+    assert {node.name: node.steps for node in came.nodes} == {"cloud": 0, "edge1": 6, "edge2": 3, "client1": 6}
+
+
+def test_clients_that_move_train_live_as_in_one_process(tmp_path):
+    """The links that they come by are shaped as their first ones are."""
+    moves = (Move(0, 1, 1), Move(2, 1, 0))
+    link = Duplex(up=LINK, down=LINK)
+    live_one, own = (
+        federation("sflv1", edges=2, moves=moves, test_every=2, folder=str(tmp_path / name)) for name in "ab"
+    )
+    came = run_live(live_one, link, link, clients_per_process=2, shaping="emulated")
+    expected = run_in_process(own)
+    assert_equal(came, expected)
+    assert_same_state(tmp_path / "a", tmp_path / "b", 3)
+    handed = {node.name: [sent["handover"] for sent in node.sent.values() if "handover" in sent] for node in came.nodes}
+    assert sum(one.payload_bytes for one in handed["edge1"] + handed["edge2"]) == sum(
+        one.payload_bytes for one in handed["cloud"]
+    )
+    assert sum(one.messages for one in handed["cloud"]) == 2
+    for node in came.nodes:
+        for link in node.connections:  # of two goodbyes that cross, one may find nobody
+            assert link.written_bytes - link.acked_bytes in (0, 4)
+
+
+async def test_edge_servers_that_a_client_visits_hear_that_it_lives_again_and_that_it_has_ended(monkeypatch):
+    whole = federation("sflv1", edges=3, moves=(Move(1, 1, 0),))
+    here = LiveFederation(whole, None, None, "", None)
+    heard: list[tuple] = []
+
+    async def tell(process: str, message: Any) -> None:
+        heard.append((process, type(message).__name__, message.node))
+
+    async def start(crews: dict) -> None:
+        here.pids |= {"client2": 7}
+
+    monkeypatch.setattr(here, "_tell", tell)
+    monkeypatch.setattr(here, "_start", start)
+    here.lost, here.pids = {"client2": "killed"}, {"client2": 6}
+    await here.come_back("client2")
+    for process, client in (("client1+1", "client2"), ("client1", "client1")):
+        await here._take(process, ("client1", "client2"), Error(node=client, reason=ENDED))
+    there = [(edge, "client2") for edge in ("edge2", "edge1")]
+    assert heard[:2] == [(edge, "Hello", client) for edge, client in there]
+    assert heard[2:] == [(edge, "Error", client) for edge, client in (*there, ("edge1", "client1"))]
+    for process, crew in (("client1+1", ("client1", "client2")), ("edge1", ("edge1",))):
+        await here._take(process, crew, Shutdown(report={"nodes": []}))
+    assert len(heard) == 5
+
+
+async def test_the_death_of_the_last_client_is_a_failure_while_a_server_is_at_work():
+    here = LiveFederation(federation(clients=1), None, None, "", None)
+    with pytest.raises(RunError, match="no client is left: it died"):
+        await here._miss(("client1",), "it died")
+    await here._take("edge1", ("edge1",), Shutdown(report={"nodes": []}))
+    await here._miss(("client1",), "it died")
+    assert here.lost == {"client1": "it died"}
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_client_killed_in_the_middle_of_its_move_is_counted_once(back, monkeypatch):
+    """Its new edge server stops at its first step; once its last one has told of the next round, it is between them.
+
+    One that comes back, without a state, finds that its first server has ended and ends.
+    """
+    monkeypatch.setattr(live, "SILENCE_S", 60.0)
+    stop = mine(node="edge2", moment="train", effect="stop")
+    whole = federation("sflv1", edges=2, rounds=3, cloud_every=9, moves=(Move(1, 1, 1),), job=stop)
+
+    async def script(here: LiveFederation) -> None:
+        await here.until(lambda: sum(one.metrics["edge"] == 0 for one in here.rounds) >= 2)
+        os.kill(here.pids["client2"], signal.SIGKILL)
+        await here.until(lambda: "client2" in here.lost)
+        if back:
+            await here.until(lambda: "edge1" in here._reports)
+            await here.come_back("client2")
+            await here.until(lambda: any(process.startswith("client2.") for process in here._reports))
+        os.kill(here.pids["edge2"], signal.SIGCONT)
+
+    came = run_live(whole, script=script)
+    assert came.lost == ({} if back else {"client2": "client2 was killed by SIGKILL"})
+    told = {(one.told["edge"], one.told["round"]): one.told["participants"] for one in came.rounds}
+    assert told == {(0, 0): 2, (0, 1): 1, (0, 2): 1, (1, 0): 1, (1, 1): 1, (1, 2): 1}
+    steps = {node.name: node.steps for node in came.nodes}
+    assert steps.pop("client2", None) == (0 if back else None)
+    assert steps == {"cloud": 0, "edge1": 4 * STEPS, "edge2": 3 * STEPS, "client1": 3 * STEPS, "client3": 3 * STEPS}
+    assert total(came, "steps") == total(came, "count") / BATCH == 7 * STEPS
+    assert answered(came) == 7 * TESTS
+    edge1 = next(node for node in came.nodes if node.name == "edge1")
+    assert edge1.sent["down"]["handover"].messages == 1
+
+
+def error_of(*arguments: Any, **more: Any) -> str:
+    with pytest.raises(RunError) as raised:
+        run_live(*arguments, **more)
+    assert nodes_left() == []
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("killed", "said"),
+    [
+        ("edge2", "edge2 was killed by SIGKILL"),
+        ("cloud", "cloud was killed by SIGKILL"),
+        ("emulator", "the emulator of the links has ended: the emulator ended with status -9; see its last words"),
+    ],
+)
+def test_a_server_or_the_emulator_that_is_killed_is_named_within_three_seconds(killed, said):
+    killed_at: list[float] = []
+
+    async def script(here: LiveFederation) -> None:
+        await here.until(lambda: bool(here.rounds))
+        (emulator,) = [p.pid for p in psutil.Process().children() if "netem.emulate" in p.cmdline()]
+        pids = {**here.pids, "emulator": emulator}
+        os.kill(pids[killed], signal.SIGKILL)
+        killed_at.append(time.monotonic())
+
+    links = Duplex(up=LINK, down=LINK)
+    whole = federation("psl", 2, edges=2, rounds=10_000)
+    assert error_of(whole, links, links, script=script, shaping="emulated") == said
+    assert time.monotonic() - killed_at[0] < 3
+
+
+@pytest.mark.parametrize("hung", ["client2", "edge1"])
+def test_a_client_that_hangs_is_missed_and_a_server_is_named(hung, monkeypatch):
+    monkeypatch.setattr(live, "SILENCE_S", 4.0)
+    silent = f"{hung} has not been heard of for 4 s"
+    whole = federation("sflv1", job=mine(node=hung, moment="train", after=STEPS + 1, effect="stop"))
+    if hung == "edge1":
+        assert error_of(whole) == silent
+    else:
+        came = run_live(whole)
+        assert came.lost == {hung: silent}
+        assert {node.name: node.steps for node in came.nodes} == {"edge1": 3 * 6 - 2, "client1": 6, "client3": 6}
+
+
+@pytest.mark.parametrize(
+    ("job", "error"),
+    [
+        ({"payload_bytes": 1000}, r"client\d lost edge1: .*\d bytes, up to 1000 accepted"),
+        (mine(node="client2", moment="train", effect="memory"), "client2: RuntimeError: out of memory: .*"),
+        ({"data": DataSpec(name="cifar10")}, "client.: DataError: cifar10: .*"),
+        (mine(node="client1", moment="build"), "no client is left: client1 was killed by SIGKILL"),
+    ],
+)
+def test_whatever_fails_ends_the_run_in_one_line(job, error):
+    clients = 1 if error.startswith("no client") else 2
+    assert re.fullmatch(error, said := error_of(federation(clients=clients, job=job))), said
+
+
+def test_what_cannot_run_is_refused_before_anything_does(monkeypatch):
+    monkeypatch.setattr(live_federation, "launcher", lambda: pytest.fail("it began all the same"))
+    for more in ({"links": [Duplex()]}, {"clients_per_process": 0}, {"shaping": "kernel"}):
+        with pytest.raises(ValueError, match=r"links|kernel"):
+            run_live(federation(), **more)
+
+
+def test_an_interrupted_run_leaves_nothing():
+    async def script(here: LiveFederation) -> None:
+        await here.until(lambda: bool(here.rounds))
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_live(federation(clients=2, rounds=10_000), script=script)
+    assert nodes_left() == []

@@ -1,0 +1,88 @@
+"""Links that those who are to shape them cannot make: told with file, line and key, before anything runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.execution import environment as conditions
+from bench.experiments.hivemind.live_protocol import UpdateParameters
+from bench.suite.link_checks import misfits
+from bench.suite.parameter_types import ModelName
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from reports.record import Mode, Shaping
+
+HALF, OVERTAKING = Duplex(half_duplex=True), Duplex(down=LinkProfile(delay_s=0.01, reorder=0.1))
+SUITE = """name: mine
+experiments:
+  - name: chain
+    run: pipeline.chain
+    parameters:
+      model: nodes.zoo.small_cnn:small_cnn
+      nodes: 2
+    grid:
+      link:
+        plain: wifi
+        shared:
+          up: {rate_bps: 1e6}
+          half_duplex: true
+  - name: virtual
+    run: pipeline.chain
+    mode: virtual
+    parameters:
+      model: nodes.zoo.small_cnn:small_cnn
+      nodes: 2
+      link: {half_duplex: true}
+      devices:
+        ue: {timing: {forward_s: 0.1}}
+        cloud: {timing: {forward_s: 0.1}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("link", "mode", "shaping", "key"),
+    [
+        (HALF, "live", "emulated", None),
+        (HALF, "live", "kernel", ("links", 1, "half_duplex")),
+        (HALF, "live", "tbf+emulated", ("links", 1, "half_duplex")),
+        (HALF, "live", "none", None),
+        (OVERTAKING, "live", "kernel", None),
+        (OVERTAKING, "live", "emulated", ("links", 1, "down")),
+        (OVERTAKING, "live", "tbf+emulated", ("links", 1, "down")),
+        (OVERTAKING, "virtual", "emulated", ("links", 1, "down")),
+        (OVERTAKING, "in-process", "none", None),
+    ],
+)
+def test_a_link_wherever_it_stands_is_held_against_who_shapes_it(
+    link: Duplex, mode: Mode, shaping: Shaping, key: tuple[str | int, ...] | None
+) -> None:
+    parameters = UpdateParameters(model=ModelName("nodes.zoo.small_cnn:small_cnn"), links=(Duplex(), link))
+    assert [found for found, _ in misfits(parameters, mode, shaping)] == ([] if key is None else [key])
+
+
+def test_a_half_duplex_link_of_the_kernel_s_is_unusable_input(
+    folder: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "shaping", lambda choice: "tbf+emulated")
+    (folder / "mine.yaml").write_text(SUITE)
+    assert command("run", "mine.yaml", "--shaping", "kernel", "--out", "out") == 2
+    assert capsys.readouterr().err == (
+        "mine.yaml:13: experiments[0].grid.link.shared.half_duplex: the kernel's links have two directions of their"
+        " own; give --shaping emulated\n"
+    )
+    assert not (folder / "out").exists()
+
+
+def test_what_a_mode_lacks_is_unusable_input(
+    folder: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SUITE.replace("cloud: {timing: {forward_s: 0.1}}", "cloud: {slowdown: 2}")
+    (folder / "mine.yaml").write_text(text + "      time_dilation: 3\n")
+    assert command("validate", "mine.yaml") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "mine.yaml:23: experiments[1].parameters.devices.cloud: in virtual time a device needs a timing"
+        " (at scale smoke)",
+        "mine.yaml:24: experiments[1].parameters.time_dilation: only a live run can be dilated, and this one is"
+        " virtual (at scale smoke)",
+    ]

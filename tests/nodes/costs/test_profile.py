@@ -1,0 +1,245 @@
+"""What a layer costs: its own seconds by a clock that layers move, sizes by hand, parameters once."""
+
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Any
+
+import pytest
+import torch
+from msgspec.structs import replace
+from torch import nn
+
+from netem.link import LinkProfile
+from netem.profiles import Duplex
+from nodes.costs.energy import modelled
+from nodes.costs.profile import Profile, load_profile, measure, save_profile, timings
+from nodes.errors import ModelError
+from nodes.model.factory import build_model
+from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.training.in_process import run_in_virtual_time
+from nodes.zoo.small_cnn import small_cnn
+
+
+class Clock:
+    """Shows the seconds that layers say they took."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Cost(torch.autograd.Function):
+    """The identity; its backward pass moves the clock."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, clock: Clock, backward_s: Iterator[float]) -> torch.Tensor:
+        ctx.clock, ctx.backward_s = clock, backward_s
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        ctx.clock.seconds += next(ctx.backward_s)
+        return gradients[0], None, None
+
+
+def costs(layer: nn.Module, clock: Clock, forward_s: Iterator[float], backward_s: Iterator[float]) -> None:
+    """Let ``layer`` take these seconds, pass by pass: forward where no gradient is wanted, and backward."""
+
+    def hook(_layer: nn.Module, _inputs: Any, result: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled() and not result.is_meta:
+            clock.seconds += next(forward_s)
+        return Cost.apply(result, clock, backward_s)
+
+    layer.register_forward_hook(hook)
+
+
+class Residual(nn.Module):
+    """Pictures (1, 2, 2): ``a``, then ``b`` with a connection around it, then ``c`` on both halves of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 1)
+        self.b = nn.Conv2d(4, 4, 1)
+        self.c = nn.Linear(8, 3)
+        self.scale = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        x = x + self.b(x)
+        one, two = x.flatten(1).chunk(2, 1)
+        return self.c(one) + self.c(two) * self.scale
+
+
+SHAPE = (1, 2, 2)
+
+
+def test_seconds_are_those_of_the_layer_alone():
+    clock, model = Clock(), Residual()
+    costs(model.a, clock, repeat(1.0), repeat(10.0))
+    costs(model.b, clock, repeat(2.0), repeat(20.0))
+    costs(model.c, clock, repeat(4.0), repeat(40.0))
+    profile = measure(model, SHAPE, clock=clock)
+    assert profile.layers == ["a", "b", "add", "flatten", "chunk", "c", "c#2", "mul", "add_1"]
+    assert profile.forward_s == [1, 2, 0, 0, 0, 4, 4, 0, 0]
+    assert profile.backward_s == [10, 20, 0, 0, 0, 40, 40, 0, 0]
+
+
+def test_the_median_of_the_passes_but_the_first():
+    clock, model = Clock(), nn.Sequential(nn.Linear(4, 4))
+    costs(model[0], clock, iter([100.0, 1.0, 9.0, 2.0]), iter([100.0, 30.0, 80.0, 10.0]))
+    profile = measure(model, (1, 1, 4), repeats=3, clock=clock)
+    assert (profile.forward_s, profile.backward_s) == ([2.0], [30.0])
+
+
+def test_a_frozen_layer_has_no_backward_pass_and_the_model_is_left_without_gradients():
+    clock, model = Clock(), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].requires_grad_(False)
+    for layer in model:
+        costs(layer, clock, repeat(1.0), repeat(5.0))
+    assert measure(model, (1, 1, 4), clock=clock).backward_s == [0.0, 5.0]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_batch_norm_of_one_value_can_be_profiled_and_stays_as_it_was():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    profile = measure(model, (1, 1, 1), repeats=1)
+    assert min(profile.forward_s + profile.backward_s) > 0
+    assert model[1].num_batches_tracked == 0
+
+
+def test_layer_by_layer_the_whole_gradient_is_computed():
+    torch.manual_seed(0)
+    model, inputs, gradients = Residual(), [], {}
+    model.a.register_forward_pre_hook(lambda _layer, given: inputs.append(given[0]))
+    hooks = [
+        parameter.register_hook(lambda gradient, name=name: gradients.setdefault(name, []).append(gradient))
+        for name, parameter in model.named_parameters()
+    ]
+    measure(model, SHAPE, repeats=1)
+    for hook in hooks:
+        hook.remove()
+    result = model(inputs[-1])
+    result.backward(torch.ones_like(result))
+    for name, parameter in model.named_parameters():
+        # two passes; c is called twice in each, and each call gives its share
+        assert torch.allclose(sum(gradients[name]) / 2, parameter.grad), name
+
+
+def test_bytes_are_of_what_lives_each_storage_once():
+    profile = measure(Residual(), SHAPE, batch=3, repeats=1)
+    four = 4 * 2 * 2 * 4  # bytes of one picture's four float32 maps
+    half, logits = four // 2, 12
+    # Behind b live b's result and the value around it; a flattened value and its chunks have one storage.
+    behind_c = half + logits
+    assert profile.boundary_bytes == [*(16, four, 2 * four, four, four, four, behind_c, 2 * logits, 2 * logits, logits)]
+    assert profile.output_bytes == [four, four, four, four, four, logits, logits, logits, logits]
+
+
+def test_a_parameter_counts_where_it_is_used_first():
+    profile = measure(Residual(), SHAPE, repeats=1)
+    assert profile.parameters == [8, 20, 0, 0, 0, 27, 0, 1, 0]
+
+
+@pytest.mark.parametrize("granularity", ["op", "module"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16"])
+def test_published_networks(name, granularity):
+    shape = (3, 32, 32)
+    with torch.device("meta"):
+        model = build_model(name, 10, shape)
+    profile = measure(model, shape, granularity, repeats=1, device="meta")
+    layers = len(profile.layers)
+    assert (profile.boundary_bytes[0], profile.boundary_bytes[-1]) == (3 * 32 * 32 * 4, 10 * 4)
+    assert {len(profile.forward_s), len(profile.backward_s), len(profile.parameters)} == {layers}
+    assert len(profile.boundary_bytes) == layers + 1
+    assert sum(profile.parameters) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def mean_output_kb(name: str, granularity: Any) -> tuple[int, float]:
+    """Layers, and their mean output in KB of 1000 bytes, as HiveMind counts: what each layer itself makes."""
+    shape = (3, 88, 88)
+    with torch.device("meta"):
+        model = build_model(name, 1000, shape)
+    profile = measure(model, shape, granularity, repeats=1, device="meta")
+    return len(profile.layers), sum(profile.output_bytes) / len(profile.layers) / 1000
+
+
+def test_mean_outputs_at_88_pixels():
+    """ResNet-18's 52 modules, without the value around a block, which lives beside them; VGG-11's layers."""
+    assert mean_output_kb("resnet18", "module") == (52, pytest.approx(81.977, abs=1e-3))
+    assert mean_output_kb("vgg11", "module") == (29, pytest.approx(353.630, abs=1e-3))
+    assert mean_output_kb("vgg11", "op") == (30, pytest.approx(345.187, abs=1e-3))
+
+
+PROFILE = Profile(
+    layers=["a", "b", "c"],
+    boundary_bytes=[1, 1, 1, 1],
+    output_bytes=[1, 1, 1],
+    forward_s=[1.0, 2.0, 4.0],
+    backward_s=[10.0, 20.0, 40.0],
+    parameters=[0, 0, 0],
+    batch=2,
+)
+
+
+def test_timings_are_the_sums_of_the_layers_held():
+    nodes = timings(PROFILE, (1, 1, 3), batch=2)
+    assert [(node.forward_s, node.backward_s) for node in nodes] == [(1, 10), (0, 0), (6, 60), (0, 0)]
+    assert sum(node.forward_s for node in nodes) == sum(PROFILE.forward_s)
+    assert sum(node.backward_s for node in nodes) == sum(PROFILE.backward_s)
+
+
+def test_timings_grow_with_the_batch():
+    assert [node.forward_s for node in timings(PROFILE, (2,), batch=8)] == [12, 16]
+
+
+@pytest.mark.parametrize("splits", [(2, 1), (4,), (-1,)])
+def test_splits_that_do_not_fit(splits):
+    with pytest.raises(ModelError, match="splits"):
+        timings(PROFILE, splits, batch=2)
+
+
+def test_virtual_time_is_the_sum_over_layers_and_links():
+    profile = measure(small_cnn(), (3, 8, 8), batch=4, repeats=1)
+    job = Job(
+        model="nodes.zoo.small_cnn:small_cnn",
+        input_shape=(3, 8, 8),
+        classes=10,
+        nodes=("ue", "mec", "cloud"),
+        splits=(3, 7),
+        stages=(StageSpec(), StageSpec()),
+        data=DataSpec(train_samples=20, test_samples=20),
+        steps=2,
+        batch_size=4,
+        window=1,
+    )
+    link = Duplex(up=LinkProfile(delay_s=0.25), down=LinkProfile(delay_s=0.5))
+    outcome = run_in_virtual_time(job, timings(profile, job.splits, job.batch_size), [link, link])
+    forward_s, backward_s, round_trips_s = sum(profile.forward_s), sum(profile.backward_s), 2 * 0.75
+    (epoch,) = outcome.epochs
+    assert epoch["train_s"] == pytest.approx(2 * (forward_s + backward_s + round_trips_s))
+    assert epoch["test_s"] == pytest.approx(5 * (forward_s + round_trips_s))
+    assert min(forward_s, backward_s) > 0
+
+
+def test_energy_is_a_layers_time_at_the_power_of_its_passes():
+    clock, model = Clock(), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    costs(model[0], clock, repeat(1.0), repeat(2.0))
+    costs(model[1], clock, repeat(3.0), repeat(2.0))
+    profile = measure(model, (1, 1, 4), clock=clock, joules=modelled(10.0, clock))
+    assert profile.forward_j == pytest.approx([10.0, 30.0])
+    assert profile.backward_j == pytest.approx([20.0, 20.0])
+    assert measure(model, (1, 1, 4), clock=clock).forward_j == []
+
+
+def test_profiles_are_saved_and_loaded_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "profile.json"
+    save_profile(PROFILE, path)
+    assert load_profile(path) == PROFILE
+    save_profile(replace(PROFILE, forward_s=[1.0]), path)
+    with pytest.raises(ModelError, match="3 layers, but forward_s has 1 values"):
+        load_profile(path)
+    path.write_text("{}")
+    with pytest.raises(ModelError, match=r"profile\.json"):
+        load_profile(path)

@@ -1,0 +1,76 @@
+"""Work is counted from shapes: against arithmetic done by hand, and against a fresh look at the kept networks."""
+
+import pytest
+import torch
+from torch import nn
+
+from nodes.costs.workload import Inspected, inspect, load_workload, save_workload
+from nodes.errors import ModelError
+from nodes.model.chain import Chain
+from nodes.model.factory import build_model
+from nodes.zoo.faster_rcnn import FasterRcnn
+
+
+class Sums(nn.Module):
+    """Pictures (1, 2, 2): a convolution beside which the picture lives on, their sum, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1, bias=False)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((x + self.conv(x)).flatten(1))
+
+
+def test_work_counted_by_hand():
+    work = inspect(Inspected(Sums(), (1, 2, 2)), "sums")
+    assert work.layers == ["conv", "add", "flatten", "head"]
+    assert work.flops == [2 * 4, 0, 0, 2 * 4 * 3]
+    picture = 4 * 4
+    conv = picture + 4 + picture  # reads picture and weight, writes a map
+    head = picture + (4 * 3 + 3) * 4 + 3 * 4
+    assert work.moved_bytes == [conv, 3 * picture, 2 * picture, head]
+    assert work.boundary_bytes == [picture, 2 * picture, picture, picture, 12]
+    assert work.mean_output_bytes == (3 * picture + 12) / 4
+
+
+def test_looking_changes_nothing():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    inspect(Chain(model, (1, 2, 2)))
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def make(name: str, side: int) -> nn.Module:
+    with torch.device("meta"):
+        return FasterRcnn() if name == "faster_rcnn" else build_model(name, 1000, (3, side, side))
+
+
+@pytest.mark.parametrize(("name", "side"), [("resnet18", 88), ("vgg11", 88), ("faster_rcnn", 120)])
+def test_kept_workloads_are_those_of_the_networks(name, side):
+    kept = load_workload(f"{name}-{side}")
+    assert kept == inspect(Inspected(make(name, side), (3, side, side), "module"), name)
+
+
+def test_mean_outputs_are_near_the_papers():
+    """HiveMind, section VII-B2: 80, 356 and 242 KB; the sizes of the pictures were chosen for that."""
+    means = [load_workload(name).mean_output_bytes / 1e3 for name in ("resnet18-88", "vgg11-88", "faster_rcnn-120")]
+    assert means == pytest.approx([80, 356, 242], rel=0.03)
+    assert len(load_workload("resnet18-88").layers) == 52
+
+
+def test_resnet18_does_the_work_that_is_published():
+    """1.81 thousand million multiplications and additions at 224 pixels."""
+    work = inspect(Inspected(make("resnet18", 224), (3, 224, 224), "module"))
+    assert sum(work.flops) / 2 == pytest.approx(1.814e9, rel=0.001)
+    assert sum(work.parameters) == 11_689_512
+
+
+def test_saved_and_loaded(tmp_path):
+    work = inspect(Inspected(Sums(), (1, 2, 2)), "sums")
+    save_workload(work, tmp_path / "sums.json")
+    assert load_workload(str(tmp_path / "sums.json")) == work
+    with pytest.raises(ModelError, match="no workload 'nosuch': No such file"):
+        load_workload("nosuch")

@@ -1,0 +1,116 @@
+"""Nodes that are enlisted: with servers that are not their own they say so, and of their end whoever is to know."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from federations import make_federation
+
+from nodes.federated.process import _servers, serve_federation
+from nodes.spec.federation import Move
+from nodes.wire.channel import MemoryChannel, memory_pair
+from nodes.wire.codec import Limits
+from nodes.wire.listener import Home, calling
+from nodes.wire.messages import AnyMessage, Assign, Enlist, Error, Hello, Peer, Result, Shutdown
+from nodes.wire.transport import Server, connect
+
+EDGE1, EDGE2, CLOUD = Peer("edge1", "here", 1), Peer("edge2", "here", 2), Peer("cloud", "here", 3)
+
+
+def told(name: str, *servers: Peer, edges: int = 2, moves: tuple[Move, ...] = (Move(0, 1, 1),)) -> Enlist:
+    return Enlist(
+        federation=make_federation("psl", edges=edges, moves=moves if edges > 1 else ()),
+        names=(name,),
+        servers={name: servers} if servers else {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "servers", "edges"),
+    [
+        ("client1", (EDGE1, EDGE2), 2),
+        ("client2", (EDGE1,), 2),
+        ("edge1", (CLOUD,), 2),
+        ("edge1", (), 1),
+        ("cloud", (), 2),
+    ],
+)
+def test_servers_are_those_of_the_federation(name, servers, edges):
+    assert _servers(told(name, *servers, edges=edges), name) == servers
+
+
+@pytest.mark.parametrize(
+    ("name", "servers", "edges"),
+    [
+        ("client1", (), 2),
+        ("client1", (EDGE1,), 2),
+        ("client1", (EDGE2, EDGE1), 2),
+        ("edge1", (CLOUD, CLOUD), 2),
+        ("edge1", (), 2),
+        ("edge1", (CLOUD,), 1),
+        ("cloud", (EDGE1,), 2),
+        ("client9", (EDGE1,), 2),
+    ],
+)
+def test_other_servers_are_refused_by_the_name_of_the_node(name, servers, edges):
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        _servers(told(name, *servers, edges=edges), name)
+
+
+class Enlisted:
+    """Those of an enlistment, at work in this process, and their runner's end."""
+
+    def __init__(self, told: Enlist) -> None:
+        self.home = Home("process", "secret", "127.0.0.1", 0)
+        self.runner: MemoryChannel
+        control, self.runner = memory_pair("process", "runner")
+        self.port = asyncio.ensure_future(self.home.open())
+        self.stack = AsyncExitStack()
+        self.done = asyncio.ensure_future(serve_federation(self.home, control, "run", told, self.stack))
+
+    async def heard(self, kind: type[AnyMessage]) -> AnyMessage:
+        """The next message, which is of that kind."""
+        message = await self.runner.receive()
+        assert isinstance(message, kind)
+        return message
+
+    async def end(self) -> None:
+        await self.stack.aclose()
+        await self.home.close()
+
+
+async def test_the_end_of_one_client_is_told_while_another_of_its_process_goes_on():
+    servers = [Server("secret", Limits()) for _ in range(2)]
+    peers = []
+    for number, server in enumerate(servers):
+        await server.start()
+        peers.append(Peer(f"edge{number + 1}", "127.0.0.1", server.port))
+    federation = make_federation("psl", clients=2, edges=2, moves=(Move(0, 1, 1),))
+    visited = {"client1": tuple(peers), "client2": (peers[1],)}
+    crew = Enlisted(Enlist(federation=federation, names=("client1", "client2"), servers=visited))
+    await crew.heard(Hello)
+    await crew.runner.send(Assign(assignment=0, splits=()))
+    one, other = [await server.accept() for server in servers]
+    await one.send(Shutdown())
+    ended = await crew.heard(Error)
+    assert (ended.node, ended.reason) == ("client1", "has ended")
+    assert not crew.done.done()
+    await other.send(Shutdown())
+    assert (await crew.heard(Error)).node == "client2"
+    assert [node["name"] for node in (await crew.done).report["nodes"]] == ["client1", "client2"]
+    await crew.end()
+    for server in servers:
+        await server.close()
+
+
+async def test_one_that_comes_to_an_edge_server_that_has_ended_is_told_so():
+    edge = Enlisted(Enlist(federation=make_federation("psl"), names=("edge1",)))
+    port = await edge.port
+    await edge.heard(Hello)
+    await edge.runner.send(Shutdown())
+    await edge.done
+    came = await connect("127.0.0.1", port, calling("client1", "run"), "secret", Limits())
+    await came.send(Result(assignment=0, step=0))
+    assert isinstance(await came.receive(), Shutdown)
+    await came.close()
+    await edge.end()

@@ -1,0 +1,177 @@
+"""When a node changes its split and when it tells of it: against the plain search, and as event lists."""
+
+import itertools
+from math import inf, nan
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodes.spec.policy import Policy
+from nodes.splitting.controller import SplitControl
+from nodes.splitting.link_estimates import steady
+from nodes.splitting.search import path_cost, search, split_node, transfer_s
+
+LAYERS = 5
+seconds = st.floats(0.001, 1.0)
+
+
+def costs(count: int):
+    return st.lists(seconds, min_size=count, max_size=count)
+
+
+@st.composite
+def chains(draw):
+    """Layer costs of 1 to 4 nodes and the costs of the links between them, none for a finished task."""
+    nodes = draw(st.integers(1, 4))
+    layers = [draw(costs(LAYERS)) for _ in range(nodes)]
+    return layers, [[*draw(costs(LAYERS)), 0.0] for _ in range(nodes - 1)]
+
+
+def followed(controls: list[SplitControl]) -> list[int]:
+    """The splits that a task takes through the nodes."""
+    splits = list(itertools.accumulate(controls, lambda done, node: node.take_stop(done), initial=0))
+    return splits[1:-1]
+
+
+def updated(controls: list[SplitControl], links: list[list[float]]) -> None:
+    """One update, from the last node to the first."""
+    downstream = None
+    for control, link_s in zip(reversed(controls), reversed([[0.0] * (LAYERS + 1), *links]), strict=True):
+        control.hear(downstream)
+        control.update(link_s)
+        downstream = control.cost_s
+
+
+@given(chains())
+def test_nodes_that_tell_each_other_find_the_best_split(chain):
+    layers, links = chain
+    controls = [SplitControl(layer_s, Policy()) for layer_s in layers]
+    updated(controls, links)
+    best = search(layers, links)
+    assert followed(controls) == best.splits
+    assert controls[0].cost_s[0] == pytest.approx(best.cost, rel=1e-12)
+
+
+@given(costs(LAYERS), st.lists(costs(LAYERS + 1), min_size=1, max_size=4), st.floats(0, 0.5), st.floats(0, 0.3))
+def test_a_kept_split_costs_at_most_what_the_policy_allows(layer_s, downstreams, hysteresis, switch_s):
+    link_s = [0.01] * (LAYERS + 1)
+    control = SplitControl(layer_s, Policy(hysteresis=hysteresis, switch_s=switch_s))
+    for downstream in downstreams:
+        before = control.stops
+        control.hear(downstream)
+        control.update(link_s)
+        best = split_node(layer_s, link_s, downstream)
+        for i in range(LAYERS + 1):
+            now, then = (link_s[i] + sum(layer_s[i:stop]) + downstream[stop] for stop in (control.stops[i], before[i]))
+            allowed = best.cost[i] * (1 + hysteresis) + switch_s
+            assert control.cost_s[i] == pytest.approx(now, rel=1e-9)
+            assert now <= allowed * (1 + 1e-9)
+            if then < allowed * (1 - 1e-9):
+                assert control.stops[i] == before[i]
+
+
+def test_a_split_between_two_that_cost_about_the_same_flaps_only_without_hysteresis():
+    flapping = []
+    for policy in (Policy(), Policy(hysteresis=0.1), Policy(switch_s=0.3)):
+        control = SplitControl([1.0, 1.0], policy)
+        for there_s in itertools.islice(itertools.cycle([1.05, 0.95]), 10):
+            control.hear([1.0 + there_s, there_s, 0.0])
+            control.update([0.0] * 3)
+            control.take_stop(0)
+        flapping.append(control.switches)
+    assert flapping == [9, 0, 0]
+
+
+def test_a_gain_above_the_threshold_is_taken_at_once():
+    control = SplitControl([1.0, 1.0], Policy(hysteresis=0.1))
+    control.update([0.0] * 3)
+    for there_s, stop in [(0.95, 2), (0.5, 0), (1.05, 0), (2.5, 2)]:
+        control.hear([2 * there_s, there_s, 0.0])
+        control.update([0.0] * 3)
+        assert control.take_stop(0) == stop
+
+
+def told(policy: Policy, steps: list[tuple[float, float]]) -> list[bool]:
+    """Whether something is told at each (time, cost of the one layer)."""
+    control, happened = SplitControl([1e9], policy), []
+    for now, cost_s in steps:
+        control.hear([cost_s, 0.0])
+        control.update([0.0, 0.0])
+        happened.append(control.tell(now) is not None)
+    return happened
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (Policy(), [True] * 6),
+        (Policy(change=0.1), [True, False, False, True, False, False]),
+        (Policy(change=0.0), [True, False, True, True, False, False]),
+        (Policy(change=0.1, repeat_s=3.0), [True, False, False, True, False, True]),
+        (Policy(change=0.5, repeat_s=2.0), [True, False, True, False, True, True]),
+    ],
+    ids=str,
+)
+def test_an_update_is_told_if_something_changed_or_enough_time_went_by(policy, expected):
+    steps = [(0.0, 1.0), (1.0, 1.0), (2.0, 1.05), (3.0, 1.2), (4.0, 1.2), (6.0, 1.2)]
+    assert told(policy, steps) == expected
+
+
+def test_a_new_neighbour_is_told_whatever_the_old_one_knew():
+    control = SplitControl([1.0], Policy(change=0.5))
+    assert control.tell(0.0) == [1.0, 0.0]
+    assert control.tell(1.0) is None
+    control.forget_told()
+    assert control.tell(2.0) == [1.0, 0.0]
+
+
+def test_without_a_neighbour_downstream_all_is_computed():
+    control = SplitControl([1.0, 2.0], Policy())
+    control.hear([0.5, 0.1, 0.0])
+    control.update([0.0] * 3)
+    assert control.stops == [0, 1, 2]
+    control.hear(None)
+    control.update([0.0] * 3)
+    assert control.stops == [2, 2, 2]
+    assert control.cost_s == [3.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("vector", [[1.0], [1.0] * 4, [1.0, nan, 0.0], [1.0, -1e-9, 0.0]], ids=str)
+def test_what_is_no_vector_of_costs_is_refused(vector):
+    with pytest.raises(ValueError, match="split costs must be 3 numbers"):
+        SplitControl([1.0, 2.0], Policy()).hear(vector)
+
+
+def test_a_neighbour_that_cannot_go_on_is_avoided():
+    control = SplitControl([1.0, 2.0], Policy(hysteresis=0.2))
+    control.hear([inf, 0.1, inf])
+    control.update([0.0] * 3)
+    assert control.stops[0] == 1
+
+
+def test_a_steady_estimate_is_the_links_transfer_time():
+    estimate = steady([100, 50, 0], 1e3, 0.2)
+    assert list(estimate(5.0, 1.0)) == transfer_s([100, 50, 0], 1e3, 0.2) == [1.0, 0.6000000000000001, 0.0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"change": -0.1},
+        {"hysteresis": -1},
+        {"period_s": 0},
+        {"check_s": -1},
+        {"gaps": 0},
+        {"transfers": -1},
+        {"remember_s": 0},
+    ],
+)
+def test_policies_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match="must"):
+        Policy(**wrong)
+
+
+def test_the_path_of_one_node_is_the_sum_of_its_layers():
+    control = SplitControl([0.1, 0.2, 0.3], Policy())
+    assert control.cost_s[0] == pytest.approx(path_cost([[0.1, 0.2, 0.3]], [], []))

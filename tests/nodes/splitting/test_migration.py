@@ -1,0 +1,214 @@
+"""What follows a moving client, against brute force over everything that the controller may do, its cost told anew."""
+
+from itertools import combinations
+from typing import Any
+
+import networkx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nodes.splitting.migration import CLOUD, Controller, Link, Model, Network, State, follow_apart, way_s
+
+EDGES = ("a", "b", "c")
+
+
+def numbers(count: int, least: int, most: int) -> Any:
+    return st.lists(st.integers(least, most), min_size=count, max_size=count)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[Network, Model]:
+    layers = draw(st.integers(1, 4))
+    pairs = [*combinations(EDGES, 2), *((edge, CLOUD) for edge in EDGES)]
+    links = {pair: Link(draw(st.sampled_from([2.0, 8.0, 16.0])), draw(st.integers(0, 1))) for pair in pairs}
+    layer_s = {server: [float(one) for one in draw(numbers(layers, 0, 3))] for server in (*EDGES, CLOUD)}
+    network = Network(EDGES, links, layer_s, draw(st.integers(0, 10)))
+    model = Model([*draw(numbers(layers, 1, 4)), 0], draw(numbers(layers, 0, 5)), draw(numbers(layers, 0, 20)))
+    return network, model
+
+
+def graph(network: Network) -> networkx.Graph:
+    found = networkx.Graph()
+    for (one, other), link in network.links.items():
+        found.add_edge(one, other, byte_s=8 / link.rate_bps)
+    return found
+
+
+@settings(max_examples=50)
+@given(worlds())
+def test_parameters_take_the_fastest_way(world: tuple[Network, Model]) -> None:
+    network, _ = world
+    lengths = dict(networkx.all_pairs_dijkstra_path_length(graph(network), weight="byte_s"))
+    for (source, target), way in network.ways.items():
+        assert way_s(way, 1) == pytest.approx(lengths[source][target])
+
+
+def batch_s(network: Network, model: Model, edge: str, holder: str, used: int) -> float:
+    """A batch of one client that is at ``edge`` and trains the copy at ``holder``, hop by hop, forward and backward."""
+    crossing = [(link, model.boundary_bytes[0]) for link in network.ways[edge, holder]]
+    if used < len(model.held_bytes):
+        crossing += [(link, model.boundary_bytes[used]) for link in network.ways[holder, CLOUD]]
+    hops = sum(2 * (8 * size / link.rate_bps + link.delay_s) for link, size in crossing)
+    return hops + sum(network.layer_s[holder][:used]) + sum(network.layer_s[CLOUD][used:])
+
+
+def fitting(network: Network, model: Model) -> list[int]:
+    """How many layers an edge may store."""
+    return [used for used in range(len(model.held_bytes) + 1) if sum(model.held_bytes[:used]) <= network.storage_bytes]
+
+
+@settings(max_examples=200)
+@given(worlds(), st.sampled_from(EDGES), st.sampled_from(EDGES), st.sampled_from([0.5, 1.0, 8.0]), st.integers(1, 3))
+def test_one_clients_layers_go_where_its_stay_costs_least(
+    world: tuple[Network, Model], first: str, then: str, stay_rounds: float, batches: int
+) -> None:
+    network, model = world
+    layers = len(model.held_bytes)
+    lengths = dict(networkx.all_pairs_dijkstra_path_length(graph(network), weight="byte_s"))
+    controller = Controller(network, model, "migrate", 1, batches, stay_rounds)
+    before = controller.begin([first])
+    held = before.used[first]
+
+    def cost(holder: str, used: int) -> float:
+        stay_s = stay_rounds * batches * batch_s(network, model, then, holder, used)
+        where = [first if layer < held else CLOUD for layer in range(layers)]
+        to = [holder if layer < used else CLOUD for layer in range(layers)]
+        moves = zip(where, to, model.held_bytes, strict=True)
+        return stay_s + sum(size * lengths[source][target] for source, target, size in moves)
+
+    options = {(then, used) for used in fitting(network, model)} | ({(first, held)} if held else set())
+    after = controller.follow(before, [then])
+    (holder,) = after.holders
+    assert (holder, after.used[holder]) in options
+    assert cost(holder, after.used[holder]) == pytest.approx(min(cost(*option) for option in options))
+    assert after.stored == ({holder: after.used[holder]} if after.used[holder] else {})
+    moved_s = sum(way_s(way, model.held_bytes[layer]) for _, layer, way in controller.arrivals(before, after))
+    stay_s = stay_rounds * batches * batch_s(network, model, then, holder, after.used[holder])
+    assert moved_s == pytest.approx(cost(holder, after.used[holder]) - stay_s)
+
+
+@settings(max_examples=100)
+@given(worlds(), st.lists(st.sampled_from(EDGES), min_size=2, max_size=4), st.integers(1, 3))
+def test_first_copies_are_the_best_that_fit_with_keeping_them_in_step(
+    world: tuple[Network, Model], attached: list[str], batches: int
+) -> None:
+    network, model = world
+    state = Controller(network, model, "migrate", len(attached), batches, 5.0).begin(attached)
+    for edge in set(attached):
+        sharing = attached.count(edge)
+
+        def cost(used: int, edge: str = edge, n: int = sharing) -> float:
+            trips = 1 if n == len(attached) else 2
+            step_s = trips * way_s(network.ways[edge, CLOUD], sum(model.parameter_bytes[:used]))
+            work_s = n * sum(network.layer_s[edge][:used]) + sum(network.layer_s[CLOUD][used:])
+            up = network.ways[edge, CLOUD] if used < len(model.held_bytes) else ()
+            hops = sum(2 * (8 * n * model.boundary_bytes[used] / link.rate_bps + link.delay_s) for link in up)
+            return batches * (work_s + hops) + step_s
+
+        fit = [
+            used for used in range(len(model.held_bytes) + 1) if sum(model.held_bytes[:used]) <= network.storage_bytes
+        ]
+        assert cost(state.used[edge]) == pytest.approx(min(map(cost, fit)))
+
+
+@settings(max_examples=100)
+@given(
+    worlds(),
+    st.sampled_from(["migrate", "stay", "replicate"]),
+    st.integers(1, 4).flatmap(
+        lambda clients: st.lists(
+            st.lists(st.sampled_from(EDGES), min_size=clients, max_size=clients), min_size=2, max_size=5
+        )
+    ),
+)
+def test_whatever_happens_copies_fit_and_clients_have_one(
+    world: tuple[Network, Model], strategy: Any, course: list[list[str]]
+) -> None:
+    network, model = world
+    controller = Controller(network, model, strategy, len(course[0]), 2, 2.0)
+    first = state = controller.begin(course[0])
+    for attached in course[1:]:
+        before, state = state, controller.follow(state, attached)
+        for edge, count in state.stored.items():
+            assert sum(model.held_bytes[:count]) <= network.storage_bytes
+            assert strategy != "migrate" or edge in state.holders
+        for edge, holder in zip(attached, state.holders, strict=True):
+            assert state.used[holder] <= state.stored.get(holder, 0)
+            assert holder == edge or state.stored[holder]
+        arrivals = controller.arrivals(before, state)
+        assert strategy == "migrate" or not arrivals
+        assert all((one.server in EDGES) or not controller.in_step for one in arrivals)
+        assert strategy != "stay" or state.stored == first.stored
+
+
+def line(storage_bytes: float = 10) -> Network:
+    """Two edges beside each other; the way to the cloud takes four times as long."""
+    links = {("a", "b"): Link(8.0, 0.0), ("a", CLOUD): Link(2.0, 0.0), ("b", CLOUD): Link(2.0, 0.0)}
+    return Network(("a", "b"), links, {server: [0.0, 0.0] for server in ("a", "b", CLOUD)}, storage_bytes)
+
+
+MODEL = Model([4, 1, 0], [6, 20], [3, 10])
+
+
+def test_layers_move_if_the_stay_is_long_enough() -> None:
+    """Going on to the old edge takes 2 x 4 s a batch, moving 6 s once."""
+    for stay_rounds, holder in ((0.7, "a"), (0.8, "b")):
+        controller = Controller(line(), MODEL, "migrate", 1, 1, stay_rounds)
+        before = controller.begin(["a"])
+        assert before == State({"a": 1}, {"a": 1}, ("a",))
+        assert controller.follow(before, ["b"]).holders == (holder,)
+
+
+def test_a_layer_comes_from_the_nearest_copy_over_each_link_once() -> None:
+    controller = Controller(line(), MODEL, "migrate", 2, 4, 10.0)
+    before = controller.begin(["a", "a"])
+    after = controller.follow(before, ["a", "b"])
+    assert after == State({"a": 1, "b": 1}, {"a": 1, "b": 1}, ("a", "b"))
+    assert controller.arrivals(before, after) == [("b", 0, (Link(8.0, 0.0),))]
+
+
+def test_what_no_edge_holds_any_more_goes_to_the_cloud_if_it_was_the_only_copy() -> None:
+    before, after = State({"a": 1}, {"a": 1}, ("a",)), State({}, {"b": 0}, ("b",))
+    alone = Controller(line(), MODEL, "migrate", 1, 1, 1.0)
+    assert alone.arrivals(before, after) == [(CLOUD, 0, (Link(2.0, 0.0),))]
+    in_step = Controller(line(), MODEL, "migrate", 2, 1, 1.0)
+    assert in_step.arrivals(before, after) == []
+
+
+def test_who_alone_uses_an_old_copy_pays_for_keeping_it_in_step() -> None:
+    """A new copy takes 6 s to bring; going on to the old one 16 s; each then 16 s to the cloud and 12 s in step."""
+    controller = Controller(line(), MODEL, "migrate", 2, 1, 1.0)
+    before = controller.begin(["a", "a"])
+    assert before.used == {"a": 1}
+    assert controller.follow(before, ["b", "b"]).holders == ("b", "b")
+
+
+def test_copies_in_step_come_from_the_cloud_if_that_is_nearer() -> None:
+    links = {("a", "b"): Link(1.0, 0.0), ("a", CLOUD): Link(8.0, 0.0), ("b", CLOUD): Link(8.0, 0.0)}
+    network = Network(("a", "b"), links, line().layer_s, 10)
+    before, after = State({"a": 1}, {"a": 1}, ("a", "a")), State({"a": 1, "b": 1}, {"a": 1, "b": 1}, ("a", "b"))
+    for clients, hops in ((1, 2), (2, 1)):
+        (arrival,) = Controller(network, MODEL, "migrate", clients, 1, 1.0).arrivals(before, after)
+        assert len(arrival.way) == hops
+
+
+def test_copies_of_their_own_go_where_there_is_room() -> None:
+    """Two layers of 3 B, of which an edge stores 7 B: one copy. Over two links it takes 12 s, a batch 20 s."""
+    links = {(edge, CLOUD): Link(8.0, 0.0) for edge in EDGES}
+    network = Network(EDGES, links, {server: [0.0, 0.0] for server in (*EDGES, CLOUD)}, 7)
+    model = Model([5, 9, 0], [3, 3], [3, 3])
+
+    def holders(attached: list[str], stay_rounds: float = 1.0) -> list[str]:
+        rounds = follow_apart(network, model, 1, stay_rounds, [tuple(one) for one in attached])
+        assert all(state.stored == {state.holders[0]: 2} for one in rounds for state in one)
+        return ["".join(state.holders[0] for state in one) for one in rounds]
+
+    assert holders(["ab", "ab"]) == ["ab", "ab"]
+    assert holders(["aa", "aa", "ca", "ca"]) == ["ab", "ab", "ca", "ca"]  # b is nearest with room; then a has some
+    assert holders(["ab", "bb", "bb"]) == ["ab", "ab", "ab"]  # b is full
+    assert holders(["ab", "ba"]) == ["ab", "ab"]  # who comes first by number finds it full
+    assert holders(["a", "b"], 0.5) == ["a", "a"]  # 10 s of data that goes on there, against 12 s
+    assert holders(["a", "b"], 0.7) == ["a", "b"]
+    with pytest.raises(ValueError, match="no edge can store 6 B for client 3"):
+        follow_apart(network, model, 1, 1.0, [("a",) * 4])

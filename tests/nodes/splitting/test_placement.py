@@ -1,0 +1,136 @@
+"""Placement under storage limits against brute force: all splits, what they cost and what they hold told anew."""
+
+from itertools import combinations_with_replacement, pairwise, product
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nodes.splitting.placement import Path, place, runs, search_within, split_within
+from nodes.splitting.search import path_cost, search, split_node
+
+Case = dict[str, Any]
+
+
+def numbers(count: int, most: int) -> Any:
+    return st.lists(st.integers(0, most), min_size=count, max_size=count)
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> Case:
+    """Small chains of small whole numbers, so that equal optima and tight limits are common."""
+    nodes, layers = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    return {
+        "layer_costs": [draw(numbers(layers, 3)) for _ in range(nodes)],
+        "link_costs": [draw(numbers(layers + 1, 4)) for _ in range(nodes - 1)],
+        "held_bytes": draw(numbers(layers, 3)),
+        "storage_bytes": draw(numbers(nodes, 8)),
+    }
+
+
+def held(splits: tuple[int, ...], held_bytes: list[int]) -> list[int]:
+    """What each node holds."""
+    return [sum(held_bytes[start:stop]) for start, stop in pairwise((0, *splits, len(held_bytes)))]
+
+
+@settings(max_examples=300)
+@given(chains(), st.sampled_from([1.0, 0.1, 1 / 3]))
+def test_of_all_splits_that_fit_the_best_one_that_is_ahead_is_found(case: Case, scale: float) -> None:
+    layers, nodes = len(case["held_bytes"]), len(case["storage_bytes"])
+    oracle = {
+        splits: path_cost(case["layer_costs"], case["link_costs"], splits)
+        for splits in combinations_with_replacement(range(layers + 1), nodes - 1)
+        if all(a <= b for a, b in zip(held(splits, case["held_bytes"]), case["storage_bytes"], strict=True))
+    }
+    layer_costs, link_costs = (
+        [[scale * cost for cost in row] for row in case[kind]] for kind in ("layer_costs", "link_costs")
+    )
+    found = search_within(layer_costs, link_costs, case["held_bytes"], case["storage_bytes"])
+    if not oracle:
+        assert found == (inf, [])
+        return
+    least = min(oracle.values())
+    optima = [splits for splits, cost in oracle.items() if cost == least]
+    assert found.cost == pytest.approx(scale * least, rel=1e-14)
+    assert tuple(found.splits) in optima
+    for other in optima:
+        assert all(mine >= theirs for mine, theirs in zip(found.splits, other, strict=True))
+
+
+@settings(max_examples=100)
+@given(chains())
+def test_without_limits_it_is_the_split_search(case: Case) -> None:
+    enough = [sum(case["held_bytes"])] * len(case["storage_bytes"])
+    found = search_within(case["layer_costs"], case["link_costs"], case["held_bytes"], enough)
+    assert found == search(case["layer_costs"], case["link_costs"])
+    downstream = [float(cost) for cost in reversed(range(len(case["held_bytes"]) + 1))]
+    arguments = case["layer_costs"][0], [0.0] * len(downstream), downstream
+    assert split_within(*arguments, case["held_bytes"], enough[0]) == split_node(*arguments)
+
+
+@settings(max_examples=100)
+@given(st.integers(1, 7).flatmap(lambda count: numbers(count, 3)), st.integers(0, 9))
+def test_runs_are_those_that_fit_and_cannot_grow(held_bytes: list[int], storage: int) -> None:
+    layers = len(held_bytes)
+    fit = {
+        (low, high)
+        for low in range(layers)
+        for high in range(low + 1, layers + 1)
+        if sum(held_bytes[low:high]) <= storage
+    }
+    longest = {(low, high) for low, high in fit if not {(low - 1, high), (low, high + 1)} & fit}
+    assert set(runs(held_bytes, storage)) == (longest or {(0, 0)})
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> Case:
+    """Two or three edges below one server, and a cloud that holds all."""
+    edges, layers = draw(st.integers(2, 3)), draw(st.integers(1, 3))
+    metro, cloud = draw(numbers(layers, 3)), draw(numbers(layers, 3))
+    paths = [
+        Path(
+            (f"edge{edge}", "metro", "cloud"),
+            [draw(numbers(layers, 3)), metro, cloud],
+            [draw(numbers(layers + 1, 4)) for _ in range(2)],
+        )
+        for edge in range(edges)
+    ]
+    sizes = draw(numbers(layers, 3))
+    storage = {f"edge{edge}": draw(st.integers(0, 6)) for edge in range(edges)}
+    return {
+        "paths": paths,
+        "held_bytes": sizes,
+        "storage_bytes": {**storage, "metro": draw(st.integers(0, 6)), "cloud": sum(sizes)},
+    }
+
+
+@settings(max_examples=150)
+@given(trees())
+def test_paths_that_share_a_server_are_placed_together(case: Case) -> None:
+    paths, sizes, storage = case["paths"], case["held_bytes"], case["storage_bytes"]
+    layers = len(sizes)
+    least = inf
+    for chosen in product(combinations_with_replacement(range(layers + 1), 2), repeat=len(paths)):
+        edges = all(sum(sizes[:first]) <= storage[f"edge{edge}"] for edge, (first, _) in enumerate(chosen))
+        metro = [split for split in chosen if split[0] < split[1]]
+        run = sizes[min((low for low, _ in metro), default=0) : max((high for _, high in metro), default=0)]
+        if edges and sum(run) <= storage["metro"]:
+            costs = [path_cost(path.layer_costs, path.link_costs, s) for path, s in zip(paths, chosen, strict=True)]
+            least = min(least, sum(costs))
+    found = place(paths, sizes, storage)
+    assert found.cost == pytest.approx(least)
+    assert sum(
+        path_cost(path.layer_costs, path.link_costs, splits) for path, splits in zip(paths, found.splits, strict=True)
+    ) == pytest.approx(least)
+    for server, (low, high) in found.stored.items():
+        assert sum(sizes[low:high]) <= storage[server]
+    for path, (first, second) in zip(paths, found.splits, strict=True):
+        for server, low, high in zip(path.servers, (0, first, second), (first, second, layers), strict=True):
+            assert low == high or (found.stored[server][0] <= low and high <= found.stored[server][1])
+
+
+def test_a_model_that_fits_nowhere_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not suffice"):
+        place([Path(("edge", "cloud"), [[1.0], [1.0]], [[0.0, 0.0]])], [4], {"edge": 3, "cloud": 3})

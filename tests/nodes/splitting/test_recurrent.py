@@ -1,0 +1,112 @@
+"""Unrolled recurrent networks: a real one in parts, its bytes, and costs against a step-by-step account."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nodes.errors import ModelError
+from nodes.model.boundary import boundary_bytes, pack, unpack
+from nodes.model.chain import Chain
+from nodes.model.factory import build_model
+from nodes.splitting.recurrent import repeated_cost, standard_split, unrolled_bytes
+from nodes.splitting.search import search, transfer_s
+from nodes.zoo.small_cnn import SequenceLabeller
+
+
+def labeller(steps: int, cells: int) -> SequenceLabeller:
+    torch.manual_seed(4)
+    return SequenceLabeller(steps=steps, features=6, hidden=5, cells=cells, classes=3)
+
+
+def in_parts(chain: Chain, ends: list[int], sequences: torch.Tensor) -> torch.Tensor:
+    values = {chain.input: sequences}
+    for start, stop in itertools.pairwise([0, *ends, len(chain)]):
+        tensors, views, integers = pack(values)
+        sent = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+        values = copy.deepcopy(chain.part(start, stop)).eval()(unpack(sent, views, integers))
+    return values[chain.output]
+
+
+def test_a_labeller_of_200_steps_in_parts_is_the_whole_bit_for_bit() -> None:
+    model = build_model("nodes.zoo.small_cnn:sequence_labeller", 10, (1, 200, 64), seed=2).eval()
+    sequences = torch.randn(2, 1, 200, 64, generator=torch.Generator().manual_seed(1))
+    whole = copy.deepcopy(model)(sequences)
+    assert whole.shape == (2, 200, 10)
+    chain = Chain(model, (1, 200, 64))
+    assert len(chain) == 2 + 200 * 2 + 1
+    assert torch.equal(in_parts(chain, [77, 78, 260], sequences), whole)
+
+
+def test_every_cut_of_a_small_labeller_is_the_whole() -> None:
+    model = labeller(steps=3, cells=2).eval()
+    sequences = torch.randn(2, 1, 3, 6, generator=torch.Generator().manual_seed(1))
+    whole = copy.deepcopy(model)(sequences)
+    chain = Chain(model, (1, 3, 6))
+    for end in range(1, len(chain)):
+        assert torch.equal(in_parts(chain, [end], sequences), whole)
+
+
+def test_the_labeller_is_torchs_gru_with_a_read_out() -> None:
+    model = labeller(steps=7, cells=2)
+    reference = torch.nn.GRU(6, 5, num_layers=2, batch_first=True)
+    with torch.no_grad():
+        for number, cell in enumerate(model.cells):
+            for name, parameter in cell.named_parameters():
+                getattr(reference, f"{name}_l{number}").copy_(parameter)
+        sequences = torch.randn(2, 1, 7, 6, generator=torch.Generator().manual_seed(1))
+        expected = model.readout(reference(sequences[:, 0])[0])
+        torch.testing.assert_close(model(sequences), expected)
+
+
+def test_shared_parameters_that_train_still_cannot_be_cut() -> None:
+    with pytest.raises(ModelError, match="share parameters"):
+        Chain(labeller(steps=2, cells=1).requires_grad_(True), (1, 2, 6)).part(0, 3)
+
+
+@pytest.mark.parametrize(("steps", "cells"), [(1, 1), (2, 1), (5, 1), (1, 3), (4, 2)])
+def test_unrolled_bytes_are_those_at_the_boundaries_of_the_real_chain(steps: int, cells: int) -> None:
+    chain = Chain(labeller(steps, cells), (1, steps, 6))
+    at_boundaries = [boundary_bytes(chain.shapes(index)) for index in range(2, len(chain))]
+    assert unrolled_bytes(steps, 4 * 6, [4 * 5] * cells, 4 * 3) == at_boundaries
+
+
+numbers = st.integers(0, 9).map(float)
+
+
+def rows(count: int, width: int) -> st.SearchStrategy[list[list[float]]]:
+    return st.lists(st.lists(numbers, min_size=width, max_size=width), min_size=count, max_size=count)
+
+
+@settings(max_examples=60)
+@given(rows(3, 2), rows(2, 3), st.lists(numbers, min_size=2, max_size=2), st.integers(1, 4))
+def test_the_standard_split_told_step_by_step(
+    layer_costs: list[list[float]], link_costs: list[list[float]], feedback: list[float], steps: int
+) -> None:
+    found = standard_split(layer_costs, link_costs, feedback, steps)
+    assert found.splits == search(layer_costs, link_costs).splits
+    total, holders = 0.0, [sum(split <= layer for split in found.splits) for layer in range(2)]
+    for step in range(steps):
+        total += sum(layer_costs[holder][layer] for layer, holder in enumerate(holders))
+        total += sum(link_costs[link][split] for link, split in enumerate(found.splits))
+        if step < steps - 1:
+            total += sum(feedback[: holders[-1]])
+    assert found.cost == total
+
+
+def test_unrolling_spares_the_way_back_of_every_step() -> None:
+    """A fast server two hops away and 50 steps: unrolled, the task goes there once."""
+    steps, state, layers = 50, 400, 2
+    module = [[1e-2] * layers, [5e-4] * layers, [1e-5] * layers]
+    single = transfer_s([100, state, 0], 1e6, 0.001)
+    back = transfer_s([state, 0], 1e6, 0.001)[0]
+    standard = standard_split(module, [single, single], [back, back], steps)
+    sizes = unrolled_bytes(steps, 100, [state], 40)
+    chain = [transfer_s([*sizes[:-1], 0], 1e6, 0.001)] * 2
+    assert search([row * steps for row in module], chain).cost < standard.cost / 2
+    assert repeated_cost(module, [single, single], [back, back], 1, standard.splits) == pytest.approx(
+        search(module, [single, single]).cost
+    )

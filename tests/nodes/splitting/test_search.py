@@ -1,0 +1,238 @@
+"""The split search against brute force: all splits, their cost told anew here in exact fractions."""
+
+import random
+from fractions import Fraction
+from itertools import combinations_with_replacement, pairwise
+from typing import Any
+
+import networkx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nodes.splitting.search import move_s, path_cost, search, sink, split_node, transfer_s
+
+Case = dict[str, Any]
+
+
+def holder(splits: tuple[int, ...], layer: int) -> int:
+    """The node (from 0) that computes ``layer`` (from 0)."""
+    return sum(split <= layer for split in splits)
+
+
+def oracle_cost(case: Case, splits: tuple[int, ...]) -> Fraction:
+    """The cost of ``splits``, told layer by layer and link by link, without rounding."""
+    layers = len(case["boundary_bytes"]) - 1
+    total = sum((Fraction(case["compute_s"][holder(splits, layer)][layer]) for layer in range(layers)), Fraction(0))
+    for link, (rate, delay) in enumerate(case["links"]):
+        done = splits[link]
+        if done < layers or case["boundary_bytes"][layers] > 0:
+            total += Fraction(8 * case["boundary_bytes"][done]) / rate + delay
+            if case["gradient_bytes"] is not None:
+                total += Fraction(8 * case["gradient_bytes"][done]) / rate + delay
+        if case["current_splits"] is not None:
+            moved = 0
+            for layer in range(layers):
+                old, new = holder(case["current_splits"], layer), holder(splits, layer)
+                if min(old, new) <= link < max(old, new):
+                    moved += case["parameter_bytes"][layer]
+            total += Fraction(8 * moved) / rate + (delay if moved else 0)
+    return total
+
+
+def all_splits(case: Case) -> list[tuple[int, ...]]:
+    return list(combinations_with_replacement(range(len(case["boundary_bytes"])), len(case["links"])))
+
+
+def costs(case: Case, scale: float = 1.0) -> tuple[list[list[float]], list[list[float]]]:
+    """The case as ``search`` wants it; every cost times ``scale``, so that sums round."""
+    link_costs = []
+    for p, (rate, delay) in enumerate(case["links"]):
+        seconds = transfer_s(case["boundary_bytes"], rate, delay, case["gradient_bytes"])
+        moves = [0.0] * len(seconds)
+        if case["current_splits"] is not None:
+            moves = move_s(case["parameter_bytes"], case["current_splits"][p], rate, delay)
+        link_costs.append([scale * second + scale * move for second, move in zip(seconds, moves, strict=True)])
+    return [[scale * second for second in row] for row in case["compute_s"]], link_costs
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Small chains of small whole numbers, so that equal optima are common."""
+    nodes, layers = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+
+    def numbers(count: int, most: int) -> Any:
+        return st.lists(st.integers(0, most), min_size=count, max_size=count)
+
+    current = draw(st.none() | numbers(nodes - 1, layers))
+    return {
+        "compute_s": [draw(numbers(layers, 3)) for _ in range(nodes)],
+        "boundary_bytes": draw(numbers(layers + 1, 3)),
+        "links": [(draw(st.sampled_from([2, 4, 8, 24])), draw(st.integers(0, 2))) for _ in range(nodes - 1)],
+        "gradient_bytes": draw(st.none() | numbers(layers + 1, 3)),
+        "parameter_bytes": draw(numbers(layers, 2)),
+        "current_splits": None if current is None else tuple(sorted(current)),
+    }
+
+
+@settings(max_examples=300)
+@given(cases(), st.sampled_from([1.0, 0.1, 1 / 3, 1e-9, 7e11]))
+def test_the_search_finds_of_all_optima_the_one_that_finishes_earliest(case: Case, scale: float) -> None:
+    oracle = {splits: oracle_cost(case, splits) for splits in all_splits(case)}
+    least = min(oracle.values())
+    optima = [splits for splits, cost in oracle.items() if cost == least]
+    found = search(*costs(case, scale))
+    assert tuple(found.splits) == max(optima)
+    assert found.cost == pytest.approx(scale * float(least), rel=1e-14)
+    for other in optima:  # no optimum is ahead of it anywhere along the chain
+        assert all(mine >= theirs for mine, theirs in zip(found.splits, other, strict=True))
+
+
+@settings(max_examples=100)
+@given(cases(), st.randoms(use_true_random=False))
+def test_the_cost_of_any_split_is_the_sum_of_its_parts(case: Case, random: Any) -> None:
+    splits = random.choice(all_splits(case))
+    assert path_cost(*costs(case), splits) == pytest.approx(float(oracle_cost(case, splits)), rel=1e-14)
+
+
+@settings(max_examples=100)
+@given(cases())
+def test_a_nodes_vector_is_the_least_cost_of_what_its_part_of_the_chain_still_has_to_do(case: Case) -> None:
+    layer_costs, link_costs = costs(case)
+    layers = len(case["boundary_bytes"]) - 1
+    downstream = sink(layers)
+    for p in reversed(range(1, len(layer_costs))):
+        downstream = split_node(layer_costs[p], link_costs[p - 1], downstream).cost
+        for start, cost in enumerate(downstream):
+            ways = []
+            for rest in combinations_with_replacement(range(start, layers + 1), len(layer_costs) - 1 - p):
+                done = [start, *rest, layers]
+                parts = [sum(layer_costs[p + k][a:b]) for k, (a, b) in enumerate(pairwise(done))]
+                ways.append(sum(parts) + sum(link_costs[p - 1 + k][a] for k, a in enumerate(done[:-1])))
+            assert cost == pytest.approx(min(ways), rel=1e-13)
+
+
+def relay_graph(layer_costs: list[list[float]], link_costs: list[list[float]]) -> networkx.DiGraph:
+    """HiveMind, section IV-C1: a vertex (p, start, stop) is node p computing so, or relaying where they are equal."""
+    layers, last = len(layer_costs[0]), len(layer_costs) - 1
+    graph = networkx.DiGraph()
+    for stop in range(layers + 1):
+        graph.add_edge("start", (0, 0, stop), weight=sum(layer_costs[0][:stop]))
+    for p in range(1, last + 1):
+        for begin in range(layers + 1):
+            for start in range(begin, layers + 1):
+                for stop in range(start, layers + 1):
+                    cost = link_costs[p - 1][start] + sum(layer_costs[p][start:stop])
+                    graph.add_edge((p - 1, begin, start), (p, start, stop), weight=cost)
+    for start in range(layers + 1):
+        graph.add_edge((last, start, layers), "end", weight=0.0)
+    return graph
+
+
+@settings(max_examples=100)
+@given(cases(), st.sampled_from([1.0, 1 / 3]))
+def test_the_search_finds_the_shortest_path_of_the_graph_with_relay_vertices(case: Case, scale: float) -> None:
+    layer_costs, link_costs = costs(case, scale)
+    oracle = networkx.dijkstra_path_length(relay_graph(layer_costs, link_costs), "start", "end")
+    assert search(layer_costs, link_costs).cost == pytest.approx(oracle, rel=1e-13)
+
+
+@settings(max_examples=100)
+@given(cases())
+def test_a_split_is_never_worse_than_the_ue_alone(case: Case) -> None:
+    """HiveMind, section IV-D; where a result goes on, the UE alone pays its way too."""
+    layer_costs, link_costs = costs(case)
+    alone = sum(layer_costs[0]) + sum(link[-1] for link in link_costs)
+    assert search(layer_costs, link_costs).cost <= alone * (1 + 1e-14)
+
+
+@settings(max_examples=50)
+@given(cases(), st.integers(0, 2**32))
+def test_updates_told_in_any_order_lead_to_the_central_split(case: Case, seed: int) -> None:
+    """Each node updates from the newest it has heard, whenever; links change meanwhile; at last all is as searched."""
+    generator = random.Random(seed)
+    layer_costs, link_costs = costs(case)
+    layers, last = len(layer_costs[0]), len(layer_costs) - 1
+    arriving = [[0.0] * (layers + 1), *link_costs]
+    known = [[generator.random() for _ in range(layers + 1)] for _ in range(last)]  # of costs that are long gone
+    known.append(sink(layers))
+    stops = [[0]] * (last + 1)
+    under_way: list[tuple[int, int, list[float]]] = []  # (receiver, number, vector)
+    heard = [-1] * (last + 1)
+
+    def update(p: int, number: int) -> None:
+        cost, stops[p] = split_node(layer_costs[p], arriving[p], known[p])
+        if p:
+            under_way.append((p - 1, number, cost))
+
+    number = 0
+    for p in range(last + 1):
+        update(p, number)
+    while under_way:
+        receiver, sent, vector = under_way.pop(generator.randrange(len(under_way)))
+        if sent > heard[receiver]:
+            heard[receiver], known[receiver] = sent, vector
+            number += 1
+            update(receiver, number)
+    splits = []
+    for p in range(last):
+        splits.append(stops[p][splits[-1] if splits else 0])
+    assert splits == search(layer_costs, link_costs).splits
+
+
+def test_a_node_continues_where_the_task_left_its_neighbour() -> None:
+    node = split_node([1.0, 5.0, 1.0], [0.5, 0.25, 0.125, 0.0], [9.0, 3.0, 9.0, 0.0])
+    assert node.stop == [1, 1, 3, 3]
+    assert node.cost == [4.5, 3.25, 1.125, 0.0]
+
+
+def test_sums_that_differ_by_rounding_alone_are_equal() -> None:
+    assert 0.3 + (0.2 + 0.1) > 0.6  # as floats
+    assert search([[0.3, 0.2, 0.1], [0.0, 0.0, 0.6]], [[0.0] * 4]).splits == [3]
+
+
+def test_the_cost_of_the_split_found_is_rounded_once() -> None:
+    assert search([[0.1] * 10], []).cost == 1.0
+
+
+def test_a_difference_beyond_rounding_counts() -> None:
+    assert search([[1 + 1e-11], [1.0]], [[0.0, 0.0]]).splits == [0]
+
+
+def test_a_small_cost_after_a_large_one_keeps_its_digits() -> None:
+    slow, fast = [1e9, 1.3e-9], [0.0, 1.1e-9]
+    node = split_node(slow, [0.0] * 3, split_node(fast, [0.0] * 3, sink(2)).cost)
+    assert node.cost[1] == 1.1e-9
+
+
+def test_a_finished_task_uses_no_link_unless_it_has_a_result_to_deliver() -> None:
+    assert transfer_s([4, 2, 0], rate_bps=16, delay_s=0.5) == [2.5, 1.5, 0.0]
+    assert transfer_s([4, 0, 2], rate_bps=16, delay_s=0.5) == [2.5, 0.5, 1.5]
+
+
+def test_gradients_return_over_the_links_used() -> None:
+    assert transfer_s([4, 2, 0], 16, 0.5, gradient_bytes=[0, 2, 8]) == [3.0, 3.0, 0.0]
+    assert transfer_s([4, 2, 2], 16, 0.5, gradient_bytes=[0, 2, 8]) == [3.0, 3.0, 6.0]
+
+
+def test_layers_cross_a_link_if_they_lie_between_its_old_and_new_split() -> None:
+    assert move_s([2, 0, 4], current_split=2, rate_bps=16, delay_s=0.5) == [1.5, 0.0, 0.0, 2.5]
+
+
+def test_dear_parameters_keep_the_split() -> None:
+    layer_costs = [[1.0, 1.0], [0.5, 0.5]]
+    cheap, dear = (move_s([size, size], current_split=1, rate_bps=8, delay_s=0) for size in (0.25, 1))
+    assert search(layer_costs, [cheap]).splits == [0]
+    assert search(layer_costs, [dear]).splits == [1]
+
+
+@pytest.mark.parametrize(
+    ("capacity", "splits", "cost"), [(1, [0, 1], 0.6 + 1 + 0.5 / 3 + 0.5), (0.1, [0, 3], 0.6 + 5.5 / 3)]
+)
+def test_the_papers_example_of_three_layers_on_three_nodes(capacity: float, splits: list[int], cost: float) -> None:
+    """HiveMind, section III, Fig. 2: loads over capacities; the MEC takes over as the cloud's link slows."""
+    layer_costs = [[load / speed for load in (0.5, 1, 4)] for speed in (1, 3, 10)]
+    link_costs = [[load / speed for load in (1.2, 1, 4)] + [0.0] for speed in (2, capacity)]
+    found = search(layer_costs, link_costs)
+    assert found.splits == splits
+    assert found.cost == pytest.approx(cost, rel=1e-15)

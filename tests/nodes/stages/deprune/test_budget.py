@@ -1,0 +1,46 @@
+"""Budgets by epoch, against lists written out."""
+
+import pytest
+
+from nodes.stages.deprune.budget import Flatness, Moment, Phase, decided, maps_of, planned, rate_factors
+
+DEPRUNE = (Phase(15, 1 / 32), Phase(7, 1.0))
+PRUNE = (Phase(30, 1.0), Phase(10, 1 / 4), Phase(10, 1 / 32))
+
+
+def test_the_papers_schedules_epoch_by_epoch():
+    assert [maps_of(DEPRUNE[planned(DEPRUNE, e).phase].share, 128) for e in range(22)] == [4] * 15 + [128] * 7
+    budgets = [maps_of(PRUNE[planned(PRUNE, e).phase].share, 128) for e in range(50)]
+    assert budgets == [128] * 30 + [32] * 10 + [4] * 10
+    assert [planned(DEPRUNE, e).since for e in (0, 14, 15, 21)] == [0, 14, 0, 6]
+    assert planned(DEPRUNE, 30) == Moment(1, 15)
+
+
+@pytest.mark.parametrize(("maps", "budget"), [(3, 1), (16, 1), (128, 4), (256, 8), (512, 16)])
+def test_a_share_is_at_least_one_map(maps, budget):
+    assert maps_of(1 / 32, maps) == budget
+
+
+def test_the_learning_rate_is_raised_after_each_change_alone():
+    assert rate_factors(DEPRUNE, 5.0, 2) == ((15, 5.0), (17, 1.0))
+    assert rate_factors(PRUNE, 10.0, 1) == ((30, 10.0), (31, 1.0), (40, 10.0), (41, 1.0))
+    assert rate_factors(DEPRUNE, 5.0, 7) == ((15, 5.0),)
+    assert rate_factors(DEPRUNE, 1.0, 2) == rate_factors(DEPRUNE, 5.0, 0) == ()
+
+
+def test_flat_is_a_mean_that_hardly_fell():
+    flat = Flatness(2, 0.1)
+    assert not flat.reached([1.0, 1.0, 1.0])
+    assert flat.reached([1.0, 1.0, 1.0, 0.9])
+    assert not flat.reached([1.0, 1.0, 0.9, 0.8])
+    assert flat.reached([5.0, 1.0, 0.9, 0.95, 0.96])
+
+
+def test_a_phase_ends_when_its_loss_is_flat_or_its_epochs_are_over():
+    phases, flat = (Phase(6, 1 / 32), Phase(3, 1.0)), Flatness(1, 0.1)
+    falling = [2.0**-e for e in range(8)]
+    assert [decided(phases, flat, falling[:e]) for e in (0, 1, 5, 6, 8)] == [(0, 0), (0, 1), (0, 5), (1, 0), (1, 2)]
+    stuck = [1.0, 0.5, 0.49, 0.48]
+    assert [decided(phases, flat, stuck[:e]).phase for e in range(5)] == [0, 0, 0, 1, 1]
+    # What was lost in the phase before says nothing of the next: the last never ends.
+    assert decided(phases, flat, [1.0] * 9) == (1, 7)

@@ -1,0 +1,128 @@
+"""Deprune's filter against its formulas written out, budgets by brute force, resetting, coders of kept maps alone."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from nodes.stages.bottleneck import Geometry, decoder, encoder
+from nodes.stages.deprune.channel_filter import ChannelFilter, prune_loss, strongest
+from nodes.stages.deprune.kept_maps import decode_maps, encode_maps
+from nodes.stages.deprune.quantiser import dequantise, quantise
+
+
+@pytest.mark.parametrize(("budget", "barrier"), [(4, 1.0), (32, 0.5), (100, 0.0)])
+def test_eq_1_and_its_gradient(budget, barrier):
+    strengths = torch.rand(128, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    loss = prune_loss(strengths, budget, 0.01, barrier)
+    excess = 0.01 * (sum(strengths.tolist()) - budget)
+    assert loss.item() == pytest.approx(math.exp(excess) + barrier * math.exp(-excess), rel=1e-12)
+    loss.backward()
+    slope = 0.01 * (math.exp(excess) - barrier * math.exp(-excess))
+    assert strengths.grad.tolist() == pytest.approx([slope] * 128, rel=1e-12)
+
+
+def test_eq_1_is_least_at_the_budget_with_both_barriers_and_below_it_with_one():
+    losses = {total: prune_loss(torch.tensor([float(total)]), 4, 0.01, 1.0).item() for total in range(129)}
+    assert min(losses, key=losses.get) == 4
+    alone = [prune_loss(torch.tensor([float(total)]), 4, 0.01, 0.0).item() for total in range(129)]
+    assert alone == sorted(alone)
+
+
+@pytest.mark.parametrize("budget", [1, 4, 127, 128])
+def test_the_strongest_are_those_that_fewer_than_b_exceed(budget):
+    strengths = torch.rand(128, generator=torch.Generator().manual_seed(1))
+    values = strengths.tolist()
+    expected = [i for i in range(128) if sum(other > values[i] for other in values) < budget]
+    assert strongest(strengths, budget).tolist() == expected
+
+
+def test_of_equally_strong_maps_the_first_are_kept():
+    assert strongest(torch.tensor([0.5, 0.9, 0.5, 0.5]), 3).tolist() == [0, 1, 2]
+
+
+def test_reset_draws_the_named_maps_anew_and_no_others():
+    maps = ChannelFilter(16)
+    before = maps.f_hat.detach().clone()
+    maps.reset(torch.tensor([2, 5, 11]), torch.Generator().manual_seed(3))
+    changed = (maps.f_hat != before).nonzero()[:, 0].tolist()
+    assert changed == [2, 5, 11]
+    assert maps.f_hat[[2, 5, 11]].tolist() == torch.randn(3, generator=torch.Generator().manual_seed(3)).tolist()
+    assert maps.f_hat.requires_grad
+
+
+def test_maps_left_out_keep_their_order_under_eq_1_alone():
+    maps = ChannelFilter(32)
+    order = maps.f_hat.argsort().tolist()
+    optimizer = torch.optim.SGD(maps.parameters(), lr=0.01, weight_decay=5e-4)
+    for _ in range(200):
+        (1000 * prune_loss(maps(), 1, 0.01, 1.0)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert maps().sum() < 12
+    assert maps.f_hat.argsort().tolist() == order
+
+
+@pytest.mark.parametrize("r", [1, 2, 3])
+@pytest.mark.parametrize("which", [[0], [1, 4, 5], list(range(8))])
+def test_kept_maps_are_those_of_all_maps_with_the_others_zero(r, which):
+    torch.manual_seed(4)
+    geometry = Geometry(2 + r, r, r)
+    down, up = encoder(8, 8, geometry, sigmoid=False).double(), decoder(8, 8, (8, 8), geometry).double()
+    whole_down, whole_up = encoder(8, 8, geometry, sigmoid=False).double(), decoder(8, 8, (8, 8), geometry).double()
+    whole_down.load_state_dict(down.state_dict())
+    whole_up.load_state_dict(up.state_dict())
+    chosen = torch.tensor(which)
+    for training in (True, False):
+        for module in (down, up, whole_down, whole_up):
+            module.train(training)
+        value = torch.randn(5, 8, 8, 8, dtype=torch.float64)
+        maps = encode_maps(down, value, chosen)
+        mask = torch.zeros(8, dtype=torch.float64).index_fill(0, chosen, 1).view(1, -1, 1, 1)
+        expected = whole_down(value)
+        torch.testing.assert_close(maps, expected[:, chosen])
+        result, wanted = decode_maps(up, maps, chosen), whole_up(expected * mask)
+        torch.testing.assert_close(result, wanted)
+        if training:
+            result.square().sum().backward()
+            wanted.square().sum().backward()
+            for one, other in zip(
+                [*down.parameters(), *up.parameters()], [*whole_down.parameters(), *whole_up.parameters()], strict=True
+            ):
+                torch.testing.assert_close(one.grad, other.grad)
+    for one, other in zip(down[1].buffers(), whole_down[1].buffers(), strict=True):
+        kept = ... if one.ndim == 0 else chosen
+        torch.testing.assert_close(one[kept], other[kept])
+
+
+@pytest.mark.parametrize(("r", "side", "coded"), [(1, 8, 8), (2, 8, 5), (3, 8, 4), (3, 4, 2), (2, 32, 17), (3, 32, 12)])
+def test_the_coders_geometry_is_the_papers(r, side, coded):
+    geometry = Geometry(2 + r, r, r)
+    code = encoder(3, 3, geometry, sigmoid=False)(torch.randn(2, 3, side, side))
+    assert code.shape == (2, 3, coded, coded)
+    assert decoder(3, 3, (side, side), geometry)(code).shape == (2, 3, side, side)
+    assert [type(layer) for layer in encoder(3, 3, geometry, sigmoid=False)] == [nn.Conv2d, nn.BatchNorm2d]
+
+
+@pytest.mark.parametrize("bits", [1, 3, 4, 8])
+@pytest.mark.parametrize("shape", [(6, 3, 4, 5), (6, 3)])
+def test_quantising_errs_by_half_a_level_of_the_maps_own_range(bits, shape):
+    maps = torch.randn(shape, generator=torch.Generator().manual_seed(5)) * torch.tensor([1.0, 50.0, 1e-3]).view(
+        1, 3, *[1] * (len(shape) - 2)
+    )
+    rows, ranges = quantise(maps, bits)
+    assert rows.dtype == torch.uint8
+    assert rows.shape == (6, -(-math.prod(shape[1:]) * bits // 8))
+    found = dequantise(rows, ranges, bits, shape[1:])
+    for number in range(3):
+        one = maps[:, number]
+        level = (one.max() - one.min()) / (2**bits - 1)
+        assert (found[:, number] - one).abs().max() <= level / 2 * 1.001
+    with pytest.raises(ValueError, match="ranges"):
+        dequantise(rows, ranges[:2], bits, shape[1:])
+
+
+def test_a_map_of_one_value_is_quantised_exactly():
+    maps = torch.full((4, 2, 3, 3), 0.7)
+    assert torch.equal(dequantise(*quantise(maps, 4), 4, (2, 3, 3)), maps)

@@ -1,0 +1,41 @@
+"""Coders fitted to activations give them back better than those that were not, through the wire's own levels."""
+
+import torch
+
+from nodes.stages.bottleneck import decoder, encoder, levels, values
+from nodes.stages.dynsplit.pretraining import fit
+
+
+def activations(count: int) -> torch.Tensor:
+    """Six channels of which two decide all."""
+    generator = torch.Generator().manual_seed(1)
+    two = torch.rand(count, 2, 4, 4, generator=generator)
+    mixed = torch.einsum("nchw,dc->ndhw", two, torch.rand(6, 2, generator=torch.Generator().manual_seed(2)))
+    return mixed.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def coders() -> tuple[torch.nn.Module, torch.nn.Module]:
+    torch.manual_seed(0)
+    return encoder(6, 2), decoder(2, 6, (8, 8))
+
+
+def error(one: torch.nn.Module, other: torch.nn.Module) -> float:
+    value = activations(40)
+    with torch.no_grad():
+        back = other.eval()(values(levels(one.eval()(value), 8), 8))
+    return float((back - value).square().mean())
+
+
+def test_fitted_coders_give_back_what_they_are_given():
+    before = error(*coders())
+    one, other = coders()
+    errors = fit(one, other, activations(200), bits=8, epochs=30, batch_size=50, seed=0)
+    assert len(errors) == 30
+    assert errors[-1] < errors[0] / 3
+    assert error(one, other) < before / 3
+    again = coders()
+    assert fit(*again, activations(200), bits=8, epochs=30, batch_size=50, seed=0) == errors
+
+
+def test_fewer_than_a_batch_are_one_batch():
+    assert len(fit(*coders(), activations(5), bits=None, epochs=2, batch_size=50, seed=0)) == 2

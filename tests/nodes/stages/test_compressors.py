@@ -1,0 +1,93 @@
+"""The other compressors: what crosses, counted by hand, and training over the wire against joint autograd."""
+
+import pytest
+import torch
+
+from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.stages.compressors import CircularConvolution, TopK
+from nodes.training.in_process import run_in_process
+
+BOUNDARY = {"x": torch.empty(1, 4, 6, 6, device="meta")}
+
+
+def made(kind, **options):
+    torch.manual_seed(0)
+    return kind(BOUNDARY, **options), torch.randn(10, 4, 6, 6, requires_grad=True)
+
+
+def crossed(stage, value):
+    """(what is restored from what crossed, the wire, the gradient that ``value`` gets of a weighted sum)."""
+    codes, _ = stage.compress({"x": value})
+    wire = stage.encode({name: code.detach() for name, code in codes.items()})
+    received = {name: code.detach() for name, code in stage.decode(wire).items()}
+    for name, code in codes.items():
+        received[name].requires_grad_(code.requires_grad)
+    restored = stage.restore(received)["x"]
+    (restored * torch.arange(restored.numel()).view_as(restored)).sum().backward()
+    for name, code in codes.items():
+        if code.requires_grad:
+            code.backward(received[name].grad, retain_graph=True)
+    return restored, wire, value.grad
+
+
+def test_four_samples_cross_as_one_under_c3_sl():
+    stage, value = made(CircularConvolution, ratio=4)
+    restored, wire, gradient = crossed(stage, value)
+    assert {name: (tensor.dtype, tensor.nbytes) for name, tensor in wire.items()} == {
+        "x": (torch.float32, 3 * 4 * 6 * 6 * 4),
+        "count": (torch.int32, 4),
+    }
+    joint = value.detach().clone().requires_grad_()
+    codes, _ = stage.compress({"x": joint})
+    expected = stage.restore(codes)["x"]
+    (expected * torch.arange(expected.numel()).view_as(expected)).sum().backward()
+    assert torch.equal(restored, expected)
+    assert torch.equal(gradient, joint.grad)
+
+
+def test_only_the_largest_values_cross_and_only_they_have_a_gradient():
+    stage, value = made(TopK, share=0.25)
+    restored, wire, gradient = crossed(stage, value)
+    assert wire["kept"].nbytes == 10 * 36 * 2
+    assert wire["places"].nbytes == 10 * 144 // 8
+    flat = value.detach().flatten(1)
+    for row, back, slope in zip(flat, restored.flatten(1), gradient.flatten(1), strict=True):
+        largest = sorted(range(144), key=lambda i: -abs(float(row[i])))[:36]
+        others = [i for i in range(144) if i not in largest]
+        assert torch.equal(back[largest], row[largest].half().float())
+        assert not back[others].any()
+        assert not slope[others].any()
+        assert slope[largest].count_nonzero() >= 35
+
+
+def test_places_that_do_not_fit_the_values_are_refused():
+    stage, value = made(TopK, share=0.25)
+    codes, _ = stage.compress({"x": value.detach()})
+    wire = stage.encode(codes)
+    wire["places"][0, 0] ^= 1
+    with pytest.raises(ValueError, match="36 marked places"):
+        stage.decode(wire)
+
+
+@pytest.mark.parametrize(("kind", "options"), [(CircularConvolution, {"ratio": 0}), (TopK, {"share": 0.0})])
+def test_wrong_options_are_refused(kind, options):
+    with pytest.raises(ValueError, match="expected"):
+        kind(BOUNDARY, **options)
+
+
+@pytest.mark.parametrize("stage", ["CircularConvolution", "TopK"])
+def test_a_network_learns_through_each(stage):
+    job = Job(
+        model="user_models:Plain",
+        input_shape=(3, 16, 16),
+        classes=10,
+        nodes=("ue", "cloud"),
+        splits=(3,),
+        stages=(StageSpec(name=f"nodes.stages.compressors:{stage}"),),
+        data=DataSpec(train_samples=400, test_samples=30),
+        batch_size=20,
+        epochs=2,
+        threads=1,
+    )
+    losses = run_in_process(job).losses
+    assert sum(losses[-5:]) < sum(losses[:5])

@@ -1,0 +1,46 @@
+"""Rows come back exactly; what is none, or too much, is refused before memory is taken."""
+
+import zlib
+
+import pytest
+import torch
+
+from nodes.stages.deflate import deflated, inflated
+
+
+def skewed(count: int, width: int) -> torch.Tensor:
+    return (torch.randn(count, width, generator=torch.Generator().manual_seed(0)) * 3 + 20).to(torch.uint8)
+
+
+@pytest.mark.parametrize(("count", "width"), [(1, 1), (250, 64), (3, 1000)])
+def test_rows_come_back_exactly(count, width):
+    rows = skewed(count, width)
+    assert torch.equal(inflated(deflated(rows), width), rows)
+
+
+def test_levels_that_are_not_equally_frequent_take_fewer_bytes():
+    rows = skewed(250, 64)
+    assert deflated(rows).nbytes < 0.6 * rows.nbytes
+
+
+def packed(count: int, raw: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(count.to_bytes(4, "little") + raw), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (packed(2, zlib.compress(bytes(9))), "do not make 2 rows of 4"),
+        (packed(2, zlib.compress(bytes(7))), "do not make 2 rows of 4"),
+        (packed(2, zlib.compress(bytes(8))[:-2]), "do not make"),
+        (packed(2, zlib.compress(bytes(8)) + b"more"), "do not make"),
+        (packed(1, zlib.compress(bytes(1 << 24))), "do not make 1 rows"),
+        (packed(1 << 31, zlib.compress(bytes(8))), "are more than"),
+        (packed(2, b"nothing deflated"), "no deflated bytes"),
+        (torch.zeros(2, 4, dtype=torch.uint8), "came for deflated bytes"),
+        (torch.zeros(2), "came for deflated bytes"),
+    ],
+)
+def test_what_is_no_deflated_rows_is_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        inflated(wrong, 4)

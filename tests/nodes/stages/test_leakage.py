@@ -1,0 +1,155 @@
+"""Distance correlation and SSIM against slow loops and known values; the decoder where the answer is known."""
+
+import math
+
+import pytest
+import torch
+
+from nodes.stages.leakage import (
+    InversionDecoder,
+    distance_correlation,
+    inverted,
+    learn_to_invert,
+    mean_picture,
+    squared_error,
+    ssim,
+)
+
+
+def drawn(*shape, seed=0, kind=torch.randn):
+    return kind(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def by_loops(x, y):
+    """The bias-corrected squared distance correlation, from its definition."""
+    n = len(x)
+
+    def centred(points):
+        far = [[math.dist(points[i], points[j]) for j in range(n)] for i in range(n)]
+        rows = [sum(far[i]) for i in range(n)]
+        return [
+            [
+                far[i][j] - rows[i] / (n - 2) - rows[j] / (n - 2) + sum(rows) / ((n - 1) * (n - 2)) if i != j else 0.0
+                for j in range(n)
+            ]
+            for i in range(n)
+        ]
+
+    def product(a, b):
+        return sum(a[i][j] * b[i][j] for i in range(n) for j in range(n) if i != j) / (n * (n - 3))
+
+    a, b = centred(x.flatten(1).tolist()), centred(y.flatten(1).tolist())
+    return product(a, b) / math.sqrt(product(a, a) * product(b, b))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_distance_correlation_is_its_definition(seed):
+    x = drawn(20, 3, 2, seed=seed)
+    y = x[:, :, 0] ** 2 + drawn(20, 3, seed=seed + 100)
+    expected = by_loops(x, y)
+    assert distance_correlation(x, y) == pytest.approx(math.sqrt(max(0.0, expected)), abs=1e-6)
+
+
+def test_a_turned_shifted_and_scaled_copy_gives_all_away():
+    x = drawn(50, 6)
+    turn, _ = torch.linalg.qr(drawn(6, 6, seed=1))
+    assert distance_correlation(x, 1e-3 * x @ turn + 7) == pytest.approx(1.0, abs=1e-5)
+    assert distance_correlation(drawn(50), -3 * drawn(50)) == pytest.approx(1.0)
+
+
+def test_independent_samples_give_nothing_away_however_many_dimensions():
+    for dimension in (1, 1000):
+        squares = [by_loops(drawn(30, dimension, seed=s), drawn(30, dimension, seed=s + 50)) for s in range(3)]
+        assert abs(sum(squares) / 3) < 0.15
+    assert distance_correlation(drawn(400, 3000), drawn(400, 3000, seed=1)) < 0.15
+    assert distance_correlation(drawn(9, 2), torch.ones(9, 2)) == 0
+
+
+def test_what_depends_without_correlating_is_seen():
+    x = drawn(300)
+    assert distance_correlation(x, x.square()) > 0.3
+
+
+@pytest.mark.parametrize(("x", "y"), [(drawn(3, 2), drawn(3, 2)), (drawn(9, 2), drawn(8, 2))])
+def test_too_few_or_unpaired_samples_are_refused(x, y):
+    with pytest.raises(ValueError, match="expected as many of both and 4 or more"):
+        distance_correlation(x, y)
+
+
+def ssim_by_loops(x, y):
+    """Of two grey pictures (lists of rows), window by window."""
+    bell = [math.exp(-((i - 5) ** 2) / (2 * 1.5**2)) for i in range(11)]
+    weights = [[a * b / sum(bell) ** 2 for b in bell] for a in bell]
+    found = []
+    for top in range(len(x) - 10):
+        for left in range(len(x[0]) - 10):
+            cells = [(weights[i][j], x[top + i][left + j], y[top + i][left + j]) for i in range(11) for j in range(11)]
+            mx, my = sum(w * a for w, a, _ in cells), sum(w * b for w, _, b in cells)
+            vx, vy = sum(w * (a - mx) ** 2 for w, a, _ in cells), sum(w * (b - my) ** 2 for w, _, b in cells)
+            cov = sum(w * (a - mx) * (b - my) for w, a, b in cells)
+            found.append((2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx * mx + my * my + 1e-4) * (vx + vy + 9e-4)))
+    return sum(found) / len(found)
+
+
+def test_ssim_is_its_definition_and_a_mean_over_channels():
+    x = drawn(2, 3, 14, 13, kind=torch.rand)
+    y = (x + 0.3 * drawn(2, 3, 14, 13, seed=1)).clamp(0, 1)
+    expected = [
+        sum(ssim_by_loops(a.tolist(), b.tolist()) for a, b in zip(*pair, strict=True)) / 3
+        for pair in zip(x, y, strict=True)
+    ]
+    assert ssim(x, y).tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_ssim_of_flat_pictures_by_hand():
+    x, y = torch.full((1, 1, 11, 11), 0.25), torch.full((1, 1, 11, 11), 0.5)
+    assert ssim(x, x).item() == pytest.approx(1.0)
+    assert ssim(x, y).item() == pytest.approx((0.25 + 1e-4) / (0.3125 + 1e-4), abs=1e-4)
+    with pytest.raises(ValueError, match="11 pixels"):
+        ssim(x[..., :10], y[..., :10])
+
+
+@pytest.mark.parametrize("shape", [(8, 16, 16), (4, 5, 5), (6, 1, 1), (20,), (3, 32, 32)])
+def test_a_decoder_fits_what_crosses(shape):
+    smashed = drawn(6, *shape)
+    decoder = InversionDecoder(smashed, 3, 16)
+    assert decoder(smashed).shape == (6, 3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    """Pictures that are bright around one random place each, (N, 1, 16, 16)."""
+    places = drawn(400, 2, 1, 1, kind=torch.rand) * 15
+    rows, columns = torch.arange(16.0).view(1, 16, 1), torch.arange(16.0).view(1, 1, 16)
+    return (-((rows - places[:, 0]).square() + (columns - places[:, 1]).square()) / 12).exp()[:, None]
+
+
+def attacked(smashed, pictures, epochs=10):
+    """The error of a decoder trained on the first 300, over that of their mean, on the others."""
+    decoder = learn_to_invert(smashed[:300], pictures[:300], epochs=epochs, seed=0)
+    guess = inverted(decoder, smashed[300:])
+    return squared_error(guess, pictures[300:]) / squared_error(mean_picture(pictures[:300], 100), pictures[300:])
+
+
+def test_the_picture_itself_is_recovered_nearly_exactly(blobs):
+    assert attacked(5 * blobs - 2, blobs, epochs=40) < 0.02
+
+
+def test_from_noise_the_decoder_does_no_better_than_the_mean(blobs):
+    assert attacked(drawn(400, 4, 4, 4), blobs) > 0.95
+
+
+def test_features_that_say_where_are_inverted(blobs):
+    weights = torch.arange(16.0)
+    total = blobs.sum((1, 2, 3))
+    rows, columns = (blobs.sum(axes) @ weights / total for axes in ((1, 3), (1, 2)))
+    assert attacked(torch.stack([rows, columns], 1), blobs) < 0.5
+
+
+def test_the_decoder_follows_from_its_seed_alone(blobs):
+    twice = []
+    for _ in range(2):
+        torch.rand(3)
+        decoder = learn_to_invert(blobs[:64], blobs[:64], epochs=1, seed=5)
+        twice.append(inverted(decoder, blobs[64:80]))
+    assert torch.equal(*twice)

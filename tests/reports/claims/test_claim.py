@@ -1,0 +1,56 @@
+"""A claim in YAML is one of five forms, and says what is wrong with it otherwise."""
+
+import msgspec
+import pytest
+
+from reports.claims.claim import Claim
+
+M = {"experiment": "e", "metric": "m"}
+
+
+def claim(**fields: object) -> Claim:
+    return msgspec.convert({"claim": "c", "source": "Table I", "says": "it holds", **fields}, Claim)
+
+
+@pytest.mark.parametrize(
+    ("fields", "selectors"),
+    [
+        ({"paper": 1, "value": {"of": M, "tolerance": 0.1}}, 1),
+        ({"paper": 1, "value": {"of": M, "relative": 0.1}, "data": "cifar10", "scale": "paper"}, 1),
+        ({"bound": {"of": M, "at_least": 1}}, 1),
+        ({"bound": {"of": M, "at_least": 1, "at_most": 2}}, 1),
+        ({"paper": 3, "ratio": {"of": M, "over": M, "relative": 0.1}}, 2),
+        ({"ratio": {"of": M, "over": M, "at_most": 0.5}}, 2),
+        ({"paper": 3, "difference": {"of": M, "minus": M, "tolerance": 0.1}}, 2),
+        ({"paper": [1, 2, 3], "order": {"of": [M, M, M], "direction": "increasing"}}, 3),
+    ],
+)
+def test_each_form_is_accepted(fields: dict[str, object], selectors: int) -> None:
+    assert len(claim(**fields).selectors) == selectors
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "give exactly one of value, bound, ratio, difference, order; none given"),
+        (
+            {"bound": {"of": M, "at_least": 1}, "value": {"of": M, "tolerance": 1}, "paper": 1},
+            "value and bound",
+        ),
+        ({"value": {"of": M, "tolerance": 1}}, "need the paper's number"),
+        ({"value": {"of": M, "tolerance": 1}, "paper": [1, 2]}, "need the paper's number"),
+        ({"value": {"of": M, "at_least": 1}, "paper": 1}, "a value takes tolerance or relative"),
+        ({"value": {"of": M, "tolerance": 1, "relative": 1}, "paper": 1}, "one of tolerance and relative"),
+        ({"value": {"of": M, "tolerance": -1}, "paper": 1}, "negative"),
+        ({"bound": {"of": M, "tolerance": 1}, "paper": 1}, "a bound takes at_least"),
+        ({"bound": {"of": M}}, "one of tolerance and relative"),
+        ({"ratio": {"of": M, "over": M, "at_least": 1, "tolerance": 1}, "paper": 1}, "one of tolerance"),
+        ({"order": {"of": [M], "direction": "increasing"}}, "two or more"),
+        ({"bound": {"of": M, "at_least": 1}, "data": "cifar10"}, "only a value claim that needs data"),
+        ({"value": {"of": M, "tolerance": 1}, "paper": 1, "needs_data": False, "data": "x"}, "needs data"),
+        ({"bound": {"of": M, "at_least": 1, "least": 1}}, "unknown field"),
+    ],
+)
+def test_what_is_no_claim_says_why(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=message):
+        claim(**fields)

@@ -1,0 +1,81 @@
+"""What dominates what, against comparing every pair; a plane of records becomes a picture and tables of them."""
+
+import itertools
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from reports.figures.pareto import FrontSpec, Spot, best_within, front, measured
+from reports.pages.front_section import front_section
+from reports.record import Record
+
+Make = Callable[..., Record]
+
+SPEC = {
+    "title": "All",
+    "cost": "bytes",
+    "worth": "accuracy",
+    "methods": [
+        {"name": "plain", "experiment": "one", "cost": "b", "worth": "a", "key": "stage", "reference": True},
+        {"name": "mine", "experiment": "two", "cost": "b", "worth": "a", "key": "share", "case": {"steered": True}},
+        {"name": "some", "experiment": "one", "cost": "b", "worth": "a", "key": "stage", "only": ["4-C"]},
+    ],
+    "printed": [{"name": "theirs", "points": {"4-C": [64, 0.9], "2-C": [30, 0.5]}}],
+}
+
+
+def points(make: Make) -> list[Record]:
+    places = [("one", {"stage": "4-C"}, 64, 0.6), ("one", {"stage": "12-C"}, 192, 0.8)]
+    places += [("two", {"share": 0.2, "steered": True}, 60, 0.7), ("two", {"share": 0.2, "steered": False}, 1, 0.9)]
+    return [
+        make(value + (seed if metric == "a" else 0) / 10, experiment=experiment, case=case, metric=metric, seed=seed)
+        for experiment, case, cost, worth in places
+        for metric, value in (("b", cost), ("a", worth))
+        for seed in (-1, 1)
+    ]
+
+
+def test_the_front_is_what_nothing_dominates_in_any_pair():
+    draw = random.Random(0)
+    spots = [Spot("m", str(i), draw.randint(1, 9), draw.randint(1, 9)) for i in range(40)]
+    for one, other in itertools.permutations(spots, 2):
+        expected = one.cost <= other.cost and one.worth >= other.worth and one[2:4] != other[2:4]
+        assert one.dominates(other) == expected
+    expected = [one for one in spots if not any(other.dominates(one) for other in spots)]
+    found = front(spots)
+    assert sorted(found) == sorted(expected)
+    assert [spot.cost for spot in found] == sorted(spot.cost for spot in found)
+
+
+def test_the_best_within_a_cost_is_worth_most_and_costs_least():
+    spots = [Spot("m", "a", 5, 1), Spot("m", "b", 3, 1), Spot("m", "c", 9, 2)]
+    assert [best_within(spots, cost) for cost in (2, 4, 5, 9)] == [None, spots[1], spots[1], spots[2]]
+
+
+def test_points_are_means_of_the_cases_with_both_metrics(record: Make):
+    found = measured(msgspec.convert(SPEC, FrontSpec), points(record))
+    rounded = {name: [(spot.name, spot.cost, round(spot.worth, 9)) for spot in spots] for name, spots in found.items()}
+    assert rounded == {
+        "plain": [("4-C", 64, 0.6), ("12-C", 192, 0.8)],
+        "mine": [("0.2", 60, 0.7)],
+        "some": [("4-C", 64, 0.6)],
+    }
+    assert round(found["mine"][0].deviation, 6) == round(0.2 / 2**0.5, 6)
+
+
+def test_the_report_says_what_dominates_the_references_and_the_paper(record: Make, tmp_path: Path):
+    (tmp_path / "figures").mkdir()
+    records = [*points(record), record(1, metric="b", mode="live", experiment="other")]
+    lines = list(front_section(tmp_path, "all", SPEC, records))
+    assert "Against the references measured here: the other methods dominate 1 of 2." in lines
+    assert "Against the paper's own points: the other methods dominate 0 of 2." in lines
+    row = next(line for line in "\n".join(lines).splitlines() if line.startswith("| plain  | 4-C"))
+    assert [cell.strip() for cell in row.split("|")[5:10]] == ["mine", "0.2", "60", "+0.100", "yes"]
+    assert len(list((tmp_path / "figures").iterdir())) == 1
+    elsewhere = list(front_section(tmp_path, "all", {**SPEC, "data": "cifar10"}, records))
+    assert "The paper's points are of cifar10, these of digits: not comparable." in elsewhere
+    assert not any("the paper's own points" in line for line in elsewhere)
+    assert not list(front_section(tmp_path, "none", SPEC, [record(1, metric="b")]))
+    assert "no front" in next(iter(front_section(tmp_path, "wrong", {"title": 3}, records)))

@@ -1,0 +1,224 @@
+"""What is drawn is chosen by the case keys; whatever is chosen becomes a picture."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reports.figures.draw import draw
+from reports.figures.spec import FigureError, FigureSpec, choose, evenly
+from reports.pages.summary import summarise
+from reports.pages.tables import tables
+from reports.record import Record
+
+Make = Callable[..., Record]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def sweep(make: Make, metrics: tuple[str, ...] = ("m",), rates: tuple[float, ...] = (1, 10, 100)) -> list[Record]:
+    return [
+        make(rate * (2 + i), metric=metric, unit="s", seed=seed, case={"method": method, "rate": rate})
+        for metric in metrics
+        for i, method in enumerate(("split", "unsplit"))
+        for rate in rates
+        for seed in range(3)
+    ]
+
+
+def test_a_numeric_sweep_is_a_line_for_each_of_the_other_keys(record: Make) -> None:
+    (panel,) = choose(summarise(sweep(record)))
+    assert (panel.kind, panel.x, panel.metric, panel.series_name) == ("line", "rate", "m [s]", "method")
+    assert [(name, [point.x for point in points]) for name, points in panel.series.items()] == [
+        ("split", [1, 10, 100]),
+        ("unsplit", [1, 10, 100]),
+    ]
+    assert panel.log_x
+    assert not choose(summarise(sweep(record, rates=(1, 2, 3))))[0].log_x
+    assert not choose(summarise(sweep(record, rates=tuple(0.25 + 0.5 * step for step in range(40)))))[0].log_x
+
+
+def test_a_suite_may_ask_for_some_of_the_cases_only(record: Make) -> None:
+    rows = summarise(sweep(record))
+    (panel,) = choose(rows, FigureSpec(metrics=["m"], case={"method": "split"}, x="rate"))
+    assert [(name, len(points)) for name, points in panel.series.items()] == [("", 3)]
+    with pytest.raises(FigureError):
+        choose(rows, FigureSpec(metrics=["m"], case={"method": "neither"}))
+
+
+def test_a_line_goes_from_left_to_right(record: Make) -> None:
+    (panel,) = choose(summarise(sweep(record, rates=(9, 1, 5))))
+    assert [point.x for point in panel.series["split"]] == [1, 5, 9]
+
+
+def test_names_are_bars_told_apart_by_the_key_of_fewest_values(record: Make) -> None:
+    records = [record(i, case={"method": m, "codec": c}) for i, m in enumerate("abcd") for c in ("f16", "f32")]
+    (panel,) = choose(summarise(records))
+    assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "codec")
+    assert {name: [point.x for point in points] for name, points in panel.series.items()} == {
+        "f16": list("abcd"),
+        "f32": list("abcd"),
+    }
+
+
+def test_two_numbers_and_booleans_are_no_sweep(record: Make) -> None:
+    assert choose(summarise(record(k, case={"k": k}) for k in (1, 2)))[0].kind == "bar"
+    assert choose(summarise(record(k, case={"k": k}) for k in (True, False)))[0].kind == "bar"
+
+
+def test_what_never_changes_is_left_out_and_the_rest_limited(record: Make) -> None:
+    constant = [record(1, metric="constant", case={"rate": rate}) for rate in (1, 2, 3)]
+    rows = summarise([*constant, *sweep(record, ("a", "b", "c", "d", "e"))])
+    assert [panel.metric for panel in choose(rows)] == ["a [s]", "b [s]", "c [s]", "d [s]"]
+    assert [panel.metric for panel in choose(summarise(constant))] == ["constant"]
+
+
+def test_a_single_case_puts_metrics_of_a_unit_side_by_side(record: Make) -> None:
+    records = [
+        record(1, metric="up", unit="bytes"),
+        record(2, metric="down", unit="bytes"),
+        record(3, metric="acc"),
+    ]
+    assert [(panel.metric, [point.x for point in panel.series[""]]) for panel in choose(summarise(records))] == [
+        ("bytes", ["up", "down"]),
+        ("value", ["acc"]),
+    ]
+
+
+def test_a_suite_says_what_it_wants(record: Make) -> None:
+    rows = summarise(sweep(record, ("a", "b"), rates=(1, 2)))
+    (panel,) = choose(rows, FigureSpec(metrics=["b"], x="rate", series="method", log=True))
+    assert (panel.kind, panel.metric, panel.log_y) == ("line", "b [s]", True)
+    (panel,) = choose(rows, FigureSpec(metrics=["b"], x="method"))
+    assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "rate")
+    (panel,) = choose(summarise(sweep(record)), FigureSpec(metrics=["m"], series="rate"))
+    assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "rate")
+
+
+@pytest.mark.parametrize("wrong", [{"metrics": ["z"]}, {"metrics": ["m"], "x": "z"}, {"metrics": ["m"], "series": "z"}])
+def test_what_was_not_measured_cannot_be_drawn(record: Make, wrong: dict[str, object]) -> None:
+    with pytest.raises(FigureError, match="z"):
+        choose(summarise(sweep(record)), FigureSpec(**wrong))
+
+
+def test_many_lines_and_bars_are_thinned_out_and_said_to_be(record: Make) -> None:
+    records = [record(c + e, case={"client": c, "epoch": e}) for c in range(30) for e in range(40)]
+    (panel,) = choose(summarise(records))
+    assert list(panel.series) == ["0", "4", "8", "12", "17", "21", "25", "29"]
+    assert panel.left_out == 22
+    assert evenly(list("abc"), 3) == list("abc")
+    (panel,) = choose(summarise(record(i, case={"name": f"n{i}"}) for i in range(100)))
+    assert (len(panel.series[""]), panel.left_out) == (40, 60)
+
+
+LONG = "a_name_of_a_technique_with_all_of_its_parameters_" * 3
+
+
+@pytest.mark.parametrize(
+    "case_of",
+    [
+        lambda i: {},
+        lambda i: {"n": i},
+        lambda i: {"n": 10.0**i},
+        lambda i: {"n": f"{LONG}{i}"},
+        lambda i: {f"key {LONG}": f"{LONG}{i}", "n": i % 3},
+        lambda i: {"n": f"{i}", "b": i % 2 == 0, "c": i % 7},
+    ],
+    ids=["one", "sweep", "decades", "long", "long pair", "three keys"],
+)
+@pytest.mark.parametrize("count", [1, 30])
+@pytest.mark.parametrize("log", [None, True])
+def test_everything_chosen_can_be_drawn(
+    record: Make, tmp_path: Path, case_of: Callable[[int], dict[str, object]], count: int, log: bool | None
+) -> None:
+    records = [
+        record((i - 3) * 1e5, case=case_of(i), seed=s, metric=m)
+        for i in range(count)
+        for s in (0, 1)
+        for m in ("m", LONG)
+    ]
+    spec = FigureSpec(metrics=["m"], log=True) if log else None
+    draw(choose(summarise(records), spec), LONG, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(PNG)
+
+
+def distribution(make: Make, load: str) -> list[Record]:
+    return [
+        make(quantile * scale, metric="t_quantile", unit="ms", case={"load": load, "way": way, "quantile": quantile})
+        for way, scale in (("one", 10.0), ("two", 20.0))
+        for quantile in (0.05, 0.5, 0.95)
+    ]
+
+
+def test_a_cdf_goes_through_values_and_quantiles_one_panel_a_load(record: Make, tmp_path: Path) -> None:
+    rows = summarise([*distribution(record, "low"), *distribution(record, "high")])
+    spec = FigureSpec(metrics=["t_quantile"], kind="cdf", series="way", by="load")
+    low, high = choose(rows, spec)
+    assert (low.title, high.title) == ("load=low", "load=high")
+    assert (low.kind, low.x, low.metric) == ("cdf", "t [ms]", "share of values below")
+    assert [(point.x, point.mean) for point in low.series["two"]] == [(1.0, 0.05), (10.0, 0.5), (19.0, 0.95)]
+    draw([low, high], "Shares", tmp_path / "cdf.png")
+    assert (tmp_path / "cdf.png").read_bytes().startswith(PNG)
+
+
+def test_bands_lie_on_top_of_each_other(record: Make, tmp_path: Path) -> None:
+    records = [
+        record(value, metric="layers", unit="layers", case={"time_s": time, "node": node})
+        for time in (0.0, 1.0, 2.0)
+        for node, value in (("ue", time), ("mec", 9 - time))
+    ]
+    spec = FigureSpec(metrics=["layers"], kind="bands", x="time_s", series="node")
+    (panel,) = choose(summarise(records), spec)
+    assert (panel.kind, panel.log_x, list(panel.series)) == ("bands", False, ["ue", "mec"])
+    draw([panel], "Layers", tmp_path / "bands.png")
+    assert (tmp_path / "bands.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("spec", [{"kind": "cdf"}, {"kind": "bands"}, {"by": "nothing"}])
+def test_a_figure_that_cannot_be_drawn_says_why(record: Make, spec: dict[str, str]) -> None:
+    rows = summarise(record(i, case={"method": m}) for i, m in enumerate("ab"))
+    with pytest.raises(FigureError, match="m was measured"):
+        choose(rows, FigureSpec(metrics=["m"], **spec))
+
+
+def picture(make: Make, shows: str, number: int, value: float, **changes: object) -> list[Record]:
+    """Two rows of three pixels, as bright as ``value`` times their place; last pixel first."""
+    places = [(row, column) for row in (1, 0) for column in (2, 1, 0)]
+    return [
+        make(
+            value * (3 * row + column) / 5,
+            metric="pixel",
+            case={"shows": shows, "picture": number, "row": row, "column": column},
+            **changes,
+        )
+        for row, column in places
+    ]
+
+
+def test_pictures_are_put_together_pixel_by_pixel(record: Make, tmp_path: Path) -> None:
+    pixels = [
+        p
+        for shows, value in (("original", 1.0), ("read", 0.5))
+        for n in (2, 1)
+        for p in picture(record, shows, n, value * n / 2)
+    ]
+    number = record(3.0, metric="m", case={"rate": 1})
+    rows = summarise([*pixels, number])
+    (panel,) = choose(rows, FigureSpec(metrics=["pixel"], kind="pictures"))
+    assert (panel.kind, panel.shape, list(panel.series)) == ("pictures", (2, 2, 3), ["original", "read"])
+    assert [point.mean for point in panel.series["original"]] == pytest.approx(
+        [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    )
+    draw([panel], "Pictures", tmp_path / "pictures.png")
+    assert (tmp_path / "pictures.png").read_bytes().startswith(PNG)
+    assert [table.to_numpy().tolist() for table in tables([*pixels, number])] == [[["m", "rate=1", "3"]]]
+    assert [panel.metric for panel in choose(rows)] == ["value"]
+
+
+def test_pictures_need_every_pixel_of_one_seed(record: Make) -> None:
+    spec = FigureSpec(metrics=["pixel"], kind="pictures")
+    with pytest.raises(FigureError, match="missing"):
+        choose(summarise([*picture(record, "a", 1, 1.0), *picture(record, "b", 1, 1.0)[1:]]), spec)
+    with pytest.raises(FigureError, match="one seed"):
+        choose(summarise([*picture(record, "a", 1, 1.0), *picture(record, "a", 1, 0.5, seed=1)]), spec)
+    with pytest.raises(FigureError, match="pixel by pixel"):
+        choose(summarise([record(1.0, metric="pixel", case={"picture": 1})]), spec)

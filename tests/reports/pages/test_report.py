@@ -1,0 +1,89 @@
+"""A report is made from a run's files alone, to the letter, and from whatever of them is there."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reports.pages.report import ReportError, slug, write_report
+from reports.record import Record, write_records
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+Make = Callable[..., Record]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A copy of the golden run without its report."""
+    for name in ("records.jsonl", "claims.json", "environment.json"):
+        shutil.copy(GOLDEN / name, tmp_path)
+    return tmp_path
+
+
+def test_the_report_is_the_golden_one(run: Path) -> None:
+    path = write_report(run)
+    assert path == run / "report.md"
+    assert path.read_text(encoding="utf-8") == (GOLDEN / "report.md").read_text(encoding="utf-8")
+    pictures = sorted((run / "figures").glob("*.png"))
+    assert [picture.name for picture in pictures] == ["example-latency.png", "example-training.png"]
+    assert all(picture.stat().st_size > 1000 for picture in pictures)
+
+
+def test_every_picture_shown_is_there(run: Path) -> None:
+    text = write_report(run).read_text()
+    shown = {part.split(")")[0] for part in text.split("](")[1:]}
+    assert shown == {f"figures/{path.name}" for path in (run / "figures").iterdir()}
+
+
+def test_a_report_is_made_again_over_the_old_one(run: Path) -> None:
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first
+
+
+def test_records_alone_make_a_report(tmp_path: Path, record: Make) -> None:
+    write_records(tmp_path / "records.jsonl", [record(0.5, metric="accuracy")])
+    text = write_report(tmp_path).read_text()
+    assert "| accuracy |      0.5 |" in text
+    assert "Measured with 1 seed:" in text
+    assert "## Claims" not in text
+    assert len(list((tmp_path / "figures").iterdir())) == 1
+
+
+def test_an_environment_alone_tells_what_failed(run: Path) -> None:
+    (run / "records.jsonl").unlink()
+    (run / "claims.json").unlink()
+    text = write_report(run).read_text()
+    assert "**failed** example/kernel-links: ShapeError: tc needs root" in text
+
+
+def test_different_conditions_stand_in_tables_of_their_own(tmp_path: Path, record: Make) -> None:
+    write_records(tmp_path / "records.jsonl", [record(1), record(3, mode="live")])
+    text = write_report(tmp_path).read_text()
+    assert text.count("Conditions:") == 2
+    assert "| m      |        1 |" in text
+    assert "| m      |        3 |" in text
+    assert len(list((tmp_path / "figures").iterdir())) == 2
+
+
+def test_a_figure_of_nothing_is_said_and_the_rest_made(run: Path) -> None:
+    environment = (run / "environment.json").read_text().replace('"round_s"', '"round"')
+    (run / "environment.json").write_text(environment)
+    assert "> Note: no figure: no metric round was measured." in write_report(run).read_text()
+
+
+def test_an_empty_folder_holds_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="no run is here"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "claims.json", "environment.json"])
+def test_a_broken_file_is_named(run: Path, name: str) -> None:
+    (run / name).write_text('{"schema": 1,\n')
+    with pytest.raises(ReportError, match=name):
+        write_report(run)
+
+
+def test_any_name_becomes_a_file_name() -> None:
+    assert slug("../all/a b|c") == "all-a-b-c"
+    assert slug("///") == "figure"
