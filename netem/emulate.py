@@ -43,7 +43,7 @@ class AddLink(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     half_duplex: bool
 
 
-class Change(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class ChangeLink(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     address: Address
     up: LinkProfile | None
     down: LinkProfile | None
@@ -55,7 +55,7 @@ class Play(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     began_at: float
 
 
-class Count(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class CountBytes(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     address: Address
 
 
@@ -67,7 +67,7 @@ class Answer(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-Command = AddLink | Change | Play | Count
+Command = AddLink | ChangeLink | Play | CountBytes
 
 
 def obey(line: bytes, proxies: dict[Address, Proxy]) -> Answer:
@@ -88,11 +88,11 @@ def _do(command: Command, proxies: dict[Address, Proxy]) -> Answer:
         return Answer(address=proxy.address)
     proxy = proxies[command.address]
     match command:
-        case Count():
+        case CountBytes():
             return Answer(counts=(proxy.up.forwarded_bytes, proxy.down.forwarded_bytes))
         case Play():
             proxy.play(command.link, command.began_at)
-        case Change():
+        case ChangeLink():
             changes = ((proxy.up, command.up), (proxy.down, command.down))
             for _, profile in changes:
                 if profile is not None:
@@ -196,7 +196,7 @@ class Emulator:
 
     async def change(self, address: Address, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
         """Give a link new profiles from now on; None keeps the old one. See ``Line.change``."""
-        await self._ask(Change(address, up, down))
+        await self._ask(ChangeLink(address, up, down))
 
     async def play(self, address: Address, link: Duplex, began_at: float) -> None:
         """Let the link at ``address`` follow the traces of ``link``, which began at ``began_at`` (time.monotonic).
@@ -207,7 +207,7 @@ class Emulator:
 
     async def counts(self, address: Address) -> tuple[int, int]:
         """Bytes that a link has passed on, up and down."""
-        return (await self._ask(Count(address))).counts
+        return (await self._ask(CountBytes(address))).counts
 
     async def outlives(self, for_s: float) -> None:
         """Return after ``for_s``. Raises EmulatorError as soon as it ends before."""

@@ -25,7 +25,7 @@ ACCEPT_AGAIN_S = 0.1
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-class Direction:
+class LinkDirection:
     """One direction of a link at work: its line, a timer, and the ends that feed it."""
 
     def __init__(self, line: Line) -> None:
@@ -63,7 +63,7 @@ class End(asyncio.BufferedProtocol):
     other: "End"
     transport: asyncio.Transport
 
-    def __init__(self, out: Direction) -> None:
+    def __init__(self, out: LinkDirection) -> None:
         self.out = out
         self.choked = False  # the far program does not read
         self._reading_over = False
@@ -163,7 +163,7 @@ class Proxy:
         up, down = Line(link.up, random.Random(2 * seed)), Line(link.down, random.Random(2 * seed + 1))
         if link.half_duplex:
             up.share_medium(down)
-        self.up, self.down = Direction(up), Direction(down)
+        self.up, self.down = LinkDirection(up), LinkDirection(down)
         self._target, self._namespace = target, namespace
         self._listener = tcp_socket(host, namespace)
         self._listener.bind((host, 0))

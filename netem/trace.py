@@ -26,7 +26,7 @@ class TraceError(ValueError):
     """A trace cannot be read or written; says where (file and line) and why."""
 
 
-class Change(msgspec.Struct, frozen=True):
+class RateChange(msgspec.Struct, frozen=True):
     """From ``time_s`` on the link has this rate; the rest is as in the base profile where it is None."""
 
     time_s: float
@@ -48,7 +48,7 @@ class Change(msgspec.Struct, frozen=True):
 class Trace(msgspec.Struct, frozen=True):
     """Changes of one direction of a link, the first at time 0, their times increasing, all before ``period_s``."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[RateChange, ...]
     period_s: float
 
     def schedule(
@@ -149,7 +149,7 @@ def _read_csv(path: Path, lines: list[str]) -> Trace:
         raise TraceError(f"{path}:1: the header must name {' and '.join(missing)}")
     if len(set(header)) < len(header):
         raise TraceError(f"{path}:1: a column is named twice")
-    changes: list[Change] = []
+    changes: list[RateChange] = []
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
@@ -161,7 +161,7 @@ def _read_csv(path: Path, lines: list[str]) -> Trace:
             raise TraceError(f"{path}:{number}: time_s: {row['time_s']} does not come after {changes[-1].time_s}")
         if not changes and row["time_s"] != 0:
             raise TraceError(f"{path}:{number}: time_s: the first row must be at 0, not {row['time_s']}")
-        changes.append(Change(**row))
+        changes.append(RateChange(**row))
     if not changes:
         raise TraceError(f"{path}: has no rows")
     last_s = changes[-1].time_s
@@ -201,7 +201,7 @@ def _read_mahimahi(path: Path, lines: list[str]) -> Trace:
     changes = []
     for before_ms, at_ms in pairwise([0, *counts]):
         rate_bps = 8 * PACKET_BYTES * (counts[at_ms] + waiting) * 1000 / (at_ms - before_ms)
-        changes.append(Change(before_ms / 1000, rate_bps))
+        changes.append(RateChange(before_ms / 1000, rate_bps))
         waiting = 0
     return Trace(tuple(changes), times_ms[-1] / 1000)
 

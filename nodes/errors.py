@@ -9,7 +9,7 @@ class ModelError(ValueError):
     """A model that does not exist or cannot be made a chain, or parts that cannot be cut from one."""
 
 
-def said(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """What ``error`` says, on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 

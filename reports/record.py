@@ -11,7 +11,7 @@ SCHEMA = 1
 
 Mode = Literal["live", "in-process", "virtual"]
 Scale = Literal["smoke", "laptop", "paper"]
-Shaping = Literal["none", "emulated", "kernel", "tbf+emulated"]
+ShapingBackend = Literal["none", "emulated", "kernel", "tbf+emulated"]
 CaseValue = str | int | float | bool
 
 
@@ -30,7 +30,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mode: Mode
     scale: Scale
     dataset: str
-    shaping: Shaping
+    shaping: ShapingBackend
     device: str
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from bench.execution import environment as conditions
 from bench.suite.document import InputError
 from netem.kernel import namespace_owner as owned
 from netem.kernel.shape import ShapeError, kinds
-from netem.kernel.tc import Kind
+from netem.kernel.tc import ShaperKind
 
 Facts = dict[str, Any]
 
@@ -41,9 +41,9 @@ def _kernel() -> dict[str, bool | None]:
     if os.geteuid() == 0:
         with suppress(ShapeError):  # no namespaces, as in many a container
             found = kinds()
-            return {kind: kind in found for kind in get_args(Kind)}
-        return dict.fromkeys(get_args(Kind), False)
-    return {kind: conditions.kernel_has(kind) for kind in get_args(Kind)}
+            return {kind: kind in found for kind in get_args(ShaperKind)}
+        return dict.fromkeys(get_args(ShaperKind), False)
+    return {kind: conditions.kernel_has(kind) for kind in get_args(ShaperKind)}
 
 
 def _gpu() -> str | None:

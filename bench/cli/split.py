@@ -17,24 +17,24 @@ from nodes.splitting.search import move_s, search, transfer_s
 from nodes.wire.split_costs import message_bytes
 
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e18)]  # bounded, as rates are, so that no cost overflows
-Name = Annotated[str, msgspec.Meta(min_length=1)]
+NodeName = Annotated[str, msgspec.Meta(min_length=1)]
 Metric = Literal["latency", "energy"]
 
 
-class Link(msgspec.Struct, frozen=True):
+class PlanLink(msgspec.Struct, frozen=True):
     """The link from one node to the next."""
 
     rate_bps: Annotated[float, msgspec.Meta(ge=1e-9)]
     delay_s: Amount
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class SplitPlan(msgspec.Struct, frozen=True, kw_only=True):
     """P nodes, L layers: what each node takes for each layer, and each link for each boundary."""
 
-    nodes: Annotated[list[Name], msgspec.Meta(min_length=1)]
+    nodes: Annotated[list[NodeName], msgspec.Meta(min_length=1)]
     compute_s: dict[str, list[Amount]]  # {node: [L]}
     boundary_bytes: Annotated[list[Amount], msgspec.Meta(min_length=2)]  # [L+1]: the input, each layer's result
-    links: list[Link] = []  # [P-1]
+    links: list[PlanLink] = []  # [P-1]
     backward_s: dict[str, list[Amount]] = {}  # {node: [L]}, in training
     gradient_bytes: list[Amount] = []  # [L+1], what returns for each boundary in training
     parameter_bytes: list[Amount] = []  # [L], moved if the split changes from current_splits
@@ -54,10 +54,10 @@ def run_split(path: Path) -> dict[str, Any]:
     return {"cost_s": split.cost, "splits": split.splits, "sci_bytes": sci_bytes(plan)}
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> SplitPlan:
     """Read and check the plan at ``path``. Raises InputError with every error found."""
     document = read(path)
-    plan = convert(document, Plan)
+    plan = convert(document, SplitPlan)
     if plan is not None:
         for key, message in _contradictions(plan):
             document.problem(key, message)
@@ -66,7 +66,7 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
-def plan_costs(plan: Plan) -> tuple[list[list[float]], list[list[float]]]:
+def plan_costs(plan: SplitPlan) -> tuple[list[list[float]], list[list[float]]]:
     """Weighted costs of each layer on each node [P][L] and of each boundary on each link [P-1][L+1].
 
     The weights combine metrics linearly (HiveMind, Eq. 11). Energy is that of computing alone.
@@ -89,12 +89,12 @@ def plan_costs(plan: Plan) -> tuple[list[list[float]], list[list[float]]]:
     return layer_costs, link_costs
 
 
-def sci_bytes(plan: Plan) -> list[int]:
+def sci_bytes(plan: SplitPlan) -> list[int]:
     """Bytes [P-1] of the split-cost message, whole as encoded, that goes from node p + 1 to node p."""
     return [message_bytes(node, len(plan.boundary_bytes) - 1) for node in plan.nodes[1:]]
 
 
-def _link_s(plan: Plan, p: int) -> list[float]:
+def _link_s(plan: SplitPlan, p: int) -> list[float]:
     link = plan.links[p]
     seconds = transfer_s(plan.boundary_bytes, link.rate_bps, link.delay_s, plan.gradient_bytes or None)
     if not plan.parameter_bytes:
@@ -103,13 +103,13 @@ def _link_s(plan: Plan, p: int) -> list[float]:
     return [transfer + move for transfer, move in zip(seconds, moves, strict=True)]
 
 
-def _weight(plan: Plan, metric: Metric) -> float:
+def _weight(plan: SplitPlan, metric: Metric) -> float:
     if isinstance(plan.objective, str):
         return float(plan.objective == metric)
     return plan.objective.get(metric, 0.0)
 
 
-def _contradictions(plan: Plan) -> Iterator[tuple[Key, str]]:
+def _contradictions(plan: SplitPlan) -> Iterator[tuple[Key, str]]:
     """The (key, message) of everything in ``plan`` that does not fit the rest of it."""
     layers, links = len(plan.boundary_bytes) - 1, len(plan.nodes) - 1
     for p, node in enumerate(plan.nodes):
@@ -131,7 +131,7 @@ def _contradictions(plan: Plan) -> Iterator[tuple[Key, str]]:
     yield from _objective(plan)
 
 
-def _objective(plan: Plan) -> Iterator[tuple[Key, str]]:
+def _objective(plan: SplitPlan) -> Iterator[tuple[Key, str]]:
     if plan.energy_j:
         yield from _table("energy_j", plan.energy_j, plan)
     elif _weight(plan, "energy"):
@@ -140,7 +140,7 @@ def _objective(plan: Plan) -> Iterator[tuple[Key, str]]:
         yield ("objective",), "needs a weight above 0"
 
 
-def _table(key: str, table: dict[str, list[float]], plan: Plan) -> Iterator[tuple[Key, str]]:
+def _table(key: str, table: dict[str, list[float]], plan: SplitPlan) -> Iterator[tuple[Key, str]]:
     """What is wrong with ``table`` {node: [L]}."""
     for node in plan.nodes:
         if node not in table:

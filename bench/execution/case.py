@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from bench.execution.environment import shaping_of
-from bench.execution.plan import Plan
+from bench.execution.plan import RunPlan
 from bench.suite.experiment import Context, Measurement
 from bench.suite.schema import Case
 from reports.record import Record
@@ -21,7 +21,7 @@ from reports.record import Record
 T = TypeVar("T")
 
 
-class Came(msgspec.Struct, frozen=True, kw_only=True):
+class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a case. ``failure`` says why it has no records or, where ``trace`` is empty, not all of them."""
 
     records: list[Record] = []
@@ -30,7 +30,7 @@ class Came(msgspec.Struct, frozen=True, kw_only=True):
     trace: str = ""  # of the error for which nothing was measured
 
 
-def run_case(plan: Plan, case: Case, run: str, scratch: Path, say: Callable[[str], None]) -> Came:
+def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[str], None]) -> CaseResult:
     """Run ``case`` for the run of that name; whatever the experiment raises, but KeyboardInterrupt, is a failure."""
     context = _context(plan, case, scratch, say)
     started = time.monotonic()
@@ -50,12 +50,12 @@ def run_case(plan: Plan, case: Case, run: str, scratch: Path, say: Callable[[str
     except BaseException as error:
         return failed(case, f"{type(error).__name__}: {error}", traceback.format_exc())
     failure = f"{case.title}: {_named(not_finite)}" if not_finite else ""
-    return Came(records=records, seconds=time.monotonic() - started, failure=failure)
+    return CaseResult(records=records, seconds=time.monotonic() - started, failure=failure)
 
 
-def failed(case: Case, reason: str, trace: str) -> Came:
+def failed(case: Case, reason: str, trace: str) -> CaseResult:
     """What comes of a case of which nothing can be recorded."""
-    return Came(failure=" ".join(f"{case.title}: {reason}".split())[:500], trace=trace)
+    return CaseResult(failure=" ".join(f"{case.title}: {reason}".split())[:500], trace=trace)
 
 
 def freeing(cases: Iterable[T]) -> Iterator[T]:
@@ -73,7 +73,7 @@ def freeing(cases: Iterable[T]) -> Iterator[T]:
         gc.unfreeze()
 
 
-def _threads(plan: Plan, case: Case) -> AbstractContextManager[None]:
+def _threads(plan: RunPlan, case: Case) -> AbstractContextManager[None]:
     """One where cases are parallel, beside others or not: numbers depend on it. At scale paper all that there are."""
     if not case.experiment.spec.parallel or plan.options.scale == "paper":
         return nullcontext()
@@ -82,7 +82,7 @@ def _threads(plan: Plan, case: Case) -> AbstractContextManager[None]:
     return one_thread()
 
 
-def _context(plan: Plan, case: Case, scratch: Path, say: Callable[[str], None]) -> Context:
+def _context(plan: RunPlan, case: Case, scratch: Path, say: Callable[[str], None]) -> Context:
     mode = case.experiment.spec.mode
     return Context(
         seed=case.seed,

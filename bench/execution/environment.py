@@ -11,7 +11,7 @@ from typing import Literal
 import psutil
 
 from bench.suite.document import InputError
-from reports.record import Mode, Shaping
+from reports.record import Mode, ShapingBackend
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 ShapingChoice = Literal["auto", "none", "emulated", "kernel"]
@@ -47,7 +47,7 @@ def cuda_available() -> bool:
     return torch.cuda.is_available()
 
 
-def shaping(choice: ShapingChoice) -> Shaping:
+def shaping(choice: ShapingChoice) -> ShapingBackend:
     """How links are shaped. The kernel only if asked, and tried; raises InputError where it cannot."""
     if choice in ("auto", "emulated"):
         return "emulated"
@@ -66,7 +66,7 @@ def shaping(choice: ShapingChoice) -> Shaping:
     return "kernel" if "netem" in found else "tbf+emulated"
 
 
-def shaping_of(mode: Mode, chosen: Shaping) -> Shaping:
+def shaping_of(mode: Mode, chosen: ShapingBackend) -> ShapingBackend:
     """What ``chosen`` means in ``mode``: in-process has no links, virtual ones are never the kernel's."""
     if mode == "in-process":
         return "none"

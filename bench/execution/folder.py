@@ -10,7 +10,7 @@ import msgspec
 
 from bench.execution import environment as conditions
 from bench.execution.journal import Journal, case_key
-from bench.execution.plan import Outcome, Plan, status
+from bench.execution.plan import RunOutcome, RunPlan, status
 from bench.suite.document import InputError
 from bench.suite.schema import Case, Suite, digest
 from reports.claims.verdict import judge
@@ -19,13 +19,13 @@ from reports.record import read_records
 
 # What must be the same for a run to be gone on with.
 SAME = ("scale", "seed", "dataset", "shaping", "device", "machine", "versions")
-Tree = dict[str, Any]
+RunEnvironment = dict[str, Any]
 
 
 class Output:
     """The folder of one run. Raises InputError if it holds what cannot be gone on with."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
         self.folder = plan.options.out or _default_folder(plan.options.suites)
         try:
@@ -57,7 +57,7 @@ class Output:
         """The name of the run in its records."""
         return str(self.environment["run"])
 
-    def _check_same(self, earlier: Tree) -> None:
+    def _check_same(self, earlier: RunEnvironment) -> None:
         lines = [
             f"--resume: {self.folder}: {key} was {earlier.get(key)}, is {self.environment[key]} now"
             for key in SAME
@@ -95,13 +95,13 @@ class Output:
         with (self.folder / "errors.log").open("a", encoding="utf-8") as file:
             file.write(f"{title}\n{text}\n")
 
-    def write_environment(self, outcome: Outcome, ended: bool = False) -> None:
+    def write_environment(self, outcome: RunOutcome, ended: bool = False) -> None:
         """Write ``environment.json`` with what became of each experiment so far."""
         self.environment["ended"] = _now() if ended else None
         self.environment["suites"] = [self._suite(suite, outcome) for suite in self._plan.suites]
         _write_json(self.folder / "environment.json", self.environment)
 
-    def _suite(self, suite: Suite, outcome: Outcome) -> Tree:
+    def _suite(self, suite: Suite, outcome: RunOutcome) -> RunEnvironment:
         file = suite.file
         return {
             "name": file.name,
@@ -130,7 +130,7 @@ class Output:
         ]
         return sum(seconds) if seconds else None
 
-    def finish(self, outcome: Outcome) -> Path:
+    def finish(self, outcome: RunOutcome) -> Path:
         """Judge the claims and write the report; its path."""
         with suppress(OSError):  # not empty: a case was not recorded
             (self.folder / ".scratch").rmdir()
@@ -156,7 +156,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _environment(plan: Plan) -> Tree:
+def _environment(plan: RunPlan) -> RunEnvironment:
     """The conditions and the time, ready for JSON."""
     return {
         "suites": [],
@@ -174,9 +174,9 @@ def _environment(plan: Plan) -> Tree:
     }
 
 
-def _read_environment(path: Path) -> Tree:
+def _read_environment(path: Path) -> RunEnvironment:
     try:
-        earlier: Tree = msgspec.json.decode(path.read_bytes(), type=Tree)
+        earlier: RunEnvironment = msgspec.json.decode(path.read_bytes(), type=RunEnvironment)
     except (OSError, msgspec.DecodeError):
         raise InputError([f"--resume: {path.parent} holds no run of bench; give another --out"]) from None
     return earlier

@@ -16,7 +16,7 @@ from bench.suite.document import InputError
 from bench.suite.link_checks import misfits
 from bench.suite.schema import Case, Experiment, Suite
 from nodes.imports import did_you_mean
-from reports.record import Scale, Shaping
+from reports.record import Scale, ShapingBackend
 
 Jobs = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 START_S = 4.0  # until a process that runs cases beside others has loaded all it needs
@@ -49,13 +49,13 @@ def options_of(plain: dict[str, Any]) -> Options:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """All that is decided before anything runs. ``selected`` by --only; ``cases`` of every experiment."""
 
     options: Options
     suites: list[Suite]
     device: str
-    shaping: Shaping
+    shaping: ShapingBackend
     jobs: int
     selected: list[Experiment]
     cases: dict[str, list[Case]]
@@ -95,7 +95,7 @@ class Schedule(NamedTuple):
         return seconds / self.jobs if seconds is not None and self.runs_beside(case) else seconds
 
 
-def make_plan(options: Options) -> Plan:
+def make_plan(options: Options) -> RunPlan:
     """Read and check all there is to check. Raises InputError."""
     if options.resume and options.out is None:
         raise InputError(["--resume: give the run to go on with as --out"])
@@ -108,7 +108,7 @@ def make_plan(options: Options) -> Plan:
     cases = {experiment.name: list(experiment.cases(options.scale, options.seed)) for experiment in known}
     if lines := _misfits(options.scale, shaping, [case for chosen in selected for case in cases[chosen.name]]):
         raise InputError(lines)
-    return Plan(options, suites, device, shaping, options.jobs or _jobs(options.scale, device), selected, cases)
+    return RunPlan(options, suites, device, shaping, options.jobs or _jobs(options.scale, device), selected, cases)
 
 
 def _jobs(scale: Scale, device: str) -> int:
@@ -116,7 +116,7 @@ def _jobs(scale: Scale, device: str) -> int:
     return 1 if scale == "paper" or device != "cpu" else conditions.cores()
 
 
-def _misfits(scale: Scale, shaping: Shaping, cases: list[Case]) -> list[str]:
+def _misfits(scale: Scale, shaping: ShapingBackend, cases: list[Case]) -> list[str]:
     """What the links of ``cases`` have that ``shaping`` cannot do, each once."""
     lines: dict[str, None] = {}
     for case in cases:
@@ -139,7 +139,7 @@ def _is_called(experiment: Experiment, glob: str) -> bool:
 
 
 @dataclass
-class Outcome:
+class RunOutcome:
     """What came of a run. Each failure's reason by experiment, in this run and in those it goes on with."""
 
     folder: Path
@@ -153,26 +153,26 @@ class Outcome:
         return 130 if self.interrupted else 3 if self.failures else 0
 
 
-class Status(NamedTuple):
+class ExperimentStatus(NamedTuple):
     """What became of an experiment, and why not more."""
 
     status: Literal["done", "failed", "skipped"]
     reason: str | None = None
 
 
-def status(plan: Plan, experiment: Experiment, recorded: Container[str], outcome: Outcome) -> Status:
+def status(plan: RunPlan, experiment: Experiment, recorded: Container[str], outcome: RunOutcome) -> ExperimentStatus:
     """What became of ``experiment`` so far; ``recorded`` holds the keys of the cases that are."""
     skipped = experiment.skipped(plan.options.scale)
     if skipped:
-        return Status("skipped", skipped)
+        return ExperimentStatus("skipped", skipped)
     failure = (outcome.earlier_failures | outcome.failures).get(experiment.name)
     if failure:
-        return Status("failed", failure)
+        return ExperimentStatus("failed", failure)
     cases = plan.cases[experiment.name]
     missing = sum(case_key(case) not in recorded for case in cases)
     if not missing:
-        return Status("done")
+        return ExperimentStatus("done")
     if experiment not in plan.selected:
-        return Status("skipped", f"not chosen by --only {' '.join(plan.options.only)}")
+        return ExperimentStatus("skipped", f"not chosen by --only {' '.join(plan.options.only)}")
     why = "interrupted" if outcome.interrupted else "did not end"
-    return Status("skipped", f"{why}: {missing} of {len(cases)} cases were not run")
+    return ExperimentStatus("skipped", f"{why}: {missing} of {len(cases)} cases were not run")

@@ -8,22 +8,22 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench.child_process import Child, EndedError
-from bench.execution.case import Came, failed
+from bench.execution.case import CaseResult, failed
 from bench.execution.folder import Output
 from bench.execution.journal import case_key
-from bench.execution.plan import Plan
+from bench.execution.plan import RunPlan
 from bench.execution.progress import Progress
 from bench.suite.schema import Case
 
-Keep = Callable[[Case, Came], None]
+Keep = Callable[[Case, CaseResult], None]
 
 
-def run_at_once(plan: Plan, cases: Sequence[Case], output: Output, progress: Progress, keep: Keep) -> None:
+def run_at_once(plan: RunPlan, cases: Sequence[Case], output: Output, progress: Progress, keep: Keep) -> None:
     """Run ``cases``, ``plan.jobs`` at a time; ``keep`` is given what came of each, in their order.
 
     At Ctrl-C it is given what had ended out of its turn as well.
     """
-    crew = Crew(plan, cases, output, progress)
+    crew = WorkerPool(plan, cases, output, progress)
     try:
         crew.start()
         for case in cases:
@@ -39,11 +39,11 @@ def run_at_once(plan: Plan, cases: Sequence[Case], output: Output, progress: Pro
         crew.dismiss()
 
 
-class Crew:
+class WorkerPool:
     """Processes that run cases. ``came`` holds, by key, what came of those that have ended."""
 
-    def __init__(self, plan: Plan, cases: Sequence[Case], output: Output, progress: Progress) -> None:
-        self.came: dict[str, Came] = {}
+    def __init__(self, plan: RunPlan, cases: Sequence[Case], output: Output, progress: Progress) -> None:
+        self.came: dict[str, CaseResult] = {}
         self._plan, self._output, self._progress = plan, output, progress
         self._waiting = deque(cases)
         self._busy: dict[Child, Case] = {}
@@ -104,9 +104,9 @@ class Crew:
                     self._end(case, failed(case, why, why))
                     self._give(worker)
                 case {"came": came}:
-                    self._end(case, msgspec.convert(came, Came))
+                    self._end(case, msgspec.convert(came, CaseResult))
                     self._give(worker)
 
-    def _end(self, case: Case, came: Came) -> None:
+    def _end(self, case: Case, came: CaseResult) -> None:
         self.came[case_key(case)] = came
         self._progress.end(case)

@@ -10,20 +10,20 @@ from functools import partial
 from rich.console import Console
 
 from bench.console.view import LiveView, plan_lines
-from bench.execution.case import Came, failed, freeing, run_case
+from bench.execution.case import CaseResult, failed, freeing, run_case
 from bench.execution.folder import Output
 from bench.execution.journal import case_key
-from bench.execution.plan import Options, Outcome, Plan, Schedule, make_plan
+from bench.execution.plan import Options, RunOutcome, RunPlan, Schedule, make_plan
 from bench.execution.pool import Keep, run_at_once
 from bench.execution.progress import Progress
 from bench.suite.schema import Case
 
 
-def run(options: Options, console: Console) -> Outcome:
+def run(options: Options, console: Console) -> RunOutcome:
     """Run what ``options`` ask for. Raises InputError before anything runs."""
     plan = make_plan(options)
     output = Output(plan)
-    outcome = Outcome(output.folder, earlier_failures=output.earlier_failures)
+    outcome = RunOutcome(output.folder, earlier_failures=output.earlier_failures)
     outcome.failures |= output.recorded_failures()
     todo = [case for case in plan.selected_cases if case_key(case) not in output.journal.done]
     view = LiveView(console, len(todo))
@@ -43,7 +43,7 @@ def run(options: Options, console: Console) -> Outcome:
     return outcome
 
 
-def _show_plan(plan: Plan, todo: list[Case], schedule: Schedule, output: Output, view: LiveView) -> None:
+def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Output, view: LiveView) -> None:
     at_once = f", {schedule.jobs} at once where cases are parallel" if schedule.beside else ""
     view.line(f"scale {plan.options.scale}, seed {plan.options.seed}, data {plan.dataset}")
     view.line(f"device {plan.device}, shaping {plan.shaping}{at_once}, into {output.folder}")
@@ -56,7 +56,7 @@ def _show_plan(plan: Plan, todo: list[Case], schedule: Schedule, output: Output,
         view.line(line)
 
 
-def _run_one_by_one(plan: Plan, cases: list[Case], output: Output, progress: Progress, keep: Keep) -> None:
+def _run_one_by_one(plan: RunPlan, cases: list[Case], output: Output, progress: Progress, keep: Keep) -> None:
     """Run ``cases`` in this process; ``keep`` is given what came of each."""
     for case in freeing(cases):
         progress.start(case)
@@ -65,7 +65,7 @@ def _run_one_by_one(plan: Plan, cases: list[Case], output: Output, progress: Pro
         keep(case, came)
 
 
-def _keep(output: Output, outcome: Outcome, view: LiveView, case: Case, came: Came) -> None:
+def _keep(output: Output, outcome: RunOutcome, view: LiveView, case: Case, came: CaseResult) -> None:
     """Record what came of ``case``, or why nothing did."""
     outcome.earlier_failures.pop(case.experiment.name, None)
     if not came.trace:

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from bench.execution.case import Came, freeing, run_case
+from bench.execution.case import CaseResult, freeing, run_case
 from bench.execution.journal import case_key
-from bench.execution.plan import Options, Plan, make_plan, options_of
+from bench.execution.plan import Options, RunPlan, make_plan, options_of
 from bench.suite.document import InputError
 
 
@@ -51,7 +51,7 @@ class Worker:
     def _say(self, key: str, text: str) -> None:
         self._tell(key=key, said=text)
 
-    def _tell(self, **event: str | Came) -> None:
+    def _tell(self, **event: str | CaseResult) -> None:
         with self._telling:
             self._events.write(msgspec.json.encode(event) + b"\n")
             self._events.flush()
@@ -62,7 +62,7 @@ class Worker:
         os.killpg(0, signal.SIGKILL)  # whatever is being computed
 
 
-def _plan(options: Options) -> Plan | None:
+def _plan(options: Options) -> RunPlan | None:
     """The runner's plan; None where the suites can no longer be used."""
     try:
         return make_plan(options)

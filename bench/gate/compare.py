@@ -21,8 +21,8 @@ GATE = 1  # version of the header
 CONDITIONS = ("schema", "mode", "scale", "dataset", "shaping", "device")
 TIMES = ("s", "ms", "us", "µs", "ns", "min", "h", "seconds")
 
-Status = Literal["ok", "regression", "missing", "new"]
-Key = tuple[str, str, str, tuple[tuple[str, CaseValue], ...], int]  # suite, experiment, metric, case, seed
+NumberStatus = Literal["ok", "regression", "missing", "new"]
+RecordKey = tuple[str, str, str, tuple[tuple[str, CaseValue], ...], int]  # suite, experiment, metric, case, seed
 
 
 class GateInputError(ValueError):
@@ -75,7 +75,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     failed: list[str] = []  # experiments
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class GateOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one gated number. ``allowed`` (the metric's unit): how far it may move."""
 
     suite: str
@@ -87,7 +87,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     baseline: float | None
     measured: float | None
     allowed: float
-    status: Status
+    status: NumberStatus
 
     @property
     def failed(self) -> bool:
@@ -140,7 +140,7 @@ def _records(path: Path) -> tuple[Header | None, list[Record]]:
     return header, records
 
 
-def compare(run: Side, baseline: Side) -> list[Outcome]:
+def compare(run: Side, baseline: Side) -> list[GateOutcome]:
     """An outcome for every gated number, in the baseline's order, new ones last. Raises GateInputError.
 
     Numbers are compared seed by seed, repeats averaged; the conditions of both sides must be the same.
@@ -161,17 +161,17 @@ def compare(run: Side, baseline: Side) -> list[Outcome]:
     ]
 
 
-def _outcome(key: Key, unit: str, rule: GateRule, before: float | None, after: float | None) -> Outcome:
+def _outcome(key: RecordKey, unit: str, rule: GateRule, before: float | None, after: float | None) -> GateOutcome:
     suite, experiment, metric, case, seed = key
     allowed = 0.0 if before is None else rule.allowed(before)
-    status: Status = "ok"
+    status: NumberStatus = "ok"
     if before is None:
         status = "new"
     elif after is None:
         status = "missing"
     elif (worse := rule.worse_by(before, after)) > allowed and not math.isclose(worse, allowed, rel_tol=1e-9):
         status = "regression"
-    return Outcome(
+    return GateOutcome(
         suite=suite,
         experiment=experiment,
         metric=metric,
@@ -205,8 +205,8 @@ def _rules(run: Side, records: Iterable[Record]) -> dict[tuple[str, str, str], G
     return found
 
 
-def _numbers(records: Iterable[Record], rules: dict[tuple[str, str, str], GateRule]) -> dict[Key, float]:
-    groups: dict[Key, list[float]] = {}
+def _numbers(records: Iterable[Record], rules: dict[tuple[str, str, str], GateRule]) -> dict[RecordKey, float]:
+    groups: dict[RecordKey, list[float]] = {}
     for record in records:
         if (record.suite, record.experiment, record.metric) in rules:
             case = tuple(sorted(record.case.items()))

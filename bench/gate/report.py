@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from bench.gate.compare import Outcome
+from bench.gate.compare import GateOutcome
 from reports.claims.statistics import escape, label, number
 from reports.pages.tables import grid
 
@@ -15,7 +15,7 @@ STATUSES = ("regression", "missing", "new", "ok")
 SHOWN = 50  # rows of the summary's table
 
 
-def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def as_json(outcomes: Sequence[GateOutcome]) -> dict[str, Any]:
     """``{"passed": bool, "counts": {status: n}, "outcomes": [...]}``."""
     counts = {status: sum(one.status == status for one in outcomes) for status in STATUSES}
     return {
@@ -25,7 +25,7 @@ def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def as_markdown(outcomes: Sequence[Outcome]) -> str:
+def as_markdown(outcomes: Sequence[GateOutcome]) -> str:
     """The verdict, the counts, and a table of all that is not as it was, regressions first."""
     found = as_json(outcomes)
     counts = ", ".join(f"{count} {status}" for status, count in found["counts"].items() if count)
@@ -40,14 +40,14 @@ def as_markdown(outcomes: Sequence[Outcome]) -> str:
     return text
 
 
-def _cells(one: Outcome) -> list[str]:
+def _cells(one: GateOutcome) -> list[str]:
     values = ["–" if value is None else number(value) for value in (one.baseline, one.measured)]
     allowed = "–" if one.baseline is None else f"± {number(one.allowed)} {one.unit}".strip()
     words = (f"{one.suite}/{one.experiment}", one.metric, label(one.case.items()))
     return [one.status, *map(escape, words), str(one.seed), *values, escape(allowed)]
 
 
-def as_junit(outcomes: Sequence[Outcome]) -> str:
+def as_junit(outcomes: Sequence[GateOutcome]) -> str:
     """A test suite a suite, a test case a gated number; what is new is skipped."""
     root = ET.Element("testsuites", name="bench check")
     ordered = sorted(outcomes, key=lambda one: one.suite)
@@ -71,7 +71,7 @@ def as_junit(outcomes: Sequence[Outcome]) -> str:
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def sentence(one: Outcome) -> str:
+def sentence(one: GateOutcome) -> str:
     """What happened to one number, in a line."""
     case = f" ({label(one.case.items())})" if one.case else ""
     what = f"{one.suite}/{one.experiment}/{one.metric}{case}, seed {one.seed}"

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from bench.live.processes import Address
-from bench.live.shaping import Edge, Emulated, Shaping
+from bench.live.processes import HostPort
+from bench.live.shaping import Emulated, LinkEnds, Shaping
 from netem.profiles import Duplex
-from reports.record import Shaping as Backend
+from reports.record import ShapingBackend as Backend
 
 
 def shaped(
-    nodes: Sequence[str], links: Sequence[Duplex], backend: Backend, seed: int, ends: Sequence[Edge] | None = None
+    nodes: Sequence[str], links: Sequence[Duplex], backend: Backend, seed: int, ends: Sequence[LinkEnds] | None = None
 ) -> Shaping:
     """What joins ``nodes`` by ``links`` as ``backend`` does it. Raises ValueError.
 
@@ -25,6 +25,8 @@ def shaped(
     return Emulated(nodes, [] if backend == "none" else links, seed, ends)
 
 
-async def downstream(shaping: Shaping, nodes: Sequence[str], addresses: Mapping[str, Address]) -> list[Address | None]:
+async def downstream(
+    shaping: Shaping, nodes: Sequence[str], addresses: Mapping[str, HostPort]
+) -> list[HostPort | None]:
     """Where each of the chain of ``nodes`` finds the next; ``addresses`` say where all listen, each for itself."""
     return [*[await shaping.door(hop, addresses[far]) for hop, far in enumerate(nodes[1:])], None]

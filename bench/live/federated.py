@@ -19,24 +19,24 @@ from bench.live.shaping import Shaping
 from bench.live.training import PATIENCE_S, SETTLE_S, SilentError, hear
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
-from nodes.federated.in_process import FederationOutcome, NodeReport, Say, outcome
+from nodes.federated.in_process import FederationOutcome, NodeReport, ReportRound, outcome
 from nodes.runtime.dynamic_node import ENDED
 from nodes.spec.federation import CLOUD, Federation
 from nodes.wire.channel import Channel, ChannelClosed
 from nodes.wire.codec import Limits
-from nodes.wire.listener import RUNNER, calling
+from nodes.wire.listener import RUNNER, peer_id
 from nodes.wire.messages import AnyMessage, Assign, Enlist, Error, Heartbeat, Hello, Peer, Result, Shutdown
 from nodes.wire.transport import connect
-from reports.record import Shaping as Backend
+from reports.record import ShapingBackend as Backend
 
-Crew = tuple[str, ...]  # who lives in one process
+ProcessMembers = tuple[str, ...]  # who lives in one process
 
 
 class LiveFederation:
     """A federation at work, as whoever kills clients and lets them come back sees it."""
 
     def __init__(
-        self, federation: Federation, shaping: Shaping, processes: Processes, token: str, say: Say | None
+        self, federation: Federation, shaping: Shaping, processes: Processes, token: str, say: ReportRound | None
     ) -> None:
         """``shaping`` has the links of ``ways``."""
         self.rounds: list[Result] = []  # as the edge servers told of them
@@ -46,7 +46,7 @@ class LiveFederation:
         self._token, self._say = token, say
         self._run = secrets.token_hex(4)
         self._servers = [*([CLOUD] if federation.edges > 1 else []), *federation.edge_names]
-        self._crews: dict[str, Crew] = {}  # by process
+        self._crews: dict[str, ProcessMembers] = {}  # by process
         self._controls: dict[str, Channel] = {}
         self._reports: dict[str, list[NodeReport]] = {}  # by process
         self._dead: set[str] = set()  # processes
@@ -102,7 +102,7 @@ class LiveFederation:
         """Let the nodes go."""
         await asyncio.gather(*(control.close() for control in self._controls.values()))
 
-    async def _start(self, crews: dict[str, Crew]) -> None:
+    async def _start(self, crews: dict[str, ProcessMembers]) -> None:
         await self._processes.start(list(crews), self._token)
         self._crews |= crews
         for process, crew in crews.items():
@@ -114,10 +114,10 @@ class LiveFederation:
             with suppress(ChannelClosed):
                 await control.send(message)
 
-    async def _attend(self, process: str, crew: Crew) -> None:
+    async def _attend(self, process: str, crew: ProcessMembers) -> None:
         """Tell a process who it is, and take what it says until it ends."""
         try:
-            me = calling(RUNNER, self._run)
+            me = peer_id(RUNNER, self._run)
             address = self._processes.addresses[process]
             control = await connect(*address, me, self._token, Limits(), bulk=False, peer=process)
             servers = {name: await self._servers_of(name) for name in crew}
@@ -137,7 +137,7 @@ class LiveFederation:
             [Peer(server, *await self._shaping.door(hop, self._processes.addresses[server])) for hop, server in doors]
         )
 
-    async def _take(self, process: str, crew: Crew, message: AnyMessage) -> None:
+    async def _take(self, process: str, crew: ProcessMembers, message: AnyMessage) -> None:
         """Act on what a process said."""
         match message:
             case Heartbeat():
@@ -168,7 +168,7 @@ class LiveFederation:
         for edge in self._federation.visits(self._federation.client_names.index(client)):
             await self._tell(self._federation.edge_names[edge], message)
 
-    async def _miss(self, crew: Crew, how: str) -> None:
+    async def _miss(self, crew: ProcessMembers, how: str) -> None:
         """Let edge servers know of clients that ended; one without clients ends too, unless clients move.
 
         Raises RunError for a server, and for the last of all clients while there is a server at work.
@@ -192,7 +192,7 @@ def run_live(
     federation: Federation,
     links: Duplex | Sequence[Duplex] = Duplex(),  # noqa: B008 (frozen)
     backhaul: Duplex = Duplex(),  # noqa: B008
-    say: Say | None = None,
+    say: ReportRound | None = None,
     *,
     clients_per_process: int = 1,
     script: Callable[[LiveFederation], Awaitable[None]] | None = None,
@@ -232,7 +232,7 @@ def run_live(
 async def _run(
     federation: Federation,
     joined: Shaping,
-    say: Say | None,
+    say: ReportRound | None,
     clients_per_process: int,
     script: Callable[[LiveFederation], Awaitable[None]] | None,
 ) -> FederationOutcome:
@@ -258,7 +258,7 @@ def ways(federation: Federation) -> list[tuple[str, str]]:
     return [*own, *((edge, CLOUD) for edge in edges if len(edges) > 1), *later]
 
 
-def _called(crew: Crew) -> str:
+def _called(crew: ProcessMembers) -> str:
     """The process of ``crew``: as its first, and how many more."""
     return crew[0] if len(crew) == 1 else f"{crew[0]}+{len(crew) - 1}"
 

@@ -20,17 +20,17 @@ import uvloop
 from bench.live.backends import shaped
 from bench.live.link_self_test import Pair
 from bench.live.link_self_test import self_test as try_links
-from bench.live.processes import Address, Processes, RunError, launcher
+from bench.live.processes import HostPort, Processes, RunError, launcher
 from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
 from nodes.inference.in_process import MemberReport
-from nodes.inference.task import Task, task_of
-from nodes.spec.policy import KnownLink
+from nodes.inference.task import TaskReport, task_of
+from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Service
 from nodes.wire.channel import Channel, ChannelClosed
 from nodes.wire.codec import Limits
-from nodes.wire.listener import RUNNER, calling
+from nodes.wire.listener import RUNNER, peer_id
 from nodes.wire.messages import (
     AnyMessage,
     Assign,
@@ -46,7 +46,7 @@ from nodes.wire.messages import (
 )
 from nodes.wire.split_costs import sci
 from nodes.wire.transport import connect
-from reports.record import Shaping as Backend
+from reports.record import ShapingBackend as Backend
 
 SILENCE_S = 30.0  # a service whose UE says nothing for so long has come to a stop
 HEARTBEATS_S = (
@@ -59,22 +59,22 @@ FIRST_UPDATE = 1 << 20  # updates that the runner asks for are numbered from her
 T = TypeVar("T")
 
 
-class Stage(msgspec.Struct, frozen=True, kw_only=True):
+class ServiceSetup(msgspec.Struct, frozen=True, kw_only=True):
     """Who may take part, the UE first, by their layers' costs [L]; how they are joined; and what they know of that."""
 
     service: Service
     layer_s: Mapping[str, Sequence[float]]
     links: Mapping[Pair, Duplex]
-    known: Mapping[Pair, KnownLink]
+    known: Mapping[Pair, LinkSpec]
     seed: int = 0
 
 
 class LiveService:
     """A service at work; an async context manager that leaves no process behind."""
 
-    def __init__(self, stage: Stage, shaping: Shaping) -> None:
+    def __init__(self, stage: ServiceSetup, shaping: Shaping) -> None:
         """``shaping`` has the stage's links, in their order."""
-        self.tasks: list[Task] = []  # in the order in which they came back
+        self.tasks: list[TaskReport] = []  # in the order in which they came back
         self.cuts: list[Assign] = []  # the UE's own split at each update
         self.reports: dict[str, MemberReport] = {}
         self.uncalibrated: list[str] = []  # what the test of the links had to say
@@ -133,7 +133,7 @@ class LiveService:
         """Give the link between two nodes new profiles from now on; nobody is told."""
         await self._shaping.change(self._links[upper, lower], link.up, link.down)
 
-    async def tell(self, upper: str, lower: str, link: KnownLink) -> None:
+    async def tell(self, upper: str, lower: str, link: LinkSpec) -> None:
         """Let ``lower`` know what its link from ``upper`` is from now on."""
         await self._controls[lower].send(LinkState(upper=upper, link=link))
 
@@ -172,7 +172,7 @@ class LiveService:
             await self._controls[name].send(Shutdown())
         await self._until(lambda: self.reports.keys() | self._dead >= set(alive))
 
-    async def _door(self, upper: str, lower: str) -> Address:
+    async def _door(self, upper: str, lower: str) -> HostPort:
         """Where ``upper`` finds ``lower``, at the near end of the link between them."""
         return await self._shaping.door(self._links[upper, lower], self._nodes.addresses[lower])
 
@@ -188,7 +188,7 @@ class LiveService:
         """Tell a node what it knows, and take what it says until it ends."""
         stage = self._stage
         try:
-            me = calling(RUNNER, self._run)
+            me = peer_id(RUNNER, self._run)
             namespace = self._shaping.namespaces.get(name)
             control = await connect(
                 *self._nodes.addresses[name], me, self._token, Limits(), bulk=False, peer=name, namespace=namespace
@@ -257,7 +257,7 @@ class LiveService:
 
 
 def run_service(
-    stage: Stage,
+    stage: ServiceSetup,
     script: Callable[[LiveService], Awaitable[T]],
     *,
     shaping: Backend = "emulated",

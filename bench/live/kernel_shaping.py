@@ -13,11 +13,11 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
-from bench.live.processes import Address
-from bench.live.shaping import Edge, Emulated, follow
+from bench.live.processes import HostPort
+from bench.live.shaping import Emulated, LinkEnds, follow
 from netem.kernel import namespace_owner as owned
-from netem.kernel.shape import Network
-from netem.kernel.tc import Kind
+from netem.kernel.shape import NamespaceNetwork
+from netem.kernel.tc import ShaperKind
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 
@@ -31,14 +31,14 @@ class Kernel:
     namespaces: Mapping[str, str]
 
     def __init__(
-        self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, kind: Kind, ends: Sequence[Edge]
+        self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, kind: ShaperKind, ends: Sequence[LinkEnds]
     ) -> None:
         """Raises ValueError for a half-duplex link: two ends that shape what they send share no medium."""
         for (near, _), link in zip(ends, links, strict=False):
             if link.half_duplex:
                 raise ValueError(f"the link from {nodes[near]} is half duplex, which only --shaping emulated can do")
         self._nodes, self._links, self._kind = nodes, links, kind
-        self._network = Network(kind, nodes, ends)
+        self._network = NamespaceNetwork(kind, nodes, ends)
         self._emulated = Emulated(nodes, [_rest(link) for link in links] if kind == "tbf" else [], seed, ends)
         self._thread = ThreadPoolExecutor(1)  # netlink's, which runs a loop of its own
         self._began = asyncio.Event()
@@ -64,7 +64,7 @@ class Kernel:
             await self._do(self._network.__exit__)
             self._thread.shutdown()
 
-    async def door(self, hop: int, far: Address) -> Address:
+    async def door(self, hop: int, far: HostPort) -> HostPort:
         return await self._emulated.door(hop, (self._network.address(hop, 1), far[1]))
 
     async def play(self) -> None:

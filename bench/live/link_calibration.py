@@ -10,7 +10,7 @@ from bench.live.probes import probes
 from netem.calibrate import Calibration, Probe, measure
 from netem.link import LinkProfile
 from netem.profiles import LINKS, Duplex
-from reports.record import Shaping as Backend
+from reports.record import ShapingBackend as Backend
 
 RATE_TOLERANCE = 0.05  # of the rate
 DELAY_TOLERANCE_S = 0.001
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
     sizes: tuple[int, ...] = ()
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class CalibrationRow(msgspec.Struct, frozen=True, kw_only=True):
     """One direction of a link: what was asked for and what was measured. None is an unlimited rate.
 
     ``measured_loss`` counts the stalls of a round trip among segments; ``late_s`` is by how much a whole message
@@ -60,7 +60,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     within: bool
 
 
-def run_links(backend: Backend = "emulated") -> list[Row]:
+def run_links(backend: Backend = "emulated") -> list[CalibrationRow]:
     """A row for each direction of each named link and each point of the sweeps."""
     return asyncio.run(rows([*named(), *swept()], backend))
 
@@ -96,7 +96,7 @@ async def rows(
     bulk_s: float = BULK_S,
     messages: int = MESSAGES,
     at_once: bool = False,
-) -> list[Row]:
+) -> list[CalibrationRow]:
     """Measure ``asked``, one after the other or all ``at_once``."""
     async with probes([one.duplex for one in asked], backend, seed) as ends:
         turn = asyncio.Semaphore(len(asked) if at_once else 1)
@@ -104,20 +104,20 @@ async def rows(
         async def measured(one: Asked, end: Probe) -> Calibration:
             return await measure(end, one.duplex.up, bulk_s=bulk_s, messages=messages, sizes=one.sizes)
 
-        async def row(one: Asked, end: Probe) -> Row:
+        async def row(one: Asked, end: Probe) -> CalibrationRow:
             async with turn:
                 return _row(one, await measured(one, end), messages)
 
         return await asyncio.gather(*map(row, asked, ends))
 
 
-def _row(asked: Asked, found: Calibration, messages: int) -> Row:
+def _row(asked: Asked, found: Calibration, messages: int) -> CalibrationRow:
     profile = asked.duplex.up
     rate_off = found.rate_bps / profile.rate_bps - 1 if profile.rate_bps else 0.0
     delay_off_s = found.delay_s - profile.delay_s
     tolerance_s = DELAY_TOLERANCE_S + 3 * MEDIAN_ERROR * profile.jitter_s / messages**0.5
     byte_s = 8 / profile.rate_bps if profile.rate_bps else 0.0
-    return Row(
+    return CalibrationRow(
         link=asked.link,
         direction=asked.direction,
         rate_bps=profile.rate_bps,
@@ -139,7 +139,7 @@ def _row(asked: Asked, found: Calibration, messages: int) -> Row:
     )
 
 
-def as_lines(rows: list[Row]) -> list[str]:
+def as_lines(rows: list[CalibrationRow]) -> list[str]:
     """``rows`` for a person, 80 columns wide: rates in Mbit/s, delays one way and jitter in ms, losses counted."""
     lines = [
         f"{'':<15}{'Mbit/s':^17}{'off':>7}  {'ms one way':^15}{'jitter ms':>11}{'losses':>9}",

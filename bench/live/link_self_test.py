@@ -9,14 +9,14 @@ tried once a process, and once more if it had failed.
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
-from bench.live.link_calibration import DELAY_TOLERANCE_S, RATE_TOLERANCE, Asked, Row, rows
+from bench.live.link_calibration import DELAY_TOLERANCE_S, RATE_TOLERANCE, Asked, CalibrationRow, rows
 from bench.live.processes import RunError
 from bench.suite.experiment import SelfTest
 from netem.estimate import NORMAL_QUARTILES
 from netem.jitter import quantile
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from reports.record import Shaping as Backend
+from reports.record import ShapingBackend as Backend
 
 ATTEMPTS = 4
 BULK_S = 0.12
@@ -37,7 +37,7 @@ async def self_test(ends: Sequence[Pair], links: Sequence[Duplex], backend: Back
     """
     if mode == "skip" or backend == "none":
         return []
-    best: dict[LinkProfile, Row] = {}
+    best: dict[LinkProfile, CalibrationRow] = {}
     for _ in range(ATTEMPTS):
         wanted = dict.fromkeys(part for _, profile in _directions(ends, links) for part in tried(profile))
         failing = [profile for profile in wanted if (backend, profile) not in _passed]
@@ -78,7 +78,7 @@ def _directions(ends: Sequence[Pair], links: Sequence[Duplex]) -> Iterable[tuple
         yield f"{far} to {near}", link.down
 
 
-async def _try(profiles: list[LinkProfile], backend: Backend) -> list[Row]:
+async def _try(profiles: list[LinkProfile], backend: Backend) -> list[CalibrationRow]:
     asked = [Asked("", "", Duplex(up=profile)) for profile in profiles]
     return await rows(asked, backend, bulk_s=BULK_S, messages=MESSAGES, at_once=True)
 
@@ -89,7 +89,7 @@ def _spread_s(profile: LinkProfile) -> float:
     return profile.jitter_s * (high - low) / NORMAL_QUARTILES
 
 
-def _within(profile: LinkProfile, row: Row) -> bool:
+def _within(profile: LinkProfile, row: CalibrationRow) -> bool:
     """Whether what was tried of a link is as asked for; other work of the machine may add to a spread."""
     if not profile.jitter_s:
         return row.within
@@ -97,14 +97,14 @@ def _within(profile: LinkProfile, row: Row) -> bool:
     return -SPREAD_OFF * spread_s <= row.measured_jitter_s - spread_s <= SPREAD_OFF * spread_s + DELAY_TOLERANCE_S
 
 
-def _distance(profile: LinkProfile, row: Row) -> float:
+def _distance(profile: LinkProfile, row: CalibrationRow) -> float:
     """How far off, in tolerances."""
     if profile.jitter_s:
         return abs(row.measured_jitter_s / _spread_s(profile) - 1) / SPREAD_OFF
     return max(abs(row.rate_deviation) / RATE_TOLERANCE, abs(row.delay_deviation_s) / DELAY_TOLERANCE_S)
 
 
-def _said(profile: LinkProfile, row: Row) -> str:
+def _said(profile: LinkProfile, row: CalibrationRow) -> str:
     """Asked for and obtained."""
     if profile.jitter_s:
         return f"{_spread_s(profile) * 1e3:.2g} ms of jitter asked for, {row.measured_jitter_s * 1e3:.2f} obtained"

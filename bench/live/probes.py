@@ -7,7 +7,7 @@ from bench.live.backends import downstream, shaped
 from netem.calibrate import Probe, answering, probing
 from netem.kernel.namespace import connected, listening
 from netem.profiles import Duplex
-from reports.record import Shaping as Backend
+from reports.record import ShapingBackend as Backend
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from nodes.errors import NodeError
 LOAD_S = 60.0  # the launcher's imports, from a slow disk too
 START_S = 10.0  # from a fork until the node listens
 
-Address = tuple[str, int]
+HostPort = tuple[str, int]
 
 
 class RunError(NodeError):
@@ -30,7 +30,7 @@ class RunError(NodeError):
 class Nodes(Protocol):
     """The nodes of one run: where they listen, each as seen from where it lives, and whether they are still there."""
 
-    addresses: dict[str, Address]
+    addresses: dict[str, HostPort]
 
     async def start(self, names: Sequence[str], token: str) -> None:
         """Return when all of ``names`` listen. Raises RunError."""
@@ -45,7 +45,7 @@ class Nodes(Protocol):
 class StartedByHand:
     """Nodes that were there before the run and stay after it."""
 
-    def __init__(self, addresses: dict[str, Address]) -> None:
+    def __init__(self, addresses: dict[str, HostPort]) -> None:
         self.addresses = addresses
 
     async def start(self, names: Sequence[str], token: str) -> None:
@@ -59,7 +59,7 @@ class StartedByHand:
         pass
 
 
-class Launcher(Child):
+class LauncherProcess(Child):
     """The process that forks nodes. One run at a time may use it."""
 
     def __init__(self) -> None:
@@ -78,9 +78,9 @@ class Launcher(Child):
 class Processes:
     """Nodes forked for one run; ``start`` may be called again for more of them."""
 
-    def __init__(self, launcher: Launcher, namespaces: Mapping[str, str]) -> None:
+    def __init__(self, launcher: LauncherProcess, namespaces: Mapping[str, str]) -> None:
         """``namespaces`` are the paths of those that nodes are to live in; the others live in this process's."""
-        self.addresses: dict[str, Address] = {}
+        self.addresses: dict[str, HostPort] = {}
         self._ended: dict[str, int] = {}
         self._over = False
         self._broken: RunError | None = None
@@ -166,19 +166,19 @@ class Processes:
         self._changed.set()
 
 
-_launcher: Launcher | None = None
+_launcher: LauncherProcess | None = None
 
 
-def launcher() -> Launcher:
+def launcher() -> LauncherProcess:
     """The launcher of this process, started when first asked for; importing torch once serves all runs."""
     global _launcher  # noqa: PLW0603  (one a process, as the interpreter itself is)
     if _launcher is None or not _launcher.runs:
-        _launcher = Launcher()
+        _launcher = LauncherProcess()
         atexit.register(_at_exit, _launcher)
     return _launcher
 
 
-def _at_exit(one: Launcher) -> None:
+def _at_exit(one: LauncherProcess) -> None:
     """Close it; a Ctrl-C meanwhile is one too many, and it ends by itself, as nobody holds its input any more."""
     with suppress(KeyboardInterrupt):
         one.end()

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol, Self
 
-from bench.live.processes import Address, RunError
+from bench.live.processes import HostPort, RunError
 from netem.emulate import Emulator
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -20,7 +20,7 @@ from netem.trace_schedule import schedules
 SILENCE_S = 10.0  # an emulator that says nothing for so long is taken for stopped
 ASK_S = 0.5  # so often it is asked whether it lives
 
-Edge = tuple[int, int]  # numbers of two nodes, the upstream one first
+LinkEnds = tuple[int, int]  # numbers of two nodes, the upstream one first
 
 
 class Shaping(Protocol):
@@ -35,7 +35,7 @@ class Shaping(Protocol):
 
     async def __aexit__(self, *exc: object) -> None: ...
 
-    async def door(self, hop: int, far: Address) -> Address:
+    async def door(self, hop: int, far: HostPort) -> HostPort:
         """Where the upstream node of link ``hop`` finds the downstream one, which listens at ``far`` for itself."""
 
     async def play(self) -> None:
@@ -51,11 +51,11 @@ class Shaping(Protocol):
 class Emulated:
     """Links in user space: an emulator in front of each node that a limited link leads to."""
 
-    def __init__(self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, ends: Sequence[Edge]) -> None:
+    def __init__(self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, ends: Sequence[LinkEnds]) -> None:
         self.namespaces: Mapping[str, str] = {}
         self._near, self._seed = [nodes[near] for near, _ in ends], seed
         self._limited = {hop: link for hop, link in enumerate(links) if link != Duplex()}
-        self._stands_at: dict[int, Address] = {}
+        self._stands_at: dict[int, HostPort] = {}
         self._began: float | None = None  # when traces did
         self._emulator = Emulator()
         self._stack = AsyncExitStack()
@@ -68,7 +68,7 @@ class Emulated:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    async def door(self, hop: int, far: Address) -> Address:
+    async def door(self, hop: int, far: HostPort) -> HostPort:
         link = self._limited.get(hop)
         if link is None:
             return far

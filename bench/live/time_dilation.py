@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from nodes.spec.job import Device, Job, Timing
-from nodes.training.report import NodeReport, Outcome
+from nodes.training.report import NodeReport, TrainingOutcome
 
 PHASES = ("compute_s", "overrun_s", "serialise_s", "wire_s", "total_s")
 SPANS = ("train_s", "test_s")  # of an epoch
@@ -28,7 +28,7 @@ def _slowed(device: Device, k: float) -> Device:
     return Device(timing=Timing(forward_s=k * device.timing.forward_s, backward_s=k * device.timing.backward_s))
 
 
-def quickened(outcome: Outcome, k: float) -> Outcome:
+def quickened(outcome: TrainingOutcome, k: float) -> TrainingOutcome:
     """``outcome`` of a run that went ``k`` times as slowly, in the time that it stands for."""
     return (
         outcome

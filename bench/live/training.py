@@ -12,41 +12,41 @@ import uvloop
 
 from bench.live.backends import downstream, shaped
 from bench.live.link_self_test import self_test as try_links
-from bench.live.processes import Address, Nodes, Processes, RunError, StartedByHand, launcher
+from bench.live.processes import HostPort, Nodes, Processes, RunError, StartedByHand, launcher
 from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
 from nodes.spec.job import Job, Seat
 from nodes.training.build import managed
-from nodes.training.report import Manage, NodeReport, Outcome, Say, outcome
+from nodes.training.report import Manage, NodeReport, ReportEpoch, TrainingOutcome, outcome
 from nodes.wire.channel import Channel, ChannelClosed
 from nodes.wire.codec import Limits
-from nodes.wire.listener import RUNNER, calling
+from nodes.wire.listener import RUNNER, peer_id
 from nodes.wire.messages import AnyMessage, Assign, Configure, Error, Heartbeat, Hello, Result, Shutdown
 from nodes.wire.transport import connect
-from reports.record import Shaping as Backend
+from reports.record import ShapingBackend as Backend
 
 SILENCE_S = 10.0  # a node that says nothing for so long is taken for stopped
 PARTS = 5  # of that time: a runner that stood still itself, as by Ctrl-Z, then hears what has come meanwhile
 SETTLE_S = 1.0  # after a first failure, so long is waited for a cause that is certain
 PATIENCE_S = 5.0  # for nodes that have reported to end by themselves
 
-Links = list[Duplex]
-Task = asyncio.Task[None]
+LiveLinks = list[Duplex]
+AsyncTask = asyncio.Task[None]
 Watch = Callable[[], Coroutine[Any, Any, None]]
 
 
 def run_live(
     job: Job,
-    links: Links | None = None,
-    say: Say | None = None,
+    links: LiveLinks | None = None,
+    say: ReportEpoch | None = None,
     *,
     manage: Manage | None = None,
-    addresses: Mapping[str, Address] | None = None,
+    addresses: Mapping[str, HostPort] | None = None,
     token: str | None = None,
     shaping: Backend = "emulated",
     self_test: SelfTest = "refuse",
-) -> Outcome:
+) -> TrainingOutcome:
     """Run ``job`` on processes of its own, joined by ``links``, from the UE on (None: unlimited).
 
     ``manage`` is the network manager of a family: asked after each report which member to serve next.
@@ -73,10 +73,10 @@ def run_live(
 async def _run(
     job: Job,
     joined: Shaping,
-    told: tuple[Say | None, Manage | None],
-    addresses: Mapping[str, Address] | None,
+    told: tuple[ReportEpoch | None, Manage | None],
+    addresses: Mapping[str, HostPort] | None,
     token: str,
-) -> Outcome:
+) -> TrainingOutcome:
     async with joined as shaping, AsyncExitStack() as stack:
         nodes: Nodes
         nodes = Processes(launcher(), shaping.namespaces) if addresses is None else StartedByHand(dict(addresses))
@@ -102,10 +102,10 @@ class _Run:
     def __init__(  # noqa: PLR0917 (all that a run is made of)
         self,
         job: Job,
-        addresses: dict[str, Address],
+        addresses: dict[str, HostPort],
         shaping: Shaping,
         token: str,
-        say: Say | None,
+        say: ReportEpoch | None,
         manage: Manage | None,
     ) -> None:
         self._job, self._token = job, token
@@ -117,7 +117,7 @@ class _Run:
         self._epochs: list[Result] = []
         self._reports: dict[str, NodeReport] = {}
 
-    async def conduct(self, downstream: list[Address | None], watches: list[Watch]) -> Outcome:
+    async def conduct(self, downstream: list[HostPort | None], watches: list[Watch]) -> TrainingOutcome:
         """Attend to all nodes until all have reported. Raises RunError with the likely cause."""
         attending = [asyncio.create_task(self._attend(seat, downstream[seat.node])) for seat in self._job.seats]
         tasks = [*attending, *(asyncio.create_task(watch()) for watch in watches)]
@@ -133,11 +133,11 @@ class _Run:
         """Let the nodes go."""
         await asyncio.gather(*(control.close() for control in self._controls.values()))
 
-    async def _attend(self, seat: Seat, downstream: Address | None) -> None:
+    async def _attend(self, seat: Seat, downstream: HostPort | None) -> None:
         """Configure a node, and take what it says until it has reported."""
         name = seat.name
         try:
-            me = calling(RUNNER, self._id)
+            me = peer_id(RUNNER, self._id)
             namespace = self._shaping.namespaces.get(name)
             control = await connect(
                 *self._addresses[name], me, self._token, Limits(), bulk=False, peer=name, namespace=namespace
@@ -185,7 +185,7 @@ async def hear(control: Channel) -> AnyMessage:
     raise SilentError(f"{control.peer} has not been heard of for {SILENCE_S:g} s", weight=2)
 
 
-async def _all_done(attending: list[Task], pending: set[Task]) -> None:
+async def _all_done(attending: list[AsyncTask], pending: set[AsyncTask]) -> None:
     """Return once all of ``attending`` are done. If one of ``pending`` fails, raise the cause.
 
     That is the first failure that is certain, or the weightiest of those within SETTLE_S: the neighbours of a

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 import msgspec
 
 from bench.suite.document import Key
-from reports.record import CaseValue, Mode, Scale, Shaping
+from reports.record import CaseValue, Mode, Scale, ShapingBackend
 
 SelfTest = Literal["refuse", "warn", "skip"]  # what a live run is to do about links that are off; skip: not try
 
@@ -65,7 +65,7 @@ class UseChecked(Protocol):
 class ShapingChecked(Protocol):
     """Parameters that know who can shape the links that they ask for."""
 
-    def check_shaping(self, shaping: Shaping) -> Iterable[tuple[Key, str]]:
+    def check_shaping(self, shaping: ShapingBackend) -> Iterable[tuple[Key, str]]:
         """As ``Checked.check``; asked of cases that have links, before a run begins."""
 
 
@@ -75,7 +75,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     scale: Scale
     mode: Mode
-    shaping: Shaping
+    shaping: ShapingBackend
     dataset: str  # a data set of nodes.data.datasets, resolved; "none" where no data is needed
     data_dir: Path | None
     device: str  # "cpu" or "cuda"

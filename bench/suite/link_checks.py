@@ -8,10 +8,10 @@ import msgspec
 from bench.suite.document import Key
 from bench.suite.experiment import ShapingChecked
 from netem.profiles import Duplex
-from reports.record import Mode, Shaping
+from reports.record import Mode, ShapingBackend
 
 
-def misfits(parameters: Any, mode: Mode, shaping: Shaping) -> Iterator[tuple[Key, str]]:
+def misfits(parameters: Any, mode: Mode, shaping: ShapingBackend) -> Iterator[tuple[Key, str]]:
     """(key, message) of what links in ``parameters``, wherever they stand, have that ``shaping`` cannot do."""
     if mode == "in-process" or shaping == "none":
         return

@@ -19,7 +19,7 @@ from reports.figures.spec import FigureSpec
 from reports.record import CaseValue, Mode, Scale
 
 SCALES: tuple[Scale, ...] = get_args(Scale)
-Name = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*$")]
+Identifier = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*$")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Axis = list[CaseValue] | dict[str, Any]  # values, or {label: value}
@@ -46,7 +46,7 @@ class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     claim judges a time that a clock measured in it, and it starts no nodes.
     """
 
-    name: Name
+    name: Identifier
     run: str
     title: str = ""
     description: str = ""
@@ -75,7 +75,7 @@ class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class SuiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A suite's YAML. ``dataset`` is that of its experiments that name none; "none" is no data."""
 
-    name: Name
+    name: Identifier
     title: str = ""
     description: str = ""
     include: list[str] = []

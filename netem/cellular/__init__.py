@@ -1,7 +1,7 @@
 """HiveMind's 5G networks (section VII-A) as generators of link traces; ``network`` is the way in."""
 
-from netem.cellular.iab import Kind, Route
+from netem.cellular.iab import IabRoute, NetworkKind
 from netem.cellular.network import Network, network
 from netem.cellular.traffic import Load
 
-__all__ = ["Kind", "Load", "Network", "Route", "network"]
+__all__ = ["IabRoute", "Load", "Network", "NetworkKind", "network"]

@@ -10,11 +10,11 @@ from typing import Literal
 
 import msgspec
 
-from netem.cellular.mobility import Point, Trajectory
+from netem.cellular.mobility import Position, Trajectory
 from netem.cellular.radio import MMWAVE, SUB6, Carrier
 from netem.cellular.traffic import Background
 
-Kind = Literal["mmwave", "sub6"]
+NetworkKind = Literal["mmwave", "sub6"]
 UE, CLOUD = "ue", "cloud"
 
 
@@ -37,11 +37,11 @@ class Cell(msgspec.Struct, frozen=True):
     """A node that the UE can be attached to, and the other UEs attached there."""
 
     name: str
-    site: Point
+    site: Position
     background: Background
 
 
-class Route(msgspec.Struct, frozen=True):
+class IabRoute(msgspec.Struct, frozen=True):
     """From the UE to the cloud: nodes in order, and the links between them."""
 
     nodes: tuple[str, ...]
@@ -61,7 +61,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     wires: tuple[Wire, ...]
     trajectory: Trajectory
 
-    def route(self, cell: str) -> Route:
+    def route(self, cell: str) -> IabRoute:
         """From the UE over ``cell`` to the cloud."""
         above = {wire.near: wire for wire in self.wires}
         nodes, links = [UE, cell], [self.access]
@@ -69,7 +69,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
             wire = above[nodes[-1]]
             nodes.append(wire.far)
             links.append(wire.name)
-        return Route(tuple(nodes), tuple(links))
+        return IabRoute(tuple(nodes), tuple(links))
 
     @property
     def table_bps(self) -> dict[str, tuple[float, float]]:
@@ -86,7 +86,7 @@ def _at_cell(population: int) -> Background:
     return Background(population, 35.7e6, 0.430)
 
 
-TOPOLOGIES: dict[Kind, Topology] = {
+TOPOLOGIES: dict[NetworkKind, Topology] = {
     "mmwave": Topology(
         carrier=MMWAVE,
         access="access",

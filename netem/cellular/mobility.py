@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Point = tuple[float, float]  # metres east and north
+Position = tuple[float, float]  # metres east and north
 
 SPEED_M_PER_S = 40 / 3.6  # HiveMind, section VII-A.2
 
@@ -16,7 +16,7 @@ SPEED_M_PER_S = 40 / 3.6  # HiveMind, section VII-A.2
 class Trajectory(msgspec.Struct, frozen=True):
     """A closed way from corner to corner and back to the first, without end, at constant speed."""
 
-    corners: tuple[Point, ...]
+    corners: tuple[Position, ...]
     speed_m_per_s: float = SPEED_M_PER_S
 
     @property

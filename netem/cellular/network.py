@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from netem.cellular.iab import TOPOLOGIES, Kind, Route, Topology
+from netem.cellular.iab import TOPOLOGIES, IabRoute, NetworkKind, Topology
 from netem.cellular.mobility import distances, serving_cells
 from netem.cellular.scheduler import fair_airtime
 from netem.cellular.traffic import Background, Load, levels
-from netem.trace import Change, Trace
+from netem.trace import RateChange, Trace
 
 Floats = NDArray[np.float64]
 
@@ -49,7 +49,7 @@ class Network:
         """The coherence time that ``t`` seconds fall into."""
         return int(t / self.coherence_s + 1e-9) % len(self.serving)
 
-    def route(self, t: float) -> Route:
+    def route(self, t: float) -> IabRoute:
         """Nodes and links from the UE to the cloud at ``t`` seconds."""
         return self.topology.route(self.topology.cells[self.serving[self.step(t)]].name)
 
@@ -57,7 +57,7 @@ class Network:
         """What the UE can use of ``link`` at ``t`` seconds."""
         return float(self.rates_bps[link][self.step(t)])
 
-    def routes(self) -> list[tuple[float, Route]]:
+    def routes(self) -> list[tuple[float, IabRoute]]:
         """(seconds, route from then on): the first and every handover."""
         changed = np.flatnonzero(np.diff(self.serving)) + 1
         return [(step * self.coherence_s, self.route(step * self.coherence_s)) for step in (0, *changed.tolist())]
@@ -65,12 +65,12 @@ class Network:
     def trace(self, link: str) -> Trace:
         """The rate of ``link`` over ``duration_s``, to be played on any backend."""
         rates = self.rates_bps[link]
-        changes = [Change(step * self.coherence_s, rate) for step, rate in enumerate(rates.tolist())]
+        changes = [RateChange(step * self.coherence_s, rate) for step, rate in enumerate(rates.tolist())]
         return Trace(tuple(changes), self.duration_s)
 
 
 def network(
-    kind: Kind, load: Load = "mid", coherence_s: float = 0.05, duration_s: float = 600.0, seed: int = 0
+    kind: NetworkKind, load: Load = "mid", coherence_s: float = 0.05, duration_s: float = 600.0, seed: int = 0
 ) -> Network:
     """HiveMind's network ``kind`` under background traffic ``load``; the same for the same arguments.
 

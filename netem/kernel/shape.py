@@ -1,6 +1,6 @@
 """How do veth pairs between network namespaces become links of given profiles? Through pyroute2; always undone.
 
-A ``Network`` is a tree of namespaces, so a chain too, with a veth pair for each edge. Each end shapes what it
+A ``NamespaceNetwork`` is a tree of namespaces, so a chain too, with a veth pair for each edge. Each end shapes what it
 sends, both directions. What it makes lives in its namespaces alone, whose names say whose they are; they go
 with the block; what a process that was killed left, ``owned.sweep`` removes. Needs root.
 """
@@ -32,7 +32,7 @@ SETTINGS = {
     "ipv4/tcp_no_metrics_save": "1",  # a connection knows nothing of what befell earlier ones
 }
 
-Edge = tuple[int, int]
+Ends = tuple[int, int]
 
 
 class ShapeError(RuntimeError):
@@ -54,7 +54,7 @@ class _Request(nlmsg):  # type: ignore[misc]  # pyroute2 ships no types, so its 
     nla_map = ((1, "TCA_KIND", "asciiz"), (tc.OPTIONS, "TCA_OPTIONS", "cdata"), (tc.STAB, "TCA_STAB", "cdata"))
 
 
-class Place:
+class OwnedNamespace:
     """A namespace of ours, and netlink in it."""
 
     def __init__(self, label: str, stack: ExitStack) -> None:
@@ -78,7 +78,7 @@ class Place:
         """Change ``interface``."""
         self.route.link("set", index=self.index(interface), **what)
 
-    def shape(self, interface: str, kind: tc.Kind, profile: LinkProfile) -> None:
+    def shape(self, interface: str, kind: tc.ShaperKind, profile: LinkProfile) -> None:
         """Have ``interface`` send as ``profile`` says, from now on; what waits or travels there stays."""
         if interface not in self._shaped:  # a packet is a segment from now on, not up to 64 KiB that TCP left whole
             self.set(interface, gso_max_segs=1)
@@ -94,24 +94,24 @@ class Place:
         tuple(self._qdiscs.nlm_request(request, RTM_NEWQDISC, flags))
 
 
-class Network:
+class NamespaceNetwork:
     """Namespaces named ``labels``, joined by ``edges``, pairs of their numbers; a context manager.
 
     Of an edge (a, b) "up" is what a sends to b, as from the UE on. Raises ShapeError. Not for several threads,
     nor in a thread whose event loop runs: pyroute2 runs one of its own.
     """
 
-    def __init__(self, kind: tc.Kind, labels: Sequence[str], edges: Sequence[Edge]) -> None:
+    def __init__(self, kind: tc.ShaperKind, labels: Sequence[str], edges: Sequence[Ends]) -> None:
         self.paths: list[str] = []
         self._kind, self._labels, self._edges = kind, labels, edges
-        self._places: list[Place] = []
+        self._places: list[OwnedNamespace] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         try:
             with self._stack as stack:
                 for label in self._labels:
-                    self._places.append(Place(label, stack))
+                    self._places.append(OwnedNamespace(label, stack))
                     self.paths.append(self._places[-1].path)
                 for number in range(len(self._edges)):
                     self._join(number)
@@ -154,11 +154,11 @@ class Network:
             )
 
 
-def kinds() -> list[tc.Kind]:
+def kinds() -> list[tc.ShaperKind]:
     """What this kernel can shape links by, tried on a network of its own. Raises ShapeError if it lets us make none."""
     found = []
-    for kind in get_args(tc.Kind):
-        with Network(kind, ["try", "try"], [(0, 1)]) as network, suppress(ShapeError):
+    for kind in get_args(tc.ShaperKind):
+        with NamespaceNetwork(kind, ["try", "try"], [(0, 1)]) as network, suppress(ShapeError):
             network.shape(0, Duplex(up=LinkProfile(rate_bps=1e6), down=LinkProfile(rate_bps=1e6)))
             found.append(kind)
     return found

@@ -20,7 +20,7 @@ import msgspec
 from netem.jitter import Distribution, quantile
 from netem.link import SEGMENT_BYTES, LinkProfile
 
-Kind = Literal["netem", "tbf"]
+ShaperKind = Literal["netem", "tbf"]
 
 OVERHEAD_BYTES = 66  # Ethernet 14, IP 20, TCP 20, its time stamps 12
 FASTEST_BYTES_PER_S = (1 << 32) - 1
@@ -101,7 +101,7 @@ def tbf(profile: LinkProfile) -> Tbf:
     )
 
 
-def options(kind: Kind, profile: LinkProfile) -> bytes:
+def options(kind: ShaperKind, profile: LinkProfile) -> bytes:
     """What TCA_OPTIONS holds to make a link do what ``profile`` says, as far as ``kind`` can.
 
     Given in full, so that as a change it leaves nothing of what was set before.

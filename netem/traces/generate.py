@@ -12,14 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from netem.trace import Change, Trace, write_csv
+from netem.trace import RateChange, Trace, write_csv
 
 SEED = 1
 STEP_S = 0.1
 STEPS = 600
 
 
-class Kind(msgspec.Struct, frozen=True, kw_only=True):
+class TraceKind(msgspec.Struct, frozen=True, kw_only=True):
     """``spread`` is the standard deviation of the rate's natural logarithm, ``coherence_s`` how long it takes
     its correlation to fall to 1/e. Blockages begin on average every ``clear_s`` and last ``blocked_s``; the rate
     is then multiplied by ``blocked_share`` and the delay by ``blocked_delay``."""
@@ -37,26 +37,26 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 KINDS = {
-    "5g-mmwave-walking": Kind(
+    "5g-mmwave-walking": TraceKind(
         median_bps=500e6, spread=0.35, coherence_s=1.5, clear_s=8.0, blocked_s=0.6, blocked_share=0.05,
         blocked_delay=2.0, delay_s=0.008, jitter_s=0.001, loss=1e-5,
     ),
-    "5g-mmwave-driving": Kind(
+    "5g-mmwave-driving": TraceKind(
         median_bps=300e6, spread=0.7, coherence_s=0.3, clear_s=3.0, blocked_s=0.8, blocked_share=0.02,
         blocked_delay=2.5, delay_s=0.012, jitter_s=0.003, loss=1e-4,
     ),
-    "5g-sub6": Kind(
+    "5g-sub6": TraceKind(
         median_bps=80e6, spread=0.4, coherence_s=1.0, clear_s=20.0, blocked_s=0.5, blocked_share=0.3,
         blocked_delay=1.5, delay_s=0.010, jitter_s=0.002, loss=1e-5,
     ),
-    "wifi": Kind(
+    "wifi": TraceKind(
         median_bps=90e6, spread=0.25, coherence_s=0.3, clear_s=2.0, blocked_s=0.2, blocked_share=0.3,
         blocked_delay=2.0, delay_s=0.003, jitter_s=0.001, loss=1e-4,
     ),
 }  # fmt: skip
 
 
-def generate(kind: Kind, rng: random.Random) -> Trace:
+def generate(kind: TraceKind, rng: random.Random) -> Trace:
     """A minute of such a link. Rates are rounded to 10 kbit/s and delays to 10 us, so that files stay small."""
     keep = math.exp(-STEP_S / kind.coherence_s)
     level, blocked = rng.gauss(0.0, 1.0), False
@@ -65,7 +65,7 @@ def generate(kind: Kind, rng: random.Random) -> Trace:
         rate_bps = kind.median_bps * math.exp(kind.spread * level) * (kind.blocked_share if blocked else 1.0)
         delay_s = kind.delay_s * (kind.blocked_delay if blocked else 1.0)
         changes.append(
-            Change(
+            RateChange(
                 time_s=round(step * STEP_S, 6),
                 rate_bps=round(rate_bps, -4),
                 delay_s=round(delay_s, 5),

@@ -18,7 +18,7 @@ from nodes.costs.workload import Workload
 BACKWARD = 2.0  # backward over forward: one product for the input's gradient, one for the weights'
 
 
-class Device(msgspec.Struct, frozen=True, kw_only=True):
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     """What decides the time of a layer, and the power while it computes."""
 
     name: str
@@ -35,7 +35,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 RASPBERRY_REACHED = 0.1122
 MACBOOK_REACHED = 0.0311
 
-RASPBERRY_PI_3BP = Device(
+RASPBERRY_PI_3BP = Hardware(
     name="Raspberry Pi 3 Model B+",
     peak_flops=44.8e9,  # 4 Cortex-A53 at 1.4 GHz, one 128-bit NEON product-sum a cycle each
     reached=RASPBERRY_REACHED,
@@ -43,7 +43,7 @@ RASPBERRY_PI_3BP = Device(
     layer_s=100e-6,  # assumption: an eager operator's 5 us on a desktop core, 20 times as long on this one
     power_w=5.5,  # all four cores busy: about 1.1 A at 5 V
 )
-MACBOOK_AIR_M1 = Device(
+MACBOOK_AIR_M1 = Hardware(
     name="MacBook Air M1",
     # 4 performance cores at 3.2 GHz, four 128-bit NEON product-sums a cycle each; torch of 2021 could not use its GPU
     peak_flops=409.6e9,
@@ -52,7 +52,7 @@ MACBOOK_AIR_M1 = Device(
     layer_s=5e-6,  # an eager operator on a fast core
     power_w=10.0,  # the passively cooled package, sustained
 )
-RTX_2080_PC = Device(
+RTX_2080_PC = Hardware(
     name="Ryzen 3800X, RTX 2080",
     peak_flops=10.07e12,  # 2944 lanes at 1.71 GHz
     reached=0.25,  # assumption: convolutions of one small picture fill a quarter of the lanes
@@ -60,7 +60,7 @@ RTX_2080_PC = Device(
     layer_s=20e-6,  # an eager operator and the kernel it launches
     power_w=215.0 + 60.0,  # the card's board power, and the rest of the machine with one core busy
 )
-GTX_1080TI_SERVER = Device(
+GTX_1080TI_SERVER = Hardware(
     name="i9-9990XE, 4x GTX 1080 Ti",
     peak_flops=11.34e12,  # one card, 3584 lanes at 1.58 GHz: a single picture is not shared among four
     reached=0.25,  # as above
@@ -78,7 +78,7 @@ SUB6_SENDING = Radio(base_w=1.3, w_per_bps=29.15e-9)
 SUB6_RECEIVING = Radio(base_w=1.3, w_per_bps=13.52e-9)
 
 
-def profile_on(device: Device, workload: Workload) -> Profile:
+def profile_on(device: Hardware, workload: Workload) -> Profile:
     """What the layers of ``workload`` take on ``device``, for one picture."""
     forward_s = [
         layer_s(device, flops, moved) for flops, moved in zip(workload.flops, workload.moved_bytes, strict=True)
@@ -97,11 +97,11 @@ def profile_on(device: Device, workload: Workload) -> Profile:
     )
 
 
-def layer_s(device: Device, flops: float, moved_bytes: float) -> float:
+def layer_s(device: Hardware, flops: float, moved_bytes: float) -> float:
     """Seconds of one layer: the slower of arithmetic and memory, behind its start."""
     return device.layer_s + max(flops / (device.peak_flops * device.reached), moved_bytes / device.memory_bps)
 
 
-def total_s(device: Device, workload: Workload) -> float:
+def total_s(device: Hardware, workload: Workload) -> float:
     """Seconds of the whole forward pass."""
     return math.fsum(profile_on(device, workload).forward_s)

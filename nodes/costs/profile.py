@@ -21,7 +21,7 @@ from nodes.costs.energy import JouleCounter
 from nodes.costs.workload import Inspected, inspect, new
 from nodes.errors import ModelError
 from nodes.model.chain import Part, Values
-from nodes.model.layer_range import place
+from nodes.model.layer_range import layer_range
 from nodes.spec.job import Granularity, Timing
 
 Clock = Callable[[], float]
@@ -119,7 +119,7 @@ def timings(profile: Profile, splits: Sequence[int], batch: int) -> list[Timing]
     Raises ModelError for splits that do not fit the layers.
     """
     scale = batch / profile.batch
-    places = [place(tuple(splits), node, len(profile.layers)) for node in range(len(splits) + 1)]
+    places = [layer_range(tuple(splits), node, len(profile.layers)) for node in range(len(splits) + 1)]
     return [
         Timing(
             forward_s=scale * sum(profile.forward_s[held.start : held.stop]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nodes.data.batching import batches, subset
-from nodes.data.files import Split, Stored, npz_headers, npz_name, read_cifar10, read_idx, read_npz, read_stl10
+from nodes.data.files import DatasetPart, Stored, npz_headers, npz_name, read_cifar10, read_idx, read_npz, read_stl10
 from nodes.data.folders import read_folder, read_ham10000, read_imagenet
 from nodes.data.images import AbsentError, Colour, Dataset, Images, Pictures, Resized, resize, statistics, stratified
 from nodes.data.partitioning import partition_dirichlet, partition_iid
@@ -241,4 +241,4 @@ def _digits(side: int) -> Stored:
     test = np.zeros(len(labels), bool)
     test[stratified(labels, DIGITS_TEST, seed=0)] = True
     classes = tuple(str(digit) for digit in range(10))
-    return Stored(None, classes, Split(images[~test], labels[~test]), Split(images[test], labels[test]))
+    return Stored(None, classes, DatasetPart(images[~test], labels[~test]), DatasetPart(images[test], labels[test]))

@@ -25,7 +25,7 @@ NAME_CHARACTERS = 100
 CIFAR_RECORD = np.dtype([("label", np.uint8), ("pixels", np.uint8, (3, 32, 32))])
 
 
-class Split(NamedTuple):
+class DatasetPart(NamedTuple):
     """One part of a data set: uint8 (N, H, W, 3) and int64 (N,)."""
 
     images: Images
@@ -37,18 +37,18 @@ class Stored(NamedTuple):
 
     name: str | None  # None: nothing in the files names the data set
     classes: tuple[str, ...]
-    train: Split
-    test: Split
+    train: DatasetPart
+    test: DatasetPart
 
 
 def read_cifar10(folder: Path, classes: tuple[str, ...], _side: int) -> Stored:
     """CIFAR-10's binary version: records of one label byte and 3x32x32 pixels, channel by channel."""
 
-    def split(names: Sequence[str]) -> Split:
+    def split(names: Sequence[str]) -> DatasetPart:
         records = [_cifar_records(folder / name, classes) for name in names]
         pixels = np.concatenate([part["pixels"] for part in records])
         labels = np.concatenate([part["label"] for part in records])
-        return Split(pixels.transpose(0, 2, 3, 1), labels.astype(np.int64))
+        return DatasetPart(pixels.transpose(0, 2, 3, 1), labels.astype(np.int64))
 
     return Stored(None, classes, split([f"data_batch_{n}.bin" for n in range(1, 6)]), split(["test_batch.bin"]))
 
@@ -66,13 +66,15 @@ def read_stl10(folder: Path, classes: tuple[str, ...], _side: int) -> Stored:
     The pictures stay in the file, mapped.
     """
 
-    def split(part: str) -> Split:
+    def split(part: str) -> DatasetPart:
         pixels, labels = folder / f"{part}_X.bin", folder / f"{part}_y.bin"
         _whole(pixels, 3 * 96 * 96, "3x96x96 pixels a picture")
         _whole(labels, 1, "one label byte a picture")
         images = np.memmap(pixels, np.uint8, mode="r").view(np.ndarray).reshape(-1, 3, 96, 96)
         numbers = np.fromfile(labels, np.uint8).astype(np.int64) - 1
-        return Split(images.transpose(0, 3, 2, 1), _checked_labels(numbers, len(images), len(classes), labels, first=1))
+        return DatasetPart(
+            images.transpose(0, 3, 2, 1), _checked_labels(numbers, len(images), len(classes), labels, first=1)
+        )
 
     return Stored(None, classes, split("train"), split("test"))
 
@@ -80,11 +82,11 @@ def read_stl10(folder: Path, classes: tuple[str, ...], _side: int) -> Stored:
 def read_idx(folder: Path, classes: tuple[str, ...], _side: int) -> Stored:
     """MNIST's and FashionMNIST's four idx files, packed (.gz) or not; grey pictures get three channels."""
 
-    def split(part: str) -> Split:
+    def split(part: str) -> DatasetPart:
         images = _idx(folder, f"{part}-images-idx3-ubyte", rank=3)
         numbers = _idx(folder, f"{part}-labels-idx1-ubyte", rank=1)
         where = folder / f"{part}-labels-idx1-ubyte"
-        return Split(_three_channels(images), _checked_labels(numbers, len(images), len(classes), where))
+        return DatasetPart(_three_channels(images), _checked_labels(numbers, len(images), len(classes), where))
 
     return Stored(None, classes, split("train"), split("t10k"))
 
@@ -130,10 +132,10 @@ def read_npz(path: Path, classes: tuple[str, ...], _side: int) -> Stored:
             raise DataError(f"{path}: label {highest}, expected fewer classes than training pictures")
         classes = tuple(str(number) for number in range(highest + 1))
 
-    def split(part: str) -> Split:
+    def split(part: str) -> DatasetPart:
         images, labels = found[f"{part}_images"], found[f"{part}_labels"].reshape(-1)
         where = f"{path}: {part}_labels"
-        return Split(_three_channels(images), _checked_labels(labels, len(images), len(classes), where))
+        return DatasetPart(_three_channels(images), _checked_labels(labels, len(images), len(classes), where))
 
     return Stored(_npz_name(path, found), classes, split("train"), split("test"))
 

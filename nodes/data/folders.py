@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.data.files import Split, Stored
+from nodes.data.files import DatasetPart, Stored
 from nodes.data.images import Files, stratified
 from nodes.errors import DataError
 
@@ -38,8 +38,8 @@ def read_folder(folder: Path, _classes: tuple[str, ...], side: int) -> Stored:
     test = np.zeros(len(labels), bool)
     test[stratified(labels, max(1, round(TEST_SHARE * len(labels))), SPLIT_SEED)] = True
 
-    def split(chosen: NDArray[np.bool_]) -> Split:
-        return Split(Files([everything[index][0] for index in np.flatnonzero(chosen)], side), labels[chosen])
+    def split(chosen: NDArray[np.bool_]) -> DatasetPart:
+        return DatasetPart(Files([everything[index][0] for index in np.flatnonzero(chosen)], side), labels[chosen])
 
     return Stored(folder.name, classes, split(~test), split(test))
 
@@ -54,10 +54,10 @@ def _read_parts(folder: Path, train: str, test: str, side: int) -> Stored:
     if unknown:
         raise DataError(f"{folder}: class {unknown[0]} is in {test}, not in {train}; expected the same classes")
 
-    def split(part: Mapping[str, list[Path]]) -> Split:
+    def split(part: Mapping[str, list[Path]]) -> DatasetPart:
         labels = [label for label, name in enumerate(classes) for _ in part.get(name, [])]
         paths = [path for name in classes for path in part.get(name, [])]
-        return Split(Files(paths, side), np.array(labels, np.int64))
+        return DatasetPart(Files(paths, side), np.array(labels, np.int64))
 
     return Stored(folder.name, classes, split(parts[0]), split(parts[1]))
 
@@ -95,9 +95,9 @@ def read_ham10000(folder: Path, classes: tuple[str, ...], side: int) -> Stored:
     chosen = stratified(np.array([*lesions.values()]), max(1, round(TEST_SHARE * len(lesions))), SPLIT_SEED)
     testing = {list(lesions)[index] for index in chosen}
 
-    def split(test: bool) -> Split:
+    def split(test: bool) -> DatasetPart:
         part = [row for row in rows if (row["lesion_id"] in testing) == test]
         labels = np.array([classes.index(row["dx"]) for row in part], np.int64)
-        return Split(Files([files[row["image_id"]] for row in part], side), labels)
+        return DatasetPart(Files([files[row["image_id"]] for row in part], side), labels)
 
     return Stored(None, classes, split(False), split(True))

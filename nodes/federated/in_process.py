@@ -16,14 +16,14 @@ from nodes.data.loading import load_data
 from nodes.federated.client import Client
 from nodes.federated.client_worker import ClientWork
 from nodes.federated.cloud import Cloud, CloudWork
-from nodes.federated.edge.async_server import FreeServer
+from nodes.federated.edge.async_server import AsyncEdgeServer
 from nodes.federated.edge.server import EdgeServer
 from nodes.federated.edge.worker import EdgeWork
 from nodes.federated.shape_workers import ClientShapes, ShapeClient, ShapeEdge
 from nodes.model.boundary import Tensors
 from nodes.runtime.actions import RoamingRole
 from nodes.runtime.dynamic_node import ENDED, RoamingNode
-from nodes.runtime.executors import ComputeSeam, Due, Profiled, on_device
+from nodes.runtime.executors import CostModel, Executor, ProfiledExecutor, on_device
 from nodes.runtime.node import inline
 from nodes.runtime.virtual_time import linked_pair, run_virtual
 from nodes.seeds import derive
@@ -32,7 +32,7 @@ from nodes.spec.job import Timing
 from nodes.wire.channel import Channel, ChannelClosed, Connection, MemoryChannel, Traffic, memory_pair
 from nodes.wire.messages import Activation, AnyMessage, Assign, Error, Gradient, Peer, Result
 
-Say = Callable[[dict[str, float]], None]
+ReportRound = Callable[[dict[str, float]], None]
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
@@ -67,12 +67,16 @@ class FederationOutcome(msgspec.Struct, kw_only=True):
     uncalibrated: list[str] = []  # what a live run's test of its links had to say
 
 
-def run_in_process(federation: Federation, data: Dataset | None = None, say: Say | None = None) -> FederationOutcome:
+def run_in_process(
+    federation: Federation, data: Dataset | None = None, say: ReportRound | None = None
+) -> FederationOutcome:
     """Run ``federation`` in this process, without a wire: bytes are counted as they would be sent."""
     before = torch.get_num_threads()
     torch.set_num_threads(federation.job.threads or before)
     try:
-        return asyncio.run(Town(federation, workers(federation, data or load_data(federation.job)), say).run())
+        return asyncio.run(
+            LocalFederation(federation, workers(federation, data or load_data(federation.job)), say).run()
+        )
     finally:
         torch.set_num_threads(before)
 
@@ -107,7 +111,7 @@ def _made(federation: Federation, edge_work: Callable[[int], Any], client_work: 
 def edge_role(federation: Federation, edge: int, cloud: Peer | None = None) -> EdgeServer:
     """What edge server ``edge`` decides."""
     if federation.rules.order == "at will":
-        return FreeServer(federation)
+        return AsyncEdgeServer(federation)
     return EdgeServer(federation, edge, (cloud or Peer(CLOUD)) if federation.edges > 1 else None)
 
 
@@ -125,10 +129,10 @@ def client_role(federation: Federation, client: int, work: Any, servers: Sequenc
     )
 
 
-class Town:
+class LocalFederation:
     """All nodes of a federation, and how they reach each other."""
 
-    def __init__(self, federation: Federation, made: Made, say: Say | None = None) -> None:
+    def __init__(self, federation: Federation, made: Made, say: ReportRound | None = None) -> None:
         self._federation, self.made, self._say = federation, made, say
         self._clock: Callable[[], float] = time.perf_counter
         self._nodes: dict[str, RoamingNode] = {}
@@ -168,7 +172,7 @@ class Town:
                 with suppress(ChannelClosed):
                     await runners[self._federation.edge_names[edge]].send(Error(node=name, reason=ENDED))
 
-    def _compute(self, name: str) -> ComputeSeam:
+    def _compute(self, name: str) -> Executor:
         return inline
 
     def _pair(self, upper: str, lower: str) -> tuple[Channel, Channel]:
@@ -198,7 +202,7 @@ class Town:
             return
 
 
-class VirtualTown(Town):
+class VirtualFederation(LocalFederation):
     """The same on a virtual clock. To be made on the loop that it runs on."""
 
     def __init__(self, federation: Federation, made: Made, links: Mapping[str, Duplex]) -> None:
@@ -206,11 +210,11 @@ class VirtualTown(Town):
         self._clock = asyncio.get_running_loop().time
         self._links = links
 
-    def _compute(self, name: str) -> ComputeSeam:
+    def _compute(self, name: str) -> Executor:
         federation = self._federation
         if name in federation.client_names:
-            return Profiled(on_device(federation.device(federation.client_names.index(name))))
-        return Profiled(serving(federation.server_timing or Timing(), federation.job.batch_size))
+            return ProfiledExecutor(on_device(federation.device(federation.client_names.index(name))))
+        return ProfiledExecutor(serving(federation.server_timing or Timing(), federation.job.batch_size))
 
     def _pair(self, upper: str, lower: str) -> tuple[Channel, Channel]:
         seed = derive(self._federation.job.seed, list(self.made).index(upper))
@@ -236,7 +240,7 @@ def run_in_virtual_time(
     made = (workers if learn else shapes)(federation, data or load_data(federation.job))
 
     async def run() -> FederationOutcome:
-        return await VirtualTown(federation, made, links).run()
+        return await VirtualFederation(federation, made, links).run()
 
     return run_virtual(run())
 
@@ -264,7 +268,7 @@ def evaluated(federation: Federation, made: Mapping[str, tuple[RoamingRole, Any]
     return {"right": right, "tested": tested}
 
 
-def serving(timing: Timing, batch_size: int) -> Due:
+def serving(timing: Timing, batch_size: int) -> CostModel:
     """How long an edge server takes: ``timing`` is of one client's batch, and what it does counts by samples."""
 
     def due_s(call: str, reply: AnyMessage, cpu_s: float) -> float:

@@ -23,11 +23,11 @@ from nodes.federated.in_process import NodeReport, client_role, edge_role, node_
 from nodes.runtime.actions import RoamingRole
 from nodes.runtime.allocator import resident_bytes
 from nodes.runtime.dynamic_node import ENDED, RoamingNode
-from nodes.runtime.executors import Due, Stretched, Threaded, on_device
+from nodes.runtime.executors import CostModel, PacedExecutor, ThreadExecutor, on_device
 from nodes.spec.federation import CLOUD, Federation
 from nodes.spec.job import Device
 from nodes.wire.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
-from nodes.wire.listener import RUNNER, Home, calling
+from nodes.wire.listener import RUNNER, Listener, peer_id
 from nodes.wire.messages import Enlist, Error, Hello, Peer, Shutdown
 from nodes.wire.transport import connect
 
@@ -37,24 +37,24 @@ class _Resident(NamedTuple):
 
     node: RoamingNode
     worker: Any
-    stretched: Stretched | None
+    stretched: PacedExecutor | None
     runner: tuple[MemoryChannel, MemoryChannel]  # its end of its channel to the runner, and ours
 
 
-async def serve_federation(home: Home, control: Channel, run: str, told: Enlist, stack: AsyncExitStack) -> Shutdown:
+async def serve_federation(home: Listener, control: Channel, run: str, told: Enlist, stack: AsyncExitStack) -> Shutdown:
     """Be those that the runner has ``told`` to be until each of them has finished; their reports.
 
     If one fails, channels to neighbours are left to ``stack``. Raises NodeError and what a worker raises.
     """
     cpu_before, threads = time.process_time(), told.federation.job.threads
     home.limits.payload_bytes = told.federation.job.payload_bytes
-    computes = [Threaded(threads) for _ in told.names]  # one that is stretched must not hold up another
+    computes = [ThreadExecutor(threads) for _ in told.names]  # one that is stretched must not hold up another
     for compute in computes:
         stack.push_async_callback(compute.end)
     made = await asyncio.get_running_loop().run_in_executor(computes[0].pool, _build, told)
 
     async def reach(name: str, peer: Peer) -> Channel:
-        return await connect(peer.host, peer.port, calling(name, run), home.token, home.limits, peer=peer.name)
+        return await connect(peer.host, peer.port, peer_id(name, run), home.token, home.limits, peer=peer.name)
 
     residents = [
         _settle(told, name, built, compute, partial(reach, name))
@@ -114,15 +114,15 @@ def _make(federation: Federation, name: str, servers: Sequence[Peer], data: Data
     return client_role(federation, client, work, servers), work
 
 
-def _settle(told: Enlist, name: str, built: tuple[RoamingRole, Any], compute: Threaded, reach: Any) -> _Resident:
+def _settle(told: Enlist, name: str, built: tuple[RoamingRole, Any], compute: ThreadExecutor, reach: Any) -> _Resident:
     runner: tuple[MemoryChannel, MemoryChannel] = memory_pair(name, RUNNER)
     due_s = _due(told.federation, name)
-    stretched = Stretched(compute, due_s) if due_s else None
+    stretched = PacedExecutor(compute, due_s) if due_s else None
     node = RoamingNode(name, *built, stretched or compute, {"runner": runner[0]}, time.perf_counter, reach)
     return _Resident(node, built[1], stretched, runner)
 
 
-def _due(federation: Federation, name: str) -> Due | None:
+def _due(federation: Federation, name: str) -> CostModel | None:
     """How long ``name`` takes, if it is to be slower than it is."""
     if name in federation.client_names:
         device = federation.device(federation.client_names.index(name))
@@ -173,7 +173,7 @@ async def _pass_on(resident: MemoryChannel, control: Channel) -> None:
             await control.send(await resident.receive())
 
 
-async def _let_in(home: Home, run: str, node: RoamingNode) -> None:
+async def _let_in(home: Listener, run: str, node: RoamingNode) -> None:
     while True:
         channel = await home.neighbour(run)
         await node.attach(channel.peer, channel)

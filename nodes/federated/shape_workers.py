@@ -20,7 +20,7 @@ from nodes.federated.formulas import aggregated
 from nodes.model.boundary import Tensors
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
-from nodes.training.source import Course
+from nodes.training.source import TrainingSchedule
 from nodes.wire.messages import Activation, AnyMessage, Gradient, Result, Weights
 
 TRIED = 7  # pictures of a batch that is tried; so many of anything else are unlikely
@@ -65,7 +65,7 @@ class ShapeClient:
         self.begun, self.steps, self.layers = 0, 0, shapes.layers
         self.samples, self.mean_samples = shapes.samples[client], shapes.mean_samples
         job = shapes.job
-        self.course = Course(
+        self.course = TrainingSchedule(
             train_steps=self.samples // job.batch_size,
             test_batches=-(-len(self._answers) // job.batch_size),
             epochs=job.epochs,

@@ -14,22 +14,22 @@ import msgspec
 from netem.link import Link
 from nodes.inference.frames import Frames
 from nodes.inference.server import ServiceHop
-from nodes.inference.task import Task, task_of
+from nodes.inference.task import TaskReport, task_of
 from nodes.inference.ue import ServiceUe
 from nodes.inference.whole_model import Shapes, TaskWorker, WholeModel, playing
 from nodes.runtime.dynamic_node import RoamingNode
-from nodes.runtime.executors import ComputeSeam, Profiled
+from nodes.runtime.executors import Executor, ProfiledExecutor
 from nodes.runtime.node import inline
 from nodes.runtime.virtual_time import LinkChannel, run_virtual
 from nodes.spec.policy import Policy
 from nodes.spec.service import Pace
 from nodes.splitting.controller import SplitControl
-from nodes.splitting.link_estimates import Estimate
+from nodes.splitting.link_estimates import CostEstimate
 from nodes.wire.channel import Channel, ChannelClosed, MemoryChannel, Traffic, memory_pair
 from nodes.wire.messages import Assign, Peer, Result, Route, Shutdown
 
-Way = tuple[str, ...]  # names of nodes, the UE first
-Links = Mapping[tuple[str, str], tuple[Link, Link]]  # by (upstream end, downstream end): downstream, upstream
+NodePath = tuple[str, ...]  # names of nodes, the UE first
+ServiceLinks = Mapping[tuple[str, str], tuple[Link, Link]]  # by (upstream end, downstream end): downstream, upstream
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,8 +41,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
 
     pace: Pace
     layer_s: Mapping[str, Sequence[float]]
-    estimates: Callable[[str, str], Estimate]
-    routes: Sequence[tuple[float, Way]]
+    estimates: Callable[[str, str], CostEstimate]
+    routes: Sequence[tuple[float, NodePath]]
     deaths: Sequence[tuple[float, str]] = ()
     policy: Policy = Policy()
     deliver: bool = False
@@ -65,12 +65,12 @@ class MemberReport(msgspec.Struct, kw_only=True):
 class Served(msgspec.Struct, kw_only=True):
     """What came of a service: its tasks in order of their ends, the UE's own split at each update, its nodes."""
 
-    tasks: list[Task]
+    tasks: list[TaskReport]
     cuts: list[tuple[float, int]]  # (when, layers done when a task would leave the UE)
     nodes: list[MemberReport]
 
 
-def serve_in_virtual_time(scene: Scene, frames: Frames, links: Links) -> Served:
+def serve_in_virtual_time(scene: Scene, frames: Frames, links: ServiceLinks) -> Served:
     """Run ``scene`` on a virtual clock: compute takes ``layer_s``, messages what ``links`` do to whole frames."""
 
     def pair(upper: str, lower: str) -> tuple[LinkChannel, LinkChannel]:
@@ -79,9 +79,9 @@ def serve_in_virtual_time(scene: Scene, frames: Frames, links: Links) -> Served:
             end.link = link
         return ends
 
-    def make(name: str) -> tuple[TaskWorker, ComputeSeam]:
+    def make(name: str) -> tuple[TaskWorker, Executor]:
         worker = Shapes(frames, scene.layer_s[name])
-        return worker, Profiled(playing(worker))
+        return worker, ProfiledExecutor(playing(worker))
 
     async def run() -> Served:
         return await _Stage(scene, make, pair, asyncio.get_running_loop().time).run()
@@ -92,7 +92,7 @@ def serve_in_virtual_time(scene: Scene, frames: Frames, links: Links) -> Served:
 def serve_in_process(scene: Scene, workers: Mapping[str, WholeModel]) -> Served:
     """Run ``scene`` on the machine's clock, over memory, computing with ``workers``."""
 
-    def make(name: str) -> tuple[TaskWorker, ComputeSeam]:
+    def make(name: str) -> tuple[TaskWorker, Executor]:
         return workers[name], inline
 
     return asyncio.run(_Stage(scene, make, memory_pair, time.perf_counter).run())
@@ -104,7 +104,7 @@ class _Stage:
     def __init__(
         self,
         scene: Scene,
-        make: Callable[[str], tuple[TaskWorker, ComputeSeam]],
+        make: Callable[[str], tuple[TaskWorker, Executor]],
         pair: Callable[[str, str], tuple[MemoryChannel, MemoryChannel]],
         clock: Callable[[], float],
     ) -> None:
@@ -164,7 +164,7 @@ class _Stage:
             if not index:
                 await self._runners[self._ue].send(Assign(assignment=0, splits=()))
 
-    async def _lead(self, route: Way) -> None:
+    async def _lead(self, route: NodePath) -> None:
         """Let ``route`` be the way from now on; who is not on it is told nothing."""
         for hop, name in enumerate(route):
             if not self._running[name].done():

@@ -21,19 +21,19 @@ from nodes.inference.server import ServiceHop
 from nodes.inference.ue import ServiceUe
 from nodes.inference.whole_model import WholeModel, playing
 from nodes.runtime.dynamic_node import RoamingNode
-from nodes.runtime.executors import Stretched, Threaded
+from nodes.runtime.executors import PacedExecutor, ThreadExecutor
 from nodes.spec.service import Service
 from nodes.splitting.controller import SplitControl
 from nodes.splitting.link_estimates import KnownLinks
 from nodes.wire.channel import Channel
-from nodes.wire.listener import Home, calling
+from nodes.wire.listener import Listener, peer_id
 from nodes.wire.messages import Hello, Peer, Serve, Shutdown
 from nodes.wire.transport import connect
 
 MOST_PICTURES = 64  # that the UE keeps, as its tasks
 
 
-async def serve_tasks(home: Home, control: Channel, run: str, told: Serve, stack: AsyncExitStack) -> Shutdown:
+async def serve_tasks(home: Listener, control: Channel, run: str, told: Serve, stack: AsyncExitStack) -> Shutdown:
     """Take part in the service that the runner has ``told`` of, until it says Shutdown; the report.
 
     Channels to neighbours are left to ``stack``. Raises NodeError and what the worker raises.
@@ -43,13 +43,13 @@ async def serve_tasks(home: Home, control: Channel, run: str, told: Serve, stack
     if service.threads is not None:
         torch.set_num_threads(service.threads)
     worker = await asyncio.get_running_loop().run_in_executor(None, _build, told)
-    compute = Threaded(service.threads)
-    stretched = Stretched(compute, playing(worker)) if service.stretched else None
+    compute = ThreadExecutor(service.threads)
+    stretched = PacedExecutor(compute, playing(worker)) if service.stretched else None
     stack.push_async_callback(compute.end)
     split = SplitControl(told.layer_s, service.policy)
 
     async def reach(peer: Peer) -> Channel:
-        me = calling(home.name, run)
+        me = peer_id(home.name, run)
         return await connect(peer.host, peer.port, me, home.token, home.limits, peer=peer.name)
 
     role = _role(home.name, told, split, worker)
@@ -94,7 +94,7 @@ def _role(name: str, told: Serve, split: SplitControl, worker: WholeModel) -> Se
     return ServiceHop(name, split, KnownLinks(sizes, told.incoming, service.policy), service.deliver)
 
 
-async def _let_in(home: Home, run: str, node: RoamingNode) -> None:
+async def _let_in(home: Listener, run: str, node: RoamingNode) -> None:
     while True:
         await node.attach("up", await home.neighbour(run))
 

@@ -5,28 +5,32 @@ from collections.abc import Callable
 import msgspec
 
 from nodes.errors import ProtocolError
-from nodes.inference.service_node import Member
+from nodes.inference.service_node import ServiceNode
 from nodes.inference.task import DONE, LOST, layers_done
 from nodes.runtime.actions import Action, Compute, Direction, Send
 from nodes.splitting.controller import SplitControl
 from nodes.splitting.forecast import LookAhead
-from nodes.splitting.link_estimates import Estimate, KnownLinks
+from nodes.splitting.link_estimates import CostEstimate, KnownLinks
 from nodes.wire.messages import Activation, AnyMessage, LinkState, Result, Shutdown
 from nodes.wire.split_costs import sci
 
 
-class ServiceHop(Member):
+class ServiceHop(ServiceNode):
     """A node below the UE. ``estimates`` has the incoming link's costs by the name of the neighbour upstream.
 
     Where they are ``KnownLinks``, they learn what the runner tells of links and what transfers take.
     """
 
     def __init__(
-        self, name: str, control: SplitControl, estimates: Callable[[str], Estimate] | KnownLinks, deliver: bool = False
+        self,
+        name: str,
+        control: SplitControl,
+        estimates: Callable[[str], CostEstimate] | KnownLinks,
+        deliver: bool = False,
     ) -> None:
         super().__init__(name, control, deliver)
         self._estimates = estimates
-        self._estimate: Estimate | None = None  # of the link from the neighbour upstream, if there is one
+        self._estimate: CostEstimate | None = None  # of the link from the neighbour upstream, if there is one
         self._upper = ""  # that neighbour
         self._held: list[Activation] = []
         self._updated_s = 0.0

@@ -24,7 +24,7 @@ from nodes.wire.split_costs import costs_of
 OVERDUE = "overdue "  # before an alarm's number
 
 
-class Member(ABC):
+class ServiceNode(ABC):
     """What the UE and the nodes below it have in common: a split of their own, and a way downstream."""
 
     def __init__(self, name: str, control: SplitControl, deliver: bool) -> None:

@@ -10,7 +10,7 @@ DONE = "done."  # before a node's name in a result's metrics: layers done when t
 LOST = "lost"  # in the metrics of a result that will not come
 
 
-class Task(msgspec.Struct, kw_only=True):
+class TaskReport(msgspec.Struct, kw_only=True):
     """What came of one task. Times by the nodes' clock, which all must share for ``ended_s`` to mean anything."""
 
     step: int
@@ -31,17 +31,17 @@ class Task(msgspec.Struct, kw_only=True):
 TIMES = ("predicted_s", "began_s", "ended_s", "returned_s", "restarts")
 
 
-def report(task: Task) -> Result:
+def report(task: TaskReport) -> Result:
     """``task`` as the UE tells it to the runner."""
     metrics = {name: float(getattr(task, name)) for name in TIMES}
     metrics |= {DONE + name: float(done) for name, done in task.splits.items()}
     return Result(assignment=0, step=task.step, metrics=metrics, tensors=task.tensors)
 
 
-def task_of(result: Result) -> Task:
+def task_of(result: Result) -> TaskReport:
     """The task that ``report`` made ``result`` of."""
     predicted_s, began_s, ended_s, returned_s, restarts = (result.metrics[name] for name in TIMES)
-    return Task(
+    return TaskReport(
         step=result.step,
         predicted_s=predicted_s,
         began_s=began_s,

@@ -1,15 +1,15 @@
 """What does the UE decide in an inference service? When to start which task, and what became of it."""
 
 from nodes.errors import ProtocolError
-from nodes.inference.service_node import Member
-from nodes.inference.task import LOST, Task, layers_done, report, splits_of
+from nodes.inference.service_node import ServiceNode
+from nodes.inference.task import LOST, TaskReport, layers_done, report, splits_of
 from nodes.runtime.actions import Action, Compute, Direction, Send, Wake
 from nodes.spec.service import Pace
 from nodes.splitting.controller import SplitControl
 from nodes.wire.messages import Activation, AnyMessage, Assign, Result, SplitCost
 
 
-class ServiceUe(Member):
+class ServiceUe(ServiceNode):
     """The source of all tasks. It begins with the runner's Assign, and tells the runner of each task and update."""
 
     def __init__(self, name: str, control: SplitControl, pace: Pace, deliver: bool = False) -> None:
@@ -18,7 +18,7 @@ class ServiceUe(Member):
         self._due = 0  # tasks whose time has come, not started
         self._began_s = 0.0
         self._started = 0
-        self._tasks: dict[int, Task] = {}  # started and not finished
+        self._tasks: dict[int, TaskReport] = {}  # started and not finished
         self._again: list[int] = []  # those of them that wait to be started once more
         self._fresh = False  # an update came that no task has used
         self._link_s = [0.0] * (control.layers + 1)
@@ -72,7 +72,7 @@ class ServiceUe(Member):
             step, self._fresh = self._started, False
             self._due -= 1
             self._started += 1
-            self._tasks[step] = Task(step=step, predicted_s=self.control.cost_s[0], began_s=now)
+            self._tasks[step] = TaskReport(step=step, predicted_s=self.control.cost_s[0], began_s=now)
             actions += self._start(step)
         return actions
 

@@ -17,7 +17,7 @@ from nodes.inference.frames import Frames, _frame
 from nodes.model.boundary import Tensors, pack, unpack
 from nodes.model.chain import Chain, Values
 from nodes.model.factory import build_model
-from nodes.runtime.executors import Due
+from nodes.runtime.executors import CostModel
 from nodes.spec.job import Granularity
 from nodes.wire.messages import Activation
 
@@ -34,7 +34,7 @@ class TaskWorker(Protocol):
         """The task of ``message`` with ``stop`` layers done."""
 
 
-def playing(worker: TaskWorker) -> Due:
+def playing(worker: TaskWorker) -> CostModel:
     """How long calls take on the device that ``worker`` plays."""
     return lambda call, reply, cpu_s: worker.seconds
 

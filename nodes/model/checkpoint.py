@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import torch
 
-from nodes.errors import ModelError, said
-from nodes.model.layer_range import place
+from nodes.errors import ModelError, one_line
+from nodes.model.layer_range import layer_range
 from nodes.spec.job import Job
 
 
@@ -30,7 +30,9 @@ def last_checkpoint(job: Job, layers: int) -> int:
     """The last epoch whose state every node that computes has saved; 0 if none."""
     if job.checkpoint is None:
         return 0
-    epochs = [_epochs(job, index) for index in range(len(job.nodes)) if not place(job.splits, index, layers).relays]
+    epochs = [
+        _epochs(job, index) for index in range(len(job.nodes)) if not layer_range(job.splits, index, layers).relays
+    ]
     return max(set.intersection(*epochs), default=0)
 
 
@@ -76,7 +78,7 @@ def read_weights(path: str, device: torch.device) -> dict[str, torch.Tensor]:
     try:
         found = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # whatever stands in the file
-        raise ModelError(f"weights {path} cannot be read: {said(error)}") from None
+        raise ModelError(f"weights {path} cannot be read: {one_line(error)}") from None
     if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
         raise ModelError(f"weights {path}: expected tensors by name")
     return found

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nodes.errors import ModelError, said
+from nodes.errors import ModelError, one_line
 from nodes.imports import named
 from nodes.model.chain import Chain
 from nodes.seeds import derive
@@ -25,7 +25,7 @@ def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed
         raise
     except Exception as error:
         pictures = f"{classes} classes of pictures {tuple(input_shape)}"
-        raise ModelError(f"{name} cannot be made for {pictures}: {said(error)}") from None
+        raise ModelError(f"{name} cannot be made for {pictures}: {one_line(error)}") from None
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} made a {type(model).__name__}, not a torch.nn.Module")
     return model

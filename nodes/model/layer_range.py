@@ -5,7 +5,7 @@ import msgspec
 from nodes.errors import ModelError
 
 
-class Place(msgspec.Struct, frozen=True):
+class LayerRange(msgspec.Struct, frozen=True):
     """Where node ``index`` stands in a job with ``layers`` layers."""
 
     index: int
@@ -22,7 +22,7 @@ class Place(msgspec.Struct, frozen=True):
         return self.start == self.stop and not self.first
 
 
-def place(splits: tuple[int, ...], index: int, layers: int) -> Place:
+def layer_range(splits: tuple[int, ...], index: int, layers: int) -> LayerRange:
     """The place of node ``index`` among ``len(splits) + 1``; a node may hold no layer. Raises ModelError."""
     done = (0, *splits, layers)
     if list(done) != sorted(done):
@@ -31,7 +31,7 @@ def place(splits: tuple[int, ...], index: int, layers: int) -> Place:
     last = stop == layers and (start < layers or index == 0)
     works = start < stop or index == 0
     receiver = next((p for p in range(index + 1, len(done) - 1) if done[p + 1] > done[p]), None)
-    return Place(
+    return LayerRange(
         index=index,
         start=start,
         stop=stop,

@@ -6,7 +6,7 @@ from urllib.parse import urlparse
 import torch
 from torch import hub, nn
 
-from nodes.errors import ModelError, said
+from nodes.errors import ModelError, one_line
 from nodes.model.checkpoint import read_weights
 
 COUNTER = "num_batches_tracked"  # of batch norms: files that are older than it lack it
@@ -47,4 +47,4 @@ def _fetch(model: str, url: str, path: Path) -> None:
     try:
         hub.download_url_to_file(url, str(path), prefix.group(1) if prefix else None, progress=False)
     except Exception as error:  # whatever the network does
-        raise ModelError(f"weights of {model} cannot be fetched from {url} to {path}: {said(error)}") from None
+        raise ModelError(f"weights of {model} cannot be fetched from {url} to {path}: {one_line(error)}") from None

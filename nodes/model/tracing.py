@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from nodes.errors import ModelError, said
+from nodes.errors import ModelError, one_line
 
 Arguments = dict[int | str, Any]  # by place or name
 
@@ -88,7 +88,7 @@ def _traced(model: nn.Module, leaves: set[str]) -> fx.Graph:
     try:
         return _Tracer(leaves).trace(model)
     except Exception as error:
-        raise ModelError(f"the model cannot be traced: {said(error)}") from None
+        raise ModelError(f"the model cannot be traced: {one_line(error)}") from None
 
 
 def _follow_mode(model: nn.Module, train: fx.Graph, evaluate: fx.Graph) -> None:
@@ -248,7 +248,7 @@ def observe(traced: fx.GraphModule, input_shape: tuple[int, int, int], batch: in
             torch.func.functional_call(run, renamed, (torch.empty(batch, *input_shape, device="meta"),))
     except Exception as error:
         pictures = tuple(input_shape)
-        why, _, _ = said(error).partition(" While executing ")  # what fx adds is of no use to who wrote the model
+        why, _, _ = one_line(error).partition(" While executing ")  # what fx adds is of no use to who wrote the model
         raise ModelError(f"the model does not take pictures of shape {pictures}: {why}") from None
     finally:
         traced.train(mode)

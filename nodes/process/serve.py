@@ -22,7 +22,7 @@ from nodes.federated.process import serve_federation
 from nodes.inference.process import serve_tasks
 from nodes.runtime.actions import Direction, Role
 from nodes.runtime.allocator import keep_freed_memory, resident_bytes
-from nodes.runtime.executors import Stretched, Threaded, on_device
+from nodes.runtime.executors import PacedExecutor, ThreadExecutor, on_device
 from nodes.runtime.node import Node
 from nodes.spec.job import Job
 from nodes.training.build import build, upstream
@@ -30,7 +30,7 @@ from nodes.training.report import report
 from nodes.training.segment import Segment
 from nodes.training.source import Source
 from nodes.wire.channel import Channel, ChannelClosed
-from nodes.wire.listener import Home, calling
+from nodes.wire.listener import Listener, peer_id
 from nodes.wire.messages import Configure, Enlist, Error, Heartbeat, Hello, Serve, Shutdown
 from nodes.wire.transport import connect
 
@@ -48,7 +48,7 @@ async def serve(
     ``announce`` is told the port once the node listens. Raises OSError if it cannot listen.
     """
     keep_freed_memory()
-    home = Home(name, token, host, port)
+    home = Listener(name, token, host, port)
     announce(await home.open())
     well = True
     try:
@@ -66,7 +66,7 @@ async def serve(
     return well
 
 
-async def _serve_job(home: Home, control: Channel, run: str) -> bool:
+async def _serve_job(home: Listener, control: Channel, run: str) -> bool:
     """Run one job for the runner behind ``control``, tell it what came of that, and stay until it is gone."""
     said: Shutdown | Error | None = None
     with suppress(ChannelClosed):
@@ -78,7 +78,7 @@ async def _serve_job(home: Home, control: Channel, run: str) -> bool:
     return isinstance(said, Shutdown)
 
 
-async def _do_job(home: Home, control: Channel, run: str, stack: AsyncExitStack) -> Shutdown | Error:
+async def _do_job(home: Listener, control: Channel, run: str, stack: AsyncExitStack) -> Shutdown | Error:
     """What the node did, or what failed; if so, channels to the neighbours are left to ``stack``."""
     try:
         configure = await control.receive()
@@ -92,12 +92,12 @@ async def _do_job(home: Home, control: Channel, run: str, stack: AsyncExitStack)
         home.limits.payload_bytes = configure.job.payload_bytes
         if configure.job.threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())  # the next job chooses for itself
-        compute = Threaded(configure.job.threads)
+        compute = ThreadExecutor(configure.job.threads)
         stack.push_async_callback(compute.end)
         preparing = _prepare(home, configure, run, compute, stack)
         role, worker, channels = await _unless_gone(control, preparing)
         devices = configure.job.devices
-        device = Stretched(compute, on_device(devices[configure.index])) if devices else None
+        device = PacedExecutor(compute, on_device(devices[configure.index])) if devices else None
         channels["runner"] = control
         node = Node(home.name, role, worker, device or compute, channels, time.perf_counter)
         await control.send(Hello(node=home.name, pid=os.getpid()))
@@ -117,7 +117,7 @@ async def _do_job(home: Home, control: Channel, run: str, stack: AsyncExitStack)
 
 
 async def _prepare(
-    home: Home, configure: Configure, run: str, compute: Threaded, stack: AsyncExitStack
+    home: Listener, configure: Configure, run: str, compute: ThreadExecutor, stack: AsyncExitStack
 ) -> tuple[Role, Segment | Source, dict[Direction, Channel]]:
     """Join the neighbours, and build the node's part of the model meanwhile."""
     job, index = configure.job, configure.index
@@ -125,7 +125,7 @@ async def _prepare(
     channels: dict[Direction, Channel] = {}
     if configure.downstream:
         below = job.nodes[index + 1]
-        me = calling(home.name, run)
+        me = peer_id(home.name, run)
         try:
             channels["down"] = await connect(*configure.downstream, me, home.token, home.limits, peer=below)
         except ChannelClosed as error:

@@ -52,14 +52,14 @@ class Role(Protocol):
 
 
 @runtime_checkable
-class Attentive(Protocol):
+class TransferObserver(Protocol):
     """A role that wants to know what transfers take."""
 
     def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
         """Take note that the link from the neighbour in ``direction`` brought so many bytes in so long."""
 
 
-class RoamingRole(Role, Attentive, Protocol):
+class RoamingRole(Role, TransferObserver, Protocol):
     """What a node decides whose neighbours come and go."""
 
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:

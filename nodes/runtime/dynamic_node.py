@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from nodes.errors import PeerLostError
 from nodes.runtime.actions import Action, Connect, Direction, RoamingRole, Wake
-from nodes.runtime.executors import ComputeSeam
+from nodes.runtime.executors import Executor
 from nodes.runtime.node import Node
 from nodes.wire.channel import Channel, ChannelClosed
 from nodes.wire.messages import AnyMessage, Peer, Shutdown
@@ -35,7 +35,7 @@ class RoamingNode(Node):
         name: str,
         role: RoamingRole,
         worker: Any,
-        compute: ComputeSeam,
+        compute: Executor,
         channels: dict[Direction, Channel],
         clock: Callable[[], float],
         connect: Callable[[Peer], Awaitable[Channel]],

@@ -13,14 +13,14 @@ from nodes.spec.job import Device, Timing
 from nodes.wire.messages import AnyMessage, Gradient
 
 
-class ComputeSeam(Protocol):
+class Executor(Protocol):
     """Where and how long work runs."""
 
     def __call__(self, call: str, work: Callable[[], AnyMessage]) -> Awaitable[AnyMessage]:
         """Do ``work``, which is the worker's ``call``."""
 
 
-class Threaded:
+class ThreadExecutor:
     """Compute on one thread of its own, so that the loop goes on."""
 
     def __init__(self, threads: int | None = None) -> None:
@@ -37,13 +37,13 @@ class Threaded:
 
 
 # The seconds that a call which came to a reply takes on some device, where it took so many of CPU time here.
-Due = Callable[[str, AnyMessage, float], float]
+CostModel = Callable[[str, AnyMessage, float], float]
 
 
-class Profiled:
+class ProfiledExecutor:
     """Take as long as ``due_s`` says, on the loop's clock; the work itself is on meta tensors."""
 
-    def __init__(self, due_s: Due) -> None:
+    def __init__(self, due_s: CostModel) -> None:
         self._due_s = due_s
 
     async def __call__(self, call: str, work: Callable[[], AnyMessage]) -> AnyMessage:
@@ -52,7 +52,7 @@ class Profiled:
         return reply
 
 
-class Stretched:
+class PacedExecutor:
     """Take as long as ``due_s`` says: the thread of ``compute`` does the work, then sleeps until the device is done.
 
     The time counts from when the work begins, so what the work itself took does not add to it. CPU time is that
@@ -60,7 +60,7 @@ class Stretched:
     took longer here than on the device, which nothing can make up for.
     """
 
-    def __init__(self, compute: ComputeSeam, due_s: Due) -> None:
+    def __init__(self, compute: Executor, due_s: CostModel) -> None:
         self.overrun_s = 0.0
         self._compute, self._due_s = compute, due_s
 
@@ -77,7 +77,7 @@ class Stretched:
         return reply
 
 
-def on_device(device: Device) -> Due:
+def on_device(device: Device) -> CostModel:
     """How long calls take on ``device``."""
 
     def due_s(call: str, reply: AnyMessage, cpu_s: float) -> float:

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from nodes.errors import PeerLostError
-from nodes.runtime.actions import Action, Attentive, Compute, Direction, Finish, Role, Send
-from nodes.runtime.executors import ComputeSeam
+from nodes.runtime.actions import Action, Compute, Direction, Finish, Role, Send, TransferObserver
+from nodes.runtime.executors import Executor
 from nodes.wire.channel import Channel, ChannelClosed
 from nodes.wire.messages import AnyMessage, Result, Shutdown
 
@@ -41,7 +41,7 @@ class Node:
         name: str,
         role: Role,
         worker: Any,
-        compute: ComputeSeam,
+        compute: Executor,
         channels: dict[Direction, Channel],
         clock: Callable[[], float],
     ) -> None:
@@ -116,7 +116,7 @@ class Node:
         """The next message of ``channel``; the role learns what it took, if it wants to. Raises ChannelClosed."""
         wire_bytes, wire_s = channel.wire_bytes, channel.wire_s
         message = await channel.receive()
-        if channel.wire_bytes > wire_bytes and isinstance(self._role, Attentive):
+        if channel.wire_bytes > wire_bytes and isinstance(self._role, TransferObserver):
             brought = channel.wire_bytes - wire_bytes, channel.wire_s - wire_s
             self._events.put_nowait(partial(self._role.carried, sender, *brought))
         return message

@@ -42,7 +42,7 @@ class Absence(NamedTuple):
 Statistics = Literal["running", "batch"]
 
 
-class Move(NamedTuple):
+class ClientMove(NamedTuple):
     """A client that belongs to edge server ``to_edge`` (from 0) once ``after_rounds`` are over; after 0 it begins
     there."""
 
@@ -82,7 +82,7 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     client_timing: Timing | None = None
     server_timing: Timing | None = None
     absences: Annotated[tuple[Absence, ...], msgspec.Meta(max_length=MOST_CHANGES)] = ()
-    moves: Annotated[tuple[Move, ...], msgspec.Meta(max_length=MOST_CHANGES)] = ()
+    moves: Annotated[tuple[ClientMove, ...], msgspec.Meta(max_length=MOST_CHANGES)] = ()
     folder: str | None = None
 
     def __post_init__(self) -> None:
@@ -135,7 +135,7 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             at[move.client] = move.to_edge
             seen.add(move[:2])
 
-    def _ordered(self) -> list[Move]:
+    def _ordered(self) -> list[ClientMove]:
         return sorted(self.moves, key=lambda move: move.after_rounds)
 
     @property

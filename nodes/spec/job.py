@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from nodes.spec.policy import KnownLink, Policy
+from nodes.spec.policy import LinkSpec, Policy
 
 Granularity = Literal["op", "module"]
 
@@ -93,7 +93,7 @@ class Control(_Spec, frozen=True, kw_only=True):
     """
 
     layer_s: tuple[tuple[float, ...], ...]
-    links: dict[int, tuple[KnownLink, ...]]
+    links: dict[int, tuple[LinkSpec, ...]]
     policy: Policy = Policy()
     every: int = 1
     horizon: int = 100

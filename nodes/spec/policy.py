@@ -32,7 +32,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError("repeat_s, period_s, check_s, remember_s and patience_s must be above 0")
 
 
-class KnownLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LinkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a node is told of a link: its rate, and what each transfer takes beside that (Eq. 10's psi included)."""
 
     rate_bps: float | None = None

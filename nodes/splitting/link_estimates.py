@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
-from nodes.spec.policy import KnownLink, Policy
+from nodes.spec.policy import LinkSpec, Policy
 from nodes.splitting.link_rate import LinkRate
 from nodes.splitting.search import transfer_s
 
 # Costs [L+1] of the incoming link at each boundary, given the time and how far ahead the next task is (seconds).
-Estimate = Callable[[float, float], Sequence[float]]
+CostEstimate = Callable[[float, float], Sequence[float]]
 
 
-def steady(boundary_bytes: Sequence[float], rate_bps: float | None, delay_s: float) -> Estimate:
+def steady(boundary_bytes: Sequence[float], rate_bps: float | None, delay_s: float) -> CostEstimate:
     """The estimate of a link that never changes: ``transfer_s`` of it, always; ``rate_bps`` None is unlimited."""
     costs = transfer_s(boundary_bytes, inf if rate_bps is None else rate_bps, delay_s)
     return lambda now, ahead_s: costs
@@ -20,23 +20,23 @@ def steady(boundary_bytes: Sequence[float], rate_bps: float | None, delay_s: flo
 class KnownLinks:
     """Estimates by the neighbour upstream. ``boundary_bytes`` [L+1] is what crosses at each boundary."""
 
-    def __init__(self, boundary_bytes: Sequence[int], told: Mapping[str, KnownLink], policy: Policy) -> None:
+    def __init__(self, boundary_bytes: Sequence[int], told: Mapping[str, LinkSpec], policy: Policy) -> None:
         self._boundary_bytes, self._policy = boundary_bytes, policy
         self._told = dict(told)
         self._measured: dict[str, LinkRate] = {}
 
-    def __call__(self, upper: str) -> Estimate:
+    def __call__(self, upper: str) -> CostEstimate:
         """The estimate of the link from ``upper``, which follows what is learned of it. Raises KeyError."""
         self._told[upper]
         return lambda now, ahead_s: self._estimate(upper, now)(now, ahead_s)
 
-    def link(self, upper: str, now: float) -> KnownLink:
+    def link(self, upper: str, now: float) -> LinkSpec:
         """The link from ``upper`` as told, but at the rate that was measured since, if one was."""
         told = self._told[upper]
         measured_bps = self._measured[upper].rate_bps(now) if upper in self._measured else None
-        return KnownLink(rate_bps=measured_bps or told.rate_bps, delay_s=told.delay_s)
+        return LinkSpec(rate_bps=measured_bps or told.rate_bps, delay_s=told.delay_s)
 
-    def learn(self, upper: str, link: KnownLink) -> None:
+    def learn(self, upper: str, link: LinkSpec) -> None:
         """Take it as told anew; what was measured before says no more."""
         self._told[upper] = link
         self._measured.pop(upper, None)
@@ -48,6 +48,6 @@ class KnownLinks:
             rate = self._measured.setdefault(upper, LinkRate(self._policy.transfers, remember_s))
             rate.observe(wire_bytes, wire_s, now)
 
-    def _estimate(self, upper: str, now: float) -> Estimate:
+    def _estimate(self, upper: str, now: float) -> CostEstimate:
         link = self.link(upper, now)
         return steady(self._boundary_bytes, link.rate_bps, link.delay_s)

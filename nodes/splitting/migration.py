@@ -27,11 +27,11 @@ from typing import Literal, NamedTuple
 from nodes.splitting.placement import search_within
 from nodes.splitting.search import transfer_s
 
-Strategy = Literal["migrate", "stay", "replicate"]
+MigrationStrategy = Literal["migrate", "stay", "replicate"]
 CLOUD = "cloud"
 
 
-class Link(NamedTuple):
+class BackhaulLink(NamedTuple):
     """Both directions alike."""
 
     rate_bps: float
@@ -47,24 +47,24 @@ class Model(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Network:
+class EdgeNetwork:
     """Edges and a cloud; each edge has a link of its own to the cloud."""
 
     edges: tuple[str, ...]
-    links: Mapping[tuple[str, str], Link]  # by their ends, once
+    links: Mapping[tuple[str, str], BackhaulLink]  # by their ends, once
     layer_s: Mapping[str, Sequence[float]]  # [L] by server: a batch forward and backward
     storage_bytes: float  # of each edge; the cloud holds all
 
     @cached_property
-    def ways(self) -> dict[tuple[str, str], tuple[Link, ...]]:
+    def ways(self) -> dict[tuple[str, str], tuple[BackhaulLink, ...]]:
         """The fastest way for parameters from server to server."""
-        beside: dict[str, list[tuple[str, Link]]] = {}
+        beside: dict[str, list[tuple[str, BackhaulLink]]] = {}
         for (one, other), link in self.links.items():
             beside.setdefault(one, []).append((other, link))
             beside.setdefault(other, []).append((one, link))
         found = {}
         for source in (*self.edges, CLOUD):
-            near: list[tuple[float, str, tuple[Link, ...]]] = [(0.0, source, ())]
+            near: list[tuple[float, str, tuple[BackhaulLink, ...]]] = [(0.0, source, ())]
             while near:
                 far_s, server, way = heappop(near)
                 if (source, server) not in found:
@@ -87,16 +87,16 @@ class Arrival(NamedTuple):
 
     server: str
     layer: int
-    way: tuple[Link, ...]
+    way: tuple[BackhaulLink, ...]
 
 
 @dataclass(frozen=True)
 class Controller:
     """Decides for ``clients``; ``batches`` of each make a round, and one stays at an edge for ``stay_rounds``."""
 
-    network: Network
+    network: EdgeNetwork
     model: Model
-    strategy: Strategy
+    strategy: MigrationStrategy
     clients: int
     batches: int
     stay_rounds: float
@@ -199,10 +199,10 @@ class Controller:
         each = [transfer_s(sizes, *link, gradient_bytes=sizes) for link in self._way(edge, CLOUD)]
         return [sum(seconds) for seconds in zip(*each, strict=True)]
 
-    def _way(self, source: str, target: str) -> tuple[Link, ...]:
+    def _way(self, source: str, target: str) -> tuple[BackhaulLink, ...]:
         return self.network.ways[source, target]
 
-    def _nearest(self, state: State, server: str, layer: int) -> tuple[Link, ...]:
+    def _nearest(self, state: State, server: str, layer: int) -> tuple[BackhaulLink, ...]:
         """The way to ``server`` from the nearest one that is up to date with ``layer``; none if it is itself."""
         holders = [edge for edge, count in state.stored.items() if layer < count]
         if self.in_step or not holders:
@@ -213,7 +213,7 @@ class Controller:
 
 
 def follow_apart(
-    network: Network, model: Model, batches: int, stay_rounds: float, attached: Sequence[Sequence[str]]
+    network: EdgeNetwork, model: Model, batches: int, stay_rounds: float, attached: Sequence[Sequence[str]]
 ) -> list[list[State]]:
     """Where the copy is that each client has for itself (SFL v1), round by round [R][M], all its layers at one edge.
 
@@ -243,7 +243,7 @@ def follow_apart(
     return rounds
 
 
-def way_s(way: Sequence[Link], n_bytes: float) -> float:
+def way_s(way: Sequence[BackhaulLink], n_bytes: float) -> float:
     """How long ``n_bytes`` of parameters take, link after link."""
     return sum(8 * n_bytes / link.rate_bps for link in way)
 

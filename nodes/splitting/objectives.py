@@ -22,10 +22,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nodes.splitting.search import TIE, Split, follow, path_cost, sink, split_node
+from nodes.splitting.search import TIE, BestSplit, follow, path_cost, sink, split_node
 
 
-class Costs(NamedTuple):
+class ChainMetric(NamedTuple):
     """One metric of a chain of P nodes, as ``search`` takes it; finite and never negative."""
 
     layers: Sequence[Sequence[float]]  # [P][L] each node's cost of each layer
@@ -35,18 +35,18 @@ class Costs(NamedTuple):
 class Limit(NamedTuple):
     """A metric that is to stay below ``most`` (Phi)."""
 
-    costs: Costs
+    costs: ChainMetric
     most: float
 
 
-def combined(metrics: Sequence[Costs], weights: Sequence[float]) -> Costs:
+def combined(metrics: Sequence[ChainMetric], weights: Sequence[float]) -> ChainMetric:
     """The weighted sum of ``metrics`` (HiveMind, Eq. 11)."""
 
     def weighted(rows: tuple[Sequence[float], ...]) -> list[float]:
         counted = [(weight, row) for weight, row in zip(weights, rows, strict=True) if weight]
         return [sum(weight * row[i] for weight, row in counted) for i in range(len(rows[0]))]
 
-    return Costs(
+    return ChainMetric(
         [weighted(rows) for rows in zip(*(metric.layers for metric in metrics), strict=True)],
         [weighted(rows) for rows in zip(*(metric.links for metric in metrics), strict=True)],
     )
@@ -57,7 +57,7 @@ def weight_function(cost: Tensor, most: float) -> Tensor:
     return (1 / (most - cost)).masked_fill(cost >= most, inf)
 
 
-def edges(costs: Costs, node: int) -> Tensor:
+def edges(costs: ChainMetric, node: int) -> Tensor:
     """What ``node`` costs [L+1, L+1] if it gets the task at boundary i and stops at j; infinite where j < i.
 
     float64. Layers' costs are differences of prefix sums, so off by 2^-53 of all layers' sum or so.
@@ -69,7 +69,7 @@ def edges(costs: Costs, node: int) -> Tensor:
     return spent.masked_fill(boundary[None, :] < boundary[:, None], inf)
 
 
-def search_per_edge(best: Costs, limits: Sequence[Limit]) -> Split | None:
+def search_per_edge(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit | None:
     """The split of least cost by Eq. 12, with W of each edge's own cost; None if every path has an infinite edge.
 
     ``cost`` is the sum of Eq. 12, not of ``best``.
@@ -86,7 +86,7 @@ def search_per_edge(best: Costs, limits: Sequence[Limit]) -> Split | None:
     return _split(float(downstream[0]), stops)
 
 
-def search_accumulated(best: Costs, limits: Sequence[Limit]) -> Split | None:
+def search_accumulated(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit | None:
     """The split that nodes settle for with W of what the path costs from each of them on; None if it is infinite.
 
     A node is told, for each boundary, its neighbour's best-effort cost and each limited metric, of the way that
@@ -107,7 +107,7 @@ def search_accumulated(best: Costs, limits: Sequence[Limit]) -> Split | None:
     return _split(float(ways[0].amin()), stops)
 
 
-def search_within(best: Costs, limit: Limit) -> Split | None:
+def search_within(best: ChainMetric, limit: Limit) -> BestSplit | None:
     """The split of least ``best`` cost whose limited metric is at most ``limit.most``, or None; exact.
 
     Label setting: a label is a way to get to (node, layers done) with what it cost so far. Those with the least
@@ -129,7 +129,7 @@ def search_within(best: Costs, limit: Limit) -> Split | None:
             continue
         taken[node][done] = used
         if node == nodes - 1 and done == layers:
-            return Split(path_cost(*best, splits), list(splits))
+            return BestSplit(path_cost(*best, splits), list(splits))
         ways: list[tuple[float, float, int, int, tuple[int, ...]]] = []
         if done < layers:
             ways.append((best.layers[node][done], limit.costs.layers[node][done], node, done + 1, splits))
@@ -142,7 +142,7 @@ def search_within(best: Costs, limit: Limit) -> Split | None:
     return None
 
 
-def _to_go(costs: Costs) -> list[list[float]]:
+def _to_go(costs: ChainMetric) -> list[list[float]]:
     """The least cost [P][L+1] from each node on when the task is there with so many layers done."""
     layers = len(costs.layers[0])
     free, to_go = [0.0] * (layers + 1), [sink(layers)]
@@ -157,5 +157,5 @@ def _least(ways: Tensor) -> Tensor:
     return ways.shape[1] - 1 - ways.flip(1).argmin(1)
 
 
-def _split(cost: float, stops: list[list[int]]) -> Split | None:
-    return None if cost == inf else Split(cost, follow(stops[::-1]))
+def _split(cost: float, stops: list[list[int]]) -> BestSplit | None:
+    return None if cost == inf else BestSplit(cost, follow(stops[::-1]))

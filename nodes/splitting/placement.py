@@ -20,12 +20,12 @@ from itertools import product
 from math import fsum, inf
 from typing import NamedTuple
 
-from nodes.splitting.search import TIE, NodeSplit, Split, follow, path_cost, sink
+from nodes.splitting.search import TIE, BestSplit, NodeSplit, follow, path_cost, sink
 
-Range = tuple[int, int]  # layers from the first to before the second
+LayerSpan = tuple[int, int]  # layers from the first to before the second
 
 
-class Path(NamedTuple):
+class ServerPath(NamedTuple):
     """A way of data from its first server to its last: costs as in ``split_search.search``."""
 
     servers: tuple[str, ...]
@@ -38,7 +38,7 @@ class Placement(NamedTuple):
 
     cost: float
     splits: list[list[int]]
-    stored: dict[str, Range]
+    stored: dict[str, LayerSpan]
 
 
 def split_within(
@@ -73,7 +73,7 @@ def search_within(
     link_costs: Sequence[Sequence[float]],
     held_bytes: Sequence[float],
     storage_bytes: Sequence[float],
-) -> Split:
+) -> BestSplit:
     """The best split of a chain whose P nodes can hold ``storage_bytes`` [P]; of infinite cost if none fits."""
     layers = len(held_bytes)
     downstream, stops = sink(layers), []
@@ -84,12 +84,12 @@ def search_within(
         downstream, stop = split_within(layer_cost, link_cost, downstream, held_bytes, storage)
         stops.append(stop)
     if downstream[0] == inf:
-        return Split(inf, [])
+        return BestSplit(inf, [])
     splits = follow(stops[::-1])
-    return Split(path_cost(layer_costs, link_costs, splits), splits)
+    return BestSplit(path_cost(layer_costs, link_costs, splits), splits)
 
 
-def place(paths: Sequence[Path], held_bytes: Sequence[float], storage_bytes: Mapping[str, float]) -> Placement:
+def place(paths: Sequence[ServerPath], held_bytes: Sequence[float], storage_bytes: Mapping[str, float]) -> Placement:
     """The best splits of all ``paths`` if a server's layers, those of all its paths together, are one run that fits.
 
     Tries the product of the longest runs of the servers that several paths share and that cannot hold everything:
@@ -110,7 +110,7 @@ def place(paths: Sequence[Path], held_bytes: Sequence[float], storage_bytes: Map
     return best
 
 
-def runs(held_bytes: Sequence[float], storage_bytes: float) -> Iterator[Range]:
+def runs(held_bytes: Sequence[float], storage_bytes: float) -> Iterator[LayerSpan]:
     """The runs of layers that fit into ``storage_bytes`` and cannot be made longer; (0, 0) if not one layer fits."""
     stop, held, any_fits = 0, 0.0, False
     for start in range(len(held_bytes)):
@@ -129,9 +129,9 @@ def runs(held_bytes: Sequence[float], storage_bytes: float) -> Iterator[Range]:
         yield 0, 0
 
 
-def stored(paths: Sequence[Path], splits: Sequence[Sequence[int]], layers: int) -> dict[str, Range]:
+def stored(paths: Sequence[ServerPath], splits: Sequence[Sequence[int]], layers: int) -> dict[str, LayerSpan]:
     """What each server must store: from the first to the last of the layers that any path has it compute."""
-    held: dict[str, Range] = {}
+    held: dict[str, LayerSpan] = {}
     for path, split in zip(paths, splits, strict=True):
         done = [0, *split, layers]
         for server, start, stop in zip(path.servers, done, done[1:], strict=False):
@@ -142,8 +142,8 @@ def stored(paths: Sequence[Path], splits: Sequence[Sequence[int]], layers: int) 
 
 
 def _search(
-    path: Path, held_bytes: Sequence[float], storage_bytes: Mapping[str, float], open_to: Mapping[str, Range]
-) -> Split:
+    path: ServerPath, held_bytes: Sequence[float], storage_bytes: Mapping[str, float], open_to: Mapping[str, LayerSpan]
+) -> BestSplit:
     """The best split of ``path`` where servers of ``open_to`` may compute these layers alone."""
     layer_costs = []
     for server, costs in zip(path.servers, path.layer_costs, strict=True):

@@ -11,7 +11,7 @@ is computed, and nothing returns unless the outputs are the next inputs: then ``
 
 from collections.abc import Sequence
 
-from nodes.splitting.search import Split, path_cost, search
+from nodes.splitting.search import BestSplit, path_cost, search
 
 
 def unrolled_bytes(steps: int, input_bytes: int, state_bytes: Sequence[int], output_bytes: int) -> list[int]:
@@ -38,14 +38,14 @@ def standard_split(
     link_costs: Sequence[Sequence[float]],
     feedback_costs: Sequence[float],
     steps: int,
-) -> Split:
+) -> BestSplit:
     """The split of one module that ``search`` finds, blind to the way back, and what ``steps`` such steps cost.
 
     Costs are one module's: of layers [P][L], of boundaries [P-1][L+1], and of the states on their way back over
     each link [P-1].
     """
     splits = search(layer_costs, link_costs).splits
-    return Split(repeated_cost(layer_costs, link_costs, feedback_costs, steps, splits), splits)
+    return BestSplit(repeated_cost(layer_costs, link_costs, feedback_costs, steps, splits), splits)
 
 
 def repeated_cost(

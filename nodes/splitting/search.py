@@ -32,7 +32,7 @@ class NodeSplit(NamedTuple):
     stop: list[int]  # layers done when the task leaves this node
 
 
-class Split(NamedTuple):
+class BestSplit(NamedTuple):
     """The best split: its cost and the layers done when the task leaves node 1 to P-1."""
 
     cost: float
@@ -97,7 +97,7 @@ def split_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstre
     return NodeSplit(cost[::-1], stops[::-1])
 
 
-def search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]]) -> Split:
+def search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]]) -> BestSplit:
     """The best split of a chain, all its nodes' updates composed: O(P L).
 
     ``layer_costs`` [P][L] are the nodes' costs of each layer, ``link_costs`` [P-1][L+1] the links' of each
@@ -109,7 +109,7 @@ def search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence
         downstream, stop = split_node(layer_cost, link_cost, downstream)
         stops.append(stop)
     splits = follow(stops[::-1])
-    return Split(path_cost(layer_costs, link_costs, splits), splits)
+    return BestSplit(path_cost(layer_costs, link_costs, splits), splits)
 
 
 def follow(stops: Iterable[Sequence[int]]) -> list[int]:

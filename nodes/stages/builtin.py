@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from nodes.errors import ModelError, said
+from nodes.errors import ModelError, one_line
 from nodes.imports import named
 from nodes.model.boundary import Tensors
 from nodes.spec.job import StageSpec
@@ -67,7 +67,7 @@ def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
     try:
         stage = (make or named(spec.name))(tensors, **spec.options)
     except Exception as error:
-        raise ModelError(f"stage {spec.name} cannot be made: {said(error)}") from None
+        raise ModelError(f"stage {spec.name} cannot be made: {one_line(error)}") from None
     if not isinstance(stage, Stage):
         raise ModelError(f"stage {spec.name} made a {type(stage).__name__}, not a nodes.stages.base.Stage")
     halves = [set(half.parameters()) for half in (stage.sender, stage.receiver)]

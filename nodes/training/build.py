@@ -9,11 +9,11 @@ from nodes.spec.job import Job, Seat
 from nodes.training.migration.roles import MovingHop, MovingUe
 from nodes.training.migration.segment import MovingSegment, MovingSource
 from nodes.training.migration.split_control import ControlledHop, ControlledUe, TrainingControl, step_bytes
-from nodes.training.relay import Hop
+from nodes.training.relay import Relay
 from nodes.training.report import Manage
 from nodes.training.segment import Segment
 from nodes.training.shape_segment import ShapeSegment
-from nodes.training.shared_server import Hub
+from nodes.training.shared_server import SharedServer
 from nodes.training.source import Source
 from nodes.training.ue import Ue
 from nodes.wire.messages import Assign, Shutdown
@@ -30,9 +30,9 @@ def build(
     if start_epoch and not segment.place.relays:
         segment.restore(start_epoch)
     if index and job.sources > 1:
-        return Hub(tuple(seat.name for seat in job.seats[:-1])), segment
+        return SharedServer(tuple(seat.name for seat in job.seats[:-1])), segment
     if index:
-        return Hop(segment.place, end=index == len(job.nodes) - 1), segment
+        return Relay(segment.place, end=index == len(job.nodes) - 1), segment
     if data is None:
         raise ValueError("the first node needs the data")
     train, test = (share(half, source, job.sources, job.seed) for half in (data.train, data.test))

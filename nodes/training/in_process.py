@@ -12,13 +12,13 @@ from netem.profiles import Duplex
 from nodes.data.images import Dataset
 from nodes.data.loading import load_data
 from nodes.runtime.actions import Direction
-from nodes.runtime.executors import ComputeSeam, Profiled, on_device
+from nodes.runtime.executors import Executor, ProfiledExecutor, on_device
 from nodes.runtime.node import Node, inline
 from nodes.runtime.virtual_time import linked_pair, run_virtual
 from nodes.seeds import derive
 from nodes.spec.job import Device, Job, Timing
 from nodes.training.build import build, managed, upstream
-from nodes.training.report import Manage, Outcome, Say, outcome, report
+from nodes.training.report import Manage, ReportEpoch, TrainingOutcome, outcome, report
 from nodes.training.segment import Segment
 from nodes.training.source import Source
 from nodes.wire.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
@@ -26,8 +26,8 @@ from nodes.wire.messages import Assign, Result
 
 
 def run_in_process(
-    job: Job, data: Dataset | None = None, say: Say | None = None, manage: Manage | None = None
-) -> Outcome:
+    job: Job, data: Dataset | None = None, say: ReportEpoch | None = None, manage: Manage | None = None
+) -> TrainingOutcome:
     """Run ``job`` in this process, without a wire: bytes are counted as they would be sent."""
     pairs: list[tuple[MemoryChannel, MemoryChannel]]
     pairs = [memory_pair(one.name, two.name) for one, two in job.joins]
@@ -39,7 +39,9 @@ def run_in_process(
         torch.set_num_threads(before)
 
 
-def run_in_virtual_time(job: Job, timings: list[Timing], links: list[Duplex], data: Dataset | None = None) -> Outcome:
+def run_in_virtual_time(
+    job: Job, timings: list[Timing], links: list[Duplex], data: Dataset | None = None
+) -> TrainingOutcome:
     """Run ``job`` on a virtual clock: compute takes what ``timings`` say, messages what ``links`` do.
 
     One timing a node and one link between two, from the UE on. Tensors have shapes and no data: losses and
@@ -52,7 +54,7 @@ def run_in_virtual_time(job: Job, timings: list[Timing], links: list[Duplex], da
     pairs = [
         linked_pair(one.name, two.name, link, derive(job.seed, p)) for p, ((one, two), link) in enumerate(neighbours)
     ]
-    computes = [Profiled(on_device(Device(timing=timing))) for timing in timings]
+    computes = [ProfiledExecutor(on_device(Device(timing=timing))) for timing in timings]
     return run_virtual(_run(job, data, pairs, computes, meta=True))
 
 
@@ -60,12 +62,12 @@ async def _run(
     job: Job,
     data: Dataset | None,
     pairs: Sequence[tuple[Channel, Channel]],
-    computes: Sequence[ComputeSeam],
+    computes: Sequence[Executor],
     *,
-    say: Say | None = None,
+    say: ReportEpoch | None = None,
     manage: Manage | None = None,
     meta: bool = False,
-) -> Outcome:
+) -> TrainingOutcome:
     """Run all nodes of ``job`` as tasks of this loop."""
     data = data or load_data(job)
     clock = asyncio.get_running_loop().time if meta else time.perf_counter
@@ -100,7 +102,9 @@ async def _run(
     return outcome(reports, [report(*parts) for parts in nodes])
 
 
-async def _listen(runner: Channel, reports: list[Result], job: Job, say: Say | None, manage: Manage | None) -> None:
+async def _listen(
+    runner: Channel, reports: list[Result], job: Job, say: ReportEpoch | None, manage: Manage | None
+) -> None:
     """Collect the UE's reports until it closes, and answer them if it has a manager."""
     with suppress(ChannelClosed):
         while True:

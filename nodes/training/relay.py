@@ -4,15 +4,15 @@ A MEC server and the cloud are the same hop: any may hold layers or none, and th
 """
 
 from nodes.errors import ProtocolError
-from nodes.model.layer_range import Place
+from nodes.model.layer_range import LayerRange
 from nodes.runtime.actions import Action, Compute, Direction, Finish, Send
 from nodes.wire.messages import Activation, AnyMessage, Assign, Gradient, Result, Shutdown
 
 
-class Hop:
+class Relay:
     """A node at ``place`` with a neighbour upstream, and one downstream unless it is the chain's end."""
 
-    def __init__(self, place: Place, end: bool) -> None:
+    def __init__(self, place: LayerRange, end: bool) -> None:
         self._place = place
         self._end = end
 

@@ -38,7 +38,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
         return max(0.0, self.total_s - self.compute_s - self.serialise_s - self.wire_s)
 
 
-class Outcome(msgspec.Struct, kw_only=True):
+class TrainingOutcome(msgspec.Struct, kw_only=True):
     """What came of a job: what the UE told of each epoch and each step, and what each node did.
 
     With many sources what they told stands one source after the other.
@@ -56,7 +56,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     uncalibrated: list[str] = []  # what a live run's test of its links had to say
 
 
-Say = Callable[[dict[str, float]], None]
+ReportEpoch = Callable[[dict[str, float]], None]
 Manage = Callable[[dict[str, float]], int | None]  # of the UE's last report: the member to serve next, None to end
 
 
@@ -90,10 +90,10 @@ def _together(sent: Iterable[dict[str, Traffic]]) -> dict[str, Traffic]:
     return total
 
 
-def outcome(reports: Sequence[Result], nodes: list[NodeReport]) -> Outcome:
+def outcome(reports: Sequence[Result], nodes: list[NodeReport]) -> TrainingOutcome:
     """What the UE reported, with what the nodes did."""
     reports = sorted(reports, key=lambda told: told.metrics.get("source", 0.0))
-    return Outcome(
+    return TrainingOutcome(
         dataset=nodes[0].dataset,
         epochs=[message.metrics for message in reports],
         losses=_joined(reports, "losses"),

@@ -16,7 +16,7 @@ from nodes.model.boundary import Tensors, pack, unpack
 from nodes.model.chain import Chain, Moment, Part, Values
 from nodes.model.checkpoint import read_checkpoint, read_weights, write_checkpoint
 from nodes.model.factory import build_model, outline
-from nodes.model.layer_range import Place, place
+from nodes.model.layer_range import LayerRange, layer_range
 from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Job
 from nodes.stages.base import Stage
@@ -51,7 +51,7 @@ class Segment:
         self._family: dict[int, Tensors] = {}  # by member; 0 is what is trained
         self._member = 0
         self.steps = 0
-        self._hold(chain, place(job.splits, index, len(chain)))
+        self._hold(chain, layer_range(job.splits, index, len(chain)))
         if job.weights and not meta:
             self._load_weights(job.weights)
         self.begin_epoch(0)
@@ -203,7 +203,7 @@ class Segment:
         """The job's model; without memory for parameters where this node holds none."""
         return _chain(job, index, meta)
 
-    def _hold(self, chain: Chain, held: Place) -> None:
+    def _hold(self, chain: Chain, held: LayerRange) -> None:
         """Take up ``held``: that part of ``chain``, the stages beside it, and an optimizer for both."""
         self.place = held
         self.names = chain.names[held.start : held.stop]
@@ -336,7 +336,7 @@ def _chain(job: Job, index: int, meta: bool) -> Chain:
     at_end = index == len(job.splits)
     if meta or (index > 0 and (at_end or job.splits[index - 1] == job.splits[index])):
         chain = outline(job.model, job.classes, job.input_shape)
-        if meta or place(job.splits, index, len(chain)).relays:
+        if meta or layer_range(job.splits, index, len(chain)).relays:
             return chain
     return Chain(build_model(job.model, job.classes, job.input_shape, job.seed), job.input_shape)
 

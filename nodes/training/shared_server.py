@@ -15,7 +15,7 @@ from nodes.runtime.actions import Action, Compute, Direction, Finish, Send
 from nodes.wire.messages import Activation, AnyMessage, Assign, Shutdown
 
 
-class Hub:
+class SharedServer:
     """The node at which the model ends, below ``sources``."""
 
     def __init__(self, sources: tuple[str, ...]) -> None:

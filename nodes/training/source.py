@@ -11,7 +11,7 @@ from nodes.training.segment import Segment, number
 from nodes.wire.messages import AnyMessage, Result
 
 
-class Course(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingSchedule(msgspec.Struct, frozen=True, kw_only=True):
     """How long the job is: training steps an epoch, test batches, and where it begins."""
 
     train_steps: int
@@ -85,12 +85,12 @@ class Source:
         return next(iter(drawn))
 
 
-def course(job: Job, data: Dataset, start_epoch: int, source: int = 0) -> Course:
+def course(job: Job, data: Dataset, start_epoch: int, source: int = 0) -> TrainingSchedule:
     """How long ``job`` is on ``data``: whole batches in training, all pictures in tests. Raises DataError."""
     steps = len(data.train.labels) // job.batch_size
     if job.epochs and not steps:
         raise DataError(f"{len(data.train.labels)} training pictures do not fill a batch of {job.batch_size}")
-    return Course(
+    return TrainingSchedule(
         train_steps=steps if job.steps is None else min(steps, job.steps),
         test_batches=-(-len(data.test.labels) // job.batch_size),
         epochs=job.epochs,

@@ -7,7 +7,7 @@ import torch
 
 from nodes.errors import ProtocolError
 from nodes.runtime.actions import Action, Compute, Direction, Finish, Send
-from nodes.training.source import Course
+from nodes.training.source import TrainingSchedule
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import Activation, AnyMessage, Assign, Gradient, Result, Shutdown
 
@@ -46,7 +46,7 @@ class Ue:
     way, and whatever request starts after it is of the member that it names.
     """
 
-    def __init__(self, course: Course, alone: bool) -> None:
+    def __init__(self, course: TrainingSchedule, alone: bool) -> None:
         self.history: list[Epoch] = []
         self._course = course
         self._alone = alone

@@ -9,7 +9,7 @@ import torch
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import AnyMessage
 
-Kind = Literal["websocket", "bulk"]
+ChannelKind = Literal["websocket", "bulk"]
 
 
 class ChannelClosed(ConnectionError):  # noqa: N818 (what it says is no error of its own)
@@ -32,7 +32,7 @@ class Connection(msgspec.Struct):
     """
 
     peer: str
-    kind: Kind
+    kind: ChannelKind
     written_bytes: int = 0
     acked_bytes: int = 0
     retransmitted_bytes: int = 0

@@ -10,12 +10,12 @@ from nodes.wire.transport import Server
 RUNNER = "runner"
 
 
-def calling(name: str, run: str) -> str:
+def peer_id(name: str, run: str) -> str:
     """How ``name`` presents itself to a node; channels of one run are not taken for those of another."""
     return f"{name}/{run}"
 
 
-class Home:
+class Listener:
     """Where a node is at home: it listens here, and channels that peers open are sorted by who they are."""
 
     def __init__(self, name: str, token: str, host: str, port: int) -> None:

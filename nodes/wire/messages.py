@@ -14,7 +14,7 @@ import torch
 from nodes.model.boundary import Scalar, Tensors, View
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
-from nodes.spec.policy import KnownLink
+from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Service
 
 
@@ -53,7 +53,7 @@ class Serve(Message, frozen=True, kw_only=True, tag="serve"):
 
     service: Service
     layer_s: tuple[float, ...]
-    incoming: dict[str, KnownLink] = {}
+    incoming: dict[str, LinkSpec] = {}
     source: bool = False
 
 
@@ -70,7 +70,7 @@ class LinkState(Message, frozen=True, kw_only=True, tag="link"):
     """Runner to node: what is known from now on of the link from neighbour ``upper``, as a base station would tell."""
 
     upper: str
-    link: KnownLink
+    link: LinkSpec
 
 
 class Route(Message, frozen=True, kw_only=True, tag="route"):

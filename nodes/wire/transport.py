@@ -17,7 +17,7 @@ from aiohttp import web
 
 from netem.kernel.namespace import inside
 from nodes.wire.byte_counter import PATIENCE_S, Counted
-from nodes.wire.channel import ChannelClosed, Connection, Kind
+from nodes.wire.channel import ChannelClosed, ChannelKind, Connection
 from nodes.wire.codec import PREFIX, Limits
 from nodes.wire.socket_channel import SocketChannel
 from nodes.wire.tensor_socket import Bulk
@@ -118,7 +118,7 @@ class CountingConnector(aiohttp.TCPConnector):
 
     async def _create_connection(self, req: aiohttp.ClientRequest, *args: Any) -> Any:
         protocol = await super()._create_connection(req, *args)
-        kind: Kind = "bulk" if req.url.path == BULK_PATH else "websocket"
+        kind: ChannelKind = "bulk" if req.url.path == BULK_PATH else "websocket"
         counted = Counted(cast(asyncio.Transport, protocol.transport), Connection(self.peer, kind), opened=True)
         protocol.transport = cast(asyncio.Transport, counted)
         self.opened.append(counted)

@@ -9,7 +9,7 @@ from reports.record import CaseValue, Record
 
 CONDITIONS = ("mode", "scale", "dataset", "shaping", "device")
 
-Case = tuple[tuple[str, CaseValue], ...]  # sorted by key, to be a key itself
+CaseItems = tuple[tuple[str, CaseValue], ...]  # sorted by key, to be a key itself
 Seeds = dict[int, float]  # seed -> value, repeats of a seed averaged
 
 
@@ -52,10 +52,10 @@ def clash(records: Iterable[Record], names: Sequence[str] = CONDITIONS) -> str |
     return None
 
 
-def cells(records: Iterable[Record], leave_out: Iterable[str] = ()) -> dict[Case, Seeds]:
+def cells(records: Iterable[Record], leave_out: Iterable[str] = ()) -> dict[CaseItems, Seeds]:
     """The records of one metric by case, less the case keys in ``leave_out``. Raises MixedConditionsError."""
     drop = set(leave_out)
-    groups: dict[Case, list[Record]] = {}
+    groups: dict[CaseItems, list[Record]] = {}
     for record in records:
         case = tuple(sorted((key, value) for key, value in record.case.items() if key not in drop))
         groups.setdefault(case, []).append(record)
@@ -73,9 +73,9 @@ def _by_seed(records: list[Record]) -> Seeds:
     return {seed: statistics.fmean(repeats) for seed, repeats in values.items()}
 
 
-def join(sides: Sequence[dict[Case, Seeds]]) -> list[tuple[Case, list[Seeds]]]:
+def join(sides: Sequence[dict[CaseItems, Seeds]]) -> list[tuple[CaseItems, list[Seeds]]]:
     """Every combination of one cell a side whose cases agree in the keys they share."""
-    rows: list[tuple[Case, list[Seeds]]] = [((), [])]
+    rows: list[tuple[CaseItems, list[Seeds]]] = [((), [])]
     for side in sides:
         rows = [
             (_union(left, right), [*row, seeds])
@@ -86,12 +86,12 @@ def join(sides: Sequence[dict[Case, Seeds]]) -> list[tuple[Case, list[Seeds]]]:
     return rows
 
 
-def _agree(left: Case, right: Case) -> bool:
+def _agree(left: CaseItems, right: CaseItems) -> bool:
     other = dict(right)
     return all(same(value, other[key]) for key, value in left if key in other)
 
 
-def _union(left: Case, right: Case) -> Case:
+def _union(left: CaseItems, right: CaseItems) -> CaseItems:
     return tuple(sorted({**dict(right), **dict(left)}.items()))
 
 

@@ -12,11 +12,11 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from reports.figures.draw import COLOURS, MARKERS
 from reports.figures.pareto import FrontSpec, Spot
 
-Methods = Mapping[str, Sequence[Spot]]
+FrontPoints = Mapping[str, Sequence[Spot]]
 DECADES = 30.0  # largest over smallest cost from which on the axis is logarithmic
 
 
-def draw_front(spec: FrontSpec, measured: Methods, printed: Methods, edge: Sequence[Spot], path: Path) -> None:
+def draw_front(spec: FrontSpec, measured: FrontPoints, printed: FrontPoints, edge: Sequence[Spot], path: Path) -> None:
     """Draw both kinds of points, and ``edge`` as a line, into the PNG ``path``."""
     figure = Figure(figsize=(10.5, 6.8), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import msgspec
 
 from reports.claims.statistics import same, value_text
-from reports.pages.summary import Row, summarise
+from reports.pages.summary import SummaryRow, summarise
 from reports.record import CaseValue, Record
 
 
-class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FrontMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A method's points: one for each case of ``experiment`` with both metrics.
 
     ``case`` are values that a point's case must hold, ``key`` is the case key by which points are called, ``only`` are
@@ -48,7 +48,7 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     description: str = ""
     cost: str
     worth: str
-    methods: list[Method]
+    methods: list[FrontMethod]
     printed: list[Printed] = []
     data: str | None = None
 
@@ -83,7 +83,7 @@ def printed(spec: FrontSpec) -> dict[str, list[Spot]]:
     return {one.name: [Spot(one.name, name, *place) for name, place in one.points.items()] for one in spec.printed}
 
 
-def _spots(method: Method, rows: Sequence[Row]) -> Iterator[Spot]:
+def _spots(method: FrontMethod, rows: Sequence[SummaryRow]) -> Iterator[Spot]:
     costs = {row.case: row.mean for row in rows if row.metric == method.cost}
     for row in rows:
         case = dict(row.case)
@@ -92,7 +92,7 @@ def _spots(method: Method, rows: Sequence[Row]) -> Iterator[Spot]:
         yield Spot(method.name, value_text(case[method.key]), costs[row.case], row.mean, row.deviation or 0.0)
 
 
-def _wanted(method: Method, case: Mapping[str, CaseValue]) -> bool:
+def _wanted(method: FrontMethod, case: Mapping[str, CaseValue]) -> bool:
     held = all(key in case and same(case[key], value) for key, value in method.case.items())
     return held and method.key in case and (method.only is None or any(same(case[method.key], o) for o in method.only))
 

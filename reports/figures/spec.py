@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from reports.claims.statistics import Case, label, same, value_text
-from reports.pages.summary import Row, header, varying
+from reports.claims.statistics import CaseItems, label, same, value_text
+from reports.pages.summary import SummaryRow, header, varying
 from reports.record import CaseValue
 
 PANELS = 4  # in a figure that no suite asked for
@@ -46,7 +46,7 @@ class FigureError(ValueError):
     """A suite asks for a figure of something that was not measured."""
 
 
-class Point(NamedTuple):
+class FigurePoint(NamedTuple):
     """A mean with its standard deviation, at a place on the x axis or beside a bar's name."""
 
     x: float | str
@@ -66,7 +66,7 @@ class Panel(NamedTuple):
     metric: str
     x: str
     series_name: str
-    series: dict[str, list[Point]]
+    series: dict[str, list[FigurePoint]]
     log_x: bool = False
     log_y: bool = False
     left_out: int = 0
@@ -74,12 +74,12 @@ class Panel(NamedTuple):
     shape: tuple[int, int, int] = (0, 0, 0)
 
 
-def is_pixel(row: Row) -> bool:
+def is_pixel(row: SummaryRow) -> bool:
     """Whether ``row`` is part of a picture: shown as such, and nowhere as a number."""
     return dict(row.case).keys() >= set(PLACE)
 
 
-def choose(rows: Sequence[Row], spec: FigureSpec | None = None) -> list[Panel]:
+def choose(rows: Sequence[SummaryRow], spec: FigureSpec | None = None) -> list[Panel]:
     """The panels of a figure of one experiment under one set of conditions. Raises FigureError.
 
     Not told otherwise: the first ``PANELS`` metrics that differ between cases, in the experiment's order;
@@ -99,7 +99,7 @@ def choose(rows: Sequence[Row], spec: FigureSpec | None = None) -> list[Panel]:
     return [_panel(group, FigureSpec(metrics=[group[0].metric])) for group in informative[:PANELS]]
 
 
-def _asked(rows: list[Row], spec: FigureSpec) -> list[Panel]:
+def _asked(rows: list[SummaryRow], spec: FigureSpec) -> list[Panel]:
     """The panels of one metric that ``spec`` asks for: one, or one for each value of ``by``."""
     if spec.by is None:
         return [_panel(rows, spec)]
@@ -112,15 +112,15 @@ def _asked(rows: list[Row], spec: FigureSpec) -> list[Panel]:
     return panels
 
 
-def _holds(case: Case, values: dict[str, CaseValue]) -> bool:
+def _holds(case: CaseItems, values: dict[str, CaseValue]) -> bool:
     """Whether ``case`` has all ``values``."""
     found = dict(case)
     return all(key in found and same(found[key], value) for key, value in values.items())
 
 
-def _of_metric(rows: Sequence[Row], metric: str) -> list[Row]:
+def _of_metric(rows: Sequence[SummaryRow], metric: str) -> list[SummaryRow]:
     """The rows of ``metric``, of the case keys that most of its rows have."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
+    groups: dict[tuple[str, ...], list[SummaryRow]] = {}
     for row in rows:
         if row.metric == metric:
             groups.setdefault((row.unit, *(key for key, _ in row.case)), []).append(row)
@@ -129,13 +129,13 @@ def _of_metric(rows: Sequence[Row], metric: str) -> list[Row]:
     return max(groups.values(), key=len)
 
 
-def _one_case(rows: Sequence[Row], unit: str) -> Panel:
-    points = [Point(row.metric, row.mean, row.deviation or 0.0) for row in rows if row.unit == unit]
+def _one_case(rows: Sequence[SummaryRow], unit: str) -> Panel:
+    points = [FigurePoint(row.metric, row.mean, row.deviation or 0.0) for row in rows if row.unit == unit]
     name = "value" if unit in ("", "1") else unit
     return Panel("bar", name, "", "", {"": points[:BARS]}, left_out=max(0, len(points) - BARS))
 
 
-def _panel(rows: list[Row], spec: FigureSpec) -> Panel:
+def _panel(rows: list[SummaryRow], spec: FigureSpec) -> Panel:
     for key in (spec.x, spec.series):
         if key is not None and key not in dict(rows[0].case):
             raise FigureError(f"{spec.metrics[0]} was measured for no case key {key}")
@@ -153,13 +153,14 @@ def _panel(rows: list[Row], spec: FigureSpec) -> Panel:
     return _bars(rows, values, spec)
 
 
-def _cdf(rows: list[Row], keys: list[str], spec: FigureSpec) -> Panel:
+def _cdf(rows: list[SummaryRow], keys: list[str], spec: FigureSpec) -> Panel:
     """Lines through (value, quantile)."""
     if QUANTILE not in dict(rows[0].case):
         raise FigureError(f"{spec.metrics[0]} was measured for no case key {QUANTILE}, which a cdf needs")
     panel = _lines(rows, QUANTILE, sorted(keys, key=lambda key: key != spec.series), spec)
     series = {
-        name: [Point(point.mean, float(point.x), 0.0) for point in points] for name, points in panel.series.items()
+        name: [FigurePoint(point.mean, float(point.x), 0.0) for point in points]
+        for name, points in panel.series.items()
     }
     name = header(rows[0].metric.removesuffix(f"_{QUANTILE}"), rows[0].unit)
     return panel._replace(
@@ -167,26 +168,28 @@ def _cdf(rows: list[Row], keys: list[str], spec: FigureSpec) -> Panel:
     )
 
 
-def _pictures(rows: list[Row], keys: list[str]) -> Panel:
+def _pictures(rows: list[SummaryRow], keys: list[str]) -> Panel:
     """A line of pictures for each of the other keys' values. Raises FigureError for what are no whole pictures."""
     if not all(is_pixel(row) and row.seeds == 1 for row in rows):
         raise FigureError(f"{rows[0].metric} was not measured pixel by pixel ({', '.join(PLACE)}) with one seed")
-    series: dict[str, list[Row]] = {}
+    series: dict[str, list[SummaryRow]] = {}
     for row in rows:
         series.setdefault(_name(row.case, keys), []).append(row)
     pictures, height, width = (len(_values(rows, key)) for key in PLACE)
     if any(len(line) != pictures * height * width for line in series.values()):
         raise FigureError(f"{rows[0].metric}: pictures of different sizes, or with pixels missing")
-    drawn = {name: [Point("", row.mean, 0.0) for row in sorted(line, key=_place)] for name, line in series.items()}
+    drawn = {
+        name: [FigurePoint("", row.mean, 0.0) for row in sorted(line, key=_place)] for name, line in series.items()
+    }
     return Panel("pictures", "", "", "", drawn, shape=(pictures, height, width))
 
 
-def _place(row: Row) -> list[float]:
+def _place(row: SummaryRow) -> list[float]:
     found = dict(row.case)
     return [float(found[key]) for key in PLACE]
 
 
-def _values(rows: Sequence[Row], key: str) -> list[CaseValue]:
+def _values(rows: Sequence[SummaryRow], key: str) -> list[CaseValue]:
     return list(dict.fromkeys(dict(row.case)[key] for row in rows))
 
 
@@ -199,12 +202,12 @@ def _sweep(values: dict[str, list[CaseValue]]) -> str | None:
     return max(sweeps, key=lambda key: len(values[key]), default=None)
 
 
-def _lines(rows: list[Row], x: str, keys: list[str], spec: FigureSpec) -> Panel:
+def _lines(rows: list[SummaryRow], x: str, keys: list[str], spec: FigureSpec) -> Panel:
     keys = sorted(keys, key=lambda key: key != spec.series)
-    series: dict[str, list[Point]] = {}
+    series: dict[str, list[FigurePoint]] = {}
     for row in rows:
         place = float(dict(row.case)[x])
-        series.setdefault(_name(row.case, keys), []).append(Point(place, row.mean, row.deviation or 0.0))
+        series.setdefault(_name(row.case, keys), []).append(FigurePoint(place, row.mean, row.deviation or 0.0))
     drawn = {name: sorted(series[name]) for name in evenly(list(series), LINES)}
     places = [point.x for points in drawn.values() for point in points if isinstance(point.x, float)]
     return Panel(
@@ -226,18 +229,18 @@ def _even(places: list[float]) -> bool:
     return max(steps) <= 1.01 * min(steps)
 
 
-def _bars(rows: list[Row], values: dict[str, list[CaseValue]], spec: FigureSpec) -> Panel:
+def _bars(rows: list[SummaryRow], values: dict[str, list[CaseValue]], spec: FigureSpec) -> Panel:
     """Groups of bars by all case keys but one; that one, of the fewest values, is told by colour."""
     few = [key for key, found in values.items() if len(found) <= LINES and key != spec.x]
     series_key = spec.series or (min(few, key=lambda key: len(values[key])) if few and len(values) > 1 else None)
     keys = sorted((key for key in values if key != series_key), key=lambda key: key != spec.x)
     groups = evenly(list(dict.fromkeys(_name(row.case, keys) for row in rows)), BARS)
-    series: dict[str, list[Point]] = {}
+    series: dict[str, list[FigurePoint]] = {}
     for row in rows:
         place = _name(row.case, keys)
         name = value_text(dict(row.case)[series_key]) if series_key else ""
         if place in groups:
-            series.setdefault(name, []).append(Point(place, row.mean, row.deviation or 0.0))
+            series.setdefault(name, []).append(FigurePoint(place, row.mean, row.deviation or 0.0))
     return Panel(
         "bar",
         header(rows[0].metric, rows[0].unit),
@@ -249,7 +252,7 @@ def _bars(rows: list[Row], values: dict[str, list[CaseValue]], spec: FigureSpec)
     )
 
 
-def _name(case: Case, keys: Sequence[str]) -> str:
+def _name(case: CaseItems, keys: Sequence[str]) -> str:
     """The value alone where one key tells cases apart."""
     found = dict(case)
     return value_text(found[keys[0]]) if len(keys) == 1 else label((key, found[key]) for key in keys)

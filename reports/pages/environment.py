@@ -8,11 +8,11 @@ from typing import Any
 from reports.claims.statistics import escape
 from reports.record import Record
 
-Tree = dict[str, Any]  # of environment.json, as the runner wrote it
+EnvironmentTree = dict[str, Any]  # of environment.json, as the runner wrote it
 RUN = ("scale", "seed", "dataset", "shaping", "device")
 
 
-def suites_of(records: Iterable[Record], environment: Tree) -> list[Tree]:
+def suites_of(records: Iterable[Record], environment: EnvironmentTree) -> list[EnvironmentTree]:
     """The suites and experiments of the environment, and those that only records know."""
     suites = {
         suite["name"]: {**suite, "experiments": list(suite.get("experiments", ()))}
@@ -25,7 +25,7 @@ def suites_of(records: Iterable[Record], environment: Tree) -> list[Tree]:
     return list(suites.values())
 
 
-def facts(environment: Tree, suites: Sequence[Tree]) -> Iterable[str]:
+def facts(environment: EnvironmentTree, suites: Sequence[EnvironmentTree]) -> Iterable[str]:
     """What ran on what, as a list."""
     for suite in suites:
         if "path" in suite or "sha256" in suite:
@@ -47,7 +47,7 @@ def facts(environment: Tree, suites: Sequence[Tree]) -> Iterable[str]:
     yield ""
 
 
-def _pairs(values: Tree) -> str:
+def _pairs(values: EnvironmentTree) -> str:
     def shown(key: str, value: Any) -> str:
         if isinstance(value, int | float) and not isinstance(value, bool) and key.endswith("_bytes"):
             return f"{key.removesuffix('_bytes')} {value / 2**30:.1f} GiB"
@@ -56,11 +56,11 @@ def _pairs(values: Tree) -> str:
     return escape(", ".join(shown(key, value) for key, value in values.items() if value is not None))
 
 
-def _reason(experiment: Tree) -> str:
+def _reason(experiment: EnvironmentTree) -> str:
     return escape(str(experiment.get("reason") or "no reason given"))
 
 
-def _time(environment: Tree) -> str:
+def _time(environment: EnvironmentTree) -> str:
     started, ended = (_moment(environment.get(key)) for key in ("started", "ended"))
     if started is None or ended is None:
         return f"{environment['started']}, not ended"
@@ -80,7 +80,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def failures(suites: Sequence[Tree]) -> Iterable[str]:
+def failures(suites: Sequence[EnvironmentTree]) -> Iterable[str]:
     rows = [
         f"- **{one['status']}** {escape(suite['name'] + '/' + one['name'])}: {_reason(one)}"
         for suite in suites

@@ -8,7 +8,7 @@ import msgspec
 from reports.claims.statistics import CONDITIONS, escape, number
 from reports.figures.draw_front import draw_front
 from reports.figures.pareto import FrontSpec, Spot, best_within, front, measured, printed
-from reports.pages.environment import Tree
+from reports.pages.environment import EnvironmentTree
 from reports.pages.summary import by_conditions
 from reports.pages.tables import grid
 from reports.record import Record
@@ -16,7 +16,7 @@ from reports.record import Record
 Methods = Mapping[str, Sequence[Spot]]
 
 
-def front_section(directory: Path, stem: str, wanted: Tree, records: list[Record]) -> Iterable[str]:
+def front_section(directory: Path, stem: str, wanted: EnvironmentTree, records: list[Record]) -> Iterable[str]:
     """Lines for each set of conditions under which some method of ``wanted``, a FrontSpec, was measured."""
     try:
         spec = msgspec.convert(wanted, FrontSpec)

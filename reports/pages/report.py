@@ -11,7 +11,7 @@ from reports.claims.statistics import CONDITIONS, escape, label, number
 from reports.claims.verdict import Judgement, Verdict
 from reports.figures.draw import draw
 from reports.figures.spec import FigureError, FigureSpec, choose, is_pixel
-from reports.pages.environment import Tree, duration, facts, failures, suites_of
+from reports.pages.environment import EnvironmentTree, duration, facts, failures, suites_of
 from reports.pages.front_section import front_section
 from reports.pages.summary import FEW_SEEDS, UNSTABLE, by_conditions, same_for_all, summarise, unstable
 from reports.pages.tables import grid, markdown, tables
@@ -34,7 +34,7 @@ def write_report(directory: Path) -> Path:
     return path
 
 
-def read_run(directory: Path) -> tuple[list[Record], list[Judgement], Tree]:
+def read_run(directory: Path) -> tuple[list[Record], list[Judgement], EnvironmentTree]:
     """Records, judgements and environment of ``directory``, empty where missing. Raises ReportError."""
     paths = [directory / name for name in ("records.jsonl", "claims.json", "environment.json")]
     if not any(path.exists() for path in paths):
@@ -44,7 +44,7 @@ def read_run(directory: Path) -> tuple[list[Record], list[Judgement], Tree]:
         records = list(read_records(records_path)) if records_path.exists() else []
     except ValueError as error:
         raise ReportError(str(error)) from None
-    return records, _json(claims_path, list[Judgement], []), _json(environment_path, Tree, {})
+    return records, _json(claims_path, list[Judgement], []), _json(environment_path, EnvironmentTree, {})
 
 
 def _json(path: Path, kind: Any, missing: Any) -> Any:
@@ -56,7 +56,9 @@ def _json(path: Path, kind: Any, missing: Any) -> Any:
         raise ReportError(f"{path}: {error}") from None
 
 
-def _report(directory: Path, records: list[Record], judgements: list[Judgement], environment: Tree) -> Iterable[str]:
+def _report(
+    directory: Path, records: list[Record], judgements: list[Judgement], environment: EnvironmentTree
+) -> Iterable[str]:
     suites = suites_of(records, environment)
     yield f"# SplitMEC report: {escape(', '.join(suite['name'] for suite in suites) or 'nothing ran')}"
     yield ""
@@ -120,7 +122,7 @@ def _numbers(value: float | Sequence[float] | None) -> str:
     return ", ".join(number(one) for one in value) if isinstance(value, Sequence) else number(value)
 
 
-def _experiment(directory: Path, suite: str, experiment: Tree, records: list[Record]) -> Iterable[str]:
+def _experiment(directory: Path, suite: str, experiment: EnvironmentTree, records: list[Record]) -> Iterable[str]:
     name = experiment["name"]
     yield from (f"### {escape(experiment.get('title') or name)}", "")
     status = f", {experiment['status']}" if experiment.get("status") else ""
@@ -146,7 +148,7 @@ def _experiment(directory: Path, suite: str, experiment: Tree, records: list[Rec
         yield from _figures(directory, stem, experiment, group)
 
 
-def _figures(directory: Path, stem: str, experiment: Tree, records: list[Record]) -> Iterable[str]:
+def _figures(directory: Path, stem: str, experiment: EnvironmentTree, records: list[Record]) -> Iterable[str]:
     """Draw what the suite asks for, else one figure, and yield the lines that show them."""
     title = str(experiment.get("title") or experiment["name"])
     rows = summarise(records)

@@ -5,17 +5,17 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from reports.claims.statistics import CONDITIONS, Case, label, number, value_text
+from reports.claims.statistics import CONDITIONS, CaseItems, label, number, value_text
 from reports.record import CaseValue, Record
 
 FEW_SEEDS = 3  # below this many a spread says little
 UNSTABLE = 0.1  # of the mean: a larger standard deviation is warned of
 
 
-class Row(NamedTuple):
+class SummaryRow(NamedTuple):
     """One metric of one case over its seeds: mean and standard deviation (None: one seed), in ``unit``."""
 
-    case: Case  # in the order in which the experiment names its keys
+    case: CaseItems  # in the order in which the experiment names its keys
     metric: str
     unit: str
     mean: float
@@ -32,11 +32,11 @@ def by_conditions(records: Iterable[Record]) -> dict[tuple[str, ...], list[Recor
     return groups
 
 
-def summarise(records: Iterable[Record]) -> list[Row]:
+def summarise(records: Iterable[Record]) -> list[SummaryRow]:
     """A row for every case and metric, as they appear, of one experiment and one set of conditions."""
     records = list(records)
     order = dict.fromkeys(key for record in records for key in record.case)
-    groups: dict[tuple[Case, str, str], dict[int, list[float]]] = {}
+    groups: dict[tuple[CaseItems, str, str], dict[int, list[float]]] = {}
     for record in records:
         case = tuple((key, record.case[key]) for key in order if key in record.case)
         key = (case, record.metric, record.unit)
@@ -44,11 +44,11 @@ def summarise(records: Iterable[Record]) -> list[Row]:
     return [_row(*key, list(by_seed.values())) for key, by_seed in groups.items()]
 
 
-def _row(case: Case, metric: str, unit: str, repeats: list[list[float]]) -> Row:
+def _row(case: CaseItems, metric: str, unit: str, repeats: list[list[float]]) -> SummaryRow:
     values = [statistics.fmean(one) for one in repeats]
     deviation = statistics.stdev(values) if len(values) > 1 else None
     within = max((statistics.stdev(one) for one in repeats if len(one) > 1), default=0.0)
-    return Row(case, metric, unit, statistics.fmean(values), deviation, len(values), within)
+    return SummaryRow(case, metric, unit, statistics.fmean(values), deviation, len(values), within)
 
 
 def header(metric: str, unit: str) -> str:
@@ -57,19 +57,19 @@ def header(metric: str, unit: str) -> str:
     return metric if said else f"{metric} [{unit}]"
 
 
-def varying(cases: Sequence[Case]) -> list[str]:
+def varying(cases: Sequence[CaseItems]) -> list[str]:
     """The keys whose values differ among ``cases``, all of which have the same keys."""
     keys = [key for key, _ in cases[0]]
     return [key for key in keys if len({value_text(dict(case)[key]) for case in cases}) > 1]
 
 
-def unstable(rows: Iterable[Row]) -> list[str]:
+def unstable(rows: Iterable[SummaryRow]) -> list[str]:
     """One sentence for few seeds, one a metric whose seeds or repeats spread over ``UNSTABLE`` of the mean.
 
     A case whose mean is 0 counts as spread where its seeds differ at all.
     """
     found = []
-    by_metric: dict[str, list[Row]] = {}
+    by_metric: dict[str, list[SummaryRow]] = {}
     rows = list(rows)
     for row in rows:
         by_metric.setdefault(row.metric, []).append(row)
@@ -90,7 +90,7 @@ def unstable(rows: Iterable[Row]) -> list[str]:
     return found
 
 
-def _spread(row: Row) -> float:
+def _spread(row: SummaryRow) -> float:
     """Standard deviation over seeds or, if larger, over a seed's repeats, as a fraction of the mean."""
     deviation = max(row.deviation or 0.0, row.repeats_deviation)
     if not deviation:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from reports.claims.statistics import CONDITIONS, escape, label, number, value_text
 from reports.figures.spec import QUANTILE, is_pixel
-from reports.pages.summary import Row, header, summarise, varying
+from reports.pages.summary import SummaryRow, header, summarise, varying
 from reports.record import Record
 
 COLUMNS = 6  # metrics side by side before a table is continued below
@@ -28,7 +28,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def measured(row: Row) -> str:
+def measured(row: SummaryRow) -> str:
     """``0.828 ± 0.011``: as many decimals as the standard deviation's two leading digits have."""
     if not row.deviation:
         return number(row.mean)
@@ -46,7 +46,7 @@ def tables(records: Iterable[Record]) -> list[pd.DataFrame]:
     that never change are left out where others do. A single case becomes a row for every metric. Of a metric that
     was recorded at each ``quantile``, a key of its case, some become metrics of their own. Pixels are left out.
     """
-    groups: dict[tuple[str, ...], list[Row]] = {}
+    groups: dict[tuple[str, ...], list[SummaryRow]] = {}
     for row in _quantiles(row for row in summarise(records) if not is_pixel(row)):
         groups.setdefault(tuple(sorted(key for key, _ in row.case)), []).append(row)
     single = [row for rows in groups.values() if len({row.case for row in rows}) == 1 for row in rows]
@@ -55,7 +55,7 @@ def tables(records: Iterable[Record]) -> list[pd.DataFrame]:
     return [*found, _by_metric(single)] if single else found
 
 
-def _quantiles(rows: Iterable[Row]) -> Iterator[Row]:
+def _quantiles(rows: Iterable[SummaryRow]) -> Iterator[SummaryRow]:
     """The rows, with ``latency_quantile_low`` at ``quantile`` 0.95 as ``latency_p95_low``, and only a few of them."""
     for row in rows:
         quantile = dict(row.case).get(QUANTILE)
@@ -66,13 +66,13 @@ def _quantiles(rows: Iterable[Row]) -> Iterator[Row]:
             yield row._replace(case=case, metric=row.metric.replace("_quantile", f"_p{100 * quantile:g}"))
 
 
-def _by_metric(rows: list[Row]) -> pd.DataFrame:
+def _by_metric(rows: list[SummaryRow]) -> pd.DataFrame:
     cells = [(header(row.metric, row.unit), label(row.case), measured(row)) for row in rows]
     table = pd.DataFrame(cells, columns=["metric", "case", "measured"], dtype=object)
     return table if any(table["case"]) else table.drop(columns="case")
 
 
-def _by_case(rows: list[Row]) -> list[pd.DataFrame]:
+def _by_case(rows: list[SummaryRow]) -> list[pd.DataFrame]:
     cases = list(dict.fromkeys(row.case for row in rows))
     keys = varying(cases)
     metrics = list(dict.fromkeys((row.metric, row.unit) for row in rows))

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netem.link import Link, LinkProfile
-from netem.trace import PACKET_BYTES, STALLED_BPS, Change, Trace, TraceError, read, write_csv, write_mahimahi
+from netem.trace import PACKET_BYTES, STALLED_BPS, RateChange, Trace, TraceError, read, write_csv, write_mahimahi
 from netem.traces import packaged
 
-STEPS = Trace((Change(0.0, 12e6), Change(0.5, 0.0), Change(1.5, 240e6)), 2.5)
+STEPS = Trace((RateChange(0.0, 12e6), RateChange(0.5, 0.0), RateChange(1.5, 240e6)), 2.5)
 
 
 def written(text: str, folder: Path, name: str = "a.csv") -> Path:
@@ -32,7 +32,7 @@ def carried(trace: Trace, until_s: float) -> float:
 rates = st.one_of(st.just(0.0), st.floats(1e3, 1e8))
 traces = st.lists(st.tuples(st.integers(1, 40), rates), min_size=1, max_size=6).map(
     lambda parts: Trace(
-        tuple(Change(sum(ms for ms, _ in parts[:index]) / 1000, rate) for index, (_, rate) in enumerate(parts)),
+        tuple(RateChange(sum(ms for ms, _ in parts[:index]) / 1000, rate) for index, (_, rate) in enumerate(parts)),
         sum(ms for ms, _ in parts) / 1000,
     )
 )
@@ -41,15 +41,15 @@ traces = st.lists(st.tuples(st.integers(1, 40), rates), min_size=1, max_size=6).
 def test_a_csv_says_what_holds_from_when_on(tmp_path):
     text = "time_s,rate_bps,loss,delay_s\n0,8e6,0,0.01\n\n0.25, 16e6 ,1e-3,0.02\n"
     trace = read(written(text, tmp_path))
-    assert trace == Trace((Change(0, 8e6, 0.01, None, 0.0), Change(0.25, 16e6, 0.02, None, 1e-3)), 0.5)
+    assert trace == Trace((RateChange(0, 8e6, 0.01, None, 0.0), RateChange(0.25, 16e6, 0.02, None, 1e-3)), 0.5)
     assert trace.delivered_bytes == pytest.approx(0.25 * 1e6 + 0.25 * 2e6)
 
 
 def test_packets_of_a_millisecond_come_since_the_packets_before(tmp_path):
     trace = read(written("1\n1\n3\n3\n3\n", tmp_path, "down.trace"))
-    assert trace == Trace((Change(0, 24e6), Change(0.001, 18e6)), 0.003)
+    assert trace == Trace((RateChange(0, 24e6), RateChange(0.001, 18e6)), 0.003)
     assert trace.delivered_bytes == pytest.approx(5 * PACKET_BYTES)
-    assert read(written("0\n0\n4\n", tmp_path, "up")) == Trace((Change(0, 9e6),), 0.004)
+    assert read(written("0\n0\n4\n", tmp_path, "up")) == Trace((RateChange(0, 9e6),), 0.004)
 
 
 @given(traces)
@@ -100,7 +100,7 @@ def test_a_link_carries_what_the_trace_says(trace):
 
 def test_a_schedule_fills_in_the_base_and_starts_again():
     base = LinkProfile(delay_s=0.01, jitter_s=0.001, loss=0.1)
-    trace = Trace((Change(0, 8e6, loss=0.0), Change(1, 0.0, delay_s=0.5)), 1.5)
+    trace = Trace((RateChange(0, 8e6, loss=0.0), RateChange(1, 0.0, delay_s=0.5)), 1.5)
     first = LinkProfile(rate_bps=8e6, delay_s=0.01, jitter_s=0.001)
     second = LinkProfile(rate_bps=STALLED_BPS, delay_s=0.5, jitter_s=0.001, loss=0.1)
     assert list(trace.schedule(base, repeat=False)) == [(0, first), (1, second)]
@@ -109,9 +109,9 @@ def test_a_schedule_fills_in_the_base_and_starts_again():
 
 
 def test_a_schedule_names_only_what_differs():
-    same = Trace((Change(0, 8e6), Change(1, 8e6)), 2.0)
+    same = Trace((RateChange(0, 8e6), RateChange(1, 8e6)), 2.0)
     assert list(same.schedule(LinkProfile())) == [(0, LinkProfile(rate_bps=8e6))]  # and ends
-    wrapped = Trace((Change(0, 8e6), Change(1, 9e6), Change(2, 8e6)), 3.0)
+    wrapped = Trace((RateChange(0, 8e6), RateChange(1, 9e6), RateChange(2, 8e6)), 3.0)
     assert [at_s for at_s, _ in wrapped.schedule(LinkProfile(), until_s=6)] == [0, 1, 2, 4, 5]
     with pytest.raises(ValueError, match="time_scale must be above 0"):
         next(wrapped.schedule(LinkProfile(), time_scale=0))
@@ -171,11 +171,11 @@ def test_files_that_are_none_are_refused(tmp_path, monkeypatch):
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path):
-    uneven = Trace((Change(0, 1e6, delay_s=0.1), Change(1, 1e6)), 2.0)
+    uneven = Trace((RateChange(0, 1e6, delay_s=0.1), RateChange(1, 1e6)), 2.0)
     with pytest.raises(TraceError, match="the change at 1 s has other columns than the first"):
         write_csv(uneven, tmp_path / "a.csv")
     with pytest.raises(TraceError, match="too many packets"):
-        write_mahimahi(Trace((Change(0, 1e13),), 1e3), tmp_path / "m")
+        write_mahimahi(Trace((RateChange(0, 1e13),), 1e3), tmp_path / "m")
 
 
 def test_shipped_traces_are_small_and_made_by_the_generator(tmp_path):

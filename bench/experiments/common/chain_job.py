@@ -15,7 +15,7 @@ from netem.trace_schedule import schedules
 from nodes.errors import ModelError
 from nodes.imports import did_you_mean
 from nodes.model.chain import Chain
-from nodes.model.layer_range import place
+from nodes.model.layer_range import layer_range
 from nodes.spec.job import Device, Job, StageSpec
 from nodes.stages.builtin import build_stage
 from reports.record import Mode
@@ -115,7 +115,7 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
 def _check_splits(layout: Chain, splits: tuple[int, ...]) -> None:
     """Raise ModelError if the model cannot be cut at ``splits``."""
     for index in range(len(splits) + 1):
-        where = place(splits, index, len(layout))
+        where = layer_range(splits, index, len(layout))
         if where.start < where.stop:
             layout.check_part(where.start, where.stop)
 
@@ -124,7 +124,7 @@ def _stage_problems(layout: Chain, splits: tuple[int, ...], stages: tuple[StageS
     """(link, message) of each stage that cannot be made, for what crosses its link if it acts there."""
     acts_on = {
         where.outbound: where.stop
-        for where in (place(splits, index, len(layout)) for index in range(len(splits) + 1))
+        for where in (layer_range(splits, index, len(layout)) for index in range(len(splits) + 1))
         if where.outbound is not None
     }
     for link, spec in enumerate(stages):

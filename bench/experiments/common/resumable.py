@@ -9,17 +9,19 @@ import msgspec
 
 from nodes.model.checkpoint import drop_later_checkpoints, last_checkpoint
 from nodes.spec.job import Job
-from nodes.training.report import Outcome, Say
+from nodes.training.report import ReportEpoch, TrainingOutcome
 
 T = TypeVar("T")
 
 
-def resumable(job: Job, layers: int, folder: Path, run: Callable[[Job, Say], Outcome], say: Say) -> Outcome:
+def resumable(
+    job: Job, layers: int, folder: Path, run: Callable[[Job, ReportEpoch], TrainingOutcome], say: ReportEpoch
+) -> TrainingOutcome:
     """The outcome of ``run`` on ``job``, whose model has ``layers``; goes on where one was cut off."""
     folder.mkdir(parents=True, exist_ok=True)
     finished, journal = folder / "outcome.json", folder / "epochs.jsonl"
     if finished.exists():
-        return _decoded(finished.read_bytes(), Outcome)
+        return _decoded(finished.read_bytes(), TrainingOutcome)
     if job.epochs > 1:
         job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
     reported = _reported(journal)[: job.epochs - 1]  # the last is run again if the outcome was not kept
@@ -42,11 +44,11 @@ def resumable_until(
     job: Job,
     layers: int,
     folder: Path,
-    run: Callable[[Job, Say], Outcome],
-    say: Say,
+    run: Callable[[Job, ReportEpoch], TrainingOutcome],
+    say: ReportEpoch,
     *,
-    ends: Callable[[Outcome], bool],
-) -> Outcome:
+    ends: Callable[[TrainingOutcome], bool],
+) -> TrainingOutcome:
     """As ``resumable``, an epoch at a time, until ``ends`` says so of the outcome or all epochs of ``job`` are over.
 
     Every epoch goes on from the checkpoint of the one before. The learning rate must not depend on how many there are.

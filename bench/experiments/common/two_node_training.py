@@ -22,11 +22,11 @@ from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.stages.dynsplit.convergence import settled
 from nodes.training.in_process import run_in_process
-from nodes.training.report import Outcome
+from nodes.training.report import TrainingOutcome
 from nodes.training.segment import Segment
 
 
-class Training(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the network is cut in two, and how long it is trained.
 
     ``cut`` names the module after which the UE's part ends. Training begins with ``weights``: a file, or "torchvision"
@@ -65,18 +65,18 @@ class Trained(NamedTuple):
     """A training that has ended, and its parts as they were then."""
 
     job: Job
-    outcome: Outcome
+    outcome: TrainingOutcome
     segments: list[Segment]
     data: Dataset
 
 
-class Bench:
+class TrainingRun:
     """Where the trainings of one case happen: its data, its folder, its first weights.
 
     ``hold_out`` of the training pictures are kept from every training, as ``held_out``.
     """
 
-    def __init__(self, parameters: Training, context: Context, hold_out: int = 0) -> None:
+    def __init__(self, parameters: TwoNodeTraining, context: Context, hold_out: int = 0) -> None:
         self.parameters, self.context = parameters, context
         everything = parameters.stored(context)
         train = subset(everything.train, parameters.train_samples, context.seed)
@@ -130,7 +130,7 @@ class Bench:
         def say(metrics: dict[str, float]) -> None:
             self.context.say(f"{name}, epoch {metrics['epoch']:.0f}: test accuracy {metrics['test_accuracy']:.3f}")
 
-        def start(job: Job, keep: Callable[[dict[str, float]], None]) -> Outcome:
+        def start(job: Job, keep: Callable[[dict[str, float]], None]) -> TrainingOutcome:
             return run_in_process(job, self.data, keep)
 
         if self.parameters.epsilon is None or not job.stages:
@@ -140,10 +140,10 @@ class Bench:
             job = replace(job, epochs=len(outcome.epochs))
         return Trained(job, outcome, reopened(job), self.data)
 
-    def _settled(self, job: Job) -> Callable[[Outcome], bool]:
+    def _settled(self, job: Job) -> Callable[[TrainingOutcome], bool]:
         target, epsilon = job.stages[0].options.get("target", ()), self.parameters.epsilon or 0.0
 
-        def ends(outcome: Outcome) -> bool:
+        def ends(outcome: TrainingOutcome) -> bool:
             last = outcome.epochs[-1]
             error = last["link0.path0"] - target[0] if target and "link0.path1" in last else 0.0
             return settled([epoch["loss"] for epoch in outcome.epochs], epsilon, error)

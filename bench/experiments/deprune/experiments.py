@@ -22,9 +22,9 @@ from bench.suite.parameter_types import ModelName
 from nodes.errors import ModelError
 from nodes.spec.job import Job, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
-from nodes.stages.deprune.budget import Phase, rate_factors
+from nodes.stages.deprune.budget import BudgetPhase, rate_factors
 from nodes.training.in_process import run_in_process
-from nodes.training.report import Outcome, Say
+from nodes.training.report import ReportEpoch, TrainingOutcome
 from nodes.zoo.vgg import layers_before
 
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -34,7 +34,7 @@ REACHED = 0.005  # so near to the best counts as it: an assumption of ours where
 Budgets = Literal["low", "full", "low then full", "low until flat"]
 
 
-class Method(NamedTuple):
+class TrainingMethod(NamedTuple):
     """A way to train one network: its budgets in turn, the stage's options, and what else differs."""
 
     budgets: Budgets
@@ -45,23 +45,23 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "without": Method("full", module=False),
-    "none": Method("full"),
-    "high": Method("low"),
-    "deprune": Method("low then full"),
-    "random": Method("low", {"choice": "random"}),
-    "magnitude": Method("low", {"choice": "magnitude"}),
-    "as-coded": Method("low then full", {"as_coded": True}),
-    "one-barrier": Method("low then full", {"barrier": 0.0}),
-    "boosted": Method("low then full", boost=5.0),
-    "printed-rate": Method("low then full", lr=1e-5),
-    "flat": Method("low until flat"),
-    "narrow": Method("low then full", {"code_bits": 8, "gradient_bits": 8}),
-    "flat-narrow": Method("low until flat", {"code_bits": 8, "gradient_bits": 8}),
+    "without": TrainingMethod("full", module=False),
+    "none": TrainingMethod("full"),
+    "high": TrainingMethod("low"),
+    "deprune": TrainingMethod("low then full"),
+    "random": TrainingMethod("low", {"choice": "random"}),
+    "magnitude": TrainingMethod("low", {"choice": "magnitude"}),
+    "as-coded": TrainingMethod("low then full", {"as_coded": True}),
+    "one-barrier": TrainingMethod("low then full", {"barrier": 0.0}),
+    "boosted": TrainingMethod("low then full", boost=5.0),
+    "printed-rate": TrainingMethod("low then full", lr=1e-5),
+    "flat": TrainingMethod("low until flat"),
+    "narrow": TrainingMethod("low then full", {"code_bits": 8, "gradient_bits": 8}),
+    "flat-narrow": TrainingMethod("low until flat", {"code_bits": 8, "gradient_bits": 8}),
 }
 
 
-class Training(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class VggTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A VGG-11 cut where the paper numbers it, and how it is trained on what. ``boosted_epochs`` is l_k."""
 
     model: ModelName = ModelName("nodes.zoo.vgg:vgg11")
@@ -75,12 +75,12 @@ class Training(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def check(self) -> Iterator[tuple[Key, str]]:
         try:
             crossing = self.layout().shapes(layers_before(self.cut))
-            build_stage(pruned([Phase(1, 1.0)], resolution=self.resolution), crossing)
+            build_stage(pruned([BudgetPhase(1, 1.0)], resolution=self.resolution), crossing)
         except (ValueError, IndexError, ModelError) as error:
             yield ("cut",), str(error)
 
 
-class Course(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TrainingCourse(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One training by ``method``: ``epochs`` at ``share`` of the maps, then at all; ``milestone`` is an epoch.
 
     It is told how far it is from the methods ``against``, trained beside it.
@@ -101,7 +101,7 @@ class Course(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
         yield from super().check()
 
 
-class Family(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Family(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Prune: ``epochs`` at each of ``shares``, all maps first, and training from scratch at each of the others.
 
     That lasts ``scratch_epochs``, by default as long as all maps are trained. ``early`` is the epoch after a change of
@@ -124,14 +124,14 @@ class Family(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
         yield from super().check()
 
 
-def pruned(phases: Sequence[Phase], **options: Any) -> StageSpec:
+def pruned(phases: Sequence[BudgetPhase], **options: Any) -> StageSpec:
     """The stage that trains under ``phases``."""
     return StageSpec(
         name="nodes.stages.deprune.stage:Pruned", options={"phases": [list(phase) for phase in phases], **options}
     )
 
 
-def course(parameters: Course, context: Context) -> Iterator[Measurement]:
+def course(parameters: TrainingCourse, context: Context) -> Iterator[Measurement]:
     """Train by one method: accuracy and bytes epoch by epoch, at the milestone and at the end."""
     method, milestone = METHODS[parameters.method], parameters.milestone
     epochs = trained(parameters.method, parameters, context)
@@ -153,15 +153,15 @@ def course(parameters: Course, context: Context) -> Iterator[Measurement]:
         yield Measurement("milestone_bytes_against", spared, "1", case)
 
 
-def trained(name: str, parameters: Course, context: Context) -> list[dict[str, float]]:
+def trained(name: str, parameters: TrainingCourse, context: Context) -> list[dict[str, float]]:
     """What the UE told of each epoch of the training by the method ``name``."""
     method, (low, high) = METHODS[name], parameters.epochs
     least = max(1, high // 3)  # so many epochs are left for all maps, however long the loss falls
     plans = {
-        "low": [Phase(low + high, parameters.share)],
-        "full": [Phase(low + high, 1.0)],
-        "low then full": [Phase(low, parameters.share), Phase(high, 1.0)],
-        "low until flat": [Phase(low + high - least, parameters.share), Phase(least, 1.0)],
+        "low": [BudgetPhase(low + high, parameters.share)],
+        "full": [BudgetPhase(low + high, 1.0)],
+        "low then full": [BudgetPhase(low, parameters.share), BudgetPhase(high, 1.0)],
+        "low until flat": [BudgetPhase(low + high - least, parameters.share), BudgetPhase(least, 1.0)],
     }
     phases, options = plans[method.budgets], dict(method.options)
     if method.budgets == "low until flat":
@@ -197,7 +197,7 @@ def learned(epochs: list[dict[str, float]]) -> Iterator[Measurement]:
 
 def family(parameters: Family, context: Context) -> Iterator[Measurement]:
     """Train a family by prune, and each of its smaller members from scratch; then serve all as a manager asks."""
-    phases = [Phase(*pair) for pair in zip(parameters.epochs, parameters.shares, strict=True)]
+    phases = [BudgetPhase(*pair) for pair in zip(parameters.epochs, parameters.shares, strict=True)]
     options = {"resolution": parameters.resolution, "choice": parameters.choice}
     job = make_job(parameters, context, pruned(phases, reset=parameters.reset, **options), phases, parameters.boost)
     ends = [sum(parameters.epochs[: number + 1]) for number in range(len(phases))]
@@ -213,7 +213,7 @@ def family(parameters: Family, context: Context) -> Iterator[Measurement]:
         mine = [epoch["test_accuracy"] for epoch in trained[ends[number - 1] : ends[number]]]
         yield Measurement("best_accuracy", max(mine), "fraction", {"method": "prune", **case})
         if parameters.scratch:
-            length = [Phase(parameters.scratch_epochs or parameters.epochs[0], phase.share)]
+            length = [BudgetPhase(parameters.scratch_epochs or parameters.epochs[0], phase.share)]
             alone = make_job(parameters, context, pruned(length, **options), length)
             theirs = [epoch["test_accuracy"] for epoch in train(alone, context, f"scratch-{number}").epochs]
             speedups.append(epochs_to_best(theirs, mine) / epochs_to_best(mine, theirs))
@@ -258,7 +258,7 @@ def serving(
 
 
 def make_job(
-    parameters: Training, context: Context, stage: StageSpec, phases: Sequence[Phase], boost: float = 1.0
+    parameters: VggTraining, context: Context, stage: StageSpec, phases: Sequence[BudgetPhase], boost: float = 1.0
 ) -> Job:
     """UE and server with ``stage`` between them, for as long as ``phases`` last."""
     classes = len(parameters.stored(context).classes)
@@ -275,7 +275,7 @@ def make_job(
     )
 
 
-def train(job: Job, context: Context, name: str) -> Outcome:
+def train(job: Job, context: Context, name: str) -> TrainingOutcome:
     """``job`` run in this process, going on where it was cut off; a family is then served, member by member."""
 
     def say(told: dict[str, float]) -> None:
@@ -285,7 +285,7 @@ def train(job: Job, context: Context, name: str) -> Outcome:
         member = int(told["epoch"]) - job.epochs + 1
         return member if member <= len(job.members) else None
 
-    def start(job: Job, keep: Say) -> Outcome:
+    def start(job: Job, keep: ReportEpoch) -> TrainingOutcome:
         return run_in_process(job, say=keep, manage=manage)
 
     layers = len(layers_of(job.model, job.classes, job.input_shape[-1]))

@@ -15,23 +15,23 @@ from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.experiments.common.learning import Count, layers_of
-from bench.experiments.deprune.experiments import Share, Training, make_job, pruned
+from bench.experiments.deprune.experiments import Share, VggTraining, make_job, pruned
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import ModelName
 from netem.profiles import Duplex, LinkName, duplex
 from nodes.spec.job import Device, StageSpec
 from nodes.stages.builtin import build_stage
-from nodes.stages.deprune.budget import Phase, maps_of
+from nodes.stages.deprune.budget import BudgetPhase, maps_of
 from nodes.stages.deprune.stage import MAPS
 from nodes.training.in_process import run_in_process
-from nodes.training.report import Outcome
+from nodes.training.report import TrainingOutcome
 from nodes.zoo.vgg import layers_before
 from reports.record import CaseValue
 
 PRODUCT = torch.ops.aten.mul
 
 
-class Traffic(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SourceTraffic(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``sources`` at ``core_share`` of a core each, with deprune's ``module`` at ``share`` of the maps or without."""
 
     sources: Count = 1
@@ -52,9 +52,9 @@ class Coders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shares: tuple[Share, ...] = (1.0, 1 / 4, 1 / 32)
 
 
-def traffic(parameters: Traffic, context: Context) -> Iterator[Measurement]:
+def traffic(parameters: SourceTraffic, context: Context) -> Iterator[Measurement]:
     """Train for some steps: bytes over the link, samples a second, where the time goes, what the processes hold."""
-    phases = [Phase(parameters.epochs, parameters.share)]
+    phases = [BudgetPhase(parameters.epochs, parameters.share)]
     job = make_job(parameters, context, pruned(phases) if parameters.module else StageSpec(), phases)
     devices = (Device(slowdown=1 / parameters.core_share), Device()) if parameters.core_share < 1 else ()
     job = replace(job, sources=parameters.sources, steps=parameters.steps, devices=devices)
@@ -72,7 +72,7 @@ def traffic(parameters: Traffic, context: Context) -> Iterator[Measurement]:
     yield from _speed(outcome, parameters)
 
 
-def _crossing(outcome: Outcome) -> Iterator[Measurement]:
+def _crossing(outcome: TrainingOutcome) -> Iterator[Measurement]:
     """Bytes of whole frames in training, over the link that all sources share."""
     samples = sum(epoch["trained_samples"] for epoch in outcome.epochs)
     total = 0.0
@@ -86,7 +86,7 @@ def _crossing(outcome: Outcome) -> Iterator[Measurement]:
     yield Measurement("unacknowledged_bytes", unsettled, "B")
 
 
-def _speed(outcome: Outcome, parameters: Traffic) -> Iterator[Measurement]:
+def _speed(outcome: TrainingOutcome, parameters: SourceTraffic) -> Iterator[Measurement]:
     """Samples a second of a source, by its median step but the first; the network's part of the time; memory."""
     steps = len(outcome.step_s) // parameters.sources
     runs = [outcome.step_s[number * steps : (number + 1) * steps] for number in range(parameters.sources)]
@@ -115,7 +115,7 @@ def coders(parameters: Coders, context: Context) -> Iterator[Measurement]:
     ((_, boundary),) = shapes.items()
     maps, kernel = boundary.shape[1], (2 + parameters.resolution) ** 2
     for share in parameters.shares:
-        stage = build_stage(pruned([Phase(1, share)], resolution=parameters.resolution), shapes).eval()
+        stage = build_stage(pruned([BudgetPhase(1, share)], resolution=parameters.resolution), shapes).eval()
         budget = maps_of(share, maps)
         with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={PRODUCT: products}) as flops:
             codes, _ = stage.compress({name: torch.zeros(value.shape) for name, value in shapes.items()})

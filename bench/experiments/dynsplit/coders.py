@@ -3,7 +3,7 @@
 import torch
 
 from bench.experiments.common.inference import BATCH
-from bench.experiments.common.two_node_training import Bench
+from bench.experiments.common.two_node_training import TrainingRun
 from nodes.data.batching import batches, subset
 from nodes.model.checkpoint import read_weights
 from nodes.spec.job import StageSpec
@@ -16,7 +16,7 @@ from nodes.wire.messages import Activation
 PICTURES = 5000  # at most, that coders are fitted to
 
 
-def fitted(bench: Bench, name: str, spec: StageSpec, epochs: int) -> str:
+def fitted(bench: TrainingRun, name: str, spec: StageSpec, epochs: int) -> str:
     """A file of the bench's first weights with the coders of ``spec``, each fitted for ``epochs``.
 
     Kept in the case's folder under ``name``.
@@ -28,7 +28,7 @@ def fitted(bench: Bench, name: str, spec: StageSpec, epochs: int) -> str:
     return str(path.resolve())
 
 
-def _weights(bench: Bench, spec: StageSpec, epochs: int) -> dict[str, torch.Tensor]:
+def _weights(bench: TrainingRun, spec: StageSpec, epochs: int) -> dict[str, torch.Tensor]:
     job = bench.job(StageSpec())
     device = torch.device(job.device)
     activations = _activations(bench, Segment(job, 0)).to(device)
@@ -44,7 +44,7 @@ def _weights(bench: Bench, spec: StageSpec, epochs: int) -> dict[str, torch.Tens
     return whole | coders
 
 
-def _activations(bench: Bench, segment: Segment) -> torch.Tensor:
+def _activations(bench: TrainingRun, segment: Segment) -> torch.Tensor:
     """What the UE's part of the network gives of training pictures: (N, C, H, W)."""
     some = subset(bench.data.train, PICTURES, bench.context.seed)
     found: list[torch.Tensor] = []

@@ -15,7 +15,7 @@ from torch import nn
 
 from bench.experiments.common.inference import Answers, answers
 from bench.experiments.common.learning import Count
-from bench.experiments.common.two_node_training import Bench, Trained, Training, boundary_after
+from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
 from bench.experiments.dynsplit import paths
 from bench.experiments.dynsplit.coders import fitted
 from bench.suite.document import Key
@@ -32,7 +32,7 @@ from reports.record import CaseValue
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
-class Single(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One stage, without a ratio."""
 
     stage: StageChoice = "identity"
@@ -45,7 +45,7 @@ class Single(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
         yield from self.problems({"stage": self.spec})
 
 
-class Sweep(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """DynSplit with ``options`` at each of ``targets``.
 
     The network of target ``steer`` is steered over ``shares`` and follows links while ``samples_per_s`` arrive: one of
@@ -82,7 +82,7 @@ class Sweep(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 yield ("traces", number), str(error)
 
 
-class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A network and a cut, for counting parameters."""
 
     model: ModelName = ModelName("resnet50")
@@ -92,12 +92,12 @@ class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def single(parameters: Single, context: Context) -> Iterator[Measurement]:
     """Train with one stage at the cut: what it learns and what crosses."""
-    yield from Bench(parameters, context).once("single", parameters.spec, _plainly)
+    yield from TrainingRun(parameters, context).once("single", parameters.spec, _plainly)
 
 
-def sweep(parameters: Sweep, context: Context) -> Iterator[Measurement]:
+def sweep(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
     """Train DynSplit for each target ratio: accuracy, ratio, bytes, what the gate tells apart, and steering."""
-    bench = Bench(parameters, context)
+    bench = TrainingRun(parameters, context)
     sent: dict[str, dict[float, float]] = {"bytes": {}, "training_bytes": {}}
     whole = bench.weights
 
@@ -132,12 +132,12 @@ def sweep(parameters: Sweep, context: Context) -> Iterator[Measurement]:
         yield from _line(name, points)
 
 
-def rationale(parameters: Sweep, context: Context) -> Iterator[Measurement]:
+def rationale(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
     """Is what takes the compressed path simpler? Entropy (Table IV) of the original network and of DynSplit, by path.
 
     Samples are divided as the gate ranks them, at the target ratio, so that no path is empty.
     """
-    bench = Bench(parameters, context)
+    bench = TrainingRun(parameters, context)
     (target,) = parameters.targets
     original = bench.trained(bench.whole(parameters.epochs), "original")
     dynamic = bench.trained(bench.job(parameters.spec(target=[target])), "dynsplit")
@@ -157,7 +157,7 @@ def rationale(parameters: Sweep, context: Context) -> Iterator[Measurement]:
             yield Measurement("path_entropy", _entropy(mine, chosen), "nats", case)
 
 
-def size(parameters: Size, context: Context) -> Iterator[Measurement]:
+def size(parameters: SizeParameters, context: Context) -> Iterator[Measurement]:
     """How large are coders and gate beside the network? (|AE| + |G|) / |M|, for 32x32 pictures of ten classes."""
     model = build_model(str(parameters.model), 10, (3, 32, 32))
     chain = Chain(model, (3, 32, 32))
@@ -174,7 +174,7 @@ def _plainly(trained: Trained) -> Iterator[Measurement]:
     yield from paths.crossing(trained)
 
 
-def _following(network: paths.Steered, parameters: Sweep) -> Iterator[Measurement]:
+def _following(network: paths.Steered, parameters: TargetSweep) -> Iterator[Measurement]:
     """Every link that is to be followed; of a trace's first room second by second too."""
     samples_per_s = parameters.samples_per_s
     if parameters.rates_bps:

@@ -12,7 +12,7 @@ from netem.trace import TraceError, read
 from netem.trace_schedule import locate
 from nodes.data.batching import subset
 from nodes.stages.dynsplit import gate as gating
-from nodes.stages.dynsplit.link_follower import Costs, Follower
+from nodes.stages.dynsplit.link_follower import Follower, PathBytes
 from nodes.stages.dynsplit.stage import DynSplit
 
 CONVERGED = 0.95  # of its best accuracy: from that epoch on a training counts as converged
@@ -112,7 +112,7 @@ def curve(network: Steered, shares: Sequence[float]) -> Iterator[Measurement]:
 CAUTION = {"follow": 0.0, "follow with caution": 2.0}  # mean errors of its estimate that a policy stays below it
 
 
-class Course(NamedTuple):
+class LinkTimeline(NamedTuple):
     """What became of a link's seconds: bytes handed to it, the share of right answers, bytes that waited after each."""
 
     sent: list[float]
@@ -120,7 +120,7 @@ class Course(NamedTuple):
     waiting: list[float]
 
 
-def courses(network: Steered, rates_bps: Sequence[float], samples_per_s: int) -> dict[str, Course]:
+def courses(network: Steered, rates_bps: Sequence[float], samples_per_s: int) -> dict[str, LinkTimeline]:
     """By policy, a link whose rate changes every second while samples arrive: followed, and at shares that stay.
 
     A sample's answer depends on no other, so the answers over each path are those of the whole test set. Samples
@@ -130,11 +130,11 @@ def courses(network: Steered, rates_bps: Sequence[float], samples_per_s: int) ->
     margins = gating.margin(network.at().scores)
     order = torch.randperm(len(margins), generator=torch.Generator().manual_seed(0))
     dear, cheap = (path.sample_bytes + 1 / 8 for path in network.stage.paths)
-    costs, mean_rate = Costs(cheap, dear), sum(rates_bps) / len(rates_bps)
+    costs, mean_rate = PathBytes(cheap, dear), sum(rates_bps) / len(rates_bps)
     fixed = {"all dear": 1.0, "all cheap": 0.0, "mean rate": costs.share(mean_rate / 8 / samples_per_s)}
     found = {}
     for policy in (*CAUTION, *fixed):
-        follower, course = Follower(0.0, rates_bps[0] / 8), Course([], [], [])
+        follower, course = Follower(0.0, rates_bps[0] / 8), LinkTimeline([], [], [])
         for second, rate in enumerate(rates_bps):
             share = fixed.get(policy, follower.share(costs, samples_per_s, CAUTION.get(policy, 0.0)))
             some = order[(torch.arange(samples_per_s) + second * samples_per_s) % len(margins)]
@@ -147,7 +147,7 @@ def courses(network: Steered, rates_bps: Sequence[float], samples_per_s: int) ->
     return found
 
 
-def following(ran: Mapping[str, Course], samples_per_s: int) -> Iterator[Measurement]:
+def following(ran: Mapping[str, LinkTimeline], samples_per_s: int) -> Iterator[Measurement]:
     """What each policy got right, sent, and left waiting."""
     for policy, course in ran.items():
         seconds, case = len(course.sent), {"policy": policy}
@@ -157,7 +157,7 @@ def following(ran: Mapping[str, Course], samples_per_s: int) -> Iterator[Measure
         yield Measurement("waiting_at_end", course.waiting[-1], "B", case)
 
 
-def by_second(followed: Course, rates_bps: Sequence[float]) -> Iterator[Measurement]:
+def by_second(followed: LinkTimeline, rates_bps: Sequence[float]) -> Iterator[Measurement]:
     """Bytes handed to the link beside those that it carries, second by second."""
     for second, (sent, rate) in enumerate(zip(followed.sent, rates_bps, strict=True)):
         yield Measurement("link_bytes_per_s", rate / 8, "B/s", {"second": second, "of": "room"})

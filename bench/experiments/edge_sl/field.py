@@ -25,13 +25,22 @@ from netem.cellular.iab import TOPOLOGIES
 from netem.cellular.mobility import Trajectory, distances, serving_cells
 from netem.cellular.network import HYSTERESIS_DB
 from nodes.costs.profile import Profile
-from nodes.splitting.migration import CLOUD, Controller, Link, Model, Network, State, Strategy, way_s
+from nodes.splitting.migration import (
+    CLOUD,
+    BackhaulLink,
+    Controller,
+    EdgeNetwork,
+    MigrationStrategy,
+    Model,
+    State,
+    way_s,
+)
 from nodes.splitting.search import transfer_s
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-STRATEGIES: tuple[Strategy, ...] = ("stay", "migrate", "replicate")
+STRATEGIES: tuple[MigrationStrategy, ...] = ("stay", "migrate", "replicate")
 
 
 class FieldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,9 +58,9 @@ class FieldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     speed_m_per_s: Positive = 4.0
     storage_share: Share = 0.2
     optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=8)] = 1
-    access: Link = Link(200e6, 0.005)  # of a cell, shared by its clients
-    lateral: Link = Link(200e6, 0.005)
-    backhaul: Link = Link(50e6, 0.005)
+    access: BackhaulLink = BackhaulLink(200e6, 0.005)  # of a cell, shared by its clients
+    lateral: BackhaulLink = BackhaulLink(200e6, 0.005)
+    backhaul: BackhaulLink = BackhaulLink(50e6, 0.005)
 
     def problems(self, layers: int) -> Iterator[tuple[Key, str]]:
         """(key, message) of what does not go with a model of so many ``layers``."""
@@ -59,7 +68,7 @@ class FieldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return misfits(self.device_layers, layers, links)
 
 
-class Round(NamedTuple):
+class FieldRound(NamedTuple):
     """One round: seconds, those of moves among them, bytes over all links by kind, and bytes that edges store."""
 
     seconds: float
@@ -77,7 +86,7 @@ class EdgeField:
     """A network, a model, and where clients are in each round ([rounds][clients])."""
 
     parameters: FieldParameters
-    network: Network
+    network: EdgeNetwork
     model: Model
     device_s: float  # of a batch
     attached: list[tuple[str, ...]]
@@ -89,7 +98,7 @@ class EdgeField:
         stays: int = sum(1 + sum(one != other for one, other in pairwise(way)) for way in ways)
         return len(ways) * len(self.attached) / stays
 
-    def run(self, strategy: Strategy) -> list[Round]:
+    def run(self, strategy: MigrationStrategy) -> list[FieldRound]:
         """Every round of ``strategy``."""
         few = self.parameters
         controller = Controller(self.network, self.model, strategy, few.clients, few.batches, self.stay_rounds)
@@ -100,7 +109,7 @@ class EdgeField:
             rounds.append(self._round(controller, before, state, attached))
         return rounds
 
-    def _round(self, controller: Controller, before: State, state: State, attached: Sequence[str]) -> Round:
+    def _round(self, controller: Controller, before: State, state: State, attached: Sequence[str]) -> FieldRound:
         train_s, smashed_bytes = self._training(controller, state, attached)
         move_s: defaultdict[str, float] = defaultdict(float)
         moved_bytes = 0
@@ -110,7 +119,7 @@ class EdgeField:
             moved_bytes += len(way) * size
         step_s, step_bytes = self._averaging(controller, state) if controller.in_step else (0.0, 0)
         most_s = max(move_s.values(), default=0.0)
-        return Round(
+        return FieldRound(
             most_s + train_s + step_s,
             most_s,
             {"smashed": smashed_bytes, "in step": step_bytes, "moved": moved_bytes},
@@ -162,7 +171,7 @@ def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], see
         [FLOAT_BYTES * count for count in counts[first:]],
     )
     edges = round_the_way()
-    network = Network(
+    network = EdgeNetwork(
         edges,
         {
             **dict.fromkeys(pairwise([*edges, edges[0]]), parameters.lateral),
@@ -174,7 +183,7 @@ def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], see
     return EdgeField(parameters, network, model, sum(batch["ue"][:first]), _attached(parameters, seed))
 
 
-def misfits(device_layers: int, layers: int, links: Mapping[str, Link]) -> Iterator[tuple[Key, str]]:
+def misfits(device_layers: int, layers: int, links: Mapping[str, BackhaulLink]) -> Iterator[tuple[Key, str]]:
     """(key, message) of devices that leave no layer to place, and of links that carry nothing."""
     if device_layers >= layers:
         yield ("device_layers",), f"{device_layers} of {layers} leave nothing to place"

@@ -34,9 +34,9 @@ from nodes.errors import ModelError
 from nodes.federated.in_process import FederationOutcome, run_in_process, run_in_virtual_time
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
-from nodes.spec.federation import Federation, Move
+from nodes.spec.federation import ClientMove, Federation
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
-from nodes.splitting.migration import CLOUD, Controller, Link, Network, State, follow_apart
+from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, State, follow_apart
 from reports.record import CaseValue, Mode
 
 KINDS = {"activation": "smashed", "gradient": "smashed", "weights": "in step", "handover": "moved"}
@@ -117,7 +117,7 @@ def decided(field: EdgeField, held: Sequence[int]) -> tuple[list[list[State]], i
     """Where each client's copy is in each round, and the bytes of all moves over all links, for layers of ``held``."""
     few = field.parameters
     model = field.model._replace(held_bytes=held)
-    star = Network(
+    star = EdgeNetwork(
         field.network.edges,
         {ends: link for ends, link in field.network.links.items() if CLOUD in ends},
         field.network.layer_s,
@@ -132,7 +132,7 @@ def decided(field: EdgeField, held: Sequence[int]) -> tuple[list[list[State]], i
     return states, moved_bytes
 
 
-def federation_moves(places: Sequence[Sequence[str]]) -> tuple[list[str], tuple[Move, ...]]:
+def federation_moves(places: Sequence[Sequence[str]]) -> tuple[list[str], tuple[ClientMove, ...]]:
     """The edges that are ever come to by ``places`` [rounds][clients], and how clients move among them."""
     edges = sorted({edge for one in places for edge in one})
     clients = len(places[0])
@@ -141,7 +141,7 @@ def federation_moves(places: Sequence[Sequence[str]]) -> tuple[list[str], tuple[
     for number, now in enumerate(places):
         for client, edge in enumerate(now):
             if edge != at[client]:
-                moves.append(Move(client, number, edges.index(edge)))
+                moves.append(ClientMove(client, number, edges.index(edge)))
         at = list(now)
     return edges, tuple(moves)
 
@@ -194,7 +194,7 @@ def _timing(profile: Profile, layers: slice, pictures: int) -> Timing:
     )
 
 
-def _duplex(link: Link) -> Duplex:
+def _duplex(link: BackhaulLink) -> Duplex:
     way = LinkProfile(rate_bps=link.rate_bps, delay_s=link.delay_s)
     return Duplex(up=way, down=way)
 

@@ -14,11 +14,11 @@ from netem.profiles import Duplex, LinkName
 from nodes.errors import ModelError, ProtocolError
 from nodes.federated.shape_workers import check_joint
 from nodes.model.chain import Chain
-from nodes.spec.federation import FADE, Absence, Federation, Move, Partition, Statistics
+from nodes.spec.federation import FADE, Absence, ClientMove, Federation, Partition, Statistics
 from nodes.spec.job import Job, StageSpec
 from nodes.spec.schemes import SCHEMES, SchemeName
 from nodes.stages.builtin import build_stage
-from reports.record import Mode, Shaping
+from reports.record import Mode, ShapingBackend
 
 # What is made use of in some modes alone; given in another it is refused. Compute takes its own time in this process.
 USED_IN: dict[str, tuple[Mode, ...]] = {
@@ -34,7 +34,7 @@ USED_IN: dict[str, tuple[Mode, ...]] = {
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SchemeChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A scheme with what is its own.
 
     EPSL's share ``phi`` of averaged positions and the ``statistics`` by which batch norm goes in their pass;
@@ -58,7 +58,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
     cut: str | Count = 5
-    method: Method = Method()
+    method: SchemeChoice = SchemeChoice()
     stage: StageChoice = "identity"
     clients: Count = 5
     clients_per_process: Count = 1
@@ -70,7 +70,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     test_every: Count = 1
     slowdowns: tuple[float, ...] = (1.0,)
     absences: tuple[Absence, ...] = ()
-    moves: tuple[Move, ...] = ()
+    moves: tuple[ClientMove, ...] = ()
     links: Annotated[tuple[LinkName | Duplex, ...], msgspec.Meta(min_length=1)] = ("unlimited",)
     backhaul: LinkName | Duplex = "unlimited"
     client_flops: Positive = 2e9
@@ -137,7 +137,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if mode not in modes and getattr(self, field.name) != field.default:
                 yield (field.name,), f"used in mode {' and '.join(modes)} alone, and this one is {mode}"
 
-    def check_shaping(self, shaping: Shaping) -> Iterator[tuple[Key, str]]:
+    def check_shaping(self, shaping: ShapingBackend) -> Iterator[tuple[Key, str]]:
         """(key, message) if ``shaping`` cannot be had."""
         if shaping in ("kernel", "tbf+emulated"):
             yield ("links",), "the links of a federation are emulated or not shaped; give --shaping emulated"

@@ -27,11 +27,11 @@ from nodes.model.chain import Chain
 from nodes.model.checkpoint import checkpoint_path
 from nodes.model.factory import build_model
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
-from nodes.splitting.migration import Controller, Link, State, way_s
-from nodes.splitting.placement import Path, place
+from nodes.splitting.migration import BackhaulLink, Controller, State, way_s
+from nodes.splitting.placement import ServerPath, place
 from nodes.splitting.search import transfer_s
 from nodes.training.in_process import run_in_process
-from nodes.training.report import Outcome
+from nodes.training.report import TrainingOutcome
 from reports.record import Mode
 
 CLASSES = 10
@@ -82,8 +82,8 @@ class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     batches: Count = 20
     batch_size: Count = 16
     storage_share: Share = 0.2
-    metro: Link = Link(200e6, 0.005)
-    core: Link = Link(50e6, 0.01)
+    metro: BackhaulLink = BackhaulLink(200e6, 0.005)
+    core: BackhaulLink = BackhaulLink(50e6, 0.01)
 
     def check(self) -> Iterator[tuple[Key, str]]:
         """(key, message) of what does not fit together."""
@@ -196,7 +196,7 @@ def tree(parameters: TreeParameters, context: Context) -> Iterator[Measurement]:
         at_metro, at_cloud = [batches * everyone * work for work in core_s], [batches * work for work in cloud_s]
         near = [batches * seconds for seconds in _both_ways_s(boundary, parameters.metro, clients)]
         far = [batches * seconds for seconds in _both_ways_s(boundary, parameters.core, everyone)]
-        paths.append(Path((f"edge{edge + 1}", "metro", "cloud"), [at_edge, at_metro, at_cloud], [near, far]))
+        paths.append(ServerPath((f"edge{edge + 1}", "metro", "cloud"), [at_edge, at_metro, at_cloud], [near, far]))
     limit = parameters.storage_share * 2 * sum(weights)
     servers = {server for path in paths for server in path.servers}
     found = place(paths, held, dict.fromkeys(servers, limit) | {"cloud": sum(held)})
@@ -232,7 +232,7 @@ def held_bytes(chain: Chain, optimizer_states: int) -> list[int]:
     return sizes
 
 
-def _trained(job: Job, mode: Mode) -> tuple[Outcome, dict[str, torch.Tensor]]:
+def _trained(job: Job, mode: Mode) -> tuple[TrainingOutcome, dict[str, torch.Tensor]]:
     """What comes of ``job``, on processes of its own or in this one; and all parameters and buffers by name."""
     Folder(str(job.checkpoint)).mkdir()
     if mode == "live":
@@ -248,7 +248,7 @@ def _trained(job: Job, mode: Mode) -> tuple[Outcome, dict[str, torch.Tensor]]:
     return outcome, state
 
 
-def _both_ways_s(boundary_bytes: list[int], link: Link, sharing: int) -> list[float]:
+def _both_ways_s(boundary_bytes: list[int], link: BackhaulLink, sharing: int) -> list[float]:
     """Seconds [L+1] of a batch and its gradient over a link that ``sharing`` clients use at once."""
     sizes = [sharing * size for size in boundary_bytes]
     return transfer_s(sizes, *link, gradient_bytes=sizes)

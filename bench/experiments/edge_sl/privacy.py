@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from bench.experiments.common.inference import answers
 from bench.experiments.common.learning import ANY_CLASSES, Count, layers_of
 from bench.experiments.common.threads import one_thread
-from bench.experiments.common.two_node_training import Bench, Trained, Training, boundary_after
+from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
 from bench.experiments.edge_sl.inversion import Attack, pixels, recut
 from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement
@@ -30,7 +30,7 @@ from nodes.stages.leakage import WINDOW, distance_correlation, mean_picture, squ
 from nodes.training.segment import Segment
 
 
-class Privacy(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Privacy(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A network attacked at each of ``cuts`` without a stage, and at ``cut`` with each of ``stages``, trained with it.
 
     The server has ``auxiliary_samples`` of the training pictures, the client the others; ``attacked_samples`` of those
@@ -72,7 +72,7 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def privacy(parameters: Privacy, context: Context) -> Iterator[Measurement]:
     """Train once and attack that network at every cut; then train with each stage and attack that."""
-    bench = Bench(parameters, context, hold_out=parameters.auxiliary_samples)
+    bench = TrainingRun(parameters, context, hold_out=parameters.auxiliary_samples)
     assert bench.held_out is not None
     wanted = subset(bench.data.train, parameters.attacked_samples, context.seed)
     attack = Attack(bench.held_out, wanted, parameters.attack_epochs, context.seed)

@@ -18,7 +18,7 @@ from bench.suite.experiment import Context, Measurement
 from netem.profiles import Duplex, duplex
 from nodes.data.batching import subset
 from nodes.data.images import Dataset
-from nodes.federated.in_process import FederationOutcome, RoundReport, Say, run_in_process, run_in_virtual_time
+from nodes.federated.in_process import FederationOutcome, ReportRound, RoundReport, run_in_process, run_in_virtual_time
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
 from nodes.spec.federation import Federation
@@ -73,7 +73,7 @@ def _live(parameters: Clients, context: Context, federation: Federation, links: 
     return outcome
 
 
-def _saying(context: Context) -> Say:
+def _saying(context: Context) -> ReportRound:
     def say(told: dict[str, float]) -> None:
         loss = told["loss"] / max(1.0, told["noted"])
         context.say(f"edge {told['edge'] + 1:.0f}, round {told['round'] + 1:.0f}: training loss {loss:.3f}")
@@ -131,7 +131,7 @@ def _timings(parameters: Clients, work: Work) -> dict[str, Timing]:
     }
 
 
-class Moment(NamedTuple):
+class RoundEnd(NamedTuple):
     """The end of a round, on the run's clock without tests; the accuracy then, if it was asked for."""
 
     elapsed_s: float
@@ -142,7 +142,7 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, time
     """Round by round, over all edge servers; of losses only where something was ``learned``."""
     began = min(one.told["began"] for one in outcome.rounds)
     tests_s = 0.0  # which count for nothing; on a virtual clock they take no time
-    moments: list[Moment] = []
+    moments: list[RoundEnd] = []
     for number in range(parameters.rounds):
         of_round = [one for one in outcome.rounds if one.told["round"] == number]
         case: dict[str, CaseValue] = {"round": number + 1}
@@ -158,13 +158,13 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, time
             yield Measurement("test_accuracy", accuracy, "1", case)
             yield Measurement("balanced_accuracy", _balanced(of_round), "1", case)
         trained = max(max(one.told["trained"], one.told["averaged"]) for one in of_round)
-        moments.append(Moment(trained - began - tests_s, accuracy))
+        moments.append(RoundEnd(trained - began - tests_s, accuracy))
         tests_s += max(0.0, max(one.told["ended"] for one in of_round) - trained)
     if timed:
         yield from _times(moments, parameters)
 
 
-def _times(moments: list[Moment], parameters: Clients) -> Iterator[Measurement]:
+def _times(moments: list[RoundEnd], parameters: Clients) -> Iterator[Measurement]:
     """A round's mean time, and how accurate the network was when, by the last round that had ended."""
     yield Measurement("total_s", moments[-1].elapsed_s, "s")
     yield Measurement("round_s", moments[-1].elapsed_s / len(moments), "s")

@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.suite.experiment import Context, Measurement
 from netem.cellular import network
-from netem.cellular.iab import Kind
+from netem.cellular.iab import NetworkKind
 from netem.cellular.network import Network
 from netem.cellular.traffic import Load
 
@@ -19,7 +19,7 @@ EVERY_S = 0.5  # between two uploads
 class NetworkParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A network of ``netem.cellular`` over ``duration_s``; it changes every ``coherence_s``."""
 
-    kind: Kind = "mmwave"
+    kind: NetworkKind = "mmwave"
     load: Load = "mid"
     coherence_s: Seconds = 0.05
     duration_s: Seconds = 600.0

@@ -12,7 +12,7 @@ import msgspec
 
 from bench.experiments.common.chain_job import ChainParameters, make_job
 from bench.experiments.general.pipeline import run, tested
-from bench.live.link_calibration import SWEPT, Asked, Row, named, rows
+from bench.live.link_calibration import SWEPT, Asked, CalibrationRow, named, rows
 from bench.suite.experiment import Context, Measurement
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -22,7 +22,7 @@ from reports.record import CaseValue
 BUSY = "import select\nwhile not select.select([0], [], [], 0)[0]: sum(range(100_000))"
 
 
-class Moment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LinkMeasurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long each link is measured: a stream that should take ``bulk_s``, and ``messages`` of 8 bytes.
 
     ``busy`` processes compute meanwhile.
@@ -33,7 +33,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     busy: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
 
 
-class Sweep(Moment, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LinkSweep(LinkMeasurement, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Links that differ from ``profile`` in one thing; whole messages of ``sizes_bytes`` are sent over each too."""
 
     profile: LinkProfile = SWEPT
@@ -42,7 +42,7 @@ class Sweep(Moment, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sizes_bytes: list[int] = []
 
 
-def sweep(parameters: Sweep, context: Context) -> Iterator[Measurement]:
+def sweep(parameters: LinkSweep, context: Context) -> Iterator[Measurement]:
     """What is measured of each link of a sweep, and how far that is from what was asked for."""
     asked = []
     for value in parameters.values:
@@ -53,14 +53,14 @@ def sweep(parameters: Sweep, context: Context) -> Iterator[Measurement]:
         yield from of_row(row, {parameters.vary: value})
 
 
-def by_name(parameters: Moment, context: Context) -> Iterator[Measurement]:
+def by_name(parameters: LinkMeasurement, context: Context) -> Iterator[Measurement]:
     """The same of both directions of the named links."""
     asked = [one for one in named() if not one.duplex.up.unlimited]
     for row in measured(asked, parameters, context):
         yield from of_row(row, {"link": row.link, "direction": row.direction})
 
 
-def measured(asked: list[Asked], moment: Moment, context: Context) -> list[Row]:
+def measured(asked: list[Asked], moment: LinkMeasurement, context: Context) -> list[CalibrationRow]:
     """Rows of ``asked``, one after the other."""
     with computing(moment.busy):
         return asyncio.run(
@@ -68,7 +68,7 @@ def measured(asked: list[Asked], moment: Moment, context: Context) -> list[Row]:
         )
 
 
-def of_row(row: Row, case: dict[str, CaseValue]) -> Iterator[Measurement]:
+def of_row(row: CalibrationRow, case: dict[str, CaseValue]) -> Iterator[Measurement]:
     yield Measurement("rate_bps", row.measured_rate_bps, "bit/s", case)
     yield Measurement("rate_deviation", row.rate_deviation, "1", case)
     yield Measurement("delay_s", row.measured_delay_s, "s", case)

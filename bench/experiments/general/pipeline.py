@@ -14,7 +14,7 @@ from bench.suite.experiment import Context, Measurement
 from netem.profiles import Duplex
 from nodes.spec.job import Job, Timing
 from nodes.training.in_process import run_in_process, run_in_virtual_time
-from nodes.training.report import NodeReport, Outcome, Say
+from nodes.training.report import NodeReport, ReportEpoch, TrainingOutcome
 from reports.record import CaseValue
 
 LATENCY_QUANTILES = (0.5, 0.95)
@@ -46,7 +46,7 @@ def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement
         yield from comparison(job, split_runs, whole_runs)
 
 
-def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, context: Context) -> Outcome:
+def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, context: Context) -> TrainingOutcome:
     """Run ``job`` as the context says: live, in this process or in virtual time.
 
     ``folder`` keeps what a resumed run needs.
@@ -58,7 +58,7 @@ def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, contex
             f"test accuracy {metrics['test_accuracy']:.3f}, {metrics['sent_bytes'] / 1e6:.1f} MB sent by the UE in it"
         )
 
-    def start(job: Job, say: Say) -> Outcome:
+    def start(job: Job, say: ReportEpoch) -> TrainingOutcome:
         if context.mode == "in-process":
             return run_in_process(job, say=say)
         links = parameters.links[: len(job.nodes) - 1]
@@ -76,7 +76,7 @@ def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, contex
     return resumable(job, layers, folder, start, say)
 
 
-def learned(outcome: Outcome) -> Iterator[Measurement]:
+def learned(outcome: TrainingOutcome) -> Iterator[Measurement]:
     """What training came to."""
     if outcome.losses:
         yield Measurement("final_loss", outcome.losses[-1], "nats")
@@ -92,7 +92,7 @@ def timings(job: Job) -> list[Timing]:
     return [given[name] or Timing() for name in job.nodes]
 
 
-def link_measurements(parameters: ChainParameters, outcome: Outcome, context: Context) -> Iterator[Measurement]:
+def link_measurements(parameters: ChainParameters, outcome: TrainingOutcome, context: Context) -> Iterator[Measurement]:
     """Whether the links were what they should be, and how much slower than told the run was in truth."""
     if context.mode == "live" and context.shaping != "none" and any(link != Duplex() for link in parameters.links):
         yield Measurement("uncalibrated_links", len(outcome.uncalibrated), "directions")
@@ -100,7 +100,7 @@ def link_measurements(parameters: ChainParameters, outcome: Outcome, context: Co
         yield Measurement("time_dilation", parameters.time_dilation, "1")
 
 
-def tested(outcome: Outcome) -> Iterator[Measurement]:
+def tested(outcome: TrainingOutcome) -> Iterator[Measurement]:
     """How fast inference went, several batches under way."""
     samples = sum(epoch["tested_samples"] for epoch in outcome.epochs)
     seconds = sum(epoch["test_s"] for epoch in outcome.epochs)
@@ -110,13 +110,13 @@ def tested(outcome: Outcome) -> Iterator[Measurement]:
         yield Measurement("latency_s", float(np.quantile(outcome.latency_s, quantile)), "s", {"quantile": quantile})
 
 
-def rate(job: Job, outcomes: list[Outcome]) -> float:
+def rate(job: Job, outcomes: list[TrainingOutcome]) -> float:
     """Training samples per second, by the median step; the first half of each run warms up and does not count."""
     steps = [step for outcome in outcomes for step in outcome.step_s[len(outcome.step_s) // 2 :]]
     return job.batch_size / statistics.median(steps)
 
 
-def comparison(job: Job, split_runs: list[Outcome], whole_runs: list[Outcome]) -> Iterator[Measurement]:
+def comparison(job: Job, split_runs: list[TrainingOutcome], whole_runs: list[TrainingOutcome]) -> Iterator[Measurement]:
     """The chain against the unsplit model."""
     split, whole = split_runs[-1], whole_runs[-1]
     steps = min(len(split.losses), len(whole.losses))  # fewer than all, if one was resumed
@@ -150,7 +150,7 @@ def node_measurements(node: NodeReport) -> Iterator[Measurement]:
         yield Measurement("phase_s", seconds, "s", case | {"phase": phase})
 
 
-def wire_measurements(outcome: Outcome) -> Iterator[Measurement]:
+def wire_measurements(outcome: TrainingOutcome) -> Iterator[Measurement]:
     """Bytes and messages by link, direction and kind; and, live, by connection as the kernel saw them."""
     hops = {node.name: index for index, node in enumerate(outcome.nodes)}
     for node in outcome.nodes:

@@ -48,7 +48,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """What both processes must know."""
 
     loop: Loop
-    plan: hops.Plan
+    plan: hops.TransferPlan
     token: str
     limits: Limits
     store: Path  # where gloo's ends find each other
@@ -97,7 +97,7 @@ async def _measure(setup: Setup, warmup: int, context: Context) -> dict[int, dic
 
 
 @asynccontextmanager
-async def _ways(setup: Setup) -> AsyncIterator[dict[str, hops.Way]]:
+async def _ways(setup: Setup) -> AsyncIterator[dict[str, hops.Sender]]:
     """All ways to a peer process, which ends with the block, and with this process even if that is killed."""
     spawn = multiprocessing.get_context("spawn")
     pipe, theirs = spawn.Pipe()

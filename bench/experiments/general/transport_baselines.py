@@ -26,10 +26,10 @@ TAG = 0
 
 distributed: Any = torch.distributed  # its stubs leave out the groups
 
-Plan = list[tuple[int, int]]  # (bytes of the tensor, hops) in order; both ends know it
+TransferPlan = list[tuple[int, int]]  # (bytes of the tensor, hops) in order; both ends know it
 
 
-class Way(Protocol):
+class Sender(Protocol):
     """The sending end."""
 
     async def hop(self, tensor: torch.Tensor) -> None:
@@ -64,7 +64,7 @@ async def answer_ours(server: Server) -> None:
 class RawEnd(asyncio.BufferedProtocol):
     """A bare socket that fills one given buffer after the other."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: TransferPlan) -> None:
         buffers = {size: bytes_of(torch.empty(size, dtype=torch.uint8)) for size, _ in plan}
         self._buffers = iter([buffers[size] for size, hops in plan for _ in range(hops)])
         self._next()
@@ -92,7 +92,7 @@ class RawEnd(asyncio.BufferedProtocol):
 class RawWay(RawEnd):
     """The sending end of raw sockets."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: TransferPlan) -> None:
         super().__init__([(ANSWER_BYTES, sum(hops for _, hops in plan))])
 
     async def hop(self, tensor: torch.Tensor) -> None:
@@ -104,7 +104,7 @@ class RawWay(RawEnd):
         self._answered.set_result(None)
 
 
-async def open_raw(port: int, plan: Plan) -> RawWay:
+async def open_raw(port: int, plan: TransferPlan) -> RawWay:
     _, way = await asyncio.get_running_loop().create_connection(lambda: RawWay(plan), HOST, port)
     return way
 
@@ -160,7 +160,7 @@ def open_gloo(store: Path, rank: int) -> Any:
     return distributed.ProcessGroupGloo(distributed.FileStore(str(store), 2), rank, 2, options)
 
 
-def answer_gloo(store: Path, plan: Plan) -> None:
+def answer_gloo(store: Path, plan: TransferPlan) -> None:
     group = open_gloo(store, 1)
     answer = torch.zeros(ANSWER_BYTES, dtype=torch.uint8)
     for size, hops in plan:

@@ -9,7 +9,7 @@ is corrected here, so that what is left to see is the first.
 from collections.abc import Sequence
 from itertools import accumulate
 
-from nodes.splitting.search import NodeSplit, Split, follow, path_cost, sink
+from nodes.splitting.search import BestSplit, NodeSplit, follow, path_cost, sink
 
 
 def printed_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float]) -> NodeSplit:
@@ -32,7 +32,7 @@ def printed_node(layer_cost: Sequence[float], link_cost: Sequence[float], downst
     return NodeSplit(cost, stop)
 
 
-def printed_search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]]) -> Split:
+def printed_search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]]) -> BestSplit:
     """The split that all nodes' updates by ``printed_node`` lead to, and what that split really costs."""
     layers = len(layer_costs[0])
     downstream, stops = sink(layers), []
@@ -40,4 +40,4 @@ def printed_search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[
         downstream, stop = printed_node(layer_cost, link_cost, downstream)
         stops.append(stop)
     splits = follow(stops[::-1])
-    return Split(path_cost(layer_costs, link_costs, splits), splits)
+    return BestSplit(path_cost(layer_costs, link_costs, splits), splits)

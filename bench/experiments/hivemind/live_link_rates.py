@@ -11,8 +11,8 @@ from typing import Literal
 from msgspec.structs import replace
 
 from bench.experiments.hivemind.live_route import (
-    ChainParameters,
     Count,
+    LiveRouteParameters,
     Positive,
     error_of,
     held,
@@ -24,13 +24,13 @@ from bench.live.inference import LiveService
 from bench.suite.experiment import Context, Measurement
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from nodes.inference.task import Task
+from nodes.inference.task import TaskReport
 from nodes.spec.policy import Policy
 
-Phases = dict[str, list[Task]]
+Phases = dict[str, list[TaskReport]]
 
 
-class RateParameters(ChainParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RateParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The link from the UE is ``slowdown`` times slower in the second of two phases.
 
     ``settling`` tasks of each phase are not counted; measured, a rate is the median of the last ``transfers``, and
@@ -85,7 +85,7 @@ def rates(parameters: RateParameters, context: Context) -> Iterator[Measurement]
             yield Measurement("layers", held(tasks[-1], name), "layers", {"phase": phase, "node": name})
 
 
-async def _counted(live: LiveService, parameters: RateParameters) -> list[Task]:
+async def _counted(live: LiveService, parameters: RateParameters) -> list[TaskReport]:
     begun = len(live.tasks) + parameters.settling
     await live.until_tasks(begun + parameters.tasks)
     return live.tasks[begun : begun + parameters.tasks]

@@ -12,9 +12,9 @@ from itertools import pairwise
 import msgspec
 
 from bench.experiments.hivemind.live_route import (
-    ChainParameters,
     Count,
-    Name,
+    LiveRouteParameters,
+    RouteNodeName,
     error_of,
     held,
     known_of,
@@ -22,13 +22,13 @@ from bench.experiments.hivemind.live_route import (
     service_of,
     stage_of,
 )
-from bench.live.inference import LiveService, Stage
+from bench.live.inference import LiveService, ServiceSetup
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import ModelName
 from netem.profiles import Duplex
 from nodes.inference.frames import frames_of_model
 from nodes.inference.in_process import MemberReport
-from nodes.inference.task import Task
+from nodes.inference.task import TaskReport
 from nodes.spec.job import Granularity
 from nodes.spec.service import Pace
 from nodes.wire.channel import Traffic
@@ -46,15 +46,15 @@ class UpdateParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     discarded: Count = 5
 
 
-class RouteParameters(ChainParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RouteParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A service whose UE is handed over from the route ``before`` to ``after``, and one of whose nodes then ``dies``.
 
     Nodes of ``before`` start with the service, those that only ``after`` has join it. ``tasks`` run in each phase, and
     ``calibration`` of them before all, for what a hop takes beside sending and delay (psi of Eq. 10).
     """
 
-    after: list[Name]
-    dies: Name | None = None
+    after: list[RouteNodeName]
+    dies: RouteNodeName | None = None
     calibration: Count = 6
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurem
     shape = (3, parameters.input_side, parameters.input_side)
     layers = len(frames_of_model(parameters.model, 10, shape, parameters.granularity)) - 1
     links = dict(zip(pairwise(names), parameters.links, strict=True))
-    stage = Stage(
+    stage = ServiceSetup(
         service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=0), stretched=False),
         layer_s={name: [0.1 / layers / (1 + hop)] * layers for hop, name in enumerate(names)},
         links=links,
@@ -109,7 +109,7 @@ def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurem
     """Tasks before and after the route changes and a node joins, and after one has died; predicted and measured."""
     extra_s = _hop_overhead(parameters, context)
     stage = stage_of(parameters, context, extra_s)
-    phases: dict[str, list[Task]] = {}
+    phases: dict[str, list[TaskReport]] = {}
 
     async def script(live: LiveService) -> None:
         for phase, route in _routes(parameters).items():
@@ -153,7 +153,7 @@ def _routes(parameters: RouteParameters) -> dict[str, list[str]]:
     return routes if parameters.left is None else {**routes, "left": parameters.left}
 
 
-def _told(phase: str, tasks: Sequence[Task], parameters: RouteParameters) -> Iterator[Measurement]:
+def _told(phase: str, tasks: Sequence[TaskReport], parameters: RouteParameters) -> Iterator[Measurement]:
     """What came of the tasks of one phase."""
     for task in tasks:
         for source, value in (("measured", task.latency_s), ("predicted", task.predicted_s)):
@@ -168,7 +168,7 @@ def _told(phase: str, tasks: Sequence[Task], parameters: RouteParameters) -> Ite
         yield Measurement("layers", held(last, name), "1", {"phase": phase, "node": name})
 
 
-def changed(phases: Mapping[str, Sequence[Task]], parameters: RouteParameters) -> int:
+def changed(phases: Mapping[str, Sequence[TaskReport]], parameters: RouteParameters) -> int:
     """How many nodes of the unchanged part of the route compute another number of layers after.
 
     That part is the nodes with the same neighbour upstream on both routes.
@@ -182,7 +182,7 @@ def _hop_overhead(parameters: RouteParameters, context: Context) -> float:
     """What a hop takes on this machine beside what is known of it: calibrated on tasks of their own."""
     stage = stage_of(parameters, context, 0.0)
 
-    async def script(live: LiveService) -> list[Task]:
+    async def script(live: LiveService) -> list[TaskReport]:
         await live.join(*parameters.before)
         await live.lead(*parameters.before)
         await live.begin()

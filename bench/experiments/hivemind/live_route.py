@@ -12,42 +12,42 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from bench.live.inference import LiveService, Stage, run_service
+from bench.live.inference import LiveService, ServiceSetup, run_service
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import ModelName
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.costs.profile import measure
-from nodes.inference.task import Task
+from nodes.inference.task import TaskReport
 from nodes.model.factory import build_model
 from nodes.spec.job import DataSpec, Granularity
-from nodes.spec.policy import KnownLink
+from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Pace, Service
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
-Name = Annotated[str, msgspec.Meta(pattern=r"^\w+$")]
+RouteNodeName = Annotated[str, msgspec.Meta(pattern=r"^\w+$")]
 PICTURES = 8
 T = TypeVar("T")
 
 
-class Road(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RouteLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A link between two nodes, the same in both directions."""
 
     rate_bps: Positive
     delay_s: Annotated[float, msgspec.Meta(ge=0)]
 
 
-class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LiveRouteParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``tasks`` of a service on the route ``before``, from the UE on, over ``roads`` (``ue-iab1``).
 
     ``whole_s`` is what the whole model takes on each node's device; only those of ``computing`` may (none: all).
     """
 
-    whole_s: dict[Name, Positive]
-    roads: dict[str, Road]
-    before: list[Name]
-    computing: list[Name] = []
+    whole_s: dict[RouteNodeName, Positive]
+    roads: dict[str, RouteLink]
+    before: list[RouteNodeName]
+    computing: list[RouteNodeName] = []
     model: ModelName = ModelName("resnet18")
     input_side: Count = 32
     granularity: Granularity = "module"
@@ -66,10 +66,10 @@ class ChainParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise ValueError(f"whole_s has nothing of {', '.join(sorted(missing))}")
 
 
-def steady(parameters: ChainParameters, context: Context) -> Iterator[Measurement]:
+def steady(parameters: LiveRouteParameters, context: Context) -> Iterator[Measurement]:
     """Latency of tasks on a route that stays, measured and predicted, and how many layers each node computed."""
 
-    async def script(live: LiveService) -> list[Task]:
+    async def script(live: LiveService) -> list[TaskReport]:
         await live.join(*parameters.before)
         await live.lead(*parameters.before)
         await live.begin()
@@ -90,7 +90,7 @@ def steady(parameters: ChainParameters, context: Context) -> Iterator[Measuremen
 
 
 def served(
-    stage: Stage, script: Callable[[LiveService], Awaitable[T]], context: Context
+    stage: ServiceSetup, script: Callable[[LiveService], Awaitable[T]], context: Context
 ) -> tuple[T, list[Measurement]]:
     """What came of ``script``, and how many of the links, if any is limited, were not what they should be."""
 
@@ -105,7 +105,7 @@ def served(
     return result, [Measurement("uncalibrated_links", len(complaints), "directions")]
 
 
-def held(task: Task, name: str) -> int:
+def held(task: TaskReport, name: str) -> int:
     """How many layers of ``task`` the node ``name`` computed."""
     if name not in task.splits:
         return 0
@@ -114,12 +114,12 @@ def held(task: Task, name: str) -> int:
     return task.splits[name] - (task.splits[reached[before - 1]] if before else 0)
 
 
-def error_of(task: Task) -> float:
+def error_of(task: TaskReport) -> float:
     """By how much of its latency ``task`` was predicted wrongly."""
     return abs(task.predicted_s - task.latency_s) / task.latency_s
 
 
-def stage_of(parameters: ChainParameters, context: Context, extra_s: float = 0.0) -> Stage:
+def stage_of(parameters: LiveRouteParameters, context: Context, extra_s: float = 0.0) -> ServiceSetup:
     """Nodes, links and costs, dilated; ``extra_s`` is what a hop takes beside what is known of it."""
     shape = (3, parameters.input_side, parameters.input_side)
     profile = measure(build_model(parameters.model, 10, shape), shape, parameters.granularity)
@@ -129,7 +129,7 @@ def stage_of(parameters: ChainParameters, context: Context, extra_s: float = 0.0
         upper, _, lower = ends.partition("-")
         slow = LinkProfile(rate_bps=road.rate_bps / k, delay_s=road.delay_s * k)
         links[upper, lower], known[upper, lower] = Duplex(up=slow, down=slow), known_of(slow, extra_s)
-    return Stage(
+    return ServiceSetup(
         service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=10_000), stretched=True),
         layer_s={
             name: [k * whole_s * layer_s / total_s for layer_s in profile.forward_s]
@@ -159,6 +159,6 @@ def service_of(
     )
 
 
-def known_of(link: LinkProfile, extra_s: float) -> KnownLink:
+def known_of(link: LinkProfile, extra_s: float) -> LinkSpec:
     """What a node is told of ``link``."""
-    return KnownLink(rate_bps=link.rate_bps, delay_s=link.delay_s + extra_s)
+    return LinkSpec(rate_bps=link.rate_bps, delay_s=link.delay_s + extra_s)

@@ -18,14 +18,14 @@ from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import ModelName
 from nodes.model.factory import outline
 from nodes.spec.job import Granularity
-from nodes.splitting.objectives import Costs, Limit, search_accumulated, search_per_edge, search_within
-from nodes.splitting.search import Split, path_cost, search, split_node
+from nodes.splitting.objectives import ChainMetric, Limit, search_accumulated, search_per_edge, search_within
+from nodes.splitting.search import BestSplit, path_cost, search, split_node
 from nodes.wire.split_costs import message_bytes
 from reports.record import CaseValue
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-Chain = tuple[list[list[float]], list[list[float]]]  # costs of layers [P][L] and of boundaries [P-1][L+1]
-Case = dict[str, CaseValue]
+ChainCosts = tuple[list[list[float]], list[list[float]]]  # costs of layers [P][L] and of boundaries [P-1][L+1]
+CaseKey = dict[str, CaseValue]
 
 
 class SpeedParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,7 +41,7 @@ def speed(parameters: SpeedParameters, context: Context) -> Iterator[Measurement
     """Medians of one node's update and of a search over a whole chain, and scipy's shortest path beside it."""
     random = Random(context.seed)
     layers, links = drawn(random, 2, parameters.update_layers)
-    case: Case = {"layers": parameters.update_layers}
+    case: CaseKey = {"layers": parameters.update_layers}
     update_s = [seconds(lambda: split_node(layers[0], links[0], links[0])) for _ in range(20 * parameters.repeats)]
     yield Measurement("update_s", statistics.median(update_s), "s", case)
     chain = drawn(random, *parameters.central)
@@ -51,13 +51,13 @@ def speed(parameters: SpeedParameters, context: Context) -> Iterator[Measurement
     yield from beside_scipy(drawn(random, *parameters.graph), parameters.repeats)
 
 
-def beside_scipy(chain: Chain, repeats: int) -> Iterator[Measurement]:
+def beside_scipy(chain: ChainCosts, repeats: int) -> Iterator[Measurement]:
     """Our seconds and scipy's, in turn, so that both see the same machine.
 
     ``ratio_to_scipy`` is theirs over ours for the shortest path in a graph that has its costs ("path"), with the
     costs of its edges filled in ("costs and path"), and from the chain's costs alone, as ours ("everything").
     """
-    case: Case = {"nodes": len(chain[0]), "layers": len(chain[0][0])}
+    case: CaseKey = {"nodes": len(chain[0]), "layers": len(chain[0][0])}
     full = FullGraph(len(chain[0]), len(chain[0][0]))
     weighted = full.weighted(*chain)
     theirs, ours = full.least_cost(weighted), search(*chain).cost
@@ -98,7 +98,7 @@ def sizes(parameters: SizeParameters, context: Context) -> Iterator[Measurement]
         yield Measurement("layers", count, "layers", {"granularity": granularity})
         yield Measurement("options", options(parameters.nodes, count), "1", {"granularity": granularity})
         for graph, size in (("full", full_size), ("relay", relay_size), ("sci", sci_size)):
-            case: Case = {"granularity": granularity, "graph": graph}
+            case: CaseKey = {"granularity": granularity, "graph": graph}
             for metric, value in size(parameters.nodes, count)._asdict().items():
                 yield Measurement(metric, value, "1", case)
     yield Measurement("message_bytes", message_bytes("cloud", counts["op"]), "B")
@@ -121,7 +121,7 @@ def figure2(parameters: Nothing, context: Context) -> Iterator[Measurement]:
         chain = figure2_chain(tenths / 10)
         for name, computing in ARCHITECTURES.items():
             split = restricted(chain, computing)
-            case: Case = {"capacity": tenths / 10, "architecture": name}
+            case: CaseKey = {"capacity": tenths / 10, "architecture": name}
             yield Measurement("latency", split.cost, "units", case)
             for node, done in zip(("ue", "mec"), split.splits, strict=True):
                 yield Measurement("layers_done", done, "layers", case | {"node": node})
@@ -134,7 +134,7 @@ def figure2(parameters: Nothing, context: Context) -> Iterator[Measurement]:
     yield Measurement("switch_capacity", high, "units")
 
 
-def figure2_chain(capacity: float) -> Chain:
+def figure2_chain(capacity: float) -> ChainCosts:
     """The example's costs: loads over speeds, sizes over capacities."""
     return (
         [[load / speed for load in LOADS] for speed in SPEEDS],
@@ -142,7 +142,7 @@ def figure2_chain(capacity: float) -> Chain:
     )
 
 
-def restricted(chain: Chain, computing: tuple[int, ...]) -> Split:
+def restricted(chain: ChainCosts, computing: tuple[int, ...]) -> BestSplit:
     """The best split of ``chain`` if only the nodes ``computing`` may hold layers; the others relay."""
     layer_costs, link_costs = chain
     held = [row if node in computing else [inf] * len(row) for node, row in enumerate(layer_costs)]
@@ -151,8 +151,8 @@ def restricted(chain: Chain, computing: tuple[int, ...]) -> Split:
 
 # Fig. 7's weight function on two nodes and two layers, ms and J: the UE alone takes 100 ms and 9 J; cut in the
 # middle, either side takes 70 ms, and 2 J in all.
-TWO_EDGES_MS = Costs([[70.0, 30.0], [300.0, 20.0]], [[50.0, 50.0, 0.0]])
-TWO_EDGES_J = Costs([[1.0, 8.0], [0.0, 0.0]], [[1.0, 1.0, 0.0]])
+TWO_EDGES_MS = ChainMetric([[70.0, 30.0], [300.0, 20.0]], [[50.0, 50.0, 0.0]])
+TWO_EDGES_J = ChainMetric([[1.0, 8.0], [0.0, 0.0]], [[1.0, 1.0, 0.0]])
 
 
 def two_edges(parameters: Nothing, context: Context) -> Iterator[Measurement]:
@@ -177,7 +177,7 @@ class PrintedParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     layers: Count = 52  # ResNet-18's leaf modules
 
 
-COUNTER_EXAMPLE: Chain = ([[9, 20], [6, 5], [2, 9]], [[9, 4, 0], [3, 2, 0]])
+COUNTER_EXAMPLE: ChainCosts = ([[9, 20], [6, 5], [2, 9]], [[9, 4, 0], [3, 2, 0]])
 
 
 def printed(parameters: PrintedParameters, context: Context) -> Iterator[Measurement]:
@@ -194,7 +194,7 @@ def printed(parameters: PrintedParameters, context: Context) -> Iterator[Measure
     yield Measurement("largest_excess", max(ratios) - 1, "fraction")
 
 
-def drawn(random: Random, nodes: int, layers: int) -> Chain:
+def drawn(random: Random, nodes: int, layers: int) -> ChainCosts:
     """A chain of costs uniform in (0, 1); a finished task needs no link."""
     layer_costs = [[random.random() for _ in range(layers)] for _ in range(nodes)]
     return layer_costs, [[*(random.random() for _ in range(layers)), 0.0] for _ in range(nodes - 1)]

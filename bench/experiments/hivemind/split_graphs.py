@@ -15,11 +15,11 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 
-Costs = Sequence[Sequence[float]]
-Indices = npt.NDArray[np.signedinteger[Any]]
+CostMatrix = Sequence[Sequence[float]]
+IndexArray = npt.NDArray[np.signedinteger[Any]]
 
 
-class Size(NamedTuple):
+class UpdateSize(NamedTuple):
     """What telling the costs takes. ``values`` are in one node's messages of one update."""
 
     edges: int
@@ -32,22 +32,22 @@ def options(nodes: int, layers: int) -> int:
     return comb(nodes + layers - 1, layers)
 
 
-def full_size(nodes: int, layers: int) -> Size:
+def full_size(nodes: int, layers: int) -> UpdateSize:
     """The graph of Eq. 5-6; of the messages what section IV-C counts for a node: vertices times mean out-edges."""
     pairs = comb(nodes - 1, 2)  # of nodes before the last, which computes to the end or not at all
     messages = comb(layers, 2) * (layers + 1) * nodes // 4
-    return Size(pairs * comb(layers + 1, 3) + (nodes - 1) * comb(layers, 2), messages, messages)
+    return UpdateSize(pairs * comb(layers + 1, 3) + (nodes - 1) * comb(layers, 2), messages, messages)
 
 
-def relay_size(nodes: int, layers: int) -> Size:
+def relay_size(nodes: int, layers: int) -> UpdateSize:
     """The graph with relay vertices: (n + 1) vertices of a node end at n, (L - n + 1) of the next go on from there."""
     edges = (nodes - 2) * comb(layers + 3, 3) + comb(layers + 2, 2)
-    return Size(edges, 1, comb(layers + 2, 2))  # one cost a vertex, the relays' among them
+    return UpdateSize(edges, 1, comb(layers + 2, 2))  # one cost a vertex, the relays' among them
 
 
-def sci_size(nodes: int, layers: int) -> Size:
+def sci_size(nodes: int, layers: int) -> UpdateSize:
     """SCI: a node computes or hands on at each boundary, and sends one cost for each."""
-    return Size(nodes * layers + (nodes - 1) * (layers + 1), 1, layers + 1)
+    return UpdateSize(nodes * layers + (nodes - 1) * (layers + 1), 1, layers + 1)
 
 
 class FullGraph:
@@ -69,7 +69,7 @@ class FullGraph:
         counts = np.bincount(rows, minlength=nodes * self._per_node + 2)
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
 
-    def weighted(self, layer_costs: Costs, link_costs: Costs) -> csr_array:
+    def weighted(self, layer_costs: CostMatrix, link_costs: CostMatrix) -> csr_array:
         """The graph where layers cost [P][L] and boundaries [P-1][L+1]."""
         done = np.pad(np.cumsum(layer_costs, axis=1), ((0, 0), (1, 0)))  # [P, L+1]
         sent = np.pad(np.cumsum(np.reshape(link_costs, (-1, self._layers + 1)), axis=0), ((1, 0), (0, 0)))  # [P, L+1]
@@ -85,7 +85,7 @@ class FullGraph:
         distances, _ = shortest_path(weighted, method="D", indices=start, return_predecessors=True)
         return float(distances[end])
 
-    def _edges(self) -> Iterator[tuple[Indices, Indices, Indices]]:
+    def _edges(self) -> Iterator[tuple[IndexArray, IndexArray, IndexArray]]:
         """(from, to, place in the table of costs) of bundles of edges."""
         *_, start, end = range(self._nodes * self._per_node + 2)
         layers, final = self._layers, self._nodes - 1
@@ -104,6 +104,6 @@ class FullGraph:
             ends = p * self._per_node + self._vertex[:, -1]
             yield ends, np.full(layers, end), np.full(layers, self._charge(p, final, layers, every[-1:])[0])
 
-    def _charge(self, p: int, q: int, done: int, last: Indices) -> Indices:
+    def _charge(self, p: int, q: int, done: int, last: IndexArray) -> IndexArray:
         """Where the costs stand of going from ``p`` to ``q`` after ``done`` layers and computing up to ``last``."""
         return ((p * self._nodes + q) * (self._layers + 1) + done) * (self._layers + 1) + last

@@ -10,7 +10,7 @@ staleness and the under-representation of slow clients as open, and no rule for 
 from collections.abc import Sequence
 from statistics import fmean
 
-from nodes.federated.edge.round_stats import Member, Tally
+from nodes.federated.edge.round_stats import ClientState, Tally
 from nodes.federated.edge.server import EdgeServer
 from nodes.federated.formulas import fading, may_go_on
 from nodes.runtime.actions import Action, Send
@@ -18,7 +18,7 @@ from nodes.spec.federation import Federation
 from nodes.wire.messages import AnyMessage, Gradient, Result, Round
 
 
-class FreeServer(EdgeServer):
+class AsyncEdgeServer(EdgeServer):
     """The edge server of an asynchronous federation. Clients test when all training is over."""
 
     def __init__(self, federation: Federation) -> None:
@@ -26,7 +26,7 @@ class FreeServer(EdgeServer):
         self._updates = 0
         self._served: dict[str, int] = {}  # the updates there were when a client came, or was served last
 
-    def _introduced(self, newcomer: Member, mean: float, now: float) -> list[Action]:
+    def _introduced(self, newcomer: ClientState, mean: float, now: float) -> list[Action]:
         """Let one that comes while others train begin where the slowest of them is."""
         name = newcomer.name
         self._served[name] = self._updates
@@ -45,7 +45,7 @@ class FreeServer(EdgeServer):
         ready = [name for name in self._waiting if may_go_on(self._roster.members[name].total, slowest, bound)]
         return sorted(ready, key=self._roster.numbers.__getitem__)
 
-    def _fades(self, members: Sequence[Member]) -> tuple[float, ...]:
+    def _fades(self, members: Sequence[ClientState]) -> tuple[float, ...]:
         """Beside its share among ``members``: by their data against the mean client's, and by its staleness."""
         share = fmean(member.samples for member in members) / fmean(
             one.samples for one in self._roster.members.values()
@@ -77,7 +77,7 @@ class FreeServer(EdgeServer):
         """Whether the round has its steps."""
         return self._tally.steps >= self._steps * len(self._roster.numbers)
 
-    def _send_gradient(self, member: Member, gradient: Gradient) -> list[Action]:
+    def _send_gradient(self, member: ClientState, gradient: Gradient) -> list[Action]:
         """Note each step as its gradient returns: what a client tells of several may come rounds later, or never."""
         self._tally.note(gradient)
         self._tally.noted += 1

@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nodes.errors import ModelError, ProtocolError, said
+from nodes.errors import ModelError, ProtocolError, one_line
 from nodes.federated.formulas import averaged, back_propagated, own_gradients
 from nodes.model.boundary import Tensors, unpack
 from nodes.model.chain import Moment, Values
@@ -240,7 +240,7 @@ class SharingSegment(Segment):
             self._go_on(saved)
             return int(saved["begun"])
         except Exception as error:  # whatever stands in the file
-            raise ModelError(f"{path} is no state of this client's part: {said(error)}") from None
+            raise ModelError(f"{path} is no state of this client's part: {one_line(error)}") from None
 
     def _came_back(self, tensors: Tensors) -> Tensors:
         shared = {name.removeprefix(SHARED): value for name, value in tensors.items() if name.startswith(SHARED)}

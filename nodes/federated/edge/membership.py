@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from nodes.errors import ProtocolError
-from nodes.federated.edge.round_stats import Member
+from nodes.federated.edge.round_stats import ClientState
 from nodes.spec.federation import Federation
 from nodes.wire.messages import Handover, Peer, Route
 
@@ -16,13 +16,13 @@ class Roster:
         names = federation.client_names
         self.numbers = {names[client]: client for client in federation.visitors(edge)}  # of all that ever come
         self.here: set[str] = set()  # who has a channel
-        self.members: dict[str, Member] = {}  # of this round
-        self.newcomers: dict[str, Member] = {}
+        self.members: dict[str, ClientState] = {}  # of this round
+        self.newcomers: dict[str, ClientState] = {}
         self.dead: set[int] = set()  # clients, by the runner's word
         self._arrivals = Arrivals(federation, edge)
         self._leaving = 0  # clients whose handover is not on its way yet
 
-    def come(self, newcomer: Member, round_number: int) -> Route | None:
+    def come(self, newcomer: ClientState, round_number: int) -> Route | None:
         """One that comes for this round (see ``Arrivals.after``) lives; where it is to go instead, if not here."""
         self.dead.discard(newcomer.index)
         return self._arrivals.after(newcomer.index, round_number)

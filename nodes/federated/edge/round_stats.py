@@ -53,7 +53,7 @@ class Tally(msgspec.Struct):
         )
 
 
-class Member(msgspec.Struct, eq=False):
+class ClientState(msgspec.Struct, eq=False):
     """A client that is here; one that comes back is another member."""
 
     name: str

@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from nodes.errors import PeerLostError, ProtocolError
-from nodes.federated.edge.round_stats import Member, Tally
+from nodes.federated.edge.round_stats import ClientState, Tally
 from nodes.federated.edge.tasks import EdgeTasks
 from nodes.runtime.actions import Action, Connect, Direction, Finish, Send, Wake
 from nodes.spec.federation import CLOUD, Federation
@@ -41,7 +41,7 @@ from nodes.wire.messages import (
 
 PASS = "pass"  # a round in which nobody is here
 
-Phase = Literal["gathering", "training", "averaging", "uploading", "testing", "over"]
+RoundPhase = Literal["gathering", "training", "averaging", "uploading", "testing", "over"]
 
 
 class EdgeServer(EdgeTasks):
@@ -50,7 +50,7 @@ class EdgeServer(EdgeTasks):
     def __init__(self, federation: Federation, edge: int, cloud: Peer | None = None) -> None:
         super().__init__(federation, edge)
         self._cloud = cloud
-        self._phase: Phase = "gathering"
+        self._phase: RoundPhase = "gathering"
         self._begun = False  # by the runner's word, and the cloud is there
         self._round = 0
         self._turns: deque[str] = deque()
@@ -136,7 +136,7 @@ class EdgeServer(EdgeTasks):
         match message:
             case Result(metrics={"samples": samples, "mean_samples": mean}):
                 current = bool(message.metrics.get("current")) and self._rules.clients == "average"
-                newcomer = Member(
+                newcomer = ClientState(
                     name=name, index=self._roster.numbers[name], samples=max(1, int(samples)), current=current
                 )
                 route = self._roster.come(newcomer, message.assignment)
@@ -183,7 +183,7 @@ class EdgeServer(EdgeTasks):
 
     # A round
 
-    def _introduced(self, newcomer: Member, mean: float, now: float) -> list[Action]:
+    def _introduced(self, newcomer: ClientState, mean: float, now: float) -> list[Action]:
         """Take up one that has come."""
         self._steps = self._steps or max(1, int(mean) // self._federation.job.batch_size)
         self._roster.newcomers[newcomer.name] = newcomer

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from nodes.federated.edge.joint_step import SHARED
 from nodes.federated.edge.membership import Roster
-from nodes.federated.edge.round_stats import Member, Tally
+from nodes.federated.edge.round_stats import ClientState, Tally
 from nodes.federated.formulas import aggregated, shares
 from nodes.runtime.actions import Action, Compute, Send
 from nodes.spec.federation import Federation
@@ -26,19 +26,19 @@ class EdgeTasks:
         self._roster = Roster(federation, edge)
         self._steps = federation.local_steps or 0
         self._waiting: dict[str, Activation] = {}
-        self._asked: deque[Member | None] = deque()  # for whom compute works, in order; None for the server itself
-        self._joining: list[Member] = []  # whose tasks the joint step under way is of
+        self._asked: deque[ClientState | None] = deque()  # for whom compute works, in order; None for the server itself
+        self._joining: list[ClientState] = []  # whose tasks the joint step under way is of
         self._tally = Tally(began=0.0)
 
     def _compute(self, call: str, *arguments: object) -> Compute:
         self._asked.append(None)
         return Compute(call, arguments)
 
-    def _compute_for(self, member: Member, call: str, *arguments: object) -> Compute:
+    def _compute_for(self, member: ClientState, call: str, *arguments: object) -> Compute:
         self._asked.append(member)
         return Compute(call, (*arguments, member.index))
 
-    def _is_here(self, member: Member) -> bool:
+    def _is_here(self, member: ClientState) -> bool:
         return self._roster.members.get(member.name) is member
 
     def _task(self, name: str, message: Activation) -> list[Action]:
@@ -69,7 +69,7 @@ class EdgeTasks:
         """Whose tasks are to be computed now."""
         return due(self._rules, self._steps, self._roster.members, self._waiting)
 
-    def _fades(self, members: Sequence[Member]) -> tuple[float, ...]:
+    def _fades(self, members: Sequence[ClientState]) -> tuple[float, ...]:
         """By how much the update counts that each asks for, beside its share."""
         return (1.0,) * len(members)
 
@@ -82,7 +82,7 @@ class EdgeTasks:
         returned = [self._compute_for(member, "returned") for member in joined if self._is_here(member)]
         return [*returned, *self._serve()]
 
-    def _send_gradient(self, member: Member, gradient: Gradient) -> list[Action]:
+    def _send_gradient(self, member: ClientState, gradient: Gradient) -> list[Action]:
         tally = self._tally
         if self._rules.server != "joint":
             count = gradient.metrics["count"]
@@ -96,7 +96,7 @@ class EdgeTasks:
         return [Send(member.name, gradient)]
 
 
-def due(rules: Scheme, steps: int, members: Mapping[str, Member], waiting: Collection[str]) -> list[str]:
+def due(rules: Scheme, steps: int, members: Mapping[str, ClientState], waiting: Collection[str]) -> list[str]:
     """The clients of ``members`` whose tasks, of those ``waiting``, are computed now, in this order.
 
     A joint step waits for all that have steps left of the round's ``steps``; a part that takes one task after the

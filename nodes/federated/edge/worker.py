@@ -9,7 +9,7 @@ from nodes.federated.client_worker import job_of
 from nodes.federated.edge.joint_step import JointSegment
 from nodes.model.averaging import federated_average
 from nodes.model.boundary import Tensors
-from nodes.model.layer_range import place
+from nodes.model.layer_range import layer_range
 from nodes.spec.federation import Federation
 from nodes.wire.messages import Activation, AnyMessage, Gradient, Handover, Weights
 
@@ -31,7 +31,7 @@ class EdgeWork:
         if federation.rules.server != "none":
             self._segments = self._parts(federation.visitors(edge), self._copies)
         self._distinct = list({id(segment): segment for segment in self._segments.values()}.values())
-        if self._distinct and place(self._job.splits, 1, self._distinct[0].layers).relays:
+        if self._distinct and layer_range(self._job.splits, 1, self._distinct[0].layers).relays:
             raise ValueError("all layers are the clients'; only fl needs no server part")
 
     def _parts(self, clients: Sequence[int], copies: bool) -> dict[int, JointSegment]:

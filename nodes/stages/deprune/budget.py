@@ -10,14 +10,14 @@ from itertools import pairwise
 from typing import NamedTuple
 
 
-class Phase(NamedTuple):
+class BudgetPhase(NamedTuple):
     """``epochs`` (at most so many, where the run decides) under a budget of ``share`` of the maps."""
 
     epochs: int
     share: float
 
 
-class Moment(NamedTuple):
+class PhasePosition(NamedTuple):
     """The phase, by number, that an epoch belongs to, and the phase's epochs before it."""
 
     phase: int
@@ -43,27 +43,27 @@ def maps_of(share: float, maps: int) -> int:
     return max(1, round(share * maps))
 
 
-def planned(phases: Sequence[Phase], epoch: int) -> Moment:
+def planned(phases: Sequence[BudgetPhase], epoch: int) -> PhasePosition:
     """The moment of ``epoch`` (from 0) by the plan; what comes after it belongs to the last phase."""
     begun = 0
     for number, phase in enumerate(phases[:-1]):
         if epoch < begun + phase.epochs:
-            return Moment(number, epoch - begun)
+            return PhasePosition(number, epoch - begun)
         begun += phase.epochs
-    return Moment(len(phases) - 1, epoch - begun)
+    return PhasePosition(len(phases) - 1, epoch - begun)
 
 
-def decided(phases: Sequence[Phase], flatness: Flatness, losses: Sequence[float]) -> Moment:
+def decided(phases: Sequence[BudgetPhase], flatness: Flatness, losses: Sequence[float]) -> PhasePosition:
     """The moment after epochs that ended with ``losses``: a phase ends when its loss is flat or its epochs are over."""
     number = begun = 0
     for done in range(1, len(losses) + 1):
         over = done - begun >= phases[number].epochs or flatness.reached(losses[begun:done])
         if over and number + 1 < len(phases):
             number, begun = number + 1, done
-    return Moment(number, len(losses) - begun)
+    return PhasePosition(number, len(losses) - begun)
 
 
-def rate_factors(phases: Sequence[Phase], boost: float, boosted_epochs: int) -> tuple[tuple[int, float], ...]:
+def rate_factors(phases: Sequence[BudgetPhase], boost: float, boosted_epochs: int) -> tuple[tuple[int, float], ...]:
     """selectLr: (epoch from which it holds, factor of the learning rate), ``boost`` after each change of budget."""
     factors: list[tuple[int, float]] = []
     begun = 0

@@ -18,7 +18,7 @@ from torch import nn
 from nodes.model.boundary import Tensors
 from nodes.stages.base import Stage
 from nodes.stages.bottleneck import Geometry, decoder, encoder
-from nodes.stages.deprune.budget import Flatness, Moment, Phase, decided, maps_of, planned
+from nodes.stages.deprune.budget import BudgetPhase, Flatness, PhasePosition, decided, maps_of, planned
 from nodes.stages.deprune.channel_filter import ChannelFilter, prune_loss, strongest
 from nodes.stages.deprune.kept_maps import decode_maps, encode_maps
 from nodes.stages.deprune.quantiser import dequantise, quantise
@@ -54,7 +54,7 @@ class Pruned(Stage):
         as_coded: bool = False,
     ) -> None:
         super().__init__(shapes)
-        self.phases = tuple(Phase(*phase) for phase in phases)
+        self.phases = tuple(BudgetPhase(*phase) for phase in phases)
         _check(shapes, self.phases, resolution, choice, (code_bits, gradient_bits))
         ((self.name, one),) = shapes.items()
         self.maps = one.shape[1]
@@ -107,9 +107,9 @@ class Pruned(Stage):
         if not moment.since:
             self._buffer("began").zero_()[self.which()] = 1
 
-    def _moment(self, epoch: int) -> Moment:
+    def _moment(self, epoch: int) -> PhasePosition:
         if epoch < 0:
-            return Moment(0, 0)
+            return PhasePosition(0, 0)
         losses = self._buffer("losses")
         if self._flatness is None or losses.is_meta:
             return planned(self.phases, epoch)
@@ -215,7 +215,7 @@ class Pruned(Stage):
 
 
 def _check(
-    shapes: Tensors, phases: Sequence[Phase], resolution: int, choice: Choice, bits: Sequence[int | None]
+    shapes: Tensors, phases: Sequence[BudgetPhase], resolution: int, choice: Choice, bits: Sequence[int | None]
 ) -> None:
     """Raise ValueError for options that make no filter over this boundary."""
     crossing = {name: list(tensor.shape) for name, tensor in shapes.items()}

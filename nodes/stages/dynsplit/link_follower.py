@@ -8,7 +8,7 @@ the link carried in the slots before. Beyond the paper.
 from typing import NamedTuple
 
 
-class Costs(NamedTuple):
+class PathBytes(NamedTuple):
     """Bytes of a sample on the cheap and on the dear path."""
 
     cheap: float
@@ -29,7 +29,7 @@ class Follower(NamedTuple):
     carried: float
     error: float = 0.0
 
-    def share(self, costs: Costs, samples: int, caution: float = 0.0, headroom: float = 0.9) -> float:
+    def share(self, costs: PathBytes, samples: int, caution: float = 0.0, headroom: float = 0.9) -> float:
         """The share of the next ``samples`` for the dear path: ``headroom`` of what the slot is thought to carry.
 
         With ``caution`` that is so many mean errors below the estimate.

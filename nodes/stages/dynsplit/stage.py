@@ -31,7 +31,7 @@ CHOICE, GATE = "choice", "gate"  # names of codes; a path's is its number
 Lossless = Literal["deflate", "entropy"] | None
 
 
-class Path:
+class CodedPath:
     """One way across, for samples of ``shape`` (C, H, W): with ``channels`` in the code, 0 for no coders.
 
     Codes of a coded path cross at ``bits`` a number (None: as float32, as those without coders do), then perhaps
@@ -128,7 +128,9 @@ class DynSplit(Stage):
             raise ValueError(f"lossless {lossless!r}, expected deflate, entropy or null")
         ((self.name, one),) = shapes.items()
         deep, height, width = one.shape[1:]
-        self.paths = [Path((deep, height, width), channels, bits, Geometry(*window), lossless) for channels in paths]
+        self.paths = [
+            CodedPath((deep, height, width), channels, bits, Geometry(*window), lossless) for channels in paths
+        ]
         self.above_only, self.weight = loss == "excess", weight
         self.temperatures, self.warm_up = temperatures, warm_up
         self.sender = nn.ModuleDict({f"encoder{i}": path.encoder for i, path in enumerate(self.paths)})

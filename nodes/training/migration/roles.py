@@ -11,30 +11,30 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from nodes.errors import ProtocolError
-from nodes.model.layer_range import Place, place
+from nodes.model.layer_range import LayerRange, layer_range
 from nodes.runtime.actions import Action, Compute, Direction, Send
-from nodes.training.relay import Hop
-from nodes.training.source import Course
+from nodes.training.relay import Relay
+from nodes.training.source import TrainingSchedule
 from nodes.training.ue import Ue
 from nodes.wire.messages import Activation, AnyMessage, Assign, Parameters
 
-Range = tuple[int, int]  # layers from the first to before the second
+LayerSpan = tuple[int, int]  # layers from the first to before the second
 Moves = Mapping[int, tuple[int, ...]]  # the splits from training step so and so on, counted over all epochs
 
 
-def shares(splits: tuple[int, ...], layers: int) -> list[Range]:
+def shares(splits: tuple[int, ...], layers: int) -> list[LayerSpan]:
     """The layers of each node."""
     return list(pairwise((0, *splits, layers)))
 
 
-def travelling(before: list[Range], after: list[Range], giver: int) -> list[Range]:
+def travelling(before: list[LayerSpan], after: list[LayerSpan], giver: int) -> list[LayerSpan]:
     """What of the layers of ``giver`` goes to other nodes, in the model's order; one range for each of them."""
     start, stop = before[giver]
     common = [(max(start, low), min(stop, high)) for taker, (low, high) in enumerate(after) if taker != giver]
     return [(low, high) for low, high in common if low < high]
 
 
-class Move:
+class LayerMove:
     """A change of the assignment as one node sees it: what it gives, and what it waits for."""
 
     def __init__(self, index: int, layers: int, splits: tuple[int, ...], assign: Assign) -> None:
@@ -69,13 +69,13 @@ class Move:
         return [Compute("settle", (self.assign, tuple(self._arrived)))] if self.complete else []
 
 
-class MovingHop(Hop):
+class MovingHop(Relay):
     """A node below the UE whose layers may change."""
 
-    def __init__(self, held: Place, end: bool, splits: tuple[int, ...], layers: int) -> None:
+    def __init__(self, held: LayerRange, end: bool, splits: tuple[int, ...], layers: int) -> None:
         super().__init__(held, end)
         self._splits, self._layers = splits, layers
-        self._move: Move | None = None  # under way
+        self._move: LayerMove | None = None  # under way
         self._number = 0  # of the assignment that the last move led or leads to
         self._held: list[Activation] = []
 
@@ -103,9 +103,9 @@ class MovingHop(Hop):
     def _begin(self, assign: Assign) -> list[Action]:
         if self._move or assign.assignment != self._number + 1:
             raise ProtocolError(f"assignment {assign.assignment} came, {self._number + 1} may be next")
-        self._move = Move(self._place.index, self._layers, self._splits, assign)
+        self._move = LayerMove(self._place.index, self._layers, self._splits, assign)
         self._number, self._splits = assign.assignment, assign.splits
-        self._place = place(assign.splits, self._place.index, self._layers)
+        self._place = layer_range(assign.splits, self._place.index, self._layers)
         return self._move.begin()
 
     def _layers_came(self, sender: Direction, message: Parameters) -> list[Action]:
@@ -121,17 +121,19 @@ class MovingHop(Hop):
 class MovingUe(Ue):
     """A UE that moves layers before the training steps that ``moves`` names, and when the runner says so."""
 
-    def __init__(self, course: Course, alone: bool, splits: tuple[int, ...], layers: int, moves: Moves) -> None:
+    def __init__(
+        self, course: TrainingSchedule, alone: bool, splits: tuple[int, ...], layers: int, moves: Moves
+    ) -> None:
         super().__init__(course, alone)
         self._splits, self._layers, self._moves = splits, layers, moves
         self._wanted: tuple[int, ...] | None = None
-        self._move: Move | None = None
+        self._move: LayerMove | None = None
         self._number = 0
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
         match sender, message:
             case "runner", Assign() if self.history:
-                place(message.splits, 0, self._layers)
+                layer_range(message.splits, 0, self._layers)
                 self._wanted = message.splits
                 return []
             case "down", Parameters():
@@ -158,7 +160,7 @@ class MovingUe(Ue):
             return self._step_off()
         self._number += 1
         assign = Assign(assignment=self._number, splits=splits, epoch=self._epoch)
-        self._move = Move(0, self._layers, self._splits, assign)
+        self._move = LayerMove(0, self._layers, self._splits, assign)
         self._splits = splits
         return [Send("down", assign), *self._move.begin()]
 

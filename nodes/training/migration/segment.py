@@ -16,7 +16,7 @@ from nodes.errors import ProtocolError
 from nodes.model.boundary import Tensors
 from nodes.model.chain import Chain, Values
 from nodes.model.factory import build_model
-from nodes.model.layer_range import place
+from nodes.model.layer_range import layer_range
 from nodes.model.state_transfer import belongings, optimizer_state, take
 from nodes.spec.job import Job
 from nodes.stages.base import Stage
@@ -24,7 +24,7 @@ from nodes.training.segment import Segment, _wire
 from nodes.training.source import Source
 from nodes.wire.messages import Activation, AnyMessage, Assign, Parameters
 
-Key = tuple[int, int, int, int]  # of a stage: its link, its boundary, its sender and its receiver
+StageKey = tuple[int, int, int, int]  # of a stage: its link, its boundary, its sender and its receiver
 
 
 class MovingSegment(Segment):
@@ -36,7 +36,7 @@ class MovingSegment(Segment):
         super().__init__(job, index)
         self._splits = job.splits
         for splits in (job.moves or {}).values():  # what cannot be cut there is told now
-            held = place(splits, index, self.layers)
+            held = layer_range(splits, index, self.layers)
             if held.start < held.stop:
                 self._whole.part(held.start, held.stop)
 
@@ -68,7 +68,7 @@ class MovingSegment(Segment):
         held = [(self.place.inbound, self._inbound), (self.place.outbound, self._outbound)]
         self._kept = {link: stage for link, stage in held if link is not None and link in same}
         self._splits, self._assignment = assign.splits, assign.assignment
-        self._hold(self._whole, place(assign.splits, self.place.index, self.layers))
+        self._hold(self._whole, layer_range(assign.splits, self.place.index, self.layers))
         if self._optimizer is not None:
             for tensor in self._parameters():
                 if state := states.get(tensor):
@@ -99,9 +99,9 @@ class MovingSource(Source):
         self.give, self.settle = segment.give, segment.settle
 
 
-def stages(splits: tuple[int, ...], layers: int) -> set[Key]:
+def stages(splits: tuple[int, ...], layers: int) -> set[StageKey]:
     """The stages of an assignment."""
-    places = [place(splits, index, layers) for index in range(len(splits) + 1)]
+    places = [layer_range(splits, index, layers) for index in range(len(splits) + 1)]
     senders = {sender.outbound: sender for sender in places if sender.outbound is not None}
     return {
         (link, senders[link].stop, senders[link].index, receiver.index)

@@ -19,14 +19,14 @@ from nodes.errors import ModelError, ProtocolError
 from nodes.model.boundary import boundary_bytes
 from nodes.model.chain import Chain
 from nodes.model.factory import outline
-from nodes.model.layer_range import Place, place
+from nodes.model.layer_range import LayerRange, layer_range
 from nodes.runtime.actions import Action, Direction, Send
 from nodes.spec.job import Control, Job, OptimizerSpec
 from nodes.splitting.controller import SplitControl
 from nodes.splitting.link_estimates import KnownLinks
 from nodes.splitting.search import move_s, transfer_s
 from nodes.training.migration.roles import MovingHop, MovingUe
-from nodes.training.source import Course
+from nodes.training.source import TrainingSchedule
 from nodes.wire.messages import AnyMessage, Assign, Proposal, SplitCost
 from nodes.wire.split_costs import costs_of, sci
 
@@ -138,7 +138,9 @@ class TrainingControl:
 class ControlledHop(MovingHop):
     """A node below the UE that has a say in where layers go."""
 
-    def __init__(self, held: Place, end: bool, splits: tuple[int, ...], layers: int, control: TrainingControl) -> None:
+    def __init__(
+        self, held: LayerRange, end: bool, splits: tuple[int, ...], layers: int, control: TrainingControl
+    ) -> None:
         super().__init__(held, end, splits, layers)
         self._control = control
 
@@ -180,7 +182,9 @@ class ControlledHop(MovingHop):
 class ControlledUe(MovingUe):
     """A UE that asks where layers should be, and moves them there."""
 
-    def __init__(self, course: Course, splits: tuple[int, ...], layers: int, control: TrainingControl) -> None:
+    def __init__(
+        self, course: TrainingSchedule, splits: tuple[int, ...], layers: int, control: TrainingControl
+    ) -> None:
         super().__init__(course, False, splits, layers, {})
         self._control = control
         self._next_asked = 0  # from this step on it may ask
@@ -203,7 +207,7 @@ class ControlledUe(MovingUe):
         return [Send("down", proposal), *super()._step_off()]
 
     def _answered(self, complete: Proposal, now: float) -> list[Action]:
-        place(complete.splits, 0, self._layers)
+        layer_range(complete.splits, 0, self._layers)
         if len(complete.splits) != len(self._splits):
             raise ProtocolError(f"{len(complete.splits)} splits were proposed, {len(self._splits)} are needed")
         self._asking, self._wanted = False, complete.splits

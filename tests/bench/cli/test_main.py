@@ -13,7 +13,7 @@ from bench.cli.arguments import EXAMPLES
 from bench.cli.main import COMMANDS
 from bench.console.view import LiveView
 from bench.execution import environment as conditions
-from reports.record import Mode, Shaping
+from reports.record import Mode, ShapingBackend
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
@@ -162,7 +162,7 @@ def test_what_the_kernel_has_is_read_or_unknown(
         ("virtual", "none", "none"),
     ],
 )
-def test_shaping_is_recorded_as_it_is(mode: Mode, chosen: Shaping, recorded: Shaping) -> None:
+def test_shaping_is_recorded_as_it_is(mode: Mode, chosen: ShapingBackend, recorded: ShapingBackend) -> None:
     assert conditions.shaping_of(mode, chosen) == recorded
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from bench.cli.main import main
 from bench.console.view import LiveView
 from bench.execution.journal import Journal, case_key
-from bench.execution.plan import Plan, Schedule, make_plan, options_of
+from bench.execution.plan import RunPlan, Schedule, make_plan, options_of
 from bench.execution.progress import Progress
 from bench.suite.schema import Case
 
@@ -208,7 +208,7 @@ def test_progress_tells_cases_apart_by_more_than_their_titles(crew: Path) -> Non
     assert "too late" not in shown.getvalue()
 
 
-def plan(crew: Path, estimate_s: str, **options: object) -> Plan:
+def plan(crew: Path, estimate_s: str, **options: object) -> RunPlan:
     text = (crew / "crew.yaml").read_text()
     (crew / "crew.yaml").write_text(text.replace("parallel: true", f"parallel: true, estimate_s: {estimate_s}"))
     return make_plan(options_of({"suites": ["crew.yaml"], **options}))

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.gate.compare import GateInputError, GateRule, Outcome, Side, compare, read_baseline, read_run, write_baseline
+from bench.gate.compare import (
+    GateInputError,
+    GateOutcome,
+    GateRule,
+    Side,
+    compare,
+    read_baseline,
+    read_run,
+    write_baseline,
+)
 from bench.gate.report import as_json, as_junit, as_markdown
 from reports.record import Record, write_records
 
@@ -207,13 +216,13 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def outcomes() -> list[Outcome]:
+def outcomes() -> list[GateOutcome]:
     """One of every status."""
     baseline = side(record(0.9), up_bytes(10), record(3, metric="cut"))
     return compare(side(record(0.5), up_bytes(10), record(1, metric="down_bytes", case={"a|b": "<x>"})), baseline)
 
 
-def test_junit_has_a_test_case_for_every_number(outcomes: list[Outcome]) -> None:
+def test_junit_has_a_test_case_for_every_number(outcomes: list[GateOutcome]) -> None:
     (suite,) = ET.fromstring(as_junit(outcomes))
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "2", "1")
     found = {case.get("name"): [child.tag for child in case] for case in suite}
@@ -227,7 +236,7 @@ def test_junit_has_a_test_case_for_every_number(outcomes: list[Outcome]) -> None
     assert failure.get("message") == "s/e/accuracy (method=split), seed 0: 0.9 -> 0.5, allowed 0.01"
 
 
-def test_the_summary_shows_what_moved_regressions_first(outcomes: list[Outcome]) -> None:
+def test_the_summary_shows_what_moved_regressions_first(outcomes: list[GateOutcome]) -> None:
     text = as_markdown(outcomes)
     assert text.startswith("# Gate: failed\n\n4 numbers: 1 regression, 1 missing, 1 new, 1 ok.\n")
     assert [line.split()[1] for line in text.splitlines() if line.startswith("| ")][2:] == [
@@ -240,7 +249,7 @@ def test_the_summary_shows_what_moved_regressions_first(outcomes: list[Outcome])
     assert as_markdown(outcomes[1:2]) == "# Gate: passed\n\n1 numbers: 1 ok.\n"
 
 
-def test_json_tells_whether_it_passed(outcomes: list[Outcome]) -> None:
+def test_json_tells_whether_it_passed(outcomes: list[GateOutcome]) -> None:
     found = json.loads(json.dumps(as_json(outcomes)))
     assert found["passed"] is False
     assert found["counts"] == {"regression": 1, "missing": 1, "new": 1, "ok": 1}

@@ -140,7 +140,7 @@ def test_a_node_killed_before_it_is_configured_is_named(tmp_path, monkeypatch):
 
 def test_a_node_killed_before_it_listens_is_named(tmp_path, monkeypatch):
     assert_runs(tmp_path / "before")
-    tell = processes.Launcher.tell
+    tell = processes.LauncherProcess.tell
 
     def start_and_kill(self, **command):
         if command["do"] == "start":
@@ -152,7 +152,7 @@ def test_a_node_killed_before_it_listens_is_named(tmp_path, monkeypatch):
                 pass
             process("ue").kill()
 
-    monkeypatch.setattr(processes.Launcher, "tell", start_and_kill)
+    monkeypatch.setattr(processes.LauncherProcess, "tell", start_and_kill)
     assert error_of(job(tmp_path)) == "ue was killed by SIGKILL"
 
 

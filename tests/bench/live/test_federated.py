@@ -23,7 +23,7 @@ from netem.profiles import Duplex
 from nodes.federated.in_process import FederationOutcome, run_in_process
 from nodes.model.factory import outline
 from nodes.runtime.dynamic_node import ENDED
-from nodes.spec.federation import Federation, Move
+from nodes.spec.federation import ClientMove, Federation
 from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.spec.schemes import SCHEMES
 from nodes.wire.messages import Error, Shutdown
@@ -260,7 +260,7 @@ def test_an_edge_server_whose_clients_are_all_gone_ends_and_the_other_goes_on():
 
 def test_clients_that_move_train_live_as_in_one_process(tmp_path):
     """The links that they come by are shaped as their first ones are."""
-    moves = (Move(0, 1, 1), Move(2, 1, 0))
+    moves = (ClientMove(0, 1, 1), ClientMove(2, 1, 0))
     link = Duplex(up=LINK, down=LINK)
     live_one, own = (
         federation("sflv1", edges=2, moves=moves, test_every=2, folder=str(tmp_path / name)) for name in "ab"
@@ -280,7 +280,7 @@ def test_clients_that_move_train_live_as_in_one_process(tmp_path):
 
 
 async def test_edge_servers_that_a_client_visits_hear_that_it_lives_again_and_that_it_has_ended(monkeypatch):
-    whole = federation("sflv1", edges=3, moves=(Move(1, 1, 0),))
+    whole = federation("sflv1", edges=3, moves=(ClientMove(1, 1, 0),))
     here = LiveFederation(whole, None, None, "", None)
     heard: list[tuple] = []
 
@@ -321,7 +321,7 @@ def test_a_client_killed_in_the_middle_of_its_move_is_counted_once(back, monkeyp
     """
     monkeypatch.setattr(live, "SILENCE_S", 60.0)
     stop = mine(node="edge2", moment="train", effect="stop")
-    whole = federation("sflv1", edges=2, rounds=3, cloud_every=9, moves=(Move(1, 1, 1),), job=stop)
+    whole = federation("sflv1", edges=2, rounds=3, cloud_every=9, moves=(ClientMove(1, 1, 1),), job=stop)
 
     async def script(here: LiveFederation) -> None:
         await here.until(lambda: sum(one.metrics["edge"] == 0 for one in here.rounds) >= 2)

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from bench.live import inference as live_service
-from bench.live.inference import LiveService, Stage
+from bench.live.inference import LiveService, ServiceSetup
 from bench.live.processes import RunError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.data.loading import load_data
 from nodes.inference.frames import frames_of_model
 from nodes.inference.process import pictures_of
-from nodes.inference.task import Task
+from nodes.inference.task import TaskReport
 from nodes.model.factory import build_model
 from nodes.spec.job import DataSpec
-from nodes.spec.policy import KnownLink, Policy
+from nodes.spec.policy import LinkSpec, Policy
 from nodes.spec.service import Pace, Service
 from nodes.wire.codec import wire_size
 from nodes.wire.split_costs import sci
@@ -34,7 +34,7 @@ LINK = LinkProfile(rate_bps=500e6, delay_s=0.0002)
 SPEED = {"ue": 1, "gnb": 2, "gnb2": 2, "mec": 3, "cloud": 4}
 
 
-def stage(*emulated: tuple[str, str], **changes) -> Stage:
+def stage(*emulated: tuple[str, str], **changes) -> ServiceSetup:
     service = {
         "model": MODEL,
         "input_shape": SHAPE,
@@ -45,12 +45,12 @@ def stage(*emulated: tuple[str, str], **changes) -> Stage:
         "threads": 1,
     }
     pairs = list(itertools.combinations(("ue", "gnb2", "gnb", "mec", "cloud"), 2))
-    return Stage(
+    return ServiceSetup(
         service=Service(**service | changes),
         layer_s={name: [0.01 / SPEED[name]] * LAYERS for name in NAMES},
         links={pair: Duplex(up=LINK, down=LINK) if pair in emulated else Duplex() for pair in pairs},
         # As if a little data were as dear as a layer: so the first two nodes take a part, and the last the rest.
-        known={pair: KnownLink(rate_bps=8e6, delay_s=0.001) for pair in pairs},
+        known={pair: LinkSpec(rate_bps=8e6, delay_s=0.001) for pair in pairs},
     )
 
 
@@ -60,7 +60,7 @@ def answers(service: Service) -> list[torch.Tensor]:
         return [whole(picture[None]) for picture in pictures_of(service)]
 
 
-def assert_answered(service: Service, tasks: list[Task]) -> None:
+def assert_answered(service: Service, tasks: list[TaskReport]) -> None:
     expected = answers(service)
     for task in tasks:
         (logits,) = task.tensors.values()
@@ -82,7 +82,7 @@ async def first_after(live: LiveService, before: tuple[int, int]) -> None:
     await live.until_tasks(tasks + 1)
 
 
-async def passed_by(live: LiveService, gone: str) -> list[Task]:
+async def passed_by(live: LiveService, gone: str) -> list[TaskReport]:
     """All tasks up to the twentieth that did without ``gone``; the UE may have been far ahead of what is seen."""
     while gone in live.tasks[-1].splits:
         await live.until_tasks(len(live.tasks) + 1)
@@ -90,7 +90,7 @@ async def passed_by(live: LiveService, gone: str) -> list[Task]:
     return live.tasks[:]
 
 
-async def do_tasks(live: LiveService, count: int) -> list[Task]:
+async def do_tasks(live: LiveService, count: int) -> list[TaskReport]:
     """Tasks one by one, each after an update that the cloud was asked for."""
     before = len(live.tasks)
     for number in range(count):
@@ -214,10 +214,10 @@ def test_updates_have_the_bytes_of_their_frames():
 
 def test_a_split_follows_what_is_told_of_a_link_and_does_not_flap():
     """Two in a row, so that where the link is to be slow the UE does all: a picture takes 98 s, its layers 0.1."""
-    fast, slow = KnownLink(rate_bps=8e6), KnownLink(rate_bps=1e3)
+    fast, slow = LinkSpec(rate_bps=8e6), LinkSpec(rate_bps=1e3)
     here = stage(policy=Policy(hysteresis=0.1))
 
-    async def then(live: LiveService, link: KnownLink) -> tuple[int, ...]:
+    async def then(live: LiveService, link: LinkSpec) -> tuple[int, ...]:
         before = seen(live)
         await live.tell("ue", "cloud", link)
         await first_after(live, before)
@@ -231,10 +231,10 @@ def test_a_split_follows_what_is_told_of_a_link_and_does_not_flap():
         first = live.cuts[-1].splits
         assert first != (LAYERS,)
         for wobble in (1.02, 0.98, 1.01, 0.99):
-            assert await then(live, KnownLink(rate_bps=wobble * 8e6)) == first
+            assert await then(live, LinkSpec(rate_bps=wobble * 8e6)) == first
         assert await then(live, slow) == (LAYERS,)
         for wobble in (1.02, 0.98):
-            assert await then(live, KnownLink(rate_bps=wobble * 1e3)) == (LAYERS,)
+            assert await then(live, LinkSpec(rate_bps=wobble * 1e3)) == (LAYERS,)
         assert await then(live, fast) == first
         await live.end()
         assert live.reports["ue"].switches == 2
@@ -251,7 +251,7 @@ def test_a_split_follows_a_link_whose_rate_nobody_tells():
         here,
         links={("ue", "cloud"): Duplex(up=LINK, down=LINK)},
         layer_s={"ue": [0.02 / LAYERS] * LAYERS, "cloud": [0.001 / LAYERS] * LAYERS},
-        known={("ue", "cloud"): KnownLink(rate_bps=50e6)},
+        known={("ue", "cloud"): LinkSpec(rate_bps=50e6)},
     )
 
     async def until_it_does(live: LiveService, layers: int) -> None:

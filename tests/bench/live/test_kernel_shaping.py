@@ -17,7 +17,7 @@ from pyroute2.netlink import nla_base
 
 from bench.cli.main import main
 from bench.execution import environment as conditions
-from bench.live.inference import LiveService, Stage, run_service
+from bench.live.inference import LiveService, ServiceSetup, run_service
 from bench.live.kernel_shaping import Kernel
 from bench.live.training import run_live
 from bench.suite.document import InputError
@@ -28,7 +28,7 @@ from netem.kernel.shape import ShapeError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.spec.job import DataSpec, Job, StageSpec
-from nodes.spec.policy import KnownLink
+from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Pace, Service
 from nodes.training.in_process import run_in_process
 
@@ -125,7 +125,7 @@ def test_a_run_that_fails_leaves_nothing(tmp_path):
 @needs_kernel
 def test_a_service_lives_in_namespaces_and_so_does_a_node_that_joins_it():
     pairs = [("ue", "mec"), ("ue", "gnb"), ("gnb", "mec")]
-    stage = Stage(
+    stage = ServiceSetup(
         service=Service(
             model="nodes.zoo.small_cnn:small_cnn",
             input_shape=(3, 32, 32),
@@ -137,7 +137,7 @@ def test_a_service_lives_in_namespaces_and_so_does_a_node_that_joins_it():
         ),
         layer_s={"ue": [1.0] * 11, "mec": [0.01] * 11, "gnb": [0.001] * 11},
         links={("ue", "mec"): FAST, ("ue", "gnb"): FAST, ("gnb", "mec"): Duplex()},
-        known={pair: KnownLink(rate_bps=200e6) for pair in pairs},
+        known={pair: LinkSpec(rate_bps=200e6) for pair in pairs},
     )
 
     async def script(live: LiveService) -> None:

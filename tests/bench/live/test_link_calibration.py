@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from bench.cli.main import main
 from bench.experiments.common.chain_job import ChainParameters
-from bench.experiments.general.links import Sweep, computing, many, sweep
+from bench.experiments.general.links import LinkSweep, computing, many, sweep
 from bench.live import link_calibration as links
 from bench.suite.experiment import Context
 from bench.suite.parameter_types import decoder
@@ -31,7 +31,7 @@ FOUND = Calibration(
 )
 
 
-def row(profile: LinkProfile, messages: int = 40, **found: float) -> links.Row:
+def row(profile: LinkProfile, messages: int = 40, **found: float) -> links.CalibrationRow:
     return links._row(links.Asked("wifi", "up", Duplex(up=profile)), msgspec.structs.replace(FOUND, **found), messages)
 
 
@@ -100,7 +100,7 @@ def context(context: Context) -> Context:
 
 
 def test_a_sweep_yields_what_is_off_by_what_was_varied(context: Context) -> None:
-    asked = Sweep(vary="delay_s", values=[0.0, 0.004], sizes_bytes=[4096], bulk_s=0.01, messages=3, busy=1)
+    asked = LinkSweep(vary="delay_s", values=[0.0, 0.004], sizes_bytes=[4096], bulk_s=0.01, messages=3, busy=1)
     found = list(sweep(asked, context))
     delays = {m.case["delay_s"]: m.value for m in found if m.metric == "delay_s"}
     assert delays.keys() == {0.0, 0.004}

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bench.live import link_self_test as self_test
-from bench.live.link_calibration import Asked, Row
+from bench.live.link_calibration import Asked, CalibrationRow
 from bench.live.processes import RunError
 from netem.jitter import Distribution
 from netem.link import LinkProfile
@@ -24,16 +24,16 @@ class Made:
         self._errors = iter(errors)
         self.tried: list[list[LinkProfile]] = []
 
-    async def __call__(self, asked: list[Asked], backend: str, **how: object) -> list[Row]:
+    async def __call__(self, asked: list[Asked], backend: str, **how: object) -> list[CalibrationRow]:
         self.tried.append([one.duplex.up for one in asked])
         rate_off, delay_off_s = next(self._errors)
         return [row(one.duplex.up, rate_off, delay_off_s) for one in asked]
 
 
-def row(profile: LinkProfile, rate_off: float, delay_off_s: float) -> Row:
+def row(profile: LinkProfile, rate_off: float, delay_off_s: float) -> CalibrationRow:
     assert profile.rate_bps is not None
-    zero = {field.name: 0.0 for field in msgspec.structs.fields(Row) if field.type is float}
-    return Row(
+    zero = {field.name: 0.0 for field in msgspec.structs.fields(CalibrationRow) if field.type is float}
+    return CalibrationRow(
         **zero
         | {
             "link": "",
@@ -130,7 +130,7 @@ def test_jitter_is_told_by_its_quartiles(distribution: Distribution, seen_s: flo
 
 
 def test_jitter_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def steady(asked: list[Asked], backend: str, **how: object) -> list[Row]:
+    async def steady(asked: list[Asked], backend: str, **how: object) -> list[CalibrationRow]:
         return [msgspec.structs.replace(row(one.duplex.up, 0.0, 0.0), measured_jitter_s=2e-5) for one in asked]
 
     monkeypatch.setattr(self_test, "rows", steady)

@@ -6,7 +6,7 @@ from bench.live.training import run_live
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.spec.job import Control, DataSpec, Job, OptimizerSpec, StageSpec
-from nodes.spec.policy import KnownLink, Policy
+from nodes.spec.policy import LinkSpec, Policy
 from nodes.training.in_process import run_in_process
 
 LINK = LinkProfile(rate_bps=200e6, delay_s=0.001)
@@ -57,7 +57,7 @@ def test_nodes_that_measure_a_slow_link_move_layers_off_it_and_change_nothing_of
         threads=1,
         control=Control(
             layer_s=((0.005,) * layers, (0.005,) * layers, (0.0001,) * layers),
-            links={0: (KnownLink(rate_bps=1e9), KnownLink(rate_bps=1e9))},
+            links={0: (LinkSpec(rate_bps=1e9), LinkSpec(rate_bps=1e9))},
             policy=Policy(transfers=3),
         ),
     )

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bench.cli.node import TOKEN_VARIABLE, run_node
-from bench.live.processes import Launcher, RunError
+from bench.live.processes import LauncherProcess, RunError
 from bench.live.training import run_live
 from bench.suite.document import InputError
 from netem.link import LinkProfile
@@ -24,7 +24,7 @@ from nodes.model.checkpoint import checkpoint_path
 from nodes.model.factory import outline
 from nodes.spec.job import DataSpec, Device, Job, OptimizerSpec, StageSpec, Timing
 from nodes.training.in_process import run_in_process
-from nodes.training.report import Outcome
+from nodes.training.report import TrainingOutcome
 
 NAMES = {
     1: ("all",),
@@ -84,7 +84,7 @@ def assert_equal(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor])
     assert [name for name in state if not torch.equal(state[name], other[name])] == []
 
 
-def assert_counted(live: Outcome, model: Outcome) -> None:
+def assert_counted(live: TrainingOutcome, model: TrainingOutcome) -> None:
     """Frames are those of the in-process run, and the kernel saw acknowledged all that was written."""
     assert [(n.name, n.sent_up, n.sent_down) for n in live.nodes] == [
         (n.name, n.sent_up, n.sent_down) for n in model.nodes
@@ -102,11 +102,11 @@ def assert_counted(live: Outcome, model: Outcome) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained_whole(tmp_path_factory) -> Callable[..., tuple[Job, Outcome]]:
+def trained_whole(tmp_path_factory) -> Callable[..., tuple[Job, TrainingOutcome]]:
     """The unsplit model's job and what came of it, once for all its chains."""
 
     @cache
-    def train(model: str, batches: int, batch_size: int) -> tuple[Job, Outcome]:
+    def train(model: str, batches: int, batch_size: int) -> tuple[Job, TrainingOutcome]:
         unsplit = job(1, tmp_path_factory.mktemp("unsplit"), model, batches, batch_size)
         return unsplit, run_in_process(unsplit)
 
@@ -296,7 +296,7 @@ def test_a_taken_port_is_unusable_input(monkeypatch):
 
 
 def test_the_launcher_has_no_thread_that_a_fork_would_lose():
-    launcher = Launcher()
+    launcher = LauncherProcess()
     try:
         assert launcher.events() == [{"event": "ready"}]
         (server,) = [p for p in psutil.Process().children() if p.pid == launcher._process.pid]

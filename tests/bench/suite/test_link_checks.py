@@ -11,7 +11,7 @@ from bench.suite.link_checks import misfits
 from bench.suite.parameter_types import ModelName
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from reports.record import Mode, Shaping
+from reports.record import Mode, ShapingBackend
 
 HALF, OVERTAKING = Duplex(half_duplex=True), Duplex(down=LinkProfile(delay_s=0.01, reorder=0.1))
 SUITE = """name: mine
@@ -55,7 +55,7 @@ experiments:
     ],
 )
 def test_a_link_wherever_it_stands_is_held_against_who_shapes_it(
-    link: Duplex, mode: Mode, shaping: Shaping, key: tuple[str | int, ...] | None
+    link: Duplex, mode: Mode, shaping: ShapingBackend, key: tuple[str | int, ...] | None
 ) -> None:
     parameters = UpdateParameters(model=ModelName("nodes.zoo.small_cnn:small_cnn"), links=(Duplex(), link))
     assert [found for found, _ in misfits(parameters, mode, shaping)] == ([] if key is None else [key])

@@ -15,7 +15,7 @@ from pyroute2 import IPRoute, netns
 
 from netem.kernel import namespace_owner as owned
 from netem.kernel.namespace import enter, inside
-from netem.kernel.shape import Network, ShapeError, kinds
+from netem.kernel.shape import NamespaceNetwork, ShapeError, kinds
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 
@@ -38,11 +38,13 @@ CHAIN = (["ue", "mec", "cloud"], [(0, 1), (1, 2)])
 
 @pytest.fixture
 def network():
-    with Network("tbf", *CHAIN) as network:
+    with NamespaceNetwork("tbf", *CHAIN) as network:
         yield network
 
 
-def joined(network: Network, edge: int, near: int, far: int, end: int = 1) -> tuple[socket.socket, socket.socket]:
+def joined(
+    network: NamespaceNetwork, edge: int, near: int, far: int, end: int = 1
+) -> tuple[socket.socket, socket.socket]:
     """A connection from node ``near`` to node ``far``, which is end ``end`` of ``edge``."""
     with inside(network.paths[far]), socket.create_server((network.address(edge, end), 0)) as listening:
         with inside(network.paths[near]):
@@ -95,7 +97,7 @@ def test_a_rate_is_never_exceeded(network):
 
 
 def test_the_tree_s_edges_are_links_of_their_own():
-    with Network("tbf", ["root", "left", "right"], [(0, 1), (0, 2)]) as network:
+    with NamespaceNetwork("tbf", ["root", "left", "right"], [(0, 1), (0, 2)]) as network:
         network.shape(1, Duplex(up=LinkProfile(rate_bps=1e8), down=LinkProfile(rate_bps=1e8)))
         for edge, far in ((0, 1), (1, 2)):
             assert flow(*joined(network, edge, near=0, far=far), 10_000) == 10_000
@@ -131,7 +133,7 @@ def ours() -> set[str]:
 
 def test_all_is_undone_on_exit_and_on_exception():
     def fail() -> None:
-        with Network("tbf", *CHAIN) as network:
+        with NamespaceNetwork("tbf", *CHAIN) as network:
             assert ours() == {Path(path).name for path in network.paths}
             raise ZeroDivisionError
 
@@ -142,10 +144,10 @@ def test_all_is_undone_on_exit_and_on_exception():
 
 def test_what_the_kernel_refuses_is_an_error_and_undone():
     with pytest.raises(ShapeError, match="does not let us make"):
-        Network("tbf", ["one"], [(0, 0)]).__enter__()  # two interfaces of one name
+        NamespaceNetwork("tbf", ["one"], [(0, 0)]).__enter__()  # two interfaces of one name
     assert ours() == set()
     if "netem" not in kinds():
-        with Network("netem", *CHAIN) as network, pytest.raises(ShapeError, match="does not take netem"):
+        with NamespaceNetwork("netem", *CHAIN) as network, pytest.raises(ShapeError, match="does not take netem"):
             network.shape(0, Duplex())
 
 
@@ -217,7 +219,7 @@ def test_a_zombie_owns_nothing():
 
 
 def test_addresses_of_edges_differ():
-    network = Network("tbf", ["a"] * 3, [(0, 1), (1, 2)])
+    network = NamespaceNetwork("tbf", ["a"] * 3, [(0, 1), (1, 2)])
     found = [network.address(edge, end) for edge in range(300) for end in (0, 1)]
     assert len(set(found)) == 600
     assert all(one.rpartition(".")[0] == two.rpartition(".")[0] for one, two in list(pairwise(found))[::2])

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from netem.calibrate import Calibration, answering, measure, probing
 from netem.kernel.namespace import connected, inside, listening
-from netem.kernel.shape import Network
+from netem.kernel.shape import NamespaceNetwork
 from netem.link import LinkProfile
 from netem.profiles import LINKS, Duplex
 
@@ -84,7 +84,7 @@ def load_modules() -> None:
 class Ends:
     """Two namespaces, and sockets from the one to the other."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: NamespaceNetwork) -> None:
         self.network = network
 
     def ask(self, up: LinkProfile, down: LinkProfile | None = None) -> None:
@@ -281,7 +281,7 @@ def packets(ends: Ends) -> dict:
     return found
 
 
-def held(network: Network) -> list[dict]:
+def held(network: NamespaceNetwork) -> list[dict]:
     """The named links' ways, measured just as ``bench links`` measures every other backend's.
 
     Rate and delay of the link itself are those without jitter and loss: TCP, whose losses here are real, need not
@@ -366,7 +366,7 @@ def shown(ends: Ends) -> list[str]:
 
 def main() -> None:
     load_modules()
-    with Network("netem", ["near", "far"], [(0, 1)]) as network:
+    with NamespaceNetwork("netem", ["near", "far"], [(0, 1)]) as network:
         ends = Ends(network)
         found = packets(ends)
         found["held"] = held(network)

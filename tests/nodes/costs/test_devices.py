@@ -7,14 +7,14 @@ from nodes.costs.devices import (
     MACBOOK_AIR_M1,
     RASPBERRY_PI_3BP,
     RTX_2080_PC,
-    Device,
+    Hardware,
     layer_s,
     profile_on,
     total_s,
 )
 from nodes.costs.workload import load_workload
 
-MACHINE = Device(name="m", peak_flops=1e9, reached=0.5, memory_bps=1e8, layer_s=0.001, power_w=3.0)
+MACHINE = Hardware(name="m", peak_flops=1e9, reached=0.5, memory_bps=1e8, layer_s=0.001, power_w=3.0)
 
 
 def test_the_slower_of_arithmetic_and_memory():

@@ -14,13 +14,18 @@ from netem.profiles import Duplex
 from nodes.data.loading import load_data
 from nodes.federated.in_process import FederationOutcome, run_in_process, run_in_virtual_time
 from nodes.model.factory import build_model
-from nodes.spec.federation import Absence, Federation, Move
+from nodes.spec.federation import Absence, ClientMove, Federation
 from nodes.spec.job import DataSpec, OptimizerSpec, Timing
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import Handover
 
 NEVER = 99  # the cloud averages
-SWAP = (Move(0, 1, 1), Move(1, 1, 0), Move(0, 2, 0), Move(1, 2, 1))  # two clients change places, and back
+SWAP = (
+    ClientMove(0, 1, 1),
+    ClientMove(1, 1, 0),
+    ClientMove(0, 2, 0),
+    ClientMove(1, 2, 1),
+)  # two clients change places, and back
 LINK = Duplex(up=LinkProfile(rate_bps=20e6, delay_s=0.002), down=LinkProfile(rate_bps=20e6, delay_s=0.002))
 
 
@@ -48,7 +53,7 @@ def handed_over(outcome: FederationOutcome, node: str) -> dict[str, tuple[int, i
 def test_one_that_moves_between_two_edge_servers_trains_as_the_unsplit_network(cloud_every, optimizer):
     """With batch norm, dropout, momentum and a falling rate; also where only its own copy follows it."""
     job = replace(JOB, data=DataSpec(train_samples=24, test_samples=9, augment=True), optimizer=optimizer, epochs=3)
-    moves = (Move(0, 1, 1), Move(0, 2, 0))
+    moves = (ClientMove(0, 1, 1), ClientMove(0, 2, 0))
     run = trained(
         make_federation(
             "sflv1", job, clients=1, edges=2, rounds=3, local_steps=None, moves=moves, cloud_every=cloud_every
@@ -81,7 +86,7 @@ def test_clients_that_change_places_train_as_if_they_had_stayed(scheme):
 
 
 GROUPS = [[(0, 1), (2,)], [(0,), (1, 2)], [(), (0, 1, 2)], [(1, 2), (0,)]]
-MOVES = (Move(1, 3, 0), Move(2, 3, 0), Move(0, 2, 1), Move(1, 1, 1))
+MOVES = (ClientMove(1, 3, 0), ClientMove(2, 3, 0), ClientMove(0, 2, 1), ClientMove(1, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +120,7 @@ def test_schemes_equal_a_plain_loop_with_a_server_for_each_edge(scheme, cloud_ev
 
 @pytest.mark.parametrize("scheme", ["sl", "sflv2", "psl", "epsl", "psl-averaged", "fl", "sflv1"])
 def test_what_follows_a_client_is_counted_where_it_crosses(scheme):
-    federation = make_federation(scheme, rounds=3, edges=2, moves=(Move(2, 2, 0),), test_every=0)
+    federation = make_federation(scheme, rounds=3, edges=2, moves=(ClientMove(2, 2, 0),), test_every=0)
     outcome = run_in_process(federation)
     empty = sum(wire_size(Handover(assignment=2, client=2, to="edge1", here=True)))
     ((_, (messages, up)),) = handed_over(outcome, "edge2").items()
@@ -173,7 +178,7 @@ def test_one_that_is_away_when_it_should_move_is_sent_on_when_it_is_back(scheme)
         rounds=6,
         edges=2,
         test_every=0,
-        moves=(Move(1, 1, 1),),
+        moves=(ClientMove(1, 1, 1),),
         absences=(Absence(1, 1, 0.5),),
         client_timing=Timing(forward_s=0.05, backward_s=0.05),
     )
@@ -194,7 +199,10 @@ def test_one_that_is_away_when_it_should_move_is_sent_on_when_it_is_back(scheme)
     assert handed_over(run.outcome, "edge1")["down"][0] == 1
 
 
-ABROAD = (Move(1, 1, 1), Move(2, 1, 0))  # leaves nobody but client 2 of three, which is away, to edge server 2
+ABROAD = (
+    ClientMove(1, 1, 1),
+    ClientMove(2, 1, 0),
+)  # leaves nobody but client 2 of three, which is away, to edge server 2
 
 
 @pytest.mark.parametrize("scheme", ["sflv1", "psl"])
@@ -202,15 +210,18 @@ ABROAD = (Move(1, 1, 1), Move(2, 1, 0))  # leaves nobody but client 2 of three, 
     ("changes", "participants"),
     [
         # back in time to be sent abroad, and it comes home in round 5; where edge servers wait for each other, and not
-        ({"moves": (*ABROAD, Move(1, 5, 0)), "absences": (Absence(1, 1, 0.5),)}, [[2, 2, 2, 2, 2, 3], [1] * 5 + [0]]),
         (
-            {"moves": (*ABROAD, Move(1, 5, 0)), "absences": (Absence(1, 1, 1.5),), "cloud_every": NEVER},
+            {"moves": (*ABROAD, ClientMove(1, 5, 0)), "absences": (Absence(1, 1, 0.5),)},
+            [[2, 2, 2, 2, 2, 3], [1] * 5 + [0]],
+        ),
+        (
+            {"moves": (*ABROAD, ClientMove(1, 5, 0)), "absences": (Absence(1, 1, 1.5),), "cloud_every": NEVER},
             [[2, 2, 2, 2, 2, 3], [1] * 5 + [0]],
         ),
         # back when its first server is in round 4, by when it should be at its third: it goes by its second's
         (
             {
-                "moves": (Move(1, 1, 2), Move(2, 1, 0), Move(1, 3, 1)),
+                "moves": (ClientMove(1, 1, 2), ClientMove(2, 1, 0), ClientMove(1, 3, 1)),
                 "absences": (Absence(1, 1, 1.5),),
                 "cloud_every": NEVER,
                 "edges": 3,
@@ -227,7 +238,7 @@ ABROAD = (Move(1, 1, 1), Move(2, 1, 0))  # leaves nobody but client 2 of three, 
             {
                 "clients": 4,
                 "slowdowns": (8, 1, 1, 1),
-                "moves": (Move(1, 1, 1),),
+                "moves": (ClientMove(1, 1, 1),),
                 "absences": (Absence(1, 1, 3.0),),
                 "cloud_every": NEVER,
             },
@@ -249,15 +260,15 @@ def test_one_that_is_back_goes_where_what_is_its_own_went_and_nobody_waits_for_e
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"moves": (Move(3, 1, 1),)}, r"moves: \[3, 1, 1\].*clients are 0 to 2, edge servers 0 to 1"),
-        ({"moves": (Move(0, 1, 2),)}, "edge servers 0 to 1"),
-        ({"moves": (Move(0, 2, 1),)}, "there are rounds 0 to 1 to begin at another"),
-        ({"moves": (Move(0, -1, 1),)}, "there are rounds 0 to 1"),
-        ({"moves": (Move(0, 1, 0),)}, "the client is at 0 then"),
-        ({"moves": (Move(0, 1, 1), Move(0, 1, 0))}, "once a round at most"),
-        ({"moves": (Move(0, 1, 0),), "edges": 1}, "the client is at 0 then"),
-        ({"moves": (Move(0, 1, 1),), "edges": 5}, "as many as clients come to"),
-        ({"moves": (Move(0, 1, 1),), "scheme": "psl-async"}, "nor clients move"),
+        ({"moves": (ClientMove(3, 1, 1),)}, r"moves: \[3, 1, 1\].*clients are 0 to 2, edge servers 0 to 1"),
+        ({"moves": (ClientMove(0, 1, 2),)}, "edge servers 0 to 1"),
+        ({"moves": (ClientMove(0, 2, 1),)}, "there are rounds 0 to 1 to begin at another"),
+        ({"moves": (ClientMove(0, -1, 1),)}, "there are rounds 0 to 1"),
+        ({"moves": (ClientMove(0, 1, 0),)}, "the client is at 0 then"),
+        ({"moves": (ClientMove(0, 1, 1), ClientMove(0, 1, 0))}, "once a round at most"),
+        ({"moves": (ClientMove(0, 1, 0),), "edges": 1}, "the client is at 0 then"),
+        ({"moves": (ClientMove(0, 1, 1),), "edges": 5}, "as many as clients come to"),
+        ({"moves": (ClientMove(0, 1, 1),), "scheme": "psl-async"}, "nor clients move"),
     ],
 )
 def test_moves_that_do_not_fit_are_refused(changes, said):
@@ -284,7 +295,7 @@ def test_what_is_received_is_bounded_before_anything_is_made_of_it(changes):
 
 def test_edge_servers_may_be_more_than_clients_if_each_is_come_to():
     federation = make_federation(
-        "psl", clients=1, edges=3, rounds=3, moves=(Move(0, 0, 2), Move(0, 1, 0), Move(0, 2, 1))
+        "psl", clients=1, edges=3, rounds=3, moves=(ClientMove(0, 0, 2), ClientMove(0, 1, 0), ClientMove(0, 2, 1))
     )
     assert (federation.visits(0), federation.visitors(1)) == ((2, 0, 1), (0,))
     assert [federation.places(number) for number in range(3)] == [[2], [0], [1]]

@@ -7,17 +7,17 @@ import pytest
 from federations import make_federation
 
 from nodes.federated.process import _servers, serve_federation
-from nodes.spec.federation import Move
+from nodes.spec.federation import ClientMove
 from nodes.wire.channel import MemoryChannel, memory_pair
 from nodes.wire.codec import Limits
-from nodes.wire.listener import Home, calling
+from nodes.wire.listener import Listener, peer_id
 from nodes.wire.messages import AnyMessage, Assign, Enlist, Error, Hello, Peer, Result, Shutdown
 from nodes.wire.transport import Server, connect
 
 EDGE1, EDGE2, CLOUD = Peer("edge1", "here", 1), Peer("edge2", "here", 2), Peer("cloud", "here", 3)
 
 
-def told(name: str, *servers: Peer, edges: int = 2, moves: tuple[Move, ...] = (Move(0, 1, 1),)) -> Enlist:
+def told(name: str, *servers: Peer, edges: int = 2, moves: tuple[ClientMove, ...] = (ClientMove(0, 1, 1),)) -> Enlist:
     return Enlist(
         federation=make_federation("psl", edges=edges, moves=moves if edges > 1 else ()),
         names=(name,),
@@ -61,7 +61,7 @@ class Enlisted:
     """Those of an enlistment, at work in this process, and their runner's end."""
 
     def __init__(self, told: Enlist) -> None:
-        self.home = Home("process", "secret", "127.0.0.1", 0)
+        self.home = Listener("process", "secret", "127.0.0.1", 0)
         self.runner: MemoryChannel
         control, self.runner = memory_pair("process", "runner")
         self.port = asyncio.ensure_future(self.home.open())
@@ -85,7 +85,7 @@ async def test_the_end_of_one_client_is_told_while_another_of_its_process_goes_o
     for number, server in enumerate(servers):
         await server.start()
         peers.append(Peer(f"edge{number + 1}", "127.0.0.1", server.port))
-    federation = make_federation("psl", clients=2, edges=2, moves=(Move(0, 1, 1),))
+    federation = make_federation("psl", clients=2, edges=2, moves=(ClientMove(0, 1, 1),))
     visited = {"client1": tuple(peers), "client2": (peers[1],)}
     crew = Enlisted(Enlist(federation=federation, names=("client1", "client2"), servers=visited))
     await crew.heard(Hello)
@@ -109,7 +109,7 @@ async def test_one_that_comes_to_an_edge_server_that_has_ended_is_told_so():
     await edge.heard(Hello)
     await edge.runner.send(Shutdown())
     await edge.done
-    came = await connect("127.0.0.1", port, calling("client1", "run"), "secret", Limits())
+    came = await connect("127.0.0.1", port, peer_id("client1", "run"), "secret", Limits())
     await came.send(Result(assignment=0, step=0))
     assert isinstance(await came.receive(), Shutdown)
     await came.close()

@@ -12,7 +12,7 @@ from netem.link import Link, LinkProfile
 from nodes.errors import ProtocolError
 from nodes.inference.frames import Frames, frames_of_bytes, frames_of_model, wire_bytes
 from nodes.inference.in_process import Scene, Served, serve_in_process, serve_in_virtual_time
-from nodes.inference.task import Task
+from nodes.inference.task import TaskReport
 from nodes.inference.whole_model import WholeModel
 from nodes.model.factory import build_model
 from nodes.spec.policy import Policy
@@ -58,7 +58,7 @@ def scene(*routes: tuple[float, tuple[str, ...]], **changes) -> Scene:
     return Scene(**given | changes)
 
 
-def splits_on(route: tuple[str, ...], task: Task) -> list[int]:
+def splits_on(route: tuple[str, ...], task: TaskReport) -> list[int]:
     """Layers done when ``task`` left each node but the last; the model may end before."""
     known = [task.splits.get(name, len(FRAMES) - 1) for name in route[:-1]]
     assert list(task.splits) == list(route[: len(task.splits)])
@@ -76,7 +76,7 @@ def costs(route: tuple[str, ...], step: int, deliver: bool = False) -> tuple[lis
     return [LAYER_S[name] for name in route], crossing
 
 
-def assert_all_are_best(route: tuple[str, ...], tasks: list[Task], deliver: bool = False) -> None:
+def assert_all_are_best(route: tuple[str, ...], tasks: list[TaskReport], deliver: bool = False) -> None:
     for task in tasks:
         layers, crossing = costs(route, task.step, deliver)
         splits = splits_on(route, task)

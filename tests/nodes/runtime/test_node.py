@@ -9,7 +9,7 @@ import pytest
 
 from nodes.errors import PeerLostError, ProtocolError
 from nodes.runtime.actions import Action, Compute, Direction, Finish, Send
-from nodes.runtime.executors import Stretched, Threaded, on_device
+from nodes.runtime.executors import PacedExecutor, ThreadExecutor, on_device
 from nodes.runtime.node import Node, inline
 from nodes.spec.job import Device, Timing
 from nodes.wire.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
@@ -85,7 +85,7 @@ async def test_actions_are_done_in_order_and_replies_go_through_the_role():
     assert [type(message) for message in role.seen] == [Activation, Result, Shutdown]
 
 
-@pytest.mark.parametrize("compute", [inline, Threaded()], ids=["inline", "thread"])
+@pytest.mark.parametrize("compute", [inline, ThreadExecutor()], ids=["inline", "thread"])
 async def test_what_the_worker_raises_ends_the_node(compute):
     def work() -> AnyMessage:
         raise MemoryError("64 GiB")
@@ -177,7 +177,7 @@ async def test_the_loop_goes_on_while_a_thread_computes():
     role = Watched(Activation=[Compute("forward", ())], Gradient=[], Result=[Finish()])
     await theirs.send(ACTIVATION)
     await theirs.send(GRADIENT)
-    await node(role, {"up": ours}, Worker(work), Threaded()).run()
+    await node(role, {"up": ours}, Worker(work), ThreadExecutor()).run()
     assert [type(message) for message in role.seen] == [Activation, Gradient, Result]
 
 
@@ -233,7 +233,7 @@ TIMED = Device(timing=Timing(forward_s=2.0, backward_s=0.75))
 async def test_stretched_work_takes_as_long_as_on_the_device(monkeypatch, device, call, reply, spent):
     times = Times()
     monkeypatch.setattr("nodes.runtime.node.time", times)
-    compute = Stretched(inline, on_device(device))
+    compute = PacedExecutor(inline, on_device(device))
     assert await compute(call, lambda: times.work(reply)) is reply
     assert (times.now - 100.0, compute.overrun_s) == spent
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.splitting.migration import CLOUD, Controller, Link, Model, Network, State, follow_apart, way_s
+from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, Model, State, follow_apart, way_s
 
 EDGES = ("a", "b", "c")
 
@@ -18,17 +18,17 @@ def numbers(count: int, least: int, most: int) -> Any:
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[Network, Model]:
+def worlds(draw: st.DrawFn) -> tuple[EdgeNetwork, Model]:
     layers = draw(st.integers(1, 4))
     pairs = [*combinations(EDGES, 2), *((edge, CLOUD) for edge in EDGES)]
-    links = {pair: Link(draw(st.sampled_from([2.0, 8.0, 16.0])), draw(st.integers(0, 1))) for pair in pairs}
+    links = {pair: BackhaulLink(draw(st.sampled_from([2.0, 8.0, 16.0])), draw(st.integers(0, 1))) for pair in pairs}
     layer_s = {server: [float(one) for one in draw(numbers(layers, 0, 3))] for server in (*EDGES, CLOUD)}
-    network = Network(EDGES, links, layer_s, draw(st.integers(0, 10)))
+    network = EdgeNetwork(EDGES, links, layer_s, draw(st.integers(0, 10)))
     model = Model([*draw(numbers(layers, 1, 4)), 0], draw(numbers(layers, 0, 5)), draw(numbers(layers, 0, 20)))
     return network, model
 
 
-def graph(network: Network) -> networkx.Graph:
+def graph(network: EdgeNetwork) -> networkx.Graph:
     found = networkx.Graph()
     for (one, other), link in network.links.items():
         found.add_edge(one, other, byte_s=8 / link.rate_bps)
@@ -37,14 +37,14 @@ def graph(network: Network) -> networkx.Graph:
 
 @settings(max_examples=50)
 @given(worlds())
-def test_parameters_take_the_fastest_way(world: tuple[Network, Model]) -> None:
+def test_parameters_take_the_fastest_way(world: tuple[EdgeNetwork, Model]) -> None:
     network, _ = world
     lengths = dict(networkx.all_pairs_dijkstra_path_length(graph(network), weight="byte_s"))
     for (source, target), way in network.ways.items():
         assert way_s(way, 1) == pytest.approx(lengths[source][target])
 
 
-def batch_s(network: Network, model: Model, edge: str, holder: str, used: int) -> float:
+def batch_s(network: EdgeNetwork, model: Model, edge: str, holder: str, used: int) -> float:
     """A batch of one client that is at ``edge`` and trains the copy at ``holder``, hop by hop, forward and backward."""
     crossing = [(link, model.boundary_bytes[0]) for link in network.ways[edge, holder]]
     if used < len(model.held_bytes):
@@ -53,7 +53,7 @@ def batch_s(network: Network, model: Model, edge: str, holder: str, used: int) -
     return hops + sum(network.layer_s[holder][:used]) + sum(network.layer_s[CLOUD][used:])
 
 
-def fitting(network: Network, model: Model) -> list[int]:
+def fitting(network: EdgeNetwork, model: Model) -> list[int]:
     """How many layers an edge may store."""
     return [used for used in range(len(model.held_bytes) + 1) if sum(model.held_bytes[:used]) <= network.storage_bytes]
 
@@ -61,7 +61,7 @@ def fitting(network: Network, model: Model) -> list[int]:
 @settings(max_examples=200)
 @given(worlds(), st.sampled_from(EDGES), st.sampled_from(EDGES), st.sampled_from([0.5, 1.0, 8.0]), st.integers(1, 3))
 def test_one_clients_layers_go_where_its_stay_costs_least(
-    world: tuple[Network, Model], first: str, then: str, stay_rounds: float, batches: int
+    world: tuple[EdgeNetwork, Model], first: str, then: str, stay_rounds: float, batches: int
 ) -> None:
     network, model = world
     layers = len(model.held_bytes)
@@ -91,7 +91,7 @@ def test_one_clients_layers_go_where_its_stay_costs_least(
 @settings(max_examples=100)
 @given(worlds(), st.lists(st.sampled_from(EDGES), min_size=2, max_size=4), st.integers(1, 3))
 def test_first_copies_are_the_best_that_fit_with_keeping_them_in_step(
-    world: tuple[Network, Model], attached: list[str], batches: int
+    world: tuple[EdgeNetwork, Model], attached: list[str], batches: int
 ) -> None:
     network, model = world
     state = Controller(network, model, "migrate", len(attached), batches, 5.0).begin(attached)
@@ -123,7 +123,7 @@ def test_first_copies_are_the_best_that_fit_with_keeping_them_in_step(
     ),
 )
 def test_whatever_happens_copies_fit_and_clients_have_one(
-    world: tuple[Network, Model], strategy: Any, course: list[list[str]]
+    world: tuple[EdgeNetwork, Model], strategy: Any, course: list[list[str]]
 ) -> None:
     network, model = world
     controller = Controller(network, model, strategy, len(course[0]), 2, 2.0)
@@ -142,10 +142,14 @@ def test_whatever_happens_copies_fit_and_clients_have_one(
         assert strategy != "stay" or state.stored == first.stored
 
 
-def line(storage_bytes: float = 10) -> Network:
+def line(storage_bytes: float = 10) -> EdgeNetwork:
     """Two edges beside each other; the way to the cloud takes four times as long."""
-    links = {("a", "b"): Link(8.0, 0.0), ("a", CLOUD): Link(2.0, 0.0), ("b", CLOUD): Link(2.0, 0.0)}
-    return Network(("a", "b"), links, {server: [0.0, 0.0] for server in ("a", "b", CLOUD)}, storage_bytes)
+    links = {
+        ("a", "b"): BackhaulLink(8.0, 0.0),
+        ("a", CLOUD): BackhaulLink(2.0, 0.0),
+        ("b", CLOUD): BackhaulLink(2.0, 0.0),
+    }
+    return EdgeNetwork(("a", "b"), links, {server: [0.0, 0.0] for server in ("a", "b", CLOUD)}, storage_bytes)
 
 
 MODEL = Model([4, 1, 0], [6, 20], [3, 10])
@@ -165,13 +169,13 @@ def test_a_layer_comes_from_the_nearest_copy_over_each_link_once() -> None:
     before = controller.begin(["a", "a"])
     after = controller.follow(before, ["a", "b"])
     assert after == State({"a": 1, "b": 1}, {"a": 1, "b": 1}, ("a", "b"))
-    assert controller.arrivals(before, after) == [("b", 0, (Link(8.0, 0.0),))]
+    assert controller.arrivals(before, after) == [("b", 0, (BackhaulLink(8.0, 0.0),))]
 
 
 def test_what_no_edge_holds_any_more_goes_to_the_cloud_if_it_was_the_only_copy() -> None:
     before, after = State({"a": 1}, {"a": 1}, ("a",)), State({}, {"b": 0}, ("b",))
     alone = Controller(line(), MODEL, "migrate", 1, 1, 1.0)
-    assert alone.arrivals(before, after) == [(CLOUD, 0, (Link(2.0, 0.0),))]
+    assert alone.arrivals(before, after) == [(CLOUD, 0, (BackhaulLink(2.0, 0.0),))]
     in_step = Controller(line(), MODEL, "migrate", 2, 1, 1.0)
     assert in_step.arrivals(before, after) == []
 
@@ -185,8 +189,12 @@ def test_who_alone_uses_an_old_copy_pays_for_keeping_it_in_step() -> None:
 
 
 def test_copies_in_step_come_from_the_cloud_if_that_is_nearer() -> None:
-    links = {("a", "b"): Link(1.0, 0.0), ("a", CLOUD): Link(8.0, 0.0), ("b", CLOUD): Link(8.0, 0.0)}
-    network = Network(("a", "b"), links, line().layer_s, 10)
+    links = {
+        ("a", "b"): BackhaulLink(1.0, 0.0),
+        ("a", CLOUD): BackhaulLink(8.0, 0.0),
+        ("b", CLOUD): BackhaulLink(8.0, 0.0),
+    }
+    network = EdgeNetwork(("a", "b"), links, line().layer_s, 10)
     before, after = State({"a": 1}, {"a": 1}, ("a", "a")), State({"a": 1, "b": 1}, {"a": 1, "b": 1}, ("a", "b"))
     for clients, hops in ((1, 2), (2, 1)):
         (arrival,) = Controller(network, MODEL, "migrate", clients, 1, 1.0).arrivals(before, after)
@@ -195,8 +203,8 @@ def test_copies_in_step_come_from_the_cloud_if_that_is_nearer() -> None:
 
 def test_copies_of_their_own_go_where_there_is_room() -> None:
     """Two layers of 3 B, of which an edge stores 7 B: one copy. Over two links it takes 12 s, a batch 20 s."""
-    links = {(edge, CLOUD): Link(8.0, 0.0) for edge in EDGES}
-    network = Network(EDGES, links, {server: [0.0, 0.0] for server in (*EDGES, CLOUD)}, 7)
+    links = {(edge, CLOUD): BackhaulLink(8.0, 0.0) for edge in EDGES}
+    network = EdgeNetwork(EDGES, links, {server: [0.0, 0.0] for server in (*EDGES, CLOUD)}, 7)
     model = Model([5, 9, 0], [3, 3], [3, 3])
 
     def holders(attached: list[str], stay_rounds: float = 1.0) -> list[str]:

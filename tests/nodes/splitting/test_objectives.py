@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.splitting.objectives import Costs, Limit, combined, search_accumulated, search_per_edge, search_within
+from nodes.splitting.objectives import ChainMetric, Limit, combined, search_accumulated, search_per_edge, search_within
 from nodes.splitting.search import path_cost, search
 
 Splits = tuple[int, ...]
 
 
 @st.composite
-def metrics(draw: st.DrawFn) -> list[Costs]:
+def metrics(draw: st.DrawFn) -> list[ChainMetric]:
     """Three metrics of one small chain, of small whole numbers, so that ties and limits that just hold are common."""
     nodes, layers = draw(st.integers(1, 4)), draw(st.integers(1, 4))
 
@@ -24,14 +24,14 @@ def metrics(draw: st.DrawFn) -> list[Costs]:
         row = st.lists(st.integers(0, 5).map(float), min_size=width, max_size=width)
         return st.lists(row, min_size=count, max_size=count)
 
-    return [Costs(draw(rows(nodes, layers)), draw(rows(nodes - 1, layers + 1))) for _ in range(3)]
+    return [ChainMetric(draw(rows(nodes, layers)), draw(rows(nodes - 1, layers + 1))) for _ in range(3)]
 
 
-def all_splits(costs: Costs) -> list[Splits]:
+def all_splits(costs: ChainMetric) -> list[Splits]:
     return list(combinations_with_replacement(range(len(costs.layers[0]) + 1), len(costs.links)))
 
 
-def edge_costs(costs: Costs, splits: Splits) -> list[float]:
+def edge_costs(costs: ChainMetric, splits: Splits) -> list[float]:
     """What each node's edge costs: its incoming transfer and its layers."""
     done = [0, *splits, len(costs.layers[0])]
     arriving = [0.0, *(link[i] for link, i in zip(costs.links, splits, strict=True))]
@@ -47,7 +47,7 @@ def weight(cost: float, most: float) -> float:
 
 @settings(max_examples=100)
 @given(metrics(), st.lists(st.sampled_from([0.0, 0.25, 1.0, 3.0]), min_size=3, max_size=3))
-def test_combined_costs_are_the_weighted_sums(three: list[Costs], weights: list[float]) -> None:
+def test_combined_costs_are_the_weighted_sums(three: list[ChainMetric], weights: list[float]) -> None:
     for splits in all_splits(three[0]):
         apart = sum(w * path_cost(*metric, splits) for w, metric in zip(weights, three, strict=True))
         assert path_cost(*combined(three, weights), splits) == pytest.approx(apart)
@@ -55,7 +55,7 @@ def test_combined_costs_are_the_weighted_sums(three: list[Costs], weights: list[
 
 @settings(max_examples=60)
 @given(metrics(), st.integers(1, 12), st.integers(1, 12))
-def test_per_edge_the_sum_of_equation_12_is_least(three: list[Costs], one: int, other: int) -> None:
+def test_per_edge_the_sum_of_equation_12_is_least(three: list[ChainMetric], one: int, other: int) -> None:
     best, latency, energy = three
     oracle = {
         splits: sum(edge_costs(best, splits))
@@ -73,7 +73,9 @@ def test_per_edge_the_sum_of_equation_12_is_least(three: list[Costs], one: int, 
         assert oracle[tuple(found.splits)] == pytest.approx(least)
 
 
-def settled(best: Costs, latency: Costs, most: float, node: int, start: int) -> tuple[float, float, float, Splits]:
+def settled(
+    best: ChainMetric, latency: ChainMetric, most: float, node: int, start: int
+) -> tuple[float, float, float, Splits]:
     """What the node at ``start`` settles for, and all after it, told by plain recursion: W + best, best, latency."""
     layers, last = len(best.layers[0]), node == len(best.layers) - 1
     ways = []
@@ -90,7 +92,7 @@ def settled(best: Costs, latency: Costs, most: float, node: int, start: int) -> 
 
 @settings(max_examples=60)
 @given(metrics(), st.integers(1, 20))
-def test_accumulated_each_node_settles_for_its_least(three: list[Costs], most: int) -> None:
+def test_accumulated_each_node_settles_for_its_least(three: list[ChainMetric], most: int) -> None:
     best, latency, _ = three
     total, cost, used, splits = settled(best, latency, most, 0, 0)
     found = search_accumulated(best, [Limit(latency, most)])
@@ -106,7 +108,7 @@ def test_accumulated_each_node_settles_for_its_least(three: list[Costs], most: i
 
 @settings(max_examples=200)
 @given(metrics(), st.integers(0, 20), st.sampled_from([1.0, 0.1, 1e-7]))
-def test_within_a_limit_the_least_cost_is_exact(three: list[Costs], most: int, scale: float) -> None:
+def test_within_a_limit_the_least_cost_is_exact(three: list[ChainMetric], most: int, scale: float) -> None:
     best, latency = (combined([metric], [scale]) for metric in three[:2])
     whole_best, whole_latency, _ = three
     oracle = {splits: path_cost(*whole_best, splits) for splits in all_splits(best)}
@@ -130,7 +132,7 @@ def test_within_a_limit_slower_ways_to_a_place_give_way_to_cheaper_ones_and_the_
     random = Random(3)
     for _ in range(60):
         best, latency = (
-            Costs(
+            ChainMetric(
                 [[float(random.randint(0, 20)) for _ in range(6)] for _ in range(4)],
                 [[float(random.randint(0, 9)) for _ in range(7)] for _ in range(3)],
             )
@@ -146,14 +148,14 @@ def test_within_a_limit_slower_ways_to_a_place_give_way_to_cheaper_ones_and_the_
 
 def test_a_limit_that_just_holds_is_not_broken_by_rounding() -> None:
     assert 0.1 + 0.2 > 0.3
-    found = search_within(Costs([[1.0, 1.0]], []), Limit(Costs([[0.1, 0.2]], []), 0.3))
+    found = search_within(ChainMetric([[1.0, 1.0]], []), Limit(ChainMetric([[0.1, 0.2]], []), 0.3))
     assert found is not None
 
 
 def test_what_nodes_settle_for_may_leave_nothing_to_those_before_them() -> None:
     """The second node prefers 9 s to 1 s, for its energy; then the first one's 5 s are too many."""
-    latency = Costs([[5.0, 50.0], [50.0, 9.0], [50.0, 1.0]], [[0.0] * 3, [0.0] * 3])
-    energy = Costs([[0.0, 0.0], [0.0, 0.0], [0.0, 9.0]], [[0.0] * 3, [0.0] * 3])
+    latency = ChainMetric([[5.0, 50.0], [50.0, 9.0], [50.0, 1.0]], [[0.0] * 3, [0.0] * 3])
+    energy = ChainMetric([[0.0, 0.0], [0.0, 0.0], [0.0, 9.0]], [[0.0] * 3, [0.0] * 3])
     assert search_accumulated(energy, [Limit(latency, 11.0)]) is None
     exact = search_within(energy, Limit(latency, 11.0))
     assert exact is not None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.splitting.placement import Path, place, runs, search_within, split_within
+from nodes.splitting.placement import ServerPath, place, runs, search_within, split_within
 from nodes.splitting.search import path_cost, search, split_node
 
 Case = dict[str, Any]
@@ -90,7 +90,7 @@ def trees(draw: st.DrawFn) -> Case:
     edges, layers = draw(st.integers(2, 3)), draw(st.integers(1, 3))
     metro, cloud = draw(numbers(layers, 3)), draw(numbers(layers, 3))
     paths = [
-        Path(
+        ServerPath(
             (f"edge{edge}", "metro", "cloud"),
             [draw(numbers(layers, 3)), metro, cloud],
             [draw(numbers(layers + 1, 4)) for _ in range(2)],
@@ -133,4 +133,4 @@ def test_paths_that_share_a_server_are_placed_together(case: Case) -> None:
 
 def test_a_model_that_fits_nowhere_is_refused() -> None:
     with pytest.raises(ValueError, match="do not suffice"):
-        place([Path(("edge", "cloud"), [[1.0], [1.0]], [[0.0, 0.0]])], [4], {"edge": 3, "cloud": 3})
+        place([ServerPath(("edge", "cloud"), [[1.0], [1.0]], [[0.0, 0.0]])], [4], {"edge": 3, "cloud": 3})

@@ -18,7 +18,7 @@ from nodes.data.batching import batches
 from nodes.data.images import Dataset
 from nodes.data.loading import load_data
 from nodes.federated.client_worker import pictures_of
-from nodes.federated.in_process import FederationOutcome, Town, VirtualTown, workers
+from nodes.federated.in_process import FederationOutcome, LocalFederation, VirtualFederation, workers
 from nodes.model.chain import Chain, Moment
 from nodes.model.factory import build_model
 from nodes.runtime.virtual_time import run_virtual
@@ -53,15 +53,15 @@ def make_federation(scheme: str, job: Job = JOB, **changes) -> Federation:
 class Trained(NamedTuple):
     outcome: FederationOutcome
     states: States  # of clients' and edge servers' parts, by name
-    town: Town
+    town: LocalFederation
 
 
 def trained(federation: Federation, links: dict[str, Duplex] | None = None) -> Trained:
     """Run ``federation`` in this process; with ``links`` on a virtual clock, but with data."""
     made = workers(federation, load_data(federation.job))
 
-    async def run() -> tuple[FederationOutcome, Town]:
-        town = Town(federation, made) if links is None else VirtualTown(federation, made, links)
+    async def run() -> tuple[FederationOutcome, LocalFederation]:
+        town = LocalFederation(federation, made) if links is None else VirtualFederation(federation, made, links)
         return await town.run(), town
 
     threads = torch.get_num_threads()

@@ -19,7 +19,7 @@ from nodes.seeds import derive
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.training.in_process import run_in_process
-from nodes.training.report import Outcome
+from nodes.training.report import TrainingOutcome
 from nodes.training.segment import STAGE_LAYERS
 
 
@@ -160,7 +160,7 @@ def final_state(job: Job) -> dict[str, torch.Tensor]:
     return state
 
 
-def assert_equals_unsplit(job: Job, folder) -> Outcome:
+def assert_equals_unsplit(job: Job, folder) -> TrainingOutcome:
     losses, expected = unsplit(job)
     job = replace(job, checkpoint=str(folder))
     outcome = run_in_process(job)

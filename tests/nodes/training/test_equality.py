@@ -13,7 +13,7 @@ from nodes.data.loading import load_data
 from nodes.errors import DataError
 from nodes.model.checkpoint import checkpoint_path
 from nodes.model.factory import outline
-from nodes.model.layer_range import place
+from nodes.model.layer_range import layer_range
 from nodes.spec.job import Job, OptimizerSpec
 from nodes.training.in_process import run_in_process
 
@@ -70,7 +70,7 @@ def assert_equals_unsplit(job: Job, folder) -> None:
     assert outcome.epochs[-1]["test_accuracy"] == pytest.approx(accuracy)
     layers = len(outline(job.model, 10, job.input_shape))
     assert [node.layers for node in outcome.nodes] == [
-        held.stop - held.start for held in (place(job.splits, p, layers) for p in range(len(job.nodes)))
+        held.stop - held.start for held in (layer_range(job.splits, p, layers) for p in range(len(job.nodes)))
     ]
 
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodes.errors import ProtocolError
-from nodes.model.layer_range import place
+from nodes.model.layer_range import layer_range
 from nodes.runtime.actions import Compute, Finish, Send
 from nodes.spec.job import Job, StageSpec
 from nodes.training import segment
-from nodes.training.relay import Hop
+from nodes.training.relay import Relay
 from nodes.training.segment import Segment
-from nodes.training.source import Course
+from nodes.training.source import TrainingSchedule
 from nodes.training.ue import Ue
 from nodes.wire.codec import encode
 from nodes.wire.messages import Activation, Assign, Gradient, Heartbeat, Result, Shutdown
@@ -42,7 +42,7 @@ def result(step=0, correct=3.0, count=4.0, member=0):
 
 def make_ue(**changes):
     settings = {"train_steps": 2, "test_batches": 2, "epochs": 1, "microbatches": 1, "window": 4}
-    return Ue(Course(**settings | changes), alone=False)
+    return Ue(TrainingSchedule(**settings | changes), alone=False)
 
 
 def test_the_ue_trains_step_by_step_then_tests_then_reports_and_ends():
@@ -126,7 +126,7 @@ def test_no_epochs_only_test():
 
 
 def test_a_ue_alone_tells_nobody_to_end():
-    ue = Ue(Course(train_steps=0, test_batches=1, epochs=0, microbatches=1, window=1), alone=True)
+    ue = Ue(TrainingSchedule(train_steps=0, test_batches=1, epochs=0, microbatches=1, window=1), alone=True)
     ue.receive("runner", ASSIGN, 0.0)
     assert [type(action) for action in ue.computed(result(0), 1.0)] == [Send, Finish]
 
@@ -206,7 +206,7 @@ def test_what_the_ue_does_not_expect_is_a_protocol_error(sender, message):
 
 
 # A chain of five: the first has no layers, the second and the fourth have, the third and the fifth have none.
-PLACES = [place((0, 3, 3, 7), index, 7) for index in range(5)]
+PLACES = [layer_range((0, 3, 3, 7), index, 7) for index in range(5)]
 
 
 def test_places_say_who_works_where_and_which_stage_is_whose():
@@ -219,12 +219,12 @@ def test_places_say_who_works_where_and_which_stage_is_whose():
 @pytest.mark.parametrize("splits", [(8,), (5, 3)])
 def test_places_beyond_the_model_are_refused(splits):
     with pytest.raises(ValueError, match="splits"):
-        place(splits, 0, 7)
+        layer_range(splits, 0, 7)
 
 
 @pytest.mark.parametrize("index", [1, 3])
 def test_a_hop_with_layers_computes(index):
-    hop = Hop(PLACES[index], end=False)
+    hop = Relay(PLACES[index], end=False)
     assert hop.receive("up", message := activation(), 0.0) == [Compute("forward", (message,))]
     assert hop.receive("down", message := gradient(), 0.0) == [Compute("backward", (message,))]
     assert hop.computed(message := activation(), 0.0) == [Send("down", message)]
@@ -258,7 +258,7 @@ def test_a_hop_without_layers_makes_no_network(monkeypatch):
 
 
 def test_a_hop_without_layers_passes_all_on_as_it_came():
-    hop = Hop(PLACES[2], end=False)
+    hop = Relay(PLACES[2], end=False)
     tensors = {"x": torch.ones(2)}
     for sender, to, message in [
         ("up", "down", Activation(assignment=0, step=1, train=True, tensors=tensors)),
@@ -271,9 +271,9 @@ def test_a_hop_without_layers_passes_all_on_as_it_came():
 
 
 def test_a_hop_computes_before_it_hears_of_the_end_and_tells_it_on():
-    hop = Hop(PLACES[1], end=False)
+    hop = Relay(PLACES[1], end=False)
     assert hop.receive("up", end := Shutdown(), 0.0) == [Send("down", end), Finish()]
-    assert Hop(PLACES[4], end=True).receive("up", end, 0.0) == [Finish()]
+    assert Relay(PLACES[4], end=True).receive("up", end, 0.0) == [Finish()]
 
 
 @pytest.mark.parametrize(
@@ -289,4 +289,4 @@ def test_a_hop_computes_before_it_hears_of_the_end_and_tells_it_on():
 @pytest.mark.parametrize("index", [1, 2])
 def test_what_a_hop_does_not_expect_is_a_protocol_error(index, sender, message):
     with pytest.raises(ProtocolError, match=f"unexpected {type(message).__name__} from {sender}"):
-        Hop(PLACES[index], end=False).receive(sender, message, 0.0)
+        Relay(PLACES[index], end=False).receive(sender, message, 0.0)

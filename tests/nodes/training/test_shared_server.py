@@ -13,7 +13,7 @@ from nodes.model.factory import build_model
 from nodes.runtime.actions import Compute, Finish, Send
 from nodes.spec.job import DataSpec, Device, Job, OptimizerSpec, StageSpec
 from nodes.training.in_process import run_in_process
-from nodes.training.shared_server import Hub
+from nodes.training.shared_server import SharedServer
 from nodes.wire.messages import Activation, Gradient, Shutdown
 
 JOB = Job(
@@ -38,7 +38,7 @@ def task(step: int, train: bool = True, save: int | None = None) -> Activation:
 
 
 def test_training_tasks_take_turns_and_others_do_not_wait():
-    hub = Hub(("a", "b"))
+    hub = SharedServer(("a", "b"))
     early, late, first = task(1), task(3), task(0)
     assert hub.receive("b", early, 0.0) == []
     assert hub.receive("b", late, 0.0) == []
@@ -53,7 +53,7 @@ def test_training_tasks_take_turns_and_others_do_not_wait():
 
 
 def test_the_servers_epoch_ends_with_the_last_sources():
-    hub = Hub(("a", "b", "c"))
+    hub = SharedServer(("a", "b", "c"))
     saves = [
         action.arguments[0].save
         for source in "abc"
@@ -63,7 +63,7 @@ def test_the_servers_epoch_ends_with_the_last_sources():
 
 
 def test_the_end_is_that_of_all_sources_and_strangers_are_refused():
-    hub = Hub(("a", "b"))
+    hub = SharedServer(("a", "b"))
     assert hub.receive("b", Shutdown(), 0.0) == []
     assert hub.receive("a", Shutdown(), 0.0) == [Finish()]
     with pytest.raises(ProtocolError, match="unexpected Activation from c"):

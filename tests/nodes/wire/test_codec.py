@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nodes.model.boundary import View
 from nodes.spec.job import DataSpec, Job, StageSpec
-from nodes.spec.policy import KnownLink
+from nodes.spec.policy import LinkSpec
 from nodes.wire.codec import DTYPES, PREFIX, Decoder, FrameError, Limits, encode, wire_size
 from nodes.wire.messages import (
     Activation,
@@ -61,7 +61,7 @@ MESSAGES = st.one_of(
     st.builds(Hello, node=names, pid=counts, port=counts),
     st.builds(Configure, job=st.just(JOB), index=counts, downstream=st.none() | st.tuples(names, counts)),
     st.builds(SplitCost, assignment=counts, node=names, tensors=named),
-    st.builds(LinkState, upper=names, link=st.builds(KnownLink, rate_bps=st.none() | st.floats(1, 1e12))),
+    st.builds(LinkState, upper=names, link=st.builds(LinkSpec, rate_bps=st.none() | st.floats(1, 1e12))),
     st.builds(Proposal, step=counts, splits=st.lists(counts, max_size=4).map(tuple)),
     st.builds(Assign, assignment=counts, splits=st.lists(counts, max_size=4).map(tuple)),
     st.builds(Parameters, assignment=counts, start=counts, stop=counts, tensors=named),

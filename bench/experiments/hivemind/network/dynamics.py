@@ -28,9 +28,9 @@ from bench.experiments.hivemind.network.scenario import (
     sci_bytes,
     update_times,
 )
-from bench.experiments.hivemind.network.tasks import Field, Forecast, Journey, present, tasks
+from bench.experiments.hivemind.network.tasks import Field, Forecast, TaskTrace, present, tasks
 from bench.suite.experiment import Context, Measurement
-from netem.cellular.iab import Route
+from netem.cellular.iab import IabRoute
 from netem.cellular.traffic import levels
 from nodes.inference.frames import frames_of_bytes, wire_bytes
 from nodes.splitting.forecast import forecast_bps
@@ -58,8 +58,8 @@ class Showcase:
     duration_s: float
     rates_bps: dict[str, NDArray[np.float64]]
 
-    def route(self, t: float) -> Route:
-        return Route(("ue", *(f"mec{number}" for number in self.rates_bps)), tuple(self.rates_bps))
+    def route(self, t: float) -> IabRoute:
+        return IabRoute(("ue", *(f"mec{number}" for number in self.rates_bps)), tuple(self.rates_bps))
 
 
 @cache
@@ -152,7 +152,7 @@ def on_chain(chain: Showcase) -> Field:
     return Field(chain, layer_s, frame_bytes, sci_bytes(len(kept["ue"].layers)), HOP_S)
 
 
-def journeys(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[Journey]:
+def journeys(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[TaskTrace]:
     """The tasks that HiveMind splits by this forecast."""
     times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
     return tasks(field, fastest(field, "hivemind"), forecast, times_s)

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from math import fsum, inf
 
 from bench.experiments.hivemind.network.scenario import Machine, machine, profiles
-from bench.experiments.hivemind.network.tasks import Field, Hop, Journey
-from netem.cellular.iab import Kind, Route
+from bench.experiments.hivemind.network.tasks import Field, LinkUse, TaskTrace
+from netem.cellular.iab import IabRoute, NetworkKind
 from nodes.costs.devices import MMWAVE_RECEIVING, MMWAVE_SENDING, SUB6_RECEIVING, SUB6_SENDING
 from nodes.costs.energy import Radio
-from nodes.splitting.objectives import Costs
+from nodes.splitting.objectives import ChainMetric
 
 # Calibrated on the 476 J of figure 18's linear combination; all joules are of so many tasks. Only ratios mean more.
 TASKS_A_BATCH = 1900
 
 COUNTED: tuple[Machine, ...] = ("ue", "iab")
-WIRELESS: dict[Kind, tuple[str, ...]] = {"mmwave": ("access", "A", "B", "C", "D", "E"), "sub6": ("A", "B")}
-RADIOS: dict[Kind, tuple[Radio, Radio]] = {
+WIRELESS: dict[NetworkKind, tuple[str, ...]] = {"mmwave": ("access", "A", "B", "C", "D", "E"), "sub6": ("A", "B")}
+RADIOS: dict[NetworkKind, tuple[Radio, Radio]] = {
     "mmwave": (MMWAVE_SENDING, MMWAVE_RECEIVING),
     "sub6": (SUB6_SENDING, SUB6_RECEIVING),
 }
@@ -30,12 +30,12 @@ RADIOS: dict[Kind, tuple[Radio, Radio]] = {
 class Meter:
     """The energy of tasks in a network of this kind. ``gradient_bytes`` [L+1]: what returns in training; none else."""
 
-    kind: Kind
+    kind: NetworkKind
     field: Field
     layer_j: dict[Machine, list[float]]  # of every machine that counts, [L]
     gradient_bytes: Sequence[int] = ()
 
-    def link_j(self, route: Route, link: int, n_bytes: float, rate_bps: float) -> float:
+    def link_j(self, route: IabRoute, link: int, n_bytes: float, rate_bps: float) -> float:
         """Joules that the radios at both ends of a link spend on moving ``n_bytes`` over it, in either direction."""
         if route.links[link] not in WIRELESS[self.kind]:
             return 0.0
@@ -44,7 +44,7 @@ class Meter:
             radio.transfer_j(n_bytes, rate_bps) for radio, counts in zip(RADIOS[self.kind], ends, strict=True) if counts
         )
 
-    def costs(self, route: Route, rates_bps: Sequence[float]) -> Costs:
+    def costs(self, route: IabRoute, rates_bps: Sequence[float]) -> ChainMetric:
         """Joules of each layer on each node [P][L] and of each boundary on each link [P-1][L+1]."""
         frames = self.field.frame_bytes
         back = self.gradient_bytes or [0] * len(frames)
@@ -57,9 +57,9 @@ class Meter:
             [self.link_j(route, link, size + gradient, rate) for size, gradient in zip(frames, back, strict=True)]
             for link, rate in enumerate(rates_bps)
         ]
-        return Costs(layers, links)
+        return ChainMetric(layers, links)
 
-    def spent_j(self, journey: Journey, back: Sequence[Hop] = ()) -> float:
+    def spent_j(self, journey: TaskTrace, back: Sequence[LinkUse] = ()) -> float:
         """Joules of one task, whose gradients return over ``back``."""
         route, done, spent = journey.route, 0, []
         for name, count in zip(route.nodes, journey.layers, strict=True):
@@ -71,15 +71,15 @@ class Meter:
             spent.append(self._hop_j(route, hop))
         return fsum(spent)
 
-    def move_j(self, route: Route, link: int, n_bytes: float, at_s: float) -> float:
+    def move_j(self, route: IabRoute, link: int, n_bytes: float, at_s: float) -> float:
         """Joules to move ``n_bytes`` of parameters over a link, from ``at_s`` on."""
         busy_s = self.field.links[route.links[link]].sent_s(at_s, n_bytes) - at_s
         return self.link_j(route, link, n_bytes, 8 * n_bytes / busy_s)
 
-    def _hop_j(self, route: Route, hop: Hop) -> float:
+    def _hop_j(self, route: IabRoute, hop: LinkUse) -> float:
         return self.link_j(route, route.links.index(hop.link), hop.n_bytes, 8 * hop.n_bytes / hop.busy_s)
 
 
-def inference_meter(kind: Kind, field: Field, workload: str) -> Meter:
+def inference_meter(kind: NetworkKind, field: Field, workload: str) -> Meter:
     """Of forward passes."""
     return Meter(kind, field, {name: profiles(workload)[name].forward_j for name in COUNTED})

@@ -15,17 +15,17 @@ from bench.experiments.common.distribution import spread
 from bench.experiments.hivemind.network.scenario import (
     MAY_COMPUTE,
     Machine,
-    Strategy,
+    SplitStrategy,
     fastest,
     generated,
     make_field,
     profiles,
     update_times,
 )
-from bench.experiments.hivemind.network.tasks import Field, Journey, present, tasks
+from bench.experiments.hivemind.network.tasks import Field, TaskTrace, present, tasks
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import WorkloadName
-from netem.cellular.iab import Kind, Route
+from netem.cellular.iab import IabRoute, NetworkKind
 from netem.cellular.network import Network
 from netem.cellular.traffic import Load
 from nodes.splitting.search import sink, split_node
@@ -38,7 +38,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=36_000)]
 class InferenceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``tasks`` spread over ``duration_s`` of a network; ``input_bytes`` in place of a float32 picture's."""
 
-    kind: Kind = "mmwave"
+    kind: NetworkKind = "mmwave"
     load: Load = "mid"
     coherence_s: Seconds = 0.05
     duration_s: Seconds = 600.0
@@ -84,7 +84,7 @@ def capability(parameters: CapabilityParameters, context: Context) -> Iterator[M
     net = network_of(parameters, context)
     as_they_are = make_field(net, parameters.workload)
     improved = make_field(net, parameters.workload, {parameters.improved: parameters.factor})
-    strategies: tuple[Strategy, ...] = ("hivemind",)
+    strategies: tuple[SplitStrategy, ...] = ("hivemind",)
     if parameters.improved == "cloud":
         strategies = ("hivemind", "single-split", "cloud")
     for strategy in strategies:
@@ -147,27 +147,27 @@ def network_of(parameters: InferenceParameters, context: Context) -> Network:
     return generated(parameters.kind, parameters.load, parameters.coherence_s, parameters.duration_s, context.seed)
 
 
-def played(field: Field, strategy: Strategy, parameters: InferenceParameters, context: Context) -> list[Journey]:
+def played(field: Field, strategy: SplitStrategy, parameters: InferenceParameters, context: Context) -> list[TaskTrace]:
     """The tasks of ``strategy``, each split by the rates as its update met them."""
     times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
     return tasks(field, fastest(field, strategy), present(field), times_s)
 
 
-def latencies_ms(journeys: Sequence[Journey]) -> list[float]:
+def latencies_ms(journeys: Sequence[TaskTrace]) -> list[float]:
     return [round(1e3 * one.latency_s, 6) for one in journeys]  # to the nanosecond: sums of floats differ behind it
 
 
-def update_ms(journey: Journey) -> float:
+def update_ms(journey: TaskTrace) -> float:
     """From the beginning of the update at the last node until the UE had its split."""
     return 1e3 * (journey.updated_s[0] - journey.updated_s[-1])
 
 
-def computed(journey: Journey, name: str) -> int:
+def computed(journey: TaskTrace, name: str) -> int:
     """Layers that the node ``name`` computed; none if it was not on the route."""
     return dict(zip(journey.route.nodes, journey.layers, strict=True)).get(name, 0)
 
 
-def find_handover(net: Network, parameters: HandoverParameters) -> tuple[float, Route, Route]:
+def find_handover(net: Network, parameters: HandoverParameters) -> tuple[float, IabRoute, IabRoute]:
     """When the UE first goes from one cell to the other, and the routes before and after. Raises ValueError."""
     routes = net.routes()
     for (_, before), (at_s, after) in pairwise(routes):
@@ -176,12 +176,12 @@ def find_handover(net: Network, parameters: HandoverParameters) -> tuple[float, 
     raise ValueError(f"no handover from {parameters.leaving} to {parameters.entering} in {net.duration_s} s")
 
 
-def depth(name: str, before: Route, after: Route) -> int:
+def depth(name: str, before: IabRoute, after: IabRoute) -> int:
     """How far a node is from the cloud, so that shared ones come last."""
     return -max(len(route.nodes) - route.nodes.index(name) for route in (before, after) if name in route.nodes)
 
 
-def stops_differ(field: Field, before: Route, after: Route, at_s: float) -> int:
+def stops_differ(field: Field, before: IabRoute, after: IabRoute, at_s: float) -> int:
     """On how many of the shared nodes behind the branch the whole table of stops depends on the route there.
 
     Both routes at the same moment: HiveMind says that a node's split does not depend on what is upstream.

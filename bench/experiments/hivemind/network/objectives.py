@@ -17,11 +17,11 @@ from bench.experiments.hivemind.network.inference import InferenceParameters, fi
 from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, update_times
 from bench.experiments.hivemind.network.tasks import Decide, Field, Splits, present, tasks
 from bench.suite.experiment import Context, Measurement
-from netem.cellular.iab import Route
-from nodes.splitting.objectives import Costs, Limit, combined, search_accumulated, search_per_edge, search_within
-from nodes.splitting.search import Split, search
+from netem.cellular.iab import IabRoute
+from nodes.splitting.objectives import ChainMetric, Limit, combined, search_accumulated, search_per_edge, search_within
+from nodes.splitting.search import BestSplit, search
 
-Two = Callable[[Costs, Costs], Splits]  # of latency in ms and of energy in joules a batch
+Two = Callable[[ChainMetric, ChainMetric], Splits]  # of latency in ms and of energy in joules a batch
 
 
 class ObjectiveParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,11 +61,11 @@ def ways(parameters: ObjectiveParameters, field: Field, meter: Meter) -> dict[st
     if weight is None:
         weight = 1e3 * sum(field.layer_s["ue"]) / (TASKS_A_BATCH * sum(meter.layer_j["ue"]))
 
-    def linear(latency: Costs, energy: Costs) -> Splits:
+    def linear(latency: ChainMetric, energy: ChainMetric) -> Splits:
         return search(*combined([latency, energy], [1.0, weight])).splits
 
-    def within(kind: Callable[[Costs, list[Limit]], Split | None]) -> Two:
-        def choose(latency: Costs, energy: Costs) -> Splits:
+    def within(kind: Callable[[ChainMetric, list[Limit]], BestSplit | None]) -> Two:
+        def choose(latency: ChainMetric, energy: ChainMetric) -> Splits:
             found = kind(energy, [Limit(latency, limit_ms)])
             return (found or search(*latency)).splits  # where nothing keeps the limit, the fastest
 
@@ -85,8 +85,8 @@ def decided(field: Field, meter: Meter, choose: Two) -> Decide:
     """Choose from what the rates mean in milliseconds, and in joules of a batch."""
     may = MAY_COMPUTE["hivemind"]
 
-    def decide(route: Route, rates: Sequence[float]) -> Splits:
-        latency = combined([Costs(field.node_s(route, may), field.link_s(rates))], [1e3])
+    def decide(route: IabRoute, rates: Sequence[float]) -> Splits:
+        latency = combined([ChainMetric(field.node_s(route, may), field.link_s(rates))], [1e3])
         energy = combined([meter.costs(route, rates)], [float(TASKS_A_BATCH)])
         return choose(latency, energy)
 

@@ -25,12 +25,12 @@ from bench.experiments.hivemind.network.scenario import (
     sci_bytes,
     update_times,
 )
-from bench.experiments.hivemind.network.tasks import Field, Hop, present
+from bench.experiments.hivemind.network.tasks import Field, LinkUse, present
 from bench.suite.experiment import Context, Measurement
-from netem.cellular.iab import Route
+from netem.cellular.iab import IabRoute
 from netem.cellular.network import Network
 from nodes.costs.devices import BACKWARD, layer_s
-from nodes.splitting.objectives import Costs, Limit, combined, search_within
+from nodes.splitting.objectives import ChainMetric, Limit, combined, search_within
 from nodes.splitting.parameter_server import server_s, whole_model_s, with_final_layer
 from nodes.splitting.recurrent import unrolled_bytes
 from nodes.splitting.search import path_cost, search
@@ -67,7 +67,7 @@ class AgentParameters(NonlinearParameters, frozen=True, kw_only=True, forbid_unk
     classes: Count = 14  # actions
 
 
-class Plan(NamedTuple):
+class SplitCostPair(NamedTuple):
     """What a split comes to: joules of a batch, milliseconds of one task."""
 
     energy_j: float
@@ -83,7 +83,7 @@ def recurrent(parameters: NonlinearParameters, context: Context) -> Iterator[Mea
     unrolled = meter_of(net, parameters, module * parameters.steps, [*chain[:-1], 0])
     repeated = meter_of(net, parameters, module, [*sizes[:-1], 0])
     limit_ms, steps = parameters.limit_ms, parameters.steps
-    played: dict[str, list[Plan]] = {"unrolled": [], "standard": []}
+    played: dict[str, list[SplitCostPair]] = {"unrolled": [], "standard": []}
     for began_s in update_times(parameters.duration_s, parameters.tasks, context.seed):
         played["unrolled"].append(sequence(unrolled, began_s, limit_ms))
         played["standard"].append(sequence(repeated, began_s, limit_ms / steps, steps, sizes[1]))
@@ -107,12 +107,12 @@ def agents(parameters: AgentParameters, context: Context) -> Iterator[Measuremen
     meter = meter_of(net, parameters, layers, [*sizes, 0], training=True)
     parameter_bytes = sum(layer.parameter_bytes for layer in layers)
     sizes_of = [layer.parameter_bytes for layer in layers]
-    plans: dict[str, list[Plan]] = {way: [] for way in AGENTS_WAYS}
+    plans: dict[str, list[SplitCostPair]] = {way: [] for way in AGENTS_WAYS}
     for route, rates in moments(net, parameters, context):
         energy, latency = costs(meter, route, rates)
         omega_j, omega_ms = shared(meter, route, rates, parameter_bytes)
-        whole = Costs(with_final_layer(energy.layers, omega_j), energy.links)
-        whole_ms = Costs(with_final_layer(latency.layers, omega_ms), latency.links)
+        whole = ChainMetric(with_final_layer(energy.layers, omega_j), energy.links)
+        whole_ms = ChainMetric(with_final_layer(latency.layers, omega_ms), latency.links)
         aware = within(whole, whole_ms, parameters.limit_ms)
         splits = within(energy, latency, parameters.limit_ms)
         plans["aware"].append(counted(whole, whole_ms, aware))
@@ -124,7 +124,9 @@ def agents(parameters: AgentParameters, context: Context) -> Iterator[Measuremen
     yield from compared(plans, "aware", parameters)
 
 
-def compared(plans: dict[str, list[Plan]], ours: str, parameters: NonlinearParameters) -> Iterator[Measurement]:
+def compared(
+    plans: dict[str, list[SplitCostPair]], ours: str, parameters: NonlinearParameters
+) -> Iterator[Measurement]:
     """Both ways, and how many times the energy of ``ours`` the standard takes."""
     for way, found in plans.items():
         case = {"way": way}
@@ -135,22 +137,22 @@ def compared(plans: dict[str, list[Plan]], ours: str, parameters: NonlinearParam
     yield Measurement("efficiency_over_standard", energies["standard"] / energies[ours], "1")
 
 
-def plan(energy: Costs, latency: Costs, limit_ms: float) -> Plan:
+def plan(energy: ChainMetric, latency: ChainMetric, limit_ms: float) -> SplitCostPair:
     """What the best split within the limit comes to; the fastest where none keeps it."""
     return counted(energy, latency, within(energy, latency, limit_ms))
 
 
-def counted(energy: Costs, latency: Costs, splits: Sequence[int]) -> Plan:
+def counted(energy: ChainMetric, latency: ChainMetric, splits: Sequence[int]) -> SplitCostPair:
     """What ``splits`` come to."""
-    return Plan(path_cost(*energy, splits), path_cost(*latency, splits))
+    return SplitCostPair(path_cost(*energy, splits), path_cost(*latency, splits))
 
 
-def within(energy: Costs, latency: Costs, limit_ms: float) -> list[int]:
+def within(energy: ChainMetric, latency: ChainMetric, limit_ms: float) -> list[int]:
     found = search_within(energy, Limit(latency, limit_ms)) or search(*latency)
     return found.splits
 
 
-def sequence(meter: Meter, began_s: float, limit_ms: float, steps: int = 1, state_bytes: int = 0) -> Plan:
+def sequence(meter: Meter, began_s: float, limit_ms: float, steps: int = 1, state_bytes: int = 0) -> SplitCostPair:
     """Play one sequence, after an update that begins at ``began_s``: its chain ``steps`` times, each within the limit.
 
     Between two steps a state returns over every link that was used, for which the split is blind.
@@ -162,16 +164,18 @@ def sequence(meter: Meter, began_s: float, limit_ms: float, steps: int = 1, stat
     at_s, joules = updated_s[0], 0.0
     for step in range(steps):
         journey = field.journey(route, [at_s], splits)
-        at_s, back = journey.ended_s, list[Hop]()
+        at_s, back = journey.ended_s, list[LinkUse]()
         for hop in reversed(journey.hops if step < steps - 1 else []):
             sent_s = field.links[hop.link].sent_s(at_s, state_bytes)
-            back.append(Hop(hop.link, state_bytes, sent_s - at_s))
+            back.append(LinkUse(hop.link, state_bytes, sent_s - at_s))
             at_s = sent_s + field.delay_s
         joules += meter.spent_j(journey, back)
-    return Plan(TASKS_A_BATCH * joules, 1e3 * (at_s - updated_s[0]))
+    return SplitCostPair(TASKS_A_BATCH * joules, 1e3 * (at_s - updated_s[0]))
 
 
-def shared(meter: Meter, route: Route, rates: Sequence[float], parameter_bytes: int) -> tuple[list[float], list[float]]:
+def shared(
+    meter: Meter, route: IabRoute, rates: Sequence[float], parameter_bytes: int
+) -> tuple[list[float], list[float]]:
     """omega of Eq. 13 by node, in joules of a batch and in milliseconds: all parameters to the cloud and back."""
     joules = [2 * TASKS_A_BATCH * meter.link_j(route, link, parameter_bytes, rate) for link, rate in enumerate(rates)]
     seconds = whole_model_s([parameter_bytes], [(rate, HOP_S) for rate in rates], server=len(rates))
@@ -180,12 +184,12 @@ def shared(meter: Meter, route: Route, rates: Sequence[float], parameter_bytes: 
 
 def crossing(  # noqa: PLR0917 (a moment, and what it costs so far)
     meter: Meter,
-    route: Route,
+    route: IabRoute,
     rates: Sequence[float],
     parameter_bytes: Sequence[int],
-    energy: Costs,
-    latency: Costs,
-) -> tuple[Costs, Costs]:
+    energy: ChainMetric,
+    latency: ChainMetric,
+) -> tuple[ChainMetric, ChainMetric]:
     """``energy`` and ``latency``, each link charged for the parameters that really cross it, there and back."""
     held = list(accumulate(parameter_bytes, initial=0))
     joules = [
@@ -194,21 +198,21 @@ def crossing(  # noqa: PLR0917 (a moment, and what it costs so far)
     seconds = server_s(parameter_bytes, [(rate, HOP_S) for rate in rates], server=len(rates))
     none = [[0.0] * len(parameter_bytes) for _ in route.nodes]
     return (
-        combined([energy, Costs(none, joules)], [1.0, 1.0]),
-        combined([latency, Costs(none, seconds)], [1.0, 1e3]),
+        combined([energy, ChainMetric(none, joules)], [1.0, 1.0]),
+        combined([latency, ChainMetric(none, seconds)], [1.0, 1e3]),
     )
 
 
-def costs(meter: Meter, route: Route, rates: Sequence[float]) -> tuple[Costs, Costs]:
+def costs(meter: Meter, route: IabRoute, rates: Sequence[float]) -> tuple[ChainMetric, ChainMetric]:
     """Joules of a batch and milliseconds."""
     field = meter.field
-    seconds = Costs(field.node_s(route, MAY_COMPUTE["hivemind"]), field.link_s(rates))
+    seconds = ChainMetric(field.node_s(route, MAY_COMPUTE["hivemind"]), field.link_s(rates))
     back = [[8 * size / rate + field.delay_s if size else 0.0 for size in meter.gradient_bytes] for rate in rates]
     if meter.gradient_bytes:
         links = [
             [a + b for a, b in zip(there, here, strict=True)] for there, here in zip(seconds.links, back, strict=True)
         ]
-        seconds = Costs(seconds.layers, links)
+        seconds = ChainMetric(seconds.layers, links)
     return combined([meter.costs(route, rates)], [float(TASKS_A_BATCH)]), combined([seconds], [1e3])
 
 
@@ -232,7 +236,7 @@ def meter_of(
     return Meter(parameters.kind, field, layer_j, [0, *boundary_bytes[1:-1], 0] if training else ())
 
 
-def moments(net: Network, parameters: InferenceParameters, context: Context) -> Iterator[tuple[Route, list[float]]]:
+def moments(net: Network, parameters: InferenceParameters, context: Context) -> Iterator[tuple[IabRoute, list[float]]]:
     """Routes and rates at many moments."""
     for at_s in update_times(parameters.duration_s, parameters.tasks, context.seed):
         route = net.route(at_s)

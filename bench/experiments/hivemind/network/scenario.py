@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 
 from bench.experiments.hivemind.network.tasks import Decide, Field
-from netem.cellular.iab import CLOUD, UE, Kind, Route
+from netem.cellular.iab import CLOUD, UE, IabRoute, NetworkKind
 from netem.cellular.network import Network, network
 from netem.cellular.traffic import Load
-from nodes.costs.devices import GTX_1080TI_SERVER, MACBOOK_AIR_M1, RASPBERRY_PI_3BP, RTX_2080_PC, Device, profile_on
+from nodes.costs.devices import GTX_1080TI_SERVER, MACBOOK_AIR_M1, RASPBERRY_PI_3BP, RTX_2080_PC, Hardware, profile_on
 from nodes.costs.profile import Profile
 from nodes.costs.workload import load_workload
 from nodes.inference.frames import frames_of_bytes, wire_bytes
@@ -23,10 +23,10 @@ from nodes.splitting.search import search
 from nodes.wire.codec import wire_size
 from nodes.wire.split_costs import sci
 
-Strategy = Literal["ue", "cloud", "edge", "single-split", "single-split-edge", "hivemind"]
+SplitStrategy = Literal["ue", "cloud", "edge", "single-split", "single-split-edge", "hivemind"]
 Machine = Literal["ue", "iab", "core", "cloud"]
 
-DEVICES: dict[Machine, Device] = {
+DEVICES: dict[Machine, Hardware] = {
     "ue": RASPBERRY_PI_3BP,
     "iab": MACBOOK_AIR_M1,
     "core": RTX_2080_PC,
@@ -37,7 +37,7 @@ DEVICES: dict[Machine, Device] = {
 # It is taken for psi of Eq. 10 as well, which the paper does not state.
 HOP_S = 0.00482
 
-MAY_COMPUTE: dict[Strategy, Callable[[Route, int], bool]] = {
+MAY_COMPUTE: dict[SplitStrategy, Callable[[IabRoute, int], bool]] = {
     "ue": lambda route, node: node == 0,
     "cloud": lambda route, node: node == len(route.nodes) - 1,
     "edge": lambda route, node: node == nearest(route),
@@ -54,7 +54,7 @@ def machine(name: str) -> Machine | None:
     return "iab" if name.startswith("iab") else "core" if name.startswith("mec") else None
 
 
-def nearest(route: Route) -> int:
+def nearest(route: IabRoute) -> int:
     """The first node behind the UE that can compute."""
     return next(node for node, name in enumerate(route.nodes) if node and machine(name))
 
@@ -66,7 +66,7 @@ def profiles(workload: str) -> dict[Machine, Profile]:
 
 
 @cache
-def generated(kind: Kind, load: Load, coherence_s: float, duration_s: float, seed: int) -> Network:
+def generated(kind: NetworkKind, load: Load, coherence_s: float, duration_s: float, seed: int) -> Network:
     """The network, generated once for all experiments of this process."""
     return network(kind, load, coherence_s, duration_s, seed)
 
@@ -90,7 +90,7 @@ def sci_bytes(layers: int) -> int:
     return sum(wire_size(sci(0, "iab1", [0.0] * (layers + 1))))
 
 
-def fastest(field: Field, strategy: Strategy) -> Decide:
+def fastest(field: Field, strategy: SplitStrategy) -> Decide:
     """Decide for the least latency, with the nodes that ``strategy`` lets compute."""
     node_s = cache(lambda route: field.node_s(route, MAY_COMPUTE[strategy]))
     return lambda route, rates: search(node_s(route), field.link_s(rates)).splits

@@ -13,17 +13,17 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from netem.cellular.iab import Route
+from netem.cellular.iab import IabRoute
 from nodes.splitting.forecast import LookAhead
 
 Splits = list[int]  # [P-1] layers done when a task leaves each node but the last
-Decide = Callable[[Route, Sequence[float]], Splits]  # from the route and the rate that is expected of each link
+Decide = Callable[[IabRoute, Sequence[float]], Splits]  # from the route and the rate that is expected of each link
 Forecast = Callable[[str, float, float], float]  # link, now, seconds ahead -> bits a second
 
 LEAST_BPS = 1.0  # of a link on which nothing gets through
 
 
-class Network(Protocol):
+class TimeVaryingLinks(Protocol):
     """Links that change over time in steps, as those of ``netem.cellular``."""
 
     @property
@@ -32,7 +32,7 @@ class Network(Protocol):
     @property
     def rates_bps(self) -> Mapping[str, NDArray[np.float64]]: ...
 
-    def route(self, t: float) -> Route:
+    def route(self, t: float) -> IabRoute:
         """Nodes and links from the UE to the last node at ``t`` seconds."""
 
 
@@ -56,7 +56,7 @@ class Capacity:
         return last * self.step_s + (target - self._bits[last]) / self._rates_bps[last]
 
 
-class Hop(NamedTuple):
+class LinkUse(NamedTuple):
     """A link that a task used."""
 
     link: str
@@ -64,16 +64,16 @@ class Hop(NamedTuple):
     busy_s: float  # while it was sent; the delay comes on top
 
 
-class Journey(NamedTuple):
+class TaskTrace(NamedTuple):
     """What became of one task."""
 
-    route: Route
+    route: IabRoute
     began_s: float
     updated_s: list[float]  # when each node had worked out its split
     splits: Splits
     layers: list[int]  # computed by each node
     compute_s: float
-    hops: list[Hop]
+    hops: list[LinkUse]
     ended_s: float
 
     @property
@@ -89,7 +89,7 @@ class Field:
     by boundary, none at the last: a result goes nowhere. ``delay_s`` comes on top for every message and hop.
     """
 
-    network: Network
+    network: TimeVaryingLinks
     layer_s: Mapping[str, Sequence[float]]
     frame_bytes: Sequence[int]
     sci_bytes: int
@@ -101,7 +101,7 @@ class Field:
         self.links = {name: Capacity(rates, step_s) for name, rates in self.network.rates_bps.items()}
 
     def update(
-        self, route: Route, began_s: float, forecast: Forecast, ahead_s: Sequence[float]
+        self, route: IabRoute, began_s: float, forecast: Forecast, ahead_s: Sequence[float]
     ) -> tuple[list[float], list[float]]:
         """An update from the last node on: when each node had its share of it, and the rates it expects [P-1]."""
         at_s = began_s
@@ -113,7 +113,7 @@ class Field:
             times.append(at_s)
         return times[::-1], rates[::-1]
 
-    def journey(self, route: Route, updated_s: list[float], splits: Splits) -> Journey:
+    def journey(self, route: IabRoute, updated_s: list[float], splits: Splits) -> TaskTrace:
         """Take a task along ``route``, from the moment at which the UE had the update."""
         layers = len(self.frame_bytes) - 1
         at_s, done, computed, hops, compute_s = updated_s[0], 0, [0] * len(route.nodes), [], 0.0
@@ -128,13 +128,13 @@ class Field:
                 break
             link, n_bytes = route.links[node], self.frame_bytes[done]
             sent_s = self.links[link].sent_s(at_s, n_bytes)
-            hops.append(Hop(link, n_bytes, sent_s - at_s))
+            hops.append(LinkUse(link, n_bytes, sent_s - at_s))
             at_s = sent_s + self.delay_s
-        return Journey(route, updated_s[0], updated_s, splits, computed, compute_s, hops, at_s)
+        return TaskTrace(route, updated_s[0], updated_s, splits, computed, compute_s, hops, at_s)
 
     def way_back(
-        self, journey: Journey, backward_s: Mapping[str, Sequence[float]], gradient_bytes: Sequence[int]
-    ) -> list[Hop]:
+        self, journey: TaskTrace, backward_s: Mapping[str, Sequence[float]], gradient_bytes: Sequence[int]
+    ) -> list[LinkUse]:
         """The links over which the gradients return, node by node as far up as layers are held."""
         at_s, done, hops = journey.ended_s, len(self.frame_bytes) - 1, []
         first = next(node for node, count in enumerate(journey.layers) if count)
@@ -143,11 +143,11 @@ class Field:
             at_s += sum(backward_s[journey.route.nodes[node]][start:done]) if start < done else 0.0
             link, n_bytes, done = journey.route.links[node - 1], gradient_bytes[start], start
             sent_s = self.links[link].sent_s(at_s, n_bytes)
-            hops.append(Hop(link, n_bytes, sent_s - at_s))
+            hops.append(LinkUse(link, n_bytes, sent_s - at_s))
             at_s = sent_s + self.delay_s
         return hops
 
-    def gaps_s(self, journey: Journey) -> list[float]:
+    def gaps_s(self, journey: TaskTrace) -> list[float]:
         """How long after its update the task came to each node behind the UE that it came to."""
         at_s, done, gaps = journey.began_s, 0, []
         for node, hop in enumerate(journey.hops):
@@ -164,7 +164,7 @@ class Field:
             [8 * size / rate_bps + self.delay_s if size else 0.0 for size in self.frame_bytes] for rate_bps in rates_bps
         ]
 
-    def node_s(self, route: Route, may_compute: Callable[[Route, int], bool]) -> list[list[float]]:
+    def node_s(self, route: IabRoute, may_compute: Callable[[IabRoute, int], bool]) -> list[list[float]]:
         """Seconds [P][L] of each layer on each node; infinite where a node may not or cannot compute."""
         never = [math.inf] * (len(self.frame_bytes) - 1)
         return [
@@ -178,7 +178,7 @@ def present(field: Field) -> Forecast:
     return lambda link, now_s, ahead_s: field.links[link].rate_bps(now_s)
 
 
-def tasks(field: Field, decide: Decide, forecast: Forecast, times_s: Sequence[float], gaps: int = 8) -> list[Journey]:
+def tasks(field: Field, decide: Decide, forecast: Forecast, times_s: Sequence[float], gaps: int = 8) -> list[TaskTrace]:
     """A task for each update that begins at one of ``times_s``, in order.
 
     Each node looks as far ahead as its last ``gaps`` tasks came after their updates (HiveMind, section IV-F).

@@ -16,10 +16,10 @@ from bench.experiments.common.distribution import spread
 from bench.experiments.hivemind.network.energy import COUNTED, TASKS_A_BATCH, Meter
 from bench.experiments.hivemind.network.inference import InferenceParameters, field_of
 from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, machine, profiles, update_times
-from bench.experiments.hivemind.network.tasks import Field, Journey, present
+from bench.experiments.hivemind.network.tasks import Field, TaskTrace, present
 from bench.suite.experiment import Context, Measurement
-from netem.cellular.iab import Kind, Route
-from nodes.splitting.objectives import Costs, combined
+from netem.cellular.iab import IabRoute, NetworkKind
+from nodes.splitting.objectives import ChainMetric, combined
 from nodes.splitting.search import search
 
 FLOAT_BYTES = 4
@@ -28,7 +28,7 @@ FLOAT_BYTES = 4
 class Batch(NamedTuple):
     """One batch: its first task, and joules of all its tasks and of the moves before it."""
 
-    journey: Journey
+    journey: TaskTrace
     tasks_j: float
     moved_bytes: float
     moves_j: float
@@ -38,15 +38,15 @@ class Batch(NamedTuple):
         return self.tasks_j + self.moves_j
 
 
-class Move(NamedTuple):
+class ParameterTransfer(NamedTuple):
     """Bytes of parameters over one link of a route."""
 
-    route: Route
+    route: IabRoute
     link: int
     n_bytes: float
 
 
-def training_meter(kind: Kind, field: Field, workload: str) -> Meter:
+def training_meter(kind: NetworkKind, field: Field, workload: str) -> Meter:
     """Of forward and backward passes; a boundary's gradient is as large as what crossed it, the input has none."""
     kept = profiles(workload)
     layer_j = {
@@ -57,7 +57,7 @@ def training_meter(kind: Kind, field: Field, workload: str) -> Meter:
 
 
 def train(
-    field: Field, meter: Meter, workload: str, may_compute: Callable[[Route, int], bool], times_s: Sequence[float]
+    field: Field, meter: Meter, workload: str, may_compute: Callable[[IabRoute, int], bool], times_s: Sequence[float]
 ) -> list[Batch]:
     """A batch at each of ``times_s``, each assigned for the least energy, moves among it."""
     kept = profiles(workload)
@@ -65,7 +65,7 @@ def train(
     backward_s = {name: kept[kind].backward_s for name in field.layer_s if (kind := machine(name))}
     forecast = present(field)
     batches: list[Batch] = []
-    held: tuple[Route, list[int]] | None = None
+    held: tuple[IabRoute, list[int]] | None = None
     for began_s in times_s:
         route = field.network.route(began_s)
         updated_s, rates = field.update(route, began_s, forecast, [0.0] * len(route.nodes))
@@ -73,7 +73,7 @@ def train(
         still = [[0.0] * len(row) for row in costs.layers]
         kept_splits, forced = rerouted(held, route, before) if held else (None, [])
         if kept_splits:
-            costs = combined([costs, Costs(still, moving(meter, route, rates, before, kept_splits))], [1.0, 1.0])
+            costs = combined([costs, ChainMetric(still, moving(meter, route, rates, before, kept_splits))], [1.0, 1.0])
         splits = search(*costs).splits
         chosen = moves(route, before, kept_splits, splits) if kept_splits else []
         journey = field.journey(route, updated_s, splits)
@@ -90,18 +90,18 @@ def train(
     return batches
 
 
-def allowed(meter: Meter, route: Route, rates: Sequence[float], node_s: Sequence[Sequence[float]]) -> Costs:
+def allowed(meter: Meter, route: IabRoute, rates: Sequence[float], node_s: Sequence[Sequence[float]]) -> ChainMetric:
     """Joules of a batch; infinite where a node may not compute, as its seconds are."""
     costs = meter.costs(route, rates)
     layers = [
         [TASKS_A_BATCH * joules if seconds < inf else seconds for joules, seconds in zip(row, times, strict=True)]
         for row, times in zip(costs.layers, node_s, strict=True)
     ]
-    return Costs(layers, [[TASKS_A_BATCH * joules for joules in row] for row in costs.links])
+    return ChainMetric(layers, [[TASKS_A_BATCH * joules for joules in row] for row in costs.links])
 
 
 def moving(
-    meter: Meter, route: Route, rates: Sequence[float], before: Sequence[float], kept: Sequence[int]
+    meter: Meter, route: IabRoute, rates: Sequence[float], before: Sequence[float], kept: Sequence[int]
 ) -> list[list[float]]:
     """Joules [P-1][L+1] of moving each link's split from ``kept`` to every boundary."""
     return [
@@ -110,20 +110,22 @@ def moving(
     ]
 
 
-def moves(route: Route, before: Sequence[float], old: Sequence[int], new: Sequence[int]) -> list[Move]:
+def moves(route: IabRoute, before: Sequence[float], old: Sequence[int], new: Sequence[int]) -> list[ParameterTransfer]:
     """What crosses each link when its split changes; ``before`` [L+1] are bytes of parameters up to each boundary."""
     sizes = [abs(before[one] - before[other]) for one, other in zip(old, new, strict=True)]
-    return [Move(route, link, size) for link, size in enumerate(sizes) if size]
+    return [ParameterTransfer(route, link, size) for link, size in enumerate(sizes) if size]
 
 
-def rerouted(held: tuple[Route, list[int]], route: Route, before: Sequence[float]) -> tuple[list[int], list[Move]]:
+def rerouted(
+    held: tuple[IabRoute, list[int]], route: IabRoute, before: Sequence[float]
+) -> tuple[list[int], list[ParameterTransfer]]:
     """Splits on ``route`` that leave layers where they are, and the moves of those that cannot stay."""
     old, splits = held
     if old == route:
         return splits, []
     meets = next(node for node, name in enumerate(old.nodes) if node and name in route.nodes)
     first = splits[0]
-    away = [Move(old, link, before[splits[link]] - before[first]) for link in range(1, meets)]
+    away = [ParameterTransfer(old, link, before[splits[link]] - before[first]) for link in range(1, meets)]
     shared = route.nodes.index(old.nodes[meets])
     return [first] * shared + splits[meets:], [move for move in away if move.n_bytes]
 

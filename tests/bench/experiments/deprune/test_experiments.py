@@ -3,8 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from bench.experiments.deprune.experiments import METHODS, Course, Family, course, epochs_to_best, family
-from bench.experiments.deprune.traffic import Coders, Traffic, coders, traffic
+from bench.experiments.deprune.experiments import METHODS, Family, TrainingCourse, course, epochs_to_best, family
+from bench.experiments.deprune.traffic import Coders, SourceTraffic, coders, traffic
 from bench.suite.parameter_types import ModelName
 
 TINY = {
@@ -23,7 +23,7 @@ def values(found, metric, **case):
 
 def test_bytes_of_a_schedule_are_those_of_its_maps(context):
     shape = {"epochs": (2, 1), "share": 1 / 8, "milestone": 3}
-    found = {name: list(course(Course(**TINY, **shape, method=name), context)) for name in ("none", "deprune")}
+    found = {name: list(course(TrainingCourse(**TINY, **shape, method=name), context)) for name in ("none", "deprune")}
     (whole,), (less,) = (values(found[name], "milestone_bytes") for name in ("none", "deprune"))
     # 16 maps of 8x8 as float32, there and back, in 4 steps of 16 pictures an epoch; 2 of 16 maps in two epochs.
     maps = 4 * 16 * 2 * 16 * 64 * 4
@@ -38,7 +38,7 @@ def test_bytes_of_a_schedule_are_those_of_its_maps(context):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("none", "deprune")])
 def test_every_method_trains(name, context):
-    found = list(course(Course(**TINY, epochs=(1, 1), share=1 / 8, milestone=1, method=name), context))
+    found = list(course(TrainingCourse(**TINY, epochs=(1, 1), share=1 / 8, milestone=1, method=name), context))
     assert len(values(found, "final_accuracy")) == 1
 
 
@@ -65,7 +65,7 @@ def test_epochs_to_the_lower_of_both_bests():
 def test_traffic_counts_all_sources_frames(context):
     some = {"sources": 2, "steps": 1, "batch_size": 8, "share": 1 / 16}
     tiny = TINY | some
-    ours, theirs = (list(traffic(Traffic(**tiny, module=module), context)) for module in (True, False))
+    ours, theirs = (list(traffic(SourceTraffic(**tiny, module=module), context)) for module in (True, False))
     (less,), (whole,) = values(ours, "all_link_bytes"), values(theirs, "all_link_bytes")
     assert less == sum(values(ours, "link_bytes"))
     assert 2 * 8 * 16 * 64 * 4 * 2 < whole < 2 * 8 * 16 * 64 * 4 * 2 + 2 * 8 * 8 + 4 * 400
@@ -84,10 +84,10 @@ def test_coders_make_the_formulas_multiplications(context):
 
 
 BAD = {
-    "a cut that is none": (Course(cut=1), "cut"),
-    "a cut beyond the maps": (Course(cut=15), "cut"),
-    "a method that is none": (Course(method="best"), "method"),
-    "a milestone after the end": (Course(milestone=23), "milestone"),
+    "a cut that is none": (TrainingCourse(cut=1), "cut"),
+    "a cut beyond the maps": (TrainingCourse(cut=15), "cut"),
+    "a method that is none": (TrainingCourse(method="best"), "method"),
+    "a milestone after the end": (TrainingCourse(milestone=23), "milestone"),
     "shares without epochs": (Family(epochs=(1,)), "epochs"),
 }
 
@@ -96,5 +96,5 @@ BAD = {
 def test_what_does_not_fit_is_found_before_anything_runs(name):
     parameters, key = BAD[name]
     assert key in [found for (found, *_), _ in parameters.check()]
-    assert not list(Course().check())
+    assert not list(TrainingCourse().check())
     assert not list(Family().check())

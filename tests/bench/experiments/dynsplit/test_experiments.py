@@ -56,7 +56,7 @@ def test_samples_arrive_in_a_random_order():
 
 @pytest.mark.parametrize(("cut", "coders", "rounded"), [("layer1", 30_250, 0.0016), ("layer2", 60_458, 0.0033)])
 def test_the_size_of_coders_and_gate_beside_resnet50(cut, coders, rounded, context):
-    measured = list(dynsplit.size(dynsplit.Size(cut=cut, options={"paths": [12, 2]}), context))
+    measured = list(dynsplit.size(dynsplit.SizeParameters(cut=cut, options={"paths": [12, 2]}), context))
     assert found(measured, "parameters", part="coders") == coders
     assert found(measured, "parameters", part="model") == 23_528_522  # with ten classes
     gate = found(measured, "parameters", part="gate")
@@ -88,7 +88,7 @@ def swept(context_in: Callable[[Path], Context], tmp_path_factory, traces: list[
     """One sweep for all that look at it."""
     options = {"paths": [4, 1], "weight": 3.0}
     wanted = asked(
-        dynsplit.Sweep,
+        dynsplit.TargetSweep,
         options=options,
         targets=[0.0, 0.5, 0.9],
         steer=0.5,
@@ -179,7 +179,7 @@ def test_how_straight_points_lie():
 
 
 def test_what_was_measured_before_a_kill_is_not_trained_again(context, monkeypatch):
-    wanted = asked(dynsplit.Sweep, options={"paths": [4, 1]}, targets=[0.2], epochs=1)
+    wanted = asked(dynsplit.TargetSweep, options={"paths": [4, 1]}, targets=[0.2], epochs=1)
     before = list(dynsplit.sweep(wanted, context))
     monkeypatch.setattr(training, "run_in_process", None)
     assert list(dynsplit.sweep(wanted, context)) == before
@@ -188,7 +188,7 @@ def test_what_was_measured_before_a_kill_is_not_trained_again(context, monkeypat
 
 def test_the_accuracy_of_a_reopened_network_is_that_of_its_last_epoch(context):
     wanted = asked(dynsplit.Single, stage={"name": "nodes.stages.compressors:TopK", "options": {"share": 0.1}})
-    bench = training.Bench(wanted, context)
+    bench = training.TrainingRun(wanted, context)
     trained = bench.trained(bench.job(wanted.spec), "single")
     again = answers(reopened(trained.job), trained.data.test)
     assert again.accuracy == pytest.approx(trained.outcome.epochs[-1]["test_accuracy"])
@@ -196,8 +196,8 @@ def test_the_accuracy_of_a_reopened_network_is_that_of_its_last_epoch(context):
 
 
 def test_pretraining_gives_every_training_its_first_weights(context):
-    wanted = asked(dynsplit.Sweep, options={"paths": [0, 1]}, pretrain_epochs=2, epochs=1)
-    bench = training.Bench(wanted, context)
+    wanted = asked(dynsplit.TargetSweep, options={"paths": [0, 1]}, pretrain_epochs=2, epochs=1)
+    bench = training.TrainingRun(wanted, context)
     path, bench.weights = bench.weights, None
     weights = torch.load(path, weights_only=True)
     (whole,) = bench.trained(bench.whole(2), "again").segments
@@ -217,7 +217,7 @@ def test_training_and_pretraining_begin_with_the_weights_of_a_file(context, tmp_
     given = build_model("nodes.zoo.small_cnn:small_cnn", 10, (3, 32, 32), seed=8).state_dict()
     torch.save(given, tmp_path / "weights.pt")
     wanted = asked(dynsplit.Single, weights=str(tmp_path / "weights.pt"))
-    bench = training.Bench(wanted, context)
+    bench = training.TrainingRun(wanted, context)
     for job in (bench.job(wanted.spec), bench.whole(1)):
         begun = {
             name: tensor for index in range(len(job.nodes)) for name, tensor in Segment(job, index).state().items()
@@ -228,11 +228,11 @@ def test_training_and_pretraining_begin_with_the_weights_of_a_file(context, tmp_
 
 @pytest.mark.parametrize(("epsilon", "epochs"), [(1e-9, 3), (99.0, 2)])
 def test_a_training_that_has_settled_ends_and_is_what_as_many_epochs_make(epsilon, epochs, context):
-    wanted = asked(dynsplit.Sweep, options={"paths": [4, 1]}, targets=[0.5], epsilon=epsilon, epochs=3)
+    wanted = asked(dynsplit.TargetSweep, options={"paths": [4, 1]}, targets=[0.5], epsilon=epsilon, epochs=3)
     measured = list(dynsplit.sweep(wanted, context))
     assert found(measured, "epochs") == epochs
-    plain = asked(dynsplit.Sweep, options={"paths": [4, 1]}, targets=[0.5], epochs=epochs)
-    bench = training.Bench(plain, context)
+    plain = asked(dynsplit.TargetSweep, options={"paths": [4, 1]}, targets=[0.5], epochs=epochs)
+    bench = training.TrainingRun(plain, context)
     trained = bench.trained(bench.job(plain.spec(target=[0.5])), "plain")
     for number, epoch in enumerate(trained.outcome.epochs, start=1):
         assert found(measured, "epoch_accuracy", epoch=number) == epoch["test_accuracy"]
@@ -241,8 +241,8 @@ def test_a_training_that_has_settled_ends_and_is_what_as_many_epochs_make(epsilo
 
 
 def test_coders_are_fitted_before_and_the_network_is_the_pretrained_one(context):
-    wanted = asked(dynsplit.Sweep, options={"paths": [0, 3]}, pretrain_epochs=1, coder_epochs=8, epochs=1)
-    bench = training.Bench(wanted, context)
+    wanted = asked(dynsplit.TargetSweep, options={"paths": [0, 3]}, pretrain_epochs=1, coder_epochs=8, epochs=1)
+    bench = training.TrainingRun(wanted, context)
     whole = torch.load(bench.weights, weights_only=True)
     weights = torch.load(coders.fitted(bench, "here", wanted.spec(), 8), weights_only=True)
     assert {name: tensor for name, tensor in weights.items() if name in whole}.keys() == whole.keys()
@@ -269,9 +269,9 @@ def errors_of_coders(ue, server, bench):
 
 
 def test_entropies_by_path_add_up_to_that_of_all_samples(context):
-    wanted = asked(dynsplit.Sweep, options={"paths": [0, 1]}, targets=[0.4], epochs=1)
+    wanted = asked(dynsplit.TargetSweep, options={"paths": [0, 1]}, targets=[0.4], epochs=1)
     measured = list(dynsplit.rationale(wanted, context))
-    bench = training.Bench(wanted, context)
+    bench = training.TrainingRun(wanted, context)
     original = bench.trained(bench.whole(1), "original").segments
     for name, pictures in (("train", bench.data.train), ("test", bench.data.test)):
         counts = [found(measured, "samples", data=name, path=path) for path in (1, 2)]

@@ -8,7 +8,7 @@ from bench.experiments.edge_sl.migration import RoamingParameters, _differences,
 from bench.suite.experiment import Context
 from nodes.federated.in_process import FederationOutcome, RoundReport
 from nodes.model.factory import build_model
-from nodes.spec.federation import Move
+from nodes.spec.federation import ClientMove
 
 FEW = RoamingParameters(clients=1, rounds=3, batches=2, speed_m_per_s=15.0, test_samples=20)
 
@@ -72,7 +72,10 @@ def test_a_copy_that_is_used_little_stays(context):
 
 def test_moves_are_the_changes_of_places():
     places = [("c", "a"), ("c", "a"), ("a", "a"), ("a", "c")]
-    assert federation_moves(places) == (["a", "c"], (Move(0, 0, 1), Move(1, 0, 0), Move(0, 2, 0), Move(1, 3, 1)))
+    assert federation_moves(places) == (
+        ["a", "c"],
+        (ClientMove(0, 0, 1), ClientMove(1, 0, 0), ClientMove(0, 2, 0), ClientMove(1, 3, 1)),
+    )
     assert federation_moves([("b",), ("b",)]) == (["b"], ())
 
 

@@ -19,7 +19,7 @@ from bench.experiments.edge_sl.placement import (
 )
 from bench.experiments.hivemind.network.scenario import profiles
 from bench.suite.experiment import Context
-from nodes.splitting.migration import CLOUD, Link, Model, Network, State
+from nodes.splitting.migration import CLOUD, BackhaulLink, EdgeNetwork, Model, State
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def context(context: Context) -> Context:
 
 def by_hand(batches: int) -> EdgeField:
     """Two edges and two clients, both at the first edge, of whom one goes to the second."""
-    link = Link(8.0, 0.0)
-    links = {("a", "b"): link, ("a", CLOUD): Link(2.0, 0.0), ("b", CLOUD): Link(2.0, 0.0)}
+    link = BackhaulLink(8.0, 0.0)
+    links = {("a", "b"): link, ("a", CLOUD): BackhaulLink(2.0, 0.0), ("b", CLOUD): BackhaulLink(2.0, 0.0)}
     return EdgeField(
         FieldParameters(clients=2, batches=batches, access=link, lateral=link),
-        Network(("a", "b"), links, {server: [0.0, 0.0] for server in ("a", "b", CLOUD)}, 10),
+        EdgeNetwork(("a", "b"), links, {server: [0.0, 0.0] for server in ("a", "b", CLOUD)}, 10),
         Model([4, 1, 0], [6, 20], [3, 10]),
         0.5,
         [("a", "a"), ("a", "b")],
@@ -126,10 +126,10 @@ def test_what_cannot_be_placed_is_refused():
     ("parameters", "key"),
     [
         (PlacementParameters(device_layers=52), "device_layers"),
-        (PlacementParameters(access=Link(0.0, 0.0)), "access"),
-        (PlacementParameters(backhaul=Link(1e6, -1.0)), "backhaul"),
+        (PlacementParameters(access=BackhaulLink(0.0, 0.0)), "access"),
+        (PlacementParameters(backhaul=BackhaulLink(1e6, -1.0)), "backhaul"),
         (TreeParameters(device_layers=52), "device_layers"),
-        (TreeParameters(core=Link(float("nan"), 0.0)), "core"),
+        (TreeParameters(core=BackhaulLink(float("nan"), 0.0)), "core"),
         (MigrationParameters(clients=2), "clients"),
         (MigrationParameters(device_layers=99), "device_layers"),
         (MigrationParameters(side=4), "model"),

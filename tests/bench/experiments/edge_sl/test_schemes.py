@@ -6,11 +6,11 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from bench.experiments.edge_sl.parameters import Clients, Method
+from bench.experiments.edge_sl.parameters import Clients, SchemeChoice
 from bench.experiments.edge_sl.schemes import _balanced, _rounds, course
 from bench.suite.link_checks import misfits
 from nodes.federated.in_process import FederationOutcome, RoundReport
-from nodes.spec.federation import Absence, Move, Partition
+from nodes.spec.federation import Absence, ClientMove, Partition
 from nodes.spec.job import OptimizerSpec, StageSpec
 
 SMALL = Clients(
@@ -35,7 +35,7 @@ def measured(parameters: Clients, context) -> dict:
 def test_samples_bytes_and_operations_are_those_of_the_formulas(context):
     epsl, psl, fl = (
         measured(replace(SMALL, method=method), replace(context, mode="in-process"))
-        for method in (Method(scheme="epsl", phi=0.5), Method(scheme="psl"), Method(scheme="fl"))
+        for method in (SchemeChoice(scheme="epsl", phi=0.5), SchemeChoice(scheme="psl"), SchemeChoice(scheme="fl"))
     )
     assert (epsl["backward_samples"], epsl["forward_samples"]) == ([2 + 3 * 2], [3 * 4 + 2])
     assert psl["client_steps"] == fl["client_steps"] == [6]
@@ -62,7 +62,7 @@ def test_nothing_is_told_of_how_well_blank_pictures_are_learned(context, mode, l
 
 
 def test_what_follows_clients_that_move_is_told(context):
-    moving = replace(SMALL, method=Method(scheme="sflv1"), edges=2, moves=(Move(2, 1, 0),))
+    moving = replace(SMALL, method=SchemeChoice(scheme="sflv1"), edges=2, moves=(ClientMove(2, 1, 0),))
     found = measured(replace(moving, learn=False), replace(context, mode="virtual"))
     assert found["moved_bytes"][0] > 0
     assert "moved_bytes" not in measured(replace(moving, moves=(), learn=False), replace(context, mode="virtual"))
@@ -91,18 +91,24 @@ def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
         ({"absences": (Absence(7, 1, 1.0),)}, "absences"),
         ({"absences": (Absence(0, 1, 1e300),)}, "absences"),
         ({"edges": 4}, "edges"),
-        ({"moves": (Move(0, 1, 1),)}, "moves"),
+        ({"moves": (ClientMove(0, 1, 1),)}, "moves"),
         ({"train_samples": 11}, "train_samples"),
         ({"test_samples": 2}, "test_samples"),
-        ({"method": Method(scheme="psl", phi=0.5)}, "method"),
-        ({"method": Method(scheme="sl", staleness=1)}, "method"),
-        ({"method": Method(scheme="psl", fade=1.0)}, "method"),
+        ({"method": SchemeChoice(scheme="psl", phi=0.5)}, "method"),
+        ({"method": SchemeChoice(scheme="sl", staleness=1)}, "method"),
+        ({"method": SchemeChoice(scheme="psl", fade=1.0)}, "method"),
         (
-            {"method": Method(scheme="epsl", phi=0.1), "stage": StageSpec(name="nodes.stages.deprune.stage:Pruned")},
+            {
+                "method": SchemeChoice(scheme="epsl", phi=0.1),
+                "stage": StageSpec(name="nodes.stages.deprune.stage:Pruned"),
+            },
             "stage",
         ),
         (
-            {"method": Method(scheme="epsl", phi=1.0), "stage": StageSpec(name="nodes.stages.dynsplit.stage:DynSplit")},
+            {
+                "method": SchemeChoice(scheme="epsl", phi=1.0),
+                "stage": StageSpec(name="nodes.stages.dynsplit.stage:DynSplit"),
+            },
             "stage",
         ),
         ({"model": "user_models:Everything", "cut": 3}, "cut"),
@@ -114,10 +120,10 @@ def test_what_does_not_fit_is_named_by_its_key(change, key, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", ["identity", "float16", "int8", StageSpec(name="nodes.stages.noise:Noise")])
-@pytest.mark.parametrize("method", [Method(scheme="psl"), Method(scheme="epsl", phi=0.5)])
+@pytest.mark.parametrize("method", [SchemeChoice(scheme="psl"), SchemeChoice(scheme="epsl", phi=0.5)])
 def test_what_can_be_joined_is_not_refused(stage, method):
     assert list(replace(SMALL, stage=stage, method=method).check()) == []
-    split = {"stage": StageSpec(name="nodes.stages.deprune.stage:Pruned"), "method": Method(scheme="psl")}
+    split = {"stage": StageSpec(name="nodes.stages.deprune.stage:Pruned"), "method": SchemeChoice(scheme="psl")}
     assert list(replace(SMALL, **split).check()) == []
 
 

@@ -6,12 +6,12 @@ import pytest
 
 from bench.experiments.hivemind.live_link_rates import RateParameters, rates
 from bench.experiments.hivemind.live_protocol import RouteParameters, UpdateParameters, changed, handover, updates
-from bench.experiments.hivemind.live_route import ChainParameters, Road, held, steady
+from bench.experiments.hivemind.live_route import LiveRouteParameters, RouteLink, held, steady
 from bench.suite.experiment import Context
 from bench.suite.parameter_types import ModelName
 from netem.profiles import Duplex
 from nodes.inference.frames import frames_of_model
-from nodes.inference.task import Task
+from nodes.inference.task import TaskReport
 from nodes.wire.codec import wire_size
 from nodes.wire.split_costs import sci
 
@@ -28,7 +28,7 @@ CONTEXT = Context(
     self_test="skip",
 )
 SMALL = ModelName("nodes.zoo.small_cnn:small_cnn")
-ROAD = Road(rate_bps=200e6, delay_s=0.0005)
+ROAD = RouteLink(rate_bps=200e6, delay_s=0.0005)
 
 
 def route(**changes) -> RouteParameters:
@@ -64,8 +64,8 @@ def test_a_handover_and_a_death_are_told_phase_by_phase():
 @pytest.mark.parametrize(("computing", "holder"), [(["cloud"], "cloud"), (["ue"], "ue"), ([], "cloud")])
 def test_only_who_may_computes(computing, holder):
     """Of all who may, the cloud is the best: it is fast, and the links to it take next to nothing."""
-    roads = dict.fromkeys(("ue-one", "one-cloud"), Road(rate_bps=1e9, delay_s=0.0005))
-    chain = ChainParameters(
+    roads = dict.fromkeys(("ue-one", "one-cloud"), RouteLink(rate_bps=1e9, delay_s=0.0005))
+    chain = LiveRouteParameters(
         whole_s={"ue": 0.2, "one": 0.1, "cloud": 0.03},
         roads=roads,
         before=["ue", "one", "cloud"],
@@ -93,13 +93,13 @@ def test_updates_tell_their_times_and_the_bytes_of_whole_frames():
 
 
 def test_layers_held_are_those_between_a_nodes_stop_and_the_one_before():
-    task = Task(step=0, predicted_s=1.0, began_s=0.0, splits={"ue": 2, "two": 2, "one": 5})
+    task = TaskReport(step=0, predicted_s=1.0, began_s=0.0, splits={"ue": 2, "two": 2, "one": 5})
     assert [held(task, name) for name in ("ue", "two", "one", "cloud")] == [2, 0, 3, 0]
 
 
 def test_only_nodes_with_the_same_neighbour_upstream_are_the_unchanged_part():
-    def task(**splits: int) -> list[Task]:
-        return [Task(step=0, predicted_s=1.0, began_s=0.0, splits=splits)]
+    def task(**splits: int) -> list[TaskReport]:
+        return [TaskReport(step=0, predicted_s=1.0, began_s=0.0, splits=splits)]
 
     before = task(ue=0, one=4, cloud=9)
     assert changed({"before": before, "after": task(ue=0, two=4, one=4, cloud=9)}, route()) == 0
@@ -124,7 +124,7 @@ def test_a_link_that_becomes_slow_is_told_of_or_measured_and_the_ue_computes_its
     """The picture takes 12 ms as long as the link is fast, and ten times the UE's 50 ms once it is slow."""
     parameters = RateParameters(
         whole_s={"ue": 0.05, "mec": 0.005},
-        roads={"ue-mec": Road(rate_bps=8e6, delay_s=0.0005)},
+        roads={"ue-mec": RouteLink(rate_bps=8e6, delay_s=0.0005)},
         before=["ue", "mec"],
         model=SMALL,
         rates=told,

@@ -12,11 +12,11 @@ from nodes.errors import NodeError, ProtocolError
 from nodes.federated.client import Client
 from nodes.federated.client_worker import ClientWork
 from nodes.federated.cloud import Cloud, CloudWork
-from nodes.federated.edge.async_server import FreeServer
+from nodes.federated.edge.async_server import AsyncEdgeServer
 from nodes.federated.edge.server import EdgeServer
 from nodes.federated.edge.worker import EdgeWork
 from nodes.runtime.actions import Compute, Connect, Finish, Send
-from nodes.spec.federation import Move
+from nodes.spec.federation import ClientMove
 from nodes.spec.job import StageSpec
 from nodes.wire.messages import (
     Activation,
@@ -41,7 +41,7 @@ STEP = {"forward_samples": 24.0, "backward_samples": 24.0, "backward_s": 0.1}
 def begun(scheme: str, server=None, **changes) -> EdgeServer:
     """An edge server whose three clients have come and been told to train."""
     federation = make_federation(scheme, **changes)
-    server = server or (FreeServer(federation) if scheme == "psl-async" else EdgeServer(federation, 0))
+    server = server or (AsyncEdgeServer(federation) if scheme == "psl-async" else EdgeServer(federation, 0))
     server.receive("runner", Assign(assignment=0, splits=()), 0.0)
     for name in NAMES:
         come(server, name)
@@ -247,7 +247,7 @@ def test_a_client_goes_on_at_its_position_when_it_is_back():
         client.lost("down", 0.0)
 
 
-MOVES = (Move(0, 1, 1),)  # the first of three clients, of which two begin at the first of two edge servers
+MOVES = (ClientMove(0, 1, 1),)  # the first of three clients, of which two begin at the first of two edge servers
 
 
 def moving(edge: int, rounds: int = 2) -> EdgeServer:
@@ -364,7 +364,9 @@ def test_one_that_lives_again_is_expected_again():
 
 def test_one_that_is_back_goes_after_what_is_its_own():
     """Its first server waits in round 2 for what the one in between is to send: it is there, not here."""
-    federation = make_federation("sflv1", edges=2, clients=2, rounds=3, moves=(Move(0, 1, 1), Move(0, 2, 0)))
+    federation = make_federation(
+        "sflv1", edges=2, clients=2, rounds=3, moves=(ClientMove(0, 1, 1), ClientMove(0, 2, 0))
+    )
     server = EdgeServer(replace(federation, cloud_every=9, test_every=0), 0, Peer("cloud"))
     server.receive("runner", Assign(assignment=0, splits=()), 0.0)
     server.joined("down", "cloud", 0.0)
@@ -396,7 +398,7 @@ def test_a_client_goes_where_it_is_told_among_its_servers():
 
 
 def test_a_cloud_keeps_what_comes_too_early():
-    cloud = Cloud(make_federation("psl", edges=2, rounds=3, moves=(*MOVES, Move(0, 2, 0))))
+    cloud = Cloud(make_federation("psl", edges=2, rounds=3, moves=(*MOVES, ClientMove(0, 2, 0))))
     cloud.joined("edge1", "edge1", 0.0)
     assert cloud.receive("edge1", handover(), 0.0) == []
     assert [action.to for action in cloud.joined("edge2", "edge2", 0.0)] == ["edge2"]

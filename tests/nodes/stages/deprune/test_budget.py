@@ -2,10 +2,10 @@
 
 import pytest
 
-from nodes.stages.deprune.budget import Flatness, Moment, Phase, decided, maps_of, planned, rate_factors
+from nodes.stages.deprune.budget import BudgetPhase, Flatness, PhasePosition, decided, maps_of, planned, rate_factors
 
-DEPRUNE = (Phase(15, 1 / 32), Phase(7, 1.0))
-PRUNE = (Phase(30, 1.0), Phase(10, 1 / 4), Phase(10, 1 / 32))
+DEPRUNE = (BudgetPhase(15, 1 / 32), BudgetPhase(7, 1.0))
+PRUNE = (BudgetPhase(30, 1.0), BudgetPhase(10, 1 / 4), BudgetPhase(10, 1 / 32))
 
 
 def test_the_papers_schedules_epoch_by_epoch():
@@ -13,7 +13,7 @@ def test_the_papers_schedules_epoch_by_epoch():
     budgets = [maps_of(PRUNE[planned(PRUNE, e).phase].share, 128) for e in range(50)]
     assert budgets == [128] * 30 + [32] * 10 + [4] * 10
     assert [planned(DEPRUNE, e).since for e in (0, 14, 15, 21)] == [0, 14, 0, 6]
-    assert planned(DEPRUNE, 30) == Moment(1, 15)
+    assert planned(DEPRUNE, 30) == PhasePosition(1, 15)
 
 
 @pytest.mark.parametrize(("maps", "budget"), [(3, 1), (16, 1), (128, 4), (256, 8), (512, 16)])
@@ -37,7 +37,7 @@ def test_flat_is_a_mean_that_hardly_fell():
 
 
 def test_a_phase_ends_when_its_loss_is_flat_or_its_epochs_are_over():
-    phases, flat = (Phase(6, 1 / 32), Phase(3, 1.0)), Flatness(1, 0.1)
+    phases, flat = (BudgetPhase(6, 1 / 32), BudgetPhase(3, 1.0)), Flatness(1, 0.1)
     falling = [2.0**-e for e in range(8)]
     assert [decided(phases, flat, falling[:e]) for e in (0, 1, 5, 6, 8)] == [(0, 0), (0, 1), (0, 5), (1, 0), (1, 2)]
     stuck = [1.0, 0.5, 0.49, 0.48]

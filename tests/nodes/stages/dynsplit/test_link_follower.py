@@ -2,9 +2,9 @@
 
 import pytest
 
-from nodes.stages.dynsplit.link_follower import Costs, Follower
+from nodes.stages.dynsplit.link_follower import Follower, PathBytes
 
-COSTS = Costs(cheap=32, dear=192)
+COSTS = PathBytes(cheap=32, dear=192)
 
 
 @pytest.mark.parametrize(("budget", "share"), [(0, 0), (32, 0), (64, 0.2), (112, 0.5), (192, 1), (1000, 1)])
@@ -15,7 +15,7 @@ def test_the_share_spends_the_budget(budget, share):
 
 
 def test_a_dear_path_that_is_not_dearer_takes_all():
-    assert Costs(cheap=8, dear=8).share(0) == 1.0
+    assert PathBytes(cheap=8, dear=8).share(0) == 1.0
 
 
 def test_what_waits_is_what_did_not_fit():

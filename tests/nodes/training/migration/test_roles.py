@@ -11,13 +11,13 @@ from oracle import assert_equals_unsplit, make_job, unsplit
 
 from nodes.errors import ModelError, ProtocolError
 from nodes.model.factory import outline
-from nodes.model.layer_range import place
+from nodes.model.layer_range import layer_range
 from nodes.runtime.actions import Compute, Finish, Send
 from nodes.spec.job import OptimizerSpec, StageSpec
 from nodes.training.in_process import run_in_process, run_in_virtual_time
-from nodes.training.migration.roles import Move, MovingHop, MovingUe, shares, travelling
+from nodes.training.migration.roles import LayerMove, MovingHop, MovingUe, shares, travelling
 from nodes.training.migration.segment import MovingSegment, stages
-from nodes.training.source import Course
+from nodes.training.source import TrainingSchedule
 from nodes.wire.messages import Activation, Assign, Gradient, Parameters, Shutdown
 
 CNN, PLAIN = "nodes.zoo.small_cnn:small_cnn", "user_models:Plain"
@@ -127,7 +127,7 @@ def test_each_layer_is_given_once_by_who_has_it_to_who_is_to_hold_it(case):
     old, new = shares(before, layers), shares(after, layers)
     given, taken = [], []
     for index in range(len(old)):
-        move = Move(index, layers, before, Assign(assignment=1, splits=after))
+        move = LayerMove(index, layers, before, Assign(assignment=1, splits=after))
         given += move.gives
         taken += travelling(new, old, index)
         for start, stop in move.gives:
@@ -142,7 +142,7 @@ def layers_of(start: int, stop: int, number: int = 1) -> Parameters:
 
 
 def hop(index=1, splits=(3, 6), layers=9) -> MovingHop:
-    return MovingHop(place(splits, index, layers), index == len(splits), splits, layers)
+    return MovingHop(layer_range(splits, index, layers), index == len(splits), splits, layers)
 
 
 def task() -> Activation:
@@ -191,7 +191,7 @@ def test_layers_and_assignments_that_do_not_fit_are_refused():
 
 
 def ue(moves, steps=3) -> MovingUe:
-    course = Course(train_steps=steps, test_batches=0, epochs=2, microbatches=1, window=1)
+    course = TrainingSchedule(train_steps=steps, test_batches=0, epochs=2, microbatches=1, window=1)
     return MovingUe(course, False, (3,), 9, moves)
 
 

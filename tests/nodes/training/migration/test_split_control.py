@@ -11,7 +11,7 @@ from nodes.data.loading import load_data
 from nodes.errors import ModelError, ProtocolError
 from nodes.runtime.actions import Compute, Send
 from nodes.spec.job import Control, Job, OptimizerSpec
-from nodes.spec.policy import KnownLink, Policy
+from nodes.spec.policy import LinkSpec, Policy
 from nodes.splitting.search import path_cost
 from nodes.training.build import build
 from nodes.training.in_process import run_in_process
@@ -19,7 +19,7 @@ from nodes.training.migration.segment import MovingSegment
 from nodes.training.migration.split_control import TrainingControl, step_bytes
 from nodes.wire.messages import Assign, Proposal
 
-FAST, SLOW = KnownLink(rate_bps=1e9, delay_s=0.001), KnownLink(rate_bps=1e6, delay_s=0.001)
+FAST, SLOW = LinkSpec(rate_bps=1e9, delay_s=0.001), LinkSpec(rate_bps=1e6, delay_s=0.001)
 CNN, LAYERS = "nodes.zoo.small_cnn:small_cnn", 16
 
 
@@ -29,7 +29,7 @@ def job_of(links, layer_s=(0.1, 0.02, 0.001), splits=(3, 6), **changes) -> Job:
     return make_job(CNN, splits, control=Control(layer_s=rows, links=links, **control), **changes)
 
 
-def best(job: Job, links: tuple[KnownLink, ...], current: tuple[int, ...]) -> tuple[int, ...]:
+def best(job: Job, links: tuple[LinkSpec, ...], current: tuple[int, ...]) -> tuple[int, ...]:
     """The splits of least cost in a step of ``job``, told by hand from the sizes alone; of equals the later ones."""
     sizes, horizon = step_bytes(job), job.control.horizon
 
@@ -71,7 +71,7 @@ def held_by(splits) -> list[int]:
     return [after - before for before, after in pairwise(done)]
 
 
-@pytest.mark.parametrize("links", [(FAST, SLOW), (SLOW, SLOW), (KnownLink(rate_bps=3e7), KnownLink(rate_bps=5e7))])
+@pytest.mark.parametrize("links", [(FAST, SLOW), (SLOW, SLOW), (LinkSpec(rate_bps=3e7), LinkSpec(rate_bps=5e7))])
 @pytest.mark.parametrize("layer_s", [(0.1, 0.02, 0.001), (0.003, 0.001, 0.0005)])
 def test_the_nodes_settle_where_trying_all_splits_finds_the_least_cost(links, layer_s):
     job = job_of({0: links}, layer_s, epochs=1, steps=4)
@@ -94,7 +94,7 @@ def test_hysteresis_a_switch_cost_and_dear_moves_each_hold_layers_where_they_are
     assert there != [0, 0, LAYERS]
     for changes in ({"policy": Policy(hysteresis=50.0)}, {"policy": Policy(switch_s=60.0)}):
         assert layers_held(run_in_process(job_of(links, layer_s, (0, 0), epochs=1, **changes))) == [0, 0, LAYERS]
-    now_or_never = job_of({0: (KnownLink(rate_bps=2e6), FAST)}, (0.01, 0.009, 0.009), horizon=1, splits=(16, 16))
+    now_or_never = job_of({0: (LinkSpec(rate_bps=2e6), FAST)}, (0.01, 0.009, 0.009), horizon=1, splits=(16, 16))
     assert layers_held(run_in_process(replace(now_or_never, epochs=1))) == [LAYERS, 0, 0]
 
 

@@ -9,11 +9,13 @@ from bench.experiments.hivemind.network.energy import TASKS_A_BATCH, Meter, infe
 from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, fastest, generated, make_field, profiles
 from bench.experiments.hivemind.network.tasks import Field, present, tasks
 from bench.experiments.hivemind.network.training import moves, moving, rerouted, train, training_meter
-from netem.cellular.iab import Route
+from netem.cellular.iab import IabRoute
 from nodes.costs.devices import MMWAVE_RECEIVING, MMWAVE_SENDING, RASPBERRY_PI_3BP
 
-ONE = Route(("ue", "iab1", "iab3", "iab6", "mec7", "mec8", "cloud"), ("access", "A", "C", "F", "G", "H"))
-OTHER = Route(("ue", "iab2", "iab4", "iab5", "iab6", "mec7", "mec8", "cloud"), ("access", "B", "D", "E", "F", "G", "H"))
+ONE = IabRoute(("ue", "iab1", "iab3", "iab6", "mec7", "mec8", "cloud"), ("access", "A", "C", "F", "G", "H"))
+OTHER = IabRoute(
+    ("ue", "iab2", "iab4", "iab5", "iab6", "mec7", "mec8", "cloud"), ("access", "B", "D", "E", "F", "G", "H")
+)
 WORKLOAD = "resnet18-88"
 
 
@@ -26,7 +28,7 @@ class Steady:
         self.rates_bps = {name: np.full(1000, rate_bps) for name in (*ONE.links, *OTHER.links)}
         self.at = ONE
 
-    def route(self, t: float) -> Route:
+    def route(self, t: float) -> IabRoute:
         return self.at if t < 500 else OTHER
 
 
@@ -65,7 +67,7 @@ def test_what_a_plan_costs_is_what_is_spent_on_links_that_never_change(strategy)
 def test_over_sub6_the_ue_alone_counts():
     ours = field()
     meter = Meter("sub6", ours, {"ue": [1.0] * 52})
-    route = Route(("ue", "gnb", "mec", "cloud"), ("A", "B", "C"))
+    route = IabRoute(("ue", "gnb", "mec", "cloud"), ("A", "B", "C"))
     assert meter.link_j(route, 0, 1000, 1e6) > 0
     assert meter.link_j(route, 1, 1000, 1e6) == meter.link_j(route, 2, 1000, 1e6) == 0
     assert meter.costs(route, [1e6] * 3).layers[1] == [inf] * 52
