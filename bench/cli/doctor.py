@@ -60,9 +60,9 @@ def _data_sets(data_dir: Path | None) -> dict[str, str]:
     from nodes.data import datasets as data  # noqa: PLC0415
 
     found = {}
-    for name in data.names():
+    for name in data.dataset_names():
         try:
-            data.check(name, data_dir)
+            data.check_dataset(name, data_dir)
             found[name] = "found"
         except ValueError as error:
             found[name] = str(error).removeprefix(f"{name}: ")

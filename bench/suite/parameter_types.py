@@ -66,8 +66,8 @@ def available_dataset(name: str, data_dir: Path | None) -> str:
         return name
     from nodes.data import datasets as data  # noqa: PLC0415
 
-    resolved = data.resolve(name, data_dir)
-    data.check(resolved, data_dir)
+    resolved = data.resolve_dataset(name, data_dir)
+    data.check_dataset(resolved, data_dir)
     return resolved
 
 

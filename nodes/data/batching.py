@@ -29,7 +29,7 @@ def subset(pictures: Pictures, count: int | None, seed: int) -> Pictures:
     return replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
 
 
-def apart(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:
+def split_holdout(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:
     """``pictures`` without ``count`` of them, and these, each class keeping its share on both sides."""
     if not 1 <= count < len(pictures):
         raise DataError(f"{count} of {len(pictures)} pictures set apart; expected at least 1, and some to be left")
@@ -42,7 +42,7 @@ def apart(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures
     return rest, held
 
 
-def share(pictures: Pictures, client: int, clients: int, seed: int) -> Pictures:
+def client_subset(pictures: Pictures, client: int, clients: int, seed: int) -> Pictures:
     """The pictures of ``client`` of so many, at random and without regard to class: the same count for each."""
     if clients == 1:
         return pictures

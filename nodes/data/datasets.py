@@ -21,12 +21,12 @@ __all__ = [
     "Images",
     "Pictures",
     "batches",
-    "check",
-    "load",
-    "names",
+    "check_dataset",
+    "dataset_names",
+    "load_dataset",
     "partition_dirichlet",
     "partition_iid",
-    "resolve",
+    "resolve_dataset",
     "subset",
 ]
 
@@ -102,20 +102,20 @@ KNOWN = {
 }
 
 
-def names() -> list[str]:
+def dataset_names() -> list[str]:
     """The data sets that have a name of their own."""
     return [EMBEDDED, *KNOWN]
 
 
-def resolve(name: str, directory: Path | None) -> str:
+def resolve_dataset(name: str, directory: Path | None) -> str:
     """The data set that ``name`` means: ``auto(X)`` is X where a folder is given, else the embedded one.
 
     ``perhaps(X)`` is X only where the folder has files of it too. Raises DataError for what is no data set.
     """
     wanted = re.fullmatch(r"(auto|perhaps)\((.*)\)", name)
     plain = wanted[2] if wanted else name
-    if plain not in names() and not re.fullmatch(r"(npz|folder):\w[\w.-]*", plain):
-        raise DataError(f"no data set {plain!r}; there are {', '.join(names())}, npz:NAME and folder:NAME")
+    if plain not in dataset_names() and not re.fullmatch(r"(npz|folder):\w[\w.-]*", plain):
+        raise DataError(f"no data set {plain!r}; there are {', '.join(dataset_names())}, npz:NAME and folder:NAME")
     if wanted is None:
         return plain
     gone = directory is None or (wanted[1] == "perhaps" and plain != EMBEDDED and _absent(plain, directory))
@@ -133,9 +133,9 @@ def _absent(name: str, directory: Path) -> bool:
     return False
 
 
-def check(name: str, directory: Path | None) -> None:
+def check_dataset(name: str, directory: Path | None) -> None:
     """Raise DataError if there is no such data set or its files are not there. Reads headers at most."""
-    name = resolve(name, directory)
+    name = resolve_dataset(name, directory)
     if name == EMBEDDED:
         return
     with _naming(name):
@@ -145,8 +145,8 @@ def check(name: str, directory: Path | None) -> None:
 
 
 def recorded_name(name: str, directory: Path | None) -> str:
-    """What records call the data set ``name``, as ``load`` will: files may name themselves. Raises DataError."""
-    name = resolve(name, directory)
+    """What records call the data set ``name``, as ``load_dataset``: files may name themselves. Raises DataError."""
+    name = resolve_dataset(name, directory)
     if name == EMBEDDED:
         return name
     with _naming(name):
@@ -154,13 +154,13 @@ def recorded_name(name: str, directory: Path | None) -> str:
         return npz_name(place) if place.is_file() else name
 
 
-def load(name: str, directory: Path | None, side: int | None = None) -> Dataset:
+def load_dataset(name: str, directory: Path | None, side: int | None = None) -> Dataset:
     """The data set ``name`` from ``directory``, ``auto(…)`` too.
 
     Pictures are ``side`` pixels high and wide: the centre square, scaled bilinearly. None leaves arrays as
     stored, scales picture files to the data set's usual side, and the embedded digits to DIGITS_SIDE.
     """
-    name = resolve(name, directory)
+    name = resolve_dataset(name, directory)
     if side is not None and side < 1:
         raise DataError(f"{name}: side {side}, expected at least 1")
     with _naming(name):

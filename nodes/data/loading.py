@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nodes.data.batching import subset
-from nodes.data.datasets import load
+from nodes.data.datasets import load_dataset
 from nodes.data.images import Dataset, blank
 from nodes.spec.job import Job
 from nodes.spec.service import Service
@@ -15,7 +15,7 @@ def load_data(job: Job | Service) -> Dataset:
     if spec.name == "none":
         return blank(spec.train_samples or 0, spec.test_samples or 0, job.classes, job.input_shape[-1])
     directory = None if spec.directory is None else Path(spec.directory)
-    data = load(spec.name, directory, job.input_shape[-1])
+    data = load_dataset(spec.name, directory, job.input_shape[-1])
     return Dataset(
         data.name,
         data.classes,

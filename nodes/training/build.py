@@ -1,6 +1,6 @@
 """Roles and workers of a training job's nodes."""
 
-from nodes.data.batching import share
+from nodes.data.batching import client_subset
 from nodes.data.images import Dataset
 from nodes.errors import ModelError
 from nodes.model.checkpoint import last_checkpoint
@@ -35,7 +35,7 @@ def build(
         return Relay(segment.place, end=index == len(job.nodes) - 1), segment
     if data is None:
         raise ValueError("the first node needs the data")
-    train, test = (share(half, source, job.sources, job.seed) for half in (data.train, data.test))
+    train, test = (client_subset(half, source, job.sources, job.seed) for half in (data.train, data.test))
     worker = Source(segment, Dataset(data.name, data.classes, train, test), start_epoch, source)
     return Ue(worker.course, alone=len(job.nodes) == 1), worker
 

@@ -10,7 +10,7 @@ import msgspec
 from bench.suite.document import Key
 from bench.suite.experiment import Context
 from bench.suite.parameter_types import ModelName
-from nodes.data.datasets import load
+from nodes.data.datasets import load_dataset
 from nodes.data.images import Dataset
 from nodes.model.boundary import boundary_bytes
 from nodes.model.chain import Chain
@@ -83,7 +83,7 @@ def layers_of(model: str, classes: int, side: int) -> Chain:
 @functools.cache
 def stored(name: str, directory: str | None, side: int) -> Dataset:
     """A data set, read once for all cases of this process."""
-    return load(name, None if directory is None else Path(directory), side)
+    return load_dataset(name, None if directory is None else Path(directory), side)
 
 
 def weights_problems(weights: str | None, model: str) -> Iterator[tuple[Key, str]]:

@@ -15,7 +15,7 @@ from bench.experiments.common.resumable import resumable, resumable_until
 from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import check_stage
-from nodes.data.batching import apart, subset
+from nodes.data.batching import split_holdout, subset
 from nodes.data.images import Dataset, Pictures
 from nodes.model.chain import Chain
 from nodes.spec.job import DataSpec, Job, StageSpec
@@ -82,7 +82,7 @@ class TrainingRun:
         train = subset(everything.train, parameters.train_samples, context.seed)
         self.held_out: Pictures | None = None
         if hold_out:
-            train, self.held_out = apart(train, hold_out, context.seed)
+            train, self.held_out = split_holdout(train, hold_out, context.seed)
         self.data = Dataset(
             everything.name,
             everything.classes,

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from nodes.data import datasets as data
-from nodes.data.datasets import check, load, recorded_name, resolve
+from nodes.data.datasets import check_dataset, load_dataset, recorded_name, resolve_dataset
 from nodes.data.images import Files, resize, stratified
 from nodes.errors import DataError
 
@@ -117,12 +117,12 @@ def write_ham(folder: Path, lesions: int = 20, per_lesion: int = 2) -> dict[str,
 
 
 def test_digits_are_the_whole_embedded_set_split_by_class() -> None:
-    digits = load("digits", None)
+    digits = load_dataset("digits", None)
     assert (digits.name, digits.input_shape, digits.classes) == ("digits", (3, 32, 32), tuple("0123456789"))
     assert (len(digits.train), len(digits.test)) == (1437, 360)
     assert digits.train.labels.dtype == np.int64
     assert np.bincount(digits.test.labels).min() >= 34
-    stored = load("digits", None, side=8)
+    stored = load_dataset("digits", None, side=8)
     from sklearn.datasets import load_digits  # noqa: PLC0415
 
     found = np.sort(np.concatenate([stored.train.images[:], stored.test.images[:]])[..., 1].reshape(-1, 64), 0)
@@ -132,49 +132,49 @@ def test_digits_are_the_whole_embedded_set_split_by_class() -> None:
 
 
 def test_digits_are_the_same_every_time() -> None:
-    first, second = load("digits", None), load("digits", None)
+    first, second = load_dataset("digits", None), load_dataset("digits", None)
     assert (first.train.images[:] == second.train.images[:]).all()
     assert (first.test.labels == second.test.labels).all()
 
 
 def test_resolve() -> None:
-    assert resolve("auto(cifar10)", None) == "digits"
-    assert resolve("auto(cifar10)", Path("x")) == "cifar10"
-    assert resolve("stl10", None) == "stl10"
-    assert resolve("npz:mine", None) == "npz:mine"
+    assert resolve_dataset("auto(cifar10)", None) == "digits"
+    assert resolve_dataset("auto(cifar10)", Path("x")) == "cifar10"
+    assert resolve_dataset("stl10", None) == "stl10"
+    assert resolve_dataset("npz:mine", None) == "npz:mine"
     for wrong in ("cifar", "auto(cifar)", "npz:../x", "auto(auto(digits))"):
         with pytest.raises(DataError, match=r"no data set .*digits, cifar10, stl10"):
-            resolve(wrong, None)
+            resolve_dataset(wrong, None)
 
 
 def test_perhaps_is_the_set_only_where_its_files_are(tmp_path: Path) -> None:
-    assert resolve("perhaps(stl10)", None) == "digits"
-    assert resolve("perhaps(stl10)", tmp_path) == "digits"
-    assert resolve("perhaps(digits)", tmp_path) == "digits"
-    assert resolve("auto(stl10)", tmp_path) == "stl10"
+    assert resolve_dataset("perhaps(stl10)", None) == "digits"
+    assert resolve_dataset("perhaps(stl10)", tmp_path) == "digits"
+    assert resolve_dataset("perhaps(digits)", tmp_path) == "digits"
+    assert resolve_dataset("auto(stl10)", tmp_path) == "stl10"
     write_stl(tmp_path / "stl10_binary")
-    assert resolve("perhaps(stl10)", tmp_path) == "stl10"
-    assert resolve("perhaps(imagenet100)", tmp_path) == "digits"
+    assert resolve_dataset("perhaps(stl10)", tmp_path) == "stl10"
+    assert resolve_dataset("perhaps(imagenet100)", tmp_path) == "digits"
     (tmp_path / "stl10_binary/test_y.bin").unlink()
-    assert resolve("perhaps(stl10)", tmp_path) == "stl10"
+    assert resolve_dataset("perhaps(stl10)", tmp_path) == "stl10"
     with pytest.raises(DataError, match="no test_y"):
-        check("perhaps(stl10)", tmp_path)
+        check_dataset("perhaps(stl10)", tmp_path)
     with pytest.raises(DataError, match="absent is no folder"):
-        check("perhaps(stl10)", tmp_path / "absent")
+        check_dataset("perhaps(stl10)", tmp_path / "absent")
     with pytest.raises(DataError, match="no data set 'stl'"):
-        resolve("perhaps(stl)", tmp_path)
+        resolve_dataset("perhaps(stl)", tmp_path)
 
 
 def test_check_needs_a_folder_only_where_files_are_needed(tmp_path: Path) -> None:
-    check("digits", None)
-    check("auto(cifar10)", None)
+    check_dataset("digits", None)
+    check_dataset("auto(cifar10)", None)
     with pytest.raises(DataError, match="cifar10: needs a folder"):
-        check("cifar10", None)
+        check_dataset("cifar10", None)
     with pytest.raises(DataError, match="no folder"):
-        check("cifar10", tmp_path / "absent")
-    for name in data.names()[1:]:
+        check_dataset("cifar10", tmp_path / "absent")
+    for name in data.dataset_names()[1:]:
         with pytest.raises(DataError, match=f"^{name}: not found in .*expected .*{name}.npz"):
-            check(name, tmp_path)
+            check_dataset(name, tmp_path)
 
 
 def test_importing_is_cheap() -> None:
@@ -190,8 +190,8 @@ def test_importing_is_cheap() -> None:
 @pytest.mark.parametrize("inside", ["cifar-10-batches-bin", "."])
 def test_cifar10_binary(tmp_path: Path, inside: str) -> None:
     write_cifar(tmp_path / inside)
-    check("cifar10", tmp_path)
-    found = load("cifar10", tmp_path)
+    check_dataset("cifar10", tmp_path)
+    found = load_dataset("cifar10", tmp_path)
     assert (found.name, found.input_shape, found.classes[9]) == ("cifar10", (3, 32, 32), "truck")
     assert found.train.labels.tolist() == [1, 9, 2, 9, 3, 9, 4, 9, 5, 9]
     assert found.test.labels.tolist() == [4, 0, 7]
@@ -204,18 +204,18 @@ def test_cifar10_that_is_broken(tmp_path: Path) -> None:
     write_cifar(folder)
     (folder / "test_batch.bin").write_bytes(cifar_file([4, 0])[:-1])
     with pytest.raises(DataError, match=r"cifar10: .*test_batch.bin: 6,145 bytes, .*multiple of 3,073"):
-        load("cifar10", tmp_path)
+        load_dataset("cifar10", tmp_path)
     (folder / "test_batch.bin").write_bytes(cifar_file([4, 10]))
     with pytest.raises(DataError, match=r"test_batch.bin: label 10, expected 0 to 9"):
-        load("cifar10", tmp_path)
+        load_dataset("cifar10", tmp_path)
     (folder / "data_batch_3.bin").unlink()
     with pytest.raises(DataError, match=r"no data_batch_3.bin in"):
-        check("cifar10", tmp_path)
+        check_dataset("cifar10", tmp_path)
 
 
 def test_stl10_is_column_major_and_counts_from_one(tmp_path: Path) -> None:
     write_stl(tmp_path / "stl10_binary")
-    found = load("stl10", tmp_path)
+    found = load_dataset("stl10", tmp_path)
     assert found.input_shape == (3, 96, 96)
     assert (found.train.labels.tolist(), found.test.labels.tolist()) == ([0, 9], [2])
     assert (found.train.images[:] == pictures(2, 96, 96)).all()
@@ -226,22 +226,22 @@ def test_stl10_that_is_broken(tmp_path: Path) -> None:
     write_stl(folder)
     (folder / "train_y.bin").write_bytes(bytes([0, 10]))
     with pytest.raises(DataError, match=r"train_y.bin: label 0, expected 1 to 10"):
-        load("stl10", tmp_path)
+        load_dataset("stl10", tmp_path)
     (folder / "train_y.bin").write_bytes(bytes([1, 2, 3]))
     with pytest.raises(DataError, match=r"train_y.bin: 3 labels for 2 pictures"):
-        load("stl10", tmp_path)
+        load_dataset("stl10", tmp_path)
     (folder / "test_X.bin").write_bytes(b"")
     (folder / "train_y.bin").write_bytes(bytes([1, 2]))
     with pytest.raises(DataError, match=r"test_X.bin: 0 bytes, expected a multiple of 27,648"):
-        load("stl10", tmp_path)
+        load_dataset("stl10", tmp_path)
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("inside", ["FashionMNIST/raw", "FashionMNIST"])
 def test_fashionmnist(tmp_path: Path, packed: bool, inside: str) -> None:
     write_idx(tmp_path / inside, packed)
-    check("fashionmnist", tmp_path)
-    found = load("fashionmnist", tmp_path)
+    check_dataset("fashionmnist", tmp_path)
+    found = load_dataset("fashionmnist", tmp_path)
     assert (found.input_shape, found.classes[9]) == ((3, 28, 28), "Ankle boot")
     assert found.train.labels.tolist() == [9, 0, 3]
     for channel in range(3):
@@ -272,7 +272,7 @@ def test_idx_that_is_broken(tmp_path: Path, content: bytes, message: str, packed
     else:
         (tmp_path / "FashionMNIST/train-images-idx3-ubyte").write_bytes(content)
     with pytest.raises(DataError, match=f"fashionmnist: .*train-images-idx3-ubyte.*{message}"):
-        load("fashionmnist", tmp_path)
+        load_dataset("fashionmnist", tmp_path)
 
 
 def test_gz_that_is_cut_short(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_gz_that_is_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "FashionMNIST/t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz: expected a readable idx file"):
-        load("fashionmnist", tmp_path)
+        load_dataset("fashionmnist", tmp_path)
 
 
 # npz
@@ -289,8 +289,8 @@ def test_gz_that_is_cut_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_npz(tmp_path: Path, packed: bool) -> None:
     write_npz(tmp_path / "mine.npz", packed)
-    check("npz:mine", tmp_path)
-    found = load("npz:mine", tmp_path)
+    check_dataset("npz:mine", tmp_path)
+    found = load_dataset("npz:mine", tmp_path)
     assert (found.name, found.classes, found.input_shape) == ("mine", ("0", "1", "2"), (3, 6, 6))
     assert (found.train.labels.tolist(), found.test.labels.tolist()) == ([0, 1, 2, 1], [2, 0])
     assert (found.train.images[:] == pictures(4, 6, 6)).all()
@@ -300,12 +300,12 @@ def test_npz(tmp_path: Path, packed: bool) -> None:
 
 def test_npz_stands_in_for_a_known_set_and_may_name_itself(tmp_path: Path) -> None:
     write_npz(tmp_path / "cifar10.npz", name=npy("<U12", (), "cifar10-jpeg".encode("utf-32-le")))
-    found = load("cifar10", tmp_path)
+    found = load_dataset("cifar10", tmp_path)
     assert (found.name, found.classes[0], found.train.mean[0]) == ("cifar10-jpeg", "airplane", 0.4914)
     write_npz(tmp_path / "dermamnist.npz")
-    assert load("ham10000", tmp_path).name == "dermamnist"
+    assert load_dataset("ham10000", tmp_path).name == "dermamnist"
     write_cifar(tmp_path / "cifar-10-batches-bin")
-    assert load("cifar10", tmp_path).name == "cifar10"
+    assert load_dataset("cifar10", tmp_path).name == "cifar10"
 
 
 def test_grey_npz_gets_three_channels(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_grey_npz_gets_three_channels(tmp_path: Path) -> None:
         train_images=npy("|u1", (4, 6, 6), grey.tobytes()),
         test_images=npy("|u1", (2, 6, 6, 1), grey[:2].tobytes()),
     )
-    found = load("npz:grey", tmp_path)
+    found = load_dataset("npz:grey", tmp_path)
     assert found.train.images.shape == (4, 6, 6, 3)
     assert (found.train.images[:] == grey[..., None]).all()
     assert (found.test.images[:] == grey[:2, ..., None]).all()
@@ -344,7 +344,7 @@ def test_grey_npz_gets_three_channels(tmp_path: Path) -> None:
 def test_npz_that_is_broken(tmp_path: Path, changed: dict[str, bytes | None], message: str) -> None:
     write_npz(tmp_path / "mine.npz", **changed)
     with pytest.raises(DataError, match=f"npz:mine: .*mine.npz: .*{message}"):
-        load("npz:mine", tmp_path)
+        load_dataset("npz:mine", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -359,21 +359,21 @@ def test_npz_labels_that_cannot_be(tmp_path: Path, name: str, labels: bytes, mes
     path = tmp_path / f"{name.removeprefix('npz:')}.npz"
     write_npz(path, train_labels=npy("|u1", (len(labels),), labels))
     with pytest.raises(DataError, match=message):
-        load(name, tmp_path)
+        load_dataset(name, tmp_path)
 
 
 def test_npz_that_is_no_zip_or_lies_about_its_sizes(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     path.write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(DataError, match="not a zip file"):
-        check("npz:mine", tmp_path)
+        check_dataset("npz:mine", tmp_path)
     write_npz(path, packed=True, train_images=npy("|u1", (10**6, 32, 32, 3), b""))
     content = bytearray(path.read_bytes())
     directory = content.rindex(b"PK\x01\x02", 0, content.index(b"train_images.npy", content.index(b"PK\x01\x02")))
     struct.pack_into("<I", content, directory + 24, 128 + 3072 * 10**6)  # the size once unpacked
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"train_images.npy declares 3,072,000,128 bytes, it cannot hold them"):
-        check("npz:mine", tmp_path)
+        check_dataset("npz:mine", tmp_path)
 
 
 def test_damaged_pixels_in_an_npz(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_damaged_pixels_in_an_npz(tmp_path: Path) -> None:
     content[14000] ^= 1
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"mine.npz: expected arrays that can be read"):
-        load("npz:mine", tmp_path)
+        load_dataset("npz:mine", tmp_path)
 
 
 # folders
@@ -399,33 +399,33 @@ def test_imagenet100_in_parts(tmp_path: Path) -> None:
     save(tmp_path / "imagenet100/train.X2/n02/c.JPEG", (0, 0, 200))
     save(tmp_path / "imagenet100/val.X/n02/d.JPEG", (90, 90, 90))
     (tmp_path / "imagenet100/train.X1/n02/notes.txt").write_text("no picture")
-    check("imagenet100", tmp_path)
-    found = load("imagenet100", tmp_path, side=16)
+    check_dataset("imagenet100", tmp_path)
+    found = load_dataset("imagenet100", tmp_path, side=16)
     assert (found.classes, found.input_shape) == (("n01", "n02"), (3, 16, 16))
     assert (found.train.labels.tolist(), found.test.labels.tolist()) == ([0, 1, 1], [1])
     colours = found.train.images[:].mean((1, 2))
     assert np.abs(colours - [[0, 200, 0], [200, 0, 0], [0, 0, 200]]).max() < 4
-    directly = load("imagenet100", tmp_path / "imagenet100")
+    directly = load_dataset("imagenet100", tmp_path / "imagenet100")
     assert (directly.name, directly.input_shape) == ("imagenet100", (3, 224, 224))
     renamed = (tmp_path / "imagenet100").rename(tmp_path / "mine")
-    assert load("imagenet100", renamed).name == "imagenet100"
+    assert load_dataset("imagenet100", renamed).name == "imagenet100"
 
 
 def test_folder_with_its_own_parts(tmp_path: Path) -> None:
     for part, name in (("train", "cat"), ("train", "ant"), ("test", "cat")):
         save(tmp_path / f"pets/{part}/{name}/1.png", (1, 2, 3))
-    found = load("folder:pets", tmp_path)
+    found = load_dataset("folder:pets", tmp_path)
     assert (found.name, found.classes, found.test.labels.tolist()) == ("pets", ("ant", "cat"), [1])
     assert (found.train.images[:] == [1, 2, 3]).all()
     save(tmp_path / "pets/test/dog/1.png", (1, 2, 3))
     with pytest.raises(DataError, match="class dog is in test, not in train"):
-        load("folder:pets", tmp_path)
+        load_dataset("folder:pets", tmp_path)
 
 
 def test_folder_of_classes_is_split_by_class(tmp_path: Path) -> None:
     for number in range(20):
         save(tmp_path / f"pets/{'cat' if number < 10 else 'ant'}/{number}.png", (number, 0, 0))
-    found, again = load("folder:pets", tmp_path, side=8), load("folder:pets", tmp_path, side=8)
+    found, again = load_dataset("folder:pets", tmp_path, side=8), load_dataset("folder:pets", tmp_path, side=8)
     assert np.bincount(found.test.labels).tolist() == [2, 2]
     reds = [part.images[:][:, 0, 0, 0].tolist() for part in (found.train, found.test)]
     assert sorted(reds[0] + reds[1]) == list(range(20))
@@ -437,20 +437,20 @@ def test_folder_of_classes_is_split_by_class(tmp_path: Path) -> None:
 def test_folder_that_cannot_be_used(tmp_path: Path) -> None:
     save(tmp_path / "pets/train/cat/1.png", (1, 2, 3))
     with pytest.raises(DataError, match=r"folder:pets: .*no pictures in test/CLASS"):
-        load("folder:pets", tmp_path)
+        load_dataset("folder:pets", tmp_path)
     save(tmp_path / "one/cat/1.png", (1, 2, 3))
     with pytest.raises(DataError, match="at least two classes"):
-        load("folder:one", tmp_path)
+        load_dataset("folder:one", tmp_path)
     (tmp_path / "pets/test/cat").mkdir(parents=True)
     (tmp_path / "pets/test/cat/1.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     with pytest.raises(DataError, match=r"1.png: expected a picture that can be decoded"):
-        load("folder:pets", tmp_path).test.images[:]
+        load_dataset("folder:pets", tmp_path).test.images[:]
 
 
 def test_ham10000_keeps_a_lesion_on_one_side(tmp_path: Path) -> None:
     lesion_of = write_ham(tmp_path / "ham10000")
-    check("ham10000", tmp_path)
-    found = load("ham10000", tmp_path, side=8)
+    check_dataset("ham10000", tmp_path)
+    found = load_dataset("ham10000", tmp_path, side=8)
     assert (found.name, len(found.classes), found.input_shape) == ("ham10000", 7, (3, 8, 8))
     shades = [np.rint(part.images[:].mean((1, 2, 3))).astype(int) for part in (found.train, found.test)]
     assert sorted([*shades[0], *shades[1]]) == list(range(40))
@@ -458,7 +458,7 @@ def test_ham10000_keeps_a_lesion_on_one_side(tmp_path: Path) -> None:
     assert not lesions[0] & lesions[1]
     assert (len(lesions[0]), len(lesions[1])) == (16, 4)
     assert (found.test.labels == np.where(shades[1] % 20 % 2, 5, 4)).all()
-    assert load("ham10000", tmp_path).input_shape == (3, 64, 64)
+    assert load_dataset("ham10000", tmp_path).input_shape == (3, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -476,10 +476,10 @@ def test_ham10000_table_that_is_wrong(tmp_path: Path, row: str, message: str) ->
     table = tmp_path / "HAM10000_metadata.csv"
     table.write_text(table.read_text().splitlines()[0] + "\n" + row + "\n")
     with pytest.raises(DataError, match=message):
-        load("ham10000", tmp_path)
+        load_dataset("ham10000", tmp_path)
     (tmp_path / "HAM10000_metadata.csv").unlink()
     with pytest.raises(DataError, match=r"no HAM10000_metadata.csv in"):
-        check("ham10000", tmp_path)
+        check_dataset("ham10000", tmp_path)
 
 
 # pictures
@@ -494,11 +494,11 @@ def test_side_scales_the_centre_square(tmp_path: Path) -> None:
     ours, theirs = resize(ramp, 9), Image.fromarray(ramp[0]).resize((9, 9), Image.Resampling.BILINEAR)
     assert np.abs(ours[0].astype(int) - np.asarray(theirs)).max() <= 1
     write_npz(tmp_path / "mine.npz")
-    found = load("npz:mine", tmp_path, side=3)
+    found = load_dataset("npz:mine", tmp_path, side=3)
     assert found.input_shape == (3, 3, 3)
     assert (found.train.images[np.array([2])] == resize(pictures(4, 6, 6)[2:3], 3)).all()
     with pytest.raises(DataError, match="side 0"):
-        load("npz:mine", tmp_path, side=0)
+        load_dataset("npz:mine", tmp_path, side=0)
 
 
 def test_files_are_decoded_when_asked_for_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,6 +541,6 @@ def test_stratified_keeps_shares_and_is_nested() -> None:
 def test_records_carry_the_name_that_a_file_gives_itself(tmp_path: Path) -> None:
     write_npz(tmp_path / "cifar10.npz", name=npy("<U12", (), "cifar10-jpeg".encode("utf-32-le")))
     write_npz(tmp_path / "plain.npz")
-    assert recorded_name("cifar10", tmp_path) == load("cifar10", tmp_path).name == "cifar10-jpeg"
+    assert recorded_name("cifar10", tmp_path) == load_dataset("cifar10", tmp_path).name == "cifar10-jpeg"
     assert recorded_name("npz:plain", tmp_path) == "plain"
     assert recorded_name("auto(cifar10)", None) == "digits"

@@ -5,7 +5,7 @@ import torch
 from msgspec.structs import replace
 from torch.nn import functional as F
 
-from nodes.data.batching import batches, share
+from nodes.data.batching import batches, client_subset
 from nodes.data.loading import load_data
 from nodes.data.partitioning import partition_iid
 from nodes.errors import ProtocolError
@@ -72,12 +72,12 @@ def test_the_end_is_that_of_all_sources_and_strangers_are_refused():
 
 def test_shares_are_equal_disjoint_and_of_all():
     data = load_data(JOB).train
-    shares = [share(data, client, 3, seed=3) for client in range(3)]
+    shares = [client_subset(data, client, 3, seed=3) for client in range(3)]
     assert [len(one) for one in shares] == [25, 25, 25]
     expected = partition_iid(data.labels, 3, 3)
     for one, chosen in zip(shares, expected, strict=True):
         assert (one.images[list(range(25))] == data.images[chosen]).all()
-    assert share(data, 0, 1, seed=3) is data
+    assert client_subset(data, 0, 1, seed=3) is data
 
 
 def test_sources_train_one_server_as_a_plain_loop_would():
@@ -95,7 +95,9 @@ def test_sources_train_one_server_as_a_plain_loop_would():
     losses = [[], [], []]
     for epoch in range(2):
         drawn = [
-            batches(share(data.train, k, 3, 3), 8, seed=3, epoch=epoch, shuffle=True, augment=False, drop_last=True)
+            batches(
+                client_subset(data.train, k, 3, 3), 8, seed=3, epoch=epoch, shuffle=True, augment=False, drop_last=True
+            )
             for k in range(3)
         ]
         for step in zip(*drawn, strict=True):

@@ -9,7 +9,7 @@ from bench.experiments.common.two_node_training import TrainingRun
 from bench.experiments.edge_sl import inversion
 from bench.experiments.edge_sl import privacy as edge_privacy
 from bench.suite.parameter_types import decoder
-from nodes.data.batching import apart
+from nodes.data.batching import split_holdout
 from nodes.errors import DataError
 from nodes.spec.job import StageSpec
 
@@ -64,7 +64,7 @@ def test_pictures_are_recorded_as_they_are_and_as_they_were_read(context):
     shows = ["original", "cut 0", "int8 at 3"]
     assert list(dict.fromkeys(one.case["shows"] for one in pixels)) == shows
     assert len(pixels) == len(shows) * 2 * 4 * 4
-    bench = TrainingRun(asked(), context, hold_out=60)
+    bench = TrainingRun(asked(), context, split_holdout=60)
     first = edge_privacy.subset(bench.data.train, 40, context.seed).images[np.arange(1)][0]
     by_hand = first[4:8, 8:12].mean() / 255  # the second row's third place of four by four
     (same,) = [
@@ -75,16 +75,16 @@ def test_pictures_are_recorded_as_they_are_and_as_they_were_read(context):
 
 def test_nobody_trains_on_the_servers_pictures(context):
     labels = TrainingRun(asked(), context).data.train
-    left, taken = apart(labels, 60, 3)
+    left, taken = split_holdout(labels, 60, 3)
     assert (len(left), len(taken)) == (100, 60)
     every = {image.tobytes() for image in labels.images[np.arange(160)]}
     ours = [{image.tobytes() for image in some.images[np.arange(len(some))]} for some in (left, taken)]
     assert not ours[0] & ours[1]
     assert ours[0] | ours[1] == every
-    held = TrainingRun(asked(), context, hold_out=60)
+    held = TrainingRun(asked(), context, split_holdout=60)
     assert (len(held.data.train), len(held.held_out or ())) == (100, 60)
     with pytest.raises(DataError, match="some to be left"):
-        apart(labels, 160, 0)
+        split_holdout(labels, 160, 0)
 
 
 def test_a_network_cut_elsewhere_is_the_same_network(context):
