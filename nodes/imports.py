@@ -13,7 +13,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def named(name: str) -> Callable[..., Any]:
+def load_callable(name: str) -> Callable[..., Any]:
     """The function or class that ``module:callable`` names. Raises ValueError whatever its import does."""
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:

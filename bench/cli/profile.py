@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.suite.document import InputError
 from nodes.costs.profile import measure
-from nodes.imports import named
+from nodes.imports import load_callable
 from nodes.model.factory import build_model
 from nodes.spec.job import Granularity
 
@@ -32,7 +32,7 @@ def run_profile(model: str, input_shape: tuple[int, int, int], granularity: Gran
 def _classes(model: str) -> int:
     """How many classes ``model`` tells apart if nobody asks for another number."""
     if ":" in model:
-        parameter = inspect.signature(named(model)).parameters.get("classes")
+        parameter = inspect.signature(load_callable(model)).parameters.get("classes")
         if parameter and isinstance(parameter.default, int):
             return parameter.default
     return PUBLISHED_CLASSES

@@ -27,7 +27,7 @@ from bench.suite.schema import (
     points,
 )
 from bench.suite.strict_yaml import convert, sound
-from nodes.imports import did_you_mean, named
+from nodes.imports import did_you_mean, load_callable
 from reports.claims.claim import Claim
 from reports.figures.pareto import FrontSpec
 from reports.record import CaseValue, Scale
@@ -162,13 +162,13 @@ def _experiments(
 def resolve_run(run: str) -> tuple[Run, type[msgspec.Struct]]:
     """The function that ``run`` names and the type of its parameters. Raises ValueError."""
     if ":" in run:
-        function = named(run)
+        function = load_callable(run)
     else:
         file, _, name = run.rpartition(".")
         if file not in MODULES:
             hint = did_you_mean(file, MODULES) or "; functions of one's own are module:function"
             raise ValueError(f"no file {file!r} in bench.experiments{hint}")
-        function = named(f"bench.experiments.{MODULES[file]}:{name}")
+        function = load_callable(f"bench.experiments.{MODULES[file]}:{name}")
     try:
         first = next(iter(inspect.signature(function).parameters), "")
         kind = typing.get_type_hints(function).get(first)

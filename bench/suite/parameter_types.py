@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.suite.strict_yaml import DecHook
-from nodes.imports import did_you_mean, named
+from nodes.imports import did_you_mean, load_callable
 from nodes.spec.job import StageSpec
 
 BUILT_IN_STAGES = ("identity", "float16", "int8")
@@ -75,7 +75,7 @@ def available_dataset(name: str, data_dir: Path | None) -> str:
 def check_model(name: str) -> None:
     """Raise ValueError if there is no model ``name``."""
     if ":" in name:
-        named(name)
+        load_callable(name)
         return
     from torchvision import models  # noqa: PLC0415
 
@@ -100,7 +100,7 @@ def check_workload(name: str) -> None:
 def check_stage(name: str) -> None:
     """Raise ValueError if there is no stage ``name``."""
     if ":" in name:
-        named(name)
+        load_callable(name)
     elif name not in BUILT_IN_STAGES:
         known = f"there are {', '.join(BUILT_IN_STAGES)} and module:callable"
         raise ValueError(f"no stage {name!r}{did_you_mean(name, BUILT_IN_STAGES)}; {known}")

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from nodes.errors import ModelError
-from nodes.model.tracing import clear_in_place, ends, observe, trace
+from nodes.model.tracing import clear_in_place, input_and_output, observe, trace
 from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Granularity
 
@@ -41,7 +41,7 @@ class Chain:
         graph = trace(model)
         self._graph = graph
         self.input_shape = input_shape
-        self.input, self.output = ends(graph)
+        self.input, self.output = input_and_output(graph)
         observed = observe(fx.GraphModule(model, graph), input_shape)
         if clear_in_place(model, graph, observed):
             observed = observe(fx.GraphModule(model, graph), input_shape)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nodes.errors import ModelError, one_line
-from nodes.imports import named
+from nodes.imports import load_callable
 from nodes.model.chain import Chain
 from nodes.seeds import derive
 from nodes.spec.job import Granularity
@@ -44,7 +44,7 @@ def outline(name: str, classes: int, input_shape: tuple[int, int, int], granular
 def _own(name: str, classes: int) -> Any:
     """What ``module:callable`` makes, told the number of classes if it takes ``classes``."""
     try:
-        make = named(name)
+        make = load_callable(name)
     except ValueError as error:
         raise ModelError(str(error)) from None
     return make(classes=classes) if "classes" in inspect.signature(make).parameters else make()

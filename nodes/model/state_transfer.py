@@ -20,7 +20,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer | None, tensor: torch.Tenso
     return {kind: value for kind, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def belongings(named: Tensors, optimizer: torch.optim.Optimizer | None) -> Tensors:
+def training_state(named: Tensors, optimizer: torch.optim.Optimizer | None) -> Tensors:
     """The parameters and buffers ``named``, and what ``optimizer`` keeps of them, by name; the tensors themselves."""
     tensors = {**named}
     for name, tensor in named.items():
@@ -29,8 +29,8 @@ def belongings(named: Tensors, optimizer: torch.optim.Optimizer | None) -> Tenso
     return tensors
 
 
-def take(named: Tensors, came: Mapping[str, torch.Tensor]) -> dict[torch.Tensor, Tensors]:
-    """Copy what ``belongings`` gave elsewhere into ``named``; the optimizer's state of each of these.
+def load_training_state(named: Tensors, came: Mapping[str, torch.Tensor]) -> dict[torch.Tensor, Tensors]:
+    """Copy what ``training_state`` returned elsewhere into ``named``; the optimizer's state of each of these.
 
     Raises ProtocolError if it is not what they have.
     """

@@ -138,7 +138,7 @@ def _by_owner(graph: fx.Graph) -> dict[str, list[Any]]:
     return owned
 
 
-def ends(graph: fx.Graph) -> tuple[str, str]:
+def input_and_output(graph: fx.Graph) -> tuple[str, str]:
     """Names of the one value that goes into ``graph`` and of the one that comes out."""
     first, *others = (node for node in graph.nodes if node.op == "placeholder")
     if any(node.users or not node.args for node in others):  # an argument with a default may stand unused

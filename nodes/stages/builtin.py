@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from nodes.errors import ModelError, one_line
-from nodes.imports import named
+from nodes.imports import load_callable
 from nodes.model.boundary import Tensors
 from nodes.spec.job import StageSpec
 from nodes.stages.base import Stage
@@ -65,7 +65,7 @@ def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
         raise ModelError(f"unknown stage {spec.name!r}: neither {', '.join(BUILT_IN)} nor module:callable")
     tensors = {name: value for name, value in shapes.items() if isinstance(value, torch.Tensor)}
     try:
-        stage = (make or named(spec.name))(tensors, **spec.options)
+        stage = (make or load_callable(spec.name))(tensors, **spec.options)
     except Exception as error:
         raise ModelError(f"stage {spec.name} cannot be made: {one_line(error)}") from None
     if not isinstance(stage, Stage):

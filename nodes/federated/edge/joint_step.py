@@ -30,7 +30,7 @@ from nodes.federated.formulas import averaged, back_propagated, own_gradients
 from nodes.model.boundary import Tensors, unpack
 from nodes.model.chain import Moment, Values
 from nodes.model.checkpoint import write_state
-from nodes.model.state_transfer import belongings, take
+from nodes.model.state_transfer import load_training_state, training_state
 from nodes.spec.federation import Statistics
 from nodes.spec.job import Job
 from nodes.training.segment import Segment, _wire, check_restored, number
@@ -94,13 +94,13 @@ class JointSegment(Segment):
         ]
         return Joint(gradients, told(len(arrived), size, positions) | {"backward_s": backward_s + own_s})
 
-    def belongings(self) -> Tensors:
+    def training_state(self) -> Tensors:
         """All that training goes on from elsewhere."""
-        return {name: tensor.clone() for name, tensor in _wire(belongings(self._named(), self._optimizer)).items()}
+        return {name: tensor.clone() for name, tensor in _wire(training_state(self._named(), self._optimizer)).items()}
 
     def settle(self, came: Tensors) -> None:
-        """Go on from what ``belongings`` gave. Raises ProtocolError for anything else."""
-        states = take(self._named(), came)
+        """Go on from what ``training_state`` returned. Raises ProtocolError for anything else."""
+        states = load_training_state(self._named(), came)
         if self._optimizer is None:
             return
         for parameter in self._parameters():

@@ -100,7 +100,7 @@ class EdgeWork:
 
     def leave(self, round_number: int, client: int, to: str, here: bool) -> Handover:
         """What goes after a client to edge server ``to``, with which it trains from this round on: its copy, if any."""
-        tensors = self._segments[client].belongings() if self._copies else {}
+        tensors = self._segments[client].training_state() if self._copies else {}
         return Handover(assignment=round_number, client=client, to=to, here=here, tensors=tensors)
 
     def settle(self, handover: Handover) -> Handover:

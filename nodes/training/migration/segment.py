@@ -17,7 +17,7 @@ from nodes.model.boundary import Tensors
 from nodes.model.chain import Chain, Values
 from nodes.model.factory import build_model
 from nodes.model.layer_range import layer_range
-from nodes.model.state_transfer import belongings, optimizer_state, take
+from nodes.model.state_transfer import load_training_state, optimizer_state, training_state
 from nodes.spec.job import Job
 from nodes.stages.base import Stage
 from nodes.training.segment import Segment, _wire
@@ -50,7 +50,7 @@ class MovingSegment(Segment):
 
     def give(self, assignment: int, start: int, stop: int) -> Parameters:
         """The state of layers ``start`` to ``stop``, which are held here."""
-        tensors = belongings(self._named(start, stop), self._optimizer)
+        tensors = training_state(self._named(start, stop), self._optimizer)
         return Parameters(assignment=assignment, start=start, stop=stop, tensors=_wire(tensors))
 
     def settle(self, assign: Assign, parameters: tuple[Parameters, ...]) -> Assign:
@@ -62,7 +62,7 @@ class MovingSegment(Segment):
             tensor: optimizer_state(self._optimizer, tensor) for tensor in self._parameters()
         }
         for message in parameters:
-            states |= take(self._named(message.start, message.stop), message.tensors)
+            states |= load_training_state(self._named(message.start, message.stop), message.tensors)
         before, after = (stages(splits, self.layers) for splits in (self._splits, assign.splits))
         same = {key[0] for key in before.intersection(after)}
         held = [(self.place.inbound, self._inbound), (self.place.outbound, self._outbound)]
