@@ -24,7 +24,7 @@ from nodes.runtime.dynamic_node import RoamingNode
 from nodes.runtime.executors import PacedExecutor, ThreadExecutor
 from nodes.spec.service import Service
 from nodes.splitting.controller import SplitControl
-from nodes.splitting.link_estimates import KnownLinks
+from nodes.splitting.link_estimates import LinkEstimates
 from nodes.wire.channel import Channel
 from nodes.wire.listener import Listener, peer_id
 from nodes.wire.messages import Hello, Peer, Serve, Shutdown
@@ -91,7 +91,7 @@ def _role(name: str, told: Serve, split: SplitControl, worker: WholeModel) -> Se
     if told.source:
         return ServiceUe(name, split, service.pace, service.deliver)
     sizes = wire_bytes(worker.frames, service.deliver)
-    return ServiceHop(name, split, KnownLinks(sizes, told.incoming, service.policy), service.deliver)
+    return ServiceHop(name, split, LinkEstimates(sizes, told.incoming, service.policy), service.deliver)
 
 
 async def _let_in(home: Listener, run: str, node: RoamingNode) -> None:

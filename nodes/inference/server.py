@@ -10,7 +10,7 @@ from nodes.inference.task import DONE, LOST, layers_done
 from nodes.runtime.actions import Action, Compute, Direction, Send
 from nodes.splitting.controller import SplitControl
 from nodes.splitting.forecast import LookAhead
-from nodes.splitting.link_estimates import CostEstimate, KnownLinks
+from nodes.splitting.link_estimates import CostEstimate, LinkEstimates
 from nodes.wire.messages import Activation, AnyMessage, LinkState, Result, Shutdown
 from nodes.wire.split_costs import sci
 
@@ -18,14 +18,14 @@ from nodes.wire.split_costs import sci
 class ServiceHop(ServiceNode):
     """A node below the UE. ``estimates`` has the incoming link's costs by the name of the neighbour upstream.
 
-    Where they are ``KnownLinks``, they learn what the runner tells of links and what transfers take.
+    Where they are ``LinkEstimates``, they learn what the runner tells of links and what transfers take.
     """
 
     def __init__(
         self,
         name: str,
         control: SplitControl,
-        estimates: Callable[[str], CostEstimate] | KnownLinks,
+        estimates: Callable[[str], CostEstimate] | LinkEstimates,
         deliver: bool = False,
     ) -> None:
         super().__init__(name, control, deliver)
@@ -42,8 +42,8 @@ class ServiceHop(ServiceNode):
             return self._take(message, now)
         if sender == "up" and isinstance(message, Shutdown):
             return self.lost("up", now)
-        if sender == "runner" and isinstance(message, LinkState) and isinstance(self._estimates, KnownLinks):
-            self._estimates.learn(message.upper, message.link)
+        if sender == "runner" and isinstance(message, LinkState) and isinstance(self._estimates, LinkEstimates):
+            self._estimates.set_link(message.upper, message.link)
             return self._update(now) if message.upper == self._upper else []
         return super().receive(sender, message, now)
 
@@ -57,11 +57,11 @@ class ServiceHop(ServiceNode):
         if direction == "down":
             return super().joined(direction, peer, now)
         self._estimate, self._upper = self._estimates(peer), peer
-        self.control.forget_told()
+        self.control.forget_sent()
         return [*self._update(now), *self._reroute(now)]
 
     def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
-        if direction == "up" and isinstance(self._estimates, KnownLinks):
+        if direction == "up" and isinstance(self._estimates, LinkEstimates):
             self._estimates.observe(self._upper, wire_bytes, wire_s, now)
         return []
 
@@ -81,7 +81,7 @@ class ServiceHop(ServiceNode):
             return []
         self.control.update(self._estimate(now, self._look_ahead.gap_s))
         self._updated_s = now
-        cost_s = self.control.tell(now)
+        cost_s = self.control.next_update(now)
         return [] if cost_s is None else [Send("up", sci(self._update_number, self._name, cost_s))]
 
     def _take(self, message: Activation, now: float) -> list[Action]:

@@ -116,7 +116,7 @@ class ServiceNode(ABC):
 
     def _take_route(self, route: tuple[Peer, ...], now: float) -> list[Action]:
         self.route = route
-        self.control.hear(None)
+        self.control.set_downstream(None)
         if route:
             self._down = "joining"
             return [Connect(route[0])]
@@ -127,14 +127,14 @@ class ServiceNode(ABC):
         self._down = "heard"
         self._update_number = message.assignment
         try:
-            self.control.hear(costs_of(message))
+            self.control.set_downstream(costs_of(message))
         except ValueError as error:
             raise ProtocolError(f"{message.node}: {error}") from None
         return [*self._update(now), *self._reroute(now), *self._go_on(now)]
 
     def _begin_update(self, number: int, now: float) -> list[Action]:
         self._update_number = number
-        self.control.forget_told()
+        self.control.forget_sent()
         return self._update(now)
 
     def _hand_on(self, message: Activation, now: float) -> list[Action]:

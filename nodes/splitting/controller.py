@@ -17,7 +17,7 @@ from itertools import accumulate
 from math import isnan
 
 from nodes.spec.policy import Policy
-from nodes.splitting.search import NodeSplit, sink, split_node
+from nodes.splitting.search import NodeSplit, sink_costs, split_node
 
 
 class SplitControl:
@@ -29,10 +29,10 @@ class SplitControl:
         self.updates = 0
         self.switches = 0  # how often a task found another stop than the one before it from the same boundary
         self._layer_s = layer_s
-        self._downstream = sink(self.layers)
+        self._downstream = sink_costs(self.layers)
         self._link_s: Sequence[float] = [0.0] * (self.layers + 1)
-        self._told: list[float] | None = None
-        self._told_at = 0.0
+        self._sent: list[float] | None = None
+        self._sent_at = 0.0
         self._used: dict[int, int] = {}
         self._split = split_node(layer_s, self._link_s, self._downstream)
 
@@ -57,16 +57,16 @@ class SplitControl:
         self._used[done] = stop
         return stop
 
-    def hear(self, downstream: Sequence[float] | None) -> None:
+    def set_downstream(self, downstream: Sequence[float] | None) -> None:
         """Take the SCI [L+1] of the neighbour downstream; None: there is none. Raises ValueError."""
         if downstream is None:
-            self._downstream = sink(self.layers)
+            self._downstream = sink_costs(self.layers)
             return
         if len(downstream) != self.layers + 1 or any(isnan(cost) or cost < 0 for cost in downstream):
             raise ValueError(f"split costs must be {self.layers + 1} numbers of at least 0")
         self._downstream = list(downstream)
 
-    def hold(self, stop: int) -> None:
+    def keep_stop(self, stop: int) -> None:
         """Let hysteresis keep ``stop``, and nothing more from boundaries behind it, whatever was worked out."""
         self._split = NodeSplit(self._split.cost, [max(done, stop) for done in range(self.layers + 1)])
 
@@ -79,22 +79,22 @@ class SplitControl:
             best = self._settle(best)
         self._split = best
 
-    def tell(self, now: float) -> list[float] | None:
+    def next_update(self, now: float) -> list[float] | None:
         """The SCI if it is to be sent now, else None; it then counts as sent."""
         if not self._is_due(now):
             return None
-        self._told, self._told_at = self.cost_s, now
+        self._sent, self._sent_at = self.cost_s, now
         return self.cost_s
 
-    def forget_told(self) -> None:
+    def forget_sent(self) -> None:
         """The neighbour upstream is new: it has been told nothing."""
-        self._told = None
+        self._sent = None
 
     def _is_due(self, now: float) -> bool:
-        told, change, repeat_s = self._told, self.policy.change, self.policy.repeat_s
-        if told is None or change is None or (repeat_s is not None and now - self._told_at >= repeat_s):
+        sent, change, repeat_s = self._sent, self.policy.change, self.policy.repeat_s
+        if sent is None or change is None or (repeat_s is not None and now - self._sent_at >= repeat_s):
             return True
-        return any(abs(cost - before) > change * before for cost, before in zip(self.cost_s, told, strict=True))
+        return any(abs(cost - before) > change * before for cost, before in zip(self.cost_s, sent, strict=True))
 
     def _settle(self, best: NodeSplit) -> NodeSplit:
         """``best``, but at each boundary the present stop where it still costs little enough."""

@@ -27,7 +27,7 @@ class LookAhead:
         return sum(self._gaps_s) / len(self._gaps_s) if self._gaps_s else 0.0
 
 
-def predicts(gap_s: float, coherence_s: float) -> bool:
+def should_predict(gap_s: float, coherence_s: float) -> bool:
     """Whether to predict at all, by the rule of section IV-F: not if the gap is below the link's coherence time.
 
     A rate that lasts longer than the gap would be the same at its end, says the paper. But the gap may begin
@@ -48,16 +48,16 @@ def forecast_bps(
 ) -> float:
     """The rate on which to base the costs of a task that comes ``gap_s`` after ``now_s``.
 
-    ``rate_bps`` tells the true rate at a time. ``coherence_s`` applies the rule of ``predicts``; 0 predicts
+    ``rate_bps`` tells the true rate at a time. ``coherence_s`` applies the rule of ``should_predict``; 0 predicts
     always. ``error`` is the forecast's relative standard deviation (section VII-C3), drawn from ``generator``
     if it is not 0; what is known, the present rate, has none.
     """
-    if not predicts(gap_s, coherence_s):
+    if not should_predict(gap_s, coherence_s):
         return rate_bps(now_s)
-    return erroneous_bps(rate_bps(now_s + gap_s), error, generator)
+    return noisy_forecast_bps(rate_bps(now_s + gap_s), error, generator)
 
 
-def erroneous_bps(rate_bps: float, error: float, generator: torch.Generator | None) -> float:
+def noisy_forecast_bps(rate_bps: float, error: float, generator: torch.Generator | None) -> float:
     """``rate_bps`` as a forecast with a normal error of standard deviation ``error`` * ``rate_bps`` tells it.
 
     A normal error may leave nothing or less of the rate: 1 bit/s is the least returned (our assumption; the paper

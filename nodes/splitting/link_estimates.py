@@ -11,13 +11,13 @@ from nodes.splitting.search import transfer_s
 CostEstimate = Callable[[float, float], Sequence[float]]
 
 
-def steady(boundary_bytes: Sequence[float], rate_bps: float | None, delay_s: float) -> CostEstimate:
+def constant_estimate(boundary_bytes: Sequence[float], rate_bps: float | None, delay_s: float) -> CostEstimate:
     """The estimate of a link that never changes: ``transfer_s`` of it, always; ``rate_bps`` None is unlimited."""
     costs = transfer_s(boundary_bytes, inf if rate_bps is None else rate_bps, delay_s)
     return lambda now, ahead_s: costs
 
 
-class KnownLinks:
+class LinkEstimates:
     """Estimates by the neighbour upstream. ``boundary_bytes`` [L+1] is what crosses at each boundary."""
 
     def __init__(self, boundary_bytes: Sequence[int], told: Mapping[str, LinkSpec], policy: Policy) -> None:
@@ -36,7 +36,7 @@ class KnownLinks:
         measured_bps = self._measured[upper].rate_bps(now) if upper in self._measured else None
         return LinkSpec(rate_bps=measured_bps or told.rate_bps, delay_s=told.delay_s)
 
-    def learn(self, upper: str, link: LinkSpec) -> None:
+    def set_link(self, upper: str, link: LinkSpec) -> None:
         """Take it as told anew; what was measured before says no more."""
         self._told[upper] = link
         self._measured.pop(upper, None)
@@ -50,4 +50,4 @@ class KnownLinks:
 
     def _estimate(self, upper: str, now: float) -> CostEstimate:
         link = self.link(upper, now)
-        return steady(self._boundary_bytes, link.rate_bps, link.delay_s)
+        return constant_estimate(self._boundary_bytes, link.rate_bps, link.delay_s)

@@ -10,7 +10,7 @@ others. Where several clients train, each round ends with the copies' average, m
 - ``stay``: copies are where clients began; their smashed data goes on to them.
 - ``replicate``: every edge stores all that fits, and all copies are kept in step.
 
-A layer's state comes from the nearest server that is up to date with it, over each link on its way once. All of that
+A layer's state comes from the nearest server that is up to date with it, over each link on its route once. All of that
 is one cost a layer, for the search of ``placement``; hence a message's delay, milliseconds beside its seconds, is left
 out for parameters. A link or an edge's processor that n clients use gives each an n-th; the cloud has enough for all.
 """
@@ -24,7 +24,7 @@ from itertools import accumulate
 from math import inf
 from typing import Literal, NamedTuple
 
-from nodes.splitting.placement import search_within
+from nodes.splitting.placement import search_within_storage
 from nodes.splitting.search import transfer_s
 
 MigrationStrategy = Literal["migrate", "stay", "replicate"]
@@ -56,8 +56,8 @@ class EdgeNetwork:
     storage_bytes: float  # of each edge; the cloud holds all
 
     @cached_property
-    def ways(self) -> dict[tuple[str, str], tuple[BackhaulLink, ...]]:
-        """The fastest way for parameters from server to server."""
+    def routes(self) -> dict[tuple[str, str], tuple[BackhaulLink, ...]]:
+        """The fastest route for parameters from server to server."""
         beside: dict[str, list[tuple[str, BackhaulLink]]] = {}
         for (one, other), link in self.links.items():
             beside.setdefault(one, []).append((other, link))
@@ -66,11 +66,11 @@ class EdgeNetwork:
         for source in (*self.edges, CLOUD):
             near: list[tuple[float, str, tuple[BackhaulLink, ...]]] = [(0.0, source, ())]
             while near:
-                far_s, server, way = heappop(near)
+                far_s, server, route = heappop(near)
                 if (source, server) not in found:
-                    found[source, server] = way
+                    found[source, server] = route
                     for other, link in beside[server]:
-                        heappush(near, (far_s + 1 / link.rate_bps, other, (*way, link)))
+                        heappush(near, (far_s + 1 / link.rate_bps, other, (*route, link)))
         return found
 
 
@@ -83,11 +83,11 @@ class State(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """Layer ``layer`` comes over ``way`` to ``server``."""
+    """Layer ``layer`` comes over ``route`` to ``server``."""
 
     server: str
     layer: int
-    way: tuple[BackhaulLink, ...]
+    route: tuple[BackhaulLink, ...]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Controller:
     stay_rounds: float
 
     @property
-    def in_step(self) -> bool:
+    def synchronised(self) -> bool:
         """Whether copies are averaged each round, so that the cloud is up to date with all layers."""
         return self.clients > 1 or self.strategy == "replicate"
 
@@ -148,7 +148,7 @@ class Controller:
     def arrivals(self, before: State, after: State) -> list[Arrival]:
         """Layers that come to a server which was not up to date with them."""
         held = {edge: range(before.stored.get(edge, 0), count) for edge, count in after.stored.items()}
-        if not self.in_step:  # one copy: the cloud takes over what the edge gives up
+        if not self.synchronised:  # one copy: the cloud takes over what the edge gives up
             held[CLOUD] = range(max(after.stored.values(), default=0), max(before.stored.values(), default=0))
         return [
             Arrival(server, layer, self._nearest(before, server, layer))
@@ -159,7 +159,9 @@ class Controller:
     def batch_s(self, edge: str, clients: int, holder: str, used: int, sharing: int) -> float:
         """Seconds of a batch of each of ``clients`` at ``edge`` from there on; ``sharing`` use ``holder``'s copy."""
         network, crossing = self.network, self.model.boundary_bytes
-        over = sum(8 * 2 * crossing[0] * clients / link.rate_bps + 2 * link.delay_s for link in self._way(edge, holder))
+        over = sum(
+            8 * 2 * crossing[0] * clients / link.rate_bps + 2 * link.delay_s for link in self._route(edge, holder)
+        )
         up = self._link_s(holder, sharing)[used]
         own = sharing * sum(network.layer_s[holder][:used])
         return over + own + up + sum(network.layer_s[CLOUD][used:])
@@ -181,38 +183,38 @@ class Controller:
         if before is not None and self.strategy == "migrate":
             for server, costs in zip((edge, CLOUD), work, strict=True):
                 for layer, size in enumerate(model.held_bytes):
-                    costs[layer] += way_s(self._nearest(before, server, layer), size)
+                    costs[layer] += route_s(self._nearest(before, server, layer), size)
         crossing = [rounds * self.batches * seconds for seconds in self._link_s(edge, clients)]
-        cost, splits = search_within(work, [crossing], model.held_bytes, [network.storage_bytes, inf])
+        cost, splits = search_within_storage(work, [crossing], model.held_bytes, [network.storage_bytes, inf])
         return cost, splits[0] if splits else 0
 
     def _step_s(self, edge: str, clients: int) -> list[float]:
         """Seconds [L] that keeping a layer's copy in step takes each round, if ``clients`` use it."""
         trips = 1 if clients == self.clients else 2  # what nobody else trains need not come back
-        if not self.in_step or self.strategy == "replicate":  # there it is paid whether the copy is used or not
+        if not self.synchronised or self.strategy == "replicate":  # there it is paid whether the copy is used or not
             trips = 0
-        return [trips * way_s(self._way(edge, CLOUD), size) for size in self.model.parameter_bytes]
+        return [trips * route_s(self._route(edge, CLOUD), size) for size in self.model.parameter_bytes]
 
     def _link_s(self, edge: str, sharing: int) -> list[float]:
-        """Seconds [L+1] of a batch of each of those who share the way from ``edge`` to the cloud."""
+        """Seconds [L+1] of a batch of each of those who share the route from ``edge`` to the cloud."""
         sizes = [sharing * size for size in self.model.boundary_bytes]
-        each = [transfer_s(sizes, *link, gradient_bytes=sizes) for link in self._way(edge, CLOUD)]
+        each = [transfer_s(sizes, *link, gradient_bytes=sizes) for link in self._route(edge, CLOUD)]
         return [sum(seconds) for seconds in zip(*each, strict=True)]
 
-    def _way(self, source: str, target: str) -> tuple[BackhaulLink, ...]:
-        return self.network.ways[source, target]
+    def _route(self, source: str, target: str) -> tuple[BackhaulLink, ...]:
+        return self.network.routes[source, target]
 
     def _nearest(self, state: State, server: str, layer: int) -> tuple[BackhaulLink, ...]:
-        """The way to ``server`` from the nearest one that is up to date with ``layer``; none if it is itself."""
+        """The route to ``server`` from the nearest one that is up to date with ``layer``; none if it is itself."""
         holders = [edge for edge, count in state.stored.items() if layer < count]
-        if self.in_step or not holders:
+        if self.synchronised or not holders:
             holders.append(CLOUD)
         if server in holders:
             return ()
-        return min((self._way(holder, server) for holder in holders), key=lambda way: way_s(way, 1))
+        return min((self._route(holder, server) for holder in holders), key=lambda route: route_s(route, 1))
 
 
-def follow_apart(
+def follow_separate_copies(
     network: EdgeNetwork, model: Model, batches: int, stay_rounds: float, attached: Sequence[Sequence[str]]
 ) -> list[list[State]]:
     """Where the copy is that each client has for itself (SFL v1), round by round [R][M], all its layers at one edge.
@@ -229,7 +231,7 @@ def follow_apart(
         for client, edge in enumerate(places):
             before, states[client] = states[client], None
             held = Counter(state.holders[0] for state in states if state)
-            for near in sorted(network.edges, key=lambda one: way_s(network.ways[edge, one], 1)):
+            for near in sorted(network.edges, key=lambda one: route_s(network.routes[edge, one], 1)):
                 left = network.storage_bytes - held[near] * sum(model.held_bytes)
                 alone = replace(network, layer_s=away, storage_bytes=left)
                 controller = Controller(alone, model, "migrate", 1, batches, stay_rounds)
@@ -243,9 +245,9 @@ def follow_apart(
     return rounds
 
 
-def way_s(way: Sequence[BackhaulLink], n_bytes: float) -> float:
+def route_s(route: Sequence[BackhaulLink], n_bytes: float) -> float:
     """How long ``n_bytes`` of parameters take, link after link."""
-    return sum(8 * n_bytes / link.rate_bps for link in way)
+    return sum(8 * n_bytes / link.rate_bps for link in route)
 
 
 def _state(used: Mapping[str, int], holders: Sequence[str]) -> State:

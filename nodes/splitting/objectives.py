@@ -1,6 +1,6 @@
 """What is the best split where several metrics count: some as small as can be, some to stay below a limit?
 
-HiveMind, section V. Best-effort metrics are weighed and added (Eq. 11): ``search(*combined(...))``. A metric with
+HiveMind, section V. Best-effort metrics are weighed and added (Eq. 11): ``search(*weighted_sum(...))``. A metric with
 a limit Phi counts as W(x) = 1 / (Phi - x), and from x = Phi on as infinite (Eq. 12). What x is, is open:
 
 - ``search_per_edge``: what one edge costs, as Eq. 12 is printed. An edge is a node's incoming transfer and its
@@ -8,7 +8,7 @@ a limit Phi counts as W(x) = 1 / (Phi - x), and from x = Phi on as infinite (Eq.
 - ``search_accumulated``: what the path costs from there to its end, which a node adds up from what its neighbour
   tells. Whatever it finds keeps the limit, but it finds the best there is not always, and at times nothing: each
   node chooses without knowing what is left to it.
-- ``search_within``: no W; the least best-effort cost of all splits within the limit, exact, and not distributed.
+- ``search_within_limit``: no W; the least best-effort cost of all splits within the limit, exact, and not distributed.
 
 A non-linear cost of an edge is no sum of layers' costs: a node's update takes O(L^2), in a few tensor operations.
 """
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nodes.splitting.search import TIE, BestSplit, follow, path_cost, sink, split_node
+from nodes.splitting.search import TIE, BestSplit, follow_stops, path_cost, sink_costs, split_node
 
 
 class ChainMetric(NamedTuple):
@@ -39,7 +39,7 @@ class Limit(NamedTuple):
     most: float
 
 
-def combined(metrics: Sequence[ChainMetric], weights: Sequence[float]) -> ChainMetric:
+def weighted_sum(metrics: Sequence[ChainMetric], weights: Sequence[float]) -> ChainMetric:
     """The weighted sum of ``metrics`` (HiveMind, Eq. 11)."""
 
     def weighted(rows: tuple[Sequence[float], ...]) -> list[float]:
@@ -57,7 +57,7 @@ def weight_function(cost: Tensor, most: float) -> Tensor:
     return (1 / (most - cost)).masked_fill(cost >= most, inf)
 
 
-def edges(costs: ChainMetric, node: int) -> Tensor:
+def edge_costs(costs: ChainMetric, node: int) -> Tensor:
     """What ``node`` costs [L+1, L+1] if it gets the task at boundary i and stops at j; infinite where j < i.
 
     float64. Layers' costs are differences of prefix sums, so off by 2^-53 of all layers' sum or so.
@@ -74,12 +74,12 @@ def search_per_edge(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit | N
 
     ``cost`` is the sum of Eq. 12, not of ``best``.
     """
-    downstream = torch.tensor(sink(len(best.layers[0])), dtype=torch.float64)
+    downstream = torch.tensor(sink_costs(len(best.layers[0])), dtype=torch.float64)
     stops = []
     for node in reversed(range(len(best.layers))):
-        ways = edges(best, node) + downstream
+        ways = edge_costs(best, node) + downstream
         for limit in limits:
-            ways += weight_function(edges(limit.costs, node), limit.most)
+            ways += weight_function(edge_costs(limit.costs, node), limit.most)
         stop = _least(ways)
         downstream = ways.amin(1)
         stops.append(stop.tolist())
@@ -94,10 +94,10 @@ def search_accumulated(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit 
     least together. ``cost`` is that of Eq. 12 with the whole path as its only edge.
     """
     metrics = [best, *(limit.costs for limit in limits)]
-    told = torch.tensor([sink(len(best.layers[0]))] * len(metrics), dtype=torch.float64)  # [1 + C, L+1]
+    told = torch.tensor([sink_costs(len(best.layers[0]))] * len(metrics), dtype=torch.float64)  # [1 + C, L+1]
     stops = []
     for node in reversed(range(len(best.layers))):
-        sums = torch.stack([edges(metric, node) for metric in metrics]) + told[:, None, :]  # [1 + C, L+1, L+1]
+        sums = torch.stack([edge_costs(metric, node) for metric in metrics]) + told[:, None, :]  # [1 + C, L+1, L+1]
         ways = sums[0].clone()
         for limit, cost in zip(limits, sums[1:], strict=True):
             ways += weight_function(cost, limit.most)
@@ -107,7 +107,7 @@ def search_accumulated(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit 
     return _split(float(ways[0].amin()), stops)
 
 
-def search_within(best: ChainMetric, limit: Limit) -> BestSplit | None:
+def search_within_limit(best: ChainMetric, limit: Limit) -> BestSplit | None:
     """The split of least ``best`` cost whose limited metric is at most ``limit.most``, or None; exact.
 
     Label setting: a label is a way to get to (node, layers done) with what it cost so far. Those with the least
@@ -145,7 +145,7 @@ def search_within(best: ChainMetric, limit: Limit) -> BestSplit | None:
 def _to_go(costs: ChainMetric) -> list[list[float]]:
     """The least cost [P][L+1] from each node on when the task is there with so many layers done."""
     layers = len(costs.layers[0])
-    free, to_go = [0.0] * (layers + 1), [sink(layers)]
+    free, to_go = [0.0] * (layers + 1), [sink_costs(layers)]
     for layer_cost, link_cost in zip(reversed(costs.layers), [free, *reversed(costs.links)], strict=True):
         downstream = [link + rest for link, rest in zip(link_cost, to_go[-1], strict=True)]
         to_go.append(split_node(layer_cost, free, downstream).cost)
@@ -158,4 +158,4 @@ def _least(ways: Tensor) -> Tensor:
 
 
 def _split(cost: float, stops: list[list[int]]) -> BestSplit | None:
-    return None if cost == inf else BestSplit(cost, follow(stops[::-1]))
+    return None if cost == inf else BestSplit(cost, follow_stops(stops[::-1]))

@@ -2,7 +2,7 @@
 
 HiveMind, section VI-B. After each round the agents' parameters go to a server and what it made of them returns.
 Eq. 13 charges node p for that, omega^p, if it computes the final layer. But the layers before it may be held
-elsewhere, and their parameters start from there: ``server_s`` charges each link what really crosses it. Both are
+elsewhere, and their parameters start from there: ``layer_exchange_s`` charges each link what crosses it. Both are
 sums of costs of single layers and boundaries, so ``search`` stays exact.
 """
 
@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from nodes.splitting.search import move_s
 
 
-def with_final_layer(layer_costs: Sequence[Sequence[float]], transfer_costs: Sequence[float]) -> list[list[float]]:
+def charge_final_layer(layer_costs: Sequence[Sequence[float]], transfer_costs: Sequence[float]) -> list[list[float]]:
     """``layer_costs`` [P][L], where the final layer also costs node p what ``transfer_costs`` [P] say (Eq. 13)."""
     return [[*costs[:-1], costs[-1] + more] for costs, more in zip(layer_costs, transfer_costs, strict=True)]
 
 
-def whole_model_s(parameter_bytes: Sequence[float], links: Sequence[tuple[float, float]], server: int) -> list[float]:
+def model_exchange_s(
+    parameter_bytes: Sequence[float], links: Sequence[tuple[float, float]], server: int
+) -> list[float]:
     """omega [P]: seconds in which all parameters go from node p to node ``server`` and back.
 
     ``links`` [P-1] are (rate_bps, delay_s).
@@ -25,7 +27,9 @@ def whole_model_s(parameter_bytes: Sequence[float], links: Sequence[tuple[float,
     return [sum(hop_s[min(node, server) : max(node, server)]) for node in range(len(links) + 1)]
 
 
-def server_s(parameter_bytes: Sequence[float], links: Sequence[tuple[float, float]], server: int) -> list[list[float]]:
+def layer_exchange_s(
+    parameter_bytes: Sequence[float], links: Sequence[tuple[float, float]], server: int
+) -> list[list[float]]:
     """Seconds [P-1][L+1] that each link takes for the parameters at each split of it, to ``server`` and back.
 
     They travel as in a change of assignment, from the layers' holders to one that holds all, and back again. To be

@@ -20,7 +20,7 @@ from itertools import product
 from math import fsum, inf
 from typing import NamedTuple
 
-from nodes.splitting.search import TIE, BestSplit, NodeSplit, follow, path_cost, sink
+from nodes.splitting.search import TIE, BestSplit, NodeSplit, follow_stops, path_cost, sink_costs
 
 LayerSpan = tuple[int, int]  # layers from the first to before the second
 
@@ -41,7 +41,7 @@ class Placement(NamedTuple):
     stored: dict[str, LayerSpan]
 
 
-def split_within(
+def split_node_within_storage(
     layer_cost: Sequence[float],
     link_cost: Sequence[float],
     downstream: Sequence[float],
@@ -68,7 +68,7 @@ def split_within(
     return NodeSplit(costs, stops)
 
 
-def search_within(
+def search_within_storage(
     layer_costs: Sequence[Sequence[float]],
     link_costs: Sequence[Sequence[float]],
     held_bytes: Sequence[float],
@@ -76,20 +76,22 @@ def search_within(
 ) -> BestSplit:
     """The best split of a chain whose P nodes can hold ``storage_bytes`` [P]; of infinite cost if none fits."""
     layers = len(held_bytes)
-    downstream, stops = sink(layers), []
+    downstream, stops = sink_costs(layers), []
     arriving = [[0.0] * (layers + 1), *link_costs]
     for layer_cost, link_cost, storage in zip(
         reversed(layer_costs), reversed(arriving), reversed(storage_bytes), strict=True
     ):
-        downstream, stop = split_within(layer_cost, link_cost, downstream, held_bytes, storage)
+        downstream, stop = split_node_within_storage(layer_cost, link_cost, downstream, held_bytes, storage)
         stops.append(stop)
     if downstream[0] == inf:
         return BestSplit(inf, [])
-    splits = follow(stops[::-1])
+    splits = follow_stops(stops[::-1])
     return BestSplit(path_cost(layer_costs, link_costs, splits), splits)
 
 
-def place(paths: Sequence[ServerPath], held_bytes: Sequence[float], storage_bytes: Mapping[str, float]) -> Placement:
+def place_layers(
+    paths: Sequence[ServerPath], held_bytes: Sequence[float], storage_bytes: Mapping[str, float]
+) -> Placement:
     """The best splits of all ``paths`` if a server's layers, those of all its paths together, are one run that fits.
 
     Tries the product of the longest runs of the servers that several paths share and that cannot hold everything:
@@ -98,19 +100,19 @@ def place(paths: Sequence[ServerPath], held_bytes: Sequence[float], storage_byte
     uses = Counter(server for path in paths for server in path.servers)
     tight = [server for server, count in uses.items() if count > 1 and storage_bytes[server] < sum(held_bytes)]
     best = Placement(inf, [], {})
-    for chosen in product(*(list(runs(held_bytes, storage_bytes[server])) for server in tight)):
+    for chosen in product(*(list(longest_runs(held_bytes, storage_bytes[server])) for server in tight)):
         open_to = dict(zip(tight, chosen, strict=True))
         found = [_search(path, held_bytes, storage_bytes, open_to) for path in paths]
         cost = fsum(split.cost for split in found)
         if cost < best.cost:
             splits = [split.splits for split in found]
-            best = Placement(cost, splits, stored(paths, splits, len(held_bytes)))
+            best = Placement(cost, splits, stored_spans(paths, splits, len(held_bytes)))
     if best.cost == inf:
         raise ValueError("the servers' storage_bytes do not suffice for the model's layers")
     return best
 
 
-def runs(held_bytes: Sequence[float], storage_bytes: float) -> Iterator[LayerSpan]:
+def longest_runs(held_bytes: Sequence[float], storage_bytes: float) -> Iterator[LayerSpan]:
     """The runs of layers that fit into ``storage_bytes`` and cannot be made longer; (0, 0) if not one layer fits."""
     stop, held, any_fits = 0, 0.0, False
     for start in range(len(held_bytes)):
@@ -129,7 +131,7 @@ def runs(held_bytes: Sequence[float], storage_bytes: float) -> Iterator[LayerSpa
         yield 0, 0
 
 
-def stored(paths: Sequence[ServerPath], splits: Sequence[Sequence[int]], layers: int) -> dict[str, LayerSpan]:
+def stored_spans(paths: Sequence[ServerPath], splits: Sequence[Sequence[int]], layers: int) -> dict[str, LayerSpan]:
     """What each server must store: from the first to the last of the layers that any path has it compute."""
     held: dict[str, LayerSpan] = {}
     for path, split in zip(paths, splits, strict=True):
@@ -149,4 +151,6 @@ def _search(
     for server, costs in zip(path.servers, path.layer_costs, strict=True):
         low, high = open_to.get(server, (0, len(costs)))
         layer_costs.append([cost if low <= layer < high else inf for layer, cost in enumerate(costs)])
-    return search_within(layer_costs, path.link_costs, held_bytes, [storage_bytes[server] for server in path.servers])
+    return search_within_storage(
+        layer_costs, path.link_costs, held_bytes, [storage_bytes[server] for server in path.servers]
+    )

@@ -70,7 +70,7 @@ def move_s(parameter_bytes: Sequence[float], current_split: int, rate_bps: float
     return [8 * size / rate_bps + delay_s if size else 0.0 for size in sizes]
 
 
-def sink(layers: int) -> list[float]:
+def sink_costs(layers: int) -> list[float]:
     """The downstream vector [L+1] of the last node: no layer is computed beyond it."""
     return [*([inf] * layers), 0.0]
 
@@ -79,7 +79,7 @@ def split_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstre
     """One SCI update of one node (HiveMind, Algorithm 1), from its downstream neighbour's vector alone. O(L).
 
     ``layer_cost`` [L] is this node's cost of each layer, ``link_cost`` [L+1] its incoming link's of each
-    boundary (zeros at the first node), ``downstream`` [L+1] the neighbour's SCI (``sink`` at the last node).
+    boundary (zeros at the first node), ``downstream`` [L+1] the neighbour's SCI (``sink_costs`` at the last node).
     Where both cost the same it computes rather than hands on.
     """
     stop = len(layer_cost)
@@ -104,15 +104,15 @@ def search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence
     boundary.
     """
     layers = len(layer_costs[0])
-    downstream, stops = sink(layers), []
+    downstream, stops = sink_costs(layers), []
     for layer_cost, link_cost in zip(reversed(layer_costs), [*reversed(link_costs), [0.0] * (layers + 1)], strict=True):
         downstream, stop = split_node(layer_cost, link_cost, downstream)
         stops.append(stop)
-    splits = follow(stops[::-1])
+    splits = follow_stops(stops[::-1])
     return BestSplit(path_cost(layer_costs, link_costs, splits), splits)
 
 
-def follow(stops: Iterable[Sequence[int]]) -> list[int]:
+def follow_stops(stops: Iterable[Sequence[int]]) -> list[int]:
     """The splits [P-1] of a task for which node p of P stops at ``stops[p][i]`` when it gets it at boundary i."""
     _, *splits, _ = accumulate(stops, lambda start, stop: stop[start], initial=0)
     return splits

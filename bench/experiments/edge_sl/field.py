@@ -33,7 +33,7 @@ from nodes.splitting.migration import (
     MigrationStrategy,
     Model,
     State,
-    way_s,
+    route_s,
 )
 from nodes.splitting.search import transfer_s
 
@@ -113,11 +113,11 @@ class EdgeField:
         train_s, smashed_bytes = self._training(controller, state, attached)
         move_s: defaultdict[str, float] = defaultdict(float)
         moved_bytes = 0
-        for server, layer, way in controller.arrivals(before, state):
+        for server, layer, route in controller.arrivals(before, state):
             size = self.model.held_bytes[layer]
-            move_s[server] += way_s(way, size)
-            moved_bytes += len(way) * size
-        step_s, step_bytes = self._averaging(controller, state) if controller.in_step else (0.0, 0)
+            move_s[server] += route_s(route, size)
+            moved_bytes += len(route) * size
+        step_s, step_bytes = self._averaging(controller, state) if controller.synchronised else (0.0, 0)
         most_s = max(move_s.values(), default=0.0)
         return FieldRound(
             most_s + train_s + step_s,
@@ -128,7 +128,7 @@ class EdgeField:
 
     def _training(self, controller: Controller, state: State, attached: Sequence[str]) -> tuple[float, int]:
         """Seconds of the slowest client, and bytes of smashed data and gradients over all links."""
-        few, ways, cut_bytes = self.parameters, self.network.ways, self.model.boundary_bytes
+        few, routes, cut_bytes = self.parameters, self.network.routes, self.model.boundary_bytes
         here, users = Counter(attached), Counter(state.holders)
         slowest_s, crossing = 0.0, 0
         for (edge, holder), clients in Counter(zip(attached, state.holders, strict=True)).items():
@@ -137,7 +137,7 @@ class EdgeField:
             own_s = self.device_s + transfer_s(sizes, *few.access, gradient_bytes=sizes)[0]
             batch_s = own_s + controller.batch_s(edge, clients, holder, used, users[holder])
             slowest_s = max(slowest_s, few.batches * batch_s)
-            sent = (1 + len(ways[edge, holder])) * cut_bytes[0] + len(ways[holder, CLOUD]) * cut_bytes[used]
+            sent = (1 + len(routes[edge, holder])) * cut_bytes[0] + len(routes[holder, CLOUD]) * cut_bytes[used]
             crossing += few.batches * clients * 2 * sent
         return slowest_s, crossing
 
@@ -146,11 +146,11 @@ class EdgeField:
         users = Counter(state.holders)
         slowest_s, crossing = 0.0, 0
         for edge, count in state.stored.items():
-            way = self.network.ways[edge, CLOUD]
+            route = self.network.routes[edge, CLOUD]
             trained = sum(self.model.parameter_bytes[: state.used[edge]]) if users[edge] else 0
             down = sum(self.model.parameter_bytes[:count]) - (trained if users[edge] == controller.clients else 0)
-            slowest_s = max(slowest_s, way_s(way, trained + down))
-            crossing += len(way) * (trained + down)
+            slowest_s = max(slowest_s, route_s(route, trained + down))
+            crossing += len(route) * (trained + down)
         return slowest_s, crossing
 
 

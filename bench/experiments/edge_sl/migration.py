@@ -36,7 +36,7 @@ from nodes.model.chain import Chain
 from nodes.model.factory import build_model
 from nodes.spec.federation import ClientMove, Federation
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
-from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, State, follow_apart
+from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, State, follow_separate_copies
 from reports.record import CaseValue, Mode
 
 KINDS = {"activation": "smashed", "gradient": "smashed", "weights": "in step", "handover": "moved"}
@@ -123,12 +123,12 @@ def decided(field: EdgeField, held: Sequence[int]) -> tuple[list[list[State]], i
         field.network.layer_s,
         field.network.storage_bytes,
     )
-    states = follow_apart(star, model, few.batches, field.stay_rounds, field.attached)
+    states = follow_separate_copies(star, model, few.batches, field.stay_rounds, field.attached)
     controller = Controller(star, model, "migrate", 1, few.batches, field.stay_rounds)
     moved_bytes = 0
     for before, after in pairwise(states):
         for one, other in zip(before, after, strict=True):
-            moved_bytes += sum(len(way) * held[layer] for _, layer, way in controller.arrivals(one, other))
+            moved_bytes += sum(len(route) * held[layer] for _, layer, route in controller.arrivals(one, other))
     return states, moved_bytes
 
 

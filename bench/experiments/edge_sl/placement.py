@@ -27,8 +27,8 @@ from nodes.model.chain import Chain
 from nodes.model.checkpoint import checkpoint_path
 from nodes.model.factory import build_model
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
-from nodes.splitting.migration import BackhaulLink, Controller, State, way_s
-from nodes.splitting.placement import ServerPath, place
+from nodes.splitting.migration import BackhaulLink, Controller, State, route_s
+from nodes.splitting.placement import ServerPath, place_layers
 from nodes.splitting.search import transfer_s
 from nodes.training.in_process import run_in_process
 from nodes.training.report import TrainingOutcome
@@ -191,7 +191,7 @@ def tree(parameters: TreeParameters, context: Context) -> Iterator[Measurement]:
     paths = []
     for edge, clients in enumerate(parameters.clients):
         batches = clients * parameters.batches
-        step_s = [clients * 2 * way_s([parameters.metro], size) for size in weights[first:]]
+        step_s = [clients * 2 * route_s([parameters.metro], size) for size in weights[first:]]
         at_edge = [batches * clients * work + step for work, step in zip(core_s, step_s, strict=True)]
         at_metro, at_cloud = [batches * everyone * work for work in core_s], [batches * work for work in cloud_s]
         near = [batches * seconds for seconds in _both_ways_s(boundary, parameters.metro, clients)]
@@ -199,7 +199,7 @@ def tree(parameters: TreeParameters, context: Context) -> Iterator[Measurement]:
         paths.append(ServerPath((f"edge{edge + 1}", "metro", "cloud"), [at_edge, at_metro, at_cloud], [near, far]))
     limit = parameters.storage_share * 2 * sum(weights)
     servers = {server for path in paths for server in path.servers}
-    found = place(paths, held, dict.fromkeys(servers, limit) | {"cloud": sum(held)})
+    found = place_layers(paths, held, dict.fromkeys(servers, limit) | {"cloud": sum(held)})
     yield Measurement("round", found.cost / everyone, "s")
     for link in (0, 1):
         sent = sum(

@@ -9,7 +9,7 @@ is corrected here, so that what is left to see is the first.
 from collections.abc import Sequence
 from itertools import accumulate
 
-from nodes.splitting.search import BestSplit, NodeSplit, follow, path_cost, sink
+from nodes.splitting.search import BestSplit, NodeSplit, follow_stops, path_cost, sink_costs
 
 
 def printed_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float]) -> NodeSplit:
@@ -35,9 +35,9 @@ def printed_node(layer_cost: Sequence[float], link_cost: Sequence[float], downst
 def printed_search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]]) -> BestSplit:
     """The split that all nodes' updates by ``printed_node`` lead to, and what that split really costs."""
     layers = len(layer_costs[0])
-    downstream, stops = sink(layers), []
+    downstream, stops = sink_costs(layers), []
     for layer_cost, link_cost in zip(reversed(layer_costs), [*reversed(link_costs), [0.0] * (layers + 1)], strict=True):
         downstream, stop = printed_node(layer_cost, link_cost, downstream)
         stops.append(stop)
-    splits = follow(stops[::-1])
+    splits = follow_stops(stops[::-1])
     return BestSplit(path_cost(layer_costs, link_costs, splits), splits)

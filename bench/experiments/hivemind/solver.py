@@ -18,7 +18,7 @@ from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import ModelName
 from nodes.model.factory import outline
 from nodes.spec.job import Granularity
-from nodes.splitting.objectives import ChainMetric, Limit, search_accumulated, search_per_edge, search_within
+from nodes.splitting.objectives import ChainMetric, Limit, search_accumulated, search_per_edge, search_within_limit
 from nodes.splitting.search import BestSplit, path_cost, search, split_node
 from nodes.wire.split_costs import message_bytes
 from reports.record import CaseValue
@@ -161,7 +161,7 @@ def two_edges(parameters: Nothing, context: Context) -> Iterator[Measurement]:
     found = {
         "per edge": search_per_edge(TWO_EDGES_J, [limit]),
         "accumulated": search_accumulated(TWO_EDGES_J, [limit]),
-        "exact": search_within(TWO_EDGES_J, limit),
+        "exact": search_within_limit(TWO_EDGES_J, limit),
     }
     for objective, split in found.items():
         assert split is not None  # the UE alone keeps the limit

@@ -23,7 +23,7 @@ from nodes.model.layer_range import LayerRange, layer_range
 from nodes.runtime.actions import Action, Direction, Send
 from nodes.spec.job import Control, Job, OptimizerSpec
 from nodes.splitting.controller import SplitControl
-from nodes.splitting.link_estimates import KnownLinks
+from nodes.splitting.link_estimates import LinkEstimates
 from nodes.splitting.search import move_s, transfer_s
 from nodes.training.migration.roles import MovingHop, MovingUe
 from nodes.training.source import TrainingSchedule
@@ -83,7 +83,7 @@ class TrainingControl:
         self._split = SplitControl(control.layer_s[index], control.policy)
         self._horizon = control.horizon
         self._schedule = dict(sorted(control.links.items()))
-        self._links = KnownLinks(sizes.crossing, {}, control.policy)
+        self._links = LinkEstimates(sizes.crossing, {}, control.policy)
         self._heard = False
         self.reach(0)
 
@@ -92,7 +92,7 @@ class TrainingControl:
         for due in [due for due in self._schedule if due <= step]:
             links = self._schedule.pop(due)
             if self._index:
-                self._links.learn(self._upper, links[self._index - 1])
+                self._links.set_link(self._upper, links[self._index - 1])
 
     def observe(self, wire_bytes: float, wire_s: float, now: float) -> None:
         """Take note of a transfer over the incoming link."""
@@ -101,7 +101,7 @@ class TrainingControl:
     def hear(self, message: SplitCost) -> None:
         """Take the costs that the neighbour downstream tells. Raises ProtocolError."""
         try:
-            self._split.hear(costs_of(message))
+            self._split.set_downstream(costs_of(message))
         except ValueError as error:
             raise ProtocolError(f"{message.node}: {error}") from None
 
@@ -117,11 +117,11 @@ class TrainingControl:
 
     def update(self, splits: tuple[int, ...], now: float) -> list[float] | None:
         """Work out the split anew, layers being where ``splits`` say; the split costs if they are to be told."""
-        self._split.hold(splits[self._index] if self._index < len(splits) else self._split.layers)
+        self._split.keep_stop(splits[self._index] if self._index < len(splits) else self._split.layers)
         free = [0.0] * len(self._sizes.crossing)  # the UE has no incoming link
         self._split.update(self._link_s(splits[self._index - 1], now) if self._index else free)
         self._heard = True
-        return self._split.tell(now)
+        return self._split.next_update(now)
 
     def _link_s(self, current_split: int, now: float) -> list[float]:
         """Costs [L+1] of the incoming link in a step, with its share of the moves."""

@@ -18,7 +18,7 @@ from nodes.model.factory import build_model
 from nodes.spec.policy import Policy
 from nodes.spec.service import Pace
 from nodes.splitting.controller import SplitControl
-from nodes.splitting.link_estimates import steady
+from nodes.splitting.link_estimates import constant_estimate
 from nodes.splitting.search import path_cost, search
 from nodes.wire.codec import wire_size
 
@@ -51,7 +51,7 @@ def scene(*routes: tuple[float, tuple[str, ...]], **changes) -> Scene:
     given = {
         "pace": Pace(tasks=8),
         "layer_s": {name: LAYER_S[name] for name in names},
-        "estimates": lambda upper, lower: steady(sizes, RATE_BPS[upper], DELAY_S),
+        "estimates": lambda upper, lower: constant_estimate(sizes, RATE_BPS[upper], DELAY_S),
         "routes": routes,
         "policy": Policy(period_s=0.05),
     }
@@ -110,7 +110,7 @@ def test_whatever_the_chain_is_the_tasks_are_split_best(data):
         Scene(
             pace=Pace(tasks=2),
             layer_s=layer_s,
-            estimates=lambda upper, lower: steady(sizes, rates[upper], 0.01),
+            estimates=lambda upper, lower: constant_estimate(sizes, rates[upper], 0.01),
             routes=[(0.0, route)],
         ),
         frames,
@@ -119,7 +119,7 @@ def test_whatever_the_chain_is_the_tasks_are_split_best(data):
             for a, b in itertools.pairwise(route)
         },
     )
-    best = search(list(layer_s.values()), [steady(sizes, rates[upper], 0.01)(0, 0) for upper in route[:-1]])
+    best = search(list(layer_s.values()), [constant_estimate(sizes, rates[upper], 0.01)(0, 0) for upper in route[:-1]])
     for task in served.tasks:
         assert task.latency_s == pytest.approx(best.cost, rel=1e-5)
 
@@ -140,7 +140,7 @@ def test_an_update_takes_the_time_and_the_bytes_of_its_messages():
 
 def test_a_node_whose_costs_change_little_sends_few_messages():
     def wobbling(upper, lower):
-        base = steady(wire_bytes(FRAMES), RATE_BPS[upper], DELAY_S)(0, 0)
+        base = constant_estimate(wire_bytes(FRAMES), RATE_BPS[upper], DELAY_S)(0, 0)
         return lambda now, ahead_s: [cost * (1 + 0.01 * (int(now * 1000) % 7)) for cost in base]
 
     counts = []
@@ -161,7 +161,7 @@ def test_a_change_of_the_links_changes_the_split_and_back():
 
     def oracle(upper, lower):
         sizes = wire_bytes(FRAMES)
-        return lambda now, ahead_s: steady(sizes, rate_at(now, upper), DELAY_S)(now, ahead_s)
+        return lambda now, ahead_s: constant_estimate(sizes, rate_at(now, upper), DELAY_S)(now, ahead_s)
 
     roads = joined(CHAIN)
     for (upper, _), (away, _) in roads.items():

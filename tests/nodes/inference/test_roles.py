@@ -11,7 +11,7 @@ from nodes.runtime.actions import Compute, Connect, Finish, Send, Wake
 from nodes.spec.policy import LinkSpec, Policy
 from nodes.spec.service import Pace
 from nodes.splitting.controller import SplitControl
-from nodes.splitting.link_estimates import KnownLinks
+from nodes.splitting.link_estimates import LinkEstimates
 from nodes.wire.messages import Activation, Assign, Gradient, LinkState, Peer, Result, Route, Shutdown, SplitCost
 from nodes.wire.split_costs import sci
 
@@ -152,7 +152,7 @@ def test_an_estimate_is_asked_for_the_time_that_tasks_come_after_updates():
 
 
 def test_what_the_runner_tells_of_a_link_is_told_upstream_at_once():
-    links = KnownLinks([1000, 500, 250, 0], {"ue": LinkSpec(rate_bps=8000.0)}, ALWAYS)
+    links = LinkEstimates([1000, 500, 250, 0], {"ue": LinkSpec(rate_bps=8000.0)}, ALWAYS)
     mec = in_chain(ServiceHop("mec", SplitControl(LAYER_S, ALWAYS), links))
     (told,) = mec.receive("runner", LinkState(upper="ue", link=LinkSpec(rate_bps=4000.0, delay_s=1.0)), 1.0)
     assert costs_in(told) == [3.0, 2.0, 1.5, 0.0]  # what is to come costs nothing downstream
@@ -161,7 +161,7 @@ def test_what_the_runner_tells_of_a_link_is_told_upstream_at_once():
 
 
 def test_what_transfers_take_is_the_links_rate_until_it_is_told_anew_or_forgotten():
-    links = KnownLinks([10_000, 0], {"ue": LinkSpec(rate_bps=8e3, delay_s=1.0)}, Policy(transfers=3, remember_s=5.0))
+    links = LinkEstimates([10_000, 0], {"ue": LinkSpec(rate_bps=8e3, delay_s=1.0)}, Policy(transfers=3, remember_s=5.0))
     mec = ServiceHop("mec", SplitControl([1.0], ALWAYS), links)
     mec.joined("up", "ue", 0.0)
     estimate = links("ue")
@@ -171,7 +171,7 @@ def test_what_transfers_take_is_the_links_rate_until_it_is_told_anew_or_forgotte
     assert estimate(6.5, 0.0)[0] == 11.0
     mec.carried("up", 8552, 0.8552, 7.0)
     mec.carried("down", 8552, 99.0, 7.0)
-    links.learn("ue", LinkSpec(rate_bps=16e3))
+    links.set_link("ue", LinkSpec(rate_bps=16e3))
     assert estimate(7.0, 0.0)[0] == 5.0
 
 

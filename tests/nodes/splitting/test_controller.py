@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nodes.spec.policy import Policy
 from nodes.splitting.controller import SplitControl
-from nodes.splitting.link_estimates import steady
+from nodes.splitting.link_estimates import constant_estimate
 from nodes.splitting.search import path_cost, search, split_node, transfer_s
 
 LAYERS = 5
@@ -38,7 +38,7 @@ def updated(controls: list[SplitControl], links: list[list[float]]) -> None:
     """One update, from the last node to the first."""
     downstream = None
     for control, link_s in zip(reversed(controls), reversed([[0.0] * (LAYERS + 1), *links]), strict=True):
-        control.hear(downstream)
+        control.set_downstream(downstream)
         control.update(link_s)
         downstream = control.cost_s
 
@@ -59,7 +59,7 @@ def test_a_kept_split_costs_at_most_what_the_policy_allows(layer_s, downstreams,
     control = SplitControl(layer_s, Policy(hysteresis=hysteresis, switch_s=switch_s))
     for downstream in downstreams:
         before = control.stops
-        control.hear(downstream)
+        control.set_downstream(downstream)
         control.update(link_s)
         best = split_node(layer_s, link_s, downstream)
         for i in range(LAYERS + 1):
@@ -76,7 +76,7 @@ def test_a_split_between_two_that_cost_about_the_same_flaps_only_without_hystere
     for policy in (Policy(), Policy(hysteresis=0.1), Policy(switch_s=0.3)):
         control = SplitControl([1.0, 1.0], policy)
         for there_s in itertools.islice(itertools.cycle([1.05, 0.95]), 10):
-            control.hear([1.0 + there_s, there_s, 0.0])
+            control.set_downstream([1.0 + there_s, there_s, 0.0])
             control.update([0.0] * 3)
             control.take_stop(0)
         flapping.append(control.switches)
@@ -87,7 +87,7 @@ def test_a_gain_above_the_threshold_is_taken_at_once():
     control = SplitControl([1.0, 1.0], Policy(hysteresis=0.1))
     control.update([0.0] * 3)
     for there_s, stop in [(0.95, 2), (0.5, 0), (1.05, 0), (2.5, 2)]:
-        control.hear([2 * there_s, there_s, 0.0])
+        control.set_downstream([2 * there_s, there_s, 0.0])
         control.update([0.0] * 3)
         assert control.take_stop(0) == stop
 
@@ -96,9 +96,9 @@ def told(policy: Policy, steps: list[tuple[float, float]]) -> list[bool]:
     """Whether something is told at each (time, cost of the one layer)."""
     control, happened = SplitControl([1e9], policy), []
     for now, cost_s in steps:
-        control.hear([cost_s, 0.0])
+        control.set_downstream([cost_s, 0.0])
         control.update([0.0, 0.0])
-        happened.append(control.tell(now) is not None)
+        happened.append(control.next_update(now) is not None)
     return happened
 
 
@@ -120,18 +120,18 @@ def test_an_update_is_told_if_something_changed_or_enough_time_went_by(policy, e
 
 def test_a_new_neighbour_is_told_whatever_the_old_one_knew():
     control = SplitControl([1.0], Policy(change=0.5))
-    assert control.tell(0.0) == [1.0, 0.0]
-    assert control.tell(1.0) is None
-    control.forget_told()
-    assert control.tell(2.0) == [1.0, 0.0]
+    assert control.next_update(0.0) == [1.0, 0.0]
+    assert control.next_update(1.0) is None
+    control.forget_sent()
+    assert control.next_update(2.0) == [1.0, 0.0]
 
 
 def test_without_a_neighbour_downstream_all_is_computed():
     control = SplitControl([1.0, 2.0], Policy())
-    control.hear([0.5, 0.1, 0.0])
+    control.set_downstream([0.5, 0.1, 0.0])
     control.update([0.0] * 3)
     assert control.stops == [0, 1, 2]
-    control.hear(None)
+    control.set_downstream(None)
     control.update([0.0] * 3)
     assert control.stops == [2, 2, 2]
     assert control.cost_s == [3.0, 2.0, 0.0]
@@ -140,18 +140,18 @@ def test_without_a_neighbour_downstream_all_is_computed():
 @pytest.mark.parametrize("vector", [[1.0], [1.0] * 4, [1.0, nan, 0.0], [1.0, -1e-9, 0.0]], ids=str)
 def test_what_is_no_vector_of_costs_is_refused(vector):
     with pytest.raises(ValueError, match="split costs must be 3 numbers"):
-        SplitControl([1.0, 2.0], Policy()).hear(vector)
+        SplitControl([1.0, 2.0], Policy()).set_downstream(vector)
 
 
 def test_a_neighbour_that_cannot_go_on_is_avoided():
     control = SplitControl([1.0, 2.0], Policy(hysteresis=0.2))
-    control.hear([inf, 0.1, inf])
+    control.set_downstream([inf, 0.1, inf])
     control.update([0.0] * 3)
     assert control.stops[0] == 1
 
 
 def test_a_steady_estimate_is_the_links_transfer_time():
-    estimate = steady([100, 50, 0], 1e3, 0.2)
+    estimate = constant_estimate([100, 50, 0], 1e3, 0.2)
     assert list(estimate(5.0, 1.0)) == transfer_s([100, 50, 0], 1e3, 0.2) == [1.0, 0.6000000000000001, 0.0]
 
 

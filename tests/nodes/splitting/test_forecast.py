@@ -5,7 +5,7 @@ import statistics
 import pytest
 import torch
 
-from nodes.splitting.forecast import LookAhead, erroneous_bps, forecast_bps, predicts
+from nodes.splitting.forecast import LookAhead, forecast_bps, noisy_forecast_bps, should_predict
 
 
 def rate_bps(time_s: float) -> float:
@@ -31,8 +31,8 @@ def test_the_rate_is_the_one_at_the_end_of_the_gap() -> None:
 
 
 def test_a_gap_below_the_coherence_time_switches_prediction_off() -> None:
-    assert not predicts(gap_s=0.2, coherence_s=0.21)
-    assert predicts(gap_s=0.2, coherence_s=0.2)
+    assert not should_predict(gap_s=0.2, coherence_s=0.21)
+    assert should_predict(gap_s=0.2, coherence_s=0.2)
     assert forecast_bps(rate_bps, 0.9, 0.2, coherence_s=0.05) == 1e6
     assert forecast_bps(rate_bps, 0.9, 0.2, coherence_s=0.5) == 1e7
 
@@ -54,12 +54,14 @@ def test_errors_are_normal_around_the_true_rate() -> None:
 def test_the_same_generator_draws_the_same_and_leaves_torchs_own_alone() -> None:
     state = torch.get_rng_state()
     first, second = seeded(), seeded()
-    assert [erroneous_bps(5.0, 0.2, first) for _ in range(3)] == [erroneous_bps(5.0, 0.2, second) for _ in range(3)]
+    assert [noisy_forecast_bps(5.0, 0.2, first) for _ in range(3)] == [
+        noisy_forecast_bps(5.0, 0.2, second) for _ in range(3)
+    ]
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_rate_of_nothing_is_never_forecast() -> None:
     generator = seeded()
-    told = [erroneous_bps(1e6, 2.0, generator) for _ in range(200)]
+    told = [noisy_forecast_bps(1e6, 2.0, generator) for _ in range(200)]
     assert min(told) == 1.0
     assert max(told) > 1e6

@@ -84,7 +84,7 @@ def stops_of(policy: Policy, *, seed: int = 5) -> list[int]:
         true_bps = (32e6, 8e6, 1e6, 8e6, 32e6)[number // 20]
         rate.observe(FRAME_BYTES, 8 * FRAME_BYTES / (true_bps * (1 + 0.05 * noise.uniform(-1, 1))), float(number))
         link_s = transfer_s(sizes, rate.rate_bps(number) or 1.0, 0.0)
-        control.hear([cost + 0.001 for cost in link_s])
+        control.set_downstream([cost + 0.001 for cost in link_s])
         control.update([0.0] * 4)
         stops.append(control.take_stop(0))
     return stops

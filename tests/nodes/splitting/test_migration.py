@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, Model, State, follow_apart, way_s
+from nodes.splitting.migration import (
+    CLOUD,
+    BackhaulLink,
+    Controller,
+    EdgeNetwork,
+    Model,
+    State,
+    follow_separate_copies,
+    route_s,
+)
 
 EDGES = ("a", "b", "c")
 
@@ -40,15 +49,15 @@ def graph(network: EdgeNetwork) -> networkx.Graph:
 def test_parameters_take_the_fastest_way(world: tuple[EdgeNetwork, Model]) -> None:
     network, _ = world
     lengths = dict(networkx.all_pairs_dijkstra_path_length(graph(network), weight="byte_s"))
-    for (source, target), way in network.ways.items():
-        assert way_s(way, 1) == pytest.approx(lengths[source][target])
+    for (source, target), route in network.routes.items():
+        assert route_s(route, 1) == pytest.approx(lengths[source][target])
 
 
 def batch_s(network: EdgeNetwork, model: Model, edge: str, holder: str, used: int) -> float:
     """A batch of one client that is at ``edge`` and trains the copy at ``holder``, hop by hop, forward and backward."""
-    crossing = [(link, model.boundary_bytes[0]) for link in network.ways[edge, holder]]
+    crossing = [(link, model.boundary_bytes[0]) for link in network.routes[edge, holder]]
     if used < len(model.held_bytes):
-        crossing += [(link, model.boundary_bytes[used]) for link in network.ways[holder, CLOUD]]
+        crossing += [(link, model.boundary_bytes[used]) for link in network.routes[holder, CLOUD]]
     hops = sum(2 * (8 * size / link.rate_bps + link.delay_s) for link, size in crossing)
     return hops + sum(network.layer_s[holder][:used]) + sum(network.layer_s[CLOUD][used:])
 
@@ -83,7 +92,7 @@ def test_one_clients_layers_go_where_its_stay_costs_least(
     assert (holder, after.used[holder]) in options
     assert cost(holder, after.used[holder]) == pytest.approx(min(cost(*option) for option in options))
     assert after.stored == ({holder: after.used[holder]} if after.used[holder] else {})
-    moved_s = sum(way_s(way, model.held_bytes[layer]) for _, layer, way in controller.arrivals(before, after))
+    moved_s = sum(route_s(route, model.held_bytes[layer]) for _, layer, route in controller.arrivals(before, after))
     stay_s = stay_rounds * batches * batch_s(network, model, then, holder, after.used[holder])
     assert moved_s == pytest.approx(cost(holder, after.used[holder]) - stay_s)
 
@@ -100,9 +109,9 @@ def test_first_copies_are_the_best_that_fit_with_keeping_them_in_step(
 
         def cost(used: int, edge: str = edge, n: int = sharing) -> float:
             trips = 1 if n == len(attached) else 2
-            step_s = trips * way_s(network.ways[edge, CLOUD], sum(model.parameter_bytes[:used]))
+            step_s = trips * route_s(network.routes[edge, CLOUD], sum(model.parameter_bytes[:used]))
             work_s = n * sum(network.layer_s[edge][:used]) + sum(network.layer_s[CLOUD][used:])
-            up = network.ways[edge, CLOUD] if used < len(model.held_bytes) else ()
+            up = network.routes[edge, CLOUD] if used < len(model.held_bytes) else ()
             hops = sum(2 * (8 * n * model.boundary_bytes[used] / link.rate_bps + link.delay_s) for link in up)
             return batches * (work_s + hops) + step_s
 
@@ -138,12 +147,12 @@ def test_whatever_happens_copies_fit_and_clients_have_one(
             assert holder == edge or state.stored[holder]
         arrivals = controller.arrivals(before, state)
         assert strategy == "migrate" or not arrivals
-        assert all((one.server in EDGES) or not controller.in_step for one in arrivals)
+        assert all((one.server in EDGES) or not controller.synchronised for one in arrivals)
         assert strategy != "stay" or state.stored == first.stored
 
 
 def line(storage_bytes: float = 10) -> EdgeNetwork:
-    """Two edges beside each other; the way to the cloud takes four times as long."""
+    """Two edges beside each other; the route to the cloud takes four times as long."""
     links = {
         ("a", "b"): BackhaulLink(8.0, 0.0),
         ("a", CLOUD): BackhaulLink(2.0, 0.0),
@@ -176,8 +185,8 @@ def test_what_no_edge_holds_any_more_goes_to_the_cloud_if_it_was_the_only_copy()
     before, after = State({"a": 1}, {"a": 1}, ("a",)), State({}, {"b": 0}, ("b",))
     alone = Controller(line(), MODEL, "migrate", 1, 1, 1.0)
     assert alone.arrivals(before, after) == [(CLOUD, 0, (BackhaulLink(2.0, 0.0),))]
-    in_step = Controller(line(), MODEL, "migrate", 2, 1, 1.0)
-    assert in_step.arrivals(before, after) == []
+    synchronised = Controller(line(), MODEL, "migrate", 2, 1, 1.0)
+    assert synchronised.arrivals(before, after) == []
 
 
 def test_who_alone_uses_an_old_copy_pays_for_keeping_it_in_step() -> None:
@@ -198,7 +207,7 @@ def test_copies_in_step_come_from_the_cloud_if_that_is_nearer() -> None:
     before, after = State({"a": 1}, {"a": 1}, ("a", "a")), State({"a": 1, "b": 1}, {"a": 1, "b": 1}, ("a", "b"))
     for clients, hops in ((1, 2), (2, 1)):
         (arrival,) = Controller(network, MODEL, "migrate", clients, 1, 1.0).arrivals(before, after)
-        assert len(arrival.way) == hops
+        assert len(arrival.route) == hops
 
 
 def test_copies_of_their_own_go_where_there_is_room() -> None:
@@ -208,7 +217,7 @@ def test_copies_of_their_own_go_where_there_is_room() -> None:
     model = Model([5, 9, 0], [3, 3], [3, 3])
 
     def holders(attached: list[str], stay_rounds: float = 1.0) -> list[str]:
-        rounds = follow_apart(network, model, 1, stay_rounds, [tuple(one) for one in attached])
+        rounds = follow_separate_copies(network, model, 1, stay_rounds, [tuple(one) for one in attached])
         assert all(state.stored == {state.holders[0]: 2} for one in rounds for state in one)
         return ["".join(state.holders[0] for state in one) for one in rounds]
 
@@ -219,4 +228,4 @@ def test_copies_of_their_own_go_where_there_is_room() -> None:
     assert holders(["a", "b"], 0.5) == ["a", "a"]  # 10 s of data that goes on there, against 12 s
     assert holders(["a", "b"], 0.7) == ["a", "b"]
     with pytest.raises(ValueError, match="no edge can store 6 B for client 3"):
-        follow_apart(network, model, 1, 1.0, [("a",) * 4])
+        follow_separate_copies(network, model, 1, 1.0, [("a",) * 4])

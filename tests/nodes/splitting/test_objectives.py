@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.splitting.objectives import ChainMetric, Limit, combined, search_accumulated, search_per_edge, search_within
+from nodes.splitting.objectives import (
+    ChainMetric,
+    Limit,
+    search_accumulated,
+    search_per_edge,
+    search_within_limit,
+    weighted_sum,
+)
 from nodes.splitting.search import path_cost, search
 
 Splits = tuple[int, ...]
@@ -50,7 +57,7 @@ def weight(cost: float, most: float) -> float:
 def test_combined_costs_are_the_weighted_sums(three: list[ChainMetric], weights: list[float]) -> None:
     for splits in all_splits(three[0]):
         apart = sum(w * path_cost(*metric, splits) for w, metric in zip(weights, three, strict=True))
-        assert path_cost(*combined(three, weights), splits) == pytest.approx(apart)
+        assert path_cost(*weighted_sum(three, weights), splits) == pytest.approx(apart)
 
 
 @settings(max_examples=60)
@@ -109,11 +116,11 @@ def test_accumulated_each_node_settles_for_its_least(three: list[ChainMetric], m
 @settings(max_examples=200)
 @given(metrics(), st.integers(0, 20), st.sampled_from([1.0, 0.1, 1e-7]))
 def test_within_a_limit_the_least_cost_is_exact(three: list[ChainMetric], most: int, scale: float) -> None:
-    best, latency = (combined([metric], [scale]) for metric in three[:2])
+    best, latency = (weighted_sum([metric], [scale]) for metric in three[:2])
     whole_best, whole_latency, _ = three
     oracle = {splits: path_cost(*whole_best, splits) for splits in all_splits(best)}
     within = [splits for splits in oracle if path_cost(*whole_latency, splits) <= most]
-    found = search_within(best, Limit(latency, most * scale))
+    found = search_within_limit(best, Limit(latency, most * scale))
     if not within:
         assert found is None
         return
@@ -141,14 +148,14 @@ def test_within_a_limit_slower_ways_to_a_place_give_way_to_cheaper_ones_and_the_
         ways = [(path_cost(*latency, splits), path_cost(*best, splits)) for splits in all_splits(best)]
         fastest = min(ways)[0]
         for most in range(int(fastest), int(fastest) + 30, 6):
-            found = search_within(best, Limit(latency, most))
+            found = search_within_limit(best, Limit(latency, most))
             assert found is not None
             assert found.cost == min(cost for used, cost in ways if used <= most)
 
 
 def test_a_limit_that_just_holds_is_not_broken_by_rounding() -> None:
     assert 0.1 + 0.2 > 0.3
-    found = search_within(ChainMetric([[1.0, 1.0]], []), Limit(ChainMetric([[0.1, 0.2]], []), 0.3))
+    found = search_within_limit(ChainMetric([[1.0, 1.0]], []), Limit(ChainMetric([[0.1, 0.2]], []), 0.3))
     assert found is not None
 
 
@@ -157,7 +164,7 @@ def test_what_nodes_settle_for_may_leave_nothing_to_those_before_them() -> None:
     latency = ChainMetric([[5.0, 50.0], [50.0, 9.0], [50.0, 1.0]], [[0.0] * 3, [0.0] * 3])
     energy = ChainMetric([[0.0, 0.0], [0.0, 0.0], [0.0, 9.0]], [[0.0] * 3, [0.0] * 3])
     assert search_accumulated(energy, [Limit(latency, 11.0)]) is None
-    exact = search_within(energy, Limit(latency, 11.0))
+    exact = search_within_limit(energy, Limit(latency, 11.0))
     assert exact is not None
     assert exact.splits == [1, 1]
     assert search(*latency).cost == 6

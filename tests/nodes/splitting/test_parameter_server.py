@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nodes.agents.qmix import PAYOFF, Agent, Mixer, parameter_bytes
 from nodes.model.averaging import federated_average
-from nodes.splitting.parameter_server import server_s, whole_model_s, with_final_layer
+from nodes.splitting.parameter_server import charge_final_layer, layer_exchange_s, model_exchange_s
 from nodes.splitting.search import path_cost, search
 
 LINKS = [(16.0, 0.5), (8.0, 0.0), (4.0, 2.0)]
@@ -18,7 +18,7 @@ LINKS = [(16.0, 0.5), (8.0, 0.0), (4.0, 2.0)]
 @pytest.mark.parametrize("server", [0, 1, 2, 3])
 @pytest.mark.parametrize("sizes", [[2, 4, 6], [0, 4, 0]])
 def test_each_link_is_charged_what_crosses_it_on_the_way_to_the_server_and_back(server: int, sizes: list[int]) -> None:
-    charged = server_s(sizes, LINKS, server)
+    charged = layer_exchange_s(sizes, LINKS, server)
     for splits in combinations_with_replacement(range(4), 3):
         total = 0.0
         for link, (rate_bps, delay_s) in enumerate(LINKS):
@@ -32,9 +32,9 @@ def test_each_link_is_charged_what_crosses_it_on_the_way_to_the_server_and_back(
 
 
 def test_one_that_holds_all_sends_the_whole_model() -> None:
-    omega = whole_model_s([2, 4, 6], LINKS, server=2)
+    omega = model_exchange_s([2, 4, 6], LINKS, server=2)
     assert omega == [2 * (6 + 0.5) + 2 * 12, 2 * 12, 0, 2 * (24 + 2)]
-    charged = server_s([2, 4, 6], LINKS, server=2)
+    charged = layer_exchange_s([2, 4, 6], LINKS, server=2)
     for node, cost in enumerate(omega):
         assert path_cost([[0.0] * 3] * 4, charged, [0] * node + [3] * (3 - node)) == cost
 
@@ -52,15 +52,15 @@ def test_equation_13_charges_whoever_computes_the_final_layer(
         splits: path_cost(layer_costs, link_costs, splits) + omega[sum(split < 3 for split in splits)]
         for splits in combinations_with_replacement(range(4), 2)
     }
-    found = search(with_final_layer(layer_costs, omega), link_costs)
+    found = search(charge_final_layer(layer_costs, omega), link_costs)
     assert found.cost == min(oracle.values()) == oracle[tuple(found.splits)]
 
 
 def test_equation_13_overlooks_parameters_held_before_the_final_layer() -> None:
     """A UE that keeps a heavy first layer sends it all the same, whoever computes the light last one."""
     layer_costs, links, sizes = [[1.0, 9.0], [1.5, 1.0]], [(8.0, 0.0)], [20.0, 0.1]
-    printed = search(with_final_layer(layer_costs, whole_model_s(sizes, links, 1)), [[0.5, 0.0, 0.0]])
-    held = server_s(sizes, links, 1)
+    printed = search(charge_final_layer(layer_costs, model_exchange_s(sizes, links, 1)), [[0.5, 0.0, 0.0]])
+    held = layer_exchange_s(sizes, links, 1)
     exact = search(layer_costs, [[cost + more for cost, more in zip([0.5, 0.0, 0.0], held[0], strict=True)]])
     assert (printed.splits, exact.splits) == ([1], [0])
     assert path_cost(layer_costs, held, [1]) > path_cost(layer_costs, held, [0]) + 0.5

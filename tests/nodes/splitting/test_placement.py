@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.splitting.placement import ServerPath, place, runs, search_within, split_within
+from nodes.splitting.placement import (
+    ServerPath,
+    longest_runs,
+    place_layers,
+    search_within_storage,
+    split_node_within_storage,
+)
 from nodes.splitting.search import path_cost, search, split_node
 
 Case = dict[str, Any]
@@ -47,7 +53,7 @@ def test_of_all_splits_that_fit_the_best_one_that_is_ahead_is_found(case: Case, 
     layer_costs, link_costs = (
         [[scale * cost for cost in row] for row in case[kind]] for kind in ("layer_costs", "link_costs")
     )
-    found = search_within(layer_costs, link_costs, case["held_bytes"], case["storage_bytes"])
+    found = search_within_storage(layer_costs, link_costs, case["held_bytes"], case["storage_bytes"])
     if not oracle:
         assert found == (inf, [])
         return
@@ -63,11 +69,11 @@ def test_of_all_splits_that_fit_the_best_one_that_is_ahead_is_found(case: Case, 
 @given(chains())
 def test_without_limits_it_is_the_split_search(case: Case) -> None:
     enough = [sum(case["held_bytes"])] * len(case["storage_bytes"])
-    found = search_within(case["layer_costs"], case["link_costs"], case["held_bytes"], enough)
+    found = search_within_storage(case["layer_costs"], case["link_costs"], case["held_bytes"], enough)
     assert found == search(case["layer_costs"], case["link_costs"])
     downstream = [float(cost) for cost in reversed(range(len(case["held_bytes"]) + 1))]
     arguments = case["layer_costs"][0], [0.0] * len(downstream), downstream
-    assert split_within(*arguments, case["held_bytes"], enough[0]) == split_node(*arguments)
+    assert split_node_within_storage(*arguments, case["held_bytes"], enough[0]) == split_node(*arguments)
 
 
 @settings(max_examples=100)
@@ -81,7 +87,7 @@ def test_runs_are_those_that_fit_and_cannot_grow(held_bytes: list[int], storage:
         if sum(held_bytes[low:high]) <= storage
     }
     longest = {(low, high) for low, high in fit if not {(low - 1, high), (low, high + 1)} & fit}
-    assert set(runs(held_bytes, storage)) == (longest or {(0, 0)})
+    assert set(longest_runs(held_bytes, storage)) == (longest or {(0, 0)})
 
 
 @st.composite
@@ -119,7 +125,7 @@ def test_paths_that_share_a_server_are_placed_together(case: Case) -> None:
         if edges and sum(run) <= storage["metro"]:
             costs = [path_cost(path.layer_costs, path.link_costs, s) for path, s in zip(paths, chosen, strict=True)]
             least = min(least, sum(costs))
-    found = place(paths, sizes, storage)
+    found = place_layers(paths, sizes, storage)
     assert found.cost == pytest.approx(least)
     assert sum(
         path_cost(path.layer_costs, path.link_costs, splits) for path, splits in zip(paths, found.splits, strict=True)
@@ -133,4 +139,4 @@ def test_paths_that_share_a_server_are_placed_together(case: Case) -> None:
 
 def test_a_model_that_fits_nowhere_is_refused() -> None:
     with pytest.raises(ValueError, match="do not suffice"):
-        place([ServerPath(("edge", "cloud"), [[1.0], [1.0]], [[0.0, 0.0]])], [4], {"edge": 3, "cloud": 3})
+        place_layers([ServerPath(("edge", "cloud"), [[1.0], [1.0]], [[0.0, 0.0]])], [4], {"edge": 3, "cloud": 3})

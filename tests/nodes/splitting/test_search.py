@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.splitting.search import move_s, path_cost, search, sink, split_node, transfer_s
+from nodes.splitting.search import move_s, path_cost, search, sink_costs, split_node, transfer_s
 
 Case = dict[str, Any]
 
@@ -100,7 +100,7 @@ def test_the_cost_of_any_split_is_the_sum_of_its_parts(case: Case, random: Any) 
 def test_a_nodes_vector_is_the_least_cost_of_what_its_part_of_the_chain_still_has_to_do(case: Case) -> None:
     layer_costs, link_costs = costs(case)
     layers = len(case["boundary_bytes"]) - 1
-    downstream = sink(layers)
+    downstream = sink_costs(layers)
     for p in reversed(range(1, len(layer_costs))):
         downstream = split_node(layer_costs[p], link_costs[p - 1], downstream).cost
         for start, cost in enumerate(downstream):
@@ -155,7 +155,7 @@ def test_updates_told_in_any_order_lead_to_the_central_split(case: Case, seed: i
     layers, last = len(layer_costs[0]), len(layer_costs) - 1
     arriving = [[0.0] * (layers + 1), *link_costs]
     known = [[generator.random() for _ in range(layers + 1)] for _ in range(last)]  # of costs that are long gone
-    known.append(sink(layers))
+    known.append(sink_costs(layers))
     stops = [[0]] * (last + 1)
     under_way: list[tuple[int, int, list[float]]] = []  # (receiver, number, vector)
     heard = [-1] * (last + 1)
@@ -201,7 +201,7 @@ def test_a_difference_beyond_rounding_counts() -> None:
 
 def test_a_small_cost_after_a_large_one_keeps_its_digits() -> None:
     slow, fast = [1e9, 1.3e-9], [0.0, 1.1e-9]
-    node = split_node(slow, [0.0] * 3, split_node(fast, [0.0] * 3, sink(2)).cost)
+    node = split_node(slow, [0.0] * 3, split_node(fast, [0.0] * 3, sink_costs(2)).cost)
     assert node.cost[1] == 1.1e-9
 
 

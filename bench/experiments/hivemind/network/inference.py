@@ -28,7 +28,7 @@ from bench.suite.parameter_types import WorkloadName
 from netem.cellular.iab import IabRoute, NetworkKind
 from netem.cellular.network import Network
 from netem.cellular.traffic import Load
-from nodes.splitting.search import sink, split_node
+from nodes.splitting.search import sink_costs, split_node
 from reports.record import CaseValue
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
@@ -190,7 +190,7 @@ def stops_differ(field: Field, before: IabRoute, after: IabRoute, at_s: float) -
     for route in (before, after):
         rates = [field.links[link].rate_bps(at_s) for link in route.links]
         node_s, link_s = field.node_s(route, MAY_COMPUTE["hivemind"]), field.link_s(rates)
-        downstream, stops = sink(len(node_s[0])), {}
+        downstream, stops = sink_costs(len(node_s[0])), {}
         for node in range(len(route.nodes) - 1, 0, -1):
             split = split_node(node_s[node], link_s[node - 1], downstream)
             downstream, stops[route.nodes[node]] = split.cost, split.stop

@@ -18,7 +18,14 @@ from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, update_time
 from bench.experiments.hivemind.network.tasks import Decide, Field, Splits, present, tasks
 from bench.suite.experiment import Context, Measurement
 from netem.cellular.iab import IabRoute
-from nodes.splitting.objectives import ChainMetric, Limit, combined, search_accumulated, search_per_edge, search_within
+from nodes.splitting.objectives import (
+    ChainMetric,
+    Limit,
+    search_accumulated,
+    search_per_edge,
+    search_within_limit,
+    weighted_sum,
+)
 from nodes.splitting.search import BestSplit, search
 
 Two = Callable[[ChainMetric, ChainMetric], Splits]  # of latency in ms and of energy in joules a batch
@@ -62,7 +69,7 @@ def ways(parameters: ObjectiveParameters, field: Field, meter: Meter) -> dict[st
         weight = 1e3 * sum(field.layer_s["ue"]) / (TASKS_A_BATCH * sum(meter.layer_j["ue"]))
 
     def linear(latency: ChainMetric, energy: ChainMetric) -> Splits:
-        return search(*combined([latency, energy], [1.0, weight])).splits
+        return search(*weighted_sum([latency, energy], [1.0, weight])).splits
 
     def within(kind: Callable[[ChainMetric, list[Limit]], BestSplit | None]) -> Two:
         def choose(latency: ChainMetric, energy: ChainMetric) -> Splits:
@@ -77,7 +84,7 @@ def ways(parameters: ObjectiveParameters, field: Field, meter: Meter) -> dict[st
         "linear": linear,
         "per-edge": within(search_per_edge),
         "accumulated": within(search_accumulated),
-        "exact": within(lambda energy, limits: search_within(energy, limits[0])),
+        "exact": within(lambda energy, limits: search_within_limit(energy, limits[0])),
     }
 
 
@@ -86,8 +93,8 @@ def decided(field: Field, meter: Meter, choose: Two) -> Decide:
     may = MAY_COMPUTE["hivemind"]
 
     def decide(route: IabRoute, rates: Sequence[float]) -> Splits:
-        latency = combined([ChainMetric(field.node_s(route, may), field.link_s(rates))], [1e3])
-        energy = combined([meter.costs(route, rates)], [float(TASKS_A_BATCH)])
+        latency = weighted_sum([ChainMetric(field.node_s(route, may), field.link_s(rates))], [1e3])
+        energy = weighted_sum([meter.costs(route, rates)], [float(TASKS_A_BATCH)])
         return choose(latency, energy)
 
     return decide

@@ -30,8 +30,8 @@ from bench.suite.experiment import Context, Measurement
 from netem.cellular.iab import IabRoute
 from netem.cellular.network import Network
 from nodes.costs.devices import BACKWARD, layer_s
-from nodes.splitting.objectives import ChainMetric, Limit, combined, search_within
-from nodes.splitting.parameter_server import server_s, whole_model_s, with_final_layer
+from nodes.splitting.objectives import ChainMetric, Limit, search_within_limit, weighted_sum
+from nodes.splitting.parameter_server import charge_final_layer, layer_exchange_s, model_exchange_s
 from nodes.splitting.recurrent import unrolled_bytes
 from nodes.splitting.search import path_cost, search
 
@@ -111,8 +111,8 @@ def agents(parameters: AgentParameters, context: Context) -> Iterator[Measuremen
     for route, rates in moments(net, parameters, context):
         energy, latency = costs(meter, route, rates)
         omega_j, omega_ms = shared(meter, route, rates, parameter_bytes)
-        whole = ChainMetric(with_final_layer(energy.layers, omega_j), energy.links)
-        whole_ms = ChainMetric(with_final_layer(latency.layers, omega_ms), latency.links)
+        whole = ChainMetric(charge_final_layer(energy.layers, omega_j), energy.links)
+        whole_ms = ChainMetric(charge_final_layer(latency.layers, omega_ms), latency.links)
         aware = within(whole, whole_ms, parameters.limit_ms)
         splits = within(energy, latency, parameters.limit_ms)
         plans["aware"].append(counted(whole, whole_ms, aware))
@@ -148,7 +148,7 @@ def counted(energy: ChainMetric, latency: ChainMetric, splits: Sequence[int]) ->
 
 
 def within(energy: ChainMetric, latency: ChainMetric, limit_ms: float) -> list[int]:
-    found = search_within(energy, Limit(latency, limit_ms)) or search(*latency)
+    found = search_within_limit(energy, Limit(latency, limit_ms)) or search(*latency)
     return found.splits
 
 
@@ -178,7 +178,7 @@ def shared(
 ) -> tuple[list[float], list[float]]:
     """omega of Eq. 13 by node, in joules of a batch and in milliseconds: all parameters to the cloud and back."""
     joules = [2 * TASKS_A_BATCH * meter.link_j(route, link, parameter_bytes, rate) for link, rate in enumerate(rates)]
-    seconds = whole_model_s([parameter_bytes], [(rate, HOP_S) for rate in rates], server=len(rates))
+    seconds = model_exchange_s([parameter_bytes], [(rate, HOP_S) for rate in rates], server=len(rates))
     return [sum(joules[node:]) for node in range(len(route.nodes))], [1e3 * value for value in seconds]
 
 
@@ -195,11 +195,11 @@ def crossing(  # noqa: PLR0917 (a moment, and what it costs so far)
     joules = [
         [2 * TASKS_A_BATCH * meter.link_j(route, link, size, rate) for size in held] for link, rate in enumerate(rates)
     ]
-    seconds = server_s(parameter_bytes, [(rate, HOP_S) for rate in rates], server=len(rates))
+    seconds = layer_exchange_s(parameter_bytes, [(rate, HOP_S) for rate in rates], server=len(rates))
     none = [[0.0] * len(parameter_bytes) for _ in route.nodes]
     return (
-        combined([energy, ChainMetric(none, joules)], [1.0, 1.0]),
-        combined([latency, ChainMetric(none, seconds)], [1.0, 1e3]),
+        weighted_sum([energy, ChainMetric(none, joules)], [1.0, 1.0]),
+        weighted_sum([latency, ChainMetric(none, seconds)], [1.0, 1e3]),
     )
 
 
@@ -213,7 +213,7 @@ def costs(meter: Meter, route: IabRoute, rates: Sequence[float]) -> tuple[ChainM
             [a + b for a, b in zip(there, here, strict=True)] for there, here in zip(seconds.links, back, strict=True)
         ]
         seconds = ChainMetric(seconds.layers, links)
-    return combined([meter.costs(route, rates)], [float(TASKS_A_BATCH)]), combined([seconds], [1e3])
+    return weighted_sum([meter.costs(route, rates)], [float(TASKS_A_BATCH)]), weighted_sum([seconds], [1e3])
 
 
 def meter_of(

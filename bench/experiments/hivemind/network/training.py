@@ -19,7 +19,7 @@ from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, machine, pr
 from bench.experiments.hivemind.network.tasks import Field, TaskTrace, present
 from bench.suite.experiment import Context, Measurement
 from netem.cellular.iab import IabRoute, NetworkKind
-from nodes.splitting.objectives import ChainMetric, combined
+from nodes.splitting.objectives import ChainMetric, weighted_sum
 from nodes.splitting.search import search
 
 FLOAT_BYTES = 4
@@ -73,7 +73,9 @@ def train(
         still = [[0.0] * len(row) for row in costs.layers]
         kept_splits, forced = rerouted(held, route, before) if held else (None, [])
         if kept_splits:
-            costs = combined([costs, ChainMetric(still, moving(meter, route, rates, before, kept_splits))], [1.0, 1.0])
+            costs = weighted_sum(
+                [costs, ChainMetric(still, moving(meter, route, rates, before, kept_splits))], [1.0, 1.0]
+            )
         splits = search(*costs).splits
         chosen = moves(route, before, kept_splits, splits) if kept_splits else []
         journey = field.journey(route, updated_s, splits)
