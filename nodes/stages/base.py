@@ -25,7 +25,7 @@ class Stage(nn.Module):
         self.shapes = shapes
         self.sender = nn.Module()
         self.receiver = nn.Module()
-        self.told: dict[str, float] = {}  # of the last ``compress`` in training: sums over its samples, to be reported
+        self.metrics: dict[str, float] = {}  # sums over the samples of the last ``compress`` in training
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Be told, on both sides, that epoch ``epoch`` (from 0) of ``epochs`` begins; at ``epochs`` all are over."""

@@ -21,16 +21,16 @@ class Geometry(NamedTuple):
     stride: int = 2
     padding: int = 0
 
-    def coded(self, side: int) -> int:
+    def code_side(self, side: int) -> int:
         """Pixels along a side of the code for ``side`` pixels along the boundary's. Raises ValueError for none."""
         coded = (side + 2 * self.padding - self.kernel) // max(self.stride, 1) + 1
         if min(self.kernel, self.stride, side, coded) < 1 or self.padding < 0:
             raise ValueError(f"no code of {side} pixels with kernel, stride and padding {tuple(self)}")
         return coded
 
-    def lacking(self, side: int) -> int:
+    def output_padding(self, side: int) -> int:
         """Pixels that the transposed convolution must add at the far edge to give ``side`` again."""
-        lacking = side - ((self.coded(side) - 1) * self.stride - 2 * self.padding + self.kernel)
+        lacking = side - ((self.code_side(side) - 1) * self.stride - 2 * self.padding + self.kernel)
         if not 0 <= lacking < self.stride:
             raise ValueError(f"a decoder with kernel, stride and padding {tuple(self)} cannot give {side} pixels")
         return lacking
@@ -47,23 +47,23 @@ def encoder(inputs: int, channels: int, geometry: Geometry = BOTTLENET, sigmoid:
 
 def decoder(channels: int, outputs: int, size: tuple[int, int], geometry: Geometry = BOTTLENET) -> nn.Sequential:
     """(N, ``channels``, H', W') -> (N, ``outputs``, *``size``): transposed convolution, batch norm, ReLU."""
-    lacking = (geometry.lacking(size[0]), geometry.lacking(size[1]))
+    lacking = (geometry.output_padding(size[0]), geometry.output_padding(size[1]))
     up = nn.ConvTranspose2d(channels, outputs, *geometry, output_padding=lacking)
     return nn.Sequential(up, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-def levels(code: torch.Tensor, bits: int) -> torch.Tensor:
+def to_levels(code: torch.Tensor, bits: int) -> torch.Tensor:
     """The nearest of 2^``bits`` even levels from 0 to 1, by number: uint8, of ``code``'s shape. 1 to 8 bits."""
     scaled = code.clamp(0, 1) * float(2**bits - 1)
     return scaled.round().to(torch.uint8)
 
 
-def values(numbers: torch.Tensor, bits: int) -> torch.Tensor:
+def from_levels(numbers: torch.Tensor, bits: int) -> torch.Tensor:
     """What levels by number stand for: float32 in [0, 1]."""
     return numbers.float() / float(2**bits - 1)
 
 
-def quantised(code: torch.Tensor, bits: int) -> torch.Tensor:
+def quantise_straight_through(code: torch.Tensor, bits: int) -> torch.Tensor:
     """``code`` at its nearest levels, with the gradient of the identity: what crossing the wire does to it."""
     crossed: torch.Tensor = _StraightThrough.apply(code, bits)
     return crossed
@@ -72,7 +72,7 @@ def quantised(code: torch.Tensor, bits: int) -> torch.Tensor:
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: object, code: torch.Tensor, bits: int) -> torch.Tensor:
-        return values(levels(code, bits), bits)
+        return from_levels(to_levels(code, bits), bits)
 
     @staticmethod
     def backward(ctx: object, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:

@@ -25,7 +25,7 @@ class Counts(nn.Module):
         self.register_buffer("seen", torch.zeros(channels, places, levels, dtype=torch.int64))
         self.seen: torch.Tensor
 
-    def note(self, rows: torch.Tensor) -> None:
+    def add(self, rows: torch.Tensor) -> None:
         """Count the levels of ``rows``, uint8 (N, channels * places)."""
         levels = self.seen.shape[-1]
         first = levels * torch.arange(rows.shape[1], device=rows.device)
@@ -48,7 +48,7 @@ class Counts(nn.Module):
         return shares.scatter_add(1, weights.argmax(1, keepdim=True), lacking)
 
 
-def coded(rows: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+def encode_levels(rows: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
     """uint8 (N, S), levels of the S tables ``frequencies`` (S, L) -> uint8 (M,), M as the levels permit."""
     rows = rows.cpu()
     count, size = rows.shape
@@ -68,8 +68,8 @@ def coded(rows: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def decoded(packed: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
-    """The rows (N, S) that ``coded`` was given with the same ``frequencies``. Raises ValueError for anything
+def decode_levels(packed: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """The rows (N, S) that ``encode_levels`` was given with the same ``frequencies``. Raises ValueError for anything
     else: too short, too long, or changed on its way, which the states' ends give away.
 
     N is bounded by the bytes that came, at a state for each ``LANE`` levels.

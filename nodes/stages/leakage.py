@@ -99,7 +99,7 @@ class InversionDecoder(nn.Module):
         return pictures
 
 
-def learn_to_invert(
+def train_inversion_decoder(
     smashed: torch.Tensor, pictures: torch.Tensor, *, epochs: int, seed: int, batch_size: int = 32
 ) -> InversionDecoder:
     """A decoder trained on pairs of ``smashed`` (N, ...) and ``pictures`` (N, C, S, S) with pixels in [0, 1].
@@ -123,7 +123,7 @@ def learn_to_invert(
     return decoder
 
 
-def inverted(decoder: InversionDecoder, smashed: torch.Tensor) -> torch.Tensor:
+def invert(decoder: InversionDecoder, smashed: torch.Tensor) -> torch.Tensor:
     """What ``decoder`` takes the pictures (N, C, S, S) of ``smashed`` (N, ...) to be, pixels in [0, 1]."""
     with torch.no_grad():
         return torch.cat([decoder(some).clamp(0, 1) for some in torch.split(smashed, 256)])
@@ -134,6 +134,6 @@ def mean_picture(pictures: torch.Tensor, count: int) -> torch.Tensor:
     return pictures.mean(0, keepdim=True).expand(count, -1, -1, -1)
 
 
-def squared_error(x: torch.Tensor, y: torch.Tensor) -> float:
+def mean_squared_error(x: torch.Tensor, y: torch.Tensor) -> float:
     """The mean squared difference of pixels."""
     return float((x - y).square().mean())

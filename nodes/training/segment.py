@@ -137,7 +137,7 @@ class Segment:
         codes, loss = self._outbound.compress(tensors)
         wire = _wire(self._outbound.encode({name: code.detach() for name, code in codes.items()}))
         if message.train:
-            told = self._outbound.told | {"code_bytes": float(sum(tensor.nbytes for tensor in wire.values()))}
+            told = self._outbound.metrics | {"code_bytes": float(sum(tensor.nbytes for tensor in wire.values()))}
             named = {f"link{self.place.outbound}.{name}": value for name, value in told.items()}
             self._pending[message.step, message.microbatch] = _Pending(received, codes, loss, named, message.save)
         return msgspec.structs.replace(

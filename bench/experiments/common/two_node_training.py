@@ -20,7 +20,7 @@ from nodes.data.images import Dataset, Pictures
 from nodes.model.chain import Chain
 from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.stages.builtin import build_stage
-from nodes.stages.dynsplit.convergence import settled
+from nodes.stages.dynsplit.convergence import has_converged
 from nodes.training.in_process import run_in_process
 from nodes.training.report import TrainingOutcome
 from nodes.training.segment import Segment
@@ -146,7 +146,7 @@ class TrainingRun:
         def ends(outcome: TrainingOutcome) -> bool:
             last = outcome.epochs[-1]
             error = last["link0.path0"] - target[0] if target and "link0.path1" in last else 0.0
-            return settled([epoch["loss"] for epoch in outcome.epochs], epsilon, error)
+            return has_converged([epoch["loss"] for epoch in outcome.epochs], epsilon, error)
 
         return ends
 

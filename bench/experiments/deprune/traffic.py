@@ -21,7 +21,7 @@ from bench.suite.parameter_types import ModelName
 from netem.profiles import Duplex, LinkName, duplex
 from nodes.spec.job import Device, StageSpec
 from nodes.stages.builtin import build_stage
-from nodes.stages.deprune.budget import BudgetPhase, maps_of
+from nodes.stages.deprune.budget import BudgetPhase, map_budget
 from nodes.stages.deprune.stage import MAPS
 from nodes.training.in_process import run_in_process
 from nodes.training.report import TrainingOutcome
@@ -116,7 +116,7 @@ def coders(parameters: Coders, context: Context) -> Iterator[Measurement]:
     maps, kernel = boundary.shape[1], (2 + parameters.resolution) ** 2
     for share in parameters.shares:
         stage = build_stage(pruned([BudgetPhase(1, share)], resolution=parameters.resolution), shapes).eval()
-        budget = maps_of(share, maps)
+        budget = map_budget(share, maps)
         with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={PRODUCT: products}) as flops:
             codes, _ = stage.compress({name: torch.zeros(value.shape) for name, value in shapes.items()})
             stage.restore(codes)

@@ -8,7 +8,7 @@ from nodes.data.batching import batches, subset
 from nodes.model.checkpoint import read_weights
 from nodes.spec.job import StageSpec
 from nodes.stages.builtin import build_stage
-from nodes.stages.dynsplit.pretraining import fit
+from nodes.stages.dynsplit.pretraining import pretrain
 from nodes.stages.dynsplit.stage import DynSplit
 from nodes.training.segment import Segment
 from nodes.wire.messages import Activation
@@ -38,7 +38,7 @@ def _weights(bench: TrainingRun, spec: StageSpec, epochs: int) -> dict[str, torc
     for path in stage.paths:
         if list(path.encoder.parameters()):
             halves = path.encoder, path.decoder
-            fit(*halves, activations, bits=path.bits, epochs=epochs, batch_size=job.batch_size, seed=job.seed)
+            pretrain(*halves, activations, bits=path.bits, epochs=epochs, batch_size=job.batch_size, seed=job.seed)
     coders = {name: tensor.cpu() for name, tensor in stage.state_dict().items() if "coder" in name}
     whole = read_weights(bench.weights, torch.device("cpu")) if bench.weights else {}
     return whole | coders

@@ -71,9 +71,9 @@ class Steered:
 
     def blindly(self, share: float) -> Answers:
         """The answers if ``share`` of the samples, whichever they are, take the first path."""
-        self.stage.blind = share
+        self.stage.random_share = share
         found = answers(self.segments, self.test)
-        self.stage.blind = None
+        self.stage.random_share = None
         return found
 
 
@@ -85,14 +85,14 @@ def choosing(network: Steered, target: float) -> Iterator[Measurement]:
     yield Measurement("ratio_error", abs(share - target), "fraction")
     observed, wanted = torch.tensor([share, 1 - share]), torch.tensor([target, 1 - target])
     yield Measurement("choice_bits", float(network.stage.choice_bits), "bits a sample")
-    yield Measurement("collapsed", float(gating.collapsed(observed, wanted)), "1")
+    yield Measurement("collapsed", float(gating.is_collapsed(observed, wanted)), "1")
     for path, blind in ((1, 1.0), (2, 0.0)):
         yield Measurement("path_accuracy", network.blindly(blind).accuracy, "fraction", {"path": path})
     blind_accuracy = network.blindly(share).accuracy
     yield Measurement("blind_accuracy", blind_accuracy, "fraction")
     yield Measurement("gate_advantage", chosen.accuracy - blind_accuracy, "fraction")
     if network.learned:
-        yield Measurement("information", gating.information(chosen.scores.softmax(1)), "nats")
+        yield Measurement("information", gating.mutual_information(chosen.scores.softmax(1)), "nats")
         steered = network.at(target)
         yield Measurement("steered_ratio", float((steered.choice == 0).float().mean()), "fraction")
         yield Measurement("steered_accuracy", steered.accuracy, "fraction")

@@ -16,7 +16,7 @@ from bench.experiments.common.two_node_training import Trained
 from nodes.data.batching import batches
 from nodes.data.images import Pictures
 from nodes.model.boundary import Tensors
-from nodes.stages.leakage import inverted, learn_to_invert
+from nodes.stages.leakage import invert, train_inversion_decoder
 from nodes.training.segment import Segment
 from nodes.wire.messages import Activation
 
@@ -34,8 +34,10 @@ class Attack(NamedTuple):
         device = client.job.device
         known, sent = (smashed(client, pictures).to(device) for pictures in (self.auxiliary, self.wanted))
         with one_thread():
-            decoder = learn_to_invert(known, pixels(self.auxiliary).to(device), epochs=self.epochs, seed=self.seed)
-            return sent.cpu(), inverted(decoder, sent).cpu()
+            decoder = train_inversion_decoder(
+                known, pixels(self.auxiliary).to(device), epochs=self.epochs, seed=self.seed
+            )
+            return sent.cpu(), invert(decoder, sent).cpu()
 
 
 def pixels(pictures: Pictures) -> torch.Tensor:

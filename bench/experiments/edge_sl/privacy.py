@@ -26,7 +26,7 @@ from nodes.data.batching import subset
 from nodes.data.images import Pictures
 from nodes.model.factory import build_model
 from nodes.spec.job import StageSpec
-from nodes.stages.leakage import WINDOW, distance_correlation, mean_picture, squared_error, ssim
+from nodes.stages.leakage import WINDOW, distance_correlation, mean_picture, mean_squared_error, ssim
 from nodes.training.segment import Segment
 
 
@@ -128,8 +128,8 @@ def _attacked(
     yield Measurement("distance_correlation", distance_correlation(wanted, sent), "1", case)
     yield Measurement("ssim", float(ssim(read, wanted).mean()), "1", case)
     yield Measurement("blind_ssim", float(ssim(blind, wanted).mean()), "1", case)
-    yield Measurement("reconstruction_error", squared_error(read, wanted), "1", case)
-    yield Measurement("blind_error", squared_error(blind, wanted), "1", case)
+    yield Measurement("reconstruction_error", mean_squared_error(read, wanted), "1", case)
+    yield Measurement("blind_error", mean_squared_error(blind, wanted), "1", case)
     name = f"cut {case['cut']}" if case["stage"] == "identity" else f"{case['stage']} at {case['cut']}"
     yield from _shown(read, name, parameters)
 

@@ -38,12 +38,12 @@ class Flatness(NamedTuple):
         return sum(losses[-self.window :]) > (1 - self.least) * before
 
 
-def maps_of(share: float, maps: int) -> int:
+def map_budget(share: float, maps: int) -> int:
     """The budget B that ``share`` of ``maps`` is: at least one map."""
     return max(1, round(share * maps))
 
 
-def planned(phases: Sequence[BudgetPhase], epoch: int) -> PhasePosition:
+def position_by_plan(phases: Sequence[BudgetPhase], epoch: int) -> PhasePosition:
     """The moment of ``epoch`` (from 0) by the plan; what comes after it belongs to the last phase."""
     begun = 0
     for number, phase in enumerate(phases[:-1]):
@@ -53,7 +53,7 @@ def planned(phases: Sequence[BudgetPhase], epoch: int) -> PhasePosition:
     return PhasePosition(len(phases) - 1, epoch - begun)
 
 
-def decided(phases: Sequence[BudgetPhase], flatness: Flatness, losses: Sequence[float]) -> PhasePosition:
+def position_by_loss(phases: Sequence[BudgetPhase], flatness: Flatness, losses: Sequence[float]) -> PhasePosition:
     """The moment after epochs that ended with ``losses``: a phase ends when its loss is flat or its epochs are over."""
     number = begun = 0
     for done in range(1, len(losses) + 1):

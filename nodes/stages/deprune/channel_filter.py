@@ -31,7 +31,7 @@ class ChannelFilter(nn.Module):
         self.f_hat[which] = drawn.to(self.f_hat.device)
 
 
-def strongest(strengths: torch.Tensor, budget: int) -> torch.Tensor:
+def strongest_maps(strengths: torch.Tensor, budget: int) -> torch.Tensor:
     """The ``budget`` largest of ``strengths`` (count,) by number, ascending; of equal ones the first."""
     order = strengths.detach().sort(descending=True, stable=True).indices
     return order[:budget].sort().values

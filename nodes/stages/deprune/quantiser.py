@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from nodes.stages.bottleneck import levels, pack, unpack
+from nodes.stages.bottleneck import pack, to_levels, unpack
 
 
 def quantise(maps: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,7 +17,7 @@ def quantise(maps: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]
     least, largest = maps.amin(others), maps.amax(others)
     spread = (largest - least).clamp_min(torch.finfo(torch.float32).tiny)
     scaled = (maps - _along(least, maps.ndim)) / _along(spread, maps.ndim)
-    return pack(levels(scaled, bits).flatten(1), bits), torch.stack([least, spread], dim=1)
+    return pack(to_levels(scaled, bits).flatten(1), bits), torch.stack([least, spread], dim=1)
 
 
 def dequantise(rows: torch.Tensor, ranges: torch.Tensor, bits: int, shape: tuple[int, ...]) -> torch.Tensor:

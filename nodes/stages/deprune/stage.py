@@ -18,8 +18,15 @@ from torch import nn
 from nodes.model.boundary import Tensors
 from nodes.stages.base import Stage
 from nodes.stages.bottleneck import Geometry, decoder, encoder
-from nodes.stages.deprune.budget import BudgetPhase, Flatness, PhasePosition, decided, maps_of, planned
-from nodes.stages.deprune.channel_filter import ChannelFilter, prune_loss, strongest
+from nodes.stages.deprune.budget import (
+    BudgetPhase,
+    Flatness,
+    PhasePosition,
+    map_budget,
+    position_by_loss,
+    position_by_plan,
+)
+from nodes.stages.deprune.channel_filter import ChannelFilter, prune_loss, strongest_maps
 from nodes.stages.deprune.kept_maps import decode_maps, encode_maps
 from nodes.stages.deprune.quantiser import dequantise, quantise
 
@@ -70,13 +77,13 @@ class Pruned(Stage):
             geometry = Geometry(2 + resolution, resolution, resolution)
             self.sender["encoder"] = encoder(self.maps, self.maps, geometry, sigmoid=as_coded)
             self.receiver["decoder"] = decoder(self.maps, self.maps, (height, width), geometry)
-            self._map_shape = (geometry.coded(height), geometry.coded(width))
+            self._map_shape = (geometry.code_side(height), geometry.code_side(width))
         if choice == "filter":
             self.sender["filter"] = ChannelFilter(self.maps)
         self._seed = int(torch.randint(2**62, (), device="cpu"))
         self._shuffled = torch.randperm(self.maps, device="cpu")
         # What goes with the parameters wherever they go: to a checkpoint, or to a member of a family.
-        self.sender.register_buffer("budget", torch.tensor(maps_of(self.phases[0].share, self.maps)))
+        self.sender.register_buffer("budget", torch.tensor(map_budget(self.phases[0].share, self.maps)))
         self.sender.register_buffer("losses", torch.zeros(sum(phase.epochs for phase in self.phases)))
         self.sender.register_buffer("began", torch.zeros(self.maps))  # 1 for the maps kept when the phase began
         self._epoch, self._begun, self._phase = 0, False, 0
@@ -103,7 +110,7 @@ class Pruned(Stage):
         self._phase = moment.phase
         if moment.phase != before.phase and self._resets and self._choice == "filter":
             self._filter().reset(self.which(), torch.Generator().manual_seed(self._seed + moment.phase))
-        self._buffer("budget").fill_(maps_of(self.phases[moment.phase].share, self.maps))
+        self._buffer("budget").fill_(map_budget(self.phases[moment.phase].share, self.maps))
         if not moment.since:
             self._buffer("began").zero_()[self.which()] = 1
 
@@ -112,21 +119,21 @@ class Pruned(Stage):
             return PhasePosition(0, 0)
         losses = self._buffer("losses")
         if self._flatness is None or losses.is_meta:
-            return planned(self.phases, epoch)
-        return decided(self.phases, self._flatness, losses[:epoch].tolist())
+            return position_by_plan(self.phases, epoch)
+        return position_by_loss(self.phases, self._flatness, losses[:epoch].tolist())
 
     def which(self) -> torch.Tensor:
         """The maps (B,) that cross now, ascending."""
         budget = self._buffer("budget")
         if budget.is_meta:
-            return torch.arange(maps_of(self.phases[self._phase].share, self.maps), device="meta")
+            return torch.arange(map_budget(self.phases[self._phase].share, self.maps), device="meta")
         if int(budget) == self.maps:
             return torch.arange(self.maps, device=budget.device)
         if self._choice == "filter":
-            return strongest(self._filter()(), int(budget))
+            return strongest_maps(self._filter()(), int(budget))
         if self._choice == "magnitude":
             kernels = self._coder("encoder")[0].get_parameter("weight")
-            return strongest(kernels.abs().sum((1, 2, 3)), int(budget))
+            return strongest_maps(kernels.abs().sum((1, 2, 3)), int(budget))
         return self._shuffled[: int(budget)].sort().values.to(budget.device)
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
@@ -135,13 +142,13 @@ class Pruned(Stage):
         value, which = values[self.name], self.which()
         maps = encode_maps(self._coder("encoder"), value, which) if "encoder" in self.sender else value[:, which]
         if not value.is_meta:
-            self.told = {"budget": float(len(value) * len(which)), "same": len(value) * self._same(which)}
+            self.metrics = {"budget": float(len(value) * len(which)), "same": len(value) * self._same(which)}
         if self._choice != "filter":
             return {MAPS: maps, WHICH: which}, None
         strengths = self._filter()()
         strengths = strengths.square() if self._as_coded else strengths
         if not value.is_meta:
-            self.told["strength"] = len(value) * float(strengths.detach().sum())
+            self.metrics["strength"] = len(value) * float(strengths.detach().sum())
         maps = maps * strengths[which].view(-1, *[1] * (maps.ndim - 2))
         return {MAPS: maps, WHICH: which}, self._epsilon * prune_loss(strengths, len(which), self._delta, self._barrier)
 

@@ -7,6 +7,6 @@ small term, which may stand still while far from its target.
 from collections.abc import Sequence
 
 
-def settled(losses: Sequence[float], epsilon: float, ratio_error: float = 0.0) -> bool:
+def has_converged(losses: Sequence[float], epsilon: float, ratio_error: float = 0.0) -> bool:
     """Whether the mean loss changed by less than ``epsilon`` in the last epoch, and the ratio is as near its target."""
     return len(losses) > 1 and abs(losses[-1] - losses[-2]) < epsilon and abs(ratio_error) < epsilon

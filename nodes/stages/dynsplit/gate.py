@@ -39,12 +39,12 @@ class Gate(nn.Module):
         return nn.functional.pad((self.spread or 1.0) * relevance + self.offset, (0, 1))
 
 
-def gumbel(uniform: torch.Tensor) -> torch.Tensor:
+def gumbel_noise(uniform: torch.Tensor) -> torch.Tensor:
     """Gumbel noise of location 0 from numbers drawn uniformly from [0, 1)."""
     return -torch.log(-torch.log(uniform + TINY) + TINY)
 
 
-def relaxed(scores: torch.Tensor, noise: torch.Tensor, temperature: float) -> torch.Tensor:
+def gumbel_softmax(scores: torch.Tensor, noise: torch.Tensor, temperature: float) -> torch.Tensor:
     """The Gumbel-softmax relaxation (N, n) of Eq. 4; its largest entry is Eq. 3's choice."""
     return torch.softmax((scores + noise) / temperature, dim=1)
 
@@ -55,7 +55,7 @@ def straight_through(soft: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
     return 1 + (chosen - chosen.detach())
 
 
-def shares(soft: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+def observed_shares(soft: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
     """The batch's observed share (n,) of each path, with the gradient of the mean of ``soft`` (N, n)."""
     hard = nn.functional.one_hot(choice, soft.shape[1]).to(soft.dtype)
     return (hard + (soft - soft.detach())).mean(0)
@@ -80,7 +80,7 @@ def entropy(probabilities: torch.Tensor) -> torch.Tensor:
     return -torch.xlogy(probabilities, probabilities).sum(-1)
 
 
-def information(probabilities: torch.Tensor) -> float:
+def mutual_information(probabilities: torch.Tensor) -> float:
     """Mutual information, in nats, of sample and path, of path probabilities (N, n) before the noise.
 
     0 if the gate treats all samples alike, log n at most.
@@ -88,7 +88,7 @@ def information(probabilities: torch.Tensor) -> float:
     return float(entropy(probabilities.mean(0)) - entropy(probabilities).mean())
 
 
-def collapsed(observed: torch.Tensor, target: torch.Tensor) -> bool:
+def is_collapsed(observed: torch.Tensor, target: torch.Tensor) -> bool:
     """True if a path that should get some samples gets less than a tenth of its share. Both (n,)."""
     return bool((observed < target / 10).any())
 
@@ -98,7 +98,7 @@ def margin(scores: torch.Tensor) -> torch.Tensor:
     return scores[:, 0] - scores[:, 1:].amax(1)
 
 
-def choose(scores: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
+def choose_paths(scores: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
     """The path (N,) of each sample at inference: the first if its margin is above ``threshold``, else the best other.
 
     With threshold 0 this is the arg-max.
@@ -116,12 +116,12 @@ def threshold_for(margins: torch.Tensor, share: float) -> float:
     return float((ordered[count - 1] + ordered[count]) / 2)
 
 
-def assigned(uniform: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def assign_paths(uniform: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The path (N,) that numbers from [0, 1) mean: each of the paths gets its share ``target`` (n - 1,) of them."""
     return torch.bucketize(uniform, target.cumsum(0), right=True)
 
 
-def spaced(count: int) -> torch.Tensor:
+def evenly_spaced(count: int) -> torch.Tensor:
     """``count`` evenly spaced numbers of [0, 1), neighbours far apart: for a choice that ignores the samples."""
     golden = (math.sqrt(5) - 1) / 2
     place = (torch.arange(count, dtype=torch.float64) * golden % 1).argsort().argsort()

@@ -7,10 +7,10 @@ network as it is, through the quantisation of the wire, by Adam, is our choice.
 import torch
 from torch import nn
 
-from nodes.stages.bottleneck import quantised
+from nodes.stages.bottleneck import quantise_straight_through
 
 
-def fit(
+def pretrain(
     encoder: nn.Module,
     decoder: nn.Module,
     activations: torch.Tensor,
@@ -33,7 +33,9 @@ def fit(
         for step in range(steps):
             value = activations[order[step * batch_size : (step + 1) * batch_size].to(activations.device)]
             code = encoder(value)
-            loss = nn.functional.mse_loss(decoder(code if bits is None else quantised(code, bits)), value)
+            loss = nn.functional.mse_loss(
+                decoder(code if bits is None else quantise_straight_through(code, bits)), value
+            )
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()

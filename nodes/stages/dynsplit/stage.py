@@ -21,10 +21,20 @@ from torch import nn
 
 from nodes.model.boundary import Tensors
 from nodes.stages.base import Stage
-from nodes.stages.bottleneck import BOTTLENET, Geometry, decoder, encoder, levels, pack, packed_bytes, unpack, values
-from nodes.stages.deflate import deflated, inflated
+from nodes.stages.bottleneck import (
+    BOTTLENET,
+    Geometry,
+    decoder,
+    encoder,
+    from_levels,
+    pack,
+    packed_bytes,
+    to_levels,
+    unpack,
+)
+from nodes.stages.deflate import deflate, inflate
 from nodes.stages.dynsplit import gate as gating
-from nodes.stages.entropy_coder import Counts, coded, decoded
+from nodes.stages.entropy_coder import Counts, decode_levels, encode_levels
 
 RECENT = 1024  # margins by which a share is held
 CHOICE, GATE = "choice", "gate"  # names of codes; a path's is its number
@@ -45,7 +55,7 @@ class CodedPath:
         deep, height, width = shape
         self.bits = bits if channels else None
         self.lossless = lossless if self.bits else None
-        self.code_shape = (channels, geometry.coded(height), geometry.coded(width)) if channels else shape
+        self.code_shape = (channels, geometry.code_side(height), geometry.code_side(width)) if channels else shape
         self.encoder = encoder(deep, channels, geometry) if channels else nn.Identity()
         self.decoder = decoder(channels, deep, (height, width), geometry) if channels else nn.Identity()
         places = math.prod(self.code_shape[1:])
@@ -62,18 +72,18 @@ class CodedPath:
         """(N, C', H', W') as it crosses: a row of whole bytes a sample, all rows as one without loss, or float32."""
         if not self.bits:
             return code
-        numbers = levels(code, self.bits).flatten(1)
+        numbers = to_levels(code, self.bits).flatten(1)
         if self.sent is not None and not code.is_meta:
             if not training:
-                return coded(numbers, self.sent.frequencies()).to(code.device)
-            self.sent.note(numbers)
+                return encode_levels(numbers, self.sent.frequencies()).to(code.device)
+            self.sent.add(numbers)
         rows = pack(numbers, self.bits)
-        return deflated(rows) if self.lossless == "deflate" and not rows.is_meta else rows
+        return deflate(rows) if self.lossless == "deflate" and not rows.is_meta else rows
 
     def code(self, rows: torch.Tensor) -> torch.Tensor:
         """The codes of ``rows``. Raises ValueError for rows of another kind."""
         if self.bits:
-            return values(self._numbers(rows, self.bits), self.bits).view(-1, *self.code_shape)
+            return from_levels(self._numbers(rows, self.bits), self.bits).view(-1, *self.code_shape)
         if rows.shape[1:] != self.code_shape or rows.dtype != torch.float32:
             raise ValueError(f"{rows.dtype} {list(rows.shape)} came for codes of {list(self.code_shape)} as float32")
         return rows
@@ -81,12 +91,12 @@ class CodedPath:
     def _numbers(self, rows: torch.Tensor, bits: int) -> torch.Tensor:
         """The levels (N, C' H' W') of ``rows``."""
         if self.came is not None and rows.ndim == 1:
-            return decoded(rows, self.came.frequencies())
+            return decode_levels(rows, self.came.frequencies())
         if self.lossless == "deflate" and not rows.is_meta:
-            rows = inflated(rows, self.sample_bytes)
+            rows = inflate(rows, self.sample_bytes)
         numbers = unpack(rows, bits, math.prod(self.code_shape))
         if self.came is not None and not rows.is_meta:
-            self.came.note(numbers)
+            self.came.add(numbers)
         return numbers
 
 
@@ -142,7 +152,7 @@ class DynSplit(Stage):
             self.sender[GATE] = gating.Gate(deep, len(paths), hidden, spread)
         self.target = torch.tensor(list(target)[: len(paths) - 1])
         self.sender.register_buffer("threshold", torch.tensor(0.0))  # goes wherever the gate's parameters go
-        self.blind: float | None = None  # at inference, the first path's share of a choice that ignores the samples
+        self.random_share: float | None = None  # at inference: choose at random with this first path's share
         self.share = share
         self._margins = torch.empty(0)  # the last of inference, for ``share``
         self.scores: torch.Tensor | None = None  # (N, n), of the last ``compress``
@@ -157,7 +167,7 @@ class DynSplit(Stage):
 
     @property
     def threshold(self) -> float:
-        """What steers the choice at inference, see ``gating.choose``; kept with the sender's parameters."""
+        """What steers the choice at inference, see ``gating.choose_paths``; kept with the sender's parameters."""
         return float(self.sender.get_buffer("threshold"))
 
     @threshold.setter
@@ -207,18 +217,18 @@ class DynSplit(Stage):
     def _choose(self, value: torch.Tensor) -> tuple[Tensors, torch.Tensor | None]:
         """The choice (N,) of each sample of ``value``, in training the gate (N,) of it, and the ratio loss."""
         self.scores = None if self.gate is None or value.is_meta else self.gate(value)
-        if self.scores is None or (self.blind is not None and not self.training):
+        if self.scores is None or (self.random_share is not None and not self.training):
             return self._tell({CHOICE: self._unseeing(value)}), None
         if not self.training:
-            return {CHOICE: gating.choose(self.scores, self._limit(self.scores))}, None
+            return {CHOICE: gating.choose_paths(self.scores, self._limit(self.scores))}, None
         warmth = gating.temperature(min(self._epoch, self._epochs - 1), self._epochs, *self.temperatures)
-        soft = gating.relaxed(self.scores, gating.gumbel(torch.rand_like(self.scores)), warmth)
+        soft = gating.gumbel_softmax(self.scores, gating.gumbel_noise(torch.rand_like(self.scores)), warmth)
         preferred = soft.argmax(1)
         choice = self._unseeing(value) if self._epoch < self.warm_up else preferred
-        observed = gating.shares(soft, preferred)
+        observed = gating.observed_shares(soft, preferred)
         loss = self.weight * gating.ratio_loss(observed, self.target.to(value.device), self.above_only)
         codes = self._tell({CHOICE: choice, GATE: gating.straight_through(soft, choice)})
-        self.told["information"] = len(value) * gating.information(self.scores.detach().softmax(1))
+        self.metrics["information"] = len(value) * gating.mutual_information(self.scores.detach().softmax(1))
         return codes, loss
 
     def _limit(self, scores: torch.Tensor) -> float:
@@ -233,18 +243,18 @@ class DynSplit(Stage):
         target = self.target.to("cpu" if value.is_meta else value.device)
         if value.is_meta:
             steered = not self.training and self.share is not None
-            return gating.assigned(
-                gating.spaced(len(value)), _instead(target, self.share or 0.0) if steered else target
+            return gating.assign_paths(
+                gating.evenly_spaced(len(value)), _instead(target, self.share or 0.0) if steered else target
             )
         if self.training:
-            return gating.assigned(torch.rand(len(value), device=value.device), target)
-        if self.blind is not None:
-            target = _instead(target, self.blind)
-        return gating.assigned(gating.spaced(len(value)).to(value.device), target)
+            return gating.assign_paths(torch.rand(len(value), device=value.device), target)
+        if self.random_share is not None:
+            target = _instead(target, self.random_share)
+        return gating.assign_paths(gating.evenly_spaced(len(value)).to(value.device), target)
 
     def _tell(self, codes: Tensors) -> Tensors:
         """Note how many samples take each path, for the epoch's report."""
-        self.told = {f"path{i}": float((codes[CHOICE] == i).sum()) for i in range(len(self.paths))}
+        self.metrics = {f"path{i}": float((codes[CHOICE] == i).sum()) for i in range(len(self.paths))}
         return codes
 
 

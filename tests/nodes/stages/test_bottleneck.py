@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from nodes.stages.bottleneck import Geometry, decoder, encoder, levels, pack, packed_bytes, quantised, unpack, values
+from nodes.stages.bottleneck import (
+    Geometry,
+    decoder,
+    encoder,
+    from_levels,
+    pack,
+    packed_bytes,
+    quantise_straight_through,
+    to_levels,
+    unpack,
+)
 
 
 def parameters(module: nn.Module) -> int:
@@ -40,7 +50,7 @@ def test_a_decoder_gives_the_size_that_its_encoder_took(geometry, size):
         assert any((side - geometry.kernel + 2 * geometry.padding) % geometry.stride for side in size)
         return
     code = encoder(6, 2, geometry)(given)
-    assert code.shape == (3, 2, *map(geometry.coded, size))
+    assert code.shape == (3, 2, *map(geometry.code_side, size))
     assert 0 < code.min() < code.max() < 1
     restored = decode(code)
     assert restored.shape == given.shape
@@ -56,26 +66,26 @@ def test_without_the_sigmoid_a_code_is_what_batch_norm_gives():
 @pytest.mark.parametrize("geometry", [Geometry(9, 1, 0), Geometry(0, 1, 0), Geometry(2, 0, 0), Geometry(2, 2, -1)])
 def test_a_window_without_a_code_is_refused(geometry):
     with pytest.raises(ValueError, match="no code of 8 pixels"):
-        geometry.coded(8)
+        geometry.code_side(8)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_levels_are_even_and_nearest(bits):
     top = 2**bits - 1
     exact = [k / top for k in range(top + 1)]
-    assert levels(torch.tensor(exact), bits).tolist() == list(range(top + 1))
-    assert values(torch.arange(top + 1, dtype=torch.uint8), bits).tolist() == torch.tensor(exact).tolist()
+    assert to_levels(torch.tensor(exact), bits).tolist() == list(range(top + 1))
+    assert from_levels(torch.arange(top + 1, dtype=torch.uint8), bits).tolist() == torch.tensor(exact).tolist()
     code = torch.rand(500, generator=torch.Generator().manual_seed(1))
-    near = values(levels(code, bits), bits)
+    near = from_levels(to_levels(code, bits), bits)
     assert (near - code).abs().max() <= 0.5 / top + 1e-6
-    assert levels(torch.tensor([-0.1, 1.1, math.inf]), bits).tolist() == [0, top, top]
+    assert to_levels(torch.tensor([-0.1, 1.1, math.inf]), bits).tolist() == [0, top, top]
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_the_gradient_passes_straight_through_the_levels(bits):
     code = torch.rand(40, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    quantised(code, bits).pow(2).sum().backward()
-    assert torch.equal(code.grad, 2 * values(levels(code.detach(), bits), bits))
+    quantise_straight_through(code, bits).pow(2).sum().backward()
+    assert torch.equal(code.grad, 2 * from_levels(to_levels(code.detach(), bits), bits))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

@@ -5,7 +5,7 @@ import zlib
 import pytest
 import torch
 
-from nodes.stages.deflate import deflated, inflated
+from nodes.stages.deflate import deflate, inflate
 
 
 def skewed(count: int, width: int) -> torch.Tensor:
@@ -15,12 +15,12 @@ def skewed(count: int, width: int) -> torch.Tensor:
 @pytest.mark.parametrize(("count", "width"), [(1, 1), (250, 64), (3, 1000)])
 def test_rows_come_back_exactly(count, width):
     rows = skewed(count, width)
-    assert torch.equal(inflated(deflated(rows), width), rows)
+    assert torch.equal(inflate(deflate(rows), width), rows)
 
 
 def test_levels_that_are_not_equally_frequent_take_fewer_bytes():
     rows = skewed(250, 64)
-    assert deflated(rows).nbytes < 0.6 * rows.nbytes
+    assert deflate(rows).nbytes < 0.6 * rows.nbytes
 
 
 def packed(count: int, raw: bytes) -> torch.Tensor:
@@ -43,4 +43,4 @@ def packed(count: int, raw: bytes) -> torch.Tensor:
 )
 def test_what_is_no_deflated_rows_is_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
-        inflated(wrong, 4)
+        inflate(wrong, 4)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.stages.entropy_coder import BITS, HELD, Counts, coded, decoded
+from nodes.stages.entropy_coder import BITS, HELD, Counts, decode_levels, encode_levels
 
 
 def drawn(count: int, size: int, levels: int, sharpness: float, seed: int = 0) -> torch.Tensor:
@@ -20,7 +20,7 @@ def drawn(count: int, size: int, levels: int, sharpness: float, seed: int = 0) -
 
 def learned(rows: torch.Tensor, channels: int, levels: int) -> torch.Tensor:
     counts = Counts(channels, rows.shape[1] // channels, levels)
-    counts.note(rows)
+    counts.add(rows)
     return counts.frequencies()
 
 
@@ -31,16 +31,16 @@ def test_any_levels_come_back_whatever_the_tables_were_learned_from(count, chann
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(levels, (count, channels * places), generator=generator).to(torch.uint8)
     for frequencies in (Counts(channels, places, levels).frequencies(), learned(rows // 2, channels, levels)):
-        packed = coded(rows, frequencies)
+        packed = encode_levels(rows, frequencies)
         assert packed.dtype == torch.uint8
-        assert torch.equal(decoded(packed, frequencies), rows)
+        assert torch.equal(decode_levels(packed, frequencies), rows)
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 33])
 def test_the_last_of_the_rows_may_leave_states_idle(count):
     rows = drawn(count, 64, 256, 8)
     frequencies = learned(rows, 4, 256)
-    assert torch.equal(decoded(coded(rows, frequencies), frequencies), rows)
+    assert torch.equal(decode_levels(encode_levels(rows, frequencies), frequencies), rows)
 
 
 @pytest.mark.parametrize(("bits", "sharpness"), [(8, 16), (8, 200), (4, 8), (2, 4)])
@@ -50,27 +50,27 @@ def test_the_length_is_near_the_entropy_of_each_place(bits, sharpness):
     for place in rows.T:
         share = torch.bincount(place.int(), minlength=2**bits).double() / len(rows)
         optimum -= len(rows) * float(torch.xlogy(share, share).sum()) / math.log(2)
-    assert optimum / 8 <= coded(rows, learned(rows, 4, 2**bits)).nbytes <= 1.05 * optimum / 8 + 16
+    assert optimum / 8 <= encode_levels(rows, learned(rows, 4, 2**bits)).nbytes <= 1.05 * optimum / 8 + 16
 
 
 def test_tables_of_like_data_serve_others_almost_as_well():
     rows, others = drawn(2000, 32, 64, 16, seed=1), drawn(2000, 32, 64, 16, seed=2)
-    own, theirs = (coded(rows, learned(of, 4, 64)).nbytes for of in (rows, others))
+    own, theirs = (encode_levels(rows, learned(of, 4, 64)).nbytes for of in (rows, others))
     assert own < theirs < 1.03 * own
 
 
 def test_a_place_that_saw_little_goes_by_its_channel():
     rows = drawn(2000, 1, 64, 16).repeat(1, 8)[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]
     few = learned(rows[:20], 1, 64)
-    alone = coded(rows, learned(rows[:20, :1], 1, 64).repeat(8, 1)).nbytes
+    alone = encode_levels(rows, learned(rows[:20, :1], 1, 64).repeat(8, 1)).nbytes
     shuffled = torch.stack([rows[20 * i : 20 * i + 20, 0] for i in range(8)], 1)  # eight times as many in the channel
     assert torch.equal(few, learned(rows[:20, :1], 1, 64).repeat(8, 1))
-    assert coded(rows, learned(shuffled, 1, 64)).nbytes < alone
+    assert encode_levels(rows, learned(shuffled, 1, 64)).nbytes < alone
 
 
 def test_frequencies_are_whole_and_none_is_lost():
     counts = Counts(3, 2, 256)
-    counts.note(torch.full((1000, 6), 7, dtype=torch.uint8))
+    counts.add(torch.full((1000, 6), 7, dtype=torch.uint8))
     for seen in (torch.zeros(3, 2, 256, dtype=torch.int64), counts.seen):
         counts.seen = seen
         frequencies = counts.frequencies()
@@ -82,26 +82,26 @@ def test_frequencies_are_whole_and_none_is_lost():
 
 def test_what_crossed_long_ago_fades():
     counts = Counts(1, 1, 2)
-    counts.note(torch.zeros(HELD, 1, dtype=torch.uint8))
+    counts.add(torch.zeros(HELD, 1, dtype=torch.uint8))
     assert counts.seen.tolist() == [[[HELD, 0]]]
-    counts.note(torch.ones(HELD // 2, 1, dtype=torch.uint8))
+    counts.add(torch.ones(HELD // 2, 1, dtype=torch.uint8))
     assert counts.seen.tolist() == [[[HELD // 2, HELD // 4]]]
 
 
 def test_a_changed_byte_is_one_error_wherever_it_stands():
     rows = drawn(33, 32, 16, 8)
     frequencies = learned(rows, 4, 16)
-    packed = coded(rows, frequencies)
+    packed = encode_levels(rows, frequencies)
     for place in range(0, len(packed), 7):
         changed = packed.clone()
         changed[place] ^= 0x15
         with pytest.raises(ValueError, match=r"coded levels|coded with these tables"):
-            decoded(changed, frequencies)
+            decode_levels(changed, frequencies)
 
 
 ROWS = drawn(20, 32, 16, 8)
 TABLES = learned(ROWS, 4, 16)
-PACKED = coded(ROWS, TABLES)
+PACKED = encode_levels(ROWS, TABLES)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ PACKED = coded(ROWS, TABLES)
 )
 def test_what_is_no_coded_rows_is_refused(wrong):
     with pytest.raises(ValueError, match="coded"):
-        decoded(wrong, TABLES)
+        decode_levels(wrong, TABLES)
 
 
 def test_other_tables_are_noticed():
     with pytest.raises(ValueError, match="these tables"):
-        decoded(PACKED, learned(ROWS.flip(1), 4, 16))
+        decode_levels(PACKED, learned(ROWS.flip(1), 4, 16))
 
 
 def test_the_bytes_are_these():
@@ -135,4 +135,4 @@ def test_the_bytes_are_these():
     for share, before in ((1 << 14, 0), (1 << 13, 3 << 13)):
         state = (state // share << 15) + state % share + before
     expected = [1, 0, 0, 0, *state.to_bytes(4, "little")]
-    assert coded(torch.tensor([[1, 0]], dtype=torch.uint8), frequencies).tolist() == expected
+    assert encode_levels(torch.tensor([[1, 0]], dtype=torch.uint8), frequencies).tolist() == expected

@@ -8,11 +8,11 @@ import torch
 from nodes.stages.leakage import (
     InversionDecoder,
     distance_correlation,
-    inverted,
-    learn_to_invert,
+    invert,
     mean_picture,
-    squared_error,
+    mean_squared_error,
     ssim,
+    train_inversion_decoder,
 )
 
 
@@ -126,9 +126,11 @@ def blobs():
 
 def attacked(smashed, pictures, epochs=10):
     """The error of a decoder trained on the first 300, over that of their mean, on the others."""
-    decoder = learn_to_invert(smashed[:300], pictures[:300], epochs=epochs, seed=0)
-    guess = inverted(decoder, smashed[300:])
-    return squared_error(guess, pictures[300:]) / squared_error(mean_picture(pictures[:300], 100), pictures[300:])
+    decoder = train_inversion_decoder(smashed[:300], pictures[:300], epochs=epochs, seed=0)
+    guess = invert(decoder, smashed[300:])
+    return mean_squared_error(guess, pictures[300:]) / mean_squared_error(
+        mean_picture(pictures[:300], 100), pictures[300:]
+    )
 
 
 def test_the_picture_itself_is_recovered_nearly_exactly(blobs):
@@ -150,6 +152,6 @@ def test_the_decoder_follows_from_its_seed_alone(blobs):
     twice = []
     for _ in range(2):
         torch.rand(3)
-        decoder = learn_to_invert(blobs[:64], blobs[:64], epochs=1, seed=5)
-        twice.append(inverted(decoder, blobs[64:80]))
+        decoder = train_inversion_decoder(blobs[:64], blobs[:64], epochs=1, seed=5)
+        twice.append(invert(decoder, blobs[64:80]))
     assert torch.equal(*twice)

@@ -256,7 +256,7 @@ def test_coders_are_fitted_before_and_the_network_is_the_pretrained_one(context)
 
 def errors_of_coders(ue, server, bench):
     """How far what the second path gives back is from what it is given, per value."""
-    ue.outbound.blind = 0.0
+    ue.outbound.random_share = 0.0
     seen, compress = {}, ue.outbound.compress
     ue.outbound.compress = lambda values: seen.update(values) or compress(values)
     pictures, _ = next(iter(batches(bench.data.test, 40, seed=0, epoch=0, shuffle=False, augment=False)))

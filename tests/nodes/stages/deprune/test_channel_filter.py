@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nodes.stages.bottleneck import Geometry, decoder, encoder
-from nodes.stages.deprune.channel_filter import ChannelFilter, prune_loss, strongest
+from nodes.stages.deprune.channel_filter import ChannelFilter, prune_loss, strongest_maps
 from nodes.stages.deprune.kept_maps import decode_maps, encode_maps
 from nodes.stages.deprune.quantiser import dequantise, quantise
 
@@ -35,11 +35,11 @@ def test_the_strongest_are_those_that_fewer_than_b_exceed(budget):
     strengths = torch.rand(128, generator=torch.Generator().manual_seed(1))
     values = strengths.tolist()
     expected = [i for i in range(128) if sum(other > values[i] for other in values) < budget]
-    assert strongest(strengths, budget).tolist() == expected
+    assert strongest_maps(strengths, budget).tolist() == expected
 
 
 def test_of_equally_strong_maps_the_first_are_kept():
-    assert strongest(torch.tensor([0.5, 0.9, 0.5, 0.5]), 3).tolist() == [0, 1, 2]
+    assert strongest_maps(torch.tensor([0.5, 0.9, 0.5, 0.5]), 3).tolist() == [0, 1, 2]
 
 
 def test_reset_draws_the_named_maps_anew_and_no_others():

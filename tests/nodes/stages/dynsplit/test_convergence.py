@@ -2,7 +2,7 @@
 
 import pytest
 
-from nodes.stages.dynsplit.convergence import settled
+from nodes.stages.dynsplit.convergence import has_converged
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from nodes.stages.dynsplit.convergence import settled
     ],
 )
 def test_loss_and_ratio_must_both_stand_still(losses, error, expected):
-    assert settled(losses, 0.1, error) == expected
+    assert has_converged(losses, 0.1, error) == expected

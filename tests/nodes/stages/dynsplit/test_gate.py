@@ -14,25 +14,25 @@ def generator(seed=0):
 
 
 def noise(count, paths, seed=0):
-    return gating.gumbel(torch.rand(count, paths, generator=generator(seed)))
+    return gating.gumbel_noise(torch.rand(count, paths, generator=generator(seed)))
 
 
 def test_the_largest_noisy_score_is_a_path_as_often_as_its_softmax_says():
     scores = torch.tensor([1.0, 0.0, -0.7])
-    chosen = gating.relaxed(scores.expand(40_000, 3), noise(40_000, 3), 0.5).argmax(1)
+    chosen = gating.gumbel_softmax(scores.expand(40_000, 3), noise(40_000, 3), 0.5).argmax(1)
     wanted = [math.exp(s) / sum(math.exp(t) for t in (1, 0, -0.7)) for s in (1, 0, -0.7)]
     assert (torch.bincount(chosen) / 40_000).tolist() == pytest.approx(wanted, abs=0.01)
 
 
 def test_noise_stays_finite_at_the_ends_of_what_is_drawn():
-    assert gating.gumbel(torch.tensor([0.0, 1 - 2**-24])).isfinite().all()
+    assert gating.gumbel_noise(torch.tensor([0.0, 1 - 2**-24])).isfinite().all()
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
 def test_the_relaxation_is_the_softmax_of_noisy_scores_over_the_temperature(temperature):
     scores, drawn = torch.randn(6, 3, generator=generator(1)), noise(6, 3)
     for row, (one, two) in zip(
-        gating.relaxed(scores, drawn, temperature), zip(scores, drawn, strict=True), strict=True
+        gating.gumbel_softmax(scores, drawn, temperature), zip(scores, drawn, strict=True), strict=True
     ):
         parts = [math.exp((a + b) / temperature) for a, b in zip(one.tolist(), two.tolist(), strict=True)]
         assert row.tolist() == pytest.approx([part / sum(parts) for part in parts], rel=1e-4)
@@ -40,7 +40,7 @@ def test_the_relaxation_is_the_softmax_of_noisy_scores_over_the_temperature(temp
 
 def test_the_gate_is_one_and_its_gradient_that_of_the_chosen_softmax():
     scores = torch.randn(8, 3, generator=generator(2), requires_grad=True)
-    soft = gating.relaxed(scores, noise(8, 3), 0.7)
+    soft = gating.gumbel_softmax(scores, noise(8, 3), 0.7)
     choice = soft.argmax(1)
     gate, weight = gating.straight_through(soft, choice), torch.arange(8.0)
     assert gate.tolist() == [1.0] * 8
@@ -53,7 +53,7 @@ def test_observed_shares_are_counts_with_the_gradient_of_probabilities():
     scores = torch.randn(10, 3, generator=generator(3), requires_grad=True)
     soft = scores.softmax(1)
     choice = soft.argmax(1)
-    observed = gating.shares(soft, choice)
+    observed = gating.observed_shares(soft, choice)
     assert observed.tolist() == pytest.approx([int((choice == i).sum()) / 10 for i in range(3)])
     (gradient,) = torch.autograd.grad(observed[1], scores, retain_graph=True)
     assert torch.allclose(gradient, torch.autograd.grad(soft[:, 1].mean(), scores)[0])
@@ -85,7 +85,7 @@ def test_a_gate_with_a_spread_cannot_score_all_samples_alike(paths):
     assert scores.shape == (64, paths)
     assert scores[:, -1].tolist() == [0.0] * 64
     assert scores[:, :-1].std(0, correction=0).tolist() == pytest.approx([3.0] * (paths - 1), rel=0.1)
-    assert gating.information(scores.detach().softmax(1)) > 0.2
+    assert gating.mutual_information(scores.detach().softmax(1)) > 0.2
 
 
 def test_a_gate_needs_few_parameters():
@@ -96,29 +96,29 @@ def test_information_is_what_the_sample_tells_of_the_path():
     p = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
     mean = p.mean(0)
     by_hand = sum(float(p[s, k] * math.log(p[s, k] / mean[k])) for s in range(3) for k in range(2)) / 3
-    assert gating.information(p) == pytest.approx(by_hand, abs=1e-6)
-    assert gating.information(torch.tensor([[0.2, 0.8]] * 5)) == pytest.approx(0, abs=1e-6)
-    assert gating.information(torch.eye(2)) == pytest.approx(math.log(2))
+    assert gating.mutual_information(p) == pytest.approx(by_hand, abs=1e-6)
+    assert gating.mutual_information(torch.tensor([[0.2, 0.8]] * 5)) == pytest.approx(0, abs=1e-6)
+    assert gating.mutual_information(torch.eye(2)) == pytest.approx(math.log(2))
 
 
 def test_a_path_that_gets_next_to_nothing_is_a_collapse():
     wanted = torch.tensor([0.2, 0.8])
-    assert gating.collapsed(torch.tensor([0.0, 1.0]), wanted)
-    assert gating.collapsed(torch.tensor([0.97, 0.03]), wanted)
-    assert not gating.collapsed(torch.tensor([0.1, 0.9]), wanted)
-    assert not gating.collapsed(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+    assert gating.is_collapsed(torch.tensor([0.0, 1.0]), wanted)
+    assert gating.is_collapsed(torch.tensor([0.97, 0.03]), wanted)
+    assert not gating.is_collapsed(torch.tensor([0.1, 0.9]), wanted)
+    assert not gating.is_collapsed(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
 
 
 def test_without_a_threshold_the_choice_is_the_arg_max():
     scores = torch.randn(100, 4, generator=generator(4))
-    assert torch.equal(gating.choose(scores), scores.argmax(1))
+    assert torch.equal(gating.choose_paths(scores), scores.argmax(1))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.5, 0.93, 1.0])
 @pytest.mark.parametrize("paths", [2, 3])
 def test_a_threshold_steers_the_share_to_the_sample(share, paths):
     scores = torch.randn(100, paths, generator=generator(5))
-    chosen = gating.choose(scores, gating.threshold_for(gating.margin(scores), share))
+    chosen = gating.choose_paths(scores, gating.threshold_for(gating.margin(scores), share))
     assert int((chosen == 0).sum()) == round(100 * share)
     rest = chosen != 0
     assert torch.equal(chosen[rest], 1 + scores[rest, 1:].argmax(1))
@@ -126,7 +126,7 @@ def test_a_threshold_steers_the_share_to_the_sample(share, paths):
 
 @pytest.mark.parametrize("target", [[0.2], [0.0], [1.0], [0.25, 0.5], [0.5, 0.0]])
 def test_a_choice_that_ignores_the_samples_keeps_the_shares(target):
-    chosen = gating.assigned(gating.spaced(40), torch.tensor(target))
+    chosen = gating.assign_paths(gating.evenly_spaced(40), torch.tensor(target))
     counts = torch.bincount(chosen, minlength=len(target) + 1).tolist()
     assert counts == [40 * share for share in (*target, 1 - sum(target))]
     if target == [0.2]:  # spread out, not in a row

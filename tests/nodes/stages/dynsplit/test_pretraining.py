@@ -2,8 +2,8 @@
 
 import torch
 
-from nodes.stages.bottleneck import decoder, encoder, levels, values
-from nodes.stages.dynsplit.pretraining import fit
+from nodes.stages.bottleneck import decoder, encoder, from_levels, to_levels
+from nodes.stages.dynsplit.pretraining import pretrain
 
 
 def activations(count: int) -> torch.Tensor:
@@ -22,20 +22,20 @@ def coders() -> tuple[torch.nn.Module, torch.nn.Module]:
 def error(one: torch.nn.Module, other: torch.nn.Module) -> float:
     value = activations(40)
     with torch.no_grad():
-        back = other.eval()(values(levels(one.eval()(value), 8), 8))
+        back = other.eval()(from_levels(to_levels(one.eval()(value), 8), 8))
     return float((back - value).square().mean())
 
 
 def test_fitted_coders_give_back_what_they_are_given():
     before = error(*coders())
     one, other = coders()
-    errors = fit(one, other, activations(200), bits=8, epochs=30, batch_size=50, seed=0)
+    errors = pretrain(one, other, activations(200), bits=8, epochs=30, batch_size=50, seed=0)
     assert len(errors) == 30
     assert errors[-1] < errors[0] / 3
     assert error(one, other) < before / 3
     again = coders()
-    assert fit(*again, activations(200), bits=8, epochs=30, batch_size=50, seed=0) == errors
+    assert pretrain(*again, activations(200), bits=8, epochs=30, batch_size=50, seed=0) == errors
 
 
 def test_fewer_than_a_batch_are_one_batch():
-    assert len(fit(*coders(), activations(5), bits=None, epochs=2, batch_size=50, seed=0)) == 2
+    assert len(pretrain(*coders(), activations(5), bits=None, epochs=2, batch_size=50, seed=0)) == 2
