@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 from bench.suite.document import InputError
-from nodes.costs.profile import measure
+from nodes.costs.profile import measure_profile
 from nodes.imports import load_callable
 from nodes.model.factory import build_model
 from nodes.spec.job import Granularity
@@ -22,7 +22,7 @@ def run_profile(model: str, input_shape: tuple[int, int, int], granularity: Gran
     """
     try:
         network = build_model(model, _classes(model), input_shape)
-        profile = measure(network, input_shape, granularity)
+        profile = measure_profile(network, input_shape, granularity)
     except Exception as error:
         message = " ".join(str(error).split()) or type(error).__name__
         raise InputError([f"MODEL: {model}: {message.removeprefix(model).lstrip(': ')}"]) from error

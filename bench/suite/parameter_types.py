@@ -88,12 +88,12 @@ def check_model(name: str) -> None:
 @functools.cache
 def check_workload(name: str) -> None:
     """Raise ValueError if there is no workload ``name``."""
-    from nodes.costs.workload import kept_workloads, load_workload  # noqa: PLC0415
+    from nodes.costs.workload import load_workload, packaged_workloads  # noqa: PLC0415
 
     try:
         load_workload(name)
     except ValueError as error:
-        kept = kept_workloads()
+        kept = packaged_workloads()
         raise ValueError(f"{error}{did_you_mean(name, kept)}; kept are {', '.join(kept)}") from None
 
 

@@ -23,49 +23,49 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     peak_flops: float  # float32 operations a second
-    reached: float  # the part of it that convolutions and matrix products reach with one picture
+    efficiency: float  # the part of it that convolutions and matrix products reach with one picture
     memory_bps: float  # bytes a second
-    layer_s: float  # starting a layer
+    layer_overhead_s: float  # starting a layer
     power_w: float
 
 
 # Calibrated: with them ResNet-18 at 88x88 takes HiveMind's 130 ms (section VII-C3) on the Raspberry Pi, and the tasks
 # that it splits under high load over mmWave take 79 ms on average (section VII-B1), most of it on one MacBook. Torch of
 # 2021 had next to nothing tuned for the latter; both are far below the peak, as they must be.
-RASPBERRY_REACHED = 0.1122
-MACBOOK_REACHED = 0.0311
+RASPBERRY_EFFICIENCY = 0.1122
+MACBOOK_EFFICIENCY = 0.0311
 
 RASPBERRY_PI_3BP = Hardware(
     name="Raspberry Pi 3 Model B+",
     peak_flops=44.8e9,  # 4 Cortex-A53 at 1.4 GHz, one 128-bit NEON product-sum a cycle each
-    reached=RASPBERRY_REACHED,
+    efficiency=RASPBERRY_EFFICIENCY,
     memory_bps=2.2e9,  # LPDDR2 at 900 MT/s, 32 bits: 3.6 GB/s at most; copies reach three fifths
-    layer_s=100e-6,  # assumption: an eager operator's 5 us on a desktop core, 20 times as long on this one
+    layer_overhead_s=100e-6,  # assumption: an eager operator's 5 us on a desktop core, 20 times as long on this one
     power_w=5.5,  # all four cores busy: about 1.1 A at 5 V
 )
 MACBOOK_AIR_M1 = Hardware(
     name="MacBook Air M1",
     # 4 performance cores at 3.2 GHz, four 128-bit NEON product-sums a cycle each; torch of 2021 could not use its GPU
     peak_flops=409.6e9,
-    reached=MACBOOK_REACHED,
+    efficiency=MACBOOK_EFFICIENCY,
     memory_bps=60e9,  # LPDDR4X at 4266 MT/s, 128 bits: 68 GB/s at most
-    layer_s=5e-6,  # an eager operator on a fast core
+    layer_overhead_s=5e-6,  # an eager operator on a fast core
     power_w=10.0,  # the passively cooled package, sustained
 )
 RTX_2080_PC = Hardware(
     name="Ryzen 3800X, RTX 2080",
     peak_flops=10.07e12,  # 2944 lanes at 1.71 GHz
-    reached=0.25,  # assumption: convolutions of one small picture fill a quarter of the lanes
+    efficiency=0.25,  # assumption: convolutions of one small picture fill a quarter of the lanes
     memory_bps=448e9,  # GDDR6 at 14 Gbit/s, 256 bits
-    layer_s=20e-6,  # an eager operator and the kernel it launches
+    layer_overhead_s=20e-6,  # an eager operator and the kernel it launches
     power_w=215.0 + 60.0,  # the card's board power, and the rest of the machine with one core busy
 )
 GTX_1080TI_SERVER = Hardware(
     name="i9-9990XE, 4x GTX 1080 Ti",
     peak_flops=11.34e12,  # one card, 3584 lanes at 1.58 GHz: a single picture is not shared among four
-    reached=0.25,  # as above
+    efficiency=0.25,  # as above
     memory_bps=484e9,  # GDDR5X at 11 Gbit/s, 352 bits
-    layer_s=20e-6,
+    layer_overhead_s=20e-6,
     power_w=250.0 + 120.0,  # one card's board power; the machine with three idle ones
 )
 
@@ -78,7 +78,7 @@ SUB6_SENDING = Radio(base_w=1.3, w_per_bps=29.15e-9)
 SUB6_RECEIVING = Radio(base_w=1.3, w_per_bps=13.52e-9)
 
 
-def profile_on(device: Hardware, workload: Workload) -> Profile:
+def predict_profile(device: Hardware, workload: Workload) -> Profile:
     """What the layers of ``workload`` take on ``device``, for one picture."""
     forward_s = [
         layer_s(device, flops, moved) for flops, moved in zip(workload.flops, workload.moved_bytes, strict=True)
@@ -99,9 +99,11 @@ def profile_on(device: Hardware, workload: Workload) -> Profile:
 
 def layer_s(device: Hardware, flops: float, moved_bytes: float) -> float:
     """Seconds of one layer: the slower of arithmetic and memory, behind its start."""
-    return device.layer_s + max(flops / (device.peak_flops * device.reached), moved_bytes / device.memory_bps)
+    return device.layer_overhead_s + max(
+        flops / (device.peak_flops * device.efficiency), moved_bytes / device.memory_bps
+    )
 
 
 def total_s(device: Hardware, workload: Workload) -> float:
     """Seconds of the whole forward pass."""
-    return math.fsum(profile_on(device, workload).forward_s)
+    return math.fsum(predict_profile(device, workload).forward_s)

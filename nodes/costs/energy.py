@@ -12,12 +12,12 @@ JouleCounter = Callable[[], float]  # joules since some moment
 POWERCAP = Path("/sys/class/powercap")
 
 
-def modelled(power_w: float, clock: Callable[[], float]) -> JouleCounter:
+def constant_power(power_w: float, clock: Callable[[], float]) -> JouleCounter:
     """Energy is time times power: for a machine whose counter cannot be read."""
     return lambda: power_w * clock()
 
 
-def rapl(root: Path = POWERCAP) -> JouleCounter | None:
+def rapl_counter(root: Path = POWERCAP) -> JouleCounter | None:
     """The counter of all processor packages (Linux powercap, RAPL); None where there is none that may be read.
 
     The kernel's counters return to zero at their maximum: ask more often than that, in minutes at the least.

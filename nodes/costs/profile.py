@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from nodes.costs.energy import JouleCounter
-from nodes.costs.workload import Inspected, inspect, new
+from nodes.costs.workload import Inspected, inspect_chain, new_values
 from nodes.errors import ModelError
 from nodes.model.chain import Part, Values
 from nodes.model.layer_range import layer_range
@@ -49,7 +49,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 _SCALED = ("forward_s", "backward_s", "forward_j", "backward_j")
 
 
-def measure(
+def measure_profile(
     model: nn.Module,
     input_shape: tuple[int, int, int],
     granularity: Granularity = "op",
@@ -68,7 +68,7 @@ def measure(
     that cannot be made a chain.
     """
     chain = Inspected(model, input_shape, granularity)
-    workload = inspect(chain)
+    workload = inspect_chain(chain)
     parts = [chain.part(index, index + 1) for index in range(len(chain))]
     model.to(device).eval()
     pictures = torch.randn(batch, *input_shape, generator=torch.Generator().manual_seed(0))
@@ -112,7 +112,7 @@ def load_profile(path: Path) -> Profile:
     return profile
 
 
-def timings(profile: Profile, splits: Sequence[int], batch: int) -> list[Timing]:
+def node_timings(profile: Profile, splits: Sequence[int], batch: int) -> list[Timing]:
     """What ``batch`` pictures cost each of P nodes; ``splits`` [P-1] are the layers done when leaving each.
 
     Seconds grow in proportion to the pictures: exact for the batch that was profiled, an estimate for others.
@@ -142,7 +142,7 @@ def _forward(
         began = now()
         results = part.body(*arguments)
         seconds.append(now() - began)
-        made = new(dict(zip(part.outputs, results, strict=True)), values)
+        made = new_values(dict(zip(part.outputs, results, strict=True)), values)
         leaves = {name: value.detach().requires_grad_() for name, value in made.items() if _trained(value)}
         detached.append([(made[name], leaf) for name, leaf in leaves.items()])
         values = {name: (values | made | leaves)[name] for name in part.outputs}

@@ -45,14 +45,14 @@ class Inspected(Chain):
         pass
 
 
-def inspect(chain: Chain, name: str = "") -> Workload:
+def inspect_chain(chain: Chain, name: str = "") -> Workload:
     """The workload of ``chain``, the model ``name``, for one picture; its tensors are not touched.
 
     Counts convolutions and products of matrices, as torch's counter does; all else is told by the bytes it moves.
     """
     parts = [chain.part(index, index + 1) for index in range(len(chain))]
     crossing = [chain.shapes(index) for index in range(len(chain) + 1)]
-    made = [boundary_bytes(new(after, before)) for before, after in pairwise(crossing)]
+    made = [boundary_bytes(new_values(after, before)) for before, after in pairwise(crossing)]
     mode = chain.model.training
     chain.model.eval()  # batch norm has no statistics of a single value
     work = [_work(part, values) for part, values in zip(parts, crossing, strict=False)]
@@ -80,7 +80,7 @@ def load_workload(name: str) -> Workload:
         raise ModelError(f"no workload {name!r}: {error}") from None
 
 
-def kept_workloads() -> list[str]:
+def packaged_workloads() -> list[str]:
     """The names of all that come with the package."""
     return sorted(file.name.removesuffix(".json") for file in KEPT.iterdir() if file.name.endswith(".json"))
 
@@ -91,7 +91,7 @@ def save_workload(workload: Workload, path: Path) -> None:
     path.write_text("{\n" + ",\n".join(f'"{name}": {text}' for name, text in columns.items()) + "\n}\n")
 
 
-def new(values: Values, known: Values) -> Values:
+def new_values(values: Values, known: Values) -> Values:
     """Those of ``values`` that are not ``known``."""
     return {name: value for name, value in values.items() if name not in known}
 

@@ -44,7 +44,7 @@ async def serve_tasks(home: Listener, control: Channel, run: str, told: Serve, s
         torch.set_num_threads(service.threads)
     worker = await asyncio.get_running_loop().run_in_executor(None, _build, told)
     compute = ThreadExecutor(service.threads)
-    stretched = PacedExecutor(compute, playing(worker)) if service.stretched else None
+    paced = PacedExecutor(compute, playing(worker)) if service.paced else None
     stack.push_async_callback(compute.end)
     split = SplitControl(told.layer_s, service.policy)
 
@@ -53,7 +53,7 @@ async def serve_tasks(home: Listener, control: Channel, run: str, told: Serve, s
         return await connect(peer.host, peer.port, me, home.token, home.limits, peer=peer.name)
 
     role = _role(home.name, told, split, worker)
-    node = RoamingNode(home.name, role, worker, stretched or compute, {"runner": control}, time.perf_counter, reach)
+    node = RoamingNode(home.name, role, worker, paced or compute, {"runner": control}, time.perf_counter, reach)
     letting_in = asyncio.create_task(_let_in(home, run, node))
     stack.callback(letting_in.cancel)
     stack.push_async_callback(_close, node)
@@ -62,7 +62,7 @@ async def serve_tasks(home: Listener, control: Channel, run: str, told: Serve, s
     done = member_report(node, split)
     done.pid = os.getpid()
     done.cpu_s = time.process_time() - cpu_before
-    done.overrun_s = stretched.overrun_s if stretched else 0.0
+    done.overrun_s = paced.overrun_s if paced else 0.0
     return Shutdown(report=msgspec.to_builtins(done))
 
 

@@ -34,7 +34,7 @@ class ServiceHop(ServiceNode):
         self._upper = ""  # that neighbour
         self._held: list[Activation] = []
         self._updated_s = 0.0
-        self._look_ahead = LookAhead(control.policy.gaps)
+        self._look_ahead = LookAhead(control.policy.gap_tasks)
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
         if sender == "up" and isinstance(message, Activation):

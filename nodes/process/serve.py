@@ -131,7 +131,7 @@ async def _prepare(
         except ChannelClosed as error:
             raise PeerLostError(below, error) from None
         stack.push_async_callback(channels["down"].close)
-    expected = {above.name: upstream(job, above) for above, here in job.joins if here.node == index}
+    expected = {above.name: upstream(job, above) for above, here in job.connections if here.node == index}
     while expected:
         channel = await home.neighbour(run)
         stack.push_async_callback(channel.close)

@@ -84,25 +84,33 @@ class Device(_Spec, frozen=True, kw_only=True):
 
 
 class Control(_Spec, frozen=True, kw_only=True):
-    """Let split-cost messages say during training which layers each node holds (``nodes.training.migration``).
+    """Let split-cost messages move layers between the nodes during training (``nodes.training.migration``).
 
-    ``layer_s`` [P][L] are the nodes' costs of each layer in one step, forward and backward. Of the links between them
-    [P-1] they are told ``links``, from training step so and so on, counted over all epochs; from step 0 at least. They
-    are asked each ``every`` steps, if the last answer is there. An assignment is taken to hold for ``horizon`` steps,
-    over which moving its layers is spread. Of ``policy`` what is about tasks and periods says nothing here.
+    HiveMind, section IV-E: moving layers is part of the cost of a split (Eq. 8 and 9).
+
+    Args:
+        layer_s: Seconds [P][L] of each layer in one training step, forward and backward, by node.
+        links: The P-1 links as reported to the nodes, by the training step from which they hold, counted over all
+            epochs. Must have step 0.
+        policy: When updates are sent and splits change; what concerns tasks and periods is not used.
+        every_steps: Training steps between two requests for an assignment, if the last answer has arrived.
+        horizon_steps: Training steps for which an assignment is taken to hold; the cost of moving is spread over them.
+
+    Raises:
+        ValueError: A number below 1, or no links at step 0.
     """
 
     layer_s: tuple[tuple[float, ...], ...]
     links: dict[int, tuple[LinkSpec, ...]]
     policy: Policy = Policy()
-    every: int = 1
-    horizon: int = 100
+    every_steps: int = 1
+    horizon_steps: int = 100
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.horizon < 1:
-            raise ValueError("every and horizon must be at least 1")
+        if self.every_steps < 1 or self.horizon_steps < 1:
+            raise ValueError("every_steps and horizon_steps must be at least 1")
         if 0 not in self.links:
-            raise ValueError("links must be told from step 0")
+            raise ValueError(f"links: no entry for step 0, got {sorted(self.links)}")
 
 
 class Job(_Spec, frozen=True, kw_only=True):
@@ -186,7 +194,7 @@ class Job(_Spec, frozen=True, kw_only=True):
         return (*sources, Seat(self.nodes[1], 1, 0))
 
     @property
-    def joins(self) -> tuple[tuple[Seat, Seat], ...]:
+    def connections(self) -> tuple[tuple[Seat, Seat], ...]:
         """Every pair of neighbours, upstream first."""
         if self.sources == 1:
             return tuple(pairwise(self.seats))

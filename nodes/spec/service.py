@@ -26,7 +26,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tasks of one picture each for a model that every node holds whole.
 
-    ``stretched`` lets each call take as long as the node's layer costs say, on a machine that is faster.
+    ``paced`` lets each call take as long as the node's layer costs say, on a machine that is faster.
     """
 
     model: str
@@ -36,7 +36,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     policy: Policy = Policy()
     granularity: Granularity = "op"
     deliver: bool = False
-    stretched: bool = True
+    paced: bool = True
     data: DataSpec = DataSpec()
     seed: int = 0
     threads: int | None = None

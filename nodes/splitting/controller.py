@@ -91,7 +91,7 @@ class SplitControl:
         self._sent = None
 
     def _is_due(self, now: float) -> bool:
-        sent, change, repeat_s = self._sent, self.policy.change, self.policy.repeat_s
+        sent, change, repeat_s = self._sent, self.policy.min_change, self.policy.repeat_s
         if sent is None or change is None or (repeat_s is not None and now - self._sent_at >= repeat_s):
             return True
         return any(abs(cost - before) > change * before for cost, before in zip(self.cost_s, sent, strict=True))

@@ -43,9 +43,9 @@ class LinkEstimates:
 
     def observe(self, upper: str, wire_bytes: float, wire_s: float, now: float) -> None:
         """Take note of a transfer (``link_rate``), if rates are to be measured."""
-        if self._policy.transfers:
+        if self._policy.rate_transfers:
             remember_s = inf if self._policy.remember_s is None else self._policy.remember_s
-            rate = self._measured.setdefault(upper, LinkRate(self._policy.transfers, remember_s))
+            rate = self._measured.setdefault(upper, LinkRate(self._policy.rate_transfers, remember_s))
             rate.observe(wire_bytes, wire_s, now)
 
     def _estimate(self, upper: str, now: float) -> CostEstimate:

@@ -30,7 +30,7 @@ def run_in_process(
 ) -> TrainingOutcome:
     """Run ``job`` in this process, without a wire: bytes are counted as they would be sent."""
     pairs: list[tuple[MemoryChannel, MemoryChannel]]
-    pairs = [memory_pair(one.name, two.name) for one, two in job.joins]
+    pairs = [memory_pair(one.name, two.name) for one, two in job.connections]
     before = torch.get_num_threads()
     torch.set_num_threads(job.threads or before)
     try:
@@ -50,7 +50,7 @@ def run_in_virtual_time(
     if job.mobile:
         raise ValueError("timings are of parts that stay: a job whose layers move is run with data")
     job = msgspec.structs.replace(job, checkpoint=None)
-    neighbours = zip(job.joins, links, strict=True)
+    neighbours = zip(job.connections, links, strict=True)
     pairs = [
         linked_pair(one.name, two.name, link, derive(job.seed, p)) for p, ((one, two), link) in enumerate(neighbours)
     ]
@@ -77,7 +77,7 @@ async def _run(
     for seat, compute in zip(job.seats, computes, strict=True):
         role, worker = build(job, seat.node, None if seat.node else data, meta, seat.source)
         channels: dict[Direction, Channel] = {}
-        for (above, below), (theirs, ours) in zip(job.joins, pairs, strict=True):
+        for (above, below), (theirs, ours) in zip(job.connections, pairs, strict=True):
             if seat == above:
                 channels["down"] = theirs
             elif seat == below:

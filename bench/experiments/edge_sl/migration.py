@@ -26,9 +26,9 @@ from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import ModelName
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from nodes.costs.devices import profile_on
+from nodes.costs.devices import predict_profile
 from nodes.costs.profile import Profile
-from nodes.costs.workload import Inspected, inspect
+from nodes.costs.workload import Inspected, inspect_chain
 from nodes.data.loading import load_data
 from nodes.errors import ModelError
 from nodes.federated.in_process import FederationOutcome, run_in_process, run_in_virtual_time
@@ -82,8 +82,8 @@ def roaming(parameters: RoamingParameters, context: Context) -> Iterator[Measure
     """Train while clients move and while they stay; what crosses, by kind, and what differs between the two."""
     shape = (3, parameters.side, parameters.side)
     network = build_model(str(parameters.model), CLASSES, shape, context.seed)
-    chain, work = Chain(network, shape), inspect(Inspected(network, shape))
-    kept = {name: profile_on(device, work) for name, device in DEVICES.items()}
+    chain, work = Chain(network, shape), inspect_chain(Inspected(network, shape))
+    kept = {name: predict_profile(device, work) for name, device in DEVICES.items()}
     field = make_field(parameters, kept, context.seed)
     states, predicted = decided(field, held_bytes(chain, parameters.optimizer_states)[parameters.device_layers :])
     holders = [[state.holders[0] for state in one] for one in states]

@@ -20,8 +20,8 @@ from bench.experiments.hivemind.network.training import FLOAT_BYTES
 from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import ModelName, WorkloadName
-from nodes.costs.devices import profile_on
-from nodes.costs.workload import Inspected, inspect
+from nodes.costs.devices import predict_profile
+from nodes.costs.workload import Inspected, inspect_chain
 from nodes.errors import ModelError
 from nodes.model.chain import Chain
 from nodes.model.checkpoint import checkpoint_path
@@ -126,8 +126,10 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
     """
     shape = (3, parameters.side, parameters.side)
     network = build_model(str(parameters.model), CLASSES, shape, context.seed)
-    work = inspect(Inspected(network, shape))
-    field = make_field(parameters, {name: profile_on(device, work) for name, device in DEVICES.items()}, context.seed)
+    work = inspect_chain(Inspected(network, shape))
+    field = make_field(
+        parameters, {name: predict_profile(device, work) for name, device in DEVICES.items()}, context.seed
+    )
     held = held_bytes(Chain(network, shape), parameters.optimizer_states)
     model = field.model._replace(held_bytes=held[parameters.device_layers :])
     controller = Controller(field.network, model, "migrate", 1, parameters.batches, field.stay_rounds)

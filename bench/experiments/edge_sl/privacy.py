@@ -20,8 +20,8 @@ from bench.experiments.edge_sl.inversion import Attack, pixels, recut
 from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import ModelName, StageChoice, stage_specs
-from nodes.costs.profile import measure
-from nodes.costs.workload import inspect
+from nodes.costs.profile import measure_profile
+from nodes.costs.workload import inspect_chain
 from nodes.data.batching import subset
 from nodes.data.images import Pictures
 from nodes.model.factory import build_model
@@ -101,10 +101,10 @@ def depth(parameters: Depth, context: Context) -> Iterator[Measurement]:
     seconds that forward and backward pass take here.
     """
     layout = layers_of(str(parameters.model), ANY_CLASSES, parameters.side)
-    work = inspect(layout)
+    work = inspect_chain(layout)
     with one_thread():
         model = build_model(str(parameters.model), ANY_CLASSES, layout.input_shape)
-        profile = measure(model, layout.input_shape, repeats=parameters.repeats)
+        profile = measure_profile(model, layout.input_shape, repeats=parameters.repeats)
     seconds = [forward + backward for forward, backward in zip(profile.forward_s, profile.backward_s, strict=True)]
     for cut in ("input", *parameters.cuts):
         done = 0 if cut == "input" else boundary_after(layout, cut)

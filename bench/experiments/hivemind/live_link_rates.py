@@ -48,7 +48,7 @@ class RateParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unkn
         """Of rates that are told each is told once; those that are measured are never the same twice."""
         if self.rates == "told":
             return Policy()
-        return Policy(transfers=self.transfers, check_s=self.check_s * self.dilation, change=0.01)
+        return Policy(rate_transfers=self.transfers, check_s=self.check_s * self.dilation, min_change=0.01)
 
 
 def rates(parameters: RateParameters, context: Context) -> Iterator[Measurement]:

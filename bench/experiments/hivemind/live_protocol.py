@@ -78,7 +78,7 @@ def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurem
     layers = len(frames_of_model(parameters.model, 10, shape, parameters.granularity)) - 1
     links = dict(zip(pairwise(names), parameters.links, strict=True))
     stage = ServiceSetup(
-        service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=0), stretched=False),
+        service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=0), paced=False),
         layer_s={name: [0.1 / layers / (1 + hop)] * layers for hop, name in enumerate(names)},
         links=links,
         known={pair: known_of(link.up, 0.0) for pair, link in links.items()},

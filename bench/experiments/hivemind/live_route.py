@@ -17,7 +17,7 @@ from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import ModelName
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from nodes.costs.profile import measure
+from nodes.costs.profile import measure_profile
 from nodes.inference.task import TaskReport
 from nodes.model.factory import build_model
 from nodes.spec.job import DataSpec, Granularity
@@ -122,7 +122,7 @@ def error_of(task: TaskReport) -> float:
 def stage_of(parameters: LiveRouteParameters, context: Context, extra_s: float = 0.0) -> ServiceSetup:
     """Nodes, links and costs, dilated; ``extra_s`` is what a hop takes beside what is known of it."""
     shape = (3, parameters.input_side, parameters.input_side)
-    profile = measure(build_model(parameters.model, 10, shape), shape, parameters.granularity)
+    profile = measure_profile(build_model(parameters.model, 10, shape), shape, parameters.granularity)
     k, total_s = parameters.dilation, sum(profile.forward_s)
     links, known = {}, {}
     for ends, road in parameters.roads.items():
@@ -130,7 +130,7 @@ def stage_of(parameters: LiveRouteParameters, context: Context, extra_s: float =
         slow = LinkProfile(rate_bps=road.rate_bps / k, delay_s=road.delay_s * k)
         links[upper, lower], known[upper, lower] = Duplex(up=slow, down=slow), known_of(slow, extra_s)
     return ServiceSetup(
-        service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=10_000), stretched=True),
+        service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=10_000), paced=True),
         layer_s={
             name: [k * whole_s * layer_s / total_s for layer_s in profile.forward_s]
             if name in (parameters.computing or parameters.whole_s)
@@ -144,7 +144,7 @@ def stage_of(parameters: LiveRouteParameters, context: Context, extra_s: float =
 
 
 def service_of(
-    model: str, shape: tuple[int, int, int], granularity: Granularity, pace: Pace, *, stretched: bool
+    model: str, shape: tuple[int, int, int], granularity: Granularity, pace: Pace, *, paced: bool
 ) -> Service:
     """Tasks of one picture each, which nobody needs to recognise."""
     return Service(
@@ -153,7 +153,7 @@ def service_of(
         classes=10,
         pace=pace,
         granularity=granularity,
-        stretched=stretched,
+        paced=paced,
         data=DataSpec(name="none", test_samples=PICTURES),
         threads=1,
     )

@@ -12,9 +12,9 @@ from torch import nn
 from bench.experiments.hivemind.network.scenario import DEVICES
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import WorkloadName
-from nodes.costs.devices import profile_on
-from nodes.costs.energy import modelled, rapl
-from nodes.costs.profile import Profile, measure
+from nodes.costs.devices import predict_profile
+from nodes.costs.energy import constant_power, rapl_counter
+from nodes.costs.profile import Profile, measure_profile
 from nodes.costs.workload import load_workload
 from nodes.model.factory import build_model
 from nodes.zoo.faster_rcnn import FasterRcnn
@@ -31,19 +31,19 @@ class ProfileParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 def measured(parameters: ProfileParameters, context: Context) -> Iterator[Measurement]:
     """Seconds and joules of one picture, forward and backward; here by the profiler, elsewhere by the model."""
     work = load_workload(parameters.workload)
-    counter = rapl()
-    here = measure(
+    counter = rapl_counter()
+    here = measure_profile(
         network(work.model, work.input_shape),
         work.input_shape,
         "module",
         repeats=parameters.repeats,
         device=context.device,
-        joules=counter or modelled(parameters.power_w, time.perf_counter),
+        joules=counter or constant_power(parameters.power_w, time.perf_counter),
     )
     yield from totals("here", here)
     yield Measurement("counter", float(counter is not None), "1", {"machine": "here"})
     for name, device in DEVICES.items():
-        yield from totals(name, profile_on(device, work))
+        yield from totals(name, predict_profile(device, work))
 
 
 def totals(machine: str, profile: Profile) -> Iterator[Measurement]:

@@ -78,10 +78,10 @@ class TrainingControl:
     def __init__(self, control: Control, index: int, sizes: StepBytes, upper: str) -> None:
         if len(control.layer_s[index]) != len(sizes.parameters):
             raise ModelError(f"control: layer_s has {len(control.layer_s[index])} layers of {len(sizes.parameters)}")
-        self.every = control.every
+        self.every_steps = control.every_steps
         self._index, self._sizes, self._upper = index, sizes, upper
         self._split = SplitControl(control.layer_s[index], control.policy)
-        self._horizon = control.horizon
+        self._horizon_steps = control.horizon_steps
         self._schedule = dict(sorted(control.links.items()))
         self._links = LinkEstimates(sizes.crossing, {}, control.policy)
         self._heard = False
@@ -130,7 +130,7 @@ class TrainingControl:
         there_and_back_s = transfer_s(sizes.crossing, rate_bps, link.delay_s, sizes.gradients)
         moves_s = move_s(sizes.parameters, current_split, rate_bps, link.delay_s)
         return [
-            trip_s + once_s / self._horizon if cuttable else inf
+            trip_s + once_s / self._horizon_steps if cuttable else inf
             for trip_s, once_s, cuttable in zip(there_and_back_s, moves_s, sizes.cuttable, strict=True)
         ]
 
@@ -202,7 +202,7 @@ class ControlledUe(MovingUe):
     def _step_off(self) -> list[Action]:
         if self._asking or self._now < self._next_asked:
             return super()._step_off()
-        self._asking, self._next_asked = True, self._now + self._control.every
+        self._asking, self._next_asked = True, self._now + self._control.every_steps
         proposal = Proposal(step=self._now, splits=(self._control.stop(0, self._splits[0]),))
         return [Send("down", proposal), *super()._step_off()]
 

@@ -40,7 +40,7 @@ def stage(*emulated: tuple[str, str], **changes) -> ServiceSetup:
         "input_shape": SHAPE,
         "classes": 10,
         "pace": Pace(tasks=100, after_update=True),
-        "stretched": False,
+        "paced": False,
         "data": DataSpec(test_samples=8),
         "threads": 1,
     }
@@ -246,7 +246,7 @@ def test_a_split_follows_what_is_told_of_a_link_and_does_not_flap():
 
 def test_a_split_follows_a_link_whose_rate_nobody_tells():
     """At 50 Mbit/s a picture takes 2 ms, at 1 Mbit/s 98, all layers of the UE 20 ms: so then it does them."""
-    here = stage(policy=Policy(check_s=0.02, transfers=3, remember_s=0.5), pace=Pace(tasks=4000))
+    here = stage(policy=Policy(check_s=0.02, rate_transfers=3, remember_s=0.5), pace=Pace(tasks=4000))
     here = msgspec.structs.replace(
         here,
         links={("ue", "cloud"): Duplex(up=LINK, down=LINK)},

@@ -131,7 +131,7 @@ def test_a_service_lives_in_namespaces_and_so_does_a_node_that_joins_it():
             input_shape=(3, 32, 32),
             classes=10,
             pace=Pace(tasks=100, after_update=True),
-            stretched=False,
+            paced=False,
             data=DataSpec(test_samples=8),
             threads=1,
         ),

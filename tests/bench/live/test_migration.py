@@ -58,7 +58,7 @@ def test_nodes_that_measure_a_slow_link_move_layers_off_it_and_change_nothing_of
         control=Control(
             layer_s=((0.005,) * layers, (0.005,) * layers, (0.0001,) * layers),
             links={0: (LinkSpec(rate_bps=1e9), LinkSpec(rate_bps=1e9))},
-            policy=Policy(transfers=3),
+            policy=Policy(rate_transfers=3),
         ),
     )
     slow = LinkProfile(rate_bps=4e6)

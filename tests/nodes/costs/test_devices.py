@@ -9,12 +9,12 @@ from nodes.costs.devices import (
     RTX_2080_PC,
     Hardware,
     layer_s,
-    profile_on,
+    predict_profile,
     total_s,
 )
 from nodes.costs.workload import load_workload
 
-MACHINE = Hardware(name="m", peak_flops=1e9, reached=0.5, memory_bps=1e8, layer_s=0.001, power_w=3.0)
+MACHINE = Hardware(name="m", peak_flops=1e9, efficiency=0.5, memory_bps=1e8, layer_overhead_s=0.001, power_w=3.0)
 
 
 def test_the_slower_of_arithmetic_and_memory():
@@ -30,13 +30,13 @@ def test_resnet18_takes_hiveminds_130_ms_on_the_raspberry_pi():
 def test_nearer_the_cloud_is_faster(name):
     """HiveMind, section IV-D assumes it of every layer; here it holds of each on the UE against the others."""
     devices = [RASPBERRY_PI_3BP, MACBOOK_AIR_M1, RTX_2080_PC, GTX_1080TI_SERVER]
-    ue, mec, core, cloud = [profile_on(device, load_workload(name)) for device in devices]
+    ue, mec, core, cloud = [predict_profile(device, load_workload(name)) for device in devices]
     assert all(slow > fast for slow, fast in zip(ue.forward_s, mec.forward_s, strict=True))
     assert sum(mec.forward_s) > sum(core.forward_s) > sum(cloud.forward_s)
 
 
 def test_a_profile_has_twice_the_time_backward_and_the_energy_of_its_time():
-    profile = profile_on(RASPBERRY_PI_3BP, load_workload("vgg11-88"))
+    profile = predict_profile(RASPBERRY_PI_3BP, load_workload("vgg11-88"))
     assert sum(profile.backward_s) == pytest.approx(2 * sum(profile.forward_s))
     assert sum(profile.forward_j) == pytest.approx(RASPBERRY_PI_3BP.power_w * sum(profile.forward_s))
     half = profile.scaled(0.5)

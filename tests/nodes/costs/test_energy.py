@@ -2,12 +2,12 @@
 
 import pytest
 
-from nodes.costs.energy import Radio, modelled, rapl
+from nodes.costs.energy import Radio, constant_power, rapl_counter
 
 
 def test_a_power_model_is_power_times_time():
     times = iter([2.0, 5.0])
-    joules = modelled(4.0, lambda: next(times))
+    joules = constant_power(4.0, lambda: next(times))
     assert -joules() + joules() == 12.0
 
 
@@ -22,7 +22,7 @@ def test_counters_of_all_packages_are_added_and_their_returns_made_good(tmp_path
     zone(tmp_path, "intel-rapl:0", 900_000)
     zone(tmp_path, "intel-rapl:1", 0)
     zone(tmp_path, "intel-rapl:0:0", 500)  # a part of package 0, counted in it
-    joules = rapl(tmp_path)
+    joules = rapl_counter(tmp_path)
     before = joules()
     zone(tmp_path, "intel-rapl:0", 400_000)  # half a joule on, past the maximum
     zone(tmp_path, "intel-rapl:1", 250_000)
@@ -31,10 +31,10 @@ def test_counters_of_all_packages_are_added_and_their_returns_made_good(tmp_path
 
 
 def test_no_counter_where_none_can_be_read(tmp_path):
-    assert rapl(tmp_path) is None
-    assert rapl(tmp_path / "missing") is None
+    assert rapl_counter(tmp_path) is None
+    assert rapl_counter(tmp_path / "missing") is None
     (tmp_path / "intel-rapl:0").mkdir()
-    assert rapl(tmp_path) is None
+    assert rapl_counter(tmp_path) is None
 
 
 def test_a_faster_radio_draws_more_and_spends_less_on_a_bit():

@@ -11,8 +11,8 @@ from torch import nn
 
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from nodes.costs.energy import modelled
-from nodes.costs.profile import Profile, load_profile, measure, save_profile, timings
+from nodes.costs.energy import constant_power
+from nodes.costs.profile import Profile, load_profile, measure_profile, node_timings, save_profile
 from nodes.errors import ModelError
 from nodes.model.factory import build_model
 from nodes.spec.job import DataSpec, Job, StageSpec
@@ -80,7 +80,7 @@ def test_seconds_are_those_of_the_layer_alone():
     costs(model.a, clock, repeat(1.0), repeat(10.0))
     costs(model.b, clock, repeat(2.0), repeat(20.0))
     costs(model.c, clock, repeat(4.0), repeat(40.0))
-    profile = measure(model, SHAPE, clock=clock)
+    profile = measure_profile(model, SHAPE, clock=clock)
     assert profile.layers == ["a", "b", "add", "flatten", "chunk", "c", "c#2", "mul", "add_1"]
     assert profile.forward_s == [1, 2, 0, 0, 0, 4, 4, 0, 0]
     assert profile.backward_s == [10, 20, 0, 0, 0, 40, 40, 0, 0]
@@ -89,7 +89,7 @@ def test_seconds_are_those_of_the_layer_alone():
 def test_the_median_of_the_passes_but_the_first():
     clock, model = Clock(), nn.Sequential(nn.Linear(4, 4))
     costs(model[0], clock, iter([100.0, 1.0, 9.0, 2.0]), iter([100.0, 30.0, 80.0, 10.0]))
-    profile = measure(model, (1, 1, 4), repeats=3, clock=clock)
+    profile = measure_profile(model, (1, 1, 4), repeats=3, clock=clock)
     assert (profile.forward_s, profile.backward_s) == ([2.0], [30.0])
 
 
@@ -98,13 +98,13 @@ def test_a_frozen_layer_has_no_backward_pass_and_the_model_is_left_without_gradi
     model[0].requires_grad_(False)
     for layer in model:
         costs(layer, clock, repeat(1.0), repeat(5.0))
-    assert measure(model, (1, 1, 4), clock=clock).backward_s == [0.0, 5.0]
+    assert measure_profile(model, (1, 1, 4), clock=clock).backward_s == [0.0, 5.0]
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_batch_norm_of_one_value_can_be_profiled_and_stays_as_it_was():
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
-    profile = measure(model, (1, 1, 1), repeats=1)
+    profile = measure_profile(model, (1, 1, 1), repeats=1)
     assert min(profile.forward_s + profile.backward_s) > 0
     assert model[1].num_batches_tracked == 0
 
@@ -117,7 +117,7 @@ def test_layer_by_layer_the_whole_gradient_is_computed():
         parameter.register_hook(lambda gradient, name=name: gradients.setdefault(name, []).append(gradient))
         for name, parameter in model.named_parameters()
     ]
-    measure(model, SHAPE, repeats=1)
+    measure_profile(model, SHAPE, repeats=1)
     for hook in hooks:
         hook.remove()
     result = model(inputs[-1])
@@ -128,7 +128,7 @@ def test_layer_by_layer_the_whole_gradient_is_computed():
 
 
 def test_bytes_are_of_what_lives_each_storage_once():
-    profile = measure(Residual(), SHAPE, batch=3, repeats=1)
+    profile = measure_profile(Residual(), SHAPE, batch=3, repeats=1)
     four = 4 * 2 * 2 * 4  # bytes of one picture's four float32 maps
     half, logits = four // 2, 12
     # Behind b live b's result and the value around it; a flattened value and its chunks have one storage.
@@ -138,7 +138,7 @@ def test_bytes_are_of_what_lives_each_storage_once():
 
 
 def test_a_parameter_counts_where_it_is_used_first():
-    profile = measure(Residual(), SHAPE, repeats=1)
+    profile = measure_profile(Residual(), SHAPE, repeats=1)
     assert profile.parameters == [8, 20, 0, 0, 0, 27, 0, 1, 0]
 
 
@@ -148,7 +148,7 @@ def test_published_networks(name, granularity):
     shape = (3, 32, 32)
     with torch.device("meta"):
         model = build_model(name, 10, shape)
-    profile = measure(model, shape, granularity, repeats=1, device="meta")
+    profile = measure_profile(model, shape, granularity, repeats=1, device="meta")
     layers = len(profile.layers)
     assert (profile.boundary_bytes[0], profile.boundary_bytes[-1]) == (3 * 32 * 32 * 4, 10 * 4)
     assert {len(profile.forward_s), len(profile.backward_s), len(profile.parameters)} == {layers}
@@ -161,7 +161,7 @@ def mean_output_kb(name: str, granularity: Any) -> tuple[int, float]:
     shape = (3, 88, 88)
     with torch.device("meta"):
         model = build_model(name, 1000, shape)
-    profile = measure(model, shape, granularity, repeats=1, device="meta")
+    profile = measure_profile(model, shape, granularity, repeats=1, device="meta")
     return len(profile.layers), sum(profile.output_bytes) / len(profile.layers) / 1000
 
 
@@ -184,24 +184,24 @@ PROFILE = Profile(
 
 
 def test_timings_are_the_sums_of_the_layers_held():
-    nodes = timings(PROFILE, (1, 1, 3), batch=2)
+    nodes = node_timings(PROFILE, (1, 1, 3), batch=2)
     assert [(node.forward_s, node.backward_s) for node in nodes] == [(1, 10), (0, 0), (6, 60), (0, 0)]
     assert sum(node.forward_s for node in nodes) == sum(PROFILE.forward_s)
     assert sum(node.backward_s for node in nodes) == sum(PROFILE.backward_s)
 
 
 def test_timings_grow_with_the_batch():
-    assert [node.forward_s for node in timings(PROFILE, (2,), batch=8)] == [12, 16]
+    assert [node.forward_s for node in node_timings(PROFILE, (2,), batch=8)] == [12, 16]
 
 
 @pytest.mark.parametrize("splits", [(2, 1), (4,), (-1,)])
 def test_splits_that_do_not_fit(splits):
     with pytest.raises(ModelError, match="splits"):
-        timings(PROFILE, splits, batch=2)
+        node_timings(PROFILE, splits, batch=2)
 
 
 def test_virtual_time_is_the_sum_over_layers_and_links():
-    profile = measure(small_cnn(), (3, 8, 8), batch=4, repeats=1)
+    profile = measure_profile(small_cnn(), (3, 8, 8), batch=4, repeats=1)
     job = Job(
         model="nodes.zoo.small_cnn:small_cnn",
         input_shape=(3, 8, 8),
@@ -215,7 +215,7 @@ def test_virtual_time_is_the_sum_over_layers_and_links():
         window=1,
     )
     link = Duplex(up=LinkProfile(delay_s=0.25), down=LinkProfile(delay_s=0.5))
-    outcome = run_in_virtual_time(job, timings(profile, job.splits, job.batch_size), [link, link])
+    outcome = run_in_virtual_time(job, node_timings(profile, job.splits, job.batch_size), [link, link])
     forward_s, backward_s, round_trips_s = sum(profile.forward_s), sum(profile.backward_s), 2 * 0.75
     (epoch,) = outcome.epochs
     assert epoch["train_s"] == pytest.approx(2 * (forward_s + backward_s + round_trips_s))
@@ -227,10 +227,10 @@ def test_energy_is_a_layers_time_at_the_power_of_its_passes():
     clock, model = Clock(), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     costs(model[0], clock, repeat(1.0), repeat(2.0))
     costs(model[1], clock, repeat(3.0), repeat(2.0))
-    profile = measure(model, (1, 1, 4), clock=clock, joules=modelled(10.0, clock))
+    profile = measure_profile(model, (1, 1, 4), clock=clock, joules=constant_power(10.0, clock))
     assert profile.forward_j == pytest.approx([10.0, 30.0])
     assert profile.backward_j == pytest.approx([20.0, 20.0])
-    assert measure(model, (1, 1, 4), clock=clock).forward_j == []
+    assert measure_profile(model, (1, 1, 4), clock=clock).forward_j == []
 
 
 def test_profiles_are_saved_and_loaded_whole_or_not_at_all(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nodes.costs.workload import Inspected, inspect, load_workload, save_workload
+from nodes.costs.workload import Inspected, inspect_chain, load_workload, save_workload
 from nodes.errors import ModelError
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
@@ -24,7 +24,7 @@ class Sums(nn.Module):
 
 
 def test_work_counted_by_hand():
-    work = inspect(Inspected(Sums(), (1, 2, 2)), "sums")
+    work = inspect_chain(Inspected(Sums(), (1, 2, 2)), "sums")
     assert work.layers == ["conv", "add", "flatten", "head"]
     assert work.flops == [2 * 4, 0, 0, 2 * 4 * 3]
     picture = 4 * 4
@@ -38,7 +38,7 @@ def test_work_counted_by_hand():
 def test_looking_changes_nothing():
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2)).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    inspect(Chain(model, (1, 2, 2)))
+    inspect_chain(Chain(model, (1, 2, 2)))
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -51,7 +51,7 @@ def make(name: str, side: int) -> nn.Module:
 @pytest.mark.parametrize(("name", "side"), [("resnet18", 88), ("vgg11", 88), ("faster_rcnn", 120)])
 def test_kept_workloads_are_those_of_the_networks(name, side):
     kept = load_workload(f"{name}-{side}")
-    assert kept == inspect(Inspected(make(name, side), (3, side, side), "module"), name)
+    assert kept == inspect_chain(Inspected(make(name, side), (3, side, side), "module"), name)
 
 
 def test_mean_outputs_are_near_the_papers():
@@ -63,13 +63,13 @@ def test_mean_outputs_are_near_the_papers():
 
 def test_resnet18_does_the_work_that_is_published():
     """1.81 thousand million multiplications and additions at 224 pixels."""
-    work = inspect(Inspected(make("resnet18", 224), (3, 224, 224), "module"))
+    work = inspect_chain(Inspected(make("resnet18", 224), (3, 224, 224), "module"))
     assert sum(work.flops) / 2 == pytest.approx(1.814e9, rel=0.001)
     assert sum(work.parameters) == 11_689_512
 
 
 def test_saved_and_loaded(tmp_path):
-    work = inspect(Inspected(Sums(), (1, 2, 2)), "sums")
+    work = inspect_chain(Inspected(Sums(), (1, 2, 2)), "sums")
     save_workload(work, tmp_path / "sums.json")
     assert load_workload(str(tmp_path / "sums.json")) == work
     with pytest.raises(ModelError, match="no workload 'nosuch': No such file"):

@@ -145,7 +145,7 @@ def test_a_node_whose_costs_change_little_sends_few_messages():
 
     counts = []
     for change in (None, 0.1):
-        policy = Policy(period_s=0.01, change=change)
+        policy = Policy(period_s=0.01, min_change=change)
         served = serve_in_virtual_time(scene(estimates=wobbling, policy=policy), FRAMES, joined(CHAIN))
         counts.append([node.sent_up["sci"].messages for node in served.nodes[1:]])
     assert counts[1][-1] > 10

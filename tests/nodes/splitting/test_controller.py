@@ -106,10 +106,10 @@ def told(policy: Policy, steps: list[tuple[float, float]]) -> list[bool]:
     ("policy", "expected"),
     [
         (Policy(), [True] * 6),
-        (Policy(change=0.1), [True, False, False, True, False, False]),
-        (Policy(change=0.0), [True, False, True, True, False, False]),
-        (Policy(change=0.1, repeat_s=3.0), [True, False, False, True, False, True]),
-        (Policy(change=0.5, repeat_s=2.0), [True, False, True, False, True, True]),
+        (Policy(min_change=0.1), [True, False, False, True, False, False]),
+        (Policy(min_change=0.0), [True, False, True, True, False, False]),
+        (Policy(min_change=0.1, repeat_s=3.0), [True, False, False, True, False, True]),
+        (Policy(min_change=0.5, repeat_s=2.0), [True, False, True, False, True, True]),
     ],
     ids=str,
 )
@@ -119,7 +119,7 @@ def test_an_update_is_told_if_something_changed_or_enough_time_went_by(policy, e
 
 
 def test_a_new_neighbour_is_told_whatever_the_old_one_knew():
-    control = SplitControl([1.0], Policy(change=0.5))
+    control = SplitControl([1.0], Policy(min_change=0.5))
     assert control.next_update(0.0) == [1.0, 0.0]
     assert control.next_update(1.0) is None
     control.forget_sent()
@@ -158,12 +158,12 @@ def test_a_steady_estimate_is_the_links_transfer_time():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"change": -0.1},
+        {"min_change": -0.1},
         {"hysteresis": -1},
         {"period_s": 0},
         {"check_s": -1},
-        {"gaps": 0},
-        {"transfers": -1},
+        {"gap_tasks": 0},
+        {"rate_transfers": -1},
         {"remember_s": 0},
     ],
 )

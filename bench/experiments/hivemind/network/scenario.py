@@ -15,7 +15,14 @@ from bench.experiments.hivemind.network.tasks import Decide, Field
 from netem.cellular.iab import CLOUD, UE, IabRoute, NetworkKind
 from netem.cellular.network import Network, network
 from netem.cellular.traffic import Load
-from nodes.costs.devices import GTX_1080TI_SERVER, MACBOOK_AIR_M1, RASPBERRY_PI_3BP, RTX_2080_PC, Hardware, profile_on
+from nodes.costs.devices import (
+    GTX_1080TI_SERVER,
+    MACBOOK_AIR_M1,
+    RASPBERRY_PI_3BP,
+    RTX_2080_PC,
+    Hardware,
+    predict_profile,
+)
 from nodes.costs.profile import Profile
 from nodes.costs.workload import load_workload
 from nodes.inference.frames import frames_of_bytes, wire_bytes
@@ -62,7 +69,7 @@ def nearest(route: IabRoute) -> int:
 @cache
 def profiles(workload: str) -> dict[Machine, Profile]:
     """What ``workload`` takes on each machine."""
-    return {name: profile_on(device, load_workload(workload)) for name, device in DEVICES.items()}
+    return {name: predict_profile(device, load_workload(workload)) for name, device in DEVICES.items()}
 
 
 @cache

@@ -24,14 +24,14 @@ CNN, LAYERS = "nodes.zoo.small_cnn:small_cnn", 16
 
 
 def job_of(links, layer_s=(0.1, 0.02, 0.001), splits=(3, 6), **changes) -> Job:
-    control = {name: changes.pop(name) for name in ("policy", "every", "horizon") if name in changes}
+    control = {name: changes.pop(name) for name in ("policy", "every_steps", "horizon_steps") if name in changes}
     rows = tuple((seconds,) * LAYERS for seconds in layer_s)
     return make_job(CNN, splits, control=Control(layer_s=rows, links=links, **control), **changes)
 
 
 def best(job: Job, links: tuple[LinkSpec, ...], current: tuple[int, ...]) -> tuple[int, ...]:
     """The splits of least cost in a step of ``job``, told by hand from the sizes alone; of equals the later ones."""
-    sizes, horizon = step_bytes(job), job.control.horizon
+    sizes, horizon = step_bytes(job), job.control.horizon_steps
 
     def cost_s(splits) -> float:
         total = path_cost(job.control.layer_s, [[0.0] * (LAYERS + 1)] * len(splits), splits)
@@ -79,7 +79,7 @@ def test_the_nodes_settle_where_trying_all_splits_finds_the_least_cost(links, la
 
 
 def test_without_a_better_split_nothing_moves_and_little_is_told():
-    job = job_of({0: (FAST, FAST)}, splits=(0, 0), policy=Policy(change=0.1), epochs=1)
+    job = job_of({0: (FAST, FAST)}, splits=(0, 0), policy=Policy(min_change=0.1), epochs=1)
     outcome = run_in_process(job)
     assert "assign" not in outcome.nodes[0].sent_down
     assert "parameters" not in outcome.nodes[2].sent_up
@@ -94,7 +94,7 @@ def test_hysteresis_a_switch_cost_and_dear_moves_each_hold_layers_where_they_are
     assert there != [0, 0, LAYERS]
     for changes in ({"policy": Policy(hysteresis=50.0)}, {"policy": Policy(switch_s=60.0)}):
         assert layers_held(run_in_process(job_of(links, layer_s, (0, 0), epochs=1, **changes))) == [0, 0, LAYERS]
-    now_or_never = job_of({0: (LinkSpec(rate_bps=2e6), FAST)}, (0.01, 0.009, 0.009), horizon=1, splits=(16, 16))
+    now_or_never = job_of({0: (LinkSpec(rate_bps=2e6), FAST)}, (0.01, 0.009, 0.009), horizon_steps=1, splits=(16, 16))
     assert layers_held(run_in_process(replace(now_or_never, epochs=1))) == [LAYERS, 0, 0]
 
 
@@ -146,7 +146,7 @@ def test_a_hop_adds_its_split_and_tells_of_an_update_on_the_way_back():
 
 
 def test_the_rate_that_transfers_show_counts_more_than_what_was_told():
-    job = job_of({0: (FAST, FAST), 9: (FAST, FAST)}, policy=Policy(transfers=3))
+    job = job_of({0: (FAST, FAST), 9: (FAST, FAST)}, policy=Policy(rate_transfers=3))
     control = TrainingControl(job.control, 1, step_bytes(job), "node0")
     before = control.update(job.splits, 0.0)
     for _ in range(3):
@@ -161,8 +161,8 @@ def test_the_rate_that_transfers_show_counts_more_than_what_was_told():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="told from step 0"):
         job_of({1: (FAST, FAST)})
-    with pytest.raises(ValueError, match="every and horizon"):
-        job_of({0: (FAST, FAST)}, every=0)
+    with pytest.raises(ValueError, match="every_steps and horizon_steps"):
+        job_of({0: (FAST, FAST)}, every_steps=0)
     with pytest.raises(ValueError, match="3 rows of layer_s and 2 links"):
         job_of({0: (FAST,)})
     with pytest.raises(ValueError, match="no moves beside it"):
