@@ -26,7 +26,7 @@ class WorkloadName(str):
 
 
 class DatasetName(str):
-    """A data set whose files are there, or "none"; ``auto(X)`` and ``perhaps(X)`` are resolved."""
+    """A data set whose files are there, or "none"; ``auto(X)`` and ``optional(X)`` are resolved."""
 
 
 StageChoice = str | StageSpec  # a built-in stage or ``module:callable``; with options ``{name: ..., options: {...}}``

@@ -147,22 +147,22 @@ def test_resolve() -> None:
             resolve_dataset(wrong, None)
 
 
-def test_perhaps_is_the_set_only_where_its_files_are(tmp_path: Path) -> None:
-    assert resolve_dataset("perhaps(stl10)", None) == "digits"
-    assert resolve_dataset("perhaps(stl10)", tmp_path) == "digits"
-    assert resolve_dataset("perhaps(digits)", tmp_path) == "digits"
+def test_optional_is_the_set_only_where_its_files_are(tmp_path: Path) -> None:
+    assert resolve_dataset("optional(stl10)", None) == "digits"
+    assert resolve_dataset("optional(stl10)", tmp_path) == "digits"
+    assert resolve_dataset("optional(digits)", tmp_path) == "digits"
     assert resolve_dataset("auto(stl10)", tmp_path) == "stl10"
     write_stl(tmp_path / "stl10_binary")
-    assert resolve_dataset("perhaps(stl10)", tmp_path) == "stl10"
-    assert resolve_dataset("perhaps(imagenet100)", tmp_path) == "digits"
+    assert resolve_dataset("optional(stl10)", tmp_path) == "stl10"
+    assert resolve_dataset("optional(imagenet100)", tmp_path) == "digits"
     (tmp_path / "stl10_binary/test_y.bin").unlink()
-    assert resolve_dataset("perhaps(stl10)", tmp_path) == "stl10"
+    assert resolve_dataset("optional(stl10)", tmp_path) == "stl10"
     with pytest.raises(DataError, match="no test_y"):
-        check_dataset("perhaps(stl10)", tmp_path)
+        check_dataset("optional(stl10)", tmp_path)
     with pytest.raises(DataError, match="absent is no folder"):
-        check_dataset("perhaps(stl10)", tmp_path / "absent")
+        check_dataset("optional(stl10)", tmp_path / "absent")
     with pytest.raises(DataError, match="no data set 'stl'"):
-        resolve_dataset("perhaps(stl)", tmp_path)
+        resolve_dataset("optional(stl)", tmp_path)
 
 
 def test_check_needs_a_folder_only_where_files_are_needed(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_the_rate_that_transfers_show_counts_more_than_what_was_told():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="told from step 0"):
+    with pytest.raises(ValueError, match="no entry for step 0"):
         job_of({1: (FAST, FAST)})
     with pytest.raises(ValueError, match="every_steps and horizon_steps"):
         job_of({0: (FAST, FAST)}, every_steps=0)
