@@ -104,6 +104,12 @@ def test_a_specification_needs_no_torch():
             assert "torch" not in {name.partition(".")[0] for name in names}, module
 
 
+def test_a_specification_loads_no_torch():
+    program = "import sys\nfrom nodes.spec import Job, Policy, Service, StageSpec\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.strip() == "False", done.stderr
+
+
 def test_no_folder_is_crowded():
     crowded = {
         folder: count for folder, count in Counter(path.parent for path in SOURCES.values()).items() if count > FILES

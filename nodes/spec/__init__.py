@@ -1,0 +1,22 @@
+"""Specifications of jobs, services and federations: frozen structs, without torch."""
+
+from nodes.spec.federation import Federation
+from nodes.spec.job import Control, DataSpec, Device, Granularity, Job, OptimizerSpec, StageSpec, Timing
+from nodes.spec.policy import LinkSpec, Policy
+from nodes.spec.service import Pace, Service
+
+__all__ = [
+    "Control",
+    "DataSpec",
+    "Device",
+    "Federation",
+    "Granularity",
+    "Job",
+    "LinkSpec",
+    "OptimizerSpec",
+    "Pace",
+    "Policy",
+    "Service",
+    "StageSpec",
+    "Timing",
+]
