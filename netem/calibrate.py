@@ -10,7 +10,7 @@ from statistics import median, quantiles
 
 import msgspec
 
-from netem.estimate import Stamp, spread, stream
+from netem.arrival_estimates import Stamp, spread, stream
 from netem.link import LinkProfile
 
 HEAD = struct.Struct("<Q")  # bytes that follow

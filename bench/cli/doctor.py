@@ -8,7 +8,7 @@ from typing import Any, get_args
 from bench.execution import environment as conditions
 from bench.suite.document import InputError
 from netem.kernel import namespace_owner as owned
-from netem.kernel.shape import ShapeError, kinds
+from netem.kernel.namespace_network import ShapeError, kinds
 from netem.kernel.tc import ShaperKind
 
 Facts = dict[str, Any]

@@ -55,7 +55,7 @@ def shaping(choice: ShapingChoice) -> ShapingBackend:
         return "none"
     if os.geteuid() != 0:
         raise InputError(["--shaping: kernel: needs root; give emulated, or run as root"])
-    from netem.kernel.shape import ShapeError, kinds  # noqa: PLC0415  (pyroute2)
+    from netem.kernel.namespace_network import ShapeError, kinds  # noqa: PLC0415  (pyroute2)
 
     try:
         found = kinds()

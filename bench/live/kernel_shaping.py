@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from bench.live.processes import HostPort
 from bench.live.shaping import Emulated, LinkEnds, follow
 from netem.kernel import namespace_owner as owned
-from netem.kernel.shape import NamespaceNetwork
+from netem.kernel.namespace_network import NamespaceNetwork
 from netem.kernel.tc import ShaperKind
 from netem.link import LinkProfile
 from netem.profiles import Duplex

@@ -12,7 +12,7 @@ from functools import partial
 from bench.live.link_calibration import DELAY_TOLERANCE_S, RATE_TOLERANCE, Asked, CalibrationRow, rows
 from bench.live.processes import RunError
 from bench.suite.experiment import SelfTest
-from netem.estimate import NORMAL_QUARTILES
+from netem.arrival_estimates import NORMAL_QUARTILES
 from netem.jitter import quantile
 from netem.link import LinkProfile
 from netem.profiles import Duplex

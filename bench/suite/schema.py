@@ -14,8 +14,8 @@ from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement
 from bench.suite.strict_yaml import DecHook
 from reports.claims.claim import Claim
+from reports.figures.panels import FigureSpec
 from reports.figures.pareto import FrontSpec
-from reports.figures.spec import FigureSpec
 from reports.record import CaseValue, Mode, Scale
 
 SCALES: tuple[Scale, ...] = get_args(Scale)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from reports.claims.statistics import number
-from reports.figures.spec import Panel
+from reports.figures.panels import Panel
 
 # Okabe and Ito's colours, told apart by the colour-blind; their yellow, pale on white, is a grey here.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")

@@ -10,9 +10,9 @@ import msgspec
 from reports.claims.statistics import CONDITIONS, escape, label, number
 from reports.claims.verdict import Judgement, Verdict
 from reports.figures.draw import draw
-from reports.figures.spec import FigureError, FigureSpec, choose, is_pixel
+from reports.figures.panels import FigureError, FigureSpec, choose, is_pixel
 from reports.pages.environment import EnvironmentTree, duration, facts, failures, suites_of
-from reports.pages.front_section import front_section
+from reports.pages.pareto_section import front_section
 from reports.pages.summary import FEW_SEEDS, UNSTABLE, by_conditions, same_for_all, summarise, unstable
 from reports.pages.tables import grid, markdown, tables
 from reports.record import Record, read_records

@@ -1,7 +1,7 @@
 """What is measured where the reader was so late that all had come at once."""
 
+from netem.arrival_estimates import Stamp
 from netem.calibrate import measure
-from netem.estimate import Stamp
 from netem.link import LinkProfile
 
 

@@ -21,10 +21,10 @@ from bench.live.inference import LiveService, ServiceSetup, run_service
 from bench.live.kernel_shaping import Kernel
 from bench.live.training import run_live
 from bench.suite.document import InputError
+from netem.kernel import namespace_network
 from netem.kernel import namespace_owner as owned
-from netem.kernel import shape
 from netem.kernel.namespace import inside
-from netem.kernel.shape import ShapeError
+from netem.kernel.namespace_network import ShapeError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.spec.job import DataSpec, Job, StageSpec
@@ -291,7 +291,7 @@ def test_what_the_kernel_has_decides_what_is_recorded(found, said, monkeypatch):
         return found
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(shape, "kinds", kinds)
+    monkeypatch.setattr(namespace_network, "kinds", kinds)
     assert backend() == said
 
 

@@ -1,4 +1,4 @@
-"""Runs in a guest whose kernel has netem: links between namespaces, shaped by netem.kernel.shape, measured by packets.
+"""Measure links between namespaces packet by packet, in a guest whose kernel has netem.
 
 Prints one line of JSON. Counts of packets are UDP's, one datagram a packet; rates are TCP's payload.
 
@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from netem.calibrate import Calibration, answering, measure, probing
 from netem.kernel.namespace import connected, inside, listening
-from netem.kernel.shape import NamespaceNetwork
+from netem.kernel.namespace_network import NamespaceNetwork
 from netem.link import LinkProfile
 from netem.profiles import LINKS, Duplex
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from reports.figures.pareto import FrontSpec, Spot, best_within, front, measured
-from reports.pages.front_section import front_section
+from reports.pages.pareto_section import front_section
 from reports.record import Record
 
 Make = Callable[..., Record]

@@ -15,7 +15,7 @@ from pyroute2 import IPRoute, netns
 
 from netem.kernel import namespace_owner as owned
 from netem.kernel.namespace import enter, inside
-from netem.kernel.shape import NamespaceNetwork, ShapeError, kinds
+from netem.kernel.namespace_network import NamespaceNetwork, ShapeError, kinds
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 
@@ -162,8 +162,8 @@ def test_a_thread_is_back_home_after_it_was_inside(network):
 
 OWNER = """
 import signal
-from netem.kernel.shape import Network
-with Network("tbf", ["a", "b"], [(0, 1)]) as network:
+from netem.kernel.namespace_network import NamespaceNetwork
+with NamespaceNetwork("tbf", ["a", "b"], [(0, 1)]) as network:
     print(*network.paths, flush=True)
     signal.pause()
 """

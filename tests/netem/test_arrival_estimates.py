@@ -6,7 +6,7 @@ from statistics import stdev
 
 import pytest
 
-from netem.estimate import Stamp, spread, stream
+from netem.arrival_estimates import Stamp, spread, stream
 from netem.link import Link, LinkProfile
 
 CHUNK_BYTES = 4096

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reports.figures.draw import draw
-from reports.figures.spec import FigureError, FigureSpec, choose, evenly
+from reports.figures.panels import FigureError, FigureSpec, choose, evenly
 from reports.pages.summary import summarise
 from reports.pages.tables import tables
 from reports.record import Record

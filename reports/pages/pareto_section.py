@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from reports.claims.statistics import CONDITIONS, escape, number
-from reports.figures.draw_front import draw_front
+from reports.figures.draw_pareto import draw_front
 from reports.figures.pareto import FrontSpec, Spot, best_within, front, measured, printed
 from reports.pages.environment import EnvironmentTree
 from reports.pages.summary import by_conditions
