@@ -7,7 +7,7 @@ import random
 import socket
 import struct
 
-from netem.kernel.namespace import inside
+from netem.kernel.namespace import in_namespace
 from netem.link import SEGMENT_BYTES, LinkProfile
 from netem.link_queue import CHUNK_BYTES, Line
 from netem.profiles import Duplex
@@ -147,7 +147,7 @@ def tcp_socket(host: str, namespace: str | None) -> socket.socket:
 
     Those it accepts inherit all that. asyncio sets TCP_NODELAY only where a socket names its protocol.
     """
-    with inside(namespace):
+    with in_namespace(namespace):
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)

@@ -21,7 +21,7 @@ def enter(path: str) -> None:
 
 
 @contextmanager
-def inside(path: str | None) -> Iterator[None]:
+def in_namespace(path: str | None) -> Iterator[None]:
     """Be in the namespace at ``path`` meanwhile (None: stay). Awaits nothing, for other tasks would be in it too.
 
     A socket belongs for ever to the namespace that it was made in. Raises OSError.
@@ -40,15 +40,15 @@ def inside(path: str | None) -> Iterator[None]:
         os.close(home)
 
 
-def listening(path: str | None) -> socket.socket:
+def listen_in(path: str | None) -> socket.socket:
     """A socket that listens in the namespace at ``path``, on all that is there; in this one on the loopback alone."""
-    with inside(path):
+    with in_namespace(path):
         return socket.create_server(("127.0.0.1" if path is None else "0.0.0.0", 0))
 
 
-def connected(address: tuple[str, int], path: str | None) -> socket.socket:
+def connect_from(address: tuple[str, int], path: str | None) -> socket.socket:
     """A connection from the namespace at ``path`` to ``address``."""
-    with inside(path):
+    with in_namespace(path):
         return socket.create_connection(address)
 
 

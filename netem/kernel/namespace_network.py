@@ -20,7 +20,7 @@ from pyroute2.netlink.rtnl import RTM_NEWQDISC, TC_H_ROOT
 
 from netem.kernel import namespace_owner as owned
 from netem.kernel import tc
-from netem.kernel.namespace import inside
+from netem.kernel.namespace import in_namespace
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 
@@ -60,7 +60,7 @@ class OwnedNamespace:
     def __init__(self, label: str, stack: ExitStack) -> None:
         self.path = owned.create(label)
         stack.callback(owned.remove, self.path)
-        with inside(self.path):
+        with in_namespace(self.path):
             self.route = stack.enter_context(IPRoute())
             self._qdiscs = stack.enter_context(NetlinkSocket(NETLINK_ROUTE))
             for name, value in SETTINGS.items():

@@ -15,7 +15,7 @@ from typing import Any, cast
 import aiohttp
 from aiohttp import web
 
-from netem.kernel.namespace import inside
+from netem.kernel.namespace import in_namespace
 from nodes.wire.byte_counter import PATIENCE_S, Counted
 from nodes.wire.channel import ChannelClosed, ChannelKind, Connection
 from nodes.wire.codec import PREFIX, Limits
@@ -109,7 +109,7 @@ class CountingConnector(aiohttp.TCPConnector):
 
     def __init__(self, peer: str, namespace: str | None) -> None:
         def make(info: aiohttp.AddrInfoType) -> socket.socket:
-            with inside(namespace):
+            with in_namespace(namespace):
                 return socket.socket(*info[:3])
 
         super().__init__(socket_factory=make)

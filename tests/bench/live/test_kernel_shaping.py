@@ -23,7 +23,7 @@ from bench.live.training import run_live
 from bench.suite.document import InputError
 from netem.kernel import namespace_network
 from netem.kernel import namespace_owner as owned
-from netem.kernel.namespace import inside
+from netem.kernel.namespace import in_namespace
 from netem.kernel.namespace_network import ShapeError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -72,7 +72,7 @@ def shaper(path: str, interface: str) -> nla_base:
     """The root qdisc of ``interface``. Asked for in another thread, as pyroute2 runs a loop of its own."""
 
     def ask() -> nla_base:
-        with inside(path), IPRoute() as route:
+        with in_namespace(path), IPRoute() as route:
             qdiscs = route.get_qdiscs(route.link_lookup(ifname=interface)[0])
             return next(qdisc for qdisc in qdiscs if qdisc["parent"] == 0xFFFFFFFF)
 
@@ -208,7 +208,7 @@ def decoy() -> Iterator[str]:
     """A namespace of somebody else's, with a pair of interfaces and a shaper in it."""
     name = f"decoy-{os.getpid()}"
     netns.create(name)
-    with inside(str(owned.FOLDER / name)), IPRoute() as route:
+    with in_namespace(str(owned.FOLDER / name)), IPRoute() as route:
         route.link("add", ifname="theirs", kind="veth", peer={"ifname": "others"})
         index = route.link_lookup(ifname="theirs")[0]
         route.tc("add", "tbf", index, rate="1mbit", latency="50ms", burst=20_000)
@@ -220,7 +220,7 @@ def machine(decoy: str) -> tuple:
     """Interfaces and shapers outside of namespaces, and in the decoy."""
     found = []
     for path in (None, str(owned.FOLDER / decoy)):
-        with inside(path), IPRoute() as route:
+        with in_namespace(path), IPRoute() as route:
             found.append([link.get_attr("IFLA_IFNAME") for link in route.get_links()])
             found.append([(qdisc["index"], qdisc.get_attr("TCA_KIND")) for qdisc in route.get_qdiscs()])
     return tuple(found)

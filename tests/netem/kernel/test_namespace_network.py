@@ -14,7 +14,7 @@ import pytest
 from pyroute2 import IPRoute, netns
 
 from netem.kernel import namespace_owner as owned
-from netem.kernel.namespace import enter, inside
+from netem.kernel.namespace import enter, in_namespace
 from netem.kernel.namespace_network import NamespaceNetwork, ShapeError, kinds
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -46,11 +46,11 @@ def joined(
     network: NamespaceNetwork, edge: int, near: int, far: int, end: int = 1
 ) -> tuple[socket.socket, socket.socket]:
     """A connection from node ``near`` to node ``far``, which is end ``end`` of ``edge``."""
-    with inside(network.paths[far]), socket.create_server((network.address(edge, end), 0)) as listening:
-        with inside(network.paths[near]):
+    with in_namespace(network.paths[far]), socket.create_server((network.address(edge, end), 0)) as listener:
+        with in_namespace(network.paths[near]):
             one = socket.socket()
-        one.connect(listening.getsockname())
-        other, _ = listening.accept()
+        one.connect(listener.getsockname())
+        other, _ = listener.accept()
     return one, other
 
 
@@ -70,7 +70,7 @@ def flow(one: socket.socket, other: socket.socket, n_bytes: int, meanwhile=lambd
 
 def qdisc(path: str, interface: str) -> tuple[str, int]:
     """Kind of the root qdisc of ``interface``, and the bytes that it counted."""
-    with inside(path), IPRoute() as route:
+    with in_namespace(path), IPRoute() as route:
         (index,) = route.link_lookup(ifname=interface)
         (found,) = [q for q in route.get_qdiscs(index) if q["parent"] == 0xFFFFFFFF]
         return found.get_attr("TCA_KIND"), found.get_attr("TCA_STATS2").get_attr("TCA_STATS_BASIC")["bytes"]
@@ -153,7 +153,7 @@ def test_what_the_kernel_refuses_is_an_error_and_undone():
 
 def test_a_thread_is_back_home_after_it_was_inside(network):
     home = os.stat("/proc/thread-self/ns/net").st_ino
-    with inside(network.paths[0]):
+    with in_namespace(network.paths[0]):
         assert os.stat("/proc/thread-self/ns/net").st_ino == os.stat(network.paths[0]).st_ino != home
     assert os.stat("/proc/thread-self/ns/net").st_ino == home
     with pytest.raises(FileNotFoundError):

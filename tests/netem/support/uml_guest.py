@@ -23,7 +23,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from netem.calibrate import Calibration, answering, measure, probing
-from netem.kernel.namespace import connected, inside, listening
+from netem.kernel.namespace import connect_from, in_namespace, listen_in
 from netem.kernel.namespace_network import NamespaceNetwork
 from netem.link import LinkProfile
 from netem.profiles import LINKS, Duplex
@@ -91,23 +91,23 @@ class Ends:
         self.network.shape(0, Duplex(up=up, down=down or LinkProfile()))
 
     def datagrams(self) -> tuple[socket.socket, socket.socket]:
-        with inside(self.network.paths[1]):
+        with in_namespace(self.network.paths[1]):
             far = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         far.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
         far.bind((self.network.address(0, 1), 0))
-        with inside(self.network.paths[0]):
+        with in_namespace(self.network.paths[0]):
             near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         near.connect(far.getsockname())
         return near, far
 
     def stream(self) -> tuple[socket.socket, socket.socket]:
-        with inside(self.network.paths[1]):
-            listening = socket.create_server((self.network.address(0, 1), 0))
-        with inside(self.network.paths[0]):
+        with in_namespace(self.network.paths[1]):
+            listener = socket.create_server((self.network.address(0, 1), 0))
+        with in_namespace(self.network.paths[0]):
             near = socket.socket()
-        near.connect(listening.getsockname())
-        far, _ = listening.accept()
-        listening.close()
+        near.connect(listener.getsockname())
+        far, _ = listener.accept()
+        listener.close()
         return near, far
 
     def send(
@@ -289,8 +289,8 @@ def held(network: NamespaceNetwork) -> list[dict]:
     """
 
     async def measured(profile: LinkProfile, size: int) -> Calibration:
-        far = listening(network.paths[1])
-        near = connected((network.address(0, 1), far.getsockname()[1]), network.paths[0])
+        far = listen_in(network.paths[1])
+        near = connect_from((network.address(0, 1), far.getsockname()[1]), network.paths[0])
         async with answering(far), probing(near) as probe:
             bare = LinkProfile(profile.rate_bps, profile.delay_s)
             return await measure(probe, bare, bulk_s=0.5, messages=60, sizes=(size,), repeats=1)
