@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 from bench.execution import environment as conditions
 from bench.suite.document import InputError
-from netem.kernel import namespace_owner as owned
-from netem.kernel.namespace_network import ShapeError, kinds
+from netem.kernel import namespace_owner
+from netem.kernel.namespace_network import ShapeError, supported_shapers
 from netem.kernel.tc import ShaperKind
 
 Facts = dict[str, Any]
@@ -21,7 +21,7 @@ def examine(data_dir: Path | None) -> Facts:
         "machine": conditions.machine(),
         "root": os.geteuid() == 0,
         "kernel": _kernel(),
-        "left": [Path(path).name for path in owned.left()],
+        "left": [Path(path).name for path in namespace_owner.orphaned()],
         "gpu": _gpu(),
         "data": None if data_dir is None else str(data_dir),
         "data_sets": _data_sets(data_dir),
@@ -31,7 +31,7 @@ def examine(data_dir: Path | None) -> Facts:
 def clean() -> list[str]:
     """Remove the network namespaces that killed runs left; their names. Raises InputError where it may not."""
     try:
-        return owned.sweep()
+        return namespace_owner.remove_orphaned()
     except OSError as error:
         raise InputError([f"--clean: {error}; run it as root"]) from None
 
@@ -40,7 +40,7 @@ def _kernel() -> dict[str, bool | None]:
     """Which of its schedulers can shape links: tried as root, else as its configuration says."""
     if os.geteuid() == 0:
         with suppress(ShapeError):  # no namespaces, as in many a container
-            found = kinds()
+            found = supported_shapers()
             return {kind: kind in found for kind in get_args(ShaperKind)}
         return dict.fromkeys(get_args(ShaperKind), False)
     return {kind: conditions.kernel_has(kind) for kind in get_args(ShaperKind)}

@@ -55,10 +55,10 @@ def shaping(choice: ShapingChoice) -> ShapingBackend:
         return "none"
     if os.geteuid() != 0:
         raise InputError(["--shaping: kernel: needs root; give emulated, or run as root"])
-    from netem.kernel.namespace_network import ShapeError, kinds  # noqa: PLC0415  (pyroute2)
+    from netem.kernel.namespace_network import ShapeError, supported_shapers  # noqa: PLC0415  (pyroute2)
 
     try:
-        found = kinds()
+        found = supported_shapers()
     except ShapeError as error:
         raise InputError([f"--shaping: kernel: {error}; give emulated"]) from None
     if not found:

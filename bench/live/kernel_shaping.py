@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from bench.live.processes import HostPort
 from bench.live.shaping import Emulated, LinkEnds, follow
-from netem.kernel import namespace_owner as owned
+from netem.kernel import namespace_owner
 from netem.kernel.namespace_network import NamespaceNetwork
 from netem.kernel.tc import ShaperKind
 from netem.link import LinkProfile
@@ -45,7 +45,7 @@ class Kernel:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._do(owned.sweep)
+            await self._do(namespace_owner.remove_orphaned)
             await self._do(self._network.__enter__)
             self.namespaces = self._emulated.namespaces = dict(zip(self._nodes, self._network.paths, strict=True))
             for hop, link in enumerate(self._links):

@@ -2,7 +2,7 @@
 
 A ``NamespaceNetwork`` is a tree of namespaces, so a chain too, with a veth pair for each edge. Each end shapes what it
 sends, both directions. What it makes lives in its namespaces alone, whose names say whose they are; they go
-with the block; what a process that was killed left, ``owned.sweep`` removes. Needs root.
+with the block; what a process that was killed left, ``namespace_owner.remove_orphaned`` removes. Needs root.
 """
 
 import functools
@@ -18,8 +18,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nlsocket import NetlinkSocket
 from pyroute2.netlink.rtnl import RTM_NEWQDISC, TC_H_ROOT
 
-from netem.kernel import namespace_owner as owned
-from netem.kernel import tc
+from netem.kernel import namespace_owner, tc
 from netem.kernel.namespace import in_namespace
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -58,8 +57,8 @@ class OwnedNamespace:
     """A namespace of ours, and netlink in it."""
 
     def __init__(self, label: str, stack: ExitStack) -> None:
-        self.path = owned.create(label)
-        stack.callback(owned.remove, self.path)
+        self.path = namespace_owner.create(label)
+        stack.callback(namespace_owner.remove, self.path)
         with in_namespace(self.path):
             self.route = stack.enter_context(IPRoute())
             self._qdiscs = stack.enter_context(NetlinkSocket(NETLINK_ROUTE))
@@ -154,7 +153,7 @@ class NamespaceNetwork:
             )
 
 
-def kinds() -> list[tc.ShaperKind]:
+def supported_shapers() -> list[tc.ShaperKind]:
     """What this kernel can shape links by, tried on a network of its own. Raises ShapeError if it lets us make none."""
     found = []
     for kind in get_args(tc.ShaperKind):

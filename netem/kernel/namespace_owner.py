@@ -37,19 +37,19 @@ def remove(path: str) -> None:
         netns.remove(Path(path).name)
 
 
-def left() -> list[str]:
+def orphaned() -> list[str]:
     """The paths of namespaces whose owner is dead."""
     names = sorted(os.listdir(FOLDER)) if FOLDER.is_dir() else []
     found = [(name, NAME.fullmatch(name)) for name in names]
     return [str(FOLDER / name) for name, match in found if match and not _alive(match["pid"], match["started"])]
 
 
-def sweep() -> list[str]:
+def remove_orphaned() -> list[str]:
     """Remove what dead owners left; the names."""
-    swept = left()
-    for path in swept:
+    removed = orphaned()
+    for path in removed:
         remove(path)
-    return [Path(path).name for path in swept]
+    return [Path(path).name for path in removed]
 
 
 def _alive(pid: str, started: str) -> bool:

@@ -21,8 +21,7 @@ from bench.live.inference import LiveService, ServiceSetup, run_service
 from bench.live.kernel_shaping import Kernel
 from bench.live.training import run_live
 from bench.suite.document import InputError
-from netem.kernel import namespace_network
-from netem.kernel import namespace_owner as owned
+from netem.kernel import namespace_network, namespace_owner
 from netem.kernel.namespace import in_namespace
 from netem.kernel.namespace_network import ShapeError
 from netem.link import LinkProfile
@@ -95,7 +94,7 @@ def test_a_chain_in_namespaces_trains_the_same_and_its_bytes_cross_the_shaped_li
     seen: dict[str, int] = {}
 
     def say(metrics: dict[str, float]) -> None:
-        paths = {name.rpartition("-")[2]: str(owned.FOLDER / name) for name in ours()}
+        paths = {name.rpartition("-")[2]: str(namespace_owner.FOLDER / name) for name in ours()}
         assert paths.keys() == {"ue", "mec", "cloud"}
         seen["up"], seen["down"] = counted_bytes(paths["ue"], "link0"), counted_bytes(paths["mec"], "link0")
         seen["sent"] = int(metrics["sent_bytes"])
@@ -145,7 +144,7 @@ def test_a_service_lives_in_namespaces_and_so_does_a_node_that_joins_it():
         await live.lead("ue", "mec")
         await live.begin()
         await live.until_tasks(1)
-        paths = {name.rpartition("-")[2]: str(owned.FOLDER / name) for name in ours()}
+        paths = {name.rpartition("-")[2]: str(namespace_owner.FOLDER / name) for name in ours()}
         assert paths.keys() == {"ue", "mec", "gnb"}
         first = counted_bytes(paths["ue"], "link0")
         assert first >= 4 * 3 * 32 * 32  # a picture crossed
@@ -208,7 +207,7 @@ def decoy() -> Iterator[str]:
     """A namespace of somebody else's, with a pair of interfaces and a shaper in it."""
     name = f"decoy-{os.getpid()}"
     netns.create(name)
-    with in_namespace(str(owned.FOLDER / name)), IPRoute() as route:
+    with in_namespace(str(namespace_owner.FOLDER / name)), IPRoute() as route:
         route.link("add", ifname="theirs", kind="veth", peer={"ifname": "others"})
         index = route.link_lookup(ifname="theirs")[0]
         route.tc("add", "tbf", index, rate="1mbit", latency="50ms", burst=20_000)
@@ -219,7 +218,7 @@ def decoy() -> Iterator[str]:
 def machine(decoy: str) -> tuple:
     """Interfaces and shapers outside of namespaces, and in the decoy."""
     found = []
-    for path in (None, str(owned.FOLDER / decoy)):
+    for path in (None, str(namespace_owner.FOLDER / decoy)):
         with in_namespace(path), IPRoute() as route:
             found.append([link.get_attr("IFLA_IFNAME") for link in route.get_links()])
             found.append([(qdisc["index"], qdisc.get_attr("TCA_KIND")) for qdisc in route.get_qdiscs()])
@@ -285,13 +284,13 @@ def test_without_root_it_is_unusable_input_before_anything_runs(monkeypatch, cap
     ],
 )
 def test_what_the_kernel_has_decides_what_is_recorded(found, said, monkeypatch):
-    def kinds() -> list[str]:
+    def supported_shapers() -> list[str]:
         if isinstance(found, ShapeError):
             raise found
         return found
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(namespace_network, "kinds", kinds)
+    monkeypatch.setattr(namespace_network, "supported_shapers", supported_shapers)
     assert backend() == said
 
 

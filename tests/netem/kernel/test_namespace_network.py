@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute, netns
 
-from netem.kernel import namespace_owner as owned
+from netem.kernel import namespace_owner
 from netem.kernel.namespace import enter, in_namespace
-from netem.kernel.namespace_network import NamespaceNetwork, ShapeError, kinds
+from netem.kernel.namespace_network import NamespaceNetwork, ShapeError, supported_shapers
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 
@@ -25,7 +25,7 @@ def why_not() -> str | None:
     if os.geteuid():
         return "namespaces need root"
     try:
-        return None if "tbf" in kinds() else "this kernel has no tbf"
+        return None if "tbf" in supported_shapers() else "this kernel has no tbf"
     except ShapeError as error:
         return str(error)
 
@@ -146,7 +146,7 @@ def test_what_the_kernel_refuses_is_an_error_and_undone():
     with pytest.raises(ShapeError, match="does not let us make"):
         NamespaceNetwork("tbf", ["one"], [(0, 0)]).__enter__()  # two interfaces of one name
     assert ours() == set()
-    if "netem" not in kinds():
+    if "netem" not in supported_shapers():
         with NamespaceNetwork("netem", *CHAIN) as network, pytest.raises(ShapeError, match="does not take netem"):
             network.shape(0, Duplex())
 
@@ -181,12 +181,12 @@ def test_only_what_the_dead_left_is_swept(network):
     )
     try:
         theirs = [Path(path).name for path in owner.stdout.readline().split()]
-        owned.sweep()
+        namespace_owner.remove_orphaned()
         assert ours() | set(theirs) <= set(netns.listnetns())  # both live
         owner.send_signal(signal.SIGKILL)
         owner.wait()
         assert set(theirs) <= set(netns.listnetns())
-        assert set(owned.sweep()) >= set(theirs)
+        assert set(namespace_owner.remove_orphaned()) >= set(theirs)
         there = netns.listnetns()
         assert not set(theirs) & set(there)
         assert {Path(path).name for path in network.paths} | set(decoys) <= set(there)
@@ -203,7 +203,7 @@ def test_a_process_that_has_an_owner_s_number_but_began_later_is_no_owner():
     for name in names:
         netns.create(name)
     try:
-        assert set(owned.sweep()) & set(names) == {names[1]}
+        assert set(namespace_owner.remove_orphaned()) & set(names) == {names[1]}
     finally:
         netns.remove(names[0])
 
@@ -214,7 +214,7 @@ def test_a_zombie_owns_nothing():
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     name = f"splitmec-{child.pid}-{started}-0-x"
     netns.create(name)
-    assert name in owned.sweep()
+    assert name in namespace_owner.remove_orphaned()
     child.wait()
 
 
