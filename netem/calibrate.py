@@ -36,7 +36,7 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def answering(listener: socket.socket | None = None) -> AsyncIterator[tuple[str, int]]:
+async def timestamp_server(listener: socket.socket | None = None) -> AsyncIterator[tuple[str, int]]:
     """The far end: an address that says when messages arrived, on the clock that all processes here share.
 
     ``listener``, if given, may be in another network namespace.
@@ -78,8 +78,8 @@ class Probe:
 
 
 @contextlib.asynccontextmanager
-async def probing(connection: socket.socket) -> AsyncIterator[Probe]:
-    """A probe of the way that ``connection`` goes, to where ``answering`` answers."""
+async def open_probe(connection: socket.socket) -> AsyncIterator[Probe]:
+    """A probe of the way that ``connection`` goes, to where ``timestamp_server`` answers."""
     reader, writer = await asyncio.open_connection(sock=connection)
     probe = Probe(reader, writer)
     try:

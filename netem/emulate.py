@@ -205,11 +205,11 @@ class Emulator:
         """
         await self._ask(Play(address, located(link), began_at))
 
-    async def counts(self, address: Address) -> tuple[int, int]:
+    async def forwarded_bytes(self, address: Address) -> tuple[int, int]:
         """Bytes that a link has passed on, up and down."""
         return (await self._ask(CountBytes(address))).counts
 
-    async def outlives(self, for_s: float) -> None:
+    async def watch(self, for_s: float) -> None:
         """Return after ``for_s``. Raises EmulatorError as soon as it ends before."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(for_s):

@@ -107,8 +107,8 @@ class Emulated:
             while self._limited:
                 if self._stands_at:
                     async with asyncio.timeout(SILENCE_S):
-                        await self._emulator.counts(next(iter(self._stands_at.values())))
-                await self._emulator.outlives(ASK_S)
+                        await self._emulator.forwarded_bytes(next(iter(self._stands_at.values())))
+                await self._emulator.watch(ASK_S)
         except TimeoutError:
             raise RunError(f"the emulator has not been heard of for {SILENCE_S:g} s", weight=2) from None
         except RuntimeError as error:  # EmulatorError, or that of a transport to a process that is gone

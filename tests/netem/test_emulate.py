@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import netem
-from netem.calibrate import answering, measure, probing
+from netem.calibrate import measure, open_probe, timestamp_server
 from netem.emulate import Emulator, EmulatorError, obey
 from netem.link import LinkProfile
 from netem.profiles import Duplex, Traces
@@ -77,7 +77,7 @@ async def test_bytes_of_several_connections_are_intact_both_ways_and_counted(emu
         link = await emulator.add_link(address, FAST, FAST)
         answers = await asyncio.gather(*(reversed_by(link, block) for block in blocks))
     assert answers == [block[::-1] for block in blocks]
-    assert await emulator.counts(link) == (800_006, 800_006)
+    assert await emulator.forwarded_bytes(link) == (800_006, 800_006)
 
 
 @patient
@@ -92,9 +92,9 @@ async def test_connections_share_the_rate(emulator):
 
 @patient
 async def test_a_link_is_never_faster_nor_sooner_than_asked(emulator):
-    async with answering() as address:
+    async with timestamp_server() as address:
         link = await emulator.add_link(address, LinkProfile(rate_bps=20e6, delay_s=0.003), LinkProfile(delay_s=0.004))
-        async with probing(socket.create_connection(link)) as probe:
+        async with open_probe(socket.create_connection(link)) as probe:
             asked = LinkProfile(rate_bps=20e6, delay_s=0.003)
             seen = await measure(probe, asked, bulk_s=0.1, messages=20, sizes=(4096, 500_000), repeats=1)
     assert seen.delay_s >= 0.003
@@ -152,7 +152,7 @@ async def test_a_profile_changes_while_traffic_flows(emulator):
     async with target(reverse) as address:
         link = await emulator.add_link(address, LinkProfile(rate_bps=1e6), LinkProfile())
         answer = asyncio.create_task(reversed_by(link, bytes(20_000_000)))  # 160 s, more than the test's patience
-        while not (await emulator.counts(link))[0]:
+        while not (await emulator.forwarded_bytes(link))[0]:
             pass
         await emulator.change(link, up=LinkProfile())
         assert len(await answer) == 20_000_000
@@ -187,7 +187,7 @@ async def test_a_reset_reaches_the_other_side(emulator):
         link = await emulator.add_link(address, FAST, FAST)
         sender = socket.create_connection(link)
         sender.sendall(b"data")
-        while (await emulator.counts(link))[0] < 4:
+        while (await emulator.forwarded_bytes(link))[0] < 4:
             pass
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sender.close()
@@ -221,7 +221,7 @@ async def test_a_reader_that_stops_stops_its_sender_and_no_other(emulator):
         other = await emulator.add_link(address, FAST, FAST)
         assert await reversed_by(other, b"abc") == b"cba"
         passed = -1
-        while passed < (passed := (await emulator.counts(link))[0]):
+        while passed < (passed := (await emulator.forwarded_bytes(link))[0]):
             await reversed_by(other, bytes(500_000))
         assert passed < 150_000_000
         writer.transport.abort()
@@ -238,7 +238,7 @@ async def test_errors_of_the_emulator_are_told(emulator):
         await emulator.add_link(("127.0.0.1", 1), FAST, FAST, host="192.0.2.1")
     emulator._process.kill()
     with pytest.raises(EmulatorError, match="ended with status -9"):
-        await emulator.counts(("127.0.0.1", 1))
+        await emulator.forwarded_bytes(("127.0.0.1", 1))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from netem.calibrate import Calibration, answering, measure, probing
+from netem.calibrate import Calibration, measure, open_probe, timestamp_server
 from netem.kernel.namespace import connect_from, in_namespace, listen_in
 from netem.kernel.namespace_network import NamespaceNetwork
 from netem.link import LinkProfile
@@ -291,7 +291,7 @@ def held(network: NamespaceNetwork) -> list[dict]:
     async def measured(profile: LinkProfile, size: int) -> Calibration:
         far = listen_in(network.paths[1])
         near = connect_from((network.address(0, 1), far.getsockname()[1]), network.paths[0])
-        async with answering(far), probing(near) as probe:
+        async with timestamp_server(far), open_probe(near) as probe:
             bare = LinkProfile(profile.rate_bps, profile.delay_s)
             return await measure(probe, bare, bulk_s=0.5, messages=60, sizes=(size,), repeats=1)
 
