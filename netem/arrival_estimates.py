@@ -1,8 +1,7 @@
-"""What do arrival times tell of a link? Its rate, its losses and its jitter. Pure: the times are given.
+"""Estimates of a link's rate, losses and jitter from arrival times.
 
-A link delivers on its line or later, never sooner. A reader that was late is soon on the line again, as the link
-did not wait for it; what a loss holds up stays behind. So lateness that lasts tells of losses, and what is left
-without them of the rate.
+The link never delivers early. A late reader delays only its own timestamps, since the link does not wait for it; a
+loss delays everything behind it. Lateness that lasts therefore counts losses, and what remains gives the rate.
 """
 
 from collections.abc import Sequence
@@ -12,47 +11,51 @@ from typing import NamedTuple
 
 from netem.link import SEGMENT_BYTES
 
-NORMAL_QUARTILES = 1.349  # between the quartiles of a normal, in standard deviations
-LEAST_STAMPS = 8  # fewer, and the first and the last are all there is
+NORMAL_QUARTILES = 1.349  # interquartile range of a normal, in standard deviations
+MIN_STAMPS = 8  # with fewer, only the first and the last timestamp are used
 
-Stamp = tuple[float, int]  # when, and how many bytes of the stream had come by then
+Stamp = tuple[float, int]  # time in seconds, bytes of the stream received by then
 
 
-class Stream(NamedTuple):
-    """What a stream of ``segments`` told: the rate while it flowed, and how often it stalled for a round trip."""
+class StreamEstimate(NamedTuple):
+    """Rate of a stream of ``segments`` segments without its stalls, and the number of stalls of one round trip."""
 
     rate_bps: float
     losses: int
     segments: float
 
 
-def stream(stamps: Sequence[Stamp], rate_bps: float | None = None, stall_s: float = 0.0) -> Stream:
-    """Read ``stamps`` of bytes sent without a pause over a link that should have ``rate_bps``.
+def estimate_stream(stamps: Sequence[Stamp], rate_bps: float | None = None, stall_s: float = 0.0) -> StreamEstimate:
+    """Estimate rate and losses of bytes that were sent without a pause.
 
-    Each loss should hold it up for ``stall_s``; 0 if none is to be told. The rate is that of the median pair of
-    stamps half the stream apart, so some late ones do not count. Needs two stamps or more.
+    The rate is that of the median pair of stamps half the stream apart, so that a few late ones do not matter.
+
+    Args:
+        stamps: Two or more.
+        rate_bps: Configured rate of the link; None if unlimited.
+        stall_s: Stall that one loss causes, in seconds; 0 counts no losses.
     """
     byte_s = 8 / rate_bps if rate_bps else 0.0
-    least_s = byte_s / 2  # a byte takes more, as no link is twice as fast as asked for
-    late_s = [at - count * least_s for at, count in stamps]
-    for index in range(len(late_s) - 2, -1, -1):  # what is made up for later was the reader's
+    min_byte_s = byte_s / 2  # no link is twice as fast as configured
+    late_s = [at - count * min_byte_s for at, count in stamps]
+    for index in range(len(late_s) - 2, -1, -1):  # lateness that is caught up later was the reader's
         late_s[index] = min(late_s[index], late_s[index + 1])
     losses = 0
-    flowing_s = [late_s[0]]  # the same without stalls
+    flowing_s = [late_s[0]]  # lateness without the stalls
     for index, (before, after) in enumerate(pairwise(late_s)):
-        sending_s = (byte_s - least_s) * (stamps[index + 1][1] - stamps[index][1])
+        sending_s = (byte_s - min_byte_s) * (stamps[index + 1][1] - stamps[index][1])
         losses += max(0, round((after - before - sending_s) / stall_s)) if stall_s else 0
         flowing_s.append(after - losses * stall_s)
-    half = len(stamps) // 2 if len(stamps) >= LEAST_STAMPS else len(stamps) - 1
+    half = len(stamps) // 2 if len(stamps) >= MIN_STAMPS else len(stamps) - 1
     slopes = [
         (flowing_s[index + half] - flowing_s[index]) / (stamps[index + half][1] - stamps[index][1])
         for index in range(len(stamps) - half)
     ]
-    found_s = max(least_s + median(slopes), 1e-12)
-    return Stream(8 / found_s, losses, (stamps[-1][1] - stamps[0][1]) / SEGMENT_BYTES)
+    measured_byte_s = max(min_byte_s + median(slopes), 1e-12)
+    return StreamEstimate(8 / measured_byte_s, losses, (stamps[-1][1] - stamps[0][1]) / SEGMENT_BYTES)
 
 
-def spread(delays_s: Sequence[float]) -> float:
-    """The standard deviation of normal ``delays_s`` of which some came late: by their quartiles."""
+def estimate_deviation(delays_s: Sequence[float]) -> float:
+    """Standard deviation of normal ``delays_s``, from their quartiles, so that a few late ones do not matter."""
     low, _, high = quantiles(delays_s, n=4)
     return (high - low) / NORMAL_QUARTILES

@@ -1,4 +1,4 @@
-"""What does a link really do? Measured at its two ends: rate, delay, jitter, loss, times of whole messages."""
+"""Measurement of a link at its two ends: rate, delay, jitter, losses and transfer times of whole messages."""
 
 import asyncio
 import contextlib
@@ -10,80 +10,92 @@ from statistics import median, quantiles
 
 import msgspec
 
-from netem.arrival_estimates import Stamp, spread, stream
+from netem.arrival_estimates import Stamp, estimate_deviation, estimate_stream
 from netem.link import LinkProfile
 
-HEAD = struct.Struct("<Q")  # bytes that follow
-STAMP = struct.Struct("<dQ")  # when so many bytes, head included, had come
+HEADER = struct.Struct("<Q")  # number of bytes that follow
+STAMP = struct.Struct("<dQ")  # time in seconds, bytes received by then, header included
 BLOCK = memoryview(bytes(1 << 16))
-READ_BYTES = 1 << 20  # all that is there: a reader that is late must not count it as come later
+READ_BYTES = 1 << 20  # everything received: a late reader must not stamp it as arriving later
 SIZES = (4 << 10, 64 << 10, 512 << 10, 4 << 20)
-UNLIMITED_BYTES = 64 << 20  # what gives the rate where the profile has none
+UNLIMITED_BYTES = 64 << 20  # sent to measure the rate of a link of unlimited rate
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """What was measured, in seconds. The delay is one way, of messages of 8 bytes, from call to arrival."""
+    """Measured properties of one link direction.
 
-    rate_bps: float  # while it flowed
-    delay_s: float  # the median
+    Args:
+        rate_bps: TCP payload rate in bits per second, without stalls.
+        delay_s: Median one-way delay of 8-byte messages, in seconds, from the sending call to the arrival.
+        delay_p99_s: 99th percentile of the same.
+        jitter_s: Standard deviation of the same, estimated from the quartiles.
+        round_trip_s: Median time until the reply to an 8-byte message, in seconds.
+        round_trip_p99_s: 99th percentile of the same.
+        losses: Stalls of about one round trip of the profile.
+        segments: Segments in which the losses were counted.
+        message_s: By message size in bytes: median seconds from sending to the last byte's arrival.
+    """
+
+    rate_bps: float
+    delay_s: float
     delay_p99_s: float
     jitter_s: float
     round_trip_s: float
     round_trip_p99_s: float
-    losses: int  # stalls of about one round trip of the profile
-    segments: float  # among so many
-    message_s: dict[int, float]  # bytes of a message -> from its sending to its last byte's arrival
+    losses: int
+    segments: float
+    message_s: dict[int, float]
 
 
 @contextlib.asynccontextmanager
 async def timestamp_server(listener: socket.socket | None = None) -> AsyncIterator[tuple[str, int]]:
-    """The far end: an address that says when messages arrived, on the clock that all processes here share.
+    """Run the far end, which replies with arrival times on the machine's monotonic clock; yield its address.
 
     ``listener``, if given, may be in another network namespace.
     """
-    server = await asyncio.start_server(_answer, sock=listener or socket.create_server(("127.0.0.1", 0)))
+    server = await asyncio.start_server(_reply_with_stamps, sock=listener or socket.create_server(("127.0.0.1", 0)))
     async with server:
         yield server.sockets[0].getsockname()[:2]
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _reply_with_stamps(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
-            (left,) = HEAD.unpack(await reader.readexactly(HEAD.size))
-            count = HEAD.size
-            stamps = [STAMP.pack(time.monotonic(), count)]
-            while left and (data := await reader.read(min(left, READ_BYTES))):
-                left, count = left - len(data), count + len(data)
-                stamps.append(STAMP.pack(time.monotonic(), count))
-            writer.write(HEAD.pack(len(stamps)) + b"".join(stamps))
+            (unread_bytes,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+            read_bytes = HEADER.size
+            stamps = [STAMP.pack(time.monotonic(), read_bytes)]
+            while unread_bytes and (data := await reader.read(min(unread_bytes, READ_BYTES))):
+                unread_bytes, read_bytes = unread_bytes - len(data), read_bytes + len(data)
+                stamps.append(STAMP.pack(time.monotonic(), read_bytes))
+            writer.write(HEADER.pack(len(stamps)) + b"".join(stamps))
     writer.close()
 
 
 class Probe:
-    """The near end: one connection over the link, one message at a time."""
+    """Near end: one connection over the link that sends one message at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
-    async def ask(self, n_bytes: int) -> tuple[float, float, list[Stamp]]:
-        """Send so many bytes, 8 or more: seconds until all had arrived and until this was known, and their stamps."""
+    async def send(self, n_bytes: int) -> tuple[float, float, list[Stamp]]:
+        """Send a message of ``n_bytes``, at least 8; return its delay and round trip in seconds, and its stamps."""
         sent_at = time.monotonic()
-        self._writer.write(HEAD.pack(n_bytes - HEAD.size))
-        for start in range(HEAD.size, n_bytes, len(BLOCK)):
+        self._writer.write(HEADER.pack(n_bytes - HEADER.size))
+        for start in range(HEADER.size, n_bytes, len(BLOCK)):
             self._writer.write(BLOCK[: n_bytes - start])
             await self._writer.drain()
-        (count,) = HEAD.unpack(await self._reader.readexactly(HEAD.size))
+        (count,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
         stamps = list(STAMP.iter_unpack(await self._reader.readexactly(count * STAMP.size)))
         return stamps[-1][0] - sent_at, time.monotonic() - sent_at, stamps
 
 
 @contextlib.asynccontextmanager
 async def open_probe(connection: socket.socket) -> AsyncIterator[Probe]:
-    """A probe of the way that ``connection`` goes, to where ``timestamp_server`` answers."""
+    """Probe over ``connection`` to a ``timestamp_server``."""
     reader, writer = await asyncio.open_connection(sock=connection)
     probe = Probe(reader, writer)
     try:
-        await probe.ask(HEAD.size)  # the first one pays for the connection
+        await probe.send(HEADER.size)  # warm-up: the first message is slower
         yield probe
     finally:
         writer.close()
@@ -100,24 +112,28 @@ async def measure(
     sizes: tuple[int, ...] = SIZES,
     repeats: int = 3,
 ) -> Calibration:
-    """Measure a link that is to follow ``profile``, of which only losses and the amount to send make use.
+    """Measure the link direction that ``probe`` sends over.
 
-    What takes ``bulk_s`` to send gives the rate and the losses, ``messages`` (2 or more) the delay and the jitter.
-    A time in ``message_s`` is the median of ``repeats``.
+    Args:
+        probe: Connection to a ``timestamp_server``.
+        profile: Configured profile; sets the amount of data to send and the stall that counts as a loss.
+        bulk_s: Seconds that the stream takes which measures rate and losses.
+        messages: Number of 8-byte messages that measure delay and jitter; at least 2.
+        sizes: Message sizes in bytes for ``Calibration.message_s``.
+        repeats: Messages per size, of which the median counts.
     """
-    small = [await probe.ask(HEAD.size) for _ in range(messages)]
-    delays, round_trips = [one for one, _, _ in small], [two for _, two, _ in small]
-    message_s = {size: median([(await probe.ask(size))[0] for _ in range(repeats)]) for size in sizes}
+    delays, round_trips, _ = zip(*[await probe.send(HEADER.size) for _ in range(messages)], strict=True)
+    message_s = {size: median([(await probe.send(size))[0] for _ in range(repeats)]) for size in sizes}
     bulk_bytes = UNLIMITED_BYTES if profile.rate_bps is None else max(round(profile.rate_bps * bulk_s / 8), 1 << 12)
-    _, _, stamps = await probe.ask(bulk_bytes)
+    _, _, stamps = await probe.send(bulk_bytes)
     if len(stamps) > 2:
-        del stamps[0]  # that of the head, but where a late reader found all of the rest at once
-    flow = stream(stamps, profile.rate_bps, 2 * profile.delay_s if profile.loss else 0.0)
+        del stamps[0]  # of the header; kept where a late reader found all the rest at once
+    flow = estimate_stream(stamps, profile.rate_bps, 2 * profile.delay_s if profile.loss else 0.0)
     return Calibration(
         rate_bps=flow.rate_bps,
         delay_s=median(delays),
         delay_p99_s=quantiles(delays, n=100, method="inclusive")[-1],
-        jitter_s=spread(delays),
+        jitter_s=estimate_deviation(delays),
         round_trip_s=median(round_trips),
         round_trip_p99_s=quantiles(round_trips, n=100, method="inclusive")[-1],
         losses=flow.losses,

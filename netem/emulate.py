@@ -1,12 +1,11 @@
-"""How is a link done to live traffic? By a TCP proxy in a process of its own: in user space, without root.
+"""Emulator process for live traffic: TCP proxies in user space, without root.
 
-``Emulator`` starts ``python -m netem.emulate`` and tells it in JSON lines which links there are. Each link
-listens on a port; what connects there is connected to the link's target, and all connections of a link share
-one ``Link`` in each direction. Bytes are stamped when they are read and written on when the link says that
-they have arrived: deadlines are absolute, so late timers add no error to the rate. The TCP handshake is not
-delayed.
+``Emulator`` starts ``python -m netem.emulate`` and controls it with JSON lines. Each link listens on a port and
+connects every connection to its target; all connections of a link share one ``Link`` per direction. Bytes are stamped
+when they are read and written at the arrival time that the link gives: deadlines are absolute, so late timers do not
+reduce the rate. The TCP handshake is not delayed.
 
-A link whose two directions are ``LinkProfile.unlimited`` needs no emulator: connect straight to the target.
+A link that is ``LinkProfile.unlimited`` in both directions needs no emulator: connect directly to its target.
 """
 
 import asyncio
@@ -24,13 +23,13 @@ import msgspec
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from netem.proxy import Address, Proxy
-from netem.trace_schedule import located
+from netem.trace_schedule import with_absolute_paths
 
-END_S = 5.0  # given to the emulator to end by itself
+SHUTDOWN_TIMEOUT_S = 5.0
 
 
 class EmulatorError(RuntimeError):
-    """The emulator refused a command or has ended; says why."""
+    """The emulator rejected a command or ended."""
 
 
 class AddLink(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -59,37 +58,41 @@ class CountBytes(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     address: Address
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """To every command one, in order: where a link listens, or its bytes up and down, or what was wrong."""
+class Reply(msgspec.Struct, frozen=True):
+    """Reply to one command, in order: the link's address, its forwarded bytes (uplink, downlink), or an error."""
 
     address: Address | None = None
-    counts: tuple[int, int] = (0, 0)
+    forwarded_bytes: tuple[int, int] = (0, 0)
     error: str = ""
 
 
 Command = AddLink | ChangeLink | Play | CountBytes
 
 
-def obey(line: bytes, proxies: dict[Address, Proxy]) -> Answer:
-    """Do what a command line says. A command that cannot be done changes nothing and is answered with why."""
+def execute(line: bytes, proxies: dict[Address, Proxy]) -> Reply:
+    """Execute one command line. A command that fails changes nothing and gets its error in the reply."""
     try:
-        return _do(msgspec.json.decode(line, type=Command), proxies)
+        command = msgspec.json.decode(line, type=Command)
+    except msgspec.DecodeError as error:
+        return Reply(error=f"invalid command: {error}")
+    try:
+        return _execute(command, proxies)
     except KeyError as error:
-        return Answer(error=f"no link listens on {error}")
+        return Reply(error=f"no link listens on {error}")
     except (OSError, ValueError) as error:
-        return Answer(error=str(error))
+        return Reply(error=str(error))
 
 
-def _do(command: Command, proxies: dict[Address, Proxy]) -> Answer:
+def _execute(command: Command, proxies: dict[Address, Proxy]) -> Reply:
     if isinstance(command, AddLink):
         link = Duplex(up=command.up, down=command.down, half_duplex=command.half_duplex)
         proxy = Proxy(command.target, link, command.host, seed=command.seed, namespace=command.namespace)
         proxies[proxy.address] = proxy
-        return Answer(address=proxy.address)
+        return Reply(address=proxy.address)
     proxy = proxies[command.address]
     match command:
         case CountBytes():
-            return Answer(counts=(proxy.up.forwarded_bytes, proxy.down.forwarded_bytes))
+            return Reply(forwarded_bytes=(proxy.up.forwarded_bytes, proxy.down.forwarded_bytes))
         case Play():
             proxy.play(command.link, command.began_at)
         case ChangeLink():
@@ -100,14 +103,14 @@ def _do(command: Command, proxies: dict[Address, Proxy]) -> Answer:
             for direction, profile in changes:
                 if profile is not None:
                     direction.change(profile)
-    return Answer(address=command.address)
+    return Reply(address=command.address)
 
 
 class PreciseSelector(selectors.EpollSelector):
-    """Waits to the microsecond: epoll rounds up to milliseconds, uvloop rounds and at times fires early.
+    """Selector with a timeout in microseconds: epoll rounds up to milliseconds, uvloop rounds and may fire early.
 
-    ``select`` takes microseconds, and an epoll descriptor can be waited for like any other. Timers then come
-    0.1 ms late instead of 0.6 (median; the 99th percentile 0.15 instead of 1.0), and an idle loop sleeps.
+    ``select`` on the epoll descriptor has that resolution. Timers are 0.1 ms late instead of 0.6 ms (median; 99th
+    percentile 0.15 ms instead of 1.0 ms), and an idle loop sleeps.
     """
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -118,33 +121,33 @@ class PreciseSelector(selectors.EpollSelector):
 
 
 async def serve() -> None:
-    """Obey commands from stdin until it ends, as it does when the parent dies, however it does."""
+    """Execute commands from stdin until its end, which also comes when the parent process dies."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     proxies: dict[Address, Proxy] = {}
     while line := await reader.readline():
-        sys.stdout.buffer.write(msgspec.json.encode(obey(line, proxies)) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(execute(line, proxies)) + b"\n")
         sys.stdout.buffer.flush()
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which still needs its links to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends the links
     logging.basicConfig(format="emulator: %(message)s")
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(PreciseSelector())) as runner:
         runner.run(serve())
 
 
 class Emulator:
-    """The emulator's process, seen from the one that started it; an async context manager.
+    """Handle of an emulator process; an async context manager.
 
-    It ends with this process, however this one ends. Its errors come as EmulatorError.
+    The emulator ends with this process, even if this one is killed. A command that it rejects raises EmulatorError.
     """
 
     _process: asyncio.subprocess.Process
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -154,7 +157,7 @@ class Emulator:
         await self.close()
 
     async def start(self) -> None:
-        root = Path(__file__).parents[1]  # where ``-m`` finds this very package
+        root = Path(__file__).parents[1]  # so that ``-m`` finds this package
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "netem.emulate"),
             cwd=root,
@@ -163,11 +166,11 @@ class Emulator:
         )
 
     async def close(self) -> None:
-        """End the emulator and with it all connections through it."""
+        """End the emulator and all connections through it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            async with asyncio.timeout(END_S):
+            async with asyncio.timeout(SHUTDOWN_TIMEOUT_S):
                 await self._process.wait()
         except TimeoutError:
             self._process.kill()
@@ -184,56 +187,66 @@ class Emulator:
         namespace: str | None = None,
         half_duplex: bool = False,
     ) -> Address:
-        """Listen on a free port of ``host``; return where to connect instead of to ``target``.
+        """Add a link to ``target``.
 
-        ``up`` leads to the target, ``down`` back; with ``half_duplex`` one sends at a time. ``seed`` fixes jitter
-        and loss. Both addresses are those of the network ``namespace``, a path (None: where the emulator was
-        started).
+        Args:
+            target: Address to which connections are forwarded.
+            up: Profile towards the target.
+            down: Profile from the target.
+            host: Address to listen on, on a free port.
+            seed: Seed of jitter and loss.
+            namespace: Path of the network namespace of both addresses; None for that of the emulator.
+            half_duplex: Both directions share one medium.
+
+        Returns:
+            Address to connect to instead of ``target``.
         """
-        answer = await self._ask(AddLink(target, up, down, host, seed, namespace, half_duplex))
-        assert answer.address is not None
-        return answer.address
+        reply = await self._request(AddLink(target, up, down, host, seed, namespace, half_duplex))
+        assert reply.address is not None
+        return reply.address
 
     async def change(self, address: Address, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
-        """Give a link new profiles from now on; None keeps the old one. See ``Line.change``."""
-        await self._ask(ChangeLink(address, up, down))
+        """Give a link new profiles from now on; None keeps the old one. See ``LinkQueue.change``."""
+        await self._request(ChangeLink(address, up, down))
 
     async def play(self, address: Address, link: Duplex, began_at: float) -> None:
         """Let the link at ``address`` follow the traces of ``link``, which began at ``began_at`` (time.monotonic).
 
-        It stays exact for every bit: the emulator knows what is to come. Raises TraceError.
+        The emulator knows future changes, so it is exact for every bit. Raises TraceError.
         """
-        await self._ask(Play(address, located(link), began_at))
+        await self._request(Play(address, with_absolute_paths(link), began_at))
 
     async def forwarded_bytes(self, address: Address) -> tuple[int, int]:
-        """Bytes that a link has passed on, up and down."""
-        return (await self._ask(CountBytes(address))).counts
+        """Bytes that a link has forwarded on the uplink and on the downlink."""
+        return (await self._request(CountBytes(address))).forwarded_bytes
 
     async def watch(self, for_s: float) -> None:
-        """Return after ``for_s``. Raises EmulatorError as soon as it ends before."""
+        """Return after ``for_s`` seconds. Raises EmulatorError as soon as the emulator ends."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(for_s):
                 raise await self._ended()
 
     async def _ended(self) -> EmulatorError:
-        """How it ended, once it has."""
-        return EmulatorError(f"the emulator ended with status {await self._process.wait()}; see its last words")
+        """Error with the exit status, once the emulator has ended."""
+        return EmulatorError(f"the emulator ended with status {await self._process.wait()}; see its log on stderr")
 
-    async def _ask(self, command: Command) -> Answer:
+    async def _request(self, command: Command) -> Reply:
         pipe_in, pipe_out = self._process.stdin, self._process.stdout
         assert pipe_in is not None
         assert pipe_out is not None
-        async with self._turn:
+        async with self._lock:
             line = b""
-            with contextlib.suppress(RuntimeError, ConnectionError):  # it has ended; uvloop raises the former
+            with contextlib.suppress(
+                RuntimeError, ConnectionError
+            ):  # the emulator has ended; uvloop raises RuntimeError
                 pipe_in.write(msgspec.json.encode(command) + b"\n")
                 line = await pipe_out.readline()
         if not line:
             raise await self._ended()
-        answer = msgspec.json.decode(line, type=Answer)
-        if answer.error:
-            raise EmulatorError(answer.error)
-        return answer
+        reply = msgspec.json.decode(line, type=Reply)
+        if reply.error:
+            raise EmulatorError(reply.error)
+        return reply
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How is jitter distributed? The four distributions that tc ships for netem, as quantile functions. Pure.
+"""Quantile functions of the four jitter distributions that tc ships for netem.
 
-In units of a profile's ``jitter_s``, as tc's tables are: normal has standard deviation 1; uniform lies between
--1 and 1; pareto has shape 3, its mean taken off, times 4/3; paretonormal is a quarter of normal and three
-quarters of pareto. All are cut at 4, where netem's 16 bits end; the pareto ones lose 0.03 of their mean by that.
+The unit is a profile's ``jitter_s``, as in tc's tables: normal has standard deviation 1; uniform covers -1 to 1;
+pareto has shape 3, less its mean, times 4/3; paretonormal is a quarter of normal plus three quarters of pareto. All
+are cut at 4, where netem's 16 bits end, which reduces the mean of the pareto ones by 0.03.
 """
 
 import math
@@ -13,11 +13,11 @@ from typing import Literal
 Distribution = Literal["normal", "uniform", "pareto", "paretonormal"]
 
 CUT = 4.0
-_LEAST = 2.0**-53  # the normal's quantiles are finite between 0 and 1 only
+_MIN_U = 2.0**-53  # the normal's quantiles at 0 and 1 are infinite
 
 
 def _normal(u: float) -> float:
-    return NormalDist().inv_cdf(min(max(u, _LEAST), 1 - _LEAST))
+    return NormalDist().inv_cdf(min(max(u, _MIN_U), 1 - _MIN_U))
 
 
 def _uniform(u: float) -> float:
@@ -25,7 +25,7 @@ def _uniform(u: float) -> float:
 
 
 def _pareto(u: float) -> float:
-    return min(CUT, 4 / 3 * (math.pow(max(1 - u, _LEAST), -1 / 3) - 1.5))
+    return min(CUT, 4 / 3 * (math.pow(max(1 - u, _MIN_U), -1 / 3) - 1.5))
 
 
 def _paretonormal(u: float) -> float:
@@ -41,5 +41,5 @@ _QUANTILES: dict[Distribution, Callable[[float], float]] = {
 
 
 def quantile(distribution: Distribution, u: float) -> float:
-    """What a share ``u`` of all draws lies below, in units of ``jitter_s``, between -4 and 4."""
+    """Quantile ``u``, in [0, 1], of ``distribution``: between -4 and 4, in units of ``jitter_s``."""
     return max(-CUT, min(CUT, _QUANTILES[distribution](u)))

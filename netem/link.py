@@ -1,4 +1,4 @@
-"""What does a link do? Its profile and, given the time, when bytes that enter it come out. Pure: no clock."""
+"""Deterministic model of one link direction: a profile, and the arrival time of every byte. Reads no clock."""
 
 import itertools
 import math
@@ -11,32 +11,37 @@ import msgspec
 
 from netem.jitter import Distribution, quantile
 
-SEGMENT_BYTES = 1448  # what TCP puts into a 1,500-byte packet; the unit of loss
-NEVER = 1 << 40  # segments to the next loss where there is none; a float holds as many bytes exactly
+SEGMENT_BYTES = 1448  # TCP payload of a 1,500-byte packet; the unit of loss
+NO_LOSS_SEGMENTS = 1 << 40  # distance to the next loss on a link without loss; exact as a float of bytes
 
-
-Planned = tuple[float, "LinkProfile"]  # from when on, in seconds, and what
+ProfileChange = tuple[float, "LinkProfile"]  # start time in seconds, profile from then on
 
 
 class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One direction of a link.
+    """Properties of one link direction.
 
-    - ``rate_bps``: bits of TCP's payload a second; None for an unlimited rate.
-    - ``delay_s``: one way. ``jitter_s`` is added to it, times a draw from ``jitter_distribution`` (see
-      ``netem.jitter``; the normal's standard deviation), never below zero and never reordering.
-      ``jitter_correlation`` is that of one draw with the next, as scores of a normal, so the distribution stays.
-      (netem is given it too, but picks from its table by a draw's lowest bits, which are as good as independent:
-      measured, it changes nothing there.)
-    - ``loss``: the probability that a 1,448-byte segment is lost. ``loss_correlation`` is the correlation of one
-      segment's loss with the next one's: a chain of two states, netem's ``gemodel``. (netem's own loss
-      correlation would lose fewer than asked for.)
-    - ``duplicate``, ``reorder``: the probability that a packet comes twice, or overtakes those that are delayed.
-    - ``limit_packets``: how many may be under way or wait before more are dropped; None for what the rate and
-      delay need.
+    The kernel's netem applies all of them to packets. The emulator and virtual time carry a byte stream: a loss
+    delays the following bytes by one round trip and leaves the rate unchanged, and the last three fields are refused
+    (see ``check_stream``). On a kernel with tbf alone, tbf limits the rate and the emulator does the rest.
 
-    The kernel's netem does all of that to packets. The emulator and virtual time carry a byte stream, where a
-    loss delays all behind it by one round trip and the rate stays; they refuse the last three, which a stream
-    does not show. Where the kernel has tbf alone, it does the rate and the emulator the rest.
+    Args:
+        rate_bps: TCP payload rate in bits per second; None for an unlimited rate.
+        delay_s: One-way delay in seconds.
+        jitter_s: Scale of the random delay in seconds (the normal's standard deviation). A draw times this value is
+            added to ``delay_s``; the sum is never negative, and bytes are never reordered.
+        loss: Probability that a 1,448-byte segment is lost, in [0, 1).
+        jitter_distribution: Distribution of the draws, see ``netem.jitter``.
+        jitter_correlation: Correlation between successive draws, in [0, 1), on the scale of a normal, so that the
+            distribution is kept. The kernel's netem accepts it, but measurements show no effect there: it indexes
+            its table by the lowest bits of the draw, which are almost independent.
+        loss_correlation: Correlation between the losses of successive segments, in [0, 1): a two-state Markov chain,
+            netem's ``gemodel``. (netem's own loss correlation loses less than asked for.)
+        duplicate: Probability that a packet is duplicated, in [0, 1).
+        reorder: Probability that a packet skips the delay and overtakes others, in [0, 1).
+        limit_packets: Packets in flight or queued before more are dropped; None derives it from rate and delay.
+
+    Raises:
+        ValueError: A value is out of range, or ``reorder`` is given without ``delay_s``.
     """
 
     rate_bps: float | None = None
@@ -54,134 +59,153 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.rate_bps is not None and not self.rate_bps > 0:
             raise ValueError(f"rate_bps must be above 0, got {self.rate_bps}")
         if self.delay_s < 0 or self.jitter_s < 0:
-            raise ValueError("delay_s and jitter_s must not be negative")
+            raise ValueError(f"delay_s and jitter_s must not be negative, got {self.delay_s} and {self.jitter_s}")
         for name in ("loss", "jitter_correlation", "loss_correlation", "duplicate", "reorder"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.reorder and not self.delay_s:
-            raise ValueError("reorder needs a delay_s: what overtakes is what is not delayed")
+            raise ValueError("reorder needs a delay_s above 0: without a delay no packet can overtake another")
         if self.limit_packets is not None and self.limit_packets < 1:
-            raise ValueError(f"limit_packets must be above 0, got {self.limit_packets}")
+            raise ValueError(f"limit_packets must be at least 1, got {self.limit_packets}")
 
     def check_stream(self) -> None:
-        """Raise ValueError if a byte stream cannot show what this profile asks for."""
+        """Raise ValueError for a property that the emulator and virtual time cannot reproduce on a byte stream."""
         for name in ("duplicate", "reorder", "limit_packets"):
             if getattr(self, name):
-                raise ValueError(f"{name}: a byte stream does not show it; only the kernel's netem does")
+                raise ValueError(
+                    f"{name}: not supported on a byte stream; run with the kernel's netem (--shaping kernel)"
+                )
 
     def dilated(self, k: float) -> "LinkProfile":
-        """The profile where time runs ``k`` times as slowly: the rate by k, delay and jitter times k."""
+        """The profile with time slowed down by ``k``: the rate divided by k, delay and jitter multiplied by k."""
         rate_bps = None if self.rate_bps is None else self.rate_bps / k
         return msgspec.structs.replace(self, rate_bps=rate_bps, delay_s=k * self.delay_s, jitter_s=k * self.jitter_s)
 
     @property
     def unlimited(self) -> bool:
-        """True if traffic passes unchanged, so that no emulator needs to stand in its way."""
+        """Whether traffic passes unchanged, so that no emulator is needed."""
         return self == LinkProfile()
 
 
 class Medium:
-    """What is sent over: a wire of its own for each direction, or one for both, where one sends at a time."""
+    """Transmission medium of one direction, or of both directions of a half-duplex link."""
 
     def __init__(self) -> None:
-        self.free_at = -math.inf  # when all that entered is sent; it may still travel
-        self.sender: Link | None = None  # the last that sent
+        self.free_at = -math.inf  # end of the transmission so far; the bytes may still be in flight
+        self.last_sender: Link | None = None
 
 
 class Link:
-    """One direction of a link: told when bytes enter, it says when they have arrived.
+    """Arrival times of the bytes sent over one link direction.
 
-    Bytes are sent one after the other at the profile's rate, then travel for its delay. The token bucket has
-    no store, as with netem's ``rate``: one that does would hide the sending time of small messages.
+    Bytes are transmitted one after the other at the profile's rate, then delayed. The rate limit allows no burst, as
+    with netem's ``rate``: a burst would hide the transmission time of small messages.
 
-    - Loss: a lost segment, and all behind it, is sent one round trip (twice this direction's delay) later;
-      what is sent again arrives. A segment ends after 1,448 bytes or where the line falls idle.
-    - Jitter: one draw for all bytes sent back to back, so a message arrives at the same time whether it
-      enters whole or in chunks; an idle line draws anew. Nothing overtakes: arrival times never decrease.
-    - Half duplex: two directions that share a ``medium`` send one after the other, in the order in which bytes
-      enter. A direction that waits for a round trip after a loss keeps the medium meanwhile.
-    - Change: a profile is followed from its time on, by every bit not yet sent then. It must be planned
-      before the bytes enter, for a time that ``send`` has told stays; plan a known trace as a whole.
+    - Loss: a lost segment and all bytes behind it are sent one round trip (twice this direction's delay) later; the
+      retransmission always arrives. A segment ends after 1,448 bytes or when the link becomes idle.
+    - Jitter: one draw for all bytes sent back to back, so a message arrives at the same time whether it enters whole
+      or in chunks; an idle link draws again. Arrival times never decrease.
+    - Half duplex: two directions that share a ``medium`` transmit alternately, in the order in which bytes enter. A
+      direction that waits for a retransmission keeps the medium.
+    - Change: a new profile applies from its start time to every bit not yet transmitted. Register it before bytes
+      enter that are transmitted after that time: ``send`` never revises a result. Play a known trace as a whole.
 
-    Exact for messages of any size; the work grows with the losses and changes that fall into them.
+    Exact for messages of any size; the cost grows with the losses and changes during the transmission.
+
+    Args:
+        profile: Properties of the link until the first change.
+        rng: Source of loss and jitter.
+
+    Raises:
+        ValueError: ``profile`` has a property that a byte stream cannot reproduce.
     """
 
     def __init__(self, profile: LinkProfile, rng: random.Random) -> None:
-        """Raises ValueError if ``profile`` cannot be followed here."""
         profile.check_stream()
-        self.profile = profile  # the one that the bytes sent last followed
-        self.medium = Medium()  # two links may share one, from before anything is sent
+        self.profile = profile  # profile of the bytes sent last
+        self.medium = Medium()  # shared by both directions of a half-duplex link, before anything is sent
         self._rng = rng
-        self._changes: deque[Planned] = deque()
-        self._schedule: Iterator[Planned] | None = None  # what is played
+        self._changes: deque[ProfileChange] = deque()
+        self._schedule: Iterator[ProfileChange] | None = None
         self._arrived_at = -math.inf
-        self._score = 0.0  # that jitter is made of; of a standard normal
-        self._clear_bytes = float(self._clear_segments() * SEGMENT_BYTES)  # before the next lost segment begins
+        self._jitter_score = 0.0  # standard normal
+        self._bytes_to_loss = float(self._segments_to_loss() * SEGMENT_BYTES)
 
     @property
     def free_at(self) -> float:
-        """When more can be sent."""
+        """Time in seconds from which more bytes can be transmitted."""
         return self.medium.free_at
 
     def change(self, at: float, profile: LinkProfile) -> None:
-        """Follow ``profile`` from ``at`` seconds on, and no schedule.
+        """Switch to ``profile`` at time ``at``, in seconds, and end a schedule that is played.
 
-        Raises ValueError if it cannot be followed, or if a later one is planned.
+        Raises:
+            ValueError: A byte stream cannot reproduce ``profile``, or a later change is registered already.
         """
         profile.check_stream()
         if self._schedule is not None:
             self._schedule = None
             self._changes.clear()
         if self._changes and at < self._changes[-1][0]:
-            raise ValueError(f"a change at {at} s, after one at {self._changes[-1][0]} s; plan them in order")
+            raise ValueError(
+                f"change at {at} s: one at {self._changes[-1][0]} s is registered already; register in order"
+            )
         self._changes.append((at, profile))
 
-    def play(self, schedule: Iterable[Planned]) -> None:
-        """Follow ``schedule``, changes in order, in place of what is planned; it is read as far as bytes are sent.
+    def play(self, schedule: Iterable[ProfileChange]) -> None:
+        """Follow ``schedule``, changes in order of time, in place of the changes registered so far.
 
-        So it may be long, or without end. Its last profile stays.
+        It is read only as far as bytes are sent, so it may be endless. Its last profile remains.
         """
         self._schedule = iter(schedule)
         self._changes.clear()
-        self._read_on()
+        self._read_next_change()
 
     def send(self, now: float, n_bytes: int) -> float:
-        """When the last of ``n_bytes`` that enter at ``now`` arrives, in seconds; ``now`` never decreases."""
+        """Send ``n_bytes``.
+
+        Args:
+            now: Time at which the bytes enter, in seconds; must not decrease from call to call.
+            n_bytes: Payload size.
+
+        Returns:
+            Arrival time of the last byte, in seconds.
+        """
         medium = self.medium
-        medium.sender = self
+        medium.last_sender = self
         idle = now > medium.free_at
         if idle:
             medium.free_at = now
-            self._clear_bytes -= self._clear_bytes % SEGMENT_BYTES
-        self._follow()
+            self._bytes_to_loss -= self._bytes_to_loss % SEGMENT_BYTES
+        self._apply_changes()
         if idle and self.profile.jitter_s:
             correlation = self.profile.jitter_correlation
-            self._score *= correlation
-            self._score += math.sqrt(1 - correlation**2) * self._rng.gauss(0.0, 1.0)
-        left = float(n_bytes)
-        while left > 1e-6:  # below it, only what floats leave over at a change
-            if self._clear_bytes <= 0:
+            self._jitter_score *= correlation
+            self._jitter_score += math.sqrt(1 - correlation**2) * self._rng.gauss(0.0, 1.0)
+        unsent_bytes = float(n_bytes)
+        while unsent_bytes > 1e-6:  # less is a rounding error of a change
+            if self._bytes_to_loss <= 0:
                 medium.free_at += 2 * self.profile.delay_s
-                self._follow()
-                self._clear_bytes = float((1 + self._clear_after_loss()) * SEGMENT_BYTES)
-            part = self._advance(min(left, self._clear_bytes))
-            left -= part
-            self._clear_bytes -= part
-            self._follow()
-        self._clear_bytes = float(round(self._clear_bytes))
+                self._apply_changes()
+                self._bytes_to_loss = float((1 + self._segments_to_loss_after_loss()) * SEGMENT_BYTES)
+            part = self._transmit(min(unsent_bytes, self._bytes_to_loss))
+            unsent_bytes -= part
+            self._bytes_to_loss -= part
+            self._apply_changes()
+        self._bytes_to_loss = float(round(self._bytes_to_loss))
         self._arrived_at = max(self._arrived_at, medium.free_at + self._delay_s())
         return self._arrived_at
 
     def _delay_s(self) -> float:
-        """The delay with this burst's jitter."""
+        """Delay of the current burst, with its jitter."""
         profile = self.profile
         if not profile.jitter_s:
             return profile.delay_s
-        drawn = quantile(profile.jitter_distribution, NormalDist().cdf(self._score))
-        return max(0.0, profile.delay_s + profile.jitter_s * drawn)
+        draw = quantile(profile.jitter_distribution, NormalDist().cdf(self._jitter_score))
+        return max(0.0, profile.delay_s + profile.jitter_s * draw)
 
-    def _advance(self, n_bytes: float) -> float:
-        """Send ``n_bytes``, or as many as go before the next change; return how many."""
+    def _transmit(self, n_bytes: float) -> float:
+        """Transmit up to ``n_bytes`` until the next change; return the number transmitted."""
         if self.profile.rate_bps is None:
             return n_bytes
         done_at = self.free_at + 8 * n_bytes / self.profile.rate_bps
@@ -192,32 +216,32 @@ class Link:
         self.medium.free_at = done_at
         return n_bytes
 
-    def _follow(self) -> None:
-        """Take up the changes whose time the sending has reached."""
+    def _apply_changes(self) -> None:
+        """Apply the changes that start by the end of the transmission so far."""
         while self._changes and self._changes[0][0] <= self.free_at:
             before, self.profile = self.profile, self._changes.popleft()[1]
-            self._read_on()
+            self._read_next_change()
             if (before.loss, before.loss_correlation) != (self.profile.loss, self.profile.loss_correlation):
-                begun = self._clear_bytes % SEGMENT_BYTES  # the rest of a segment that was not lost
-                self._clear_bytes = begun + self._clear_segments() * SEGMENT_BYTES
+                begun = self._bytes_to_loss % SEGMENT_BYTES  # rest of a segment that got through
+                self._bytes_to_loss = begun + self._segments_to_loss() * SEGMENT_BYTES
 
-    def _read_on(self) -> None:
-        """Have the next change of the schedule at hand, if there is one."""
+    def _read_next_change(self) -> None:
+        """Fetch the next change of the schedule, if any."""
         if self._schedule is not None:
             self._changes.extend(itertools.islice(self._schedule, 1))
 
-    def _clear_segments(self) -> int:
-        """How many segments get through before the next is lost; geometric."""
-        loss = self.profile.loss * (1 - self.profile.loss_correlation)  # of one that follows one that got through
+    def _segments_to_loss(self) -> int:
+        """Number of segments before the next lost one: a geometric draw."""
+        loss = self.profile.loss * (1 - self.profile.loss_correlation)  # of a segment behind a delivered one
         if not loss:
-            return NEVER
-        return int(min(NEVER, math.log(1.0 - self._rng.random()) / math.log1p(-loss)))
+            return NO_LOSS_SEGMENTS
+        return int(min(NO_LOSS_SEGMENTS, math.log(1.0 - self._rng.random()) / math.log1p(-loss)))
 
-    def _clear_after_loss(self) -> int:
-        """The same, right behind a lost one."""
+    def _segments_to_loss_after_loss(self) -> int:
+        """The same draw, directly behind a lost segment."""
         loss, correlation = self.profile.loss, self.profile.loss_correlation
         if not correlation:
-            return self._clear_segments()
+            return self._segments_to_loss()
         if self._rng.random() < loss + correlation * (1 - loss):
             return 0
-        return 1 + self._clear_segments()
+        return 1 + self._segments_to_loss()

@@ -1,55 +1,55 @@
-"""Which bytes of a link wait, which travel, and when may more be read? Pure: the time is given."""
+"""Send queue of one emulated link direction, with its back pressure. The time is an argument."""
 
 import random
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from netem.link import SEGMENT_BYTES, Link, LinkProfile, Planned
+from netem.link import SEGMENT_BYTES, Link, LinkProfile, ProfileChange
 
 CHUNK_BYTES = 16 * 1024
-CHUNK_S = 0.005  # slow links take smaller chunks, so that bytes come out about as evenly as packets would
-# What waits for the line: enough to bridge a delay in scheduling, little enough that the sender feels the
-# rate. Bytes that travel (rate x delay of them) come on top, as on a wire, so a long link does not starve.
-WAITING_BYTES = 32 * 1024
-WAITING_S = 0.02
-HELD_BYTES = 64 * 1024 * 1024  # in all: the bound where the rate is unlimited
+CHUNK_S = 0.005  # smaller chunks on slow links, so that bytes leave about as evenly as packets
+# Limit of the queue, the larger of both: long enough to bridge a scheduling delay, short enough that the sender
+# notices the rate. Bytes in flight (rate x delay) are not counted, so a link of long delay does not starve.
+QUEUE_BYTES = 32 * 1024
+QUEUE_S = 0.02
+BUFFER_BYTES = 64 * 1024 * 1024  # queued and in flight; the limit on a link of unlimited rate
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     read_at: float
     data: bytes | None  # b"" is the end of the stream, None a reset
     sink: Any
 
 
-class Line:
-    """One direction's pieces in order: those that wait to be sent, and those that travel.
+class LinkQueue:
+    """Chunks of one link direction in order: queued for transmission, then in flight.
 
-    Two that share a medium take turns while both have something to send.
+    Two directions that share a medium alternate while both have chunks to send.
     """
 
     def __init__(self, profile: LinkProfile, rng: random.Random) -> None:
         self.full = False
         self._link = Link(profile, rng)
-        self._rival: Line | None = None
-        self._waiting: deque[Piece] = deque()
-        self._travelling: deque[tuple[float, Piece]] = deque()
-        self._waiting_bytes = 0
-        self._travelling_bytes = 0
+        self._opposite: LinkQueue | None = None
+        self._queued: deque[Chunk] = deque()
+        self._in_flight: deque[tuple[float, Chunk]] = deque()
+        self._queued_bytes = 0
+        self._in_flight_bytes = 0
 
-    def share_medium(self, rival: "Line") -> None:
-        """Send over one medium with ``rival``; before anything is sent."""
-        self._link.medium = rival._link.medium
-        self._rival, rival._rival = rival, self
+    def share_medium(self, opposite: "LinkQueue") -> None:
+        """Share one medium with the ``opposite`` direction; call before anything is sent."""
+        self._link.medium = opposite._link.medium
+        self._opposite, opposite._opposite = opposite, self
 
     @property
     def profile(self) -> LinkProfile:
-        """What the bytes sent last followed."""
+        """Profile of the bytes sent last."""
         return self._link.profile
 
     @property
     def chunk_bytes(self) -> int:
-        """How many bytes to read at once."""
+        """Number of bytes to read at once."""
         rate_bps = self.profile.rate_bps
         if rate_bps is None:
             return CHUNK_BYTES
@@ -57,48 +57,48 @@ class Line:
 
     @property
     def wake_at(self) -> float | None:
-        """When ``due`` has something to do next; None if never."""
-        times = [self._travelling[0][0]] if self._travelling else []
-        if self._waiting:
-            times.append(max(self._link.free_at, self._waiting[0].read_at))
+        """Time of the next transmission or arrival; None if the queue is empty."""
+        times = [self._in_flight[0][0]] if self._in_flight else []
+        if self._queued:
+            times.append(max(self._link.free_at, self._queued[0].read_at))
         return min(times, default=None)
 
     def put(self, now: float, data: bytes | None, sink: Any) -> None:
-        """Take what was read at ``now`` and belongs to ``sink``."""
-        self._waiting.append(Piece(now, data, sink))
-        self._waiting_bytes += len(data or b"")
+        """Queue ``data``, read at ``now``, for ``sink``."""
+        self._queued.append(Chunk(now, data, sink))
+        self._queued_bytes += len(data or b"")
 
-    def due(self, now: float) -> list[Piece]:
-        """The pieces that have arrived by ``now``, in order."""
-        # A piece enters the link when the line is free for it, not before: so a change meets all that wait.
-        while self._waiting and self._link.free_at <= now and self._has_turn():
-            piece = self._waiting.popleft()
-            size = len(piece.data or b"")
-            self._travelling.append((self._link.send(piece.read_at, size), piece))
-            self._waiting_bytes -= size
-            self._travelling_bytes += size
+    def pop_arrived(self, now: float) -> list[Chunk]:
+        """Chunks that have arrived by ``now``, in order."""
+        # A chunk enters the link only when the medium is free, so a profile change applies to all that are queued.
+        while self._queued and self._link.free_at <= now and self._may_transmit():
+            chunk = self._queued.popleft()
+            size = len(chunk.data or b"")
+            self._in_flight.append((self._link.send(chunk.read_at, size), chunk))
+            self._queued_bytes -= size
+            self._in_flight_bytes += size
         arrived = []
-        while self._travelling and self._travelling[0][0] <= now:
-            arrived.append(self._travelling.popleft()[1])
-            self._travelling_bytes -= len(arrived[-1].data or b"")
+        while self._in_flight and self._in_flight[0][0] <= now:
+            arrived.append(self._in_flight.popleft()[1])
+            self._in_flight_bytes -= len(arrived[-1].data or b"")
         self.full = self._is_full()
         return arrived
 
     def change(self, now: float, profile: LinkProfile) -> None:
-        """Follow ``profile`` from ``now`` on; the chunk being sent and those that travel keep theirs."""
+        """Switch to ``profile`` at ``now``; the chunk being transmitted and those in flight keep the old one."""
         self._link.change(now, profile)
 
-    def play(self, schedule: Iterable[Planned]) -> None:
-        """Follow ``schedule`` to the bit, as it is planned. See ``Link.play``."""
+    def play(self, schedule: Iterable[ProfileChange]) -> None:
+        """Follow ``schedule``, exact to the bit. See ``Link.play``."""
         self._link.play(schedule)
 
-    def _has_turn(self) -> bool:
-        rival = self._rival
-        return rival is None or not rival._waiting or self._link.medium.sender is not self._link
+    def _may_transmit(self) -> bool:
+        opposite = self._opposite
+        return opposite is None or not opposite._queued or self._link.medium.last_sender is not self._link
 
     def _is_full(self) -> bool:
-        """Whether reading must pause; it resumes at half, so that it need not pause at every chunk."""
+        """Whether reading must pause; it resumes at half the limit, so that it does not pause at every chunk."""
         share = 0.5 if self.full else 1.0
-        most = max(WAITING_BYTES, (self.profile.rate_bps or 0.0) / 8 * WAITING_S)
-        held = self._waiting_bytes + self._travelling_bytes
-        return self._waiting_bytes >= share * most or held >= share * HELD_BYTES
+        queue_limit_bytes = max(QUEUE_BYTES, (self.profile.rate_bps or 0.0) / 8 * QUEUE_S)
+        buffered_bytes = self._queued_bytes + self._in_flight_bytes
+        return self._queued_bytes >= share * queue_limit_bytes or buffered_bytes >= share * BUFFER_BYTES

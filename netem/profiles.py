@@ -1,4 +1,4 @@
-"""Which links are known by name? Assumed figures of the kind of link, not measurements of any network."""
+"""Bidirectional links, and the links known by name, whose figures are assumptions, not measurements."""
 
 import math
 from typing import Literal
@@ -9,19 +9,27 @@ from netem.link import LinkProfile
 
 
 class Traces(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A trace for each direction: a packaged one's name, or a file (see ``netem.trace``)."""
+    """A trace per direction: the name of a packaged trace, or a file (see ``netem.trace``)."""
 
     up: str
     down: str
 
 
 class Duplex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A link in both directions; unlimited where nothing is said. ``down`` leads to the UE, ``up`` away from it.
+    """A link in both directions; unlimited by default.
 
-    With ``half_duplex`` one direction sends at a time: both share one medium. With a ``trace``, one for both
-    directions or one for each, the link follows it from the start of a run on; ``down`` and ``up`` are what the trace
-    leaves open. Its times are multiplied by ``time_scale``, and it starts again at its end if it is to ``repeat``.
-    ``time_dilation`` is that of the run, see ``dilated``; no suite sets it.
+    Args:
+        down: Downlink profile, towards the UE.
+        up: Uplink profile, away from the UE.
+        half_duplex: Both directions share one medium and send alternately.
+        trace: Trace for both directions, or one per direction, followed from the start of a run. ``down`` and ``up``
+            give the values that the trace does not have.
+        time_scale: Factor on the times of the trace.
+        repeat: Repeat the trace at its end.
+        time_dilation: Time dilation of the run, see ``dilated``; set by the runner, not in a suite.
+
+    Raises:
+        ValueError: ``time_scale`` or ``time_dilation`` is not a positive, finite number.
     """
 
     down: LinkProfile = LinkProfile()
@@ -34,12 +42,15 @@ class Duplex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         if not (0 < self.time_scale < math.inf and 0 < self.time_dilation < math.inf):
-            raise ValueError("time_scale and time_dilation must be above 0")
+            given = f"{self.time_scale} and {self.time_dilation}"
+            raise ValueError(f"time_scale and time_dilation must be above 0 and finite, got {given}")
 
     def dilated(self, k: float) -> "Duplex":
-        """The link where time runs ``k`` times as slowly."""
-        slow = msgspec.structs.replace(self, down=self.down.dilated(k), up=self.up.dilated(k))
-        return slow if self.trace is None else msgspec.structs.replace(slow, time_dilation=k * self.time_dilation)
+        """The link with time slowed down by ``k``."""
+        time_dilation = self.time_dilation if self.trace is None else k * self.time_dilation
+        return msgspec.structs.replace(
+            self, down=self.down.dilated(k), up=self.up.dilated(k), time_dilation=time_dilation
+        )
 
 
 LinkName = Literal["unlimited", "wifi", "5g"]
@@ -58,5 +69,5 @@ LINKS: dict[LinkName, Duplex] = {
 
 
 def duplex(link: LinkName | Duplex) -> Duplex:
-    """The link of that name, or the one described."""
+    """The link named ``link``, or ``link`` itself if it is a Duplex."""
     return link if isinstance(link, Duplex) else LINKS[link]

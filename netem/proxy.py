@@ -1,4 +1,4 @@
-"""How do connections pass through an emulated link? Two sockets each, one line per direction for them all."""
+"""TCP proxy of one emulated link: two sockets per connection, one queue per direction for all connections."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import struct
 
 from netem.kernel.namespace import in_namespace
 from netem.link import SEGMENT_BYTES, LinkProfile
-from netem.link_queue import CHUNK_BYTES, Line
+from netem.link_queue import CHUNK_BYTES, LinkQueue
 from netem.profiles import Duplex
 from netem.trace_schedule import schedules
 
@@ -17,106 +17,106 @@ logger = logging.getLogger(__name__)
 
 Address = tuple[str, int]
 
-# The kernel's buffers, which no profile knows of, let a sender write ahead. The receive buffer is small. The
-# sender's own grows with its segments: with loopback's of 64 KiB it took 4 MB at once, with Ethernet's
-# 0.8 MB, as on a real link. The rest is up to the sender: TCP_NOTSENT_LOWAT of 16 KiB leaves 80 KB ahead.
+# Kernel buffers, which the profile does not model, let a sender write ahead, so the receive buffer is small. The send
+# buffer grows with the segment size: it took 4 MB at once with loopback's 64 KiB, 0.8 MB with Ethernet's, as on a real
+# link. The sender can reduce the rest: TCP_NOTSENT_LOWAT of 16 KiB leaves 80 KB ahead.
 RECEIVE_BUFFER_BYTES = 32 * 1024
-ACCEPT_AGAIN_S = 0.1
+ACCEPT_RETRY_S = 0.1
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class LinkDirection:
-    """One direction of a link at work: its line, a timer, and the ends that feed it."""
+    """One direction of a running link: its queue, a timer, and the connection ends that feed it."""
 
-    def __init__(self, line: Line) -> None:
-        self.line = line
+    def __init__(self, queue: LinkQueue) -> None:
+        self.queue = queue
         self.forwarded_bytes = 0
         self.sources: set[End] = set()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
     def put(self, data: bytes | None, sink: "End") -> None:
-        self.line.put(self._loop.time(), data, sink)
+        self.queue.put(self._loop.time(), data, sink)
         self._run()
 
     def change(self, profile: LinkProfile) -> None:
-        self.line.change(self._loop.time(), profile)
+        self.queue.change(self._loop.time(), profile)
 
     def _run(self) -> None:
-        """Write on what has arrived, set the timer for what comes next, let the sources read or not."""
-        was_full = self.line.full
-        for piece in self.line.due(self._loop.time()):
-            self.forwarded_bytes += len(piece.data or b"")
-            piece.sink.deliver(piece.data)
+        """Deliver what has arrived, set the timer for the next event, pause or resume reading at the sources."""
+        was_full = self.queue.full
+        for chunk in self.queue.pop_arrived(self._loop.time()):
+            self.forwarded_bytes += len(chunk.data or b"")
+            chunk.sink.deliver(chunk.data)
         if self._timer is not None:
             self._timer.cancel()
-        wake_at = self.line.wake_at
+        wake_at = self.queue.wake_at
         self._timer = None if wake_at is None else self._loop.call_at(wake_at, self._run)
-        if self.line.full != was_full:
+        if self.queue.full != was_full:
             for source in self.sources:
-                source.read_or_pause()
+                source.update_reading()
 
 
 class End(asyncio.BufferedProtocol):
-    """One end of a proxied connection: what it reads goes into ``out``, for ``other``."""
+    """One end of a proxied connection: data read here goes through ``out`` to ``other``."""
 
     other: "End"
     transport: asyncio.Transport
 
     def __init__(self, out: LinkDirection) -> None:
         self.out = out
-        self.choked = False  # the far program does not read
-        self._reading_over = False
-        self._writing_over = False
+        self.write_paused = False  # the program at this end does not read
+        self._read_ended = False
+        self._write_ended = False
         self._buffer = bytearray(CHUNK_BYTES)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.pause_reading()  # until the other end stands as well
+        transport.pause_reading()  # until the other end is connected
 
     def start(self) -> None:
         self.out.sources.add(self)
-        self.read_or_pause()
+        self.update_reading()
 
-    def read_or_pause(self) -> None:
-        if self._reading_over:  # asyncio would report the end once more after a resume
+    def update_reading(self) -> None:
+        if self._read_ended:  # a resume would make asyncio report the end of the stream again
             return
-        if self.out.line.full or self.other.choked:
+        if self.out.queue.full or self.other.write_paused:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return memoryview(self._buffer)[: self.out.line.chunk_bytes]
+        return memoryview(self._buffer)[: self.out.queue.chunk_bytes]
 
     def buffer_updated(self, nbytes: int) -> None:
         self.out.put(bytes(memoryview(self._buffer)[:nbytes]), self.other)
 
     def eof_received(self) -> bool:
-        self._reading_over = True
+        self._read_ended = True
         self.out.put(b"", self.other)
-        self._close_if_over()
+        self._close_if_ended()
         return True  # the other direction goes on
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reading_over = True
+        self._read_ended = True
         self.out.sources.discard(self)
-        self.choked = False
-        self.other.read_or_pause()
-        if exc is not None:  # reset by the program at this end: what it sent before still goes ahead of that
+        self.write_paused = False
+        self.other.update_reading()
+        if exc is not None:  # a reset by the program here; the data before it is delivered first
             self.out.put(None, self.other)
 
     def pause_writing(self) -> None:
-        self.choked = True
-        self.other.read_or_pause()
+        self.write_paused = True
+        self.other.update_reading()
 
     def resume_writing(self) -> None:
-        self.choked = False
-        self.other.read_or_pause()
+        self.write_paused = False
+        self.other.update_reading()
 
     def deliver(self, data: bytes | None) -> None:
-        """Write what arrived; an end of stream or a reset is done here as it was there."""
+        """Write what arrived; repeat an end of stream or a reset of the other end."""
         if data is None:
             reset(self.transport)
         elif self.transport.is_closing():
@@ -124,18 +124,18 @@ class End(asyncio.BufferedProtocol):
         elif data:
             self.transport.write(data)
         else:
-            self._writing_over = True
-            with contextlib.suppress(OSError):  # reset meanwhile; connection_lost will say so
+            self._write_ended = True
+            with contextlib.suppress(OSError):  # reset in the meantime; connection_lost follows
                 self.transport.write_eof()
-            self._close_if_over()
+            self._close_if_ended()
 
-    def _close_if_over(self) -> None:
-        if self._reading_over and self._writing_over:
-            self.transport.close()  # writes out what it still holds
+    def _close_if_ended(self) -> None:
+        if self._read_ended and self._write_ended:
+            self.transport.close()  # after flushing its write buffer
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Close so that the peer gets a connection reset, not an orderly end."""
+    """Close with a TCP reset, not an orderly end of stream."""
     if not transport.is_closing():
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -143,9 +143,9 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 def tcp_socket(host: str, namespace: str | None) -> socket.socket:
-    """A socket with the buffers above, set before it listens or connects, and without Nagle's delay.
+    """A socket with the buffer sizes above and without Nagle's delay; accepted sockets inherit both.
 
-    Those it accepts inherit all that. asyncio sets TCP_NODELAY only where a socket names its protocol.
+    asyncio would set TCP_NODELAY only on sockets created with an explicit protocol.
     """
     with in_namespace(namespace):
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -157,10 +157,12 @@ def tcp_socket(host: str, namespace: str | None) -> socket.socket:
 
 
 class Proxy:
-    """One emulated link: accepts connections and joins each to the target, both in one network namespace."""
+    """One emulated link: connects each accepted connection to the target, both in one network namespace."""
 
     def __init__(self, target: Address, link: Duplex, host: str, *, seed: int, namespace: str | None) -> None:
-        up, down = Line(link.up, random.Random(2 * seed)), Line(link.down, random.Random(2 * seed + 1))
+        up, down = (
+            LinkQueue(profile, random.Random(2 * seed + index)) for index, profile in enumerate((link.up, link.down))
+        )
         if link.half_duplex:
             up.share_medium(down)
         self.up, self.down = LinkDirection(up), LinkDirection(down)
@@ -172,24 +174,24 @@ class Proxy:
         self._tasks = {asyncio.create_task(self._accept())}
 
     def play(self, link: Duplex, began_at: float) -> None:
-        """Follow the traces of ``link`` from ``began_at`` on. Raises TraceError."""
+        """Follow the traces of ``link``, which began at ``began_at`` (event loop time). Raises TraceError."""
         for direction, schedule in zip((self.up, self.down), schedules(link), strict=True):
-            direction.line.play((began_at + at, profile) for at, profile in schedule)
+            direction.queue.play((began_at + at, profile) for at, profile in schedule)
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
                 client, _ = await loop.sock_accept(self._listener)
-            except OSError as error:  # out of descriptors; others may close
+            except OSError as error:  # out of file descriptors; retry when other connections have closed
                 logger.error("link %s:%d: cannot accept: %s", *self.address, error)
-                await asyncio.sleep(ACCEPT_AGAIN_S)
+                await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
-            task = asyncio.create_task(self._join(client))
+            task = asyncio.create_task(self._connect_target(client))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _join(self, client: socket.socket) -> None:
+    async def _connect_target(self, client: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         near, far = End(self.up), End(self.down)
         near.other, far.other = far, near
@@ -197,8 +199,7 @@ class Proxy:
         try:
             await loop.sock_connect(target, self._target)
         except OSError as error:
-            link, aim = ("{}:{}".format(*address) for address in (self.address, self._target))
-            logger.error("link %s: its target %s cannot be reached: %s", link, aim, error)
+            logger.error("link %s:%d: target %s:%d unreachable: %s", *self.address, *self._target, error)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             client.close()
             target.close()

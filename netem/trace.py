@@ -1,13 +1,13 @@
-"""How does a link change over time? Traces of it in two file formats, and the schedule of profiles they mean.
+"""Link traces: reading and writing in two file formats, and their schedule of link profiles.
 
-Two formats. CSV: a header, then a row each time something changes, in base units: ``time_s,rate_bps`` and, where
-the trace knows them, ``delay_s,jitter_s,loss``. Mahimahi: a line for each 1,500-byte packet that can be
-delivered, the millisecond at which it can; the last line's is the period, after which the trace starts again.
+CSV: a header, then one row per change, in base units: ``time_s,rate_bps`` and optionally ``delay_s,jitter_s,loss``.
+Mahimahi: one line per 1,500-byte packet that can be delivered, with the millisecond at which it can; the time of the
+last line is the period, after which the trace repeats.
 """
 
 import math
 from collections.abc import Iterator
-from itertools import groupby, pairwise
+from itertools import count, groupby, pairwise
 from pathlib import Path
 
 import msgspec
@@ -15,19 +15,27 @@ import msgspec
 from netem.link import LinkProfile
 
 PACKET_BYTES = 1500  # one line of a Mahimahi trace
-STALLED_BPS = 1.0  # for a rate of 0, which a LinkProfile does not have: nothing gets through to speak of
-LONE_S = 1.0  # the period of a trace of one row
+STALLED_BPS = 1.0  # stands for a rate of 0, which a LinkProfile does not allow
+SINGLE_ROW_PERIOD_S = 1.0
 FILE_BYTES = 64 << 20
-LARGEST = {"time_s": 1e7, "rate_bps": 1e13, "delay_s": 3600.0, "jitter_s": 3600.0, "loss": 0.999999}
-NEEDED = ("time_s", "rate_bps")
+MAXIMA = {"time_s": 1e7, "rate_bps": 1e13, "delay_s": 3600.0, "jitter_s": 3600.0, "loss": 0.999999}
+REQUIRED = ("time_s", "rate_bps")
 
 
 class TraceError(ValueError):
-    """A trace cannot be read or written; says where (file and line) and why."""
+    """A trace cannot be read or written; names the file, the line and the reason."""
 
 
 class RateChange(msgspec.Struct, frozen=True):
-    """From ``time_s`` on the link has this rate; the rest is as in the base profile where it is None."""
+    """State of a link from ``time_s`` on.
+
+    Args:
+        time_s: Seconds from the start of the trace.
+        rate_bps: TCP payload rate in bits per second; 0 while the link is stalled.
+        delay_s: One-way delay in seconds; None keeps that of the base profile, as for the next two.
+        jitter_s: Scale of the random delay in seconds.
+        loss: Probability that a segment is lost.
+    """
 
     time_s: float
     rate_bps: float
@@ -36,7 +44,7 @@ class RateChange(msgspec.Struct, frozen=True):
     loss: float | None = None
 
     def over(self, base: LinkProfile) -> LinkProfile:
-        """``base`` with what this says."""
+        """``base`` with the values of this change."""
         return LinkProfile(
             rate_bps=self.rate_bps or STALLED_BPS,
             delay_s=base.delay_s if self.delay_s is None else self.delay_s,
@@ -46,7 +54,12 @@ class RateChange(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """Changes of one direction of a link, the first at time 0, their times increasing, all before ``period_s``."""
+    """Changes of one link direction over one period.
+
+    Args:
+        changes: In order of time, without two at the same time; the first at 0, all before ``period_s``.
+        period_s: Seconds after which the trace ends or repeats.
+    """
 
     changes: tuple[RateChange, ...]
     period_s: float
@@ -58,14 +71,22 @@ class Trace(msgspec.Struct, frozen=True):
         repeat: bool = True,
         until_s: float = math.inf,
     ) -> Iterator[tuple[float, LinkProfile]]:
-        """(seconds from the start, profile that holds from then on), for every change before ``until_s``.
+        """Yield the link's profiles in order of time; an equal successor is left out.
 
-        ``base`` gives what the trace leaves open. Times are multiplied by ``time_scale``; rates and delays stay.
-        ``repeat`` starts again after the period, without end unless ``until_s`` sets one; otherwise the last
-        profile stays. The first is always yielded, later ones where they differ.
+        Args:
+            base: Profile whose values apply where the trace has none.
+            time_scale: Factor on the times of the trace; rates and delays are unchanged.
+            repeat: Start again after each period; otherwise the last profile remains.
+            until_s: End of the schedule in seconds; without it a repeating schedule is endless.
+
+        Returns:
+            Pairs of start time, in seconds from the start of the trace, and profile from then on.
+
+        Raises:
+            ValueError: ``time_scale`` is not a positive, finite number.
         """
         if not (time_scale > 0 and math.isfinite(time_scale)):
-            raise ValueError(f"time_scale must be above 0, got {time_scale}")
+            raise ValueError(f"time_scale must be above 0 and finite, got {time_scale}")
         steps = [(change.time_s, change.over(base)) for change in self.changes]
         changing = any(profile != steps[0][1] for _, profile in steps)
         before = None
@@ -77,26 +98,29 @@ class Trace(msgspec.Struct, frozen=True):
                 before = profile
 
     def spans(self) -> Iterator[tuple[float, float, float]]:
-        """(start, end, rate_bps) of each stretch of one period."""
+        """Yield (start_s, end_s, rate_bps) of each interval of constant rate in one period."""
         ends = [change.time_s for change in self.changes[1:]] + [self.period_s]
         for change, end_s in zip(self.changes, ends, strict=True):
             yield change.time_s, end_s, change.rate_bps
 
     @property
     def delivered_bytes(self) -> float:
-        """How many bytes the link can carry in one period."""
+        """Number of bytes that the link can carry in one period."""
         return math.fsum((end_s - start_s) * rate_bps for start_s, end_s, rate_bps in self.spans()) / 8
 
     def resampled(self, step_s: float) -> "Trace":
-        """The rate averaged over steps of ``step_s``, so that every step carries the same bytes as before.
+        """Average the rate over steps of ``step_s`` seconds; every step carries the same bytes as before.
 
-        The last step may be shorter. Delay, jitter and loss are those that held when the step began.
+        The last step may be shorter. Delay, jitter and loss are those at the start of the step.
+
+        Raises:
+            ValueError: ``step_s`` is not positive.
         """
         if not step_s > 0:
             raise ValueError(f"step_s must be above 0, got {step_s}")
         starts = [number * step_s for number in range(max(1, math.ceil(self.period_s / step_s - 1e-9)))]
         bits = [0.0] * len(starts)
-        held = [self.changes[0]] * len(starts)
+        in_force = [self.changes[0]] * len(starts)
         for change, (start_s, end_s, rate_bps) in zip(self.changes, self.spans(), strict=True):
             first = min(int(start_s / step_s), len(starts) - 1)
             for index in range(first, len(starts)):
@@ -104,10 +128,10 @@ class Trace(msgspec.Struct, frozen=True):
                 if low >= end_s:
                     break
                 if low >= start_s:
-                    held[index] = change
+                    in_force[index] = change
                 bits[index] += rate_bps * max(0.0, min(high, end_s) - max(low, start_s))
         changes = [
-            msgspec.structs.replace(held[i], time_s=low, rate_bps=bits[i] / (_end(starts, i, self.period_s) - low))
+            msgspec.structs.replace(in_force[i], time_s=low, rate_bps=bits[i] / (_end(starts, i, self.period_s) - low))
             for i, low in enumerate(starts)
         ]
         return Trace(tuple(changes), self.period_s)
@@ -118,130 +142,146 @@ def _end(starts: list[float], index: int, period_s: float) -> float:
 
 
 def _repeated(steps: list[tuple[float, LinkProfile]], period_s: float) -> Iterator[tuple[float, LinkProfile]]:
-    turn = 0
-    while True:
+    for period in count():
         for time_s, profile in steps:
-            yield turn * period_s + time_s, profile
-        turn += 1
+            yield period * period_s + time_s, profile
 
 
 def read(path: Path) -> Trace:
-    """The trace in ``path``: CSV if its name ends in ``.csv``, else Mahimahi's. Raises TraceError."""
+    """Read the trace in ``path``: CSV if the name ends in ``.csv``, otherwise Mahimahi.
+
+    Raises:
+        TraceError: The file is missing, too large or not text, or a line is invalid.
+    """
     try:
         size = path.stat().st_size
         if size > FILE_BYTES:
-            raise TraceError(f"{path}: {size} bytes; a trace has at most {FILE_BYTES}")
+            raise TraceError(f"{path}: {size} bytes, expected at most {FILE_BYTES}")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise TraceError(f"{path}: is not a text file") from None
+        raise TraceError(f"{path}: not a UTF-8 text file") from None
     return _read_csv(path, lines) if path.suffix.lower() == ".csv" else _read_mahimahi(path, lines)
 
 
 def _read_csv(path: Path, lines: list[str]) -> Trace:
-    """The last row lasts as long as the one before it; one row alone ``LONE_S``."""
+    """The last row lasts as long as the row before it; a single row lasts ``SINGLE_ROW_PERIOD_S``."""
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     for name in header:
-        if name not in LARGEST:
-            raise TraceError(f"{path}:1: no column {name!r}; there are {', '.join(LARGEST)}")
-    if missing := [name for name in NEEDED if name not in header]:
-        raise TraceError(f"{path}:1: the header must name {' and '.join(missing)}")
+        if name not in MAXIMA:
+            raise TraceError(f"{path}:1: unknown column {name!r}, expected {', '.join(MAXIMA)}")
+    if missing := [name for name in REQUIRED if name not in header]:
+        raise TraceError(f"{path}:1: missing column {' and '.join(missing)}")
     if len(set(header)) < len(header):
-        raise TraceError(f"{path}:1: a column is named twice")
+        raise TraceError(f"{path}:1: a column appears twice")
     changes: list[RateChange] = []
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
         cells = line.split(",")
         if len(cells) != len(header):
-            raise TraceError(f"{path}:{number}: {len(cells)} values for {len(header)} columns")
+            raise TraceError(f"{path}:{number}: {len(cells)} values, expected {len(header)}")
         row = {name: _value(path, number, name, cell) for name, cell in zip(header, cells, strict=True)}
         if changes and row["time_s"] <= changes[-1].time_s:
-            raise TraceError(f"{path}:{number}: time_s: {row['time_s']} does not come after {changes[-1].time_s}")
+            raise TraceError(
+                f"{path}:{number}: time_s: {row['time_s']} is not above {changes[-1].time_s} of the row before"
+            )
         if not changes and row["time_s"] != 0:
-            raise TraceError(f"{path}:{number}: time_s: the first row must be at 0, not {row['time_s']}")
+            raise TraceError(f"{path}:{number}: time_s: {row['time_s']}, expected 0 in the first row")
         changes.append(RateChange(**row))
     if not changes:
-        raise TraceError(f"{path}: has no rows")
+        raise TraceError(f"{path}: no rows after the header")
     last_s = changes[-1].time_s
-    return Trace(tuple(changes), 2 * last_s - changes[-2].time_s if len(changes) > 1 else LONE_S)
+    return Trace(tuple(changes), 2 * last_s - changes[-2].time_s if len(changes) > 1 else SINGLE_ROW_PERIOD_S)
 
 
 def _value(path: Path, number: int, name: str, cell: str) -> float:
-    """A cell as a finite number within what ``name`` may be."""
+    """Parse a cell as a number in the range of column ``name``."""
     try:
         value = float(cell)
     except ValueError:
         raise TraceError(f"{path}:{number}: {name}: {cell.strip()[:40]!r} is not a number") from None
-    if not 0 <= value <= LARGEST[name]:
-        raise TraceError(f"{path}:{number}: {name}: {value} is not between 0 and {LARGEST[name]:g}")
+    if not 0 <= value <= MAXIMA[name]:
+        raise TraceError(f"{path}:{number}: {name}: {value} is not between 0 and {MAXIMA[name]:g}")
     return value
 
 
 def _read_mahimahi(path: Path, lines: list[str]) -> Trace:
-    """Packets of one millisecond are sent at an even rate since the packets before them, so that they are there.
+    """Spread the packets of one millisecond evenly over the time since the previous packets.
 
-    Those at 0 ms come with the first that follow.
+    Packets at 0 ms are added to the next ones.
     """
     times_ms: list[int] = []
     for number, line in enumerate(lines, start=1):
         text = line.strip()
         if not text:
             continue
-        if not (text.isascii() and text.isdigit()) or len(text) > 11 or int(text) > 1000 * LARGEST["time_s"]:
-            raise TraceError(f"{path}:{number}: {text[:40]!r} is not a time in whole milliseconds")
+        if not (text.isascii() and text.isdigit()) or len(text) > 11 or int(text) > 1000 * MAXIMA["time_s"]:
+            raise TraceError(f"{path}:{number}: {text[:40]!r} is not a time in whole milliseconds up to 1e10")
         if times_ms and int(text) < times_ms[-1]:
-            raise TraceError(f"{path}:{number}: {text} ms comes before {times_ms[-1]} ms")
+            raise TraceError(f"{path}:{number}: {text} ms is below {times_ms[-1]} ms of the line before")
         times_ms.append(int(text))
     if not times_ms or times_ms[-1] == 0:
-        raise TraceError(f"{path}: needs a packet after 0 ms")
+        raise TraceError(f"{path}: no packet after 0 ms, so the trace has no period")
     counts = {time_ms: sum(1 for _ in group) for time_ms, group in groupby(times_ms)}
-    waiting = counts.pop(0, 0)
+    carried_over = counts.pop(0, 0)
     changes = []
     for before_ms, at_ms in pairwise([0, *counts]):
-        rate_bps = 8 * PACKET_BYTES * (counts[at_ms] + waiting) * 1000 / (at_ms - before_ms)
+        rate_bps = 8 * PACKET_BYTES * (counts[at_ms] + carried_over) * 1000 / (at_ms - before_ms)
         changes.append(RateChange(before_ms / 1000, rate_bps))
-        waiting = 0
+        carried_over = 0
     return Trace(tuple(changes), times_ms[-1] / 1000)
 
 
 def write_csv(trace: Trace, path: Path) -> None:
-    """Write all of ``trace``; ``read`` gives it back, its last stretch perhaps in two rows.
+    """Write all of ``trace`` as CSV; ``read`` returns an equal trace, its last interval perhaps split in two.
 
-    A column stands in the file if the first change has a value for it; raises TraceError where another has not.
+    Args:
+        trace: The file has the columns for which its first change has a value.
+        path: File to write; its name should end in ``.csv``, by which ``read`` tells the formats apart.
+
+    Raises:
+        TraceError: Another change has values for other columns than the first.
     """
     changes = list(trace.changes)
     last_s = changes[-1].time_s
-    lasts_s = last_s - changes[-2].time_s if len(changes) > 1 else LONE_S
-    if not math.isclose(trace.period_s - last_s, lasts_s, rel_tol=1e-9):  # two rows of equal length say how long
+    row_s = last_s - changes[-2].time_s if len(changes) > 1 else SINGLE_ROW_PERIOD_S
+    if not math.isclose(trace.period_s - last_s, row_s, rel_tol=1e-9):  # two equal rows encode its length
         changes.append(msgspec.structs.replace(changes[-1], time_s=(last_s + trace.period_s) / 2))
-    columns = [name for name in LARGEST if getattr(changes[0], name) is not None]
+    columns = [name for name in MAXIMA if getattr(changes[0], name) is not None]
     lines = [",".join(columns)]
     for change in changes:
-        if columns != [name for name in LARGEST if getattr(change, name) is not None]:
-            raise TraceError(f"{path}: the change at {change.time_s} s has other columns than the first")
+        if columns != [name for name in MAXIMA if getattr(change, name) is not None]:
+            raise TraceError(
+                f"{path}: the change at {change.time_s} s has other columns than the first; give all the same"
+            )
         lines.append(",".join(_short(getattr(change, name)) for name in columns))
     path.write_text("\n".join(lines) + "\n", encoding="ascii", newline="\n")
 
 
 def _short(value: float) -> str:
-    """The number exactly, whole ones without a point."""
+    """Exact decimal form; no point in whole numbers."""
     return str(int(value)) if value == int(value) else repr(value)
 
 
 def write_mahimahi(trace: Trace, path: Path) -> None:
-    """Write what ``trace`` delivers, to the packet; delay, jitter and loss have no place in this format.
+    """Write the packets that ``trace`` delivers in Mahimahi's format, which has no delay, jitter or loss.
 
-    A packet stands at the first millisecond by which the link has carried all of it. The period is rounded up to
-    whole milliseconds and the last packet marks its end. Raises TraceError if not one packet is delivered.
+    A packet gets the first millisecond by which the link has carried all of it. The period is rounded up to whole
+    milliseconds; the last packet marks its end.
+
+    Raises:
+        TraceError: The trace delivers less than one packet, or too many for a file of ``FILE_BYTES``.
     """
     packet_bits = 8 * PACKET_BYTES
     period_ms = math.ceil(trace.period_s * 1000 - 1e-6)
     if round(trace.delivered_bytes) > PACKET_BYTES * (FILE_BYTES // 8):
-        raise TraceError(f"{path}: {trace.delivered_bytes:.0f} bytes a period are too many packets for this format")
+        raise TraceError(
+            f"{path}: {trace.delivered_bytes:.0f} bytes per period are too many packets for this format; write CSV"
+        )
     times_ms: list[int] = []
-    bits = 0.0  # carried by the start of the stretch
+    bits = 0.0  # carried before the interval
     for start_s, end_s, rate_bps in trace.spans():
         after = bits + rate_bps * (end_s - start_s)
         while (len(times_ms) + 1) * packet_bits <= after * (1 + 1e-12) + 1e-3:
@@ -249,6 +289,8 @@ def write_mahimahi(trace: Trace, path: Path) -> None:
             times_ms.append(min(max(math.ceil(at_s * 1000 - 1e-6), 0), period_ms))
         bits = after
     if not times_ms:
-        raise TraceError(f"{path}: less than a packet of {PACKET_BYTES} bytes in {trace.period_s} s")
+        raise TraceError(
+            f"{path}: the trace delivers less than one packet of {PACKET_BYTES} bytes in {trace.period_s} s; write CSV"
+        )
     times_ms[-1] = period_ms
     path.write_text("".join(f"{time_ms}\n" for time_ms in times_ms), encoding="ascii")

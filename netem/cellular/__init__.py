@@ -1,4 +1,4 @@
-"""HiveMind's 5G networks (section VII-A) as generators of link traces; ``network`` is the way in."""
+"""Generators of link traces for HiveMind's 5G networks (section VII-A); the entry point is ``network``."""
 
 from netem.cellular.iab import IabRoute, NetworkKind
 from netem.cellular.network import Network, network

@@ -1,8 +1,8 @@
-"""How many bits a second does a radio link carry at a distance? Friis, then SNR to CQI to MCS to rate.
+"""Rate of a 5G radio link by distance: Friis path loss, then SNR to CQI to MCS to rate.
 
-HiveMind (section VII-A.2) takes Friis' free-space model with an EIRP of 40 dBm and turns the SNR into a rate by
-the tables of TS 38.214; carriers, bandwidths and what the tables leave open are choices, listed in
-``docs/cellular.md``. All functions take numbers or arrays.
+HiveMind (section VII-A.2) uses Friis' free-space model with an EIRP of 40 dBm and maps SNR to rate by the tables of
+TS 38.214. Carriers, bandwidths and what the tables leave open are choices, listed in ``docs/cellular.md``. All
+functions accept numbers or arrays.
 """
 
 import math
@@ -15,8 +15,8 @@ Floats = NDArray[np.float64]
 
 LIGHT_M_PER_S = 299_792_458.0
 THERMAL_DBM_PER_HZ = -174.0  # at 290 K
-NEAREST_M = 1.0  # Friis holds in the far field; nobody stands nearer
-GAP_DB = 3.0  # a real code needs so much more SNR than Shannon's; TS 38.214 gives efficiencies, not thresholds
+MIN_DISTANCE_M = 1.0  # Friis holds in the far field only
+GAP_DB = 3.0  # SNR gap of a real code to Shannon; TS 38.214 gives efficiencies, not thresholds
 
 # (bits per symbol, code rate x 1024), by index
 CQI = [  # TS 38.214, table 5.2.2.1-2, CQI 1 to 15
@@ -35,7 +35,7 @@ MCS_EFFICIENCY = np.array([bits * rate / 1024 for bits, rate in MCS])
 
 
 class Carrier(msgspec.Struct, frozen=True, kw_only=True):
-    """A carrier: ``blocks`` resource blocks of 12 subcarriers, ``uplink_share`` of its slots ours."""
+    """A carrier of ``blocks`` resource blocks of 12 subcarriers; ``uplink_share`` of its slots is uplink."""
 
     frequency_hz: float
     blocks: int
@@ -47,7 +47,7 @@ class Carrier(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def noise_dbm(self) -> float:
-        """Thermal noise in the occupied bandwidth, and what the receiver adds."""
+        """Thermal noise in the occupied bandwidth, plus the receiver's noise figure."""
         return THERMAL_DBM_PER_HZ + 10 * math.log10(12 * self.spacing_hz * self.blocks) + self.noise_figure_db
 
     def snr_db(self, distance_m: ArrayLike) -> Floats:
@@ -55,25 +55,25 @@ class Carrier(msgspec.Struct, frozen=True, kw_only=True):
         return np.asarray(self.eirp_dbm - path_loss_db(distance_m, self.frequency_hz) - self.noise_dbm)
 
     def rate_bps(self, distance_m: ArrayLike) -> Floats:
-        """What the link carries at ``distance_m``; 0 out of range."""
+        """Rate at ``distance_m`` in bits per second; 0 out of range."""
         efficiency = mcs_efficiency(cqi(self.snr_db(distance_m)))
         return self.uplink_share * data_rate_bps(efficiency, self.blocks, self.spacing_hz, self.overhead)
 
 
 def path_loss_db(distance_m: ArrayLike, frequency_hz: float) -> Floats:
     """Free-space loss between isotropic antennas: 20 log10(4 pi d f / c)."""
-    distance = np.maximum(np.asarray(distance_m, dtype=np.float64), NEAREST_M)
+    distance = np.maximum(np.asarray(distance_m, dtype=np.float64), MIN_DISTANCE_M)
     return np.asarray(20 * np.log10(4 * math.pi * distance * frequency_hz / LIGHT_M_PER_S))
 
 
 def cqi(snr_db: ArrayLike) -> NDArray[np.int64]:
-    """The highest CQI whose efficiency Shannon's formula grants ``GAP_DB`` below this SNR; 0 if none."""
+    """Highest CQI whose efficiency Shannon's formula allows at ``GAP_DB`` below this SNR; 0 if none."""
     snr = 10 ** ((np.asarray(snr_db, dtype=np.float64) - GAP_DB) / 10)
     return np.searchsorted(CQI_EFFICIENCY, np.log2(1 + snr), side="right") - 1
 
 
 def mcs(index: ArrayLike) -> NDArray[np.int64]:
-    """The highest MCS no more efficient than CQI ``index``; CQI 1 takes MCS 0, CQI 0 has none (-1)."""
+    """Highest MCS at most as efficient as CQI ``index``; CQI 1 maps to MCS 0, CQI 0 to none (-1)."""
     chosen = np.searchsorted(MCS_EFFICIENCY, CQI_EFFICIENCY[np.asarray(index)] + 1e-9, side="right") - 1
     return np.where(np.asarray(index) == 0, -1, np.maximum(chosen, 0))
 
@@ -90,6 +90,6 @@ def data_rate_bps(efficiency: ArrayLike, blocks: int, spacing_hz: float, overhea
     return np.asarray(layers * np.asarray(efficiency) * 12 * blocks * symbols_per_s * (1 - overhead))
 
 
-# The share of slots is a calibration: the highest MCS then gives the capacity of Table I's wireless links.
+# The uplink share is calibrated: with it the highest MCS gives the capacity of Table I's wireless links.
 MMWAVE = Carrier(frequency_hz=28e9, blocks=132, spacing_hz=120e3, overhead=0.10, uplink_share=0.2255)
 SUB6 = Carrier(frequency_hz=3.5e9, blocks=106, spacing_hz=30e3, overhead=0.08, uplink_share=0.2747)

@@ -1,10 +1,9 @@
-"""What does a proportional-fair scheduler leave to a user who always has something to send?
+"""Airtime that a proportional-fair scheduler leaves to a user with a full buffer.
 
-Such a scheduler serves, slot by slot, the user whose rate is highest against what it got so far (HiveMind's
-[57]). Over the slots of a coherence time, in which rates and demands stand still, it comes to what maximises the
-sum of the logarithms of the users' throughputs: equal shares of the air, of which users who want less take less.
-That limit is computed here; the slots themselves are the tests' oracle. On a wired link, where nobody's
-rate is his own, the same formula is max-min fairness.
+In every slot, such a scheduler serves the user with the highest ratio of rate to past throughput (HiveMind's [57]).
+While rates and demands are constant, as in a coherence time, this converges to the maximum of the sum of log
+throughputs: equal shares of airtime, less for users with a smaller demand. This module computes that limit; the tests
+compare it with the slots. On a wired link, where all users have the same rate, the formula is max-min fairness.
 """
 
 import numpy as np
@@ -14,11 +13,11 @@ Floats = NDArray[np.float64]
 
 
 def fair_airtime(demands: Floats) -> Floats:
-    """The share of the air that one more user gets, who takes all there is: [..., users] to [...].
+    """Airtime share of one additional user with a full buffer: [..., users] to [...].
 
-    ``demands`` are the others' shares of the air if they were alone: what they want to send over what they could.
-    The share w solves sum(min(demand, w)) + w = 1. With the k smallest demands met in full it would be
-    (1 - their sum) / (users - k + 1); every wrong k gives less, so the largest is the one.
+    ``demands`` are the airtime shares that the other users need: demand over rate. The share w solves
+    sum(min(demand, w)) + w = 1. If the k smallest demands are met in full, it is (1 - their sum) / (users - k + 1); a
+    wrong k gives a smaller value, so the maximum over k is the solution.
     """
     users = demands.shape[-1]
     met = np.zeros((*demands.shape[:-1], users + 1))

@@ -1,9 +1,9 @@
-"""What do the other UEs send? A population on each link, each UE with a bit-rate that changes over time.
+"""Background traffic: a population of UEs on each link, with bit rates that change over time.
 
-HiveMind (section VII-A.3) draws both after its [48], which it does not describe further. Ours are choices: a
-link's population is fixed during a run; each UE's bit-rate is log-normal, and the correlation of its logarithm falls
-to one half from one coherence time to the next. Mean and spread are calibrated, link by link, to the mean and
-deviation of the target UE's bandwidth in Table I, at the middle load (``fit``); the two other loads follow.
+HiveMind (section VII-A.3) takes both from its [48] and describes them no further. Choices made here: a link's
+population is fixed during a run; a UE's bit rate is log-normal, and the correlation of its logarithm halves from one
+coherence time to the next. At the middle load, mean and spread are calibrated per link to the mean and standard
+deviation of the UE's bandwidth in Table I (``fit``); the two other loads scale them.
 """
 
 from typing import Literal
@@ -17,45 +17,47 @@ from netem.cellular.scheduler import fair_airtime
 Floats = NDArray[np.float64]
 Load = Literal["low", "mid", "high"]
 
-FACTORS: dict[Load, float] = {"low": 0.5, "mid": 1.0, "high": 2.0}  # of population and of bit-rate, so twice
-KEEP = 0.5  # correlation of a bit-rate's logarithm between neighbouring coherence times
+FACTORS: dict[Load, float] = {"low": 0.5, "mid": 1.0, "high": 2.0}  # of the population and of each bit rate
+CORRELATION = 0.5  # of a bit rate's logarithm between successive coherence times
 FIT_STEPS = 10_000
 FIT_SEED = 0
 
 
 class Background(msgspec.Struct, frozen=True):
-    """``population`` UEs, each of ``bitrate_bps`` on average; ``spread``: deviation of its natural logarithm."""
+    """``population`` UEs of mean ``bitrate_bps``; ``spread`` is the standard deviation of its natural logarithm."""
 
     population: int
     bitrate_bps: float
     spread: float
 
     def at(self, load: Load) -> "Background":
-        """Population and bit-rate both scaled. Raises ValueError where that leaves half a UE."""
+        """Scale population and bit rate to ``load``. Raises ValueError if the population is then not whole."""
         population = self.population * FACTORS[load]
         if population != int(population):
-            raise ValueError(f"a population of {self.population} has no half")
+            raise ValueError(
+                f"load {load}: a population of {self.population} times {FACTORS[load]} is not a whole number"
+            )
         return Background(int(population), self.bitrate_bps * FACTORS[load], self.spread)
 
     def demands_bps(self, levels: Floats) -> Floats:
-        """Bit-rates from standard normal ``levels``."""
+        """Bit rates from standard normal ``levels``."""
         return self.bitrate_bps * np.exp(self.spread * levels - self.spread**2 / 2)
 
 
 def levels(steps: int, users: int, rng: np.random.Generator) -> Floats:
-    """[steps, users] standard normal, a first-order autoregression in time with coefficient ``KEEP``."""
+    """Standard normal first-order autoregression in time with coefficient ``CORRELATION``: [steps, users]."""
     drawn = rng.standard_normal((steps, users))
-    drawn[1:] *= np.sqrt(1 - KEEP**2)
+    drawn[1:] *= np.sqrt(1 - CORRELATION**2)
     for step in range(1, steps):
-        drawn[step] += KEEP * drawn[step - 1]
+        drawn[step] += CORRELATION * drawn[step - 1]
     return drawn
 
 
 def fit(capacity_bps: float, population: int, mean_bps: float, std_bps: float) -> Background:
-    """The background under which one more UE has this mean and deviation of bandwidth on such a link.
+    """Background traffic that leaves one additional UE this mean and standard deviation of bandwidth.
 
-    Two nested bisections on one fixed set of draws: the mean falls with the bit-rate; at a given mean, the
-    deviation grows with the spread. Exact for these draws if the table's pair can be reached.
+    Two nested bisections on a fixed set of draws: the mean falls with the bit rate; at a given mean, the deviation
+    grows with the spread. Exact for these draws if the pair is attainable.
     """
     drawn = np.random.default_rng(FIT_SEED).standard_normal((FIT_STEPS, population))
 

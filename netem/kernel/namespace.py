@@ -1,4 +1,4 @@
-"""How does a thread work in another network namespace? By setns; what it opens there stays there."""
+"""Threads and sockets in other network namespaces, by setns."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def enter(path: str) -> None:
-    """Move this thread into the namespace at ``path``, for good. Raises OSError."""
+    """Move this thread into the namespace at ``path`` permanently. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _enter(fd)
@@ -22,26 +22,27 @@ def enter(path: str) -> None:
 
 @contextmanager
 def in_namespace(path: str | None) -> Iterator[None]:
-    """Be in the namespace at ``path`` meanwhile (None: stay). Awaits nothing, for other tasks would be in it too.
+    """Run the block in the namespace at ``path``; None changes nothing. Raises OSError.
 
-    A socket belongs for ever to the namespace that it was made in. Raises OSError.
+    A socket belongs permanently to the namespace in which it was created. The block must not await: other tasks of the
+    thread would run in the namespace too.
     """
     if path is None:
         yield
         return
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    original = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         enter(path)
         try:
             yield
         finally:
-            _enter(home)
+            _enter(original)
     finally:
-        os.close(home)
+        os.close(original)
 
 
 def listen_in(path: str | None) -> socket.socket:
-    """A socket that listens in the namespace at ``path``, on all that is there; in this one on the loopback alone."""
+    """A socket that listens on all interfaces of the namespace at ``path``; None: on this namespace's loopback."""
     with in_namespace(path):
         return socket.create_server(("127.0.0.1" if path is None else "0.0.0.0", 0))
 

@@ -1,8 +1,8 @@
-"""How do veth pairs between network namespaces become links of given profiles? Through pyroute2; always undone.
+"""Network namespaces joined by shaped veth pairs, created through pyroute2 and removed on exit. Needs root.
 
-A ``NamespaceNetwork`` is a tree of namespaces, so a chain too, with a veth pair for each edge. Each end shapes what it
-sends, both directions. What it makes lives in its namespaces alone, whose names say whose they are; they go
-with the block; what a process that was killed left, ``namespace_owner.remove_orphaned`` removes. Needs root.
+A ``NamespaceNetwork`` is a tree of namespaces with a veth pair per edge. Each end shapes its own traffic, so both
+directions are shaped. Everything is created inside the namespaces; those of a killed process are removed by
+``namespace_owner.remove_orphaned``.
 """
 
 import functools
@@ -25,21 +25,21 @@ from netem.profiles import Duplex
 
 NETLINK_ROUTE = 0
 HANDLE = 0x10000  # 1:
-BASE = IPv4Address("10.0.0.0")  # nobody else is in our namespaces
+BASE = IPv4Address("10.0.0.0")  # free: the namespaces have no other interfaces
 SETTINGS = {
-    "ipv6/conf/default/disable_ipv6": "1",  # its chatter would be counted
-    "ipv4/tcp_no_metrics_save": "1",  # a connection knows nothing of what befell earlier ones
+    "ipv6/conf/default/disable_ipv6": "1",  # its background traffic would be counted
+    "ipv4/tcp_no_metrics_save": "1",  # a connection starts without the metrics of earlier ones
 }
 
 Ends = tuple[int, int]
 
 
 class ShapeError(RuntimeError):
-    """The kernel refuses what was asked of it; says what."""
+    """The kernel rejects a namespace, a link or a shaper."""
 
 
 class _Request(nlmsg):  # type: ignore[misc]  # pyroute2 ships no types, so its base is Any
-    """RTM_NEWQDISC with options that are encoded already."""
+    """RTM_NEWQDISC with options in encoded form."""
 
     fields = (
         ("family", "B"),
@@ -54,7 +54,7 @@ class _Request(nlmsg):  # type: ignore[misc]  # pyroute2 ships no types, so its 
 
 
 class OwnedNamespace:
-    """A namespace of ours, and netlink in it."""
+    """A network namespace of this process with its netlink sockets."""
 
     def __init__(self, label: str, stack: ExitStack) -> None:
         self.path = namespace_owner.create(label)
@@ -70,16 +70,16 @@ class OwnedNamespace:
         self.set("lo", state="up")
 
     def _index(self, interface: str) -> int:
-        """The number of ``interface``."""
+        """Interface index of ``interface``."""
         return int(self.route.link_lookup(ifname=interface)[0])
 
-    def set(self, interface: str, **what: Any) -> None:
-        """Change ``interface``."""
-        self.route.link("set", index=self.index(interface), **what)
+    def set(self, interface: str, **attributes: Any) -> None:
+        """Set ``attributes`` of ``interface``."""
+        self.route.link("set", index=self.index(interface), **attributes)
 
     def shape(self, interface: str, kind: tc.ShaperKind, profile: LinkProfile) -> None:
-        """Have ``interface`` send as ``profile`` says, from now on; what waits or travels there stays."""
-        if interface not in self._shaped:  # a packet is a segment from now on, not up to 64 KiB that TCP left whole
+        """Apply ``profile`` to what ``interface`` sends from now on; packets queued or in flight are kept."""
+        if interface not in self._shaped:  # packets of one segment, not of up to 64 KiB
             self.set(interface, gso_max_segs=1)
             self._shaped.add(interface)
         request = _Request()
@@ -94,70 +94,70 @@ class OwnedNamespace:
 
 
 class NamespaceNetwork:
-    """Namespaces named ``labels``, joined by ``edges``, pairs of their numbers; a context manager.
+    """Namespaces named ``labels``, joined by ``edges``, pairs of their indices; a context manager.
 
-    Of an edge (a, b) "up" is what a sends to b, as from the UE on. Raises ShapeError. Not for several threads,
-    nor in a thread whose event loop runs: pyroute2 runs one of its own.
+    The uplink of an edge (a, b) is from a to b. Raises ShapeError. Use it in one thread, without a running event loop:
+    pyroute2 runs its own.
     """
 
     def __init__(self, kind: tc.ShaperKind, labels: Sequence[str], edges: Sequence[Ends]) -> None:
         self.paths: list[str] = []
         self._kind, self._labels, self._edges = kind, labels, edges
-        self._places: list[OwnedNamespace] = []
+        self._namespaces: list[OwnedNamespace] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         try:
             with self._stack as stack:
                 for label in self._labels:
-                    self._places.append(OwnedNamespace(label, stack))
-                    self.paths.append(self._places[-1].path)
-                for number in range(len(self._edges)):
-                    self._join(number)
+                    self._namespaces.append(OwnedNamespace(label, stack))
+                    self.paths.append(self._namespaces[-1].path)
+                for edge in range(len(self._edges)):
+                    self._join(edge)
                 self._stack = stack.pop_all()
         except (NetlinkError, OSError) as error:
-            raise ShapeError(f"the kernel does not let us make a network: {error}") from None
+            raise ShapeError(f"cannot create network namespaces: {error} (root is needed)") from None
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
     def address(self, edge: int, end: int) -> str:
-        """The IP address of the first (0) or second (1) node of ``edge`` on it."""
+        """IP address of the first (0) or second (1) node of ``edge`` on that edge."""
         return str(BASE + 4 * edge + 1 + end)
 
     def shape(self, edge: int, link: Duplex) -> None:
-        """Give ``edge`` these profiles, or new ones while traffic flows. Raises ShapeError."""
+        """Set or change the profiles of ``edge``, also while traffic flows. Raises ShapeError."""
         for end, profile in enumerate((link.up, link.down)):
             self.shape_end(edge, end, profile)
 
     def shape_end(self, edge: int, end: int, profile: LinkProfile) -> None:
-        """Shape what the first (0) or second (1) node of ``edge`` sends. Raises ShapeError."""
+        """Shape the traffic that the first (0) or second (1) node of ``edge`` sends. Raises ShapeError."""
         try:
-            self._places[self._edges[edge][end]].shape(f"link{edge}", self._kind, profile)
+            self._namespaces[self._edges[edge][end]].shape(f"link{edge}", self._kind, profile)
         except NetlinkError as error:
-            raise ShapeError(f"the kernel does not take {self._kind} for {profile}: {error}") from None
+            raise ShapeError(f"the kernel rejects {self._kind} for {profile}: {error}") from None
 
-    def _join(self, number: int) -> None:
-        """Make the veth pair of an edge, each end in its namespace from the start."""
-        name, (near, far) = f"link{number}", [self._places[place] for place in self._edges[number]]
+    def _join(self, edge: int) -> None:
+        """Create the veth pair of ``edge``, each end directly in its namespace."""
+        name, ends = f"link{edge}", [self._namespaces[node] for node in self._edges[edge]]
+        near, far = ends
         near.route.link("add", ifname=name, kind="veth", peer={"ifname": name, "net_ns_fd": far.path})
-        macs = [place.route.link("get", index=place.index(name))[0].get("address") for place in (near, far)]
-        for end, place in enumerate((near, far)):
-            place.set(name, state="up")
-            index = place.index(name)
-            place.route.addr("add", index=index, address=self.address(number, end), prefixlen=30)
-            # Known beforehand, for a question of ARP could be lost.
-            place.route.neigh(
-                "add", dst=self.address(number, 1 - end), lladdr=macs[1 - end], ifindex=index, state="permanent"
-            )
+        macs = [node.route.link("get", index=node.index(name))[0].get("address") for node in ends]
+        for end, node in enumerate(ends):
+            node.set(name, state="up")
+            index = node.index(name)
+            node.route.addr("add", index=index, address=self.address(edge, end), prefixlen=30)
+            # A static neighbour: an ARP request could be lost.
+            peer = self.address(edge, 1 - end)
+            node.route.neigh("add", dst=peer, lladdr=macs[1 - end], ifindex=index, state="permanent")
 
 
 def supported_shapers() -> list[tc.ShaperKind]:
-    """What this kernel can shape links by, tried on a network of its own. Raises ShapeError if it lets us make none."""
-    found = []
+    """Shapers of this kernel, tried on a temporary network. Raises ShapeError if that cannot be created."""
+    supported = []
     for kind in get_args(tc.ShaperKind):
         with NamespaceNetwork(kind, ["try", "try"], [(0, 1)]) as network, suppress(ShapeError):
             network.shape(0, Duplex(up=LinkProfile(rate_bps=1e6), down=LinkProfile(rate_bps=1e6)))
-            found.append(kind)
-    return found
+            supported.append(kind)
+    return supported

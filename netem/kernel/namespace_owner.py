@@ -1,7 +1,7 @@
-"""Which network namespaces are ours, and which of them did a dead process leave?
+"""Creation and removal of this project's network namespaces, including those of dead processes.
 
-A namespace's name tells its owner: process id and start time, which no other process of this boot shares. So
-what the dead left can be told from everything else, and everything else is never touched.
+A namespace's name contains its owner's process id and start time, which are unique within a boot. Only namespaces with
+such a name and a dead owner count as orphaned; all others are left alone.
 """
 
 import itertools
@@ -12,54 +12,52 @@ from pathlib import Path
 
 from pyroute2 import netns
 
-FOLDER = Path("/run/netns")  # where ``ip netns`` looks
+FOLDER = Path("/run/netns")  # that of ``ip netns``
 NAME = re.compile(r"splitmec-(?P<pid>\d+)-(?P<started>\d+)-\d+-.+")
 
 _counter = itertools.count()
 
 
 def create(label: str) -> str:
-    """Make a network namespace of this process, with ``label`` at the end of its name; its path. Raises OSError."""
+    """Create a network namespace, with ``label`` at the end of its name; return its path. Raises OSError."""
     label = re.sub(r"[^\w.-]", "_", label)[:100]
-    name = f"splitmec-{os.getpid()}-{_started(os.getpid())}-{next(_counter)}-{label}"
+    name = f"splitmec-{os.getpid()}-{_start_ticks(os.getpid())}-{next(_counter)}-{label}"
     path = str(FOLDER / name)
     try:
         netns.create(name)
-    except BaseException:  # with its mount point made, perhaps
+    except BaseException:  # its mount point may exist already
         remove(path)
         raise
     return path
 
 
 def remove(path: str) -> None:
-    """Take a namespace's name off it; the kernel ends it, with all that is in it, when no process is in it."""
+    """Remove a namespace's name; the kernel destroys the namespace when the last process has left it."""
     with suppress(FileNotFoundError):
         netns.remove(Path(path).name)
 
 
 def orphaned() -> list[str]:
-    """The paths of namespaces whose owner is dead."""
+    """Paths of the namespaces with a dead owner."""
     names = sorted(os.listdir(FOLDER)) if FOLDER.is_dir() else []
-    found = [(name, NAME.fullmatch(name)) for name in names]
-    return [str(FOLDER / name) for name, match in found if match and not _alive(match["pid"], match["started"])]
+    matches = [match for name in names if (match := NAME.fullmatch(name))]
+    return [str(FOLDER / match[0]) for match in matches if _start_ticks(int(match["pid"])) != match["started"]]
 
 
 def remove_orphaned() -> list[str]:
-    """Remove what dead owners left; the names."""
+    """Remove the namespaces with a dead owner; return their names."""
     removed = orphaned()
     for path in removed:
         remove(path)
     return [Path(path).name for path in removed]
 
 
-def _alive(pid: str, started: str) -> bool:
-    return _started(int(pid)) == started
-
-
-def _started(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks since boot; None if it is gone or but waits to be reaped."""
+def _start_ticks(pid: int) -> str | None:
+    """Start time of a process, in kernel ticks since boot; None if it is gone or a zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # its name may hold anything
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        )  # the name in parentheses may contain spaces
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]

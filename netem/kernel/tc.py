@@ -1,11 +1,11 @@
-"""Which settings of Linux traffic control make a link's profile? Bytes for netlink. Pure.
+"""Linux traffic control settings for a link profile, encoded for netlink. No I/O.
 
-- netem does all of a profile; tbf, where a kernel has no netem, the rate alone.
-- A packet counts as what TCP carries in it (``OVERHEAD_BYTES`` less, by a size table), so a rate is one of
-  payload, as the emulator's is, and acknowledgements take no share of it.
-- An unlimited rate is the highest that netlink's 32 bits name, 34 Gbit/s: with a rate, netem keeps the order of
-  packets whatever the jitter.
-- Correlated loss is netem's Gilbert-Elliott model, whose bad state loses all and whose good one none.
+- netem applies a whole profile; tbf, for kernels without netem, only its rate.
+- A packet counts with its TCP payload (a size table subtracts ``OVERHEAD_BYTES``), so rates are payload rates as in
+  the emulator, and acknowledgements use almost none of them.
+- An unlimited rate is the highest that netlink's 32 bits express, 34 Gbit/s: netem keeps packets in order under
+  jitter only if it has a rate.
+- Correlated loss is netem's Gilbert-Elliott model with loss 1 in the bad state and 0 in the good state.
 
 Layouts: <linux/pkt_sched.h>. Numbers are little-endian, as on all machines that torch is built for.
 """
@@ -19,17 +19,16 @@ import msgspec
 
 from netem.jitter import Distribution, quantile
 from netem.link import SEGMENT_BYTES, LinkProfile
+from netem.link_queue import QUEUE_BYTES, QUEUE_S
 
 ShaperKind = Literal["netem", "tbf"]
 
-OVERHEAD_BYTES = 66  # Ethernet 14, IP 20, TCP 20, its time stamps 12
+OVERHEAD_BYTES = 66  # headers: Ethernet 14, IP 20, TCP 20, TCP timestamps 12
 FASTEST_BYTES_PER_S = (1 << 32) - 1
-CERTAIN = (1 << 32) - 1  # a probability of 1
-TABLE_SIZE, TABLE_SCALE = 4096, 8192  # of a distribution, and netem's one jitter_s
+PROBABILITY_ONE = (1 << 32) - 1
+TABLE_SIZE, TABLE_SCALE = 4096, 8192  # of a jitter distribution; TABLE_SCALE stands for one jitter_s
 
-# How much may wait for the line: a round trip, which TCP needs to keep it busy, or as much as the emulator holds.
-WAITING_S, WAITING_BYTES = 0.02, 32 * 1024
-# tbf lets so much through at once after a pause: small messages come early by that, late timers need it.
+# Burst that tbf lets through after a pause: late timers need it, small messages arrive earlier by it.
 BURST_S, BURST_PACKETS = 0.0005, 2
 
 OPTIONS, STAB = 2, 8  # TCA_…
@@ -49,22 +48,22 @@ ETHERNET = 1
 
 
 class Netem(msgspec.Struct, frozen=True, kw_only=True):
-    """netem's settings as the kernel takes them: nanoseconds, packets, bytes a second, shares of 2^32 - 1."""
+    """netem settings in kernel units: nanoseconds, packets, bytes per second, probabilities times 2^32 - 1."""
 
     delay_ns: int
     jitter_ns: int
     distribution: Distribution
     delay_correlation: int
     limit_packets: int
-    loss: int  # of independent losses
-    loss_chain: tuple[int, int] | None  # good to bad, bad to good
+    loss: int  # independent losses
+    loss_chain: tuple[int, int] | None  # transitions good to bad, bad to good
     duplicate: int
     reorder: int
     rate: int
 
 
 class Tbf(msgspec.Struct, frozen=True, kw_only=True):
-    """tbf's settings: bytes a second, bytes."""
+    """tbf settings: rate in bytes per second, sizes in bytes."""
 
     rate: int
     burst_bytes: int
@@ -72,66 +71,64 @@ class Tbf(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def netem(profile: LinkProfile) -> Netem:
-    """All of ``profile``."""
+    """netem settings that apply all of ``profile``."""
     loss, correlation = profile.loss, profile.loss_correlation
-    chain = (_share(loss * (1 - correlation)), _share((1 - loss) * (1 - correlation)))
+    chain = (_probability(loss * (1 - correlation)), _probability((1 - loss) * (1 - correlation)))
     correlated = bool(loss and correlation)
     return Netem(
         delay_ns=round(profile.delay_s * 1e9),
         jitter_ns=round(profile.jitter_s * 1e9),
         distribution=profile.jitter_distribution,
-        delay_correlation=_share(profile.jitter_correlation),
+        delay_correlation=_probability(profile.jitter_correlation),
         limit_packets=profile.limit_packets or _limit_packets(profile),
-        loss=0 if correlated else _share(loss),
+        loss=0 if correlated else _probability(loss),
         loss_chain=chain if correlated else None,
-        duplicate=_share(profile.duplicate),
-        reorder=_share(profile.reorder),
+        duplicate=_probability(profile.duplicate),
+        reorder=_probability(profile.reorder),
         rate=_rate(profile),
     )
 
 
 def tbf(profile: LinkProfile) -> Tbf:
-    """The rate of ``profile``; its delay, jitter and loss are another's to do."""
+    """tbf settings for the rate of ``profile``; the emulator applies delay, jitter and loss."""
     rate = _rate(profile)
     burst_bytes = max(BURST_PACKETS * SEGMENT_BYTES, math.ceil(rate * BURST_S))
     return Tbf(
         rate=rate,
         burst_bytes=burst_bytes,
-        limit_bytes=burst_bytes + max(WAITING_BYTES, math.ceil(rate * WAITING_S)),
+        limit_bytes=burst_bytes + max(QUEUE_BYTES, math.ceil(rate * QUEUE_S)),
     )
 
 
 def options(kind: ShaperKind, profile: LinkProfile) -> bytes:
-    """What TCA_OPTIONS holds to make a link do what ``profile`` says, as far as ``kind`` can.
+    """Payload of TCA_OPTIONS that applies ``profile``, as far as ``kind`` can.
 
-    Given in full, so that as a change it leaves nothing of what was set before.
+    It sets every option, so that a change leaves no earlier setting in force.
     """
     return _encode_netem(netem(profile)) if kind == "netem" else _encode_tbf(tbf(profile))
 
 
 def size_table() -> bytes:
-    """What TCA_STAB holds so that packets count as their payload, one byte at least."""
+    """Payload of TCA_STAB that counts a packet with its TCP payload, at least one byte."""
     return _attribute(STAB_BASE, struct.pack("<BBhiIIII", 0, 0, 0, -OVERHEAD_BYTES, ETHERNET, 0, 0, 0))
 
 
 def _rate(profile: LinkProfile) -> int:
-    return (
-        FASTEST_BYTES_PER_S
-        if profile.rate_bps is None
-        else min(FASTEST_BYTES_PER_S, max(1, round(profile.rate_bps / 8)))
-    )
+    if profile.rate_bps is None:
+        return FASTEST_BYTES_PER_S
+    return min(FASTEST_BYTES_PER_S, max(1, round(profile.rate_bps / 8)))
 
 
 def _limit_packets(profile: LinkProfile) -> int:
-    """What travels, and what waits meanwhile."""
+    """Packets in flight, and in a queue of one round trip, which TCP needs to keep the link busy."""
     rate = _rate(profile)
-    travelling_bytes = rate * (profile.delay_s + 4 * profile.jitter_s)
-    waiting_bytes = max(WAITING_BYTES, rate * max(WAITING_S, 2 * profile.delay_s))
-    return math.ceil((travelling_bytes + waiting_bytes) / SEGMENT_BYTES)
+    in_flight_bytes = rate * (profile.delay_s + 4 * profile.jitter_s)
+    queued_bytes = max(QUEUE_BYTES, rate * max(QUEUE_S, 2 * profile.delay_s))
+    return math.ceil((in_flight_bytes + queued_bytes) / SEGMENT_BYTES)
 
 
-def _share(probability: float) -> int:
-    return round(probability * CERTAIN)
+def _probability(probability: float) -> int:
+    return round(probability * PROBABILITY_ONE)
 
 
 def _encode_netem(settings: Netem) -> bytes:
@@ -158,7 +155,7 @@ def _encode_tbf(settings: Tbf) -> bytes:
 
 @functools.cache
 def _table(distribution: Distribution) -> bytes:
-    """Quantiles in order: netem draws one of them each time."""
+    """Quantiles in order, of which netem draws one per packet."""
     shares = ((number + 0.5) / TABLE_SIZE for number in range(TABLE_SIZE))
     values = [min(32767, round(TABLE_SCALE * quantile(distribution, share))) for share in shares]
     return struct.pack(f"<{TABLE_SIZE}h", *values)

@@ -1,8 +1,8 @@
-"""How do the shipped traces come about? ``python -m netem.traces.generate FOLDER`` makes the same files again.
+"""Generator of the packaged traces: ``python -m netem.traces.generate FOLDER`` writes the same files again.
 
-A first-order Gauss-Markov process gives the logarithm of the rate, and a link is at times blocked (a body or a
-lorry in the beam, another station's turn on the channel). The figures are assumptions about each kind of link,
-of the size that measurement studies report, and fitted to no one's data.
+The logarithm of the rate is a first-order Gauss-Markov process, interrupted by blockages (a body or a lorry in the
+beam, another station on the channel). The parameters are assumptions of the magnitude that measurement studies
+report; they are not fitted to any data set.
 """
 
 import math
@@ -20,9 +20,12 @@ STEPS = 600
 
 
 class TraceKind(msgspec.Struct, frozen=True, kw_only=True):
-    """``spread`` is the standard deviation of the rate's natural logarithm, ``coherence_s`` how long it takes
-    its correlation to fall to 1/e. Blockages begin on average every ``clear_s`` and last ``blocked_s``; the rate
-    is then multiplied by ``blocked_share`` and the delay by ``blocked_delay``."""
+    """Parameters of one kind of link.
+
+    ``spread`` is the standard deviation of the rate's natural logarithm; its correlation falls to 1/e within
+    ``coherence_s``. The link is unblocked for ``clear_s`` and blocked for ``blocked_s`` on average; a blockage
+    multiplies the rate by ``blocked_share`` and the delay by ``blocked_delay``.
+    """
 
     median_bps: float
     spread: float
@@ -57,8 +60,8 @@ KINDS = {
 
 
 def generate(kind: TraceKind, rng: random.Random) -> Trace:
-    """A minute of such a link. Rates are rounded to 10 kbit/s and delays to 10 us, so that files stay small."""
-    keep = math.exp(-STEP_S / kind.coherence_s)
+    """Generate one minute of trace. Rates are rounded to 10 kbit/s and delays to 10 us, which keeps files small."""
+    correlation = math.exp(-STEP_S / kind.coherence_s)
     level, blocked = rng.gauss(0.0, 1.0), False
     changes = []
     for step in range(STEPS):
@@ -73,9 +76,9 @@ def generate(kind: TraceKind, rng: random.Random) -> Trace:
                 loss=kind.loss,
             )
         )
-        level = keep * level + math.sqrt(1 - keep**2) * rng.gauss(0.0, 1.0)
-        lasts_s = kind.blocked_s if blocked else kind.clear_s
-        blocked ^= rng.random() < -math.expm1(-STEP_S / lasts_s)
+        level = correlation * level + math.sqrt(1 - correlation**2) * rng.gauss(0.0, 1.0)
+        mean_s = kind.blocked_s if blocked else kind.clear_s
+        blocked ^= rng.random() < -math.expm1(-STEP_S / mean_s)
     return Trace(tuple(changes), STEPS * STEP_S)
 
 

@@ -1,6 +1,6 @@
-"""The guest kernel: it works for most of a minute and waits for most of that, so it does beside the other tests.
+"""Guest kernel fixture. The guest runs for most of a minute, mostly waiting, so it runs beside the other tests.
 
-It boots with the first test of this folder, if one is chosen that asks for it, and those that do come last of all.
+It boots with the first test of this folder, if a selected test needs it; the tests that need it are sorted last.
 """
 
 import os
@@ -28,24 +28,24 @@ sleep 5
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_asks_the_guest)
+    items.sort(key=_needs_guest)
 
 
-def _asks_the_guest(item: pytest.Item) -> bool:
+def _needs_guest(item: pytest.Item) -> bool:
     return item.get_closest_marker("uml") is not None
 
 
 @pytest.fixture(scope="session", autouse=True)
 def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[float], str]]:
-    """What the guest kernel printed, once it has ended; called with the seconds to wait for that."""
-    if LINUX is None or not any(map(_asks_the_guest, request.session.items)):
-        yield lambda patience_s: ""
+    """Function that waits up to the given seconds for the guest to end and returns its output."""
+    if LINUX is None or not any(map(_needs_guest, request.session.items)):
+        yield lambda timeout_s: ""
         return
     folder = tmp_path_factory.mktemp("uml")
-    init, printed = folder / "init.sh", folder / "printed"
+    init, output = folder / "init.sh", folder / "output"
     init.write_text(INIT.format(python=sys.executable, guest=GUEST, path=os.pathsep.join(filter(None, sys.path))))
     init.chmod(0o755)
-    with printed.open("wb") as file:
+    with output.open("wb") as file:
         process = subprocess.Popen(
             [
                 *(LINUX, "mem=256M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}"),
@@ -56,12 +56,12 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    with suppress(OSError):  # before other work of the machine, which is not what is measured; where that is allowed
+    with suppress(OSError):  # ahead of other processes, where permitted
         os.sched_setscheduler(process.pid, os.SCHED_RR, os.sched_param(1))
 
-    def ended(patience_s: float) -> str:
-        process.wait(patience_s)
-        return printed.read_text(errors="replace")
+    def ended(timeout_s: float) -> str:
+        process.wait(timeout_s)
+        return output.read_text(errors="replace")
 
     yield ended
     with suppress(ProcessLookupError):

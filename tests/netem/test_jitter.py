@@ -1,4 +1,4 @@
-"""Are the distributions those of tc? Its own tables where iproute2 is installed, and closed forms."""
+"""Jitter distributions against tc's own tables, where iproute2 is installed, and closed forms."""
 
 from pathlib import Path
 from statistics import NormalDist, mean, stdev
@@ -18,7 +18,7 @@ def test_quantiles_are_those_of_tc_s_tables(name):
     lines = TABLES[0].with_name(f"{name}.dist").read_text().splitlines()
     table = sorted(int(number) / 8192 for line in lines if not line.startswith("#") for number in line.split())
     ours = [quantile(name, (index + 0.5) / len(table)) for index in range(len(table))]
-    # At the ends tc's tables take quantiles of slightly other shares; half a per cent of all draws are there.
+    # At both ends tc's tables are at slightly different quantiles; that concerns half a per cent of all draws.
     inner = slice(len(table) // 400, -len(table) // 400)
     assert ours[inner] == pytest.approx(table[inner], abs=0.06)
     assert mean(ours) == pytest.approx(mean(table), abs=0.002)

@@ -1,4 +1,4 @@
-"""When do bytes arrive? Closed forms, a slow oracle that goes byte by byte, and the statistics of loss."""
+"""Arrival times against closed forms and a byte-by-byte oracle, and the statistics of loss and jitter."""
 
 import itertools
 import random
@@ -26,43 +26,43 @@ profiles = st.builds(
 )
 
 
-def test_a_message_takes_its_sending_time_and_the_delay():
+def test_a_message_takes_its_transmission_time_and_the_delay():
     assert link(rate_bps=8 * MBIT, delay_s=0.005).send(2.0, 4096) == pytest.approx(2.0 + 4096e-6 + 0.005)
     assert link(rate_bps=MBIT).send(0.0, 100_000_000) == pytest.approx(800.0)
     assert link(delay_s=0.02).send(1.0, 1 << 30) == pytest.approx(1.02)
     assert link().send(3.0, 1 << 30) == 3.0
 
 
-def test_a_message_waits_for_those_ahead_and_an_idle_line_saves_nothing():
-    line = link(rate_bps=8 * MBIT, delay_s=0.1)
-    assert line.send(0.0, 1_000_000) == pytest.approx(1.1)
-    assert line.send(0.5, 500_000) == pytest.approx(1.6)  # sent from 1.0 on
-    assert line.send(9.0, 500_000) == pytest.approx(9.6)
-    assert line.free_at == pytest.approx(9.5)
+def test_messages_queue_and_an_idle_link_saves_no_burst():
+    one = link(rate_bps=8 * MBIT, delay_s=0.1)
+    assert one.send(0.0, 1_000_000) == pytest.approx(1.1)
+    assert one.send(0.5, 500_000) == pytest.approx(1.6)  # sent from 1.0 on
+    assert one.send(9.0, 500_000) == pytest.approx(9.6)
+    assert one.free_at == pytest.approx(9.5)
 
 
-def test_a_change_applies_to_what_is_not_yet_sent():
-    line = link(rate_bps=8 * MBIT, delay_s=0.1)
-    line.change(0.25, LinkProfile(rate_bps=2 * MBIT, delay_s=0.3))
-    line.change(2.25, LinkProfile(rate_bps=16 * MBIT, delay_s=0.2))
+def test_a_change_applies_to_unsent_bytes():
+    one = link(rate_bps=8 * MBIT, delay_s=0.1)
+    one.change(0.25, LinkProfile(rate_bps=2 * MBIT, delay_s=0.3))
+    one.change(2.25, LinkProfile(rate_bps=16 * MBIT, delay_s=0.2))
     # 250,000 bytes go in the first quarter second, 500,000 in the next two, the last 250,000 in an eighth.
-    assert line.send(0.0, 1_000_000) == pytest.approx(2.25 + 0.125 + 0.2)
-    assert line.profile.rate_bps == 16 * MBIT
+    assert one.send(0.0, 1_000_000) == pytest.approx(2.25 + 0.125 + 0.2)
+    assert one.profile.rate_bps == 16 * MBIT
 
 
-def test_a_shorter_delay_lets_nothing_overtake():
-    line = link(rate_bps=8 * MBIT, delay_s=1.0)
-    first = line.send(0.0, 1000)
-    line.change(0.1, LinkProfile(rate_bps=8 * MBIT))
-    assert line.send(0.2, 1000) == first
-    assert line.send(2.0, 1000) == pytest.approx(2.001)
+def test_a_shorter_delay_reorders_nothing():
+    one = link(rate_bps=8 * MBIT, delay_s=1.0)
+    first = one.send(0.0, 1000)
+    one.change(0.1, LinkProfile(rate_bps=8 * MBIT))
+    assert one.send(0.2, 1000) == first
+    assert one.send(2.0, 1000) == pytest.approx(2.001)
 
 
-def test_changes_are_planned_in_order():
-    line = link()
-    line.change(2.0, LinkProfile(delay_s=1.0))
-    with pytest.raises(ValueError, match="in order"):
-        line.change(1.0, LinkProfile())
+def test_changes_must_be_registered_in_order():
+    one = link()
+    one.change(2.0, LinkProfile(delay_s=1.0))
+    with pytest.raises(ValueError, match="register in order"):
+        one.change(1.0, LinkProfile())
 
 
 def test_every_segment_may_be_lost_and_each_loss_costs_a_round_trip():
@@ -80,23 +80,23 @@ def test_every_segment_may_be_lost_and_each_loss_costs_a_round_trip():
 
 
 def test_a_lone_small_message_is_one_segment():
-    line = link(rate_bps=MBIT, delay_s=1.0, loss=0.25)
-    times = [line.send(at, 125) - at for at in range(0, 40_000, 10)]  # 4,000 messages, the line idle between
+    one = link(rate_bps=MBIT, delay_s=1.0, loss=0.25)
+    times = [one.send(at, 125) - at for at in range(0, 40_000, 10)]  # 4,000 messages, the link idle between
     assert sum(time > 2.0 for time in times) / len(times) == pytest.approx(0.25, abs=0.028)
     assert set(map(round, times)) == {1, 3}
 
 
-def test_a_change_of_loss_spares_the_segment_that_is_begun():
-    line = link(delay_s=1.0)
-    assert line.send(0.0, SEGMENT_BYTES // 2) == 1.0
-    line.change(0.0, LinkProfile(delay_s=1.0, loss=0.999))
-    assert line.send(0.0, SEGMENT_BYTES // 2) == 1.0
-    assert line.send(0.0, 1) == 3.0
+def test_a_change_of_loss_keeps_the_segment_in_transmission():
+    one = link(delay_s=1.0)
+    assert one.send(0.0, SEGMENT_BYTES // 2) == 1.0
+    one.change(0.0, LinkProfile(delay_s=1.0, loss=0.999))
+    assert one.send(0.0, SEGMENT_BYTES // 2) == 1.0
+    assert one.send(0.0, 1) == 3.0
 
 
-def test_jitter_has_the_asked_spread_and_never_shortens_a_delay_below_zero():
-    line = link(delay_s=0.1, jitter_s=0.01)
-    times = [line.send(float(at), 100) - at for at in range(4000)]
+def test_jitter_has_its_deviation_and_no_delay_is_negative():
+    one = link(delay_s=0.1, jitter_s=0.01)
+    times = [one.send(float(at), 100) - at for at in range(4000)]
     assert statistics.mean(times) == pytest.approx(0.1, abs=0.0007)
     assert statistics.stdev(times) == pytest.approx(0.01, abs=0.0005)
     wild = link(delay_s=0.001, jitter_s=0.5)
@@ -104,7 +104,7 @@ def test_jitter_has_the_asked_spread_and_never_shortens_a_delay_below_zero():
 
 
 def correlation(values: list[float]) -> float:
-    """Of each with the next."""
+    """Lag-1 autocorrelation."""
     mean = statistics.mean(values)
     products = sum((one - mean) * (other - mean) for one, other in itertools.pairwise(values))
     return products / sum((value - mean) ** 2 for value in values)
@@ -113,16 +113,16 @@ def correlation(values: list[float]) -> float:
 @pytest.mark.parametrize(("distribution", "deviation"), [("uniform", 3**-0.5), ("pareto", 0.82), ("normal", 1.0)])
 def test_jitter_keeps_its_distribution_when_it_is_correlated(distribution, deviation):
     for asked in (0.0, 0.8):
-        line = link(delay_s=1.0, jitter_s=0.1, jitter_distribution=distribution, jitter_correlation=asked)
-        times = [line.send(at * 10.0, 100) - at * 10.0 for at in range(20_000)]
+        one = link(delay_s=1.0, jitter_s=0.1, jitter_distribution=distribution, jitter_correlation=asked)
+        times = [one.send(at * 10.0, 100) - at * 10.0 for at in range(20_000)]
         assert statistics.stdev(times) == pytest.approx(0.1 * deviation, rel=0.05)
         # The correlation is one of scores; a skewed distribution shows somewhat less of it.
         assert asked - 0.15 <= correlation(times) <= asked + 0.03
 
 
-def test_correlated_losses_are_as_many_as_asked_for_and_follow_each_other():
-    line = link(delay_s=1.0, loss=0.1, loss_correlation=0.6)
-    arrivals = [0.0, *(line.send(0.0, SEGMENT_BYTES) for _ in range(40_000))]
+def test_correlated_losses_have_the_rate_and_correlation_of_the_profile():
+    one = link(delay_s=1.0, loss=0.1, loss_correlation=0.6)
+    arrivals = [0.0, *(one.send(0.0, SEGMENT_BYTES) for _ in range(40_000))]
     lost = [float(two - one >= 2.0) for one, two in itertools.pairwise(arrivals)][1:]
     # A chain of correlation r has (1 + r) / (1 - r) times the binomial's variance: four deviations are 0.012.
     assert statistics.mean(lost) == pytest.approx(0.1, abs=0.012)
@@ -130,12 +130,12 @@ def test_correlated_losses_are_as_many_as_asked_for_and_follow_each_other():
 
 
 @pytest.mark.parametrize("what", [{"duplicate": 0.1}, {"reorder": 0.1, "delay_s": 0.1}, {"limit_packets": 10}])
-def test_what_a_stream_does_not_show_is_refused(what):
-    with pytest.raises(ValueError, match=f"{next(iter(what))}: a byte stream does not show it"):
+def test_properties_that_a_stream_lacks_are_rejected(what):
+    with pytest.raises(ValueError, match=f"{next(iter(what))}: not supported on a byte stream"):
         link(**what)
-    line = link()
-    with pytest.raises(ValueError, match="does not show it"):
-        line.change(0.0, LinkProfile(**what))
+    one = link()
+    with pytest.raises(ValueError, match="not supported on a byte stream"):
+        one.change(0.0, LinkProfile(**what))
 
 
 @pytest.mark.parametrize(
@@ -143,21 +143,21 @@ def test_what_a_stream_does_not_show_is_refused(what):
     [
         ({"loss": 1.0}, "loss must be in"),
         ({"loss_correlation": -0.1}, "loss_correlation must be in"),
-        ({"reorder": 0.5}, "reorder needs a delay_s"),
-        ({"limit_packets": 0}, "limit_packets must be above 0"),
+        ({"reorder": 0.5}, "reorder needs a delay_s above 0"),
+        ({"limit_packets": 0}, "limit_packets must be at least 1"),
     ],
 )
-def test_a_profile_that_cannot_be_is_refused(what, error):
+def test_an_invalid_profile_is_rejected(what, error):
     with pytest.raises(ValueError, match=error):
         LinkProfile(**what)
 
 
 @given(profiles, st.lists(st.tuples(st.floats(0, 1), st.integers(0, 200_000)), max_size=20), st.integers())
-def test_arrivals_never_decrease_and_never_beat_the_rate(profile, sends, seed):
-    line, now, arrived = Link(profile, random.Random(seed)), 0.0, 0.0
+def test_arrivals_never_decrease_and_never_exceed_the_rate(profile, sends, seed):
+    one, now, arrived = Link(profile, random.Random(seed)), 0.0, 0.0
     for gap_s, n_bytes in sends:
         now += gap_s
-        arrival = line.send(now, n_bytes)
+        arrival = one.send(now, n_bytes)
         assert arrival >= max(arrived, now + 8 * n_bytes / (profile.rate_bps or float("inf")) - 1e-9)
         arrived = arrival
 
@@ -169,10 +169,10 @@ def test_arrivals_never_decrease_and_never_beat_the_rate(profile, sends, seed):
 )
 def test_a_whole_message_arrives_when_its_chunks_do(plan, chunks, seed):
     def arrival(sizes: list[int]) -> float:
-        line = Link(plan[0], random.Random(seed))
+        one = Link(plan[0], random.Random(seed))
         for at, profile in enumerate(plan[1:], 1):
-            line.change(at * 0.05, profile)
-        return [line.send(0.0, size) for size in sizes][-1]
+            one.change(at * 0.05, profile)
+        return [one.send(0.0, size) for size in sizes][-1]
 
     # Chunks may leave a longer delay earlier in the message, which the whole one does not see: not overtaken.
     whole, chunked = arrival([sum(chunks)]), arrival(chunks)
@@ -204,8 +204,8 @@ def in_force(plan: list[tuple[float, LinkProfile]], at: float) -> LinkProfile:
 
 def lost_segments(seed: int, loss: float) -> set[int]:
     """Which segments a link of this seed and loss without jitter loses: found one segment at a time."""
-    line = Link(LinkProfile(delay_s=1.0, loss=loss), random.Random(seed))
-    times = [0.0, *(line.send(0.0, SEGMENT_BYTES) - 1.0 for _ in range(100))]
+    one = Link(LinkProfile(delay_s=1.0, loss=loss), random.Random(seed))
+    times = [0.0, *(one.send(0.0, SEGMENT_BYTES) - 1.0 for _ in range(100))]
     return {number for number, (one, two) in enumerate(itertools.pairwise(times)) if two > one}
 
 
@@ -221,15 +221,15 @@ def test_the_oracle_agrees(seed):
         for at in [0.0, *sorted(rng.uniform(0, 0.6) for _ in range(4))]
     ]
     sends = [(now, rng.choice([1, 1000, 1448, 20_000])) for now in sorted(rng.uniform(0, 0.5) for _ in range(10))]
-    line = Link(plan[0][1], random.Random(seed))
+    one = Link(plan[0][1], random.Random(seed))
     for at, profile in plan[1:]:
-        line.change(at, profile)
-    measured = [line.send(now, n_bytes) for now, n_bytes in sends]
+        one.change(at, profile)
+    measured = [one.send(now, n_bytes) for now, n_bytes in sends]
     # The oracle sees a change up to a byte (8 microseconds) late, each time.
     assert measured == pytest.approx(oracle(plan, sends, lost_segments(seed, loss)), abs=5e-5)
 
 
-def test_a_schedule_that_is_played_is_the_same_changes_read_as_far_as_needed():
+def test_a_schedule_equals_its_changes_and_is_read_only_as_needed():
     rates = [2 * MBIT, 16 * MBIT, 5 * MBIT, 8 * MBIT]
     planned, played = link(rate_bps=MBIT), link(rate_bps=MBIT)
     for number in range(400):
@@ -247,7 +247,7 @@ def test_a_schedule_that_is_played_is_the_same_changes_read_as_far_as_needed():
     assert max(asked) == 124  # sending ends at 12.31 s, and one ahead
 
 
-def test_a_change_ends_what_is_played():
+def test_a_change_ends_the_schedule():
     one = link(rate_bps=8 * MBIT)
     one.play((float(at), LinkProfile(rate_bps=MBIT)) for at in range(10))
     assert one.send(0.0, 1000) == pytest.approx(0.008)
@@ -255,7 +255,7 @@ def test_a_change_ends_what_is_played():
     assert one.send(5.0, 1000) == pytest.approx(5.001)
 
 
-def test_on_half_duplex_links_one_direction_sends_at_a_time():
+def test_half_duplex_directions_send_alternately():
     up, down = link(rate_bps=8 * MBIT, delay_s=0.1), link(rate_bps=4 * MBIT, delay_s=0.2)
     down.medium = up.medium
     assert up.send(0.0, 1_000_000) == pytest.approx(1.1)
@@ -265,7 +265,7 @@ def test_on_half_duplex_links_one_direction_sends_at_a_time():
 
 
 @given(profiles, st.lists(st.tuples(st.floats(0, 2), st.integers(1, 200_000)), max_size=8), st.floats(1, 100))
-def test_a_dilated_profile_does_the_same_k_times_as_slowly(profile, messages, k):
+def test_a_dilated_profile_is_k_times_slower(profile, messages, k):
     one, other = Link(profile, random.Random(1)), Link(profile.dilated(k), random.Random(1))
     for at, size in sorted(messages):
         assert other.send(k * at, size) == pytest.approx(k * one.send(at, size), rel=1e-9, abs=1e-9)

@@ -1,29 +1,29 @@
-"""What waits, what travels, and when does reading pause? Times are given, nothing runs."""
+"""Queueing, arrival and back pressure of a link queue; times are arguments, no event loop runs."""
 
 import random
 
 import pytest
 
 from netem.link import SEGMENT_BYTES, LinkProfile
-from netem.link_queue import CHUNK_BYTES, HELD_BYTES, WAITING_BYTES, Line
+from netem.link_queue import BUFFER_BYTES, CHUNK_BYTES, QUEUE_BYTES, LinkQueue
 
 MBIT = 1e6
 
 
-def line(**profile: float | None) -> Line:
-    return Line(LinkProfile(**profile), random.Random(0))  # type: ignore[arg-type]
+def queue(**profile: float | None) -> LinkQueue:
+    return LinkQueue(LinkProfile(**profile), random.Random(0))  # type: ignore[arg-type]
 
 
-def run(line: Line, until: float = float("inf")) -> list[tuple[float, bytes | None]]:
-    """All that arrives by ``until``, each with its time, when ``due`` is called as ``wake_at`` asks."""
+def run(queue: LinkQueue, until: float = float("inf")) -> list[tuple[float, bytes | None]]:
+    """All arrivals by ``until`` with their times, calling ``pop_arrived`` whenever ``wake_at`` says."""
     arrived = []
-    while (now := line.wake_at) is not None and now <= until:
-        arrived += [(now, piece.data) for piece in line.due(now)]
+    while (now := queue.wake_at) is not None and now <= until:
+        arrived += [(now, chunk.data) for chunk in queue.pop_arrived(now)]
     return arrived
 
 
-def test_pieces_arrive_in_order_when_the_link_says():
-    one = line(rate_bps=8 * MBIT, delay_s=0.1)
+def test_chunks_arrive_in_order_at_the_times_of_the_link():
+    one = queue(rate_bps=8 * MBIT, delay_s=0.1)
     for data in (b"a" * 1000, b"b" * 2000, b""):
         one.put(1.0, data, None)
     times, data = zip(*run(one), strict=True)
@@ -33,15 +33,15 @@ def test_pieces_arrive_in_order_when_the_link_says():
 
 
 def test_late_calls_add_no_error_to_the_rate():
-    one = line(rate_bps=8 * MBIT)
+    one = queue(rate_bps=8 * MBIT)
     for _ in range(100):
         one.put(0.0, bytes(1000), None)
-    assert sum(len(one.due(at)) for at in (0.0, 0.0371, 0.0999)) == 99  # at 0.1 s the hundredth
-    assert len(one.due(0.1001)) == 1
+    assert sum(len(one.pop_arrived(at)) for at in (0.0, 0.0371, 0.0999)) == 99  # at 0.1 s the hundredth
+    assert len(one.pop_arrived(0.1001)) == 1
 
 
-def test_a_change_meets_all_that_wait():
-    one = line(rate_bps=8 * MBIT)
+def test_a_change_applies_to_all_queued_chunks():
+    one = queue(rate_bps=8 * MBIT)
     for _ in range(10):
         one.put(0.0, bytes(1000), None)
     first = run(one, until=0.0045)
@@ -50,53 +50,53 @@ def test_a_change_meets_all_that_wait():
     assert times == pytest.approx([0.001, 0.002, 0.003, 0.004, 0.005, 0.015, 0.025, 0.035, 0.045, 0.055])
 
 
-def test_reading_pauses_on_what_waits_not_on_what_travels():
-    one = line(rate_bps=MBIT, delay_s=10.0)
-    one.put(0.0, bytes(WAITING_BYTES), None)
-    one.due(0.0)
-    assert not one.full  # the first piece is being sent, nothing waits
-    one.put(0.0, bytes(WAITING_BYTES), None)
-    one.due(0.1)
+def test_reading_pauses_on_queued_bytes_not_on_bytes_in_flight():
+    one = queue(rate_bps=MBIT, delay_s=10.0)
+    one.put(0.0, bytes(QUEUE_BYTES), None)
+    one.pop_arrived(0.0)
+    assert not one.full  # the first chunk is being transmitted, the queue is empty
+    one.put(0.0, bytes(QUEUE_BYTES), None)
+    one.pop_arrived(0.1)
     assert one.full
-    one.due(5.0)
-    assert not one.full  # both travel
+    one.pop_arrived(5.0)
+    assert not one.full  # both are in flight
 
 
-def test_reading_resumes_at_half():
-    one = line(rate_bps=MBIT)
+def test_reading_resumes_at_half_the_limit():
+    one = queue(rate_bps=MBIT)
     for _ in range(33):
         one.put(0.0, bytes(1024), None)
     pauses = {}
     for _ in range(34):
-        arrived = one.due(one.wake_at or 0.0)
-        pauses[one._waiting_bytes // 1024] = one.full
+        arrived = one.pop_arrived(one.wake_at or 0.0)
+        pauses[one._queued_bytes // 1024] = one.full
         assert len(arrived) <= 1
-    assert [waiting for waiting, full in pauses.items() if full] == list(range(32, 15, -1))
+    assert [queued for queued, full in pauses.items() if full] == list(range(32, 15, -1))
 
 
-def test_a_faster_link_lets_more_wait_and_an_unlimited_one_is_bounded():
-    one = line(rate_bps=1000 * MBIT)
+def test_a_faster_link_queues_more_and_an_unlimited_one_is_bounded():
+    one = queue(rate_bps=1000 * MBIT)
     for _ in range(3):
         one.put(0.0, bytes(1 << 20), None)
-    one.due(0.0)
-    assert not one.full  # 2 MiB wait; 20 ms are 2.5 MB
-    unlimited = line(delay_s=1.0)
-    unlimited.put(0.0, bytes(HELD_BYTES), None)
-    unlimited.due(0.0)
+    one.pop_arrived(0.0)
+    assert not one.full  # 2 MiB are queued; 20 ms are 2.5 MB
+    unlimited = queue(delay_s=1.0)
+    unlimited.put(0.0, bytes(BUFFER_BYTES), None)
+    unlimited.pop_arrived(0.0)
     assert unlimited.full
-    unlimited.due(1.0)
+    unlimited.pop_arrived(1.0)
     assert not unlimited.full
 
 
 @pytest.mark.parametrize(
     ("rate_bps", "chunk_bytes"), [(1e5, SEGMENT_BYTES), (10e6, 6250), (1e9, CHUNK_BYTES), (None, CHUNK_BYTES)]
 )
-def test_slow_links_take_small_chunks(rate_bps, chunk_bytes):
-    assert line(rate_bps=rate_bps).chunk_bytes == chunk_bytes
+def test_slow_links_use_small_chunks(rate_bps, chunk_bytes):
+    assert queue(rate_bps=rate_bps).chunk_bytes == chunk_bytes
 
 
-def test_two_lines_of_one_medium_take_turns():
-    up, down = line(rate_bps=8 * MBIT), line(rate_bps=8 * MBIT, delay_s=0.25)
+def test_two_directions_of_one_medium_alternate():
+    up, down = queue(rate_bps=8 * MBIT), queue(rate_bps=8 * MBIT, delay_s=0.25)
     up.share_medium(down)
     for _ in range(10):
         up.put(0.0, bytes(1000), None)
@@ -106,15 +106,15 @@ def test_two_lines_of_one_medium_take_turns():
     while any(one.wake_at is not None for one in (up, down)):
         now = min(at for one in (up, down) if (at := one.wake_at) is not None)
         for name, one in (("up", up), ("down", down)):
-            arrived[name] += [now for _ in one.due(now)]
+            arrived[name] += [now for _ in one.pop_arrived(now)]
     assert arrived["up"] == pytest.approx([0.001, 0.003, 0.005, 0.007, 0.009, 0.011, 0.012, 0.013, 0.014, 0.015])
     assert arrived["down"] == pytest.approx([0.252, 0.254, 0.256, 0.258, 0.260])
 
 
-def test_a_line_plays_a_schedule_to_the_bit():
-    one = line()
+def test_a_schedule_is_followed_to_the_bit():
+    one = queue()
     one.play(iter([(2.0, LinkProfile(rate_bps=8 * MBIT)), (2.0045, LinkProfile(rate_bps=0.8 * MBIT))]))
     for _ in range(5):
         one.put(2.0, bytes(1000), None)
-    # Half of the fifth piece goes at the first rate, half at the second.
+    # Half of the fifth chunk is sent at the first rate, half at the second.
     assert [at for at, _ in run(one)] == pytest.approx([2.001, 2.002, 2.003, 2.004, 2.0095])

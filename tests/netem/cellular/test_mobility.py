@@ -1,4 +1,4 @@
-"""Places and handovers in closed form."""
+"""Positions and handovers in closed form."""
 
 import numpy as np
 import pytest

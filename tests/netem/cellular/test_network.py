@@ -1,4 +1,4 @@
-"""Routes by hand, Table I over several seeds, loads, coherence, and sameness for a seed."""
+"""Cellular networks: routes by hand, Table I over several seeds, loads, coherence and determinism."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from netem.cellular.iab import TOPOLOGIES
 from netem.cellular.mobility import distances
 from netem.cellular.network import bandwidth_left
 from netem.cellular.radio import MMWAVE
-from netem.cellular.traffic import KEEP, Background, fit, levels
+from netem.cellular.traffic import CORRELATION, Background, fit, levels
 from netem.link import LinkProfile
 from netem.trace import read, write_csv
 
@@ -38,9 +38,9 @@ def test_sites_lie_on_the_square_kilometre_and_populations_add_up_along_the_tree
     assert all(0 <= metres <= 1000 for cell in mmwave.cells for metres in cell.site)
     assert mmwave.carrier is MMWAVE
     below = {cell.name: cell.background.population for cell in mmwave.cells}
-    for wire in mmwave.wires[:6]:  # A to F, each after those below it
-        assert wire.background.population == below[wire.near], wire.name
-        below[wire.far] = below.get(wire.far, 0) + below[wire.near]
+    for link in mmwave.backhaul[:6]:  # A to F, each after those below it
+        assert link.background.population == below[link.near], link.name
+        below[link.far] = below.get(link.far, 0) + below[link.near]
 
 
 @pytest.mark.parametrize("kind", TOPOLOGIES)
@@ -53,29 +53,29 @@ def test_table_i_within_a_tenth_for_every_seed(kind):
 
 
 @pytest.mark.parametrize(("kind", "link"), [("mmwave", "A"), ("mmwave", "H"), ("sub6", "B")])
-def test_the_backgrounds_are_what_fitting_gives(kind, link):
-    wire = next(wire for wire in TOPOLOGIES[kind].wires if wire.name == link)
-    found = fit(wire.capacity_bps, wire.background.population, *wire.table_bps)
-    assert found.bitrate_bps == pytest.approx(wire.background.bitrate_bps, rel=0.03)
-    assert found.spread == pytest.approx(wire.background.spread, rel=0.05)
+def test_backgrounds_are_reproduced_by_fitting(kind, link):
+    (backhaul,) = (one for one in TOPOLOGIES[kind].backhaul if one.name == link)
+    found = fit(backhaul.capacity_bps, backhaul.background.population, *backhaul.table_bps)
+    assert found.bitrate_bps == pytest.approx(backhaul.background.bitrate_bps, rel=0.03)
+    assert found.spread == pytest.approx(backhaul.background.spread, rel=0.05)
 
 
-def test_more_load_leaves_less_and_no_link_gives_more_than_its_capacity():
+def test_more_load_leaves_less_and_capacity_is_never_exceeded():
     by_load = {load: network("mmwave", load, duration_s=60.0) for load in ("low", "mid", "high")}
-    for wire in TOPOLOGIES["mmwave"].wires:
-        means = [by_load[load].rates_bps[wire.name].mean() for load in ("high", "mid", "low")]
+    for link in TOPOLOGIES["mmwave"].backhaul:
+        means = [by_load[load].rates_bps[link.name].mean() for load in ("high", "mid", "low")]
         assert means == sorted(means)
         for load, found in by_load.items():
-            rates = found.rates_bps[wire.name]
-            fair = wire.capacity_bps / (wire.background.at(load).population + 1)
+            rates = found.rates_bps[link.name]
+            fair = link.capacity_bps / (link.background.at(load).population + 1)
             assert (rates >= fair * (1 - 1e-9)).all()
-            assert (rates <= wire.capacity_bps).all()
+            assert (rates <= link.capacity_bps).all()
 
 
-def test_what_is_left_is_a_share_of_the_air_by_hand():
-    ours, theirs = np.full(3, 100e6), np.array([10e6, 50e6])
-    steady = Background(2, 5e6, 0.0)  # 5 Mbit/s of 10 would take half the air, of 50 a tenth: 0.9 is left for two
-    assert bandwidth_left(ours, theirs, steady, np.random.default_rng(0)) == pytest.approx([45e6] * 3)
+def test_bandwidth_left_is_an_airtime_share_by_hand():
+    ue_bps, background_bps = np.full(3, 100e6), np.array([10e6, 50e6])
+    steady = Background(2, 5e6, 0.0)  # 5 Mbit/s need half the airtime at 10 Mbit/s, a tenth at 50: 0.9 is left for two
+    assert bandwidth_left(ue_bps, background_bps, steady, np.random.default_rng(0)) == pytest.approx([45e6] * 3)
 
 
 def test_the_access_link_follows_the_radio_and_the_cell():
@@ -93,20 +93,20 @@ def test_the_access_link_follows_the_radio_and_the_cell():
 def test_a_load_scales_population_and_bit_rate():
     assert Background(4, 10.0, 0.5).at("high") == Background(8, 20.0, 0.5)
     assert Background(4, 10.0, 0.5).at("low") == Background(2, 5.0, 0.5)
-    with pytest.raises(ValueError, match="a population of 3 has no half"):
+    with pytest.raises(ValueError, match=r"load low: a population of 3 times 0\.5 is not a whole number"):
         Background(3, 10.0, 0.5).at("low")
 
 
-def test_bit_rates_are_what_they_are_called():
+def test_bit_rates_have_the_mean_spread_and_correlation_of_the_background():
     drawn = levels(200_000, 2, np.random.default_rng(0))
     demands = Background(2, 5e6, 0.4).demands_bps(drawn)
     assert demands.mean() == pytest.approx(5e6, rel=0.01)
     assert np.log(demands).std() == pytest.approx(0.4, rel=0.01)
     for lag in (1, 2, 3):
-        assert np.corrcoef(drawn[:-lag, 0], drawn[lag:, 0])[0, 1] == pytest.approx(KEEP**lag, abs=0.01)
+        assert np.corrcoef(drawn[:-lag, 0], drawn[lag:, 0])[0, 1] == pytest.approx(CORRELATION**lag, abs=0.01)
 
 
-def test_the_ue_is_handed_over_along_its_way_and_the_route_follows():
+def test_handovers_along_the_trajectory_change_the_route():
     found = network("mmwave", coherence_s=0.05, duration_s=140.0)
     routes = found.routes()
     cells = [route.nodes[1] for _, route in routes]
@@ -131,7 +131,7 @@ def test_a_trace_is_the_network_s_rate(tmp_path):
         assert profile == LinkProfile(rate_bps=found.rate_bps("F", at_s), delay_s=0.002)
 
 
-def test_the_same_for_a_seed_and_only_for_it():
+def test_rates_depend_on_the_seed_alone():
     def rates(seed):
         return network("mmwave", duration_s=5.0, seed=seed).rates_bps
 
@@ -143,9 +143,13 @@ def test_the_same_for_a_seed_and_only_for_it():
 
 
 @pytest.mark.parametrize(
-    ("coherence_s", "duration_s", "says"),
-    [(0.0, 1.0, "needs 0 < coherence_s"), (2.0, 1.0, "needs 0 < coherence_s"), (1e-6, 600.0, "at most 2000000")],
+    ("coherence_s", "duration_s", "error"),
+    [
+        (0.0, 1.0, "needs 0 < coherence_s"),
+        (2.0, 1.0, "needs 0 < coherence_s"),
+        (1e-6, 600.0, "expected at most 2000000"),
+    ],
 )
-def test_times_that_make_no_sense_are_refused(coherence_s, duration_s, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_times_are_rejected(coherence_s, duration_s, error):
+    with pytest.raises(ValueError, match=error):
         network("mmwave", coherence_s=coherence_s, duration_s=duration_s)

@@ -1,4 +1,4 @@
-"""Friis by hand, the tables against their published efficiencies, peak rates against published ones."""
+"""Friis by hand, tables and peak rates against published values."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Are veth pairs shaped as asked for, while traffic flows, and is it all undone? By the kernel's own counters."""
+"""Shaping of veth pairs, also under traffic, and its removal, by the kernel's own counters."""
 
 import os
 import signal
@@ -20,8 +20,8 @@ from netem.link import LinkProfile
 from netem.profiles import Duplex
 
 
-def why_not() -> str | None:
-    """Why this machine cannot run these tests."""
+def skip_reason() -> str | None:
+    """Reason why this machine cannot run these tests."""
     if os.geteuid():
         return "namespaces need root"
     try:
@@ -30,7 +30,7 @@ def why_not() -> str | None:
         return str(error)
 
 
-REASON = why_not()
+REASON = skip_reason()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 CHAIN = (["ue", "mec", "cloud"], [(0, 1), (1, 2)])
@@ -45,7 +45,7 @@ def network():
 def joined(
     network: NamespaceNetwork, edge: int, near: int, far: int, end: int = 1
 ) -> tuple[socket.socket, socket.socket]:
-    """A connection from node ``near`` to node ``far``, which is end ``end`` of ``edge``."""
+    """Connection from node ``near`` to node ``far``, which is end ``end`` of ``edge``."""
     with in_namespace(network.paths[far]), socket.create_server((network.address(edge, end), 0)) as listener:
         with in_namespace(network.paths[near]):
             one = socket.socket()
@@ -55,7 +55,7 @@ def joined(
 
 
 def flow(one: socket.socket, other: socket.socket, n_bytes: int, meanwhile=lambda: None) -> int:
-    """Send so many bytes; how many arrived. ``meanwhile`` runs once a hundredth has."""
+    """Send ``n_bytes`` and return the number received; call ``meanwhile`` after a hundredth."""
     sending = threading.Thread(target=lambda: (one.sendall(bytes(n_bytes)), one.close()))
     sending.start()
     arrived = 0
@@ -69,22 +69,22 @@ def flow(one: socket.socket, other: socket.socket, n_bytes: int, meanwhile=lambd
 
 
 def qdisc(path: str, interface: str) -> tuple[str, int]:
-    """Kind of the root qdisc of ``interface``, and the bytes that it counted."""
+    """Kind of the root qdisc of ``interface``, and the bytes it has counted."""
     with in_namespace(path), IPRoute() as route:
         (index,) = route.link_lookup(ifname=interface)
         (found,) = [q for q in route.get_qdiscs(index) if q["parent"] == 0xFFFFFFFF]
         return found.get_attr("TCA_KIND"), found.get_attr("TCA_STATS2").get_attr("TCA_STATS_BASIC")["bytes"]
 
 
-def test_each_direction_is_shaped_at_its_own_end_and_payload_is_what_counts(network):
+def test_each_end_shapes_its_direction_and_payload_is_counted(network):
     network.shape(0, Duplex(up=LinkProfile(rate_bps=400e6), down=LinkProfile(rate_bps=800e6)))
     assert flow(*joined(network, 0, near=0, far=1), 2_000_000) == 2_000_000
     (up, up_bytes), (down, down_bytes) = (qdisc(path, "link0") for path in network.paths[:2])
     assert (up, down) == ("tbf", "tbf")
-    # Of 1,382 full segments; those that are sent again count again. Acknowledgements count as one byte each.
+    # 1,382 full segments; retransmissions count again. An acknowledgement counts as one byte.
     assert 2_000_000 <= up_bytes < 2_400_000
     assert down_bytes < 5000
-    assert qdisc(network.paths[1], "link1")[0] == "noqueue"  # nobody shaped that
+    assert qdisc(network.paths[1], "link1")[0] == "noqueue"  # not shaped
 
 
 def test_a_rate_is_never_exceeded(network):
@@ -96,7 +96,7 @@ def test_a_rate_is_never_exceeded(network):
     assert time.monotonic() - began_at >= 0.95 * 8 * n_bytes / rate_bps
 
 
-def test_the_tree_s_edges_are_links_of_their_own():
+def test_edges_of_a_tree_are_separate_links():
     with NamespaceNetwork("tbf", ["root", "left", "right"], [(0, 1), (0, 2)]) as network:
         network.shape(1, Duplex(up=LinkProfile(rate_bps=1e8), down=LinkProfile(rate_bps=1e8)))
         for edge, far in ((0, 1), (1, 2)):
@@ -119,7 +119,7 @@ def test_profiles_change_while_traffic_flows(network):
     assert flow(one, other, 20_000_000, change) == 20_000_000
 
 
-def test_nothing_of_it_is_where_it_was_made_from(network):
+def test_the_original_namespace_has_no_new_interface(network):
     here = os.stat("/proc/self/ns/net").st_ino
     with IPRoute() as route:
         assert not [link for link in route.get_links() if "link0" in str(link.get_attr("IFLA_IFNAME"))]
@@ -127,11 +127,11 @@ def test_nothing_of_it_is_where_it_was_made_from(network):
 
 
 def ours() -> set[str]:
-    """The namespaces of this process; others may run."""
+    """Namespaces of this process; other processes may have some too."""
     return {name for name in netns.listnetns() if name.startswith(f"splitmec-{os.getpid()}-")}
 
 
-def test_all_is_undone_on_exit_and_on_exception():
+def test_everything_is_removed_on_exit_and_on_exception():
     def fail() -> None:
         with NamespaceNetwork("tbf", *CHAIN) as network:
             assert ours() == {Path(path).name for path in network.paths}
@@ -142,20 +142,20 @@ def test_all_is_undone_on_exit_and_on_exception():
     assert ours() == set()
 
 
-def test_what_the_kernel_refuses_is_an_error_and_undone():
-    with pytest.raises(ShapeError, match="does not let us make"):
+def test_a_rejection_by_the_kernel_is_an_error_and_leaves_nothing():
+    with pytest.raises(ShapeError, match="cannot create network namespaces"):
         NamespaceNetwork("tbf", ["one"], [(0, 0)]).__enter__()  # two interfaces of one name
     assert ours() == set()
     if "netem" not in supported_shapers():
-        with NamespaceNetwork("netem", *CHAIN) as network, pytest.raises(ShapeError, match="does not take netem"):
+        with NamespaceNetwork("netem", *CHAIN) as network, pytest.raises(ShapeError, match="rejects netem"):
             network.shape(0, Duplex())
 
 
-def test_a_thread_is_back_home_after_it_was_inside(network):
-    home = os.stat("/proc/thread-self/ns/net").st_ino
+def test_a_thread_returns_to_its_original_namespace(network):
+    original = os.stat("/proc/thread-self/ns/net").st_ino
     with in_namespace(network.paths[0]):
-        assert os.stat("/proc/thread-self/ns/net").st_ino == os.stat(network.paths[0]).st_ino != home
-    assert os.stat("/proc/thread-self/ns/net").st_ino == home
+        assert os.stat("/proc/thread-self/ns/net").st_ino == os.stat(network.paths[0]).st_ino != original
+    assert os.stat("/proc/thread-self/ns/net").st_ino == original
     with pytest.raises(FileNotFoundError):
         enter("/run/netns/nosuch")
 
@@ -169,7 +169,7 @@ with NamespaceNetwork("tbf", ["a", "b"], [(0, 1)]) as network:
 """
 
 
-def test_only_what_the_dead_left_is_swept(network):
+def test_only_namespaces_of_dead_processes_are_removed(network):
     decoys = [f"decoy-{os.getpid()}", f"splitmec-{os.getpid()}-decoy"]
     for decoy in decoys:
         netns.create(decoy)
@@ -197,7 +197,7 @@ def test_only_what_the_dead_left_is_swept(network):
             netns.remove(decoy)
 
 
-def test_a_process_that_has_an_owner_s_number_but_began_later_is_no_owner():
+def test_a_later_process_with_the_same_pid_is_not_the_owner():
     pid, started = os.getpid(), int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     names = [f"splitmec-{pid}-{started + offset}-0-x" for offset in (0, -1)]
     for name in names:
@@ -208,7 +208,7 @@ def test_a_process_that_has_an_owner_s_number_but_began_later_is_no_owner():
         netns.remove(names[0])
 
 
-def test_a_zombie_owns_nothing():
+def test_namespaces_of_a_zombie_are_orphaned():
     child = subprocess.Popen([sys.executable, "-c", "print(open('/proc/self/stat').read())"], stdout=subprocess.PIPE)
     started = child.stdout.read().decode().rpartition(")")[2].split()[19]
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)

@@ -1,4 +1,4 @@
-"""Are the kernel's settings right? By hand, by closed forms, and against pyroute2's encoder of the same settings."""
+"""Traffic control settings by hand, by closed forms, and against pyroute2's encoder."""
 
 import struct
 
@@ -15,7 +15,7 @@ FULL = (1 << 32) - 1
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Netlink attributes by their type, padding taken off."""
+    """Netlink attributes by type, without padding."""
     found = {}
     while data:
         length, kind = struct.unpack_from("<HH", data)
@@ -31,7 +31,7 @@ def test_a_profile_by_hand():
         jitter_ns=2_000_000,
         distribution="normal",
         delay_correlation=0,
-        # 3.75 MB/s: 18 ms travel, 67,500 bytes; 20 ms wait, 75,000 bytes; 98.4 segments of 1,448.
+        # 3.75 MB/s: 18 ms in flight, 67,500 bytes; 20 ms queued, 75,000 bytes; 98.4 segments of 1,448.
         limit_packets=99,
         loss=42_950,  # 42,949.67
         loss_chain=None,
@@ -41,7 +41,7 @@ def test_a_profile_by_hand():
     )
 
 
-def test_the_limit_holds_a_round_trip_besides_what_travels():
+def test_the_limit_allows_a_round_trip_beside_packets_in_flight():
     def limit(**profile: float) -> int:
         return tc.netem(LinkProfile(**profile)).limit_packets
 
@@ -51,7 +51,7 @@ def test_the_limit_holds_a_round_trip_besides_what_travels():
     assert limit(rate_bps=100e6, delay_s=0.05, limit_packets=7) == 7
 
 
-def test_correlated_losses_are_a_chain_of_two_states():
+def test_correlated_losses_are_a_two_state_chain():
     settings = tc.netem(LinkProfile(loss=0.1, loss_correlation=0.5))
     good_to_bad, bad_to_good = (share / FULL for share in settings.loss_chain)
     assert settings.loss == 0
@@ -104,7 +104,7 @@ def test_pyroute2_encodes_the_same_netem(profile):
     assert fields[3] == expected["gap"]
     assert fields[4] == pytest.approx(expected["duplicate"], abs=2)
     ours, theirs = attributes(data[24:]), dict(expected["attrs"])
-    assert struct.unpack("<q", ours[10]) == (round(profile.delay_s * 1e9),)  # of more than 32 bits: in nanoseconds
+    assert struct.unpack("<q", ours[10]) == (round(profile.delay_s * 1e9),)  # 64 bits, in nanoseconds
     assert struct.unpack("<II", ours[3])[0] == pytest.approx(theirs["TCA_NETEM_REORDER"]["prob_reorder"], abs=2)
     assert struct.unpack("<IiIi", ours[6]) == tuple(theirs["TCA_NETEM_RATE"].values())
     assert struct.unpack("<III", ours[1]) == (0, 0, 0)
@@ -124,7 +124,7 @@ def test_pyroute2_encodes_the_same_tbf():
     assert struct.unpack("<I", ours[6]) == (settings.burst_bytes,)
 
 
-def test_a_table_goes_along_with_jitter_alone():
+def test_only_jitter_sends_a_table():
     assert 2 not in attributes(tc.options("netem", LinkProfile(delay_s=0.1))[24:])
     data = tc.options("netem", LinkProfile(delay_s=0.1, jitter_s=0.01, jitter_distribution="pareto"))[24:]
     table = struct.unpack("<4096h", attributes(data)[2])

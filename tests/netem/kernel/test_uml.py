@@ -1,7 +1,7 @@
-"""Does a kernel with netem do what a profile asks for? A guest kernel, booted as a process, measures it.
+"""Profiles on a kernel with netem, measured in a guest kernel that is booted as a process.
 
-User-mode Linux has one processor and timers of its own; each bound says what it leaves for that. What a busy machine
-made slow or late was measured again: the last attempt is judged, and none may have been faster or earlier than asked.
+User-mode Linux has one processor and its own timers; the bounds allow for that. Measurements that a busy machine
+slowed down are repeated: the last attempt counts, and no attempt may be faster or earlier than its profile.
 """
 
 import json
@@ -16,33 +16,33 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("linux.uml") is None, reason="Debian's package user-mode-linux is not installed"),
 ]
 
-PATIENCE_S = 300
-HEADERS = 1.01  # what the guest's rounding of a packet's headers may add to a rate
+TIMEOUT_S = 300
+HEADERS = 1.01  # the guest's rounding of packet headers may raise a rate by this
 
 
 @pytest.fixture(scope="module")
 def found(guest) -> dict:
-    printed = guest(PATIENCE_S)
+    printed = guest(TIMEOUT_S)
     results = [line for line in printed.splitlines() if line.startswith("RESULT ")]
     assert results, printed[-3000:]
     return json.loads(results[0].removeprefix("RESULT "))
 
 
 def binomial(count: int, share: float) -> object:
-    """What about so many of ``count`` are, within five standard deviations."""
+    """Binomial count within five standard deviations of its mean."""
     return pytest.approx(count * share, abs=5 * sqrt(count * share * (1 - share)))
 
 
-def test_rates_are_those_asked_for(found):
+def test_rates_are_those_of_the_profile(found):
     for attempts in found["rates"]:
-        assert all(row["whole_bps"] <= HEADERS * row["asked_bps"] for row in attempts), attempts
-        assert attempts[-1]["obtained_bps"] == pytest.approx(attempts[-1]["asked_bps"], rel=RATE_OFF), attempts
+        assert all(row["whole_bps"] <= HEADERS * row["configured_bps"] for row in attempts), attempts
+        assert attempts[-1]["measured_bps"] == pytest.approx(attempts[-1]["configured_bps"], rel=RATE_OFF), attempts
 
 
-def test_delays_are_those_asked_for(found):
+def test_delays_are_those_of_the_profile(found):
     for attempts in found["delays"]:
-        assert all(row["least_s"] >= row["asked_s"] for row in attempts), attempts
-        assert in_time(attempts[-1]["asked_s"], attempts[-1]["median_s"]), attempts
+        assert all(row["least_s"] >= row["configured_s"] for row in attempts), attempts
+        assert in_time(attempts[-1]["configured_s"], attempts[-1]["median_s"]), attempts
 
 
 def test_jitter_has_the_quartiles_of_its_distribution(found):
@@ -52,33 +52,33 @@ def test_jitter_has_the_quartiles_of_its_distribution(found):
         assert as_drawn(**attempts[-1]), attempts
 
 
-def test_losses_are_as_many_as_asked_for(found):
+def test_losses_are_those_of_the_profile(found):
     loss = found["loss"]
     assert loss["lost"] == binomial(loss["sent"], 0.05)
     assert loss["arrived"] + loss["lost"] == loss["sent"]
     assert loss["lost_after_lost"] == binomial(loss["lost"], 0.05)
 
 
-def test_correlated_losses_are_as_many_and_follow_each_other(found):
+def test_correlated_losses_are_those_of_the_profile(found):
     loss = found["loss_correlated"]
     # A chain of correlation r has (1 + r) / (1 - r) times the binomial's variance: 3.
     assert loss["lost"] == pytest.approx(400, abs=5 * sqrt(3 * 4000 * 0.1 * 0.9))
     assert loss["lost_after_lost"] == binomial(loss["lost"], 0.1 + 0.5 * 0.9)
 
 
-def test_packets_come_twice_or_overtake_as_often_as_asked_for(found):
+def test_duplicates_and_reordering_are_those_of_the_profile(found):
     assert found["duplicate"]["lost"] == 0
     assert found["duplicate"]["arrived"] - found["duplicate"]["sent"] == binomial(4000, 0.1)
     assert found["reorder"]["arrived"] == 4000
     assert found["reorder"]["overtook"] == binomial(4000, 0.25)
 
 
-def test_a_limit_drops_what_is_more(found):
+def test_a_limit_drops_excess_packets(found):
     assert min(found["limit"]) >= 50
-    assert found["limit"][-1] == 50  # more, if the guest slept while it sent them
+    assert found["limit"][-1] == 50  # more if the guest slept while sending
 
 
-def test_a_change_loses_nothing_and_holds_nothing_up(found):
+def test_a_change_loses_and_delays_nothing(found):
     assert found["changed"] == {"sent": 1000, "arrived": 1000, "in_order": True}
     attempts = found["flow"]
     assert all(flow["bits"] <= HEADERS * flow["most_bits"] for flow in attempts), attempts
@@ -86,18 +86,18 @@ def test_a_change_loses_nothing_and_holds_nothing_up(found):
     assert attempts[-1]["after_bps"] == pytest.approx(5e6, rel=RATE_OFF), attempts
 
 
-def test_tc_shows_what_was_computed_by_hand(found):
+def test_tc_shows_settings_computed_by_hand(found):
     if found["shown"] is None:
-        pytest.skip("iproute2's tc is not installed")  # it only shows; what was set is measured by the other tests
+        pytest.skip("iproute2's tc is not installed")  # the other tests measure the settings
     common = "linklayer ethernet overhead -66"
     assert found["shown"] == [
-        # 2.5 MB/s: 10 ms and 4 x 2 ms travel, 20 ms wait; 95,000 bytes are 66 segments.
+        # 2.5 MB/s: 10 ms and 4 x 2 ms in flight, 20 ms queued; 95,000 bytes are 66 segments.
         f"qdisc netem 1: root refcnt 2 limit 66 delay 10ms 2ms 75% loss 25% duplicate 50% reorder 12.5% rate 20Mbit"
         f" gap 1 {common}",
         # From good to bad 0.1 x 0.5, back 0.9 x 0.5.
         f"qdisc netem 1: root refcnt 2 limit 77 delay 2.5ms loss gemodel p 5% r 45% 1-h 100% 1-k 0% rate 8Mbit"
         f" {common}",
-        # 2^32 - 1 bytes/s, 20 ms of them wait.
+        # 2^32 - 1 bytes/s, 20 ms of them queued.
         f"qdisc netem 1: root refcnt 2 limit 59323 rate 34359Mbit {common}",
     ]
 
@@ -106,7 +106,7 @@ def test_the_named_links_are_within_what_bench_links_allows(found):
     assert len(found["held"]) == 4
     for row in found["held"]:
         assert row["measured_rate_bps"] <= (1 + RATE_OFF) * row["rate_bps"], row
-        # On a host so slow that the guest does not carry twice the rate unshaped it is not the shaper that is late.
+        # On a slow host, where the guest carries less than twice the rate unshaped, the shaper is not the bottleneck.
         slow = row["carried_bps"] < 2 * row["rate_bps"] and row["measured_rate_bps"] < row["rate_bps"]
         reached = row["measured_rate_bps"] >= (1 - RATE_OFF) * row["rate_bps"]
         assert reached or (slow and row["measured_rate_bps"] > 0.4 * row["carried_bps"]), row
@@ -116,5 +116,5 @@ def test_the_named_links_are_within_what_bench_links_allows(found):
         assert HEADERS * row["least_message_s"] >= row["delay_s"] + 8 * row["message_bytes"] / row["rate_bps"], row
 
 
-def test_nothing_is_left(found):
+def test_no_namespace_is_left(found):
     assert found["left"] == []

@@ -1,9 +1,9 @@
 """Measure links between namespaces packet by packet, in a guest whose kernel has netem.
 
-Prints one line of JSON. Counts of packets are UDP's, one datagram a packet; rates are TCP's payload.
+Prints one line of JSON. Packets are counted as UDP datagrams; rates are TCP payload rates.
 
-Other work of the machine makes a link slower or later, never faster or earlier. So what is too slow or too late is
-measured again, and what is printed is every attempt: the last one is to be as asked for, and none may be too fast.
+Other load makes a link slower or later, never faster or earlier. Measurements that are too slow or too late are
+therefore repeated, and all attempts are printed: the last must match the profile, and none may be too fast.
 """
 
 import asyncio
@@ -29,43 +29,43 @@ from netem.link import LinkProfile
 from netem.profiles import LINKS, Duplex
 
 MODULES = ("drivers/net/veth", "net/sched/sch_netem", "net/sched/sch_tbf")
-FINIT_MODULE = 313  # its number on x86-64
+FINIT_MODULE = 313  # system call number on x86-64
 STAMP = struct.Struct("<Id")
 JITTER_S, JITTERED = 0.002, 300
-QUIET_S, QUIETS = 0.2, 4  # nothing came so many times in a row: nothing more will. One may be all the guest that slept
-MESSAGE_S = 0.1  # what a link sends in so long is held against its rate
+QUIET_S, QUIETS = 0.2, 4  # receive timeouts in a row that end a measurement; one may be due to the guest sleeping
+MESSAGE_S = 0.1  # transmission time of the messages that check a rate
 ATTEMPTS = 3
-LATEST_S = 120.0  # after the guest's start: from then on one attempt has to do
+LATEST_S = 120.0  # after the guest's start; later measurements get one attempt
 
 RATE_OFF = 0.05
-TIMER_S = 0.001  # as late as the guest's timers may be; about 0.2 ms was measured
-# (median, distance of the quartiles) in units of jitter_s; the pareto's by hand: 4/3 ((1 - u)^(-1/3) - 1.5).
+TIMER_S = 0.001  # tolerated lateness of the guest's timers; about 0.2 ms was measured
+# (median, interquartile range) in units of jitter_s; the pareto's by hand: 4/3 ((1 - u)^(-1/3) - 1.5).
 QUARTILES = {"normal": (0.0, 1.349), "uniform": (0.0, 1.0), "pareto": (-0.3201, 0.6491)}
-# Of 300 normal draws the median has a standard error of 0.072, the quartiles' distance one of 0.09.
+# Of 300 normal draws the median has a standard error of 0.072, the interquartile range one of 0.09.
 MEDIAN_OFF, DISTANCE_OFF = 0.36, 0.45
-SPREAD_OFF = 0.75  # of 60 draws of a normal the quartiles' distance has a relative standard error of 0.15
+SPREAD_OFF = 0.75  # with 60 normal draws the interquartile range has a relative standard error of 0.15
 
 Found = TypeVar("Found")
 
 
 def attempts(measure: Callable[[], Found], good: Callable[[Found], bool]) -> list[Found]:
-    """What each attempt found, up to the first one that is ``good``, for the guest's clock is that of the host."""
+    """Results of repeated measurements, up to the first that is ``good``; the guest's clock is that of the host."""
     found = [measure()]
     while len(found) < ATTEMPTS and not good(found[-1]) and time.monotonic() < LATEST_S:
         found.append(measure())
     return found
 
 
-def reached(asked_bps: float, obtained_bps: float) -> bool:
-    return abs(obtained_bps / asked_bps - 1) <= RATE_OFF
+def reached(configured_bps: float, measured_bps: float) -> bool:
+    return abs(measured_bps / configured_bps - 1) <= RATE_OFF
 
 
-def in_time(asked_s: float, obtained_s: float) -> bool:
-    return asked_s <= obtained_s <= asked_s + TIMER_S
+def in_time(configured_s: float, measured_s: float) -> bool:
+    return configured_s <= measured_s <= configured_s + TIMER_S
 
 
 def as_drawn(distribution: str, median_s: float, distance_s: float) -> bool:
-    """Whether delays, less their mean, have the quartiles of so many draws of ``distribution``."""
+    """Whether the jitter of delays has the quartiles of ``distribution``."""
     of_median, of_distance = QUARTILES[distribution]
     late = median_s / JITTER_S - of_median
     return -MEDIAN_OFF <= late <= MEDIAN_OFF + TIMER_S / JITTER_S and (
@@ -82,12 +82,12 @@ def load_modules() -> None:
 
 
 class Ends:
-    """Two namespaces, and sockets from the one to the other."""
+    """Two namespaces, with sockets from one to the other."""
 
     def __init__(self, network: NamespaceNetwork) -> None:
         self.network = network
 
-    def ask(self, up: LinkProfile, down: LinkProfile | None = None) -> None:
+    def shape(self, up: LinkProfile, down: LinkProfile | None = None) -> None:
         self.network.shape(0, Duplex(up=up, down=down or LinkProfile()))
 
     def datagrams(self) -> tuple[socket.socket, socket.socket]:
@@ -113,9 +113,9 @@ class Ends:
     def send(
         self, count: int, gap_s: float = 0.0, meanwhile=lambda number: None, whole: bool = False
     ) -> list[tuple[int, float]]:
-        """(number, delay) of the datagrams that arrive, in their order, of ``count`` sent ``gap_s`` apart.
+        """Send ``count`` datagrams ``gap_s`` apart; return (number, delay) of those that arrive, in order of arrival.
 
-        If ``whole``, no more than those are waited for.
+        With ``whole`` the measurement ends after ``count`` arrivals.
         """
         near, far = self.datagrams()
         far.settimeout(QUIET_S)
@@ -146,7 +146,7 @@ class Ends:
         return arrived
 
     def flow(self, seconds: float, meanwhile=lambda: None) -> list[tuple[float, int]]:
-        """(time, bytes so far) of what arrives of a stream sent for ``seconds``; ``meanwhile`` at half the time."""
+        """(time, bytes so far) of the arrivals of a stream sent for ``seconds``; ``meanwhile`` runs at half time."""
         near, far = self.stream()
         begun_at = time.monotonic()
         stamps = [(0.0, 0)]
@@ -171,7 +171,7 @@ class Ends:
 
 
 def overtakers(numbers: list[int]) -> int:
-    """How many came before one that was sent before them."""
+    """Number of datagrams that arrived before one sent earlier."""
     count, least = 0, numbers[-1]
     for number in reversed(numbers):
         count += number > least
@@ -189,27 +189,33 @@ def rate_bps(stamps: list[tuple[float, int]], from_s: float, to_s: float) -> flo
 def packets(ends: Ends) -> dict:
     found: dict = {"kernel": os.uname().release}
 
-    def rates(asked_bps: float) -> dict:
-        ends.ask(LinkProfile(rate_bps=asked_bps, delay_s=0.005), LinkProfile(delay_s=0.005))
+    def rates(configured_bps: float) -> dict:
+        ends.shape(LinkProfile(rate_bps=configured_bps, delay_s=0.005), LinkProfile(delay_s=0.005))
         stamps = ends.flow(1.5)
-        whole_bps = 8 * stamps[-1][1] / (stamps[-1][0] - 0.005)  # from the first byte's sending: no lateness adds to it
-        return {"asked_bps": asked_bps, "obtained_bps": rate_bps(stamps, 0.5, 1.5), "whole_bps": whole_bps}
+        whole_bps = (
+            8 * stamps[-1][1] / (stamps[-1][0] - 0.005)
+        )  # from the first byte's sending: lateness cannot raise it
+        return {"configured_bps": configured_bps, "measured_bps": rate_bps(stamps, 0.5, 1.5), "whole_bps": whole_bps}
 
     found["rates"] = [
         attempts(
-            lambda asked_bps=asked_bps: rates(asked_bps), lambda row: reached(row["asked_bps"], row["obtained_bps"])
+            lambda configured_bps=configured_bps: rates(configured_bps),
+            lambda row: reached(row["configured_bps"], row["measured_bps"]),
         )
-        for asked_bps in (5e6, 50e6)
+        for configured_bps in (5e6, 50e6)
     ]
 
-    def delays(asked_s: float) -> dict:
-        ends.ask(LinkProfile(rate_bps=20e6, delay_s=asked_s))
+    def delays(configured_s: float) -> dict:
+        ends.shape(LinkProfile(rate_bps=20e6, delay_s=configured_s))
         seen = [delay for _, delay in ends.send(100, 0.005, whole=True)]
-        return {"asked_s": asked_s, "least_s": min(seen), "median_s": median(seen)}
+        return {"configured_s": configured_s, "least_s": min(seen), "median_s": median(seen)}
 
     found["delays"] = [
-        attempts(lambda asked_s=asked_s: delays(asked_s), lambda row: in_time(row["asked_s"], row["median_s"]))
-        for asked_s in (0.001, 0.01, 0.04)
+        attempts(
+            lambda configured_s=configured_s: delays(configured_s),
+            lambda row: in_time(row["configured_s"], row["median_s"]),
+        )
+        for configured_s in (0.001, 0.01, 0.04)
     ]
 
     def jitters(distribution: str, correlation: float) -> dict:
@@ -220,7 +226,7 @@ def packets(ends: Ends) -> dict:
             jitter_distribution=distribution,
             jitter_correlation=correlation,
         )
-        ends.ask(jitter)
+        ends.shape(jitter)
         low_s, median_s, high_s = quantiles([delay for _, delay in ends.send(JITTERED, 0.008, whole=True)], n=4)
         return {"distribution": distribution, "median_s": median_s - jitter.delay_s, "distance_s": high_s - low_s}
 
@@ -235,7 +241,7 @@ def packets(ends: Ends) -> dict:
         "duplicate": LinkProfile(delay_s=0.001, duplicate=0.1),
         "reorder": LinkProfile(delay_s=0.02, reorder=0.25),
     }.items():
-        ends.ask(profile)
+        ends.shape(profile)
         sent = 4000
         arrived = ends.send(sent)
         numbers = [number for number, _ in arrived]
@@ -248,7 +254,7 @@ def packets(ends: Ends) -> dict:
             "overtook": overtakers(numbers),
         }
 
-    ends.ask(LinkProfile(delay_s=0.5, limit_packets=50))
+    ends.shape(LinkProfile(delay_s=0.5, limit_packets=50))
     found["limit"] = attempts(lambda: len(ends.send(200)), lambda arrived: arrived == 50)
 
     def change(number: int) -> None:
@@ -256,17 +262,17 @@ def packets(ends: Ends) -> dict:
             profile = LinkProfile(rate_bps=1e6 * (number + 10), delay_s=0.002 + number * 1e-6)
             ends.network.shape_end(0, 0, profile)
 
-    ends.ask(LinkProfile(rate_bps=20e6, delay_s=0.002))
+    ends.shape(LinkProfile(rate_bps=20e6, delay_s=0.002))
     numbers = [number for number, _ in ends.send(1000, 0.001, change)]
     found["changed"] = {"sent": 1000, "arrived": len(numbers), "in_order": numbers == sorted(numbers)}
 
     def flow() -> dict:
         slow = LinkProfile(rate_bps=5e6, delay_s=0.005)
-        ends.ask(replace(slow, rate_bps=20e6), LinkProfile(delay_s=0.005))
+        ends.shape(replace(slow, rate_bps=20e6), LinkProfile(delay_s=0.005))
         begun_at, changed_s = time.monotonic(), []
 
         def change() -> None:
-            ends.ask(slow, LinkProfile(delay_s=0.005))
+            ends.shape(slow, LinkProfile(delay_s=0.005))
             changed_s.append(time.monotonic() - begun_at)
 
         stamps = ends.flow(3.0, change)
@@ -282,10 +288,10 @@ def packets(ends: Ends) -> dict:
 
 
 def held(network: NamespaceNetwork) -> list[dict]:
-    """The named links' ways, measured just as ``bench links`` measures every other backend's.
+    """Both directions of the named links, measured as by ``bench links`` on the other backends.
 
-    Rate and delay of the link itself are those without jitter and loss: TCP, whose losses here are real, need not
-    reach the rate of a link that has them. ``tcp_rate_bps`` is what it reached.
+    Rate and delay are measured without jitter and loss: with real losses TCP need not reach the link's rate.
+    ``tcp_rate_bps`` is what it reached.
     """
 
     async def measured(profile: LinkProfile, size: int) -> Calibration:
@@ -296,40 +302,40 @@ def held(network: NamespaceNetwork) -> list[dict]:
             return await measure(probe, bare, bulk_s=0.5, messages=60, sizes=(size,), repeats=1)
 
     def row(name: str, direction: str, duplex: Duplex) -> dict:
-        asked = duplex.up
-        size = round(asked.rate_bps * MESSAGE_S / 8)
+        profile = duplex.up
+        size = round(profile.rate_bps * MESSAGE_S / 8)
 
         def plain() -> Calibration:
             network.shape(0, Duplex(up=steady(duplex.up), down=steady(duplex.down)))
-            return asyncio.run(measured(asked, size))
+            return asyncio.run(measured(profile, size))
 
         def whole() -> Calibration:
             network.shape(0, duplex)
-            return asyncio.run(measured(asked, size))
+            return asyncio.run(measured(profile, size))
 
         def unshaped() -> float:
-            network.shape(0, Duplex(up=LinkProfile(delay_s=asked.delay_s), down=LinkProfile(delay_s=asked.delay_s)))
-            return asyncio.run(measured(asked, size)).rate_bps
+            network.shape(0, Duplex(up=LinkProfile(delay_s=profile.delay_s), down=LinkProfile(delay_s=profile.delay_s)))
+            return asyncio.run(measured(profile, size)).rate_bps
 
         plains = attempts(
-            plain, lambda seen: reached(asked.rate_bps, seen.rate_bps) and in_time(asked.delay_s, seen.delay_s)
+            plain, lambda seen: reached(profile.rate_bps, seen.rate_bps) and in_time(profile.delay_s, seen.delay_s)
         )
-        carried = asked.rate_bps if reached(asked.rate_bps, plains[-1].rate_bps) else unshaped()
-        wholes = attempts(whole, lambda seen: abs(seen.jitter_s / asked.jitter_s - 1) <= SPREAD_OFF)
+        carried = profile.rate_bps if reached(profile.rate_bps, plains[-1].rate_bps) else unshaped()
+        wholes = attempts(whole, lambda seen: abs(seen.jitter_s / profile.jitter_s - 1) <= SPREAD_OFF)
         return {
             "link": name,
             "direction": direction,
-            "rate_bps": asked.rate_bps,
+            "rate_bps": profile.rate_bps,
             "measured_rate_bps": plains[-1].rate_bps,
-            "carried_bps": carried,  # without a rate, where the rate was not reached
+            "carried_bps": carried,  # without a rate limit, if the rate was not reached
             "tcp_rate_bps": wholes[-1].rate_bps,
-            "delay_s": asked.delay_s,
+            "delay_s": profile.delay_s,
             "measured_delay_s": plains[-1].delay_s,
             "measured_delay_p99_s": plains[-1].delay_p99_s,
             "measured_round_trip_s": plains[-1].round_trip_s,
-            "jitter_s": asked.jitter_s,
+            "jitter_s": profile.jitter_s,
             "measured_jitter_s": wholes[-1].jitter_s,
-            "loss": asked.loss,
+            "loss": profile.loss,
             "least_delay_s": min(seen.delay_s for seen in plains),
             "message_bytes": size,
             "least_message_s": min(seen.message_s[size] for seen in plains),
@@ -348,7 +354,7 @@ def steady(profile: LinkProfile) -> LinkProfile:
 
 
 def shown(ends: Ends) -> list[str]:
-    """What tc shows of some profiles, a line each."""
+    """Output of tc for some profiles, one line each."""
     lines = []
     for profile in (
         LinkProfile(rate_bps=20e6, delay_s=0.01, jitter_s=0.002, loss=0.25, duplicate=0.5, reorder=0.125,
@@ -356,7 +362,7 @@ def shown(ends: Ends) -> list[str]:
         LinkProfile(rate_bps=8e6, delay_s=0.0025, loss=0.1, loss_correlation=0.5, limit_packets=77),
         LinkProfile(),
     ):  # fmt: skip
-        ends.ask(profile)
+        ends.shape(profile)
         name = os.path.basename(ends.network.paths[0])
         command = ["tc", "-n", name, "-d", "qdisc", "show", "dev", "link0"]
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
