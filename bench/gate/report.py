@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from bench.gate.compare import GateOutcome
-from reports.claims.statistics import escape, label, number
+from reports.formatting import escape, label, number
 from reports.pages.tables import grid
 
 STATUSES = ("regression", "missing", "new", "ok")

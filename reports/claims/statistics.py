@@ -102,29 +102,3 @@ def paired(combine: Callable[[float, float], float], left: Seeds, right: Seeds) 
         mean = combine(statistics.fmean(left.values()), statistics.fmean(right.values()))
         return Estimate(mean, None, 0)
     return estimate([combine(left[seed], right[seed]) for seed in common])
-
-
-def number(value: float) -> str:
-    """A number for people: four significant digits, whole numbers in full."""
-    if value == int(value) and abs(value) < 1e12:
-        return f"{int(value):,}"
-    digits = f"{value:.4g}"
-    return f"{value:,.0f}" if "e+" in digits and abs(value) < 1e12 else digits
-
-
-def label(case: Iterable[tuple[str, CaseValue]]) -> str:
-    """A case for people: ``codec=f16, rate_mbps=10``."""
-    return ", ".join(f"{key}={value_text(value)}" for key, value in case)
-
-
-def value_text(value: CaseValue) -> str:
-    """A case value for people: yes and no for booleans, no thousands separators."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def escape(text: str) -> str:
-    """``text`` as Markdown shows it, in a table's cell too."""
-    plain = " ".join(text.split())
-    return "".join(f"\\{char}" if char in "\\|`*<>[]" else char for char in plain)

@@ -9,19 +9,8 @@ from typing import Literal, NamedTuple, get_args
 import msgspec
 
 from reports.claims.claim import Bound, Claim, Criterion, Difference, Number, Order, Ratio, Selector, Value
-from reports.claims.statistics import (
-    Estimate,
-    MixedConditionsError,
-    Seeds,
-    cells,
-    clash,
-    estimate,
-    join,
-    label,
-    number,
-    paired,
-    same,
-)
+from reports.claims.statistics import Estimate, MixedConditionsError, Seeds, cells, clash, estimate, join, paired, same
+from reports.formatting import label, number
 from reports.record import Record, Scale
 
 __all__ = ["Claim", "Judgement", "Verdict", "judge"]

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
-from reports.claims.statistics import number
 from reports.figures.panels import Panel
+from reports.formatting import number
 
 # Okabe and Ito's colours, told apart by the colour-blind; their yellow, pale on white, is a grey here.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")

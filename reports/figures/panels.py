@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from reports.claims.statistics import CaseItems, label, same, value_text
+from reports.claims.statistics import CaseItems, same
+from reports.formatting import label, value_text
 from reports.pages.summary import SummaryRow, header, varying
 from reports.record import CaseValue
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from reports.claims.statistics import same, value_text
+from reports.claims.statistics import same
+from reports.formatting import value_text
 from reports.pages.summary import SummaryRow, summarise
 from reports.record import CaseValue, Record
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from reports.claims.statistics import escape
+from reports.formatting import escape
 from reports.record import Record
 
 EnvironmentTree = dict[str, Any]  # of environment.json, as the runner wrote it

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import msgspec
 
-from reports.claims.statistics import CONDITIONS, escape, number
+from reports.claims.statistics import CONDITIONS
 from reports.figures.draw_pareto import draw_front
 from reports.figures.pareto import FrontSpec, Spot, best_within, front, measured, printed
+from reports.formatting import escape, number
 from reports.pages.environment import EnvironmentTree
 from reports.pages.summary import by_conditions
 from reports.pages.tables import grid

@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 import msgspec
 
-from reports.claims.statistics import CONDITIONS, escape, label, number
+from reports.claims.statistics import CONDITIONS
 from reports.claims.verdict import Judgement, Verdict
 from reports.figures.draw import draw
 from reports.figures.panels import FigureError, FigureSpec, choose, is_pixel
+from reports.formatting import escape, label, number
 from reports.pages.environment import EnvironmentTree, duration, facts, failures, suites_of
 from reports.pages.pareto_section import front_section
 from reports.pages.summary import FEW_SEEDS, UNSTABLE, by_conditions, same_for_all, summarise, unstable

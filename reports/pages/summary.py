@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from reports.claims.statistics import CONDITIONS, CaseItems, label, number, value_text
+from reports.claims.statistics import CONDITIONS, CaseItems
+from reports.formatting import label, number, value_text
 from reports.record import CaseValue, Record
 
 FEW_SEEDS = 3  # below this many a spread says little

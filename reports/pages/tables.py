@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
-from reports.claims.statistics import CONDITIONS, escape, label, number, value_text
+from reports.claims.statistics import CONDITIONS
 from reports.figures.panels import QUANTILE, is_pixel
+from reports.formatting import escape, label, number, value_text
 from reports.pages.summary import SummaryRow, header, summarise, varying
 from reports.record import Record
 

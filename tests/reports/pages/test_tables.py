@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from reports.claims.statistics import escape, number
+from reports.formatting import escape, number
 from reports.pages.summary import header, summarise, unstable
 from reports.pages.tables import frame, grid, markdown, measured, tables
 from reports.record import Record
