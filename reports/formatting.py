@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from reports.record import CaseValue
+from reports.record import CONDITIONS, CaseValue
 
 
 def number(value: float) -> str:
-    """A number for people: four significant digits, whole numbers in full."""
+    """Number with four significant digits; whole numbers in full, with thousands separators."""
     if value == int(value) and abs(value) < 1e12:
         return f"{int(value):,}"
     digits = f"{value:.4g}"
@@ -14,18 +14,23 @@ def number(value: float) -> str:
 
 
 def label(case: Iterable[tuple[str, CaseValue]]) -> str:
-    """A case for people: ``codec=f16, rate_mbps=10``."""
+    """Text of a case: ``codec=f16, rate_mbps=10``."""
     return ", ".join(f"{key}={value_text(value)}" for key, value in case)
 
 
 def value_text(value: CaseValue) -> str:
-    """A case value for people: yes and no for booleans, no thousands separators."""
+    """Text of a case value: yes and no for booleans, no thousands separators."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def escape(text: str) -> str:
-    """``text`` as Markdown shows it, in a table's cell too."""
+    """Escape ``text`` for Markdown, also in a table cell."""
     plain = " ".join(text.split())
     return "".join(f"\\{char}" if char in "\\|`*<>[]" else char for char in plain)
+
+
+def conditions_text(conditions: Iterable[str]) -> str:
+    """Text of values of ``CONDITIONS``: ``mode live, scale laptop, …``, escaped."""
+    return escape(", ".join(f"{name} {value}" for name, value in zip(CONDITIONS, conditions, strict=True)))

@@ -1,4 +1,4 @@
-"""What did a run measure? One immutable, versioned record a line; all that people read is made from these."""
+"""Measurement records: immutable, versioned, one JSON object per line. Reports and verdicts read nothing else."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -13,10 +13,31 @@ Mode = Literal["live", "in-process", "virtual"]
 Scale = Literal["smoke", "laptop", "paper"]
 ShapingBackend = Literal["none", "emulated", "kernel", "tbf+emulated"]
 CaseValue = str | int | float | bool
+CONDITIONS = ("mode", "scale", "dataset", "shaping", "device")  # fields of a record; never merged
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One measured number and the conditions it was measured under."""
+    """One measured number and its conditions.
+
+    Args:
+        schema: Version of this format.
+        run: Identifier of the run.
+        suite: Name of the suite.
+        experiment: Name of the experiment in the suite.
+        case: Values of the varied parameters.
+        metric: Name of the metric; ends in its unit where it has one.
+        value: Measured number; finite.
+        unit: Unit of ``value``; empty for counts and fractions.
+        seed: Seed of the measurement.
+        mode: Transport between nodes: processes, channels in one process, or virtual time.
+        scale: Size of the experiment.
+        dataset: Data set that was used.
+        shaping: How links were shaped.
+        device: Device that computed.
+
+    Raises:
+        ValueError: Another ``schema``, or a ``value`` that is not finite.
+    """
 
     schema: int = SCHEMA
     run: str
@@ -35,13 +56,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
-            raise ValueError(f"record schema {self.schema}, this version reads {SCHEMA}")
+            raise ValueError(f"record schema {self.schema}, expected {SCHEMA}; repeat the run with this version")
         if not math.isfinite(self.value):
             raise ValueError(f"{self.experiment}/{self.metric}: value must be finite, got {self.value}")
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Append ``records`` to ``path``, one JSON object a line."""
+    """Append ``records`` to ``path``, one JSON object per line."""
     encoder = msgspec.json.Encoder()
     with path.open("ab") as file:
         for record in records:
@@ -49,7 +70,11 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of ``path``. Raises ``ValueError`` naming file and line where one cannot be read."""
+    """Yield the records of ``path``.
+
+    Raises:
+        ValueError: A line is not a record; names file and line.
+    """
     decoder = msgspec.json.Decoder(Record)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

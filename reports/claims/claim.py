@@ -1,4 +1,4 @@
-"""What does a paper say? A claim as it stands in a suite's YAML, in one of five forms."""
+"""Claims of a paper, as a suite's YAML states them, in one of five forms."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ Number = int | float
 
 
 class Selector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The records of one metric whose case holds at least these values."""
+    """Selects the records of one metric whose case has all values of ``case``."""
 
     experiment: str
     metric: str
@@ -18,9 +18,16 @@ class Selector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Criterion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the measured number must lie: near the paper's (the first two) or within limits (the others).
+    """Accepted range of the measured number, in the unit of the metric.
 
-    Units are the metric's; ``relative`` is a fraction of the paper's number.
+    Args:
+        tolerance: Largest difference from the paper's number.
+        relative: The same as a fraction of the paper's number.
+        at_least: Lower limit.
+        at_most: Upper limit.
+
+    Raises:
+        ValueError: Not exactly one of ``tolerance``, ``relative`` and limits is given, or a tolerance is negative.
     """
 
     tolerance: float | None = None
@@ -32,63 +39,73 @@ class Criterion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if self.near == self.limited or None not in (self.tolerance, self.relative):
             raise ValueError("give one of tolerance and relative, or at_least and/or at_most")
         if min(self.tolerance or 0, self.relative or 0) < 0:
-            raise ValueError("tolerance and relative cannot be negative")
+            given = self.relative if self.tolerance is None else self.tolerance
+            raise ValueError(f"tolerance and relative must not be negative, got {given}")
 
     @property
     def near(self) -> bool:
-        """The measured number must lie near the paper's."""
+        """Whether the range is around the paper's number."""
         return self.tolerance is not None or self.relative is not None
 
     @property
     def limited(self) -> bool:
-        """The measured number must lie within limits of the claim's own."""
+        """Whether the range is given by limits."""
         return self.at_least is not None or self.at_most is not None
 
 
 class Value(Criterion, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The number is the paper's: ``tolerance`` or ``relative``."""
+    """``of`` equals the paper's number, within ``tolerance`` or ``relative``."""
 
     of: Selector
 
 
 class Bound(Criterion, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The number is ``at_least`` and/or ``at_most`` so much."""
+    """``of`` is within ``at_least`` and/or ``at_most``."""
 
     of: Selector
 
 
 class Ratio(Criterion, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``of`` divided by ``over`` is the paper's number, or within limits."""
+    """``of`` divided by ``over`` equals the paper's number, or is within limits."""
 
     of: Selector
     over: Selector
 
 
 class Difference(Criterion, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``of`` less ``minus`` is the paper's number, or within limits."""
+    """``of`` minus ``minus`` equals the paper's number, or is within limits."""
 
     of: Selector
     minus: Selector
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Each of the numbers is larger (``increasing``) or smaller (``decreasing``) than the one before."""
+    """Each number of ``of`` is larger (``increasing``) or smaller (``decreasing``) than the previous one."""
 
     of: list[Selector]
     direction: Literal["increasing", "decreasing"]
 
     def __post_init__(self) -> None:
         if len(self.of) < 2:
-            raise ValueError("an order needs two or more selectors")
+            raise ValueError(f"an order needs two or more selectors in `of`, got {len(self.of)}")
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a paper says, in one of five forms, as it stands in a suite's YAML.
+    """One claim of a paper, in exactly one of five forms.
 
-    ``data`` and ``scale`` tell what a ``value`` claim must be measured on to be comparable: that data set
-    (any, if none is named) and at least that scale. ``needs_data: false`` marks bytes, counts, cuts and
-    costs, which are comparable wherever they were measured. ``inconsistent`` says how the paper contradicts
-    itself.
+    Args:
+        claim: Name, unique in the suite.
+        source: Table, figure, equation or section of the paper.
+        says: The claim in words.
+        paper: The paper's number or numbers.
+        value, bound, ratio, difference, order: The form.
+        needs_data: False for bytes, counts, cuts and costs, which are comparable on any data and at any scale.
+        data: Data set on which a ``value`` claim is comparable; None for any.
+        scale: Smallest scale at which a ``value`` claim is comparable.
+        inconsistent: How the paper contradicts itself.
+
+    Raises:
+        ValueError: Not exactly one form, or fields that do not fit it; names the claim.
     """
 
     claim: str
@@ -112,9 +129,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ValueError(f"claim {self.claim}: give exactly one of {', '.join(FORMS)}; {given} given")
         form = self.form
         if isinstance(form, Value) and form.limited:
-            raise ValueError(f"claim {self.claim}: a value takes tolerance or relative, a bound limits")
+            raise ValueError(f"claim {self.claim}: a value takes tolerance or relative; for limits use a bound")
         if isinstance(form, Bound) and form.near:
-            raise ValueError(f"claim {self.claim}: a bound takes at_least and/or at_most")
+            raise ValueError(f"claim {self.claim}: a bound takes at_least and/or at_most; for a tolerance use a value")
         if isinstance(form, Criterion) and form.near and not isinstance(self.paper, int | float):
             raise ValueError(f"claim {self.claim}: tolerance and relative need the paper's number in `paper`")
         if self.data is not None and not (self.needs_data and isinstance(form, Value)):
@@ -122,14 +139,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def form(self) -> Value | Bound | Ratio | Difference | Order:
-        """The one form that is given."""
+        """The form that is given."""
         form = self.value or self.bound or self.ratio or self.difference or self.order
-        assert form is not None  # __post_init__ saw to it
+        assert form is not None  # checked by __post_init__
         return form
 
     @property
     def selectors(self) -> list[Selector]:
-        """Every selector of the claim, to check that the suite has such an experiment."""
+        """All selectors of the form."""
         match self.form:
             case Order(of=of):
                 return of

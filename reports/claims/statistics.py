@@ -1,26 +1,26 @@
-"""What number do records give, and how sure is it? Conditions are never merged."""
+"""Means and standard errors of records, by case and seed. Different conditions are never merged."""
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from reports.record import CaseValue, Record
+from reports.record import CONDITIONS, CaseValue, Record
 
-CONDITIONS = ("mode", "scale", "dataset", "shaping", "device")
+MIN_SEEDS = 3  # with fewer, noise cannot be told from effect
 
-CaseItems = tuple[tuple[str, CaseValue], ...]  # sorted by key, to be a key itself
-Seeds = dict[int, float]  # seed -> value, repeats of a seed averaged
+CaseItems = tuple[tuple[str, CaseValue], ...]  # sorted by key; hashable
+Seeds = dict[int, float]  # seed -> value, the mean over repeats
 
 
 class MixedConditionsError(ValueError):
-    """Records that were measured under different conditions would have become one number."""
+    """Records of different conditions cannot be combined into one number; names the condition."""
 
 
 class Estimate(NamedTuple):
-    """A mean over ``seeds`` seeds with its standard error (None: fewer than two seeds).
+    """A mean over ``seeds`` seeds with its standard error (None with fewer than two seeds).
 
-    ``seeds`` is 0 where two sides had no seed in common and only their means could be compared.
+    ``seeds`` is 0 for a comparison of two means without a common seed.
     """
 
     mean: float
@@ -28,53 +28,56 @@ class Estimate(NamedTuple):
     seeds: int
 
     def beyond(self, reference: float, sign: int) -> bool:
-        """Above (sign 1) or below (-1) ``reference`` beyond twice its standard error, over >= 3 seeds."""
-        return self.seeds >= 3 and sign * (self.mean - reference) > 2 * (self.error or 0.0)
+        """Above (sign 1) or below (-1) ``reference`` beyond twice the standard error, with at least ``MIN_SEEDS``."""
+        return self.seeds >= MIN_SEEDS and sign * (self.mean - reference) > 2 * (self.error or 0.0)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The estimate from one value a seed."""
+    """Estimate from one value per seed."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return Estimate(statistics.fmean(values), error, len(values))
 
 
 def same(a: CaseValue, b: CaseValue) -> bool:
-    """Equal as case values: 10 is 10.0, but True is not 1."""
+    """Whether two case values are equal: 10 equals 10.0, but True does not equal 1."""
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
-def clash(records: Iterable[Record], names: Sequence[str] = CONDITIONS) -> str | None:
-    """The first condition that differs among ``records``, as "mode (in-process, live)"; None if none does."""
-    seen = [tuple(str(getattr(record, name)) for name in names) for record in records]
-    for name, values in zip(names, zip(*seen, strict=True), strict=False):
-        if len(set(values)) > 1:
-            return f"{name} ({', '.join(sorted(set(values)))})"
+def has_values(case: Mapping[str, CaseValue], values: Mapping[str, CaseValue]) -> bool:
+    """Whether ``case`` has all ``values``."""
+    return all(key in case and same(case[key], value) for key, value in values.items())
+
+
+def differing_condition(records: Sequence[Record], names: Sequence[str] = CONDITIONS) -> str | None:
+    """First condition that differs among ``records``, as "mode (in-process, live)"; None if all are equal."""
+    for name in names:
+        values = {str(getattr(record, name)) for record in records}
+        if len(values) > 1:
+            return f"{name} ({', '.join(sorted(values))})"
     return None
 
 
-def cells(records: Iterable[Record], leave_out: Iterable[str] = ()) -> dict[CaseItems, Seeds]:
-    """The records of one metric by case, less the case keys in ``leave_out``. Raises MixedConditionsError."""
-    drop = set(leave_out)
+def group_by_case(records: Iterable[Record], leave_out: Iterable[str] = ()) -> dict[CaseItems, Seeds]:
+    """Group the records of one metric by case, without the keys in ``leave_out``. Raises MixedConditionsError."""
+    ignored = set(leave_out)
     groups: dict[CaseItems, list[Record]] = {}
     for record in records:
-        case = tuple(sorted((key, value) for key, value in record.case.items() if key not in drop))
+        case = tuple(sorted((key, value) for key, value in record.case.items() if key not in ignored))
         groups.setdefault(case, []).append(record)
     return {case: _by_seed(group) for case, group in groups.items()}
 
 
 def _by_seed(records: list[Record]) -> Seeds:
-    if differing := clash(records):
+    if differing := differing_condition(records, (*CONDITIONS, "unit")):
         raise MixedConditionsError(differing)
-    if len(units := {record.unit for record in records}) > 1:
-        raise MixedConditionsError(f"units ({', '.join(sorted(units))})")
     values: dict[int, list[float]] = {}
     for record in records:
         values.setdefault(record.seed, []).append(record.value)
     return {seed: statistics.fmean(repeats) for seed, repeats in values.items()}
 
 
-def join(sides: Sequence[dict[CaseItems, Seeds]]) -> list[tuple[CaseItems, list[Seeds]]]:
-    """Every combination of one cell a side whose cases agree in the keys they share."""
+def join_cases(sides: Sequence[dict[CaseItems, Seeds]]) -> list[tuple[CaseItems, list[Seeds]]]:
+    """Combinations of one case per side that agree in their common keys."""
     rows: list[tuple[CaseItems, list[Seeds]]] = [((), [])]
     for side in sides:
         rows = [
@@ -95,8 +98,8 @@ def _union(left: CaseItems, right: CaseItems) -> CaseItems:
     return tuple(sorted({**dict(right), **dict(left)}.items()))
 
 
-def paired(combine: Callable[[float, float], float], left: Seeds, right: Seeds) -> Estimate:
-    """``combine`` of both sides, seed by seed; of their means, without an error, if no seed is in common."""
+def combine_by_seed(combine: Callable[[float, float], float], left: Seeds, right: Seeds) -> Estimate:
+    """Apply ``combine`` seed by seed; without a common seed, to the means, with no standard error."""
     common = sorted(left.keys() & right.keys())
     if not common:
         mean = combine(statistics.fmean(left.values()), statistics.fmean(right.values()))

@@ -1,4 +1,4 @@
-"""Does what a paper says hold in what was measured? Judging reads claims and records, nothing else."""
+"""Verdicts on a paper's claims, from claims and records alone."""
 
 import math
 from collections.abc import Iterable
@@ -9,19 +9,36 @@ from typing import Literal, NamedTuple, get_args
 import msgspec
 
 from reports.claims.claim import Bound, Claim, Criterion, Difference, Number, Order, Ratio, Selector, Value
-from reports.claims.statistics import Estimate, MixedConditionsError, Seeds, cells, clash, estimate, join, paired, same
+from reports.claims.statistics import (
+    MIN_SEEDS,
+    Estimate,
+    MixedConditionsError,
+    Seeds,
+    combine_by_seed,
+    differing_condition,
+    estimate,
+    group_by_case,
+    has_values,
+    join_cases,
+)
 from reports.formatting import label, number
 from reports.record import Record, Scale
 
-__all__ = ["Claim", "Judgement", "Verdict", "judge"]
-
 Verdict = Literal["reproduced", "trend", "not-reproduced", "not-comparable", "inconsistent-in-paper", "not-run"]
-SEVERITY: tuple[Verdict, ...] = ("reproduced", "trend", "not-reproduced")  # of the cases the worst counts
+SEVERITY: tuple[Verdict, ...] = ("reproduced", "trend", "not-reproduced")  # the worst case counts
 SCALES: tuple[Scale, ...] = get_args(Scale)  # from small to large
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a claim, as it stands in ``claims.json``. ``measured`` is a list for an order."""
+    """Verdict on one claim, an entry of ``claims.json``.
+
+    Args:
+        suite: Name of the suite.
+        claim, source, says, paper: Those of the claim.
+        measured: Measured number in the unit of the metric; a list for an order, None without a number.
+        verdict: One of ``Verdict``.
+        why: Reason, with seeds and standard error.
+    """
 
     suite: str
     claim: str
@@ -34,7 +51,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finding(NamedTuple):
-    """What one case says of a claim. ``shortfall``: how far outside the claimed it lies."""
+    """Verdict on one case. ``shortfall`` is the distance from the accepted range, negative inside."""
 
     verdict: Verdict
     why: str
@@ -43,17 +60,22 @@ class Finding(NamedTuple):
 
 
 def judge(claim: Claim, suite: str, records: Iterable[Record]) -> Judgement:
-    """Judge ``claim`` of ``suite`` by ``records``.
+    """Judge ``claim`` by the records of ``suite``.
 
-    The number is the mean over seeds; ratios, differences and the steps of an order are taken seed by seed,
-    between cases that agree in the keys they share. Where the selectors leave several cases, the claim must
-    hold in every one and the worst is shown. ``trend`` needs three seeds and a direction beyond twice its
-    standard error; so do the steps of an order, which with fewer seeds go by their means. Records of
-    different conditions are never merged: the claim counts as ``not-run``, as one without records does.
+    The number is the mean over seeds; ratios, differences and the steps of an order are computed seed by seed, between
+    cases that agree in their common keys. The claim must hold in every case that the selectors match, and the worst
+    case is reported. ``trend`` needs a direction beyond twice its standard error over ``MIN_SEEDS`` seeds; so does each
+    step of an order, for which the means decide with fewer seeds. Records of different conditions are never merged: the
+    claim is then ``not-run``, as without records.
+
+    Args:
+        claim: Claim to judge.
+        suite: Name of the suite to which the claim belongs.
+        records: Records of any suites.
     """
     ours = [record for record in records if record.suite == suite]
     sides = [[record for record in ours if _matches(record, selector)] for selector in claim.selectors]
-    finding = _find(claim, sides)
+    finding = _worst_finding(claim, sides)
     if claim.inconsistent:
         finding = finding._replace(verdict="inconsistent-in-paper", why=f"{claim.inconsistent} {finding.why}")
     elif finding.verdict != "not-run" and (missing := _not_comparable(claim, sides)):
@@ -71,14 +93,12 @@ def judge(claim: Claim, suite: str, records: Iterable[Record]) -> Judgement:
 
 
 def _matches(record: Record, selector: Selector) -> bool:
-    if (record.experiment, record.metric) != (selector.experiment, selector.metric):
-        return False
-    case = record.case
-    return all(key in case and same(case[key], value) for key, value in selector.case.items())
+    names = (record.experiment, record.metric)
+    return names == (selector.experiment, selector.metric) and has_values(record.case, selector.case)
 
 
 def _not_comparable(claim: Claim, sides: list[list[Record]]) -> str | None:
-    """Why the paper's value cannot be held against what was measured; None if it can."""
+    """Reason why the measured value is not comparable with the paper's; None if it is."""
     if not (claim.needs_data and isinstance(claim.form, Value)):
         return None
     one = sides[0][0]
@@ -88,17 +108,17 @@ def _not_comparable(claim: Claim, sides: list[list[Record]]) -> str | None:
     return f"The paper's value needs {wanted}, this was {one.dataset} at scale {one.scale}."
 
 
-def _find(claim: Claim, sides: list[list[Record]]) -> Finding:
-    """The worst finding over the cases."""
+def _worst_finding(claim: Claim, sides: list[list[Record]]) -> Finding:
+    """Finding of the worst case."""
     for selector, side in zip(claim.selectors, sides, strict=True):
         if not side:
             where = f" with {label(selector.case.items())}" if selector.case else ""
             return Finding("not-run", f"No record of {selector.experiment}/{selector.metric}{where}.")
     compared = ("scale", "device", "dataset") if claim.needs_data else ("scale", "device")
     try:
-        if differing := clash([record for side in sides for record in side], compared):
+        if differing := differing_condition([record for side in sides for record in side], compared):
             raise MixedConditionsError(differing)
-        rows = join([cells(side, one.case) for one, side in zip(claim.selectors, sides, strict=True)])
+        rows = join_cases([group_by_case(side, one.case) for one, side in zip(claim.selectors, sides, strict=True)])
     except MixedConditionsError as error:
         return Finding("not-run", f"Records that differ in {error} are never merged.")
     if not rows:
@@ -119,18 +139,18 @@ def _judge_case(claim: Claim, samples: list[Seeds]) -> Finding:
         case Ratio() as form:
             if 0.0 in samples[1].values():
                 return Finding("not-reproduced", "No ratio: its denominator was measured as 0.", None, math.inf)
-            return _judge_number(form, claim.paper, paired(truediv, *samples), 1.0)
+            return _judge_number(form, claim.paper, combine_by_seed(truediv, *samples), 1.0)
         case Difference() as form:
-            return _judge_number(form, claim.paper, paired(sub, *samples), 0.0)
+            return _judge_number(form, claim.paper, combine_by_seed(sub, *samples), 0.0)
 
 
 def _judge_number(
     form: Criterion, paper: Number | list[Number] | None, measured: Estimate, neutral: float | None
 ) -> Finding:
-    """``neutral``: the ratio or difference without a direction; None for a single number, which has none."""
+    """Judge against the accepted range. ``neutral``: the ratio or difference of equal sides; None for one number."""
     mean = measured.mean
     if form.near:
-        assert isinstance(paper, int | float)  # Claim saw to it
+        assert isinstance(paper, int | float)  # checked by Claim
         allowed = form.tolerance if form.tolerance is not None else abs(paper) * (form.relative or 0.0)
         low, high = paper - allowed, paper + allowed
         side_low, side_high = float(paper), float(paper)
@@ -142,49 +162,49 @@ def _judge_number(
         wanted = " and ".join(f"{name} {number(limit)}" for name, limit in limits.items() if limit is not None)
     shortfall = max(low - mean, mean - high)
     if shortfall <= 0 or _close(mean, low) or _close(mean, high):
-        return Finding("reproduced", f"{text(measured)}: {wanted}.", mean, shortfall)
+        return Finding("reproduced", f"{_estimate_text(measured)}: {wanted}.", mean, shortfall)
     sign = 0 if neutral is None else (side_low > neutral) - (side_high < neutral)
     if neutral is not None and sign and measured.beyond(neutral, sign):
         held = f"{'above' if sign > 0 else 'below'} {number(neutral)} beyond twice its standard error"
-        return Finding("trend", f"{text(measured)}: {held}, but not {wanted}.", mean, shortfall)
-    return Finding("not-reproduced", f"{text(measured)}: not {wanted}.", mean, shortfall)
+        return Finding("trend", f"{_estimate_text(measured)}: {held}, but not {wanted}.", mean, shortfall)
+    return Finding("not-reproduced", f"{_estimate_text(measured)}: not {wanted}.", mean, shortfall)
 
 
 def _close(a: float, b: float) -> bool:
-    """Equal but for the rounding of decimals in binary."""
+    """Whether two numbers differ only by the binary rounding of decimals."""
     return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def _judge_order(order: Order, samples: list[Seeds]) -> Finding:
-    """Holds if every step does. ``trend``: some step does not, but the last lies beyond the first."""
+    """Reproduced if every step holds; a trend if the last number is beyond the first."""
     sign = 1 if order.direction == "increasing" else -1
-    shared = set.intersection(*map(set, samples))  # what is shown is what is compared
+    shared = set.intersection(*map(set, samples))  # seeds that are compared, and therefore shown
     means = [estimate([seeds[seed] for seed in shared or seeds]).mean for seeds in samples]
-    steps = [paired(sub, after, before) for before, after in pairwise(samples)]
-    failed = [step for step in steps if not _held(step, sign)]
+    steps = [combine_by_seed(sub, after, before) for before, after in pairwise(samples)]
+    failed = [step for step in steps if not _step_holds(step, sign)]
     shortfall = max(-sign * step.mean for step in steps)
-    shown = f"{', '.join(number(mean) for mean in means)} {over(min(step.seeds for step in steps))}"
+    shown = f"{', '.join(number(mean) for mean in means)} {_seeds_text(min(step.seeds for step in steps))}"
     if not failed:
         return Finding("reproduced", f"{shown}: {order.direction} at every step.", list(means), shortfall)
     step = max(failed, key=lambda one: -sign * one.mean)
-    why = f"{shown}: not {order.direction} at every step, one is {text(step)}"
-    whole = paired(sub, samples[-1], samples[0])
+    why = f"{shown}: not {order.direction} at every step, one is {_estimate_text(step)}"
+    whole = combine_by_seed(sub, samples[-1], samples[0])
     if whole.beyond(0.0, sign):
-        return Finding("trend", f"{why}; from first to last {text(whole)}.", list(means), shortfall)
+        return Finding("trend", f"{why}; from first to last {_estimate_text(whole)}.", list(means), shortfall)
     return Finding("not-reproduced", f"{why}.", list(means), shortfall)
 
 
-def _held(step: Estimate, sign: int) -> bool:
-    """With three seeds beyond twice the standard error, with fewer by the mean."""
-    return step.beyond(0.0, sign) if step.seeds >= 3 else sign * step.mean > 0
+def _step_holds(step: Estimate, sign: int) -> bool:
+    """With ``MIN_SEEDS`` seeds beyond twice the standard error, with fewer by the mean."""
+    return step.beyond(0.0, sign) if step.seeds >= MIN_SEEDS else sign * step.mean > 0
 
 
-def text(measured: Estimate) -> str:
+def _estimate_text(measured: Estimate) -> str:
     """``0.831 over 3 seeds (standard error 0.002)``."""
     error = "" if measured.error is None else f" (standard error {number(measured.error)})"
-    return f"{number(measured.mean)} {over(measured.seeds)}{error}"
+    return f"{number(measured.mean)} {_seeds_text(measured.seeds)}{error}"
 
 
-def over(seeds: int) -> str:
-    """How many seeds a number stands on, in words."""
+def _seeds_text(seeds: int) -> str:
+    """Number of seeds, in words."""
     return {0: "from means, no seed in common", 1: "from one seed"}.get(seeds, f"over {seeds} seeds")

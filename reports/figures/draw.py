@@ -1,4 +1,4 @@
-"""How does a figure become a picture? Panels to one PNG, with matplotlib, without a display."""
+"""Drawing of figure panels to one PNG file, with matplotlib and without a display."""
 
 import math
 import textwrap
@@ -14,18 +14,18 @@ from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullForma
 from reports.figures.panels import Panel
 from reports.formatting import number
 
-# Okabe and Ito's colours, told apart by the colour-blind; their yellow, pale on white, is a grey here.
+# Okabe and Ito's palette, safe for the colour-blind; grey replaces their yellow, which is pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
 MARKERS = "os^Dv<P>"
 BAR_IN = 0.24  # height of a bar, in inches
-PICTURE_IN = 0.62  # height of a line of pictures, in inches
-CROWDED = 25  # points of a line from which on its deviation is a band
-NAME = 30  # characters of a bar's name in a line
-LEGEND = 36  # characters of a name in the legend
+PICTURE_IN = 0.62  # height of a row of pictures, in inches
+MAX_ERROR_BARS = 25  # points of a line; with more, the deviation is drawn as a band
+NAME = 30  # characters per line of a bar's name
+LEGEND = 36  # characters of a legend entry
 
 
 def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
-    """Draw ``panels``, two side by side, under ``title`` into the PNG ``path``."""
+    """Draw ``panels``, two per row, under ``title`` to the PNG file ``path``."""
     columns = min(2, len(panels))
     lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heights = [max(_height(panel) for panel in line) for line in lines]
@@ -36,7 +36,7 @@ def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
     grid = figure.subplots(len(lines), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     axes = list(grid.flat)
     for ax, panel in zip(axes, panels, strict=False):
-        DRAWN[panel.kind](ax, panel)
+        DRAW_PANEL[panel.kind](ax, panel)
         ax.set_title(panel.title, fontsize=9.5, loc="left")
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
@@ -60,33 +60,32 @@ def _line(ax: Axes, panel: Panel) -> None:
         ys = [point.mean for point in points]
         errors = [point.deviation for point in points]
         color, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        if len(xs) <= CROWDED and panel.kind == "line":
+        if len(xs) <= MAX_ERROR_BARS and panel.kind == "line":
             ax.errorbar(xs, ys, errors, label=name, color=color, marker=marker, markersize=4.5, capsize=2.5)
         else:
             low, high = zip(*((y - error, y + error) for y, error in zip(ys, errors, strict=True)), strict=True)
-            width = (
-                1.3 if panel.kind == "line" else 1.3 + 0.5 * (len(panel.series) - 1 - i)
-            )  # so that none hides another
+            # Earlier lines of a cdf are wider, so that none is hidden.
+            width = 1.3 if panel.kind == "line" else 1.3 + 0.5 * (len(panel.series) - 1 - i)
             ax.plot(xs, ys, label=name, color=color, linewidth=width)
             ax.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
-    _axes_of_numbers(ax, panel)
+    _format_numeric_axes(ax, panel)
     _finish(ax, panel, "y")
 
 
 def _bands(ax: Axes, panel: Panel) -> None:
-    """The series of one x after the other, on top of each other; each has all of x."""
+    """Stacked series over x; a missing value counts as 0."""
     xs = sorted({float(point.x) for points in panel.series.values() for point in points})
     heights = [{float(point.x): point.mean for point in points} for points in panel.series.values()]
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(heights))]
     rows = [[height.get(x, 0.0) for x in xs] for height in heights]
     ax.stackplot(xs, rows, labels=list(panel.series), colors=colours, linewidth=0, alpha=0.85)
     ax.margins(x=0, y=0)
-    _axes_of_numbers(ax, panel)
+    _format_numeric_axes(ax, panel)
     _finish(ax, panel, "y")
 
 
 def _pictures(ax: Axes, panel: Panel) -> None:
-    """A line of pictures for each series, black for 0, white for 1, apart by an eighth of their width."""
+    """One row of pictures per series, black for 0, white for 1, with gaps of an eighth of their width."""
     pictures, height, width = panel.shape
     gap = max(1, width // 8)
     lines = [[point.mean for point in points] for points in panel.series.values()]
@@ -106,7 +105,7 @@ def _pictures(ax: Axes, panel: Panel) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _axes_of_numbers(ax: Axes, panel: Panel) -> None:
+def _format_numeric_axes(ax: Axes, panel: Panel) -> None:
     if panel.log_x:
         ax.set_xscale("log")
         _ticks_at_values(ax, sorted({float(point.x) for points in panel.series.values() for point in points}))
@@ -120,14 +119,14 @@ def _axes_of_numbers(ax: Axes, panel: Panel) -> None:
 
 def _bar(ax: Axes, panel: Panel) -> None:
     names = list(dict.fromkeys(str(point.x) for points in panel.series.values() for point in points))
-    thick = 0.8 / len(panel.series)
+    bar_width = 0.8 / len(panel.series)
     for i, (series, points) in enumerate(panel.series.items()):
-        places = [names.index(str(point.x)) + (i - (len(panel.series) - 1) / 2) * thick for point in points]
+        positions = [names.index(str(point.x)) + (i - (len(panel.series) - 1) / 2) * bar_width for point in points]
         means = [point.mean for point in points]
-        bars = ax.barh(places, means, thick * 0.92, color=COLOURS[i % len(COLOURS)], label=series)
+        bars = ax.barh(positions, means, bar_width * 0.92, color=COLOURS[i % len(COLOURS)], label=series)
         errors = [point.deviation for point in points]
         if any(errors):
-            ax.errorbar(means, places, xerr=errors, fmt="none", ecolor="#444444", elinewidth=1, capsize=2)
+            ax.errorbar(means, positions, xerr=errors, fmt="none", ecolor="#444444", elinewidth=1, capsize=2)
         ends = [mean + math.copysign(error, mean) for mean, error in zip(means, errors, strict=True)]
         for bar, mean, end in zip(bars, means, ends, strict=True):
             ax.annotate(
@@ -152,7 +151,7 @@ def _bar(ax: Axes, panel: Panel) -> None:
 
 
 def _finish(ax: Axes, panel: Panel, value_axis: str) -> None:
-    """Thousands as k, M, G on the axis of values; a light grid; what is not drawn is said."""
+    """Format the value axis (k, M, G), draw a light grid and note what is not drawn."""
     axis = ax.yaxis if value_axis == "y" else ax.xaxis
     largest = max(abs(point.mean) for points in panel.series.values() for point in points)
     if largest >= 1e4:
@@ -167,7 +166,7 @@ def _finish(ax: Axes, panel: Panel, value_axis: str) -> None:
 
 
 def _ticks_at_values(ax: Axes, values: list[float]) -> None:
-    """On a logarithmic axis the values of the sweep are the ticks, as long as they have room."""
+    """Use the values of a sweep as ticks of a logarithmic axis, if they fit."""
     apart = all(after >= 1.5 * before for before, after in pairwise(values))
     if len(values) <= 8 and apart:
         ax.xaxis.set_major_locator(FixedLocator(values))
@@ -178,7 +177,7 @@ def _ticks_at_values(ax: Axes, values: list[float]) -> None:
 
 
 def _legends(figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], room: int) -> None:
-    """One legend below all panels if they share their series, else one in each."""
+    """One legend below all panels if they have the same series, otherwise one per panel."""
     shared = all(list(panel.series) == list(panels[0].series) for panel in panels)
     for ax, panel in list(zip(axes, panels, strict=False))[: 1 if shared else None]:
         if list(panel.series) == [""] or panel.kind == "pictures":
@@ -193,11 +192,11 @@ def _legends(figure: Figure, axes: Sequence[Axes], panels: Sequence[Panel], room
             ax.legend(handles, names, loc="best", **(style | {"frameon": True, "framealpha": 0.8}))
 
 
-DRAWN = {"line": _line, "cdf": _line, "bands": _bands, "bar": _bar, "pictures": _pictures}
+DRAW_PANEL = {"line": _line, "cdf": _line, "bands": _bands, "bar": _bar, "pictures": _pictures}
 
 
 def _compact(mean: float) -> str:
-    """Beside a bar: 12.48M rather than 12,480,425, which the table has."""
+    """Short number beside a bar: 12.48M for 12,480,425; the table has all digits."""
     return EngFormatter(places=2, sep="")(mean) if abs(mean) >= 1e5 else number(mean)
 
 
@@ -205,9 +204,9 @@ def _whole(panel: Panel) -> bool:
     return all(float(point.x).is_integer() for points in panel.series.values() for point in points)
 
 
-def _short(name: str, most: int = 44) -> str:
-    """Cut in the middle, where names of a family differ least."""
-    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
+def _short(name: str, limit: int = 44) -> str:
+    """Shorten a name in the middle, where similar names differ least."""
+    return name if len(name) <= limit else f"{name[: limit // 2]}…{name[-(limit // 2 - 1) :]}"
 
 
 def _wrapped(name: str) -> str:

@@ -1,4 +1,4 @@
-"""How does a plane of cost and worth become a picture? Measured points filled, the paper's hollow, the front a line."""
+"""Drawing of a Pareto front: measured points filled, the paper's hollow, the front as a line."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,32 +10,34 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
 from reports.figures.draw import COLOURS, MARKERS
-from reports.figures.pareto import FrontSpec, Spot
+from reports.figures.panels import LOG_AXIS_RATIO
+from reports.figures.pareto import FrontSpec, ParetoPoint
 
-FrontPoints = Mapping[str, Sequence[Spot]]
-DECADES = 30.0  # largest over smallest cost from which on the axis is logarithmic
+PointsByMethod = Mapping[str, Sequence[ParetoPoint]]
 
 
-def draw_front(spec: FrontSpec, measured: FrontPoints, printed: FrontPoints, edge: Sequence[Spot], path: Path) -> None:
-    """Draw both kinds of points, and ``edge`` as a line, into the PNG ``path``."""
+def draw_front(
+    spec: FrontSpec, measured: PointsByMethod, published: PointsByMethod, front: Sequence[ParetoPoint], path: Path
+) -> None:
+    """Draw measured and published points, and ``front`` as a line, to the PNG file ``path``."""
     figure = Figure(figsize=(10.5, 6.8), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(spec.title, fontsize=12)
     ax = figure.subplots()
-    costs = [spot.cost for spots in (*measured.values(), *printed.values()) for spot in spots]
-    if max(costs) > DECADES * min(costs) > 0:
+    costs = [point.cost for points in (*measured.values(), *published.values()) for point in points]
+    if max(costs) > LOG_AXIS_RATIO * min(costs) > 0:
         ax.set_xscale("log")
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    places = [spot.cost for spot in edge], [spot.worth for spot in edge]
-    ax.step(*places, where="post", color="#bbbbbb", linewidth=1.2, zorder=1, label="dominated by nothing measured")
-    for i, (name, spots) in enumerate(measured.items()):
-        _points(ax, name, spots, i, filled=True)
-    for i, (name, spots) in enumerate(printed.items()):
-        _points(ax, f"{name} (the paper's)", spots, i, filled=False)
-        _call(ax, spots, (0, 7 if i % 2 else -14), "center")
-    _call(ax, edge[::2], (5, 6), "left")
-    _call(ax, edge[1::2], (-5, 6), "right")  # neighbours' names stand apart
+    axes = [point.cost for point in front], [point.worth for point in front]
+    ax.step(*axes, where="post", color="#bbbbbb", linewidth=1.2, zorder=1, label="dominated by nothing measured")
+    for i, (name, points) in enumerate(measured.items()):
+        _points(ax, name, points, i, filled=True)
+    for i, (name, points) in enumerate(published.items()):
+        _points(ax, f"{name} (the paper's)", points, i, filled=False)
+        _annotate(ax, points, (0, 7 if i % 2 else -14), "center")
+    _annotate(ax, front[::2], (5, 6), "left")
+    _annotate(ax, front[1::2], (-5, 6), "right")  # on alternating sides, so that neighbours do not overlap
     ax.set_xlabel(spec.cost)
     ax.set_ylabel(spec.worth)
     ax.grid(True, color="#e4e4e4", linewidth=0.6)
@@ -45,15 +47,15 @@ def draw_front(spec: FrontSpec, measured: FrontPoints, printed: FrontPoints, edg
     figure.savefig(path)
 
 
-def _points(ax: Axes, name: str, spots: Sequence[Spot], number: int, *, filled: bool) -> None:
-    colour = COLOURS[number % len(COLOURS)] if filled else "#555555"
+def _points(ax: Axes, name: str, points: Sequence[ParetoPoint], index: int, *, filled: bool) -> None:
+    colour = COLOURS[index % len(COLOURS)] if filled else "#555555"
     ax.errorbar(
-        [spot.cost for spot in spots],
-        [spot.worth for spot in spots],
-        [spot.deviation for spot in spots] if filled else None,
+        [point.cost for point in points],
+        [point.worth for point in points],
+        [point.deviation for point in points] if filled else None,
         label=name,
         color=colour,
-        marker=MARKERS[number % len(MARKERS)],
+        marker=MARKERS[index % len(MARKERS)],
         markersize=6 if filled else 7,
         markerfacecolor=colour if filled else "white",
         linestyle="none",
@@ -64,8 +66,12 @@ def _points(ax: Axes, name: str, spots: Sequence[Spot], number: int, *, filled: 
     )
 
 
-def _call(ax: Axes, spots: Sequence[Spot], beside: tuple[int, int], side: Literal["left", "center", "right"]) -> None:
-    """Write each point's name so many points ``beside`` it."""
-    for spot in spots:
-        place = spot.cost, spot.worth
-        ax.annotate(spot.name, place, xytext=beside, textcoords="offset points", ha=side, fontsize=7, color="#333333")
+def _annotate(
+    ax: Axes, points: Sequence[ParetoPoint], offset: tuple[int, int], side: Literal["left", "center", "right"]
+) -> None:
+    """Write the names of ``points`` at an offset in typographic points."""
+    for point in points:
+        position = point.cost, point.worth
+        ax.annotate(
+            point.name, position, xytext=offset, textcoords="offset points", ha=side, fontsize=7, color="#333333"
+        )

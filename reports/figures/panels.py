@@ -1,4 +1,4 @@
-"""What is worth drawing of an experiment? Chooses panels; ``reports.figures.draw`` makes the picture."""
+"""Choice of an experiment's figure panels; ``reports.figures.draw`` draws them."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,27 +6,36 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from reports.claims.statistics import CaseItems, same
+from reports.claims.statistics import CaseItems, has_values, same
 from reports.formatting import label, value_text
 from reports.pages.summary import SummaryRow, header, varying
 from reports.record import CaseValue
 
-PANELS = 4  # in a figure that no suite asked for
-LINES = 8  # told apart by colour and marker
-BARS = 40  # legible below each other
+PANELS = 4  # in a figure without a FigureSpec
+LINES = 8  # distinguishable by colour and marker
+BARS = 40  # legible in one panel
 QUANTILE = "quantile"
-PLACE = ("picture", "row", "column")  # keys of a pixel's case
-DECADES = 30.0  # largest over smallest x from which on the x axis is logarithmic, unless its steps are even
+PIXEL_KEYS = ("picture", "row", "column")  # keys of a pixel's case
+LOG_AXIS_RATIO = 30.0  # largest over smallest value from which an axis is logarithmic
 
 
 class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A figure that a suite asks for under an experiment's ``figures``; the rest is chosen from the records.
+    """A figure under an experiment's ``figures`` in a suite; unset fields are derived from the records.
 
-    ``metrics``: one panel each, of the cases that hold at least the values of ``case``; with ``by`` one for each value
-    of that case key. ``x``: the case key along the x axis; ``series``: the case key that tells lines or bars apart.
-    ``log``: a logarithmic axis of values (x is so by itself over decades, in uneven steps). ``kind``: ``cdf`` draws
-    metrics recorded at each ``quantile``, a key of their case; ``bands`` lays the series on top of each other over x;
-    ``pictures`` shows grey ones, of 0 to 1 at each ``picture``, ``row`` and ``column``, a line of them for each series.
+    Args:
+        metrics: Metrics to draw, one panel each.
+        case: Values that the drawn cases must have.
+        x: Case key on the x axis.
+        series: Case key that distinguishes lines or bars.
+        by: Case key with one panel per value.
+        kind: ``cdf`` draws metrics recorded at each ``quantile``, a case key; ``bands`` stacks the series over x;
+            ``pictures`` shows grey images from values of 0 to 1 at each ``picture``, ``row`` and ``column``, one row of
+            images per series.
+        log: Logarithmic value axis. The x axis becomes logarithmic from ``LOG_AXIS_RATIO`` on, in uneven steps.
+        title: Caption; by default the experiment's title.
+
+    Raises:
+        ValueError: ``metrics`` is empty.
     """
 
     metrics: list[str]
@@ -40,15 +49,15 @@ class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def __post_init__(self) -> None:
         if not self.metrics:
-            raise ValueError("a figure needs one metric or more")
+            raise ValueError("metrics: a figure needs at least one, got none")
 
 
 class FigureError(ValueError):
-    """A suite asks for a figure of something that was not measured."""
+    """The records do not have what a FigureSpec names."""
 
 
 class FigurePoint(NamedTuple):
-    """A mean with its standard deviation, at a place on the x axis or beside a bar's name."""
+    """A mean with its standard deviation, at an x value or for a named bar."""
 
     x: float | str
     mean: float
@@ -56,11 +65,10 @@ class FigurePoint(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One metric: lines over numbers or bars over names. ``left_out``: lines or groups of bars not drawn.
+    """One metric: lines over numbers or bars over names. ``left_out``: number of lines or bar groups not drawn.
 
-    Of a ``cdf`` a point's place is the value and its mean the quantile. Of ``pictures`` the points of a series are the
-    pixels of one picture after the other, row by row, ``shape`` (pictures, rows, columns) in all. ``title`` says which
-    of several panels it is.
+    In a ``cdf``, a point's x is the value and its mean the quantile. In ``pictures``, a series has the pixels of one
+    picture after the other, row by row; ``shape`` is (pictures, rows, columns). ``title`` distinguishes panels.
     """
 
     kind: Literal["line", "bar", "cdf", "bands", "pictures"]
@@ -76,20 +84,23 @@ class Panel(NamedTuple):
 
 
 def is_pixel(row: SummaryRow) -> bool:
-    """Whether ``row`` is part of a picture: shown as such, and nowhere as a number."""
-    return dict(row.case).keys() >= set(PLACE)
+    """Whether ``row`` is a pixel, which is shown in a picture only, never as a number."""
+    return dict(row.case).keys() >= set(PIXEL_KEYS)
 
 
 def choose(rows: Sequence[SummaryRow], spec: FigureSpec | None = None) -> list[Panel]:
-    """The panels of a figure of one experiment under one set of conditions. Raises FigureError.
+    """Choose the panels of one experiment's figure, from rows of one set of conditions.
 
-    Not told otherwise: the first ``PANELS`` metrics that differ between cases, in the experiment's order;
-    over the numeric case key with most values if it has three or more, else as bars. Without different cases
-    the metrics of each unit stand side by side.
+    Without ``spec``: the first ``PANELS`` metrics that differ between cases, in the experiment's order, as lines over
+    the numeric case key with most values if it has three or more, otherwise as bars. With a single case, the metrics of
+    each unit share a panel.
+
+    Raises:
+        FigureError: The rows do not have what ``spec`` names.
     """
     if spec is not None:
-        rows = [row for row in rows if _holds(row.case, spec.case)]
-        return [panel for metric in spec.metrics for panel in _asked(_of_metric(rows, metric), spec)]
+        rows = [row for row in rows if has_values(dict(row.case), spec.case)]
+        return [panel for metric in spec.metrics for panel in _panels(_of_metric(rows, metric), spec)]
     rows = [row for row in rows if not is_pixel(row)]
     metrics = dict.fromkeys(row.metric for row in rows)
     groups = [_of_metric(rows, metric) for metric in metrics]
@@ -100,12 +111,12 @@ def choose(rows: Sequence[SummaryRow], spec: FigureSpec | None = None) -> list[P
     return [_panel(group, FigureSpec(metrics=[group[0].metric])) for group in informative[:PANELS]]
 
 
-def _asked(rows: list[SummaryRow], spec: FigureSpec) -> list[Panel]:
-    """The panels of one metric that ``spec`` asks for: one, or one for each value of ``by``."""
+def _panels(rows: list[SummaryRow], spec: FigureSpec) -> list[Panel]:
+    """Panels of one metric: one, or one per value of ``by``."""
     if spec.by is None:
         return [_panel(rows, spec)]
     if spec.by not in dict(rows[0].case):
-        raise FigureError(f"{rows[0].metric} was measured for no case key {spec.by}")
+        raise FigureError(f"{rows[0].metric} was measured without the case key {spec.by}; it has {_keys(rows)}")
     panels = []
     for value in _values(rows, spec.by):
         panel = _panel([row for row in rows if same(dict(row.case)[spec.by], value)], spec)
@@ -113,14 +124,8 @@ def _asked(rows: list[SummaryRow], spec: FigureSpec) -> list[Panel]:
     return panels
 
 
-def _holds(case: CaseItems, values: dict[str, CaseValue]) -> bool:
-    """Whether ``case`` has all ``values``."""
-    found = dict(case)
-    return all(key in found and same(found[key], value) for key, value in values.items())
-
-
 def _of_metric(rows: Sequence[SummaryRow], metric: str) -> list[SummaryRow]:
-    """The rows of ``metric``, of the case keys that most of its rows have."""
+    """Rows of ``metric`` with the most frequent set of case keys."""
     groups: dict[tuple[str, ...], list[SummaryRow]] = {}
     for row in rows:
         if row.metric == metric:
@@ -139,25 +144,25 @@ def _one_case(rows: Sequence[SummaryRow], unit: str) -> Panel:
 def _panel(rows: list[SummaryRow], spec: FigureSpec) -> Panel:
     for key in (spec.x, spec.series):
         if key is not None and key not in dict(rows[0].case):
-            raise FigureError(f"{spec.metrics[0]} was measured for no case key {key}")
+            raise FigureError(f"{spec.metrics[0]} was measured without the case key {key}; it has {_keys(rows)}")
     values = {key: _values(rows, key) for key in varying([row.case for row in rows])}
     if spec.kind == "cdf":
         return _cdf(rows, [key for key in values if key != QUANTILE], spec)
     if spec.kind == "pictures":
-        return _pictures(rows, [key for key in values if key not in PLACE])
+        return _pictures(rows, [key for key in values if key not in PIXEL_KEYS])
     x = spec.x or _sweep({key: found for key, found in values.items() if key != spec.series})
     if x is not None and _numeric(_values(rows, x)):
         lines = _lines(rows, x, [key for key in values if key != x], spec)
         return lines._replace(kind="bands", log_x=False) if spec.kind == "bands" else lines
     if spec.kind == "bands":
-        raise FigureError(f"{spec.metrics[0]} was measured over no case key of numbers, which bands need")
+        raise FigureError(f"{spec.metrics[0]} was measured without a numeric case key, which bands need")
     return _bars(rows, values, spec)
 
 
 def _cdf(rows: list[SummaryRow], keys: list[str], spec: FigureSpec) -> Panel:
-    """Lines through (value, quantile)."""
+    """Lines of quantile over value."""
     if QUANTILE not in dict(rows[0].case):
-        raise FigureError(f"{spec.metrics[0]} was measured for no case key {QUANTILE}, which a cdf needs")
+        raise FigureError(f"{spec.metrics[0]} was measured without the case key {QUANTILE}, which a cdf needs")
     panel = _lines(rows, QUANTILE, sorted(keys, key=lambda key: key != spec.series), spec)
     series = {
         name: [FigurePoint(point.mean, float(point.x), 0.0) for point in points]
@@ -170,24 +175,28 @@ def _cdf(rows: list[SummaryRow], keys: list[str], spec: FigureSpec) -> Panel:
 
 
 def _pictures(rows: list[SummaryRow], keys: list[str]) -> Panel:
-    """A line of pictures for each of the other keys' values. Raises FigureError for what are no whole pictures."""
+    """One row of pictures per value of the other keys. Raises FigureError for incomplete pictures."""
     if not all(is_pixel(row) and row.seeds == 1 for row in rows):
-        raise FigureError(f"{rows[0].metric} was not measured pixel by pixel ({', '.join(PLACE)}) with one seed")
+        raise FigureError(f"{rows[0].metric} was not measured pixel by pixel ({', '.join(PIXEL_KEYS)}) with one seed")
     series: dict[str, list[SummaryRow]] = {}
     for row in rows:
         series.setdefault(_name(row.case, keys), []).append(row)
-    pictures, height, width = (len(_values(rows, key)) for key in PLACE)
+    pictures, height, width = (len(_values(rows, key)) for key in PIXEL_KEYS)
     if any(len(line) != pictures * height * width for line in series.values()):
         raise FigureError(f"{rows[0].metric}: pictures of different sizes, or with pixels missing")
     drawn = {
-        name: [FigurePoint("", row.mean, 0.0) for row in sorted(line, key=_place)] for name, line in series.items()
+        name: [FigurePoint("", row.mean, 0.0) for row in sorted(line, key=_pixel)] for name, line in series.items()
     }
     return Panel("pictures", "", "", "", drawn, shape=(pictures, height, width))
 
 
-def _place(row: SummaryRow) -> list[float]:
+def _pixel(row: SummaryRow) -> list[float]:
     found = dict(row.case)
-    return [float(found[key]) for key in PLACE]
+    return [float(found[key]) for key in PIXEL_KEYS]
+
+
+def _keys(rows: Sequence[SummaryRow]) -> str:
+    return ", ".join(key for key, _ in rows[0].case) or "none"
 
 
 def _values(rows: Sequence[SummaryRow], key: str) -> list[CaseValue]:
@@ -207,41 +216,40 @@ def _lines(rows: list[SummaryRow], x: str, keys: list[str], spec: FigureSpec) ->
     keys = sorted(keys, key=lambda key: key != spec.series)
     series: dict[str, list[FigurePoint]] = {}
     for row in rows:
-        place = float(dict(row.case)[x])
-        series.setdefault(_name(row.case, keys), []).append(FigurePoint(place, row.mean, row.deviation or 0.0))
+        position = float(dict(row.case)[x])
+        series.setdefault(_name(row.case, keys), []).append(FigurePoint(position, row.mean, row.deviation or 0.0))
     drawn = {name: sorted(series[name]) for name in evenly(list(series), LINES)}
-    places = [point.x for points in drawn.values() for point in points if isinstance(point.x, float)]
+    xs = [point.x for points in drawn.values() for point in points if isinstance(point.x, float)]
     return Panel(
         "line",
         header(rows[0].metric, rows[0].unit),
         x,
         ", ".join(keys) if len(keys) < 2 else "",
         drawn,
-        log_x=min(places) > 0 and max(places) >= DECADES * min(places) and not _even(places),
+        log_x=min(xs) > 0 and max(xs) >= LOG_AXIS_RATIO * min(xs) and not _even(xs),
         log_y=spec.log and all(row.mean > 0 for row in rows),
         left_out=len(series) - len(drawn),
     )
 
 
-def _even(places: list[float]) -> bool:
-    """Whether ``places`` lie at equal distances, as those of a course over time do."""
-    found = sorted(set(places))
-    steps = [after - before for before, after in pairwise(found)]
+def _even(xs: list[float]) -> bool:
+    """Whether ``xs`` are equidistant, as in a time series."""
+    steps = [after - before for before, after in pairwise(sorted(set(xs)))]
     return max(steps) <= 1.01 * min(steps)
 
 
 def _bars(rows: list[SummaryRow], values: dict[str, list[CaseValue]], spec: FigureSpec) -> Panel:
-    """Groups of bars by all case keys but one; that one, of the fewest values, is told by colour."""
+    """Bar groups by all case keys but the one with fewest values, which sets the colour."""
     few = [key for key, found in values.items() if len(found) <= LINES and key != spec.x]
     series_key = spec.series or (min(few, key=lambda key: len(values[key])) if few and len(values) > 1 else None)
     keys = sorted((key for key in values if key != series_key), key=lambda key: key != spec.x)
     groups = evenly(list(dict.fromkeys(_name(row.case, keys) for row in rows)), BARS)
     series: dict[str, list[FigurePoint]] = {}
     for row in rows:
-        place = _name(row.case, keys)
+        group = _name(row.case, keys)
         name = value_text(dict(row.case)[series_key]) if series_key else ""
-        if place in groups:
-            series.setdefault(name, []).append(FigurePoint(place, row.mean, row.deviation or 0.0))
+        if group in groups:
+            series.setdefault(name, []).append(FigurePoint(group, row.mean, row.deviation or 0.0))
     return Panel(
         "bar",
         header(rows[0].metric, rows[0].unit),
@@ -254,13 +262,13 @@ def _bars(rows: list[SummaryRow], values: dict[str, list[CaseValue]], spec: Figu
 
 
 def _name(case: CaseItems, keys: Sequence[str]) -> str:
-    """The value alone where one key tells cases apart."""
+    """Text of the ``keys`` of a case; of a single key, the value alone."""
     found = dict(case)
     return value_text(found[keys[0]]) if len(keys) == 1 else label((key, found[key]) for key in keys)
 
 
-def evenly(names: list[str], most: int) -> list[str]:
-    """At most ``most`` of ``names``, first and last among them, the others spread evenly."""
-    if len(names) <= most:
+def evenly(names: list[str], limit: int) -> list[str]:
+    """At most ``limit`` of ``names``, evenly spaced, with the first and the last."""
+    if len(names) <= limit:
         return names
-    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
+    return [names[round(i * (len(names) - 1) / (limit - 1))] for i in range(limit)]

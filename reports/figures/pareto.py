@@ -1,7 +1,7 @@
-"""Which method gives most for its cost? Points of several experiments on one plane, and what dominates what.
+"""Pareto front: points of several experiments on a plane of cost and worth, and dominance between them.
 
-A point dominates another if it costs no more and is worth no less, and is better in one of both. A paper's own points
-may stand beside those that were measured; they are never counted as measured.
+A point dominates another if it costs no more, is worth no less, and is better in one of both. A paper's own points may
+be shown beside measured ones; they never count as measured.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from reports.claims.statistics import same
+from reports.claims.statistics import has_values, same
 from reports.formatting import value_text
 from reports.pages.summary import SummaryRow, summarise
 from reports.record import CaseValue, Record
 
 
 class FrontMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A method's points: one for each case of ``experiment`` with both metrics.
+    """Points of one method: one per case of ``experiment`` that has both metrics.
 
-    ``case`` are values that a point's case must hold, ``key`` is the case key by which points are called, ``only`` are
-    the values of it that are taken. ``reference`` marks what others are held against.
+    ``case``: values that the case must have. ``key``: case key whose value names the point; ``only`` restricts its
+    values. ``reference`` marks the methods with which the others are compared.
     """
 
     name: str
@@ -32,17 +32,17 @@ class FrontMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     reference: bool = False
 
 
-class Printed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A method's points as a paper has them: cost and worth by name."""
+class PublishedPoints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A paper's own points of one method: cost and worth by point name."""
 
     name: str
     points: dict[str, tuple[float, float]]
 
 
 class FrontSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A plane of cost and worth that a suite asks for under ``fronts``. ``cost`` and ``worth`` name its axes.
+    """A Pareto front under a suite's ``fronts``. ``cost`` and ``worth`` are the titles of its axes.
 
-    What was measured is held against ``printed`` only where it was measured on ``data``, if that is given.
+    With ``data``, only measurements on that data set are compared with the ``printed`` points.
     """
 
     title: str
@@ -50,12 +50,12 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cost: str
     worth: str
     methods: list[FrontMethod]
-    printed: list[Printed] = []
+    printed: list[PublishedPoints] = []
     data: str | None = None
 
 
-class Spot(NamedTuple):
-    """A point: of which method, called what, where; its worth's standard deviation over seeds."""
+class ParetoPoint(NamedTuple):
+    """A named point of one method, with the standard deviation of its worth over seeds."""
 
     method: str
     name: str
@@ -63,49 +63,50 @@ class Spot(NamedTuple):
     worth: float
     deviation: float = 0.0
 
-    def dominates(self, other: "Spot") -> bool:
-        """Costs no more, is worth no less, and is better in one of both."""
+    def dominates(self, other: "ParetoPoint") -> bool:
+        """Whether this point costs no more, is worth no less, and is better in one of both."""
         mine, theirs = (-self.cost, self.worth), (-other.cost, other.worth)
         return mine != theirs and all(a >= b for a, b in zip(mine, theirs, strict=True))
 
 
-def measured(spec: FrontSpec, records: Iterable[Record]) -> dict[str, list[Spot]]:
-    """The spots of each method that was measured, of records under one set of conditions."""
+def measured_points(spec: FrontSpec, records: Iterable[Record]) -> dict[str, list[ParetoPoint]]:
+    """Points by measured method, from records of one set of conditions."""
     by_experiment: dict[str, list[Record]] = {}
     for record in records:
         by_experiment.setdefault(record.experiment, []).append(record)
-    rows = {name: summarise(some) for name, some in by_experiment.items()}
-    found = {method.name: list(_spots(method, rows.get(method.experiment, []))) for method in spec.methods}
-    return {name: spots for name, spots in found.items() if spots}
+    rows = {name: summarise(ours) for name, ours in by_experiment.items()}
+    points = {method.name: list(_points(method, rows.get(method.experiment, []))) for method in spec.methods}
+    return {name: found for name, found in points.items() if found}
 
 
-def printed(spec: FrontSpec) -> dict[str, list[Spot]]:
-    """The paper's own spots."""
-    return {one.name: [Spot(one.name, name, *place) for name, place in one.points.items()] for one in spec.printed}
+def published_points(spec: FrontSpec) -> dict[str, list[ParetoPoint]]:
+    """Points by method, from the paper."""
+    return {one.name: [ParetoPoint(one.name, name, *axes) for name, axes in one.points.items()] for one in spec.printed}
 
 
-def _spots(method: FrontMethod, rows: Sequence[SummaryRow]) -> Iterator[Spot]:
+def _points(method: FrontMethod, rows: Sequence[SummaryRow]) -> Iterator[ParetoPoint]:
     costs = {row.case: row.mean for row in rows if row.metric == method.cost}
     for row in rows:
         case = dict(row.case)
-        if row.metric != method.worth or row.case not in costs or not _wanted(method, case):
+        if row.metric != method.worth or row.case not in costs or not _selected(method, case):
             continue
-        yield Spot(method.name, value_text(case[method.key]), costs[row.case], row.mean, row.deviation or 0.0)
+        yield ParetoPoint(method.name, value_text(case[method.key]), costs[row.case], row.mean, row.deviation or 0.0)
 
 
-def _wanted(method: FrontMethod, case: Mapping[str, CaseValue]) -> bool:
-    held = all(key in case and same(case[key], value) for key, value in method.case.items())
-    return held and method.key in case and (method.only is None or any(same(case[method.key], o) for o in method.only))
+def _selected(method: FrontMethod, case: Mapping[str, CaseValue]) -> bool:
+    if method.key not in case or not has_values(case, method.case):
+        return False
+    return method.only is None or any(same(case[method.key], value) for value in method.only)
 
 
-def front(spots: Iterable[Spot]) -> list[Spot]:
-    """Those that no other dominates, by cost."""
-    everything = list(spots)
-    return sorted(
-        (one for one in everything if not any(other.dominates(one) for other in everything)), key=lambda spot: spot.cost
-    )
+def pareto_front(points: Iterable[ParetoPoint]) -> list[ParetoPoint]:
+    """Points that no other dominates, in order of cost."""
+    points = list(points)
+    front = [one for one in points if not any(other.dominates(one) for other in points)]
+    return sorted(front, key=lambda point: point.cost)
 
 
-def best_within(spots: Iterable[Spot], cost: float) -> Spot | None:
-    """The spot of most worth, then of least cost, among those that cost no more than ``cost``."""
-    return max((spot for spot in spots if spot.cost <= cost), key=lambda spot: (spot.worth, -spot.cost), default=None)
+def best_within_cost(points: Iterable[ParetoPoint], cost: float) -> ParetoPoint | None:
+    """The point of highest worth, then lowest cost, among those of at most ``cost``; None if there is none."""
+    affordable = (point for point in points if point.cost <= cost)
+    return max(affordable, key=lambda point: (point.worth, -point.cost), default=None)

@@ -1,4 +1,4 @@
-"""What ran on what? Lines of the report made from ``environment.json``, any key of which may be missing."""
+"""Report lines from ``environment.json``, of which any key may be missing."""
 
 import shlex
 from collections.abc import Iterable, Sequence
@@ -8,12 +8,12 @@ from typing import Any
 from reports.formatting import escape
 from reports.record import Record
 
-EnvironmentTree = dict[str, Any]  # of environment.json, as the runner wrote it
+EnvironmentTree = dict[str, Any]  # content of environment.json
 RUN = ("scale", "seed", "dataset", "shaping", "device")
 
 
 def suites_of(records: Iterable[Record], environment: EnvironmentTree) -> list[EnvironmentTree]:
-    """The suites and experiments of the environment, and those that only records know."""
+    """Suites and experiments of the environment, and those that only the records name."""
     suites = {
         suite["name"]: {**suite, "experiments": list(suite.get("experiments", ()))}
         for suite in environment.get("suites", ())
@@ -26,7 +26,7 @@ def suites_of(records: Iterable[Record], environment: EnvironmentTree) -> list[E
 
 
 def facts(environment: EnvironmentTree, suites: Sequence[EnvironmentTree]) -> Iterable[str]:
-    """What ran on what, as a list."""
+    """List of suites, run settings, machine and versions."""
     for suite in suites:
         if "path" in suite or "sha256" in suite:
             digest = f", sha256 `{suite['sha256'][:12]}`" if suite.get("sha256") else ""
@@ -61,18 +61,18 @@ def _reason(experiment: EnvironmentTree) -> str:
 
 
 def _time(environment: EnvironmentTree) -> str:
-    started, ended = (_moment(environment.get(key)) for key in ("started", "ended"))
+    started, ended = (_timestamp(environment.get(key)) for key in ("started", "ended"))
     if started is None or ended is None:
         return f"{environment['started']}, not ended"
     return f"{started:%Y-%m-%d %H:%M:%S} UTC, took {duration((ended - started).total_seconds())}"
 
 
-def _moment(value: Any) -> datetime | None:
-    """From ISO 8601 or seconds since 1970."""
+def _timestamp(value: Any) -> datetime | None:
+    """Parse ISO 8601 or seconds since 1970."""
     if isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC)
-    moment = datetime.fromisoformat(value) if value else None
-    return moment and (moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC))
+    time = datetime.fromisoformat(value) if value else None
+    return time and (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
 
 
 def duration(seconds: float) -> str:

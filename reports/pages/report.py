@@ -1,4 +1,4 @@
-"""What came out of a run? ``report.md`` and its figures, made again at any time from the files of the run."""
+"""Report of a run: ``report.md`` and its figures, reproducible from the files of the run."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,26 +7,33 @@ from typing import Any, get_args
 
 import msgspec
 
-from reports.claims.statistics import CONDITIONS
+from reports.claims.statistics import MIN_SEEDS
 from reports.claims.verdict import Judgement, Verdict
 from reports.figures.draw import draw
 from reports.figures.panels import FigureError, FigureSpec, choose, is_pixel
-from reports.formatting import escape, label, number
+from reports.formatting import conditions_text, escape, label, number
 from reports.pages.environment import EnvironmentTree, duration, facts, failures, suites_of
-from reports.pages.pareto_section import front_section
-from reports.pages.summary import FEW_SEEDS, UNSTABLE, by_conditions, same_for_all, summarise, unstable
+from reports.pages.pareto_section import pareto_section
+from reports.pages.summary import UNSTABLE, by_conditions, same_for_all, summarise, unstable
 from reports.pages.tables import grid, markdown, tables
 from reports.record import Record, read_records
 
 
 class ReportError(ValueError):
-    """A folder that holds no run, or a file in it that cannot be read; names the file."""
+    """A folder has no run, or a file of it cannot be read; names the file."""
 
 
 def write_report(directory: Path) -> Path:
-    """Write ``report.md`` and ``figures/`` of the run in ``directory``; returns the report's path.
+    """Write ``report.md`` and ``figures/`` from the files of a run.
 
-    Reads ``records.jsonl``, ``claims.json`` and ``environment.json``. Raises ReportError.
+    Args:
+        directory: Folder with ``records.jsonl``, ``claims.json`` and ``environment.json``, of which two may be missing.
+
+    Returns:
+        Path of ``report.md``.
+
+    Raises:
+        ReportError: None of the files exists, or one cannot be read.
     """
     records, judgements, environment = read_run(directory)
     (directory / "figures").mkdir(exist_ok=True)
@@ -36,10 +43,10 @@ def write_report(directory: Path) -> Path:
 
 
 def read_run(directory: Path) -> tuple[list[Record], list[Judgement], EnvironmentTree]:
-    """Records, judgements and environment of ``directory``, empty where missing. Raises ReportError."""
+    """Read records, judgements and environment of ``directory``; a missing file is empty. Raises ReportError."""
     paths = [directory / name for name in ("records.jsonl", "claims.json", "environment.json")]
     if not any(path.exists() for path in paths):
-        raise ReportError(f"{directory}: no run is here; give the folder that `bench run` wrote")
+        raise ReportError(f"{directory}: no run in this folder; give the output folder of `bench run`")
     records_path, claims_path, environment_path = paths
     try:
         records = list(read_records(records_path)) if records_path.exists() else []
@@ -67,7 +74,7 @@ def _report(
     yield from failures(suites)
     yield from _claims(judgements)
     for suite in suites:
-        if not suite["experiments"]:  # it only includes others
+        if not suite["experiments"]:  # it only includes other suites
             continue
         title = f"{suite['name']}: {suite['title']}" if suite.get("title") else suite["name"]
         yield from (f"## {escape(title)}", "")
@@ -79,7 +86,7 @@ def _report(
             yield from _experiment(directory, suite["name"], experiment, ours)
         ours = [record for record in records if record.suite == suite["name"]]
         for i, wanted in enumerate(suite.get("fronts", ())):
-            yield from front_section(directory, slug(f"{suite['name']}-front-{i + 1}"), wanted, ours)
+            yield from pareto_section(directory, slug(f"{suite['name']}-front-{i + 1}"), wanted, ours)
     yield from ("## How to read this", "", *LEGEND)
 
 
@@ -88,13 +95,13 @@ LEGEND = (
     "- *reproduced*: what the paper says was measured. *trend*: its direction was, beyond twice the standard",
     "  error over three seeds or more; its size was not. *not-comparable*: a value of other data or scale.",
     f"- Unstable: seeds or repeats spread over more than {UNSTABLE:.0%} of the mean."
-    f" Fewer than {FEW_SEEDS} seeds are pointed out.",
+    f" Fewer than {MIN_SEEDS} seeds are pointed out.",
     "- Every number stands in `records.jsonl` with its conditions; different conditions are never merged.",
 )
 
 
 def _claims(judgements: Sequence[Judgement]) -> Iterable[str]:
-    """Counts by verdict, then a table and the reasons for every suite."""
+    """Counts by verdict, then a table and the reasons per suite."""
     if not judgements:
         return
     verdicts = [judgement.verdict for judgement in judgements]
@@ -137,8 +144,7 @@ def _experiment(directory: Path, suite: str, experiment: EnvironmentTree, record
     groups = by_conditions(records)
     for i, (conditions, group) in enumerate(groups.items()):
         seeds = ", ".join(str(seed) for seed in sorted({record.seed for record in group}))
-        shown = ", ".join(f"{key} {value}" for key, value in zip(CONDITIONS, conditions, strict=True))
-        yield from (f"Conditions: {escape(shown)}, seeds {seeds}.", "")
+        yield from (f"Conditions: {conditions_text(conditions)}, seeds {seeds}.", "")
         if fixed := same_for_all([record.case for record in group]):
             yield from (f"In every case: {escape(label(fixed.items()))}.", "")
         for table in tables(group):
@@ -150,7 +156,7 @@ def _experiment(directory: Path, suite: str, experiment: EnvironmentTree, record
 
 
 def _figures(directory: Path, stem: str, experiment: EnvironmentTree, records: list[Record]) -> Iterable[str]:
-    """Draw what the suite asks for, else one figure, and yield the lines that show them."""
+    """Draw the figures that the suite names, otherwise one, and yield their lines."""
     title = str(experiment.get("title") or experiment["name"])
     rows = summarise(records)
     specs: list[Any] = experiment.get("figures") or [None]
@@ -168,5 +174,5 @@ def _figures(directory: Path, stem: str, experiment: EnvironmentTree, records: l
 
 
 def slug(name: str) -> str:
-    """A file name from any name."""
+    """File name without special characters."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "figure"

@@ -1,26 +1,25 @@
-"""What did each case measure? Records as a pandas frame, as means with their spread, as Markdown tables."""
+"""Records as a pandas frame, and as Markdown tables of means with their spread."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
-from reports.claims.statistics import CONDITIONS
 from reports.figures.panels import QUANTILE, is_pixel
 from reports.formatting import escape, label, number, value_text
 from reports.pages.summary import SummaryRow, header, summarise, varying
-from reports.record import Record
+from reports.record import CONDITIONS, Record
 
-COLUMNS = 6  # metrics side by side before a table is continued below
-FOLDED = 30  # rows before a table is folded away
-SHOWN = 200  # rows shown at most
-QUANTILES = (0.05, 0.5, 0.95)  # of a distribution that are shown; figures draw all that were recorded
+COLUMNS = 6  # metrics per table; more continue in another one
+FOLDED = 30  # rows above which a table is folded
+SHOWN = 200  # maximum of rows
+QUANTILES = (0.05, 0.5, 0.95)  # columns of a distribution; figures draw all recorded quantiles
 
 FIELDS = ("run", "suite", "experiment", "metric", "value", "unit", "seed", *CONDITIONS)
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a record; every case key is a column ``case.<key>``, missing where a record has no such key."""
+    """One row per record and one column ``case.<key>`` per case key; a missing key is a missing value."""
     rows = list(records)
     columns = {name: pd.Series([getattr(row, name) for row in rows]) for name in FIELDS}
     for key in dict.fromkeys(key for row in rows for key in row.case):
@@ -30,7 +29,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def measured(row: SummaryRow) -> str:
-    """``0.828 ± 0.011``: as many decimals as the standard deviation's two leading digits have."""
+    """``0.828 ± 0.011``, rounded to two significant digits of the standard deviation."""
     if not row.deviation:
         return number(row.mean)
     decimals = 1 - math.floor(math.log10(row.deviation))
@@ -41,11 +40,11 @@ def measured(row: SummaryRow) -> str:
 
 
 def tables(records: Iterable[Record]) -> list[pd.DataFrame]:
-    """The tables of one experiment under one set of conditions, of text: a row a case, a column a metric.
+    """Tables of text of one experiment under one set of conditions: one row per case, one column per metric.
 
-    Metrics whose cases have different keys (one a run, one a client) go into tables of their own. Case keys
-    that never change are left out where others do. A single case becomes a row for every metric. Of a metric that
-    was recorded at each ``quantile``, a key of its case, some become metrics of their own. Pixels are left out.
+    Metrics with different case keys (per run, per client) get separate tables. Constant case keys are left out. A
+    single case becomes one row per metric. ``QUANTILES`` of a metric that was recorded at each ``quantile``, a case
+    key, become columns. Pixels are left out.
     """
     groups: dict[tuple[str, ...], list[SummaryRow]] = {}
     for row in _quantiles(row for row in summarise(records) if not is_pixel(row)):
@@ -57,7 +56,7 @@ def tables(records: Iterable[Record]) -> list[pd.DataFrame]:
 
 
 def _quantiles(rows: Iterable[SummaryRow]) -> Iterator[SummaryRow]:
-    """The rows, with ``latency_quantile_low`` at ``quantile`` 0.95 as ``latency_p95_low``, and only a few of them."""
+    """Rename ``latency_quantile_low`` at ``quantile`` 0.95 to ``latency_p95_low``; drop all but ``QUANTILES``."""
     for row in rows:
         quantile = dict(row.case).get(QUANTILE)
         if not isinstance(quantile, float):
@@ -78,17 +77,17 @@ def _by_case(rows: list[SummaryRow]) -> list[pd.DataFrame]:
     keys = varying(cases)
     metrics = list(dict.fromkeys((row.metric, row.unit) for row in rows))
     cells = {(row.case, row.metric, row.unit): measured(row) for row in rows}
-    left = {key: [value_text(dict(case)[key]) for case in cases] for key in keys}
+    key_columns = {key: [value_text(dict(case)[key]) for case in cases] for key in keys}
     found = []
     for start in range(0, len(metrics), COLUMNS):
         part = metrics[start : start + COLUMNS]
-        right = {header(*metric): [cells.get((case, *metric), "–") for case in cases] for metric in part}
-        found.append(pd.DataFrame({**left, **right}, dtype=object))
+        metric_columns = {header(*metric): [cells.get((case, *metric), "–") for case in cases] for metric in part}
+        found.append(pd.DataFrame({**key_columns, **metric_columns}, dtype=object))
     return found
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A GitHub table, padded to be read in a plain editor; long ones are folded, very long ones cut."""
+    """GitHub table with aligned columns; long tables are folded, very long ones cut."""
     heads = [escape(str(name)) for name in table.columns]
     rows = [[escape(str(cell)) for cell in row] for row in table.head(SHOWN).to_numpy().tolist()]
     text = grid(heads, rows)
@@ -100,15 +99,15 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of cells that are escaped already; columns of numbers stand to the right."""
-    right = [bool(rows) and all(_numeric(row[i]) for row in rows) for i in range(len(heads))]
+    """Markdown table of escaped cells; numeric columns are right-aligned."""
+    numeric = [bool(rows) and all(_numeric(row[i]) for row in rows) for i in range(len(heads))]
     widths = [max(3, len(head), *(len(row[i]) for row in rows)) for i, head in enumerate(heads)]
 
     def line(cells: Sequence[str]) -> str:
-        padded = (f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(cells, widths, right, strict=True))
+        padded = (f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(cells, widths, numeric, strict=True))
         return f"| {' | '.join(padded)} |"
 
-    rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
+    rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, numeric, strict=True)]
     return "\n".join([line(heads), line(rule), *map(line, rows)])
 
 

@@ -25,7 +25,7 @@ DEFAULTS = {
 
 @pytest.fixture(scope="session")
 def record() -> Callable[..., Record]:
-    """A function that makes a record; all but the value has a default."""
+    """Function that makes a record; all fields but the value have defaults."""
 
     def make(value: float, **fields: Any) -> Record:
         return Record(**{**DEFAULTS, "value": value, **fields})

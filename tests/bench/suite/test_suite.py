@@ -56,7 +56,7 @@ def errors(text: str, data: Path | None = None) -> list[str]:
         (HEAD + "  dataset: cifra10", ["5: experiments[0].dataset: no data set 'cifra10'; there are "]),
         ("dataset: cifar10\n" + HEAD, ["1: dataset: cifar10: needs a folder with its files; "]),
         (HEAD + "  parameters: {data: stl10}", ["5: experiments[0].parameters.data: stl10: needs a folder with its files; "]),
-        (HEAD + "  figures: [{metrics: []}]", ["5: experiments[0].figures[0]: a figure needs one metric or more"]),
+        (HEAD + "  figures: [{metrics: []}]", ["5: experiments[0].figures[0]: metrics: a figure needs at least one, got none"]),
         (HEAD + "gate: [{metrc: n}]", ["5: gate[0].metrc: unknown key (did you mean 'metric'?)", "5: gate[0].metric: this key is required"]),
         (HEAD + f"claims:\n- {{{CLAIM}, bound: {{of: {{experiment: on, metric: n}}, at_least: 1}}}}", ["6: claims[0]: no experiment 'on' in this suite (did you mean 'one'?)"]),
         (HEAD + f"  grid: {{n: [1]}}\nclaims:\n- {{{CLAIM}, bound: {{of: {{experiment: one, metric: n, case: {{n: 2}}}}, at_least: 1}}}}", ["7: claims[0]: no case of one has n 2"]),

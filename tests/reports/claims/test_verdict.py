@@ -1,4 +1,4 @@
-"""Claims are judged by records alone: forms, seeds, cases, conditions and the edges of each."""
+"""Verdicts from records: forms, seeds, cases, conditions, and the limits of each."""
 
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +51,7 @@ def test_a_value_lies_within_its_tolerance(record: Make, value: float, expected:
     assert verdict([record(value)], **NEAR).verdict == expected
 
 
-def test_the_edge_of_a_tolerance_belongs_to_it(record: Make) -> None:
+def test_the_limit_of_a_tolerance_is_inside(record: Make) -> None:
     assert 0.7 + 0.1 < 0.8  # in binary
     near = {"paper": 0.7, "value": {"of": M, "tolerance": 0.1}, "needs_data": False}
     assert verdict([record(0.8)], **near).verdict == "reproduced"
@@ -63,7 +63,7 @@ def test_a_relative_tolerance_is_a_fraction_of_the_papers_number(record: Make) -
     assert verdict([record(-189)], **fields).verdict == "not-reproduced"
 
 
-def test_why_tells_seeds_standard_error_and_tolerance(record: Make) -> None:
+def test_why_gives_seeds_standard_error_and_tolerance(record: Make) -> None:
     found = verdict(seeds(record, 0.82, 0.83, 0.84), **NEAR)
     assert found.why == "0.83 over 3 seeds (standard error 0.005774): within 0.02 of the paper's 0.828."
     assert verdict([record(0.5)], **NEAR).why == "0.5 from one seed: not within 0.02 of the paper's 0.828."
@@ -84,7 +84,7 @@ def test_a_value_needs_the_papers_data_and_scale(record: Make, dataset: str, sca
     assert found.measured == 0.8
 
 
-def test_what_needs_no_data_and_every_other_form_is_always_comparable(record: Make) -> None:
+def test_claims_without_data_and_other_forms_are_always_comparable(record: Make) -> None:
     fields = {"paper": 0.8, "value": {"of": M, "tolerance": 0.1}}
     assert verdict([record(0.8)], **fields).verdict == "not-comparable"
     assert verdict([record(0.8)], **fields, needs_data=False).verdict == "reproduced"
@@ -92,7 +92,7 @@ def test_what_needs_no_data_and_every_other_form_is_always_comparable(record: Ma
     assert verdict([record(0.8)], bound={"of": M, "at_least": 0.9}).verdict == "not-reproduced"
 
 
-def test_a_bound_takes_the_worst_case(record: Make) -> None:
+def test_a_bound_is_judged_by_the_worst_case(record: Make) -> None:
     records = methods(record, a=[0.9, 0.9], b=[0.7, 0.8], c=[0.8, 0.8])
     found = verdict(records, bound={"of": M, "at_least": 0.75})
     assert found.measured == pytest.approx(0.75)
@@ -102,14 +102,14 @@ def test_a_bound_takes_the_worst_case(record: Make) -> None:
     assert verdict(records, bound={"of": M, "at_most": 0.8}).measured == pytest.approx(0.9)
 
 
-def test_a_ratio_is_taken_seed_by_seed(record: Make) -> None:
+def test_a_ratio_is_computed_seed_by_seed(record: Make) -> None:
     records = methods(record, a=[2, 20, 200], b=[1, 10, 100])
     found = verdict(records, paper=2, ratio={"of": A, "over": B, "tolerance": 0.01})
     assert (found.verdict, found.measured) == ("reproduced", 2)
     assert "(standard error 0)" in found.why
 
 
-def test_a_seed_without_its_other_side_is_left_out(record: Make) -> None:
+def test_a_seed_of_one_side_only_is_left_out(record: Make) -> None:
     records = [*methods(record, a=[2, 4], b=[1, 2]), record(1000, seed=7, case={"method": "a"})]
     assert verdict(records, ratio={"of": A, "over": B, "at_most": 2}).verdict == "reproduced"
 
@@ -187,7 +187,7 @@ def test_an_order_with_one_step_lost_in_noise_is_a_trend(record: Make) -> None:
     assert verdict(methods(record, a=[1, 9, 1], b=[2, 3, 4], c=[1, 9, 2]), **ORDER).verdict == "not-reproduced"
 
 
-def test_no_record_is_not_run(record: Make) -> None:
+def test_a_claim_without_records_is_not_run(record: Make) -> None:
     found = verdict(
         [record(1, metric="other"), record(1, suite="t", case={"method": "a"})],
         bound={"of": A, "at_least": 0},
@@ -203,7 +203,7 @@ def test_true_is_not_one(record: Make) -> None:
     assert verdict([record(1, case={"gated": 1})], bound={"of": selector, "at_least": 0}).verdict == "not-run"
 
 
-def test_a_paper_that_contradicts_itself_is_said_with_what_was_measured(record: Make) -> None:
+def test_an_inconsistent_paper_is_named_beside_the_measurement(record: Make) -> None:
     fields = {**NEAR, "inconsistent": "The text says 0.9, the table 0.828."}
     found = verdict([record(0.5)], **fields)
     assert (found.verdict, found.measured) == ("inconsistent-in-paper", 0.5)
@@ -228,7 +228,7 @@ def test_sides_may_differ_in_mode_but_not_in_scale(record: Make) -> None:
     assert verdict([*live, record(1, case={"method": "b"}, scale="smoke")], **split).verdict == "not-run"
 
 
-def test_repeats_of_a_seed_are_averaged_and_are_no_seeds(record: Make) -> None:
+def test_repeats_of_a_seed_are_averaged_and_count_once(record: Make) -> None:
     records = [record(value) for value in (1, 2, 3)]
     assert verdict(records, bound={"of": M, "at_least": 2}).why == "2 from one seed: at least 2."
 

@@ -1,4 +1,4 @@
-"""What is drawn is chosen by the case keys; whatever is chosen becomes a picture."""
+"""Panels are chosen by case keys and values; every choice can be drawn."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_a_numeric_sweep_is_a_line_for_each_of_the_other_keys(record: Make) -> N
     assert not choose(summarise(sweep(record, rates=tuple(0.25 + 0.5 * step for step in range(40)))))[0].log_x
 
 
-def test_a_suite_may_ask_for_some_of_the_cases_only(record: Make) -> None:
+def test_a_suite_may_select_cases(record: Make) -> None:
     rows = summarise(sweep(record))
     (panel,) = choose(rows, FigureSpec(metrics=["m"], case={"method": "split"}, x="rate"))
     assert [(name, len(points)) for name, points in panel.series.items()] == [("", 3)]
@@ -45,12 +45,12 @@ def test_a_suite_may_ask_for_some_of_the_cases_only(record: Make) -> None:
         choose(rows, FigureSpec(metrics=["m"], case={"method": "neither"}))
 
 
-def test_a_line_goes_from_left_to_right(record: Make) -> None:
+def test_points_of_a_line_are_in_order_of_x(record: Make) -> None:
     (panel,) = choose(summarise(sweep(record, rates=(9, 1, 5))))
     assert [point.x for point in panel.series["split"]] == [1, 5, 9]
 
 
-def test_names_are_bars_told_apart_by_the_key_of_fewest_values(record: Make) -> None:
+def test_names_are_bars_coloured_by_the_key_of_fewest_values(record: Make) -> None:
     records = [record(i, case={"method": m, "codec": c}) for i, m in enumerate("abcd") for c in ("f16", "f32")]
     (panel,) = choose(summarise(records))
     assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "codec")
@@ -60,19 +60,19 @@ def test_names_are_bars_told_apart_by_the_key_of_fewest_values(record: Make) -> 
     }
 
 
-def test_two_numbers_and_booleans_are_no_sweep(record: Make) -> None:
+def test_two_numbers_or_booleans_are_not_a_sweep(record: Make) -> None:
     assert choose(summarise(record(k, case={"k": k}) for k in (1, 2)))[0].kind == "bar"
     assert choose(summarise(record(k, case={"k": k}) for k in (True, False)))[0].kind == "bar"
 
 
-def test_what_never_changes_is_left_out_and_the_rest_limited(record: Make) -> None:
+def test_constant_metrics_are_left_out_and_the_rest_limited(record: Make) -> None:
     constant = [record(1, metric="constant", case={"rate": rate}) for rate in (1, 2, 3)]
     rows = summarise([*constant, *sweep(record, ("a", "b", "c", "d", "e"))])
     assert [panel.metric for panel in choose(rows)] == ["a [s]", "b [s]", "c [s]", "d [s]"]
     assert [panel.metric for panel in choose(summarise(constant))] == ["constant"]
 
 
-def test_a_single_case_puts_metrics_of_a_unit_side_by_side(record: Make) -> None:
+def test_metrics_of_a_single_case_share_a_panel_per_unit(record: Make) -> None:
     records = [
         record(1, metric="up", unit="bytes"),
         record(2, metric="down", unit="bytes"),
@@ -84,7 +84,7 @@ def test_a_single_case_puts_metrics_of_a_unit_side_by_side(record: Make) -> None
     ]
 
 
-def test_a_suite_says_what_it_wants(record: Make) -> None:
+def test_a_suite_may_choose_metric_axes_and_series(record: Make) -> None:
     rows = summarise(sweep(record, ("a", "b"), rates=(1, 2)))
     (panel,) = choose(rows, FigureSpec(metrics=["b"], x="rate", series="method", log=True))
     assert (panel.kind, panel.metric, panel.log_y) == ("line", "b [s]", True)
@@ -95,12 +95,12 @@ def test_a_suite_says_what_it_wants(record: Make) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"metrics": ["z"]}, {"metrics": ["m"], "x": "z"}, {"metrics": ["m"], "series": "z"}])
-def test_what_was_not_measured_cannot_be_drawn(record: Make, wrong: dict[str, object]) -> None:
+def test_metrics_and_keys_that_were_not_measured_are_rejected(record: Make, wrong: dict[str, object]) -> None:
     with pytest.raises(FigureError, match="z"):
         choose(summarise(sweep(record)), FigureSpec(**wrong))
 
 
-def test_many_lines_and_bars_are_thinned_out_and_said_to_be(record: Make) -> None:
+def test_many_lines_and_bars_are_thinned_out_and_counted(record: Make) -> None:
     records = [record(c + e, case={"client": c, "epoch": e}) for c in range(30) for e in range(40)]
     (panel,) = choose(summarise(records))
     assert list(panel.series) == ["0", "4", "8", "12", "17", "21", "25", "29"]
@@ -149,7 +149,7 @@ def distribution(make: Make, load: str) -> list[Record]:
     ]
 
 
-def test_a_cdf_goes_through_values_and_quantiles_one_panel_a_load(record: Make, tmp_path: Path) -> None:
+def test_a_cdf_has_quantiles_over_values_in_one_panel_per_load(record: Make, tmp_path: Path) -> None:
     rows = summarise([*distribution(record, "low"), *distribution(record, "high")])
     spec = FigureSpec(metrics=["t_quantile"], kind="cdf", series="way", by="load")
     low, high = choose(rows, spec)
@@ -160,7 +160,7 @@ def test_a_cdf_goes_through_values_and_quantiles_one_panel_a_load(record: Make, 
     assert (tmp_path / "cdf.png").read_bytes().startswith(PNG)
 
 
-def test_bands_lie_on_top_of_each_other(record: Make, tmp_path: Path) -> None:
+def test_bands_stack_the_series(record: Make, tmp_path: Path) -> None:
     records = [
         record(value, metric="layers", unit="layers", case={"time_s": time, "node": node})
         for time in (0.0, 1.0, 2.0)
@@ -174,14 +174,14 @@ def test_bands_lie_on_top_of_each_other(record: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", [{"kind": "cdf"}, {"kind": "bands"}, {"by": "nothing"}])
-def test_a_figure_that_cannot_be_drawn_says_why(record: Make, spec: dict[str, str]) -> None:
+def test_an_impossible_figure_names_the_metric(record: Make, spec: dict[str, str]) -> None:
     rows = summarise(record(i, case={"method": m}) for i, m in enumerate("ab"))
     with pytest.raises(FigureError, match="m was measured"):
         choose(rows, FigureSpec(metrics=["m"], **spec))
 
 
 def picture(make: Make, shows: str, number: int, value: float, **changes: object) -> list[Record]:
-    """Two rows of three pixels, as bright as ``value`` times their place; last pixel first."""
+    """Two rows of three pixels that brighten up to ``value``; last pixel first."""
     places = [(row, column) for row in (1, 0) for column in (2, 1, 0)]
     return [
         make(
@@ -194,7 +194,7 @@ def picture(make: Make, shows: str, number: int, value: float, **changes: object
     ]
 
 
-def test_pictures_are_put_together_pixel_by_pixel(record: Make, tmp_path: Path) -> None:
+def test_pictures_are_assembled_from_pixels(record: Make, tmp_path: Path) -> None:
     pixels = [
         p
         for shows, value in (("original", 1.0), ("read", 0.5))

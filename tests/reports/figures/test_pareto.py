@@ -1,4 +1,4 @@
-"""What dominates what, against comparing every pair; a plane of records becomes a picture and tables of them."""
+"""Dominance against a comparison of all pairs; the report section of a Pareto front."""
 
 import itertools
 import random
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from reports.figures.pareto import FrontSpec, Spot, best_within, front, measured
-from reports.pages.pareto_section import front_section
+from reports.figures.pareto import FrontSpec, ParetoPoint, best_within_cost, measured_points, pareto_front
+from reports.pages.pareto_section import pareto_section
 from reports.record import Record
 
 Make = Callable[..., Record]
@@ -37,25 +37,25 @@ def points(make: Make) -> list[Record]:
     ]
 
 
-def test_the_front_is_what_nothing_dominates_in_any_pair():
+def test_no_point_dominates_one_of_the_front():
     draw = random.Random(0)
-    spots = [Spot("m", str(i), draw.randint(1, 9), draw.randint(1, 9)) for i in range(40)]
+    spots = [ParetoPoint("m", str(i), draw.randint(1, 9), draw.randint(1, 9)) for i in range(40)]
     for one, other in itertools.permutations(spots, 2):
         expected = one.cost <= other.cost and one.worth >= other.worth and one[2:4] != other[2:4]
         assert one.dominates(other) == expected
     expected = [one for one in spots if not any(other.dominates(one) for other in spots)]
-    found = front(spots)
+    found = pareto_front(spots)
     assert sorted(found) == sorted(expected)
     assert [spot.cost for spot in found] == sorted(spot.cost for spot in found)
 
 
-def test_the_best_within_a_cost_is_worth_most_and_costs_least():
-    spots = [Spot("m", "a", 5, 1), Spot("m", "b", 3, 1), Spot("m", "c", 9, 2)]
-    assert [best_within(spots, cost) for cost in (2, 4, 5, 9)] == [None, spots[1], spots[1], spots[2]]
+def test_the_best_within_a_cost_has_most_worth_then_least_cost():
+    spots = [ParetoPoint("m", "a", 5, 1), ParetoPoint("m", "b", 3, 1), ParetoPoint("m", "c", 9, 2)]
+    assert [best_within_cost(spots, cost) for cost in (2, 4, 5, 9)] == [None, spots[1], spots[1], spots[2]]
 
 
 def test_points_are_means_of_the_cases_with_both_metrics(record: Make):
-    found = measured(msgspec.convert(SPEC, FrontSpec), points(record))
+    found = measured_points(msgspec.convert(SPEC, FrontSpec), points(record))
     rounded = {name: [(spot.name, spot.cost, round(spot.worth, 9)) for spot in spots] for name, spots in found.items()}
     assert rounded == {
         "plain": [("4-C", 64, 0.6), ("12-C", 192, 0.8)],
@@ -68,14 +68,14 @@ def test_points_are_means_of_the_cases_with_both_metrics(record: Make):
 def test_the_report_says_what_dominates_the_references_and_the_paper(record: Make, tmp_path: Path):
     (tmp_path / "figures").mkdir()
     records = [*points(record), record(1, metric="b", mode="live", experiment="other")]
-    lines = list(front_section(tmp_path, "all", SPEC, records))
+    lines = list(pareto_section(tmp_path, "all", SPEC, records))
     assert "Against the references measured here: the other methods dominate 1 of 2." in lines
     assert "Against the paper's own points: the other methods dominate 0 of 2." in lines
     row = next(line for line in "\n".join(lines).splitlines() if line.startswith("| plain  | 4-C"))
     assert [cell.strip() for cell in row.split("|")[5:10]] == ["mine", "0.2", "60", "+0.100", "yes"]
     assert len(list((tmp_path / "figures").iterdir())) == 1
-    elsewhere = list(front_section(tmp_path, "all", {**SPEC, "data": "cifar10"}, records))
+    elsewhere = list(pareto_section(tmp_path, "all", {**SPEC, "data": "cifar10"}, records))
     assert "The paper's points are of cifar10, these of digits: not comparable." in elsewhere
     assert not any("the paper's own points" in line for line in elsewhere)
-    assert not list(front_section(tmp_path, "none", SPEC, [record(1, metric="b")]))
-    assert "no front" in next(iter(front_section(tmp_path, "wrong", {"title": 3}, records)))
+    assert not list(pareto_section(tmp_path, "none", SPEC, [record(1, metric="b")]))
+    assert "no front" in next(iter(pareto_section(tmp_path, "wrong", {"title": 3}, records)))

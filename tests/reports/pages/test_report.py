@@ -1,4 +1,4 @@
-"""A report is made from a run's files alone, to the letter, and from whatever of them is there."""
+"""Reports from a run's files: the golden one, byte for byte, and reports from some of the files."""
 
 import shutil
 from collections.abc import Callable
@@ -25,18 +25,18 @@ def test_the_report_is_the_golden_one(run: Path) -> None:
     path = write_report(run)
     assert path == run / "report.md"
     assert path.read_text(encoding="utf-8") == (GOLDEN / "report.md").read_text(encoding="utf-8")
-    pictures = sorted((run / "figures").glob("*.png"))
-    assert [picture.name for picture in pictures] == ["example-latency.png", "example-training.png"]
-    assert all(picture.stat().st_size > 1000 for picture in pictures)
+    figures = sorted((run / "figures").glob("*.png"))
+    assert [figure.name for figure in figures] == ["example-latency.png", "example-training.png"]
+    assert all(figure.stat().st_size > 1000 for figure in figures)
 
 
-def test_every_picture_shown_is_there(run: Path) -> None:
+def test_every_figure_shown_exists(run: Path) -> None:
     text = write_report(run).read_text()
     shown = {part.split(")")[0] for part in text.split("](")[1:]}
     assert shown == {f"figures/{path.name}" for path in (run / "figures").iterdir()}
 
 
-def test_a_report_is_made_again_over_the_old_one(run: Path) -> None:
+def test_writing_a_report_again_gives_the_same(run: Path) -> None:
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
 
@@ -50,14 +50,14 @@ def test_records_alone_make_a_report(tmp_path: Path, record: Make) -> None:
     assert len(list((tmp_path / "figures").iterdir())) == 1
 
 
-def test_an_environment_alone_tells_what_failed(run: Path) -> None:
+def test_an_environment_alone_shows_failures(run: Path) -> None:
     (run / "records.jsonl").unlink()
     (run / "claims.json").unlink()
     text = write_report(run).read_text()
     assert "**failed** example/kernel-links: ShapeError: tc needs root" in text
 
 
-def test_different_conditions_stand_in_tables_of_their_own(tmp_path: Path, record: Make) -> None:
+def test_different_conditions_get_separate_tables(tmp_path: Path, record: Make) -> None:
     write_records(tmp_path / "records.jsonl", [record(1), record(3, mode="live")])
     text = write_report(tmp_path).read_text()
     assert text.count("Conditions:") == 2
@@ -66,14 +66,14 @@ def test_different_conditions_stand_in_tables_of_their_own(tmp_path: Path, recor
     assert len(list((tmp_path / "figures").iterdir())) == 2
 
 
-def test_a_figure_of_nothing_is_said_and_the_rest_made(run: Path) -> None:
+def test_a_figure_without_data_is_noted_and_the_rest_written(run: Path) -> None:
     environment = (run / "environment.json").read_text().replace('"round_s"', '"round"')
     (run / "environment.json").write_text(environment)
     assert "> Note: no figure: no metric round was measured." in write_report(run).read_text()
 
 
-def test_an_empty_folder_holds_no_run(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="no run is here"):
+def test_an_empty_folder_has_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="no run in this folder"):
         write_report(tmp_path)
 
 

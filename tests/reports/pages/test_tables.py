@@ -1,4 +1,4 @@
-"""Frames, means with their spread, warnings, and Markdown that reads well."""
+"""Frames, means with their spread, warnings and Markdown tables."""
 
 from collections.abc import Callable
 
@@ -57,7 +57,7 @@ def test_rows_are_cases_and_columns_metrics(record: Make) -> None:
     assert table.to_numpy().tolist() == [["split", "0.5", "2", "7"], ["unsplit", "0.5", "2", "7"]]
 
 
-def test_metrics_of_other_case_keys_have_a_table_of_their_own(record: Make) -> None:
+def test_metrics_with_other_case_keys_get_a_separate_table(record: Make) -> None:
     records = [record(1, metric="total", case={"method": method}) for method in "ab"]
     records += [record(1, metric="each", case={"method": method, "client": i}) for method in "ab" for i in (0, 1)]
     assert [list(table.columns) for table in tables(records)] == [
@@ -72,7 +72,7 @@ def test_a_single_case_is_a_row_for_every_metric(record: Make) -> None:
     assert table.to_numpy().tolist() == [["a", "1"], ["b [s]", "2"]]
 
 
-def test_many_metrics_continue_below(record: Make) -> None:
+def test_many_metrics_continue_in_another_table(record: Make) -> None:
     records = [record(1, metric=f"m{i}", case={"k": k}) for i in range(8) for k in "ab"]
     assert [len(table.columns) for table in tables(records)] == [7, 3]
 
@@ -81,7 +81,7 @@ def test_case_keys_in_another_order_are_the_same_case(record: Make) -> None:
     assert len(summarise([record(1, case={"a": 1, "b": 2}), record(2, case={"b": 2, "a": 1}, seed=1)])) == 1
 
 
-def test_markdown_is_padded_and_numbers_stand_right() -> None:
+def test_markdown_is_aligned_and_numbers_to_the_right() -> None:
     assert grid(["name", "n"], [["a", "1"], ["bcdef", "1,000"]]).splitlines() == [
         "| name  |     n |",
         "| ----- | ----: |",
@@ -90,7 +90,7 @@ def test_markdown_is_padded_and_numbers_stand_right() -> None:
     ]
 
 
-def test_what_markdown_would_take_for_markup_is_escaped(record: Make) -> None:
+def test_markup_is_escaped(record: Make) -> None:
     assert escape("a|b\n<c> `d` *e* snake_case") == r"a\|b \<c\> \`d\` \*e\* snake_case"
     (table,) = tables([record(1, case={"k": k}) for k in ("x|y", "z")])
     assert r"x\|y" in markdown(table)
@@ -105,7 +105,7 @@ def test_long_tables_are_folded_and_very_long_ones_cut(record: Make) -> None:
     assert "details" not in markdown(table.head(30))
 
 
-def test_a_header_says_its_unit_once() -> None:
+def test_a_header_names_its_unit_once() -> None:
     assert [header("latency_s", "s"), header("latency", "s"), header("accuracy", "1")] == [
         "latency_s",
         "latency [s]",
@@ -113,12 +113,12 @@ def test_a_header_says_its_unit_once() -> None:
     ]
 
 
-def test_numbers_are_for_people() -> None:
+def test_numbers_have_four_digits_and_separators() -> None:
     shown = [number(value) for value in (0.8284271, 12.0, 1234567.0, 1234567.8, 1e-7, 3e15, -0.5)]
     assert shown == ["0.8284", "12", "1,234,567", "1,234,568", "1e-07", "3e+15", "-0.5"]
 
 
-def test_a_large_spread_and_few_seeds_are_warned_of(record: Make) -> None:
+def test_a_large_spread_and_few_seeds_cause_warnings(record: Make) -> None:
     def warnings(*values: float) -> list[str]:
         return unstable(summarise(record(value, seed=seed) for seed, value in enumerate(values)))
 
@@ -137,7 +137,7 @@ def test_the_worst_of_several_unstable_cases_is_named(record: Make) -> None:
     ]
 
 
-def test_of_a_distribution_a_few_quantiles_become_columns(record: Make) -> None:
+def test_some_quantiles_of_a_distribution_become_columns(record: Make) -> None:
     records = [
         record(10 * q, metric="t_quantile", unit="ms", case={"way": "one", "quantile": q}) for q in (0.01, 0.5, 0.95)
     ]
