@@ -28,6 +28,7 @@ def test_closed_forms():
     assert quantile("normal", 0.975) == pytest.approx(1.959964, abs=1e-6)
     assert [quantile("uniform", u) for u in (0.0, 0.25, 1.0)] == [-1.0, -0.5, 1.0]
     assert quantile("pareto", 1 - 1 / 27) == pytest.approx(4 / 3 * (3 - 1.5))  # the 26/27 quantile of shape 3 is 3
+    assert [quantile(name, 1.0) for name in ("normal", "pareto", "paretonormal")] == [CUT] * 3 == [4.0] * 3
     assert quantile("pareto", 0.0) == pytest.approx(-2 / 3)
     assert quantile("paretonormal", 0.5) == pytest.approx(0.75 * 4 / 3 * (2 ** (1 / 3) - 1.5))
 

@@ -65,6 +65,19 @@ def test_changes_must_be_registered_in_order():
         one.change(1.0, LinkProfile())
 
 
+def test_of_changes_at_the_same_time_the_last_applies():
+    one = link()
+    for delay_s in (1.0, 2.0):
+        one.change(3.0, LinkProfile(delay_s=delay_s))
+    assert one.send(3.0, 1000) == 5.0
+
+
+@pytest.mark.parametrize("what", [{"rate_bps": 1e9}, {"delay_s": 0.1}, {"jitter_s": 0.1}, {"loss": 0.1}])
+def test_only_the_default_profile_is_unlimited(what):
+    assert LinkProfile().unlimited
+    assert not LinkProfile(**what).unlimited
+
+
 def test_every_segment_may_be_lost_and_each_loss_costs_a_round_trip():
     count, loss, delay_s = 4000, 0.02, 0.05
     plain_s = count * SEGMENT_BYTES * 8 / MBIT + delay_s
@@ -120,13 +133,21 @@ def test_jitter_keeps_its_distribution_when_it_is_correlated(distribution, devia
         assert asked - 0.15 <= correlation(times) <= asked + 0.03
 
 
-def test_correlated_losses_have_the_rate_and_correlation_of_the_profile():
-    one = link(delay_s=1.0, loss=0.1, loss_correlation=0.6)
+@pytest.mark.parametrize(("loss", "loss_correlation"), [(0.1, 0.6), (0.5, 0.5)])
+def test_correlated_losses_have_the_rate_and_correlation_of_the_profile(loss, loss_correlation):
+    one = link(delay_s=1.0, loss=loss, loss_correlation=loss_correlation)
     arrivals = [0.0, *(one.send(0.0, SEGMENT_BYTES) for _ in range(40_000))]
     lost = [float(two - one >= 2.0) for one, two in itertools.pairwise(arrivals)][1:]
-    # A chain of correlation r has (1 + r) / (1 - r) times the binomial's variance: four deviations are 0.012.
-    assert statistics.mean(lost) == pytest.approx(0.1, abs=0.012)
-    assert correlation(lost) == pytest.approx(0.6, abs=0.03)
+    # A chain of correlation r has (1 + r) / (1 - r) times the binomial's variance: four deviations are 0.012 and 0.018.
+    assert statistics.mean(lost) == pytest.approx(loss, abs=0.018 if loss == 0.5 else 0.012)
+    assert correlation(lost) == pytest.approx(loss_correlation, abs=0.03)
+
+
+def test_a_change_of_the_correlation_alone_draws_the_next_loss_again():
+    for seed in range(20):  # nine in ten first segments are lost, but hardly one behind a delivered segment
+        one = link(seed, delay_s=1.0, loss=0.9)
+        one.change(0.0, LinkProfile(delay_s=1.0, loss=0.9, loss_correlation=1 - 1e-9))
+        assert one.send(0.0, SEGMENT_BYTES) == 1.0
 
 
 @pytest.mark.parametrize("what", [{"duplicate": 0.1}, {"reorder": 0.1, "delay_s": 0.1}, {"limit_packets": 10}])
@@ -141,6 +162,10 @@ def test_properties_that_a_stream_lacks_are_rejected(what):
 @pytest.mark.parametrize(
     ("what", "error"),
     [
+        ({"rate_bps": 0.0}, "rate_bps must be above 0"),
+        ({"rate_bps": float("nan")}, "rate_bps must be above 0"),
+        ({"delay_s": -1.0}, "delay_s and jitter_s must not be negative"),
+        ({"jitter_s": -1.0}, "delay_s and jitter_s must not be negative"),
         ({"loss": 1.0}, "loss must be in"),
         ({"loss_correlation": -0.1}, "loss_correlation must be in"),
         ({"reorder": 0.5}, "reorder needs a delay_s above 0"),
@@ -245,6 +270,13 @@ def test_a_schedule_equals_its_changes_and_is_read_only_as_needed():
     for at in (0.0, 0.05, 3.33, 12.0):
         assert played.send(at, 300_000) == planned.send(at, 300_000)
     assert max(asked) == 124  # sending ends at 12.31 s, and one ahead
+
+
+def test_a_schedule_replaces_registered_changes():
+    one = link()
+    one.change(0.5, LinkProfile(delay_s=1.0))
+    one.play(iter([(2.0, LinkProfile(delay_s=3.0))]))
+    assert [one.send(at, 1000) for at in (1.0, 2.0)] == [1.0, 5.0]
 
 
 def test_a_change_ends_the_schedule():

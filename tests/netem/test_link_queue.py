@@ -26,6 +26,7 @@ def test_chunks_arrive_in_order_at_the_times_of_the_link():
     one = queue(rate_bps=8 * MBIT, delay_s=0.1)
     for data in (b"a" * 1000, b"b" * 2000, b""):
         one.put(1.0, data, None)
+    assert one.wake_at == 1.0
     times, data = zip(*run(one), strict=True)
     assert data == (b"a" * 1000, b"b" * 2000, b"")
     assert times == pytest.approx((1.101, 1.103, 1.103))
@@ -88,6 +89,14 @@ def test_a_faster_link_queues_more_and_an_unlimited_one_is_bounded():
     assert not unlimited.full
 
 
+def test_queued_bytes_count_towards_the_buffer_limit():
+    one = queue(rate_bps=1e6 * MBIT)  # 20 ms are 2.5 GB
+    one.put(0.0, bytes(1), None)
+    one.put(0.0, bytes(BUFFER_BYTES - 1), None)
+    one.pop_arrived(0.0)
+    assert one.full
+
+
 @pytest.mark.parametrize(
     ("rate_bps", "chunk_bytes"), [(1e5, SEGMENT_BYTES), (10e6, 6250), (1e9, CHUNK_BYTES), (None, CHUNK_BYTES)]
 )
@@ -95,7 +104,8 @@ def test_slow_links_use_small_chunks(rate_bps, chunk_bytes):
     assert queue(rate_bps=rate_bps).chunk_bytes == chunk_bytes
 
 
-def test_two_directions_of_one_medium_alternate():
+@pytest.mark.parametrize("first", ["up", "down"])
+def test_two_directions_of_one_medium_alternate(first):
     up, down = queue(rate_bps=8 * MBIT), queue(rate_bps=8 * MBIT, delay_s=0.25)
     up.share_medium(down)
     for _ in range(10):
@@ -103,12 +113,14 @@ def test_two_directions_of_one_medium_alternate():
     for _ in range(5):
         down.put(0.0, bytes(1000), None)
     arrived: dict[str, list[float]] = {"up": [], "down": []}
+    queues = sorted({"up": up, "down": down}.items(), key=lambda item: item[0] != first)
     while any(one.wake_at is not None for one in (up, down)):
         now = min(at for one in (up, down) if (at := one.wake_at) is not None)
-        for name, one in (("up", up), ("down", down)):
+        for name, one in queues:
             arrived[name] += [now for _ in one.pop_arrived(now)]
-    assert arrived["up"] == pytest.approx([0.001, 0.003, 0.005, 0.007, 0.009, 0.011, 0.012, 0.013, 0.014, 0.015])
-    assert arrived["down"] == pytest.approx([0.252, 0.254, 0.256, 0.258, 0.260])
+    alternate_ms, late_ms = ([1, 3, 5, 7, 9], 1) if first == "up" else ([2, 4, 6, 8, 10], -1)
+    assert arrived["up"] == pytest.approx([ms / 1000 for ms in (*alternate_ms, 11, 12, 13, 14, 15)])
+    assert arrived["down"] == pytest.approx([0.25 + (ms + late_ms) / 1000 for ms in alternate_ms])
 
 
 def test_a_schedule_is_followed_to_the_bit():

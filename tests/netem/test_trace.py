@@ -52,6 +52,14 @@ def test_packets_are_spread_over_the_time_since_the_previous_ones(tmp_path):
     assert trace == Trace((RateChange(0, 24e6), RateChange(0.001, 18e6)), 0.003)
     assert trace.delivered_bytes == pytest.approx(5 * PACKET_BYTES)
     assert read(written("0\n0\n4\n", tmp_path, "up")) == Trace((RateChange(0, 9e6),), 0.004)
+    assert read(written("0\n2\n4\n", tmp_path, "up")) == Trace((RateChange(0, 12e6), RateChange(0.002, 6e6)), 0.004)
+    assert read(written("10000000000\n", tmp_path, "up")).period_s == 1e7
+
+
+def test_a_single_row_lasts_a_second_whatever_the_case_and_byte_order_mark(tmp_path):
+    expected = Trace((RateChange(0, 8e6),), 1.0)
+    assert read(written("time_s,rate_bps\n0,8e6\n", tmp_path, "a.CSV")) == expected
+    assert read(written("\ufefftime_s,rate_bps\n0,8e6\n", tmp_path)) == expected
 
 
 @given(traces)
@@ -88,6 +96,25 @@ def test_resampling_keeps_the_bytes_of_every_step(trace, step_s):
     assert len(found.changes) == max(1, math.ceil(trace.period_s / step_s - 1e-9))
     for _, end_s, _ in found.spans():
         assert carried(found, end_s) == pytest.approx(carried(trace, end_s), abs=1e-3)
+
+
+def test_a_step_has_the_delay_at_its_start():
+    trace = Trace((RateChange(0, 8e6, 0.1), RateChange(1, 8e6, 0.2), RateChange(1.75, 8e6, 0.3)), 2.5)
+    assert [change.delay_s for change in trace.resampled(0.5).changes] == [0.1, 0.1, 0.2, 0.2, 0.3]
+
+
+def test_steps_are_counted_despite_rounding_and_must_be_positive():
+    trace = Trace((RateChange(0, 8e6),), 1.1)
+    trace = Trace((RateChange(0, 8e6),), 0.07)
+    assert 0.07 / 0.01 > 7  # in binary
+    assert len(trace.resampled(0.01).changes) == 7
+    with pytest.raises(ValueError, match="step_s must be above 0"):
+        trace.resampled(0.0)
+
+
+def test_the_last_packet_marks_a_period_in_whole_milliseconds(tmp_path):
+    write_mahimahi(Trace((RateChange(0, 12e6),), 0.0105), tmp_path / "m")
+    assert (tmp_path / "m").read_text().split() == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "11"]
 
 
 @given(traces.filter(lambda trace: trace.changes[-1].rate_bps > 1e5))
@@ -170,14 +197,18 @@ def test_missing_binary_and_large_files_are_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr("netem.trace.FILE_BYTES", 10)
     with pytest.raises(TraceError, match="22 bytes, expected at most 10"):
         read(written("time_s,rate_bps\n0,1e6\n", tmp_path))
+    monkeypatch.setattr("netem.trace.FILE_BYTES", 22)
+    assert read(written("time_s,rate_bps\n0,1e6\n", tmp_path)).period_s == 1.0
 
 
-def test_what_a_format_cannot_hold_is_rejected(tmp_path):
+def test_what_a_format_cannot_hold_is_rejected(tmp_path, monkeypatch):
     uneven = Trace((RateChange(0, 1e6, delay_s=0.1), RateChange(1, 1e6)), 2.0)
     with pytest.raises(TraceError, match="the change at 1 s has other columns than the first"):
         write_csv(uneven, tmp_path / "a.csv")
+    monkeypatch.setattr("netem.trace.FILE_BYTES", 80)  # ten packets
     with pytest.raises(TraceError, match="too many packets"):
-        write_mahimahi(Trace((RateChange(0, 1e13),), 1e3), tmp_path / "m")
+        write_mahimahi(Trace((RateChange(0, 11 * 12_000.0),), 1.0), tmp_path / "m")
+    write_mahimahi(Trace((RateChange(0, 10 * 12_000.0),), 1.0), tmp_path / "m")
 
 
 def test_packaged_traces_are_small_and_made_by_the_generator(tmp_path):

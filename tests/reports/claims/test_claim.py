@@ -22,6 +22,7 @@ def claim(**fields: object) -> Claim:
         ({"paper": 3, "ratio": {"of": M, "over": M, "relative": 0.1}}, 2),
         ({"ratio": {"of": M, "over": M, "at_most": 0.5}}, 2),
         ({"paper": 3, "difference": {"of": M, "minus": M, "tolerance": 0.1}}, 2),
+        ({"order": {"of": [M, M], "direction": "decreasing"}}, 2),
         ({"paper": [1, 2, 3], "order": {"of": [M, M, M], "direction": "increasing"}}, 3),
     ],
 )
@@ -42,6 +43,7 @@ def test_each_form_is_accepted(fields: dict[str, object], selectors: int) -> Non
         ({"value": {"of": M, "at_least": 1}, "paper": 1}, "a value takes tolerance or relative"),
         ({"value": {"of": M, "tolerance": 1, "relative": 1}, "paper": 1}, "one of tolerance and relative"),
         ({"value": {"of": M, "tolerance": -1}, "paper": 1}, "must not be negative, got -1"),
+        ({"value": {"of": M, "relative": -0.5}, "paper": 1}, r"must not be negative, got -0\.5"),
         ({"bound": {"of": M, "tolerance": 1}, "paper": 1}, "a bound takes at_least"),
         ({"bound": {"of": M}}, "one of tolerance and relative"),
         ({"ratio": {"of": M, "over": M, "at_least": 1, "tolerance": 1}, "paper": 1}, "one of tolerance"),

@@ -59,7 +59,7 @@ def test_the_limit_of_a_tolerance_is_inside(record: Make) -> None:
 
 def test_a_relative_tolerance_is_a_fraction_of_the_papers_number(record: Make) -> None:
     fields = {"paper": -200, "value": {"of": M, "relative": 0.05}, "needs_data": False}
-    assert verdict([record(-190)], **fields).verdict == "reproduced"
+    assert {verdict([record(value)], **fields).verdict for value in (-190, -195, -205)} == {"reproduced"}
     assert verdict([record(-189)], **fields).verdict == "not-reproduced"
 
 
@@ -109,6 +109,12 @@ def test_a_ratio_is_computed_seed_by_seed(record: Make) -> None:
     assert "(standard error 0)" in found.why
 
 
+@pytest.mark.parametrize("values", [[1.5, 1.6, 1.7], [0.5, 0.6, 0.7]])
+def test_equality_has_no_direction_to_be_a_trend(record: Make, values: list[float]) -> None:
+    found = verdict(methods(record, a=values, b=[1, 1, 1]), paper=1, ratio={"of": A, "over": B, "tolerance": 0.1})
+    assert found.verdict == "not-reproduced"
+
+
 def test_a_seed_of_one_side_only_is_left_out(record: Make) -> None:
     records = [*methods(record, a=[2, 4], b=[1, 2]), record(1000, seed=7, case={"method": "a"})]
     assert verdict(records, ratio={"of": A, "over": B, "at_most": 2}).verdict == "reproduced"
@@ -138,6 +144,30 @@ def test_a_zero_denominator_has_no_ratio(record: Make) -> None:
     found = verdict(methods(record, a=[1, 1], b=[0, 1]), ratio={"of": A, "over": B, "at_most": 2})
     assert (found.verdict, found.measured) == ("not-reproduced", None)
     assert "denominator" in found.why
+
+
+def test_a_zero_denominator_is_the_worst_case(record: Make) -> None:
+    records = [
+        record(value, case={"method": method, "rate": rate})
+        for method, rate, value in (("a", 1, 1), ("b", 1, 0), ("a", 10, 100), ("b", 10, 1))
+    ]
+    assert verdict(records, ratio={"of": A, "over": B, "at_most": 2}).measured is None
+
+
+def test_sides_without_a_common_case_are_not_run(record: Make) -> None:
+    records = [record(1, case={"method": method, "rate": rate}) for method, rate in (("a", 1), ("b", 10))]
+    found = verdict(records, difference={"of": A, "minus": B, "at_least": 0})
+    assert (found.verdict, found.why) == (
+        "not-run",
+        "Both sides have records, but no case of one agrees with one of the other.",
+    )
+
+
+def test_a_trend_is_worse_than_a_reproduction(record: Make) -> None:
+    by_rate = {1: (3, 3, 3), 10: (2, 2, 2)}
+    records = [a for rate, each in by_rate.items() for a in seeds(record, *each, case={"method": "a", "rate": rate})]
+    found = verdict([*records, *methods(record, b=[1, 1, 1])], ratio={"of": A, "over": B, "at_least": 3})
+    assert found.verdict == "trend"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +217,31 @@ def test_an_order_with_one_step_lost_in_noise_is_a_trend(record: Make) -> None:
     assert verdict(methods(record, a=[1, 9, 1], b=[2, 3, 4], c=[1, 9, 2]), **ORDER).verdict == "not-reproduced"
 
 
+def test_fewer_than_three_seeds_order_by_their_means(record: Make) -> None:
+    two = methods(record, a=[1, 2], b=[5, 3], c=[6, 9])  # the first step is within its noise
+    assert verdict(two, **ORDER).verdict == "reproduced"
+    three = methods(record, a=[1, 2, 3], b=[5, 3, 3], c=[6, 9, 12])
+    assert verdict(three, **ORDER).verdict == "trend"
+
+
+def test_an_order_tells_its_fewest_seeds_and_its_worst_step(record: Make) -> None:
+    found = verdict(methods(record, a=[3, 4], b=[2.9, 3.9], c=[1]), **ORDER)
+    assert found.why == "3, 2.9, 1 from one seed: not increasing at every step, one is -1.9 from one seed."
+
+
+def test_the_trend_of_an_order_is_from_first_to_last(record: Make) -> None:
+    assert verdict(methods(record, a=[1, 1, 1], b=[1, 1, 1], c=[2, 2.1, 2.2]), **ORDER).verdict == "trend"
+
+
+def test_the_worst_order_has_the_worst_step(record: Make) -> None:
+    records = [
+        record(value, case={"method": method, "rate": rate})
+        for rate, values in ((1, (1, 6, 5)), (10, (3, 2.5, 2)))
+        for method, value in zip("abc", values, strict=True)
+    ]
+    assert verdict(records, **ORDER).measured == [1, 6, 5]
+
+
 def test_a_claim_without_records_is_not_run(record: Make) -> None:
     found = verdict(
         [record(1, metric="other"), record(1, suite="t", case={"method": "a"})],
@@ -196,6 +251,11 @@ def test_a_claim_without_records_is_not_run(record: Make) -> None:
     assert found.why == "No record of e/m with method=a."
     half = methods(record, a=[1])
     assert verdict(half, difference={"of": A, "minus": B, "at_least": 0}).verdict == "not-run"
+
+
+def test_a_metric_of_another_experiment_is_not_the_claim_s(record: Make) -> None:
+    found = verdict([record(1), record(9, experiment="other")], bound={"of": M, "at_least": 0})
+    assert (found.verdict, found.measured) == ("reproduced", 1)
 
 
 def test_true_is_not_one(record: Make) -> None:
@@ -226,6 +286,22 @@ def test_sides_may_differ_in_mode_but_not_in_scale(record: Make) -> None:
     split = {"difference": {"of": A, "minus": B, "at_most": 0}}
     assert verdict([*live, record(1, case={"method": "b"})], **split).verdict == "reproduced"
     assert verdict([*live, record(1, case={"method": "b"}, scale="smoke")], **split).verdict == "not-run"
+
+
+def test_sides_may_differ_in_data_only_if_the_claim_needs_none(record: Make) -> None:
+    one, cifar10, cuda = (
+        record(1, case={"method": method}, **other)
+        for method, other in (("a", {}), ("b", {"dataset": "cifar10"}), ("b", {"device": "cuda"}))
+    )
+    split = {"difference": {"of": A, "minus": B, "at_most": 0}}
+    assert verdict([one, cifar10], **split, needs_data=False).verdict == "reproduced"
+    assert verdict([one, cifar10], **split).verdict == "not-run"
+    assert verdict([one, cuda], **split, needs_data=False).verdict == "not-run"
+
+
+def test_units_are_never_merged(record: Make) -> None:
+    found = verdict([record(1, unit="s"), record(1, unit="ms", seed=1)], bound={"of": M, "at_least": 0})
+    assert (found.verdict, found.why) == ("not-run", "Records that differ in unit (ms, s) are never merged.")
 
 
 def test_repeats_of_a_seed_are_averaged_and_count_once(record: Make) -> None:

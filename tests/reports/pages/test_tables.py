@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from reports.formatting import escape, number
+from reports.formatting import escape, label, number
 from reports.pages.summary import header, summarise, unstable
 from reports.pages.tables import frame, grid, markdown, measured, tables
 from reports.record import Record
@@ -114,8 +114,12 @@ def test_a_header_names_its_unit_once() -> None:
 
 
 def test_numbers_have_four_digits_and_separators() -> None:
-    shown = [number(value) for value in (0.8284271, 12.0, 1234567.0, 1234567.8, 1e-7, 3e15, -0.5)]
-    assert shown == ["0.8284", "12", "1,234,567", "1,234,568", "1e-07", "3e+15", "-0.5"]
+    shown = [number(value) for value in (0.8284271, 12.0, 1234567.0, 1234567.8, 1e-7, 2e10, 3e15, -0.5)]
+    assert shown == ["0.8284", "12", "1,234,567", "1,234,568", "1e-07", "20,000,000,000", "3e+15", "-0.5"]
+
+
+def test_case_values_have_no_separators() -> None:
+    assert label([("rate", 12_000.0), ("size", 12_000), ("gated", True)]) == "rate=12000, size=12000, gated=yes"
 
 
 def test_a_large_spread_and_few_seeds_cause_warnings(record: Make) -> None:
