@@ -118,27 +118,23 @@ class Trace(msgspec.Struct, frozen=True):
         """
         if not step_s > 0:
             raise ValueError(f"step_s must be above 0, got {step_s}")
-        starts = [number * step_s for number in range(max(1, math.ceil(self.period_s / step_s - 1e-9)))]
-        bits = [0.0] * len(starts)
-        in_force = [self.changes[0]] * len(starts)
+        steps = max(1, math.ceil(self.period_s / step_s - 1e-9))
+        edges = [*(number * step_s for number in range(steps)), self.period_s]
+        bits = [0.0] * steps
+        in_force = [self.changes[0]] * steps
         for change, (start_s, end_s, rate_bps) in zip(self.changes, self.spans(), strict=True):
-            first = min(int(start_s / step_s), len(starts) - 1)
-            for index in range(first, len(starts)):
-                low, high = starts[index], _end(starts, index, self.period_s)
+            for index in range(min(int(start_s / step_s), steps - 1), steps):
+                low, high = edges[index], edges[index + 1]
                 if low >= end_s:
                     break
                 if low >= start_s:
                     in_force[index] = change
                 bits[index] += rate_bps * max(0.0, min(high, end_s) - max(low, start_s))
         changes = [
-            msgspec.structs.replace(in_force[i], time_s=low, rate_bps=bits[i] / (_end(starts, i, self.period_s) - low))
-            for i, low in enumerate(starts)
+            msgspec.structs.replace(in_force[index], time_s=low, rate_bps=bits[index] / (high - low))
+            for index, (low, high) in enumerate(pairwise(edges))
         ]
         return Trace(tuple(changes), self.period_s)
-
-
-def _end(starts: list[float], index: int, period_s: float) -> float:
-    return starts[index + 1] if index + 1 < len(starts) else period_s
 
 
 def _repeated(steps: list[tuple[float, LinkProfile]], period_s: float) -> Iterator[tuple[float, LinkProfile]]:
