@@ -1,4 +1,9 @@
-"""Errors of the library, and an exception as one line of text."""
+"""Errors of the library, and an exception as one line of text or as its whole traceback."""
+
+import traceback
+
+TRACEBACK_CHARACTERS = 16 * 1024  # the most that a node sends of one
+GAP = "\n[...]\n"
 
 
 class DataError(ValueError):
@@ -12,6 +17,13 @@ class ModelError(ValueError):
 def one_line(error: Exception) -> str:
     """What ``error`` says, on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of ``error``; of one longer than TRACEBACK_CHARACTERS the beginning and the end."""
+    text = "".join(traceback.format_exception(error)).encode(errors="backslashreplace").decode()
+    half = (TRACEBACK_CHARACTERS - len(GAP)) // 2
+    return text if len(text) <= TRACEBACK_CHARACTERS else text[:half] + GAP + text[-half:]
 
 
 class NodeError(RuntimeError):

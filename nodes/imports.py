@@ -22,7 +22,7 @@ def load_callable(name: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module may fail in any way
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{module_name} cannot be imported: {said}") from None
+        raise ValueError(f"{module_name} cannot be imported: {said}") from error
     try:
         found: Callable[..., Any] = operator.attrgetter(attribute)(module)
     except AttributeError:

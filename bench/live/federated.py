@@ -154,8 +154,8 @@ class LiveFederation:
                 self._reports[process] = msgspec.convert(done["nodes"], list[NodeReport])
             case Error(node=client, reason=reason) if reason == ENDED:
                 await self._tell_visited(client, message)
-            case Error(node=node, reason=reason) if node == process:
-                raise RunError(f"{process}: {reason}", weight=2)
+            case Error(node=node, reason=reason, traceback=traceback) if node == process:
+                raise RunError(f"{process}: {reason}", weight=2, traceback=traceback)
             case Error(reason=reason):
                 await asyncio.sleep(SETTLE_S)  # the one that it lost may be known to have ended
                 raise RunError(f"{process} lost {reason}", weight=0)

@@ -222,8 +222,9 @@ class LiveService:
                 self.cuts.append(message)
             case Shutdown(report=done):
                 self.reports[name] = msgspec.convert(done, MemberReport)
-            case Error(node=node, reason=reason):
-                raise RunError(f"{name} lost {node}: {reason}" if node != name else f"{name}: {reason}", weight=2)
+            case Error(node=node, reason=reason, traceback=traceback):
+                where = f"{name} lost {node}" if node != name else name
+                raise RunError(f"{where}: {reason}", weight=2, traceback=traceback)
             case _:
                 raise RunError(f"{name} sent the runner a {type(message).__name__}", weight=2)
 

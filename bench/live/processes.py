@@ -19,12 +19,14 @@ class RunError(NodeError):
     """A run ended before its job was done; one line that names the node and the reason.
 
     Of several failures at once ``weight`` says which is the cause: 0 a neighbour's word about a node, 1 a
-    connection to a node that is lost, 2 what is known for certain.
+    connection to a node that is lost, 2 what is known for certain. The node's ``traceback`` is kept as a note.
     """
 
-    def __init__(self, text: str, weight: int) -> None:
+    def __init__(self, text: str, weight: int, traceback: str = "") -> None:
         super().__init__(text)
         self.weight = weight
+        if traceback:
+            self.add_note(f"In the process of the node:\n{traceback}")
 
 
 class Nodes(Protocol):

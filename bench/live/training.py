@@ -166,8 +166,8 @@ class _Run:
                     await self._controls[name].send(answer)
             case Shutdown(report=done):
                 self._reports[name] = msgspec.convert(done, NodeReport)
-            case Error(node=node, reason=reason) if node == name:
-                raise RunError(f"{name}: {reason}", weight=2)
+            case Error(node=node, reason=reason, traceback=traceback) if node == name:
+                raise RunError(f"{name}: {reason}", weight=2, traceback=traceback)
             case Error(reason=reason):
                 raise RunError(f"{name} lost {reason}", weight=0)
             case Heartbeat():

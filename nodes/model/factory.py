@@ -25,7 +25,7 @@ def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed
         raise
     except Exception as error:
         pictures = f"{classes} classes of pictures {tuple(input_shape)}"
-        raise ModelError(f"{name} cannot be made for {pictures}: {one_line(error)}") from None
+        raise ModelError(f"{name} cannot be made for {pictures}: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} made a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -46,7 +46,7 @@ def _own(name: str, classes: int) -> Any:
     try:
         make = load_callable(name)
     except ValueError as error:
-        raise ModelError(str(error)) from None
+        raise ModelError(str(error)) from error
     return make(classes=classes) if "classes" in inspect.signature(make).parameters else make()
 
 

@@ -88,7 +88,7 @@ def _traced(model: nn.Module, leaves: set[str]) -> fx.Graph:
     try:
         return _Tracer(leaves).trace(model)
     except Exception as error:
-        raise ModelError(f"the model cannot be traced: {one_line(error)}") from None
+        raise ModelError(f"the model cannot be traced: {one_line(error)}") from error
 
 
 def _follow_mode(model: nn.Module, train: fx.Graph, evaluate: fx.Graph) -> None:
@@ -249,7 +249,7 @@ def observe(traced: fx.GraphModule, input_shape: tuple[int, int, int], batch: in
     except Exception as error:
         pictures = tuple(input_shape)
         why, _, _ = one_line(error).partition(" While executing ")  # what fx adds is of no use to who wrote the model
-        raise ModelError(f"the model does not take pictures of shape {pictures}: {why}") from None
+        raise ModelError(f"the model does not take pictures of shape {pictures}: {why}") from error
     finally:
         traced.train(mode)
     return {node: value for node, value in seen.items() if node.op != "output"}

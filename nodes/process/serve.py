@@ -17,7 +17,7 @@ import msgspec
 import torch
 
 from nodes.data.loading import load_data
-from nodes.errors import NodeError, PeerLostError
+from nodes.errors import NodeError, PeerLostError, one_line, traceback_of
 from nodes.federated.process import serve_federation
 from nodes.inference.process import serve_tasks
 from nodes.runtime.actions import Direction, Role
@@ -112,8 +112,8 @@ async def _do_job(home: Listener, control: Channel, run: str, stack: AsyncExitSt
     except PeerLostError as lost:
         return Error(node=lost.peer, reason=str(lost))
     except Exception as error:  # whatever it is, the runner must know
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Error(node=home.name, reason=reason[:REASON_CHARACTERS])
+        reason = one_line(error)[:REASON_CHARACTERS]
+        return Error(node=home.name, reason=reason, traceback=traceback_of(error))
 
 
 async def _prepare(

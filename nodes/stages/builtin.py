@@ -67,7 +67,7 @@ def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
     try:
         stage = (make or load_callable(spec.name))(tensors, **spec.options)
     except Exception as error:
-        raise ModelError(f"stage {spec.name} cannot be made: {one_line(error)}") from None
+        raise ModelError(f"stage {spec.name} cannot be made: {one_line(error)}") from error
     if not isinstance(stage, Stage):
         raise ModelError(f"stage {spec.name} made a {type(stage).__name__}, not a nodes.stages.base.Stage")
     halves = [set(half.parameters()) for half in (stage.sender, stage.receiver)]

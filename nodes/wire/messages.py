@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import torch
 
+from nodes.errors import TRACEBACK_CHARACTERS
 from nodes.model.boundary import Scalar, Tensors, View
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
@@ -197,10 +198,11 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 class Error(Message, frozen=True, kw_only=True, tag="error"):
-    """Something failed at ``node``; it ends the job there."""
+    """Something failed at ``node``; it ends the job there. ``traceback`` is that of the node's own code, else empty."""
 
     node: str
     reason: str
+    traceback: Annotated[str, msgspec.Meta(max_length=TRACEBACK_CHARACTERS)] = ""
 
 
 class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):

@@ -1,0 +1,139 @@
+"""Failures in a user's own code: one line for the terminal, the whole traceback in ``errors.log``."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.cli.main import main
+from bench.live.processes import RunError
+from nodes.errors import GAP, TRACEBACK_CHARACTERS, traceback_of
+from nodes.wire.codec import Decoder, FrameError, encode
+from nodes.wire.messages import Error
+
+MODULE = """
+import msgspec
+import torch
+from bench.live.training import run_live
+from bench.suite.experiment import Context, Measurement
+from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.stages.base import Stage
+from nodes.training.in_process import run_in_process
+from nodes.zoo.small_cnn import small_cnn
+
+class Parameters(msgspec.Struct):
+    stage: str = "identity"
+    model: str = "nodes.zoo.small_cnn:small_cnn"
+    raises: bool = False
+
+class Coder(Stage):
+    def compress(self, values):
+        lookup = {}
+        return lookup["no such key"], None
+
+class Unmade(Stage):
+    def __init__(self, shapes):
+        raise OverflowError("cannot be made")
+
+def unbuilt(classes):
+    raise ArithmeticError("no layers")
+
+class Failing(torch.nn.Module):
+    whole = True
+
+    def forward(self, x):
+        if not x.is_meta:
+            raise BufferError("no room")
+        return x
+
+def failing():
+    return torch.nn.Sequential(Failing(), small_cnn())
+
+def job(parameters):
+    return Job(model=parameters.model, input_shape=(3, 32, 32), classes=10, nodes=("ue", "mec"), splits=(3,),
+               stages=(StageSpec(name=parameters.stage),), threads=1, batch_size=8,
+               data=DataSpec(train_samples=8, test_samples=8))
+
+def check(parameters):
+    if parameters.raises:
+        raise LookupError("nothing to measure")
+
+def live(parameters: Parameters, context: Context):
+    check(parameters)
+    yield Measurement("loss", run_live(job(parameters), self_test="skip").losses[0], "nats")
+
+def local(parameters: Parameters, context: Context):
+    check(parameters)
+    yield Measurement("loss", run_in_process(job(parameters)).losses[0], "nats")
+"""
+RAISERS = {  # parameters of an experiment: what raises in them, where
+    "{stage: 'mine:Coder'}": ('return lookup["no such key"], None', "KeyError: 'no such key'"),
+    "{stage: 'mine:Unmade'}": ('raise OverflowError("cannot be made")', "OverflowError: cannot be made"),
+    "{model: 'mine:unbuilt'}": ('raise ArithmeticError("no layers")', "ArithmeticError: no layers"),
+    "{model: 'mine:failing'}": ('raise BufferError("no room")', "BufferError: no room"),
+    "{raises: true}": ('raise LookupError("nothing to measure")', "LookupError: nothing to measure"),
+}
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a user's module, which is the current one."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("parameters", RAISERS)
+@pytest.mark.parametrize("where", ["live", "local", "worker"])
+def test_a_failure_of_a_user_s_code_leaves_its_traceback(
+    mine: Path, where: str, parameters: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, mode = ("live", "live") if where == "live" else ("local", "in-process")
+    beside = ", parallel: true, seeds: 2" if where == "worker" else ""
+    spec = f"{{name: own, run: 'mine:{run}', mode: {mode}, parameters: {parameters}{beside}}}"
+    (mine / "mine.yaml").write_text(f"name: mine\nexperiments: [{spec}]\n")
+    assert main(["run", "mine.yaml", "--scale", "smoke", "--out", "out", "--jobs", "2"]) == 3
+    source, error = RAISERS[parameters]
+    line = MODULE.splitlines().index(next(text for text in MODULE.splitlines() if text.strip() == source)) + 1
+    log = (mine / "out/errors.log").read_text()
+    assert log.startswith("mine/own seed 0\n")
+    assert f'File "{mine / "mine.py"}", line {line}, in ' in log
+    assert error in log
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    failures = [line for line in printed.out.splitlines() if "failed: mine/own seed 0: " in line]
+    assert len(failures) == 1
+
+
+def nested(depth: int) -> None:
+    if depth == 0:
+        raise ValueError("the innermost \udcff")
+    # Lambdas of different lines, so that their frames are not folded into one.
+    [lambda: nested(depth - 1), lambda: nested(depth - 1)][depth % 2]()
+
+
+def test_a_long_traceback_keeps_its_beginning_and_its_end() -> None:
+    try:
+        nested(200)
+    except ValueError as error:
+        text = traceback_of(error)
+    assert len(text) <= TRACEBACK_CHARACTERS
+    assert text.startswith("Traceback (most recent call last):\n")
+    assert GAP in text
+    assert text.endswith("ValueError: the innermost \\udcff\n")
+    (sent,) = Decoder().feed(b"".join(encode(Error(node="ue", reason="x", traceback=text))))
+    assert sent[1].traceback == text
+
+
+def test_a_peer_sends_no_longer_traceback() -> None:
+    frame = b"".join(encode(Error(node="ue", reason="x", traceback="x" * (TRACEBACK_CHARACTERS + 1))))
+    with pytest.raises(FrameError):
+        Decoder().feed(frame)
+
+
+def test_a_run_error_is_one_line_and_keeps_the_node_s_traceback() -> None:
+    error = RunError("ue: KeyError: 'a'", weight=2, traceback="Traceback of the node\n")
+    assert str(error) == "ue: KeyError: 'a'"
+    assert traceback_of(error).endswith("Traceback of the node\n\n")
