@@ -1,4 +1,4 @@
-"""Bidirectional links, and the links known by name, whose figures are assumptions, not measurements."""
+"""Bidirectional links, and the named links; their figures are assumptions, not measurements."""
 
 import math
 from typing import Literal

@@ -235,7 +235,7 @@ def write_csv(trace: Trace, path: Path) -> None:
 
     Args:
         trace: The file has the columns for which its first change has a value.
-        path: File to write; its name should end in ``.csv``, by which ``read`` tells the formats apart.
+        path: File to write; its name should end in ``.csv``, from which ``read`` derives the format.
 
     Raises:
         TraceError: Another change has values for other columns than the first.

@@ -82,7 +82,7 @@ LOOP = Trajectory(((280, 700), (520, 740), (700, 600), (700, 350), (500, 220), (
 
 
 def _at_cell(population: int) -> Background:
-    """Background of one cell: ``population`` UEs with the traffic of link A, whose UEs are all in cell 1."""
+    """Background of one cell: ``population`` UEs with the traffic of link A (all in cell 1)."""
     return Background(population, 35.7e6, 0.430)
 
 

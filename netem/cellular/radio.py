@@ -67,7 +67,7 @@ def path_loss_db(distance_m: ArrayLike, frequency_hz: float) -> Floats:
 
 
 def cqi(snr_db: ArrayLike) -> NDArray[np.int64]:
-    """Highest CQI whose efficiency Shannon's formula allows at ``GAP_DB`` below this SNR; 0 if none."""
+    """Highest CQI with an efficiency that Shannon's formula allows at ``GAP_DB`` below this SNR; 0 if none."""
     snr = 10 ** ((np.asarray(snr_db, dtype=np.float64) - GAP_DB) / 10)
     return np.searchsorted(CQI_EFFICIENCY, np.log2(1 + snr), side="right") - 1
 

@@ -10,7 +10,7 @@ Number = int | float
 
 
 class Selector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Selects the records of one metric whose case has all values of ``case``."""
+    """Selects the records of one metric with all values of ``case``."""
 
     experiment: str
     metric: str

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from reports.record import CONDITIONS, CaseValue, Record
 
-MIN_SEEDS = 3  # with fewer, noise cannot be told from effect
+MIN_SEEDS = 3  # with fewer, noise and effect cannot be distinguished
 
 CaseItems = tuple[tuple[str, CaseValue], ...]  # sorted by key; hashable
 Seeds = dict[int, float]  # seed -> value, the mean over repeats

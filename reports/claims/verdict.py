@@ -73,8 +73,8 @@ def judge(claim: Claim, suite: str, records: Iterable[Record]) -> Judgement:
         suite: Name of the suite to which the claim belongs.
         records: Records of any suites.
     """
-    ours = [record for record in records if record.suite == suite]
-    sides = [[record for record in ours if _matches(record, selector)] for selector in claim.selectors]
+    suite_records = [record for record in records if record.suite == suite]
+    sides = [[record for record in suite_records if _matches(record, selector)] for selector in claim.selectors]
     finding = _worst_finding(claim, sides)
     if claim.inconsistent:
         finding = finding._replace(verdict="inconsistent-in-paper", why=f"{claim.inconsistent} {finding.why}")

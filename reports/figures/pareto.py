@@ -65,8 +65,8 @@ class ParetoPoint(NamedTuple):
 
     def dominates(self, other: "ParetoPoint") -> bool:
         """Whether this point costs no more, is worth no less, and is better in one of both."""
-        mine, theirs = (-self.cost, self.worth), (-other.cost, other.worth)
-        return mine != theirs and all(a >= b for a, b in zip(mine, theirs, strict=True))
+        no_worse = self.cost <= other.cost and self.worth >= other.worth
+        return no_worse and (self.cost, self.worth) != (other.cost, other.worth)
 
 
 def measured_points(spec: FrontSpec, records: Iterable[Record]) -> dict[str, list[ParetoPoint]]:
@@ -74,7 +74,7 @@ def measured_points(spec: FrontSpec, records: Iterable[Record]) -> dict[str, lis
     by_experiment: dict[str, list[Record]] = {}
     for record in records:
         by_experiment.setdefault(record.experiment, []).append(record)
-    rows = {name: summarise(ours) for name, ours in by_experiment.items()}
+    rows = {name: summarise(found) for name, found in by_experiment.items()}
     points = {method.name: list(_points(method, rows.get(method.experiment, []))) for method in spec.methods}
     return {name: found for name, found in points.items() if found}
 

@@ -82,11 +82,11 @@ def _report(
             yield from (escape(suite["description"]), "")
         for experiment in suite["experiments"]:
             key = (suite["name"], experiment["name"])
-            ours = [record for record in records if (record.suite, record.experiment) == key]
-            yield from _experiment(directory, suite["name"], experiment, ours)
-        ours = [record for record in records if record.suite == suite["name"]]
+            chosen = [record for record in records if (record.suite, record.experiment) == key]
+            yield from _experiment(directory, suite["name"], experiment, chosen)
+        chosen = [record for record in records if record.suite == suite["name"]]
         for i, wanted in enumerate(suite.get("fronts", ())):
-            yield from pareto_section(directory, slug(f"{suite['name']}-front-{i + 1}"), wanted, ours)
+            yield from pareto_section(directory, slug(f"{suite['name']}-front-{i + 1}"), wanted, chosen)
     yield from ("## How to read this", "", *LEGEND)
 
 
@@ -110,15 +110,15 @@ def _claims(judgements: Sequence[Judgement]) -> Iterable[str]:
     yield f"{len(verdicts)} claims: {', '.join(f'**{count} {name}**' for name, count in counts if count)}."
     yield ""
     for suite in dict.fromkeys(judgement.suite for judgement in judgements):
-        ours = [judgement for judgement in judgements if judgement.suite == suite]
+        in_suite = [judgement for judgement in judgements if judgement.suite == suite]
         yield from (f"### Claims of {escape(suite)}", "")
         rows = [
             [one.verdict, escape(one.claim), escape(one.source), _numbers(one.paper), _numbers(one.measured)]
-            for one in ours
+            for one in in_suite
         ]
         yield grid(["Verdict", "Claim", "Source", "Paper", "Measured"], rows)
         yield ""
-        for one in ours:
+        for one in in_suite:
             yield f"- **{escape(one.claim)}** ({escape(one.source)}), *{one.verdict}*: {escape(one.says)}  "
             yield f"  {escape(one.why)}"
         yield ""
