@@ -1,4 +1,4 @@
-"""SplitMEC's benchmarks. ``bench.run("pipeline", scale="smoke")`` is ``bench run`` for notebooks."""
+"""SplitMEC's benchmark runner. ``bench.run("pipeline", scale="smoke")`` is ``bench run`` for notebooks."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,21 @@ __all__ = ["run"]
 
 
 def run(*suites: str, **options: Any) -> "pd.DataFrame":
-    """Run ``suites`` as ``bench run`` does; ``options`` as there (scale, out, seed, only, data, resume...).
+    """Run suites as ``bench run`` does.
 
-    Returns all records as a frame whose ``attrs["out"]`` is the run's folder. Raises InputError for input
-    that cannot be used, RuntimeError if an experiment failed, KeyboardInterrupt after Ctrl-C.
+    Args:
+        suites: Paths of suites, or names of packaged ones.
+        options: The options of ``bench run`` by name: scale, out, seed, only (one glob or several), device, shaping,
+            data, jobs, resume, allow_uncalibrated.
+
+    Returns:
+        All records of the run, one a row; ``attrs["out"]`` is the folder of the run.
+
+    Raises:
+        InputError: An input cannot be used; found before anything runs.
+        RuntimeError: An experiment failed; the records of the other cases are in the folder of the run.
+        KeyboardInterrupt: Ctrl-C was pressed; the cases that had ended are recorded.
     """
-    from bench.execution.dataframe import run_to_frame  # noqa: PLC0415 - `bench list` needs no pandas
+    from bench.execution.dataframe import run_to_frame  # noqa: PLC0415  (pandas, which `bench list` does not need)
 
     return run_to_frame(suites, options)

@@ -19,11 +19,13 @@ def one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def traceback_of(error: BaseException) -> str:
-    """The traceback of ``error``; of one longer than TRACEBACK_CHARACTERS the beginning and the end."""
+def traceback_of(error: BaseException, most_characters: int | None = None) -> str:
+    """The traceback of ``error``, as text that UTF-8 can encode; the middle of a longer one is left out."""
     text = "".join(traceback.format_exception(error)).encode(errors="backslashreplace").decode()
-    half = (TRACEBACK_CHARACTERS - len(GAP)) // 2
-    return text if len(text) <= TRACEBACK_CHARACTERS else text[:half] + GAP + text[-half:]
+    if most_characters is None or len(text) <= most_characters:
+        return text
+    half = (most_characters - len(GAP)) // 2
+    return text[:half] + GAP + text[-half:]
 
 
 class NodeError(RuntimeError):

@@ -19,7 +19,8 @@ MAY_IMPORT = {
 # A wing imports itself and what stands before it.
 WINGS = {
     "nodes": (
-        *("imports", "seeds", "errors", "spec", "model", "zoo", "data", "splitting", "stages", "costs", "wire"),
+        *("imports", "seeds", "errors", "files"),
+        *("spec", "model", "zoo", "data", "splitting", "stages", "costs", "wire"),
         *("runtime", "training", "inference", "federated", "agents", "process"),
     ),
     "bench": ("child_process", "gate", "suite", "live", "experiments", "console", "execution", "cli"),

@@ -1,136 +1,194 @@
-"""Which commands and arguments does ``bench`` take? Parsers only; ``bench.cli.main`` does what they say."""
+"""Argument parsers of the ``bench`` command; ``bench.cli.main`` runs what they parse."""
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
-
-from bench.execution import environment as conditions
-from reports.record import Scale
+from typing import NamedTuple, get_args
 
 EXAMPLES = {
     "run": """
-  bench run pipeline --scale smoke            a first minute
-  bench run suites/all.yaml                   everything, at the scale for a laptop
-  bench run mine.yaml --data ~/data --seed 7  your own suite and data
-  bench run all --out runs/all --resume       go on where a run was stopped
-  bench run all --only 'links/*' --only live  some experiments""",
+  bench run pipeline --scale smoke             a suite of the package, in seconds
+  bench run suites/all.yaml                    every suite, in about 20 minutes on a laptop
+  bench run mine.yaml --data ~/data --seed 7   your own suite and data sets
+  bench run all --only 'links/*' --only live   the experiments of links, and those called live
+  bench run all --out runs/all --resume        continue a run that was interrupted""",
     "list": """
   bench list
-  bench list --json | jq '.[].name'""",
+  bench list --json | jq '.[].name'            the names alone""",
     "validate": """
   bench validate mine.yaml
   bench validate mine.yaml --data ~/data --json""",
     "report": """
-  bench report runs/all                       make report.md and its figures again""",
+  bench report runs/all""",
     "check": """
-  bench check runs/all --against baseline.jsonl
-  bench check runs/all --against baseline.jsonl --junit gate.xml
-  bench check runs/all --against baseline.jsonl --update""",
+  bench check runs/all --against baseline.jsonl --update            make the baseline
+  bench check runs/all --against baseline.jsonl                     compare a later run with it
+  bench check runs/all --against baseline.jsonl --junit gate.xml""",
     "profile": """
   bench profile resnet18 --input 3x32x32 --json
-  bench profile mine:network --granularity module""",
+  bench profile mine:network --granularity module   network() in mine.py, in the current folder""",
     "split": """
-  bench split plan.yaml --json""",
+  bench split plan.yaml --json
+
+plan.yaml, for two nodes and three layers:
+  nodes: [ue, edge]
+  compute_s: {ue: [0.4, 0.4, 0.2], edge: [0.1, 0.1, 0.1]}   seconds per layer
+  boundary_bytes: [150528, 40000, 20000, 0]                 of the input, then of each layer's result
+  links: [{rate_bps: 20e6, delay_s: 0.01}]                  from each node to the next""",
     "links": """
   bench links
-  bench links --shaping kernel --json""",
+  sudo bench links --shaping kernel --json""",
     "node": """
-  BENCH_TOKEN=… bench node mec1 --port 4000   a node by hand; the token is the run's, 16 characters or more""",
+  export BENCH_TOKEN=$(openssl rand -hex 16)        the same on all nodes and for the runner
+  bench node mec1 --port 4000
+  bench node mec1 --host 0.0.0.0 --port 4000 --once""",
     "doctor": """
   bench doctor --data ~/data
-  bench doctor --clean                        as root: remove network namespaces of runs that were killed""",
+  sudo bench doctor --clean""",
 }
+MAIN_EPILOG = """examples:
+  bench doctor                         what this machine can run
+  bench run pipeline --scale smoke     the first run
+  bench report runs/DIR                its report again
+  bench COMMAND --help                 options and examples of a command
+
+exit codes:
+  0 success, also if claims failed; 1 bench check found a regression; 2 unusable input;
+  3 an experiment failed, the records of the others are kept; 130 Ctrl-C; 143 SIGTERM"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; ``command`` is the command's name."""
+RUN_MORE = """
+
+DIR then holds records.jsonl, claims.json, report.md, figures/ and environment.json; run.log says what
+happened when, errors.log has the traceback of each failure."""
+NODE_MORE = """
+The environment variable BENCH_TOKEN holds the shared secret, 16 characters or more."""
+
+
+def parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command line ``words``; ``command`` is the command's name, the first of them.
+
+    Only that command gets its arguments, so that ``bench --help`` imports nothing else.
+    """
     main = argparse.ArgumentParser(
-        prog="bench", description="The reference benchmark for split learning over a 5G edge."
+        prog="bench",
+        description="The reference benchmark for split learning over a 5G edge.",
+        epilog=MAIN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, help_: str, json: bool = True) -> argparse.ArgumentParser:
+    for name, command in COMMANDS.items():
         added = commands.add_parser(
             name,
-            help=help_,
-            description=help_[0].upper() + help_[1:] + ".",
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.{command.more}",
             epilog=f"examples:{EXAMPLES[name]}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if json:
-            added.add_argument("--json", action="store_true", help="JSON, alone on standard output")
-        return added
-
-    _run(command("run", "run suites and write records, claims and a report", json=False))
-    command("list", "list the suites that come with the package")
-    validate = command("validate", "check a suite without running it")
-    validate.add_argument("suites", nargs="+", metavar="SUITE", help="a path, else a packaged suite's name")
-    _data(validate)
-    report = command("report", "make the report of a run again", json=False)
-    report.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
-    _check(command("check", "compare a run with a baseline, for CI; 1 if it is worse"))
-    profile = command("profile", "time, bytes and parameters of each layer of a model")
-    profile.add_argument("model", metavar="MODEL", help="a torchvision name or module:callable")
-    profile.add_argument("--input", type=_shape, default=(3, 224, 224), metavar="CxHxW", help="3x224x224")
-    profile.add_argument("--granularity", choices=("op", "module"), default="op", help="what a layer is")
-    split = command("split", "the best split of a chain of nodes for given costs")
-    split.add_argument("plan", type=Path, metavar="PLAN.yaml")
-    links = command("links", "what links really do on this machine, by name and over a sweep")
-    links.add_argument("--shaping", choices=("auto", "emulated", "kernel"), default="auto", help="auto is emulated")
-    _node(command("node", "be one node of a chain, by hand", json=False))
-    doctor = command("doctor", "say what this machine has: netem, root, GPU, data sets")
-    doctor.add_argument("--clean", action="store_true", help="remove what runs that were killed left in the kernel")
-    _data(doctor)
+        if name in words[:1]:
+            command.add_arguments(added)
     return main
 
 
 def _run(run: argparse.ArgumentParser) -> None:
-    run.add_argument("suites", nargs="+", metavar="SUITE", help="a path, else a packaged suite's name")
-    run.add_argument("--scale", choices=get_args(Scale), default="laptop", help="laptop if not given")
-    run.add_argument("--out", type=Path, metavar="DIR", help="runs/<suite>-<UTC> if not given")
-    run.add_argument("--seed", type=_seed, default=0, metavar="N", help="the first seed; 0 if not given")
+    from bench.execution.environment import DeviceChoice, ShapingChoice  # noqa: PLC0415  (msgspec, psutil, yaml)
+    from reports.record import Scale  # noqa: PLC0415
+
+    _suites(run)
+    scales = "smoke: seconds an experiment; laptop: minutes; paper: the papers' models and epochs (default: laptop)"
+    run.add_argument("--scale", choices=get_args(Scale), default="laptop", help=scales)
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<suite>-<UTC time>)")
+    run.add_argument("--seed", type=_seed, default=0, metavar="N", help="first random seed (default: 0)")
     run.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="GLOB",
-        help="experiments, as suite/experiment or experiment; may be given again for more",
+        help="run only experiments whose name, or suite/name, matches; may be repeated",
     )
-    run.add_argument("--device", choices=get_args(conditions.DeviceChoice), default="auto")
-    run.add_argument("--shaping", choices=get_args(conditions.ShapingChoice), default="auto", help="auto is emulated")
+    device = "where models run (default: auto, the GPU if torch can use one)"
+    run.add_argument("--device", choices=get_args(DeviceChoice), default="auto", help=device)
+    backends = "how links of live runs are shaped; kernel uses tc and needs root (default: auto, which is emulated)"
+    run.add_argument("--shaping", choices=get_args(ShapingChoice), default="auto", help=backends)
     run.add_argument(
         "--jobs",
         type=_count,
         metavar="N",
-        help="cases at once, of experiments that are parallel; if not given as many as cores, "
-        "one at scale paper or on a GPU",
+        help="cases of parallel experiments that run at once (default: one a core; 1 at scale paper or on a GPU)",
     )
-    run.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    run.add_argument("--resume", action="store_true", help="continue the run in --out")
     run.add_argument(
         "--allow-uncalibrated",
         action="store_true",
-        help="run, and note it, though a link's rate is off by 5 %%, its delay by 1 ms or its jitter by half "
-        "(tried before a live run; losses are not)",
+        help="run and warn, instead of failing, if a link measured before a live run is off by more than 5 %% in "
+        "rate, 1 ms in delay or half in jitter",
     )
+    run.add_argument("-v", "--verbose", action="store_true", help="log every step to standard error")
     _data(run)
 
 
+def _validate(validate: argparse.ArgumentParser) -> None:
+    _suites(validate)
+    _json(validate)
+    _data(validate)
+
+
 def _check(check: argparse.ArgumentParser) -> None:
-    check.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
-    check.add_argument("--against", type=Path, required=True, metavar="FILE", help="baseline, or records.jsonl")
-    check.add_argument("--update", action="store_true", help="write FILE from the run instead of comparing")
-    check.add_argument("--junit", type=Path, metavar="FILE", help="write the outcomes as JUnit XML too")
+    _folder(check)
+    _json(check)
+    baseline = "the baseline: a file made by --update, or records.jsonl of another run"
+    check.add_argument("--against", type=Path, required=True, metavar="FILE", help=baseline)
+    check.add_argument("--update", action="store_true", help="write the baseline from the run instead of comparing")
+    check.add_argument("--junit", type=Path, metavar="FILE", help="also write the result as JUnit XML")
+
+
+def _profile(profile: argparse.ArgumentParser) -> None:
+    _json(profile)
+    profile.add_argument("model", metavar="MODEL", help="a torchvision name, or module:callable of your own")
+    shape = "shape of one input picture (default: 3x224x224)"
+    profile.add_argument("--input", type=_shape, default=(3, 224, 224), metavar="CxHxW", help=shape)
+    layers = "a layer is a tensor operation or a leaf module (default: op)"
+    profile.add_argument("--granularity", choices=("op", "module"), default="op", help=layers)
+
+
+def _split(split: argparse.ArgumentParser) -> None:
+    _json(split)
+    split.add_argument("plan", type=Path, metavar="PLAN.yaml", help="nodes, their compute times and their links")
+
+
+def _links(links: argparse.ArgumentParser) -> None:
+    _json(links)
+    backends = "how links are shaped; kernel uses tc and needs root (default: auto, which is emulated)"
+    links.add_argument("--shaping", choices=("auto", "emulated", "kernel"), default="auto", help=backends)
 
 
 def _node(node: argparse.ArgumentParser) -> None:
-    node.add_argument("name", metavar="NAME", help="the node's name in the job")
-    node.add_argument("--host", default="127.0.0.1", help="address to listen at; 127.0.0.1 if not given")
-    node.add_argument("--port", type=_port, default=0, help="port to listen at; a free one if not given")
+    node.add_argument("name", metavar="NAME", help="name of the node in the job, such as mec1")
+    node.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    node.add_argument("--port", type=_port, default=0, help="port to listen on (default: a free one, printed)")
     node.add_argument("--once", action="store_true", help="end after one job")
 
 
+def _doctor(doctor: argparse.ArgumentParser) -> None:
+    _json(doctor)
+    doctor.add_argument("--clean", action="store_true", help="remove network namespaces of killed runs; needs root")
+    _data(doctor)
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON alone on standard output")
+
+
+def _suites(command: argparse.ArgumentParser) -> None:
+    command.add_argument("suites", nargs="+", metavar="SUITE", help="a YAML file, or a name that `bench list` shows")
+
+
+def _folder(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="DIR", help="folder of the run")
+
+
 def _data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", type=Path, metavar="DIR", help="folder with data sets; or set BENCH_DATA")
+    command.add_argument("--data", type=Path, metavar="DIR", help="folder with data sets (default: $BENCH_DATA)")
 
 
 def _seed(text: str) -> int:
@@ -156,3 +214,25 @@ def _shape(text: str) -> tuple[int, int, int]:
     if len(sizes) != 3 or min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not CxHxW, such as 3x224x224")
     return sizes[0], sizes[1], sizes[2]
+
+
+class Command(NamedTuple):
+    """A command: one line about it, what its help adds to that, and its arguments."""
+
+    help: str
+    more: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+
+
+COMMANDS = {
+    "run": Command("run suites and write records, claims and a report", RUN_MORE, _run),
+    "list": Command("list the suites of the package and their experiments", "", _json),
+    "validate": Command("check suites without running them", "\nErrors name file, line and key.", _validate),
+    "report": Command("write the report of a run again", "\nWrites report.md and figures/.", _folder),
+    "check": Command("compare a run with a baseline, for CI", "\nExits with 1 if a number got worse.", _check),
+    "profile": Command("measure time, bytes and parameters of each layer of a model", "\nRuns on the CPU.", _profile),
+    "split": Command("find the best split of a model over a chain of nodes", "\nThe costs are given.", _split),
+    "links": Command("measure shaped links on this machine", "\nRate, delay and loss; takes minutes.", _links),
+    "node": Command("start one node of a chain by hand, on this machine or another", NODE_MORE, _node),
+    "doctor": Command("show what this machine has: link shaping, root, GPU, data sets", "", _doctor),
+}

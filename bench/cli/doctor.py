@@ -1,4 +1,4 @@
-"""What does this machine have for the benchmarks? What cannot be seen is unknown, None."""
+"""``bench doctor``: what this machine has for the benchmarks; None where that is unknown."""
 
 import os
 from contextlib import suppress
@@ -15,7 +15,7 @@ Facts = dict[str, Any]
 
 
 def examine(data_dir: Path | None) -> Facts:
-    """Python and packages, machine, kernel's link shaping, GPU, and the data sets found in ``data_dir``."""
+    """Packages, machine, link shaping by the kernel, GPU, and the data sets found in ``data_dir``."""
     return {
         "versions": conditions.versions(),
         "machine": conditions.machine(),
@@ -29,17 +29,17 @@ def examine(data_dir: Path | None) -> Facts:
 
 
 def clean() -> list[str]:
-    """Remove the network namespaces that killed runs left; their names. Raises InputError where it may not."""
+    """Remove the network namespaces that killed runs left and return their names. Raises InputError if not allowed."""
     try:
         return namespace_owner.remove_orphaned()
     except OSError as error:
-        raise InputError([f"--clean: {error}; run it as root"]) from None
+        raise InputError([f"--clean: {error}; run bench doctor --clean as root"]) from None
 
 
 def _kernel() -> dict[str, bool | None]:
-    """Which of its schedulers can shape links: tried as root, else as its configuration says."""
+    """Which packet schedulers can shape links: tried if root, else read from the kernel's configuration."""
     if os.geteuid() == 0:
-        with suppress(ShapeError):  # no namespaces, as in many a container
+        with suppress(ShapeError):  # no namespaces, as in many containers
             found = supported_shapers()
             return {kind: kind in found for kind in get_args(ShaperKind)}
         return dict.fromkeys(get_args(ShaperKind), False)
@@ -47,7 +47,7 @@ def _kernel() -> dict[str, bool | None]:
 
 
 def _gpu() -> str | None:
-    """Its name; None where torch finds none."""
+    """Name of the GPU; None if torch finds none."""
     if not conditions.cuda_available():
         return None
     import torch  # noqa: PLC0415
@@ -56,7 +56,7 @@ def _gpu() -> str | None:
 
 
 def _data_sets(data_dir: Path | None) -> dict[str, str]:
-    """ "found", or what is missing, by data set."""
+    """ "found", or what is missing, for each data set."""
     from nodes.data import datasets as data  # noqa: PLC0415
 
     found = {}
@@ -70,7 +70,7 @@ def _data_sets(data_dir: Path | None) -> dict[str, str]:
 
 
 def as_lines(facts: Facts) -> list[str]:
-    """``facts`` for a person."""
+    """``facts`` as lines of text."""
     machine, kernel = facts["machine"], facts["kernel"]
     shaping = ", ".join(f"{name} {_known(there)}" for name, there in kernel.items())
     versions = ", ".join(f"{name} {version or 'missing'}" for name, version in facts["versions"].items())
@@ -78,24 +78,24 @@ def as_lines(facts: Facts) -> list[str]:
         f"machine   {machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.1f} GiB",
         f"system    {machine['system']}, {'root' if facts['root'] else 'not root'}",
         f"versions  {versions}",
-        f"kernel    {shaping} ({_meaning(facts)}; emulated shaping works everywhere)",
+        f"kernel    {shaping} ({_kernel_shaping(facts)}; emulated shaping works everywhere)",
         *(f"removed   {name}" for name in facts.get("swept", [])),
-        *(f"left      {name}, by a run that was killed; bench doctor --clean removes it" for name in facts["left"]),
+        *(f"left      {name}, of a run that was killed; bench doctor --clean removes it" for name in facts["left"]),
         f"gpu       {facts['gpu'] or 'none'}",
         f"data      {facts['data'] or 'no folder; give --data DIR or set BENCH_DATA'}",
         *(f"  {name:<13} {state}" for name, state in facts["data_sets"].items()),
     ]
 
 
-def _meaning(facts: Facts) -> str:
-    """What --shaping kernel would do."""
+def _kernel_shaping(facts: Facts) -> str:
+    """What --shaping kernel does on this machine."""
     if not facts["root"]:
         return "--shaping kernel needs root"
     if facts["kernel"]["netem"]:
-        return "--shaping kernel does all by netem"
+        return "--shaping kernel uses netem"
     if facts["kernel"]["tbf"]:
-        return "--shaping kernel does rates by tbf and emulates the rest"
-    return "no --shaping kernel here"
+        return "--shaping kernel uses tbf for rates and emulates the rest"
+    return "--shaping kernel is not possible"
 
 
 def _known(there: bool | None) -> str:

@@ -1,4 +1,4 @@
-"""Which suites come with the package, and what is in them? Read, not checked: no experiment is imported."""
+"""``bench list``: the suites of the package. They are read, not checked: no experiment is imported."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def suites() -> list[dict[str, Any]]:
 
 
 def as_lines(found: list[dict[str, Any]]) -> list[str]:
-    """``found`` for a person."""
+    """``found`` as lines of text."""
     lines = []
     for suite in found:
         includes = f", includes {', '.join(suite['include'])}" if suite["include"] else ""

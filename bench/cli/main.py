@@ -1,13 +1,11 @@
-"""What does ``bench`` do on the command line? One function a command; each imports what it needs.
+"""The ``bench`` command: one function a command, each of which imports what it needs.
 
-Exit codes: 0 all that was asked for ran, 1 ``check`` found a regression, 2 unusable input, 3 an experiment
-failed, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 success, also with failed claims; 1 ``check`` found a regression; 2 unusable input; 3 an experiment
+failed; 130 Ctrl-C; 143 SIGTERM.
 """
 # ruff: noqa: PLC0415 - so that --help and list need no torch
 
-import json
 import os
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,22 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli.arguments import parser
-from bench.execution.environment import data_folder
-from bench.suite.document import InputError
-from bench.suite.parameter_types import make_importable
 
 OK, REGRESSION, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
+    """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = parser().parse_args(words)
+        arguments = parser(words).parse_args(words)
     except SystemExit as stop:  # --help is 0, a wrong argument 2
         return int(stop.code or 0)
+    from bench.suite.document import InputError
+    from bench.suite.parameter_types import make_importable
+
     make_importable(Path())
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin slow whoever else computes
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads slow other processes
     try:
         return COMMANDS[arguments.command](arguments, words)
     except InputError as error:
@@ -45,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_json(value: Any) -> None:
+    import json
+
     print(json.dumps(value, indent=2))
 
 
@@ -53,7 +53,9 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _run(arguments: Namespace, words: list[str]) -> int:
+    from bench.cli.logs import log_handlers
     from bench.console.view import Terminal
+    from bench.execution.environment import data_folder
     from bench.execution.plan import Options
     from bench.execution.runner import run
 
@@ -71,22 +73,24 @@ def _run(arguments: Namespace, words: list[str]) -> int:
         allow_uncalibrated=arguments.allow_uncalibrated,
         arguments=("bench", *words),
     )
-    with _terminable() as terminated:
+    with log_handlers(arguments.verbose) as log_to, _terminable() as terminated:
         try:
-            code = run(options, Terminal()).exit_code
-        except KeyboardInterrupt:  # before anything ran, or a second one
+            code = run(options, Terminal(), log_to).exit_code
+        except KeyboardInterrupt:  # before the first case, or a second Ctrl-C
             code = INTERRUPTED
     return TERMINATED if terminated and code == INTERRUPTED else code
 
 
 @contextmanager
 def _terminable() -> Iterator[list[int]]:
-    """SIGTERM ends what runs as Ctrl-C does; it is then in the list."""
+    """Let SIGTERM end the run as Ctrl-C does; the yielded list then holds the signal."""
+    import signal
+
     terminated: list[int] = []
 
     def end(number: int, _frame: Any) -> None:
         terminated.append(number)
-        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells set it for background jobs
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
@@ -106,7 +110,9 @@ def _list(arguments: Namespace, _words: list[str]) -> int:
 
 
 def _validate(arguments: Namespace, _words: list[str]) -> int:
+    from bench.execution.environment import data_folder
     from bench.execution.loader import load
+    from bench.suite.document import InputError
 
     try:
         suites = load(arguments.suites, data_folder(arguments.data))
@@ -123,6 +129,7 @@ def _validate(arguments: Namespace, _words: list[str]) -> int:
 
 
 def _report(arguments: Namespace, _words: list[str]) -> int:
+    from bench.suite.document import InputError
     from reports.pages.report import ReportError, write_report
 
     try:
@@ -135,6 +142,7 @@ def _report(arguments: Namespace, _words: list[str]) -> int:
 def _check(arguments: Namespace, _words: list[str]) -> int:
     from bench.gate import compare as gate
     from bench.gate import report as gate_report
+    from bench.suite.document import InputError
 
     try:
         run = gate.read_run(arguments.folder)
@@ -157,6 +165,7 @@ def _check(arguments: Namespace, _words: list[str]) -> int:
 
 def _profile(arguments: Namespace, _words: list[str]) -> int:
     from bench.cli.profile import run_profile
+    from bench.suite.document import InputError
     from bench.suite.parameter_types import check_model
 
     try:
@@ -205,6 +214,7 @@ def _node(arguments: Namespace, _words: list[str]) -> int:
 
 def _doctor(arguments: Namespace, _words: list[str]) -> int:
     from bench.cli.doctor import as_lines, clean, examine
+    from bench.execution.environment import data_folder
 
     swept = clean() if arguments.clean else []
     facts = examine(data_folder(arguments.data)) | {"swept": swept}

@@ -1,4 +1,4 @@
-"""What does ``bench node`` do? It is one node of a chain, started by hand, on this machine or another."""
+"""``bench node``: one node of a chain, started by hand, on this machine or another."""
 
 import os
 
@@ -13,13 +13,13 @@ LEAST_TOKEN_CHARACTERS = 16
 
 
 def run_node(name: str, host: str = "127.0.0.1", port: int = 0, once: bool = False) -> int:
-    """Be node ``name`` for one run after the other, or for one only; 0, or 1 if that one failed.
+    """Serve as node ``name``, one run after the other or ``once``; returns 0, or 1 if the last run failed.
 
-    Says where it listens. Nodes and runner share the token in the environment variable BENCH_TOKEN. Raises
-    InputError if there is none, or if it cannot listen there.
+    Prints the address that it listens on. Nodes and runner share the token in the environment variable BENCH_TOKEN.
+    Raises InputError if there is no token, or if the node cannot listen.
     """
     if not name.strip() or not name.isprintable():
-        raise InputError([f"NAME: {name!r} names no node; give one such as mec1"])
+        raise InputError([f"NAME: {name!r} is not a name of a node; give one such as mec1"])
     token = os.environ.get(TOKEN_VARIABLE, "")
     if len(token) < LEAST_TOKEN_CHARACTERS or not (token.isascii() and token.isprintable()):
         raise InputError(

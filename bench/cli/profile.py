@@ -1,4 +1,4 @@
-"""What does ``bench profile`` answer? What each layer of a network costs, measured here; ready for JSON."""
+"""``bench profile``: the cost of each layer of a model, measured on this machine, ready for JSON."""
 
 import inspect
 from typing import Any
@@ -14,11 +14,11 @@ PUBLISHED_CLASSES = 1000  # of torchvision's classifiers
 
 
 def run_profile(model: str, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> dict[str, list[Any]]:
-    """The profile of ``model`` (a torchvision name or ``module:callable``) for one picture (C, H, W), on CPU.
+    """Profile ``model`` (a torchvision name or ``module:callable``) for one picture (C, H, W), on the CPU.
 
-    L names, L+1 bytes (0 the input, L the result; float32), seconds forward and backward, parameter counts.
-    A model of one's own has the classes that its callable gives it. Raises InputError, one line, for a model
-    that cannot be made or not be run on such pictures, whatever its code raises.
+    Returns L names, L+1 bytes at boundaries (0 the input, L the result; float32), L times forward and backward in
+    seconds, L parameter counts. A user's model has the number of classes that its callable defaults to. Raises
+    InputError, one line, for a model that cannot be made or run on such pictures, whatever its code raises.
     """
     try:
         network = build_model(model, _classes(model), input_shape)
@@ -30,7 +30,7 @@ def run_profile(model: str, input_shape: tuple[int, int, int], granularity: Gran
 
 
 def _classes(model: str) -> int:
-    """How many classes ``model`` tells apart if nobody asks for another number."""
+    """Number of classes of ``model`` by default."""
     if ":" in model:
         parameter = inspect.signature(load_callable(model)).parameters.get("classes")
         if parameter and isinstance(parameter.default, int):

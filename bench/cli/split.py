@@ -1,6 +1,6 @@
-"""What does ``bench split PLAN.yaml`` answer? Reads the plan strictly and searches its best split.
+"""``bench split PLAN.yaml``: reads the plan strictly and searches its best split.
 
-A split costs its compute, plus over each link used 8 * bytes / rate + delay. For training, parameter moves
+The cost of a split is its compute, plus 8 * bytes / rate + delay for each link used. For training, parameter moves
 and ties see ``nodes.splitting.search``. Times in seconds, sizes in bytes, energy in joules.
 """
 
@@ -29,7 +29,7 @@ class PlanLink(msgspec.Struct, frozen=True):
 
 
 class SplitPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """P nodes, L layers: what each node takes for each layer, and each link for each boundary."""
+    """Costs of P nodes and L layers: each node's time for each layer, each link's for each boundary."""
 
     nodes: Annotated[list[NodeName], msgspec.Meta(min_length=1)]
     compute_s: dict[str, list[Amount]]  # {node: [L]}
@@ -40,14 +40,14 @@ class SplitPlan(msgspec.Struct, frozen=True, kw_only=True):
     parameter_bytes: list[Amount] = []  # [L], moved if the split changes from current_splits
     current_splits: list[Annotated[int, msgspec.Meta(ge=0)]] = []  # [P-1], layers done when leaving each node
     energy_j: dict[str, list[Amount]] = {}  # {node: [L]}
-    objective: dict[Metric, Amount] | Metric = "latency"  # a weight for each metric that counts, or the only one
+    objective: dict[Metric, Amount] | Metric = "latency"  # weights by metric, or the only metric
 
 
 def run_split(path: Path) -> dict[str, Any]:
-    """The best split of the plan at ``path``, ready for JSON.
+    """Search the best split of the plan at ``path``; ready for JSON.
 
-    ``cost_s`` is its cost, ``splits`` [P-1] the layers done when leaving node 1 to P-1, ``sci_bytes`` [P-1]
-    the size of the split-cost message that goes upstream over each link. Raises InputError.
+    ``cost_s`` is its cost, ``splits`` [P-1] the layers done when leaving nodes 1 to P-1, ``sci_bytes`` [P-1] the
+    size of the split-cost message that travels upstream over each link. Raises InputError.
     """
     plan = read_plan(path)
     split = search(*plan_costs(plan))
@@ -69,7 +69,7 @@ def read_plan(path: Path) -> SplitPlan:
 def plan_costs(plan: SplitPlan) -> tuple[list[list[float]], list[list[float]]]:
     """Weighted costs of each layer on each node [P][L] and of each boundary on each link [P-1][L+1].
 
-    The weights combine metrics linearly (HiveMind, Eq. 11). Energy is that of computing alone.
+    The objective combines metrics linearly (HiveMind, Eq. 11). Energy is that of computing alone.
     """
     latency, energy = _weight(plan, "latency"), _weight(plan, "energy")
     none = [0.0] * len(plan.compute_s[plan.nodes[0]])
@@ -90,7 +90,7 @@ def plan_costs(plan: SplitPlan) -> tuple[list[list[float]], list[list[float]]]:
 
 
 def sci_bytes(plan: SplitPlan) -> list[int]:
-    """Bytes [P-1] of the split-cost message, whole as encoded, that goes from node p + 1 to node p."""
+    """Bytes [P-1] of the whole encoded split-cost message from node p + 1 to node p."""
     return [message_bytes(node, len(plan.boundary_bytes) - 1) for node in plan.nodes[1:]]
 
 
@@ -110,7 +110,7 @@ def _weight(plan: SplitPlan, metric: Metric) -> float:
 
 
 def _contradictions(plan: SplitPlan) -> Iterator[tuple[Key, str]]:
-    """The (key, message) of everything in ``plan`` that does not fit the rest of it."""
+    """The (key, message) of everything in ``plan`` that contradicts the rest of it."""
     layers, links = len(plan.boundary_bytes) - 1, len(plan.nodes) - 1
     for p, node in enumerate(plan.nodes):
         if node in plan.nodes[:p]:
@@ -135,19 +135,19 @@ def _objective(plan: SplitPlan) -> Iterator[tuple[Key, str]]:
     if plan.energy_j:
         yield from _table("energy_j", plan.energy_j, plan)
     elif _weight(plan, "energy"):
-        yield ("energy_j",), "this key is required where the objective counts energy"
+        yield ("energy_j",), "this key is required for an objective with energy"
     if not _weight(plan, "latency") and not _weight(plan, "energy"):
         yield ("objective",), "needs a weight above 0"
 
 
 def _table(key: str, table: dict[str, list[float]], plan: SplitPlan) -> Iterator[tuple[Key, str]]:
-    """What is wrong with ``table`` {node: [L]}."""
+    """The (key, message) of every error in ``table`` {node: [L]}."""
     for node in plan.nodes:
         if node not in table:
             yield (key, node), "this node is missing"
     for node, values in table.items():
         if node not in plan.nodes:
-            yield (key, node), f"is none of the nodes{did_you_mean(node, plan.nodes)}"
+            yield (key, node), f"no node has this name{did_you_mean(node, plan.nodes)}"
         yield from _length((key, node), values, len(plan.boundary_bytes) - 1, "one fewer than boundary_bytes")
 
 

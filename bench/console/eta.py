@@ -1,4 +1,4 @@
-"""How long will the rest of a run take? From what its cases were thought to take, and what those done took."""
+"""Estimate of the time that the rest of a run takes, from estimates of its cases and the times of those done."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Spent(NamedTuple):
-    """A case that is done."""
+    """A case that has ended."""
 
     experiment: str
     estimate_s: float | None
@@ -14,11 +14,11 @@ class Spent(NamedTuple):
 
 
 def time_left(done: Iterable[Spent], todo: Iterable[tuple[str, float | None]]) -> float | None:
-    """Seconds that ``todo``, (experiment, estimate) of each case, takes; None: unknown.
+    """Seconds that ``todo``, (experiment, estimate) of each case, will take; None if unknown.
 
-    Estimates are scaled by how wrong those of the same experiment were. Where none of it ran they are scaled by how
-    wrong all were, but as good a witness as that is what is still thought to be left: many quick cases at the start
-    say little of long ones to come. A case without an estimate takes the mean of its experiment, else of all.
+    Estimates are scaled by the ratio of measured to estimated time of the same experiment, else of all cases done.
+    The latter is damped by the estimated time that is left, as many quick cases at the start say little about long
+    ones to come. A case without an estimate takes the mean of its experiment, else of all.
     """
     done, todo = list(done), list(todo)
     by_experiment: dict[str, list[Spent]] = defaultdict(list)
@@ -39,12 +39,12 @@ def time_left(done: Iterable[Spent], todo: Iterable[tuple[str, float | None]]) -
     return left_s
 
 
-def _pace(done: Iterable[Spent], thought_s: float = 0.0) -> float | None:
-    """By how much ``done`` took longer than estimated, if ``thought_s`` more were right; None: it cannot be told."""
+def _pace(done: Iterable[Spent], exact_s: float = 0.0) -> float | None:
+    """Measured over estimated time of ``done``, as if ``exact_s`` more had been exact; None without estimates."""
     known = [(spent.estimate_s, spent.seconds) for spent in done if spent.estimate_s]
     if not known:
         return None
-    return (sum(seconds for _, seconds in known) + thought_s) / (sum(estimate for estimate, _ in known) + thought_s)
+    return (sum(seconds for _, seconds in known) + exact_s) / (sum(estimate for estimate, _ in known) + exact_s)
 
 
 def _mean_s(done: list[Spent]) -> float:

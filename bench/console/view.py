@@ -1,4 +1,4 @@
-"""What does a person see of a run? A line for each case that runs, in a terminal; plain lines elsewhere."""
+"""Progress of a run for people: in a terminal a line for each case that runs, elsewhere plain lines."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-QUIET_S = 10.0  # between two lines of progress where there is no terminal
+QUIET_S = 10.0  # least time between two progress lines of a case outside a terminal
 
 
 def duration(seconds: float) -> str:
@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
 
 
 class Terminal(Console):
-    """A console whose end (``bench run … | head``) does not end the run."""
+    """A console that the run outlives, as in ``bench run … | head``."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -31,24 +31,24 @@ class Terminal(Console):
 
 
 @dataclass
-class Shown:
-    """A case that runs."""
+class RunningCase:
+    """A case that runs, as it is shown."""
 
     title: str
     head: str
     started: float
-    said: str = ""
-    said_at: float = field(default_factory=time.monotonic)
+    text: str = ""
+    printed_at: float = field(default_factory=time.monotonic)
 
 
 class LiveView:
-    """Shows a run of ``total`` cases; used as a context manager around them."""
+    """Shows a run of ``total`` cases; a context manager around them."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._total, self._begun, self._ended = total, 0, 0
-        self._running: dict[str, Shown] = {}
-        self._left = ""  # of the run, when a case last started
+        self._running: dict[str, RunningCase] = {}
+        self._left = ""  # time left of the run, as estimated when a case last started
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "LiveView":
@@ -63,30 +63,30 @@ class LiveView:
             self._live.stop()
 
     def line(self, text: str, style: str = "") -> None:
-        """Show a line that stays."""
+        """Print a line that stays on the screen."""
         self._console.print(Text(text, style=style), soft_wrap=True)
 
     def start(self, key: str, title: str, left_s: float | None) -> None:
-        """The case of ``key``, called ``title``, starts when about ``left_s`` seconds of the run remain."""
+        """Show that the case of ``key``, called ``title``, starts when about ``left_s`` seconds of the run remain."""
         self._begun += 1
         self._left = "" if left_s is None else f"about {duration(left_s)} left"
-        shown = Shown(title, f"[{self._begun}/{self._total}] {title}", time.monotonic())
-        self._running = self._running | {key: shown}  # anew, as another thread may draw it
+        shown = RunningCase(title, f"[{self._begun}/{self._total}] {title}", time.monotonic())
+        self._running = self._running | {key: shown}  # a new dict, as another thread may be drawing the old one
         if not self._console.is_terminal:
             self.line(", ".join(filter(None, (shown.head, self._left))))
 
     def say(self, key: str, text: str) -> None:
-        """One line of progress of a case: accuracy and bytes so far. May be called from any thread."""
+        """Show one line about a case, such as its accuracy and bytes so far. Callable from any thread."""
         shown = self._running.get(key)
         if shown is None:
-            return  # a thread or a finalizer that has outlived its case
-        shown.said = text
-        if not self._console.is_terminal and time.monotonic() - shown.said_at >= QUIET_S:
-            shown.said_at = time.monotonic()
-            self.line(f"    {f'{shown.title}: ' if len(self._running) > 1 else ''}{shown.said}")
+            return  # from a thread or a finalizer that outlived its case
+        shown.text = text
+        if not self._console.is_terminal and time.monotonic() - shown.printed_at >= QUIET_S:
+            shown.printed_at = time.monotonic()
+            self.line(f"    {f'{shown.title}: ' if len(self._running) > 1 else ''}{shown.text}")
 
     def end(self, key: str) -> None:
-        """The case of ``key`` has ended."""
+        """Show that the case of ``key`` has ended."""
         self._running = {other: shown for other, shown in self._running.items() if other != key}
         self._ended += 1
 
@@ -95,15 +95,15 @@ class LiveView:
         for shown in self._running.values():
             elapsed = duration(time.monotonic() - shown.started)
             lines.append(Text(f"{shown.head}  {elapsed}", no_wrap=True, overflow="ellipsis"))
-            if shown.said:
-                lines.append(Text(f"    {shown.said}", style="dim", no_wrap=True, overflow="ellipsis"))
+            if shown.text:
+                lines.append(Text(f"    {shown.text}", style="dim", no_wrap=True, overflow="ellipsis"))
         if self._left:
             lines.append(Text(self._left, style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*lines, ProgressBar(total=max(self._total, 1), completed=self._ended))
 
 
 def plan_lines(rows: Sequence[tuple[str, list[float | None], str]]) -> list[str]:
-    """The plan: a line for each (experiment, estimate of each case in seconds, remark), then the whole."""
+    """Lines of the plan: one for each (experiment, estimates of its cases in seconds, remark), then the total."""
     width = max(len(name) for name, _, _ in rows)
     lines = [f"  {name:<{width}}  {remark or _amount(estimates)}" for name, estimates, remark in rows]
     return [*lines, f"{_amount([estimate for _, estimates, _ in rows for estimate in estimates])} in all"]

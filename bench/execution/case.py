@@ -1,10 +1,9 @@
-"""What comes of one case? Its records as a whole, or the reason why there are none."""
+"""One case of a run: its records as a whole, or the reason why it has none."""
 
 import functools
 import gc
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,22 +15,23 @@ from bench.execution.environment import shaping_of
 from bench.execution.plan import RunPlan
 from bench.suite.experiment import Context, Measurement
 from bench.suite.schema import Case
+from nodes.errors import traceback_of
 from reports.record import Record
 
 T = TypeVar("T")
 
 
 class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a case. ``failure`` says why it has no records or, where ``trace`` is empty, not all of them."""
+    """Records of a case. ``failure`` says why there are none or, where ``traceback`` is empty, why some are missing."""
 
     records: list[Record] = []
     seconds: float = 0.0
     failure: str = ""
-    trace: str = ""  # of the error for which nothing was measured
+    traceback: str = ""  # of the error because of which nothing was measured
 
 
 def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[str], None]) -> CaseResult:
-    """Run ``case`` for the run of that name; whatever the experiment raises, but KeyboardInterrupt, is a failure."""
+    """Run ``case`` of the run named ``run``; an exception of the experiment, except KeyboardInterrupt, is a failure."""
     context = _context(plan, case, scratch, say)
     started = time.monotonic()
     records, not_finite = [], []
@@ -48,20 +48,26 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return failed(case, f"{type(error).__name__}: {error}", traceback.format_exc())
-    failure = f"{case.title}: {_named(not_finite)}" if not_finite else ""
+        return failed_by(case, error)
+    failure = f"{case.title}: {_not_finite(not_finite)}" if not_finite else ""
     return CaseResult(records=records, seconds=time.monotonic() - started, failure=failure)
 
 
-def failed(case: Case, reason: str, trace: str) -> CaseResult:
-    """What comes of a case of which nothing can be recorded."""
-    return CaseResult(failure=" ".join(f"{case.title}: {reason}".split())[:500], trace=trace)
+def failed_by(case: Case, error: BaseException) -> CaseResult:
+    """The result of a case that ``error`` ended."""
+    return failed(case, f"{type(error).__name__}: {error}", traceback_of(error))
+
+
+def failed(case: Case, reason: str, traceback: str = "") -> CaseResult:
+    """The result of a case without records; its reason stands for a traceback that is not known."""
+    line = " ".join(f"{case.title}: {reason}".split())[:500].encode(errors="backslashreplace").decode()
+    return CaseResult(failure=line, traceback=traceback or reason)
 
 
 def freeing(cases: Iterable[T]) -> Iterator[T]:
-    """Each of ``cases``; what it leaves is freed before the next: networks hold each other, and would lie beside its.
+    """Each of ``cases``, with the memory of one freed before the next: models hold reference cycles.
 
-    What there is after the first, modules above all, is not looked through again: that takes longer than many a case.
+    Objects that exist after the first case, mostly modules, are frozen: to scan them takes longer than many cases.
     """
     try:
         for number, case in enumerate(cases):
@@ -74,7 +80,7 @@ def freeing(cases: Iterable[T]) -> Iterator[T]:
 
 
 def _threads(plan: RunPlan, case: Case) -> AbstractContextManager[None]:
-    """One where cases are parallel, beside others or not: numbers depend on it. At scale paper all that there are."""
+    """One torch thread for cases of parallel experiments, also alone, as results depend on it; all at scale paper."""
     if not case.experiment.spec.parallel or plan.options.scale == "paper":
         return nullcontext()
     from bench.experiments.common.threads import one_thread  # noqa: PLC0415  (imports torch)
@@ -98,20 +104,23 @@ def _context(plan: RunPlan, case: Case, scratch: Path, say: Callable[[str], None
     )
 
 
-def _named(not_finite: list[Measurement]) -> str:
-    """What cannot be recorded, each metric with its case; of many the first few."""
-    shown = [f"{one.metric}{''.join(f' {k}={v}' for k, v in one.case.items())} is {one.value}" for one in not_finite]
+def _not_finite(measurements: list[Measurement]) -> str:
+    """The first few of ``measurements``, each with its case, as the reason why they have no records."""
+    shown = [f"{one.metric}{''.join(f' {k}={v}' for k, v in one.case.items())} is {one.value}" for one in measurements]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-    return f"{', '.join(shown[:3])}{more}; what is finite was recorded"
+    return f"{', '.join(shown[:3])}{more}; finite values were recorded"
 
 
 def _record(measurement: Measurement, case: Case, context: Context, run: str) -> Record:
-    """The record of ``measurement``. Raises ValueError where it is none that can be kept."""
+    """The record of ``measurement``. Raises ValueError for one that cannot be recorded."""
     if not isinstance(measurement, Measurement):
         raise ValueError(f"the experiment yielded {measurement!r:.80}, not a Measurement")
     for key in case.case.keys() & measurement.case.keys():
         if measurement.case[key] != case.case[key]:
             raise ValueError(f"{measurement.metric}: its case changes {key}, which the suite's grid sets")
+    for key, value in measurement.case.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{measurement.metric}: its case has {key} {value}; give a finite number or a text")
     fields = {
         "run": run,
         "suite": case.experiment.suite,
@@ -133,7 +142,7 @@ def _record(measurement: Measurement, case: Case, context: Context, run: str) ->
 
 @functools.cache
 def recorded_dataset(name: str, data_dir: Path | None) -> str:
-    """What records call the data set ``name``: files may name themselves."""
+    """The name of data set ``name`` in records: files may give their own."""
     if name == "none":
         return name
     from nodes.data.datasets import recorded_name  # noqa: PLC0415  (imports torch)

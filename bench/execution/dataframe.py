@@ -1,4 +1,4 @@
-"""How does a run become a frame? ``bench run`` as a function."""
+"""``bench run`` as a function that returns the records as a pandas frame."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from reports.record import read_records
 
 
 def run_to_frame(suites: tuple[str, ...], options: dict[str, Any]) -> pd.DataFrame:
-    """The records of the run; ``only`` is one glob or several. Raises InputError, RuntimeError, KeyboardInterrupt."""
+    """Run ``suites`` and return the records; see ``bench.run``. Raises InputError, RuntimeError, KeyboardInterrupt."""
     if isinstance(only := options.get("only"), str):
         options = options | {"only": (only,)}
     try:
@@ -28,7 +28,7 @@ def run_to_frame(suites: tuple[str, ...], options: dict[str, Any]) -> pd.DataFra
         raise KeyboardInterrupt
     if outcome.failures:
         reasons = "; ".join(outcome.failures.values())
-        raise RuntimeError(f"{reasons}. The others' records are in {outcome.folder}")
+        raise RuntimeError(f"{reasons}. The records of the other cases are in {outcome.folder}")
     records = frame(read_records(outcome.folder / "records.jsonl"))
     records.attrs["out"] = str(outcome.folder)
     return records

@@ -1,4 +1,4 @@
-"""Under which conditions does a run measure? Device, shaping, machine and versions, found once."""
+"""Conditions of a run: data folder, device, link shaping, machine and versions."""
 
 import gzip
 import os
@@ -19,26 +19,26 @@ PACKAGES = ("splitmec", "torch", "torchvision", "aiohttp", "uvloop", "msgspec", 
 
 
 def data_folder(given: Path | None) -> Path | None:
-    """The folder with data sets: the one given, else ``$BENCH_DATA``. Raises InputError where it is none."""
+    """The folder with data sets: ``given``, else ``$BENCH_DATA``, else None. Raises InputError if it does not exist."""
     inherited = os.environ.get("BENCH_DATA")
     folder = given or (Path(inherited) if inherited else None)
     if folder is not None and not folder.is_dir():
-        raise InputError([f"{'--data' if given else 'BENCH_DATA'}: {folder} is no folder"])
+        raise InputError([f"{'--data' if given else 'BENCH_DATA'}: {folder} is not a folder"])
     return folder
 
 
 def device(choice: DeviceChoice) -> str:
-    """ "cpu" or "cuda". Raises InputError where CUDA is asked for and cannot be used."""
+    """ "cpu" or "cuda". Raises InputError if CUDA is asked for and not available."""
     if choice == "cpu":
         return "cpu"
     found = cuda_available()
     if choice == "cuda" and not found:
-        raise InputError(["--device: cuda: torch finds no CUDA device here; give cpu or auto"])
+        raise InputError(["--device: cuda: torch finds no CUDA device; give cpu or auto"])
     return "cuda" if found else "cpu"
 
 
 def cuda_available() -> bool:
-    """Whether torch can use a GPU. Asks NVML, so no CUDA context is made that a fork would break."""
+    """Whether torch can use a GPU. Asks NVML, as a CUDA context would not survive a fork."""
     if not Path("/dev/nvidiactl").exists() and not Path("/dev/dxg").exists():
         return False
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -48,7 +48,7 @@ def cuda_available() -> bool:
 
 
 def shaping(choice: ShapingChoice) -> ShapingBackend:
-    """How links are shaped. The kernel only if asked, and tried; raises InputError where it cannot."""
+    """The shaping backend of links; the kernel only if asked for. Raises InputError if it cannot shape links."""
     if choice in ("auto", "emulated"):
         return "emulated"
     if choice == "none":
@@ -67,14 +67,14 @@ def shaping(choice: ShapingChoice) -> ShapingBackend:
 
 
 def shaping_of(mode: Mode, chosen: ShapingBackend) -> ShapingBackend:
-    """What ``chosen`` means in ``mode``: in-process has no links, virtual ones are never the kernel's."""
+    """The shaping of a case in ``mode``: in-process mode has no links, and the kernel never shapes virtual ones."""
     if mode == "in-process":
         return "none"
     return "emulated" if mode == "virtual" and chosen != "none" else chosen
 
 
 def kernel_has(scheduler: Literal["netem", "tbf"]) -> bool | None:
-    """Whether the running kernel has this packet scheduler, or can load it; None if that is unknown."""
+    """Whether the running kernel has this packet scheduler or can load it; None if unknown."""
     if Path("/sys/module", f"sch_{scheduler}").exists():
         return True
     symbol, config = f"CONFIG_NET_SCH_{scheduler.upper()}", _kernel_config()
@@ -84,7 +84,7 @@ def kernel_has(scheduler: Literal["netem", "tbf"]) -> bool | None:
 
 
 def _kernel_config() -> list[str]:
-    """The lines of the kernel's configuration; none where it cannot be read."""
+    """Lines of the kernel's configuration; none if it cannot be read."""
     with suppress(OSError):
         return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode().splitlines()
     with suppress(OSError):
@@ -93,12 +93,12 @@ def _kernel_config() -> list[str]:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def machine() -> dict[str, str | int | None]:
-    """What the numbers were measured on."""
+    """The machine that the run measures on."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "cpu": _cpu(),
@@ -115,7 +115,7 @@ def _cpu() -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and the packages that numbers depend on; None where one is not installed."""
+    """Versions of Python and of the packages that results depend on; None for one that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,6 +1,7 @@
-"""What does a run leave in its folder? Opens it, new or to go on with, and writes all but the records."""
+"""The folder of a run, new or resumed: conditions, claims, report and logs; ``journal`` keeps the records."""
 
 import itertools
+import logging
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,17 +14,20 @@ from bench.execution.journal import Journal, case_key
 from bench.execution.plan import RunOutcome, RunPlan, status
 from bench.suite.document import InputError
 from bench.suite.schema import Case, Suite, digest
+from nodes.files import replacing
 from reports.claims.verdict import judge
 from reports.pages.report import write_report
 from reports.record import read_records
 
-# What must be the same for a run to be gone on with.
+# What a run and its resumption must have in common.
 SAME = ("scale", "seed", "dataset", "shaping", "device", "machine", "versions")
 RunEnvironment = dict[str, Any]
 
+logger = logging.getLogger(__name__)
+
 
 class Output:
-    """The folder of one run. Raises InputError if it holds what cannot be gone on with."""
+    """The folder of one run. Raises InputError if it holds something else, or a run that cannot be resumed."""
 
     def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
@@ -33,7 +37,7 @@ class Output:
         except OSError as error:
             raise InputError([f"--out: {self.folder}: {error.strerror}"]) from None
         if found and not plan.options.resume:
-            raise InputError([f"--out: {self.folder} is not empty; give --resume to go on with the run there"])
+            raise InputError([f"--out: {self.folder} is not empty; give --resume to continue the run there"])
         earlier = _read_environment(self.folder / "environment.json") if found else {}
         self.environment = _environment(plan) | {"run": _run_name(plan.options.suites)}
         if earlier:
@@ -59,7 +63,7 @@ class Output:
 
     def _check_same(self, earlier: RunEnvironment) -> None:
         lines = [
-            f"--resume: {self.folder}: {key} was {earlier.get(key)}, is {self.environment[key]} now"
+            f"--resume: {self.folder}: {key} was {earlier.get(key)}, is now {self.environment[key]}"
             for key in SAME
             if earlier.get(key) != self.environment[key]
         ]
@@ -67,7 +71,7 @@ class Output:
             raise InputError(lines)
 
     def _check_recorded(self) -> None:
-        """Records stand beside those to come only if the suites still ask for the very same."""
+        """Raise InputError if the suites now define a recorded case differently: its records would not compare."""
         asked = {case_key(case): case for cases in self._plan.cases.values() for case in cases}
         changed = {
             f"{done.suite}/{done.experiment}"
@@ -76,27 +80,30 @@ class Output:
         }
         if changed:
             names = ", ".join(sorted(changed))
-            raise InputError([f"--resume: {self.folder}: the suites ask for something else now in {names}"])
+            raise InputError([f"--resume: {self.folder}: the suites now define other cases in {names}"])
 
     def recorded_failures(self) -> dict[str, str]:
-        """Of the selected experiments, those with a recorded case of which some numbers were not finite, and why."""
+        """Selected experiments with recorded cases of which some values were not finite, with the reason."""
         selected = {experiment.name for experiment in self._plan.selected}
         done = self.journal.done.values()
         failures = {f"{one.suite}/{one.experiment}": one.failure for one in done if one.failure}
         return {name: failure for name, failure in failures.items() if name in selected}
 
     def scratch(self, case: Case) -> Path:
-        """The folder for files of ``case``'s own; what an earlier run left there is kept."""
+        """The folder for files of ``case``, such as checkpoints; kept until the case is recorded."""
         name = case.experiment.name.replace("/", "-")
         return self.folder / ".scratch" / f"{name}-{digest([case_key(case), case.sha256])[:12]}"
 
     def log_error(self, title: str, text: str) -> None:
-        """Keep the traceback of a failure."""
-        with (self.folder / "errors.log").open("a", encoding="utf-8") as file:
-            file.write(f"{title}\n{text}\n")
+        """Append the traceback of a failure to ``errors.log``."""
+        try:
+            with (self.folder / "errors.log").open("a", encoding="utf-8") as file:
+                file.write(f"{title}\n{text}\n")
+        except OSError as error:  # the records of other cases are worth more than this log
+            logger.warning("errors.log: %s: the traceback of %s is lost", error.strerror, title)
 
     def write_environment(self, outcome: RunOutcome, ended: bool = False) -> None:
-        """Write ``environment.json`` with what became of each experiment so far."""
+        """Write ``environment.json`` with the status of each experiment so far."""
         self.environment["ended"] = _now() if ended else None
         self.environment["suites"] = [self._suite(suite, outcome) for suite in self._plan.suites]
         _write_json(self.folder / "environment.json", self.environment)
@@ -131,8 +138,8 @@ class Output:
         return sum(seconds) if seconds else None
 
     def finish(self, outcome: RunOutcome) -> Path:
-        """Judge the claims and write the report; its path."""
-        with suppress(OSError):  # not empty: a case was not recorded
+        """Judge the claims, write the report and return its path."""
+        with suppress(OSError):  # not empty if a case was not recorded
             (self.folder / ".scratch").rmdir()
         self.write_environment(outcome, ended=True)
         records = list(read_records(self.journal.records_path))
@@ -157,7 +164,7 @@ def _now() -> str:
 
 
 def _environment(plan: RunPlan) -> RunEnvironment:
-    """The conditions and the time, ready for JSON."""
+    """The conditions and the start time, ready for JSON."""
     return {
         "suites": [],
         "scale": plan.options.scale,
@@ -178,12 +185,10 @@ def _read_environment(path: Path) -> RunEnvironment:
     try:
         earlier: RunEnvironment = msgspec.json.decode(path.read_bytes(), type=RunEnvironment)
     except (OSError, msgspec.DecodeError):
-        raise InputError([f"--resume: {path.parent} holds no run of bench; give another --out"]) from None
+        raise InputError([f"--resume: {path.parent} holds no run of `bench run`; give another --out"]) from None
     return earlier
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Write as a whole or not at all, so a kill leaves what was there."""
-    part = path.with_name(f".{path.name}")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
-    part.replace(path)
+    with replacing(path) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")

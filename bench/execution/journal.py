@@ -1,7 +1,7 @@
-"""Which cases of a run are recorded? Appends each as a whole, so that a kill at any time loses one at most.
+"""Journal of the recorded cases of a run: each is appended as a whole, so that a kill loses one at most.
 
-Beside ``records.jsonl`` stands ``.cases.jsonl``: a line for each case, with how long ``records.jsonl`` was
-after it. What either holds beyond that was torn, and is cut off.
+``.cases.jsonl`` beside ``records.jsonl`` has a line for each case, with the length of ``records.jsonl`` after
+that case. Whatever follows in either file was torn by a kill and is cut off.
 """
 
 import os
@@ -16,9 +16,9 @@ from reports.record import CaseValue, Record
 
 
 class Done(msgspec.Struct, frozen=True):
-    """A case that is recorded. ``records_bytes``: of ``records.jsonl`` up to its last record.
+    """A recorded case. ``records_bytes`` is the length of ``records.jsonl`` up to its last record.
 
-    ``failure`` says why some of its measurements are not among them; running it again would change nothing.
+    ``failure`` says why some of its measurements have no record; to run it again would change nothing.
     """
 
     suite: str
@@ -32,7 +32,7 @@ class Done(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """Tells cases of a run apart."""
+        """Identifies the case within its run."""
         return _key(self.suite, self.experiment, self.case, self.seed)
 
 
@@ -46,7 +46,7 @@ def _key(*parts: object) -> str:
 
 
 class Journal:
-    """The recorded cases of the run in ``folder``, read when made."""
+    """The recorded cases of the run in ``folder``, read at construction."""
 
     def __init__(self, folder: Path) -> None:
         self.records_path = folder / "records.jsonl"
@@ -56,7 +56,7 @@ class Journal:
         self._records_bytes = 0
         self.records_path.touch()
         if self.records_path.stat().st_size and not self._cases_path.exists():
-            raise InputError([f"{folder}: has records but no {self._cases_path.name}; give another --out"])
+            raise InputError([f"{folder}: holds records but no {self._cases_path.name}; give another --out"])
         self._cases_path.touch()
         self._read()
         self._check_kept()
@@ -74,7 +74,7 @@ class Journal:
             self._records_bytes = done.records_bytes
 
     def _check_kept(self) -> None:
-        """Raise InputError if the records that are to be kept are not those that were written."""
+        """Raise InputError if the records of recorded cases are incomplete or changed."""
         with self.records_path.open("rb") as file:
             kept = file.read(self._records_bytes)
         if len(kept) < self._records_bytes:
@@ -92,7 +92,7 @@ class Journal:
         os.truncate(self._cases_path, self._cases_bytes)
 
     def add(self, case: Case, records: Iterable[Record], seconds: float, failure: str = "") -> None:
-        """Record ``case`` as a whole: all of it is on the disk afterwards, or none where this raises."""
+        """Record ``case`` as a whole: all of it is on the disk afterwards, or nothing where this raises."""
         lines = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
         done = Done(
             suite=case.experiment.suite,

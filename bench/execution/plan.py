@@ -1,4 +1,4 @@
-"""What will a run do, and what has become of it? Decided before anything runs, and from what is recorded."""
+"""The plan of a run, made before anything runs, and the status of its experiments, from what is recorded."""
 
 import math
 from collections.abc import Container, Iterable, Sequence
@@ -19,11 +19,11 @@ from nodes.imports import did_you_mean
 from reports.record import Scale, ShapingBackend
 
 Jobs = Annotated[int, msgspec.Meta(ge=1, le=1024)]
-START_S = 4.0  # until a process that runs cases beside others has loaded all it needs
+START_S = 4.0  # until a worker process has imported what it needs
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What ``bench run`` was asked for. ``out`` None: ``runs/<suites>-<UTC>``; ``only`` of no globs: everything."""
+    """Options of ``bench run``. ``out`` None is ``runs/<suites>-<UTC>``; ``only`` without globs is everything."""
 
     suites: tuple[str, ...]
     scale: Scale = "laptop"
@@ -34,23 +34,23 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
     resume: bool = False
-    jobs: Jobs | None = None  # cases at once, of experiments that are parallel; None: see make_plan
+    jobs: Jobs | None = None  # cases of parallel experiments that run at once; None: see _jobs
     allow_uncalibrated: bool = False
-    arguments: tuple[str, ...] = ()  # of the command line, to be noted
+    arguments: tuple[str, ...] = ()  # of the command line, for environment.json
 
     def plain(self) -> dict[str, Any]:
-        """The options as JSON knows them; ``options_of`` takes them back."""
+        """The options as plain data for JSON; ``options_of`` is the inverse."""
         return cast(dict[str, Any], msgspec.to_builtins(self, enc_hook=str))
 
 
 def options_of(plain: dict[str, Any]) -> Options:
-    """Options from text, numbers and lists. Raises msgspec.ValidationError."""
+    """Options from plain data. Raises msgspec.ValidationError."""
     return msgspec.convert(plain, Options, dec_hook=lambda kind, value: kind(value))
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """All that is decided before anything runs. ``selected`` by --only; ``cases`` of every experiment."""
+    """All that is decided before anything runs: ``selected`` by --only, and ``cases`` of every experiment."""
 
     options: Options
     suites: list[Suite]
@@ -62,11 +62,11 @@ class RunPlan:
 
     @property
     def selected_cases(self) -> list[Case]:
-        """What is to be recorded when the run is over."""
+        """The cases that the run records."""
         return [case for experiment in self.selected for case in self.cases[experiment.name]]
 
     def schedule(self, todo: Iterable[Case]) -> "Schedule":
-        """Which of ``todo`` run at once: all that may, unless to start processes takes longer than that saves."""
+        """Decide which of ``todo`` run at once: all that may, unless workers take longer to start than they save."""
         cases = [case for case in todo if case.experiment.spec.parallel]
         whole_s = sum(math.inf if case.estimate_s is None else case.estimate_s for case in cases)
         jobs = min(self.jobs, len(cases))
@@ -75,35 +75,35 @@ class RunPlan:
 
     @property
     def dataset(self) -> str:
-        """The data sets of the run's experiments."""
+        """Names of the data sets that the experiments use."""
         used = {experiment.dataset for suite in self.suites for experiment in suite.experiments}
         return ", ".join(sorted(used - {"none"})) or "none"
 
 
 class Schedule(NamedTuple):
-    """The cases, by key, that run beside others, ``jobs`` at a time; the rest one after another."""
+    """Keys of the cases that run at once, ``jobs`` at a time; the others run one after another."""
 
     jobs: int
     beside: frozenset[str]
 
     def runs_beside(self, case: Case) -> bool:
-        """Whether others run while ``case`` does."""
+        """Whether other cases run at the same time as ``case``."""
         return case_key(case) in self.beside
 
     def share_s(self, case: Case, seconds: float | None) -> float | None:
-        """By how much ``case``, which takes ``seconds``, makes the run longer."""
+        """Seconds that ``case``, which takes ``seconds``, adds to the run."""
         return seconds / self.jobs if seconds is not None and self.runs_beside(case) else seconds
 
 
 def make_plan(options: Options) -> RunPlan:
-    """Read and check all there is to check. Raises InputError."""
+    """Read and check the suites and the machine. Raises InputError with every error found."""
     if options.resume and options.out is None:
-        raise InputError(["--resume: give the run to go on with as --out"])
+        raise InputError(["--resume: give the folder of the run to continue as --out"])
     suites = load(options.suites, options.data)
     device, shaping = conditions.device(options.device), conditions.shaping(options.shaping)
     known = [experiment for suite in suites for experiment in suite.experiments]
     if not known:
-        raise InputError([f"{name}:1: experiments: there are none" for name in options.suites])
+        raise InputError([f"{name}:1: experiments: the suite has none" for name in options.suites])
     selected = _selected(known, options.only)
     cases = {experiment.name: list(experiment.cases(options.scale, options.seed)) for experiment in known}
     if lines := _misfits(options.scale, shaping, [case for chosen in selected for case in cases[chosen.name]]):
@@ -112,12 +112,12 @@ def make_plan(options: Options) -> RunPlan:
 
 
 def _jobs(scale: Scale, device: str) -> int:
-    """A case for each core; one at a time where each has all cores, as those of the papers' size, or the GPU."""
+    """One case for each core; one at a time at scale paper and on a GPU, where a case uses the whole machine."""
     return 1 if scale == "paper" or device != "cpu" else conditions.cores()
 
 
 def _misfits(scale: Scale, shaping: ShapingBackend, cases: list[Case]) -> list[str]:
-    """What the links of ``cases`` have that ``shaping`` cannot do, each once."""
+    """Errors for link properties of ``cases`` that ``shaping`` cannot make, each once."""
     lines: dict[str, None] = {}
     for case in cases:
         experiment, mode = case.experiment, case.experiment.spec.mode
@@ -127,20 +127,20 @@ def _misfits(scale: Scale, shaping: ShapingBackend, cases: list[Case]) -> list[s
 
 
 def _selected(known: list[Experiment], globs: Sequence[str]) -> list[Experiment]:
-    """Those that any of ``globs`` is of. Raises InputError for each that is of none."""
+    """Experiments that match any of ``globs``. Raises InputError for globs that match none."""
     names = [experiment.name for experiment in known]
-    if lost := [glob for glob in globs if not any(_is_called(experiment, glob) for experiment in known)]:
-        raise InputError([f"--only: no experiment is called {glob}{did_you_mean(glob, names)}" for glob in lost])
-    return [one for one in known if not globs or any(_is_called(one, glob) for glob in globs)]
+    if unmatched := [glob for glob in globs if not any(_matches(experiment, glob) for experiment in known)]:
+        raise InputError([f"--only: no experiment matches {glob}{did_you_mean(glob, names)}" for glob in unmatched])
+    return [one for one in known if not globs or any(_matches(one, glob) for glob in globs)]
 
 
-def _is_called(experiment: Experiment, glob: str) -> bool:
+def _matches(experiment: Experiment, glob: str) -> bool:
     return fnmatchcase(experiment.name, glob) or fnmatchcase(experiment.spec.name, glob)
 
 
 @dataclass
 class RunOutcome:
-    """What came of a run. Each failure's reason by experiment, in this run and in those it goes on with."""
+    """Outcome of a run: the reason of each failure by experiment, of this run and of those that it resumes."""
 
     folder: Path
     failures: dict[str, str] = field(default_factory=dict)
@@ -154,14 +154,14 @@ class RunOutcome:
 
 
 class ExperimentStatus(NamedTuple):
-    """What became of an experiment, and why not more."""
+    """Status of an experiment, with the reason if it is not done."""
 
     status: Literal["done", "failed", "skipped"]
     reason: str | None = None
 
 
 def status(plan: RunPlan, experiment: Experiment, recorded: Container[str], outcome: RunOutcome) -> ExperimentStatus:
-    """What became of ``experiment`` so far; ``recorded`` holds the keys of the cases that are."""
+    """Status of ``experiment`` so far; ``recorded`` holds the keys of recorded cases."""
     skipped = experiment.skipped(plan.options.scale)
     if skipped:
         return ExperimentStatus("skipped", skipped)
@@ -173,6 +173,6 @@ def status(plan: RunPlan, experiment: Experiment, recorded: Container[str], outc
     if not missing:
         return ExperimentStatus("done")
     if experiment not in plan.selected:
-        return ExperimentStatus("skipped", f"not chosen by --only {' '.join(plan.options.only)}")
+        return ExperimentStatus("skipped", f"not selected by --only {' '.join(plan.options.only)}")
     why = "interrupted" if outcome.interrupted else "did not end"
     return ExperimentStatus("skipped", f"{why}: {missing} of {len(cases)} cases were not run")

@@ -1,5 +1,6 @@
-"""How do cases run at once? Each in one of so many processes, each process on one core."""
+"""Cases that run at once, each in a worker process of its own with one compute thread."""
 
+import logging
 import os
 import selectors
 from collections import deque
@@ -17,96 +18,100 @@ from bench.suite.schema import Case
 
 Keep = Callable[[Case, CaseResult], None]
 
+logger = logging.getLogger(__name__)
+
 
 def run_at_once(plan: RunPlan, cases: Sequence[Case], output: Output, progress: Progress, keep: Keep) -> None:
-    """Run ``cases``, ``plan.jobs`` at a time; ``keep`` is given what came of each, in their order.
+    """Run ``cases``, ``plan.jobs`` at a time, and pass each result to ``keep``, in the order of ``cases``.
 
-    At Ctrl-C it is given what had ended out of its turn as well.
+    After Ctrl-C ``keep`` also gets the results of cases that ended before one ahead of them.
     """
-    crew = WorkerPool(plan, cases, output, progress)
+    pool = WorkerPool(plan, cases, output, progress)
     try:
-        crew.start()
+        pool.start()
         for case in cases:
-            while case_key(case) not in crew.came:
-                crew.wait()
-            keep(case, crew.came.pop(case_key(case)))
+            while case_key(case) not in pool.results:
+                pool.wait()
+            keep(case, pool.results.pop(case_key(case)))
     except KeyboardInterrupt:
         for case in cases:
-            if came := crew.came.pop(case_key(case), None):
-                keep(case, came)
+            if result := pool.results.pop(case_key(case), None):
+                keep(case, result)
         raise
     finally:
-        crew.dismiss()
+        pool.close()
 
 
 class WorkerPool:
-    """Processes that run cases. ``came`` holds, by key, what came of those that have ended."""
+    """Worker processes. ``results`` holds, by key, those of cases that ended."""
 
     def __init__(self, plan: RunPlan, cases: Sequence[Case], output: Output, progress: Progress) -> None:
-        self.came: dict[str, CaseResult] = {}
+        self.results: dict[str, CaseResult] = {}
         self._plan, self._output, self._progress = plan, output, progress
         self._waiting = deque(cases)
         self._busy: dict[Child, Case] = {}
         self._selector = selectors.DefaultSelector()
 
     def start(self) -> None:
-        """Start as many processes as may run at a time, or as there are cases."""
+        """Start as many workers as may run at a time, or as there are cases."""
         for _ in range(min(self._plan.jobs, len(self._waiting))):
-            self._hire()
+            self._start_worker()
 
     def wait(self) -> None:
-        """Take in what the processes tell, once one of them does."""
+        """Wait for events of the workers and act on them."""
         for key, _ in self._selector.select():
-            self._hear(key.data)
+            self._read(key.data)
 
-    def dismiss(self) -> None:
-        """Kill all processes: they have ended their cases, or are not to."""
+    def close(self) -> None:
+        """Kill all workers, whether their cases ended or not."""
         for worker in list(self._busy):
-            self._part(worker)
+            self._end_worker(worker)
         self._selector.close()
 
-    def _hire(self) -> None:
+    def _start_worker(self) -> None:
         worker = Child("bench.execution.worker", OMP_NUM_THREADS="1")
         self._selector.register(worker.output, selectors.EVENT_READ, worker)
-        worker.tell(options=self._plan.options.plain(), run=self._output.run)
-        self._give(worker)
+        worker.send(options=self._plan.options.plain(), run=self._output.run)
+        logger.debug("worker process started")
+        self._assign(worker)
 
-    def _give(self, worker: Child) -> None:
-        """Give ``worker`` the next case; without one it is done."""
+    def _assign(self, worker: Child) -> None:
+        """Send ``worker`` the next case; without one it ends."""
         if not self._waiting:
-            self._part(worker)
+            self._end_worker(worker)
             return
         case = self._waiting.popleft()
         self._busy[worker] = case
         self._progress.start(case)
-        worker.tell(key=case_key(case), sha256=case.sha256, scratch=os.fspath(self._output.scratch(case)))
+        worker.send(key=case_key(case), sha256=case.sha256, scratch=os.fspath(self._output.scratch(case)))
 
-    def _part(self, worker: Child) -> None:
+    def _end_worker(self, worker: Child) -> None:
         self._selector.unregister(worker.output)
         self._busy.pop(worker, None)
         worker.close(kill=True)
+        logger.debug("worker process ended")
 
-    def _hear(self, worker: Child) -> None:
+    def _read(self, worker: Child) -> None:
         case = self._busy[worker]
         try:
             events = worker.events()
         except EndedError as end:
-            self._part(worker)
-            self._end(case, failed(case, f"its process {end}", f"its process {end}"))
+            self._end_worker(worker)
+            self._end_case(case, failed(case, f"its process {end}"))
             if self._waiting:
-                self._hire()
+                self._start_worker()
             return
         for event in events:
             match event:
-                case {"key": key, "said": text}:
+                case {"key": key, "text": text}:
                     self._progress.say(key, text)
-                case {"lost": why}:
-                    self._end(case, failed(case, why, why))
-                    self._give(worker)
-                case {"came": came}:
-                    self._end(case, msgspec.convert(came, CaseResult))
-                    self._give(worker)
+                case {"rejected": reason}:
+                    self._end_case(case, failed(case, reason))
+                    self._assign(worker)
+                case {"result": result}:
+                    self._end_case(case, msgspec.convert(result, CaseResult))
+                    self._assign(worker)
 
-    def _end(self, case: Case, came: CaseResult) -> None:
-        self.came[case_key(case)] = came
+    def _end_case(self, case: Case, result: CaseResult) -> None:
+        self.results[case_key(case)] = result
         self._progress.end(case)

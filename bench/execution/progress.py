@@ -1,5 +1,6 @@
-"""How far is a run? What runs is shown, with how long the rest is thought to take."""
+"""Progress of a run: the cases that run now, and an estimate of the time left."""
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -8,6 +9,8 @@ from bench.console.view import LiveView
 from bench.execution.journal import case_key
 from bench.execution.plan import Schedule
 from bench.suite.schema import Case
+
+logger = logging.getLogger(__name__)
 
 
 class Progress:
@@ -20,18 +23,21 @@ class Progress:
         self._done: list[Spent] = []
 
     def start(self, case: Case) -> None:
-        """``case`` starts."""
+        """Show that ``case`` starts."""
         left = [(one.experiment.name, self._schedule.share_s(one, one.estimate_s)) for one in self._left.values()]
         self._view.start(case_key(case), case.title, time_left(self._done, left))
         self._started[case_key(case)] = time.monotonic()
+        logger.info("case started: %s", case.title)
 
     def say(self, key: str, text: str) -> None:
-        """One line of progress of the case of ``key``: accuracy and bytes so far. May be called from any thread."""
+        """Show one line about the case of ``key``, such as its accuracy and bytes so far. Callable from any thread."""
         self._view.say(key, text)
+        logger.debug("%s: %s", key, text)
 
     def end(self, case: Case) -> None:
-        """``case`` has ended, well or not."""
+        """Show that ``case`` has ended, well or not."""
         del self._left[case_key(case)]
         share_s, seconds = self._schedule.share_s, time.monotonic() - self._started.pop(case_key(case))
         self._done.append(Spent(case.experiment.name, share_s(case, case.estimate_s), share_s(case, seconds) or 0.0))
         self._view.end(case_key(case))
+        logger.info("case ended: %s, %.1f s", case.title, seconds)

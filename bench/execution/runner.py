@@ -1,16 +1,18 @@
-"""How does a suite become a run? Its cases, each recorded as a whole, then the report.
+"""The run of one or more suites: each case recorded as a whole, then the report.
 
-An experiment that fails does not stop the others; Ctrl-C ends the run with what there is.
+An experiment that fails does not stop the others. After Ctrl-C the report covers the cases that ended.
 """
 
+import logging
 import shutil
-import traceback
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
 from bench.console.view import LiveView, plan_lines
-from bench.execution.case import CaseResult, failed, freeing, run_case
+from bench.execution.case import CaseResult, failed_by, freeing, run_case
 from bench.execution.folder import Output
 from bench.execution.journal import case_key
 from bench.execution.plan import Options, RunOutcome, RunPlan, Schedule, make_plan
@@ -18,11 +20,14 @@ from bench.execution.pool import Keep, run_at_once
 from bench.execution.progress import Progress
 from bench.suite.schema import Case
 
+logger = logging.getLogger(__name__)
 
-def run(options: Options, console: Console) -> RunOutcome:
-    """Run what ``options`` ask for. Raises InputError before anything runs."""
+
+def run(options: Options, console: Console, log_to: Callable[[Path], None] = lambda _: None) -> RunOutcome:
+    """Run what ``options`` ask for; ``log_to`` gets the path of the run's log. Raises InputError before any case."""
     plan = make_plan(options)
     output = Output(plan)
+    log_to(output.folder / "run.log")
     outcome = RunOutcome(output.folder, earlier_failures=output.earlier_failures)
     outcome.failures |= output.recorded_failures()
     todo = [case for case in plan.selected_cases if case_key(case) not in output.journal.done]
@@ -31,22 +36,33 @@ def run(options: Options, console: Console) -> RunOutcome:
     _show_plan(plan, todo, schedule, output, view)
     output.write_environment(outcome)
     progress = Progress(view, todo, schedule)
-    keep = partial(_keep, output, outcome, view)
+    keep = partial(_keep, output, outcome)
     try:
         with view:
             run_at_once(plan, [case for case in todo if schedule.runs_beside(case)], output, progress, keep)
             _run_one_by_one(plan, [case for case in todo if not schedule.runs_beside(case)], output, progress, keep)
     except KeyboardInterrupt:
         outcome.interrupted = True
-        view.line("interrupted; the report is made of what there is", "yellow")
-    view.line(f"report: {output.finish(outcome)}")
+        logger.info("interrupted")
+        view.line("interrupted; the report covers the cases that ended", "yellow")
+    try:
+        view.line(f"report: {output.finish(outcome)}")
+    except OSError as error:  # a full disk; the records are kept
+        outcome.failures["report"] = f"report: {error}"
+        logger.error("failed: report: %s", error)
+    logger.info("run ended with exit code %d", outcome.exit_code)
     return outcome
 
 
 def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Output, view: LiveView) -> None:
     at_once = f", {schedule.jobs} at once where cases are parallel" if schedule.beside else ""
-    view.line(f"scale {plan.options.scale}, seed {plan.options.seed}, data {plan.dataset}")
-    view.line(f"device {plan.device}, shaping {plan.shaping}{at_once}, into {output.folder}")
+    conditions = (
+        f"scale {plan.options.scale}, seed {plan.options.seed}, data {plan.dataset}",
+        f"device {plan.device}, shaping {plan.shaping}{at_once}, into {output.folder}",
+    )
+    for line in conditions:
+        view.line(line)
+    logger.info("run %s started, %d cases to run, %s", output.run, len(todo), ", ".join(conditions))
     rows = []
     for experiment in plan.selected:
         estimates = [schedule.share_s(case, case.estimate_s) for case in todo if case.experiment is experiment]
@@ -57,26 +73,29 @@ def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Outp
 
 
 def _run_one_by_one(plan: RunPlan, cases: list[Case], output: Output, progress: Progress, keep: Keep) -> None:
-    """Run ``cases`` in this process; ``keep`` is given what came of each."""
+    """Run ``cases`` in this process; ``keep`` is given the result of each."""
     for case in freeing(cases):
         progress.start(case)
-        came = run_case(plan, case, output.run, output.scratch(case), partial(progress.say, case_key(case)))
+        result = run_case(plan, case, output.run, output.scratch(case), partial(progress.say, case_key(case)))
         progress.end(case)
-        keep(case, came)
+        keep(case, result)
 
 
-def _keep(output: Output, outcome: RunOutcome, view: LiveView, case: Case, came: CaseResult) -> None:
-    """Record what came of ``case``, or why nothing did."""
+def _keep(output: Output, outcome: RunOutcome, case: Case, result: CaseResult) -> None:
+    """Record ``result`` of ``case``, or why it has none."""
     outcome.earlier_failures.pop(case.experiment.name, None)
-    if not came.trace:
+    if not result.traceback:
         try:
-            output.journal.add(case, came.records, came.seconds, came.failure)
+            output.journal.add(case, result.records, result.seconds, result.failure)
             shutil.rmtree(output.scratch(case), ignore_errors=True)
         except OSError as error:
-            came = failed(case, f"{type(error).__name__}: {error}", traceback.format_exc())
-    if came.trace:
-        output.log_error(case.title, came.trace)
-    if came.failure:
-        outcome.failures.setdefault(case.experiment.name, came.failure)
-        view.line(f"failed: {came.failure}", "red")
-    output.write_environment(outcome)
+            result = failed_by(case, error)
+    if result.traceback:
+        output.log_error(case.title, result.traceback)
+    if result.failure:
+        outcome.failures.setdefault(case.experiment.name, result.failure)
+        logger.error("failed: %s", result.failure)
+    try:
+        output.write_environment(outcome)
+    except OSError as error:  # the next case writes it again
+        logger.warning("environment.json: %s", error.strerror)

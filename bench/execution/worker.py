@@ -1,7 +1,7 @@
-"""How does a case run beside others? In a process of this module, which is told cases and tells what came of them.
+"""Worker process: runs the cases that the runner sends it and returns their results.
 
-It computes on one thread. When its input ends the runner is gone, however it went: it ends at once, with all that
-experiments have started and left.
+It computes on one thread. When its input ends the runner is gone, for whatever reason: the worker then ends at
+once, with every process that experiments have started and left behind.
 """
 
 import json
@@ -27,16 +27,16 @@ class Worker:
     def __init__(self) -> None:
         self._events, self._input = os.fdopen(os.dup(1), "wb"), os.fdopen(os.dup(0))
         nothing = os.open(os.devnull, os.O_RDWR)
-        os.dup2(2, 1)  # what an experiment of the user's prints is no event
+        os.dup2(2, 1)  # what a user's experiment prints is no event
         os.dup2(nothing, 0)  # what it reads is no command
-        # What it forks tells nothing, and does not keep the pipe open when this process has ended.
+        # A process that it forks sends no events, and does not keep the pipe open after this process has ended.
         os.register_at_fork(after_in_child=partial(os.dup2, nothing, self._events.fileno()))
-        self._telling = threading.Lock()  # experiments may say something from any thread
+        self._sending = threading.Lock()  # experiments may report progress from any thread
         self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def work(self) -> None:
-        """Obey until standard input ends."""
+        """Run what the runner asks for until standard input ends."""
         begin = self._commands.get()
         plan = _plan(options_of(begin["options"]))
         cases = {(case_key(case), case.sha256): case for case in plan.selected_cases} if plan else {}
@@ -44,15 +44,15 @@ class Worker:
             case = cases.get((command["key"], command["sha256"]))
             if plan and case:
                 say = partial(self._say, command["key"])
-                self._tell(came=run_case(plan, case, begin["run"], Path(command["scratch"]), say))
+                self._send(result=run_case(plan, case, begin["run"], Path(command["scratch"]), say))
             else:
-                self._tell(lost="what it is to run was changed since the run began")
+                self._send(rejected="the suite was changed after the run began")
 
     def _say(self, key: str, text: str) -> None:
-        self._tell(key=key, said=text)
+        self._send(key=key, text=text)
 
-    def _tell(self, **event: str | CaseResult) -> None:
-        with self._telling:
+    def _send(self, **event: str | CaseResult) -> None:
+        with self._sending:
             self._events.write(msgspec.json.encode(event) + b"\n")
             self._events.flush()
 
@@ -71,5 +71,5 @@ def _plan(options: Options) -> RunPlan | None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to act on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner acts on Ctrl-C
     Worker().work()

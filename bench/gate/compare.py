@@ -1,9 +1,9 @@
-"""Did a change cost accuracy, bytes or a cut? Compares a run's records with a baseline's, rule by rule.
+"""The gate for CI: compares the records of a run with those of a baseline, metric by metric.
 
-A baseline is a file of records, one a line, below a header ``{"gate": 1, "suites": {name: sha256}}``. A
-run's own ``records.jsonl`` will do; then the suites' hashes are not compared. The rules are those of the
-run's suites in its ``environment.json``; of a suite that was not run every number is missing. Times are
-gated only as ratios that one run measured: a rule for seconds is an error.
+A baseline is a file with a header ``{"gate": 1, "suites": {name: sha256}}`` and a record a line. A run's own
+``records.jsonl`` can be used as well; then the hashes of the suites are not compared. The rules come from the
+``environment.json`` of the run; every number of a suite that was not run is missing. Times are gated only as
+ratios measured in one run: a rule that matches seconds is an error.
 """
 
 import math
@@ -17,7 +17,7 @@ import msgspec
 
 from reports.record import CaseValue, Record
 
-GATE = 1  # version of the header
+GATE_VERSION = 1  # of the header
 CONDITIONS = ("schema", "mode", "scale", "dataset", "shaping", "device")
 TIMES = ("s", "ms", "us", "µs", "ns", "min", "h", "seconds")
 
@@ -26,14 +26,14 @@ RecordKey = tuple[str, str, str, tuple[tuple[str, CaseValue], ...], int]  # suit
 
 
 class GateInputError(ValueError):
-    """A run or baseline that cannot be compared: unreadable, empty, of other conditions, or gated by time."""
+    """A run or baseline that cannot be compared: unreadable, empty, under other conditions, or gated by time."""
 
 
 class GateRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a metric may move from its baseline, as it stands under a suite's ``gate``.
+    """An entry of a suite's ``gate``: how far a metric may move from its baseline.
 
-    ``metric`` and ``experiment`` are globs (``*_bytes``); of several rules that match, the first counts.
-    ``tolerance`` is in the metric's unit, ``relative`` a fraction of the baseline; neither: not at all.
+    ``metric`` and ``experiment`` are globs (``*_bytes``); the first rule that matches counts. ``tolerance`` is in
+    the metric's unit, ``relative`` a fraction of the baseline; without either the metric may not move at all.
     """
 
     metric: str
@@ -44,16 +44,16 @@ class GateRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and self.relative is not None:
-            raise ValueError(f"gate {self.metric}: give tolerance or relative, not both")
+            raise ValueError(f"gate {self.metric}: got tolerance and relative, give only one")
         if min(self.tolerance or 0, self.relative or 0) < 0:
             raise ValueError(f"gate {self.metric}: tolerance and relative cannot be negative")
 
     def allowed(self, baseline: float) -> float:
-        """How far from ``baseline`` is still accepted, in the metric's unit."""
+        """Accepted distance from ``baseline``, in the metric's unit."""
         return self.tolerance or abs(baseline) * (self.relative or 0.0)
 
     def worse_by(self, baseline: float, measured: float) -> float:
-        """How far ``measured`` is on the wrong side of ``baseline``; negative on the right side."""
+        """Distance of ``measured`` on the wrong side of ``baseline``; negative on the right side."""
         change = measured - baseline
         return {"both": abs(change), "lower-is-worse": -change, "higher-is-worse": change}[self.direction]
 
@@ -66,7 +66,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """One side of the comparison. ``suites``: the known hashes; ``rules`` and ``failed``: of a run only."""
+    """One side of the comparison: records and hashes of suites; of a run also its rules and failures."""
 
     name: str
     records: list[Record]
@@ -76,7 +76,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one gated number. ``allowed`` (the metric's unit): how far it may move."""
+    """Outcome of one gated number. ``allowed`` is the accepted distance, in the metric's unit."""
 
     suite: str
     experiment: str
@@ -91,12 +91,12 @@ class GateOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        """A regression, or a number that is no longer measured."""
+        """Whether the number regressed or is no longer measured."""
         return self.status in ("regression", "missing")
 
 
 def read_run(directory: Path) -> Side:
-    """The run in ``directory``: its records, and rules and hashes of its suites. Raises GateInputError."""
+    """Read the run in ``directory``: records, and rules and hashes of its suites. Raises GateInputError."""
     path = directory / "environment.json"
     try:
         environment: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
@@ -107,19 +107,19 @@ def read_run(directory: Path) -> Side:
     except OSError as error:
         raise GateInputError(f"{path}: {error.strerror}") from None
     except (msgspec.DecodeError, TypeError, KeyError, AttributeError) as error:
-        raise GateInputError(f"{path}: {error}; this is not what `bench run` writes") from None
+        raise GateInputError(f"{path}: {error}; expected a file that `bench run` wrote") from None
     records = _records(directory / "records.jsonl")[1]
     return Side(name=str(directory), records=records, suites=hashes, rules=rules, failed=failed)
 
 
 def read_baseline(path: Path) -> Side:
-    """The baseline in ``path``. Raises GateInputError."""
+    """Read the baseline in ``path``. Raises GateInputError."""
     header, records = _records(path)
     return Side(name=str(path), records=records, suites=header.suites if header else {})
 
 
 def _records(path: Path) -> tuple[Header | None, list[Record]]:
-    """A header, if the file has one, and the records. Raises GateInputError naming the line."""
+    """The header, if the file has one, and the records. Raises GateInputError with the line."""
     header, records = None, []
     try:
         lines = path.read_bytes().splitlines()
@@ -129,21 +129,21 @@ def _records(path: Path) -> tuple[Header | None, list[Record]]:
         try:
             if number == 1 and b'"gate"' in line and b'"metric"' not in line:
                 header = msgspec.json.decode(line, type=Header)
-                if header.gate != GATE:
-                    raise GateInputError(f"{path}:1: gate version {header.gate}, this version reads {GATE}")
+                if header.gate != GATE_VERSION:
+                    raise GateInputError(f"{path}:1: gate version {header.gate}, expected {GATE_VERSION}")
             elif line.strip():
                 records.append(msgspec.json.decode(line, type=Record))
         except msgspec.DecodeError as error:
             raise GateInputError(f"{path}:{number}: {error}") from None
     if not records:
-        raise GateInputError(f"{path}: no records")
+        raise GateInputError(f"{path}: has no records")
     return header, records
 
 
 def compare(run: Side, baseline: Side) -> list[GateOutcome]:
-    """An outcome for every gated number, in the baseline's order, new ones last. Raises GateInputError.
+    """Compare every gated number, in the baseline's order, new ones last. Raises GateInputError.
 
-    Numbers are compared seed by seed, repeats averaged; the conditions of both sides must be the same.
+    Seeds are compared one by one, repeats are averaged; both sides must have the same conditions.
     """
     _check_conditions(run, baseline)
     suites = {record.suite for record in run.records}
@@ -152,7 +152,7 @@ def compare(run: Side, baseline: Side) -> list[GateOutcome]:
     rules |= {key: GateRule(metric=key[2]) for key in unknown}
     before, after = _numbers(baseline.records, rules), _numbers(run.records, rules)
     if not before:
-        raise GateInputError(f"{baseline.name}: no rule under `gate` of the run's suites applies to it")
+        raise GateInputError(f"{baseline.name}: no rule under `gate` of the run's suites matches its records")
     units = {(record.suite, record.experiment, record.metric): record.unit for record in baseline.records}
     units |= {(record.suite, record.experiment, record.metric): record.unit for record in run.records}
     return [
@@ -188,7 +188,7 @@ def _outcome(key: RecordKey, unit: str, rule: GateRule, before: float | None, af
 def _rules(run: Side, records: Iterable[Record]) -> dict[tuple[str, str, str], GateRule]:
     """The rule of every gated (suite, experiment, metric).
 
-    Raises GateInputError where one gates a time that a machine took; in virtual time none did.
+    Raises GateInputError if a rule matches a time, as times differ between machines; those in virtual time do not.
     """
     found = {}
     for record in records:
@@ -197,7 +197,7 @@ def _rules(run: Side, records: Iterable[Record]) -> dict[tuple[str, str, str], G
                 if record.mode != "virtual" and (record.unit in TIMES or record.unit.endswith("/s")):
                     what = f"{record.suite}/{record.experiment}/{record.metric}"
                     raise GateInputError(
-                        f"gate {rule.metric} holds for {what}, a time ({record.unit}); "
+                        f"gate {rule.metric} matches {what}, a time ({record.unit}); "
                         "gate a ratio of two times of one run instead"
                     )
                 found[record.suite, record.experiment, record.metric] = rule
@@ -216,15 +216,15 @@ def _numbers(records: Iterable[Record], rules: dict[tuple[str, str, str], GateRu
 
 
 def _check_conditions(run: Side, baseline: Side) -> None:
-    """Raise GateInputError where a suite, or what an experiment ran under, is not the baseline's."""
+    """Raise GateInputError if a suite, or a condition of an experiment, differs from the baseline's."""
     common = {record.suite for record in run.records} & {record.suite for record in baseline.records}
     if not common:
         raise GateInputError(f"{run.name} and {baseline.name} have no suite in common")
     for suite in sorted(common):
         if suite in baseline.suites and baseline.suites[suite] != run.suites.get(suite):
-            raise GateInputError(f"suite {suite} has changed since {baseline.name} was made; --update it")
+            raise GateInputError(f"suite {suite} has changed since {baseline.name} was made; make it again by --update")
         seeds = [{one.seed for one in side.records if one.suite == suite} for side in (run, baseline)]
-        if not (seeds[0] <= seeds[1] or seeds[1] <= seeds[0]):  # else one failed or came new
+        if not (seeds[0] <= seeds[1] or seeds[1] <= seeds[0]):  # a subset: some failed, or some are new
             raise GateInputError(f"suite {suite}: seeds {sorted(seeds[0])}, in the baseline {sorted(seeds[1])}")
     after, before = _conditions(run.records), _conditions(baseline.records)
     for experiment in sorted(after.keys() & before.keys()):
@@ -235,7 +235,7 @@ def _check_conditions(run: Side, baseline: Side) -> None:
 
 
 def _conditions(records: Sequence[Record]) -> dict[tuple[str, str], list[set[str]]]:
-    """For every (suite, experiment) the values of each condition."""
+    """The values of each condition, for every (suite, experiment)."""
     found: dict[tuple[str, str], list[set[str]]] = {}
     for record in records:
         sets = found.setdefault((record.suite, record.experiment), [set() for _ in CONDITIONS])
@@ -245,16 +245,16 @@ def _conditions(records: Sequence[Record]) -> dict[tuple[str, str], list[set[str
 
 
 def write_baseline(path: Path, run: Side) -> int:
-    """Write the gated records of ``run`` to ``path``; returns how many.
+    """Write the gated records of ``run`` to ``path`` and return their number.
 
-    Raises GateInputError if there are none, or if an experiment failed: its numbers would no longer be gated.
+    Raises GateInputError if there are none, or if an experiment failed, as its numbers would no longer be gated.
     """
     if run.failed:
-        raise GateInputError(f"{run.name}: no baseline of a run in which {', '.join(run.failed)} failed")
+        raise GateInputError(f"{run.name}: cannot become a baseline, as {', '.join(run.failed)} failed")
     rules = _rules(run, run.records)
     records = [one for one in run.records if (one.suite, one.experiment, one.metric) in rules]
     if not records:
-        raise GateInputError(f"{run.name}: no rule under `gate` of its suites applies to its records")
-    lines = [Header(gate=GATE, suites=run.suites), *records]
+        raise GateInputError(f"{run.name}: no rule under `gate` of its suites matches its records")
+    lines = [Header(gate=GATE_VERSION, suites=run.suites), *records]
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     return len(records)

@@ -1,4 +1,4 @@
-"""What did the gate find? Its outcomes as Markdown for a pull request, JUnit XML for CI, JSON for scripts."""
+"""Outcomes of the gate as Markdown for a pull request, JUnit XML for CI and JSON for scripts."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from reports.formatting import escape, label, number
 from reports.pages.tables import grid
 
 STATUSES = ("regression", "missing", "new", "ok")
-SHOWN = 50  # rows of the summary's table
+SHOWN = 50  # most rows of the table
 
 
 def as_json(outcomes: Sequence[GateOutcome]) -> dict[str, Any]:
-    """``{"passed": bool, "counts": {status: n}, "outcomes": [...]}``."""
+    """``outcomes`` as ``{"passed": bool, "counts": {status: n}, "outcomes": [...]}``."""
     counts = {status: sum(one.status == status for one in outcomes) for status in STATUSES}
     return {
         "passed": not any(one.failed for one in outcomes),
@@ -26,7 +26,7 @@ def as_json(outcomes: Sequence[GateOutcome]) -> dict[str, Any]:
 
 
 def as_markdown(outcomes: Sequence[GateOutcome]) -> str:
-    """The verdict, the counts, and a table of all that is not as it was, regressions first."""
+    """The verdict, the counts, and a table of all numbers that moved, regressions first."""
     found = as_json(outcomes)
     counts = ", ".join(f"{count} {status}" for status, count in found["counts"].items() if count)
     text = f"# Gate: {'passed' if found['passed'] else 'failed'}\n\n{len(outcomes)} numbers: {counts}.\n"
@@ -48,7 +48,7 @@ def _cells(one: GateOutcome) -> list[str]:
 
 
 def as_junit(outcomes: Sequence[GateOutcome]) -> str:
-    """A test suite a suite, a test case a gated number; what is new is skipped."""
+    """JUnit XML: a test suite for each suite, a test case for each gated number; new numbers are skipped."""
     root = ET.Element("testsuites", name="bench check")
     ordered = sorted(outcomes, key=lambda one: one.suite)
     for suite, group in groupby(ordered, key=lambda one: one.suite):
@@ -72,7 +72,7 @@ def as_junit(outcomes: Sequence[GateOutcome]) -> str:
 
 
 def sentence(one: GateOutcome) -> str:
-    """What happened to one number, in a line."""
+    """The outcome of one number in one line."""
     case = f" ({label(one.case.items())})" if one.case else ""
     what = f"{one.suite}/{one.experiment}/{one.metric}{case}, seed {one.seed}"
     if one.measured is None:

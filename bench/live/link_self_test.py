@@ -6,6 +6,7 @@ The best of a few attempts counts, as other work on the machine makes a link lat
 tried once a process, and once more if it had failed.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
@@ -27,6 +28,8 @@ LONGEST_S = 0.02  # nor are longer ones
 
 Pair = tuple[str, str]  # two nodes, the one nearer to the UE first
 
+logger = logging.getLogger(__name__)
+
 _passed: set[tuple[Backend, LinkProfile]] = set()
 
 
@@ -47,6 +50,7 @@ async def self_test(ends: Sequence[Pair], links: Sequence[Duplex], backend: Back
             best[profile] = min(row, best.get(profile, row), key=partial(_distance, profile))
             if _within(profile, row):
                 _passed.add((backend, profile))
+            logger.info("link tried: %s", _said(profile, row))
     complaints = [
         f"the link {name} is off: {_said(part, best[part])}"
         for name, profile in _directions(ends, links)
@@ -55,6 +59,8 @@ async def self_test(ends: Sequence[Pair], links: Sequence[Duplex], backend: Back
     ]
     if complaints and mode == "refuse":
         raise RunError(f"{'; '.join(complaints)} (--allow-uncalibrated runs all the same)", weight=2)
+    for complaint in complaints:
+        logger.warning("%s", complaint)
     return complaints
 
 

@@ -2,17 +2,20 @@
 
 import asyncio
 import atexit
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from bench.child_process import END_S, Child, EndedError, how, paths
+from bench.child_process import END_S, Child, EndedError, exit_text, import_paths
 from nodes.errors import NodeError
 
 LOAD_S = 60.0  # the launcher's imports, from a slow disk too
 START_S = 10.0  # from a fork until the node listens
 
 HostPort = tuple[str, int]
+
+logger = logging.getLogger(__name__)
 
 
 class RunError(NodeError):
@@ -93,7 +96,8 @@ class Processes:
 
     async def start(self, names: Sequence[str], token: str) -> None:
         await self._until(lambda: self._launcher.ready, LOAD_S, lambda: "the launcher of nodes")
-        self._launcher.tell(do="start", names=names, token=token, paths=paths(), namespaces=self._namespaces)
+        paths = import_paths()
+        self._launcher.send(do="start", names=names, token=token, paths=paths, namespaces=self._namespaces)
         await self._until(
             lambda: self.addresses.keys() >= set(names) or not self._ended.keys().isdisjoint(names),
             START_S,
@@ -107,9 +111,9 @@ class Processes:
 
     async def end_of(self, name: str) -> str:
         """How ``name`` ended, once it has; it is killed if it still runs. Raises RunError."""
-        self._launcher.tell(do="kill", name=name)
+        self._launcher.send(do="kill", name=name)
         await self._until(lambda: name in self._ended)
-        return how(self._ended[name])
+        return exit_text(self._ended[name])
 
     async def end(self, patience_s: float = 0.0) -> None:
         if self._over:
@@ -120,7 +124,7 @@ class Processes:
                     await self._until(lambda: self._ended.keys() >= self.addresses.keys())
             if not self._launcher.ready:
                 return self._launcher.end()
-            self._launcher.tell(do="end")
+            self._launcher.send(do="end")
             await self._until(lambda: self._over, END_S)
         except BaseException as error:  # what of it still runs must not meet the next run
             self._launcher.end()
@@ -131,7 +135,7 @@ class Processes:
             self._loop.remove_reader(self._launcher.output)
 
     def _raise_if_ended(self, names: Iterable[str]) -> None:
-        ends = [f"{name} {how(self._ended[name])}" for name in names if name in self._ended]
+        ends = [f"{name} {exit_text(self._ended[name])}" for name in names if name in self._ended]
         if ends:
             raise RunError("; ".join(ends), weight=2)
 
@@ -161,8 +165,10 @@ class Processes:
                     self._launcher.ready = True
                 case {"event": "listening", "node": node, "port": port}:
                     self.addresses[node] = ("127.0.0.1", port)
+                    logger.info("node process %s started, port %d", node, port)
                 case {"event": "ended", "node": node, "code": code}:
                     self._ended[node] = code
+                    logger.info("node process %s %s", node, exit_text(code))
                 case {"event": "over"}:
                     self._over = True
         self._changed.set()

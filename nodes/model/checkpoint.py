@@ -1,7 +1,5 @@
 """Where is a node's training kept? One file a node and epoch, whole or not there, in the job's folder."""
 
-import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import msgspec
 import torch
 
 from nodes.errors import ModelError, one_line
+from nodes.files import replacing
 from nodes.model.layer_range import layer_range
 from nodes.spec.job import Job
 
@@ -52,16 +51,10 @@ def write_checkpoint(job: Job, index: int, epoch: int, state: dict[str, Any]) ->
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path``, whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
+    """Write ``state`` to ``path``, as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with replacing(path) as file:
+        torch.save(state, file)
 
 
 def read_checkpoint(job: Job, index: int, epoch: int, device: torch.device) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import msgspec
 import torch
 
 from nodes.data.loading import load_data
-from nodes.errors import NodeError, PeerLostError, one_line, traceback_of
+from nodes.errors import TRACEBACK_CHARACTERS, NodeError, PeerLostError, one_line, traceback_of
 from nodes.federated.process import serve_federation
 from nodes.inference.process import serve_tasks
 from nodes.runtime.actions import Direction, Role
@@ -113,7 +113,7 @@ async def _do_job(home: Listener, control: Channel, run: str, stack: AsyncExitSt
         return Error(node=lost.peer, reason=str(lost))
     except Exception as error:  # whatever it is, the runner must know
         reason = one_line(error)[:REASON_CHARACTERS]
-        return Error(node=home.name, reason=reason, traceback=traceback_of(error))
+        return Error(node=home.name, reason=reason, traceback=traceback_of(error, TRACEBACK_CHARACTERS))
 
 
 async def _prepare(

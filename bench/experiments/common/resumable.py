@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from nodes.files import replacing
 from nodes.model.checkpoint import drop_later_checkpoints, last_checkpoint
 from nodes.spec.job import Job
 from nodes.training.report import ReportEpoch, TrainingOutcome
@@ -27,7 +28,8 @@ def resumable(
     reported = _reported(journal)[: job.epochs - 1]  # the last is run again if the outcome was not kept
     drop_later_checkpoints(job, len(reported))  # an epoch whose report is missing is trained again
     earlier = reported[: last_checkpoint(job, layers)]
-    _write(journal, b"".join(_encoded(epoch) + b"\n" for epoch in earlier))
+    with replacing(journal) as file:
+        file.writelines(_encoded(epoch) + b"\n" for epoch in earlier)
 
     def keep(metrics: dict[str, float]) -> None:
         with journal.open("ab") as file:
@@ -36,7 +38,8 @@ def resumable(
 
     outcome = run(job, keep)
     outcome.epochs, outcome.earlier = earlier + outcome.epochs, len(earlier)
-    _write(finished, _encoded(outcome))
+    with replacing(finished) as file:
+        file.write(_encoded(outcome))
     return outcome
 
 
@@ -78,9 +81,3 @@ def _encoded(value: Any) -> bytes:
 
 def _decoded(data: bytes, kind: type[T]) -> T:
     return msgspec.convert(json.loads(data), kind)
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import msgspec
-import torch
 from msgspec.structs import replace
 
 from bench.experiments.common.chain_job import node_names
@@ -17,7 +16,9 @@ from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import check_stage
 from nodes.data.batching import split_holdout, subset
 from nodes.data.images import Dataset, Pictures
+from nodes.files import replacing
 from nodes.model.chain import Chain
+from nodes.model.checkpoint import write_state
 from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.stages.dynsplit.convergence import has_converged
@@ -117,8 +118,8 @@ class TrainingRun:
         if kept.exists():
             return msgspec.json.decode(kept.read_bytes(), type=list[Measurement])
         found = list(measure(self.trained(self.job(stage), name)))
-        kept.with_suffix(".partial").write_bytes(msgspec.json.encode(found))
-        kept.with_suffix(".partial").replace(kept)
+        with replacing(kept) as file:
+            file.write(msgspec.json.encode(found))
         shutil.rmtree(kept.parent / "checkpoints", ignore_errors=True)
         return found
 
@@ -161,8 +162,7 @@ class TrainingRun:
         if not path.exists():
             wanted = self.parameters
             (segment,) = self.trained(self.whole(wanted.pretrain_epochs, wanted.pretrain_lr), "pretrained").segments
-            torch.save(segment.state(), path.with_suffix(".partial"))
-            path.with_suffix(".partial").replace(path)
+            write_state(path, segment.state())
         return str(path.resolve())
 
 

@@ -5,7 +5,7 @@ import torch
 from bench.experiments.common.inference import BATCH
 from bench.experiments.common.two_node_training import TrainingRun
 from nodes.data.batching import batches, subset
-from nodes.model.checkpoint import read_weights
+from nodes.model.checkpoint import read_weights, write_state
 from nodes.spec.job import StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.stages.dynsplit.pretraining import pretrain
@@ -23,8 +23,7 @@ def fitted(bench: TrainingRun, name: str, spec: StageSpec, epochs: int) -> str:
     """
     path = bench.context.scratch / f"{name}-coders.pt"
     if not path.exists():
-        torch.save(_weights(bench, spec, epochs), path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)
+        write_state(path, _weights(bench, spec, epochs))
     return str(path.resolve())
 
 

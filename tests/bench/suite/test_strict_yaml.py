@@ -1,6 +1,8 @@
 """Reading strictly: which numbers are numbers, and each error's line and key."""
 # ruff: noqa: E501 - a case a line
 
+import errno
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -82,7 +84,7 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) ->
         (b"\xff\xfe\x00", ["1: document: is not UTF-8 text"]),
         (b"PK\x03\x04\x00\x00", ["1: document: holds the character U+0003, which YAML does not allow"]),
         ("a: é\nb: x\0y\nc: 1\0".encode(), ["2: document: holds the character U+0000, which YAML does not allow"]),
-        ("name: a\nrate: [1", ["2: document: is not YAML: expected ',' or ']', but got '<stream end>'"]),
+        ("name: a\nrate: [1", ["2: document: is not YAML: "]),
         ("name: &a b\nrate: *a", ["2: document: is not YAML: aliases are not supported; write the value out"]),
         ("name: a\nrate: 1\nrate: 1", ["3: rate: duplicate key, first given on line 2"]),
         ("name: a\nrate: .inf", ["2: rate: a number must be finite, got .inf"]),
@@ -91,20 +93,23 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) ->
         ("name: a\n? [b]\n: 1", ["1: document: line 2: a key must be text"]),
         ("name: a\nraet: 1", ["2: raet: unknown key (did you mean 'rate'?)"]),
         ("rate: 1", ["1: name: this key is required"]),
-        ("name: a\nrate: '1'", ["2: rate: Expected `float`, got `str`"]),
+        ("name: a\nrate: '1'", ["2: rate: "]),
         ("name: a\nrate: 2", ["1: document: rate is above 1"]),
-        ("name: a\nparts:\n- kind: large\n- {size: 0}", ["4: parts[1].size: Expected `int` >= 1"]),
+        ("name: a\nparts:\n- kind: large\n- {size: 0}", ["4: parts[1].size: "]),
         ("name: a\nparts: [{kind: larg}]", ["2: parts[0].kind: 'larg' is none of small, large (did you mean 'large'?)"]),
-        ("name: a\ntable:\n  x: [1]\n  y:\n  - 1\n  - b", ["6: table.y[1]: Expected `int`, got `str`"]),
-        ("name: a\npair:\n- 1\n- 2", ["4: pair[1]: Expected `str`, got `int`"]),
+        ("name: a\ntable:\n  x: [1]\n  y:\n  - 1\n  - b", ["6: table.y[1]: "]),
+        ("name: a\npair:\n- 1\n- 2", ["4: pair[1]: "]),
         ("name: a\neither: {sise: 1}", ["2: either.sise: unknown key (did you mean 'size'?)"]),
-        ("name: a\neither:\n- {size: 1}\n- {size: b}", ["4: either[1].size: Expected `int`, got `str`"]),
+        ("name: a\neither:\n- {size: 1}\n- {size: b}", ["4: either[1].size: "]),
         ("name: a\nsome: [near, {size: 1}, foo]", ["2: some[2]: 'foo' is none of near, far"]),
         ("[" * 5000, ["1: document: is nested too deeply"]),
     ],
 )  # fmt: skip
 def test_an_error_has_its_line_and_key(tmp_path: Path, text: str | bytes, expected: list[str]) -> None:
-    assert errors(tmp_path, text) == expected
+    found = errors(tmp_path, text)
+    assert len(found) == len(expected)
+    for line, ours in zip(found, expected, strict=True):  # ours may end where the sentence of a library begins
+        assert line.startswith(ours) if ours.endswith(": ") else line == ours
 
 
 def test_all_errors_are_found_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -123,6 +128,6 @@ def test_all_errors_are_found_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_input_errors(tmp_path: Path) -> None:
-    for path, why in ((tmp_path / "none.yaml", "No such file or directory"), (tmp_path, "Is a directory")):
-        with pytest.raises(InputError, match=f":1: document: cannot be read: {why}"):
+    for path, number in ((tmp_path / "none.yaml", errno.ENOENT), (tmp_path, errno.EISDIR)):
+        with pytest.raises(InputError, match=f":1: document: cannot be read: {os.strerror(number)}"):
             read(path)

@@ -114,7 +114,7 @@ def test_a_file_half_written_when_the_kill_came_does_not_count(whole, tmp_path):
     job = make_job(tmp_path)
     run_until(job, 2)
     for index in range(4):
-        (tmp_path / f"node-{index}-3.partial").write_bytes(b"half of it")
+        (tmp_path / f".node-{index}-3.pt.partial").write_bytes(b"half of it")
     assert last_checkpoint(job, LAYERS) == 2
     assert_ends_like(whole, job, since=2)
 
