@@ -271,6 +271,7 @@ def test_a_record_may_speak_of_the_gate_and_lines_may_be_empty(tmp_path: Path) -
         '{"suites": [{}]}',
         '{"suites": [3]}',
         '{"suites": ["s"]}',
+        '{"suites": [{"name": "s", "experiments": [3]}]}',
         '{"suites": [{"name": "s", "gate": 1}]}',
     ],
 )
