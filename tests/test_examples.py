@@ -1,0 +1,129 @@
+"""Every file of ``examples/``: it runs as its document says, and documents quote it to the letter."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"# (\w+\.(?:py|yaml))\n")  # the first line of a block that quotes a file
+
+
+def blocks(document: Path) -> list[tuple[str, str]]:
+    """(language, text) of each fenced block of ``document``."""
+    return BLOCK.findall(document.read_text(encoding="utf-8"))
+
+
+def quoted() -> dict[str, list[str]]:
+    """The texts that documents give of each file that they quote."""
+    found: dict[str, list[str]] = {}
+    for document in DOCUMENTS:
+        for _, text in blocks(document):
+            if name := NAMED.match(text):
+                found.setdefault(name[1], []).append(text)
+    return found
+
+
+def test_documents_quote_the_examples_to_the_letter() -> None:
+    texts = quoted()
+    assert texts.keys() == {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+    for name, copies in texts.items():
+        for copy in copies:
+            assert copy == (EXAMPLES / name).read_text(encoding="utf-8"), name
+
+
+def test_all_code_in_readme_is_an_example() -> None:
+    unnamed = [text for language, text in blocks(ROOT / "README.md") if language != "sh" and not NAMED.match(text)]
+    assert not unnamed
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the examples, for what they write."""
+    return Path(shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def python(folder: Path, *words: str) -> str:
+    """What ``python WORDS`` prints in ``folder``, where no checkout is; it must end with 0."""
+    environment = os.environ | {"COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def bench(folder: Path, *words: str) -> str:
+    """What ``bench WORDS`` prints there."""
+    return python(folder, "-m", "bench.cli.main", *words)
+
+
+def run(folder: Path, suite: str) -> list[dict[str, Any]]:
+    """The records of ``suite`` at smoke scale, in ``folder/out``."""
+    bench(folder, "run", suite, "--scale", "smoke", "--allow-uncalibrated", "--out", "out")
+    return [json.loads(line) for line in (folder / "out" / "records.jsonl").read_text().splitlines()]
+
+
+def test_plan(folder: Path) -> None:
+    plan = yaml.safe_load((EXAMPLES / "plan.yaml").read_text())
+    computes, crossing, links = (
+        [plan["compute_s"][name] for name in plan["nodes"]],
+        plan["boundary_bytes"],
+        plan["links"],
+    )
+
+    def cost_s(first: int, second: int) -> float:
+        spent = sum(computes[0][:first]) + sum(computes[1][first:second]) + sum(computes[2][second:])
+        used = [(link, done) for link, done in zip(links, (first, second), strict=True) if crossing[done]]
+        return spent + sum(8 * crossing[done] / float(link["rate_bps"]) + link["delay_s"] for link, done in used)
+
+    cheapest = min(combinations_with_replacement(range(4), 2), key=lambda splits: cost_s(*splits))
+    found = json.loads(bench(folder, "split", "plan.yaml", "--json"))
+    assert tuple(found["splits"]) == cheapest
+    assert found["cost_s"] == pytest.approx(cost_s(*cheapest))
+
+
+def test_a_stage_of_ones_own_and_its_claim(folder: Path) -> None:
+    run(folder, "mine.yaml")
+    (claim,) = json.loads((folder / "out" / "claims.json").read_text())
+    assert claim["verdict"] == "reproduced"
+    assert 0.25 < claim["measured"] < 0.26  # a quarter of the tensor; the labels beside it stay
+
+
+def test_a_model_of_ones_own_in_a_job(folder: Path) -> None:
+    lines = python(folder, "job.py").splitlines()
+    assert [line.partition(",")[0] for line in lines[:3]] == ["ue: 3 layers", "mec: 2 layers", "cloud: 3 layers"]
+    assert lines[3] == f"{2 * 256 // 32} training steps"
+    profiled = json.loads(bench(folder, "profile", "own_model:small_resnet", "--input", "3x16x16", "--json"))
+    assert len(profiled["layers"]) == 3 + 2 + 3
+
+
+def test_notebook(folder: Path) -> None:
+    table = python(folder, "notebook.py")
+    assert all(word in table for word in ("identity", "float16", "int8", "unlimited", "5g"))
+
+
+def test_federation(folder: Path) -> None:
+    records = run(folder, "federation.yaml")
+    stages = {record["case"]["stage"] for record in records if record["metric"] == "test_accuracy"}
+    assert stages == {"identity", "int8"}
+
+
+def test_link_that_follows_a_trace(folder: Path) -> None:
+    assert [record for record in run(folder, "trace.yaml") if record["metric"] == "training_loss"]
+
+
+def test_network_of_ones_own(folder: Path) -> None:
+    median_ms, tail_ms = map(float, re.findall(r"([\d.]+) ms", python(folder, "network.py")))
+    assert 5 < median_ms < tail_ms  # at least one delay of 5 ms unless all is computed at the UE, which takes longer
