@@ -2,8 +2,7 @@
 # %%
 import bench
 
-frame = bench.run("pipeline", scale="smoke", only="chains")
+frame = bench.run("pipeline", scale="smoke", only="accuracy")
 
 # %%
-rates = frame[frame.metric == "samples_per_s"]
-print(rates.pivot_table("value", index="case.stage", columns="case.link", observed=True))
+print(frame[frame.metric == "test_accuracy"][["case.nodes", "case.stage", "value"]])

@@ -36,6 +36,7 @@ def test_suites_are_in_the_wheel(tmp_path: Path) -> None:
     packaged = {str(file) for file in metadata.files("splitmec") or []}
     assert {"suites/all.yaml", "suites/pipeline.yaml", "suites/transport.yaml"} <= packaged
     assert {"netem/traces/wifi.csv", "suites/cellular.yaml"} <= packaged
+    assert {f"{package}/py.typed" for package in ("bench", "nodes", "netem", "reports", "suites")} <= packaged
     listed = installed("list", "--json", folder=tmp_path)
     assert listed.returncode == 0, listed.stderr
     assert {"all", "pipeline", "transport"} <= {suite["name"] for suite in json.loads(listed.stdout)}
