@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+IN_TURN = pytest.mark.xdist_group("in turn")  # as all tests that start nodes, see conftest
 NAMED = re.compile(r"# (\w+\.(?:py|yaml))\n")  # the first line of a block that quotes a file
 
 
@@ -94,6 +95,7 @@ def test_plan(folder: Path) -> None:
     assert found["cost_s"] == pytest.approx(cost_s(*cheapest))
 
 
+@IN_TURN
 def test_a_stage_of_ones_own_and_its_claim(folder: Path) -> None:
     run(folder, "mine.yaml")
     (claim,) = json.loads((folder / "out" / "claims.json").read_text())
@@ -120,6 +122,7 @@ def test_federation(folder: Path) -> None:
     assert stages == {"identity", "int8"}
 
 
+@IN_TURN
 def test_link_that_follows_a_trace(folder: Path) -> None:
     records = run(folder, "trace.yaml")
     crossed = [
