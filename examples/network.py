@@ -24,7 +24,7 @@ class Mine:
         return IabRoute(nodes=("ue", "mec", "cloud"), links=("air", "wire"))
 
 
-# For your own machines, load the profiles that were measured there: nodes.costs.profile.load_profile.
+# For your own machines, measure profiles there: see the module nodes.costs.profile.
 machines = {"ue": RASPBERRY_PI_3BP, "mec": RTX_2080_PC, "cloud": GTX_1080TI_SERVER}
 profiles = {name: profile_on(machine, load_workload("resnet18-88")) for name, machine in machines.items()}
 field = Field(
