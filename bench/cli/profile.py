@@ -6,7 +6,7 @@ from typing import Any
 from bench.suite.document import InputError
 from nodes.costs.profile import measure_profile
 from nodes.imports import load_callable
-from nodes.model.factory import build_model
+from nodes.model.factory import build_model, import_path
 from nodes.spec.job import Granularity
 
 COLUMNS = ("layers", "boundary_bytes", "forward_s", "backward_s", "parameters")
@@ -31,8 +31,8 @@ def run_profile(model: str, input_shape: tuple[int, int, int], granularity: Gran
 
 def _classes(model: str) -> int:
     """Number of classes of ``model`` by default."""
-    if ":" in model:
-        parameter = inspect.signature(load_callable(model)).parameters.get("classes")
+    if path := import_path(model):
+        parameter = inspect.signature(load_callable(path)).parameters.get("classes")
         if parameter and isinstance(parameter.default, int):
             return parameter.default
     return PUBLISHED_CLASSES

@@ -1,4 +1,4 @@
-"""What may a suite name where a model, a data set or stages are asked for? Checked when read.
+"""Names that a suite gives for a model, a data set or stages, checked when it is read.
 
 The types are for the fields of an experiment's parameters: ``model: ModelName`` makes an unknown model an
 error of the suite's line. torch is imported only where a model is named,
@@ -14,11 +14,9 @@ from bench.suite.strict_yaml import DecHook
 from nodes.imports import did_you_mean, load_callable
 from nodes.spec.job import StageSpec
 
-BUILT_IN_STAGES = ("identity", "float16", "int8")
-
 
 class ModelName(str):
-    """A torchvision classifier's name, or ``module:callable``."""
+    """A short name of ``nodes.model.factory``, a torchvision classifier's, or ``module:callable``."""
 
 
 class WorkloadName(str):
@@ -29,7 +27,7 @@ class DatasetName(str):
     """A data set whose files are there, or "none"; ``auto(X)`` and ``optional(X)`` are resolved."""
 
 
-StageChoice = str | StageSpec  # a built-in stage or ``module:callable``; with options ``{name: ..., options: {...}}``
+StageChoice = str | StageSpec  # a short name or ``module:callable``; with options ``{name: ..., options: {...}}``
 Stages = StageChoice | list[StageChoice]  # the same at every link, or one for each link from the UE on
 
 
@@ -79,10 +77,12 @@ def check_model(name: str) -> None:
         return
     from torchvision import models  # noqa: PLC0415
 
-    known = models.list_models(module=models)
+    from nodes.model.factory import BUILT_IN  # noqa: PLC0415
+
+    known = [*BUILT_IN, *models.list_models(module=models)]
     if name not in known:
-        hint = did_you_mean(name, known)
-        raise ValueError(f"no model {name!r} in torchvision{hint}; others are module:callable")
+        there_are = f"there are {', '.join(BUILT_IN)}, torchvision's and module:callable"
+        raise ValueError(f"no model {name!r}{did_you_mean(name, known)}; {there_are}")
 
 
 @functools.cache
@@ -101,9 +101,12 @@ def check_stage(name: str) -> None:
     """Raise ValueError if there is no stage ``name``."""
     if ":" in name:
         load_callable(name)
-    elif name not in BUILT_IN_STAGES:
-        known = f"there are {', '.join(BUILT_IN_STAGES)} and module:callable"
-        raise ValueError(f"no stage {name!r}{did_you_mean(name, BUILT_IN_STAGES)}; {known}")
+        return
+    from nodes.stages.builtin import BUILT_IN  # noqa: PLC0415  (imports torch)
+
+    if name not in BUILT_IN:
+        known = f"there are {', '.join(BUILT_IN)} and module:callable"
+        raise ValueError(f"no stage {name!r}{did_you_mean(name, BUILT_IN)}; {known}")
 
 
 def make_importable(folder: Path) -> None:

@@ -110,15 +110,16 @@ def dataset_names() -> list[str]:
 def resolve_dataset(name: str, directory: Path | None) -> str:
     """The data set that ``name`` means: ``auto(X)`` is X where a folder is given, else the embedded one.
 
-    ``optional(X)`` is X only where the folder has files of it too. Raises DataError for what is no data set.
+    ``optional(X)``, formerly ``perhaps(X)``, is X only where the folder has files of it too. Raises DataError for what
+    is no data set.
     """
-    wanted = re.fullmatch(r"(auto|optional)\((.*)\)", name)
+    wanted = re.fullmatch(r"(auto|optional|perhaps)\((.*)\)", name)
     plain = wanted[2] if wanted else name
     if plain not in dataset_names() and not re.fullmatch(r"(npz|folder):\w[\w.-]*", plain):
         raise DataError(f"no data set {plain!r}; there are {', '.join(dataset_names())}, npz:NAME and folder:NAME")
     if wanted is None:
         return plain
-    gone = directory is None or (wanted[1] == "optional" and plain != EMBEDDED and _absent(plain, directory))
+    gone = directory is None or (wanted[1] != "auto" and plain != EMBEDDED and _absent(plain, directory))
     return EMBEDDED if gone else plain
 
 

@@ -1,4 +1,4 @@
-"""Models by name: torchvision's classifiers and ``module:callable``."""
+"""Models by name: the project's own, torchvision's classifiers and ``module:callable``."""
 
 import inspect
 from typing import Any
@@ -12,15 +12,36 @@ from nodes.model.chain import Chain
 from nodes.seeds import derive
 from nodes.spec.job import Granularity
 
+BUILT_IN = {  # short names of the networks of nodes.zoo; none is also torchvision's
+    "small_cnn": "nodes.zoo.small_cnn:small_cnn",
+    "sequence_labeller": "nodes.zoo.small_cnn:sequence_labeller",
+    "recurrent_agent": "nodes.zoo.small_cnn:recurrent_agent",
+    "thin_resnet18": "nodes.zoo.resnet:thin_resnet18",
+    "thin_resnet50": "nodes.zoo.resnet:thin_resnet50",
+    "thin_resnet101": "nodes.zoo.resnet:thin_resnet101",
+    "cifar_resnet18": "nodes.zoo.resnet:cifar_resnet18",
+    "full_vgg11": "nodes.zoo.vgg:vgg11",  # torchvision's vgg11 has no batch norm and no pooling before its classifier
+    "half_vgg11": "nodes.zoo.vgg:half_vgg11",
+    "small_vgg11": "nodes.zoo.vgg:small_vgg11",
+    "tiny_vgg11": "nodes.zoo.vgg:tiny_vgg11",
+    "faster_rcnn": "nodes.zoo.faster_rcnn:FasterRcnn",
+}
+
+
+def import_path(name: str) -> str | None:
+    """The ``module:callable`` that the model ``name`` means; None for one of torchvision's."""
+    return name if ":" in name else BUILT_IN.get(name)
+
 
 def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:
-    """The network ``name`` (a torchvision classifier, or ``module:callable``) initialised from ``seed``.
+    """The network ``name`` (of ``BUILT_IN``, of torchvision, or ``module:callable``) initialised from ``seed``.
 
     Raises ModelError for a name that is neither, and for whatever fails while the network is made.
     """
     torch.manual_seed(derive(seed))
     try:
-        model = _own(name, classes) if ":" in name else _torchvision(name, classes, input_shape)
+        path = import_path(name)
+        model = _own(path, classes) if path else _torchvision(name, classes, input_shape)
     except ModelError:
         raise
     except Exception as error:
@@ -54,7 +75,7 @@ def _torchvision(name: str, classes: int, input_shape: tuple[int, int, int]) -> 
     from torchvision import models  # noqa: PLC0415  (seconds; only those who build such a model pay for it)
 
     if name not in models.list_models(module=models):
-        raise ModelError(f"unknown model {name!r}: neither a torchvision classifier nor module:callable")
+        raise ModelError(f"unknown model {name!r}: neither {', '.join(BUILT_IN)} nor torchvision's nor module:callable")
     settings: dict[str, Any] = {"num_classes": classes}
     if name.startswith("maxvit_"):
         settings["input_size"] = input_shape[1:]

@@ -1,4 +1,4 @@
-"""Built-in stages (identity, float16, int8), and stages by name."""
+"""Stages of plain encodings (identity, float16, int8), and stages by name."""
 
 from typing import Any
 
@@ -55,17 +55,26 @@ class Int8(Stage):
         return decoded.to(self.shapes[name].dtype)
 
 
-BUILT_IN = {"identity": Stage, "float16": Float16, "int8": Int8}
+BUILT_IN = {  # short names; any other stage is named module:callable
+    "identity": "nodes.stages.base:Stage",
+    "float16": "nodes.stages.builtin:Float16",
+    "int8": "nodes.stages.builtin:Int8",
+    "noise": "nodes.stages.noise:Noise",
+    "topk": "nodes.stages.compressors:TopK",
+    "c3sl": "nodes.stages.compressors:CircularConvolution",
+    "pruned": "nodes.stages.deprune.stage:Pruned",
+    "dynsplit": "nodes.stages.dynsplit.stage:DynSplit",
+}
 
 
 def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
     """The stage that ``spec`` names, for a boundary of ``shapes``. Raises ModelError."""
-    make = BUILT_IN.get(spec.name)
-    if make is None and ":" not in spec.name:
+    path = BUILT_IN.get(spec.name, spec.name)
+    if ":" not in path:
         raise ModelError(f"unknown stage {spec.name!r}: neither {', '.join(BUILT_IN)} nor module:callable")
     tensors = {name: value for name, value in shapes.items() if isinstance(value, torch.Tensor)}
     try:
-        stage = (make or load_callable(spec.name))(tensors, **spec.options)
+        stage = load_callable(path)(tensors, **spec.options)
     except Exception as error:
         raise ModelError(f"stage {spec.name} cannot be made: {one_line(error)}") from error
     if not isinstance(stage, Stage):

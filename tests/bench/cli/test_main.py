@@ -124,7 +124,7 @@ def test_split_answers_and_names_errors(
 
 def test_profile_names_an_unknown_model(command: Command, capsys: Captured) -> None:
     assert command("profile", "resnet19") == 2
-    assert capsys.readouterr().err.startswith("MODEL: no model 'resnet19' in torchvision (did you mean 'resnet18'?)")
+    assert capsys.readouterr().err.startswith("MODEL: no model 'resnet19' (did you mean 'resnet18'?)")
 
 
 def test_doctor_looks_for_data(folder: Path, answer: Callable[..., Any], command: Command) -> None:

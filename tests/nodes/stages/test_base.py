@@ -30,7 +30,7 @@ def value(seed=0, scale=3.0):
     return torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", ["identity", "float16", "int8"])
 def test_wire_dtypes_and_what_passes_through(name):
     stage = build_stage(StageSpec(name=name), SHAPES | {"size": 3})
     codes = {"x": value(), "n": torch.tensor([[1 << 40, -2]]), "b": torch.tensor([True, False])}
@@ -43,6 +43,17 @@ def test_wire_dtypes_and_what_passes_through(name):
     for exact in ("n", "b"):
         assert wire[exact].dtype == codes[exact].dtype
         assert torch.equal(decoded[exact], codes[exact])
+
+
+OPTIONS = {"noise": {"std": 1.0}, "topk": {"share": 0.5}, "c3sl": {"ratio": 2}, "pruned": {"phases": [[1, 1.0]]}}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_short_name_is_the_stage_of_its_import_path(name):
+    picture, options = {"x": torch.empty(1, 4, 8, 8)}, OPTIONS.get(name, {})
+    short, long = (build_stage(StageSpec(name=one, options=options), picture) for one in (name, BUILT_IN[name]))
+    assert type(short) is type(long)
+    assert type(short).__name__ == BUILT_IN[name].partition(":")[2]
 
 
 def test_float16_rounds_to_nearest_and_saturates():
@@ -81,7 +92,7 @@ def test_a_stage_gives_back_the_dtype_that_the_model_made():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (StageSpec(name="zip"), "unknown stage 'zip': neither identity, float16, int8 nor"),
+        (StageSpec(name="zip"), "unknown stage 'zip': neither identity, float16, int8, .* nor module:callable"),
         (StageSpec(name="int8", options={"bits": 4}), "int8 cannot be made.*bits"),
         (StageSpec(name="user_stages:NoSuchStage"), "NoSuchStage"),
         (StageSpec(name="user_stages:Bottleneck"), "cannot be made"),  # two values cross, it takes one
