@@ -50,8 +50,8 @@ class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fie
 
     The network of target ``steer`` is steered over ``shares`` and follows links while ``samples_per_s`` arrive: one of
     ``rates_bps``, one a second, and each of ``traces`` (a packaged one's name or a file), which so many share that the
-    mean rate leaves each of ``rooms_bytes`` for a sample. ``alone``: channels of single auto-encoders, trained beside
-    it from the same weights. With ``coder_epochs`` every auto-encoder is first fitted for so long to give back what the
+    mean rate leaves each of ``budget_bytes_per_sample``. ``alone``: channels of single auto-encoders, trained beside it
+    from the same weights. With ``coder_epochs`` every auto-encoder is first fitted for so long to give back what the
     pre-trained network sends.
     """
 
@@ -63,7 +63,7 @@ class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fie
     shares: tuple[Share, ...] = ()
     rates_bps: tuple[float, ...] = ()
     traces: tuple[str, ...] = ()
-    rooms_bytes: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] = ()
+    budget_bytes_per_sample: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] = ()
     samples_per_s: Count = 50
 
     def spec(self, **options: Any) -> StageSpec:
@@ -181,7 +181,7 @@ def _following(network: paths.Steered, parameters: TargetSweep) -> Iterator[Meas
         yield from paths.following(paths.courses(network, parameters.rates_bps, samples_per_s), samples_per_s)
     for trace in parameters.traces:
         rates = paths.second_rates(trace)
-        for number, room in enumerate(parameters.rooms_bytes):
+        for number, room in enumerate(parameters.budget_bytes_per_sample):
             scale = 8 * room * samples_per_s * len(rates) / sum(rates)
             rates_bps = [scale * rate for rate in rates]
             ran = paths.courses(network, rates_bps, samples_per_s)

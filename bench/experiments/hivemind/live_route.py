@@ -41,10 +41,10 @@ class RouteLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class LiveRouteParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``tasks`` of a service on the route ``before``, from the UE on, over ``roads`` (``ue-iab1``).
 
-    ``whole_s`` is what the whole model takes on each node's device; only those of ``computing`` may (none: all).
+    ``model_compute_s``: the whole model's time on each node's device; only nodes of ``computing`` may (none: all).
     """
 
-    whole_s: dict[RouteNodeName, Positive]
+    model_compute_s: dict[RouteNodeName, Positive]
     roads: dict[str, RouteLink]
     before: list[RouteNodeName]
     computing: list[RouteNodeName] = []
@@ -62,8 +62,8 @@ class LiveRouteParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         for upper, lower in (pair for route in routes for pair in pairwise(route)):
             if f"{upper}-{lower}" not in self.roads:
                 raise ValueError(f"no road {upper}-{lower}, which a route takes")
-        if missing := {name for route in routes for name in route} - self.whole_s.keys():
-            raise ValueError(f"whole_s has nothing of {', '.join(sorted(missing))}")
+        if missing := {name for route in routes for name in route} - self.model_compute_s.keys():
+            raise ValueError(f"model_compute_s: no compute time for node {', '.join(sorted(missing))}")
 
 
 def steady(parameters: LiveRouteParameters, context: Context) -> Iterator[Measurement]:
@@ -133,9 +133,9 @@ def stage_of(parameters: LiveRouteParameters, context: Context, extra_s: float =
         service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=10_000), paced=True),
         layer_s={
             name: [k * whole_s * layer_s / total_s for layer_s in profile.forward_s]
-            if name in (parameters.computing or parameters.whole_s)
+            if name in (parameters.computing or parameters.model_compute_s)
             else [inf] * len(profile.forward_s)
-            for name, whole_s in parameters.whole_s.items()
+            for name, whole_s in parameters.model_compute_s.items()
         },
         links=links,
         known=known,

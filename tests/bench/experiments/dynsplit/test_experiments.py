@@ -95,7 +95,7 @@ def swept(context_in: Callable[[Path], Context], tmp_path_factory, traces: list[
         shares=[0.0, 1.0],
         rates_bps=[1e5, 3e4],
         traces=traces,
-        rooms_bytes=[160, 40],
+        budget_bytes_per_sample=[160, 40],
         alone=[1],
         samples_per_s=20,
     )

@@ -33,7 +33,7 @@ ROAD = RouteLink(rate_bps=200e6, delay_s=0.0005)
 
 def route(**changes) -> RouteParameters:
     given = {
-        "whole_s": {"ue": 0.2, "one": 0.06, "two": 0.05, "cloud": 0.03},
+        "model_compute_s": {"ue": 0.2, "one": 0.06, "two": 0.05, "cloud": 0.03},
         "roads": dict.fromkeys(("ue-one", "one-cloud", "ue-two", "two-one", "two-cloud"), ROAD),
         "before": ["ue", "one", "cloud"],
         "after": ["ue", "two", "one", "cloud"],
@@ -66,7 +66,7 @@ def test_only_who_may_computes(computing, holder):
     """Of all who may, the cloud is the best: it is fast, and the links to it take next to nothing."""
     roads = dict.fromkeys(("ue-one", "one-cloud"), RouteLink(rate_bps=1e9, delay_s=0.0005))
     chain = LiveRouteParameters(
-        whole_s={"ue": 0.2, "one": 0.1, "cloud": 0.03},
+        model_compute_s={"ue": 0.2, "one": 0.1, "cloud": 0.03},
         roads=roads,
         before=["ue", "one", "cloud"],
         computing=computing,
@@ -76,7 +76,7 @@ def test_only_who_may_computes(computing, holder):
     found = {(m.metric, *m.case.values()): m.value for m in steady(chain, CONTEXT)}
     layers = len(frames_of_model(SMALL, 10, (3, 32, 32), "module")) - 1
     assert {name: found["layers", name] for name in chain.before} == dict.fromkeys(chain.before, 0) | {holder: layers}
-    least_s = chain.whole_s[holder]
+    least_s = chain.model_compute_s[holder]
     assert found["latency_s", "predicted"] == pytest.approx(least_s, abs=0.01)
     assert found["latency_s", "measured"] > least_s
 
@@ -110,7 +110,7 @@ def test_only_nodes_with_the_same_neighbour_upstream_are_the_unchanged_part():
     ("changes", "match"),
     [
         ({"roads": {"ue-one": ROAD}}, "no road one-cloud"),
-        ({"whole_s": {"ue": 1.0, "one": 1.0, "two": 1.0}}, "whole_s has nothing of cloud"),
+        ({"model_compute_s": {"ue": 1.0, "one": 1.0, "two": 1.0}}, "model_compute_s: no compute time for node cloud"),
         ({"after": ["two", "one", "cloud"]}, "begin at the UE"),
     ],
 )
@@ -123,7 +123,7 @@ def test_routes_that_cannot_be_taken_are_refused(changes, match):
 def test_a_link_that_becomes_slow_is_told_of_or_measured_and_the_ue_computes_itself(told):
     """The picture takes 12 ms as long as the link is fast, and ten times the UE's 50 ms once it is slow."""
     parameters = RateParameters(
-        whole_s={"ue": 0.05, "mec": 0.005},
+        model_compute_s={"ue": 0.05, "mec": 0.005},
         roads={"ue-mec": RouteLink(rate_bps=8e6, delay_s=0.0005)},
         before=["ue", "mec"],
         model=SMALL,
