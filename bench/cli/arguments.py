@@ -17,7 +17,8 @@ EXAMPLES = {
   bench list --json | jq '.[].name'            the names alone""",
     "validate": """
   bench validate mine.yaml
-  bench validate mine.yaml --data ~/data --json""",
+  bench validate mine.yaml --data ~/data --json
+  bench validate dynsplit --expand | less      all experiments and claims, without defaults and tables""",
     "report": """
   bench report runs/all""",
     "check": """
@@ -130,6 +131,7 @@ def _run(run: argparse.ArgumentParser) -> None:
 def _validate(validate: argparse.ArgumentParser) -> None:
     _suites(validate)
     _json(validate)
+    validate.add_argument("--expand", action="store_true", help="print the suites with every short form spelt out")
     _data(validate)
 
 
@@ -144,7 +146,7 @@ def _check(check: argparse.ArgumentParser) -> None:
 
 def _profile(profile: argparse.ArgumentParser) -> None:
     _json(profile)
-    profile.add_argument("model", metavar="MODEL", help="a torchvision name, or module:callable of your own")
+    profile.add_argument("model", metavar="MODEL", help="a model of SplitMEC or torchvision, or module:callable")
     shape = "shape of one input picture (default: 3x224x224)"
     profile.add_argument("--input", type=_shape, default=(3, 224, 224), metavar="CxHxW", help=shape)
     layers = "a layer is a tensor operation or a leaf module (default: op)"

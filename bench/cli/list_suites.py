@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from bench.execution.loader import packaged
-from bench.suite.document import read
+from bench.execution.loader import packaged, read_suite
 from bench.suite.schema import SuiteFile
 from bench.suite.strict_yaml import convert
 
@@ -12,7 +11,7 @@ def suites() -> list[dict[str, Any]]:
     """Every packaged suite with its experiments. Raises InputError."""
     found = []
     for name, path in packaged().items():
-        document = read(path)
+        document = read_suite(path)
         suite = convert(document, SuiteFile)
         document.check()
         assert suite is not None

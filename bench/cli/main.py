@@ -112,7 +112,7 @@ def _list(arguments: Namespace, _words: list[str]) -> int:
 def _validate(arguments: Namespace, _words: list[str]) -> int:
     from bench.execution.environment import data_folder
     from bench.execution.loader import load
-    from bench.suite.document import InputError
+    from bench.suite.document import InputError, as_yaml
 
     try:
         suites = load(arguments.suites, data_folder(arguments.data))
@@ -121,8 +121,12 @@ def _validate(arguments: Namespace, _words: list[str]) -> int:
             _print_json({"valid": False, "errors": error.lines})
         raise
     experiments = [experiment.name for suite in suites for experiment in suite.experiments]
+    expanded = [suite.expanded for suite in suites] if arguments.expand else []
     if arguments.json:
-        _print_json({"valid": True, "errors": [], "experiments": experiments})
+        answer = {"valid": True, "errors": [], "experiments": experiments}
+        _print_json(answer | ({"suites": expanded} if arguments.expand else {}))
+    elif arguments.expand:
+        print("---\n".join(map(as_yaml, expanded)), end="")
     else:
         print(f"valid: {len(suites)} suites, {len(experiments)} experiments")
     return OK

@@ -115,7 +115,7 @@ class Output:
             "title": file.title,
             "description": file.description,
             "path": str(suite.path),
-            "sha256": suite.sha256,
+            "sha256": suite.sha256(self._plan.options.scale),
             "gate": file.gate,
             "fronts": file.fronts,
             "experiments": [

@@ -1,6 +1,7 @@
-"""Is what a suite asks for there, and does it fit together? Finds, reads and checks suites; runs nothing."""
+"""Finds, reads and checks suites: whether all that they ask for is there and fits together. Runs nothing."""
 
 import inspect
+import re
 import typing
 from collections.abc import Iterable, Iterator
 from importlib import resources
@@ -10,7 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from bench.experiments import MODULES
-from bench.suite.document import Document, InputError, Key, read
+from bench.suite.document import Document, InputError, Key, read_or_note
+from bench.suite.expansion import expand, plain
 from bench.suite.experiment import Checked, DatasetChecked, ModeChecked, UseChecked
 from bench.suite.parameter_types import available_dataset, decoder, make_importable
 from bench.suite.schema import (
@@ -23,7 +25,6 @@ from bench.suite.schema import (
     Suite,
     SuiteFile,
     Teller,
-    digest,
     points,
 )
 from bench.suite.strict_yaml import convert, sound
@@ -36,9 +37,12 @@ T = TypeVar("T")
 
 
 def packaged() -> dict[str, Path]:
-    """The suites that come with the package, by name."""
-    folder = Path(str(resources.files("suites")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    """The suites that come with the package, by the name that each file gives."""
+    found = {}
+    for path in Path(str(resources.files("suites"))).rglob("*.yaml"):
+        if name := re.search(r"^name: *([\w.-]+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            found[name[1]] = path
+    return dict(sorted(found.items()))
 
 
 def find(name: str, folder: Path) -> Path:
@@ -68,6 +72,13 @@ def load(names: Iterable[str], data_dir: Path | None = None) -> list[Suite]:
     return [suite for suite in loader.suites if suite.experiments or suite.file.claims]
 
 
+def read_suite(path: Path) -> Document:
+    """The suite at ``path`` with its short forms spelt out, as far as it can be read; problems are noted."""
+    document = read_or_note(path)
+    expand(document, find)
+    return document
+
+
 class _Loader:
     """Reads suites depth first, each file once, and gathers what is wrong with them."""
 
@@ -75,27 +86,26 @@ class _Loader:
         self.data_dir = data_dir
         self.suites: list[Suite] = []
         self.problems: list[str] = []
-        self._hashes: dict[Path, str] = {}
+        self._read: set[Path] = set()
+        self._names: set[str] = set()
 
-    def add(self, path: Path, parents: tuple[Path, ...]) -> str:
-        """Read ``path`` and what it includes; the hash of both."""
+    def add(self, path: Path, parents: tuple[Path, ...]) -> None:
+        """Read ``path`` and what it includes."""
         real = path.resolve()
-        if real not in self._hashes:
-            self._hashes[real] = ""
-            try:
-                document = read(path)
-            except InputError as error:
-                self.problems += error.lines
-            else:
-                if real not in packaged().values():
-                    make_importable(real.parent)
-                hashes = list(self._include(document, (*parents, real)))
-                self._hashes[real] = digest([document.value, hashes])
-                self._check(document, self._hashes[real])
-                self.problems += document.lines
-        return self._hashes[real]
+        if real in self._read:
+            return
+        self._read.add(real)
+        document = read_suite(path)
+        ours = packaged().values()
+        for file in document.files:
+            if file.resolve() not in ours:
+                make_importable(file.resolve().parent)
+        if document.value is not None:
+            self._include(document, (*parents, real))
+            self._check(document)
+        self.problems += [line for line in document.lines if line not in self.problems]
 
-    def _include(self, document: Document, parents: tuple[Path, ...]) -> Iterator[str]:
+    def _include(self, document: Document, parents: tuple[Path, ...]) -> None:
         names = document.value.get("include") if isinstance(document.value, dict) else None
         for index, name in enumerate(names if isinstance(names, list) else []):
             try:
@@ -105,21 +115,23 @@ class _Loader:
             except ValueError as error:
                 document.problem(("include", index), str(error))
             else:
-                yield self.add(path, parents)
+                self.add(path, parents)
 
-    def _check(self, document: Document, sha256: str) -> None:
+    def _check(self, document: Document) -> None:
         """Check all that can be checked, though parts of the document be wrong."""
         convert(document, SuiteFile)
         file = sound(document, SuiteFile, document.value, ())
         if file is None:
             return
-        if file.name in [suite.file.name for suite in self.suites]:
+        if file.name in self._names:
             document.problem(("name",), f"there is another suite {file.name!r}")
+        self._names.add(file.name)
         specs = dict(_sound_items(document, "experiments", ExperimentSpec))
         ready = list(_experiments(document, file, specs, self.data_dir))
         _check_claims(document, specs.values())
         _check_fronts(document, [spec.name for spec in specs.values()])
-        self.suites.append(Suite(file, document.path, sha256, ready))
+        if not document.problems:
+            self.suites.append(Suite(file, document.path, ready, plain(document)))
 
 
 def _sound_items(document: Document, name: str, kind: type[T]) -> Iterator[tuple[int, T]]:
@@ -269,7 +281,7 @@ def _given_at(spec: ExperimentSpec, scale: Scale, case: dict[str, CaseValue], ke
 
 def _teller(document: Document, at: Key, spec: ExperimentSpec) -> Teller:
     def told(scale: Scale, case: dict[str, CaseValue], key: Key, message: str) -> str:
-        return document.told((*at, *_given_at(spec, scale, case, key)), message)
+        return str(document.at((*at, *_given_at(spec, scale, case, key)), message))
 
     return told
 

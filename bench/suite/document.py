@@ -1,4 +1,4 @@
-"""What stands on which line of a YAML file? Reads strictly; every error names file, line and key.
+"""YAML files read strictly, with the file, line and key of every value and of every error.
 
 Numbers, booleans and null are those of YAML 1.2's core schema, so ``1e-3`` is a number and ``no`` is
 text. Duplicate keys, aliases, tags of one's own and numbers that are not finite are errors.
@@ -6,9 +6,10 @@ text. Duplicate keys, aliases, tags of one's own and numbers that are not finite
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -49,44 +50,104 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes text which the loader would take for something else."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own way
+
+
 for _name, (_pattern, _first) in SCALARS.items():
-    _Loader.add_implicit_resolver(TAG + _name, re.compile(rf"^{_pattern}$"), _first)
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(TAG + _name, re.compile(rf"^{_pattern}$"), _first)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A value of a file and where it stands; a list's items and a mapping's values are Nodes themselves."""
+
+    value: Any
+    path: Path
+    line: int
+    key: Key
+    unreadable: bool = False  # wrong whatever type is expected
+
+    @property
+    def plain(self) -> Any:
+        """The value without where it stands."""
+        if isinstance(self.value, dict):
+            return {name: item.plain for name, item in self.value.items()}
+        return [item.plain for item in self.value] if isinstance(self.value, list) else self.value
+
+
+class Problem(NamedTuple):
+    """One error of a file."""
+
+    path: Path
+    line: int
+    key: Key
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {key_text(self.key)}: {self.message}"
 
 
 class Document:
-    """A YAML file as plain values, the line of each, and what was wrong with it so far."""
+    """A YAML file as plain values, where each of them stands, and the problems found so far.
+
+    ``place`` replaces the values by others, which may come from other files or from other parts of this one:
+    keys are then those of the new value, but every problem is told of the file, line and key where it stands.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.value: Any = None
-        self.marks: dict[Key, int] = {(): 1}
-        self.problems: dict[tuple[Key, str], int] = {}  # the line of each (key, message)
-        self.unreadable: set[Key] = set()  # values that are wrong whatever type is expected
+        self.files = [path]  # all that values come from
+        self.problems: dict[Problem, None] = {}
+        self._wrong: set[Key] = set()
+        self.place(Node(None, path, 1, ()))
 
-    def line(self, key: Key) -> int:
-        """The line of ``key``, or of the nearest part of the file that holds it."""
-        while key not in self.marks:
+    def place(self, root: Node) -> None:
+        """Take ``root`` as the document's value."""
+        self.root = root
+        self.value = root.plain
+        self._nodes = dict(_walk((), root))
+        self.unreadable = {key for key, node in self._nodes.items() if node.unreadable}
+        self._wrong |= self.unreadable
+
+    def node(self, key: Key) -> Node:
+        """The Node at ``key``, or the nearest that holds it."""
+        while key not in self._nodes:
             key = key[:-1]
-        return self.marks[key]
+        return self._nodes[key]
+
+    def at(self, key: Key, message: str) -> Problem:
+        """``message`` of ``key``, told where that stands."""
+        depth = next(depth for depth in range(len(key), -1, -1) if key[:depth] in self._nodes)
+        node = self._nodes[key[:depth]]
+        return Problem(node.path, node.line, (*node.key, *key[depth:]), " ".join(message.split()))
 
     def problem(self, key: Key, message: str) -> None:
         """Note that ``key`` is wrong."""
-        self.problems[key, " ".join(message.split())] = self.line(key)
+        self._wrong.add(key)
+        self.problems[self.at(key, message)] = None
+
+    def note(self, node: Node, message: str, *rest: str | int) -> None:
+        """Note that ``rest`` of ``node`` is wrong, whether or not the value still holds it."""
+        self.problems[Problem(node.path, node.line, (*node.key, *rest), " ".join(message.split()))] = None
+
+    def absorb(self, other: "Document") -> None:
+        """Take over the files and problems of ``other``, of which parts are placed here."""
+        self.files += [path for path in other.files if path not in self.files]
+        self.problems |= other.problems
 
     def wrong(self, at: Key) -> set[str | int]:
         """The keys (or indices) of what stands at ``at`` in which problems were noted."""
         depth = len(at)
-        return {key[depth] for key, _ in self.problems if key[:depth] == at and len(key) > depth}
+        return {key[depth] for key in self._wrong if key[:depth] == at and len(key) > depth}
 
     @property
     def lines(self) -> list[str]:
-        """Every problem noted, in the order of the file."""
-        problems = sorted(self.problems.items(), key=lambda item: item[1])
-        return [self.told(key, message, line) for (key, message), line in problems]
-
-    def told(self, key: Key, message: str, line: int | None = None) -> str:
-        """``message`` of what stands at ``key``, as a line for people."""
-        return f"{self.path}:{line or self.line(key)}: {key_text(key)}: {message}"
+        """Every problem noted, file by file, in the order of each."""
+        return [str(one) for one in sorted(self.problems, key=lambda one: (self.files.index(one.path), one.line))]
 
     def check(self) -> None:
         """Raise InputError if anything was wrong."""
@@ -100,64 +161,84 @@ def key_text(key: Key) -> str:
     return text.removeprefix(".") or "document"
 
 
+def as_yaml(value: Any) -> str:
+    """Plain values as YAML text that ``read`` gives back."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+
+
 def read(path: Path) -> Document:
     """Read ``path``. Raises InputError where it cannot be read as YAML at all; other problems are noted."""
+    document = read_or_note(path)
+    if document.value is None:
+        document.check()
+    return document
+
+
+def read_or_note(path: Path) -> Document:
+    """Read ``path``; a file that cannot be read is a problem of the document, whose value is then None."""
     document = Document(path)
+    line = 1
     try:
         text = path.read_bytes().decode()
         node = yaml.compose(text, Loader=_Loader)
     except OSError as error:
-        document.problem((), f"cannot be read: {error.strerror}")
+        message = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
-        document.problem((), "is not UTF-8 text")
+        message = "is not UTF-8 text"
     except yaml.reader.ReaderError as error:
-        document.marks[()] = text[: error.position].count("\n") + 1
-        document.problem((), f"holds the character U+{error.character:04X}, which YAML does not allow")
+        line = text[: error.position].count("\n") + 1
+        message = f"holds the character U+{error.character:04X}, which YAML does not allow"
     except yaml.MarkedYAMLError as error:
-        if error.problem_mark is not None:
-            document.marks[()] = error.problem_mark.line + 1
-        document.problem((), f"is not YAML: {error.problem}")
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        message = f"is not YAML: {error.problem}"
     except RecursionError:
-        document.problem((), "is nested too deeply")
+        message = "is nested too deeply"
     else:
-        if node is None:
-            document.problem((), "is empty")
-        else:
-            document.value = _value(document, (), node)
+        if node is not None:
+            document.place(_node(document, (), node, 1))
             return document
-    raise InputError(document.lines)
+        message = "is empty"
+    document.note(Node(None, path, line, ()), message)
+    return document
 
 
-def _value(document: Document, key: Key, node: yaml.Node) -> Any:
-    document.marks.setdefault(key, node.start_mark.line + 1)
+def _node(document: Document, key: Key, node: yaml.Node, line: int) -> Node:
+    value: Any
     if isinstance(node, yaml.SequenceNode):
-        return [_value(document, (*key, index), item) for index, item in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(document, key, node)
-    try:
-        return _scalar(node.tag, node.value)
-    except ValueError as error:
-        document.problem(key, str(error))
-        document.unreadable.add(key)
-        return None
+        items = enumerate(node.value)
+        value = [_node(document, (*key, index), item, item.start_mark.line + 1) for index, item in items]
+    elif isinstance(node, yaml.MappingNode):
+        value = _mapping(document, key, node)
+    else:
+        try:
+            value = _scalar(node.tag, node.value)
+        except ValueError as error:
+            unreadable = Node(None, document.path, line, key, unreadable=True)
+            document.note(unreadable, str(error))
+            return unreadable
+    return Node(value, document.path, line, key)
 
 
-def _mapping(document: Document, key: Key, node: yaml.MappingNode) -> dict[str, Any]:
-    mapping: dict[str, Any] = {}
+def _mapping(document: Document, key: Key, node: yaml.MappingNode) -> dict[str, Node]:
+    mapping: dict[str, Node] = {}
     for name, item in node.value:
         line = name.start_mark.line + 1
+        here = Node(None, document.path, line, key)
         if not isinstance(name, yaml.ScalarNode):
-            document.problem(key, f"line {line}: a key must be text")
-            continue
-        at = (*key, name.value)
-        if name.value in mapping:
-            first = document.marks[at]
-            document.marks[at] = line
-            document.problem(at, f"duplicate key, first given on line {first}")
-            continue
-        document.marks[at] = line
-        mapping[name.value] = _value(document, at, item)
+            document.note(here, "a key must be text")
+        elif name.value in mapping:
+            document.note(here, f"duplicate key, first given on line {mapping[name.value].line}", name.value)
+        else:
+            mapping[name.value] = _node(document, (*key, name.value), item, line)
     return mapping
+
+
+def _walk(key: Key, node: Node) -> Iterator[tuple[Key, Node]]:
+    """Every Node in ``node``, by its key there."""
+    yield key, node
+    if isinstance(node.value, dict | list):
+        for name, part in node.value.items() if isinstance(node.value, dict) else enumerate(node.value):
+            yield from _walk((*key, name), part)
 
 
 def _scalar(tag: str, text: str) -> Any:

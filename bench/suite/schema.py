@@ -1,4 +1,4 @@
-"""What does a suite ask for? Its YAML, typed, and the cases that it expands to at a scale."""
+"""A suite's YAML, typed, and the cases that it expands to at a scale."""
 
 import hashlib
 import itertools
@@ -40,14 +40,16 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One experiment: what to run, with which parameters, swept over which grid.
 
-    ``run`` is ``file.function`` of ``bench.experiments`` or ``module:function``. Each point of the grid's
-    product is run with seeds S to S + ``seeds`` - 1. ``estimate_s`` is about how long one
-    point with one seed takes. Cases of one that is ``parallel`` may run beside each other, on one core each: no
-    claim judges a time that a clock measured in it, and it starts no nodes.
+    ``group`` is the one, of the suite's ``groups``, whose defaults stand under this. ``run`` is ``file.function`` of
+    ``bench.experiments`` or ``module:function``. Each point of the grid's product is run with seeds S to S +
+    ``seeds`` - 1. ``estimate_s`` is about how long one point with one seed takes. Cases of one that is ``parallel``
+    may run beside each other, on one core each: no claim judges a time that a clock measured in it, and it starts no
+    nodes.
     """
 
     name: Identifier
     run: str
+    group: str | None = None
     title: str = ""
     description: str = ""
     mode: Mode = "live"
@@ -72,14 +74,33 @@ class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         )
 
 
+class Extends(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The suite whose defaults, groups, experiments and claims another takes, with its own over them by name.
+
+    ``experiments`` are those taken (all, if not given), with the claims that speak of no others. Claims called like
+    a glob of ``without`` are left out, and texts in the selectors of the rest are replaced by ``replace``.
+    """
+
+    suite: str
+    experiments: list[str] | None = None
+    without: list[str] = []
+    replace: dict[str, CaseValue] = {}
+
+
 class SuiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A suite's YAML. ``dataset`` is that of its experiments that name none; "none" is no data."""
+    """A suite's YAML, expanded (``bench.suite.expansion``); ``dataset`` is that of its experiments that name none.
+
+    ``defaults`` stand under every experiment, those of ``groups`` under the experiments that name the group.
+    """
 
     name: Identifier
     title: str = ""
     description: str = ""
     include: list[str] = []
+    extends: str | Extends | None = None
     dataset: str = "none"
+    defaults: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
     experiments: list[ExperimentSpec] = []
     claims: list[Claim] = []
     gate: list[GateRule] = []
@@ -149,12 +170,21 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite that was read and found right. ``sha256`` covers its content and that of what it includes."""
+    """A suite that was read and found right; ``expanded`` is its YAML with every short form spelt out."""
 
     file: SuiteFile
     path: Path
-    sha256: str
     experiments: list[Experiment]
+    expanded: dict[str, Any]
+
+    def sha256(self, scale: Scale) -> str:
+        """Covers what decides the numbers of all experiments at ``scale``, but for data sets, which records name."""
+        asked = {}
+        for spec in self.file.experiments:
+            here = spec.at(scale)
+            cases = [] if here.skip else [digest([case, here.parameters | point]) for case, point in points(here.grid)]
+            asked[spec.name] = [spec.run, spec.mode, here.seeds, sorted(cases)]
+        return digest(asked)
 
 
 def digest(value: Any) -> str:

@@ -96,7 +96,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Args:
         claim: Name, unique in the suite.
         source: Table, figure, equation or section of the paper.
-        says: The claim in words.
+        statement: The claim in words.
         paper: The paper's number or numbers.
         value, bound, ratio, difference, order: The form.
         needs_data: False for bytes, counts, cuts and costs, which are comparable on any data and at any scale.
@@ -110,7 +110,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     claim: str
     source: str
-    says: str
+    statement: str
     paper: Number | list[Number] | None = None
     value: Value | None = None
     bound: Bound | None = None

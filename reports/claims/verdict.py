@@ -84,7 +84,7 @@ def judge(claim: Claim, suite: str, records: Iterable[Record]) -> Judgement:
         suite=suite,
         claim=claim.claim,
         source=claim.source,
-        says=claim.says,
+        says=claim.statement,
         paper=claim.paper,
         measured=finding.measured,
         verdict=finding.verdict,

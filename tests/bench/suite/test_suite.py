@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.execution.journal import case_key
 from bench.execution.loader import load, packaged
 from bench.suite.document import InputError
-from bench.suite.parameter_types import BUILT_IN_STAGES
 
 HEAD = "name: own\nexperiments:\n- name: one\n  run: toy:measure\n"  # lines 1 to 4
 NO_FILE = os.strerror(errno.ENOENT)
-CLAIM = "claim: c, source: s, says: n, needs_data: false"
+CLAIM = "claim: c, source: s, statement: n, needs_data: false"
 
 
 def errors(text: str, data: Path | None = None) -> list[str]:
@@ -37,7 +37,7 @@ def errors(text: str, data: Path | None = None) -> list[str]:
         (HEAD + "  parameters: {q: 1}", ["5: experiments[0].parameters.q: no parameter of toy:measure; it takes n, rate, model, data, inner"]),
         (HEAD + "  parameters: {n: 1e-3}", ["5: experiments[0].parameters.n: "]),
         (HEAD + "  parameters:\n    inner:\n      a: [1]\n      b: [c]", ["8: experiments[0].parameters.inner.b[0]: "]),
-        (HEAD + "  parameters: {model: resnet19}", ["5: experiments[0].parameters.model: no model 'resnet19' in torchvision (did you mean 'resnet18'?); others are module:callable"]),
+        (HEAD + "  parameters: {model: resnet19}", ["5: experiments[0].parameters.model: no model 'resnet19' (did you mean 'resnet18'?); there are small_cnn, "]),
         (HEAD + "  parameters: {model: 'toy:nothin'}", ["5: experiments[0].parameters.model: toy has no 'nothin' (did you mean 'nothing'?)"]),
         (HEAD + "  grid: {n: [1, x]}", ["5: experiments[0].grid.n[1]: "]),
         (HEAD + "  grid: {m: [1, 2]}", ["5: experiments[0].grid.m: no parameter of toy:measure; it takes n, rate, model, data, inner"]),
@@ -83,7 +83,7 @@ PARAMETERS = "experiments[0].parameters"
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("  parameters: {stage: flaot16}", f"6: {PARAMETERS}.stage: no stage 'flaot16' (did you mean 'float16'?); there are identity, float16, int8 and module:callable"),
+        ("  parameters: {stage: flaot16}", f"6: {PARAMETERS}.stage: no stage 'flaot16' (did you mean 'float16'?); there are identity, float16, int8, noise, topk, c3sl, pruned, dynsplit and module:callable"),
         ("  parameters:\n    stage:\n    - int8\n    - {name: int8, options: {bits: 4}}", f"9: {PARAMETERS}.stage[1]: stage int8 cannot be made: TypeError: "),
         ("  parameters: {stage: {nam: int8}}", f"6: {PARAMETERS}.stage.nam: unknown key (did you mean 'name'?)"),
         ("  parameters: {stage: [int8]}", f"6: {PARAMETERS}.stage: 3 nodes need 2 stages, one a link, got 1 (at scale smoke)"),
@@ -192,16 +192,42 @@ def test_a_suite_included_twice_is_there_once_and_only_includers_are_left_out(fo
     assert [suite.file.name for suite in load(["all.yaml", "toy.yaml"])] == ["toy"]
 
 
-def test_the_hash_covers_what_is_included_but_not_comments(folder: Path) -> None:
-    def sha256() -> str:
-        return load(["a.yaml"])[-1].sha256
+PLAIN = """
+name: a
+title: A title
+experiments:
+  - {name: one, run: "toy:measure", parameters: {n: 7, rate: 0.1}, grid: {n: [1, 2], inner: {few: {a: [1]}, none: {}}}}
+  - {name: two, run: "toy:measure", parameters: {n: 7}, scales: {smoke: {parameters: {n: 8}}}, seeds: 2}
+gate: [{metric: n}]
+"""
 
-    (folder / "a.yaml").write_text("name: a\ninclude: [toy.yaml]\n" + HEAD.partition("\n")[2])
-    before = sha256()
-    (folder / "toy.yaml").write_text("# a comment\n" + (folder / "toy.yaml").read_text())
-    assert sha256() == before
-    (folder / "toy.yaml").write_text((folder / "toy.yaml").read_text().replace("n: 7", "n: 8"))
-    assert sha256() != before
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        (PLAIN.replace("A title", "Another") + "# a comment\n", True),
+        (PLAIN.replace("gate: [{metric: n}]", "gate: [{metric: n, tolerance: 1}]"), True),
+        (PLAIN.replace("n: [1, 2], inner: {few: {a: [1]}, none: {}}", "inner: {none: {}, few: {a: [1]}}, n: [2, 1]"), True),
+        (PLAIN.replace("experiments:", "defaults: {parameters: {n: 7}}\nexperiments:").replace("parameters: {n: 7}, ", ""), True),
+        (PLAIN.replace("smoke: {parameters: {n: 8}}", "smoke: {parameters: {n: 9}}"), True),  # laptop's are the same
+        (PLAIN.replace("rate: 0.1", "rate: 0.2"), False),
+        (PLAIN.replace("few", "a few"), False),
+        (PLAIN.replace("seeds: 2", "seeds: 3"), False),
+        (PLAIN.replace("seeds: 2", "seeds: 2, mode: virtual"), False),
+        (PLAIN.replace("parameters: {n: 7}, scales", "parameters: {n: 6}, scales"), False),
+    ],
+)  # fmt: skip
+def test_the_hash_covers_what_decides_the_numbers_of_a_scale(folder: Path, text: str, same: bool) -> None:
+    def hashes(yaml: str) -> tuple[str, dict[str, str]]:
+        (folder / "a.yaml").write_text(yaml)
+        (suite,) = load(["a.yaml"])
+        cases = [case for experiment in suite.experiments for case in experiment.cases("laptop", 0)]
+        return suite.sha256("laptop"), {case_key(case): case.sha256 for case in cases}
+
+    before, after = hashes(PLAIN), hashes(text)
+    assert text != PLAIN
+    assert (before[0] == after[0]) == same
+    assert (before[1] == after[1]) == same  # by which a run is resumed
 
 
 @pytest.mark.usefixtures("folder")
@@ -246,12 +272,6 @@ def test_a_path_goes_before_a_packaged_suite(folder: Path, monkeypatch: pytest.M
 
 def test_all_yaml_only_includes() -> None:
     assert packaged()["all"].read_text().count("- name") == 0
-
-
-def test_the_built_in_stages_are_those_of_the_nodes() -> None:
-    from nodes.stages.builtin import BUILT_IN  # noqa: PLC0415
-
-    assert set(BUILT_IN_STAGES) == set(BUILT_IN)
 
 
 def test_a_suite_that_names_no_model_needs_no_torch(folder: Path, command: Callable[..., int]) -> None:

@@ -9,7 +9,7 @@ M = {"experiment": "e", "metric": "m"}
 
 
 def claim(**fields: object) -> Claim:
-    return msgspec.convert({"claim": "c", "source": "Table I", "says": "it holds", **fields}, Claim)
+    return msgspec.convert({"claim": "c", "source": "Table I", "statement": "it holds", **fields}, Claim)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ A, B, C = ({**M, "case": {"method": method}} for method in "abc")
 
 
 def claim(**fields: Any) -> Claim:
-    return msgspec.convert({"claim": "c", "source": "Table I", "says": "it holds", **fields}, Claim)
+    return msgspec.convert({"claim": "c", "source": "Table I", "statement": "it holds", **fields}, Claim)
 
 
 def verdict(records: list[Record], **fields: Any) -> Judgement:
