@@ -15,7 +15,23 @@ from bench.suite.strict_yaml import convert
 FROZEN = Path(__file__).with_name("expanded.jsonl.gz")
 # Words of the frozen listing and what they are called now: keys of a mapping, and texts anywhere.
 KEYS = {"says": "statement", "whole_s": "model_compute_s", "rooms_bytes": "budget_bytes_per_sample"}
-TEXTS = {"perhaps(imagenet100)": "optional(imagenet100)", "perhaps(stl10)": "optional(stl10)"}
+TEXTS = {
+    "perhaps(imagenet100)": "optional(imagenet100)",
+    "perhaps(stl10)": "optional(stl10)",
+    "nodes.zoo.small_cnn:small_cnn": "small_cnn",
+    "nodes.zoo.resnet:thin_resnet18": "thin_resnet18",
+    "nodes.zoo.resnet:thin_resnet101": "thin_resnet101",
+    "nodes.zoo.vgg:vgg11": "full_vgg11",
+    "nodes.zoo.vgg:half_vgg11": "half_vgg11",
+    "nodes.zoo.vgg:small_vgg11": "small_vgg11",
+    "nodes.zoo.vgg:tiny_vgg11": "tiny_vgg11",
+    "nodes.stages.noise:Noise": "noise",
+    "nodes.stages.compressors:TopK": "topk",
+    "nodes.stages.compressors:CircularConvolution": "c3sl",
+    "nodes.stages.deprune.stage:Pruned": "pruned",
+    "nodes.stages.dynsplit.stage:DynSplit": "dynsplit",
+    "a matter of seconds each": "takes several seconds per link",
+}
 
 
 def expanded(path: Path) -> dict[str, Any]:
@@ -56,23 +72,26 @@ def expanded(path: Path) -> dict[str, Any]:
             "fronts": suite.fronts,
         }
     )
-    found: dict[str, Any] = json.loads(plain)
+    found: dict[str, Any] = named_today(json.loads(plain))
     return found
 
 
 def frozen() -> list[dict[str, Any]]:
     """The listing as it was written, in today's words."""
     with gzip.open(FROZEN, "rt", encoding="utf-8") as file:
-        return [renamed(json.loads(line)) for line in file]
+        return [named_today(json.loads(line)) for line in file]
 
 
-def renamed(value: Any) -> Any:
-    """``value`` in today's words."""
+def named_today(value: Any) -> Any:
+    """``value`` in today's words, each white space one space."""
     if isinstance(value, dict):
-        return {KEYS.get(key, key): renamed(item) for key, item in value.items()}
+        return {KEYS.get(key, key): named_today(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [renamed(item) for item in value]
-    return TEXTS.get(value, value) if isinstance(value, str) else value
+        return [named_today(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    text = " ".join(value.split())
+    return TEXTS.get(text, text)
 
 
 LISTING = {suite["name"]: suite for suite in frozen()}
