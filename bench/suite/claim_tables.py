@@ -2,7 +2,7 @@
 
 A table is a claim with ``columns`` and ``rows``. A row has a cell for each column and may end with a mapping of
 further keys of its claim; ``$column`` in the table's other keys stands for the cell. A column that is called like a
-key of claims is that key, unless the table gives it. Without columns the rows are mappings alone.
+key of claims, but for their forms, is that key unless the table gives it. Without columns rows are mappings alone.
 """
 
 import re
@@ -13,9 +13,9 @@ import msgspec
 
 from bench.suite.document import Document, Node
 from nodes.imports import did_you_mean
-from reports.claims.claim import Claim
+from reports.claims.claim import FORMS, Claim
 
-KEYS = [field.encode_name for field in msgspec.structs.fields(Claim)]
+KEYS = {field.encode_name for field in msgspec.structs.fields(Claim)} - {*FORMS}
 COLUMN = re.compile(r"\$(?:(\w+)|\{(\w+)\}|(\$))")  # $name, ${name}; $$ is one $
 
 
