@@ -35,11 +35,12 @@ def test_the_code_that_is_tested_is_the_wheel() -> None:
 def test_suites_are_in_the_wheel(tmp_path: Path) -> None:
     packaged = {str(file) for file in metadata.files("splitmec") or []}
     assert {"suites/all.yaml", "suites/pipeline.yaml", "suites/transport.yaml"} <= packaged
+    assert {"suites/dynsplit/suite.yaml", "suites/dynsplit/claims.yaml", "suites/deprune/cifar10.yaml"} <= packaged
     assert {"netem/traces/wifi.csv", "suites/cellular.yaml"} <= packaged
     assert {f"{package}/py.typed" for package in ("bench", "nodes", "netem", "reports", "suites")} <= packaged
     listed = installed("list", "--json", folder=tmp_path)
     assert listed.returncode == 0, listed.stderr
-    assert {"all", "pipeline", "transport"} <= {suite["name"] for suite in json.loads(listed.stdout)}
+    assert {"all", "pipeline", "transport", "dynsplit", "deprune_cifar10", "edge_privacy"} <= {suite["name"] for suite in json.loads(listed.stdout)}
 
 
 def test_an_installed_bench_runs_nodes_in_any_folder(tmp_path: Path) -> None:
