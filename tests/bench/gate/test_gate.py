@@ -82,6 +82,7 @@ def run_folder(path: Path, records: list[Record], **suite: Any) -> Path:
         (record(3, metric="cut"), record(3, metric="cut"), "ok"),
         (record(3, metric="cut"), record(2, metric="cut"), "regression"),
         (record(3, metric="cut"), record(4, metric="cut"), "regression"),
+        (record(3, metric="cut"), record(3.001, metric="cut"), "regression"),
         (up_bytes(0), up_bytes(1), "regression"),
         (up_bytes(-1000), up_bytes(-950), "ok"),
         (up_bytes(-1000), up_bytes(-949), "regression"),
@@ -258,7 +259,7 @@ def test_a_baseline_that_cannot_be_read_says_where(tmp_path: Path, text: str, me
 def test_a_record_may_speak_of_the_gate_and_lines_may_be_empty(tmp_path: Path) -> None:
     path = tmp_path / "baseline.jsonl"
     write_records(path, [record(0.9, case={"gate": True})])
-    path.write_text(f"{path.read_text()}\n\n{path.read_text()}")
+    path.write_text(f"\n{path.read_text()}\n\n{path.read_text()}")
     assert [one.case for one in read_baseline(path).records] == [{"gate": True}] * 2
     assert read_baseline(path).suites == {}
 
