@@ -1,5 +1,5 @@
 # job.py
-from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.spec import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.training.in_process import run_in_process
 
 job = Job(

@@ -1,7 +1,7 @@
 # mine.py
 from torch.nn.functional import interpolate
 
-from nodes.stages.base import Stage
+from nodes.stages import Stage
 
 
 class Half(Stage):

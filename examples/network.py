@@ -6,7 +6,7 @@ from bench.experiments.hivemind.network.tasks import Field, present, tasks
 from netem.cellular.iab import IabRoute
 from netem.trace import read
 from netem.traces import packaged
-from nodes.costs.devices import GTX_1080TI_SERVER, RASPBERRY_PI_3BP, RTX_2080_PC, profile_on
+from nodes.costs.devices import GTX_1080TI_SERVER, RASPBERRY_PI_3BP, RTX_2080_PC, predict_profile
 from nodes.costs.workload import load_workload
 
 
@@ -26,7 +26,7 @@ class Mine:
 
 # For your own machines, measure profiles there: see the module nodes.costs.profile.
 machines = {"ue": RASPBERRY_PI_3BP, "mec": RTX_2080_PC, "cloud": GTX_1080TI_SERVER}
-profiles = {name: profile_on(machine, load_workload("resnet18-88")) for name, machine in machines.items()}
+profiles = {name: predict_profile(machine, load_workload("resnet18-88")) for name, machine in machines.items()}
 field = Field(
     network=Mine(),
     layer_s={name: profile.forward_s for name, profile in profiles.items()},
