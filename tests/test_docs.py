@@ -1,6 +1,7 @@
 """Documents name what exists: paths, modules, names in them, experiments, claims, and each other's headings."""
 
 import importlib
+import json
 import re
 from functools import cache
 from importlib.util import find_spec
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.execution.loader import packaged, read_suite
 from bench.experiments import MODULES
 
 ROOT = Path(__file__).parents[1]
@@ -71,8 +73,8 @@ def _is_module(name: str) -> bool:
 
 @cache
 def suites() -> str:
-    """The text of every packaged suite."""
-    return "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "suites").rglob("*.yaml")))
+    """Every packaged suite, its tables of claims spelt out, as text."""
+    return "\n".join(json.dumps(read_suite(path).value) for path in packaged().values())
 
 
 def anchors(document: Path) -> set[str]:
