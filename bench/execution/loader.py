@@ -13,7 +13,7 @@ import msgspec
 from bench.experiments import MODULES
 from bench.suite.document import Document, InputError, Key, read_or_note
 from bench.suite.expansion import expand, plain
-from bench.suite.experiment import Checked, DatasetChecked, ModeChecked, UseChecked
+from bench.suite.experiment import Checked, Problem, Setting
 from bench.suite.parameter_types import available_dataset, decoder, make_importable
 from bench.suite.schema import (
     SCALES,
@@ -203,8 +203,6 @@ def _check_parameters(document: Document, at: Key, experiment: Experiment) -> No
             document.problem(where, f"no parameter of {experiment.spec.run}{takes}")
     if not document.wrong(at):
         _check_points(document, at, experiment)
-    if not document.wrong(at):
-        _check_use(document, at, experiment)
 
 
 def _given(document: Document, at: Key, spec: ExperimentSpec) -> Iterator[tuple[Key, str, Any]]:
@@ -223,43 +221,36 @@ def _given(document: Document, at: Key, spec: ExperimentSpec) -> Iterator[tuple[
 
 
 def _check_points(document: Document, at: Key, experiment: Experiment) -> None:
-    """Note parameters that are each right but not together, each message once."""
+    """Note parameters that are each right but not together, each message once, and those that no case uses."""
     said = set()
+    unused: list[set[tuple[Key, str]]] = []  # of each case
     for scale in SCALES:
         here = experiment.spec.at(scale)
         for case, point in points(here.grid):
-            for key, message in _together(experiment, here.parameters | point):
+            problems = _problems(experiment, here.parameters | point)
+            unused.append({(one.key, one.message) for one in problems if one.unused})
+            for key, message in ((one.key, one.message) for one in problems if not one.unused):
                 stands = (*at, *_given_at(experiment.spec, scale, case, key))
                 if (stands, message) not in said:
                     said.add((stands, message))
                     values = "".join(f", {name} {value}" for name, value in case.items())
                     document.problem(stands, f"{message} (at scale {scale}{values})")
+    if unused and not document.wrong(at):
+        idle = dict(set.intersection(*unused))
+        given = {key[: key.index(name) + 1]: name for key, name, _ in _given(document, at, experiment.spec)}
+        for stands, name in given.items():
+            if (name,) in idle:
+                document.problem(stands, idle[name,])
 
 
-def _together(experiment: Experiment, values: dict[str, Any]) -> Iterator[tuple[Key, str]]:
-    """(key, message) of what is wrong with all of ``values`` together; the key is empty where it is unknown."""
+def _problems(experiment: Experiment, values: dict[str, Any]) -> list[Problem]:
+    """What is wrong with all of ``values`` together; the key is empty where it is unknown."""
     try:
         parameters = experiment.parameters(values)
     except msgspec.ValidationError as error:
-        yield (), str(error)
-    else:
-        if isinstance(parameters, Checked):
-            yield from parameters.check()
-        if isinstance(parameters, ModeChecked):
-            yield from parameters.check_mode(experiment.spec.mode)
-        if isinstance(parameters, DatasetChecked):
-            yield from parameters.check_dataset(experiment.dataset)
-
-
-def _check_use(document: Document, at: Key, experiment: Experiment) -> None:
-    """Note what is given and of use in no case at any scale, once where it stands."""
-    every = [here.parameters | point for here in map(experiment.spec.at, SCALES) for _, point in points(here.grid)]
-    unused = [set(one.unused()) for one in map(experiment.parameters, every) if isinstance(one, UseChecked)]
-    idle = dict(set.intersection(*unused)) if unused else {}
-    given = {key[: key.index(name) + 1]: (name,) for key, name, _ in _given(document, at, experiment.spec)}
-    for stands, key in given.items():
-        if key in idle:
-            document.problem(stands, idle[key])
+        return [Problem((), str(error))]
+    setting = Setting(experiment.spec.mode, experiment.dataset)
+    return list(parameters.problems(setting)) if isinstance(parameters, Checked) else []
 
 
 def _given_at(spec: ExperimentSpec, scale: Scale, case: dict[str, CaseValue], key: Key) -> Key:

@@ -121,7 +121,7 @@ def _misfits(scale: Scale, shaping: ShapingBackend, cases: list[Case]) -> list[s
     lines: dict[str, None] = {}
     for case in cases:
         experiment, mode = case.experiment, case.experiment.spec.mode
-        for key, message in misfits(case.parameters, mode, conditions.shaping_of(mode, shaping)):
+        for key, message in misfits(case.parameters, mode, experiment.dataset, conditions.shaping_of(mode, shaping)):
             lines[experiment.told(scale, case.case, key, message)] = None
     return list(lines)
 

@@ -1,23 +1,20 @@
-"""What is an experiment? A function that takes typed parameters and a context and yields measurements.
+"""Interface of an experiment: a function that takes typed parameters and a context and yields measurements.
 
-Experiments of the project stand in ``bench.experiments`` and are named in suites as ``file.function``; anybody
-else's as ``module:function``. The annotation of the first argument, a msgspec Struct, is the strict type of the
-suite's ``parameters``. If that type has a method ``check``, it is asked before anything runs, for each point of the
-grid at each scale: it yields (key, message) of what is wrong, key such as ``("splits",)`` or ``("stage", 1)``. A method
-``check_mode`` is asked the same with the experiment's mode, ``check_dataset`` with its data set, ``check_shaping`` with
-who is to shape its links; ``unused`` names what makes no difference in a case.
+Experiments of the project stand in ``bench.experiments`` and are named in suites as ``file.function``; a user's own
+as ``module:function``. The annotation of the first argument, a msgspec Struct, is the strict type of the suite's
+``parameters``. If it has a method ``problems`` (see ``Checked``), the method is called before anything runs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
 from bench.suite.document import Key
 from reports.record import CaseValue, Mode, Scale, ShapingBackend
 
-SelfTest = Literal["refuse", "warn", "skip"]  # what a live run is to do about links that are off; skip: not try
+SelfTest = Literal["refuse", "warn", "skip"]  # the action of a live run on links out of tolerance; skip: no self-test
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -29,48 +26,45 @@ class Measurement(msgspec.Struct, frozen=True):
     case: Mapping[str, CaseValue] = {}
 
 
+class Setting(NamedTuple):
+    """Conditions of an experiment's case beside its parameters; ``shaping`` is None until a run is planned."""
+
+    mode: Mode
+    dataset: str = "none"  # resolved; "none" is no data set
+    shaping: ShapingBackend | None = None
+
+
+class Problem(NamedTuple):
+    """One error in parameters: its key, such as ``("splits",)`` or ``("stage", 1)``, and its message.
+
+    An ``unused`` parameter is an error only if it is unused in every case of its experiment.
+    """
+
+    key: Key
+    message: str
+    unused: bool = False
+
+
 @runtime_checkable
 class Checked(Protocol):
-    """Parameters that know whether they fit together, beyond what their types say."""
+    """Parameters with constraints beyond those of their types."""
 
-    def check(self) -> Iterable[tuple[Key, str]]:
-        """What is wrong, each with where it stands in the parameters. Reads no data and takes little time."""
+    def problems(self, setting: Setting) -> Iterable[Problem]:
+        """Every constraint that the parameters break.
 
+        Called for each point of the grid at each scale when a suite is read, and once more for each case with a
+        shaped link when a run is planned. Must not read data, and should take milliseconds.
 
-@runtime_checkable
-class ModeChecked(Protocol):
-    """Parameters that know whether they fit how the experiment is run."""
+        Args:
+            setting: Mode, data set and, in a planned run, the shaping of links.
 
-    def check_mode(self, mode: Mode) -> Iterable[tuple[Key, str]]:
-        """As ``Checked.check``."""
-
-
-@runtime_checkable
-class DatasetChecked(Protocol):
-    """Parameters that know whether they fit the pictures that the experiment has."""
-
-    def check_dataset(self, dataset: str) -> Iterable[tuple[Key, str]]:
-        """As ``Checked.check``; "none" is no data set."""
-
-
-@runtime_checkable
-class UseChecked(Protocol):
-    """Parameters that know which of them make no difference beside the others."""
-
-    def unused(self) -> Iterable[tuple[Key, str]]:
-        """Those, each with why; refused where a suite gives one that is of use in no case of the experiment."""
-
-
-@runtime_checkable
-class ShapingChecked(Protocol):
-    """Parameters that know who can shape the links that they ask for."""
-
-    def check_shaping(self, shaping: ShapingBackend) -> Iterable[tuple[Key, str]]:
-        """As ``Checked.check``; asked of cases that have links, before a run begins."""
+        Returns:
+            The problems; ``Problem(key, message)`` is relative to the experiment's ``parameters``.
+        """
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """What an experiment is given beside its parameters."""
+    """Conditions of one case and the means to report its progress, beside its parameters."""
 
     seed: int
     scale: Scale

@@ -1,4 +1,4 @@
-"""Can those who are to shape an experiment's links do what its parameters ask of them? Looks, and runs nothing."""
+"""Check of the links in an experiment's parameters against the shaping of a run, before it begins."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,17 +6,18 @@ from typing import Any
 import msgspec
 
 from bench.suite.document import Key
-from bench.suite.experiment import ShapingChecked
+from bench.suite.experiment import Checked, Setting
 from netem.profiles import Duplex
 from reports.record import Mode, ShapingBackend
 
 
-def misfits(parameters: Any, mode: Mode, shaping: ShapingBackend) -> Iterator[tuple[Key, str]]:
-    """(key, message) of what links in ``parameters``, wherever they stand, have that ``shaping`` cannot do."""
+def misfits(parameters: Any, mode: Mode, dataset: str, shaping: ShapingBackend) -> Iterator[tuple[Key, str]]:
+    """(key, message) of every property of a link anywhere in ``parameters`` that ``shaping`` cannot provide."""
     if mode == "in-process" or shaping == "none":
         return
-    if isinstance(parameters, ShapingChecked):
-        yield from parameters.check_shaping(shaping)
+    if isinstance(parameters, Checked):
+        problems = parameters.problems(Setting(mode, dataset, shaping))
+        yield from ((problem.key, problem.message) for problem in problems if not problem.unused)
     for key, link in _links(parameters, ()):
         if link.half_duplex and shaping in ("kernel", "tbf+emulated"):
             yield (*key, "half_duplex"), "the kernel's links have two directions of their own; give --shaping emulated"

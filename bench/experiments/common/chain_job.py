@@ -6,8 +6,7 @@ from typing import Annotated
 import msgspec
 
 from bench.experiments.common.learning import Count, Learning, weights_of, weights_problems
-from bench.suite.document import Key
-from bench.suite.experiment import Context
+from bench.suite.experiment import Context, Problem, Setting
 from bench.suite.parameter_types import Stages, check_stage, stage_specs
 from netem.profiles import Duplex, LinkName, duplex
 from netem.trace import TraceError
@@ -47,58 +46,60 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
     devices: dict[str, Device] = msgspec.field(default_factory=dict)
     time_dilation: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
 
-    def check(self) -> Iterator[tuple[Key, str]]:
-        """(key, message) of what fits neither the model nor the other parameters; reads no data, runs nothing."""
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from self._mode_problems(setting.mode)
         yield from self._node_problems()
         yield from weights_problems(self.weights, str(self.model))
         if self.batch_size % self.microbatches:
-            yield ("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}"
+            yield Problem(("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}")
         if self.splits is not None and len(self.splits) != self.nodes - 1:
-            yield ("splits",), f"{self.nodes} nodes need {self.nodes - 1} splits, got {len(self.splits)}"
+            yield Problem(("splits",), f"{self.nodes} nodes need {self.nodes - 1} splits, got {len(self.splits)}")
             return
         try:
             stages = stage_specs(self.stage, self.nodes - 1)
         except ValueError as error:
-            yield ("stage",), str(error)
+            yield Problem(("stage",), str(error))
             return
         try:
             layout = self.layout()
         except ModelError as error:
-            yield ("model",), str(error)
+            yield Problem(("model",), str(error))
             return
         try:
             _check_splits(layout, self.splits_of(layout))
         except ModelError as error:
-            yield ("splits",), str(error)
+            yield Problem(("splits",), str(error))
             return
         for link, message in _stage_problems(layout, self.splits_of(layout), stages):
-            yield ("stage", link) if isinstance(self.stage, list) else ("stage",), message
+            yield Problem(("stage", link) if isinstance(self.stage, list) else ("stage",), message)
 
-    def check_mode(self, mode: Mode) -> Iterator[tuple[Key, str]]:
-        """(key, message) of what ``mode`` needs and has not, or has and makes no use of."""
+    def _mode_problems(self, mode: Mode) -> Iterator[Problem]:
+        """Parameters that ``mode`` needs and that are missing, or that it does not use."""
         if mode != "live" and self.time_dilation != 1:
-            yield ("time_dilation",), f"only a live run can be dilated, and this one is {mode}"
+            yield Problem(("time_dilation",), f"only a live run can be dilated, and this one is {mode}")
         if mode == "virtual":
             if self.weights is not None:
-                yield ("weights",), "in virtual time nothing is computed: weights have no use"
+                yield Problem(("weights",), "in virtual time nothing is computed: weights have no use")
             for name in node_names(self.nodes):
                 if name not in self.devices:
-                    yield ("devices",), f"in virtual time {name} needs a device with a timing"
+                    yield Problem(("devices",), f"in virtual time {name} needs a device with a timing")
                 elif self.devices[name].timing is None:
-                    yield ("devices", name), "in virtual time a device needs a timing"
+                    yield Problem(("devices", name), "in virtual time a device needs a timing")
 
-    def _node_problems(self) -> Iterator[tuple[Key, str]]:
+    def _node_problems(self) -> Iterator[Problem]:
         """Devices of no node, and links whose traces cannot be read."""
         names = node_names(self.nodes)
         for name in self.devices.keys() - set(names):
-            yield ("devices", name), f"there is no such node{did_you_mean(name, names)}"
+            yield Problem(("devices", name), f"there is no such node{did_you_mean(name, names)}")
         for key, link in (("link", self.link), ("backhaul", self.backhaul)):
             if duplex(link).time_dilation != 1:
-                yield (key, "time_dilation"), "a run is dilated as a whole: time_dilation stands beside the links"
+                yield Problem(
+                    (key, "time_dilation"), "a run is dilated as a whole: time_dilation stands beside the links"
+                )
             try:
                 schedules(duplex(link))
             except TraceError as error:
-                yield (key, "trace"), str(error)
+                yield Problem((key, "trace"), str(error))
 
     @property
     def links(self) -> list[Duplex]:

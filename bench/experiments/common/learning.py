@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bench.suite.document import Key
-from bench.suite.experiment import Context
+from bench.suite.experiment import Context, Problem
 from bench.suite.parameter_types import ModelName
 from nodes.data.datasets import load_dataset
 from nodes.data.images import Dataset
@@ -86,13 +85,13 @@ def stored(name: str, directory: str | None, side: int) -> Dataset:
     return load_dataset(name, None if directory is None else Path(directory), side)
 
 
-def weights_problems(weights: str | None, model: str) -> Iterator[tuple[Key, str]]:
-    """(key, message) of ``weights`` that are not there; fetches nothing."""
+def weights_problems(weights: str | None, model: str) -> Iterator[Problem]:
+    """Problems of ``weights`` that do not exist; fetches nothing."""
     if weights == PUBLISHED:
         if not is_published(model):
-            yield ("weights",), f"torchvision has no weights of {model!r}; give a file, or pre-train"
+            yield Problem(("weights",), f"torchvision has no weights of {model!r}; give a file, or pre-train")
     elif weights is not None and not Path(weights).is_file():
-        yield ("weights",), f"no file {weights!r}, nor is it {PUBLISHED!r}"
+        yield Problem(("weights",), f"no file {weights!r}, nor is it {PUBLISHED!r}")
 
 
 def weights_of(weights: str | None, model: str, layout: Chain) -> str | None:

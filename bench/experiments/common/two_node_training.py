@@ -11,8 +11,7 @@ from bench.experiments.common.chain_job import node_names
 from bench.experiments.common.inference import reopened
 from bench.experiments.common.learning import Count, Learning, weights_of, weights_problems
 from bench.experiments.common.resumable import resumable, resumable_until
-from bench.suite.document import Key
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem
 from bench.suite.parameter_types import check_stage
 from nodes.data.batching import split_holdout, subset
 from nodes.data.images import Dataset, Pictures
@@ -43,23 +42,23 @@ class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields
     pretrain_epochs: int = 0
     pretrain_lr: float | None = None
 
-    def problems(self, stages: dict[str, StageSpec]) -> Iterator[tuple[Key, str]]:
-        """(key, message) of weights or a cut that are not there, and of those of ``stages`` that do not fit."""
+    def training_problems(self, stages: dict[str, StageSpec]) -> Iterator[Problem]:
+        """Problems of weights, of the cut and of ``stages``, each by the parameter that holds it."""
         yield from weights_problems(self.weights, str(self.model))
         if self.epsilon is not None and self.optimizer.schedule != "constant":
-            yield ("epsilon",), "a training that ends by itself needs a learning rate without a schedule"
+            yield Problem(("epsilon",), "a training that ends by itself needs a learning rate without a schedule")
         try:
             layout = self.layout()
             crossing = layout.shapes(boundary_after(layout, self.cut))
         except ValueError as error:
-            yield ("cut",), str(error)
+            yield Problem(("cut",), str(error))
             return
         for key, spec in stages.items():
             try:
                 check_stage(spec.name)
                 build_stage(spec, crossing)
             except ValueError as error:
-                yield (key,), str(error)
+                yield Problem((key,), str(error))
 
 
 class Trained(NamedTuple):

@@ -16,8 +16,7 @@ from msgspec.structs import replace
 from bench.experiments.common.chain_job import node_names
 from bench.experiments.common.learning import Count, Learning, layers_of
 from bench.experiments.common.resumable import resumable
-from bench.suite.document import Key
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import ModelName
 from nodes.errors import ModelError
 from nodes.spec.job import Job, OptimizerSpec, StageSpec
@@ -72,12 +71,12 @@ class VggTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     batch_size: Count = 16
     augment: bool = True
 
-    def check(self) -> Iterator[tuple[Key, str]]:
+    def problems(self, setting: Setting) -> Iterator[Problem]:
         try:
             crossing = self.layout().shapes(layers_before(self.cut))
             build_stage(pruned([BudgetPhase(1, 1.0)], resolution=self.resolution), crossing)
         except (ValueError, IndexError, ModelError) as error:
-            yield ("cut",), str(error)
+            yield Problem(("cut",), str(error))
 
 
 class TrainingCourse(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,13 +91,13 @@ class TrainingCourse(VggTraining, frozen=True, kw_only=True, forbid_unknown_fiel
     milestone: Count = 18
     against: tuple[str, ...] = ()
 
-    def check(self) -> Iterator[tuple[Key, str]]:
+    def problems(self, setting: Setting) -> Iterator[Problem]:
         for key, name in (("method", self.method), *(("against", other) for other in self.against)):
             if name not in METHODS:
-                yield (key,), f"{name!r} is none of {', '.join(METHODS)}"
+                yield Problem((key,), f"{name!r} is none of {', '.join(METHODS)}")
         if self.milestone > sum(self.epochs):
-            yield ("milestone",), f"epoch {self.milestone} of {sum(self.epochs)}"
-        yield from super().check()
+            yield Problem(("milestone",), f"epoch {self.milestone} of {sum(self.epochs)}")
+        yield from super().problems(setting)
 
 
 class Family(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,10 +117,11 @@ class Family(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True)
     scratch: bool = True
     scratch_epochs: Count | None = None
 
-    def check(self) -> Iterator[tuple[Key, str]]:
+    def problems(self, setting: Setting) -> Iterator[Problem]:
         if len(self.epochs) != len(self.shares) or len(self.shares) < 2:
-            yield ("epochs",), f"{len(self.epochs)} for {len(self.shares)} shares, expected one each of two or more"
-        yield from super().check()
+            message = f"{len(self.epochs)} for {len(self.shares)} shares, expected one each of two or more"
+            yield Problem(("epochs",), message)
+        yield from super().problems(setting)
 
 
 def pruned(phases: Sequence[BudgetPhase], **options: Any) -> StageSpec:

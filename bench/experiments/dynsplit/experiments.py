@@ -18,8 +18,7 @@ from bench.experiments.common.learning import Count
 from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
 from bench.experiments.dynsplit import paths
 from bench.experiments.dynsplit.coders import fitted
-from bench.suite.document import Key
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import ModelName, StageChoice, stage_specs
 from netem.trace import TraceError
 from nodes.model.chain import Chain
@@ -41,8 +40,8 @@ class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=T
     def spec(self) -> StageSpec:
         return stage_specs(self.stage, 1)[0]
 
-    def check(self) -> Iterator[tuple[Key, str]]:
-        yield from self.problems({"stage": self.spec})
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from self.training_problems({"stage": self.spec})
 
 
 class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,17 +68,17 @@ class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fie
     def spec(self, **options: Any) -> StageSpec:
         return StageSpec(name="nodes.stages.dynsplit.stage:DynSplit", options=self.options | options)
 
-    def check(self) -> Iterator[tuple[Key, str]]:
-        yield from self.problems({"options": self.spec(target=self.targets[:1])})
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from self.training_problems({"options": self.spec(target=self.targets[:1])})
         if self.coder_epochs and not self.pretrain_epochs:
-            yield ("coder_epochs",), "coders are fitted to a pre-trained network: give pretrain_epochs too"
+            yield Problem(("coder_epochs",), "coders are fitted to a pre-trained network: give pretrain_epochs too")
         if self.epsilon is not None and len(set(self.options.get("temperatures", (1.0,)))) > 1:
-            yield ("epsilon",), "a training that ends by itself needs one temperature"
+            yield Problem(("epsilon",), "a training that ends by itself needs one temperature")
         for number, trace in enumerate(self.traces):
             try:
                 paths.second_rates(trace)
             except TraceError as error:
-                yield ("traces", number), str(error)
+                yield Problem(("traces", number), str(error))
 
 
 class SizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

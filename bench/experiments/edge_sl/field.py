@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bench.experiments.hivemind.network.scenario import Machine
 from bench.experiments.hivemind.network.training import FLOAT_BYTES
-from bench.suite.document import Key
+from bench.suite.experiment import Problem
 from netem.cellular.iab import TOPOLOGIES
 from netem.cellular.mobility import Trajectory, distances, serving_cells
 from netem.cellular.network import HYSTERESIS_DB
@@ -62,8 +62,8 @@ class FieldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     lateral: BackhaulLink = BackhaulLink(200e6, 0.005)
     backhaul: BackhaulLink = BackhaulLink(50e6, 0.005)
 
-    def problems(self, layers: int) -> Iterator[tuple[Key, str]]:
-        """(key, message) of what does not go with a model of so many ``layers``."""
+    def field_problems(self, layers: int) -> Iterator[Problem]:
+        """Problems of the field with a model of ``layers`` layers."""
         links = {"access": self.access, "lateral": self.lateral, "backhaul": self.backhaul}
         return misfits(self.device_layers, layers, links)
 
@@ -160,7 +160,7 @@ def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], see
     Raises ValueError if the devices hold all layers, or a link carries nothing.
     """
     first = parameters.device_layers
-    if wrong := [f"{key[0]}: {message}" for key, message in parameters.problems(len(kept["ue"].layers))]:
+    if wrong := [f"{one.key[0]}: {one.message}" for one in parameters.field_problems(len(kept["ue"].layers))]:
         raise ValueError(wrong[0])
     batch = {name: batch_s(profile, parameters.batch_size) for name, profile in kept.items()}
     counts = kept["ue"].parameters
@@ -183,13 +183,14 @@ def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], see
     return EdgeField(parameters, network, model, sum(batch["ue"][:first]), _attached(parameters, seed))
 
 
-def misfits(device_layers: int, layers: int, links: Mapping[str, BackhaulLink]) -> Iterator[tuple[Key, str]]:
-    """(key, message) of devices that leave no layer to place, and of links that carry nothing."""
+def misfits(device_layers: int, layers: int, links: Mapping[str, BackhaulLink]) -> Iterator[Problem]:
+    """Problems of devices that leave no layer to place, and of links without a rate."""
     if device_layers >= layers:
-        yield ("device_layers",), f"{device_layers} of {layers} leave nothing to place"
+        yield Problem(("device_layers",), f"{device_layers} of {layers} leave nothing to place")
     for name, link in links.items():
         if not (link.rate_bps > 0 and link.delay_s >= 0):
-            yield (name,), f"[{link.rate_bps:g}, {link.delay_s:g}]: a rate above 0 bit/s and a delay from 0 s on"
+            message = f"[{link.rate_bps:g}, {link.delay_s:g}]: a rate above 0 bit/s and a delay from 0 s on"
+            yield Problem((name,), message)
 
 
 def batch_s(profile: Profile, pictures: int) -> list[float]:

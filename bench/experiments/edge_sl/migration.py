@@ -21,8 +21,7 @@ from bench.experiments.edge_sl.field import Count, EdgeField, FieldParameters, P
 from bench.experiments.edge_sl.placement import CLASSES, held_bytes
 from bench.experiments.hivemind.network.scenario import DEVICES, Machine
 from bench.experiments.hivemind.network.training import FLOAT_BYTES
-from bench.suite.document import Key
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import ModelName
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -37,7 +36,7 @@ from nodes.model.factory import build_model
 from nodes.spec.federation import ClientMove, Federation
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
 from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, State, follow_separate_copies
-from reports.record import CaseValue, Mode
+from reports.record import CaseValue
 
 KINDS = {"activation": "smashed", "gradient": "smashed", "weights": "in step", "handover": "moved"}
 
@@ -55,14 +54,15 @@ class RoamingParameters(FieldParameters, frozen=True, kw_only=True, forbid_unkno
     storage_share: Positive = 1.0
     test_samples: Count = 200
 
-    def check(self) -> Iterator[tuple[Key, str]]:
-        """(key, message) of what does not fit together; runs nothing."""
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        if setting.mode == "live":
+            yield Problem((), "in-process or virtual; live, clients move by moves of edge_sl.course")
         try:
             layout = layers_of(str(self.model), ANY_CLASSES, self.side)
         except ModelError as error:
-            yield ("model",), str(error)
+            yield Problem(("model",), str(error))
             return
-        if problems := list(self.problems(len(layout))):
+        if problems := list(self.field_problems(len(layout))):
             yield from problems
             return
         held = held_bytes(layout, self.optimizer_states)
@@ -70,12 +70,7 @@ class RoamingParameters(FieldParameters, frozen=True, kw_only=True, forbid_unkno
         weights = sum(FLOAT_BYTES * tensor.numel() for tensor in layout.model.parameters())
         room = int(self.storage_share * (1 + self.optimizer_states) * weights // copy_bytes)
         if edges * room < self.clients:
-            yield ("storage_share",), f"{edges} edges with room for {room} copies each, of {copy_bytes} B"
-
-    def check_mode(self, mode: Mode) -> Iterator[tuple[Key, str]]:
-        """(key, message) where it cannot run so."""
-        if mode == "live":
-            yield (), "in-process or virtual; live, clients move by moves of edge_sl.course"
+            yield Problem(("storage_share",), f"{edges} edges with room for {room} copies each, of {copy_bytes} B")
 
 
 def roaming(parameters: RoamingParameters, context: Context) -> Iterator[Measurement]:

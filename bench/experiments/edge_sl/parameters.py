@@ -8,7 +8,7 @@ import msgspec
 
 from bench.experiments.common.learning import ANY_CLASSES, Count, Learning
 from bench.experiments.common.two_node_training import boundary_after
-from bench.suite.document import Key
+from bench.suite.experiment import Problem, Setting
 from bench.suite.parameter_types import ModelName, StageChoice, check_stage, stage_specs
 from netem.profiles import Duplex, LinkName
 from nodes.errors import ModelError, ProtocolError
@@ -18,7 +18,7 @@ from nodes.spec.federation import FADE, Absence, ClientMove, Federation, Partiti
 from nodes.spec.job import Job, StageSpec
 from nodes.spec.schemes import SCHEMES, SchemeName
 from nodes.stages.builtin import build_stage
-from reports.record import Mode, ShapingBackend
+from reports.record import Mode
 
 # What is made use of in some modes alone; given in another it is refused. Compute takes its own time in this process.
 USED_IN: dict[str, tuple[Mode, ...]] = {
@@ -79,68 +79,58 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     learn: bool = True  # on a virtual clock; without, shapes alone cross: what and when is the same
     times_s: tuple[Positive, ...] = ()  # at which a clock's run tells how accurate the network is by then
 
-    def check(self) -> Iterator[tuple[Key, str]]:
-        """(key, message) of what does not fit together; reads no data, runs nothing."""
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from self._mode_problems(setting.mode)
+        yield from self._sample_problems(setting.dataset)
+        if setting.shaping in ("kernel", "tbf+emulated"):
+            message = "the links of a federation are emulated or not shaped; give --shaping emulated"
+            yield Problem(("links",), message)
+        for name in ("backhaul", "cloud_every") if self.edges == 1 else ():
+            yield Problem((name,), "used with several edge servers alone, and there is one (edges)", unused=True)
         try:
             layout = self.layout()
         except ModelError as error:
-            yield ("model",), str(error)
+            yield Problem(("model",), str(error))
             return
         try:
             split_point = self.split_point(layout)
         except ValueError as error:
-            yield ("cut",), str(error)
+            yield Problem(("cut",), str(error))
             return
         try:
             check_stage(self.stage_spec.name)
             if split_point < len(layout):
                 build_stage(self.stage_spec, layout.shapes(split_point))
         except ValueError as error:
-            yield ("stage",), str(error)
+            yield Problem(("stage",), str(error))
         else:
             joint = SCHEMES[self.method.scheme].server == "joint" and self.clients > 1
             if joint and (why := _unjoinable(msgspec.json.encode(minimal(self, layout)), self.method.phi)):
-                yield ("cut" if self.stage == "identity" else "stage",), why
+                yield Problem(("cut",) if self.stage == "identity" else ("stage",), why)
         try:
             self.federation(Job(**minimal(self, layout)))
         except ValueError as error:
             first, _, _ = str(error).partition(":")
-            yield (first if first in self.__struct_fields__ else "method",), str(error)
-        for name, (least, why) in self._least_samples.items():
-            if (given := getattr(self, name)) is not None and given < least:
-                yield (name,), f"{given} are too few: {least} at least, {why}"
+            yield Problem((first if first in self.__struct_fields__ else "method",), str(error))
 
-    def check_dataset(self, dataset: str) -> Iterator[tuple[Key, str]]:
-        """(key, message) if there are no pictures and it is not said how many blank ones to take."""
-        for name, (least, why) in self._least_samples.items() if dataset == "none" else ():
-            if getattr(self, name) is None:
-                yield (name,), f"without a data set say how many blank pictures: {least} at least, {why}"
-
-    def unused(self) -> Iterator[tuple[Key, str]]:
-        """(key, message) of what is of use with several edge servers alone, if there is one."""
-        for name in ("backhaul", "cloud_every") if self.edges == 1 else ():
-            yield (name,), "used with several edge servers alone, and there is one (edges)"
-
-    @property
-    def _least_samples(self) -> dict[str, tuple[int, str]]:
-        """How many pictures are needed, and for what."""
-        each = f"for each of {self.clients} clients"
-        return {
-            "train_samples": (self.clients * self.batch_size, f"a batch of {self.batch_size} {each}"),
-            "test_samples": (self.clients, f"one {each}"),
-        }
-
-    def check_mode(self, mode: Mode) -> Iterator[tuple[Key, str]]:
-        """(key, message) of what is given and ``mode`` makes no use of."""
+    def _mode_problems(self, mode: Mode) -> Iterator[Problem]:
+        """Parameters that are given and that ``mode`` does not use."""
         for field in msgspec.structs.fields(self):
             modes = USED_IN.get(field.name, (mode,))
             if mode not in modes and getattr(self, field.name) != field.default:
-                yield (field.name,), f"used in mode {' and '.join(modes)} alone, and this one is {mode}"
+                yield Problem((field.name,), f"used in mode {' and '.join(modes)} alone, and this one is {mode}")
 
-    def check_shaping(self, shaping: ShapingBackend) -> Iterator[tuple[Key, str]]:
-        """(key, message) if ``shaping`` cannot be had."""
-        if shaping in ("kernel", "tbf+emulated"):
-            yield ("links",), "the links of a federation are emulated or not shaped; give --shaping emulated"
+    def _sample_problems(self, dataset: str) -> Iterator[Problem]:
+        """Too few pictures for every client, or without a data set no number of blank ones."""
+        each = f"for each of {self.clients} clients"
+        batch = self.clients * self.batch_size, f"a batch of {self.batch_size} {each}"
+        needed = {"train_samples": batch, "test_samples": (self.clients, f"one {each}")}
+        for name, (least, why) in needed.items():
+            given = getattr(self, name)
+            if given is not None and given < least:
+                yield Problem((name,), f"{given} are too few: {least} at least, {why}")
+            elif given is None and dataset == "none":
+                yield Problem((name,), f"without a data set say how many blank pictures: {least} at least, {why}")
 
     @property
     def stage_spec(self) -> StageSpec:

@@ -17,8 +17,7 @@ from bench.experiments.common.learning import layers_of
 from bench.experiments.edge_sl.field import STRATEGIES, Count, FieldParameters, Share, batch_s, make_field, misfits
 from bench.experiments.hivemind.network.scenario import DEVICES, profiles
 from bench.experiments.hivemind.network.training import FLOAT_BYTES
-from bench.suite.document import Key
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import ModelName, WorkloadName
 from nodes.costs.devices import predict_profile
 from nodes.costs.workload import Inspected, inspect_chain
@@ -43,9 +42,8 @@ class PlacementParameters(FieldParameters, frozen=True, kw_only=True, forbid_unk
     workload: WorkloadName = WorkloadName("resnet18-88")
     every: Count = 1
 
-    def check(self) -> Iterator[tuple[Key, str]]:
-        """(key, message) of what does not fit together."""
-        yield from self.problems(len(profiles(self.workload)["ue"].layers))
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from self.field_problems(len(profiles(self.workload)["ue"].layers))
 
 
 class MigrationParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,21 +54,17 @@ class MigrationParameters(FieldParameters, frozen=True, kw_only=True, forbid_unk
     model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
     side: Count = 32
 
-    def check(self) -> Iterator[tuple[Key, str]]:
-        """(key, message) of what does not fit together."""
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        if setting.mode == "virtual":
+            yield Problem((), "this trains a network: in-process or live")
         if self.clients != 1:
-            yield ("clients",), f"layers follow one client here, got {self.clients}"
+            yield Problem(("clients",), f"layers follow one client here, got {self.clients}")
         try:
             layers = len(layers_of(str(self.model), CLASSES, self.side))
         except ModelError as error:
-            yield ("model",), str(error)
+            yield Problem(("model",), str(error))
         else:
-            yield from self.problems(layers)
-
-    def check_mode(self, mode: Mode) -> Iterator[tuple[Key, str]]:
-        """(key, message) of a mode in which no network is trained."""
-        if mode == "virtual":
-            yield (), "this trains a network: in-process or live"
+            yield from self.field_problems(layers)
 
 
 class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,8 +79,7 @@ class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     metro: BackhaulLink = BackhaulLink(200e6, 0.005)
     core: BackhaulLink = BackhaulLink(50e6, 0.01)
 
-    def check(self) -> Iterator[tuple[Key, str]]:
-        """(key, message) of what does not fit together."""
+    def problems(self, setting: Setting) -> Iterator[Problem]:
         layers = len(profiles(self.workload)["ue"].layers)
         yield from misfits(self.device_layers, layers, {"metro": self.metro, "core": self.core})
 

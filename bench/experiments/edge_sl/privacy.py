@@ -17,8 +17,7 @@ from bench.experiments.common.learning import ANY_CLASSES, Count, layers_of
 from bench.experiments.common.threads import one_thread
 from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
 from bench.experiments.edge_sl.inversion import Attack, pixels, recut
-from bench.suite.document import Key
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import ModelName, StageChoice, stage_specs
 from nodes.costs.profile import measure_profile
 from nodes.costs.workload import inspect_chain
@@ -49,13 +48,13 @@ class Privacy(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=
     def spec(self, stage: str) -> StageSpec:
         return stage_specs(self.stages[stage], 1)[0]
 
-    def check(self) -> Iterator[tuple[Key, str]]:
+    def problems(self, setting: Setting) -> Iterator[Problem]:
         if self.side < WINDOW:
-            yield ("side",), f"SSIM needs {WINDOW} pixels or more"
+            yield Problem(("side",), f"SSIM needs {WINDOW} pixels or more")
         yield from _unknown(self.model, self.side, self.cuts)
         for stage in self.stages:
-            for (key, *_), message in self.problems({stage: self.spec(stage)}):
-                yield ("stages", stage) if key == stage else (key,), message
+            for key, message, _ in self.training_problems({stage: self.spec(stage)}):
+                yield Problem(("stages", stage) if key == (stage,) else key, message)
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +65,7 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     side: Count = 32
     repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
 
-    def check(self) -> Iterator[tuple[Key, str]]:
+    def problems(self, setting: Setting) -> Iterator[Problem]:
         yield from _unknown(self.model, self.side, self.cuts)
 
 
@@ -144,10 +143,10 @@ def _shown(pictures: torch.Tensor, shows: str, parameters: Privacy) -> Iterator[
             yield Measurement("pixel", float(value), "1", case)
 
 
-def _unknown(model: ModelName, side: int, cuts: tuple[str, ...]) -> Iterator[tuple[Key, str]]:
-    """(key, message) of each of ``cuts`` that the model does not have, or of a model that cannot be cut."""
+def _unknown(model: ModelName, side: int, cuts: tuple[str, ...]) -> Iterator[Problem]:
+    """Problems of ``cuts`` that the model does not have, or of a model that cannot be cut."""
     for number, cut in enumerate(cuts):
         try:
             boundary_after(layers_of(str(model), ANY_CLASSES, side), cut)
         except ValueError as error:
-            yield ("cuts", number), str(error)
+            yield Problem(("cuts", number), str(error))

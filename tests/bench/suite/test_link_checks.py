@@ -58,7 +58,7 @@ def test_a_link_wherever_it_stands_is_held_against_who_shapes_it(
     link: Duplex, mode: Mode, shaping: ShapingBackend, key: tuple[str | int, ...] | None
 ) -> None:
     parameters = UpdateParameters(model=ModelName("nodes.zoo.small_cnn:small_cnn"), links=(Duplex(), link))
-    assert [found for found, _ in misfits(parameters, mode, shaping)] == ([] if key is None else [key])
+    assert [found for found, _ in misfits(parameters, mode, "none", shaping)] == ([] if key is None else [key])
 
 
 def test_a_half_duplex_link_of_the_kernel_s_is_unusable_input(

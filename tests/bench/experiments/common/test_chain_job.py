@@ -1,5 +1,6 @@
 """A chain's parameters: what they mean for each link, seen in the bytes that cross it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -7,9 +8,12 @@ import pytest
 
 from bench.experiments.common.chain_job import ChainParameters, make_job
 from bench.experiments.general.pipeline import chain
+from bench.suite.document import Key
 from bench.suite.experiment import Context
 from bench.suite.parameter_types import decoder
 from nodes.spec.job import StageSpec
+
+ProblemsOf = Callable[..., dict[Key, str]]
 
 
 def parameters(**given: object) -> ChainParameters:
@@ -48,58 +52,61 @@ def test_each_link_carries_what_its_own_stage_makes(context: Context) -> None:
     assert sent[2] == 2 * 2 * second + labels
 
 
-def test_devices_of_no_node_and_traces_that_are_not_there_are_found_before_anything_runs(tmp_path: Path) -> None:
+def test_devices_of_no_node_and_traces_that_are_not_there_are_found_before_anything_runs(
+    problems_of: ProblemsOf, tmp_path: Path
+) -> None:
     (tmp_path / "bad.csv").write_text("time_s,rate_bps\n0,fast\n")
     asked = parameters(
         devices={"mex": {"slowdown": 2}}, link={"trace": "5g-sub7"}, backhaul={"trace": str(tmp_path / "bad.csv")}
     )
-    problems = dict(asked.check())
+    problems = problems_of(asked)
     assert problems["devices", "mex"] == "there is no such node (did you mean 'mec'?)"
     assert problems["link", "trace"].startswith("no trace '5g-sub7': neither a file nor one of 5g-mmwave-driving,")
     assert problems["backhaul", "trace"].endswith("bad.csv:2: rate_bps: 'fast' is not a number")
 
 
-def test_a_trace_that_lets_nothing_through_is_refused(tmp_path: Path) -> None:
+def test_a_trace_that_lets_nothing_through_is_refused(problems_of: ProblemsOf, tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text("time_s,rate_bps\n0,0\n1,0\n")
-    ((key, problem),) = parameters(link={"trace": str(tmp_path / "none.csv")}).check()
+    ((key, problem),) = problems_of(parameters(link={"trace": str(tmp_path / "none.csv")})).items()
     assert key == ("link", "trace")
     assert problem.endswith("none.csv: every rate is 0, so no data would ever arrive")
 
 
-def test_a_trace_that_ends_with_nothing_getting_through_must_repeat(tmp_path: Path) -> None:
+def test_a_trace_that_ends_with_nothing_getting_through_must_repeat(problems_of: ProblemsOf, tmp_path: Path) -> None:
     (tmp_path / "ends.csv").write_text("time_s,rate_bps\n0,1e6\n1,0\n")
     trace = {"trace": {"up": "wifi", "down": str(tmp_path / "ends.csv")}}
-    assert list(parameters(link=trace).check()) == []
-    ((key, problem),) = parameters(backhaul=trace | {"repeat": False}).check()
+    assert not problems_of(parameters(link=trace))
+    ((key, problem),) = problems_of(parameters(backhaul=trace | {"repeat": False})).items()
     assert key == ("backhaul", "trace")
     assert "ends.csv: ends at a rate of 0, so the remaining data would never arrive" in problem
 
 
-def test_weights_are_looked_for_before_anything_runs(context: Context, tmp_path: Path) -> None:
-    assert dict(parameters(weights="here.pt").check()) == {("weights",): "no file 'here.pt', nor is it 'torchvision'"}
-    assert dict(parameters(weights="torchvision").check()) == {
+def test_weights_are_looked_for_before_anything_runs(problems_of: ProblemsOf, context: Context, tmp_path: Path) -> None:
+    assert problems_of(parameters(weights="here.pt")) == {("weights",): "no file 'here.pt', nor is it 'torchvision'"}
+    assert problems_of(parameters(weights="torchvision")) == {
         ("weights",): "torchvision has no weights of 'nodes.zoo.small_cnn:small_cnn'; give a file, or pre-train"
     }
-    assert dict(parameters(weights="torchvision").check_mode("virtual"))["weights",].endswith("have no use")
     (tmp_path / "here.pt").touch()
-    assert make_job(parameters(weights=str(tmp_path / "here.pt")), context)[0].weights == str(tmp_path / "here.pt")
+    kept = parameters(weights=str(tmp_path / "here.pt"))
+    assert problems_of(kept, "virtual")["weights",].endswith("have no use")
+    assert make_job(kept, context)[0].weights == str(tmp_path / "here.pt")
 
 
-def test_a_link_is_not_dilated_by_itself() -> None:
-    problems = dict(parameters(link={"trace": "wifi", "time_dilation": 3}).check())
-    assert problems == {("link", "time_dilation"): "a run is dilated as a whole: time_dilation stands beside the links"}
+def test_a_link_is_not_dilated_by_itself(problems_of: ProblemsOf) -> None:
+    problems = problems_of(parameters(link={"trace": "wifi", "time_dilation": 3}))
+    assert list(problems) == [("link", "time_dilation")]
 
 
-def test_what_a_mode_needs_or_has_no_use_for_is_found_before_anything_runs() -> None:
+def test_what_a_mode_needs_or_has_no_use_for_is_found_before_anything_runs(problems_of: ProblemsOf) -> None:
     asked = parameters(time_dilation=5, devices={"ue": {"timing": {"forward_s": 0.01}}, "mec": {"slowdown": 2}})
-    assert list(asked.check_mode("live")) == []
-    dilated = (("time_dilation",), "only a live run can be dilated, and this one is {}")
-    assert list(asked.check_mode("in-process")) == [(dilated[0], dilated[1].format("in-process"))]
-    assert list(asked.check_mode("virtual")) == [
-        (dilated[0], dilated[1].format("virtual")),
-        (("devices", "mec"), "in virtual time a device needs a timing"),
-        (("devices",), "in virtual time cloud needs a device with a timing"),
-    ]
+    assert not problems_of(asked, "live")
+    dilated = "only a live run can be dilated, and this one is {}"
+    assert problems_of(asked, "in-process") == {("time_dilation",): dilated.format("in-process")}
+    assert problems_of(asked, "virtual") == {
+        ("time_dilation",): dilated.format("virtual"),
+        ("devices", "mec"): "in virtual time a device needs a timing",
+        ("devices",): "in virtual time cloud needs a device with a timing",
+    }
 
 
 def test_in_virtual_time_every_node_needs_a_timing(context: Context) -> None:

@@ -115,8 +115,8 @@ def test_paths_that_share_the_samples_cannot_be_attacked():
         ({"stages": {"odd": {"name": "nodes.stages.noise:Noise", "options": {"std": -1}}}}, ("stages", "odd")),
     ],
 )
-def test_what_cannot_be_attacked_is_found_before_anything_runs(wrong, where):
-    assert where in [key for key, _ in asked(**wrong).check()]
+def test_what_cannot_be_attacked_is_found_before_anything_runs(wrong, where, problems_of):
+    assert where in problems_of(asked(**wrong))
 
 
 def test_cuts_are_priced(context):

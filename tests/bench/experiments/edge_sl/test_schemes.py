@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from bench.experiments.edge_sl.parameters import Clients, SchemeChoice
 from bench.experiments.edge_sl.schemes import _balanced, _rounds, course
+from bench.suite.experiment import Setting
 from bench.suite.link_checks import misfits
 from nodes.federated.in_process import FederationOutcome, RoundReport
 from nodes.spec.federation import Absence, ClientMove, Partition
@@ -114,17 +115,17 @@ def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
         ({"model": "user_models:Everything", "cut": 3}, "cut"),
     ],
 )
-def test_what_does_not_fit_is_named_by_its_key(change, key, monkeypatch):
+def test_what_does_not_fit_is_named_by_its_key(change, key, problems_of, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[4] / "nodes" / "support"))
-    assert [at for at, _ in replace(SMALL, **change).check()] == [(key,)]
+    assert list(problems_of(replace(SMALL, **change))) == [(key,)]
 
 
 @pytest.mark.parametrize("stage", ["identity", "float16", "int8", StageSpec(name="nodes.stages.noise:Noise")])
 @pytest.mark.parametrize("method", [SchemeChoice(scheme="psl"), SchemeChoice(scheme="epsl", phi=0.5)])
-def test_what_can_be_joined_is_not_refused(stage, method):
-    assert list(replace(SMALL, stage=stage, method=method).check()) == []
+def test_what_can_be_joined_is_not_refused(stage, method, problems_of):
+    assert not problems_of(replace(SMALL, stage=stage, method=method))
     split = {"stage": StageSpec(name="nodes.stages.deprune.stage:Pruned"), "method": SchemeChoice(scheme="psl")}
-    assert list(replace(SMALL, **split).check()) == []
+    assert not problems_of(replace(SMALL, **split))
 
 
 @pytest.mark.parametrize(
@@ -141,23 +142,27 @@ def test_what_can_be_joined_is_not_refused(stage, method):
         ({"absences": (Absence(0, 1, 1.0),)}, {"live", "virtual", "in-process"}),
     ],
 )
-def test_what_a_mode_makes_no_use_of_is_refused(change, modes):
-    told = {mode: list(replace(SMALL, **change).check_mode(mode)) for mode in ("live", "virtual", "in-process")}
+def test_what_a_mode_makes_no_use_of_is_refused(change, modes, problems_of):
+    told = {mode: list(problems_of(replace(SMALL, **change), mode)) for mode in ("live", "virtual", "in-process")}
     assert {mode for mode in told if not told[mode]} == modes
-    assert all([at for at, _ in found] in ([], [tuple(change)]) for found in told.values())
+    assert all(found in ([], [tuple(change)]) for found in told.values())
 
 
-def test_blank_pictures_are_counted_before_a_run():
-    told = dict(replace(SMALL, train_samples=None, test_samples=None).check_dataset("none"))
+def test_blank_pictures_are_counted_before_a_run(problems_of):
+    told = problems_of(replace(SMALL, train_samples=None, test_samples=None), "in-process", "none")
     assert told["train_samples",].endswith("blank pictures: 12 at least, a batch of 4 for each of 3 clients")
     assert told["test_samples",].endswith("3 at least, one for each of 3 clients")
-    assert list(replace(SMALL, train_samples=12, test_samples=3).check()) == []
-    assert list(SMALL.check_dataset("none")) == list(replace(SMALL, train_samples=None).check_dataset("digits")) == []
+    assert not problems_of(replace(SMALL, train_samples=12, test_samples=3), "in-process", "none")
+    assert not problems_of(replace(SMALL, train_samples=None))
 
 
 def test_what_several_edge_servers_alone_make_use_of_is_said():
-    assert [key for key, _ in SMALL.unused()] == [("backhaul",), ("cloud_every",)]
-    assert list(replace(SMALL, edges=2).unused()) == []
+    setting = Setting("virtual", "digits")
+    assert [(one.key, one.unused) for one in SMALL.problems(setting)] == [
+        (("backhaul",), True),
+        (("cloud_every",), True),
+    ]
+    assert not list(replace(SMALL, edges=2).problems(setting))
 
 
 @pytest.mark.parametrize(
@@ -170,5 +175,5 @@ def test_what_a_partition_makes_no_use_of_is_refused(given):
 
 @pytest.mark.parametrize("shaping", ["none", "emulated", "kernel", "tbf+emulated"])
 def test_the_kernel_shapes_no_federation(shaping):
-    told = [at for at, _ in misfits(SMALL, "live", shaping)]
+    told = [at for at, _ in misfits(SMALL, "live", "digits", shaping)]
     assert told == ([] if shaping in ("none", "emulated") else [("links",)])
