@@ -1,18 +1,27 @@
-"""Names that a suite gives for a model, a data set or stages, checked when it is read.
+"""Types for the fields of an experiment's parameters: bounded numbers, and names checked when a suite is read.
 
-The types are for the fields of an experiment's parameters: ``model: ModelName`` makes an unknown model an
-error of the suite's line. torch is imported only where a model is named,
-``nodes.data.datasets`` only where a data set is.
+``model: ModelName`` makes an unknown model an error of the suite's line. torch is imported only where a model is
+named, ``nodes.data.datasets`` only where a data set is.
 """
 
 import functools
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from bench.suite.strict_yaml import DecHook
 from nodes.imports import did_you_mean, load_callable
 from nodes.spec.job import StageSpec
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+PositiveShare = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Duration = Annotated[float, msgspec.Meta(gt=0, le=36_000)]  # seconds of a network that is generated step by step
 
 
 class ModelName(str):

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import msgspec
 
-from bench.experiments.common.learning import Count, Learning, weights_of, weights_problems
+from bench.experiments.common.learning import Learning, weights_of, weights_problems
 from bench.suite.experiment import Context, Problem, Setting
-from bench.suite.parameter_types import Stages, check_stage, stage_specs
+from bench.suite.parameter_types import Count, CountOrZero, Stages, check_stage, stage_specs
 from netem.profiles import Duplex, LinkName, duplex
 from netem.trace import TraceError
 from netem.trace_schedule import schedules
@@ -36,7 +36,7 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
     stage: Stages = "identity"
     link: LinkName | Duplex = "unlimited"
     backhaul: LinkName | Duplex = "unlimited"
-    epochs: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1  # 0: inference alone
+    epochs: CountOrZero = 1  # 0: inference alone
     steps: Count | None = None
     microbatches: Count = 1
     window: Count = 4

@@ -3,12 +3,12 @@
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from bench.suite.experiment import Context, Problem
-from bench.suite.parameter_types import ModelName
+from bench.suite.parameter_types import Count, ModelName
 from nodes.data.datasets import load_dataset
 from nodes.data.images import Dataset
 from nodes.model.boundary import boundary_bytes
@@ -17,7 +17,6 @@ from nodes.model.factory import outline
 from nodes.model.pretrained import is_published, published_weights
 from nodes.spec.job import DataSpec, Job, OptimizerSpec
 
-Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 PUBLISHED = "torchvision"  # instead of a file of weights
 ANY_CLASSES = 10  # for checks: how many classes there are changes no layer, and to count them data must be read
 

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from bench.experiments.common.chain_job import node_names
 from bench.experiments.common.inference import reopened
-from bench.experiments.common.learning import Count, Learning, weights_of, weights_problems
+from bench.experiments.common.learning import Learning, weights_of, weights_problems
 from bench.experiments.common.resumable import resumable, resumable_until
 from bench.suite.experiment import Context, Measurement, Problem
-from bench.suite.parameter_types import check_stage
+from bench.suite.parameter_types import Count, check_stage
 from nodes.data.batching import split_holdout, subset
 from nodes.data.images import Dataset, Pictures
 from nodes.files import replacing

@@ -8,16 +8,15 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import msgspec
 from msgspec.structs import replace
 
 from bench.experiments.common.chain_job import node_names
-from bench.experiments.common.learning import Count, Learning, layers_of
+from bench.experiments.common.learning import Learning, layers_of
 from bench.experiments.common.resumable import resumable
 from bench.suite.experiment import Context, Measurement, Problem, Setting
-from bench.suite.parameter_types import ModelName
+from bench.suite.parameter_types import Count, ModelName, PositiveShare
 from nodes.errors import ModelError
 from nodes.spec.job import Job, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
@@ -26,7 +25,6 @@ from nodes.training.in_process import run_in_process
 from nodes.training.report import ReportEpoch, TrainingOutcome
 from nodes.zoo.vgg import layers_before
 
-Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 FLATNESS = (2, 0.1)  # of ``nodes.stages.deprune.budget.Flatness``
 REACHED = 0.005  # so near to the best counts as it: an assumption of ours where the paper reads a figure
 
@@ -87,7 +85,7 @@ class TrainingCourse(VggTraining, frozen=True, kw_only=True, forbid_unknown_fiel
 
     method: str = "deprune"
     epochs: tuple[Count, Count] = (15, 7)
-    share: Share = 1 / 32
+    share: PositiveShare = 1 / 32
     milestone: Count = 18
     against: tuple[str, ...] = ()
 
@@ -109,7 +107,7 @@ class Family(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     optimizer: OptimizerSpec = OptimizerSpec(lr=1e-3, momentum=0.9)
     epochs: tuple[Count, ...] = (30, 10, 10)
-    shares: tuple[Share, ...] = (1.0, 1 / 4, 1 / 32)
+    shares: tuple[PositiveShare, ...] = (1.0, 1 / 4, 1 / 32)
     early: Count = 5
     reset: bool = True
     choice: Literal["filter", "random", "magnitude"] = "filter"

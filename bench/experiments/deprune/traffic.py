@@ -14,10 +14,10 @@ import torch
 from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.experiments.common.learning import Count, layers_of
-from bench.experiments.deprune.experiments import Share, VggTraining, make_job, pruned
+from bench.experiments.common.learning import layers_of
+from bench.experiments.deprune.experiments import VggTraining, make_job, pruned
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import ModelName
+from bench.suite.parameter_types import Count, ModelName, PositiveShare
 from netem.profiles import Duplex, LinkName, duplex
 from nodes.spec.job import Device, StageSpec
 from nodes.stages.builtin import build_stage
@@ -35,9 +35,9 @@ class SourceTraffic(VggTraining, frozen=True, kw_only=True, forbid_unknown_field
     """``sources`` at ``core_share`` of a core each, with deprune's ``module`` at ``share`` of the maps or without."""
 
     sources: Count = 1
-    core_share: Share = 1.0
+    core_share: PositiveShare = 1.0
     module: bool = True
-    share: Share = 1 / 32
+    share: PositiveShare = 1 / 32
     link: LinkName | Duplex = "unlimited"
     epochs: Count = 1
     steps: Count | None = None
@@ -49,7 +49,7 @@ class Coders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: ModelName = ModelName("nodes.zoo.vgg:vgg11")
     cut: int = 5
     resolution: Count = 1
-    shares: tuple[Share, ...] = (1.0, 1 / 4, 1 / 32)
+    shares: tuple[PositiveShare, ...] = (1.0, 1 / 4, 1 / 32)
 
 
 def traffic(parameters: SourceTraffic, context: Context) -> Iterator[Measurement]:

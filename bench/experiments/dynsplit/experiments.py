@@ -6,7 +6,7 @@ Trainings run in this process, over the messages of the wire. What the paper lea
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import torch
@@ -14,12 +14,11 @@ from msgspec.structs import replace
 from torch import nn
 
 from bench.experiments.common.inference import Answers, answers
-from bench.experiments.common.learning import Count
 from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
 from bench.experiments.dynsplit import paths
 from bench.experiments.dynsplit.coders import fitted
 from bench.suite.experiment import Context, Measurement, Problem, Setting
-from bench.suite.parameter_types import ModelName, StageChoice, stage_specs
+from bench.suite.parameter_types import Count, ModelName, Positive, Share, StageChoice, stage_specs
 from netem.trace import TraceError
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
@@ -27,8 +26,6 @@ from nodes.spec.job import StageSpec
 from nodes.stages.dynsplit import gate as gating
 from nodes.stages.dynsplit.stage import DynSplit
 from reports.record import CaseValue
-
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,7 +59,7 @@ class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fie
     shares: tuple[Share, ...] = ()
     rates_bps: tuple[float, ...] = ()
     traces: tuple[str, ...] = ()
-    budget_bytes_per_sample: tuple[Annotated[float, msgspec.Meta(gt=0)], ...] = ()
+    budget_bytes_per_sample: tuple[Positive, ...] = ()
     samples_per_s: Count = 50
 
     def spec(self, **options: Any) -> StageSpec:

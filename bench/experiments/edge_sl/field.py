@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bench.experiments.hivemind.network.scenario import Machine
 from bench.experiments.hivemind.network.training import FLOAT_BYTES
 from bench.suite.experiment import Problem
+from bench.suite.parameter_types import Count, Positive, Share
 from netem.cellular.iab import TOPOLOGIES
 from netem.cellular.mobility import Trajectory, distances, serving_cells
 from netem.cellular.network import HYSTERESIS_DB
@@ -37,9 +38,6 @@ from nodes.splitting.migration import (
 )
 from nodes.splitting.search import transfer_s
 
-Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 STRATEGIES: tuple[MigrationStrategy, ...] = ("stay", "migrate", "replicate")
 
 

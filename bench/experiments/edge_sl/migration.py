@@ -17,12 +17,12 @@ import torch
 from msgspec.structs import replace
 
 from bench.experiments.common.learning import ANY_CLASSES, largest_payload, layers_of
-from bench.experiments.edge_sl.field import Count, EdgeField, FieldParameters, Positive, make_field, round_the_way
+from bench.experiments.edge_sl.field import EdgeField, FieldParameters, make_field, round_the_way
 from bench.experiments.edge_sl.placement import CLASSES, held_bytes
 from bench.experiments.hivemind.network.scenario import DEVICES, Machine
 from bench.experiments.hivemind.network.training import FLOAT_BYTES
 from bench.suite.experiment import Context, Measurement, Problem, Setting
-from bench.suite.parameter_types import ModelName
+from bench.suite.parameter_types import Count, ModelName, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.costs.devices import predict_profile

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bench.experiments.common.learning import ANY_CLASSES, Count, Learning
+from bench.experiments.common.learning import ANY_CLASSES, Learning
 from bench.experiments.common.two_node_training import boundary_after
 from bench.suite.experiment import Problem, Setting
-from bench.suite.parameter_types import ModelName, StageChoice, check_stage, stage_specs
+from bench.suite.parameter_types import Count, ModelName, Positive, Share, StageChoice, check_stage, stage_specs
 from netem.profiles import Duplex, LinkName
 from nodes.errors import ModelError, ProtocolError
 from nodes.federated.shape_workers import check_joint
@@ -31,7 +31,6 @@ USED_IN: dict[str, tuple[Mode, ...]] = {
     "learn": ("virtual",),
     "clients_per_process": ("live",),
 }
-Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class SchemeChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,7 +41,7 @@ class SchemeChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     scheme: SchemeName = "psl"
-    phi: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    phi: Share = 0.0
     statistics: Statistics = "running"
     staleness: int | None = None
     fade: float = FADE

@@ -14,11 +14,11 @@ import torch
 from msgspec.structs import replace
 
 from bench.experiments.common.learning import layers_of
-from bench.experiments.edge_sl.field import STRATEGIES, Count, FieldParameters, Share, batch_s, make_field, misfits
+from bench.experiments.edge_sl.field import STRATEGIES, FieldParameters, batch_s, make_field, misfits
 from bench.experiments.hivemind.network.scenario import DEVICES, profiles
 from bench.experiments.hivemind.network.training import FLOAT_BYTES
 from bench.suite.experiment import Context, Measurement, Problem, Setting
-from bench.suite.parameter_types import ModelName, WorkloadName
+from bench.suite.parameter_types import Count, ModelName, Share, WorkloadName
 from nodes.costs.devices import predict_profile
 from nodes.costs.workload import Inspected, inspect_chain
 from nodes.errors import ModelError

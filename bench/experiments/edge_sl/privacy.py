@@ -13,12 +13,12 @@ import torch
 from torch.nn import functional as F
 
 from bench.experiments.common.inference import answers
-from bench.experiments.common.learning import ANY_CLASSES, Count, layers_of
+from bench.experiments.common.learning import ANY_CLASSES, layers_of
 from bench.experiments.common.threads import one_thread
 from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
 from bench.experiments.edge_sl.inversion import Attack, pixels, recut
 from bench.suite.experiment import Context, Measurement, Problem, Setting
-from bench.suite.parameter_types import ModelName, StageChoice, stage_specs
+from bench.suite.parameter_types import Count, ModelName, StageChoice, stage_specs
 from nodes.costs.profile import measure_profile
 from nodes.costs.workload import inspect_chain
 from nodes.data.batching import subset

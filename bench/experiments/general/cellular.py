@@ -7,12 +7,12 @@ import msgspec
 import numpy as np
 
 from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import Duration
 from netem.cellular import network
 from netem.cellular.iab import NetworkKind
 from netem.cellular.network import Network
 from netem.cellular.traffic import Load
 
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=36_000)]
 EVERY_S = 0.5  # between two uploads
 
 
@@ -21,8 +21,8 @@ class NetworkParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     kind: NetworkKind = "mmwave"
     load: Load = "mid"
-    coherence_s: Seconds = 0.05
-    duration_s: Seconds = 600.0
+    coherence_s: Duration = 0.05
+    duration_s: Duration = 600.0
 
     def __post_init__(self) -> None:
         if self.coherence_s > self.duration_s:
@@ -35,7 +35,7 @@ class NetworkParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 class CourseParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``step_s``: over how long each point of the course is a mean."""
 
-    step_s: Seconds = 1.0
+    step_s: Duration = 1.0
 
 
 class UploadParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):

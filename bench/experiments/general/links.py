@@ -14,6 +14,7 @@ from bench.experiments.common.chain_job import ChainParameters, make_job
 from bench.experiments.general.pipeline import run, tested
 from bench.live.link_calibration import SWEPT, Asked, CalibrationRow, named, rows
 from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from reports.record import CaseValue
@@ -28,7 +29,7 @@ class LinkMeasurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ``busy`` processes compute meanwhile.
     """
 
-    bulk_s: Annotated[float, msgspec.Meta(gt=0)] = 0.3
+    bulk_s: Positive = 0.3
     messages: Annotated[int, msgspec.Meta(ge=2)] = 20
     busy: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
 

@@ -7,21 +7,20 @@ shared crosses as messages.
 from collections.abc import Iterator
 from itertools import pairwise
 from random import Random
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 import torch
 
 from bench.experiments.common.threads import one_thread
 from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import Count
 from nodes.agents.messaging import learn_together
 from nodes.agents.qmix import parameter_bytes
 from nodes.model.boundary import boundary_bytes, pack, unpack
 from nodes.model.chain import Chain
 from nodes.zoo.small_cnn import SequenceLabeller
 from reports.record import CaseValue
-
-Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 
 class LabellerParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,18 +10,10 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from bench.experiments.hivemind.live_route import (
-    Count,
-    LiveRouteParameters,
-    Positive,
-    error_of,
-    held,
-    known_of,
-    served,
-    stage_of,
-)
+from bench.experiments.hivemind.live_route import LiveRouteParameters, error_of, held, known_of, served, stage_of
 from bench.live.inference import LiveService
 from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import Count, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.inference.task import TaskReport

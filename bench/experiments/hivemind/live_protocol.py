@@ -12,7 +12,6 @@ from itertools import pairwise
 import msgspec
 
 from bench.experiments.hivemind.live_route import (
-    Count,
     LiveRouteParameters,
     RouteNodeName,
     error_of,
@@ -24,7 +23,7 @@ from bench.experiments.hivemind.live_route import (
 )
 from bench.live.inference import LiveService, ServiceSetup
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import ModelName
+from bench.suite.parameter_types import Count, ModelName
 from netem.profiles import Duplex
 from nodes.inference.frames import frames_of_model
 from nodes.inference.in_process import MemberReport

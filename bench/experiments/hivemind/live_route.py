@@ -14,7 +14,7 @@ import msgspec
 
 from bench.live.inference import LiveService, ServiceSetup, run_service
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import ModelName
+from bench.suite.parameter_types import Count, ModelName, NonNegative, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.costs.profile import measure_profile
@@ -24,10 +24,9 @@ from nodes.spec.job import DataSpec, Granularity
 from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Pace, Service
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 RouteNodeName = Annotated[str, msgspec.Meta(pattern=r"^\w+$")]
 PICTURES = 8
+ENDLESS = Pace(tasks=1 << 40)  # until the script ends the service
 T = TypeVar("T")
 
 
@@ -35,7 +34,7 @@ class RouteLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A link between two nodes, the same in both directions."""
 
     rate_bps: Positive
-    delay_s: Annotated[float, msgspec.Meta(ge=0)]
+    delay_s: NonNegative
 
 
 class LiveRouteParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,7 +129,7 @@ def stage_of(parameters: LiveRouteParameters, context: Context, extra_s: float =
         slow = LinkProfile(rate_bps=road.rate_bps / k, delay_s=road.delay_s * k)
         links[upper, lower], known[upper, lower] = Duplex(up=slow, down=slow), known_of(slow, extra_s)
     return ServiceSetup(
-        service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=10_000), paced=True),
+        service=service_of(parameters.model, shape, parameters.granularity, ENDLESS, paced=True),
         layer_s={
             name: [k * whole_s * layer_s / total_s for layer_s in profile.forward_s]
             if name in (parameters.computing or parameters.model_compute_s)

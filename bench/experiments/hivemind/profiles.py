@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.experiments.hivemind.network.scenario import DEVICES
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import WorkloadName
+from bench.suite.parameter_types import Positive, WorkloadName
 from nodes.costs.devices import predict_profile
 from nodes.costs.energy import constant_power, rapl_counter
 from nodes.costs.profile import Profile, measure_profile
@@ -25,7 +25,7 @@ class ProfileParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     workload: WorkloadName = WorkloadName("resnet18-88")
     repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
-    power_w: Annotated[float, msgspec.Meta(gt=0)] = 15.0  # of two server cores: an assumption
+    power_w: Positive = 15.0  # of two server cores: an assumption
 
 
 def measured(parameters: ProfileParameters, context: Context) -> Iterator[Measurement]:

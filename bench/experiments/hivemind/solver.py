@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from math import inf
 from random import Random
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from bench.experiments.hivemind.algorithm1_as_printed import printed_search
 from bench.experiments.hivemind.split_graphs import FullGraph, full_size, options, relay_size, sci_size
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import ModelName
+from bench.suite.parameter_types import Count, ModelName
 from nodes.model.factory import outline
 from nodes.spec.job import Granularity
 from nodes.splitting.objectives import ChainMetric, Limit, search_accumulated, search_per_edge, search_within_limit
@@ -23,7 +23,6 @@ from nodes.splitting.search import BestSplit, path_cost, search, split_node
 from nodes.wire.split_costs import message_bytes
 from reports.record import CaseValue
 
-Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 ChainCosts = tuple[list[list[float]], list[list[float]]]  # costs of layers [P][L] and of boundaries [P-1][L+1]
 CaseKey = dict[str, CaseValue]
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.experiments.common.distribution import spread
-from bench.experiments.hivemind.network.inference import Count, Seconds, latencies_ms
+from bench.experiments.hivemind.network.inference import latencies_ms
 from bench.experiments.hivemind.network.scenario import (
     HOP_S,
     Machine,
@@ -30,6 +30,7 @@ from bench.experiments.hivemind.network.scenario import (
 )
 from bench.experiments.hivemind.network.tasks import Field, Forecast, TaskTrace, present, tasks
 from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import Count, Duration
 from netem.cellular.iab import IabRoute
 from netem.cellular.traffic import levels
 from nodes.inference.frames import frames_of_bytes, wire_bytes
@@ -77,8 +78,8 @@ class DynamicsParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Where, and how fast links change."""
 
     where: Literal["chain", "mmwave"] = "chain"
-    coherence_s: Seconds = 0.05
-    duration_s: Seconds = 600.0
+    coherence_s: Duration = 0.05
+    duration_s: Duration = 600.0
     tasks: Count = 600
 
 

@@ -24,15 +24,12 @@ from bench.experiments.hivemind.network.scenario import (
 )
 from bench.experiments.hivemind.network.tasks import Field, TaskTrace, present, tasks
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import WorkloadName
+from bench.suite.parameter_types import Count, Duration, Positive, WorkloadName
 from netem.cellular.iab import IabRoute, NetworkKind
 from netem.cellular.network import Network
 from netem.cellular.traffic import Load
 from nodes.splitting.search import sink_costs, split_node
 from reports.record import CaseValue
-
-Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=36_000)]
 
 
 class InferenceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,8 +37,8 @@ class InferenceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
     kind: NetworkKind = "mmwave"
     load: Load = "mid"
-    coherence_s: Seconds = 0.05
-    duration_s: Seconds = 600.0
+    coherence_s: Duration = 0.05
+    duration_s: Duration = 600.0
     workload: WorkloadName = WorkloadName("resnet18-88")
     tasks: Count = 600
     input_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] | None = None
@@ -51,7 +48,7 @@ class CapabilityParameters(InferenceParameters, frozen=True, kw_only=True, forbi
     """The machines of one kind are ``factor`` times as fast."""
 
     improved: Machine = "iab"
-    factor: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    factor: Positive = 1.0
 
 
 class HandoverParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,7 +56,7 @@ class HandoverParameters(InferenceParameters, frozen=True, kw_only=True, forbid_
 
     leaving: str = "iab1"
     entering: str = "iab2"
-    window_s: Seconds = 10.0
+    window_s: Duration = 10.0
 
 
 def latency(parameters: InferenceParameters, context: Context) -> Iterator[Measurement]:

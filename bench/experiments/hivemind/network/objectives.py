@@ -6,9 +6,6 @@ paper's, milliseconds and joules of a batch of tasks, since W of Eq. 12 is not f
 
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
-from typing import Annotated
-
-import msgspec
 
 from bench.experiments.common.distribution import spread
 from bench.experiments.common.threads import one_thread
@@ -17,6 +14,7 @@ from bench.experiments.hivemind.network.inference import InferenceParameters, fi
 from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, update_times
 from bench.experiments.hivemind.network.tasks import Decide, Field, Splits, present, tasks
 from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import NonNegative, Positive
 from netem.cellular.iab import IabRoute
 from nodes.splitting.objectives import (
     ChainMetric,
@@ -37,8 +35,8 @@ class ObjectiveParameters(InferenceParameters, frozen=True, kw_only=True, forbid
     The paper does not state its weights; ours let latency and energy of the UE alone count as much as each other.
     """
 
-    limit_ms: Annotated[float, msgspec.Meta(gt=0)] = 120.0
-    energy_weight: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    limit_ms: Positive = 120.0
+    energy_weight: NonNegative | None = None
 
 
 def objectives(parameters: ObjectiveParameters, context: Context) -> Iterator[Measurement]:

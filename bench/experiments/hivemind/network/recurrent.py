@@ -9,13 +9,11 @@ assumptions, those of the works that it cites.
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from statistics import fmean
-from typing import Annotated, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from bench.experiments.common.distribution import spread
 from bench.experiments.hivemind.network.energy import COUNTED, TASKS_A_BATCH, Meter
-from bench.experiments.hivemind.network.inference import Count, InferenceParameters, network_of
+from bench.experiments.hivemind.network.inference import InferenceParameters, network_of
 from bench.experiments.hivemind.network.scenario import (
     DEVICES,
     HOP_S,
@@ -27,6 +25,7 @@ from bench.experiments.hivemind.network.scenario import (
 )
 from bench.experiments.hivemind.network.tasks import Field, LinkUse, present
 from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import Count, Positive
 from netem.cellular.iab import IabRoute
 from netem.cellular.network import Network
 from nodes.costs.devices import BACKWARD, layer_s
@@ -55,7 +54,7 @@ class NonlinearParameters(InferenceParameters, frozen=True, kw_only=True, forbid
     features: Count = 100  # of a word, in the labeller that the paper cites: an assumption
     hidden: Count = 300  # likewise
     classes: Count = 10
-    limit_ms: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    limit_ms: Positive = 120.0
 
 
 class AgentParameters(NonlinearParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
