@@ -1,4 +1,8 @@
-"""Measurement records: immutable, versioned, one JSON object per line. Reports and verdicts read nothing else."""
+"""Records of a run: one immutable, versioned measurement a line, the only source of tables, figures and verdicts.
+
+Schema 2: a metric's name carries its unit and has one unit in all experiments, accuracies are fractions from 0 to 1,
+and a case's ``direction`` is ``uplink`` (away from the UE) or ``downlink`` (towards the UE).
+"""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -7,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-SCHEMA = 1
+SCHEMA = 2
 
 Mode = Literal["live", "in-process", "virtual"]
 Scale = Literal["smoke", "laptop", "paper"]

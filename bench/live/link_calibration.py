@@ -68,8 +68,8 @@ def run_links(backend: Backend = "emulated") -> list[CalibrationRow]:
 def named() -> Iterator[Asked]:
     """Both directions of the named links."""
     for name, link in LINKS.items():
-        yield Asked(name, "up", link)
-        yield Asked(name, "down", Duplex(up=link.down, down=link.up, half_duplex=link.half_duplex))
+        yield Asked(name, "uplink", link)
+        yield Asked(name, "downlink", Duplex(up=link.down, down=link.up, half_duplex=link.half_duplex))
 
 
 def swept() -> Iterator[Asked]:
@@ -142,17 +142,17 @@ def _row(asked: Asked, found: Calibration, messages: int) -> CalibrationRow:
 def as_lines(rows: list[CalibrationRow]) -> list[str]:
     """``rows`` for a person, 80 columns wide: rates in Mbit/s, delays one way and jitter in ms, losses counted."""
     lines = [
-        f"{'':<15}{'Mbit/s':^17}{'off':>7}  {'ms one way':^15}{'jitter ms':>11}{'losses':>9}",
-        f"{'link':<15}{'asked':>8}{'found':>9}{'%':>7}  {'asked':>7}{'found':>8}{'':>11}{'':>9}",
+        f"{'':<18}{'Mbit/s':^15}{'off':>7}  {'ms one way':^15}{'jitter ms':>11}{'losses':>8}",
+        f"{'link':<18}{'asked':>7}{'found':>8}{'%':>7}  {'asked':>7}{'found':>8}{'':>11}{'':>8}",
     ]
     for row in rows:
         asked = "any" if row.rate_bps is None else f"{row.rate_bps / 1e6:.0f}"
         jitter = f"{row.jitter_s * 1e3:.1f}/{row.measured_jitter_s * 1e3:.1f}"
         losses = f"{row.expected_losses:.1f}/{row.measured_losses}" if row.loss else "-"
         lines.append(
-            f"{(row.link + ' ' + row.direction).strip():<15}{asked:>8}{row.measured_rate_bps / 1e6:>9.2f}"
+            f"{(row.link + ' ' + row.direction).strip():<18}{asked:>7}{row.measured_rate_bps / 1e6:>8.2f}"
             f"{row.rate_deviation * 100:>+7.1f}  {row.delay_s * 1e3:>7.2f}{row.measured_delay_s * 1e3:>8.2f}"
-            f"{jitter:>11}{losses:>9} {'ok' if row.within else 'OFF'}"
+            f"{jitter:>11}{losses:>8} {'ok' if row.within else 'OFF'}"
         )
         lines += [f"  {size >> 10} KiB: {late_s * 1e3:+.2f} ms late" for size, late_s in row.late_s.items()]
     return [

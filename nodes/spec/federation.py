@@ -13,7 +13,7 @@ from nodes.spec.schemes import SCHEMES, Scheme, SchemeName
 CLOUD = "cloud"
 LONGEST_S = 1e9  # of an absence
 MOST_NODES, MOST_ROUNDS, MOST_CHANGES = 10_000, 1_000_000, 100_000  # of a message that was received
-ALPHA, SHARDS, FADE = 0.5, 2, 0.5  # if not given
+ALPHA, SHARDS, STALENESS_EXPONENT = 0.5, 2, 0.5  # if not given
 
 
 class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,11 +58,11 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     stage; its ``epochs`` and ``steps`` are not used. A client goes through its pictures again and again; None for
     ``local_steps`` is as many as it takes the mean client to go through them once. ``phi`` is EPSL's, and by
     which ``statistics`` batch norm goes in its extra pass; ``staleness`` (steps by which a client may be ahead of
-    the slowest) and ``fade`` are of asynchronous PSL. After each ``cloud_every`` rounds the edge servers' parts are
-    averaged at the cloud; after each ``test_every`` rounds and the last (0: never) clients test. ``slowdowns`` are the
-    clients', taken again from the first on where there are more clients. ``moves`` are of clients that change their
-    edge server between two rounds, see ``nodes.federated.edge``. ``folder``: where clients keep their state after each
-    step, so that one that was killed goes on from it.
+    the slowest) and ``staleness_exponent`` are of asynchronous PSL. After each ``cloud_every`` rounds the edge
+    servers' parts are averaged at the cloud; after each ``test_every`` rounds and the last (0: never) clients test.
+    ``slowdowns`` are the clients', taken again from the first on where there are more clients. ``moves`` are of
+    clients that change their edge server between two rounds, see ``nodes.federated.edge``. ``folder``: where clients
+    keep their state after each step, so that one that was killed goes on from it.
     """
 
     job: Job
@@ -77,7 +77,7 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cloud_every: int = 1
     test_every: int = 1
     staleness: int | None = None
-    fade: float = FADE
+    staleness_exponent: float = STALENESS_EXPONENT
     slowdowns: tuple[float, ...] = (1.0,)
     client_timing: Timing | None = None
     server_timing: Timing | None = None
@@ -113,8 +113,8 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError(f"statistics {self.statistics}: of epsl alone")
         if self.staleness is not None and (self.staleness < 0 or waits):
             raise ValueError(f"staleness {self.staleness}: steps, from 0 on, and of psl-async alone")
-        if not self.fade >= 0 or (self.fade != FADE and waits):
-            raise ValueError(f"fade {self.fade}: from 0 on, and of psl-async alone")
+        if not self.staleness_exponent >= 0 or (self.staleness_exponent != STALENESS_EXPONENT and waits):
+            raise ValueError(f"staleness_exponent {self.staleness_exponent}: from 0 on, and of psl-async alone")
         if self.edges > 1 and not waits:
             raise ValueError(
                 "psl-async: no round ends for all, so edge servers cannot be averaged, nor clients move; give one edge"

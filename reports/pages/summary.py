@@ -52,8 +52,8 @@ def _row(case: CaseItems, metric: str, unit: str, repeats: list[list[float]]) ->
 
 
 def header(metric: str, unit: str) -> str:
-    """Metric with its unit in brackets, unless the name ends in it."""
-    named = unit in ("", "1", metric) or metric.endswith(f"_{unit}")
+    """``metric``, with its unit in brackets unless its name carries that (``latency_s``, ``energy_j_p95``)."""
+    named = unit in ("", "1", metric) or unit.lower() in metric.split("_")
     return metric if named else f"{metric} [{unit}]"
 
 

@@ -187,9 +187,9 @@ def learned(epochs: list[dict[str, float]]) -> Iterator[Measurement]:
     last = epochs[phase - 1]
     yield Measurement("kept_of_first", last["link0.same"], "fraction")
     if "link0.strength" in last:
-        yield Measurement("strength", last["link0.strength"], "maps")
-        yield Measurement("strength_at_first", first["link0.strength"], "maps")
-        yield Measurement("budget", last["link0.budget"], "maps")
+        yield Measurement("strength_maps", last["link0.strength"], "maps")
+        yield Measurement("strength_at_first_maps", first["link0.strength"], "maps")
+        yield Measurement("budget_maps", last["link0.budget"], "maps")
     yield Measurement("first_phase_epochs", phase, "epochs")
 
 

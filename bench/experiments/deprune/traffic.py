@@ -76,8 +76,8 @@ def _crossing(outcome: TrainingOutcome) -> Iterator[Measurement]:
     """Bytes of whole frames in training, over the link that all sources share."""
     samples = sum(epoch["trained_samples"] for epoch in outcome.epochs)
     total = 0.0
-    for direction in ("up", "down"):
-        sent = sum(epoch[f"train_{direction}_bytes"] for epoch in outcome.epochs)
+    for direction, way in (("uplink", "up"), ("downlink", "down")):
+        sent = sum(epoch[f"train_{way}_bytes"] for epoch in outcome.epochs)
         yield Measurement("link_bytes", sent, "B", {"direction": direction})
         total += sent
     yield Measurement("all_link_bytes", total, "B")
@@ -95,7 +95,7 @@ def _speed(outcome: TrainingOutcome, parameters: SourceTraffic) -> Iterator[Meas
     yield Measurement("all_samples_per_s", sum(rates), "samples/s")
     if parameters.sources == 1:
         busy = sum(node.compute_s for node in outcome.nodes)
-        yield Measurement("network_share", max(0.0, 1 - busy / outcome.nodes[0].total_s), "1")
+        yield Measurement("network_share", max(0.0, 1 - busy / outcome.nodes[0].total_s), "fraction")
     held = sum(node.resident_bytes for node in outcome.nodes)
     if held:
         yield Measurement("held_bytes", held, "B")

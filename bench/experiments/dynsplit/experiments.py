@@ -42,13 +42,13 @@ class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """DynSplit with ``options`` at each of ``targets``.
+    """DynSplit with ``options`` at each target ratio of ``targets``.
 
-    The network of target ``steer`` is steered over ``shares`` and follows links while ``samples_per_s`` arrive: one of
-    ``rates_bps``, one a second, and each of ``traces`` (a packaged one's name or a file), which so many share that the
-    mean rate leaves each of ``budget_bytes_per_sample``. ``alone``: channels of single auto-encoders, trained beside it
-    from the same weights. With ``coder_epochs`` every auto-encoder is first fitted for so long to give back what the
-    pre-trained network sends.
+    The network with target ``steer`` is steered over ``shares`` of the first path and follows links while
+    ``samples_per_s`` arrive: a link of ``rates_bps``, one rate a second, and each of ``traces`` (the name of a packaged
+    trace or a file), scaled so that its mean rate leaves each of ``budget_bytes_per_sample``. ``alone``: channels of
+    single auto-encoders, trained from the same weights for comparison. With ``coder_epochs`` every auto-encoder is
+    first fitted, for that many epochs, to reconstruct the activations of the pre-trained network.
     """
 
     options: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -149,8 +149,8 @@ def rationale(parameters: TargetSweep, context: Context) -> Iterator[Measurement
             case: dict[str, CaseValue] = {"data": name, "path": path + 1}
             chosen = mine.choice == path
             yield Measurement("samples", int(chosen.sum()), "samples", case)
-            yield Measurement("complexity", _entropy(theirs, chosen), "nats", case)
-            yield Measurement("path_entropy", _entropy(mine, chosen), "nats", case)
+            yield Measurement("complexity_nats", _entropy(theirs, chosen), "nats", case)
+            yield Measurement("path_entropy_nats", _entropy(mine, chosen), "nats", case)
 
 
 def size(parameters: SizeParameters, context: Context) -> Iterator[Measurement]:
@@ -162,7 +162,7 @@ def size(parameters: SizeParameters, context: Context) -> Iterator[Measurement]:
     counts = {"model": _count(model), "coders": _count(stage) - gate, "gate": gate}
     for part, count in counts.items():
         yield Measurement("parameters", count, "parameters", {"part": part})
-    yield Measurement("added_size", _count(stage) / counts["model"], "1")
+    yield Measurement("added_size_share", _count(stage) / counts["model"], "fraction")
 
 
 def _plainly(trained: Trained) -> Iterator[Measurement]:
@@ -177,12 +177,14 @@ def _following(network: paths.Steered, parameters: TargetSweep) -> Iterator[Meas
         yield from paths.following(paths.courses(network, parameters.rates_bps, samples_per_s), samples_per_s)
     for trace in parameters.traces:
         rates = paths.second_rates(trace)
-        for number, room in enumerate(parameters.budget_bytes_per_sample):
-            scale = 8 * room * samples_per_s * len(rates) / sum(rates)
+        for number, budget_bytes in enumerate(parameters.budget_bytes_per_sample):
+            scale = 8 * budget_bytes * samples_per_s * len(rates) / sum(rates)
             rates_bps = [scale * rate for rate in rates]
             ran = paths.courses(network, rates_bps, samples_per_s)
             for one in paths.following(ran, samples_per_s):
-                yield replace(one, case={"trace": Path(trace).stem, "room_bytes": room, **one.case})
+                yield replace(
+                    one, case={"trace": Path(trace).stem, "budget_bytes_per_sample": budget_bytes, **one.case}
+                )
             for one in paths.by_second(ran["follow"], rates_bps) if not number else ():
                 yield replace(one, case={"trace": Path(trace).stem, **one.case})
 

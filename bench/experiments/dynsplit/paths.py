@@ -29,7 +29,7 @@ def learning(trained: Trained) -> Iterator[Measurement]:
         if "link0.path1" in epoch:
             yield Measurement("epoch_ratio", epoch["link0.path0"], "fraction", {"epoch": number})
     near = next(i for i, accuracy in enumerate(accuracies) if accuracy >= CONVERGED * max(accuracies))
-    yield Measurement("converged_after", (near + 1) / len(accuracies), "of the epochs")
+    yield Measurement("converged_after_share", (near + 1) / len(accuracies), "fraction")
     late = torch.tensor(accuracies[len(accuracies) // 2 :])
     yield Measurement("late_fluctuation", float(late.diff().abs().mean()) if len(late) > 1 else 0.0, "fraction")
 
@@ -92,7 +92,7 @@ def choosing(network: Steered, target: float) -> Iterator[Measurement]:
     yield Measurement("blind_accuracy", blind_accuracy, "fraction")
     yield Measurement("gate_advantage", chosen.accuracy - blind_accuracy, "fraction")
     if network.learned:
-        yield Measurement("information", gating.mutual_information(chosen.scores.softmax(1)), "nats")
+        yield Measurement("information_nats", gating.mutual_information(chosen.scores.softmax(1)), "nats")
         steered = network.at(target)
         yield Measurement("steered_ratio", float((steered.choice == 0).float().mean()), "fraction")
         yield Measurement("steered_accuracy", steered.accuracy, "fraction")
@@ -153,14 +153,16 @@ def following(ran: Mapping[str, LinkTimeline], samples_per_s: int) -> Iterator[M
         seconds, case = len(course.sent), {"policy": policy}
         yield Measurement("link_accuracy", sum(course.right) / seconds, "fraction", case)
         yield Measurement("link_bytes_per_sample", sum(course.sent) / seconds / samples_per_s, "B", case)
-        yield Measurement("late_seconds", sum(waiting > 0 for waiting in course.waiting) / seconds, "fraction", case)
-        yield Measurement("waiting_at_end", course.waiting[-1], "B", case)
+        yield Measurement(
+            "late_seconds_share", sum(waiting > 0 for waiting in course.waiting) / seconds, "fraction", case
+        )
+        yield Measurement("waiting_at_end_bytes", course.waiting[-1], "B", case)
 
 
 def by_second(followed: LinkTimeline, rates_bps: Sequence[float]) -> Iterator[Measurement]:
     """Bytes handed to the link beside those that it carries, second by second."""
     for second, (sent, rate) in enumerate(zip(followed.sent, rates_bps, strict=True)):
-        yield Measurement("link_bytes_per_s", rate / 8, "B/s", {"second": second, "of": "room"})
+        yield Measurement("link_bytes_per_s", rate / 8, "B/s", {"second": second, "of": "capacity"})
         yield Measurement("link_bytes_per_s", sent, "B/s", {"second": second, "of": "sent"})
 
 

@@ -120,7 +120,7 @@ class EdgeField:
         return FieldRound(
             most_s + train_s + step_s,
             most_s,
-            {"smashed": smashed_bytes, "in step": step_bytes, "moved": moved_bytes},
+            {"smashed": smashed_bytes, "averaging": step_bytes, "moved": moved_bytes},
             sum(sum(self.model.held_bytes[:count]) for count in state.stored.values()),
         )
 

@@ -38,7 +38,7 @@ from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
 from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, State, follow_separate_copies
 from reports.record import CaseValue
 
-KINDS = {"activation": "smashed", "gradient": "smashed", "weights": "in step", "handover": "moved"}
+KINDS = {"activation": "smashed", "gradient": "smashed", "weights": "averaging", "handover": "moved"}
 
 
 class RoamingParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,15 +95,15 @@ def roaming(parameters: RoamingParameters, context: Context) -> Iterator[Measure
             outcomes[name] = run_in_virtual_time(replace(federation, test_every=0), links, data, learn=False)
     yield Measurement("cell_changes", _changes(field.attached), "1")
     yield Measurement("moves", _changes(holders), "1")
-    yield Measurement("moved", predicted, "B", {"source": "controller"})
+    yield Measurement("moved_bytes", predicted, "B", {"source": "controller"})
     sent = [way["handover"] for node in outcomes["moving"].nodes for way in node.sent.values() if "handover" in way]
-    yield Measurement("moved", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})
+    yield Measurement("moved_bytes", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})
     for name, outcome in outcomes.items():
-        yield from _crossed(outcome, parameters.rounds, {"they": name})
+        yield from _crossed(outcome, parameters.rounds, {"movement": name})
         if context.mode == "virtual":
-            yield _round(outcome, parameters.rounds, {"they": name})
+            yield _round(outcome, parameters.rounds, {"movement": name})
         elif context.dataset != "none":  # of blank pictures answers are right by chance
-            yield _accuracy(outcome, {"they": name})
+            yield _accuracy(outcome, {"movement": name})
     if context.mode == "in-process":
         yield from _differences(outcomes["moving"], outcomes["staying"], context.scratch)
 
@@ -204,23 +204,23 @@ def _crossed(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]
     for node in outcome.nodes:
         for kinds in node.sent.values():
             for kind, traffic in kinds.items():
-                sent[KINDS.get(kind, "said")] += traffic.header_bytes + traffic.payload_bytes
-    for kind in ("smashed", "in step", "moved", "said"):
-        yield Measurement("crossing", sent[kind] / rounds / 1e6, "MB", {**case, "kind": kind})
-    yield Measurement("moved_share", sent["moved"] / sent.total(), "1", case)
+                sent[KINDS.get(kind, "control")] += traffic.header_bytes + traffic.payload_bytes
+    for kind in ("smashed", "averaging", "moved", "control"):
+        yield Measurement("link_traffic_mb", sent[kind] / rounds / 1e6, "MB", {**case, "kind": kind})
+    yield Measurement("moved_share", sent["moved"] / sent.total(), "fraction", case)
 
 
 def _round(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]) -> Measurement:
     """How long a round took on a clock."""
     began = min(one.told["began"] for one in outcome.rounds)
     ended = max(one.told["ended"] for one in outcome.rounds)
-    return Measurement("round", (ended - began) / rounds, "s", case)
+    return Measurement("round_s", (ended - began) / rounds, "s", case)
 
 
 def _accuracy(outcome: FederationOutcome, case: dict[str, CaseValue]) -> Measurement:
     """Of all clients' tests; they test after the last round."""
     right, tested = (sum(sum(getattr(one, name)) for one in outcome.rounds) for name in ("right", "tested"))
-    return Measurement("final_accuracy", right / tested, "1", case)
+    return Measurement("final_accuracy", right / tested, "fraction", case)
 
 
 def _differences(moving: FederationOutcome, staying: FederationOutcome, folder: Path) -> Iterator[Measurement]:
@@ -229,7 +229,7 @@ def _differences(moving: FederationOutcome, staying: FederationOutcome, folder: 
     Raises ValueError where there is nothing to compare, or what was kept is not of the same names.
     """
     one, other = _losses(moving), _losses(staying)
-    yield Measurement("loss_difference", max(abs(one[number] - other[number]) for number in other), "nats")
+    yield Measurement("loss_difference_nats", max(abs(one[number] - other[number]) for number in other), "nats")
     ours, theirs = _all_kept(folder / "moving"), _all_kept(folder / "staying")
     if not ours or ours.keys() != theirs.keys():
         raise ValueError(f"not to be compared: {len(ours)} tensors, and {sorted(ours.keys() ^ theirs.keys())[:3]}")

@@ -14,7 +14,7 @@ from netem.profiles import Duplex, LinkName
 from nodes.errors import ModelError, ProtocolError
 from nodes.federated.shape_workers import check_joint
 from nodes.model.chain import Chain
-from nodes.spec.federation import FADE, Absence, ClientMove, Federation, Partition, Statistics
+from nodes.spec.federation import STALENESS_EXPONENT, Absence, ClientMove, Federation, Partition, Statistics
 from nodes.spec.job import Job, StageSpec
 from nodes.spec.schemes import SCHEMES, SchemeName
 from nodes.stages.builtin import build_stage
@@ -37,14 +37,14 @@ class SchemeChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A scheme with what is its own.
 
     EPSL's share ``phi`` of averaged positions and the ``statistics`` by which batch norm goes in their pass;
-    asynchronous PSL's bound of ``staleness`` and its ``fade``.
+    asynchronous PSL's bound of ``staleness`` and its ``staleness_exponent``.
     """
 
     scheme: SchemeName = "psl"
     phi: Share = 0.0
     statistics: Statistics = "running"
     staleness: int | None = None
-    fade: float = FADE
+    staleness_exponent: float = STALENESS_EXPONENT
 
 
 class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,7 +160,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
             cloud_every=self.cloud_every,
             test_every=self.test_every,
             staleness=self.method.staleness,
-            fade=self.method.fade,
+            staleness_exponent=self.method.staleness_exponent,
             slowdowns=self.slowdowns,
             absences=self.absences,
             moves=self.moves,

@@ -87,16 +87,16 @@ class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 def placement(parameters: PlacementParameters, context: Context) -> Iterator[Measurement]:
     """Each strategy's means over the rounds: seconds, bytes that cross links by kind, bytes stored at the edges."""
     field = make_field(parameters, profiles(parameters.workload), context.seed)
-    yield Measurement("stay", field.stay_rounds, "rounds")
+    yield Measurement("stay_rounds", field.stay_rounds, "rounds")
     for strategy in STRATEGIES:
         rounds, case = field.run(strategy), {"strategy": strategy}
-        yield Measurement("round", fmean(one.seconds for one in rounds), "s", case)
-        yield Measurement("move", fmean(one.move_s for one in rounds), "s", case)
-        yield Measurement("communication", fmean(one.communication_bytes for one in rounds) / 1e6, "MB", case)
+        yield Measurement("round_s", fmean(one.seconds for one in rounds), "s", case)
+        yield Measurement("move_s", fmean(one.move_s for one in rounds), "s", case)
+        yield Measurement("communication_mb", fmean(one.communication_bytes for one in rounds) / 1e6, "MB", case)
         for kind in rounds[0].crossing_bytes:
             mean_bytes = fmean(one.crossing_bytes[kind] for one in rounds)
-            yield Measurement("crossing", mean_bytes / 1e6, "MB", {**case, "kind": kind})
-        yield Measurement("stored", fmean(one.stored_bytes for one in rounds) / 1e6, "MB", case)
+            yield Measurement("link_traffic_mb", mean_bytes / 1e6, "MB", {**case, "kind": kind})
+        yield Measurement("stored_mb", fmean(one.stored_bytes for one in rounds) / 1e6, "MB", case)
 
 
 def course(parameters: PlacementParameters, context: Context) -> Iterator[Measurement]:
@@ -107,8 +107,8 @@ def course(parameters: PlacementParameters, context: Context) -> Iterator[Measur
         passed = list(accumulate(seconds))
         for number in range(0, len(seconds), parameters.every):
             case = {"strategy": strategy, "round": number + 1}
-            yield Measurement("round", seconds[number], "s", case)
-            yield Measurement("time_passed", passed[number], "s", case)
+            yield Measurement("round_s", seconds[number], "s", case)
+            yield Measurement("time_passed_s", passed[number], "s", case)
 
 
 def migration(parameters: MigrationParameters, context: Context) -> Iterator[Measurement]:
@@ -162,10 +162,10 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
     sent = [way["parameters"] for node in moved.nodes for way in (node.sent_down, node.sent_up) if "parameters" in way]
     yield Measurement("cell_changes", sum(one != other for one, other in pairwise(field.attached)), "1")
     yield Measurement("moves", sum(one != other for one, other in pairwise(splits)), "1")
-    yield Measurement("moved", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})
-    yield Measurement("moved", counted, "B", {"source": "controller"})
+    yield Measurement("moved_bytes", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})
+    yield Measurement("moved_bytes", counted, "B", {"source": "controller"})
     losses = max(abs(one - other) for one, other in zip(moved.losses, stayed.losses, strict=True))
-    yield Measurement("loss_difference", losses, "1")
+    yield Measurement("loss_difference_nats", losses, "nats")
     different = sum(not torch.equal(tensor, stayed_state[name]) for name, tensor in moved_state.items())
     yield Measurement("different_tensors", different + len(moved_state.keys() ^ stayed_state.keys()), "tensors")
     yield Measurement("tensors", len(moved_state), "tensors")
@@ -195,19 +195,19 @@ def tree(parameters: TreeParameters, context: Context) -> Iterator[Measurement]:
     limit = parameters.storage_share * 2 * sum(weights)
     servers = {server for path in paths for server in path.servers}
     found = place_layers(paths, held, dict.fromkeys(servers, limit) | {"cloud": sum(held)})
-    yield Measurement("round", found.cost / everyone, "s")
+    yield Measurement("round_s", found.cost / everyone, "s")
     for link in (0, 1):
         sent = sum(
             2 * clients * parameters.batches * boundary[splits[link]]
             for clients, splits in zip(parameters.clients, found.splits, strict=True)
         )
-        yield Measurement("smashed", sent / 1e6, "MB", {"link": ("edge to metro", "metro to cloud")[link]})
+        yield Measurement("smashed_mb", sent / 1e6, "MB", {"link": ("edge to metro", "metro to cloud")[link]})
     sizes = {server: sum(held[low:high]) for server, (low, high) in found.stored.items()}
     apart = sum(sum(held[one:other]) for one, other in found.splits)
-    yield Measurement("metro_stored", sizes.get("metro", 0) / 1e6, "MB", {"copies": "together"})
-    yield Measurement("metro_stored", apart / 1e6, "MB", {"copies": "apart"})
+    yield Measurement("metro_stored_mb", sizes.get("metro", 0) / 1e6, "MB", {"copies": "together"})
+    yield Measurement("metro_stored_mb", apart / 1e6, "MB", {"copies": "apart"})
     edges_bytes = sum(size for server, size in sizes.items() if server.startswith("edge"))
-    yield Measurement("edges_stored", edges_bytes / 1e6, "MB")
+    yield Measurement("edges_stored_mb", edges_bytes / 1e6, "MB")
 
 
 def chain_splits(state: State, edges: tuple[str, ...], device_layers: int) -> tuple[int, ...]:

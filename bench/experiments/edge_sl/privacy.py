@@ -109,8 +109,8 @@ def depth(parameters: Depth, context: Context) -> Iterator[Measurement]:
         done = 0 if cut == "input" else boundary_after(layout, cut)
         case = {"cut": cut}
         yield Measurement("layers", done, "layers", case)
-        yield Measurement("device_work", sum(work.flops[:done]) / sum(work.flops), "share", case)
-        yield Measurement("device_time", sum(seconds[:done]) / sum(seconds), "share", case)
+        yield Measurement("device_work_share", sum(work.flops[:done]) / sum(work.flops), "fraction", case)
+        yield Measurement("device_time_share", sum(seconds[:done]) / sum(seconds), "fraction", case)
         yield Measurement("smashed_bytes", work.boundary_bytes[done], "B", case)
 
 

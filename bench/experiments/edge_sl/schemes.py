@@ -150,13 +150,13 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, time
         if noted and learned:
             loss = sum(one.told["loss"] for one in of_round) / noted
             if math.isfinite(loss):
-                yield Measurement("training_loss", loss, "nats", case)
+                yield Measurement("training_loss_nats", loss, "nats", case)
             else:  # a finding, not a failure of the run
                 yield Measurement("diverged", 1, "1", case)
         accuracy = _accuracy(of_round)
         if accuracy is not None:
-            yield Measurement("test_accuracy", accuracy, "1", case)
-            yield Measurement("balanced_accuracy", _balanced(of_round), "1", case)
+            yield Measurement("test_accuracy", accuracy, "fraction", case)
+            yield Measurement("balanced_accuracy", _balanced(of_round), "fraction", case)
         trained = max(max(one.told["trained"], one.told["averaged"]) for one in of_round)
         moments.append(RoundEnd(trained - began - tests_s, accuracy))
         tests_s += max(0.0, max(one.told["ended"] for one in of_round) - trained)
@@ -171,7 +171,7 @@ def _times(moments: list[RoundEnd], parameters: Clients) -> Iterator[Measurement
     for time_s in parameters.times_s:
         ended = [one.accuracy for one in moments if one.elapsed_s <= time_s and one.accuracy is not None]
         if ended:
-            yield Measurement("accuracy_at", ended[-1], "1", {"time_s": time_s})
+            yield Measurement("accuracy_at", ended[-1], "fraction", {"time_s": time_s})
 
 
 def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iterator[Measurement]:
@@ -183,30 +183,30 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
     last = [one for one in outcome.rounds if one.told["round"] == parameters.rounds - 1]
     accuracy = _accuracy(last)
     if accuracy is not None:
-        yield Measurement("final_accuracy", accuracy, "1")
-        yield Measurement("final_balanced_accuracy", _balanced(last), "1")
+        yield Measurement("final_accuracy", accuracy, "fraction")
+        yield Measurement("final_balanced_accuracy", _balanced(last), "fraction")
     steps = total("steps")
     yield Measurement("client_steps", steps, "steps")
-    yield Measurement("up_bytes", total("up_bytes"), "B")
-    yield Measurement("down_bytes", total("down_bytes"), "B")
+    yield Measurement("uplink_bytes", total("up_bytes"), "B")
+    yield Measurement("downlink_bytes", total("down_bytes"), "B")
     if parameters.moves:
         yield Measurement("moved_bytes", total("moved_bytes"), "B")
     spared = sum(one.told["shared_bytes"] * (1 - 1 / max(1.0, one.told["participants"])) for one in outcome.rounds)
-    yield Measurement("down_broadcast_bytes", total("down_bytes") - spared, "B")
+    yield Measurement("downlink_broadcast_bytes", total("down_bytes") - spared, "B")
     operations = (1 + BACKWARD) * parameters.batch_size * steps * work.client
     yield Measurement("client_operations", operations, "FLOP")
-    yield Measurement("client_share", work.client / (work.client + work.server), "1")
+    yield Measurement("client_share", work.client / (work.client + work.server), "fraction")
     busy = sum(node.compute_s for node in outcome.nodes if node.name.startswith("client"))
-    yield Measurement("client_compute_s", busy / max(1.0, steps), "s/step")
+    yield Measurement("client_compute_s_per_step", busy / max(1.0, steps), "s/step")
     updates = total("updates")
     if updates:
         yield Measurement("server_updates", updates, "updates")
-        yield Measurement("backward_samples", total("backward_samples") / updates, "samples/update")
-        yield Measurement("forward_samples", total("forward_samples") / updates, "samples/update")
+        yield Measurement("backward_samples_per_update", total("backward_samples") / updates, "samples/update")
+        yield Measurement("forward_samples_per_update", total("forward_samples") / updates, "samples/update")
     if total("backward_s"):
-        yield Measurement("backward_s", total("backward_s") / updates, "s/update")
+        yield Measurement("backward_s_per_update", total("backward_s") / updates, "s/update")
     if parameters.method.scheme == "psl-async":
-        yield Measurement("staleness", total("staleness") / steps, "updates")
+        yield Measurement("staleness_updates", total("staleness") / steps, "updates")
 
 
 def _accuracy(rounds: list[RoundReport]) -> float | None:

@@ -54,8 +54,8 @@ def bandwidth(parameters: NetworkParameters, context: Context) -> Iterator[Measu
             both["Table I"] = table[link]
         for source, (mean_bps, std_bps) in both.items():
             case = {"link": link, "source": source}
-            yield Measurement("bandwidth_mean", mean_bps / 1e6, "Mbit/s", case)
-            yield Measurement("bandwidth_std", std_bps / 1e6, "Mbit/s", case)
+            yield Measurement("bandwidth_mean_mbps", mean_bps / 1e6, "Mbit/s", case)
+            yield Measurement("bandwidth_std_mbps", std_bps / 1e6, "Mbit/s", case)
 
 
 def course(parameters: CourseParameters, context: Context) -> Iterator[Measurement]:
@@ -65,10 +65,10 @@ def course(parameters: CourseParameters, context: Context) -> Iterator[Measureme
     for start in range(0, len(found.serving) - width + 1, width):
         time_s = round(start * parameters.coherence_s, 6)
         for link, rates_bps in found.rates_bps.items():
-            metric = "access_bandwidth" if link == found.topology.access else "backhaul_bandwidth"
+            metric = "access_bandwidth_mbps" if link == found.topology.access else "backhaul_bandwidth_mbps"
             mean_bps = rates_bps[start : start + width].mean()
             yield Measurement(metric, mean_bps / 1e6, "Mbit/s", {"time_s": time_s, "link": link})
-        yield Measurement("hops", len(found.route(time_s).links), "links", {"time_s": time_s})
+        yield Measurement("hops", len(found.route(time_s).links), "hops", {"time_s": time_s})
 
 
 def upload(parameters: UploadParameters, context: Context) -> Iterator[Measurement]:

@@ -79,7 +79,7 @@ def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, contex
 def learned(outcome: TrainingOutcome) -> Iterator[Measurement]:
     """What training came to."""
     if outcome.losses:
-        yield Measurement("final_loss", outcome.losses[-1], "nats")
+        yield Measurement("final_loss_nats", outcome.losses[-1], "nats")
         yield Measurement("train_accuracy", outcome.epochs[-1]["train_accuracy"], "fraction")
     yield Measurement("test_accuracy", outcome.epochs[-1]["test_accuracy"], "fraction")
 
@@ -107,7 +107,9 @@ def tested(outcome: TrainingOutcome) -> Iterator[Measurement]:
     if seconds:
         yield Measurement("inference_samples_per_s", samples / seconds, "samples/s")
     for quantile in LATENCY_QUANTILES if len(outcome.latency_s) > 1 else ():
-        yield Measurement("latency_s", float(np.quantile(outcome.latency_s, quantile)), "s", {"quantile": quantile})
+        yield Measurement(
+            "latency_ms", 1e3 * float(np.quantile(outcome.latency_s, quantile)), "ms", {"quantile": quantile}
+        )
 
 
 def rate(job: Job, outcomes: list[TrainingOutcome]) -> float:
@@ -124,7 +126,7 @@ def comparison(job: Job, split_runs: list[TrainingOutcome], whole_runs: list[Tra
     accuracies = [outcome.epochs[-1]["test_accuracy"] for outcome in (split, whole)]
     yield Measurement("unsplit_test_accuracy", accuracies[1], "fraction")
     yield Measurement("accuracy_difference", accuracies[0] - accuracies[1], "fraction")
-    yield Measurement("largest_loss_difference", max(distances), "nats")
+    yield Measurement("largest_loss_difference_nats", max(distances), "nats")
     yield Measurement("unsplit_samples_per_s", rate(job, whole_runs), "samples/s")
     ratios = [rate(job, [one]) / rate(job, [other]) for one, other in zip(split_runs, whole_runs, strict=True)]
     yield Measurement("throughput_ratio", statistics.median(ratios), "1")
@@ -154,8 +156,8 @@ def wire_measurements(outcome: TrainingOutcome) -> Iterator[Measurement]:
     """Bytes and messages by link, direction and kind; and, live, by connection as the kernel saw them."""
     hops = {node.name: index for index, node in enumerate(outcome.nodes)}
     for node in outcome.nodes:
-        for direction, sent in (("down", node.sent_down), ("up", node.sent_up)):
-            hop = hops[node.name] + (direction == "down")
+        for direction, sent in (("uplink", node.sent_down), ("downlink", node.sent_up)):
+            hop = hops[node.name] + (direction == "uplink")
             for kind, traffic in sent.items():
                 case: dict[str, CaseValue] = {"hop": hop, "direction": direction, "kind": kind}
                 yield Measurement("messages", traffic.messages, "messages", case)

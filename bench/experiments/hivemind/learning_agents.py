@@ -76,10 +76,10 @@ def two_step_game(parameters: GameParameters, context: Context) -> Iterator[Meas
     for name, module in (("agent", learned.agents[0]), ("mixer", learned.mixer)):
         yield Measurement("parameter_bytes", parameter_bytes(module), "B", {"of": name})
     for index, ends in enumerate(learned.channels):
-        for direction, end in zip(("up", "down"), ends, strict=True):
+        for direction, end in zip(("uplink", "downlink"), ends, strict=True):
             for kind, traffic in end.sent.items():
                 case: dict[str, CaseValue] = {"agent": index, "direction": direction, "kind": kind}
-                yield Measurement("messages", traffic.messages, "1", case)
+                yield Measurement("messages", traffic.messages, "messages", case)
                 yield Measurement("sent_bytes", traffic.header_bytes + traffic.payload_bytes, "B", case)
 
 

@@ -29,7 +29,7 @@ class RateParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unkn
     nodes look at their links again each ``check_s``.
     """
 
-    rates: Literal["told", "measured"] = "told"
+    rates: Literal["known", "measured"] = "known"
     slowdown: Positive = 20.0
     settling: Count = 4
     transfers: Count = 3
@@ -38,7 +38,7 @@ class RateParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unkn
     @property
     def policy(self) -> Policy:
         """Of rates that are told each is told once; those that are measured are never the same twice."""
-        if self.rates == "told":
+        if self.rates == "known":
             return Policy()
         return Policy(rate_transfers=self.transfers, check_s=self.check_s * self.dilation, min_change=0.01)
 
@@ -50,7 +50,7 @@ def rates(parameters: RateParameters, context: Context) -> Iterator[Measurement]
     known = {ends: replace(link, rate_bps=None) if blind else link for ends, link in stage.known.items()}
     stage = replace(stage, service=replace(stage.service, policy=parameters.policy), known=known)
     upper, lower = parameters.before[:2]
-    road = parameters.roads[f"{upper}-{lower}"]
+    road = parameters.links[f"{upper}-{lower}"]
     link = LinkProfile(
         rate_bps=road.rate_bps / parameters.slowdown / parameters.dilation, delay_s=road.delay_s * parameters.dilation
     )
@@ -70,8 +70,8 @@ def rates(parameters: RateParameters, context: Context) -> Iterator[Measurement]
     phases, links_told = served(stage, script, context)
     yield from links_told
     for phase, tasks in phases.items():
-        latency_s = statistics.median(task.latency_s for task in tasks) / parameters.dilation
-        yield Measurement("latency_s", latency_s, "s", {"phase": phase})
+        latency_ms = 1e3 * (statistics.median(task.latency_s for task in tasks) / parameters.dilation)
+        yield Measurement("latency_ms", latency_ms, "ms", {"phase": phase})
         yield Measurement("prediction_error", statistics.fmean(map(error_of, tasks)), "1", {"phase": phase})
         for name in parameters.before:
             yield Measurement("layers", held(tasks[-1], name), "layers", {"phase": phase, "node": name})

@@ -97,11 +97,11 @@ def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurem
     live_times, links_told = served(stage, script, context)
     yield from links_told
     for quantile, value in (("median", statistics.median(live_times)), ("mean", statistics.fmean(live_times))):
-        yield Measurement("update_s", value, "s", {"statistic": quantile})
+        yield Measurement("split_update_ms", 1e3 * value, "ms", {"statistic": quantile})
     for name in names[1:]:
         sent = reports[name].sent_up["sci"]
         yield Measurement("sci_bytes", _frame_bytes(sent), "B", {"node": name})
-    yield Measurement("layers", layers, "1")
+    yield Measurement("layers", layers, "layers")
 
 
 def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurement]:
@@ -141,7 +141,7 @@ def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurem
     errors = [error_of(task) for tasks in phases.values() for task in tasks]
     yield Measurement("prediction_error", statistics.fmean(errors), "1", {"phase": "all"})
     before, after = (statistics.median(task.latency_s for task in phases[phase]) for phase in ("before", "after"))
-    yield Measurement("latency_increase_s", (after - before) / parameters.dilation, "s")
+    yield Measurement("latency_increase_ms", 1e3 * ((after - before) / parameters.dilation), "ms")
     yield Measurement("kept_nodes_changed", changed(phases, parameters), "1")
     yield Measurement("parameter_messages", sum("parameters" in r.sent_down for r in reports.values()), "1")
     yield Measurement("overrun_s", sum(report.overrun_s for report in reports.values()) / parameters.dilation, "s")
@@ -157,14 +157,14 @@ def _told(phase: str, tasks: Sequence[TaskReport], parameters: RouteParameters) 
     for task in tasks:
         for source, value in (("measured", task.latency_s), ("predicted", task.predicted_s)):
             case: dict[str, CaseValue] = {"phase": phase, "task": task.step, "source": source}
-            yield Measurement("latency_s", value / parameters.dilation, "s", case)
-    median_s = statistics.median(task.latency_s for task in tasks) / parameters.dilation
-    yield Measurement("median_latency_s", median_s, "s", {"phase": phase})
+            yield Measurement("latency_ms", 1e3 * (value / parameters.dilation), "ms", case)
+    median_ms = 1e3 * (statistics.median(task.latency_s for task in tasks) / parameters.dilation)
+    yield Measurement("median_latency_ms", median_ms, "ms", {"phase": phase})
     yield Measurement("prediction_error", statistics.fmean(map(error_of, tasks)), "1", {"phase": phase})
     yield Measurement("restarts", sum(task.restarts for task in tasks), "1", {"phase": phase})
     last = tasks[-1]
     for name in _routes(parameters)[phase]:
-        yield Measurement("layers", held(last, name), "1", {"phase": phase, "node": name})
+        yield Measurement("layers", held(last, name), "layers", {"phase": phase, "node": name})
 
 
 def changed(phases: Mapping[str, Sequence[TaskReport]], parameters: RouteParameters) -> int:

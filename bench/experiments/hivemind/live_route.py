@@ -38,13 +38,14 @@ class RouteLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class LiveRouteParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``tasks`` of a service on the route ``before``, from the UE on, over ``roads`` (``ue-iab1``).
+    """``tasks`` of a service on the route ``before``, from the UE on, over ``links`` (``ue-iab1``).
 
-    ``model_compute_s``: the whole model's time on each node's device; only nodes of ``computing`` may (none: all).
+    ``model_compute_s`` are the seconds of the whole model on each node's device. Only the nodes of ``computing`` may
+    compute; if it is empty, all may. All times are multiplied by ``dilation`` and all rates divided by it.
     """
 
     model_compute_s: dict[RouteNodeName, Positive]
-    roads: dict[str, RouteLink]
+    links: dict[str, RouteLink]
     before: list[RouteNodeName]
     computing: list[RouteNodeName] = []
     model: ModelName = ModelName("resnet18")
@@ -59,8 +60,8 @@ class LiveRouteParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     def must_lead(self, *routes: Sequence[str]) -> None:
         """Raise ValueError for a route that cannot be taken."""
         for upper, lower in (pair for route in routes for pair in pairwise(route)):
-            if f"{upper}-{lower}" not in self.roads:
-                raise ValueError(f"no road {upper}-{lower}, which a route takes")
+            if f"{upper}-{lower}" not in self.links:
+                raise ValueError(f"links: no link {upper}-{lower}, which a route takes")
         if missing := {name for route in routes for name in route} - self.model_compute_s.keys():
             raise ValueError(f"model_compute_s: no compute time for node {', '.join(sorted(missing))}")
 
@@ -82,7 +83,8 @@ def steady(parameters: LiveRouteParameters, context: Context) -> Iterator[Measur
         ("measured", [task.latency_s for task in tasks]),
         ("predicted", [task.predicted_s for task in tasks]),
     ):
-        yield Measurement("latency_s", statistics.median(values) / parameters.dilation, "s", {"source": source})
+        latency_ms = 1e3 * (statistics.median(values) / parameters.dilation)
+        yield Measurement("latency_ms", latency_ms, "ms", {"source": source})
     yield Measurement("prediction_error", statistics.fmean(map(error_of, tasks)), "1")
     for name in parameters.before:
         yield Measurement("layers", held(tasks[-1], name), "layers", {"node": name})
@@ -124,7 +126,7 @@ def stage_of(parameters: LiveRouteParameters, context: Context, extra_s: float =
     profile = measure_profile(build_model(parameters.model, 10, shape), shape, parameters.granularity)
     k, total_s = parameters.dilation, sum(profile.forward_s)
     links, known = {}, {}
-    for ends, road in parameters.roads.items():
+    for ends, road in parameters.links.items():
         upper, _, lower = ends.partition("-")
         slow = LinkProfile(rate_bps=road.rate_bps / k, delay_s=road.delay_s * k)
         links[upper, lower], known[upper, lower] = Duplex(up=slow, down=slow), known_of(slow, extra_s)

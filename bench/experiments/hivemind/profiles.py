@@ -41,7 +41,7 @@ def measured(parameters: ProfileParameters, context: Context) -> Iterator[Measur
         joules=counter or constant_power(parameters.power_w, time.perf_counter),
     )
     yield from totals("here", here)
-    yield Measurement("counter", float(counter is not None), "1", {"machine": "here"})
+    yield Measurement("has_energy_counter", float(counter is not None), "1", {"machine": "here"})
     for name, device in DEVICES.items():
         yield from totals(name, predict_profile(device, work))
 
@@ -51,8 +51,8 @@ def totals(machine: str, profile: Profile) -> Iterator[Measurement]:
     case = {"machine": machine}
     yield Measurement("forward_s", fsum(profile.forward_s), "s", case)
     yield Measurement("backward_s", fsum(profile.backward_s), "s", case)
-    yield Measurement("forward_energy", fsum(profile.forward_j), "J", case)
-    yield Measurement("backward_energy", fsum(profile.backward_j), "J", case)
+    yield Measurement("forward_energy_j", fsum(profile.forward_j), "J", case)
+    yield Measurement("backward_energy_j", fsum(profile.backward_j), "J", case)
     yield Measurement("backward_over_forward", fsum(profile.backward_s) / fsum(profile.forward_s), "1", case)
     yield Measurement("layers", len(profile.layers), "layers", case)
 

@@ -42,7 +42,7 @@ def speed(parameters: SpeedParameters, context: Context) -> Iterator[Measurement
     layers, links = drawn(random, 2, parameters.update_layers)
     case: CaseKey = {"layers": parameters.update_layers}
     update_s = [seconds(lambda: split_node(layers[0], links[0], links[0])) for _ in range(20 * parameters.repeats)]
-    yield Measurement("update_s", statistics.median(update_s), "s", case)
+    yield Measurement("node_update_s", statistics.median(update_s), "s", case)
     chain = drawn(random, *parameters.central)
     case = dict(zip(("nodes", "layers"), parameters.central, strict=True))
     central_s = [seconds(lambda: search(*chain)) for _ in range(parameters.repeats)]
@@ -99,7 +99,7 @@ def sizes(parameters: SizeParameters, context: Context) -> Iterator[Measurement]
         for graph, size in (("full", full_size), ("relay", relay_size), ("sci", sci_size)):
             case: CaseKey = {"granularity": granularity, "graph": graph}
             for metric, value in size(parameters.nodes, count)._asdict().items():
-                yield Measurement(metric, value, "1", case)
+                yield Measurement(metric, value, metric, case)
     yield Measurement("message_bytes", message_bytes("cloud", counts["op"]), "B")
 
 
@@ -121,16 +121,18 @@ def figure2(parameters: Nothing, context: Context) -> Iterator[Measurement]:
         for name, computing in ARCHITECTURES.items():
             split = restricted(chain, computing)
             case: CaseKey = {"capacity": tenths / 10, "architecture": name}
-            yield Measurement("latency", split.cost, "units", case)
+            yield Measurement("latency_units", split.cost, "units", case)
             for node, done in zip(("ue", "mec"), split.splits, strict=True):
                 yield Measurement("layers_done", done, "layers", case | {"node": node})
         text = path_cost(*chain, [1, 3])
-        yield Measurement("latency", text, "units", {"capacity": tenths / 10, "architecture": "last two on the MEC"})
+        yield Measurement(
+            "latency_units", text, "units", {"capacity": tenths / 10, "architecture": "last two on the MEC"}
+        )
     low, high = 0.1, 1.0
     while high - low > 1e-9:
         middle = (low + high) / 2
         low, high = (middle, high) if search(*figure2_chain(middle)).splits == [0, 3] else (low, middle)
-    yield Measurement("switch_capacity", high, "units")
+    yield Measurement("switch_capacity_units", high, "units")
 
 
 def figure2_chain(capacity: float) -> ChainCosts:
@@ -164,8 +166,8 @@ def two_edges(parameters: Nothing, context: Context) -> Iterator[Measurement]:
     }
     for objective, split in found.items():
         assert split is not None  # the UE alone keeps the limit
-        yield Measurement("latency", path_cost(*TWO_EDGES_MS, split.splits), "ms", {"objective": objective})
-        yield Measurement("energy", path_cost(*TWO_EDGES_J, split.splits), "J", {"objective": objective})
+        yield Measurement("latency_ms", path_cost(*TWO_EDGES_MS, split.splits), "ms", {"objective": objective})
+        yield Measurement("energy_j", path_cost(*TWO_EDGES_J, split.splits), "J", {"objective": objective})
 
 
 class PrintedParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

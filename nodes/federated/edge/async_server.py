@@ -56,7 +56,7 @@ class AsyncEdgeServer(EdgeServer):
             missed = self._updates - 1 - self._served[member.name]
             self._served[member.name] = self._updates
             self._tally.staleness += missed
-            fades.append(share * fading(missed, self._federation.fade))
+            fades.append(share * fading(missed, self._federation.staleness_exponent))
         return tuple(fades)
 
     def computed(self, reply: AnyMessage, now: float) -> list[Action]:

@@ -32,7 +32,9 @@ FOUND = Calibration(
 
 
 def row(profile: LinkProfile, messages: int = 40, **found: float) -> links.CalibrationRow:
-    return links._row(links.Asked("wifi", "up", Duplex(up=profile)), msgspec.structs.replace(FOUND, **found), messages)
+    return links._row(
+        links.Asked("wifi", "uplink", Duplex(up=profile)), msgspec.structs.replace(FOUND, **found), messages
+    )
 
 
 def test_a_row_says_how_far_off_a_link_is() -> None:
@@ -73,7 +75,7 @@ def test_the_command_prints_rows_for_every_link_and_sweep(
     monkeypatch.setattr(links, "swept", lambda: list(SWEPT)[-1:])
     assert main(["links", "--json"]) == 0
     named, swept = json.loads(capsys.readouterr().out)
-    assert (named["link"], named["direction"], named["rate_bps"]) == ("wifi", "up", 60e6)
+    assert (named["link"], named["direction"], named["rate_bps"]) == ("wifi", "uplink", 60e6)
     assert named["measured_delay_s"] > 0.001
     assert list(swept["late_s"]) == ["4096", "65536", "524288", "4194304"]
     assert min(swept["late_s"].values()) >= 0
@@ -84,13 +86,13 @@ NAMED, SWEPT = list(links.named()), list(links.swept())
 
 def test_named_links_are_measured_both_ways_and_what_is_swept_has_its_own_delay_back() -> None:
     assert [(one.link, one.direction) for one in NAMED][:4] == [
-        ("unlimited", "up"),
-        ("unlimited", "down"),
-        ("wifi", "up"),
-        ("wifi", "down"),
+        ("unlimited", "uplink"),
+        ("unlimited", "downlink"),
+        ("wifi", "uplink"),
+        ("wifi", "downlink"),
     ]
     five = {one.direction: one.duplex for one in NAMED if one.link == "5g"}
-    assert (five["up"].up, five["up"].down) == (five["down"].down, five["down"].up)
+    assert (five["uplink"].up, five["uplink"].down) == (five["downlink"].down, five["downlink"].up)
     assert all(one.duplex.down == LinkProfile(delay_s=one.duplex.up.delay_s) for one in SWEPT)
 
 
@@ -138,7 +140,7 @@ def test_many_tasks_in_virtual_time_tell_their_latencies(context: Context) -> No
     values = {(m.metric, *m.case.values()): m.value for m in found}
     assert values["tasks",] == 50
     for quantile in (0.5, 0.95):
-        assert values["latency_s", quantile] == pytest.approx(4 * 0.002 + 2 * 0.015, rel=1e-6)
+        assert values["latency_ms", quantile] == pytest.approx(4 * 2 + 2 * 15, rel=1e-6)
 
 
 def test_what_rows_of_several_links_at_once_are_measured_of_is_each_its_own() -> None:

@@ -95,8 +95,8 @@ def surges(parameters: DynamicsParameters, context: Context) -> Iterator[Measure
     second = tasks(field, fastest(field, "hivemind"), present(field), [0.01 * index for index in range(100)])
     for index, value in enumerate(latencies_ms(second)):
         case: dict[str, CaseValue] = {"course": context.seed, "time_s": round(0.01 * index, 2)}
-        yield Measurement("latency_over_time", value, "ms", case)
-    yield from spread("latency", latencies(field, parameters, context, present(field)), "ms", {})
+        yield Measurement("latency_over_time_ms", value, "ms", case)
+    yield from spread("latency_ms", latencies(field, parameters, context, present(field)), "ms", {})
 
 
 def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
@@ -114,12 +114,12 @@ def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Mea
     spikes = {way: sum(value > SPIKE_MS for value in latencies_ms(found)) for way, found in by_way.items()}
     for way, found in by_way.items():
         case = {"way": way}
-        yield from spread("latency", latencies_ms(found), "ms", case)
-        yield Measurement("spikes", spikes[way] / len(found), "fraction", case)
+        yield from spread("latency_ms", latencies_ms(found), "ms", case)
+        yield Measurement("spike_share", spikes[way] / len(found), "fraction", case)
         if spikes["standard"]:
-            yield Measurement("spikes_left", spikes[way] / spikes["standard"], "fraction", case)
+            yield Measurement("spikes_left_share", spikes[way] / spikes["standard"], "fraction", case)
         look_ahead_s = fmean(gap_s for one in found for gap_s in field.gaps_s(one))
-        yield Measurement("look_ahead", 1e3 * look_ahead_s, "ms", case)
+        yield Measurement("look_ahead_ms", 1e3 * look_ahead_s, "ms", case)
 
 
 def accuracy(parameters: ErrorParameters, context: Context) -> Iterator[Measurement]:
@@ -131,8 +131,8 @@ def accuracy(parameters: ErrorParameters, context: Context) -> Iterator[Measurem
         generator = torch.Generator().manual_seed(context.seed)
         forecast = foreseen(field, error, generator)
         medians.append(median(latencies(field, parameters, context, forecast)))
-        yield Measurement("median_latency", medians[-1], "ms", {"error": error, "way": "predictive"})
-        yield Measurement("median_latency", standard, "ms", {"error": error, "way": "standard"})
+        yield Measurement("median_latency_ms", medians[-1], "ms", {"error": error, "way": "predictive"})
+        yield Measurement("median_latency_ms", standard, "ms", {"error": error, "way": "standard"})
         yield Measurement("median_ratio", medians[-1] / standard, "1", {"error": error})
     yield Measurement("break_even_error", break_even(parameters.errors, medians, standard), "fraction")
 

@@ -66,14 +66,14 @@ def latency(parameters: InferenceParameters, context: Context) -> Iterator[Measu
     means = {strategy: fmean(latencies_ms(journeys)) for strategy, journeys in by_strategy.items()}
     for strategy, journeys in by_strategy.items():
         case: dict[str, CaseValue] = {"strategy": strategy}
-        yield from spread("latency", latencies_ms(journeys), "ms", case)
+        yield from spread("latency_ms", latencies_ms(journeys), "ms", case)
         yield Measurement("computing_nodes", fmean(sum(map(bool, one.layers)) for one in journeys), "nodes", case)
         if strategy != "hivemind":
-            yield Measurement("saving", 1 - means["hivemind"] / means[strategy], "fraction", case)
+            yield Measurement("saving_share", 1 - means["hivemind"] / means[strategy], "fraction", case)
         yield Measurement("relative_efficiency", means["ue"] / means[strategy], "1", case)
-    yield Measurement("update", fmean(map(update_ms, by_strategy["hivemind"])), "ms")
+    yield Measurement("split_update_ms", fmean(map(update_ms, by_strategy["hivemind"])), "ms")
     yield Measurement("sci_bytes", field.sci_bytes, "B")
-    yield Measurement("mean_output", fmean(profiles(parameters.workload)["ue"].output_bytes) / 1e3, "kB")
+    yield Measurement("mean_output_kb", fmean(profiles(parameters.workload)["ue"].output_bytes) / 1e3, "kB")
 
 
 def capability(parameters: CapabilityParameters, context: Context) -> Iterator[Measurement]:
@@ -88,8 +88,8 @@ def capability(parameters: CapabilityParameters, context: Context) -> Iterator[M
         before, after = (
             fmean(latencies_ms(played(one, strategy, parameters, context))) for one in (as_they_are, improved)
         )
-        yield Measurement("latency", after, "ms", {"strategy": strategy})
-        yield Measurement("gain", 1 - after / before, "fraction", {"strategy": strategy})
+        yield Measurement("latency_ms", after, "ms", {"strategy": strategy})
+        yield Measurement("gain_share", 1 - after / before, "fraction", {"strategy": strategy})
 
 
 def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measurement]:
@@ -108,7 +108,7 @@ def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measu
     for bucket in range(buckets):
         ours = journeys[bucket * len(journeys) // buckets : (bucket + 1) * len(journeys) // buckets]
         case: dict[str, CaseValue] = {"time_s": round((bucket + 0.5) * 2 * parameters.window_s / buckets, 3)}
-        yield Measurement("window_latency", fmean(latencies_ms(ours)), "ms", case)
+        yield Measurement("window_latency_ms", fmean(latencies_ms(ours)), "ms", case)
         for name in names:
             yield Measurement("layers", fmean(computed(one, name) for one in ours), "layers", {**case, "node": name})
     sides = {
@@ -116,7 +116,7 @@ def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measu
         "after": [one for one in journeys if one.route == after],
     }
     for side, ours in sides.items():
-        yield from spread("latency", latencies_ms(ours), "ms", {"side": side})
+        yield from spread("latency_ms", latencies_ms(ours), "ms", {"side": side})
         yield Measurement("hops", len(ours[0].route.links), "hops", {"side": side})
     shared = [name for name in before.nodes if name in after.nodes and name != "ue"]
     yield Measurement(

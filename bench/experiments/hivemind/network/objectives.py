@@ -51,9 +51,11 @@ def objectives(parameters: ObjectiveParameters, context: Context) -> Iterator[Me
             case = {"objective": objective}
             latency_ms = latencies_ms(journeys)
             energy_j[objective] = [TASKS_A_BATCH * meter.spent_j(one) for one in journeys]
-            yield from spread("latency", latency_ms, "ms", case)
-            yield from spread("energy", energy_j[objective], "J", case)
-            yield Measurement("late", fmean(value > parameters.limit_ms for value in latency_ms), "fraction", case)
+            yield from spread("latency_ms", latency_ms, "ms", case)
+            yield from spread("energy_j", energy_j[objective], "J", case)
+            yield Measurement(
+                "deadline_miss_rate", fmean(value > parameters.limit_ms for value in latency_ms), "fraction", case
+            )
             yield Measurement("computing_nodes", fmean(sum(map(bool, one.layers)) for one in journeys), "nodes", case)
     exact_j = fmean(energy_j["exact"])
     for objective, values in energy_j.items():

@@ -129,9 +129,11 @@ def compared(
     """Both ways, and how many times the energy of ``ours`` the standard takes."""
     for way, found in plans.items():
         case = {"way": way}
-        yield from spread("energy", [one.energy_j for one in found], "J", case)
-        yield from spread("latency", [one.latency_ms for one in found], "ms", case)
-        yield Measurement("late", fmean(one.latency_ms > parameters.limit_ms for one in found), "fraction", case)
+        yield from spread("energy_j", [one.energy_j for one in found], "J", case)
+        yield from spread("latency_ms", [one.latency_ms for one in found], "ms", case)
+        yield Measurement(
+            "deadline_miss_rate", fmean(one.latency_ms > parameters.limit_ms for one in found), "fraction", case
+        )
     energies = {way: fmean(one.energy_j for one in found) for way, found in plans.items()}
     yield Measurement("efficiency_over_standard", energies["standard"] / energies[ours], "1")
 

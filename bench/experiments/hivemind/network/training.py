@@ -144,11 +144,11 @@ def energy(parameters: InferenceParameters, context: Context) -> Iterator[Measur
     means = {name: fmean(batch.energy_j for batch in batches) for name, batches in by_strategy.items()}
     for strategy, batches in by_strategy.items():
         case = {"strategy": strategy}
-        yield from spread("energy", [batch.energy_j for batch in batches], "J", case)
-        yield Measurement("moves_energy", fmean(batch.moves_j for batch in batches), "J", case)
-        yield Measurement("moves", sum(batch.moved_bytes > 0 for batch in batches), "batches", case)
+        yield from spread("energy_j", [batch.energy_j for batch in batches], "J", case)
+        yield Measurement("moves_energy_j", fmean(batch.moves_j for batch in batches), "J", case)
+        yield Measurement("batches_with_moves", sum(batch.moved_bytes > 0 for batch in batches), "batches", case)
         if strategy != "hivemind":
-            yield Measurement("saving", 1 - means["hivemind"] / means[strategy], "fraction", case)
+            yield Measurement("saving_share", 1 - means["hivemind"] / means[strategy], "fraction", case)
         yield Measurement("relative_efficiency", means["ue"] / means[strategy], "1", case)
         nodes = fmean(sum(map(bool, batch.journey.layers)) for batch in batches)
         yield Measurement("computing_nodes", nodes, "nodes", case)

@@ -43,7 +43,7 @@ def test_each_link_carries_what_its_own_stage_makes(context: Context) -> None:
         measurement.case["hop"]: measurement.value
         for measurement in chain(asked, context)
         if measurement.metric == "payload_bytes"
-        and (measurement.case["direction"], measurement.case["kind"]) == ("down", "activation")
+        and (measurement.case["direction"], measurement.case["kind"]) == ("uplink", "activation")
     }
     first = 8 * 32 * 16 * 16  # behind each pooling: a batch of 8, channels, height, width
     second = 8 * 64 * 8 * 8
@@ -119,4 +119,4 @@ def test_in_virtual_time_every_node_needs_a_timing(context: Context) -> None:
         list(chain(parameters(**given), virtual))
     devices = dict.fromkeys(("ue", "mec", "cloud"), timing)
     found = {(m.metric, *m.case.values()): m.value for m in chain(parameters(**given, devices=devices), virtual)}
-    assert found["latency_s", 0.5] > 3 * 0.01 + 2 * 0.003
+    assert found["latency_ms", 0.5] > 3 * 10 + 2 * 3

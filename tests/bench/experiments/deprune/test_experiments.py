@@ -31,7 +31,7 @@ def test_bytes_of_a_schedule_are_those_of_its_maps(context):
     assert 3 * (maps + labels) < whole < 3 * (maps + labels) + 12 * 2 * 400
     assert (2 / 8 + 1) * maps + 3 * labels < less < (2 / 8 + 1) * maps + 3 * labels + 12 * 2 * 400
     assert len(values(found["deprune"], "test_accuracy")) == 3
-    assert values(found["deprune"], "budget") == [2]
+    assert values(found["deprune"], "budget_maps") == [2]
     assert values(found["deprune"], "first_phase_epochs") == [2]
     assert values(found["none"], "first_phase_epochs") == [3]
 

@@ -60,7 +60,7 @@ def test_the_size_of_coders_and_gate_beside_resnet50(cut, coders, rounded, conte
     assert found(measured, "parameters", part="coders") == coders
     assert found(measured, "parameters", part="model") == 23_528_522  # with ten classes
     gate = found(measured, "parameters", part="gate")
-    added = found(measured, "added_size")
+    added = found(measured, "added_size_share")
     assert added == pytest.approx((coders + gate) / 23_528_522)
     assert round(added, 4) == rounded
 
@@ -133,10 +133,10 @@ def test_what_a_link_cannot_carry_waits(swept):
     def of(metric, policy):
         return found(swept, metric, without=["trace"], policy=policy)
 
-    late = {policy: of("late_seconds", policy) for policy in ("follow", "all dear", "all cheap")}
+    late = {policy: of("late_seconds_share", policy) for policy in ("follow", "all dear", "all cheap")}
     assert late == {"follow": late["follow"], "all dear": 0.5, "all cheap": 0.0}  # only the second rate is too low
-    assert of("waiting_at_end", "all dear") == 20 * (DEAR + 1 / 8) - 3e4 / 8
-    assert of("waiting_at_end", "follow") <= of("waiting_at_end", "all dear")
+    assert of("waiting_at_end_bytes", "all dear") == 20 * (DEAR + 1 / 8) - 3e4 / 8
+    assert of("waiting_at_end_bytes", "follow") <= of("waiting_at_end_bytes", "all dear")
 
 
 @pytest.mark.parametrize("trace", ["steps", "packets"])
@@ -149,13 +149,17 @@ def test_a_trace_is_followed_second_by_second(swept, trace):
         assert found(swept, "link_bytes_per_s", of="room", **here) == pytest.approx(expected)
         sent.append(found(swept, "link_bytes_per_s", of="sent", **here))
     assert all(20 * CHEAP <= bytes_per_s - 20 / 8 <= 20 * DEAR for bytes_per_s in sent)
-    followed = found(swept, "link_bytes_per_sample", trace=trace, room_bytes=160, policy="follow")
+    followed = found(swept, "link_bytes_per_sample", trace=trace, budget_bytes_per_sample=160, policy="follow")
     assert followed == pytest.approx(sum(sent) / 40)
     waiting = 0.0
     for handed, carried in zip(sent, room, strict=True):
         waiting = max(0.0, waiting + handed - carried)
-    assert found(swept, "waiting_at_end", trace=trace, room_bytes=160, policy="follow") == pytest.approx(waiting)
-    assert found(swept, "late_seconds", trace=trace, room_bytes=40, policy="all cheap") == 1.0  # 64 bytes of 40
+    assert found(
+        swept, "waiting_at_end_bytes", trace=trace, budget_bytes_per_sample=160, policy="follow"
+    ) == pytest.approx(waiting)
+    assert (
+        found(swept, "late_seconds_share", trace=trace, budget_bytes_per_sample=40, policy="all cheap") == 1.0
+    )  # 64 bytes of 40
 
 
 def test_packaged_traces_have_a_rate_for_each_second():
@@ -279,7 +283,7 @@ def test_entropies_by_path_add_up_to_that_of_all_samples(context):
         assert sum(counts) == len(pictures)
         p = answers(original, pictures).logits.softmax(1).double()
         whole = float(-(p * p.clamp_min(1e-30).log()).sum(1).mean())
-        parts = [found(measured, "complexity", data=name, path=path) for path in (1, 2)]
+        parts = [found(measured, "complexity_nats", data=name, path=path) for path in (1, 2)]
         mean = sum(count * part for count, part in zip(counts, parts, strict=True)) / len(pictures)
         assert mean == pytest.approx(whole, rel=1e-4)
 

@@ -26,15 +26,15 @@ def test_a_copy_follows_its_client_and_nothing_else_changes(context):
     found = told(FEW, context)
     network = list(build_model("nodes.zoo.small_cnn:small_cnn", 10, (3, 32, 32)).children())
     assert found["moves",] == found["cell_changes",] >= 1
-    assert found["moved", "wire"] == found["moved", "controller"]
+    assert found["moved_bytes", "wire"] == found["moved_bytes", "controller"]
     server = network[FEW.device_layers :]
     parameters = sum(tensor.nbytes for layer in server for tensor in layer.parameters())
     buffers = sum(tensor.nbytes for layer in server for tensor in layer.buffers())
-    assert found["moved", "wire"] == found["moves",] * 2 * (2 * parameters + buffers)  # links, and momentum
-    assert found["loss_difference",] == found["different_tensors",] == 0
+    assert found["moved_bytes", "wire"] == found["moves",] * 2 * (2 * parameters + buffers)  # links, and momentum
+    assert found["loss_difference_nats",] == found["different_tensors",] == 0
     assert found["final_accuracy", "moving"] == found["final_accuracy", "staying"]
-    assert found["crossing", "moving", "smashed"] == found["crossing", "staying", "smashed"] > 0
-    assert found["crossing", "staying", "moved"] == 0
+    assert found["link_traffic_mb", "moving", "smashed"] == found["link_traffic_mb", "staying", "smashed"] > 0
+    assert found["link_traffic_mb", "staying", "moved"] == 0
 
 
 def test_answers_to_blank_pictures_tell_of_no_accuracy(context):
@@ -61,8 +61,8 @@ def test_nothing_is_bit_equal_to_nothing_or_to_what_has_other_names(tmp_path):
 
 def test_moves_take_time_on_a_clock(context):
     found = told(replace(FEW, clients=2, storage_share=2.0), replace(context, mode="virtual"))
-    assert found["moved", "wire"] == found["moved", "controller"] > 0
-    assert found["round", "moving"] > found["round", "staying"] > 0
+    assert found["moved_bytes", "wire"] == found["moved_bytes", "controller"] > 0
+    assert found["round_s", "moving"] > found["round_s", "staying"] > 0
 
 
 def test_a_copy_that_is_used_little_stays(context):

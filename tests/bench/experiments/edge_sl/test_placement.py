@@ -41,7 +41,7 @@ def by_hand(batches: int) -> EdgeField:
 
 
 def kinds(smashed: int, in_step: int, moved: int) -> dict[str, int]:
-    return {"smashed": smashed, "in step": in_step, "moved": moved}
+    return {"smashed": smashed, "averaging": in_step, "moved": moved}
 
 
 def test_rounds_counted_by_hand():
@@ -76,14 +76,14 @@ def test_placement_and_course_tell_the_same_rounds(context):
     told = {(one.metric, *one.case.values()): one.value for one in placement(parameters, context)}
     rounds = {(one.metric, *one.case.values()): one.value for one in course(parameters, context)}
     for strategy in ("stay", "migrate", "replicate"):
-        parts = sum(told["crossing", strategy, kind] for kind in ("smashed", "in step", "moved"))
-        assert told["communication", strategy] == pytest.approx(parts)
-        assert told["round", strategy] == pytest.approx(rounds["time_passed", strategy, 4] / 4)
+        parts = sum(told["link_traffic_mb", strategy, kind] for kind in ("smashed", "averaging", "moved"))
+        assert told["communication_mb", strategy] == pytest.approx(parts)
+        assert told["round_s", strategy] == pytest.approx(rounds["time_passed_s", strategy, 4] / 4)
 
 
 def test_without_storage_all_strategies_are_one(context):
     told = list(placement(PlacementParameters(rounds=6, storage_share=0.0), context))
-    for metric in ("round", "communication"):
+    for metric in ("round_s", "communication_mb"):
         values = [one.value for one in told if one.metric == metric]
         assert len(values) == 3
         assert len(set(values)) == 1
@@ -95,10 +95,10 @@ def test_a_tree_stores_no_more_than_it_may(context):
             (one.metric, *one.case.values()): one.value for one in tree(TreeParameters(storage_share=share), context)
         }
         whole_mb = 2 * 4 * sum(profiles("resnet18-88")["ue"].parameters) / 1e6
-        assert told["metro_stored", "together"] <= share * whole_mb
-        assert told["edges_stored",] <= 3 * share * whole_mb
-        assert told["metro_stored", "together"] <= told["metro_stored", "apart"]
-        assert told["smashed", "edge to metro"] >= told["smashed", "metro to cloud"]
+        assert told["metro_stored_mb", "together"] <= share * whole_mb
+        assert told["edges_stored_mb",] <= 3 * share * whole_mb
+        assert told["metro_stored_mb", "together"] <= told["metro_stored_mb", "apart"]
+        assert told["smashed_mb", "edge to metro"] >= told["smashed_mb", "metro to cloud"]
 
 
 def test_the_holder_is_the_node_that_has_layers():
@@ -111,8 +111,8 @@ def test_layers_follow_a_client_and_nothing_else_changes(context):
     parameters = MigrationParameters(rounds=3, batches=1, batch_size=8, speed_m_per_s=15.0)
     told = {(one.metric, *one.case.values()): one.value for one in migration(parameters, context)}
     assert told["moves",] >= 2
-    assert told["moved", "wire"] == told["moved", "controller"] > 0
-    assert told["loss_difference",] == 0
+    assert told["moved_bytes", "wire"] == told["moved_bytes", "controller"] > 0
+    assert told["loss_difference_nats",] == 0
     assert told["different_tensors",] == 0
     assert told["tensors",] == 20  # three convolutions, three norms of five, one linear layer
 

@@ -125,7 +125,7 @@ def test_cuts_are_priced(context):
     assert [found[cut, "smashed_bytes"] for cut in ("input", "0", "3")] == [3 * 32 * 32 * 4, 32 * 32 * 32 * 4, 32768]
     convolutions = [3 * 32 * 32**2, 32 * 64 * 16**2, 64 * 128 * 8**2]
     whole = 9 * sum(convolutions) + 512 * 10
-    assert found["3", "device_work"] == pytest.approx(9 * convolutions[0] / whole)
-    assert found["14", "device_work"] == pytest.approx(9 * sum(convolutions) / whole)
-    assert found["input", "device_time"] == found["input", "device_work"] == 0
-    assert 0 < found["0", "device_time"] < found["3", "device_time"] < found["14", "device_time"] < 1
+    assert found["3", "device_work_share"] == pytest.approx(9 * convolutions[0] / whole)
+    assert found["14", "device_work_share"] == pytest.approx(9 * sum(convolutions) / whole)
+    assert found["input", "device_time_share"] == found["input", "device_work_share"] == 0
+    assert 0 < found["0", "device_time_share"] < found["3", "device_time_share"] < found["14", "device_time_share"] < 1

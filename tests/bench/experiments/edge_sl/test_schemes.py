@@ -38,12 +38,12 @@ def test_samples_bytes_and_operations_are_those_of_the_formulas(context):
         measured(replace(SMALL, method=method), replace(context, mode="in-process"))
         for method in (SchemeChoice(scheme="epsl", phi=0.5), SchemeChoice(scheme="psl"), SchemeChoice(scheme="fl"))
     )
-    assert (epsl["backward_samples"], epsl["forward_samples"]) == ([2 + 3 * 2], [3 * 4 + 2])
+    assert (epsl["backward_samples_per_update"], epsl["forward_samples_per_update"]) == ([2 + 3 * 2], [3 * 4 + 2])
     assert psl["client_steps"] == fl["client_steps"] == [6]
     assert psl["client_operations"][0] == pytest.approx(fl["client_operations"][0] * psl["client_share"][0])
     shared_bytes = 2 * 2 * 64 * 4 * 4 * 4  # rounds x positions x the cut's float32 values
-    assert epsl["down_bytes"][0] - epsl["down_broadcast_bytes"][0] == pytest.approx(2 * shared_bytes)
-    assert len(psl["training_loss"]) == len(psl["test_accuracy"]) == 2
+    assert epsl["downlink_bytes"][0] - epsl["downlink_broadcast_bytes"][0] == pytest.approx(2 * shared_bytes)
+    assert len(psl["training_loss_nats"]) == len(psl["test_accuracy"]) == 2
 
 
 def test_a_clock_tells_of_rounds_and_of_accuracy_by_then(context):
@@ -69,7 +69,7 @@ def test_what_follows_clients_that_move_is_told(context):
     assert "moved_bytes" not in measured(replace(moving, moves=(), learn=False), replace(context, mode="virtual"))
 
 
-@pytest.mark.parametrize(("loss", "said"), [(6.0, ("training_loss", 1.5)), (float("nan"), ("diverged", 1))])
+@pytest.mark.parametrize(("loss", "said"), [(6.0, ("training_loss_nats", 1.5)), (float("nan"), ("diverged", 1))])
 def test_a_mean_loss_is_of_the_steps_whose_loss_is_known(loss, said):
     told = dict.fromkeys(("round", "began", "trained", "averaged", "ended"), 0.0)
     rounds = [RoundReport(told={**told, "loss": loss, "noted": 4, "steps": 5}, right=[], tested=[])]
@@ -97,7 +97,7 @@ def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
         ({"test_samples": 2}, "test_samples"),
         ({"method": SchemeChoice(scheme="psl", phi=0.5)}, "method"),
         ({"method": SchemeChoice(scheme="sl", staleness=1)}, "method"),
-        ({"method": SchemeChoice(scheme="psl", fade=1.0)}, "method"),
+        ({"method": SchemeChoice(scheme="psl", staleness_exponent=1.0)}, "method"),
         (
             {
                 "method": SchemeChoice(scheme="epsl", phi=0.1),

@@ -31,10 +31,10 @@ def test_bandwidth_tells_network_and_table(context):
         for one in bandwidth(NetworkParameters(duration_s=20.0), context)
     }
     rates = network("mmwave", "mid", 0.05, 20.0, 1).rates_bps
-    assert found["bandwidth_mean", "F", "network"] == pytest.approx(rates["F"].mean() / 1e6)
-    assert found["bandwidth_std", "access", "network"] == pytest.approx(rates["access"].std() / 1e6)
-    assert found["bandwidth_mean", "F", "Table I"] == 54.05
-    assert found["bandwidth_std", "H", "Table I"] == 4.43
+    assert found["bandwidth_mean_mbps", "F", "network"] == pytest.approx(rates["F"].mean() / 1e6)
+    assert found["bandwidth_std_mbps", "access", "network"] == pytest.approx(rates["access"].std() / 1e6)
+    assert found["bandwidth_mean_mbps", "F", "Table I"] == 54.05
+    assert found["bandwidth_std_mbps", "H", "Table I"] == 4.43
     assert ("bandwidth_mean", "access", "Table I") not in found
     assert len(found) == 2 * (9 + 8)
 
@@ -87,6 +87,6 @@ def test_the_suite_claims_every_number_of_table_i():
                 assert claim.value is not None
                 assert claim.value.relative == 0.1
                 assert claim.value.of.experiment == kind
-                assert claim.value.of.metric == f"bandwidth_{name}"
+                assert claim.value.of.metric == f"bandwidth_{name}_mbps"
                 assert claim.value.of.case == {"link": link, "source": "network"}
                 assert not claim.needs_data

@@ -47,7 +47,7 @@ def test_the_game_tells_the_joint_return_and_bytes(
     told = {(m.metric, *m.case.values()): m.value for m in measured}
     empty = sum(len(part) for part in encode(Parameters(assignment=0, start=0, stop=3, tensors={})))
     for agent in (0, 1):
-        for direction in ("up", "down"):
+        for direction in ("uplink", "downlink"):
             assert told["messages", agent, direction, "parameters"] == 300 / 50
             assert told["sent_bytes", agent, direction, "parameters"] > 6 * (told["parameter_bytes", "agent"] + empty)
     assert (told["parameter_bytes", "mixer"] == 0) == (mixing == "vdn")

@@ -183,7 +183,7 @@ def test_the_loss_of_an_asynchronous_step_counts_though_its_client_has_left():
 
 
 def test_an_asynchronous_update_counts_the_less_the_more_it_missed():
-    server = begun("psl-async", fade=1.0)
+    server = begun("psl-async", staleness_exponent=1.0)
     fades = []
     for number, client in enumerate((0, 1, 0, 1, 2, 0)):  # each alone
         ((_, (_, _, _, fade, _)),) = server.receive(NAMES[client], task(client, number), 0.0)
@@ -194,7 +194,7 @@ def test_an_asynchronous_update_counts_the_less_the_more_it_missed():
 
 
 def test_an_asynchronous_step_counts_by_the_data_of_those_in_it():
-    server = begun("psl-async", fade=0.0)
+    server = begun("psl-async", staleness_exponent=0.0)
     for name, samples in zip(NAMES, (10.0, 20.0, 30.0), strict=True):
         come(server, name, samples)
     counts: list[list[float]] = []

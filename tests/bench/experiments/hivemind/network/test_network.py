@@ -59,18 +59,21 @@ def test_machines_stand_where_the_paper_puts_them():
 
 def test_a_strategy_only_computes_where_it_may(context):
     found = list(latency(InferenceParameters(**SMALL, load="high"), context))
-    assert values(found, "latency", strategy="ue") == [pytest.approx(130, abs=0.5)]
+    assert values(found, "latency_ms", strategy="ue") == [pytest.approx(130, abs=0.5)]
     assert values(found, "computing_nodes", strategy="edge") == [1]
-    best = values(found, "latency", strategy="hivemind")[0]
-    assert all(best <= other * 1.02 for other in values(found, "latency"))
-    (over_cloud,), (cloud,) = values(found, "saving", strategy="cloud"), values(found, "latency", strategy="cloud")
+    best = values(found, "latency_ms", strategy="hivemind")[0]
+    assert all(best <= other * 1.02 for other in values(found, "latency_ms"))
+    (over_cloud,), (cloud,) = (
+        values(found, "saving_share", strategy="cloud"),
+        values(found, "latency_ms", strategy="cloud"),
+    )
     assert over_cloud == pytest.approx(1 - best / cloud)
 
 
 def test_faster_machines_take_less_time_and_equally_fast_ones_gain_nothing(context):
     found = [list(capability(CapabilityParameters(**SMALL, factor=factor), context)) for factor in (1.0, 10.0)]
-    assert values(found[0], "gain") == [0]
-    assert values(found[1], "latency")[0] < values(found[0], "latency")[0]
+    assert values(found[0], "gain_share") == [0]
+    assert values(found[1], "latency_ms")[0] < values(found[0], "latency_ms")[0]
 
 
 def test_a_handover_adds_a_hop_and_changes_no_split_behind_it(context):
@@ -88,9 +91,9 @@ def test_a_handover_adds_a_hop_and_changes_no_split_behind_it(context):
 
 def test_to_foresee_exactly_is_no_worse_than_the_present_on_the_chain(context):
     found = list(prediction(DynamicsParameters(tasks=300, duration_s=60.0), context))
-    predicted, standard = (values(found, "latency", way=way)[0] for way in ("predictive", "standard"))
+    predicted, standard = (values(found, "latency_ms", way=way)[0] for way in ("predictive", "standard"))
     assert predicted < standard
-    assert values(found, "spikes", way="predictive")[0] <= values(found, "spikes", way="standard")[0]
+    assert values(found, "spike_share", way="predictive")[0] <= values(found, "spike_share", way="standard")[0]
 
 
 def test_the_rule_predicts_nothing_below_the_coherence_time(context):
@@ -120,17 +123,17 @@ def test_break_even_lies_between_the_errors_around_it():
 
 def test_objectives_stand_as_they_must(context):
     found = list(objectives(ObjectiveParameters(tasks=8, duration_s=60.0, load="high"), context))
-    exact, saving = values(found, "energy", objective="exact")[0], values(found, "energy", objective="energy")[0]
+    exact, saving = values(found, "energy_j", objective="exact")[0], values(found, "energy_j", objective="energy")[0]
     assert saving <= exact
     assert values(found, "energy_over_exact", objective="accumulated")[0] >= 1 - 1e-9
-    fast = values(found, "latency", objective="latency")[0]
-    assert all(fast <= one + 1e-6 for one in values(found, "latency"))
+    fast = values(found, "latency_ms", objective="latency")[0]
+    assert all(fast <= one + 1e-6 for one in values(found, "latency_ms"))
 
 
 def test_training_energy_of_the_ue_is_three_passes(context):
     found = list(energy(InferenceParameters(**SMALL), context))
-    assert values(found, "energy", strategy="ue") == [pytest.approx(1900 * 3 * 0.130 * 5.5, rel=0.005)]
-    assert values(found, "moves", strategy="cloud") == [0]
+    assert values(found, "energy_j", strategy="ue") == [pytest.approx(1900 * 3 * 0.130 * 5.5, rel=0.005)]
+    assert values(found, "batches_with_moves", strategy="cloud") == [0]
 
 
 def brute(energy, latency, limit_ms: float) -> tuple[float, float]:
@@ -278,4 +281,4 @@ def test_a_profile_from_here_stands_beside_the_modelled_ones(context):
     found = list(measured(ProfileParameters(repeats=1), context))
     assert values(found, "layers") == [52] * 5
     assert values(found, "forward_s", machine="ue") == [pytest.approx(0.130, abs=0.0005)]
-    assert all(value > 0 for value in values(found, "forward_energy"))
+    assert all(value > 0 for value in values(found, "forward_energy_j"))
