@@ -1,4 +1,4 @@
-"""Experiments of the project: ``run: pipeline.chain`` in a suite is the function ``chain`` of the module below."""
+"""Experiments of the project, by the name that suites use: ``run: pipeline.chain`` is ``chain`` of that module."""
 
 MODULES = {
     "adaptive": "hivemind.live_protocol",

@@ -1,4 +1,4 @@
-"""Which chain do a suite's parameters ask for, does it fit its model, and what is its job?"""
+"""Parameters of a chain of nodes, their checks against the model, and the training job that they describe."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -21,14 +21,14 @@ from reports.record import Mode
 
 
 class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A chain UE - MEC servers - cloud and what it trains.
+    """A chain of UE, MEC servers and cloud, and its training.
 
-    ``link`` joins the UE to the first server, ``backhaul`` each further pair. ``splits`` are layers done when
-    leaving each node; by default every node gets as many. ``stage`` stands at every link, or, if it is a list, one
-    at each. ``rounds`` repeats the run and, with ``unsplit``, that of the whole model, in turn, so that both see
-    the same machine. ``devices`` are nodes, by name, that are slower than this machine; ``time_dilation`` slows all
-    down (see ``time_dilation``). In virtual time every node needs the timing of its device. ``weights`` are those that
-    training begins with, see ``weights_of``.
+    ``link`` joins the UE to the first server, ``backhaul`` each further pair. ``splits`` are the layers done when
+    leaving each node; by default layers are divided equally. ``stage`` acts at every link, or is a list with one stage
+    a link. ``rounds`` repeats the run, with ``unsplit`` alternating with the unsplit model, so that both meet the same
+    load of the machine. ``devices`` are the nodes, by name, that are slower than this machine; in virtual time every
+    node needs the timing of its device. ``time_dilation`` slows a live run down (``bench.live.time_dilation``).
+    ``weights`` are the initial ones, see ``weights_of``.
     """
 
     nodes: Count = 3
@@ -51,7 +51,7 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         yield from self._node_problems()
         yield from weights_problems(self.weights, str(self.model))
         if self.batch_size % self.microbatches:
-            yield Problem(("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}")
+            yield Problem(("microbatches",), f"{self.microbatches} do not divide a batch_size of {self.batch_size}")
         if self.splits is not None and len(self.splits) != self.nodes - 1:
             yield Problem(("splits",), f"{self.nodes} nodes need {self.nodes - 1} splits, got {len(self.splits)}")
             return
@@ -76,10 +76,10 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
     def _mode_problems(self, mode: Mode) -> Iterator[Problem]:
         """Parameters that ``mode`` needs and that are missing, or that it does not use."""
         if mode != "live" and self.time_dilation != 1:
-            yield Problem(("time_dilation",), f"only a live run can be dilated, and this one is {mode}")
+            yield Problem(("time_dilation",), f"only a live run can be dilated; this one is {mode}")
         if mode == "virtual":
             if self.weights is not None:
-                yield Problem(("weights",), "in virtual time nothing is computed: weights have no use")
+                yield Problem(("weights",), "in virtual time nothing is computed, so weights are unused")
             for name in node_names(self.nodes):
                 if name not in self.devices:
                     yield Problem(("devices",), f"in virtual time {name} needs a device with a timing")
@@ -87,15 +87,14 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
                     yield Problem(("devices", name), "in virtual time a device needs a timing")
 
     def _node_problems(self) -> Iterator[Problem]:
-        """Devices of no node, and links whose traces cannot be read."""
+        """Devices without a node, and links with unreadable traces."""
         names = node_names(self.nodes)
         for name in self.devices.keys() - set(names):
-            yield Problem(("devices", name), f"there is no such node{did_you_mean(name, names)}")
+            yield Problem(("devices", name), f"no node {name!r}{did_you_mean(name, names)}")
         for key, link in (("link", self.link), ("backhaul", self.backhaul)):
             if duplex(link).time_dilation != 1:
-                yield Problem(
-                    (key, "time_dilation"), "a run is dilated as a whole: time_dilation stands beside the links"
-                )
+                message = "a run is dilated as a whole: give time_dilation beside the links"
+                yield Problem((key, "time_dilation"), message)
             try:
                 schedules(duplex(link))
             except TraceError as error:
@@ -103,7 +102,7 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def links(self) -> list[Duplex]:
-        """From the UE on, in the time that the run stands for."""
+        """The links from the UE on, without time dilation."""
         return [duplex(self.link), *[duplex(self.backhaul)] * (self.nodes - 2)][: self.nodes - 1]
 
     def splits_of(self, layout: Chain) -> tuple[int, ...]:
@@ -122,7 +121,7 @@ def _check_splits(layout: Chain, splits: tuple[int, ...]) -> None:
 
 
 def _stage_problems(layout: Chain, splits: tuple[int, ...], stages: tuple[StageSpec, ...]) -> Iterator[tuple[int, str]]:
-    """(link, message) of each stage that cannot be made, for what crosses its link if it acts there."""
+    """(link, message) of each stage that cannot be built for the boundary at its link."""
     acts_on = {
         where.outbound: where.stop
         for where in (layer_range(splits, index, len(layout)) for index in range(len(splits) + 1))
@@ -138,7 +137,7 @@ def _stage_problems(layout: Chain, splits: tuple[int, ...], stages: tuple[StageS
 
 
 def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
-    """The job that ``parameters`` describe, and the model's layers. Raises ModelError, DataError or ValueError."""
+    """The job of ``parameters`` and the model's number of layers. Raises ModelError, DataError or ValueError."""
     names = node_names(parameters.nodes)
     classes = parameters.classes(context)
     layout = parameters.layout(classes)
@@ -160,7 +159,7 @@ def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
 
 
 def node_names(count: int) -> tuple[str, ...]:
-    """``ue``, the MEC servers in order, ``cloud``; the UE alone if there is but one node."""
+    """``ue``, the MEC servers in order, ``cloud``; ``ue`` alone for one node."""
     if count <= 2:
         return ("ue", "cloud")[:count]
     servers = [f"mec{number}" for number in range(1, count - 1)] if count > 3 else ["mec"]

@@ -1,8 +1,7 @@
-"""How is a distribution recorded? By its mean, its extreme and its quantiles, from which boxes and CDFs are drawn.
+"""Records of a distribution: mean, maximum and quantiles, from which boxes and CDFs are drawn.
 
-The quantiles that tables show have an interval of 95 %. Tasks that follow each other meet the same links: so whole
-stretches of them are drawn anew (a block bootstrap), not single ones. What other networks of the same kind would give,
-seeds say.
+The quantiles that tables show get a 95 % confidence interval by a block bootstrap, since consecutive tasks meet the
+same links. It covers the tasks of one network; the spread over networks of the same kind comes from seeds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +14,15 @@ from reports.pages.tables import QUANTILES as SHOWN
 from reports.record import CaseValue
 
 QUANTILES = (0.01, *(round(0.05 * step, 2) for step in range(1, 20)), 0.99)
-STRETCHES, DRAWS = 20, 200
+BLOCKS, DRAWS = 20, 200
 INTERVAL = (0.025, 0.975)
 
 
 def spread(metric: str, values: Sequence[float], unit: str, case: Mapping[str, CaseValue]) -> Iterator[Measurement]:
     """``metric``'s mean, ``_max``, and ``_quantile`` at each of ``QUANTILES`` (a key of the case).
 
-    ``values`` are in order of time. Of the quantiles that are shown, ``_quantile_low`` and ``_quantile_high`` are the
-    ends of the interval.
+    ``values`` are in order of time. ``_quantile_low`` and ``_quantile_high`` are the ends of the interval of each
+    quantile in tables.
     """
     yield Measurement(metric, fmean(values), unit, case)
     yield Measurement(f"{metric}_max", max(values), unit, case)
@@ -35,8 +34,8 @@ def spread(metric: str, values: Sequence[float], unit: str, case: Mapping[str, C
 
 
 def intervals(values: Sequence[float], quantiles: Sequence[float]) -> list[tuple[float, float]]:
-    """Between what of each of ``quantiles`` lies, with 95 %; the same for the same values."""
-    length = -(-len(values) // STRETCHES)
+    """The 95 % confidence interval of each of ``quantiles``; deterministic."""
+    length = -(-len(values) // BLOCKS)
     starts = len(values) - length + 1
     drawn = np.random.default_rng(0).integers(starts, size=(DRAWS, -(-len(values) // length), 1))
     samples = np.asarray(values)[drawn + np.arange(length)].reshape(DRAWS, -1)

@@ -1,4 +1,4 @@
-"""Which network does an experiment train, on what? What the parameters of all that train have in common."""
+"""Parameters that all training experiments share: network, optimizer, data and batches."""
 
 import functools
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from nodes.model.pretrained import is_published, published_weights
 from nodes.spec.job import DataSpec, Job, OptimizerSpec
 
 PUBLISHED = "torchvision"  # instead of a file of weights
-ANY_CLASSES = 10  # for checks: how many classes there are changes no layer, and to count them data must be read
+ANY_CLASSES = 10  # for checks before data is read: the number of classes does not change which layers there are
 
 
 class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network, its optimizer, the pictures and the batches; ``threads`` None: torch's own choice."""
+    """A network, its optimizer, its data and batches; ``threads`` None leaves the number to torch."""
 
     model: ModelName = ModelName("resnet18")
     optimizer: OptimizerSpec = OptimizerSpec()
@@ -38,7 +38,7 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return layers_of(str(self.model), classes, self.side)
 
     def classes(self, context: Context) -> int:
-        """How many classes the case's data set has, or what stands for one. Raises DataError."""
+        """The number of classes of the case's data set, or ANY_CLASSES without one. Raises DataError."""
         return ANY_CLASSES if context.dataset == "none" else len(self.stored(context).classes)
 
     def stored(self, context: Context) -> Dataset:
@@ -46,7 +46,7 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return stored(context.dataset, _directory(context), self.side)
 
     def job(self, context: Context, layout: Chain, **rest: Any) -> Job:
-        """A job of what stands here; ``rest`` are the fields that do not or are to differ. Raises ValueError."""
+        """The job of these parameters; ``rest`` adds or replaces its fields. Raises ValueError."""
         data = DataSpec(
             name=context.dataset,
             directory=_directory(context),
@@ -74,13 +74,13 @@ def _directory(context: Context) -> str | None:
 
 @functools.lru_cache(maxsize=16)
 def layers_of(model: str, classes: int, side: int) -> Chain:
-    """The layers of ``model`` without data, for all cases of this process. Raises ModelError."""
+    """The layers of ``model`` without data, cached for all cases of this process. Raises ModelError."""
     return outline(model, classes, (3, side, side))
 
 
 @functools.cache
 def stored(name: str, directory: str | None, side: int) -> Dataset:
-    """A data set, read once for all cases of this process."""
+    """A data set, cached for all cases of this process."""
     return load_dataset(name, None if directory is None else Path(directory), side)
 
 
@@ -88,19 +88,19 @@ def weights_problems(weights: str | None, model: str) -> Iterator[Problem]:
     """Problems of ``weights`` that do not exist; fetches nothing."""
     if weights == PUBLISHED:
         if not is_published(model):
-            yield Problem(("weights",), f"torchvision has no weights of {model!r}; give a file, or pre-train")
+            yield Problem(("weights",), f"torchvision has no weights of {model!r}; give a file or pretrain_epochs")
     elif weights is not None and not Path(weights).is_file():
-        yield Problem(("weights",), f"no file {weights!r}, nor is it {PUBLISHED!r}")
+        yield Problem(("weights",), f"no file {weights!r}; give a file or {PUBLISHED!r}")
 
 
 def weights_of(weights: str | None, model: str, layout: Chain) -> str | None:
-    """The file that training begins with: of ``weights``, or torchvision's for "torchvision". Raises ModelError."""
+    """The path of the initial weights; "torchvision" stands for the published ones. Raises ModelError."""
     if weights == PUBLISHED:
         return str(published_weights(model, layout.model))
     return None if weights is None else str(Path(weights).resolve())
 
 
 def largest_payload(layout: Chain, batch_size: int) -> int:
-    """The most bytes that a frame of this job may carry: 4 times its largest boundary, and room for labels."""
+    """The limit of a frame's payload in bytes: 4 times the largest boundary, and 1 MiB for labels."""
     widest = max(boundary_bytes(layout.shapes(index)) for index in range(len(layout) + 1))
     return 4 * widest * batch_size + (1 << 20)

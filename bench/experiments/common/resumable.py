@@ -1,4 +1,4 @@
-"""How does a long training survive a kill? Its nodes save their state every epoch, and here stands what came of it."""
+"""Training that a killed run resumes: nodes save a checkpoint each epoch, this module the reports of epochs."""
 
 import json
 from collections.abc import Callable
@@ -18,14 +18,14 @@ T = TypeVar("T")
 def resumable(
     job: Job, layers: int, folder: Path, run: Callable[[Job, ReportEpoch], TrainingOutcome], say: ReportEpoch
 ) -> TrainingOutcome:
-    """The outcome of ``run`` on ``job``, whose model has ``layers``; goes on where one was cut off."""
+    """The outcome of ``run`` on ``job``, whose model has ``layers``; resumes from what ``folder`` holds."""
     folder.mkdir(parents=True, exist_ok=True)
     finished, journal = folder / "outcome.json", folder / "epochs.jsonl"
     if finished.exists():
         return _decoded(finished.read_bytes(), TrainingOutcome)
     if job.epochs > 1:
         job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
-    reported = _reported(journal)[: job.epochs - 1]  # the last is run again if the outcome was not kept
+    reported = _reported(journal)[: job.epochs - 1]  # without an outcome the last epoch is run again
     drop_later_checkpoints(job, len(reported))  # an epoch whose report is missing is trained again
     earlier = reported[: last_checkpoint(job, layers)]
     with replacing(journal) as file:
@@ -52,9 +52,9 @@ def resumable_until(
     *,
     ends: Callable[[TrainingOutcome], bool],
 ) -> TrainingOutcome:
-    """As ``resumable``, an epoch at a time, until ``ends`` says so of the outcome or all epochs of ``job`` are over.
+    """Train as ``resumable``, an epoch at a time, until ``ends(outcome)`` or after all epochs of ``job``.
 
-    Every epoch goes on from the checkpoint of the one before. The learning rate must not depend on how many there are.
+    Every epoch continues from the checkpoint of the previous one. The learning rate must not depend on their number.
     """
     job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
     epochs = min(job.epochs, 1 + last_checkpoint(job, layers))
@@ -67,7 +67,7 @@ def resumable_until(
 
 
 def _reported(journal: Path) -> list[dict[str, float]]:
-    """The epochs of ``journal``; a last line that a kill has torn does not count."""
+    """The epochs of ``journal`` without a last line that a kill left incomplete."""
     if not journal.exists():
         return []
     whole, _, _ = journal.read_bytes().rpartition(b"\n")
@@ -75,7 +75,7 @@ def _reported(journal: Path) -> list[dict[str, float]]:
 
 
 def _encoded(value: Any) -> bytes:
-    """JSON in which a number need not be finite: training may diverge."""
+    """JSON with numbers that need not be finite, since training may diverge."""
     return json.dumps(msgspec.to_builtins(value)).encode()
 
 

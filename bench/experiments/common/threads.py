@@ -1,4 +1,4 @@
-"""On how many threads does torch compute here? One: bit-equality asks for it, and small tensors are faster so."""
+"""One torch thread for a block of code: needed for bit-equality, and faster for small tensors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of torch, until it ends."""
+    """Limit torch to one thread within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

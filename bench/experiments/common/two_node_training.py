@@ -1,4 +1,4 @@
-"""How is a network with a stage at its cut trained, for one case of a suite, so that a run cut off goes on?"""
+"""Resumable training of a network that is cut in two, with a stage at the cut, for one case of a suite."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bench.experiments.common.chain_job import node_names
-from bench.experiments.common.inference import reopened
+from bench.experiments.common.inference import restored
 from bench.experiments.common.learning import Learning, weights_of, weights_problems
 from bench.experiments.common.resumable import resumable, resumable_until
 from bench.suite.experiment import Context, Measurement, Problem
@@ -27,12 +27,11 @@ from nodes.training.segment import Segment
 
 
 class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the network is cut in two, and how long it is trained.
+    """The cut of a network in two, and the length of its training.
 
-    ``cut`` names the module after which the UE's part ends. Training begins with ``weights``: a file, or "torchvision"
-    for the published ones. With ``pretrain_epochs`` the whole network is first trained without a cut for so many
-    epochs, at ``pretrain_lr``. With ``epsilon`` training ends as soon as it has
-    settled to within that (DynSplit's epsilon_c), and ``epochs`` is the most.
+    ``cut`` names the last module of the UE's part. ``weights`` are the initial ones: a file, or "torchvision" for the
+    published ones. ``pretrain_epochs``, at ``pretrain_lr``, first train the unsplit network. With ``epsilon``
+    (DynSplit's epsilon_c) training ends once it has converged to within that, at the latest after ``epochs``.
     """
 
     cut: str = "layer1"
@@ -46,7 +45,7 @@ class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         """Problems of weights, of the cut and of ``stages``, each by the parameter that holds it."""
         yield from weights_problems(self.weights, str(self.model))
         if self.epsilon is not None and self.optimizer.schedule != "constant":
-            yield Problem(("epsilon",), "a training that ends by itself needs a learning rate without a schedule")
+            yield Problem(("epsilon",), "training until convergence needs optimizer.schedule constant")
         try:
             layout = self.layout()
             crossing = layout.shapes(boundary_after(layout, self.cut))
@@ -62,7 +61,7 @@ class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Trained(NamedTuple):
-    """A training that has ended, and its parts as they were then."""
+    """A finished training and the segments at its end."""
 
     job: Job
     outcome: TrainingOutcome
@@ -71,9 +70,9 @@ class Trained(NamedTuple):
 
 
 class TrainingRun:
-    """Where the trainings of one case happen: its data, its folder, its first weights.
+    """The trainings of one case: its data, folder and initial weights.
 
-    ``hold_out`` of the training pictures are kept from every training, as ``held_out``.
+    ``hold_out`` training pictures are excluded from every training and kept as ``held_out``.
     """
 
     def __init__(self, parameters: TwoNodeTraining, context: Context, hold_out: int = 0) -> None:
@@ -96,23 +95,23 @@ class TrainingRun:
 
     def job(self, stage: StageSpec) -> Job:
         """UE and cloud, with ``stage`` between them."""
-        wanted, context = self.parameters, self.context
-        return wanted.job(
+        parameters, context = self.parameters, self.context
+        return parameters.job(
             context,
             self.layout,
             classes=len(self.data.classes),
             nodes=node_names(2),
-            splits=(boundary_after(self.layout, wanted.cut),),
+            splits=(boundary_after(self.layout, parameters.cut),),
             stages=(stage,),
-            data=DataSpec(name=context.dataset, augment=wanted.augment),
-            epochs=wanted.epochs,
+            data=DataSpec(name=context.dataset, augment=parameters.augment),
+            epochs=parameters.epochs,
             weights=self.weights,
         )
 
     def once(
         self, name: str, stage: StageSpec, measure: Callable[[Trained], Iterator[Measurement]]
     ) -> list[Measurement]:
-        """What ``measure`` finds in the training with ``stage``; read back where a run that was cut off has it."""
+        """The measurements by ``measure`` of the training with ``stage``, or those that an interrupted run has kept."""
         kept = self.context.scratch / name / "measured.json"
         if kept.exists():
             return msgspec.json.decode(kept.read_bytes(), type=list[Measurement])
@@ -123,7 +122,7 @@ class TrainingRun:
         return found
 
     def trained(self, job: Job, name: str) -> Trained:
-        """``job`` trained in the folder ``name``, going on where it was cut off."""
+        """``job`` trained in the folder ``name``, resumed from what is there."""
         folder = self.context.scratch / name
         job = replace(job, checkpoint=str(folder / "checkpoints"))
 
@@ -138,7 +137,7 @@ class TrainingRun:
         else:
             outcome = resumable_until(job, len(self.layout), folder, start, say, ends=self._settled(job))
             job = replace(job, epochs=len(outcome.epochs))
-        return Trained(job, outcome, reopened(job), self.data)
+        return Trained(job, outcome, restored(job), self.data)
 
     def _settled(self, job: Job) -> Callable[[TrainingOutcome], bool]:
         target, epsilon = job.stages[0].options.get("target", ()), self.parameters.epsilon or 0.0
@@ -151,22 +150,22 @@ class TrainingRun:
         return ends
 
     def whole(self, epochs: int, lr: float | None = None) -> Job:
-        """The network in one piece, trained for ``epochs``."""
+        """The job of the unsplit network, trained for ``epochs``."""
         job = replace(self.job(StageSpec()), nodes=node_names(1), splits=(), stages=(), epochs=epochs)
         return replace(job, optimizer=replace(job.optimizer, lr=lr or job.optimizer.lr))
 
     def _pretrained(self) -> str:
-        """Where the weights of the whole network stand, trained as long as asked before anything else."""
+        """The file with the weights of the unsplit network after ``pretrain_epochs``."""
         path = self.context.scratch / "weights.pt"
         if not path.exists():
-            wanted = self.parameters
-            (segment,) = self.trained(self.whole(wanted.pretrain_epochs, wanted.pretrain_lr), "pretrained").segments
+            job = self.whole(self.parameters.pretrain_epochs, self.parameters.pretrain_lr)
+            (segment,) = self.trained(job, "pretrained").segments
             write_state(path, segment.state())
         return str(path.resolve())
 
 
 def boundary_after(chain: Chain, module: str) -> int:
-    """The number of layers up to the last one of ``module``. Raises ValueError if there is no such module."""
+    """The number of layers up to the last one of ``module``. Raises ValueError if no layer belongs to it."""
     held = [i for i, name in enumerate(chain.names) if name == module or name.startswith((f"{module}.", f"{module}#"))]
     if not held:
         raise ValueError(f"no layer belongs to {module!r}; the layers are {', '.join(chain.names)}")

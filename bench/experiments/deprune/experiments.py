@@ -1,7 +1,7 @@
-"""What do deprune and prune train, beside what they are held against, and what crosses meanwhile?
+"""Deprune and prune against their baselines: accuracy by epoch, bytes over the link, families of models.
 
-Trainings run in this process over the messages of the wire; bytes are those of whole frames. What the paper leaves
-open and is chosen here stands in ``docs/deprune.md``.
+Trainings run in this process over the messages of the wire; bytes are those of whole frames. ``docs/deprune.md`` lists
+the choices that the paper leaves open.
 """
 
 import statistics
@@ -26,13 +26,13 @@ from nodes.training.report import ReportEpoch, TrainingOutcome
 from nodes.zoo.vgg import layers_before
 
 FLATNESS = (2, 0.1)  # of ``nodes.stages.deprune.budget.Flatness``
-REACHED = 0.005  # so near to the best counts as it: an assumption of ours where the paper reads a figure
+REACHED = 0.005  # distance to the best accuracy that counts as reaching it: an assumption, the paper reads a figure
 
 Budgets = Literal["low", "full", "low then full", "low until flat"]
 
 
 class TrainingMethod(NamedTuple):
-    """A way to train one network: its budgets in turn, the stage's options, and what else differs."""
+    """One method of training: its sequence of budgets, the stage's options, and other differences."""
 
     budgets: Budgets
     options: Mapping[str, Any] = MappingProxyType({})
@@ -59,7 +59,7 @@ METHODS = {
 
 
 class VggTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A VGG-11 cut where the paper numbers it, and how it is trained on what. ``boosted_epochs`` is l_k."""
+    """Training of a VGG-11 cut at the paper's layer number ``cut``. ``boosted_epochs`` is the paper's l_k."""
 
     model: ModelName = ModelName("nodes.zoo.vgg:vgg11")
     cut: int = 5
@@ -78,9 +78,9 @@ class VggTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class TrainingCourse(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One training by ``method``: ``epochs`` at ``share`` of the maps, then at all; ``milestone`` is an epoch.
+    """Training by ``method``: ``epochs`` with ``share`` of the maps, then with all; ``milestone`` is an epoch.
 
-    It is told how far it is from the methods ``against``, trained beside it.
+    The methods ``against`` are trained too, for the differences to them.
     """
 
     method: str = "deprune"
@@ -92,17 +92,17 @@ class TrainingCourse(VggTraining, frozen=True, kw_only=True, forbid_unknown_fiel
     def problems(self, setting: Setting) -> Iterator[Problem]:
         for key, name in (("method", self.method), *(("against", other) for other in self.against)):
             if name not in METHODS:
-                yield Problem((key,), f"{name!r} is none of {', '.join(METHODS)}")
+                yield Problem((key,), f"no method {name!r}; there are {', '.join(METHODS)}")
         if self.milestone > sum(self.epochs):
-            yield Problem(("milestone",), f"epoch {self.milestone} of {sum(self.epochs)}")
+            yield Problem(("milestone",), f"epoch {self.milestone} is beyond the {sum(self.epochs)} epochs of training")
         yield from super().problems(setting)
 
 
 class Family(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Prune: ``epochs`` at each of ``shares``, all maps first, and training from scratch at each of the others.
+    """Prune: ``epochs`` at each of ``shares``, all maps first; and training from scratch at each smaller share.
 
-    That lasts ``scratch_epochs``, by default as long as all maps are trained. ``early`` is the epoch after a change of
-    budget at which the two are compared.
+    ``scratch_epochs`` is the length of the latter, by default that of the training of all maps. ``early`` is the epoch
+    after a change of budget at which the two are compared.
     """
 
     optimizer: OptimizerSpec = OptimizerSpec(lr=1e-3, momentum=0.9)
@@ -117,7 +117,7 @@ class Family(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         if len(self.epochs) != len(self.shares) or len(self.shares) < 2:
-            message = f"{len(self.epochs)} for {len(self.shares)} shares, expected one each of two or more"
+            message = f"{len(self.epochs)} for {len(self.shares)} shares; give one for each of two or more shares"
             yield Problem(("epochs",), message)
         yield from super().problems(setting)
 
@@ -133,7 +133,7 @@ def course(parameters: TrainingCourse, context: Context) -> Iterator[Measurement
     """Train by one method: accuracy and bytes epoch by epoch, at the milestone and at the end."""
     method, milestone = METHODS[parameters.method], parameters.milestone
     epochs = trained(parameters.method, parameters, context)
-    accuracies, crossed = told_accuracies(epochs), told_bytes(epochs)
+    accuracies, crossed = accuracies_of(epochs), bytes_so_far(epochs)
     for number, (accuracy, sent) in enumerate(zip(accuracies, crossed, strict=True), 1):
         yield Measurement("test_accuracy", accuracy, "fraction", {"epoch": number})
         yield Measurement("bytes_so_far", sent, "B", {"epoch": number})
@@ -145,16 +145,16 @@ def course(parameters: TrainingCourse, context: Context) -> Iterator[Measurement
         yield from learned(epochs)
     for other in parameters.against:
         theirs, case = trained(other, parameters, context), {"against": other}
-        gained = accuracies[milestone - 1] - told_accuracies(theirs)[milestone - 1]
+        gained = accuracies[milestone - 1] - accuracies_of(theirs)[milestone - 1]
         yield Measurement("milestone_accuracy_against", gained, "fraction", case)
-        spared = told_bytes(theirs)[milestone - 1] / crossed[milestone - 1]
+        spared = bytes_so_far(theirs)[milestone - 1] / crossed[milestone - 1]
         yield Measurement("milestone_bytes_against", spared, "1", case)
 
 
 def trained(name: str, parameters: TrainingCourse, context: Context) -> list[dict[str, float]]:
-    """What the UE told of each epoch of the training by the method ``name``."""
+    """The UE's metrics of each epoch of the training by the method ``name``."""
     method, (low, high) = METHODS[name], parameters.epochs
-    least = max(1, high // 3)  # so many epochs are left for all maps, however long the loss falls
+    least = max(1, high // 3)  # epochs reserved for all maps, however long the loss falls
     plans = {
         "low": [BudgetPhase(low + high, parameters.share)],
         "full": [BudgetPhase(low + high, 1.0)],
@@ -171,17 +171,17 @@ def trained(name: str, parameters: TrainingCourse, context: Context) -> list[dic
     return train(job, context, name).epochs
 
 
-def told_accuracies(epochs: list[dict[str, float]]) -> list[float]:
+def accuracies_of(epochs: list[dict[str, float]]) -> list[float]:
     return [epoch["test_accuracy"] for epoch in epochs]
 
 
-def told_bytes(epochs: list[dict[str, float]]) -> list[float]:
-    """Bytes of whole frames in training, both ways, until the end of each epoch."""
+def bytes_so_far(epochs: list[dict[str, float]]) -> list[float]:
+    """Bytes of whole training frames in both directions up to the end of each epoch."""
     return list(accumulate(epoch["train_up_bytes"] + epoch["train_down_bytes"] for epoch in epochs))
 
 
 def learned(epochs: list[dict[str, float]]) -> Iterator[Measurement]:
-    """What the filter learned until the first phase ended: how much of the first choice it kept, how soft it stayed."""
+    """The filter at the end of the first phase: the share of its first choice that it kept, and its softness."""
     first = epochs[0]
     phase = sum(epoch["link0.budget"] == first["link0.budget"] for epoch in epochs)
     last = epochs[phase - 1]
@@ -194,14 +194,14 @@ def learned(epochs: list[dict[str, float]]) -> Iterator[Measurement]:
 
 
 def family(parameters: Family, context: Context) -> Iterator[Measurement]:
-    """Train a family by prune, and each of its smaller members from scratch; then serve all as a manager asks."""
+    """Train a family by prune and each of its smaller members from scratch, then serve all members in turn."""
     phases = [BudgetPhase(*pair) for pair in zip(parameters.epochs, parameters.shares, strict=True)]
     options = {"resolution": parameters.resolution, "choice": parameters.choice}
     job = make_job(parameters, context, pruned(phases, reset=parameters.reset, **options), phases, parameters.boost)
     ends = [sum(parameters.epochs[: number + 1]) for number in range(len(phases))]
     job = replace(job, members=tuple(ends))
-    told = train(job, context, "prune").epochs
-    trained, served = told[: ends[-1]], told[ends[-1] :]
+    reported = train(job, context, "prune").epochs
+    trained, served = reported[: ends[-1]], reported[ends[-1] :]
     for number, epoch in enumerate(trained, 1):
         yield Measurement("test_accuracy", epoch["test_accuracy"], "fraction", {"method": "prune", "epoch": number})
     yield from serving([trained[end - 1] for end in ends], served, parameters.shares)
@@ -215,26 +215,26 @@ def family(parameters: Family, context: Context) -> Iterator[Measurement]:
             alone = make_job(parameters, context, pruned(length, **options), length)
             theirs = [epoch["test_accuracy"] for epoch in train(alone, context, f"scratch-{number}").epochs]
             speedups.append(epochs_to_best(theirs, mine) / epochs_to_best(mine, theirs))
-            yield from (Measurement(*found, {**case, "method": "scratch"}) for found in alone_measures(theirs))
+            yield from (Measurement(*found, {**case, "method": "scratch"}) for found in scratch_measures(theirs))
             yield from versus(mine, theirs, parameters.early, case)
     if speedups:
         yield Measurement("mean_speedup", statistics.mean(speedups), "1")
 
 
 def epochs_to_best(accuracies: list[float], others: list[float]) -> int:
-    """Epochs until ``accuracies`` come within REACHED of the lower of both bests, which both reach."""
+    """Epochs until ``accuracies`` come within REACHED of the lower of both maxima, which both reach."""
     wanted = min(max(accuracies), max(others)) - REACHED
     return 1 + next(number for number, accuracy in enumerate(accuracies) if accuracy >= wanted)
 
 
-def alone_measures(accuracies: list[float]) -> Iterator[tuple[str, float, str]]:
-    """What training from scratch came to, and how unsteady the second half of it was."""
+def scratch_measures(accuracies: list[float]) -> Iterator[tuple[str, float, str]]:
+    """The best accuracy of training from scratch, and the fluctuation of its second half."""
     yield "best_accuracy", max(accuracies), "fraction"
     yield "spread", statistics.pstdev(accuracies[len(accuracies) // 2 :]), "fraction"
 
 
 def versus(mine: list[float], theirs: list[float], early: int, case: dict[str, str]) -> Iterator[Measurement]:
-    """Prune against training from scratch, at one budget."""
+    """Comparison of prune with training from scratch at one budget."""
     early = min(early, len(mine), len(theirs))
     yield Measurement("epochs_to_best", epochs_to_best(mine, theirs), "epochs", {**case, "method": "prune"})
     yield Measurement("epochs_to_best", epochs_to_best(theirs, mine), "epochs", {**case, "method": "scratch"})
@@ -247,18 +247,18 @@ def versus(mine: list[float], theirs: list[float], early: int, case: dict[str, s
 def serving(
     trained: list[dict[str, float]], served: list[dict[str, float]], shares: Sequence[float]
 ) -> Iterator[Measurement]:
-    """What the members of a family answer when a manager asks for one after the other, and what their requests cost."""
-    for member, (then, now, share) in enumerate(zip(trained, served, shares, strict=True), 1):
+    """Accuracy and request bytes of the family's members, served one after the other."""
+    for member, (at_end, now, share) in enumerate(zip(trained, served, shares, strict=True), 1):
         case = {"member": f"1/{round(1 / share)}"}
         yield Measurement("served_accuracy", now[f"member{member}.accuracy"], "fraction", case)
-        yield Measurement("changed_accuracy", abs(now["test_accuracy"] - then["test_accuracy"]), "fraction", case)
+        yield Measurement("changed_accuracy", abs(now["test_accuracy"] - at_end["test_accuracy"]), "fraction", case)
         yield Measurement("request_bytes", now["sent_bytes"] / now["tested_samples"], "B", case)
 
 
 def make_job(
     parameters: VggTraining, context: Context, stage: StageSpec, phases: Sequence[BudgetPhase], boost: float = 1.0
 ) -> Job:
-    """UE and server with ``stage`` between them, for as long as ``phases`` last."""
+    """The job of UE and server with ``stage`` between them, for the epochs of ``phases``."""
     classes = len(parameters.stored(context).classes)
     layout = parameters.layout(classes)
     return parameters.job(
@@ -274,13 +274,13 @@ def make_job(
 
 
 def train(job: Job, context: Context, name: str) -> TrainingOutcome:
-    """``job`` run in this process, going on where it was cut off; a family is then served, member by member."""
+    """``job`` run or resumed in this process; the members of a family are then served one by one."""
 
-    def say(told: dict[str, float]) -> None:
-        context.say(f"{name}, epoch {told['epoch']:.0f}: test accuracy {told['test_accuracy']:.3f}")
+    def say(metrics: dict[str, float]) -> None:
+        context.say(f"{name}, epoch {metrics['epoch']:.0f}: test accuracy {metrics['test_accuracy']:.3f}")
 
-    def manage(told: dict[str, float]) -> int | None:
-        member = int(told["epoch"]) - job.epochs + 1
+    def manage(metrics: dict[str, float]) -> int | None:
+        member = int(metrics["epoch"]) - job.epochs + 1
         return member if member <= len(job.members) else None
 
     def start(job: Job, keep: ReportEpoch) -> TrainingOutcome:

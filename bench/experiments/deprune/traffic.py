@@ -1,7 +1,7 @@
-"""What do deprune's budgets spare on the wire and in time, live, and what do its coders cost? Section 4.1 and 3.4.
+"""Bytes and speed of deprune's budgets on a live link, and operations of its coders (sections 4.1 and 3.4).
 
-Each source and the server are processes. A source's core is made slower by waiting, so that eight of them need not
-have eight cores; the server is as fast as the machine, on which the paper's has a GPU.
+Sources and server are processes. Waiting slows a source down to its share of a core, so that eight sources need not
+have eight cores. The server has the machine's full speed, where the paper's has a GPU.
 """
 
 import math
@@ -32,7 +32,7 @@ PRODUCT = torch.ops.aten.mul
 
 
 class SourceTraffic(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``sources`` at ``core_share`` of a core each, with deprune's ``module`` at ``share`` of the maps or without."""
+    """``sources`` with ``core_share`` of a core each, with or without deprune's ``module`` at ``share`` of the maps."""
 
     sources: Count = 1
     core_share: PositiveShare = 1.0
@@ -44,7 +44,7 @@ class SourceTraffic(VggTraining, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Coders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A cut of VGG-11, whose coders are counted at ``shares`` of its maps."""
+    """A cut of VGG-11; operations of its coders are counted at ``shares`` of the maps."""
 
     model: ModelName = ModelName("nodes.zoo.vgg:vgg11")
     cut: int = 5
@@ -53,7 +53,7 @@ class Coders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def traffic(parameters: SourceTraffic, context: Context) -> Iterator[Measurement]:
-    """Train for some steps: bytes over the link, samples a second, where the time goes, what the processes hold."""
+    """Train for some steps: bytes over the link, samples a second, network time, memory of the processes."""
     phases = [BudgetPhase(parameters.epochs, parameters.share)]
     job = make_job(parameters, context, pruned(phases) if parameters.module else StageSpec(), phases)
     devices = (Device(slowdown=1 / parameters.core_share), Device()) if parameters.core_share < 1 else ()
@@ -68,12 +68,12 @@ def traffic(parameters: SourceTraffic, context: Context) -> Iterator[Measurement
         for complaint in outcome.uncalibrated:
             context.say(complaint)
         yield Measurement("uncalibrated_links", len(outcome.uncalibrated), "directions")
-    yield from _crossing(outcome)
+    yield from _traffic(outcome)
     yield from _speed(outcome, parameters)
 
 
-def _crossing(outcome: TrainingOutcome) -> Iterator[Measurement]:
-    """Bytes of whole frames in training, over the link that all sources share."""
+def _traffic(outcome: TrainingOutcome) -> Iterator[Measurement]:
+    """Bytes of whole training frames over the link that all sources share."""
     samples = sum(epoch["trained_samples"] for epoch in outcome.epochs)
     total = 0.0
     for direction, way in (("uplink", "up"), ("downlink", "down")):
@@ -87,7 +87,7 @@ def _crossing(outcome: TrainingOutcome) -> Iterator[Measurement]:
 
 
 def _speed(outcome: TrainingOutcome, parameters: SourceTraffic) -> Iterator[Measurement]:
-    """Samples a second of a source, by its median step but the first; the network's part of the time; memory."""
+    """Samples a second by each source's median step, the first excluded; share of network time; memory."""
     steps = len(outcome.step_s) // parameters.sources
     runs = [outcome.step_s[number * steps : (number + 1) * steps] for number in range(parameters.sources)]
     rates = [parameters.batch_size / statistics.median(run[1:] or run) for run in runs]
@@ -96,20 +96,20 @@ def _speed(outcome: TrainingOutcome, parameters: SourceTraffic) -> Iterator[Meas
     if parameters.sources == 1:
         busy = sum(node.compute_s for node in outcome.nodes)
         yield Measurement("network_share", max(0.0, 1 - busy / outcome.nodes[0].total_s), "fraction")
-    held = sum(node.resident_bytes for node in outcome.nodes)
-    if held:
-        yield Measurement("held_bytes", held, "B")
+    resident_bytes = sum(node.resident_bytes for node in outcome.nodes)
+    if resident_bytes:
+        yield Measurement("held_bytes", resident_bytes, "B")
 
 
 def products(*shapes: Any, out_shape: Sequence[int], **options: Any) -> int:
-    """Multiplications of an element-wise product, none for single numbers."""
+    """Multiplications of an element-wise product; none for scalars."""
     return math.prod(out_shape) if out_shape else 0
 
 
 def coders(parameters: Coders, context: Context) -> Iterator[Measurement]:
-    """Multiplications of coders and filter for one picture, as counted, beside section 3.4's formulas.
+    """Multiplications of coders and filter for one picture, counted and by the formulas of section 3.4.
 
-    ``printed_macs`` is what it sums up to for one forward pass: 4 f_o f_i k_l k_b R + 2 R (B + 1).
+    ``printed_macs`` is the paper's total for one forward pass: 4 f_o f_i k_l k_b R + 2 R (B + 1).
     """
     shapes = layers_of(str(parameters.model), 10, 32).shapes(layers_before(parameters.cut))
     ((_, boundary),) = shapes.items()

@@ -1,4 +1,4 @@
-"""Where do pre-trained auto-encoders come from? From the activations of the pre-trained network (DynSplit, Fig. 2)."""
+"""Pre-training of DynSplit's auto-encoders on the activations of the pre-trained network (DynSplit, Fig. 2)."""
 
 import torch
 
@@ -13,24 +13,24 @@ from nodes.stages.dynsplit.stage import DynSplit
 from nodes.training.segment import Segment
 from nodes.wire.messages import Activation
 
-PICTURES = 5000  # at most, that coders are fitted to
+PICTURES = 5000  # the most that coders are fitted to
 
 
-def fitted(bench: TrainingRun, name: str, spec: StageSpec, epochs: int) -> str:
-    """A file of the bench's first weights with the coders of ``spec``, each fitted for ``epochs``.
+def fitted(training: TrainingRun, name: str, spec: StageSpec, epochs: int) -> str:
+    """The path of the run's initial weights with the coders of ``spec``, each fitted for ``epochs``.
 
-    Kept in the case's folder under ``name``.
+    The file is kept in the case's folder under ``name``.
     """
-    path = bench.context.scratch / f"{name}-coders.pt"
+    path = training.context.scratch / f"{name}-coders.pt"
     if not path.exists():
-        write_state(path, _weights(bench, spec, epochs))
+        write_state(path, _weights(training, spec, epochs))
     return str(path.resolve())
 
 
-def _weights(bench: TrainingRun, spec: StageSpec, epochs: int) -> dict[str, torch.Tensor]:
-    job = bench.job(StageSpec())
+def _weights(training: TrainingRun, spec: StageSpec, epochs: int) -> dict[str, torch.Tensor]:
+    job = training.job(StageSpec())
     device = torch.device(job.device)
-    activations = _activations(bench, Segment(job, 0)).to(device)
+    activations = _activations(training, Segment(job, 0)).to(device)
     torch.manual_seed(job.seed)
     stage = build_stage(spec, {"x": activations[:1].to("meta")}).to(device)
     assert isinstance(stage, DynSplit)
@@ -39,13 +39,13 @@ def _weights(bench: TrainingRun, spec: StageSpec, epochs: int) -> dict[str, torc
             halves = path.encoder, path.decoder
             pretrain(*halves, activations, bits=path.bits, epochs=epochs, batch_size=job.batch_size, seed=job.seed)
     coders = {name: tensor.cpu() for name, tensor in stage.state_dict().items() if "coder" in name}
-    whole = read_weights(bench.weights, torch.device("cpu")) if bench.weights else {}
+    whole = read_weights(training.weights, torch.device("cpu")) if training.weights else {}
     return whole | coders
 
 
-def _activations(bench: TrainingRun, segment: Segment) -> torch.Tensor:
-    """What the UE's part of the network gives of training pictures: (N, C, H, W)."""
-    some = subset(bench.data.train, PICTURES, bench.context.seed)
+def _activations(training: TrainingRun, segment: Segment) -> torch.Tensor:
+    """The output of the UE's part of the network for training pictures: (N, C, H, W)."""
+    some = subset(training.data.train, PICTURES, training.context.seed)
     found: list[torch.Tensor] = []
     for pictures, _ in batches(some, BATCH, seed=0, epoch=0, shuffle=False, augment=False):
         message = segment.source(pictures, None, assignment=0, step=0, train=False)

@@ -1,7 +1,7 @@
-"""Does DynSplit hold what its paper says? Training by ratio, its baselines, its gate, and the link that it follows.
+"""DynSplit: training by target ratio, its baselines, its gate, and links that it follows.
 
-Trainings run in this process, over the messages of the wire. What the paper leaves open and is chosen here stands in
-``docs/dynsplit.md``.
+Trainings run in this process over the messages of the wire. ``docs/dynsplit.md`` lists the choices that the paper
+leaves open.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from reports.record import CaseValue
 
 
 class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One stage, without a ratio."""
+    """Training with one stage, without a target ratio."""
 
     stage: StageChoice = "identity"
 
@@ -68,9 +68,9 @@ class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fie
     def problems(self, setting: Setting) -> Iterator[Problem]:
         yield from self.training_problems({"options": self.spec(target=self.targets[:1])})
         if self.coder_epochs and not self.pretrain_epochs:
-            yield Problem(("coder_epochs",), "coders are fitted to a pre-trained network: give pretrain_epochs too")
+            yield Problem(("coder_epochs",), "coders are fitted to a pre-trained network: give pretrain_epochs as well")
         if self.epsilon is not None and len(set(self.options.get("temperatures", (1.0,)))) > 1:
-            yield Problem(("epsilon",), "a training that ends by itself needs one temperature")
+            yield Problem(("epsilon",), "training until convergence needs one temperature")
         for number, trace in enumerate(self.traces):
             try:
                 paths.second_rates(trace)
@@ -79,7 +79,7 @@ class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class SizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network and a cut, for counting parameters."""
+    """The network and cut whose parameters are counted."""
 
     model: ModelName = ModelName("resnet50")
     cut: str = "layer1"
@@ -87,26 +87,26 @@ class SizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def single(parameters: Single, context: Context) -> Iterator[Measurement]:
-    """Train with one stage at the cut: what it learns and what crosses."""
-    yield from TrainingRun(parameters, context).once("single", parameters.spec, _plainly)
+    """Train with one stage at the cut: accuracy and bytes over it."""
+    yield from TrainingRun(parameters, context).once("single", parameters.spec, _basic_measurements)
 
 
 def sweep(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
-    """Train DynSplit for each target ratio: accuracy, ratio, bytes, what the gate tells apart, and steering."""
-    bench = TrainingRun(parameters, context)
+    """Train DynSplit for each target ratio: accuracy, ratio, bytes, information of the gate, and steering."""
+    run = TrainingRun(parameters, context)
     sent: dict[str, dict[float, float]] = {"bytes": {}, "training_bytes": {}}
-    whole = bench.weights
+    initial = run.weights
 
     def fit(name: str, spec: StageSpec) -> None:
         if parameters.coder_epochs:
-            bench.weights = whole
-            bench.weights = fitted(bench, name, spec, parameters.coder_epochs)
+            run.weights = initial
+            run.weights = fitted(run, name, spec, parameters.coder_epochs)
 
     fit("paths", parameters.spec(target=parameters.targets[:1]))
     for target in parameters.targets:
 
         def measure(trained: Trained, target: float = target) -> Iterator[Measurement]:
-            yield from _plainly(trained)
+            yield from _basic_measurements(trained)
             if parameters.epsilon is not None:
                 yield Measurement("epochs", len(trained.outcome.epochs), "epochs")
                 yield Measurement("most_epochs", parameters.epochs, "epochs")
@@ -116,30 +116,30 @@ def sweep(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
                 yield from paths.curve(network, parameters.shares)
                 yield from _following(network, parameters)
 
-        for one in bench.once(f"target-{target:g}", parameters.spec(target=[target]), measure):
+        for one in run.once(f"target-{target:g}", parameters.spec(target=[target]), measure):
             yield replace(one, case={"target": target, **one.case})
             if one.metric.removesuffix("_per_sample") in sent:
                 sent[one.metric.removesuffix("_per_sample")][target] = one.value
     for channels in parameters.alone:
         fit(f"alone-{channels}", parameters.spec(paths=[channels]))
-        for one in bench.once(f"alone-{channels}", parameters.spec(paths=[channels]), _plainly):
+        for one in run.once(f"alone-{channels}", parameters.spec(paths=[channels]), _basic_measurements):
             yield replace(one, metric=f"alone_{one.metric}", case={"channels": channels, **one.case})
     for name, points in sent.items():
         yield from _line(name, points)
 
 
 def rationale(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
-    """Is what takes the compressed path simpler? Entropy (Table IV) of the original network and of DynSplit, by path.
+    """Complexity of the samples by path (Table IV): entropy of the original network's and of DynSplit's outputs.
 
-    Samples are divided as the gate ranks them, at the target ratio, so that no path is empty.
+    The gate's ranking divides the samples at the target ratio, so that no path is empty.
     """
-    bench = TrainingRun(parameters, context)
+    run = TrainingRun(parameters, context)
     (target,) = parameters.targets
-    original = bench.trained(bench.whole(parameters.epochs), "original")
-    dynamic = bench.trained(bench.job(parameters.spec(target=[target])), "dynsplit")
+    original = run.trained(run.whole(parameters.epochs), "original")
+    dynamic = run.trained(run.job(parameters.spec(target=[target])), "dynsplit")
     stage = dynamic.segments[0].outbound
     assert isinstance(stage, DynSplit)
-    for name, pictures in (("train", bench.data.train), ("test", bench.data.test)):
+    for name, pictures in (("train", run.data.train), ("test", run.data.test)):
         stage.threshold = 0.0
         margins = gating.margin(answers(dynamic.segments, pictures).scores)
         stage.threshold = gating.threshold_for(margins, target)
@@ -154,7 +154,7 @@ def rationale(parameters: TargetSweep, context: Context) -> Iterator[Measurement
 
 
 def size(parameters: SizeParameters, context: Context) -> Iterator[Measurement]:
-    """How large are coders and gate beside the network? (|AE| + |G|) / |M|, for 32x32 pictures of ten classes."""
+    """Size of coders and gate relative to the network, (|AE| + |G|) / |M|, for 32x32 pictures of ten classes."""
     model = build_model(str(parameters.model), 10, (3, 32, 32))
     chain = Chain(model, (3, 32, 32))
     stage = DynSplit(chain.shapes(boundary_after(chain, parameters.cut)), **parameters.options)
@@ -165,32 +165,32 @@ def size(parameters: SizeParameters, context: Context) -> Iterator[Measurement]:
     yield Measurement("added_size_share", _count(stage) / counts["model"], "fraction")
 
 
-def _plainly(trained: Trained) -> Iterator[Measurement]:
+def _basic_measurements(trained: Trained) -> Iterator[Measurement]:
     yield from paths.learning(trained)
-    yield from paths.crossing(trained)
+    yield from paths.traffic(trained)
 
 
 def _following(network: paths.Steered, parameters: TargetSweep) -> Iterator[Measurement]:
-    """Every link that is to be followed; of a trace's first room second by second too."""
+    """Every link that is followed; for a trace's first budget also second by second."""
     samples_per_s = parameters.samples_per_s
     if parameters.rates_bps:
-        yield from paths.following(paths.courses(network, parameters.rates_bps, samples_per_s), samples_per_s)
+        yield from paths.following(paths.link_timelines(network, parameters.rates_bps, samples_per_s), samples_per_s)
     for trace in parameters.traces:
         rates = paths.second_rates(trace)
         for number, budget_bytes in enumerate(parameters.budget_bytes_per_sample):
             scale = 8 * budget_bytes * samples_per_s * len(rates) / sum(rates)
             rates_bps = [scale * rate for rate in rates]
-            ran = paths.courses(network, rates_bps, samples_per_s)
-            for one in paths.following(ran, samples_per_s):
+            followed = paths.link_timelines(network, rates_bps, samples_per_s)
+            for one in paths.following(followed, samples_per_s):
                 yield replace(
                     one, case={"trace": Path(trace).stem, "budget_bytes_per_sample": budget_bytes, **one.case}
                 )
-            for one in paths.by_second(ran["follow"], rates_bps) if not number else ():
+            for one in paths.by_second(followed["follow"], rates_bps) if not number else ():
                 yield replace(one, case={"trace": Path(trace).stem, **one.case})
 
 
 def _line(name: str, sent: dict[float, float]) -> Iterator[Measurement]:
-    """How straight bytes a sample rise with the target ratio (Fig. 4a and 4b), and how steeply below and above 0.5."""
+    """Linearity of bytes per sample over the target ratio (Fig. 4a, 4b), and slopes below and above 0.5."""
     if len(sent) > 2:
         yield Measurement(f"{name}_linearity", paths.determination(sent), "1")
     if sent.keys() >= {0.0, 0.5, 0.9}:

@@ -1,4 +1,4 @@
-"""What does a training with paths at the cut show? What was learned and crossed, who took which path, and its worth."""
+"""Measurements of a training with paths at the cut: accuracy, bytes, choice of paths, and steering of the choice."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -15,12 +15,12 @@ from nodes.stages.dynsplit import gate as gating
 from nodes.stages.dynsplit.link_follower import Follower, PathBytes
 from nodes.stages.dynsplit.stage import DynSplit
 
-CONVERGED = 0.95  # of its best accuracy: from that epoch on a training counts as converged
-CALIBRATION = 2000  # training samples from whose scores thresholds are taken
+CONVERGED = 0.95  # share of its best accuracy from which on a training counts as converged
+CALIBRATION = 2000  # training samples whose scores determine thresholds
 
 
 def learning(trained: Trained) -> Iterator[Measurement]:
-    """Accuracy at the end and by epoch, the ratio by epoch, and how much of the training it took to come near."""
+    """Accuracy at the end and by epoch, ratio by epoch, and the share of the training until convergence."""
     epochs = trained.outcome.epochs
     accuracies = [epoch["test_accuracy"] for epoch in epochs]
     yield Measurement("test_accuracy", accuracies[-1], "fraction")
@@ -34,8 +34,8 @@ def learning(trained: Trained) -> Iterator[Measurement]:
     yield Measurement("late_fluctuation", float(late.diff().abs().mean()) if len(late) > 1 else 0.0, "fraction")
 
 
-def crossing(trained: Trained) -> Iterator[Measurement]:
-    """Payload bytes between the nodes: for one inference, and for one sample in training, codes and gradients."""
+def traffic(trained: Trained) -> Iterator[Measurement]:
+    """Payload bytes between the nodes per sample: in inference, and in training with codes and gradients."""
     ran = trained.outcome.epochs[trained.outcome.earlier :]
     samples = sum(epoch["trained_samples"] for epoch in ran)
     forward = sum(epoch["link0.code_bytes"] * epoch["trained_samples"] for epoch in ran)
@@ -46,31 +46,31 @@ def crossing(trained: Trained) -> Iterator[Measurement]:
 
 
 class Steered:
-    """A trained network whose choice at inference can be steered."""
+    """A trained network with a steerable choice of paths at inference."""
 
     def __init__(self, trained: Trained) -> None:
         self.segments, self.test = trained.segments, trained.data.test
         stage = trained.segments[0].outbound
         assert isinstance(stage, DynSplit)
         self.stage = stage
-        self.known = answers(trained.segments, subset(trained.data.train, CALIBRATION, 0)).scores
+        self.known_scores = answers(trained.segments, subset(trained.data.train, CALIBRATION, 0)).scores
 
     @property
     def learned(self) -> bool:
-        """Whether a gate chooses."""
+        """Whether a learned gate chooses."""
         return self.stage.gate is not None
 
     def threshold(self, share: float) -> float:
-        """Above which ``share`` of the margins of training samples lie."""
-        return gating.threshold_for(gating.margin(self.known), share)
+        """The threshold above which ``share`` of the training samples' margins lie."""
+        return gating.threshold_for(gating.margin(self.known_scores), share)
 
     def at(self, share: float | None = None) -> Answers:
-        """The answers if the gate ranks and about ``share`` of the samples take the first path; None: by arg-max."""
+        """The answers with about ``share`` of the samples on the first path by the gate's ranking; None: by arg-max."""
         self.stage.threshold = 0.0 if share is None else self.threshold(share)
         return answers(self.segments, self.test)
 
     def blindly(self, share: float) -> Answers:
-        """The answers if ``share`` of the samples, whichever they are, take the first path."""
+        """The answers with an arbitrary ``share`` of the samples on the first path."""
         self.stage.random_share = share
         found = answers(self.segments, self.test)
         self.stage.random_share = None
@@ -78,7 +78,7 @@ class Steered:
 
 
 def choosing(network: Steered, target: float) -> Iterator[Measurement]:
-    """How many samples take the first path, how much of that depends on the sample, and what that is worth."""
+    """Share of samples on the first path, its dependence on the sample, and the accuracy gained by that."""
     chosen = network.at()
     share = float((chosen.choice == 0).float().mean())
     yield Measurement("ratio", share, "fraction")
@@ -101,7 +101,7 @@ def choosing(network: Steered, target: float) -> Iterator[Measurement]:
 
 
 def curve(network: Steered, shares: Sequence[float]) -> Iterator[Measurement]:
-    """Without training again: accuracy and bytes over shares of the first path, as the gate ranks, and blindly."""
+    """Accuracy and bytes of one network over shares of the first path, by the gate's ranking and blindly."""
     for share in shares:
         steered, case = network.at(share), {"share": share}
         yield Measurement("curve_accuracy", steered.accuracy, "fraction", case)
@@ -109,24 +109,24 @@ def curve(network: Steered, shares: Sequence[float]) -> Iterator[Measurement]:
         yield Measurement("curve_blind_accuracy", network.blindly(share).accuracy, "fraction", case)
 
 
-CAUTION = {"follow": 0.0, "follow with caution": 2.0}  # mean errors of its estimate that a policy stays below it
+CAUTION = {"follow": 0.0, "follow with caution": 2.0}  # mean errors that a policy subtracts from its rate estimate
 
 
 class LinkTimeline(NamedTuple):
-    """What became of a link's seconds: bytes handed to it, the share of right answers, bytes that waited after each."""
+    """By second of a link: bytes handed to it, accuracy of the answers, and bytes waiting afterwards."""
 
     sent: list[float]
-    right: list[float]
+    accuracy: list[float]
     waiting: list[float]
 
 
-def courses(network: Steered, rates_bps: Sequence[float], samples_per_s: int) -> dict[str, LinkTimeline]:
-    """By policy, a link whose rate changes every second while samples arrive: followed, and at shares that stay.
+def link_timelines(network: Steered, rates_bps: Sequence[float], samples_per_s: int) -> dict[str, LinkTimeline]:
+    """The timeline of a link with a rate for each second, by policy: link followers and constant shares.
 
-    A sample's answer depends on no other, so the answers over each path are those of the whole test set. Samples
-    arrive in a random order: as stored they may be class after class.
+    Answers do not depend on other samples, so those of each path are computed once for the whole test set. Samples
+    arrive in random order, since they may be stored class by class.
     """
-    right = torch.stack([network.blindly(1.0).right, network.blindly(0.0).right])  # by path
+    correct = torch.stack([network.blindly(1.0).correct, network.blindly(0.0).correct])  # (paths, N)
     margins = gating.margin(network.at().scores)
     order = torch.randperm(len(margins), generator=torch.Generator().manual_seed(0))
     dear, cheap = (path.sample_bytes + 1 / 8 for path in network.stage.paths)
@@ -134,33 +134,33 @@ def courses(network: Steered, rates_bps: Sequence[float], samples_per_s: int) ->
     fixed = {"all dear": 1.0, "all cheap": 0.0, "mean rate": costs.share(mean_rate / 8 / samples_per_s)}
     found = {}
     for policy in (*CAUTION, *fixed):
-        follower, course = Follower(0.0, rates_bps[0] / 8), LinkTimeline([], [], [])
+        follower, timeline = Follower(0.0, rates_bps[0] / 8), LinkTimeline([], [], [])
         for second, rate in enumerate(rates_bps):
             share = fixed.get(policy, follower.share(costs, samples_per_s, CAUTION.get(policy, 0.0)))
-            some = order[(torch.arange(samples_per_s) + second * samples_per_s) % len(margins)]
-            path = (margins[some] <= network.threshold(share)).long()
-            course.sent.append(float(torch.tensor([dear, cheap])[path].sum()))
-            course.right.append(float(right[path, some].float().mean()))
-            follower = follower.after(course.sent[-1], rate / 8)
-            course.waiting.append(follower.waiting)
-        found[policy] = course
+            batch = order[(torch.arange(samples_per_s) + second * samples_per_s) % len(margins)]
+            path = (margins[batch] <= network.threshold(share)).long()
+            timeline.sent.append(float(torch.tensor([dear, cheap])[path].sum()))
+            timeline.accuracy.append(float(correct[path, batch].float().mean()))
+            follower = follower.after(timeline.sent[-1], rate / 8)
+            timeline.waiting.append(follower.waiting)
+        found[policy] = timeline
     return found
 
 
-def following(ran: Mapping[str, LinkTimeline], samples_per_s: int) -> Iterator[Measurement]:
-    """What each policy got right, sent, and left waiting."""
-    for policy, course in ran.items():
-        seconds, case = len(course.sent), {"policy": policy}
-        yield Measurement("link_accuracy", sum(course.right) / seconds, "fraction", case)
-        yield Measurement("link_bytes_per_sample", sum(course.sent) / seconds / samples_per_s, "B", case)
+def following(timelines: Mapping[str, LinkTimeline], samples_per_s: int) -> Iterator[Measurement]:
+    """Accuracy, bytes sent and bytes left waiting of each policy."""
+    for policy, timeline in timelines.items():
+        seconds, case = len(timeline.sent), {"policy": policy}
+        yield Measurement("link_accuracy", sum(timeline.accuracy) / seconds, "fraction", case)
+        yield Measurement("link_bytes_per_sample", sum(timeline.sent) / seconds / samples_per_s, "B", case)
         yield Measurement(
-            "late_seconds_share", sum(waiting > 0 for waiting in course.waiting) / seconds, "fraction", case
+            "late_seconds_share", sum(waiting > 0 for waiting in timeline.waiting) / seconds, "fraction", case
         )
-        yield Measurement("waiting_at_end_bytes", course.waiting[-1], "B", case)
+        yield Measurement("waiting_at_end_bytes", timeline.waiting[-1], "B", case)
 
 
 def by_second(followed: LinkTimeline, rates_bps: Sequence[float]) -> Iterator[Measurement]:
-    """Bytes handed to the link beside those that it carries, second by second."""
+    """Bytes handed to the link and bytes that it can carry, second by second."""
     for second, (sent, rate) in enumerate(zip(followed.sent, rates_bps, strict=True)):
         yield Measurement("link_bytes_per_s", rate / 8, "B/s", {"second": second, "of": "capacity"})
         yield Measurement("link_bytes_per_s", sent, "B/s", {"second": second, "of": "sent"})
@@ -171,11 +171,11 @@ def second_rates(trace: str) -> list[float]:
     spans = read(locate(trace)).resampled(1.0).spans()
     rates = [rate_bps for start_s, end_s, rate_bps in spans if end_s - start_s > 1 - 1e-6]
     if not any(rates):
-        raise TraceError(f"{trace}: nothing is carried in a whole second")
+        raise TraceError(f"{trace}: no whole second has a rate above 0; a followed trace needs one")
     return rates
 
 
 def determination(points: dict[float, float]) -> float:
-    """R squared of a straight line through ``points``; 1 for a level one."""
+    """R squared of a straight line through ``points``; 1 if all y are equal."""
     x, y = (torch.tensor(list(column), dtype=torch.float64) for column in (points.keys(), points.values()))
     return float(torch.corrcoef(torch.stack([x, y]))[0, 1] ** 2) if y.var() else 1.0

@@ -60,7 +60,7 @@ def test_devices_of_no_node_and_traces_that_are_not_there_are_found_before_anyth
         devices={"mex": {"slowdown": 2}}, link={"trace": "5g-sub7"}, backhaul={"trace": str(tmp_path / "bad.csv")}
     )
     problems = problems_of(asked)
-    assert problems["devices", "mex"] == "there is no such node (did you mean 'mec'?)"
+    assert problems["devices", "mex"] == "no node 'mex' (did you mean 'mec'?)"
     assert problems["link", "trace"].startswith("no trace '5g-sub7': neither a file nor one of 5g-mmwave-driving,")
     assert problems["backhaul", "trace"].endswith("bad.csv:2: rate_bps: 'fast' is not a number")
 
@@ -82,13 +82,15 @@ def test_a_trace_that_ends_with_nothing_getting_through_must_repeat(problems_of:
 
 
 def test_weights_are_looked_for_before_anything_runs(problems_of: ProblemsOf, context: Context, tmp_path: Path) -> None:
-    assert problems_of(parameters(weights="here.pt")) == {("weights",): "no file 'here.pt', nor is it 'torchvision'"}
+    assert problems_of(parameters(weights="here.pt")) == {
+        ("weights",): "no file 'here.pt'; give a file or 'torchvision'"
+    }
     assert problems_of(parameters(weights="torchvision")) == {
-        ("weights",): "torchvision has no weights of 'nodes.zoo.small_cnn:small_cnn'; give a file, or pre-train"
+        ("weights",): "torchvision has no weights of 'nodes.zoo.small_cnn:small_cnn'; give a file or pretrain_epochs"
     }
     (tmp_path / "here.pt").touch()
     kept = parameters(weights=str(tmp_path / "here.pt"))
-    assert problems_of(kept, "virtual")["weights",].endswith("have no use")
+    assert problems_of(kept, "virtual")["weights",].endswith("weights are unused")
     assert make_job(kept, context)[0].weights == str(tmp_path / "here.pt")
 
 
@@ -100,7 +102,7 @@ def test_a_link_is_not_dilated_by_itself(problems_of: ProblemsOf) -> None:
 def test_what_a_mode_needs_or_has_no_use_for_is_found_before_anything_runs(problems_of: ProblemsOf) -> None:
     asked = parameters(time_dilation=5, devices={"ue": {"timing": {"forward_s": 0.01}}, "mec": {"slowdown": 2}})
     assert not problems_of(asked, "live")
-    dilated = "only a live run can be dilated, and this one is {}"
+    dilated = "only a live run can be dilated; this one is {}"
     assert problems_of(asked, "in-process") == {("time_dilation",): dilated.format("in-process")}
     assert problems_of(asked, "virtual") == {
         ("time_dilation",): dilated.format("virtual"),

@@ -10,7 +10,7 @@ import torch
 
 from bench.execution.loader import load
 from bench.experiments.common import two_node_training as training
-from bench.experiments.common.inference import answers, reopened
+from bench.experiments.common.inference import answers, restored
 from bench.experiments.dynsplit import coders, paths
 from bench.experiments.dynsplit import experiments as dynsplit
 from bench.suite.document import InputError
@@ -50,8 +50,8 @@ def test_samples_arrive_in_a_random_order():
     answer = SimpleNamespace(right=right, scores=torch.zeros(1000, 2))
     stage = SimpleNamespace(paths=[SimpleNamespace(sample_bytes=4), SimpleNamespace(sample_bytes=1)])
     network = SimpleNamespace(at=lambda: answer, blindly=lambda _: answer, threshold=lambda _: 0.0, stage=stage)
-    course = paths.courses(network, [100.0] * 10, samples_per_s=10)["all cheap"]
-    assert sum(course.right) / 10 == pytest.approx(0.1, abs=0.1)  # of the first hundred: 1.0
+    course = paths.link_timelines(network, [100.0] * 10, samples_per_s=10)["all cheap"]
+    assert sum(course.accuracy) / 10 == pytest.approx(0.1, abs=0.1)  # of the first hundred: 1.0
 
 
 @pytest.mark.parametrize(("cut", "coders", "rounded"), [("layer1", 30_250, 0.0016), ("layer2", 60_458, 0.0033)])
@@ -190,11 +190,11 @@ def test_what_was_measured_before_a_kill_is_not_trained_again(context, monkeypat
     assert not list(context.scratch.rglob("*.pt"))
 
 
-def test_the_accuracy_of_a_reopened_network_is_that_of_its_last_epoch(context):
+def test_the_accuracy_of_a_restored_network_is_that_of_its_last_epoch(context):
     wanted = asked(dynsplit.Single, stage={"name": "nodes.stages.compressors:TopK", "options": {"share": 0.1}})
     bench = training.TrainingRun(wanted, context)
     trained = bench.trained(bench.job(wanted.spec), "single")
-    again = answers(reopened(trained.job), trained.data.test)
+    again = answers(restored(trained.job), trained.data.test)
     assert again.accuracy == pytest.approx(trained.outcome.epochs[-1]["test_accuracy"])
     assert again.bytes_per_sample == pytest.approx(32 * 256 / 8 + 2 * round(0.1 * 32 * 256))
 
