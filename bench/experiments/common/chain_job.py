@@ -51,7 +51,7 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         yield from self._node_problems()
         yield from weights_problems(self.weights, str(self.model))
         if self.batch_size % self.microbatches:
-            yield Problem(("microbatches",), f"{self.microbatches} do not divide a batch_size of {self.batch_size}")
+            yield Problem(("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}")
         if self.splits is not None and len(self.splits) != self.nodes - 1:
             yield Problem(("splits",), f"{self.nodes} nodes need {self.nodes - 1} splits, got {len(self.splits)}")
             return

@@ -1,10 +1,9 @@
-"""What does a round of training take where clients move among edges, and what crosses the links in it?
+"""Time and link traffic of training rounds whose clients move among edge servers.
 
-Clients go round HiveMind's way past its six cells, each from a place of its own; an edge server stands at each cell.
-Cells that follow each other on the way are joined, and each edge to the cloud. Machines are those of HiveMind, a
-batch takes them as long as its pictures one by one. All clients train at once; a round ends with the slowest, and
-then copies are averaged. Layers that move do so before a round. Rates, delays and the time of a round, in which
-clients go on, are assumptions.
+Clients follow HiveMind's trajectory past its six cells from different starting points; each cell has an edge server.
+Consecutive cells are joined, and each edge server to the cloud. Machines are those of HiveMind; a batch takes as long
+as its pictures one by one. All clients train at once; a round ends with the slowest, then copies are averaged. Layers
+move before a round. Rates, delays and the duration of a round, in which clients move on, are assumptions.
 """
 
 from collections import Counter, defaultdict
@@ -42,12 +41,12 @@ STRATEGIES: tuple[MigrationStrategy, ...] = ("stay", "migrate", "replicate")
 
 
 class FieldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``clients`` with ``batches`` of ``batch_size`` a round; edges store ``storage_share`` of the whole model's state.
+    """``clients`` with ``batches`` of ``batch_size`` a round; edges store ``storage_share`` of the model's state.
 
-    Devices hold ``device_layers``. The state is parameters and, for each, ``optimizer_states`` more numbers.
+    Devices hold the first ``device_layers``. The state has ``optimizer_states`` numbers for each parameter besides it.
     """
 
-    device_layers: Count = 4  # a stem up to its pooling
+    device_layers: Count = 4  # the stem up to its pooling
     clients: Count = 4
     batches: Count = 20
     batch_size: Count = 16
@@ -63,43 +62,43 @@ class FieldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def field_problems(self, layers: int) -> Iterator[Problem]:
         """Problems of the field with a model of ``layers`` layers."""
         links = {"access": self.access, "lateral": self.lateral, "backhaul": self.backhaul}
-        return misfits(self.device_layers, layers, links)
+        return placement_problems(self.device_layers, layers, links)
 
 
 class FieldRound(NamedTuple):
-    """One round: seconds, those of moves among them, bytes over all links by kind, and bytes that edges store."""
+    """One round: seconds, seconds of moves among them, bytes over all links by kind, bytes stored at edges."""
 
     seconds: float
     move_s: float
-    crossing_bytes: dict[str, int]
+    traffic_bytes: dict[str, int]
     stored_bytes: int
 
     @property
     def communication_bytes(self) -> int:
-        return sum(self.crossing_bytes.values())
+        return sum(self.traffic_bytes.values())
 
 
 @dataclass(frozen=True)
 class EdgeField:
-    """A network, a model, and where clients are in each round ([rounds][clients])."""
+    """A network, a model, and the edge of each client in each round ([rounds][clients])."""
 
     parameters: FieldParameters
     network: EdgeNetwork
     model: Model
-    device_s: float  # of a batch
+    device_s: float  # a batch
     attached: list[tuple[str, ...]]
 
     @property
     def stay_rounds(self) -> float:
-        """How many rounds a client stays at an edge, on average: taken as known to the controller."""
+        """Mean number of rounds that a client stays at an edge, which the controller knows."""
         ways = list(zip(*self.attached, strict=True))
         stays: int = sum(1 + sum(one != other for one, other in pairwise(way)) for way in ways)
         return len(ways) * len(self.attached) / stays
 
     def run(self, strategy: MigrationStrategy) -> list[FieldRound]:
-        """Every round of ``strategy``."""
-        few = self.parameters
-        controller = Controller(self.network, self.model, strategy, few.clients, few.batches, self.stay_rounds)
+        """The rounds under ``strategy``."""
+        asked = self.parameters
+        controller = Controller(self.network, self.model, strategy, asked.clients, asked.batches, self.stay_rounds)
         state = controller.begin(self.attached[0])
         rounds = [self._round(controller, state, state, self.attached[0])]
         for attached in self.attached[1:]:
@@ -115,51 +114,51 @@ class EdgeField:
             size = self.model.held_bytes[layer]
             move_s[server] += route_s(route, size)
             moved_bytes += len(route) * size
-        step_s, step_bytes = self._averaging(controller, state) if controller.synchronised else (0.0, 0)
-        most_s = max(move_s.values(), default=0.0)
+        averaging_s, averaging_bytes = self._averaging(controller, state) if controller.synchronised else (0.0, 0)
+        slowest_move_s = max(move_s.values(), default=0.0)
         return FieldRound(
-            most_s + train_s + step_s,
-            most_s,
-            {"smashed": smashed_bytes, "averaging": step_bytes, "moved": moved_bytes},
+            slowest_move_s + train_s + averaging_s,
+            slowest_move_s,
+            {"smashed": smashed_bytes, "averaging": averaging_bytes, "moved": moved_bytes},
             sum(sum(self.model.held_bytes[:count]) for count in state.stored.values()),
         )
 
     def _training(self, controller: Controller, state: State, attached: Sequence[str]) -> tuple[float, int]:
-        """Seconds of the slowest client, and bytes of smashed data and gradients over all links."""
-        few, routes, cut_bytes = self.parameters, self.network.routes, self.model.boundary_bytes
+        """Seconds of the slowest client; bytes of smashed data and gradients over all links."""
+        asked, routes, cut_bytes = self.parameters, self.network.routes, self.model.boundary_bytes
         here, users = Counter(attached), Counter(state.holders)
-        slowest_s, crossing = 0.0, 0
+        slowest_s, sent_bytes = 0.0, 0
         for (edge, holder), clients in Counter(zip(attached, state.holders, strict=True)).items():
             used = state.used[holder]
             sizes = [here[edge] * cut_bytes[0], 0]
-            own_s = self.device_s + transfer_s(sizes, *few.access, gradient_bytes=sizes)[0]
+            own_s = self.device_s + transfer_s(sizes, *asked.access, gradient_bytes=sizes)[0]
             batch_s = own_s + controller.batch_s(edge, clients, holder, used, users[holder])
-            slowest_s = max(slowest_s, few.batches * batch_s)
+            slowest_s = max(slowest_s, asked.batches * batch_s)
             sent = (1 + len(routes[edge, holder])) * cut_bytes[0] + len(routes[holder, CLOUD]) * cut_bytes[used]
-            crossing += few.batches * clients * 2 * sent
-        return slowest_s, crossing
+            sent_bytes += asked.batches * clients * 2 * sent
+        return slowest_s, sent_bytes
 
     def _averaging(self, controller: Controller, state: State) -> tuple[float, int]:
-        """Seconds of the slowest copy, and bytes of parameters: up what was trained, down what is not its own."""
+        """Seconds of the slowest copy; bytes of parameters: trained layers to the cloud, averaged ones back."""
         users = Counter(state.holders)
-        slowest_s, crossing = 0.0, 0
+        slowest_s, sent_bytes = 0.0, 0
         for edge, count in state.stored.items():
             route = self.network.routes[edge, CLOUD]
             trained = sum(self.model.parameter_bytes[: state.used[edge]]) if users[edge] else 0
             down = sum(self.model.parameter_bytes[:count]) - (trained if users[edge] == controller.clients else 0)
             slowest_s = max(slowest_s, route_s(route, trained + down))
-            crossing += len(route) * (trained + down)
-        return slowest_s, crossing
+            sent_bytes += len(route) * (trained + down)
+        return slowest_s, sent_bytes
 
 
 def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], seed: int) -> EdgeField:
-    """The field of ``parameters`` and a network's profiles; ``seed`` says where on their way the clients begin.
+    """The field of ``parameters`` and a network's profiles; ``seed`` draws the clients' starting points.
 
-    Raises ValueError if the devices hold all layers, or a link carries nothing.
+    Raises ValueError if the devices hold all layers or a link has no rate.
     """
     first = parameters.device_layers
-    if wrong := [f"{one.key[0]}: {one.message}" for one in parameters.field_problems(len(kept["ue"].layers))]:
-        raise ValueError(wrong[0])
+    if problems := [f"{one.key[0]}: {one.message}" for one in parameters.field_problems(len(kept["ue"].layers))]:
+        raise ValueError(problems[0])
     batch = {name: batch_s(profile, parameters.batch_size) for name, profile in kept.items()}
     counts = kept["ue"].parameters
     held = [FLOAT_BYTES * (1 + parameters.optimizer_states) * count for count in counts]
@@ -168,7 +167,7 @@ def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], see
         held[first:],
         [FLOAT_BYTES * count for count in counts[first:]],
     )
-    edges = round_the_way()
+    edges = edges_along_trajectory()
     network = EdgeNetwork(
         edges,
         {
@@ -181,18 +180,20 @@ def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], see
     return EdgeField(parameters, network, model, sum(batch["ue"][:first]), _attached(parameters, seed))
 
 
-def misfits(device_layers: int, layers: int, links: Mapping[str, BackhaulLink]) -> Iterator[Problem]:
+def placement_problems(device_layers: int, layers: int, links: Mapping[str, BackhaulLink]) -> Iterator[Problem]:
     """Problems of devices that leave no layer to place, and of links without a rate."""
     if device_layers >= layers:
-        yield Problem(("device_layers",), f"{device_layers} of {layers} leave nothing to place")
+        yield Problem(("device_layers",), f"{device_layers} of {layers} layers leave none to place; give fewer")
     for name, link in links.items():
         if not (link.rate_bps > 0 and link.delay_s >= 0):
-            message = f"[{link.rate_bps:g}, {link.delay_s:g}]: a rate above 0 bit/s and a delay from 0 s on"
+            message = (
+                f"got [{link.rate_bps:g}, {link.delay_s:g}]; give a rate above 0 bit/s and a delay of at least 0 s"
+            )
             yield Problem((name,), message)
 
 
 def batch_s(profile: Profile, pictures: int) -> list[float]:
-    """Seconds [L] of a batch forward and backward."""
+    """Seconds [L] of a batch's forward and backward pass."""
     return [pictures * (one + other) for one, other in zip(profile.forward_s, profile.backward_s, strict=True)]
 
 
@@ -205,7 +206,7 @@ def _attached(parameters: FieldParameters, seed: int) -> list[tuple[str, ...]]:
 
 
 def _serving(way: Trajectory, times_s: NDArray[np.float64]) -> list[str]:
-    """The cell that serves a client on its ``way`` at each of ``times_s``."""
+    """The cell that serves a client on trajectory ``way`` at each of ``times_s``."""
     topology = TOPOLOGIES["mmwave"]
     sites = np.array([cell.site for cell in topology.cells])
     snr_db = topology.carrier.snr_db(distances(way.positions(times_s), sites))
@@ -213,7 +214,7 @@ def _serving(way: Trajectory, times_s: NDArray[np.float64]) -> list[str]:
 
 
 @cache
-def round_the_way() -> tuple[str, ...]:
-    """The cells in the order in which the way passes them."""
+def edges_along_trajectory() -> tuple[str, ...]:
+    """The cells in the order in which the trajectory passes them."""
     way = TOPOLOGIES["mmwave"].trajectory
     return tuple(dict.fromkeys(_serving(way, np.arange(0.0, way.length_m / way.speed_m_per_s, 1.0))))

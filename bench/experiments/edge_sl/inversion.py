@@ -1,7 +1,7 @@
-"""What does a curious server know, and what does it read from what the client sends?
+"""Inversion attack of an honest but curious server on smashed data.
 
-It has pictures of its own from the same source as the client's, none of them the client's, and the client's part of
-the network as trained, so that it can send its own through that and the stage. On what would cross it trains a decoder.
+The server has pictures of the same distribution as the client's, none of them the client's, and the client's trained
+part of the network. It trains a decoder on the smashed data of its own pictures.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from nodes.wire.messages import Activation
 
 
 class Attack(NamedTuple):
-    """The pictures that the server has, those that it wants, and how long it trains."""
+    """The server's pictures, those that it attacks, and the epochs of its training."""
 
     auxiliary: Pictures
     wanted: Pictures
@@ -30,7 +30,7 @@ class Attack(NamedTuple):
     seed: int
 
     def on(self, client: Segment) -> tuple[torch.Tensor, torch.Tensor]:
-        """What ``client`` sends of the wanted pictures (N, ...), and what is read from that (N, 3, S, S)."""
+        """The smashed data of the attacked pictures (N, ...) and their reconstructions (N, 3, S, S)."""
         device = client.job.device
         known, sent = (smashed(client, pictures).to(device) for pictures in (self.auxiliary, self.wanted))
         with one_thread():
@@ -47,7 +47,7 @@ def pixels(pictures: Pictures) -> torch.Tensor:
 
 
 def recut(trained: Trained, boundary: int) -> list[Segment]:
-    """The trained network, cut in two at another ``boundary``, without a stage."""
+    """The trained network cut in two at another ``boundary``, without a stage."""
     weights = f"{trained.job.checkpoint}/network.pt"
     torch.save({name: one for segment in trained.segments for name, one in segment.state().items()}, weights)
     job = replace(trained.job, splits=(boundary,), weights=weights)
@@ -55,7 +55,7 @@ def recut(trained: Trained, boundary: int) -> list[Segment]:
 
 
 def smashed(client: Segment, pictures: Pictures) -> torch.Tensor:
-    """What the server decodes (N, ...) from what ``client`` sends of ``pictures``, in evaluation mode."""
+    """The smashed data (N, ...) that the server decodes for ``pictures``, in evaluation mode."""
     found = []
     for number, (some, _) in enumerate(batches(pictures, BATCH, seed=0, epoch=0, shuffle=False, augment=False)):
         message = client.source(some, None, assignment=0, step=number, train=False)
@@ -65,8 +65,8 @@ def smashed(client: Segment, pictures: Pictures) -> torch.Tensor:
 
 
 def _code(codes: Tensors, count: int) -> torch.Tensor:
-    """The one code of numbers for all ``count`` samples; several, as features. ValueError where there is none."""
+    """The floating-point code of all ``count`` samples; several are flattened and joined. ValueError for none."""
     found = [code for code in codes.values() if code.is_floating_point() and code.ndim > 1 and len(code) == count]
     if not found:
-        raise ValueError(f"of {sorted(codes)} no code is for all samples: give the stage one path")
+        raise ValueError(f"no code of {sorted(codes)} holds all {count} samples; give the stage one path")
     return found[0] if len(found) == 1 else torch.cat([code.flatten(1) for code in found], 1)

@@ -1,9 +1,9 @@
-"""What does it take that clients change their edge server while a federation trains? Its copy goes after each of them.
+"""Cost of clients that change their edge server while a federation trains: each client's copy follows it.
 
-Clients go round the field's cells. A controller says, by storage and by what it costs over their stay, when a client's
-copy of the server part (SFL v1) moves to the edge server where the client is, and the client trains there from then
-on. Copies cross from edge to cloud to edge. Beside it the same training in which nobody ever moves. (Split Learning in
-6G Edge Networks, section VI-C, leaves all of this open.)
+Clients move past the field's cells. A controller decides, by storage and by the cost over a client's stay, when the
+client's copy of the server part (SFL v1) moves to the client's edge server, where the client then trains. Copies
+travel from edge to cloud to edge. The same training without moves is run for comparison. Split Learning in 6G Edge
+Networks, section VI-C, leaves all of this open.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ import torch
 from msgspec.structs import replace
 
 from bench.experiments.common.learning import ANY_CLASSES, largest_payload, layers_of
-from bench.experiments.edge_sl.field import EdgeField, FieldParameters, make_field, round_the_way
+from bench.experiments.edge_sl.field import EdgeField, FieldParameters, edges_along_trajectory, make_field
 from bench.experiments.edge_sl.placement import CLASSES, held_bytes
 from bench.experiments.hivemind.network.scenario import DEVICES, Machine
 from bench.experiments.hivemind.network.training import FLOAT_BYTES
@@ -42,10 +42,10 @@ KINDS = {"activation": "smashed", "gradient": "smashed", "weights": "averaging",
 
 
 class RoamingParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model that clients really train, in process; on a virtual clock shapes alone cross.
+    """A model that clients train in process; on a virtual clock only shapes are computed.
 
-    Edges store as many copies of the layers behind the devices' as fit. Data of a client whose copy is elsewhere takes
-    its own link alone.
+    Edges store as many copies of the layers after the devices' as fit. The data of a client with its copy at another
+    edge uses the client's own link only.
     """
 
     model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
@@ -56,7 +56,7 @@ class RoamingParameters(FieldParameters, frozen=True, kw_only=True, forbid_unkno
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         if setting.mode == "live":
-            yield Problem((), "in-process or virtual; live, clients move by moves of edge_sl.course")
+            yield Problem((), "mode live is not supported; give in-process or virtual, or moves of edge_sl.course")
         try:
             layout = layers_of(str(self.model), ANY_CLASSES, self.side)
         except ModelError as error:
@@ -66,15 +66,18 @@ class RoamingParameters(FieldParameters, frozen=True, kw_only=True, forbid_unkno
             yield from problems
             return
         held = held_bytes(layout, self.optimizer_states)
-        copy_bytes, edges = sum(held[self.device_layers :]), len(round_the_way())
+        copy_bytes, edges = sum(held[self.device_layers :]), len(edges_along_trajectory())
         weights = sum(FLOAT_BYTES * tensor.numel() for tensor in layout.model.parameters())
         room = int(self.storage_share * (1 + self.optimizer_states) * weights // copy_bytes)
         if edges * room < self.clients:
-            yield Problem(("storage_share",), f"{edges} edges with room for {room} copies each, of {copy_bytes} B")
+            yield Problem(
+                ("storage_share",),
+                f"{edges} edges store {room} copies of {copy_bytes} B each, too few for {self.clients} clients",
+            )
 
 
 def roaming(parameters: RoamingParameters, context: Context) -> Iterator[Measurement]:
-    """Train while clients move and while they stay; what crosses, by kind, and what differs between the two."""
+    """Train with moving and with staying clients; traffic by kind, and the differences between the two."""
     shape = (3, parameters.side, parameters.side)
     network = build_model(str(parameters.model), CLASSES, shape, context.seed)
     chain, work = Chain(network, shape), inspect_chain(Inspected(network, shape))
@@ -99,18 +102,18 @@ def roaming(parameters: RoamingParameters, context: Context) -> Iterator[Measure
     sent = [way["handover"] for node in outcomes["moving"].nodes for way in node.sent.values() if "handover" in way]
     yield Measurement("moved_bytes", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})
     for name, outcome in outcomes.items():
-        yield from _crossed(outcome, parameters.rounds, {"movement": name})
+        yield from _traffic(outcome, parameters.rounds, {"movement": name})
         if context.mode == "virtual":
             yield _round(outcome, parameters.rounds, {"movement": name})
-        elif context.dataset != "none":  # of blank pictures answers are right by chance
+        elif context.dataset != "none":  # on blank pictures answers are correct by chance
             yield _accuracy(outcome, {"movement": name})
     if context.mode == "in-process":
         yield from _differences(outcomes["moving"], outcomes["staying"], context.scratch)
 
 
 def decided(field: EdgeField, held: Sequence[int]) -> tuple[list[list[State]], int]:
-    """Where each client's copy is in each round, and the bytes of all moves over all links, for layers of ``held``."""
-    few = field.parameters
+    """The edge of each client's copy in each round, and the bytes of all moves, for layers of ``held`` bytes."""
+    asked = field.parameters
     model = field.model._replace(held_bytes=held)
     star = EdgeNetwork(
         field.network.edges,
@@ -118,8 +121,8 @@ def decided(field: EdgeField, held: Sequence[int]) -> tuple[list[list[State]], i
         field.network.layer_s,
         field.network.storage_bytes,
     )
-    states = follow_separate_copies(star, model, few.batches, field.stay_rounds, field.attached)
-    controller = Controller(star, model, "migrate", 1, few.batches, field.stay_rounds)
+    states = follow_separate_copies(star, model, asked.batches, field.stay_rounds, field.attached)
+    controller = Controller(star, model, "migrate", 1, asked.batches, field.stay_rounds)
     moved_bytes = 0
     for before, after in pairwise(states):
         for one, other in zip(before, after, strict=True):
@@ -128,10 +131,10 @@ def decided(field: EdgeField, held: Sequence[int]) -> tuple[list[list[State]], i
 
 
 def federation_moves(places: Sequence[Sequence[str]]) -> tuple[list[str], tuple[ClientMove, ...]]:
-    """The edges that are ever come to by ``places`` [rounds][clients], and how clients move among them."""
+    """The edges in ``places`` [rounds][clients], and the moves of clients among them."""
     edges = sorted({edge for one in places for edge in one})
     clients = len(places[0])
-    at = [edges[client * len(edges) // clients] for client in range(clients)]  # where they begin if nothing is said
+    at = [edges[client * len(edges) // clients] for client in range(clients)]  # the default assignment
     moves = []
     for number, now in enumerate(places):
         for client, edge in enumerate(now):
@@ -198,8 +201,8 @@ def _changes(places: Sequence[Sequence[str]]) -> int:
     return sum(one != other for now, then in pairwise(places) for one, other in zip(now, then, strict=True))
 
 
-def _crossed(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]) -> Iterator[Measurement]:
-    """What crossed in a round, by kind and over each link."""
+def _traffic(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]) -> Iterator[Measurement]:
+    """Traffic of a round by kind, over all links."""
     sent: Counter[str] = Counter()
     for node in outcome.nodes:
         for kinds in node.sent.values():
@@ -211,34 +214,36 @@ def _crossed(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]
 
 
 def _round(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]) -> Measurement:
-    """How long a round took on a clock."""
+    """Mean duration of a round."""
     began = min(one.told["began"] for one in outcome.rounds)
     ended = max(one.told["ended"] for one in outcome.rounds)
     return Measurement("round_s", (ended - began) / rounds, "s", case)
 
 
 def _accuracy(outcome: FederationOutcome, case: dict[str, CaseValue]) -> Measurement:
-    """Of all clients' tests; they test after the last round."""
+    """Accuracy over all clients' tests, which follow the last round."""
     right, tested = (sum(sum(getattr(one, name)) for one in outcome.rounds) for name in ("right", "tested"))
     return Measurement("final_accuracy", right / tested, "fraction", case)
 
 
 def _differences(moving: FederationOutcome, staying: FederationOutcome, folder: Path) -> Iterator[Measurement]:
-    """What moves change in what is learned: mean losses, round by round, and the clients' parts with their momentum.
+    """Differences between training with and without moves: mean losses by round, clients' parts and momentum.
 
-    Raises ValueError where there is nothing to compare, or what was kept is not of the same names.
+    Raises ValueError if there is nothing to compare or the kept tensors have different names.
     """
     one, other = _losses(moving), _losses(staying)
     yield Measurement("loss_difference_nats", max(abs(one[number] - other[number]) for number in other), "nats")
     ours, theirs = _all_kept(folder / "moving"), _all_kept(folder / "staying")
     if not ours or ours.keys() != theirs.keys():
-        raise ValueError(f"not to be compared: {len(ours)} tensors, and {sorted(ours.keys() ^ theirs.keys())[:3]}")
+        raise ValueError(
+            f"cannot compare {len(ours)} tensors: only one side has {sorted(ours.keys() ^ theirs.keys())[:3]}"
+        )
     yield Measurement("different_tensors", sum(not torch.equal(ours[name], theirs[name]) for name in ours), "tensors")
     yield Measurement("tensors", len(ours), "tensors")
 
 
 def _losses(outcome: FederationOutcome) -> dict[float, float]:
-    """Of a step, by round."""
+    """Mean loss of a step, by round."""
     numbers = {one.told["round"] for one in outcome.rounds}
     rounds = {number: [one.told for one in outcome.rounds if one.told["round"] == number] for number in numbers}
     return {
@@ -248,7 +253,7 @@ def _losses(outcome: FederationOutcome) -> dict[float, float]:
 
 
 def _all_kept(folder: Path) -> dict[str, torch.Tensor]:
-    """The clients' states after their last steps, with what their optimizers keep, by file and name."""
+    """The clients' parts and optimizer states after their last steps, by file and name."""
     kept: dict[str, torch.Tensor] = {}
     for path in folder.iterdir():
         state = torch.load(path, weights_only=True)

@@ -1,4 +1,4 @@
-"""What may be asked of many clients that train one network together, and what of it does not fit?"""
+"""Parameters of many clients that train one network together, and their checks."""
 
 import functools
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from nodes.spec.schemes import SCHEMES, SchemeName
 from nodes.stages.builtin import build_stage
 from reports.record import Mode
 
-# What is made use of in some modes alone; given in another it is refused. Compute takes its own time in this process.
+# Parameters that only some modes use; another mode refuses them. In process, compute takes its own time.
 USED_IN: dict[str, tuple[Mode, ...]] = {
     "links": ("live", "virtual"),
     "backhaul": ("live", "virtual"),
@@ -34,10 +34,10 @@ USED_IN: dict[str, tuple[Mode, ...]] = {
 
 
 class SchemeChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A scheme with what is its own.
+    """A training scheme and its own parameters.
 
-    EPSL's share ``phi`` of averaged positions and the ``statistics`` by which batch norm goes in their pass;
-    asynchronous PSL's bound of ``staleness`` and its ``staleness_exponent``.
+    EPSL: share ``phi`` of averaged positions, and the ``statistics`` that batch norm uses in their pass. Asynchronous
+    PSL: the bound of ``staleness`` and the ``staleness_exponent``.
     """
 
     scheme: SchemeName = "psl"
@@ -48,11 +48,11 @@ class SchemeChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``clients`` that train ``model``, cut after module ``cut`` or after so many layers, by ``method``.
+    """``clients`` that train ``model`` by ``method``; ``cut`` is a client's last module or its number of layers.
 
     On a virtual clock a client computes ``client_flops`` operations a second, divided by its one of ``slowdowns``, an
-    edge server ``server_flops``. ``links`` are the clients', each taken again where there are more clients;
-    ``backhaul`` joins an edge server to the cloud. Live, so many clients share a process.
+    edge server ``server_flops``. ``links`` are the clients', repeated if there are more clients; ``backhaul`` joins
+    an edge server to the cloud. Live, ``clients_per_process`` clients share a process.
     """
 
     model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
@@ -75,17 +75,17 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     client_flops: Positive = 2e9
     server_flops: Positive = 1e11
     batch_size: Count = 32
-    learn: bool = True  # on a virtual clock; without, shapes alone cross: what and when is the same
-    times_s: tuple[Positive, ...] = ()  # at which a clock's run tells how accurate the network is by then
+    learn: bool = True  # on a virtual clock; if false, only shapes are computed: the same messages at the same times
+    times_s: tuple[Positive, ...] = ()  # at which a virtual or live run records accuracy
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         yield from self._mode_problems(setting.mode)
         yield from self._sample_problems(setting.dataset)
         if setting.shaping in ("kernel", "tbf+emulated"):
-            message = "the links of a federation are emulated or not shaped; give --shaping emulated"
+            message = "a federation cannot shape its links in the kernel; give --shaping emulated or none"
             yield Problem(("links",), message)
         for name in ("backhaul", "cloud_every") if self.edges == 1 else ():
-            yield Problem((name,), "used with several edge servers alone, and there is one (edges)", unused=True)
+            yield Problem((name,), "only used with several edge servers; edges is 1", unused=True)
         try:
             layout = self.layout()
         except ModelError as error:
@@ -117,36 +117,40 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for field in msgspec.structs.fields(self):
             modes = USED_IN.get(field.name, (mode,))
             if mode not in modes and getattr(self, field.name) != field.default:
-                yield Problem((field.name,), f"used in mode {' and '.join(modes)} alone, and this one is {mode}")
+                yield Problem((field.name,), f"only used in mode {' and '.join(modes)}; this one is {mode}")
 
     def _sample_problems(self, dataset: str) -> Iterator[Problem]:
-        """Too few pictures for every client, or without a data set no number of blank ones."""
+        """Too few pictures for all clients, or no number of blank pictures without a data set."""
         each = f"for each of {self.clients} clients"
         batch = self.clients * self.batch_size, f"a batch of {self.batch_size} {each}"
         needed = {"train_samples": batch, "test_samples": (self.clients, f"one {each}")}
         for name, (least, why) in needed.items():
             given = getattr(self, name)
             if given is not None and given < least:
-                yield Problem((name,), f"{given} are too few: {least} at least, {why}")
+                yield Problem((name,), f"got {given}; give at least {least}, {why}")
             elif given is None and dataset == "none":
-                yield Problem((name,), f"without a data set say how many blank pictures: {least} at least, {why}")
+                yield Problem(
+                    (name,), f"without a data set, give the number of blank pictures: at least {least}, {why}"
+                )
 
     @property
     def stage_spec(self) -> StageSpec:
-        """What stands at the cut."""
+        """The stage at the cut."""
         return stage_specs(self.stage, 1)[0]
 
     def split_point(self, layout: Chain) -> int:
-        """Layers that a client has: all of them in federated learning. Raises ValueError."""
+        """The number of a client's layers; all in federated learning. Raises ValueError."""
         if self.method.scheme == "fl":
             return len(layout)
         point = boundary_after(layout, self.cut) if isinstance(self.cut, str) else self.cut
         if not 0 < point < len(layout):
-            raise ValueError(f"cut {self.cut}: a client has some of the model's {len(layout)} layers, not all")
+            raise ValueError(
+                f"got {self.cut}; give a client at least one of the model's {len(layout)} layers, and not all"
+            )
         return point
 
     def federation(self, job: Job) -> Federation:
-        """What is asked of the nodes. Raises ValueError."""
+        """The federation of these parameters. Raises ValueError."""
         return Federation(
             job=job,
             scheme=self.method.scheme,
@@ -168,7 +172,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def minimal(parameters: Clients, layout: Chain) -> dict[str, Any]:
-    """What a job takes, whatever the data."""
+    """The fields of a job that do not depend on the data."""
     return {
         "model": str(parameters.model),
         "input_shape": layout.input_shape,
@@ -181,11 +185,11 @@ def minimal(parameters: Clients, layout: Chain) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _unjoinable(job: bytes, phi: float) -> str:
-    """Why the server of ``job``, encoded, cannot take a joint step on what several clients send, if it cannot."""
+    """The reason why the server of ``job`` (encoded) cannot take a joint step of several clients; empty if it can."""
     try:
         check_joint(msgspec.json.decode(job, type=Job), phi)
     except ProtocolError as error:
         return str(error)
-    except Exception:  # of a stage that cannot do with shapes alone: what it does shows when it has data
+    except Exception:  # a stage that does not work on shapes is checked when it gets data
         return ""
     return ""

@@ -1,6 +1,6 @@
-"""What do storage at the edge, moving with the client and copies everywhere cost? Question 3 of the 6G article.
+"""Cost of storing layers at edges, moving them with clients, and keeping copies everywhere.
 
-It is open there (Split Learning in 6G Edge Networks, section VI-C): what is measured here is empirical.
+Split Learning in 6G Edge Networks, section VI-C, leaves this question open; the answers here are empirical.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import torch
 from msgspec.structs import replace
 
 from bench.experiments.common.learning import layers_of
-from bench.experiments.edge_sl.field import STRATEGIES, FieldParameters, batch_s, make_field, misfits
+from bench.experiments.edge_sl.field import STRATEGIES, FieldParameters, batch_s, make_field, placement_problems
 from bench.experiments.hivemind.network.scenario import DEVICES, profiles
 from bench.experiments.hivemind.network.training import FLOAT_BYTES
 from bench.suite.experiment import Context, Measurement, Problem, Setting
@@ -37,7 +37,7 @@ CLASSES = 10
 
 
 class PlacementParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A kept ``workload`` in the field; a course is told every ``every`` rounds."""
+    """A packaged ``workload`` in the field; ``course`` records one of every ``every`` rounds."""
 
     workload: WorkloadName = WorkloadName("resnet18-88")
     every: Count = 1
@@ -47,7 +47,7 @@ class PlacementParameters(FieldParameters, frozen=True, kw_only=True, forbid_unk
 
 
 class MigrationParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model that one client really trains."""
+    """A model that one client trains."""
 
     clients: Count = 1
     optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
@@ -56,9 +56,9 @@ class MigrationParameters(FieldParameters, frozen=True, kw_only=True, forbid_unk
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         if setting.mode == "virtual":
-            yield Problem((), "this trains a network: in-process or live")
+            yield Problem((), "mode virtual is not supported, since a network is trained; give in-process or live")
         if self.clients != 1:
-            yield Problem(("clients",), f"layers follow one client here, got {self.clients}")
+            yield Problem(("clients",), f"got {self.clients}; give 1, since layers follow one client")
         try:
             layers = len(layers_of(str(self.model), CLASSES, self.side))
         except ModelError as error:
@@ -68,7 +68,7 @@ class MigrationParameters(FieldParameters, frozen=True, kw_only=True, forbid_unk
 
 
 class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Edges with ``clients`` each below one metro server, and a cloud; every server but the cloud stores as much."""
+    """Edges with ``clients`` each below one metro server, and a cloud; edges and metro have equal storage."""
 
     workload: WorkloadName = WorkloadName("resnet18-88")
     clients: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1)] = (1, 2, 4)
@@ -81,11 +81,11 @@ class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         layers = len(profiles(self.workload)["ue"].layers)
-        yield from misfits(self.device_layers, layers, {"metro": self.metro, "core": self.core})
+        yield from placement_problems(self.device_layers, layers, {"metro": self.metro, "core": self.core})
 
 
 def placement(parameters: PlacementParameters, context: Context) -> Iterator[Measurement]:
-    """Each strategy's means over the rounds: seconds, bytes that cross links by kind, bytes stored at the edges."""
+    """Each strategy's means over the rounds: seconds, link traffic by kind, bytes stored at edges."""
     field = make_field(parameters, profiles(parameters.workload), context.seed)
     yield Measurement("stay_rounds", field.stay_rounds, "rounds")
     for strategy in STRATEGIES:
@@ -93,14 +93,14 @@ def placement(parameters: PlacementParameters, context: Context) -> Iterator[Mea
         yield Measurement("round_s", fmean(one.seconds for one in rounds), "s", case)
         yield Measurement("move_s", fmean(one.move_s for one in rounds), "s", case)
         yield Measurement("communication_mb", fmean(one.communication_bytes for one in rounds) / 1e6, "MB", case)
-        for kind in rounds[0].crossing_bytes:
-            mean_bytes = fmean(one.crossing_bytes[kind] for one in rounds)
+        for kind in rounds[0].traffic_bytes:
+            mean_bytes = fmean(one.traffic_bytes[kind] for one in rounds)
             yield Measurement("link_traffic_mb", mean_bytes / 1e6, "MB", {**case, "kind": kind})
         yield Measurement("stored_mb", fmean(one.stored_bytes for one in rounds) / 1e6, "MB", case)
 
 
 def course(parameters: PlacementParameters, context: Context) -> Iterator[Measurement]:
-    """How each strategy's rounds go one after another: seconds of each, and of all so far."""
+    """Seconds of each strategy's rounds, one by one and accumulated."""
     field = make_field(parameters, profiles(parameters.workload), context.seed)
     for strategy in STRATEGIES:
         seconds = [one.seconds for one in field.run(strategy)]
@@ -112,10 +112,10 @@ def course(parameters: PlacementParameters, context: Context) -> Iterator[Measur
 
 
 def migration(parameters: MigrationParameters, context: Context) -> Iterator[Measurement]:
-    """One client trains a chain of device, the edges that it comes to, and cloud; layers move as the controller says.
+    """One client trains a chain of device, visited edges and cloud; the controller moves layers along it.
 
-    A chain's order is fixed, so its data passes the edges that hold no layers as relays, and moves are counted over
-    the chain's links. The same job in this process whose layers stay says what may change: nothing.
+    A chain has a fixed order, so edges without layers relay the data, and moves count over the chain's links. The same
+    job without moves, in this process, must give the same losses and parameters.
     """
     shape = (3, parameters.side, parameters.side)
     network = build_model(str(parameters.model), CLASSES, shape, context.seed)
@@ -172,14 +172,14 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
 
 
 def tree(parameters: TreeParameters, context: Context) -> Iterator[Measurement]:
-    """Edges, a metro server that all share, and the cloud, placed at once for the least sum over all clients' rounds.
+    """Joint placement on edges, a shared metro server and the cloud, for the least sum of all clients' rounds.
 
-    As in the field, what clients share is divided among them, and edges' copies are averaged each round, here at the
-    metro server. One copy there serves all edges; ``apart`` is what a copy for each would take.
+    As in the field, clients divide shared links and servers, and the edges' copies are averaged each round, here at
+    the metro server. One copy there serves all edges; ``apart`` is the storage of a copy for each edge.
     """
     kept, first = profiles(parameters.workload), parameters.device_layers
     weights = [FLOAT_BYTES * count for count in kept["ue"].parameters]
-    held = [2 * size for size in weights[first:]]  # with a momentum
+    held = [2 * size for size in weights[first:]]  # with momentum
     boundary = [parameters.batch_size * size for size in kept["ue"].boundary_bytes[first:-1]] + [0]
     core_s, cloud_s = (batch_s(kept[name], parameters.batch_size)[first:] for name in ("core", "cloud"))
     everyone = sum(parameters.clients)
@@ -211,14 +211,14 @@ def tree(parameters: TreeParameters, context: Context) -> Iterator[Measurement]:
 
 
 def chain_splits(state: State, edges: tuple[str, ...], device_layers: int) -> tuple[int, ...]:
-    """The splits of a chain of device, ``edges`` and cloud where one client trains the copy that ``state`` says."""
+    """The splits of a chain of device, ``edges`` and cloud for the copy that ``state`` assigns to its one client."""
     (holder,) = state.holders
     done = device_layers + state.used[holder]
     return tuple(done if edge > edges.index(holder) else device_layers for edge in range(len(edges) + 1))
 
 
 def held_bytes(chain: Chain, optimizer_states: int) -> list[int]:
-    """What each layer's state takes: parameters, as many numbers of the optimizer each, and buffers."""
+    """Bytes of each layer's state: parameters, ``optimizer_states`` numbers for each, and buffers."""
     sizes = []
     for index in range(len(chain)):
         body = chain.part(index, index + 1).body
@@ -228,7 +228,7 @@ def held_bytes(chain: Chain, optimizer_states: int) -> list[int]:
 
 
 def _trained(job: Job, mode: Mode) -> tuple[TrainingOutcome, dict[str, torch.Tensor]]:
-    """What comes of ``job``, on processes of its own or in this one; and all parameters and buffers by name."""
+    """The outcome of ``job``, live or in this process, and all parameters and buffers by name."""
     Folder(str(job.checkpoint)).mkdir()
     if mode == "live":
         from bench.live.training import run_live  # noqa: PLC0415  (aiohttp and uvloop, which a run in process does without)

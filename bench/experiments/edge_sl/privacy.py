@@ -1,7 +1,7 @@
-"""How much of the picture does smashed data give away, and what does the cut cost, by where and with what it is made?
+"""Privacy of smashed data under inversion, and the cost of a cut, by cut and by stage.
 
-The attacker is the server: honest, but curious (see ``inversion``). It attacks after training. What
-stands in ``docs/edge_privacy.md`` is what it knows, and what was found.
+The attacker is an honest but curious server (see ``inversion``) and attacks after training. ``docs/edge_privacy.md``
+describes its knowledge and the findings.
 """
 
 from collections.abc import Iterator
@@ -30,11 +30,11 @@ from nodes.training.segment import Segment
 
 
 class Privacy(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network attacked at each of ``cuts`` without a stage, and at ``cut`` with each of ``stages``, trained with it.
+    """A network attacked at each of ``cuts`` without a stage, and at ``cut`` after training with each of ``stages``.
 
-    The server has ``auxiliary_samples`` of the training pictures, the client the others; ``attacked_samples`` of those
-    are inverted. ``shown`` of these, grey and ``shown_side`` pixels wide, are recorded pixel by pixel, as they are and
-    as they were read.
+    The server has ``auxiliary_samples`` of the training pictures, the client the others; ``attacked_samples`` of the
+    latter are inverted. ``shown`` of these, in grey and ``shown_side`` pixels wide, are recorded pixel by pixel,
+    original and reconstructed.
     """
 
     cuts: tuple[str, ...]
@@ -50,15 +50,15 @@ class Privacy(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         if self.side < WINDOW:
-            yield Problem(("side",), f"SSIM needs {WINDOW} pixels or more")
-        yield from _unknown(self.model, self.side, self.cuts)
+            yield Problem(("side",), f"got {self.side}; SSIM needs {WINDOW} pixels or more")
+        yield from _cut_problems(self.model, self.side, self.cuts)
         for stage in self.stages:
             for key, message, _ in self.training_problems({stage: self.spec(stage)}):
                 yield Problem(("stages", stage) if key == (stage,) else key, message)
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network whose cuts are priced, for pictures of ``side`` pixels and ten classes."""
+    """A network and its cuts, for pictures of ``side`` pixels and ten classes."""
 
     model: ModelName
     cuts: tuple[str, ...]
@@ -66,38 +66,38 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        yield from _unknown(self.model, self.side, self.cuts)
+        yield from _cut_problems(self.model, self.side, self.cuts)
 
 
 def privacy(parameters: Privacy, context: Context) -> Iterator[Measurement]:
-    """Train once and attack that network at every cut; then train with each stage and attack that."""
-    bench = TrainingRun(parameters, context, hold_out=parameters.auxiliary_samples)
-    assert bench.held_out is not None
-    wanted = subset(bench.data.train, parameters.attacked_samples, context.seed)
-    attack = Attack(bench.held_out, wanted, parameters.attack_epochs, context.seed)
+    """Train once and attack the network at every cut; then train with each stage and attack that network."""
+    run = TrainingRun(parameters, context, hold_out=parameters.auxiliary_samples)
+    assert run.held_out is not None
+    wanted = subset(run.data.train, parameters.attacked_samples, context.seed)
+    attack = Attack(run.held_out, wanted, parameters.attack_epochs, context.seed)
     yield from _shown(pixels(wanted), "original", parameters)
 
     def at_cuts(trained: Trained) -> Iterator[Measurement]:
         for cut in parameters.cuts:
             case = {"cut": cut, "stage": "identity"}
-            segments = recut(trained, boundary_after(bench.layout, cut))
-            yield from _attacked(attack, segments, bench.data.test, case, parameters)
+            segments = recut(trained, boundary_after(run.layout, cut))
+            yield from _attacked(attack, segments, run.data.test, case, parameters)
 
-    yield from bench.once("cuts", StageSpec(), at_cuts)
+    yield from run.once("cuts", StageSpec(), at_cuts)
     for number, stage in enumerate(parameters.stages):
 
         def with_stage(trained: Trained, stage: str = stage) -> Iterator[Measurement]:
             case = {"cut": parameters.cut, "stage": stage}
-            yield from _attacked(attack, trained.segments, bench.data.test, case, parameters)
+            yield from _attacked(attack, trained.segments, run.data.test, case, parameters)
 
-        yield from bench.once(f"stage-{number}", parameters.spec(stage), with_stage)
+        yield from run.once(f"stage-{number}", parameters.spec(stage), with_stage)
 
 
 def depth(parameters: Depth, context: Context) -> Iterator[Measurement]:
-    """What each cut leaves to the client and what crosses there; "input" sends the picture itself.
+    """The client's share of the work and the bytes over each cut; "input" sends the picture itself.
 
-    ``device_work`` is the client's share of the forward pass's operations (exact), ``device_time`` its share of the
-    seconds that forward and backward pass take here.
+    ``device_work_share`` is the client's share of the forward pass's operations (exact), ``device_time_share`` its
+    share of the seconds of forward and backward pass on this machine.
     """
     layout = layers_of(str(parameters.model), ANY_CLASSES, parameters.side)
     work = inspect_chain(layout)
@@ -117,7 +117,7 @@ def depth(parameters: Depth, context: Context) -> Iterator[Measurement]:
 def _attacked(
     attack: Attack, segments: list[Segment], test: Pictures, case: dict[str, str], parameters: Privacy
 ) -> Iterator[Measurement]:
-    """What crosses, what it is worth, what it gives away; the guess of who sees nothing is the mean picture."""
+    """Bytes, accuracy and leakage of one cut; the blind attacker's guess is the mean picture."""
     answered = answers(segments, test)
     sent, read = attack.on(segments[0])
     wanted = pixels(attack.wanted)
@@ -143,7 +143,7 @@ def _shown(pictures: torch.Tensor, shows: str, parameters: Privacy) -> Iterator[
             yield Measurement("pixel", float(value), "1", case)
 
 
-def _unknown(model: ModelName, side: int, cuts: tuple[str, ...]) -> Iterator[Problem]:
+def _cut_problems(model: ModelName, side: int, cuts: tuple[str, ...]) -> Iterator[Problem]:
     """Problems of ``cuts`` that the model does not have, or of a model that cannot be cut."""
     for number, cut in enumerate(cuts):
         try:

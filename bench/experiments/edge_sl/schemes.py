@@ -1,7 +1,7 @@
-"""Which way of training with many clients is the better: how accurate, how fast, with how many bytes, on whose work?
+"""Comparison of SL, SFL, PSL, EPSL and FL by accuracy, time, bytes and compute (Split Learning in 6G Edge Networks).
 
-Split Learning in 6G Edge Networks. One experiment serves all: ``course`` lets a federation train, in this process, on
-a virtual clock, on which networks learn as well while compute and links take the time that is said, or live.
+``course`` trains a federation in this process, live, or on a virtual clock, on which networks learn too while compute
+and links take the configured times.
 """
 
 import math
@@ -29,7 +29,7 @@ BACKWARD = 2.0  # a backward pass takes twice the operations of a forward pass, 
 
 
 def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
-    """Train, and tell round by round how well, what crossed, who worked, and on a clock how long it took."""
+    """Train; accuracy and loss by round, bytes, compute, and in live and virtual mode time."""
     classes = parameters.classes(context)
     layout = parameters.layout(classes)
     data = _data(parameters, context)
@@ -48,7 +48,7 @@ def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
     else:
         outcome = run_in_process(federation, data, _saying(context))
     learned = parameters.learn and context.dataset != "none"
-    if not learned:  # blank pictures or none: answers are right by chance
+    if not learned:  # on blank pictures answers are correct by chance
         outcome.rounds = [RoundReport(told=one.told, right=[], tested=[]) for one in outcome.rounds]
     yield from _rounds(outcome, parameters, learned, timed=context.mode != "in-process")
     yield from _totals(outcome, parameters, work)
@@ -94,7 +94,7 @@ def _data(parameters: Clients, context: Context) -> Dataset | None:
 
 
 def _job(parameters: Clients, context: Context, classes: int, layout: Chain) -> Job:
-    """A client and its server. A payload may be a whole network with Adam's state."""
+    """The job of a client and its server. A payload may be a whole network with Adam's state."""
     parameter_bytes = sum(4 * tensor.numel() for tensor in layout.model.state_dict().values())
     payload_bytes = largest_payload(layout, parameters.batch_size) + 3 * parameter_bytes
     needed = minimal(parameters, layout) | {"classes": classes, "payload_bytes": payload_bytes}
@@ -102,14 +102,14 @@ def _job(parameters: Clients, context: Context, classes: int, layout: Chain) -> 
 
 
 class Work(msgspec.Struct, frozen=True):
-    """Floating-point operations of one picture's forward pass, as counted."""
+    """Counted floating-point operations of one picture's forward pass."""
 
     client: float
     server: float
 
 
 def _work(parameters: Clients, job: Job, layout: Chain) -> Work:
-    """What a client and its server compute for a picture."""
+    """The operations of a client and its server for one picture."""
     model = build_model(job.model, job.classes, job.input_shape, job.seed)
     chain, (split_point,) = Chain(model, job.input_shape), job.splits
     values = {chain.input: torch.zeros(1, *job.input_shape)}
@@ -122,7 +122,7 @@ def _work(parameters: Clients, job: Job, layout: Chain) -> Work:
 
 
 def _timings(parameters: Clients, work: Work) -> dict[str, Timing]:
-    """Seconds of a batch, forward and backward, of the fastest client and of a server."""
+    """Seconds of a batch's forward and backward pass at the fastest client and at a server."""
     client_s = work.client * parameters.batch_size / parameters.client_flops
     server_s = work.server * parameters.batch_size / parameters.server_flops
     return {
@@ -132,16 +132,16 @@ def _timings(parameters: Clients, work: Work) -> dict[str, Timing]:
 
 
 class RoundEnd(NamedTuple):
-    """The end of a round, on the run's clock without tests; the accuracy then, if it was asked for."""
+    """The end of a round on the run's clock without tests, and the accuracy at it, if tested."""
 
     elapsed_s: float
     accuracy: float | None
 
 
 def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, timed: bool) -> Iterator[Measurement]:
-    """Round by round, over all edge servers; of losses only where something was ``learned``."""
+    """Loss and accuracy by round over all edge servers; losses only if networks ``learned``."""
     began = min(one.told["began"] for one in outcome.rounds)
-    tests_s = 0.0  # which count for nothing; on a virtual clock they take no time
+    tests_s = 0.0  # not counted; zero on a virtual clock
     moments: list[RoundEnd] = []
     for number in range(parameters.rounds):
         of_round = [one for one in outcome.rounds if one.told["round"] == number]
@@ -151,7 +151,7 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, time
             loss = sum(one.told["loss"] for one in of_round) / noted
             if math.isfinite(loss):
                 yield Measurement("training_loss_nats", loss, "nats", case)
-            else:  # a finding, not a failure of the run
+            else:  # a finding, not a failure
                 yield Measurement("diverged", 1, "1", case)
         accuracy = _accuracy(of_round)
         if accuracy is not None:
@@ -165,7 +165,7 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, time
 
 
 def _times(moments: list[RoundEnd], parameters: Clients) -> Iterator[Measurement]:
-    """A round's mean time, and how accurate the network was when, by the last round that had ended."""
+    """Total and mean round time, and the accuracy at ``times_s``, each of the last round ended by then."""
     yield Measurement("total_s", moments[-1].elapsed_s, "s")
     yield Measurement("round_s", moments[-1].elapsed_s / len(moments), "s")
     for time_s in parameters.times_s:
@@ -175,7 +175,7 @@ def _times(moments: list[RoundEnd], parameters: Clients) -> Iterator[Measurement
 
 
 def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iterator[Measurement]:
-    """What the whole came to."""
+    """Totals over all rounds and edge servers."""
 
     def total(name: str) -> float:
         return sum(one.told[name] for one in outcome.rounds)
@@ -210,13 +210,13 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
 
 
 def _accuracy(rounds: list[RoundReport]) -> float | None:
-    """Right answers of all; None where none were asked for."""
+    """The share of correct answers; None without tests."""
     tested = sum(sum(one.tested) for one in rounds)
     return sum(sum(one.right) for one in rounds) / tested if tested else None
 
 
 def _balanced(rounds: list[RoundReport]) -> float:
-    """The mean of the classes' accuracies, of those that occur."""
+    """The mean accuracy of the classes that occur."""
     right = torch.tensor([one.right for one in rounds if one.tested]).sum(0)
     tested = torch.tensor([one.tested for one in rounds if one.tested]).sum(0)
     return float((right[tested > 0] / tested[tested > 0]).mean())

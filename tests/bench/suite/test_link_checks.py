@@ -83,6 +83,6 @@ def test_what_a_mode_lacks_is_unusable_input(
     assert capsys.readouterr().err.splitlines() == [
         "mine.yaml:23: experiments[1].parameters.devices.cloud: in virtual time a device needs a timing"
         " (at scale smoke)",
-        "mine.yaml:24: experiments[1].parameters.time_dilation: only a live run can be dilated, and this one is"
+        "mine.yaml:24: experiments[1].parameters.time_dilation: only a live run can be dilated; this one is"
         " virtual (at scale smoke)",
     ]

@@ -109,7 +109,7 @@ def test_a_chain_that_cannot_be_is_found_before_anything_runs(text: str, expecte
     assert len(found) < 400
 
 
-ONE_EDGE = "used with several edge servers alone, and there is one (edges)"
+ONE_EDGE = "only used with several edge servers; edges is 1"
 SIDE = "  mode: virtual\n  parameters: {side: 8, cut: 5, backhaul: wifi}\n"
 
 
@@ -119,7 +119,7 @@ SIDE = "  mode: virtual\n  parameters: {side: 8, cut: 5, backhaul: wifi}\n"
     [
         (SIDE + "  dataset: digits", [f"7: {PARAMETERS}.backhaul: {ONE_EDGE}"]),
         (SIDE + "  dataset: digits\n  grid:\n    cloud_every: [1, 2]", [f"7: {PARAMETERS}.backhaul: {ONE_EDGE}", f"10: experiments[0].grid.cloud_every: {ONE_EDGE}"]),
-        (SIDE + "  grid: {edges: [1, 2]}", [f"7: {PARAMETERS}.{name}_samples: without a data set say how many blank pictures: " for name in ("train", "test")]),
+        (SIDE + "  grid: {edges: [1, 2]}", [f"7: {PARAMETERS}.{name}_samples: without a data set, give the number of blank pictures: " for name in ("train", "test")]),
         (SIDE + "  dataset: nosuch\n  grid: {edges: [1, 2]}", ["8: experiments[0].dataset: no data set 'nosuch'"]),
     ],
 )  # fmt: skip

@@ -296,9 +296,9 @@ def test_entropies_by_path_add_up_to_that_of_all_samples(context):
         ("cut: fc", 6, "picture-shaped"),
         ("targets: [1.5]", 7, "targets[0]: "),
         ("traces: [wifi, nowhere]", 7, "no trace 'nowhere'"),
-        ("weights: nowhere.pt", 7, "no file 'nowhere.pt', nor is it 'torchvision'"),
-        ("coder_epochs: 3", 7, "give pretrain_epochs too"),
-        ("epsilon: 0.1\n      optimizer: {schedule: cosine}", 7, "without a schedule"),
+        ("weights: nowhere.pt", 7, "no file 'nowhere.pt'; give a file or 'torchvision'"),
+        ("coder_epochs: 3", 7, "give pretrain_epochs as well"),
+        ("epsilon: 0.1\n      optimizer: {schedule: cosine}", 7, "optimizer.schedule constant"),
     ],
 )
 def test_what_does_not_fit_is_found_before_anything_runs(given, line, words, tmp_path):

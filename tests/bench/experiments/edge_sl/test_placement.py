@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from bench.execution.loader import load
-from bench.experiments.edge_sl.field import EdgeField, FieldParameters, make_field, round_the_way
+from bench.experiments.edge_sl.field import EdgeField, FieldParameters, edges_along_trajectory, make_field
 from bench.experiments.edge_sl.placement import (
     MigrationParameters,
     PlacementParameters,
@@ -64,9 +64,9 @@ def test_a_move_is_counted_in_the_round_that_it_opens():
 
 
 def test_the_way_passes_all_six_cells():
-    assert sorted(round_the_way()) == [f"iab{number}" for number in range(1, 7)]
+    assert sorted(edges_along_trajectory()) == [f"iab{number}" for number in range(1, 7)]
     field = make_field(FieldParameters(rounds=200, speed_m_per_s=1.0), profiles("resnet18-88"), 0)
-    neighbours = {*pairwise([*round_the_way(), round_the_way()[0]])}
+    neighbours = {*pairwise([*edges_along_trajectory(), edges_along_trajectory()[0]])}
     for one, other in pairwise(field.attached):
         assert {(a, b) for a, b in zip(one, other, strict=True) if a != b} <= neighbours
 
@@ -118,7 +118,7 @@ def test_layers_follow_a_client_and_nothing_else_changes(context):
 
 
 def test_what_cannot_be_placed_is_refused():
-    with pytest.raises(ValueError, match="52 of 52 leave nothing"):
+    with pytest.raises(ValueError, match="52 of 52 layers leave none"):
         make_field(FieldParameters(device_layers=52), profiles("resnet18-88"), 0)
 
 

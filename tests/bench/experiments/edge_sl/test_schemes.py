@@ -150,8 +150,8 @@ def test_what_a_mode_makes_no_use_of_is_refused(change, modes, problems_of):
 
 def test_blank_pictures_are_counted_before_a_run(problems_of):
     told = problems_of(replace(SMALL, train_samples=None, test_samples=None), "in-process", "none")
-    assert told["train_samples",].endswith("blank pictures: 12 at least, a batch of 4 for each of 3 clients")
-    assert told["test_samples",].endswith("3 at least, one for each of 3 clients")
+    assert told["train_samples",].endswith("blank pictures: at least 12, a batch of 4 for each of 3 clients")
+    assert told["test_samples",].endswith("at least 3, one for each of 3 clients")
     assert not problems_of(replace(SMALL, train_samples=12, test_samples=3), "in-process", "none")
     assert not problems_of(replace(SMALL, train_samples=None))
 
