@@ -1,4 +1,4 @@
-"""What do HiveMind's cellular networks leave to the UE? Bandwidth on every link, and the time of an upload."""
+"""The UE's bandwidth on every link of HiveMind's cellular networks, and the time of an upload."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -33,19 +33,19 @@ class NetworkParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class CourseParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``step_s``: over how long each point of the course is a mean."""
+    """``step_s`` is the averaging window of each point of the course."""
 
     step_s: Duration = 1.0
 
 
 class UploadParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``payload_bytes`` go from the UE to the cloud; the default is a picture of 224 x 224 in three bytes a pixel."""
+    """``payload_bytes`` from the UE to the cloud; the default is a picture of 224 x 224 with three bytes a pixel."""
 
     payload_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)] = 224 * 224 * 3
 
 
 def bandwidth(parameters: NetworkParameters, context: Context) -> Iterator[Measurement]:
-    """Mean and deviation of the UE's bandwidth on each link over the whole time, beside Table I's where it has it."""
+    """Mean and deviation of the UE's bandwidth on each link over the whole time, and those of Table I."""
     found = parameters.make(context.seed)
     table = found.topology.table_bps
     for link, rates_bps in found.rates_bps.items():
@@ -59,7 +59,7 @@ def bandwidth(parameters: NetworkParameters, context: Context) -> Iterator[Measu
 
 
 def course(parameters: CourseParameters, context: Context) -> Iterator[Measurement]:
-    """The UE's way: the bandwidth of every link and the hops to the cloud over time."""
+    """The bandwidth of every link and the hops to the cloud along the UE's trajectory."""
     found = parameters.make(context.seed)
     width = max(1, round(parameters.step_s / parameters.coherence_s))
     for start in range(0, len(found.serving) - width + 1, width):
@@ -72,9 +72,9 @@ def course(parameters: CourseParameters, context: Context) -> Iterator[Measureme
 
 
 def upload(parameters: UploadParameters, context: Context) -> Iterator[Measurement]:
-    """How long a payload takes to the cloud, link after link, each at its rate when the upload starts.
+    """Seconds of a payload to the cloud, link after link, each at its rate when the upload starts.
 
-    Equation (10) of HiveMind summed over the route, its overhead left out.
+    Equation (10) of HiveMind summed over the route, without its overhead.
     """
     found = parameters.make(context.seed)
     times_s = np.arange(0.0, found.duration_s, EVERY_S).tolist()

@@ -1,4 +1,4 @@
-"""Do links do what they are asked for, under load too, and does virtual time tell what live runs do?"""
+"""Calibration of links, also under load, and virtual time against live runs."""
 
 import asyncio
 import subprocess
@@ -19,14 +19,14 @@ from netem.link import LinkProfile
 from netem.profiles import Duplex
 from reports.record import CaseValue
 
-# Computes until its standard input ends, as it does when the process that started it is gone.
+# Computes until its standard input ends, which the death of its parent process causes.
 BUSY = "import select\nwhile not select.select([0], [], [], 0)[0]: sum(range(100_000))"
 
 
 class LinkMeasurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long each link is measured: a stream that should take ``bulk_s``, and ``messages`` of 8 bytes.
+    """The measurement of each link: a stream of about ``bulk_s``, and ``messages`` of 8 bytes.
 
-    ``busy`` processes compute meanwhile.
+    ``busy`` processes compute at the same time.
     """
 
     bulk_s: Positive = 0.3
@@ -35,7 +35,7 @@ class LinkMeasurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class LinkSweep(LinkMeasurement, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Links that differ from ``profile`` in one thing; whole messages of ``sizes_bytes`` are sent over each too."""
+    """Links that differ from ``profile`` in one field; messages of ``sizes_bytes`` are sent over each too."""
 
     profile: LinkProfile = SWEPT
     vary: Literal["rate_bps", "delay_s", "jitter_s", "loss"] = "rate_bps"
@@ -44,7 +44,7 @@ class LinkSweep(LinkMeasurement, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def sweep(parameters: LinkSweep, context: Context) -> Iterator[Measurement]:
-    """What is measured of each link of a sweep, and how far that is from what was asked for."""
+    """The measured properties of each link of a sweep, and their deviations from the profile."""
     asked = []
     for value in parameters.values:
         profile = msgspec.structs.replace(parameters.profile, **{parameters.vary: value})
@@ -55,7 +55,7 @@ def sweep(parameters: LinkSweep, context: Context) -> Iterator[Measurement]:
 
 
 def by_name(parameters: LinkMeasurement, context: Context) -> Iterator[Measurement]:
-    """The same of both directions of the named links."""
+    """The measured properties of both directions of the named links."""
     asked = [one for one in named() if not one.duplex.up.unlimited]
     for row in measured(asked, parameters, context):
         yield from of_row(row, {"link": row.link, "direction": row.direction})
@@ -86,7 +86,7 @@ def of_row(row: CalibrationRow, case: dict[str, CaseValue]) -> Iterator[Measurem
 
 @contextmanager
 def computing(count: int) -> Iterator[None]:
-    """So many processes compute meanwhile, each as much as it can."""
+    """Run ``count`` busy processes during the block."""
     processes = [subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE) for _ in range(count)]
     try:
         yield
@@ -97,7 +97,7 @@ def computing(count: int) -> Iterator[None]:
 
 
 def many(parameters: ChainParameters, context: Context) -> Iterator[Measurement]:
-    """How long this machine takes for a chain in virtual time, and what comes of it."""
+    """Processor time of a chain in virtual time, and its latency."""
     job, layers = make_job(parameters, context)
     began = time.process_time()
     outcome = run(job, layers, context.scratch, parameters, context)

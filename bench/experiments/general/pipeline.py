@@ -1,4 +1,4 @@
-"""Does a network, trained and run in parts over real links, do what the whole one does, and at what cost?"""
+"""Training and inference of a chain of nodes, live, in process or in virtual time, against the unsplit model."""
 
 import statistics
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ LATENCY_QUANTILES = (0.5, 0.95)
 
 
 def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement]:
-    """Train and test a chain, and the unsplit model beside it if asked; yield all that was counted."""
+    """Train and test a chain, with ``unsplit`` also the unsplit model; yield everything that was counted."""
     job, layers = make_job(parameters, context)
     whole = msgspec.structs.replace(job, nodes=job.nodes[:1], splits=(), stages=(), devices=job.devices[:1])
     split_runs, whole_runs = [], []
@@ -39,7 +39,7 @@ def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement
     for node in last.nodes:
         yield from node_measurements(node)
     if last.earlier:
-        yield Measurement("resumed_after_epochs", last.earlier, "epochs")  # counts of bytes are not whole
+        yield Measurement("resumed_after_epochs", last.earlier, "epochs")  # byte counts are incomplete
     else:
         yield from wire_measurements(last)
     if parameters.unsplit:
@@ -47,9 +47,9 @@ def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement
 
 
 def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, context: Context) -> TrainingOutcome:
-    """Run ``job`` as the context says: live, in this process or in virtual time.
+    """Run ``job`` in the context's mode: live, in this process or in virtual time.
 
-    ``folder`` keeps what a resumed run needs.
+    ``folder`` keeps the state for a resumed run.
     """
 
     def say(metrics: dict[str, float]) -> None:
@@ -77,7 +77,7 @@ def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, contex
 
 
 def learned(outcome: TrainingOutcome) -> Iterator[Measurement]:
-    """What training came to."""
+    """Loss and accuracies at the end of training."""
     if outcome.losses:
         yield Measurement("final_loss_nats", outcome.losses[-1], "nats")
         yield Measurement("train_accuracy", outcome.epochs[-1]["train_accuracy"], "fraction")
@@ -85,7 +85,7 @@ def learned(outcome: TrainingOutcome) -> Iterator[Measurement]:
 
 
 def timings(job: Job) -> list[Timing]:
-    """What a batch costs each node in virtual time. Raises ValueError where a device has no timing."""
+    """Seconds of a batch at each node in virtual time. Raises ValueError if a device has no timing."""
     given = {name: device.timing for name, device in zip(job.nodes, job.devices, strict=False)}
     if missing := [name for name in job.nodes if given.get(name) is None]:
         raise ValueError(f"devices: in virtual time {', '.join(missing)} needs a timing")
@@ -93,7 +93,7 @@ def timings(job: Job) -> list[Timing]:
 
 
 def link_measurements(parameters: ChainParameters, outcome: TrainingOutcome, context: Context) -> Iterator[Measurement]:
-    """Whether the links were what they should be, and how much slower than told the run was in truth."""
+    """The number of links out of calibration, and the time dilation of the run."""
     if context.mode == "live" and context.shaping != "none" and any(link != Duplex() for link in parameters.links):
         yield Measurement("uncalibrated_links", len(outcome.uncalibrated), "directions")
     if context.mode == "live" and parameters.time_dilation != 1:
@@ -101,7 +101,7 @@ def link_measurements(parameters: ChainParameters, outcome: TrainingOutcome, con
 
 
 def tested(outcome: TrainingOutcome) -> Iterator[Measurement]:
-    """How fast inference went, several batches under way."""
+    """Throughput and latency of inference with several batches in flight."""
     samples = sum(epoch["tested_samples"] for epoch in outcome.epochs)
     seconds = sum(epoch["test_s"] for epoch in outcome.epochs)
     if seconds:
@@ -113,15 +113,15 @@ def tested(outcome: TrainingOutcome) -> Iterator[Measurement]:
 
 
 def rate(job: Job, outcomes: list[TrainingOutcome]) -> float:
-    """Training samples per second, by the median step; the first half of each run warms up and does not count."""
+    """Training samples per second by the median step, without the first half of each run as warm-up."""
     steps = [step for outcome in outcomes for step in outcome.step_s[len(outcome.step_s) // 2 :]]
     return job.batch_size / statistics.median(steps)
 
 
 def comparison(job: Job, split_runs: list[TrainingOutcome], whole_runs: list[TrainingOutcome]) -> Iterator[Measurement]:
-    """The chain against the unsplit model."""
+    """Differences between the chain and the unsplit model."""
     split, whole = split_runs[-1], whole_runs[-1]
-    steps = min(len(split.losses), len(whole.losses))  # fewer than all, if one was resumed
+    steps = min(len(split.losses), len(whole.losses))  # a resumed run has not all
     distances = [abs(one - other) for one, other in zip(split.losses[-steps:], whole.losses[-steps:], strict=True)]
     accuracies = [outcome.epochs[-1]["test_accuracy"] for outcome in (split, whole)]
     yield Measurement("unsplit_test_accuracy", accuracies[1], "fraction")
@@ -133,7 +133,7 @@ def comparison(job: Job, split_runs: list[TrainingOutcome], whole_runs: list[Tra
 
 
 def node_measurements(node: NodeReport) -> Iterator[Measurement]:
-    """Who a node was, what it held, and where its time went."""
+    """A node's layers, steps and process, and its time by phase."""
     case = {"node": node.name}
     yield Measurement("layers", node.layers, "layers", case)
     yield Measurement("steps", node.steps, "steps", case)
@@ -153,7 +153,7 @@ def node_measurements(node: NodeReport) -> Iterator[Measurement]:
 
 
 def wire_measurements(outcome: TrainingOutcome) -> Iterator[Measurement]:
-    """Bytes and messages by link, direction and kind; and, live, by connection as the kernel saw them."""
+    """Bytes and messages by link, direction and kind; live also by connection, as the kernel counted them."""
     hops = {node.name: index for index, node in enumerate(outcome.nodes)}
     for node in outcome.nodes:
         for direction, sent in (("uplink", node.sent_down), ("downlink", node.sent_up)):

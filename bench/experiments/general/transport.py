@@ -1,7 +1,7 @@
-"""What does a tensor hop cost over our transport, beside raw sockets, gloo and pickle?
+"""Time of a tensor hop over SplitMEC's transport, raw sockets, gloo and pickle.
 
-Two processes on this machine; all ways in one run, hop by hop in turn: a busy machine slows them alike.
-The ratios are what can be claimed; the seconds belong to the machine.
+Two processes on this machine measure all transports hop by hop in turn, so that load slows them alike. Only the
+ratios can be claimed; the seconds depend on the machine.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ LOOPS: dict[Loop, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 class HopParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``hops`` of each size and way are measured, after ``warmup`` more."""
+    """``hops`` of each size and transport are measured after ``warmup`` others."""
 
     sizes_bytes: tuple[int, ...] = (4 << 10, 64 << 10, 4 << 20, 32 << 20)
     hops: int = 200
@@ -45,17 +45,17 @@ class HopParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What both processes must know."""
+    """Parameters that both processes share."""
 
     loop: Loop
     plan: hops.TransferPlan
     token: str
     limits: Limits
-    store: Path  # where gloo's ends find each other
+    store: Path  # the file through which gloo's ends find each other
 
 
 def hop(parameters: HopParameters, context: Context) -> Iterator[Measurement]:
-    """Median and 99th percentile of a hop by size and way, and the medians' ratios of ours to the others."""
+    """Median and 99th percentile of a hop by size and transport, and ratios of our medians to the others'."""
     setup = Setup(
         loop=parameters.loop,
         plan=[(size, parameters.warmup + parameters.hops) for size in parameters.sizes_bytes],
@@ -63,7 +63,7 @@ def hop(parameters: HopParameters, context: Context) -> Iterator[Measurement]:
         limits=Limits(payload_bytes=max(parameters.sizes_bytes)),
         store=context.scratch / "gloo",
     )
-    setup.store.unlink(missing_ok=True)  # of a run that was killed
+    setup.store.unlink(missing_ok=True)  # left by a killed run
     with asyncio.Runner(loop_factory=LOOPS[parameters.loop]) as runner:
         seconds = runner.run(_measure(setup, parameters.warmup, context))
     for size, by_way in seconds.items():
@@ -77,7 +77,7 @@ def hop(parameters: HopParameters, context: Context) -> Iterator[Measurement]:
 
 
 async def _measure(setup: Setup, warmup: int, context: Context) -> dict[int, dict[str, list[float]]]:
-    """Seconds of every hop after the warm-up, by size and way."""
+    """Seconds of every hop after the warm-up, by size and transport."""
     generator = torch.Generator().manual_seed(context.seed)
     seconds: dict[int, dict[str, list[float]]] = {}
     async with _ways(setup) as ways:
@@ -86,7 +86,7 @@ async def _measure(setup: Setup, warmup: int, context: Context) -> dict[int, dic
             times: dict[str, list[float]] = {name: [] for name in ways}
             names = deque(ways)
             for _ in range(rounds):
-                names.rotate()  # so that none always comes first
+                names.rotate()  # no transport is always first
                 for name in names:
                     began = time.perf_counter()
                     await ways[name].hop(tensor)
@@ -98,12 +98,12 @@ async def _measure(setup: Setup, warmup: int, context: Context) -> dict[int, dic
 
 @asynccontextmanager
 async def _ways(setup: Setup) -> AsyncIterator[dict[str, hops.Sender]]:
-    """All ways to a peer process, which ends with the block, and with this process even if that is killed."""
+    """All transports to a peer process, which ends with the block, or with this process even if that is killed."""
     spawn = multiprocessing.get_context("spawn")
     pipe, theirs = spawn.Pipe()
     peer = spawn.Process(target=_peer, args=(theirs, setup), daemon=True)
     peer.start()
-    theirs.close()  # so that either end sees the other's death as the end of the pipe
+    theirs.close()  # so that the end of the pipe signals the other end's death
     try:
         ports: dict[str, int] = await asyncio.to_thread(pipe.recv)
         ours = await hops.open_ours(ports["splitmec"], setup.token, setup.limits)
@@ -121,8 +121,8 @@ async def _ways(setup: Setup) -> AsyncIterator[dict[str, hops.Sender]]:
 
 
 def _peer(pipe: Connection, setup: Setup) -> None:
-    """The peer process: answers every way until the pipe ends."""
-    keep_freed_memory()  # as every node does; pickle gains by it too
+    """The peer process: answers on every transport until the pipe ends."""
+    keep_freed_memory()  # as every node does; pickle profits too
     threading.Thread(target=hops.answer_gloo, args=(setup.store, setup.plan), daemon=True).start()
     with asyncio.Runner(loop_factory=LOOPS[setup.loop]) as runner:
         runner.run(_answer(pipe, setup))

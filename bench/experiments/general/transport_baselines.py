@@ -1,7 +1,7 @@
-"""Which ways does a tensor have from one process to another? Both ends of each, for the transport benchmark.
+"""Transports of a tensor between two processes, both ends of each, for the transport benchmark.
 
-A hop sends a tensor and ends with a small answer. Each leaves the bytes in a torch tensor there:
-ours and pickle in a new one each time, raw sockets and gloo in one allocated beforehand, which favours them.
+A hop sends a tensor and ends with a small answer. The receiver has the bytes in a torch tensor: a new one each time
+with ours and pickle, one allocated beforehand with raw sockets and gloo, which favours them.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ LENGTH = struct.Struct("<Q")
 ANSWER_BYTES = 16
 TAG = 0
 
-distributed: Any = torch.distributed  # its stubs leave out the groups
+distributed: Any = torch.distributed  # its stubs lack the process groups
 
 TransferPlan = list[tuple[int, int]]  # (bytes of the tensor, hops) in order; both ends know it
 
@@ -62,7 +62,7 @@ async def answer_ours(server: Server) -> None:
 
 
 class RawEnd(asyncio.BufferedProtocol):
-    """A bare socket that fills one given buffer after the other."""
+    """A socket protocol that fills the buffers of a plan in order."""
 
     def __init__(self, plan: TransferPlan) -> None:
         buffers = {size: bytes_of(torch.empty(size, dtype=torch.uint8)) for size, _ in plan}
@@ -73,7 +73,7 @@ class RawEnd(asyncio.BufferedProtocol):
         self._left = next(self._buffers, memoryview(bytearray(1)))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by class
+        self.transport = cast(asyncio.Transport, transport)  # not a subclass under uvloop
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def get_buffer(self, hint: int) -> memoryview:

@@ -1,9 +1,8 @@
-"""What does HiveMind's Algorithm 1 return as it is printed? Not always the optimum: kept to show where it goes wrong.
+"""HiveMind's Algorithm 1 as printed, which does not always return the optimum; kept to show its error.
 
-Where the best way on from i computes up to n_i, lines 10 to 14 take a short cut to the z between: they get the
-stop n_i too, which is right, and zeta_z = zeta_i - sum(tau_i..tau_z), which is not. That keeps the transfer
-epsilon_i, which z does not pay, instead of its own, and takes away one layer more than lie between. The second
-is corrected here, so that what is left to see is the first.
+If the best split from i computes up to n_i, lines 10 to 14 set the same stop n_i for each z between, which is
+correct, and zeta_z = zeta_i - sum(tau_i..tau_z), which is not: it keeps the transfer epsilon_i instead of z's own,
+and subtracts one layer too many. The latter is corrected here, so that only the former remains.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from nodes.splitting.search import BestSplit, NodeSplit, follow_stops, path_cost
 def printed_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float]) -> NodeSplit:
     """Algorithm 1 of one node in O(L^2), with boundaries as in ``split_node`` and the sum of line 13 corrected.
 
-    Boundary i stands for the paper's first layer i + 1, and a node may hand on at once (j = i), as its text wants.
+    Boundary i is the paper's first layer i + 1. A node may compute nothing (j = i), as the paper's text requires.
     """
     layers = len(layer_cost)
     done = [0.0, *accumulate(layer_cost)]
@@ -27,13 +26,13 @@ def printed_node(layer_cost: Sequence[float], link_cost: Sequence[float], downst
         stop[i] = i + ways.index(cost[i])
         for z in range(i + 1, stop[i]):
             stop[z] = stop[i]
-            cost[z] = cost[i] - (done[z] - done[i])  # and not + link_cost[z] - link_cost[i]
+            cost[z] = cost[i] - (done[z] - done[i])  # lacks + link_cost[z] - link_cost[i]
         i = max(stop[i], i + 1)
     return NodeSplit(cost, stop)
 
 
 def printed_search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]]) -> BestSplit:
-    """The split that all nodes' updates by ``printed_node`` lead to, and what that split really costs."""
+    """The split of all nodes' updates by ``printed_node``, and the true cost of that split."""
     layers = len(layer_costs[0])
     downstream, stops = sink_costs(layers), []
     for layer_cost, link_cost in zip(reversed(layer_costs), [*reversed(link_costs), [0.0] * (layers + 1)], strict=True):

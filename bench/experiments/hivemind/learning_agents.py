@@ -1,7 +1,7 @@
-"""Do models that are no plain chain, recurrent networks and agents that learn together, run and learn when split?
+"""Split execution of models that are no plain chain: recurrent networks, and agents that learn together.
 
-HiveMind, section VI. What they cost over its network is another experiment's; here they really run, and what is
-shared crosses as messages.
+HiveMind, section VI. Here the models run, and shared parameters travel as messages; ``network.recurrent`` computes
+their cost over HiveMind's network.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from reports.record import CaseValue
 
 
 class LabellerParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A GRU sequence labeller of ``steps``; it is cut at ``nodes`` - 1 places drawn from the seed, ``draws`` times."""
+    """A GRU sequence labeller of ``steps``, cut at ``nodes`` - 1 random places, ``draws`` times."""
 
     steps: Count = 200
     features: Count = 64
@@ -33,11 +33,11 @@ class LabellerParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     classes: Count = 10
     nodes: Count = 5
     draws: Count = 3
-    boundaries: Count = 21  # of which the bytes are told, at equal distances
+    boundaries: Count = 21  # whose bytes are recorded, at equal distances
 
 
 def labeller(parameters: LabellerParameters, context: Context) -> Iterator[Measurement]:
-    """The largest difference of its scores in parts from those of the whole, and bytes along its chain."""
+    """The largest difference between scores of the split and the unsplit model, and bytes along the chain."""
     with one_thread():
         torch.manual_seed(context.seed)
         model = SequenceLabeller(
@@ -61,7 +61,7 @@ def labeller(parameters: LabellerParameters, context: Context) -> Iterator[Measu
 
 
 class GameParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Agents' values are mixed as ``mixing`` says; ``updates`` of their networks, merged every so many."""
+    """The mixing of agents' values, and ``updates`` of their networks, merged every ``merge_every``."""
 
     mixing: Literal["qmix", "vdn"] = "qmix"
     updates: Count = 300
@@ -69,7 +69,7 @@ class GameParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def two_step_game(parameters: GameParameters, context: Context) -> Iterator[Measurement]:
-    """What the agents earn together, and the frames between each of them and the cloud, whole as encoded."""
+    """The agents' joint return, and whole frames between each agent and the cloud."""
     with one_thread():
         learned = learn_together(parameters.mixing, context.seed, parameters.updates, parameters.merge_every)
     yield Measurement("joint_return", learned.joint_return, "1")
@@ -84,7 +84,7 @@ def two_step_game(parameters: GameParameters, context: Context) -> Iterator[Meas
 
 
 def _in_parts(chain: Chain, ends: list[int], sequences: torch.Tensor) -> torch.Tensor:
-    """What comes of ``sequences`` if only a boundary's tensors go from one part to the next."""
+    """The output for ``sequences`` when each part receives only the tensors of its boundary."""
     values = {chain.input: sequences}
     for start, stop in pairwise(ends):
         tensors, views, integers = pack(values)

@@ -1,7 +1,7 @@
-"""Does a service that measures its links by its own tasks split as one that is told of them? Live.
+"""Live service with known link rates against one that measures its links by its own tasks.
 
-Nodes are told of links' rates, and told anew when one changes, as a base station would do (HiveMind, section IV-F); or
-of their delays alone: then each believes its incoming link unlimited until tasks have crossed it, so all are tried.
+With known rates the runner updates nodes when a rate changes, as a base station would (HiveMind, section IV-F). With
+measured rates nodes know only delays: a link counts as unlimited until tasks have crossed it, so all are tried.
 """
 
 import statistics
@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from bench.experiments.hivemind.live_route import LiveRouteParameters, error_of, held, known_of, served, stage_of
+from bench.experiments.hivemind.live_route import LiveRouteParameters, error_of, held, known_of, served, setup_of
 from bench.live.inference import LiveService
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Count, Positive
@@ -25,8 +25,8 @@ Phases = dict[str, list[TaskReport]]
 class RateParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The link from the UE is ``slowdown`` times slower in the second of two phases.
 
-    ``settling`` tasks of each phase are not counted; measured, a rate is the median of the last ``transfers``, and
-    nodes look at their links again each ``check_s``.
+    The first ``settling`` tasks of each phase are not counted. A measured rate is the median of the last ``transfers``;
+    nodes check their links every ``check_s``.
     """
 
     rates: Literal["known", "measured"] = "known"
@@ -37,22 +37,22 @@ class RateParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unkn
 
     @property
     def policy(self) -> Policy:
-        """Of rates that are told each is told once; those that are measured are never the same twice."""
+        """The policy of link estimates: small changes of measured rates trigger no new split."""
         if self.rates == "known":
             return Policy()
         return Policy(rate_transfers=self.transfers, check_s=self.check_s * self.dilation, min_change=0.01)
 
 
 def rates(parameters: RateParameters, context: Context) -> Iterator[Measurement]:
-    """Latency, by how much the UE predicted it wrongly, and who computes, before and after the link becomes slow."""
-    stage = stage_of(parameters, context)
+    """Latency, its prediction error and the nodes' layers, before and after the link becomes slow."""
+    setup = setup_of(parameters, context)
     blind = parameters.rates == "measured"
-    known = {ends: replace(link, rate_bps=None) if blind else link for ends, link in stage.known.items()}
-    stage = replace(stage, service=replace(stage.service, policy=parameters.policy), known=known)
+    known = {ends: replace(link, rate_bps=None) if blind else link for ends, link in setup.known.items()}
+    setup = replace(setup, service=replace(setup.service, policy=parameters.policy), known=known)
     upper, lower = parameters.before[:2]
-    road = parameters.links[f"{upper}-{lower}"]
+    spec = parameters.links[f"{upper}-{lower}"]
     link = LinkProfile(
-        rate_bps=road.rate_bps / parameters.slowdown / parameters.dilation, delay_s=road.delay_s * parameters.dilation
+        rate_bps=spec.rate_bps / parameters.slowdown / parameters.dilation, delay_s=spec.delay_s * parameters.dilation
     )
 
     async def script(live: LiveService) -> Phases:
@@ -67,8 +67,8 @@ def rates(parameters: RateParameters, context: Context) -> Iterator[Measurement]
         await live.end()
         return {"before": before, "slow": slow}
 
-    phases, links_told = served(stage, script, context)
-    yield from links_told
+    phases, calibration = served(setup, script, context)
+    yield from calibration
     for phase, tasks in phases.items():
         latency_ms = 1e3 * (statistics.median(task.latency_s for task in tasks) / parameters.dilation)
         yield Measurement("latency_ms", latency_ms, "ms", {"phase": phase})

@@ -1,8 +1,8 @@
-"""What does HiveMind's protocol take on real processes? Updates of the split, and tasks on routes that change.
+"""HiveMind's protocol on live processes: updates of the split, and tasks on routes that change.
 
-Live: every node is a process, split costs and tasks are on the wire, links are emulated, and each node computes
-the real layers and then waits until the device that it plays would be done. A slow machine plays fast devices by
-``dilation``: all times are so many times as long and rates as low, and what is told is divided by it again.
+Every node is a process, split costs and tasks travel as messages, links are emulated. Each node computes the real
+layers and then waits until the emulated device would be done. ``dilation`` lets a slow machine emulate fast devices:
+it multiplies all times and divides all rates, and recorded times are divided by it.
 """
 
 import statistics
@@ -19,7 +19,7 @@ from bench.experiments.hivemind.live_route import (
     known_of,
     served,
     service_of,
-    stage_of,
+    setup_of,
 )
 from bench.live.inference import LiveService, ServiceSetup
 from bench.suite.experiment import Context, Measurement
@@ -35,7 +35,7 @@ from reports.record import CaseValue
 
 
 class UpdateParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``updates`` of a chain joined by ``links``, from the UE on; those ``discarded`` before them are not counted."""
+    """``updates`` of a chain joined by ``links``, from the UE on, after ``discarded`` others."""
 
     model: ModelName = ModelName("resnet18")
     input_side: Count = 32
@@ -46,10 +46,10 @@ class UpdateParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class RouteParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A service whose UE is handed over from the route ``before`` to ``after``, and one of whose nodes then ``dies``.
+    """A service with a handover from the route ``before`` to ``after``, then the failure of the node ``dies``.
 
-    Nodes of ``before`` start with the service, those that only ``after`` has join it. ``tasks`` run in each phase, and
-    ``calibration`` of them before all, for what a hop takes beside sending and delay (psi of Eq. 10).
+    Nodes of ``before`` start with the service, the other nodes of ``after`` join it. ``tasks`` run in each phase, and
+    ``calibration`` of them first, to measure the overhead of a hop besides sending and delay (psi of Eq. 10).
     """
 
     after: list[RouteNodeName]
@@ -57,26 +57,26 @@ class RouteParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unk
     calibration: Count = 6
 
     def __post_init__(self) -> None:
-        self.must_lead(self.before, self.after, self.left or [])
+        self.check_routes(self.before, self.after, self.left or [])
         if self.before[0] != self.after[0]:
-            raise ValueError("both routes begin at the UE")
+            raise ValueError(f"after: begins at {self.after[0]}; both routes must begin at the UE {self.before[0]}")
 
     @property
     def left(self) -> list[str] | None:
-        """The route ``after`` without who dies."""
+        """The route ``after`` without the node that fails."""
         return None if self.dies is None else [name for name in self.after if name != self.dies]
 
 
 def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurement]:
-    """How long an update takes, from the runner's word to the last node to the UE's that it has its new cut.
+    """Time of an update, from the runner's request at the last node to the UE's report of its new split.
 
-    The way there and back between runner and nodes, over loopback, is part of it. Bytes are whole frames.
+    It includes the loopback messages between runner and nodes. Bytes are whole frames.
     """
     names = ["ue", *(f"mec{hop}" for hop in range(1, len(parameters.links))), "cloud"]
     shape = (3, parameters.input_side, parameters.input_side)
     layers = len(frames_of_model(parameters.model, 10, shape, parameters.granularity)) - 1
     links = dict(zip(pairwise(names), parameters.links, strict=True))
-    stage = ServiceSetup(
+    setup = ServiceSetup(
         service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=0), paced=False),
         layer_s={name: [0.1 / layers / (1 + hop)] * layers for hop, name in enumerate(names)},
         links=links,
@@ -94,8 +94,8 @@ def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurem
         return times[parameters.discarded :]
 
     reports: dict[str, MemberReport] = {}
-    live_times, links_told = served(stage, script, context)
-    yield from links_told
+    live_times, calibration = served(setup, script, context)
+    yield from calibration
     for quantile, value in (("median", statistics.median(live_times)), ("mean", statistics.fmean(live_times))):
         yield Measurement("split_update_ms", 1e3 * value, "ms", {"statistic": quantile})
     for name in names[1:]:
@@ -105,9 +105,9 @@ def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurem
 
 
 def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurement]:
-    """Tasks before and after the route changes and a node joins, and after one has died; predicted and measured."""
+    """Tasks before and after a handover and a join, and after a node's failure; predicted and measured."""
     extra_s = _hop_overhead(parameters, context)
-    stage = stage_of(parameters, context, extra_s)
+    setup = setup_of(parameters, context, extra_s)
     phases: dict[str, list[TaskReport]] = {}
 
     async def script(live: LiveService) -> None:
@@ -116,7 +116,7 @@ def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurem
                 await live.join(*route)
                 await live.lead(*route)
                 await live.begin()
-                await live.until_tasks(parameters.tasks + 1)  # the first warms everything up
+                await live.until_tasks(parameters.tasks + 1)  # the first is warm-up
                 phases[phase] = live.tasks[1:]
                 continue
             if phase == "after":
@@ -125,7 +125,7 @@ def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurem
             else:
                 live.kill(str(parameters.dies))
             seen = len(live.tasks)
-            await live.until_tasks(seen + 3)  # one under way, one more that the change may meet
+            await live.until_tasks(seen + 3)  # one in flight, and one that the change may meet
             begun = len(live.tasks)
             await live.until_tasks(begun + parameters.tasks)
             phases[phase] = live.tasks[begun:]
@@ -133,11 +133,11 @@ def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurem
         reports.update(live.reports)
 
     reports: dict[str, MemberReport] = {}
-    _, links_told = served(stage, script, context)
-    yield from links_told
+    _, calibration = served(setup, script, context)
+    yield from calibration
     yield Measurement("hop_overhead_s", extra_s / parameters.dilation, "s")
     for phase, tasks in phases.items():
-        yield from _told(phase, tasks, parameters)
+        yield from _phase_measurements(phase, tasks, parameters)
     errors = [error_of(task) for tasks in phases.values() for task in tasks]
     yield Measurement("prediction_error", statistics.fmean(errors), "1", {"phase": "all"})
     before, after = (statistics.median(task.latency_s for task in phases[phase]) for phase in ("before", "after"))
@@ -152,8 +152,8 @@ def _routes(parameters: RouteParameters) -> dict[str, list[str]]:
     return routes if parameters.left is None else {**routes, "left": parameters.left}
 
 
-def _told(phase: str, tasks: Sequence[TaskReport], parameters: RouteParameters) -> Iterator[Measurement]:
-    """What came of the tasks of one phase."""
+def _phase_measurements(phase: str, tasks: Sequence[TaskReport], parameters: RouteParameters) -> Iterator[Measurement]:
+    """Latency, prediction error, restarts and layers of one phase."""
     for task in tasks:
         for source, value in (("measured", task.latency_s), ("predicted", task.predicted_s)):
             case: dict[str, CaseValue] = {"phase": phase, "task": task.step, "source": source}
@@ -168,9 +168,9 @@ def _told(phase: str, tasks: Sequence[TaskReport], parameters: RouteParameters) 
 
 
 def changed(phases: Mapping[str, Sequence[TaskReport]], parameters: RouteParameters) -> int:
-    """How many nodes of the unchanged part of the route compute another number of layers after.
+    """The number of nodes in the unchanged part of the route with another number of layers after the handover.
 
-    That part is the nodes with the same neighbour upstream on both routes.
+    The unchanged part is the nodes with the same upstream neighbour on both routes.
     """
     kept = [lower for _, lower in set(pairwise(parameters.before)) & set(pairwise(parameters.after))]
     first, second = phases["before"][-1], phases["after"][-1]
@@ -178,8 +178,8 @@ def changed(phases: Mapping[str, Sequence[TaskReport]], parameters: RouteParamet
 
 
 def _hop_overhead(parameters: RouteParameters, context: Context) -> float:
-    """What a hop takes on this machine beside what is known of it: calibrated on tasks of their own."""
-    stage = stage_of(parameters, context, 0.0)
+    """Seconds of overhead per hop on this machine, calibrated on separate tasks."""
+    setup = setup_of(parameters, context, 0.0)
 
     async def script(live: LiveService) -> list[TaskReport]:
         await live.join(*parameters.before)
@@ -188,7 +188,7 @@ def _hop_overhead(parameters: RouteParameters, context: Context) -> float:
         await live.until_tasks(parameters.calibration + 1)
         return live.tasks[1:]
 
-    tasks, _ = served(stage, script, context)
+    tasks, _ = served(setup, script, context)
     hops = [len(task.splits) - 1 for task in tasks]
     found = [(task.latency_s - task.predicted_s) / count for task, count in zip(tasks, hops, strict=True) if count]
     return max(0.0, statistics.median(found)) if found else 0.0

@@ -1,7 +1,7 @@
-"""What does a task take on a route of real processes, and what was predicted? HiveMind's figure 11(a), live.
+"""Measured and predicted latency of tasks on a live route (HiveMind, figure 11(a)).
 
-Every node is a process with the real layers, links are emulated, split costs are on the wire; strategies differ in
-who may compute: nobody else has a device that would ever be done.
+Every node is a process with the real layers, links are emulated, split costs travel as messages. Strategies differ in
+the nodes that may compute: all others have infinite compute time.
 """
 
 import statistics
@@ -55,19 +55,19 @@ class LiveRouteParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     dilation: Annotated[float, msgspec.Meta(ge=1)] = 1.0
 
     def __post_init__(self) -> None:
-        self.must_lead(self.before)
+        self.check_routes(self.before)
 
-    def must_lead(self, *routes: Sequence[str]) -> None:
-        """Raise ValueError for a route that cannot be taken."""
+    def check_routes(self, *routes: Sequence[str]) -> None:
+        """Raise ValueError for a route over an undefined link or node."""
         for upper, lower in (pair for route in routes for pair in pairwise(route)):
             if f"{upper}-{lower}" not in self.links:
-                raise ValueError(f"links: no link {upper}-{lower}, which a route takes")
+                raise ValueError(f"links: no link {upper}-{lower}, which a route uses")
         if missing := {name for route in routes for name in route} - self.model_compute_s.keys():
             raise ValueError(f"model_compute_s: no compute time for node {', '.join(sorted(missing))}")
 
 
 def steady(parameters: LiveRouteParameters, context: Context) -> Iterator[Measurement]:
-    """Latency of tasks on a route that stays, measured and predicted, and how many layers each node computed."""
+    """Latency of tasks on a constant route, measured and predicted, and each node's layers."""
 
     async def script(live: LiveService) -> list[TaskReport]:
         await live.join(*parameters.before)
@@ -77,8 +77,8 @@ def steady(parameters: LiveRouteParameters, context: Context) -> Iterator[Measur
         await live.end()
         return live.tasks[1 : parameters.tasks + 1]
 
-    tasks, links_told = served(stage_of(parameters, context), script, context)
-    yield from links_told
+    tasks, calibration = served(setup_of(parameters, context), script, context)
+    yield from calibration
     for source, values in (
         ("measured", [task.latency_s for task in tasks]),
         ("predicted", [task.predicted_s for task in tasks]),
@@ -91,23 +91,23 @@ def steady(parameters: LiveRouteParameters, context: Context) -> Iterator[Measur
 
 
 def served(
-    stage: ServiceSetup, script: Callable[[LiveService], Awaitable[T]], context: Context
+    setup: ServiceSetup, script: Callable[[LiveService], Awaitable[T]], context: Context
 ) -> tuple[T, list[Measurement]]:
-    """What came of ``script``, and how many of the links, if any is limited, were not what they should be."""
+    """The result of ``script``, and the number of links out of calibration if any link is shaped."""
 
     async def play(live: LiveService) -> tuple[T, list[str]]:
         return await script(live), live.uncalibrated
 
-    result, complaints = run_service(stage, play, shaping=context.shaping, self_test=context.self_test)
+    result, complaints = run_service(setup, play, shaping=context.shaping, self_test=context.self_test)
     for complaint in complaints:
         context.say(f"not calibrated: {complaint}")
-    if context.shaping == "none" or all(link == Duplex() for link in stage.links.values()):
+    if context.shaping == "none" or all(link == Duplex() for link in setup.links.values()):
         return result, []
     return result, [Measurement("uncalibrated_links", len(complaints), "directions")]
 
 
 def held(task: TaskReport, name: str) -> int:
-    """How many layers of ``task`` the node ``name`` computed."""
+    """The number of layers of ``task`` that the node ``name`` computed."""
     if name not in task.splits:
         return 0
     reached = list(task.splits)
@@ -116,27 +116,27 @@ def held(task: TaskReport, name: str) -> int:
 
 
 def error_of(task: TaskReport) -> float:
-    """By how much of its latency ``task`` was predicted wrongly."""
+    """The error of the prediction relative to the measured latency."""
     return abs(task.predicted_s - task.latency_s) / task.latency_s
 
 
-def stage_of(parameters: LiveRouteParameters, context: Context, extra_s: float = 0.0) -> ServiceSetup:
-    """Nodes, links and costs, dilated; ``extra_s`` is what a hop takes beside what is known of it."""
+def setup_of(parameters: LiveRouteParameters, context: Context, extra_s: float = 0.0) -> ServiceSetup:
+    """Nodes, links and costs, dilated; ``extra_s`` is the calibrated overhead of a hop."""
     shape = (3, parameters.input_side, parameters.input_side)
     profile = measure_profile(build_model(parameters.model, 10, shape), shape, parameters.granularity)
     k, total_s = parameters.dilation, sum(profile.forward_s)
     links, known = {}, {}
-    for ends, road in parameters.links.items():
+    for ends, spec in parameters.links.items():
         upper, _, lower = ends.partition("-")
-        slow = LinkProfile(rate_bps=road.rate_bps / k, delay_s=road.delay_s * k)
+        slow = LinkProfile(rate_bps=spec.rate_bps / k, delay_s=spec.delay_s * k)
         links[upper, lower], known[upper, lower] = Duplex(up=slow, down=slow), known_of(slow, extra_s)
     return ServiceSetup(
         service=service_of(parameters.model, shape, parameters.granularity, ENDLESS, paced=True),
         layer_s={
-            name: [k * whole_s * layer_s / total_s for layer_s in profile.forward_s]
+            name: [k * compute_s * layer_s / total_s for layer_s in profile.forward_s]
             if name in (parameters.computing or parameters.model_compute_s)
             else [inf] * len(profile.forward_s)
-            for name, whole_s in parameters.model_compute_s.items()
+            for name, compute_s in parameters.model_compute_s.items()
         },
         links=links,
         known=known,
@@ -147,7 +147,7 @@ def stage_of(parameters: LiveRouteParameters, context: Context, extra_s: float =
 def service_of(
     model: str, shape: tuple[int, int, int], granularity: Granularity, pace: Pace, *, paced: bool
 ) -> Service:
-    """Tasks of one picture each, which nobody needs to recognise."""
+    """A service with one blank picture a task."""
     return Service(
         model=str(model),
         input_shape=shape,
@@ -161,5 +161,5 @@ def service_of(
 
 
 def known_of(link: LinkProfile, extra_s: float) -> LinkSpec:
-    """What a node is told of ``link``."""
+    """The specification of ``link`` that nodes receive."""
     return LinkSpec(rate_bps=link.rate_bps, delay_s=link.delay_s + extra_s)

@@ -1,4 +1,4 @@
-"""What do HiveMind's networks take on this machine, beside what they are taken to take on the paper's four?"""
+"""Time and energy of HiveMind's networks on this machine, and by the model of the paper's four machines."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from nodes.zoo.faster_rcnn import FasterRcnn
 
 
 class ProfileParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A kept workload, measured here in ``repeats`` passes; ``power_w`` where no counter of energy can be read."""
+    """A packaged workload, measured in ``repeats`` passes; ``power_w`` without a readable energy counter."""
 
     workload: WorkloadName = WorkloadName("resnet18-88")
     repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
@@ -29,7 +29,7 @@ class ProfileParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 def measured(parameters: ProfileParameters, context: Context) -> Iterator[Measurement]:
-    """Seconds and joules of one picture, forward and backward; here by the profiler, elsewhere by the model."""
+    """Seconds and joules of one picture, forward and backward: measured here, modelled for other machines."""
     work = load_workload(parameters.workload)
     counter = rapl_counter()
     here = measure_profile(
@@ -58,7 +58,7 @@ def totals(machine: str, profile: Profile) -> Iterator[Measurement]:
 
 
 def network(name: str, input_shape: tuple[int, int, int]) -> nn.Module:
-    """The network of a kept workload."""
+    """The network of a packaged workload."""
     if name != "faster_rcnn":
         return build_model(name, 1000, input_shape)
     with torch.random.fork_rng(devices=[]):

@@ -1,6 +1,7 @@
-"""How fast is the split search, how little does it tell, and where is Algorithm 1 wrong? No network is run here.
+"""Speed of the split search, size of its messages, and the error of Algorithm 1; runs no network.
 
-Costs of layers and boundaries are drawn, uniform in (0, 1), from the run's seed: the search takes as long for any.
+Costs of layers and boundaries are uniform in (0, 1) and drawn from the run's seed; the search time does not depend on
+them.
 """
 
 import statistics
@@ -28,7 +29,7 @@ CaseKey = dict[str, CaseValue]
 
 
 class SpeedParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How often each is timed; layers of the one node, nodes and layers of the chains."""
+    """Repetitions, layers of the one node, and (nodes, layers) of the chains."""
 
     repeats: Count = 9
     update_layers: Count = 515  # ResNet-152's
@@ -37,24 +38,24 @@ class SpeedParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 def speed(parameters: SpeedParameters, context: Context) -> Iterator[Measurement]:
-    """Medians of one node's update and of a search over a whole chain, and scipy's shortest path beside it."""
+    """Medians of one node's update and of a search over a whole chain, and the ratio of scipy's to ours."""
     random = Random(context.seed)
-    layers, links = drawn(random, 2, parameters.update_layers)
+    layers, links = random_chain(random, 2, parameters.update_layers)
     case: CaseKey = {"layers": parameters.update_layers}
     update_s = [seconds(lambda: split_node(layers[0], links[0], links[0])) for _ in range(20 * parameters.repeats)]
     yield Measurement("node_update_s", statistics.median(update_s), "s", case)
-    chain = drawn(random, *parameters.central)
+    chain = random_chain(random, *parameters.central)
     case = dict(zip(("nodes", "layers"), parameters.central, strict=True))
     central_s = [seconds(lambda: search(*chain)) for _ in range(parameters.repeats)]
     yield Measurement("central_s", statistics.median(central_s), "s", case)
-    yield from beside_scipy(drawn(random, *parameters.graph), parameters.repeats)
+    yield from beside_scipy(random_chain(random, *parameters.graph), parameters.repeats)
 
 
 def beside_scipy(chain: ChainCosts, repeats: int) -> Iterator[Measurement]:
-    """Our seconds and scipy's, in turn, so that both see the same machine.
+    """Our seconds and scipy's, in turn, so that both meet the same load.
 
-    ``ratio_to_scipy`` is theirs over ours for the shortest path in a graph that has its costs ("path"), with the
-    costs of its edges filled in ("costs and path"), and from the chain's costs alone, as ours ("everything").
+    ``ratio_to_scipy`` is scipy's time over ours: for the shortest path in a graph with costs ("path"), with filling in
+    the edges' costs ("costs and path"), and from the chain's costs alone, as in ours ("everything").
     """
     case: CaseKey = {"nodes": len(chain[0]), "layers": len(chain[0][0])}
     full = FullGraph(len(chain[0]), len(chain[0][0]))
@@ -79,7 +80,7 @@ def beside_scipy(chain: ChainCosts, repeats: int) -> Iterator[Measurement]:
         yield Measurement("ratio_to_scipy", value / median_s["ours"], "1", case | {"of": kind})
 
 
-class SizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GraphSizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``model`` for one picture 3 x ``side`` x ``side``, split over ``nodes``."""
 
     model: ModelName = ModelName("resnet152")
@@ -87,8 +88,8 @@ class SizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     nodes: Count = 5
 
 
-def sizes(parameters: SizeParameters, context: Context) -> Iterator[Measurement]:
-    """Layers, options, edges, messages and bytes of the full graph, of that with relays, and of SCI."""
+def sizes(parameters: GraphSizeParameters, context: Context) -> Iterator[Measurement]:
+    """Layers, options, edges, messages and bytes of the full graph, the graph with relays, and SCI."""
     counts: dict[Granularity, int] = {
         granularity: len(outline(str(parameters.model), 1000, (3, parameters.side, parameters.side), granularity))
         for granularity in ("op", "module")
@@ -103,18 +104,18 @@ def sizes(parameters: SizeParameters, context: Context) -> Iterator[Measurement]
     yield Measurement("message_bytes", message_bytes("cloud", counts["op"]), "B")
 
 
-class Nothing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NoParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """No parameters."""
 
 
-LOADS, SIZES, SPEEDS = (0.5, 1, 4), (1.2, 1, 4, 0), (1, 3, 10)  # layers, boundaries (no result goes on), nodes
+LOADS, SIZES, SPEEDS = (0.5, 1, 4), (1.2, 1, 4, 0), (1, 3, 10)  # layers, boundaries (no result is sent), nodes
 ARCHITECTURES = {"ue": (0,), "cloud": (2,), "single": (0, 2), "edge": (0, 1), "multi": (0, 1, 2)}
 
 
-def figure2(parameters: Nothing, context: Context) -> Iterator[Measurement]:
-    """Section III, Fig. 2: three layers over UE, MEC and cloud, by what the link from MEC to cloud carries.
+def figure2(parameters: NoParameters, context: Context) -> Iterator[Measurement]:
+    """Section III, Fig. 2: three layers over UE, MEC and cloud, by the capacity of the link from MEC to cloud.
 
-    An architecture is which nodes may compute. ``switch_capacity`` is below which the cloud gets nothing.
+    An architecture is a set of nodes that may compute. Below ``switch_capacity_units`` the cloud gets no layer.
     """
     for tenths in range(10, 0, -1):
         chain = figure2_chain(tenths / 10)
@@ -144,20 +145,20 @@ def figure2_chain(capacity: float) -> ChainCosts:
 
 
 def restricted(chain: ChainCosts, computing: tuple[int, ...]) -> BestSplit:
-    """The best split of ``chain`` if only the nodes ``computing`` may hold layers; the others relay."""
+    """The best split of ``chain`` with layers only on the nodes ``computing``; the others relay."""
     layer_costs, link_costs = chain
     held = [row if node in computing else [inf] * len(row) for node, row in enumerate(layer_costs)]
     return search(held, link_costs)
 
 
-# Fig. 7's weight function on two nodes and two layers, ms and J: the UE alone takes 100 ms and 9 J; cut in the
-# middle, either side takes 70 ms, and 2 J in all.
+# Fig. 7's weight function on two nodes and two layers in ms and J: 100 ms and 9 J on the UE alone; cut in the
+# middle, 70 ms on either side and 2 J in total.
 TWO_EDGES_MS = ChainMetric([[70.0, 30.0], [300.0, 20.0]], [[50.0, 50.0, 0.0]])
 TWO_EDGES_J = ChainMetric([[1.0, 8.0], [0.0, 0.0]], [[1.0, 1.0, 0.0]])
 
 
-def two_edges(parameters: Nothing, context: Context) -> Iterator[Measurement]:
-    """Section V, Eq. 12: two edges of 70 ms pass a limit of 120 ms where W sees them one by one."""
+def two_edges(parameters: NoParameters, context: Context) -> Iterator[Measurement]:
+    """Section V, Eq. 12: two edges of 70 ms pass a limit of 120 ms if W checks them one by one."""
     limit = Limit(TWO_EDGES_MS, 120.0)
     found = {
         "per edge": search_per_edge(TWO_EDGES_J, [limit]),
@@ -165,13 +166,13 @@ def two_edges(parameters: Nothing, context: Context) -> Iterator[Measurement]:
         "exact": search_within_limit(TWO_EDGES_J, limit),
     }
     for objective, split in found.items():
-        assert split is not None  # the UE alone keeps the limit
+        assert split is not None  # the UE alone meets the limit
         yield Measurement("latency_ms", path_cost(*TWO_EDGES_MS, split.splits), "ms", {"objective": objective})
         yield Measurement("energy_j", path_cost(*TWO_EDGES_J, split.splits), "J", {"objective": objective})
 
 
 class PrintedParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``chains`` are drawn."""
+    """Number and size of the random chains."""
 
     chains: Count = 500
     nodes: Count = 5
@@ -182,27 +183,27 @@ COUNTER_EXAMPLE: ChainCosts = ([[9, 20], [6, 5], [2, 9]], [[9, 4, 0], [3, 2, 0]]
 
 
 def printed(parameters: PrintedParameters, context: Context) -> Iterator[Measurement]:
-    """Algorithm 1 as printed: what its split costs beside the optimum, in one example and over drawn chains."""
+    """Cost of Algorithm 1 as printed against the optimum, in one example and over random chains."""
     for algorithm, split in (("printed", printed_search(*COUNTER_EXAMPLE)), ("ours", search(*COUNTER_EXAMPLE))):
         yield Measurement("example_cost", split.cost, "1", {"algorithm": algorithm})
     random = Random(context.seed)
     ratios = []
     for _ in range(parameters.chains):
-        chain = drawn(random, parameters.nodes, parameters.layers)
+        chain = random_chain(random, parameters.nodes, parameters.layers)
         ratios.append(printed_search(*chain).cost / search(*chain).cost)
     yield Measurement("wrong_share", sum(ratio > 1 + 1e-9 for ratio in ratios) / len(ratios), "fraction")
     yield Measurement("mean_excess", statistics.mean(ratios) - 1, "fraction")
     yield Measurement("largest_excess", max(ratios) - 1, "fraction")
 
 
-def drawn(random: Random, nodes: int, layers: int) -> ChainCosts:
-    """A chain of costs uniform in (0, 1); a finished task needs no link."""
+def random_chain(random: Random, nodes: int, layers: int) -> ChainCosts:
+    """A chain with costs uniform in (0, 1); the last boundary costs nothing."""
     layer_costs = [[random.random() for _ in range(layers)] for _ in range(nodes)]
     return layer_costs, [[*(random.random() for _ in range(layers)), 0.0] for _ in range(nodes - 1)]
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """How long ``run`` takes."""
+    """The seconds that ``run`` takes."""
     began = time.perf_counter()
     run()
     return time.perf_counter() - began

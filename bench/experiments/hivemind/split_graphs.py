@@ -1,8 +1,8 @@
-"""How large is the graph of all splits, and what is the shortest path through it?
+"""Size of the graph of all splits, and the shortest path through it.
 
 HiveMind, section IV-B: a vertex (p, m, n) is node p computing layers m to n; an edge leads to a later node that
-goes on with layer n + 1 (Eq. 5-6). Section IV-C puts relay vertices in its place, so that edges join neighbours
-alone, and of the costs of a node's vertices SCI sends the least for each first layer.
+continues with layer n + 1 (Eq. 5-6). Section IV-C replaces it by a graph with relay vertices, whose edges join only
+neighbours; SCI sends the least cost of a node's vertices for each first layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,20 +20,20 @@ IndexArray = npt.NDArray[np.signedinteger[Any]]
 
 
 class UpdateSize(NamedTuple):
-    """What telling the costs takes. ``values`` are in one node's messages of one update."""
+    """Size of a split search: edges of its graph, messages of one node in one update, and values in them."""
 
     edges: int
-    messages: int  # of one node in one update
-    values: int  # all told in them
+    messages: int
+    values: int
 
 
 def options(nodes: int, layers: int) -> int:
-    """The splits of ``layers`` over ``nodes``, any of which may get none (section IV-B2)."""
+    """The number of splits of ``layers`` over ``nodes``, any of which may get none (section IV-B2)."""
     return comb(nodes + layers - 1, layers)
 
 
 def full_size(nodes: int, layers: int) -> UpdateSize:
-    """The graph of Eq. 5-6; of the messages what section IV-C counts for a node: vertices times mean out-edges."""
+    """The graph of Eq. 5-6; messages as section IV-C counts them for a node: vertices times mean out-edges."""
     pairs = comb(nodes - 1, 2)  # of nodes before the last, which computes to the end or not at all
     messages = comb(layers, 2) * (layers + 1) * nodes // 4
     return UpdateSize(pairs * comb(layers + 1, 3) + (nodes - 1) * comb(layers, 2), messages, messages)
@@ -46,15 +46,15 @@ def relay_size(nodes: int, layers: int) -> UpdateSize:
 
 
 def sci_size(nodes: int, layers: int) -> UpdateSize:
-    """SCI: a node computes or hands on at each boundary, and sends one cost for each."""
+    """SCI: at each boundary a node computes or relays, and it sends one cost for each."""
     return UpdateSize(nodes * layers + (nodes - 1) * (layers + 1), 1, layers + 1)
 
 
 class FullGraph:
-    """The graph of Eq. 5-6 for P nodes and L layers, with the paths and costs that the equations forget.
+    """The graph of Eq. 5-6 for P nodes and L layers, with paths and costs that the equations omit.
 
-    We depart from them where any node may be the first or the last to compute, and data that skips a node pays
-    every hop. Which edges there are depends on P and L alone; ``weighted`` fills in what they cost.
+    It departs from them: any node may be the first or the last to compute, and data that skips a node pays every hop.
+    The edges depend on P and L alone; ``weighted`` fills in their costs.
     """
 
     def __init__(self, nodes: int, layers: int) -> None:
@@ -70,7 +70,7 @@ class FullGraph:
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
 
     def weighted(self, layer_costs: CostMatrix, link_costs: CostMatrix) -> csr_array:
-        """The graph where layers cost [P][L] and boundaries [P-1][L+1]."""
+        """The graph with costs of layers [P][L] and of boundaries [P-1][L+1]."""
         done = np.pad(np.cumsum(layer_costs, axis=1), ((0, 0), (1, 0)))  # [P, L+1]
         sent = np.pad(np.cumsum(np.reshape(link_costs, (-1, self._layers + 1)), axis=0), ((1, 0), (0, 0)))  # [P, L+1]
         hops = sent[None, :] - sent[:, None]  # [P, P, L+1]: from, to, boundary
@@ -80,7 +80,7 @@ class FullGraph:
         return csr_array((weights[self._charges], self._columns, self._starts), shape=(size, size))
 
     def least_cost(self, weighted: csr_array) -> float:
-        """The cost of the shortest path, by Dijkstra's algorithm, which also works out which path that is."""
+        """The cost of the shortest path by Dijkstra's algorithm, which also computes the path."""
         *_, start, end = range(weighted.shape[0])
         distances, _ = shortest_path(weighted, method="D", indices=start, return_predecessors=True)
         return float(distances[end])
@@ -105,5 +105,5 @@ class FullGraph:
             yield ends, np.full(layers, end), np.full(layers, self._charge(p, final, layers, every[-1:])[0])
 
     def _charge(self, p: int, q: int, done: int, last: IndexArray) -> IndexArray:
-        """Where the costs stand of going from ``p`` to ``q`` after ``done`` layers and computing up to ``last``."""
+        """The index of the costs of going from ``p`` to ``q`` after ``done`` layers and computing up to ``last``."""
         return ((p * self._nodes + q) * (self._layers + 1) + done) * (self._layers + 1) + last

@@ -1,8 +1,7 @@
-"""What do changing links do to a split, and what does it help to foresee them? HiveMind's figures 6, 16 and 17.
+"""Effect of changing links on a split, and of forecasting them (HiveMind, figures 6, 16 and 17).
 
-Where the figures were measured the paper does not say but for the chain of figure 6, whose traffic follows a density
-of UEs that it does not give. So that chain is used for all three, with densities that are ours: log-normal, correlated
-from one coherence time to the next as the rest of the background is.
+The paper describes only the chain of figure 6, and its traffic by a density of UEs that it does not give. All three
+figures use that chain here, with log-normal densities that are correlated over coherence times like other traffic.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +52,7 @@ SPIKE_MS = 100.0
 
 @dataclass(frozen=True)
 class Showcase:
-    """Section IV-F's chain: a UE and five MEC servers; on each link others come and go."""
+    """Section IV-F's chain: a UE and five MEC servers, each link with a changing number of other UEs."""
 
     coherence_s: float
     duration_s: float
@@ -65,7 +64,7 @@ class Showcase:
 
 @cache
 def showcase(coherence_s: float, duration_s: float, seed: int) -> Showcase:
-    """Each link gives every UE on it the same share; how many there are changes each ``coherence_s``."""
+    """Each link is shared equally by its UEs, whose number changes every ``coherence_s``."""
     rng = np.random.default_rng(seed)
     steps = round(duration_s / coherence_s)
     sharers = SHARERS * np.exp(DENSITY_SPREAD * levels(steps, len(CAPACITIES_BPS), rng))
@@ -75,7 +74,7 @@ def showcase(coherence_s: float, duration_s: float, seed: int) -> Showcase:
 
 
 class DynamicsParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where, and how fast links change."""
+    """The network, the coherence time of its links, and the tasks."""
 
     where: Literal["chain", "mmwave"] = "chain"
     coherence_s: Duration = 0.05
@@ -90,7 +89,7 @@ class ErrorParameters(DynamicsParameters, frozen=True, kw_only=True, forbid_unkn
 
 
 def surges(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
-    """Latency over time without prediction, task after task, for one second; and over the whole time."""
+    """Latency without prediction: task by task for one second, and its distribution over the whole time."""
     field = field_of(parameters, context)
     second = tasks(field, fastest(field, "hivemind"), present(field), [0.01 * index for index in range(100)])
     for index, value in enumerate(latencies_ms(second)):
@@ -100,9 +99,9 @@ def surges(parameters: DynamicsParameters, context: Context) -> Iterator[Measure
 
 
 def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
-    """Latency and its spikes without prediction, with it from true rates, and with it by the rule of section IV-F.
+    """Latency and its spikes without prediction, with true future rates, and by the rule of section IV-F.
 
-    By the rule nothing is predicted where a node looks ahead for less than the coherence time.
+    The rule predicts nothing if a node looks ahead by less than the coherence time.
     """
     field = field_of(parameters, context)
     ways = {
@@ -110,7 +109,7 @@ def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Mea
         "predictive": foreseen(field),
         "by-the-rule": foreseen(field, coherence_s=parameters.coherence_s),
     }
-    by_way = {way: journeys(field, parameters, context, forecast) for way, forecast in ways.items()}
+    by_way = {way: traces_of(field, parameters, context, forecast) for way, forecast in ways.items()}
     spikes = {way: sum(value > SPIKE_MS for value in latencies_ms(found)) for way, found in by_way.items()}
     for way, found in by_way.items():
         case = {"way": way}
@@ -123,7 +122,7 @@ def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Mea
 
 
 def accuracy(parameters: ErrorParameters, context: Context) -> Iterator[Measurement]:
-    """Median latency by the forecast's error, against none at all; and the error at which the gain is gone."""
+    """Median latency by the forecast's error, against no forecast, and the break-even error."""
     field = field_of(parameters, context)
     standard = median(latencies(field, parameters, context, present(field)))
     medians = []
@@ -146,28 +145,28 @@ def field_of(parameters: DynamicsParameters, context: Context) -> Field:
 
 
 def on_chain(chain: Showcase) -> Field:
-    """ResNet-18 on the machines that stand along it."""
+    """ResNet-18 on the machines along ``chain``."""
     kept = profiles("resnet18-88")
     layer_s = {name: kept[kind].forward_s for name, kind in zip(chain.route(0).nodes, MACHINES, strict=True)}
     frame_bytes = wire_bytes(frames_of_bytes(kept["ue"].boundary_bytes))
     return Field(chain, layer_s, frame_bytes, sci_bytes(len(kept["ue"].layers)), HOP_S)
 
 
-def journeys(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[TaskTrace]:
-    """The tasks that HiveMind splits by this forecast."""
+def traces_of(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[TaskTrace]:
+    """The tasks as HiveMind splits them by ``forecast``."""
     times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
     return tasks(field, fastest(field, "hivemind"), forecast, times_s)
 
 
 def latencies(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[float]:
-    """Milliseconds of each of them."""
-    return latencies_ms(journeys(field, parameters, context, forecast))
+    """Milliseconds of each of these tasks."""
+    return latencies_ms(traces_of(field, parameters, context, forecast))
 
 
 def foreseen(
     field: Field, error: float = 0.0, generator: torch.Generator | None = None, coherence_s: float = 0.0
 ) -> Forecast:
-    """Each node knows its link's rate at the time at which it expects the task, but for ``error``."""
+    """A forecast of the true rate at the expected arrival of the task, with a relative ``error``."""
 
     def forecast(link: str, now_s: float, ahead_s: float) -> float:
         rate_bps = field.links[link].rate_bps
@@ -177,7 +176,7 @@ def foreseen(
 
 
 def break_even(errors: Sequence[float], medians: Sequence[float], standard: float) -> float:
-    """The error from which on prediction costs more than it gains, between two that were tried; else the last."""
+    """The error at which prediction stops gaining, interpolated between measured ones; else the last."""
     for (error, value), (after, more) in zip(
         zip(errors, medians, strict=True), zip(errors[1:], medians[1:], strict=True), strict=False
     ):

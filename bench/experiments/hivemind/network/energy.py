@@ -1,7 +1,7 @@
-"""How much energy do a UE and the IAB nodes spend on a task? Computing at their machines' power, and their radios.
+"""Energy of UE and IAB nodes for a task: compute at their machines' power, and radio transfers.
 
-HiveMind adds up the UE and the IAB MECs (section VII-B1): what servers in the core and the cloud draw does not count,
-nor do wires. A radio that sends or receives draws by its rate (``nodes.costs.energy.Radio``).
+HiveMind counts the UE and the IAB MECs (section VII-B1), neither core servers and the cloud nor wired links. A
+radio's power depends on its rate (``nodes.costs.energy.Radio``).
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from nodes.costs.devices import MMWAVE_RECEIVING, MMWAVE_SENDING, SUB6_RECEIVING
 from nodes.costs.energy import Radio
 from nodes.splitting.objectives import ChainMetric
 
-# Calibrated on the 476 J of figure 18's linear combination; all joules are of so many tasks. Only ratios mean more.
+# Joules are of a batch of tasks, calibrated on the 476 J of figure 18's linear combination; only ratios are results.
 TASKS_A_BATCH = 1900
 
 COUNTED: tuple[Machine, ...] = ("ue", "iab")
@@ -28,15 +28,15 @@ RADIOS: dict[NetworkKind, tuple[Radio, Radio]] = {
 
 @dataclass(frozen=True)
 class Meter:
-    """The energy of tasks in a network of this kind. ``gradient_bytes`` [L+1]: what returns in training; none else."""
+    """The energy of tasks in a network of ``kind``; ``gradient_bytes`` [L+1] return in training."""
 
     kind: NetworkKind
     field: Field
-    layer_j: dict[Machine, list[float]]  # of every machine that counts, [L]
+    layer_j: dict[Machine, list[float]]  # of every counted machine, [L]
     gradient_bytes: Sequence[int] = ()
 
     def link_j(self, route: IabRoute, link: int, n_bytes: float, rate_bps: float) -> float:
-        """Joules that the radios at both ends of a link spend on moving ``n_bytes`` over it, in either direction."""
+        """Joules of the radios at both ends of a link for ``n_bytes`` in either direction."""
         if route.links[link] not in WIRELESS[self.kind]:
             return 0.0
         ends = (machine(name) in COUNTED for name in route.nodes[link : link + 2])
@@ -59,20 +59,20 @@ class Meter:
         ]
         return ChainMetric(layers, links)
 
-    def spent_j(self, journey: TaskTrace, back: Sequence[LinkUse] = ()) -> float:
-        """Joules of one task, whose gradients return over ``back``."""
-        route, done, spent = journey.route, 0, []
-        for name, count in zip(route.nodes, journey.layers, strict=True):
+    def spent_j(self, trace: TaskTrace, back: Sequence[LinkUse] = ()) -> float:
+        """Joules of one task with gradients over the links ``back``."""
+        route, done, spent = trace.route, 0, []
+        for name, count in zip(route.nodes, trace.layers, strict=True):
             kind = machine(name)
             if kind in COUNTED:
                 spent.append(fsum(self.layer_j[kind][done : done + count]))
             done += count
-        for hop in (*journey.hops, *back):
+        for hop in (*trace.hops, *back):
             spent.append(self._hop_j(route, hop))
         return fsum(spent)
 
     def move_j(self, route: IabRoute, link: int, n_bytes: float, at_s: float) -> float:
-        """Joules to move ``n_bytes`` of parameters over a link, from ``at_s`` on."""
+        """Joules to move ``n_bytes`` of parameters over a link, beginning at ``at_s``."""
         busy_s = self.field.links[route.links[link]].sent_s(at_s, n_bytes) - at_s
         return self.link_j(route, link, n_bytes, 8 * n_bytes / busy_s)
 
@@ -81,5 +81,5 @@ class Meter:
 
 
 def inference_meter(kind: NetworkKind, field: Field, workload: str) -> Meter:
-    """Of forward passes."""
+    """The meter of forward passes."""
     return Meter(kind, field, {name: profiles(workload)[name].forward_j for name in COUNTED})

@@ -1,7 +1,7 @@
-"""How long does split inference take in HiveMind's networks, against running it in one place? Figures 11(a) to 15.
+"""Latency of split inference in HiveMind's networks, against inference in one place (figures 11(a) to 15).
 
-Every task is split by the rates that its update met (``cellular_tasks``); strategies see the same moments of the same
-network. Times are virtual: the same for the same seed, wherever it runs.
+Every task is split by the rates during its update (see ``tasks``); all strategies see the same network at the same
+times. Times are virtual and depend on the seed alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ from reports.record import CaseValue
 
 
 class InferenceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``tasks`` spread over ``duration_s`` of a network; ``input_bytes`` in place of a float32 picture's."""
+    """``tasks`` over ``duration_s`` of a network; ``input_bytes`` replaces the size of a float32 picture."""
 
     kind: NetworkKind = "mmwave"
     load: Load = "mid"
@@ -45,14 +45,14 @@ class InferenceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
 
 class CapabilityParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The machines of one kind are ``factor`` times as fast."""
+    """Machines of the kind ``improved`` are ``factor`` times as fast."""
 
     improved: Machine = "iab"
     factor: Positive = 1.0
 
 
 class HandoverParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The time around the handover from ``leaving`` to ``entering``: ``window_s`` on either side."""
+    """The handover from ``leaving`` to ``entering``, with ``window_s`` on either side."""
 
     leaving: str = "iab1"
     entering: str = "iab2"
@@ -60,14 +60,14 @@ class HandoverParameters(InferenceParameters, frozen=True, kw_only=True, forbid_
 
 
 def latency(parameters: InferenceParameters, context: Context) -> Iterator[Measurement]:
-    """Latency by strategy, what HiveMind saves against each, and the time of its updates."""
+    """Latency by strategy, HiveMind's saving against each, and the time of its updates."""
     field = field_of(parameters, context)
     by_strategy = {strategy: played(field, strategy, parameters, context) for strategy in MAY_COMPUTE}
-    means = {strategy: fmean(latencies_ms(journeys)) for strategy, journeys in by_strategy.items()}
-    for strategy, journeys in by_strategy.items():
+    means = {strategy: fmean(latencies_ms(traces)) for strategy, traces in by_strategy.items()}
+    for strategy, traces in by_strategy.items():
         case: dict[str, CaseValue] = {"strategy": strategy}
-        yield from spread("latency_ms", latencies_ms(journeys), "ms", case)
-        yield Measurement("computing_nodes", fmean(sum(map(bool, one.layers)) for one in journeys), "nodes", case)
+        yield from spread("latency_ms", latencies_ms(traces), "ms", case)
+        yield Measurement("computing_nodes", fmean(sum(map(bool, one.layers)) for one in traces), "nodes", case)
         if strategy != "hivemind":
             yield Measurement("saving_share", 1 - means["hivemind"] / means[strategy], "fraction", case)
         yield Measurement("relative_efficiency", means["ue"] / means[strategy], "1", case)
@@ -77,7 +77,7 @@ def latency(parameters: InferenceParameters, context: Context) -> Iterator[Measu
 
 
 def capability(parameters: CapabilityParameters, context: Context) -> Iterator[Measurement]:
-    """Latency with faster machines of one kind, and what is gained over those that are; baselines use the cloud's."""
+    """Latency with faster machines of one kind, and the gain over the original ones."""
     net = network_of(parameters, context)
     as_they_are = make_field(net, parameters.workload)
     improved = make_field(net, parameters.workload, {parameters.improved: parameters.factor})
@@ -93,27 +93,27 @@ def capability(parameters: CapabilityParameters, context: Context) -> Iterator[M
 
 
 def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measurement]:
-    """What each node computes over time, before and after a handover that lengthens the route; and the latency."""
+    """Latency and each node's layers over time, before and after a handover that lengthens the route."""
     field = field_of(parameters, context)
     net = network_of(parameters, context)
     at_s, before, after = find_handover(net, parameters)
     step_s = 2 * parameters.window_s / parameters.tasks
     times_s = [at_s - parameters.window_s + (index + 0.5) * step_s for index in range(parameters.tasks)]
-    journeys = tasks(field, fastest(field, "hivemind"), present(field), times_s)
+    traces = tasks(field, fastest(field, "hivemind"), present(field), times_s)
     names = [
-        name for name in dict.fromkeys([*before.nodes, *after.nodes]) if any(computed(one, name) for one in journeys)
+        name for name in dict.fromkeys([*before.nodes, *after.nodes]) if any(computed(one, name) for one in traces)
     ]
     names.sort(key=lambda name: depth(name, before, after))
     buckets = 40
     for bucket in range(buckets):
-        ours = journeys[bucket * len(journeys) // buckets : (bucket + 1) * len(journeys) // buckets]
+        ours = traces[bucket * len(traces) // buckets : (bucket + 1) * len(traces) // buckets]
         case: dict[str, CaseValue] = {"time_s": round((bucket + 0.5) * 2 * parameters.window_s / buckets, 3)}
         yield Measurement("window_latency_ms", fmean(latencies_ms(ours)), "ms", case)
         for name in names:
             yield Measurement("layers", fmean(computed(one, name) for one in ours), "layers", {**case, "node": name})
     sides = {
-        "before": [one for one in journeys if one.route == before],
-        "after": [one for one in journeys if one.route == after],
+        "before": [one for one in traces if one.route == before],
+        "after": [one for one in traces if one.route == after],
     }
     for side, ours in sides.items():
         yield from spread("latency_ms", latencies_ms(ours), "ms", {"side": side})
@@ -135,53 +135,53 @@ def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measu
 
 
 def field_of(parameters: InferenceParameters, context: Context, faster: dict[Machine, float] | None = None) -> Field:
-    """The machines in the network that ``parameters`` ask for."""
+    """The field of machines and network of ``parameters``."""
     return make_field(network_of(parameters, context), parameters.workload, faster, parameters.input_bytes)
 
 
 def network_of(parameters: InferenceParameters, context: Context) -> Network:
-    """The network that ``parameters`` ask for."""
+    """The network of ``parameters``."""
     return generated(parameters.kind, parameters.load, parameters.coherence_s, parameters.duration_s, context.seed)
 
 
 def played(field: Field, strategy: SplitStrategy, parameters: InferenceParameters, context: Context) -> list[TaskTrace]:
-    """The tasks of ``strategy``, each split by the rates as its update met them."""
+    """The tasks of ``strategy``, each split by the rates during its update."""
     times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
     return tasks(field, fastest(field, strategy), present(field), times_s)
 
 
-def latencies_ms(journeys: Sequence[TaskTrace]) -> list[float]:
-    return [round(1e3 * one.latency_s, 6) for one in journeys]  # to the nanosecond: sums of floats differ behind it
+def latencies_ms(traces: Sequence[TaskTrace]) -> list[float]:
+    return [round(1e3 * one.latency_s, 6) for one in traces]  # to the nanosecond: float sums differ below it
 
 
-def update_ms(journey: TaskTrace) -> float:
-    """From the beginning of the update at the last node until the UE had its split."""
-    return 1e3 * (journey.updated_s[0] - journey.updated_s[-1])
+def update_ms(trace: TaskTrace) -> float:
+    """Milliseconds from the start of the update at the last node until the UE has its split."""
+    return 1e3 * (trace.updated_s[0] - trace.updated_s[-1])
 
 
-def computed(journey: TaskTrace, name: str) -> int:
-    """Layers that the node ``name`` computed; none if it was not on the route."""
-    return dict(zip(journey.route.nodes, journey.layers, strict=True)).get(name, 0)
+def computed(trace: TaskTrace, name: str) -> int:
+    """Layers that the node ``name`` computed; 0 if it is not on the route."""
+    return dict(zip(trace.route.nodes, trace.layers, strict=True)).get(name, 0)
 
 
 def find_handover(net: Network, parameters: HandoverParameters) -> tuple[float, IabRoute, IabRoute]:
-    """When the UE first goes from one cell to the other, and the routes before and after. Raises ValueError."""
+    """The time of the first handover between the two cells, and the routes before and after. Raises ValueError."""
     routes = net.routes()
     for (_, before), (at_s, after) in pairwise(routes):
         if (before.nodes[1], after.nodes[1]) == (parameters.leaving, parameters.entering):
             return at_s, before, after
-    raise ValueError(f"no handover from {parameters.leaving} to {parameters.entering} in {net.duration_s} s")
+    raise ValueError(f"no handover from {parameters.leaving} to {parameters.entering} within {net.duration_s} s")
 
 
 def depth(name: str, before: IabRoute, after: IabRoute) -> int:
-    """How far a node is from the cloud, so that shared ones come last."""
+    """The sort key of a node by its distance to the cloud; shared nodes come last."""
     return -max(len(route.nodes) - route.nodes.index(name) for route in (before, after) if name in route.nodes)
 
 
 def stops_differ(field: Field, before: IabRoute, after: IabRoute, at_s: float) -> int:
-    """On how many of the shared nodes behind the branch the whole table of stops depends on the route there.
+    """The number of nodes on both routes whose table of stops differs between the routes at the same time.
 
-    Both routes at the same moment: HiveMind says that a node's split does not depend on what is upstream.
+    HiveMind states that a node's split does not depend on the nodes upstream, so 0 is expected.
     """
     tables = []
     for route in (before, after):

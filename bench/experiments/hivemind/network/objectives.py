@@ -1,7 +1,7 @@
-"""What does it cost to keep tasks below 120 ms while saving energy? HiveMind's figure 18 and section V.
+"""Latency and energy of split inference by objective (HiveMind, figure 18 and section V).
 
-Each task is split by its network's rates under one objective; all objectives see the same moments. Units are the
-paper's, milliseconds and joules of a batch of tasks, since W of Eq. 12 is not free of them.
+Each task is split by its network's rates under one objective; all objectives see the same times. Units are the
+paper's, milliseconds and joules of a batch of tasks, since W of Eq. 12 depends on them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,13 +26,13 @@ from nodes.splitting.objectives import (
 )
 from nodes.splitting.search import BestSplit, search
 
-Two = Callable[[ChainMetric, ChainMetric], Splits]  # of latency in ms and of energy in joules a batch
+Choose = Callable[[ChainMetric, ChainMetric], Splits]  # from latency in ms and energy in joules a batch
 
 
 class ObjectiveParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The limit on latency. ``energy_weight``: milliseconds that a joule of a batch weighs in the linear combination.
+    """The limit on latency, and the weight of a batch's joule in the linear combination, in milliseconds.
 
-    The paper does not state its weights; ours let latency and energy of the UE alone count as much as each other.
+    The paper does not state its weights; by default latency and energy of the UE alone have equal weight.
     """
 
     limit_ms: Positive = 120.0
@@ -40,30 +40,30 @@ class ObjectiveParameters(InferenceParameters, frozen=True, kw_only=True, forbid
 
 
 def objectives(parameters: ObjectiveParameters, context: Context) -> Iterator[Measurement]:
-    """Latency and energy of every objective, and how often its tasks came late."""
+    """Latency, energy and deadline misses of every objective."""
     field = field_of(parameters, context)
     meter = inference_meter(parameters.kind, field, parameters.workload)
     times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
     energy_j = {}
     with one_thread():
         for objective, choose in ways(parameters, field, meter).items():
-            journeys = tasks(field, decided(field, meter, choose), present(field), times_s)
+            traces = tasks(field, decided(field, meter, choose), present(field), times_s)
             case = {"objective": objective}
-            latency_ms = latencies_ms(journeys)
-            energy_j[objective] = [TASKS_A_BATCH * meter.spent_j(one) for one in journeys]
+            latency_ms = latencies_ms(traces)
+            energy_j[objective] = [TASKS_A_BATCH * meter.spent_j(one) for one in traces]
             yield from spread("latency_ms", latency_ms, "ms", case)
             yield from spread("energy_j", energy_j[objective], "J", case)
             yield Measurement(
                 "deadline_miss_rate", fmean(value > parameters.limit_ms for value in latency_ms), "fraction", case
             )
-            yield Measurement("computing_nodes", fmean(sum(map(bool, one.layers)) for one in journeys), "nodes", case)
+            yield Measurement("computing_nodes", fmean(sum(map(bool, one.layers)) for one in traces), "nodes", case)
     exact_j = fmean(energy_j["exact"])
     for objective, values in energy_j.items():
         yield Measurement("energy_over_exact", fmean(values) / exact_j, "1", {"objective": objective})
 
 
-def ways(parameters: ObjectiveParameters, field: Field, meter: Meter) -> dict[str, Two]:
-    """How each objective chooses from the costs in latency and in energy."""
+def ways(parameters: ObjectiveParameters, field: Field, meter: Meter) -> dict[str, Choose]:
+    """Each objective's choice of splits from the costs in latency and energy."""
     limit_ms, weight = parameters.limit_ms, parameters.energy_weight
     if weight is None:
         weight = 1e3 * sum(field.layer_s["ue"]) / (TASKS_A_BATCH * sum(meter.layer_j["ue"]))
@@ -71,10 +71,10 @@ def ways(parameters: ObjectiveParameters, field: Field, meter: Meter) -> dict[st
     def linear(latency: ChainMetric, energy: ChainMetric) -> Splits:
         return search(*weighted_sum([latency, energy], [1.0, weight])).splits
 
-    def within(kind: Callable[[ChainMetric, list[Limit]], BestSplit | None]) -> Two:
+    def within(kind: Callable[[ChainMetric, list[Limit]], BestSplit | None]) -> Choose:
         def choose(latency: ChainMetric, energy: ChainMetric) -> Splits:
             found = kind(energy, [Limit(latency, limit_ms)])
-            return (found or search(*latency)).splits  # where nothing keeps the limit, the fastest
+            return (found or search(*latency)).splits  # the fastest if none meets the limit
 
         return choose
 
@@ -88,8 +88,8 @@ def ways(parameters: ObjectiveParameters, field: Field, meter: Meter) -> dict[st
     }
 
 
-def decided(field: Field, meter: Meter, choose: Two) -> Decide:
-    """Choose from what the rates mean in milliseconds, and in joules of a batch."""
+def decided(field: Field, meter: Meter, choose: Choose) -> Decide:
+    """Decide by the costs at given rates, in milliseconds and joules of a batch."""
     may = MAY_COMPUTE["hivemind"]
 
     def decide(route: IabRoute, rates: Sequence[float]) -> Splits:

@@ -1,9 +1,8 @@
-"""What is gained by splitting recurrent models and agents that share what they learn for what they are? Figure 19.
+"""Energy of splitting recurrent models and learning agents by their structure (HiveMind, figure 19).
 
-Both are split for the least energy within a limit on latency. Sequences are played as tasks are (``cellular_tasks``):
-an update first, then step by step through the rates as they are by then. Of agents the costs are those of the plan,
-by the rates of many moments. The sizes of the models are the paper's where it has any: 200 GRU modules. All others are
-assumptions, those of the works that it cites.
+Both are split for the least energy within a limit on latency. Sequences run as tasks do (see ``tasks``): an update,
+then step by step at the rates of that time. Agents' costs are those of their plans at the rates of many times. The
+paper gives one size, 200 GRU modules; the others are assumptions, taken from the works that it cites.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +34,7 @@ from nodes.splitting.recurrent import unrolled_bytes
 from nodes.splitting.search import path_cost, search
 
 FLOAT_BYTES = 4
-# Split with Eq. 13 in mind and without it, counted by it and by link; and split by what each link really carries.
+# Split with Eq. 13 or without, costs counted by Eq. 13 or by link; and split by the bytes that each link carries.
 AGENTS_WAYS = ("aware", "standard", "aware-by-link", "standard-by-link", "by-link")
 
 
@@ -48,7 +47,7 @@ class Layer(NamedTuple):
 
 
 class NonlinearParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A recurrent model of ``steps`` modules; ``limit_ms`` of latency, as the paper has it."""
+    """A recurrent model of ``steps`` modules; ``limit_ms`` of latency is the paper's."""
 
     steps: Count = 200
     features: Count = 100  # of a word, in the labeller that the paper cites: an assumption
@@ -58,7 +57,7 @@ class NonlinearParameters(InferenceParameters, frozen=True, kw_only=True, forbid
 
 
 class AgentParameters(NonlinearParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An agent of QMIX, whose ``steps`` of an episode are learned from before the parameters are shared."""
+    """An agent of QMIX that learns from the ``steps`` of an episode before parameters are shared."""
 
     steps: Count = 60
     features: Count = 80  # what an agent observes: an assumption
@@ -67,14 +66,14 @@ class AgentParameters(NonlinearParameters, frozen=True, kw_only=True, forbid_unk
 
 
 class SplitCostPair(NamedTuple):
-    """What a split comes to: joules of a batch, milliseconds of one task."""
+    """The cost of a split: joules of a batch, milliseconds of one task."""
 
     energy_j: float
     latency_ms: float
 
 
 def recurrent(parameters: NonlinearParameters, context: Context) -> Iterator[Measurement]:
-    """Energy of a batch of sequences, split as one chain and module by module; and how often each is late."""
+    """Energy of a batch of sequences, split as one chain and module by module, and deadline misses of each."""
     net = network_of(parameters, context)
     module = [gru(parameters.features, parameters.hidden), linear(parameters.hidden, parameters.classes)]
     sizes = [FLOAT_BYTES * size for size in (parameters.features, parameters.hidden, parameters.classes)]
@@ -90,10 +89,10 @@ def recurrent(parameters: NonlinearParameters, context: Context) -> Iterator[Mea
 
 
 def agents(parameters: AgentParameters, context: Context) -> Iterator[Measurement]:
-    """Energy of a batch of rounds of one agent, with the parameters' way to the mixer in mind and without.
+    """Energy of a batch of rounds of one agent, split with and without the cost of sending parameters to the mixer.
 
-    With it means by Eq. 13, all of them from who computes the last layer. What that plan comes to if each link is
-    charged what really crosses it is told beside it, and the plan that is best so.
+    By Eq. 13 the node of the last layer sends all parameters. The cost of that plan is also counted by the bytes that
+    each link carries, beside the best plan under that count.
     """
     net = network_of(parameters, context)
     steps, hidden = parameters.steps, parameters.hidden
@@ -116,7 +115,7 @@ def agents(parameters: AgentParameters, context: Context) -> Iterator[Measuremen
         splits = within(energy, latency, parameters.limit_ms)
         plans["aware"].append(counted(whole, whole_ms, aware))
         plans["standard"].append(counted(whole, whole_ms, splits))
-        real, real_ms = crossing(meter, route, rates, sizes_of, energy, latency)
+        real, real_ms = with_parameters(meter, route, rates, sizes_of, energy, latency)
         plans["aware-by-link"].append(counted(real, real_ms, aware))
         plans["standard-by-link"].append(counted(real, real_ms, splits))
         plans["by-link"].append(plan(real, real_ms, parameters.limit_ms))
@@ -126,7 +125,7 @@ def agents(parameters: AgentParameters, context: Context) -> Iterator[Measuremen
 def compared(
     plans: dict[str, list[SplitCostPair]], ours: str, parameters: NonlinearParameters
 ) -> Iterator[Measurement]:
-    """Both ways, and how many times the energy of ``ours`` the standard takes."""
+    """Energy, latency and deadline misses of each plan, and the standard's energy relative to that of ``ours``."""
     for way, found in plans.items():
         case = {"way": way}
         yield from spread("energy_j", [one.energy_j for one in found], "J", case)
@@ -139,12 +138,12 @@ def compared(
 
 
 def plan(energy: ChainMetric, latency: ChainMetric, limit_ms: float) -> SplitCostPair:
-    """What the best split within the limit comes to; the fastest where none keeps it."""
+    """The cost of the best split within the limit; of the fastest if none meets it."""
     return counted(energy, latency, within(energy, latency, limit_ms))
 
 
 def counted(energy: ChainMetric, latency: ChainMetric, splits: Sequence[int]) -> SplitCostPair:
-    """What ``splits`` come to."""
+    """The cost of ``splits``."""
     return SplitCostPair(path_cost(*energy, splits), path_cost(*latency, splits))
 
 
@@ -154,9 +153,9 @@ def within(energy: ChainMetric, latency: ChainMetric, limit_ms: float) -> list[i
 
 
 def sequence(meter: Meter, began_s: float, limit_ms: float, steps: int = 1, state_bytes: int = 0) -> SplitCostPair:
-    """Play one sequence, after an update that begins at ``began_s``: its chain ``steps`` times, each within the limit.
+    """The cost of one sequence after an update at ``began_s``: its chain ``steps`` times, each within the limit.
 
-    Between two steps a state returns over every link that was used, for which the split is blind.
+    Between two steps the state returns over every used link; the split does not account for that.
     """
     field = meter.field
     route = field.network.route(began_s)
@@ -164,13 +163,13 @@ def sequence(meter: Meter, began_s: float, limit_ms: float, steps: int = 1, stat
     splits = within(*costs(meter, route, rates), limit_ms)
     at_s, joules = updated_s[0], 0.0
     for step in range(steps):
-        journey = field.journey(route, [at_s], splits)
-        at_s, back = journey.ended_s, list[LinkUse]()
-        for hop in reversed(journey.hops if step < steps - 1 else []):
+        trace = field.trace(route, [at_s], splits)
+        at_s, back = trace.ended_s, list[LinkUse]()
+        for hop in reversed(trace.hops if step < steps - 1 else []):
             sent_s = field.links[hop.link].sent_s(at_s, state_bytes)
             back.append(LinkUse(hop.link, state_bytes, sent_s - at_s))
             at_s = sent_s + field.delay_s
-        joules += meter.spent_j(journey, back)
+        joules += meter.spent_j(trace, back)
     return SplitCostPair(TASKS_A_BATCH * joules, 1e3 * (at_s - updated_s[0]))
 
 
@@ -183,7 +182,7 @@ def shared(
     return [sum(joules[node:]) for node in range(len(route.nodes))], [1e3 * value for value in seconds]
 
 
-def crossing(  # noqa: PLR0917 (a moment, and what it costs so far)
+def with_parameters(  # noqa: PLR0917 (the network at one time, and the costs so far)
     meter: Meter,
     route: IabRoute,
     rates: Sequence[float],
@@ -191,7 +190,7 @@ def crossing(  # noqa: PLR0917 (a moment, and what it costs so far)
     energy: ChainMetric,
     latency: ChainMetric,
 ) -> tuple[ChainMetric, ChainMetric]:
-    """``energy`` and ``latency``, each link charged for the parameters that really cross it, there and back."""
+    """``energy`` and ``latency``, each link charged for the parameters that cross it, in both directions."""
     held = list(accumulate(parameter_bytes, initial=0))
     joules = [
         [2 * TASKS_A_BATCH * meter.link_j(route, link, size, rate) for size in held] for link, rate in enumerate(rates)
@@ -224,7 +223,7 @@ def meter_of(
     boundary_bytes: Sequence[int],
     training: bool = False,
 ) -> Meter:
-    """``layers`` on the machines of ``net``, and what they take in energy; in training, backward passes too."""
+    """The meter of ``layers`` on the machines of ``net``; in training with backward passes."""
     passes = 1 + BACKWARD if training else 1.0
     seconds: dict[Machine, list[float]] = {
         name: [passes * layer_s(device, layer.flops, layer.moved_bytes) for layer in layers]
@@ -238,7 +237,7 @@ def meter_of(
 
 
 def moments(net: Network, parameters: InferenceParameters, context: Context) -> Iterator[tuple[IabRoute, list[float]]]:
-    """Routes and rates at many moments."""
+    """Routes and rates at the times of the tasks' updates."""
     for at_s in update_times(parameters.duration_s, parameters.tasks, context.seed):
         route = net.route(at_s)
         yield route, [net.rate_bps(link, at_s) for link in route.links]
@@ -251,12 +250,12 @@ def linear(inputs: int, outputs: int) -> Layer:
 
 
 def gru(inputs: int, hidden: int) -> Layer:
-    """A GRU cell: three gates, each from input and state."""
+    """A GRU cell: three gates, each with weights for input and state."""
     weights = FLOAT_BYTES * (3 * hidden * (inputs + hidden) + 6 * hidden)
     return Layer(6 * hidden * (inputs + hidden), weights + FLOAT_BYTES * (inputs + 2 * hidden), weights)
 
 
 def several(layer: Layer, calls: int, batch: int) -> Layer:
-    """A layer for ``calls`` one after the other, each reading its weights anew, of ``batch`` inputs."""
+    """A layer called ``calls`` times, each reading the weights again, with ``batch`` inputs."""
     moved = layer.parameter_bytes + batch * (layer.moved_bytes - layer.parameter_bytes)
     return Layer(calls * batch * layer.flops, calls * moved, layer.parameter_bytes)

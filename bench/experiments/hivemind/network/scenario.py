@@ -1,8 +1,7 @@
-"""Who stands where in HiveMind's two networks, who may compute, and what was calibrated to make it theirs?
+"""Machines of HiveMind's two networks, the strategies' computing nodes, and calibrated constants.
 
-Machines as in section VII-A4: a Raspberry Pi is the UE, a MacBook Air stands at every IAB node, a PC at every MEC
-server of the core network, and a server is the cloud. A strategy says which of them may compute: nothing else
-differs between HiveMind and its baselines.
+Machines as in section VII-A4: a Raspberry Pi as UE, a MacBook Air at every IAB node, a PC at every MEC server of the
+core network, and a server as cloud. HiveMind and its baselines differ only in the nodes that may compute.
 """
 
 from collections.abc import Callable
@@ -40,8 +39,8 @@ DEVICES: dict[Machine, Hardware] = {
     "cloud": GTX_1080TI_SERVER,
 }
 
-# Calibrated on the 27 ms of an update (section IV-C3): the time that a message takes over one hop beside its sending.
-# It is taken for psi of Eq. 10 as well, which the paper does not state.
+# Overhead of a message per hop, calibrated on the 27 ms of an update (section IV-C3). It also stands for psi of Eq. 10,
+# which the paper does not state.
 HOP_S = 0.00482
 
 MAY_COMPUTE: dict[SplitStrategy, Callable[[IabRoute, int], bool]] = {
@@ -55,33 +54,33 @@ MAY_COMPUTE: dict[SplitStrategy, Callable[[IabRoute, int], bool]] = {
 
 
 def machine(name: str) -> Machine | None:
-    """What stands at the node ``name``; None at a gNB, which only relays."""
+    """The machine of the node ``name``; None for a gNB, which only relays."""
     if name in (UE, CLOUD):
         return "ue" if name == UE else "cloud"
     return "iab" if name.startswith("iab") else "core" if name.startswith("mec") else None
 
 
 def nearest(route: IabRoute) -> int:
-    """The first node behind the UE that can compute."""
+    """The first node after the UE that can compute."""
     return next(node for node, name in enumerate(route.nodes) if node and machine(name))
 
 
 @cache
 def profiles(workload: str) -> dict[Machine, Profile]:
-    """What ``workload`` takes on each machine."""
+    """The profile of ``workload`` on each machine."""
     return {name: predict_profile(device, load_workload(workload)) for name, device in DEVICES.items()}
 
 
 @cache
 def generated(kind: NetworkKind, load: Load, coherence_s: float, duration_s: float, seed: int) -> Network:
-    """The network, generated once for all experiments of this process."""
+    """The network, cached for all experiments of this process."""
     return network(kind, load, coherence_s, duration_s, seed)
 
 
 def make_field(
     net: Network, workload: str, faster: dict[Machine, float] | None = None, input_bytes: int | None = None
 ) -> Field:
-    """``workload`` in ``net``, with some machines ``faster`` by a factor; ``input_bytes`` in place of its picture's."""
+    """``workload`` in ``net``, some machines ``faster`` by a factor; ``input_bytes`` replaces its picture's size."""
     kept = profiles(workload)
     layer_s = {}
     for name in {name for cell in net.topology.cells for name in net.topology.route(cell.name).nodes}:
@@ -93,18 +92,18 @@ def make_field(
 
 
 def sci_bytes(layers: int) -> int:
-    """A split-cost message, whole as encoded."""
+    """The encoded size of a split-cost message."""
     return sum(wire_size(sci(0, "iab1", [0.0] * (layers + 1))))
 
 
 def fastest(field: Field, strategy: SplitStrategy) -> Decide:
-    """Decide for the least latency, with the nodes that ``strategy`` lets compute."""
+    """The decision for the least latency with the computing nodes of ``strategy``."""
     node_s = cache(lambda route: field.node_s(route, MAY_COMPUTE[strategy]))
     return lambda route, rates: search(node_s(route), field.link_s(rates)).splits
 
 
 def update_times(duration_s: float, count: int, seed: int) -> list[float]:
-    """``count`` moments spread evenly over ``duration_s`` but its end, each at a random place of its stretch."""
-    stretch_s = 0.98 * duration_s / count
+    """``count`` times within ``duration_s``, one at a random place in each of ``count`` equal intervals."""
+    interval_s = 0.98 * duration_s / count
     drawn = np.random.default_rng(seed).random(count)
-    return [float((index + part) * stretch_s) for index, part in enumerate(drawn)]
+    return [float((index + part) * interval_s) for index, part in enumerate(drawn)]

@@ -1,7 +1,7 @@
-"""What does a task cost on its way through HiveMind's network? Its update runs upstream, then it runs downstream.
+"""Cost of tasks in HiveMind's network in closed form: the update travels upstream, then the task downstream.
 
-The closed form of what the nodes of ``nodes.inference`` do in virtual time, thousands of tasks in seconds: a test
-holds one against the other. Each task is alone on its links, and stays on the route on which it began.
+It computes thousands of tasks in seconds; a test compares it with the nodes of ``nodes.inference`` in virtual time.
+Each task is alone on its links and stays on its initial route.
 """
 
 import math
@@ -17,14 +17,14 @@ from netem.cellular.iab import IabRoute
 from nodes.splitting.forecast import LookAhead
 
 Splits = list[int]  # [P-1] layers done when a task leaves each node but the last
-Decide = Callable[[IabRoute, Sequence[float]], Splits]  # from the route and the rate that is expected of each link
+Decide = Callable[[IabRoute, Sequence[float]], Splits]  # from the route and the expected rate of each link
 Forecast = Callable[[str, float, float], float]  # link, now, seconds ahead -> bits a second
 
-LEAST_BPS = 1.0  # of a link on which nothing gets through
+LEAST_BPS = 1.0  # the rate of a blocked link
 
 
 class TimeVaryingLinks(Protocol):
-    """Links that change over time in steps, as those of ``netem.cellular``."""
+    """Links with rates that change in steps, such as those of ``netem.cellular``."""
 
     @property
     def coherence_s(self) -> float: ...
@@ -37,7 +37,7 @@ class TimeVaryingLinks(Protocol):
 
 
 class Capacity:
-    """A link's rate over time, one value a step, as bits that it can have carried by then."""
+    """A link's rate over time, one value a step, with the cumulative bits that it can carry."""
 
     def __init__(self, rates_bps: NDArray[np.float64], step_s: float) -> None:
         self.step_s = step_s
@@ -45,11 +45,11 @@ class Capacity:
         self._bits: list[float] = [0.0, *np.cumsum(np.maximum(rates_bps, LEAST_BPS) * step_s).tolist()]
 
     def rate_bps(self, at_s: float) -> float:
-        """The rate at ``at_s``; after the end the last one."""
+        """The rate at ``at_s``; after the end, the last rate."""
         return self._rates_bps[min(int(at_s / self.step_s + 1e-9), len(self._rates_bps) - 1)]
 
     def sent_s(self, at_s: float, n_bytes: float) -> float:
-        """When the last of ``n_bytes`` is sent that enter at ``at_s``."""
+        """The time at which the last of ``n_bytes`` that enter at ``at_s`` is sent."""
         step = min(int(at_s / self.step_s), len(self._rates_bps) - 1)
         target = self._bits[step] + (at_s - step * self.step_s) * self._rates_bps[step] + 8 * n_bytes
         last = min(bisect_left(self._bits, target, step + 1) - 1, len(self._rates_bps) - 1)
@@ -57,19 +57,19 @@ class Capacity:
 
 
 class LinkUse(NamedTuple):
-    """A link that a task used."""
+    """One transfer of a task over a link."""
 
     link: str
     n_bytes: int
-    busy_s: float  # while it was sent; the delay comes on top
+    busy_s: float  # of sending, without the delay
 
 
 class TaskTrace(NamedTuple):
-    """What became of one task."""
+    """The course of one task: updates, splits, compute and transfers."""
 
     route: IabRoute
     began_s: float
-    updated_s: list[float]  # when each node had worked out its split
+    updated_s: list[float]  # the time of each node's update
     splits: Splits
     layers: list[int]  # computed by each node
     compute_s: float
@@ -83,10 +83,10 @@ class TaskTrace(NamedTuple):
 
 @dataclass
 class Field:
-    """A network, what the layers take on each of its nodes, and what crosses its links.
+    """A network, the compute time of the layers on its nodes, and the frames over its links.
 
-    ``layer_s`` are seconds [L] by node; of a node that computes nothing, none. ``frame_bytes`` [L+1] are whole frames
-    by boundary, none at the last: a result goes nowhere. ``delay_s`` comes on top for every message and hop.
+    ``layer_s`` are seconds [L] by node, without nodes that cannot compute. ``frame_bytes`` [L+1] are whole frames by
+    boundary, 0 at the last, since a result is not sent. ``delay_s`` is added for every message and hop.
     """
 
     network: TimeVaryingLinks
@@ -103,7 +103,7 @@ class Field:
     def update(
         self, route: IabRoute, began_s: float, forecast: Forecast, ahead_s: Sequence[float]
     ) -> tuple[list[float], list[float]]:
-        """An update from the last node on: when each node had its share of it, and the rates it expects [P-1]."""
+        """An update from the last node on: the time of each node's update [P], and the expected rates [P-1]."""
         at_s = began_s
         times, rates = [at_s], []
         for node in range(len(route.links), 0, -1):
@@ -113,8 +113,8 @@ class Field:
             times.append(at_s)
         return times[::-1], rates[::-1]
 
-    def journey(self, route: IabRoute, updated_s: list[float], splits: Splits) -> TaskTrace:
-        """Take a task along ``route``, from the moment at which the UE had the update."""
+    def trace(self, route: IabRoute, updated_s: list[float], splits: Splits) -> TaskTrace:
+        """The course of a task along ``route`` from the time of the UE's update."""
         layers = len(self.frame_bytes) - 1
         at_s, done, computed, hops, compute_s = updated_s[0], 0, [0] * len(route.nodes), [], 0.0
         for node, stop in enumerate([*splits, layers]):
@@ -132,40 +132,40 @@ class Field:
             at_s = sent_s + self.delay_s
         return TaskTrace(route, updated_s[0], updated_s, splits, computed, compute_s, hops, at_s)
 
-    def way_back(
-        self, journey: TaskTrace, backward_s: Mapping[str, Sequence[float]], gradient_bytes: Sequence[int]
+    def gradient_hops(
+        self, trace: TaskTrace, backward_s: Mapping[str, Sequence[float]], gradient_bytes: Sequence[int]
     ) -> list[LinkUse]:
-        """The links over which the gradients return, node by node as far up as layers are held."""
-        at_s, done, hops = journey.ended_s, len(self.frame_bytes) - 1, []
-        first = next(node for node, count in enumerate(journey.layers) if count)
-        for node in range(len(journey.hops), first, -1):
-            start = done - journey.layers[node]
-            at_s += sum(backward_s[journey.route.nodes[node]][start:done]) if start < done else 0.0
-            link, n_bytes, done = journey.route.links[node - 1], gradient_bytes[start], start
+        """The transfers of gradients upstream, to the first node with layers."""
+        at_s, done, hops = trace.ended_s, len(self.frame_bytes) - 1, []
+        first = next(node for node, count in enumerate(trace.layers) if count)
+        for node in range(len(trace.hops), first, -1):
+            start = done - trace.layers[node]
+            at_s += sum(backward_s[trace.route.nodes[node]][start:done]) if start < done else 0.0
+            link, n_bytes, done = trace.route.links[node - 1], gradient_bytes[start], start
             sent_s = self.links[link].sent_s(at_s, n_bytes)
             hops.append(LinkUse(link, n_bytes, sent_s - at_s))
             at_s = sent_s + self.delay_s
         return hops
 
-    def gaps_s(self, journey: TaskTrace) -> list[float]:
-        """How long after its update the task came to each node behind the UE that it came to."""
-        at_s, done, gaps = journey.began_s, 0, []
-        for node, hop in enumerate(journey.hops):
-            stop = done + journey.layers[node]
+    def gaps_s(self, trace: TaskTrace) -> list[float]:
+        """Seconds between each node's update and the task's arrival, for every node reached after the UE."""
+        at_s, done, gaps = trace.began_s, 0, []
+        for node, hop in enumerate(trace.hops):
+            stop = done + trace.layers[node]
             if stop > done:
-                at_s += sum(self.layer_s[journey.route.nodes[node]][done:stop])
+                at_s += sum(self.layer_s[trace.route.nodes[node]][done:stop])
             at_s, done = at_s + hop.busy_s + self.delay_s, stop
-            gaps.append(at_s - journey.updated_s[node + 1])
+            gaps.append(at_s - trace.updated_s[node + 1])
         return gaps
 
     def link_s(self, rates_bps: Sequence[float]) -> list[list[float]]:
-        """Seconds [P-1][L+1] that every boundary's frame takes over links of these rates (HiveMind, Eq. 10)."""
+        """Seconds [P-1][L+1] of every boundary's frame over links of ``rates_bps`` (HiveMind, Eq. 10)."""
         return [
             [8 * size / rate_bps + self.delay_s if size else 0.0 for size in self.frame_bytes] for rate_bps in rates_bps
         ]
 
     def node_s(self, route: IabRoute, may_compute: Callable[[IabRoute, int], bool]) -> list[list[float]]:
-        """Seconds [P][L] of each layer on each node; infinite where a node may not or cannot compute."""
+        """Seconds [P][L] of each layer on each node; infinite if the node may not or cannot compute."""
         never = [math.inf] * (len(self.frame_bytes) - 1)
         return [
             list(self.layer_s[name]) if name in self.layer_s and may_compute(route, node) else never
@@ -174,23 +174,23 @@ class Field:
 
 
 def present(field: Field) -> Forecast:
-    """No forecast: a link is expected to stay as it is."""
+    """No forecast: every link is expected to keep its rate."""
     return lambda link, now_s, ahead_s: field.links[link].rate_bps(now_s)
 
 
 def tasks(field: Field, decide: Decide, forecast: Forecast, times_s: Sequence[float], gaps: int = 8) -> list[TaskTrace]:
-    """A task for each update that begins at one of ``times_s``, in order.
+    """One task for each update that begins at one of ``times_s``, in order.
 
-    Each node looks as far ahead as its last ``gaps`` tasks came after their updates (HiveMind, section IV-F).
+    Each node looks ahead by the gap between updates and tasks of its last ``gaps`` tasks (HiveMind, section IV-F).
     """
     gap_of: dict[str, LookAhead] = {}
-    journeys = []
+    traces = []
     for began_s in times_s:
         route = field.network.route(began_s)
         look = [gap_of.setdefault(name, LookAhead(gaps)) for name in route.nodes]
         updated_s, rates = field.update(route, began_s, forecast, [one.gap_s for one in look])
-        journey = field.journey(route, updated_s, decide(route, rates))
-        for one, gap_s in zip(look[1:], field.gaps_s(journey), strict=False):
+        trace = field.trace(route, updated_s, decide(route, rates))
+        for one, gap_s in zip(look[1:], field.gaps_s(trace), strict=False):
             one.observe(0.0, gap_s)
-        journeys.append(journey)
-    return journeys
+        traces.append(trace)
+    return traces

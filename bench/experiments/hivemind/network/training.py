@@ -1,9 +1,8 @@
-"""What does split training cost in energy, and what does it cost to move layers when their nodes change?
+"""Energy of split training, and of moving layers when their nodes change (HiveMind, section IV-E).
 
-HiveMind, section IV-E: a batch of tasks goes forward and its gradients return; a node has the same layers for both. If
-the assignment changes between batches, the parameters of the layers that move travel over all hops between their old
-and their new node, once (Eq. 8). Where the UE's route changes and leaves out a node that holds layers, they go to the
-first node behind it that both routes have: the paper does not say what becomes of them.
+A batch of tasks goes forward and its gradients return through the same nodes. If the assignment changes between
+batches, the parameters of moved layers travel once over all hops between their old and new node (Eq. 8). Layers of a
+node that is not on the UE's new route go to the first later node on both routes; the paper does not specify this.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +25,9 @@ FLOAT_BYTES = 4
 
 
 class Batch(NamedTuple):
-    """One batch: its first task, and joules of all its tasks and of the moves before it."""
+    """One batch: its first task, joules of all its tasks, and bytes and joules of the moves before it."""
 
-    journey: TaskTrace
+    trace: TaskTrace
     tasks_j: float
     moved_bytes: float
     moves_j: float
@@ -47,7 +46,7 @@ class ParameterTransfer(NamedTuple):
 
 
 def training_meter(kind: NetworkKind, field: Field, workload: str) -> Meter:
-    """Of forward and backward passes; a boundary's gradient is as large as what crossed it, the input has none."""
+    """The meter of forward and backward passes; gradients have their boundary's size, the input has none."""
     kept = profiles(workload)
     layer_j = {
         name: [one + other for one, other in zip(kept[name].forward_j, kept[name].backward_j, strict=True)]
@@ -59,7 +58,7 @@ def training_meter(kind: NetworkKind, field: Field, workload: str) -> Meter:
 def train(
     field: Field, meter: Meter, workload: str, may_compute: Callable[[IabRoute, int], bool], times_s: Sequence[float]
 ) -> list[Batch]:
-    """A batch at each of ``times_s``, each assigned for the least energy, moves among it."""
+    """A batch at each of ``times_s``, each assigned for the least energy, including moves."""
     kept = profiles(workload)
     before = list(accumulate((FLOAT_BYTES * count for count in kept["ue"].parameters), initial=0.0))
     backward_s = {name: kept[kind].backward_s for name in field.layer_s if (kind := machine(name))}
@@ -78,12 +77,12 @@ def train(
             )
         splits = search(*costs).splits
         chosen = moves(route, before, kept_splits, splits) if kept_splits else []
-        journey = field.journey(route, updated_s, splits)
-        back = field.way_back(journey, backward_s, meter.gradient_bytes)
+        trace = field.trace(route, updated_s, splits)
+        back = field.gradient_hops(trace, backward_s, meter.gradient_bytes)
         batches.append(
             Batch(
-                journey,
-                TASKS_A_BATCH * meter.spent_j(journey, back),
+                trace,
+                TASKS_A_BATCH * meter.spent_j(trace, back),
                 sum(move.n_bytes for move in [*forced, *chosen]),
                 sum(meter.move_j(move.route, move.link, move.n_bytes, began_s) for move in [*forced, *chosen]),
             )
@@ -93,7 +92,7 @@ def train(
 
 
 def allowed(meter: Meter, route: IabRoute, rates: Sequence[float], node_s: Sequence[Sequence[float]]) -> ChainMetric:
-    """Joules of a batch; infinite where a node may not compute, as its seconds are."""
+    """Joules of a batch; infinite where ``node_s`` is, for nodes that may not compute."""
     costs = meter.costs(route, rates)
     layers = [
         [TASKS_A_BATCH * joules if seconds < inf else seconds for joules, seconds in zip(row, times, strict=True)]
@@ -113,7 +112,7 @@ def moving(
 
 
 def moves(route: IabRoute, before: Sequence[float], old: Sequence[int], new: Sequence[int]) -> list[ParameterTransfer]:
-    """What crosses each link when its split changes; ``before`` [L+1] are bytes of parameters up to each boundary."""
+    """The transfers when splits change; ``before`` [L+1] are bytes of parameters up to each boundary."""
     sizes = [abs(before[one] - before[other]) for one, other in zip(old, new, strict=True)]
     return [ParameterTransfer(route, link, size) for link, size in enumerate(sizes) if size]
 
@@ -121,7 +120,7 @@ def moves(route: IabRoute, before: Sequence[float], old: Sequence[int], new: Seq
 def rerouted(
     held: tuple[IabRoute, list[int]], route: IabRoute, before: Sequence[float]
 ) -> tuple[list[int], list[ParameterTransfer]]:
-    """Splits on ``route`` that leave layers where they are, and the moves of those that cannot stay."""
+    """Splits on ``route`` that keep layers in place, and the moves of those that cannot stay."""
     old, splits = held
     if old == route:
         return splits, []
@@ -133,7 +132,7 @@ def rerouted(
 
 
 def energy(parameters: InferenceParameters, context: Context) -> Iterator[Measurement]:
-    """Joules of a batch by strategy, and of it for moving layers; what HiveMind saves against each."""
+    """Joules of a batch by strategy, the part for moving layers, and HiveMind's saving against each."""
     field = field_of(parameters, context)
     meter = training_meter(parameters.kind, field, parameters.workload)
     times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
@@ -150,5 +149,5 @@ def energy(parameters: InferenceParameters, context: Context) -> Iterator[Measur
         if strategy != "hivemind":
             yield Measurement("saving_share", 1 - means["hivemind"] / means[strategy], "fraction", case)
         yield Measurement("relative_efficiency", means["ue"] / means[strategy], "1", case)
-        nodes = fmean(sum(map(bool, batch.journey.layers)) for batch in batches)
+        nodes = fmean(sum(map(bool, batch.trace.layers)) for batch in batches)
         yield Measurement("computing_nodes", nodes, "nodes", case)

@@ -46,8 +46,8 @@ def found(measurements, metric, without=(), **case):
 
 
 def test_samples_arrive_in_a_random_order():
-    right = torch.arange(1000) < 100  # stored class after class; the network knows the first class alone
-    answer = SimpleNamespace(right=right, scores=torch.zeros(1000, 2))
+    correct = torch.arange(1000) < 100  # stored class after class; the network knows the first class alone
+    answer = SimpleNamespace(correct=correct, scores=torch.zeros(1000, 2))
     stage = SimpleNamespace(paths=[SimpleNamespace(sample_bytes=4), SimpleNamespace(sample_bytes=1)])
     network = SimpleNamespace(at=lambda: answer, blindly=lambda _: answer, threshold=lambda _: 0.0, stage=stage)
     course = paths.link_timelines(network, [100.0] * 10, samples_per_s=10)["all cheap"]
@@ -146,7 +146,7 @@ def test_a_trace_is_followed_second_by_second(swept, trace):
     sent = []
     for second, expected in enumerate(room):
         here = {"trace": trace, "second": second}
-        assert found(swept, "link_bytes_per_s", of="room", **here) == pytest.approx(expected)
+        assert found(swept, "link_bytes_per_s", of="capacity", **here) == pytest.approx(expected)
         sent.append(found(swept, "link_bytes_per_s", of="sent", **here))
     assert all(20 * CHEAP <= bytes_per_s - 20 / 8 <= 20 * DEAR for bytes_per_s in sent)
     followed = found(swept, "link_bytes_per_sample", trace=trace, budget_bytes_per_sample=160, policy="follow")

@@ -85,7 +85,7 @@ def test_algorithm_1_as_printed_settles_for_20_where_18_is_the_least(context: Co
 
 
 def test_figure_2_in_hand_counted_numbers(context: Context) -> None:
-    measured = list(experiment.figure2(experiment.Nothing(), context))
+    measured = list(experiment.figure2(experiment.NoParameters(), context))
     assert of(measured, "latency_units", capacity=1.0, architecture="multi") == pytest.approx(float(Fraction(34, 15)))
     for tenths in range(1, 9):
         multi = {"capacity": tenths / 10, "architecture": "multi"}
@@ -104,7 +104,7 @@ def test_figure_2_in_hand_counted_numbers(context: Context) -> None:
 
 
 def test_sizes_are_those_of_the_models_chain_and_the_encoded_message(context: Context) -> None:
-    measured = list(experiment.sizes(experiment.SizeParameters(model="resnet18", side=32), context))
+    measured = list(experiment.sizes(experiment.GraphSizeParameters(model="resnet18", side=32), context))
     layers = int(of(measured, "layers", granularity="op"))
     assert of(measured, "layers", granularity="module") == 52
     assert of(measured, "values", granularity="op", graph="sci") == layers + 1
@@ -126,7 +126,7 @@ def test_two_edges_of_70_ms_pass_a_limit_of_120_ms_per_edge(context: Context) ->
     ms, joules = experiment.TWO_EDGES_MS, experiment.TWO_EDGES_J
     assert path_cost(*ms, [1]) == 70 + (50 + 20)
     assert (path_cost(*ms, [2]), path_cost(*joules, [2])) == (100, 9)
-    measured = list(experiment.two_edges(experiment.Nothing(), context))
+    measured = list(experiment.two_edges(experiment.NoParameters(), context))
     assert of(measured, "latency_ms", objective="per edge") == 140
     for objective in ("accumulated", "exact"):
         assert of(measured, "latency_ms", objective=objective) == 100

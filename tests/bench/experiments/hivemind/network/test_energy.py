@@ -39,29 +39,29 @@ def field() -> Field:
 
 def test_the_ue_alone_spends_its_power_and_no_radio():
     ours = field()
-    (journey,) = tasks(ours, fastest(ours, "ue"), present(ours), [0.0])
-    spent_j = inference_meter("mmwave", ours, WORKLOAD).spent_j(journey)
-    assert spent_j == pytest.approx(RASPBERRY_PI_3BP.power_w * journey.latency_s)
+    (trace,) = tasks(ours, fastest(ours, "ue"), present(ours), [0.0])
+    spent_j = inference_meter("mmwave", ours, WORKLOAD).spent_j(trace)
+    assert spent_j == pytest.approx(RASPBERRY_PI_3BP.power_w * trace.latency_s)
 
 
 def test_the_cloud_costs_three_wireless_hops_of_which_both_ends_count():
     ours = field()
-    (journey,) = tasks(ours, fastest(ours, "cloud"), present(ours), [0.0])
+    (trace,) = tasks(ours, fastest(ours, "cloud"), present(ours), [0.0])
     size = ours.frame_bytes[0]
     hop_j = sum(radio.transfer_j(size, 50e6) for radio in (MMWAVE_SENDING, MMWAVE_RECEIVING))
-    assert inference_meter("mmwave", ours, WORKLOAD).spent_j(journey) == pytest.approx(3 * hop_j)
+    assert inference_meter("mmwave", ours, WORKLOAD).spent_j(trace) == pytest.approx(3 * hop_j)
 
 
 @pytest.mark.parametrize("strategy", list(MAY_COMPUTE))
 def test_what_a_plan_costs_is_what_is_spent_on_links_that_never_change(strategy):
     ours = field()
     meter = inference_meter("mmwave", ours, WORKLOAD)
-    (journey,) = tasks(ours, fastest(ours, strategy), present(ours), [0.0])
+    (trace,) = tasks(ours, fastest(ours, strategy), present(ours), [0.0])
     costs = meter.costs(ONE, [50e6] * len(ONE.links))
-    done = [0, *journey.splits, len(ours.frame_bytes) - 1]
+    done = [0, *trace.splits, len(ours.frame_bytes) - 1]
     layers = sum(sum(row[done[node] : done[node + 1]]) for node, row in enumerate(costs.layers))
-    links = sum(row[split] for row, split in zip(costs.links, journey.splits, strict=True))
-    assert meter.spent_j(journey) == pytest.approx(layers + links)
+    links = sum(row[split] for row, split in zip(costs.links, trace.splits, strict=True))
+    assert meter.spent_j(trace) == pytest.approx(layers + links)
 
 
 def test_over_sub6_the_ue_alone_counts():
@@ -78,17 +78,17 @@ def test_gradients_come_back_as_far_as_layers_are_held():
     kept = profiles(WORKLOAD)
     meter = training_meter("mmwave", ours, WORKLOAD)
     splits = [10, 10, 30, 30, 30, 30]
-    journey = ours.journey(ONE, [0.0] * 7, splits)
-    back = ours.way_back(
-        journey,
+    trace = ours.trace(ONE, [0.0] * 7, splits)
+    back = ours.gradient_hops(
+        trace,
         {"ue": kept["ue"].backward_s, "iab3": kept["iab"].backward_s, "cloud": kept["cloud"].backward_s},
         meter.gradient_bytes,
     )
     assert [hop.link for hop in back] == ["H", "G", "F", "C", "A", "access"]
     sizes = kept["ue"].boundary_bytes
     assert [hop.n_bytes for hop in back] == [sizes[30]] * 4 + [sizes[10]] * 2
-    whole = ours.journey(ONE, [0.0] * 7, [0, 52, 52, 52, 52, 52])
-    assert ours.way_back(whole, {"iab1": kept["iab"].backward_s}, meter.gradient_bytes) == []
+    whole = ours.trace(ONE, [0.0] * 7, [0, 52, 52, 52, 52, 52])
+    assert ours.gradient_hops(whole, {"iab1": kept["iab"].backward_s}, meter.gradient_bytes) == []
 
 
 BEFORE = [0.0, 10.0, 10.0, 40.0, 100.0]  # bytes of parameters before each boundary of four layers
@@ -129,4 +129,4 @@ def test_dear_moves_keep_an_assignment_and_a_handover_forces_them():
     )  # iab1 to iab6 over two links, on to iab2 over three
     still = train(ours, meter, WORKLOAD, MAY_COMPUTE["cloud"], [0.0, 600.0])
     assert [batch.moves_j for batch in still] == [0, 0]
-    assert still[0].tasks_j == pytest.approx(TASKS_A_BATCH * meter.spent_j(still[0].journey))
+    assert still[0].tasks_j == pytest.approx(TASKS_A_BATCH * meter.spent_j(still[0].trace))

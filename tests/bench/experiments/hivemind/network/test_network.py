@@ -200,7 +200,7 @@ def test_each_link_is_charged_for_the_parameters_that_cross_it(context):
     meter = nonlinear.meter_of(net, parameters, [nonlinear.linear(4, 4)] * 2, [16, 16, 0], training=True)
     ((route, rates),) = nonlinear.moments(net, parameters, context)
     energy, latency = nonlinear.costs(meter, route, rates)
-    real, real_ms = nonlinear.crossing(meter, route, rates, [1000, 500], energy, latency)
+    real, real_ms = nonlinear.with_parameters(meter, route, rates, [1000, 500], energy, latency)
     for split, size in ((0, 0), (1, 1000), (2, 1500)):
         for link, rate in enumerate(rates):
             there_ms = 1e3 * (8 * size / rate + meter.field.delay_s) if size else 0.0

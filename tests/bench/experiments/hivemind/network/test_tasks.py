@@ -85,9 +85,9 @@ def test_the_closed_form_is_what_the_nodes_do(network, strategy, predicting):
         return forecast_bps(capacities[link].rate_bps, now_s, ahead_s)
 
     times_s = [PERIOD_S * index for index in range(COUNT)]
-    journeys = tasks(field, fastest(field, strategy), forecast if predicting else present(field), times_s)
+    traces = tasks(field, fastest(field, strategy), forecast if predicting else present(field), times_s)
     served = played(field, strategy, predicting)
-    assert [task.began_s for task in served.tasks] == pytest.approx([one.began_s for one in journeys], abs=2e-6)
-    for task, journey in zip(served.tasks, journeys, strict=True):
-        assert task.latency_s == pytest.approx(journey.latency_s, abs=5e-6)  # numbers in a frame take 1 to 3 bytes
-        assert list(task.splits.values()) == [*journey.splits, 52][: len(task.splits)]
+    assert [task.began_s for task in served.tasks] == pytest.approx([one.began_s for one in traces], abs=2e-6)
+    for task, trace in zip(served.tasks, traces, strict=True):
+        assert task.latency_s == pytest.approx(trace.latency_s, abs=5e-6)  # numbers in a frame take 1 to 3 bytes
+        assert list(task.splits.values()) == [*trace.splits, 52][: len(task.splits)]
