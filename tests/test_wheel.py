@@ -40,7 +40,9 @@ def test_suites_are_in_the_wheel(tmp_path: Path) -> None:
     assert {f"{package}/py.typed" for package in ("bench", "nodes", "netem", "reports", "suites")} <= packaged
     listed = installed("list", "--json", folder=tmp_path)
     assert listed.returncode == 0, listed.stderr
-    assert {"all", "pipeline", "transport", "dynsplit", "deprune_cifar10", "edge_privacy"} <= {suite["name"] for suite in json.loads(listed.stdout)}
+    assert {"all", "pipeline", "transport", "dynsplit", "deprune_cifar10", "edge_privacy"} <= {
+        suite["name"] for suite in json.loads(listed.stdout)
+    }
 
 
 def test_an_installed_bench_runs_nodes_in_any_folder(tmp_path: Path) -> None:
