@@ -108,7 +108,8 @@ def _in_full(document: Document, claim: Node) -> Node:
     """``claim`` with every selector in full."""
     if not isinstance(claim.value, dict):
         return claim
-    keys = {"statement" if key == "says" else key: item for key, item in claim.value.items()}  # its former name
+    former = {} if "statement" in claim.value else {"says": "statement"}  # its name in version 0.1
+    keys = {former.get(key, key): item for key, item in claim.value.items()}
     for name, other in (("ratio", "over"), ("difference", "minus"), ("order", None)):
         form = keys.get(name)
         of = _mapping_in(form, "of")

@@ -216,6 +216,8 @@ def _with_defaults(document: Document, root: Node) -> Node:
     for name, layer in [("", defaults), *known.items()]:
         if not layer or layer.path != root.path:  # of the suite that is extended, which may use it elsewhere
             continue
+        if isinstance(layer.value, dict) and "group" in layer.value:
+            document.note(layer.value["group"], "a group is given by an experiment, not by its defaults")
         if name and name not in joined:
             document.note(layer, "no experiment is of this group")
             continue
