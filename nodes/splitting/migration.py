@@ -1,18 +1,18 @@
-"""Do the layers that an edge server stores for a client move when the client does? What a controller decides.
+"""Migration of the layers that edge servers store, as clients move between the edges.
 
-Split Learning in 6G Edge Networks, section VI-C, asks for it and leaves it open. Each client's device holds the layers
-before a cut that stays; of those behind it, the edge whose copy the client trains has the first ones, the cloud the
-others. Where several clients train, each round ends with the copies' average, made in the cloud. Three strategies:
+Split Learning in 6G Edge Networks, section VI-C, names the problem and leaves it open. Each client's device holds the
+layers before a fixed cut. Of the layers behind it, the edge whose copy the client trains has the first ones, the
+cloud the others. With several clients, each round ends with the average of the copies, in the cloud. Strategies:
 
-- ``migrate``: an edge to which clients come takes a copy if over their expected stay it saves more than it costs to
-  bring it (HiveMind, Eq. 8: a move is one more cost of the split); or their data goes on to a copy elsewhere, or past
-  all edges to the cloud. A copy that nobody uses is dropped.
-- ``stay``: copies are where clients began; their smashed data goes on to them.
-- ``replicate``: every edge stores all that fits, and all copies are kept in step.
+- ``migrate``: an edge at which clients arrive takes a copy if that saves more over their expected stay than moving it
+  costs (HiveMind, Eq. 8: a move is one more cost of the split). Otherwise their data is forwarded to a copy elsewhere,
+  or past all edges to the cloud. An unused copy is dropped.
+- ``stay``: copies stay where clients began; smashed data is forwarded to them.
+- ``replicate``: every edge stores all that fits, and all copies are synchronised.
 
 A layer's state comes from the nearest server that is up to date with it, over each link on its route once. All of that
-is one cost a layer, for the search of ``placement``; hence a message's delay, milliseconds beside its seconds, is left
-out for parameters. A link or an edge's processor that n clients use gives each an n-th; the cloud has enough for all.
+is one cost per layer, for the search of ``placement``; hence the delay of parameter messages, milliseconds beside
+seconds, is left out. n clients that use a link or an edge's processor get an n-th each; the cloud is not shared.
 """
 
 from collections import Counter
@@ -32,26 +32,26 @@ CLOUD = "cloud"
 
 
 class BackhaulLink(NamedTuple):
-    """Both directions alike."""
+    """A link with the same rate and delay in both directions."""
 
     rate_bps: float
     delay_s: float
 
 
 class Model(NamedTuple):
-    """The L layers behind the devices' cut, for one client's batch; a gradient is as large as what it is of."""
+    """The L layers behind the devices' cut, for one client's batch; gradients have the size of their values."""
 
-    boundary_bytes: Sequence[int]  # [L+1]; 0 the device's cut, none at L
-    held_bytes: Sequence[int]  # [L] what is stored and what moves: parameters, buffers and optimizer state
-    parameter_bytes: Sequence[int]  # [L] what is averaged
+    boundary_bytes: Sequence[int]  # [L+1]; 0 is the device's cut, and nothing crosses at L
+    held_bytes: Sequence[int]  # [L] stored and moved: parameters, buffers and optimizer state
+    parameter_bytes: Sequence[int]  # [L] averaged
 
 
 @dataclass(frozen=True)
 class EdgeNetwork:
-    """Edges and a cloud; each edge has a link of its own to the cloud."""
+    """Edges and a cloud; each edge has its own link to the cloud."""
 
     edges: tuple[str, ...]
-    links: Mapping[tuple[str, str], BackhaulLink]  # by their ends, once
+    links: Mapping[tuple[str, str], BackhaulLink]  # each once, by its two ends
     layer_s: Mapping[str, Sequence[float]]  # [L] by server: a batch forward and backward
     storage_bytes: float  # of each edge; the cloud holds all
 
@@ -75,7 +75,7 @@ class EdgeNetwork:
 
 
 class State(NamedTuple):
-    """Layers that each edge stores and uses of the model's first, and whose copy each client trains."""
+    """How many of the first layers each edge stores and uses, and the edge whose copy each client trains."""
 
     stored: dict[str, int]
     used: dict[str, int]
@@ -83,7 +83,7 @@ class State(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """Layer ``layer`` comes over ``route`` to ``server``."""
+    """Transfer of ``layer`` to ``server`` over ``route``."""
 
     server: str
     layer: int
@@ -92,7 +92,7 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True)
 class Controller:
-    """Decides for ``clients``; ``batches`` of each make a round, and one stays at an edge for ``stay_rounds``."""
+    """Decides where copies are, for ``clients`` that train ``batches`` a round and stay ``stay_rounds`` at an edge."""
 
     network: EdgeNetwork
     model: Model
@@ -103,11 +103,11 @@ class Controller:
 
     @property
     def synchronised(self) -> bool:
-        """Whether copies are averaged each round, so that the cloud is up to date with all layers."""
+        """Whether copies are averaged each round, which keeps the cloud's layers up to date."""
         return self.clients > 1 or self.strategy == "replicate"
 
     def begin(self, attached: Sequence[str]) -> State:
-        """Where the first copies are, of clients that are at the edges ``attached``."""
+        """The first state, for clients at the edges ``attached``."""
         used = {edge: self._own(edge, count, None)[1] for edge, count in Counter(attached).items()}
         if self.strategy != "replicate":
             return _state(used, attached)
@@ -116,10 +116,10 @@ class Controller:
         return State(dict.fromkeys(self.network.edges, fits), used, tuple(attached))
 
     def follow(self, before: State, attached: Sequence[str]) -> State:
-        """What becomes of copies and clients once these are at the edges ``attached``.
+        """The state after ``before`` once clients are at the edges ``attached``.
 
-        Edges are asked in turn, first those that have a copy: they keep their clients. What a newcomer's data costs
-        the clients whose copy it shares is not weighed.
+        Edges decide in turn, first those with a copy, which keep their clients. The delay that a newcomer's data causes
+        the other clients of a copy is not counted.
         """
         if self.strategy == "stay":
             holders = [
@@ -134,10 +134,11 @@ class Controller:
         for edge in sorted(here, key=lambda edge: edge not in before.stored):
             cost, own = self._own(edge, here[edge], before)
             options = [(cost, edge)]
-            for other, count in used.items() if edge not in before.stored else ():
+            others = {other: count for other, count in used.items() if count and edge not in before.stored}
+            for other, count in others.items():
                 sharing = here[edge] + sum(here[user] for user, one in holder.items() if one == other)
                 round_s = self.batches * self.batch_s(edge, here[edge], other, count, sharing)
-                if sharing == here[edge]:  # nobody else would keep it
+                if sharing == here[edge]:  # no other client keeps this copy
                     round_s += sum(self._step_s(other, sharing)[:count])
                 options.append((self.stay_rounds * round_s, other))
             _, holder[edge] = min(options, key=lambda option: option[0])
@@ -146,9 +147,9 @@ class Controller:
         return _state(used, [holder[edge] for edge in attached])
 
     def arrivals(self, before: State, after: State) -> list[Arrival]:
-        """Layers that come to a server which was not up to date with them."""
+        """Transfers of layers to servers that were not up to date with them."""
         held = {edge: range(before.stored.get(edge, 0), count) for edge, count in after.stored.items()}
-        if not self.synchronised:  # one copy: the cloud takes over what the edge gives up
+        if not self.synchronised:  # one copy: the cloud takes over the layers that the edge drops
             held[CLOUD] = range(max(after.stored.values(), default=0), max(before.stored.values(), default=0))
         return [
             Arrival(server, layer, self._nearest(before, server, layer))
@@ -157,7 +158,7 @@ class Controller:
         ]
 
     def batch_s(self, edge: str, clients: int, holder: str, used: int, sharing: int) -> float:
-        """Seconds of a batch of each of ``clients`` at ``edge`` from there on; ``sharing`` use ``holder``'s copy."""
+        """Seconds of one batch for each of ``clients`` at ``edge``, where ``sharing`` clients use ``holder``'s copy."""
         network, crossing = self.network, self.model.boundary_bytes
         over = sum(
             8 * 2 * crossing[0] * clients / link.rate_bps + 2 * link.delay_s for link in self._route(edge, holder)
@@ -167,10 +168,10 @@ class Controller:
         return over + own + up + sum(network.layer_s[CLOUD][used:])
 
     def _own(self, edge: str, clients: int, before: State | None) -> tuple[float, int]:
-        """The least cost over their stay of ``clients`` at ``edge`` with a copy there, and its layers.
+        """The least cost of ``clients`` at ``edge`` over their stay with a copy there, and the layers of that copy.
 
-        To the work comes keeping the copy in step, and bringing what of it is not there after ``before``. Infinite
-        if no layers fit and the cloud takes none.
+        The cost is work, synchronising the copy, and moving the layers that are missing after ``before``; infinite if
+        no layers fit and the cloud computes none.
         """
         model, network, rounds = self.model, self.network, self.stay_rounds
         work = [
@@ -189,14 +190,14 @@ class Controller:
         return cost, splits[0] if splits else 0
 
     def _step_s(self, edge: str, clients: int) -> list[float]:
-        """Seconds [L] that keeping a layer's copy in step takes each round, if ``clients`` use it."""
-        trips = 1 if clients == self.clients else 2  # what nobody else trains need not come back
-        if not self.synchronised or self.strategy == "replicate":  # there it is paid whether the copy is used or not
+        """Seconds [L] per round to synchronise the copy of each layer, if ``clients`` use it."""
+        trips = 1 if clients == self.clients else 2  # layers that no other client trains need not return
+        if not self.synchronised or self.strategy == "replicate":  # paid there whether the copy is used or not
             trips = 0
         return [trips * route_s(self._route(edge, CLOUD), size) for size in self.model.parameter_bytes]
 
     def _link_s(self, edge: str, sharing: int) -> list[float]:
-        """Seconds [L+1] of a batch of each of those who share the route from ``edge`` to the cloud."""
+        """Seconds [L+1] of one batch for each of the clients that share the route from ``edge`` to the cloud."""
         sizes = [sharing * size for size in self.model.boundary_bytes]
         each = [transfer_s(sizes, *link, gradient_bytes=sizes) for link in self._route(edge, CLOUD)]
         return [sum(seconds) for seconds in zip(*each, strict=True)]
@@ -205,7 +206,7 @@ class Controller:
         return self.network.routes[source, target]
 
     def _nearest(self, state: State, server: str, layer: int) -> tuple[BackhaulLink, ...]:
-        """The route to ``server`` from the nearest one that is up to date with ``layer``; none if it is itself."""
+        """The route to ``server`` from the nearest server that is up to date with ``layer``; empty if it is itself."""
         holders = [edge for edge, count in state.stored.items() if layer < count]
         if self.synchronised or not holders:
             holders.append(CLOUD)
@@ -217,12 +218,11 @@ class Controller:
 def follow_separate_copies(
     network: EdgeNetwork, model: Model, batches: int, stay_rounds: float, attached: Sequence[Sequence[str]]
 ) -> list[list[State]]:
-    """Where the copy is that each client has for itself (SFL v1), round by round [R][M], all its layers at one edge.
+    """States [R][M] of the clients' own copies (SFL v1), each with all its layers at one edge, round by round.
 
-    ``attached`` [R][M] are the edges at which clients are. Each copy is decided for itself, by the clients' numbers, as
-    ``migrate`` does. An edge takes no more copies than it can store: one begins at the nearest edge with room, and
-    stays where it is while there is none where its client goes; data goes on to it. Raises ValueError if one fits
-    nowhere.
+    ``attached`` [R][M] are the edges at which clients are. Each copy is placed alone, in the order of the clients, as
+    ``migrate`` does. An edge takes no more copies than it can store: a copy begins at the nearest edge with room, and
+    stays there while its client's edge has none; data is forwarded to it. Raises ValueError if a copy fits nowhere.
     """
     away = {**network.layer_s, CLOUD: [inf] * len(model.held_bytes)}
     rounds: list[list[State]] = []
@@ -239,18 +239,18 @@ def follow_separate_copies(
                 if state.stored:
                     break
             else:
-                raise ValueError(f"no edge can store {sum(model.held_bytes)} B for client {client}")
+                raise ValueError(f"no edge can store {sum(model.held_bytes)} bytes for client {client}")
             states[client] = state
         rounds.append([state for state in states if state])
     return rounds
 
 
 def route_s(route: Sequence[BackhaulLink], n_bytes: float) -> float:
-    """How long ``n_bytes`` of parameters take, link after link."""
+    """Seconds for ``n_bytes`` of parameters, link after link, without delays."""
     return sum(8 * n_bytes / link.rate_bps for link in route)
 
 
 def _state(used: Mapping[str, int], holders: Sequence[str]) -> State:
-    """The state in which just those copies are stored that someone uses."""
+    """The state with only those copies that a client uses."""
     kept = {edge: count for edge, count in used.items() if edge in holders}
     return State({edge: count for edge, count in kept.items() if count}, kept, tuple(holders))
