@@ -7,15 +7,15 @@ GAP = "\n[...]\n"
 
 
 class DataError(ValueError):
-    """Data that cannot be used; one line: the set, the file or folder, what was wrong, what was expected."""
+    """Unusable data. The message names the data set, the file, what is wrong and what was expected, on one line."""
 
 
 class ModelError(ValueError):
-    """A model that does not exist or cannot be made a chain, or parts that cannot be cut from one."""
+    """A model that does not exist, cannot be traced as a chain, or cannot be cut where it was asked."""
 
 
 def one_line(error: Exception) -> str:
-    """What ``error`` says, on one line."""
+    """The type and message of ``error`` on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -29,11 +29,11 @@ def traceback_of(error: BaseException, most_characters: int | None = None) -> st
 
 
 class NodeError(RuntimeError):
-    """The job cannot go on at this node; says why."""
+    """The job cannot continue at this node."""
 
 
 class PeerLostError(NodeError):
-    """It cannot go on because the channel to ``peer`` ended before the job did."""
+    """The channel to ``peer`` closed before the job was done."""
 
     def __init__(self, peer: str, why: object) -> None:
         super().__init__(str(why))
@@ -41,4 +41,4 @@ class PeerLostError(NodeError):
 
 
 class ProtocolError(ValueError):
-    """A message that does not fit what its receiver holds."""
+    """A message that its receiver cannot use in its present state."""

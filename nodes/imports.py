@@ -1,10 +1,12 @@
-"""What does a ``module:callable`` name, and what may a misspelt word have meant? Needs no torch."""
+"""Loading of ``module:callable`` names, and suggestions for misspelt words. Imports no torch."""
 
 import difflib
 import importlib
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from nodes.errors import one_line
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -14,15 +16,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def load_callable(name: str) -> Callable[..., Any]:
-    """The function or class that ``module:callable`` names. Raises ValueError whatever its import does."""
+    """Import the function or class ``module:callable``. Raises ValueError, whatever its import raises."""
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise ValueError(f"{name!r} is no module:callable")
+        raise ValueError(f"{name!r} is not of the form module:callable")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module may fail in any way
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{module_name} cannot be imported: {said}") from error
+        raise ValueError(f"{module_name} cannot be imported: {one_line(error)}") from error
     try:
         found: Callable[..., Any] = operator.attrgetter(attribute)(module)
     except AttributeError:

@@ -1,4 +1,4 @@
-"""Where does randomness come from? Every draw's seed is derived from the run's seed and what it is for."""
+"""Seeds of all random draws, derived from the run's seed and the purpose of the draw."""
 
 import hashlib
 import struct
@@ -15,7 +15,7 @@ def derive(seed: int, *purpose: int) -> int:
 def seed_generators(seed: int) -> None:
     """Seed torch's generators: the CPU's, and the GPUs' where CUDA is in use.
 
-    Much faster than ``torch.manual_seed``, which looks for every kind of device each time.
+    Much faster than ``torch.manual_seed``, which looks for every kind of device on each call.
     """
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def federated_average(states: Sequence[Mapping[str, Tensor]], samples: Sequence[int]) -> dict[str, Tensor]:
-    """The mean of the agents' states by name, weighted by their ``samples`` (federated averaging).
+    """Mean of the clients' states by name, weighted by their ``samples`` (FedAvg).
 
-    Sums are float64; whole numbers (counts of batches) are rounded to whole ones.
+    Sums are float64; integers, such as counts of batches, are rounded. Raises ValueError.
     """
     if not states or sum(samples) <= 0 or any(state.keys() != states[0].keys() for state in states):
-        raise ValueError("federated averaging needs states of the same names, and samples")
+        raise ValueError("federated averaging: expected one or more states of the same names, and at least one sample")
     average = {}
     for name, first in states[0].items():
         values = [count * state[name].double() for state, count in zip(states, samples, strict=True)]

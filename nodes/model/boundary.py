@@ -1,4 +1,4 @@
-"""How do a boundary's values cross? Each storage once, views of it as such to be made again, and scalars."""
+"""Packing of a boundary's values for the wire: each storage once, views by their geometry, and scalars."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Scalar = bool | int | float
 
 
 class View(msgspec.Struct, frozen=True, array_like=True):
-    """A value that shares the storage of ``base``, sent once: its place there, in elements."""
+    """A value that shares the storage of ``base``; ``stride`` and ``offset`` are in elements of it."""
 
     base: str
     shape: tuple[int, ...]
@@ -21,7 +21,7 @@ class View(msgspec.Struct, frozen=True, array_like=True):
 
 
 def pack(values: Values) -> tuple[Tensors, dict[str, View], dict[str, Scalar]]:
-    """``values`` as (tensors with a storage each, views of those, scalars)."""
+    """Split ``values`` into (tensors with a storage each, views of those, scalars)."""
     tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
     scalars = {name: value for name, value in values.items() if name not in tensors}
     views: dict[str, View] = {}
@@ -37,7 +37,7 @@ def pack(values: Values) -> tuple[Tensors, dict[str, View], dict[str, Scalar]]:
 
 
 def unpack(tensors: Tensors, views: dict[str, View], scalars: dict[str, Scalar]) -> Values:
-    """The values that ``pack`` was given; gradients flow through views to their base."""
+    """Rebuild the values given to ``pack``; gradients flow through views to their base."""
     values: dict[str, Any] = {**tensors, **scalars}
     for name, view in views.items():
         base = tensors[view.base]
@@ -47,14 +47,14 @@ def unpack(tensors: Tensors, views: dict[str, View], scalars: dict[str, Scalar])
 
 
 def boundary_bytes(values: Values) -> int:
-    """Payload bytes of ``values``, each storage once."""
+    """Payload bytes of ``values``, each storage counted once."""
     return sum(tensor.nbytes for tensor in pack(values)[0].values())
 
 
 def _view(name: str, base: torch.Tensor, other: torch.Tensor) -> View | None:
-    """How ``other`` lies in ``base``, which shares its storage, if all of it does."""
+    """The view of ``base`` that equals ``other``, which shares its storage; None if part of it lies outside."""
     if base.dtype != other.dtype or base.requires_grad != other.requires_grad:
-        return None  # a detached value must stay so at the receiver
+        return None  # a detached value must stay detached at the receiver
     offset = int(other.storage_offset() - base.storage_offset())
     if not offset and base.shape == other.shape and base.stride() == other.stride():
         return View(name, tuple(base.shape), torch.empty(base.shape, device="meta").stride(), 0)

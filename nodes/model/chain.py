@@ -1,10 +1,10 @@
-"""How is a network a chain that can be cut anywhere? Layers of its fx graph, boundaries between them, parts.
+"""Chain of the layers of a network's fx graph, which can be cut at any boundary into parts.
 
-A layer is one executed tensor operation; assert, shape and scalar nodes belong to the next layer, a direct
+A layer is one executed tensor operation. Assert, shape and scalar nodes belong to the next layer, a direct
 parameter to its first user, the members of a tuple to the layer that made it. With ``granularity="module"`` a
-layer is the first call of a leaf module with all that follows it up to the next, as papers count that count
-modules. Boundary i lies before layer i; what crosses it is the set of tensors that live there, and the few
-scalars (such as sizes of the batch) that later layers need.
+layer is the first call of a leaf module with everything up to the next one, as papers count modules. Boundary i
+lies before layer i. The tensors that are live there cross it, and the scalars (such as the batch size) that
+later layers need.
 """
 
 import operator
@@ -23,7 +23,7 @@ Values = dict[str, Any]  # tensors and scalars by the name of the fx node that m
 
 
 class Moment(NamedTuple):
-    """When a stochastic layer draws: what its generator's seed is derived from, beside the layer's number."""
+    """The point in training from which, with the layer's number, the seed of a stochastic layer is derived."""
 
     seed: int
     step: int
@@ -31,9 +31,15 @@ class Moment(NamedTuple):
 
 
 class Chain:
-    """The layers of ``model`` for pictures of ``input_shape`` (C, H, W), and the boundaries between them.
+    """The L layers of a model and the boundaries between them. Clears the in-place flags of the model.
 
-    Clears the in-place flags of ``model``. Raises ModelError for a model that fx cannot trace.
+    Args:
+        model: A module that takes pictures (N, C, H, W) and returns one tensor.
+        input_shape: (C, H, W) of a picture.
+        granularity: "op" for one executed tensor operation a layer, "module" for one leaf module.
+
+    Raises:
+        ModelError: fx cannot trace the model, or the model does not take such pictures.
     """
 
     def __init__(self, model: nn.Module, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> None:
@@ -57,7 +63,7 @@ class Chain:
         return len(self._layers)
 
     def boundary(self, index: int) -> tuple[str, ...]:
-        """Names of the values that cross boundary ``index`` (0 the input, L the result)."""
+        """Names of the values that cross boundary ``index``: 0 is the input, L the result."""
         if index == 0:
             return (self.input,)
         if index == len(self):
@@ -69,7 +75,7 @@ class Chain:
         return {name: self._observed[name] for name in self.boundary(index)}
 
     def part(self, start: int, stop: int) -> "Part":
-        """Layers ``start`` to ``stop``. Raises ModelError for a parameter that trains on both sides of a cut."""
+        """Layers ``start`` to ``stop`` - 1. Raises ModelError if a parameter trains on both sides of a cut."""
         self.check_part(start, stop)
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
@@ -86,22 +92,22 @@ class Chain:
         return Part(fx.GraphModule(self.model, graph), self.boundary(start), outputs, begins)
 
     def check_part(self, start: int, stop: int) -> None:
-        """Raise ModelError if layers ``start`` to ``stop`` are no part, or one that shares parameters with others."""
+        """Raise ModelError unless ``part`` can cut out layers ``start`` to ``stop`` - 1."""
         if not 0 <= start < stop <= len(self):
-            raise ModelError(f"layers {start} to {stop} of {len(self)} are no part")
+            raise ModelError(f"no part from boundary {start} to {stop}: expected 0 <= start < stop <= {len(self)}")
         inside: set[int] = set()
         outside: set[int] = set()
         for node, layer in self._layer_of.items():
             (inside if start <= layer < stop else outside).update(map(id, _owned(self.model, node)))
         if inside & outside:
-            raise ModelError(f"layers {start} to {stop} share parameters with others, do not cut between them")
+            raise ModelError(f"layers {start} to {stop} share trained parameters with other layers; choose another cut")
 
 
 class Part(nn.Module):
-    """Consecutive layers of a chain: values at its first boundary in, values at its last out.
+    """Consecutive layers of a chain, from the values at its first boundary to those at its last.
 
     Parameters keep their names in the whole model. In training every layer draws from generators seeded by
-    (seed, step, microbatch, layer), so that where the model is cut cannot change what is drawn.
+    (seed, step, microbatch, layer), so the draws do not depend on where the model is cut.
     """
 
     def __init__(
@@ -111,17 +117,17 @@ class Part(nn.Module):
         self.body = body
         self.inputs = inputs
         self.outputs = outputs
-        self._begins = begins  # the layer that begins with a node
+        self._begins = begins  # layer number by the name of its first node
 
     def forward(self, values: Values, moment: Moment | None = None) -> Values:
-        """Run the layers on ``values``; in training ``moment`` decides what is drawn, None does not."""
+        """Run the layers on ``values``. In training ``moment`` seeds each layer's draws; None leaves the generators."""
         run = _Run(self.body, self._begins, moment if self.training else None)
         results = run.run(*(values[name] for name in self.inputs), enable_io_processing=False)
         return dict(zip(self.outputs, results, strict=True))
 
 
 class _Run(fx.Interpreter):
-    """Seeds the generators before each layer. (All layers: which of them draw nobody need know.)"""
+    """Seeds the generators before every layer, whether it draws or not."""
 
     def __init__(self, body: fx.GraphModule, begins: dict[str, int], moment: Moment | None) -> None:
         super().__init__(body)
@@ -134,12 +140,12 @@ class _Run(fx.Interpreter):
 
 
 def layer_seed(moment: Moment, layer: int) -> int:
-    """The seed from which layer number ``layer`` draws at ``moment``."""
+    """Seed of the draws of layer number ``layer`` at ``moment``."""
     return derive(moment.seed, moment.step, moment.microbatch, layer)
 
 
 def _owned(model: nn.Module, node: fx.Node) -> list[nn.Parameter]:
-    """The parameters of ``model`` that ``node`` itself uses and that train; of a frozen one copies stay equal."""
+    """Trained parameters of ``model`` that ``node`` uses. Copies of frozen ones stay equal, so they may be shared."""
     used: list[nn.Parameter] = []
     if node.op == "call_module":
         used = list(model.get_submodule(str(node.target)).parameters())
@@ -191,7 +197,7 @@ def _by_module(layers: list[list[fx.Node]]) -> list[list[fx.Node]]:
     """Join layers so that each begins with the first call of a leaf module."""
     joined: list[list[fx.Node]] = []
     seen: set[str] = set()
-    opened = False  # whether the group that is being made has its module yet
+    opened = False  # whether the current group has its module
     for layer in layers:
         called = {str(node.target) for node in layer if node.op == "call_module"} - seen
         seen |= called
@@ -204,7 +210,7 @@ def _by_module(layers: list[list[fx.Node]]) -> list[list[fx.Node]]:
 
 
 def _merge_uncuttable(layers: list[list[fx.Node]], observed: dict[fx.Node, Any]) -> list[list[fx.Node]]:
-    """Join layers between which something lives that is neither a tensor nor a scalar."""
+    """Join layers across a boundary where a value is neither tensor nor scalar."""
     layer_of = {node: index for index, layer in enumerate(layers) for node in layer}
     graph = layers[0][-1].graph
     merged = [list(layers[0])]
@@ -236,7 +242,7 @@ def _has_tensor(value: Any) -> bool:
 
 
 def _names(layers: Iterable[list[fx.Node]], observed: dict[fx.Node, Any]) -> list[str]:
-    """A name a layer: its module's path, else its node's; a number behind it where it comes again."""
+    """Names of the layers: the module's path, else the node's name, with #2, #3, ... where it repeats."""
     names: list[str] = []
     for layer in layers:
         operation = next(node for node in layer if node.op != "get_attr" and _has_tensor(observed[node]))

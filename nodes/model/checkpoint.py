@@ -1,4 +1,4 @@
-"""Where is a node's training kept? One file a node and epoch, whole or not there, in the job's folder."""
+"""Checkpoints of a job: one file per node and epoch in its folder, written atomically."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from nodes.spec.job import Job
 
 
 def checkpoint_path(job: Job, index: int, epoch: int) -> Path:
-    """Where node ``index`` saves its state after ``epoch`` epochs."""
+    """The file of node ``index`` after ``epoch`` epochs."""
     return Path(job.checkpoint or ".") / f"node-{index}-{epoch}.pt"
 
 
 def drop_later_checkpoints(job: Job, epoch: int) -> None:
-    """Forget what was saved after more than ``epoch`` epochs."""
+    """Delete the checkpoints of epochs after ``epoch``."""
     for index in range(len(job.nodes)):
         for later in _epochs(job, index):
             if later > epoch:
@@ -26,7 +26,7 @@ def drop_later_checkpoints(job: Job, epoch: int) -> None:
 
 
 def last_checkpoint(job: Job, layers: int) -> int:
-    """The last epoch whose state every node that computes has saved; 0 if none."""
+    """The last epoch for which every node that holds layers has a checkpoint; 0 if none."""
     if job.checkpoint is None:
         return 0
     epochs = [
@@ -43,7 +43,7 @@ def _epochs(job: Job, index: int) -> set[int]:
 
 
 def write_checkpoint(job: Job, index: int, epoch: int, state: dict[str, Any]) -> None:
-    """Save ``state`` of node ``index`` after ``epoch`` epochs, atomically; the one before last is removed."""
+    """Save ``state`` of node ``index`` after ``epoch`` epochs; delete the checkpoint before the last."""
     if job.checkpoint is None:
         return
     write_state(checkpoint_path(job, index, epoch), {"task": _task(job), **state})
@@ -51,26 +51,26 @@ def write_checkpoint(job: Job, index: int, epoch: int, state: dict[str, Any]) ->
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path``, as a whole or not at all."""
+    """Write ``state`` to ``path`` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         torch.save(state, file)
 
 
 def read_checkpoint(job: Job, index: int, epoch: int, device: torch.device) -> dict[str, Any]:
-    """What ``write_checkpoint`` saved. Raises ModelError if it is of another job."""
+    """The state given to ``write_checkpoint``. Raises ModelError if another job saved it."""
     path = checkpoint_path(job, index, epoch)
     saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     if saved["task"] != _task(job):
-        raise ModelError(f"{path} is of another job; use a checkpoint folder of its own for each")
+        raise ModelError(f"{path} belongs to another job; give each job its own checkpoint folder")
     return saved
 
 
 def read_weights(path: str, device: torch.device) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name, as ``torch.save`` writes a state dict. Raises ModelError for anything else."""
+    """Parameters and buffers by name from a state dict that ``torch.save`` wrote. Raises ModelError."""
     try:
         found = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # whatever stands in the file
+    except Exception as error:  # torch raises many kinds for a damaged file
         raise ModelError(f"weights {path} cannot be read: {one_line(error)}") from None
     if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
         raise ModelError(f"weights {path}: expected tensors by name")
@@ -78,7 +78,7 @@ def read_weights(path: str, device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def _task(job: Job) -> str:
-    """What of ``job`` decides how training goes on; how long it is to last and how it is run do not."""
+    """The fields of ``job`` that determine training, as JSON; its length and where it runs are left out."""
     same = msgspec.structs.replace(job, checkpoint=None, device="cpu", threads=None, window=1, payload_bytes=0)
     if job.optimizer.schedule == "constant":
         same = msgspec.structs.replace(same, epochs=0)

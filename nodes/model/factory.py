@@ -34,9 +34,20 @@ def import_path(name: str) -> str | None:
 
 
 def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:
-    """The network ``name`` (of ``BUILT_IN``, of torchvision, or ``module:callable``) initialised from ``seed``.
+    """Build and initialise a network.
 
-    Raises ModelError for a name that is neither, and for whatever fails while the network is made.
+    Args:
+        name: A name of ``BUILT_IN``, a torchvision classifier, or ``module:callable``, called with ``classes=`` if it
+            takes that.
+        classes: Classes that the network tells apart.
+        input_shape: (C, H, W) of a picture.
+        seed: Seed of the parameters.
+
+    Returns:
+        The network, on the CPU, in training mode.
+
+    Raises:
+        ModelError: An unknown name, or a failure in the network's constructor.
     """
     torch.manual_seed(derive(seed))
     try:
@@ -46,24 +57,27 @@ def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed
         raise
     except Exception as error:
         pictures = f"{classes} classes of pictures {tuple(input_shape)}"
-        raise ModelError(f"{name} cannot be made for {pictures}: {one_line(error)}") from error
+        raise ModelError(f"cannot build {name} for {pictures}: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{name} made a {type(model).__name__}, not a torch.nn.Module")
+        raise ModelError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
     return model
 
 
 def outline(name: str, classes: int, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> "Chain":
-    """The chain of ``name`` for its shapes alone: without memory for parameters where the model permits."""
+    """The chain of the model ``name`` for its shapes alone, on the meta device where its constructor permits.
+
+    Arguments and errors are those of ``build_model`` and ``Chain``.
+    """
     try:
         with torch.device("meta"):
             model = build_model(name, classes, input_shape)
-    except ModelError:  # perhaps its constructor computes with the values of tensors
+    except ModelError:  # its constructor may compute with the values of tensors
         model = build_model(name, classes, input_shape)
     return Chain(model, input_shape, granularity)
 
 
 def _own(name: str, classes: int) -> Any:
-    """What ``module:callable`` makes, told the number of classes if it takes ``classes``."""
+    """The result of ``module:callable``, called with ``classes=`` if it takes that."""
     try:
         make = load_callable(name)
     except ValueError as error:
@@ -72,7 +86,7 @@ def _own(name: str, classes: int) -> Any:
 
 
 def _torchvision(name: str, classes: int, input_shape: tuple[int, int, int]) -> Any:
-    from torchvision import models  # noqa: PLC0415  (seconds; only those who build such a model pay for it)
+    from torchvision import models  # noqa: PLC0415  (takes seconds to import)
 
     if name not in models.list_models(module=models):
         raise ModelError(f"unknown model {name!r}: neither {', '.join(BUILT_IN)} nor torchvision's nor module:callable")

@@ -1,4 +1,4 @@
-"""Where does a node stand in a chain? Which layers it holds, and which stages it applies and undoes."""
+"""The range of layers that a node of a chain holds, and the stages that it applies and undoes."""
 
 import msgspec
 
@@ -6,24 +6,24 @@ from nodes.errors import ModelError
 
 
 class LayerRange(msgspec.Struct, frozen=True):
-    """Where node ``index`` stands in a job with ``layers`` layers."""
+    """Layers and stages of node ``index`` of a chain."""
 
     index: int
     start: int  # layers done when the task arrives
     stop: int  # layers done when it leaves
     first: bool
-    last: bool  # here the model ends, and the loss is computed
+    last: bool  # holds the end of the model and computes the loss
     inbound: int | None  # the link whose stage is undone here
     outbound: int | None  # the link whose stage is applied here
 
     @property
     def relays(self) -> bool:
-        """True for a node that passes everything on as it came."""
+        """Whether the node passes every message on unchanged."""
         return self.start == self.stop and not self.first
 
 
 def layer_range(splits: tuple[int, ...], index: int, layers: int) -> LayerRange:
-    """The place of node ``index`` among ``len(splits) + 1``; a node may hold no layer. Raises ModelError."""
+    """The range of node ``index`` of ``len(splits) + 1`` nodes; a node may hold no layer. Raises ModelError."""
     done = (0, *splits, layers)
     if list(done) != sorted(done):
         raise ModelError(f"splits {list(splits)} must not decrease nor exceed the model's {layers} layers")

@@ -1,4 +1,4 @@
-"""Where do published weights come from? torchvision's, fetched once and kept where torch.hub keeps what it fetches."""
+"""Published weights of torchvision's models, downloaded once into the cache of ``torch.hub``."""
 
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
@@ -9,24 +9,24 @@ from torch import hub, nn
 from nodes.errors import ModelError, one_line
 from nodes.model.checkpoint import read_weights
 
-COUNTER = "num_batches_tracked"  # of batch norms: files that are older than it lack it
+COUNTER = "num_batches_tracked"  # buffer of batch norms that older files lack
 
 
 def is_published(model: str) -> bool:
-    """Whether torchvision has weights of ``model``; asks nobody."""
+    """Whether torchvision publishes weights of ``model``. Uses no network."""
     from torchvision import models  # noqa: PLC0415  (seconds)
 
     return model in models.list_models(module=models) and bool(list(models.get_model_weights(model)))
 
 
 def published_weights(model: str, network: nn.Module) -> Path:
-    """The file of torchvision's best weights of ``model``, whose names are those of ``network``.
+    """The file of torchvision's best weights of ``model``, downloaded and checked by hash if it is not there.
 
-    What is fetched is checked by its hash. Raises ModelError if there are no such weights, if they cannot be fetched,
-    or if a layer of ``network`` is not in them (one of another shape, as the last for other classes, may be).
+    Raises ModelError if there are none, if the download fails, or if they lack a layer of ``network``. (A layer of
+    another shape is permitted, such as the last one for other classes.)
     """
     if not is_published(model):
-        raise ModelError(f"torchvision has no weights of {model!r}")
+        raise ModelError(f"torchvision publishes no weights of {model!r}")
     from torchvision import models  # noqa: PLC0415
 
     url = models.get_model_weights(model).DEFAULT.url
@@ -37,7 +37,7 @@ def published_weights(model: str, network: nn.Module) -> Path:
     found = read_weights(str(path), torch.device("meta"))
     lacking = [name for name in network.state_dict() if name not in found and not name.endswith(COUNTER)]
     if lacking:
-        raise ModelError(f"weights {path}: {len(lacking)} layers of {model} are not there, {lacking[0]} for one")
+        raise ModelError(f"weights {path} lack {len(lacking)} layers of {model}, such as {lacking[0]}")
     return path
 
 
@@ -46,5 +46,5 @@ def _fetch(model: str, url: str, path: Path) -> None:
     prefix = hub.HASH_REGEX.search(path.name)
     try:
         hub.download_url_to_file(url, str(path), prefix.group(1) if prefix else None, progress=False)
-    except Exception as error:  # whatever the network does
-        raise ModelError(f"weights of {model} cannot be fetched from {url} to {path}: {one_line(error)}") from None
+    except Exception as error:  # urllib and the hash check raise many kinds
+        raise ModelError(f"weights of {model} cannot be downloaded from {url} to {path}: {one_line(error)}") from None

@@ -1,6 +1,6 @@
-"""What of a part goes with it to another node? Parameters and buffers, and what the optimizer keeps of each parameter.
+"""Training state that moves with layers to another node: parameters, buffers, and the optimizer's state of each.
 
-That is all that training needs: what stochastic layers draw follows from the step and the layer alone.
+Nothing else is needed: the draws of stochastic layers follow from the step and the layer alone.
 """
 
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ import torch
 from nodes.errors import ProtocolError
 from nodes.model.boundary import Tensors
 
-OPTIMIZER = "optimizer."  # before the kind of an optimizer's tensor, and the parameter's name
+OPTIMIZER = "optimizer."  # prefix of KIND.PARAMETER
 KINDS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer | None, tensor: torch.Tensor) -> Tensors:
-    """What ``optimizer`` knows of a parameter; nothing before the first step, or of a buffer."""
+    """The state of one parameter in ``optimizer``; empty before the first step and for a buffer."""
     state = optimizer.state.get(tensor, {}) if optimizer is not None else {}
     return {kind: value for kind, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def training_state(named: Tensors, optimizer: torch.optim.Optimizer | None) -> Tensors:
-    """The parameters and buffers ``named``, and what ``optimizer`` keeps of them, by name; the tensors themselves."""
+    """The parameters and buffers ``named`` with their state in ``optimizer``, by name; no copies."""
     tensors = {**named}
     for name, tensor in named.items():
         for kind, value in optimizer_state(optimizer, tensor).items():
@@ -30,9 +30,9 @@ def training_state(named: Tensors, optimizer: torch.optim.Optimizer | None) -> T
 
 
 def load_training_state(named: Tensors, came: Mapping[str, torch.Tensor]) -> dict[torch.Tensor, Tensors]:
-    """Copy what ``training_state`` returned elsewhere into ``named``; the optimizer's state of each of these.
+    """Copy a ``training_state`` into ``named``; return the optimizer's state of each of these tensors.
 
-    Raises ProtocolError if it is not what they have.
+    Raises ProtocolError for missing or additional tensors, and for other shapes or dtypes.
     """
     left, states = dict(came), dict[torch.Tensor, Tensors]()
     with torch.no_grad():
@@ -45,13 +45,15 @@ def load_training_state(named: Tensors, came: Mapping[str, torch.Tensor]) -> dic
                     states[tensor][kind] = _checked(f"{kind} of {name}", value, like)
             tensor.copy_(_checked(name, left.pop(name, None), tensor))
     if left:
-        raise ProtocolError(f"the layers held here have no {sorted(left)}")
+        raise ProtocolError(
+            f"unexpected tensors {sorted(left)} in the state of layers; the layers here have none of these names"
+        )
     return states
 
 
 def _checked(name: str, came: torch.Tensor | None, held: torch.Tensor) -> torch.Tensor:
-    """``came`` where ``held`` is. Raises ProtocolError unless it is the like of ``held``."""
+    """``came`` on the device of ``held``. Raises ProtocolError for another shape or dtype."""
     if came is None or came.shape != held.shape or came.dtype != held.dtype:
-        what = "did not come" if came is None else f"came as {came.dtype} {list(came.shape)}"
-        raise ProtocolError(f"{name} {what}; {held.dtype} {list(held.shape)} is held")
+        got = "nothing" if came is None else f"{came.dtype} {list(came.shape)}"
+        raise ProtocolError(f"{name}: got {got}, expected {held.dtype} {list(held.shape)}")
     return came.to(held.device)

@@ -1,4 +1,4 @@
-"""How does a model become a graph? One for training and evaluation, in which nothing changes in place."""
+"""Tracing of a model into one fx graph for training and evaluation, free of in-place operations."""
 
 import functools
 import itertools
@@ -11,11 +11,11 @@ from torch import fx, nn
 
 from nodes.errors import ModelError, one_line
 
-Arguments = dict[int | str, Any]  # by place or name
+Arguments = dict[int | str, Any]  # by position or name
 
 
 class _ByMode(nn.Module):
-    """A function of which some arguments, by place or name, are others in training than in evaluation."""
+    """A function with some arguments, by position or name, that differ between training and evaluation."""
 
     def __init__(self, function: Callable[..., Any], train: Arguments, evaluate: Arguments) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ IN_PLACE = {
 
 
 class _Proxy(fx.Proxy):
-    """Records ``x += y`` as such; fx takes it for ``x = x + y``, which leaves other names of x alone."""
+    """Records ``x += y`` as such. fx records ``x = x + y``, which leaves other names of x unchanged."""
 
 
 def _recorded(operation: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
@@ -48,7 +48,7 @@ for _operation in IN_PLACE:
 
 
 class _Tracer(fx.Tracer):
-    """Traces into a model's own modules, but not into those named leaves or that say they are ``whole``."""
+    """Traces into a model's own modules, except the given leaves and modules with ``whole = True``."""
 
     def __init__(self, leaves: set[str]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(model: nn.Module) -> fx.Graph:
-    """The graph of ``model``, the same in training and evaluation: what differs stays a module."""
+    """The graph of ``model`` for both modes; modules that differ between them stay leaves. Raises ModelError."""
     leaves: set[str] = set()
     mode = model.training
     try:
@@ -74,7 +74,9 @@ def trace(model: nn.Module) -> fx.Graph:
                 return train
             differing = _differing(train, evaluate)
             if "" in differing or differing <= leaves:
-                raise ModelError("in training the model does something else than in evaluation, outside a module")
+                raise ModelError(
+                    "operations outside any module differ between training and evaluation; move them into a module"
+                )
             leaves |= differing
     finally:
         model.train(mode)
@@ -82,7 +84,7 @@ def trace(model: nn.Module) -> fx.Graph:
 
 def _traced(model: nn.Module, leaves: set[str]) -> fx.Graph:
     """The graph of ``model`` in its present mode."""
-    # fx keeps the tensors that an earlier trace met in the model; this one shall give its own the same names.
+    # fx leaves the tensor constants of an earlier trace in the model; without them this trace reuses their names.
     for name in [name for name in vars(model) if name.startswith("_tensor_constant")]:
         delattr(model, name)
     try:
@@ -92,7 +94,7 @@ def _traced(model: nn.Module, leaves: set[str]) -> fx.Graph:
 
 
 def _follow_mode(model: nn.Module, train: fx.Graph, evaluate: fx.Graph) -> None:
-    """Make modules of functions that are given the mode of the model, such as ``F.dropout(x, p, self.training)``."""
+    """Turn functions that take the mode, such as ``F.dropout(x, p, self.training)``, into modules."""
     for one, other in zip(train.nodes, evaluate.nodes, strict=False):
         if one.op == "call_function" and one.target is other.target and not _changes_in_place(one.target):
             given, otherwise = _constants(one), _constants(other)
@@ -108,7 +110,7 @@ def _follow_mode(model: nn.Module, train: fx.Graph, evaluate: fx.Graph) -> None:
 
 
 def _constants(node: fx.Node) -> Arguments:
-    """The arguments of ``node`` that no other node makes."""
+    """The arguments of ``node`` that depend on no other node."""
 
     def constant(argument: Any) -> bool:
         made: list[fx.Node] = []
@@ -120,13 +122,13 @@ def _constants(node: fx.Node) -> Arguments:
 
 
 def _differing(train: fx.Graph, evaluate: fx.Graph) -> set[str]:
-    """Paths of the modules that differ in what they do themselves; "" is the model."""
+    """Paths of the modules with other operations of their own in the two graphs; "" is the model."""
     one, other = _by_owner(train), _by_owner(evaluate)
     return {path for path in one.keys() | other.keys() if one.get(path) != other.get(path)}
 
 
 def _by_owner(graph: fx.Graph) -> dict[str, list[Any]]:
-    """What each module does itself, whatever it does it to."""
+    """The operations that each module runs itself, without their operands."""
     owned: dict[str, list[Any]] = {}
     for node in graph.nodes:
         stack = node.meta.get("nn_module_stack") or {}
@@ -139,26 +141,26 @@ def _by_owner(graph: fx.Graph) -> dict[str, list[Any]]:
 
 
 def input_and_output(graph: fx.Graph) -> tuple[str, str]:
-    """Names of the one value that goes into ``graph`` and of the one that comes out."""
+    """Names of the input and the output of ``graph``. Raises ModelError unless there is one of each."""
     first, *others = (node for node in graph.nodes if node.op == "placeholder")
-    if any(node.users or not node.args for node in others):  # an argument with a default may stand unused
-        raise ModelError("the model must take one tensor, the pictures")
+    if any(node.users or not node.args for node in others):  # an unused argument with a default is permitted
+        raise ModelError("the model takes several inputs; expected one tensor, the pictures")
     result = next(node for node in graph.nodes if node.op == "output").args[0]
     if not isinstance(result, fx.Node):
-        raise ModelError(f"the model must return one tensor, not a {type(result).__name__}")
+        raise ModelError(f"the model returns a {type(result).__name__}; expected one tensor")
     return first.name, result.name
 
 
 def clear_in_place(model: nn.Module, graph: fx.Graph, observed: dict[fx.Node, Any]) -> bool:
-    """Make every operation return a new tensor; what came after an in-place one reads its result.
+    """Replace in-place operations by pure ones; later readers of the changed tensor read the result.
 
-    ``observed`` is what the nodes of ``graph`` yield as it stands. Returns whether anything was in-place.
-    Raises ModelError where a tensor is changed of which another view is read later.
+    ``observed`` are the values of the nodes of ``graph``. Returns whether any operation was in-place. Raises
+    ModelError where another view of a changed tensor is read later.
     """
     changing = [node for node in graph.nodes if _in_place(model, node)]
     for node in changing:
         changed = node.args[0]
-        if isinstance(observed.get(changed), torch.Tensor):  # a number is never changed
+        if isinstance(observed.get(changed), torch.Tensor):  # a number is immutable
             _check_no_alias(node, changed, observed)
             changed.replace_all_uses_with(node, functools.partial(operator.lt, node))
         _make_pure(node)
@@ -193,7 +195,7 @@ def _named_in_place(name: str) -> bool:
 
 
 def _make_pure(node: fx.Node) -> None:
-    """Make ``node`` return a new tensor instead (a module does once its flag is cleared)."""
+    """Make ``node`` return a new tensor (a module does so once its flag is cleared)."""
     if node.kwargs.get("inplace"):
         node.kwargs = {**node.kwargs, "inplace": False}
     elif node.op == "call_module":
@@ -204,13 +206,13 @@ def _make_pure(node: fx.Node) -> None:
         node.target = node.target[:-1]
     elif callable(node.target) and hasattr(torch, node.target.__name__[:-1]):
         node.target = getattr(torch, node.target.__name__[:-1])
-    else:  # such as exponential_, which has no other form
+    else:  # such as exponential_, which has no pure form
         with node.graph.inserting_before(node):
             node.args = (node.graph.call_method("clone", node.args[:1]), *node.args[1:])
 
 
 def _check_no_alias(operation: fx.Node, changed: fx.Node, observed: dict[fx.Node, Any]) -> None:
-    """Raise ModelError if something else in the storage of ``changed`` is read after ``operation``."""
+    """Raise ModelError if another tensor in the storage of ``changed`` is read after ``operation``."""
     for node in itertools.takewhile(lambda node: node is not operation, observed):
         shares = node is not changed and _storage(observed[node]) == _storage(observed[changed])
         if shares and any(user > operation for user in node.users):
@@ -223,7 +225,7 @@ def _storage(value: Any) -> int | None:
 
 
 def observe(traced: fx.GraphModule, input_shape: tuple[int, int, int], batch: int = 1) -> dict[fx.Node, Any]:
-    """What each node of ``traced`` yields for one picture, on meta tensors: shapes and kinds, no data."""
+    """The value of each node of ``traced`` for ``batch`` pictures, as meta tensors. Raises ModelError."""
     meta = {name: tensor.detach().to("meta") for name, tensor in [*traced.named_parameters(), *traced.named_buffers()]}
     seen: dict[fx.Node, Any] = {}
 
@@ -248,7 +250,7 @@ def observe(traced: fx.GraphModule, input_shape: tuple[int, int, int], batch: in
             torch.func.functional_call(run, renamed, (torch.empty(batch, *input_shape, device="meta"),))
     except Exception as error:
         pictures = tuple(input_shape)
-        why, _, _ = one_line(error).partition(" While executing ")  # what fx adds is of no use to who wrote the model
+        why, _, _ = one_line(error).partition(" While executing ")  # fx appends its own stack
         raise ModelError(f"the model does not take pictures of shape {pictures}: {why}") from error
     finally:
         traced.train(mode)

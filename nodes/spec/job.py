@@ -1,4 +1,4 @@
-"""What is a chain of nodes asked to do? One frozen description, the same for every node and every mode."""
+"""Specification of a training job for a chain of nodes: one frozen description for every node and mode."""
 
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,16 +15,21 @@ class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class StageSpec(_Spec, frozen=True, kw_only=True):
-    """The stage at a cut: a built-in's name or ``module:callable``, and its options."""
+    """The stage at a cut.
+
+    Args:
+        name: A built-in stage (``nodes.stages.BUILT_IN``), or ``module:callable``.
+        options: Keyword arguments of the stage, beside the shapes at its boundary.
+    """
 
     name: str = "identity"
     options: dict[str, Any] = {}
 
 
 class OptimizerSpec(_Spec, frozen=True, kw_only=True):
-    """Each node's own optimizer, over its own parameters. ``schedule`` is per epoch.
+    """The optimizer that each node applies to its own parameters. ``schedule`` is evaluated per epoch.
 
-    Each of ``factors`` is (epoch, by what the learning rate is multiplied from then on); 1 before the first.
+    Each of ``factors`` is (epoch, multiplier of the learning rate from then on); 1 before the first.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -36,9 +41,14 @@ class OptimizerSpec(_Spec, frozen=True, kw_only=True):
 
 
 class DataSpec(_Spec, frozen=True, kw_only=True):
-    """What the UE reads. ``name`` is a data set of ``nodes.data.datasets``; None for a count takes all there is.
+    """The data that the UE reads.
 
-    "none" is no data: as many blank pictures as the counts say.
+    Args:
+        name: A data set of ``nodes.data.datasets``; "none" for blank pictures, as many as the counts say.
+        directory: Folder of its files; None for the embedded digits.
+        train_samples: Training pictures, each class keeping its share; None: all.
+        test_samples: Test pictures, likewise.
+        augment: Crop and mirror training pictures at random.
     """
 
     name: str = "digits"
@@ -49,7 +59,7 @@ class DataSpec(_Spec, frozen=True, kw_only=True):
 
 
 class Seat(NamedTuple):
-    """One node process of a job: its name, and which node of the chain it is; of many sources, which."""
+    """One node process of a job: its name, its place in the chain, and its number among several sources."""
 
     name: str
     node: int
@@ -57,7 +67,7 @@ class Seat(NamedTuple):
 
 
 class Timing(_Spec, frozen=True, kw_only=True):
-    """What one batch costs a node, in seconds: forward, and backward with the optimizer's step."""
+    """Seconds of one batch at a node: forward, and backward with the optimizer's step."""
 
     forward_s: float = 0.0
     backward_s: float = 0.0
@@ -68,9 +78,9 @@ class Timing(_Spec, frozen=True, kw_only=True):
 
 
 class Device(_Spec, frozen=True, kw_only=True):
-    """How slow a node is: ``slowdown`` times this machine's own CPU time, or what ``timing`` says if it is given.
+    """Speed of a node: ``slowdown`` times the CPU time on this machine, or the given ``timing``.
 
-    A live node computes and then waits, so it can only be made slower than the machine that it runs on.
+    A live node computes and then waits, so it can only be slower than the machine that it runs on.
     """
 
     slowdown: float = 1.0
@@ -114,17 +124,39 @@ class Control(_Spec, frozen=True, kw_only=True):
 
 
 class Job(_Spec, frozen=True, kw_only=True):
-    """A task for a chain of P nodes: train for ``epochs``, testing after each; 0 epochs only tests.
+    """A job for a chain of P nodes: train, and test after each epoch. A node that holds no layer relays.
 
-    ``splits`` has P-1 entries: layers done when leaving node p. ``stages`` has one entry a link; a stage acts
-    where two neighbouring parts of the model meet, so the stage of the last link before the receiving part is
-    taken and nodes without layers pass its wire tensors on.
+    Args:
+        model: A torchvision classifier, or ``module:callable``.
+        input_shape: (C, H, W) of a picture.
+        classes: Classes that the model tells apart.
+        nodes: Names of the P nodes, from the UE on.
+        splits: Layers done when leaving node 1 to P-1: P-1 numbers that do not decrease.
+        stages: One stage a link. Where relays lie between two parts of the model, the stage of the last link before
+            the receiving part is used, and the relays pass its wire tensors on.
+        data: The data that the UE reads.
+        optimizer: Each node's own optimizer.
+        epochs: Epochs of training; 0 only tests.
+        steps: Training steps of an epoch at most; None: the whole data set.
+        batch_size: Pictures of a batch.
+        microbatches: Parts into which a batch is divided for pipelining.
+        window: Batches in flight during inference.
+        seed: Seed of parameters, order, augmentation and stochastic layers.
+        threads: Torch threads of a node; None: torch's own choice.
+        device: Torch device of every node.
+        payload_bytes: Largest payload of a message.
+        devices: Speed of each node, or none: each as fast as the machine.
+        moves: New splits by the training step from which they hold; None: layers stay where they are.
+        control: Split control that decides on moves instead.
+        weights: File of parameters and buffers by name; those that fit initialise the model.
+        members: Epochs after which every node keeps its state. After training, assignment k uses the k-th kept
+            state (from 1).
+        sources: UEs. With several, the first of two nodes stands for all of them: each has an equal part of the
+            pictures and its own copy of the UE's part; they share one link and train the server's part in turn.
+        checkpoint: Folder in which each node saves its part after every epoch.
 
-    The states after the epochs ``members`` make a family: every node keeps them, and once training is over it uses
-    member k (from 1) for whatever is of assignment k.
-
-    With several ``sources`` the first of two nodes stands for as many UEs, each with an equal part of the pictures
-    and a part of the model of its own, over one link that they share; the server's part they train in turn.
+    Raises:
+        ValueError: Fields that contradict each other.
     """
 
     model: str
@@ -136,58 +168,60 @@ class Job(_Spec, frozen=True, kw_only=True):
     data: DataSpec = DataSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
     epochs: int = 1
-    steps: int | None = None  # at most so many training steps; None: whole epochs
+    steps: int | None = None
     batch_size: int = 128
     microbatches: int = 1
-    window: int = 4  # batches in flight during inference
+    window: int = 4
     seed: int = 0
-    threads: int | None = None  # torch threads a node; None: torch's own choice
+    threads: int | None = None
     device: str = "cpu"
-    payload_bytes: int = 1 << 26  # the most that one message may carry
-    devices: tuple[Device, ...] = ()  # one a node, or none: each as fast as it is
-    moves: dict[int, tuple[int, ...]] | None = None  # splits from training step so and so on; None: layers stay
-    control: Control | None = None  # who decides on moves instead
-    weights: str | None = None  # a file of parameters and buffers by name: what fits is where training begins
+    payload_bytes: int = 1 << 26
+    devices: tuple[Device, ...] = ()
+    moves: dict[int, tuple[int, ...]] | None = None
+    control: Control | None = None
+    weights: str | None = None
     members: tuple[int, ...] = ()
     sources: int = 1
-    checkpoint: str | None = None  # a folder; each node saves its part there after every epoch
+    checkpoint: str | None = None
 
     def __post_init__(self) -> None:
         links = len(self.nodes) - 1
         if links < 0 or len(set(self.nodes)) != len(self.nodes):
-            raise ValueError("nodes: at least one, with names of their own")
+            raise ValueError(f"nodes: expected one or more different names, got {list(self.nodes)}")
         if len(self.splits) != links or len(self.stages) != links:
-            raise ValueError(f"{links + 1} nodes need {links} splits and stages")
+            raise ValueError(
+                f"{links + 1} nodes need {links} splits and stages, got {len(self.splits)} and {len(self.stages)}"
+            )
         if len(self.devices) not in (0, links + 1):
             raise ValueError(f"{links + 1} nodes need {links + 1} devices or none, got {len(self.devices)}")
         if list(self.splits) != sorted(self.splits) or any(split < 0 for split in self.splits):
             raise ValueError(f"splits must not decrease, got {list(self.splits)}")
         if any(len(splits) != links for splits in (self.moves or {}).values()):
-            raise ValueError(f"moves: {links + 1} nodes need {links} splits")
+            raise ValueError(f"moves: {links + 1} nodes need {links} splits at each step")
         if self.control is not None:
             if self.moves is not None or not links:
-                raise ValueError("control: two nodes or more, and no moves beside it")
-            if len(self.control.layer_s) != links + 1 or any(
-                len(told) != links for told in self.control.links.values()
-            ):
+                raise ValueError("control: needs two nodes or more, and excludes moves")
+            if len(self.control.layer_s) != links + 1 or any(len(row) != links for row in self.control.links.values()):
                 raise ValueError(f"control: {links + 1} nodes need {links + 1} rows of layer_s and {links} links")
         if min(self.batch_size, self.microbatches, self.window) < 1 or self.batch_size % self.microbatches:
             raise ValueError("batch_size, microbatches and window must be at least 1, and microbatches divide it")
         if self.sources < 1 or (self.sources > 1 and (links != 1 or self.microbatches > 1 or self.members)):
-            raise ValueError(f"{self.sources} sources: one or more; several of two nodes, no microbatches, no members")
+            raise ValueError(
+                f"sources: {self.sources}; at least 1, and several need two nodes, one microbatch and no members"
+            )
         if self.members and self.mobile:
-            raise ValueError("members: a family is of layers that stay where they are, give no moves and no control")
+            raise ValueError("members: kept states need layers that stay; give neither moves nor control")
         if self.sources > 1 and self.checkpoint:
-            raise ValueError("sources: the state of several is not kept, give no checkpoint")
+            raise ValueError("sources: several sources cannot be checkpointed; give no checkpoint")
 
     @property
     def mobile(self) -> bool:
-        """Whether layers may change their nodes during training."""
+        """Whether layers may move between nodes during training."""
         return self.moves is not None or self.control is not None
 
     @property
     def seats(self) -> tuple[Seat, ...]:
-        """Every node process, those of the sources first."""
+        """All node processes, the sources first."""
         if self.sources == 1:
             return tuple(Seat(name, index, 0) for index, name in enumerate(self.nodes))
         sources = [Seat(f"{self.nodes[0]}{source + 1}", 0, source) for source in range(self.sources)]
@@ -195,7 +229,7 @@ class Job(_Spec, frozen=True, kw_only=True):
 
     @property
     def connections(self) -> tuple[tuple[Seat, Seat], ...]:
-        """Every pair of neighbours, upstream first."""
+        """Pairs of neighbours, the upstream node first."""
         if self.sources == 1:
             return tuple(pairwise(self.seats))
         *sources, server = self.seats

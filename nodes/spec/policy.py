@@ -1,16 +1,27 @@
-"""Policy of split updates, and the link that a node is told of."""
+"""Policy of split updates, and the properties of a link as reported to a node."""
 
 import msgspec
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How eagerly a node updates. ``min_change`` None tells every update; the last node begins one each ``period_s``.
+    """When a node sends split-cost updates, changes its split, and measures its incoming link.
 
-    Each node looks at its incoming link again each ``check_s`` (None: only with an update from downstream).
-    ``gap_tasks`` is over how many tasks the time from update to task is averaged, for estimates that look ahead.
-    Over the last ``rate_transfers`` the incoming link's rate is measured (0: it is as told), each forgotten after
-    ``remember_s`` (None: never); live, as nothing crosses a wire elsewhere. A neighbour downstream is given up when a
-    task takes twice what it should and ``patience_s`` more for each node of the route (None: when it dies).
+    Args:
+        min_change: Relative change of some cost from which an update is sent upstream; None sends every update.
+        repeat_s: Seconds after which an unchanged update is sent again; None: never.
+        period_s: Seconds between updates that the last node starts; None: it starts one.
+        check_s: Seconds between two looks at the incoming link; None: only with an update from downstream.
+        hysteresis: A split is kept while it costs at most ``1 + hysteresis`` times the best one, plus ``switch_s``.
+        switch_s: Seconds, see ``hysteresis``.
+        gap_tasks: Tasks over which the time from update to task is averaged (HiveMind, section IV-F).
+        rate_transfers: Transfers whose median is the incoming link's rate; 0: the rate as reported. Live mode only,
+            since nothing crosses a wire in the others.
+        remember_s: Seconds after which a measured transfer is forgotten; None: never.
+        patience_s: Seconds per node of the route, beyond twice a task's expected time, after which a neighbour
+            downstream is replaced; None: only when it dies.
+
+    Raises:
+        ValueError: A negative number, or a time of 0.
     """
 
     min_change: float | None = None
@@ -35,7 +46,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class LinkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a node is told of a link: its rate, and what each transfer takes beside that (Eq. 10's psi included)."""
+    """A link as reported to a node.
+
+    Args:
+        rate_bps: Rate in bit/s; None: unlimited.
+        delay_s: Seconds that each transfer takes beside that, with HiveMind's psi (Eq. 10).
+    """
 
     rate_bps: float | None = None
     delay_s: float = 0.0

@@ -1,4 +1,4 @@
-"""What is asked of the nodes of an inference service? One description for all, beside what each knows itself."""
+"""Specification of an inference service, the same for all its nodes."""
 
 import msgspec
 
@@ -7,10 +7,17 @@ from nodes.spec.policy import Policy
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When the UE starts tasks: one each ``period_s``, or as soon as it may; at most ``window`` are under way.
+    """When the UE starts tasks.
 
-    With ``after_update`` each waits for an update that no other task has used, as HiveMind's do; in a route of
-    the UE alone none does.
+    Args:
+        tasks: Number of tasks.
+        period_s: Seconds from one start to the next; None: start each as soon as ``window`` permits.
+        window: Tasks in flight at most.
+        after_update: Start each task only after a split update that no other task has used, as HiveMind does. Without
+            effect where the route is the UE alone.
+
+    Raises:
+        ValueError: A number out of range.
     """
 
     tasks: int
@@ -24,9 +31,22 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Tasks of one picture each for a model that every node holds whole.
+    """Inference tasks of one picture each; every node holds the whole model.
 
-    ``paced`` lets each call take as long as the node's layer costs say, on a machine that is faster.
+    Args:
+        model: A torchvision classifier, or ``module:callable``.
+        input_shape: (C, H, W) of a picture.
+        classes: Classes that the model tells apart.
+        pace: When tasks start.
+        policy: When splits change.
+        granularity: What counts as a layer, see ``nodes.model.chain``.
+        deliver: Send the result on to the last node of the route.
+        paced: Let each call take as long as the node's layer costs say, on a machine that is faster.
+        data: Where the pictures come from.
+        seed: Seed of parameters and data.
+        threads: Torch threads of a node; None: torch's own choice.
+        device: Torch device of every node.
+        payload_bytes: Largest payload of a message.
     """
 
     model: str

@@ -1,15 +1,14 @@
-"""When does a node change its split, and when does it tell upstream? Pure: costs and the time are given.
+"""Control of a node's split: when it changes, and when an update is sent upstream. Pure: time and costs are given.
 
 HiveMind, section IV-C: a node takes its downstream neighbour's split-cost information (SCI), its own layers'
-costs and its estimate of its incoming link, and gets its own SCI and for each boundary the layer to stop at
-(``search``). Nothing in there depends on what is upstream: so a node's splits stay where the
-route behind it stays, and a new neighbour upstream needs one message and nothing else.
+costs and its estimate of its incoming link, and computes its own SCI and, for each boundary, the layer to stop at
+(``search``). Nothing depends on nodes upstream: a node's splits stay as long as the route downstream of it stays,
+and a new neighbour upstream needs one message.
 
-The paper leaves open when an update is worth a message and what keeps a split from flapping between two that
-cost about the same. Here an update is told if some cost moved by more than ``change`` or the last word is
-``repeat_s`` old; and a split is kept while it costs at most ``1 + hysteresis`` times the best one plus
-``switch_s``. What is told upstream is the cost of the split that is kept. Both bounds hold at each node; over
-P nodes they may add up.
+The paper leaves open when an update is worth a message and what keeps a split from flapping between two of similar
+cost. Here an update is sent if some cost changed by more than ``min_change`` or the last message is ``repeat_s``
+old; and a split is kept while it costs at most ``1 + hysteresis`` times the best one plus ``switch_s``. The cost of
+the kept split is sent upstream. Both bounds hold at each node; over P nodes they may add up.
 """
 
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ class SplitControl:
         self.policy = policy
         self.layers = len(layer_s)
         self.updates = 0
-        self.switches = 0  # how often a task found another stop than the one before it from the same boundary
+        self.switches = 0  # tasks whose stop differs from that of the previous task at the same boundary
         self._layer_s = layer_s
         self._downstream = sink_costs(self.layers)
         self._link_s: Sequence[float] = [0.0] * (self.layers + 1)
@@ -43,35 +42,37 @@ class SplitControl:
 
     @property
     def stops(self) -> list[int]:
-        """For each boundary [L+1], layers done when a task leaves that comes there."""
+        """Layers done when a task leaves, by the boundary [L+1] at which it arrives."""
         return self._split.stop
 
     def downstream_s(self, done: int) -> float:
-        """What a task handed on with ``done`` layers costs from there on, as the neighbour downstream told."""
+        """Cost of a task handed on with ``done`` layers, from the downstream neighbour's SCI."""
         return self._downstream[done]
 
     def take_stop(self, done: int) -> int:
-        """Layers done when the task leaves that has now come with ``done`` of them."""
+        """Layers done when the task leaves that has arrived with ``done`` of them; counts switches."""
         stop = self._split.stop[done]
         self.switches += self._used.get(done, stop) != stop
         self._used[done] = stop
         return stop
 
     def set_downstream(self, downstream: Sequence[float] | None) -> None:
-        """Take the SCI [L+1] of the neighbour downstream; None: there is none. Raises ValueError."""
+        """Set the SCI [L+1] of the downstream neighbour; None: there is none. Raises ValueError."""
         if downstream is None:
             self._downstream = sink_costs(self.layers)
             return
         if len(downstream) != self.layers + 1 or any(isnan(cost) or cost < 0 for cost in downstream):
-            raise ValueError(f"split costs must be {self.layers + 1} numbers of at least 0")
+            raise ValueError(
+                f"split costs: expected {self.layers + 1} numbers of at least 0, got {list(downstream)!r:.80}"
+            )
         self._downstream = list(downstream)
 
     def keep_stop(self, stop: int) -> None:
-        """Let hysteresis keep ``stop``, and nothing more from boundaries behind it, whatever was worked out."""
+        """Make ``stop`` the present split of all boundaries up to it, which hysteresis then keeps."""
         self._split = NodeSplit(self._split.cost, [max(done, stop) for done in range(self.layers + 1)])
 
     def update(self, link_s: Sequence[float]) -> None:
-        """Work out the split anew, with ``link_s`` [L+1] as the incoming link's costs."""
+        """Search the split again, with ``link_s`` [L+1] as the incoming link's costs."""
         self.updates += 1
         self._link_s = link_s
         best = split_node(self._layer_s, link_s, self._downstream)
@@ -80,14 +81,14 @@ class SplitControl:
         self._split = best
 
     def next_update(self, now: float) -> list[float] | None:
-        """The SCI if it is to be sent now, else None; it then counts as sent."""
+        """The SCI if it is due to be sent, else None; it then counts as sent at ``now``."""
         if not self._is_due(now):
             return None
         self._sent, self._sent_at = self.cost_s, now
         return self.cost_s
 
     def forget_sent(self) -> None:
-        """The neighbour upstream is new: it has been told nothing."""
+        """Forget the last update sent: the upstream neighbour is new."""
         self._sent = None
 
     def _is_due(self, now: float) -> bool:
@@ -97,7 +98,7 @@ class SplitControl:
         return any(abs(cost - before) > change * before for cost, before in zip(self.cost_s, sent, strict=True))
 
     def _settle(self, best: NodeSplit) -> NodeSplit:
-        """``best``, but at each boundary the present stop where it still costs little enough."""
+        """``best``, with the present stop at each boundary where it is within the hysteresis."""
         done_s = list(accumulate(self._layer_s, initial=0.0))
         cost, stops = list(best.cost), list(best.stop)
         for i, stop in enumerate(self._split.stop):

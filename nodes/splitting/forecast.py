@@ -1,8 +1,8 @@
-"""What will a link carry when the task comes to it, and how far ahead is that?
+"""Forecast of a link's rate at the time when the next task uses it.
 
-HiveMind, section IV-F: split costs are worked out at t1 and used at t2. A node takes the mean gap of its last g
-tasks for the next one's, asks a forecast for its link's rate then, and Eq. 10 (``split_search.transfer_s``) for
-the transfer. The forecast itself is not the paper's: its simulation takes the true rate, or draws around it.
+HiveMind, section IV-F: split costs are computed at t1 and used at t2. A node takes the mean gap of its last g tasks
+as the next one's, asks a forecast for its link's rate then, and Eq. 10 (``search.transfer_s``) gives the transfer.
+The paper brings no forecast: its simulation takes the true rate, or draws around it.
 """
 
 from collections import deque
@@ -12,27 +12,27 @@ import torch
 
 
 class LookAhead:
-    """A node's estimate of the gap from its split-cost update to the task: the mean of the last ``tasks`` gaps."""
+    """Estimate of the gap from a node's split-cost update to the task: the mean of the last ``tasks`` gaps."""
 
     def __init__(self, tasks: int) -> None:
         self._gaps_s: deque[float] = deque(maxlen=tasks)
 
     def observe(self, updated_s: float, began_s: float) -> None:
-        """A task came at ``began_s`` that went by the costs of ``updated_s``."""
+        """Add a task that began at ``began_s`` with the costs computed at ``updated_s``."""
         self._gaps_s.append(began_s - updated_s)
 
     @property
     def gap_s(self) -> float:
-        """The estimate; 0 before the first task, so that the present rate is taken."""
+        """The estimate in seconds; 0 before the first task, which gives the present rate."""
         return sum(self._gaps_s) / len(self._gaps_s) if self._gaps_s else 0.0
 
 
 def should_predict(gap_s: float, coherence_s: float) -> bool:
-    """Whether to predict at all, by the rule of section IV-F: not if the gap is below the link's coherence time.
+    """Whether section IV-F predicts: only if the gap is at least the link's coherence time.
 
-    A rate that lasts longer than the gap would be the same at its end, says the paper. But the gap may begin
-    anywhere in that time, and section VII-C2 then shows prediction at its best just there (coherence 50 ms, gap
-    about as long) and failing where the rule would have it on (10 ms). So the rule is the caller's choice.
+    The paper argues that a rate which lasts longer than the gap is the same at its end. But the gap may begin anywhere
+    in that time, and by section VII-C2 prediction gains most at a coherence of about the gap (50 ms) and fails where
+    the rule enables it (10 ms). So the rule is the caller's choice.
     """
     return gap_s >= coherence_s
 
@@ -46,11 +46,15 @@ def forecast_bps(
     error: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> float:
-    """The rate on which to base the costs of a task that comes ``gap_s`` after ``now_s``.
+    """The rate in bit/s for the costs of a task ``gap_s`` after ``now_s`` (HiveMind, section IV-F).
 
-    ``rate_bps`` tells the true rate at a time. ``coherence_s`` applies the rule of ``should_predict``; 0 predicts
-    always. ``error`` is the forecast's relative standard deviation (section VII-C3), drawn from ``generator``
-    if it is not 0; what is known, the present rate, has none.
+    Args:
+        rate_bps: The true rate as a function of the time in seconds.
+        now_s: The present time.
+        gap_s: Seconds until the task.
+        coherence_s: Coherence time for the rule of ``should_predict``; 0 always predicts.
+        error: Relative standard deviation of the forecast (section VII-C3); the present rate has no error.
+        generator: Source of the errors; None: torch's own.
     """
     if not should_predict(gap_s, coherence_s):
         return rate_bps(now_s)
@@ -58,10 +62,10 @@ def forecast_bps(
 
 
 def noisy_forecast_bps(rate_bps: float, error: float, generator: torch.Generator | None) -> float:
-    """``rate_bps`` as a forecast with a normal error of standard deviation ``error`` * ``rate_bps`` tells it.
+    """``rate_bps`` with a normal error of standard deviation ``error`` * ``rate_bps``.
 
-    A normal error may leave nothing or less of the rate: 1 bit/s is the least returned (our assumption; the paper
-    says that some are extremely small).
+    At least 1 bit/s, since a normal error may exceed the rate (our assumption; the paper only says that some forecasts
+    are extremely small).
     """
     if not error:
         return rate_bps

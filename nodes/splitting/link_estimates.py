@@ -1,4 +1,4 @@
-"""What does a node know of the links that lead to it? What it was told, or what its tasks' transfers say since."""
+"""A node's estimates of its incoming links: as reported to it, or as measured by transfers since."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
@@ -7,18 +7,18 @@ from nodes.spec.policy import LinkSpec, Policy
 from nodes.splitting.link_rate import LinkRate
 from nodes.splitting.search import transfer_s
 
-# Costs [L+1] of the incoming link at each boundary, given the time and how far ahead the next task is (seconds).
+# Costs [L+1] of the incoming link at each boundary, from the time and the seconds until the next task.
 CostEstimate = Callable[[float, float], Sequence[float]]
 
 
 def constant_estimate(boundary_bytes: Sequence[float], rate_bps: float | None, delay_s: float) -> CostEstimate:
-    """The estimate of a link that never changes: ``transfer_s`` of it, always; ``rate_bps`` None is unlimited."""
+    """The estimate of a link that never changes, by ``transfer_s``; ``rate_bps`` None is unlimited."""
     costs = transfer_s(boundary_bytes, inf if rate_bps is None else rate_bps, delay_s)
     return lambda now, ahead_s: costs
 
 
 class LinkEstimates:
-    """Estimates by the neighbour upstream. ``boundary_bytes`` [L+1] is what crosses at each boundary."""
+    """Estimates by upstream neighbour. ``boundary_bytes`` [L+1] cross the link at each boundary."""
 
     def __init__(self, boundary_bytes: Sequence[int], told: Mapping[str, LinkSpec], policy: Policy) -> None:
         self._boundary_bytes, self._policy = boundary_bytes, policy
@@ -26,23 +26,23 @@ class LinkEstimates:
         self._measured: dict[str, LinkRate] = {}
 
     def __call__(self, upper: str) -> CostEstimate:
-        """The estimate of the link from ``upper``, which follows what is learned of it. Raises KeyError."""
+        """The estimate of the link from ``upper``, which follows later reports and transfers. Raises KeyError."""
         self._told[upper]
         return lambda now, ahead_s: self._estimate(upper, now)(now, ahead_s)
 
     def link(self, upper: str, now: float) -> LinkSpec:
-        """The link from ``upper`` as told, but at the rate that was measured since, if one was."""
+        """The link from ``upper`` as reported, with the rate measured since, if any."""
         told = self._told[upper]
         measured_bps = self._measured[upper].rate_bps(now) if upper in self._measured else None
         return LinkSpec(rate_bps=measured_bps or told.rate_bps, delay_s=told.delay_s)
 
     def set_link(self, upper: str, link: LinkSpec) -> None:
-        """Take it as told anew; what was measured before says no more."""
+        """Set the link from ``upper`` as reported; earlier measurements are dropped."""
         self._told[upper] = link
         self._measured.pop(upper, None)
 
     def observe(self, upper: str, wire_bytes: float, wire_s: float, now: float) -> None:
-        """Take note of a transfer (``link_rate``), if rates are to be measured."""
+        """Add a transfer (see ``LinkRate.observe``), if the policy measures rates."""
         if self._policy.rate_transfers:
             remember_s = inf if self._policy.remember_s is None else self._policy.remember_s
             rate = self._measured.setdefault(upper, LinkRate(self._policy.rate_transfers, remember_s))

@@ -1,16 +1,16 @@
-"""What is the best split where several metrics count: some as small as can be, some to stay below a limit?
+"""Split search for several metrics: best-effort ones to minimise, constrained ones to keep below a limit.
 
-HiveMind, section V. Best-effort metrics are weighed and added (Eq. 11): ``search(*weighted_sum(...))``. A metric with
-a limit Phi counts as W(x) = 1 / (Phi - x), and from x = Phi on as infinite (Eq. 12). What x is, is open:
+HiveMind, section V. Best-effort metrics are weighted and added (Eq. 11): ``search(*weighted_sum(...))``. A metric
+with a limit Phi costs W(x) = 1 / (Phi - x), infinite from x = Phi on (Eq. 12). The paper leaves open what x is:
 
-- ``search_per_edge``: what one edge costs, as Eq. 12 is printed. An edge is a node's incoming transfer and its
+- ``search_per_edge``: the cost of one edge, as Eq. 12 is printed. An edge is a node's incoming transfer and its
   layers, so a path of two nodes may take nearly twice the limit.
-- ``search_accumulated``: what the path costs from there to its end, which a node adds up from what its neighbour
-  tells. Whatever it finds keeps the limit, but it finds the best there is not always, and at times nothing: each
-  node chooses without knowing what is left to it.
+- ``search_accumulated``: the cost of the path from there to its end, which a node adds up from its neighbour's
+  message. Its result keeps the limit, but is not always the optimum, and at times there is none: each node chooses
+  without knowing how much of the limit is left to it.
 - ``search_within_limit``: no W; the least best-effort cost of all splits within the limit, exact, and not distributed.
 
-A non-linear cost of an edge is no sum of layers' costs: a node's update takes O(L^2), in a few tensor operations.
+A non-linear cost of an edge is not a sum of layers' costs: a node's update takes O(L^2), in a few tensor operations.
 """
 
 import heapq
@@ -26,17 +26,17 @@ from nodes.splitting.search import TIE, BestSplit, follow_stops, path_cost, sink
 
 
 class ChainMetric(NamedTuple):
-    """One metric of a chain of P nodes, as ``search`` takes it; finite and never negative."""
+    """One metric of a chain of P nodes: the arguments of ``search``, finite and never negative."""
 
     layers: Sequence[Sequence[float]]  # [P][L] each node's cost of each layer
     links: Sequence[Sequence[float]]  # [P-1][L+1] each link's cost of each boundary
 
 
 class Limit(NamedTuple):
-    """A metric that is to stay below ``most`` (Phi)."""
+    """A constraint: the metric must stay below ``bound`` (Phi)."""
 
     costs: ChainMetric
-    most: float
+    bound: float
 
 
 def weighted_sum(metrics: Sequence[ChainMetric], weights: Sequence[float]) -> ChainMetric:
@@ -52,15 +52,15 @@ def weighted_sum(metrics: Sequence[ChainMetric], weights: Sequence[float]) -> Ch
     )
 
 
-def weight_function(cost: Tensor, most: float) -> Tensor:
-    """W of Eq. 12: 1 / (most - cost), infinite from ``most`` on; of any shape."""
-    return (1 / (most - cost)).masked_fill(cost >= most, inf)
+def weight_function(cost: Tensor, bound: float) -> Tensor:
+    """W of Eq. 12, elementwise: 1 / (bound - cost), infinite from ``bound`` on."""
+    return (1 / (bound - cost)).masked_fill(cost >= bound, inf)
 
 
 def edge_costs(costs: ChainMetric, node: int) -> Tensor:
-    """What ``node`` costs [L+1, L+1] if it gets the task at boundary i and stops at j; infinite where j < i.
+    """Cost [L+1, L+1] of ``node`` if it receives the task at boundary i and stops at j, float64; infinite for j < i.
 
-    float64. Layers' costs are differences of prefix sums, so off by 2^-53 of all layers' sum or so.
+    Layers' costs are differences of prefix sums, with an error of about 2^-53 of the sum of all layers.
     """
     done = torch.tensor([*accumulate(costs.layers[node], initial=0.0)], dtype=torch.float64)
     arriving = torch.tensor(costs.links[node - 1], dtype=torch.float64) if node else torch.zeros_like(done)
@@ -70,16 +70,21 @@ def edge_costs(costs: ChainMetric, node: int) -> Tensor:
 
 
 def search_per_edge(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit | None:
-    """The split of least cost by Eq. 12, with W of each edge's own cost; None if every path has an infinite edge.
+    """The split of least cost by Eq. 12, with W of each edge's own cost.
 
-    ``cost`` is the sum of Eq. 12, not of ``best``.
+    Args:
+        best: The best-effort metric, weighted and added.
+        limits: The constrained metrics.
+
+    Returns:
+        The split, with the sum of Eq. 12 as its cost; None if every path has an infinite edge.
     """
     downstream = torch.tensor(sink_costs(len(best.layers[0])), dtype=torch.float64)
     stops = []
     for node in reversed(range(len(best.layers))):
         ways = edge_costs(best, node) + downstream
         for limit in limits:
-            ways += weight_function(edge_costs(limit.costs, node), limit.most)
+            ways += weight_function(edge_costs(limit.costs, node), limit.bound)
         stop = _least(ways)
         downstream = ways.amin(1)
         stops.append(stop.tolist())
@@ -87,41 +92,56 @@ def search_per_edge(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit | N
 
 
 def search_accumulated(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit | None:
-    """The split that nodes settle for with W of what the path costs from each of them on; None if it is infinite.
+    """The split that nodes choose with W of the cost of the path from each of them on.
 
-    A node is told, for each boundary, its neighbour's best-effort cost and each limited metric, of the way that
-    the neighbour would take: 1 + C values. It takes the way on for which W of the sums and the best-effort sum are
-    least together. ``cost`` is that of Eq. 12 with the whole path as its only edge.
+    For each boundary a node's message has 1 + C values of the path that it would take: the best-effort cost and each
+    constrained metric. Its upstream neighbour minimises the sum of W of the metrics and the best-effort cost.
+
+    Args:
+        best: The best-effort metric, weighted and added.
+        limits: The C constrained metrics.
+
+    Returns:
+        The split, with the cost of Eq. 12 for the whole path as one edge; None if that is infinite.
     """
     metrics = [best, *(limit.costs for limit in limits)]
-    told = torch.tensor([sink_costs(len(best.layers[0]))] * len(metrics), dtype=torch.float64)  # [1 + C, L+1]
+    downstream = torch.tensor([sink_costs(len(best.layers[0]))] * len(metrics), dtype=torch.float64)  # [1 + C, L+1]
     stops = []
     for node in reversed(range(len(best.layers))):
-        sums = torch.stack([edge_costs(metric, node) for metric in metrics]) + told[:, None, :]  # [1 + C, L+1, L+1]
+        sums = (
+            torch.stack([edge_costs(metric, node) for metric in metrics]) + downstream[:, None, :]
+        )  # [1 + C, L+1, L+1]
         ways = sums[0].clone()
         for limit, cost in zip(limits, sums[1:], strict=True):
-            ways += weight_function(cost, limit.most)
+            ways += weight_function(cost, limit.bound)
         stop = _least(ways)
-        told = sums[:, torch.arange(len(stop)), stop]  # beyond a limit it stays so, whatever comes before
+        downstream = sums[:, torch.arange(len(stop)), stop]  # sums only grow upstream: a broken limit stays broken
         stops.append(stop.tolist())
     return _split(float(ways[0].amin()), stops)
 
 
 def search_within_limit(best: ChainMetric, limit: Limit) -> BestSplit | None:
-    """The split of least ``best`` cost whose limited metric is at most ``limit.most``, or None; exact.
+    """The split of least ``best`` cost whose constrained metric is at most the limit's bound; exact.
 
-    Label setting: a label is a way to get to (node, layers done) with what it cost so far. Those with the least
-    cost that they may end with come first, so the first at the end is the best; one that was no faster than an
-    earlier one at the same place is dropped, and so is one that even the fastest way on would bring beyond the
-    limit. What the rest costs at least is the metric's own SCI. Of costs equal as floats the lower limited one
-    is returned. The labels may be many: in the worst case as many as there are splits.
+    Label setting: a label is a path to (node, layers done) with its costs so far. Labels are taken in the order of
+    the least cost with which they can end, so the first at the end is the best. A label that is no faster than an
+    earlier one at the same place is dropped, and so is one that exceeds the bound even by the fastest way to the
+    end. Each metric's own SCI gives its least remaining cost. In the worst case there are as many labels as splits.
+
+    Args:
+        best: The best-effort metric, weighted and added.
+        limit: The constrained metric.
+
+    Returns:
+        The split and its ``best`` cost, of equal ones (as floats) that of the lower constrained metric; None if no
+        split keeps the limit.
     """
     nodes, layers = len(best.layers), len(best.layers[0])
     least, fastest = _to_go(best), _to_go(limit.costs)
-    most = limit.most * TIE
-    taken = [[inf] * (layers + 1) for _ in range(nodes)]  # the limited metric of the last label taken at each place
+    bound = limit.bound * TIE
+    taken = [[inf] * (layers + 1) for _ in range(nodes)]  # constrained metric of the last label taken at each place
     labels: list[tuple[float, float, float, float, int, int, tuple[int, ...]]] = []
-    if fastest[0][0] <= most:
+    if fastest[0][0] <= bound:
         labels.append((least[0][0], fastest[0][0], 0.0, 0.0, 0, 0, ()))
     while labels:
         _, _, cost, used, node, done, splits = heapq.heappop(labels)
@@ -136,14 +156,14 @@ def search_within_limit(best: ChainMetric, limit: Limit) -> BestSplit | None:
         if node < nodes - 1:
             ways.append((best.links[node][done], limit.costs.links[node][done], node + 1, done, (*splits, done)))
         for more, use, to, end, path in ways:
-            if used + use + fastest[to][end] <= most:
+            if used + use + fastest[to][end] <= bound:
                 whole, slowest = cost + more + least[to][end], used + use + fastest[to][end]
                 heapq.heappush(labels, (whole, slowest, cost + more, used + use, to, end, path))
     return None
 
 
 def _to_go(costs: ChainMetric) -> list[list[float]]:
-    """The least cost [P][L+1] from each node on when the task is there with so many layers done."""
+    """The least cost [P][L+1] from each node on, by the layers done when the task is there."""
     layers = len(costs.layers[0])
     free, to_go = [0.0] * (layers + 1), [sink_costs(layers)]
     for layer_cost, link_cost in zip(reversed(costs.layers), [free, *reversed(costs.links)], strict=True):
@@ -153,7 +173,7 @@ def _to_go(costs: ChainMetric) -> list[list[float]]:
 
 
 def _least(ways: Tensor) -> Tensor:
-    """Where to stop [L+1]: the least of each row of ``ways`` [L+1, L+1], the last of equal ones."""
+    """The stops [L+1]: the column of the least cost in each row of ``ways`` [L+1, L+1], the last of equal ones."""
     return ways.shape[1] - 1 - ways.flip(1).argmin(1)
 
 

@@ -1,9 +1,9 @@
-"""What does a split cost where agents share what they learn: a parameter server, and averaging at it?
+"""Cost of a split where agents exchange their parameters with a parameter server.
 
-HiveMind, section VI-B. After each round the agents' parameters go to a server and what it made of them returns.
-Eq. 13 charges node p for that, omega^p, if it computes the final layer. But the layers before it may be held
-elsewhere, and their parameters start from there: ``layer_exchange_s`` charges each link what crosses it. Both are
-sums of costs of single layers and boundaries, so ``search`` stays exact.
+HiveMind, section VI-B. After each round the agents' parameters go to a server, and the merged ones return. Eq. 13
+charges node p for that, omega^p, if it computes the final layer. But other nodes may hold the layers before it, and
+their parameters start there: ``layer_exchange_s`` charges each link what crosses it. Both are sums of costs of single
+layers and boundaries, so ``search`` stays exact.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from nodes.splitting.search import move_s
 
 
 def charge_final_layer(layer_costs: Sequence[Sequence[float]], transfer_costs: Sequence[float]) -> list[list[float]]:
-    """``layer_costs`` [P][L], where the final layer also costs node p what ``transfer_costs`` [P] say (Eq. 13)."""
+    """``layer_costs`` [P][L] with ``transfer_costs`` [P] added to the final layer of each node (Eq. 13)."""
     return [[*costs[:-1], costs[-1] + more] for costs, more in zip(layer_costs, transfer_costs, strict=True)]
 
 
 def model_exchange_s(
     parameter_bytes: Sequence[float], links: Sequence[tuple[float, float]], server: int
 ) -> list[float]:
-    """omega [P]: seconds in which all parameters go from node p to node ``server`` and back.
+    """omega [P] of Eq. 13: seconds for all parameters from node p to node ``server`` and back.
 
     ``links`` [P-1] are (rate_bps, delay_s).
     """
@@ -32,8 +32,8 @@ def layer_exchange_s(
 ) -> list[list[float]]:
     """Seconds [P-1][L+1] that each link takes for the parameters at each split of it, to ``server`` and back.
 
-    They travel as in a change of assignment, from the layers' holders to one that holds all, and back again. To be
-    added to the links' other costs.
+    They travel as in a change of assignment, from the layers' nodes to one that holds all, and back. Add them to the
+    links' other costs.
     """
     layers = len(parameter_bytes)
     return [

@@ -1,17 +1,16 @@
-"""Which layers does each server store, and how is a model split over what is stored, so that all costs least?
+"""Placement of a model's layers on servers with limited storage, and the split over what they store.
 
 Split Learning in 6G Edge Networks, section VI-C, names placement under storage limits and gives no method. This is
-HiveMind's split-cost search with one limit more: the layers that a node computes must fit into its storage. They are
-neighbours, so a node's choice at boundary i is a run of layers from i on, and a longer run never fits where a shorter
+HiveMind's split-cost search with one more limit: the layers that a node computes must fit into its storage. They are
+consecutive, so a node's choice at boundary i is a run of layers from i on, and a longer run never fits where a shorter
 one does not. So the search stays exact, in O(P L^2) at most, and costs stay sums in which each term depends on one
 split: of two optima, the later split at each node is optimal too, and fits (its run lies within one of theirs).
 
-What a stored layer costs beyond its work is a cost of the layer: keeping copies in step each round, or bringing its
-state to a server that does not have it.
+A stored layer may cost more than its work: synchronising copies each round, or moving its state to the server.
 
-A copy on a server serves all paths over it. Paths that share servers are placed together: each of these stores one
-run of layers, and every choice of longest runs is tried, the paths being searched one by one within it. (Sets of
-layers with gaps would be a knapsack problem, and are left out.)
+A copy on a server serves all paths over it. Paths that share servers are placed together: each shared server stores
+one run of layers; every choice of longest runs is tried, and each path is searched within it. (Sets of layers with
+gaps would be a knapsack problem, and are left out.)
 """
 
 from collections import Counter
@@ -22,11 +21,11 @@ from typing import NamedTuple
 
 from nodes.splitting.search import TIE, BestSplit, NodeSplit, follow_stops, path_cost, sink_costs
 
-LayerSpan = tuple[int, int]  # layers from the first to before the second
+LayerSpan = tuple[int, int]  # (first, one after the last)
 
 
 class ServerPath(NamedTuple):
-    """A way of data from its first server to its last: costs as in ``split_search.search``."""
+    """The servers that data passes, with costs as in ``search.search``."""
 
     servers: tuple[str, ...]
     layer_costs: Sequence[Sequence[float]]  # [P][L]
@@ -34,7 +33,7 @@ class ServerPath(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """The least cost of all paths together, the splits of each, and what each server stores of the model."""
+    """The least cost of all paths together, the splits of each, and the layers that each server stores."""
 
     cost: float
     splits: list[list[int]]
@@ -48,9 +47,9 @@ def split_node_within_storage(
     held_bytes: Sequence[float],
     storage_bytes: float,
 ) -> NodeSplit:
-    """``split_search.split_node`` for a node that can hold ``storage_bytes`` of layers, of ``held_bytes`` [L].
+    """``search.split_node`` for a node that stores at most ``storage_bytes`` of layers of ``held_bytes`` [L].
 
-    Layers without bytes need no storage. Where no run of layers leads to the end the cost is infinite.
+    The cost is infinite at boundaries from which no run of layers leads to the end.
     """
     costs, stops = [], []
     for start, link in enumerate(link_cost):
@@ -74,7 +73,17 @@ def search_within_storage(
     held_bytes: Sequence[float],
     storage_bytes: Sequence[float],
 ) -> BestSplit:
-    """The best split of a chain whose P nodes can hold ``storage_bytes`` [P]; of infinite cost if none fits."""
+    """The cheapest split of a chain whose nodes store at most ``storage_bytes`` [P] of layers.
+
+    Args:
+        layer_costs: Each node's cost of each layer [P][L].
+        link_costs: Each link's cost of each boundary [P-1][L+1].
+        held_bytes: Stored bytes [L] of each layer; 0 needs no storage.
+        storage_bytes: Storage [P] of each node.
+
+    Returns:
+        Cost and splits; an infinite cost and no splits if nothing fits.
+    """
     layers = len(held_bytes)
     downstream, stops = sink_costs(layers), []
     arriving = [[0.0] * (layers + 1), *link_costs]
@@ -92,10 +101,18 @@ def search_within_storage(
 def place_layers(
     paths: Sequence[ServerPath], held_bytes: Sequence[float], storage_bytes: Mapping[str, float]
 ) -> Placement:
-    """The best splits of all ``paths`` if a server's layers, those of all its paths together, are one run that fits.
+    """The cheapest splits of all ``paths`` together, where each server stores one run of layers for all its paths.
 
-    Tries the product of the longest runs of the servers that several paths share and that cannot hold everything:
-    meant for one or two such servers. Raises ValueError if nothing fits.
+    Tries the product of the longest runs of the servers that several paths share and that cannot store the whole
+    model: meant for one or two such servers.
+
+    Args:
+        paths: The paths, which may share servers.
+        held_bytes: Stored bytes [L] of each layer.
+        storage_bytes: Storage of each server.
+
+    Raises:
+        ValueError: No placement fits.
     """
     uses = Counter(server for path in paths for server in path.servers)
     tight = [server for server, count in uses.items() if count > 1 and storage_bytes[server] < sum(held_bytes)]
@@ -108,12 +125,12 @@ def place_layers(
             splits = [split.splits for split in found]
             best = Placement(cost, splits, stored_spans(paths, splits, len(held_bytes)))
     if best.cost == inf:
-        raise ValueError("the servers' storage_bytes do not suffice for the model's layers")
+        raise ValueError(f"no placement fits: layers of {sum(held_bytes)} bytes, storage_bytes {dict(storage_bytes)}")
     return best
 
 
 def longest_runs(held_bytes: Sequence[float], storage_bytes: float) -> Iterator[LayerSpan]:
-    """The runs of layers that fit into ``storage_bytes`` and cannot be made longer; (0, 0) if not one layer fits."""
+    """The runs of layers that fit into ``storage_bytes`` and cannot be extended; (0, 0) if no layer fits."""
     stop, held, any_fits = 0, 0.0, False
     for start in range(len(held_bytes)):
         before = stop
@@ -132,7 +149,7 @@ def longest_runs(held_bytes: Sequence[float], storage_bytes: float) -> Iterator[
 
 
 def stored_spans(paths: Sequence[ServerPath], splits: Sequence[Sequence[int]], layers: int) -> dict[str, LayerSpan]:
-    """What each server must store: from the first to the last of the layers that any path has it compute."""
+    """The layers that each server stores: from the first to the last that it computes on any path."""
     held: dict[str, LayerSpan] = {}
     for path, split in zip(paths, splits, strict=True):
         done = [0, *split, layers]
@@ -146,7 +163,7 @@ def stored_spans(paths: Sequence[ServerPath], splits: Sequence[Sequence[int]], l
 def _search(
     path: ServerPath, held_bytes: Sequence[float], storage_bytes: Mapping[str, float], open_to: Mapping[str, LayerSpan]
 ) -> BestSplit:
-    """The best split of ``path`` where servers of ``open_to`` may compute these layers alone."""
+    """The cheapest split of ``path`` where servers of ``open_to`` compute only those layers."""
     layer_costs = []
     for server, costs in zip(path.servers, path.layer_costs, strict=True):
         low, high = open_to.get(server, (0, len(costs)))

@@ -1,12 +1,12 @@
-"""How is a recurrent network split: unrolled into one long chain, or module by module, over and over?
+"""Split of a recurrent network: unrolled into one chain, or one module cut the same way in every step.
 
 HiveMind, section VI-A. A recurrent module is run ``steps`` times; layer l of step r becomes layer r * L + l of a
-chain, at whose boundaries the inputs that are left and the outputs so far travel with the states. ``search`` takes
-it as any chain. The standard split cuts the module itself, the same way in every step: its intermediate data cross
-each step, and what the last layer made goes back to the first.
+chain. At its boundaries the remaining inputs and the outputs so far travel with the states; ``search`` takes it as
+any chain. The standard split cuts the module, the same way in every step: intermediate data cross in each step, and
+the last layer's output returns to the first.
 
-That the states return to the source is the paper's picture. Of a stack of GRU cells each keeps its state where it
-is computed, and nothing returns unless the outputs are the next inputs: then ``feedback_costs`` are zeros.
+That the states return to the source is the paper's model. In a stack of GRU cells each keeps its state where it is
+computed, and nothing returns unless the outputs are the next inputs: then ``feedback_costs`` are zeros.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from nodes.splitting.search import BestSplit, path_cost, search
 
 
 def unrolled_bytes(steps: int, input_bytes: int, state_bytes: Sequence[int], output_bytes: int) -> list[int]:
-    """What crosses each boundary [steps * L + 1] of the chain, for L - 1 recurrent cells and a read-out a step.
+    """Bytes that cross each boundary [steps * L + 1] of the chain, for L - 1 recurrent cells and a read-out per step.
 
-    ``state_bytes`` [L-1] are the cells'; a cell's new state is also the next layer's input, and sent once. The
-    old state of a cell whose turn comes is sent, but not that of one which has had its last.
+    ``state_bytes`` [L-1] are the cells'. A cell's new state is also the next layer's input and is sent once; a state
+    is sent only as long as its cell has a step left.
     """
     cells = len(state_bytes)
     sizes = []
@@ -39,10 +39,10 @@ def standard_split(
     feedback_costs: Sequence[float],
     steps: int,
 ) -> BestSplit:
-    """The split of one module that ``search`` finds, blind to the way back, and what ``steps`` such steps cost.
+    """The split that ``search`` finds for one module, ignoring feedback, and the cost of ``steps`` such steps.
 
-    Costs are one module's: of layers [P][L], of boundaries [P-1][L+1], and of the states on their way back over
-    each link [P-1].
+    Costs are one module's: of layers [P][L], of boundaries [P-1][L+1], and of feedback over each
+    link [P-1].
     """
     splits = search(layer_costs, link_costs).splits
     return BestSplit(repeated_cost(layer_costs, link_costs, feedback_costs, steps, splits), splits)
@@ -55,9 +55,9 @@ def repeated_cost(
     steps: int,
     splits: Sequence[int],
 ) -> float:
-    """What ``steps`` steps of the module cost that is split at ``splits`` [P-1].
+    """Cost of ``steps`` steps of the module with splits ``splits`` [P-1].
 
-    The states come back over every link beyond which a layer is computed, between any two steps.
+    Between two steps the states return over every link beyond which a layer is computed.
     """
     layers = len(layer_costs[0])
     back = sum(cost for cost, split in zip(feedback_costs, splits, strict=True) if split < layers)

@@ -1,16 +1,16 @@
-"""Which node computes which layers of a model split over a chain of nodes, so that the whole costs least?
+"""Search of the cheapest split of a model over a chain of nodes, by split-cost information (SCI).
 
 HiveMind, section IV-C. A boundary i means "i layers are done". Node p knows its layers' costs t_l, the costs
-e_i of its incoming link at each boundary, and what its downstream neighbour says it costs from each on, V'_i:
+e_i of its incoming link at each boundary, and its downstream neighbour's costs V'_i from each boundary on:
 
     V_i = e_i + G_i,    G_i = min(V'_i, t_{i+1} + G_{i+1}),    G_L = V'_L
 
 that is, hand the task on, or compute one more layer. A node that hands on at once is a relay vertex there.
-V is the node's split-cost information (SCI), all that its upstream neighbour needs. It includes the incoming
-link, as in Algorithm 1. We depart from that algorithm twice: a node takes O(L), not O(L^2), and subtracts
-nothing, so a cost is off by at most (layers + 2 nodes) * 2^-53 of itself (a suffix minimum over prefix sums is
-no faster from lists, and off by so much of the whole model's cost); and each boundary pays its own incoming
-transfer (line 13 there keeps that of the boundary it started from, see ``algorithm1_as_printed``).
+V is the node's SCI, all that its upstream neighbour needs. It includes the incoming link, as in Algorithm 1.
+Two departures from that algorithm: a node takes O(L), not O(L^2), and subtracts nothing, so the relative error
+of a cost is at most (layers + 2 nodes) * 2^-53 (differences of prefix sums would have that error relative to the
+whole model's cost); and each boundary pays its own incoming transfer (line 13 of Algorithm 1 keeps that of the
+first boundary, see ``algorithm1_as_printed``).
 
 Costs are seconds, or any weighted sum that is never negative (Eq. 11). A path's cost is a sum of terms that
 each depend on one node's split only; so of two optima, the path that takes at each node the later split of
@@ -22,11 +22,11 @@ from itertools import accumulate
 from math import fsum, inf
 from typing import NamedTuple
 
-TIE = 1 + 1e-12  # costs within this factor are equal; wider than what rounding does to 8,000 terms
+TIE = 1 + 1e-12  # costs within this factor count as equal: more than the rounding error of 8,000 terms
 
 
 class NodeSplit(NamedTuple):
-    """What one node works out, for each boundary i [L+1] at which the task may reach it."""
+    """One node's result for each boundary i [L+1] at which a task may reach it."""
 
     cost: list[float]  # the least cost from boundary i on, incoming link included: the SCI vector
     stop: list[int]  # layers done when the task leaves this node
@@ -45,12 +45,20 @@ def transfer_s(
     delay_s: float,
     gradient_bytes: Sequence[float] | None = None,
 ) -> list[float]:
-    """Seconds [L+1] that a link takes for each boundary's data: 8 * bytes / rate + delay (HiveMind, Eq. 10).
+    """Seconds that a link takes for the data of each boundary: 8 * bytes / rate + delay (HiveMind, Eq. 10).
 
-    Its psi may differ by boundary; ours is one ``delay_s`` for all, as the paper tells no values.
-    In training the boundary's gradient returns over the same link (epsilon' in Eq. 8) at the same rate, for
-    one more delay even if it is empty. With no result to deliver (0 bytes at boundary L) a finished task
-    leaves the link unused, in both directions.
+    The paper's psi may differ by boundary, but it gives no values; here it is one ``delay_s``.
+
+    Args:
+        boundary_bytes: Bytes [L+1] that cross each boundary; 0 at L if the result is not delivered. A finished task
+            then leaves the link unused, in both directions.
+        rate_bps: Rate of the link in bit/s, for both directions.
+        delay_s: Delay of each transfer in seconds.
+        gradient_bytes: In training, bytes [L+1] of each boundary's gradient, which returns over the same link
+            (epsilon' in Eq. 8) with a delay of its own, even if it is empty.
+
+    Returns:
+        Seconds [L+1].
     """
     trips = [boundary_bytes] if gradient_bytes is None else [boundary_bytes, gradient_bytes]
     times = [8 * sum(sizes) / rate_bps + len(trips) * delay_s for sizes in zip(*trips, strict=True)]
@@ -58,12 +66,20 @@ def transfer_s(
 
 
 def move_s(parameter_bytes: Sequence[float], current_split: int, rate_bps: float, delay_s: float) -> list[float]:
-    """Seconds [L+1] to move parameters over a link if its split changes from ``current_split`` to a boundary.
+    """Seconds to move parameters over a link if its split changes to each boundary (eta in HiveMind, Eq. 8).
 
-    ``parameter_bytes`` [L] are the layers'. A layer moves from its old holder to its new one over all links
-    between (eta in HiveMind, Eq. 8), so it crosses a link exactly if it lies between that link's old and new
-    split: moving is one more cost of each link, and the search stays exact. The layers that cross a link go
-    in one message: 8 * bytes / rate, and one delay if there are any bytes (Eq. 8 leaves eta open).
+    A layer moves from its old node to its new one over all links between them. So it crosses a link exactly if it
+    lies between that link's old and new split: moving is one more cost of each link, and the search stays exact.
+    The layers that cross a link go in one message; Eq. 8 leaves eta open.
+
+    Args:
+        parameter_bytes: Bytes [L] of each layer.
+        current_split: Layers done when a task leaves over the link now.
+        rate_bps: Rate of the link in bit/s.
+        delay_s: Delay of a message in seconds; not paid where nothing moves.
+
+    Returns:
+        Seconds [L+1].
     """
     before = list(accumulate(parameter_bytes, initial=0.0))  # exact: whole bytes below 2^53
     sizes = [abs(size - before[current_split]) for size in before]
@@ -71,16 +87,20 @@ def move_s(parameter_bytes: Sequence[float], current_split: int, rate_bps: float
 
 
 def sink_costs(layers: int) -> list[float]:
-    """The downstream vector [L+1] of the last node: no layer is computed beyond it."""
+    """The downstream costs [L+1] of the last node: no layer is computed beyond it."""
     return [*([inf] * layers), 0.0]
 
 
 def split_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float]) -> NodeSplit:
-    """One SCI update of one node (HiveMind, Algorithm 1), from its downstream neighbour's vector alone. O(L).
+    """One SCI update of one node (HiveMind, Algorithm 1), in O(L).
 
-    ``layer_cost`` [L] is this node's cost of each layer, ``link_cost`` [L+1] its incoming link's of each
-    boundary (zeros at the first node), ``downstream`` [L+1] the neighbour's SCI (``sink_costs`` at the last node).
-    Where both cost the same it computes rather than hands on.
+    Args:
+        layer_cost: This node's cost [L] of each layer.
+        link_cost: Cost [L+1] of its incoming link at each boundary; zeros at the first node.
+        downstream: SCI [L+1] of the downstream neighbour; ``sink_costs`` at the last node.
+
+    Returns:
+        The node's SCI and stops. Of equal costs the node computes rather than hands on.
     """
     stop = len(layer_cost)
     rest = downstream[stop]
@@ -98,10 +118,14 @@ def split_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstre
 
 
 def search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]]) -> BestSplit:
-    """The best split of a chain, all its nodes' updates composed: O(P L).
+    """The cheapest split of a chain, by the updates of all its nodes (HiveMind, section IV-C), in O(P L).
 
-    ``layer_costs`` [P][L] are the nodes' costs of each layer, ``link_costs`` [P-1][L+1] the links' of each
-    boundary.
+    Args:
+        layer_costs: Each node's cost of each layer [P][L].
+        link_costs: Each link's cost of each boundary [P-1][L+1].
+
+    Returns:
+        Cost and splits; of equal optima the one that is ahead at every node.
     """
     layers = len(layer_costs[0])
     downstream, stops = sink_costs(layers), []
@@ -113,7 +137,7 @@ def search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence
 
 
 def follow_stops(stops: Iterable[Sequence[int]]) -> list[int]:
-    """The splits [P-1] of a task for which node p of P stops at ``stops[p][i]`` when it gets it at boundary i."""
+    """The splits [P-1] of a task; node p of P stops at ``stops[p][i]`` if it receives the task at boundary i."""
     _, *splits, _ = accumulate(stops, lambda start, stop: stop[start], initial=0)
     return splits
 
@@ -121,7 +145,7 @@ def follow_stops(stops: Iterable[Sequence[int]]) -> list[int]:
 def path_cost(
     layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]], splits: Sequence[int]
 ) -> float:
-    """The cost of the split ``splits`` [P-1], its terms summed without rounding between them."""
+    """The cost of the split ``splits`` [P-1], rounded once."""
     done = [0, *splits, len(layer_costs[0])]
     layers = (cost for p, costs in enumerate(layer_costs) for cost in costs[done[p] : done[p + 1]])
     return fsum([*layers, *(costs[split] for costs, split in zip(link_costs, splits, strict=True))])

@@ -63,7 +63,7 @@ def test_the_labeller_is_torchs_gru_with_a_read_out() -> None:
 
 
 def test_shared_parameters_that_train_still_cannot_be_cut() -> None:
-    with pytest.raises(ModelError, match="share parameters"):
+    with pytest.raises(ModelError, match="share trained parameters"):
         Chain(labeller(steps=2, cells=1).requires_grad_(True), (1, 2, 6)).part(0, 3)
 
 

@@ -94,7 +94,7 @@ def test_a_stage_is_one_link_one_boundary_and_two_nodes():
 
 
 def test_what_cannot_be_cut_where_a_move_leads_is_told_at_once():
-    with pytest.raises(ModelError, match="share parameters"):
+    with pytest.raises(ModelError, match="share trained parameters"):
         MovingSegment(make_job("user_models:tied", (0,), moves={5: (2,)}), 1)
 
 
