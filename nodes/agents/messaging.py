@@ -1,9 +1,9 @@
-"""How do agents that stand apart learn together with a mixer in the cloud? By messages, over any channels.
+"""Collaborative learning of agents with a mixer in the cloud, by messages over any channels.
 
-HiveMind, section VI-B: every agent trains its own copy of the network on what it sees itself; every so often all its
+HiveMind, section VI-B: every agent trains its own copy of the network on its own observations; periodically all its
 parameters go to the cloud, are averaged there, and return. QMIX's mixer stays in the cloud (section VII-E): in each
-update the agents' values go up to it and their gradients come down. Which of this the paper's agents exchange beside
-their parameters, and how often they merge them, it does not say.
+update the agents' values go to it and their gradients return. The paper does not say what its agents exchange beside
+parameters, and how often they merge them.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from nodes.model.averaging import federated_average
 from nodes.wire.channel import Channel, memory_pair
 from nodes.wire.messages import Activation, AnyMessage, Gradient, Parameters
 
-LAYERS = 3  # of an agent, all of which it holds itself
-TAKEN, BEST = "taken", "best"  # names of what an agent's values are
+LAYERS = 3  # of an agent's network
+TAKEN, BEST = "taken", "best"  # names of an agent's values
 
 M = TypeVar("M", bound=AnyMessage)
 
 
 class Learned(NamedTuple):
-    """What came of learning. ``channels`` has both ends of each agent's, its own first."""
+    """The result of learning. ``channels`` has both ends of each agent's channel, the agent's first."""
 
     agents: list[Agent]
     mixer: torch.nn.Module
@@ -36,7 +36,7 @@ class Learned(NamedTuple):
 def learn_together(
     mixing: Literal["qmix", "vdn"], seed: int, updates: int = 300, merge_every: int = 50, hidden: int = 32
 ) -> Learned:
-    """Learn the two-step game over memory channels. Leaves torch's generator as it was."""
+    """Learn the two-step game over memory channels. Restores torch's generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Agent(STATES + AGENTS, hidden, ACTIONS)
@@ -56,7 +56,7 @@ def learn_together(
 
 
 async def learn(agent: LearningAgent, cloud: Channel, updates: int, merge_every: int) -> None:
-    """What an agent does. Raises ProtocolError if the cloud says something else than its share."""
+    """Run an agent. Raises ProtocolError for an unexpected message of the cloud."""
     for update in range(updates):
         taken, best = agent.values()
         values = {TAKEN: taken, BEST: best}
@@ -68,7 +68,7 @@ async def learn(agent: LearningAgent, cloud: Channel, updates: int, merge_every:
 
 
 async def mix(mixer: LearningMixer, agents: Sequence[Channel], updates: int, merge_every: int) -> None:
-    """What the cloud does. Raises ProtocolError as ``learn`` does."""
+    """Run the cloud. Raises ProtocolError for an unexpected message of an agent."""
     for update in range(updates):
         values = [(await _next(agent, Activation)).tensors for agent in agents]
         gradients = mixer.learn([own[TAKEN] for own in values], [own[BEST] for own in values])
@@ -76,7 +76,7 @@ async def mix(mixer: LearningMixer, agents: Sequence[Channel], updates: int, mer
             await agent.send(Gradient(assignment=0, step=update, tensors={TAKEN: gradient}))
         if (update + 1) % merge_every == 0:
             states = [(await _next(agent, Parameters)).tensors for agent in agents]
-            merged = federated_average(states, [1] * len(states))  # all have seen all episodes
+            merged = federated_average(states, [1] * len(states))  # every agent has seen all episodes
             mixer.retarget()
             for agent in agents:
                 await agent.send(Parameters(assignment=0, start=0, stop=LAYERS, tensors=merged))
@@ -85,5 +85,5 @@ async def mix(mixer: LearningMixer, agents: Sequence[Channel], updates: int, mer
 async def _next(channel: Channel, kind: type[M]) -> M:
     message = await channel.receive()
     if not isinstance(message, kind):
-        raise ProtocolError(f"unexpected {type(message).__name__} from {channel.peer}")
+        raise ProtocolError(f"{channel.peer}: got {type(message).__name__}, expected {kind.__name__}")
     return message

@@ -1,13 +1,13 @@
-"""How do agents learn to act together when one value of their joint action is mixed in the cloud? QMIX, and VDN.
+"""QMIX and VDN: agents that learn a joint action value, mixed in the cloud, for a two-step game.
 
-Rashid et al., 2018 (HiveMind, sections VI-B and VII-E): agents share a recurrent network; a mixer, which stays in
-the cloud, makes of their actions' values one that grows with each of them. Its weights come from hypernetworks
-that see the state. Here for the two-step game of that paper, all of whose episodes are enumerated: first
-agent's first action chooses a game, of which the one pays 7 whatever is done and the other 0, 1, 1 or 8.
+Rashid et al., 2018 (HiveMind, sections VI-B and VII-E): agents share a recurrent network; a mixer in the cloud
+combines their action values into one that increases with each of them. Hypernetworks compute its weights from the
+state. In the two-step game of that paper, whose episodes are all enumerated, the first agent's first action chooses
+one of two games: one always pays 7, the other 0, 1, 1 or 8.
 
-Each agent has its own copy of the network, and learns from the gradients of its own values; copies are merged every
-so often, and what came of that is the target of Q-learning from then on. What goes between agents and mixer, and how,
-is the caller's (``nodes.agents.messaging``).
+Each agent has its own copy of the network and learns from the gradients of its own values. Copies are merged
+periodically; the merged network is the target of Q-learning from then on. ``nodes.agents.messaging`` moves values,
+gradients and parameters between agents and mixer.
 """
 
 import copy
@@ -27,7 +27,7 @@ LEARNING_RATE = 0.01
 
 
 class Agent(nn.Module):
-    """Action values from what the agent sees and remembers: linear, GRU cell, linear."""
+    """Action values from observation and memory: linear, GRU cell, linear."""
 
     def __init__(self, observation: int, hidden: int, actions: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Agent(nn.Module):
 
 
 class Mixer(nn.Module):
-    """One value of the agents' values that never falls as one of theirs rises; its weights depend on the state."""
+    """Monotonic mixer of the agents' values, with weights computed from the state."""
 
     def __init__(self, agents: int, state: int, hidden: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Sum(nn.Module):
 
 
 class LearningAgent:
-    """One agent where it stands: its copy of the network, the one merged last, and an optimizer of its own."""
+    """One agent: its copy of the network, the last merged one as target, and its own optimizer."""
 
     def __init__(self, index: int, network: Agent) -> None:
         self.network = copy.deepcopy(network)
@@ -80,7 +80,7 @@ class LearningAgent:
         self._taken = torch.empty(0)
 
     def values(self) -> tuple[Tensor, Tensor]:
-        """Of each episode (N, 2) what its own choices are worth to it, and (N,) the best second one by the target."""
+        """Values of its own choices in each episode (N, 2), and of the best second choice by the target (N,)."""
         first, second = _seen(self.network, self._index)
         self._taken = torch.stack(
             [_chosen(first, CHOICES[:, 0, self._index]), _chosen(second, CHOICES[:, 1, self._index])], 1
@@ -89,19 +89,19 @@ class LearningAgent:
         return self._taken.detach(), ahead.max(1).values
 
     def learn(self, gradient: Tensor) -> None:
-        """Take the step that the ``gradient`` (N, 2) of the last values asks for."""
+        """Take an optimizer step by the ``gradient`` (N, 2) of the last values."""
         self._optimizer.zero_grad()
         torch.autograd.backward(self._taken, gradient)
         self._optimizer.step()
 
     def merge(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from the parameters that all agents have now."""
+        """Load merged parameters, which also become the target."""
         self.network.load_state_dict(state)
         self._target.load_state_dict(state)
 
 
 class LearningMixer:
-    """The mixer in the cloud; ``mixing`` is how."""
+    """The mixer in the cloud and its optimizer."""
 
     def __init__(self, mixing: Literal["qmix", "vdn"], hidden: int) -> None:
         self.mixer: nn.Module = Mixer(AGENTS, STATES, hidden) if mixing == "qmix" else Sum()
@@ -110,11 +110,11 @@ class LearningMixer:
         self.retarget()
 
     def retarget(self) -> None:
-        """Let the mixer as it is be the target's from now on."""
+        """Use a copy of the present mixer for targets from now on."""
         self._target = copy.deepcopy(self.mixer).requires_grad_(False)
 
     def learn(self, taken: Sequence[Tensor], best: Sequence[Tensor]) -> list[Tensor]:
-        """One update by the agents' ``values``, an entry for each of them; the gradients (N, 2) of their ``taken``."""
+        """One update by the values of each agent; returns the gradients (N, 2) of their ``taken`` values."""
         values = torch.stack(list(taken), 2).requires_grad_()  # episode, step, agent
         first, second = (_one_hot(state) for state in _states())
         ahead = self._target(torch.stack(list(best), 1), second)
@@ -128,7 +128,7 @@ class LearningMixer:
 
 
 def greedy_return(agents: Sequence[Agent]) -> float:
-    """What the agents earn, each taking the action that it values most by its own network, knowing no other's."""
+    """Return of the game if each agent takes its own best action, without knowing the others'."""
     with torch.no_grad():
         memories, game = [], 0
         for index, agent in enumerate(agents):
@@ -158,13 +158,13 @@ def _one_hot(state: Tensor) -> Tensor:
 
 
 def _observation(state: Tensor, index: int) -> Tensor:
-    """What agent ``index`` sees (N, states + agents): the ``state`` (N,), and who it is."""
+    """Observation (N, states + agents) of agent ``index``: the ``state`` (N,) and its index, one-hot."""
     who = nn.functional.one_hot(torch.tensor(index), AGENTS).float()
     return torch.cat([_one_hot(state), who.expand(len(state), -1)], 1)
 
 
 def _seen(agent: Agent, index: int) -> tuple[Tensor, Tensor]:
-    """What its actions are worth (N, actions) to agent ``index`` in both steps of each episode."""
+    """Action values (N, actions) of agent ``index`` in both steps of each episode."""
     first, second = _states()
     values, memory = agent(_observation(first, index))
     after, _ = agent(_observation(second, index), memory)

@@ -1,8 +1,8 @@
-"""How long do the layers of a network take on a machine that is not here, and at what energy? The four of HiveMind.
+"""Predicted time and energy of a network's layers on the four machines of HiveMind, by the roofline model.
 
-A layer takes as long as its arithmetic or its memory traffic, whichever is slower, and what starting it costs (the
-roofline model). The machines are those of HiveMind, section VII-A4, by what their makers publish. How much of its
-peak a processor reaches in dense layers with one picture is calibrated; all else is prediction.
+A layer takes the longer of its arithmetic and its memory traffic, and a fixed overhead. The machines are those of
+HiveMind, section VII-A4, by their makers' data sheets. The part of its peak that a processor reaches in dense layers
+with one picture is calibrated; everything else is a prediction.
 
 A backward pass takes two of each forward operation: the gradients of the input and of the weights.
 """
@@ -19,13 +19,13 @@ BACKWARD = 2.0  # backward over forward: one product for the input's gradient, o
 
 
 class Hardware(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides the time of a layer, and the power while it computes."""
+    """Properties of a machine that determine the time of a layer, and the power while it computes."""
 
     name: str
-    peak_flops: float  # float32 operations a second
-    efficiency: float  # the part of it that convolutions and matrix products reach with one picture
-    memory_bps: float  # bytes a second
-    layer_overhead_s: float  # starting a layer
+    peak_flops: float  # float32 operations per second
+    efficiency: float  # part of peak_flops that convolutions and matrix products reach with one picture
+    memory_bps: float  # bytes per second
+    layer_overhead_s: float  # to start a layer
     power_w: float
 
 
@@ -79,7 +79,15 @@ SUB6_RECEIVING = Radio(base_w=1.3, w_per_bps=13.52e-9)
 
 
 def predict_profile(device: Hardware, workload: Workload) -> Profile:
-    """What the layers of ``workload`` take on ``device``, for one picture."""
+    """Predict the profile of a network on a machine that is not here, for one picture.
+
+    Args:
+        device: The machine.
+        workload: Operations and bytes of the L layers.
+
+    Returns:
+        Seconds and joules [L] of both passes, with the workload's names, bytes and parameter counts.
+    """
     forward_s = [
         layer_s(device, flops, moved) for flops, moved in zip(workload.flops, workload.moved_bytes, strict=True)
     ]
@@ -98,7 +106,7 @@ def predict_profile(device: Hardware, workload: Workload) -> Profile:
 
 
 def layer_s(device: Hardware, flops: float, moved_bytes: float) -> float:
-    """Seconds of one layer: the slower of arithmetic and memory, behind its start."""
+    """Seconds of one layer: its overhead, and the longer of arithmetic and memory traffic."""
     return device.layer_overhead_s + max(
         flops / (device.peak_flops * device.efficiency), moved_bytes / device.memory_bps
     )

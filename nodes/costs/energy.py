@@ -1,26 +1,23 @@
-"""How much energy does work take? Counters of joules: the processor's own where it can be read, else a power model.
-
-A counter is asked before and after the work, as a clock is.
-"""
+"""Energy counters: the processor's own (RAPL) where it can be read, else a constant power. Read as a clock is."""
 
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-JouleCounter = Callable[[], float]  # joules since some moment
+JouleCounter = Callable[[], float]  # joules since an arbitrary start
 POWERCAP = Path("/sys/class/powercap")
 
 
 def constant_power(power_w: float, clock: Callable[[], float]) -> JouleCounter:
-    """Energy is time times power: for a machine whose counter cannot be read."""
+    """The counter of a machine that always draws ``power_w``."""
     return lambda: power_w * clock()
 
 
 def rapl_counter(root: Path = POWERCAP) -> JouleCounter | None:
-    """The counter of all processor packages (Linux powercap, RAPL); None where there is none that may be read.
+    """The counter of all processor packages (Linux powercap, RAPL); None where none is readable.
 
-    The kernel's counters return to zero at their maximum: ask more often than that, in minutes at the least.
+    The kernel's counters wrap around, after minutes at the earliest: read more often than that.
     """
     try:
         zones = [
@@ -32,7 +29,7 @@ def rapl_counter(root: Path = POWERCAP) -> JouleCounter | None:
 
 
 class _Zone:
-    """One package's counter, with its returns to zero made good."""
+    """One package's counter, without its wrap-arounds."""
 
     def __init__(self, path: Path) -> None:
         self._counter = path / "energy_uj"
@@ -48,7 +45,7 @@ class _Zone:
 
 
 class Radio(NamedTuple):
-    """What a 5G radio draws while it sends or receives at a rate: power rises linearly, energy per bit falls."""
+    """Power of a 5G radio while it sends or receives: linear in the rate."""
 
     base_w: float
     w_per_bps: float

@@ -1,11 +1,11 @@
-"""What does each layer of a network cost? Seconds forward and backward, parameters, and bytes at its cuts.
+"""Measured costs of each layer of a network: seconds forward and backward, energy, parameters and bytes.
 
-Everything runs in evaluation mode, since batch norm has no statistics of a single value. The forward pass is
-timed without gradients, as inference runs it. For the backward pass what a layer makes is detached before the
-next ones use it, and autograd runs layer by layer from the end: so a layer's time is that of its own work
-and of adding up the gradients of values it shares. Layers run one after the other within a pass, so each
-finds the caches as the one before left them. The loss and the optimizer are no layers. A layer's energy is its time
-at the power that was drawn on average in the passes of its kind: counters are too coarse for one layer.
+Everything runs in evaluation mode, since batch norm has no statistics of a single value. The forward pass is timed
+without gradients, as in inference. For the backward pass the output of a layer is detached before the next ones use
+it, and autograd runs layer by layer from the end: a layer's time is its own work and the addition of the gradients of
+shared values. Layers run in order within a pass, so each finds the caches as the previous one left them. Loss and
+optimizer are not layers. A layer's energy is its time times the average power of the passes: counters are too coarse
+for one layer.
 """
 
 import statistics
@@ -28,20 +28,20 @@ Clock = Callable[[], float]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """What the L layers of a network cost. Seconds are for ``batch`` pictures, bytes for one in float32."""
+    """Costs of the L layers of a network. Seconds and joules are for ``batch`` pictures, bytes for one in float32."""
 
     layers: list[str]  # names
-    boundary_bytes: list[int]  # [L+1] what a cut before layer i sends; 0 the input, L the result
-    output_bytes: list[int]  # [L] what each layer itself adds to that
+    boundary_bytes: list[int]  # [L+1] that a cut before layer i sends; 0 is the input, L the result
+    output_bytes: list[int]  # [L] of the values that each layer makes
     forward_s: list[float]  # [L]
     backward_s: list[float]  # [L]
-    parameters: list[int]  # [L] counts; a shared one at its first use, one that no layer uses nowhere
+    parameters: list[int]  # [L] counts; a shared parameter counts at its first use, an unused one nowhere
     batch: int
-    forward_j: list[float] = []  # [L] joules; empty where nobody counted them
+    forward_j: list[float] = []  # [L] joules; empty without a counter
     backward_j: list[float] = []  # [L]
 
     def scaled(self, factor: float) -> "Profile":
-        """That of a machine on which everything takes ``factor`` times as long, at the same power."""
+        """The profile of a machine that is ``factor`` times slower, at the same power."""
         longer = {name: [factor * value for value in getattr(self, name)] for name in _SCALED}
         return msgspec.structs.replace(self, **longer)
 
@@ -60,12 +60,20 @@ def measure_profile(
     clock: Clock = time.perf_counter,
     joules: JouleCounter | None = None,
 ) -> Profile:
-    """Profile ``model`` on ``batch`` random pictures of ``input_shape`` (C, H, W).
+    """Measure the costs of a model's layers on random pictures.
 
-    Seconds are medians of ``repeats`` passes of each kind; one more before them is discarded. Joules are counted
-    if there is a counter for them, such as those of ``nodes.costs.energy``. Clears the in-place flags of ``model``,
-    moves it to ``device`` and leaves it there in evaluation mode, without gradients. Raises ModelError for a model
-    that cannot be made a chain.
+    Args:
+        model: The model. Its in-place flags are cleared; it stays on ``device``, in evaluation mode.
+        input_shape: (C, H, W) of a picture.
+        granularity: What counts as a layer, see ``nodes.model.chain``.
+        batch: Pictures of a pass.
+        repeats: Passes of each kind, of which the medians are taken; one more is discarded as warm-up.
+        device: Torch device.
+        clock: Seconds.
+        joules: Energy counter, such as those of ``nodes.costs.energy``.
+
+    Raises:
+        ModelError: The model cannot be traced as a chain, or does not take such pictures.
     """
     chain = Inspected(model, input_shape, granularity)
     workload = inspect_chain(chain)
@@ -92,12 +100,12 @@ def measure_profile(
 
 
 def save_profile(profile: Profile, path: Path) -> None:
-    """Keep ``profile`` in the file ``path``, as JSON."""
+    """Write ``profile`` to the file ``path`` as JSON."""
     path.write_bytes(msgspec.json.encode(profile))
 
 
 def load_profile(path: Path) -> Profile:
-    """The profile in the file ``path``. Raises ModelError for one that cannot be read or does not add up."""
+    """Read a profile from the file ``path``. Raises ModelError if it cannot be read or is inconsistent."""
     try:
         profile = msgspec.json.decode(path.read_bytes(), type=Profile)
     except (OSError, msgspec.DecodeError) as error:
@@ -113,10 +121,19 @@ def load_profile(path: Path) -> Profile:
 
 
 def node_timings(profile: Profile, splits: Sequence[int], batch: int) -> list[Timing]:
-    """What ``batch`` pictures cost each of P nodes; ``splits`` [P-1] are the layers done when leaving each.
+    """The time of a batch at each node of a chain.
 
-    Seconds grow in proportion to the pictures: exact for the batch that was profiled, an estimate for others.
-    Raises ModelError for splits that do not fit the layers.
+    Args:
+        profile: Seconds of each layer. They are scaled in proportion to the pictures: exact for the profiled batch,
+            an estimate for others.
+        splits: Layers done when leaving node 1 to P-1.
+        batch: Pictures of a batch.
+
+    Returns:
+        Seconds forward and backward of each of the P nodes.
+
+    Raises:
+        ModelError: Splits that do not fit the layers.
     """
     scale = batch / profile.batch
     places = [layer_range(tuple(splits), node, len(profile.layers)) for node in range(len(splits) + 1)]
@@ -132,9 +149,9 @@ def node_timings(profile: Profile, splits: Sequence[int], batch: int) -> list[Ti
 def _forward(
     parts: list[Part], values: Values, now: Clock
 ) -> tuple[list[float], list[list[tuple[torch.Tensor, torch.Tensor]]], Values]:
-    """One pass from ``values`` on: seconds of each layer, [(value, leaf)] of each layer, and the result.
+    """One pass from ``values``: seconds of each layer, its [(value, leaf)], and the result.
 
-    Where a layer makes a value that requires grad, the layers behind it are given a leaf detached from it.
+    Later layers get a detached leaf in place of each value that requires grad.
     """
     seconds, detached = [], []
     for part in parts:
@@ -150,7 +167,7 @@ def _forward(
 
 
 def _backward(model: nn.Module, parts: list[Part], values: Values, now: Clock) -> list[float]:
-    """Seconds of each layer in a backward pass whose gradient of the result is ones."""
+    """Seconds of each layer in a backward pass from a gradient of ones."""
     _, detached, results = _forward(parts, values, now)
     for result in filter(_trained, results.values()):
         result.grad = torch.ones_like(result)
@@ -171,7 +188,7 @@ def _trained(value: object) -> bool:
 
 
 def _after_kernels(clock: Clock) -> Clock:
-    """``clock``, read when all that was given to the GPU is done."""
+    """``clock``, read after the GPU's kernels have finished."""
 
     def now() -> float:
         torch.cuda.synchronize()
@@ -183,7 +200,7 @@ def _after_kernels(clock: Clock) -> Clock:
 def _passes(
     run: Callable[[], list[float]], repeats: int, now: Clock, joules: JouleCounter | None
 ) -> tuple[list[float], float]:
-    """The median of each layer over ``repeats`` passes, and the watts drawn in them; one more warms up."""
+    """Median seconds of each layer over ``repeats`` passes, after one as warm-up, and the average power in watts."""
     run()
     began, before = now(), joules() if joules else 0.0
     passes = [run() for _ in range(repeats)]

@@ -1,7 +1,7 @@
-"""What work do the layers of a network do, on whatever machine? Bytes at the cuts, operations, bytes moved.
+"""Work of a network's layers on any machine: bytes at the cuts, operations, memory traffic.
 
-Exact, from shapes alone: nothing is run. The workloads of the networks that the evaluation uses are kept beside
-this module, so that it needs neither torchvision nor seconds to know them.
+Exact, from shapes alone: nothing is computed. The workloads of the networks in the evaluation are packaged, so they
+load without torchvision.
 """
 
 from importlib import resources
@@ -26,29 +26,33 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     input_shape: tuple[int, int, int]
     layers: list[str]  # names
-    boundary_bytes: list[int]  # [L+1] what a cut before layer i sends; 0 the input, L the result
-    output_bytes: list[int]  # [L] what each layer itself adds to that
+    boundary_bytes: list[int]  # [L+1] that a cut before layer i sends; 0 is the input, L the result
+    output_bytes: list[int]  # [L] of the values that each layer makes
     parameters: list[int]  # [L] counts; a shared one at its first use
-    flops: list[int]  # [L] of the forward pass: two for each multiplication with its addition
-    moved_bytes: list[int]  # [L] of the forward pass: read and written once each, parameters among them
+    flops: list[int]  # [L] of the forward pass, two per multiply-add
+    moved_bytes: list[int]  # [L] of the forward pass: each value and parameter read or written once
 
     @property
     def mean_output_bytes(self) -> float:
-        """As papers state it: what each layer itself makes, averaged over the layers."""
+        """Mean of ``output_bytes``, as papers state it."""
         return sum(self.output_bytes) / len(self.layers)
 
 
 class Inspected(Chain):
-    """A chain whose layers are only looked at, so that even those which share parameters may stand alone."""
+    """A chain for inspection only, whose parts may share parameters."""
 
     def check_part(self, start: int, stop: int) -> None:
         pass
 
 
 def inspect_chain(chain: Chain, name: str = "") -> Workload:
-    """The workload of ``chain``, the model ``name``, for one picture; its tensors are not touched.
+    """The workload of a chain for one picture, from shapes alone.
 
-    Counts convolutions and products of matrices, as torch's counter does; all else is told by the bytes it moves.
+    Operations are those of convolutions and matrix products, as torch's counter has them; other layers only move bytes.
+
+    Args:
+        chain: The network's layers.
+        name: The model's name in the result.
     """
     parts = [chain.part(index, index + 1) for index in range(len(chain))]
     crossing = [chain.shapes(index) for index in range(len(chain) + 1)]
@@ -70,7 +74,7 @@ def inspect_chain(chain: Chain, name: str = "") -> Workload:
 
 
 def load_workload(name: str) -> Workload:
-    """The kept workload ``name`` (``resnet18-88``), or that in the file of this path. Raises ModelError."""
+    """The packaged workload ``name`` (such as resnet18-88), or that in the file ``name``. Raises ModelError."""
     kept = KEPT / f"{name}.json"
     try:
         return msgspec.json.decode((kept if kept.is_file() else Path(name)).read_bytes(), type=Workload)
@@ -81,23 +85,23 @@ def load_workload(name: str) -> Workload:
 
 
 def packaged_workloads() -> list[str]:
-    """The names of all that come with the package."""
+    """Names of the packaged workloads."""
     return sorted(file.name.removesuffix(".json") for file in KEPT.iterdir() if file.name.endswith(".json"))
 
 
 def save_workload(workload: Workload, path: Path) -> None:
-    """Keep ``workload`` in the file ``path``, a line a column."""
+    """Write ``workload`` to the file ``path`` as JSON, one column a line."""
     columns = {name: msgspec.json.encode(value).decode() for name, value in msgspec.structs.asdict(workload).items()}
     path.write_text("{\n" + ",\n".join(f'"{name}": {text}' for name, text in columns.items()) + "\n}\n")
 
 
 def new_values(values: Values, known: Values) -> Values:
-    """Those of ``values`` that are not ``known``."""
+    """The members of ``values`` that are not in ``known``."""
     return {name: value for name, value in values.items() if name not in known}
 
 
 def first_used(parts: list[Part]) -> list[set[nn.Parameter]]:
-    """The parameters that each layer is the first to use."""
+    """For each layer, the parameters that it is the first to use."""
     firsts, seen = [], set[nn.Parameter]()
     for part in parts:
         own = set(part.parameters()) - seen
@@ -107,7 +111,7 @@ def first_used(parts: list[Part]) -> list[set[nn.Parameter]]:
 
 
 def _work(part: Part, values: Values) -> tuple[int, int]:
-    """Operations of one layer on ``values``, and the bytes that it reads."""
+    """Operations of one layer, and the bytes that it reads."""
     used = {node.name for node in part.body.graph.nodes if node.op == "placeholder" and _is_used(node)}
     read = boundary_bytes({name: values[name] for name in part.inputs if name in used})
     own = [*part.body.named_parameters(), *part.body.named_buffers()]
@@ -119,5 +123,5 @@ def _work(part: Part, values: Values) -> tuple[int, int]:
 
 
 def _is_used(node: torch.fx.Node) -> bool:
-    """Whether the layer computes with the value, beyond handing it on."""
+    """Whether the layer computes with the value, beyond passing it on."""
     return any(user.op != "output" for user in node.users)

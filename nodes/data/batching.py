@@ -1,6 +1,6 @@
-"""Which pictures are in a batch, and what does a model see of them? Seed, epoch and batch number decide.
+"""Batches of pictures, determined by seed, epoch and batch number alone.
 
-Nothing is carried from one batch to the next, so a run that resumes at batch k sees what it would have seen.
+No state passes from one batch to the next, so a run that resumes at batch k gets the same batches.
 """
 
 import math
@@ -16,23 +16,23 @@ from nodes.data.partitioning import partition_iid
 from nodes.errors import DataError
 
 PADDING = 4  # pixels
-ORDER, AUGMENT = 1, 2  # keep the two streams of random numbers apart
+ORDER, AUGMENT = 1, 2  # separate the two random streams
 
 
 def subset(pictures: Pictures, count: int | None, seed: int) -> Pictures:
-    """``count`` of ``pictures``, each class keeping its share; all for None or more than there are."""
+    """``count`` of ``pictures``, each class keeping its share; all for None or a larger count."""
     if count is None or count >= len(pictures):
         return pictures
     if count < 1:
-        raise DataError(f"a subset of {count} pictures; expected at least 1")
+        raise DataError(f"subset of {count} pictures, expected at least 1")
     chosen = stratified(pictures.labels, count, seed)
     return replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
 
 
 def split_holdout(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:
-    """``pictures`` without ``count`` of them, and these, each class keeping its share on both sides."""
+    """Split ``pictures`` into the rest and ``count`` held out, each class keeping its share in both."""
     if not 1 <= count < len(pictures):
-        raise DataError(f"{count} of {len(pictures)} pictures set apart; expected at least 1, and some to be left")
+        raise DataError(f"{count} of {len(pictures)} pictures held out, expected 1 to {len(pictures) - 1}")
     taken = stratified(pictures.labels, count, seed)
     left = np.setdiff1d(np.arange(len(pictures)), taken)
     rest, held = (
@@ -43,7 +43,7 @@ def split_holdout(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, 
 
 
 def client_subset(pictures: Pictures, client: int, clients: int, seed: int) -> Pictures:
-    """The pictures of ``client`` of so many, at random and without regard to class: the same count for each."""
+    """The random part of ``pictures`` of ``client`` of ``clients``, of the same size for each."""
     if clients == 1:
         return pictures
     chosen = partition_iid(pictures.labels, clients, seed)[client][: len(pictures) // clients]
@@ -64,8 +64,8 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """An epoch's batches from number ``start`` on: normalised float32 (B, 3, H, W) and labels int64 (B,).
 
-    Only ``indices`` of ``pictures`` are taken, if given. Order follows from (seed, epoch), what augmenting
-    draws from (seed, epoch, batch number). The last batch may be smaller; ``drop_last`` leaves it out.
+    ``indices`` restricts them to a part of ``pictures``. The order depends on (seed, epoch), augmentation on (seed,
+    epoch, batch number). ``drop_last`` drops a last batch that is smaller.
     """
     order = np.arange(len(pictures)) if indices is None else indices
     if shuffle:
@@ -82,8 +82,8 @@ def batches(
 def augmented(images: Bytes, generator: np.random.Generator) -> Bytes:
     """Random crops of padded pictures (B, 3, H, W), each mirrored left to right with probability 1/2.
 
-    The padding is PADDING zero pixels on every side, black before normalisation. The draws, in this order:
-    top and left of the crop, (2, B) in [0, 2·PADDING]; mirrored where a uniform number (B,) is below 1/2.
+    The padding is PADDING black pixels on every side. Draws, in this order: top and left of the crop, (2, B) in
+    [0, 2·PADDING]; mirrored where a uniform number (B,) is below 1/2.
     """
     count, _, height, width = images.shape
     top, left = generator.integers(0, 2 * PADDING + 1, (2, count))

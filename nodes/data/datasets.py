@@ -1,4 +1,4 @@
-"""Which data sets are there, are their files in place, what do they hold? Layouts: ``docs/data.md``."""
+"""Data sets by name: where their files are, checks and loading. Layouts: ``docs/data.md``."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -39,10 +39,10 @@ DIGITS_TEST = 360  # of 1,797
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a data set's own files are under the user's folder, and how they are read.
+    """Where the files of a data set are below the user's folder, and their reader.
 
-    Each of ``files`` (patterns) must be there in the first of ``folders`` that has any of them; else one of
-    ``npz`` is taken. ``side`` is that of picture files where none is asked for.
+    The first of ``folders`` with any of ``files`` (patterns) must have all of them; without such a folder one of
+    ``npz`` is used. ``side`` is the default for picture files.
     """
 
     read: Reader
@@ -103,24 +103,24 @@ KNOWN = {
 
 
 def dataset_names() -> list[str]:
-    """The data sets that have a name of their own."""
+    """Names of the data sets with a layout of their own."""
     return [EMBEDDED, *KNOWN]
 
 
 def resolve_dataset(name: str, directory: Path | None) -> str:
-    """The data set that ``name`` means: ``auto(X)`` is X where a folder is given, else the embedded one.
+    """The data set that ``name`` means: for ``auto(X)`` X if a folder is given, else the embedded digits.
 
-    ``optional(X)``, formerly ``perhaps(X)``, is X only where the folder has files of it too. Raises DataError for what
-    is no data set.
+    ``optional(X)``, formerly ``perhaps(X)``, is X only if that folder has files of it. Raises DataError for an unknown
+    name.
     """
     wanted = re.fullmatch(r"(auto|optional|perhaps)\((.*)\)", name)
     plain = wanted[2] if wanted else name
     if plain not in dataset_names() and not re.fullmatch(r"(npz|folder):\w[\w.-]*", plain):
-        raise DataError(f"no data set {plain!r}; there are {', '.join(dataset_names())}, npz:NAME and folder:NAME")
+        raise DataError(f"no data set {plain!r}; expected {', '.join(dataset_names())}, npz:NAME or folder:NAME")
     if wanted is None:
         return plain
-    gone = directory is None or (wanted[1] != "auto" and plain != EMBEDDED and _absent(plain, directory))
-    return EMBEDDED if gone else plain
+    absent = directory is None or (wanted[1] != "auto" and plain != EMBEDDED and _absent(plain, directory))
+    return EMBEDDED if absent else plain
 
 
 def _absent(name: str, directory: Path) -> bool:
@@ -130,12 +130,12 @@ def _absent(name: str, directory: Path) -> bool:
     except AbsentError:
         return True
     except DataError:
-        return False  # a mistake to be told of, not to be passed over
+        return False  # incomplete files are an error of the user, not absence
     return False
 
 
 def check_dataset(name: str, directory: Path | None) -> None:
-    """Raise DataError if there is no such data set or its files are not there. Reads headers at most."""
+    """Raise DataError if there is no such data set or its files are missing. Reads headers at most."""
     name = resolve_dataset(name, directory)
     if name == EMBEDDED:
         return
@@ -146,7 +146,7 @@ def check_dataset(name: str, directory: Path | None) -> None:
 
 
 def recorded_name(name: str, directory: Path | None) -> str:
-    """What records call the data set ``name``, as ``load_dataset``: files may name themselves. Raises DataError."""
+    """The name of the data set in records; npz files may contain their own. Raises DataError."""
     name = resolve_dataset(name, directory)
     if name == EMBEDDED:
         return name
@@ -156,10 +156,16 @@ def recorded_name(name: str, directory: Path | None) -> str:
 
 
 def load_dataset(name: str, directory: Path | None, side: int | None = None) -> Dataset:
-    """The data set ``name`` from ``directory``, ``auto(…)`` too.
+    """Load a data set.
 
-    Pictures are ``side`` pixels high and wide: the centre square, scaled bilinearly. None leaves arrays as
-    stored, scales picture files to the data set's usual side, and the embedded digits to DIGITS_SIDE.
+    Args:
+        name: A data set, ``auto(X)`` or ``optional(X)``.
+        directory: The user's folder; None for the embedded digits.
+        side: Height and width to which the centre square is scaled bilinearly. None: arrays as stored, picture files
+            at the layout's side, digits at DIGITS_SIDE.
+
+    Raises:
+        DataError: An unknown data set, or missing or damaged files.
     """
     name = resolve_dataset(name, directory)
     if side is not None and side < 1:
@@ -179,7 +185,7 @@ def load_dataset(name: str, directory: Path | None, side: int | None = None) -> 
 
 
 def _read(name: str, directory: Path | None, side: int | None) -> tuple[Stored, tuple[Colour, Colour] | None]:
-    """What is stored, and the published mean and standard deviation if there are any."""
+    """The stored pictures, and the published mean and standard deviation, if any."""
     if name == EMBEDDED:
         return _digits(side or DIGITS_SIDE), None
     place, layout = _locate(name, directory)
@@ -189,7 +195,7 @@ def _read(name: str, directory: Path | None, side: int | None) -> tuple[Stored, 
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Put the data set's name before what went wrong with its files."""
+    """Prefix errors with the data set's name."""
     try:
         yield
     except (DataError, OSError) as error:
@@ -201,14 +207,14 @@ def _sized(images: Images, side: int | None) -> Images:
 
 
 def _locate(name: str, directory: Path | None) -> tuple[Path, _Layout]:
-    """Where the files of ``name`` are, a folder or an npz, and their layout.
+    """The folder or npz file of ``name``, and its layout.
 
-    Raises AbsentError, a DataError, if there are none of it, and DataError if some are missing.
+    Raises AbsentError, a DataError, without any of its files, and DataError if some are missing.
     """
     if directory is None:
-        raise DataError(f"needs a folder with its files; only {EMBEDDED} comes with the package")
+        raise DataError(f"needs a folder with its files; only {EMBEDDED} is packaged")
     if not directory.is_dir():
-        raise DataError(f"{directory} is no folder")
+        raise DataError(f"{directory} is not a folder")
     layout = KNOWN.get(name) or _own(name)
     for folder in (directory / part for part in layout.folders):
         missing = [pattern for pattern in layout.files if not any(folder.glob(pattern))]

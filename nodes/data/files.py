@@ -1,7 +1,7 @@
-"""How do published files of many pictures store them? One reader a layout; a file that lies is a DataError.
+"""Readers of published files with many pictures, one per layout. An inconsistent file is a DataError.
 
-Every reader takes where the data is, the names of its classes and a side (unused here: the files fix theirs).
-Sizes that a header declares are held against the file's own size before anything is allocated.
+Every reader takes the location, the names of the classes and a side (unused here: the files fix it). Sizes that a
+header declares are checked against the file's size before anything is allocated.
 """
 
 import gzip
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nodes.data.images import Bytes, Images, Indices
 from nodes.errors import DataError
 
-DEFLATE_RATIO = 1032  # no deflate stream unpacks to more than so many times its size
+DEFLATE_RATIO = 1032  # upper bound of the compression ratio of deflate
 NPZ_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 NAME_CHARACTERS = 100
 CIFAR_RECORD = np.dtype([("label", np.uint8), ("pixels", np.uint8, (3, 32, 32))])
@@ -33,9 +33,9 @@ class DatasetPart(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What a reader found."""
+    """The result of a reader."""
 
-    name: str | None  # None: nothing in the files names the data set
+    name: str | None  # None: the files do not name the data set
     classes: tuple[str, ...]
     train: DatasetPart
     test: DatasetPart
@@ -116,9 +116,9 @@ def _idx(folder: Path, name: str, rank: int) -> Bytes:
 
 
 def read_npz(path: Path, classes: tuple[str, ...], _side: int) -> Stored:
-    """MedMNIST's layout, a class for every label if ``classes`` is empty. Validation pictures are left aside.
+    """MedMNIST's layout, with a class for every label if ``classes`` is empty. Validation pictures are not used.
 
-    An array ``name``, if there, names the data set, else the file's name does.
+    The data set's name is that of an array ``name``, else the file's.
     """
     headers = npz_headers(path)
     try:
@@ -141,7 +141,7 @@ def read_npz(path: Path, classes: tuple[str, ...], _side: int) -> Stored:
 
 
 def npz_name(path: Path) -> str:
-    """What records call the data set in ``path``. Raises DataError."""
+    """The name of the data set in ``path`` for records. Raises DataError."""
     with np.load(path, allow_pickle=False) as arrays:
         return _npz_name(path, {"name": arrays["name"]} if "name" in npz_headers(path) else {})
 
@@ -149,12 +149,12 @@ def npz_name(path: Path) -> str:
 def _npz_name(path: Path, found: Mapping[str, Any]) -> str:
     name = str(found["name"].item()) if "name" in found else path.stem
     if not name or not name.isprintable():
-        raise DataError(f"{path}: name is {name!r}, expected a word that records can carry")
+        raise DataError(f"{path}: name is {name!r}, expected printable characters")
     return name
 
 
 def npz_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
-    """Shape and dtype of the arrays that ``read_npz`` reads, checked without reading their contents."""
+    """Checked shapes and dtypes of the arrays that ``read_npz`` reads, from their headers alone."""
     headers = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -169,7 +169,7 @@ def npz_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[np.gene
 
 
 def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
-    """Shape and dtype of an archive's member; a ValueError if it declares other than its bytes can be."""
+    """Shape and dtype of a member of an archive. Raises ValueError if they contradict its size."""
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
@@ -181,7 +181,7 @@ def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[
     if dtype.hasobject:
         raise ValueError(f"{info.filename} holds Python objects")
     if declared != info.file_size or declared > possible:
-        raise ValueError(f"{info.filename} declares {declared:,} bytes, it cannot hold them")
+        raise ValueError(f"{info.filename} declares {declared:,} bytes, more or fewer than it holds")
     return shape, dtype
 
 
@@ -217,7 +217,7 @@ def _whole(path: Path, record_bytes: int, what: str) -> None:
 def _checked_labels(
     labels: NDArray[np.integer], pictures: int, classes: int, where: Path | str, first: int = 0
 ) -> Indices:
-    """``labels``, counted from 0, as int64; ``first`` is what the file counts from, for the message."""
+    """``labels``, counted from 0, as int64; ``first`` is the file's first label, for messages."""
     if len(labels) != pictures:
         raise DataError(f"{where}: {len(labels):,} labels for {pictures:,} pictures; expected one each")
     wrong = labels[(labels < 0) | (labels >= classes)]

@@ -1,6 +1,6 @@
-"""How do folders of picture files say what they show? One reader a layout; pictures are decoded later.
+"""Readers of folders of picture files, one per layout; pictures are decoded on first use.
 
-Every reader takes the folder, the names of its classes (unused where folders name them) and the side to which
+Every reader takes the folder, the names of the classes (unused where folders name them) and the side to which
 pictures are scaled.
 """
 
@@ -15,7 +15,7 @@ from nodes.data.files import DatasetPart, Stored
 from nodes.data.images import Files, stratified
 from nodes.errors import DataError
 
-SPLIT_SEED = 0  # of a split that is made here because none is published
+SPLIT_SEED = 0  # of splits into training and test where none is published
 TEST_SHARE = 0.2
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
@@ -26,7 +26,7 @@ def read_imagenet(folder: Path, _classes: tuple[str, ...], side: int) -> Stored:
 
 
 def read_folder(folder: Path, _classes: tuple[str, ...], side: int) -> Stored:
-    """train/CLASS/* and test/CLASS/*; or CLASS/*, then a fifth of each class is for testing."""
+    """train/CLASS/* and test/CLASS/*, or CLASS/*, of which a fifth of each class is for testing."""
     if (folder / "train").is_dir():
         return _read_parts(folder, "train", "test", side)
     paths = _by_class([folder])
@@ -63,7 +63,7 @@ def _read_parts(folder: Path, train: str, test: str, side: int) -> Stored:
 
 
 def _by_class(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """The pictures under each class's folder, classes and pictures in the order of their names."""
+    """The pictures in each class's folder, classes and pictures in the order of their names."""
     found: dict[str, list[Path]] = {}
     for folder in folders:
         for path in sorted(folder.glob("*/*")):
@@ -73,7 +73,7 @@ def _by_class(folders: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def read_ham10000(folder: Path, classes: tuple[str, ...], side: int) -> Stored:
-    """HAM10000 as published; a fifth of each class's lesions, with all their pictures, are for testing."""
+    """HAM10000 as published; a fifth of each class's lesions, with all their pictures, is for testing."""
     table = folder / "HAM10000_metadata.csv"
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:

@@ -1,4 +1,4 @@
-"""What is a set of labelled pictures, wherever its pixels lie: in memory, mapped, or in files to decode?"""
+"""Labelled pictures with pixels in memory, in a mapped file, or in picture files decoded on use."""
 
 import os
 from abc import ABC, abstractmethod
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from nodes.errors import DataError
 
-KEPT_BYTES = 1 << 30  # decoded pictures of one split stay in memory up to this many bytes
-STATISTICS_PICTURES = 1024  # at most so many training pictures give a set's mean and standard deviation
+KEPT_BYTES = 1 << 30  # largest split whose decoded pictures stay in memory
+STATISTICS_PICTURES = 1024  # training pictures at most for mean and standard deviation
 
 Indices = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
@@ -23,11 +23,11 @@ Colour = tuple[float, float, float]
 
 
 class AbsentError(DataError):
-    """None of a data set's files are there."""
+    """None of a data set's files exist."""
 
 
 class Images(Protocol):
-    """uint8 pictures, (N, H, W, 3). A slice or an array of indices or of booleans gives them as an array."""
+    """uint8 pictures (N, H, W, 3), indexed by a slice or an array of indices or booleans."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -39,7 +39,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures and what they show. ``mean`` and ``std``, of pixels in [0, 1], normalise them per channel."""
+    """Pictures and labels; ``mean`` and ``std`` of pixels in [0, 1] normalise them per channel."""
 
     images: Images
     labels: Indices
@@ -52,7 +52,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as used; ``name`` is what records carry."""
+    """A data set; ``name`` is its name in records."""
 
     name: str
     classes: tuple[str, ...]
@@ -61,13 +61,13 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """What a model receives of one picture: (3, H, W)."""
+        """Shape of a model's input for one picture: (3, H, W)."""
         _, height, width, channels = self.train.images.shape
         return channels, height, width
 
 
 def blank(train: int, test: int, classes: int, side: int) -> Dataset:
-    """So many black pictures, for runs of which only times and bytes count. They take no memory."""
+    """Black pictures, which take no memory, for runs that measure only times and bytes."""
     sets = [
         Pictures(
             np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (count, side, side, 3)),
@@ -81,7 +81,7 @@ def blank(train: int, test: int, classes: int, side: int) -> Dataset:
 
 
 class _Lazy(ABC):
-    """Images that come into being when they are indexed."""
+    """Images that are computed when indexed."""
 
     shape: tuple[int, ...]
 
@@ -97,7 +97,7 @@ class _Lazy(ABC):
 
 
 class Selected(_Lazy):
-    """The pictures of ``images`` at ``indices``, in that order; nothing is copied."""
+    """The pictures of ``images`` at ``indices``, in that order, without a copy."""
 
     def __init__(self, images: Images, indices: Indices) -> None:
         self._images, self._indices = images, indices
@@ -108,7 +108,7 @@ class Selected(_Lazy):
 
 
 class Resized(_Lazy):
-    """The pictures of ``images``, each as ``resize`` gives it."""
+    """The pictures of ``images``, scaled by ``resize``."""
 
     def __init__(self, images: Images, side: int) -> None:
         self._images, self._side = images, side
@@ -119,7 +119,7 @@ class Resized(_Lazy):
 
 
 class Files(_Lazy):
-    """Picture files, decoded when first asked for and then kept if the split takes at most KEPT_BYTES."""
+    """Picture files, decoded on first use and kept if the split takes at most KEPT_BYTES."""
 
     def __init__(self, paths: Sequence[Path], side: int) -> None:
         self._paths, self._side = paths, side
@@ -146,7 +146,7 @@ class Files(_Lazy):
 def decode(path: Path, side: int) -> Bytes:
     """The centre square of a picture file, scaled bilinearly to (side, side, 3).
 
-    A JPEG at least twice as large is decoded at a half, a quarter or an eighth, which saves most of the time.
+    A JPEG of at least twice the side is decoded at 1/2, 1/4 or 1/8, which saves most of the time.
     """
     from PIL import Image, ImageOps  # noqa: PLC0415
 
@@ -174,7 +174,7 @@ def resize(images: Bytes, side: int) -> Bytes:
 
 
 def stratified(labels: Indices, count: int, seed: int) -> Indices:
-    """``count`` indices, sorted, that keep each class's share, by largest remainder."""
+    """``count`` sorted indices that keep each class's share, by largest remainder."""
     _, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     quota, remainder = np.divmod(sizes * count, len(labels))
     quota[np.argsort(-remainder, kind="stable")[: count - quota.sum()]] += 1
@@ -184,7 +184,7 @@ def stratified(labels: Indices, count: int, seed: int) -> Indices:
 
 
 def statistics(images: Images) -> tuple[Colour, Colour]:
-    """Mean and standard deviation a channel, pixels in [0, 1], over STATISTICS_PICTURES at even distances."""
+    """Mean and standard deviation a channel, pixels in [0, 1], over STATISTICS_PICTURES evenly spaced pictures."""
     count = min(len(images), STATISTICS_PICTURES)
     pixels = images[np.linspace(0, len(images) - 1, count).astype(np.int64)].reshape(-1, 3)
     mean, std = pixels.mean(0) / 255, np.maximum(pixels.std(0), 1) / 255

@@ -1,4 +1,4 @@
-"""Data of a job: its data set, cut to the samples that the job asks for."""
+"""Loading of the data of a job: its data set, cut to the requested samples."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from nodes.spec.service import Service
 
 
 def load_data(job: Job | Service) -> Dataset:
-    """The data set of ``job``, as small as it asks for; "none" is of as many blank pictures. Raises DataError."""
+    """The data set of ``job`` with the requested samples; blank pictures for "none". Raises DataError."""
     spec = job.data
     if spec.name == "none":
         return blank(spec.train_samples or 0, spec.test_samples or 0, job.classes, job.input_shape[-1])

@@ -11,17 +11,17 @@ from nodes.spec.federation import Partition
 
 
 def partition_iid(labels: Indices, clients: int, seed: int) -> list[Indices]:
-    """Every index of ``labels`` to one client, at random; the clients' counts differ by one at most."""
+    """Divide the indices of ``labels`` at random; the clients' counts differ by at most one."""
     _check_enough(len(labels), clients, 1)
     order = np.random.default_rng(seed).permutation(len(labels))
     return [np.sort(part) for part in np.array_split(order, clients)]
 
 
 def partition_dirichlet(labels: Indices, clients: int, alpha: float, seed: int, least: int = 1) -> list[Indices]:
-    """Every index of ``labels`` to one client; a class's shares come from a symmetric Dirichlet(``alpha``).
+    """Divide the indices of ``labels`` by class, with shares from a symmetric Dirichlet(``alpha``).
 
-    A client left with fewer than ``least`` is given random pictures of whoever has most. (To draw everything
-    again, as is usual, need not end for a small ``alpha``.)
+    A client with fewer than ``least`` pictures gets random ones of the client with the most. (Drawing everything again,
+    as is usual, may not terminate for a small ``alpha``.)
     """
     _check_enough(len(labels), clients, least)
     if not alpha > 0 or math.isinf(alpha):
@@ -42,7 +42,7 @@ def partition_dirichlet(labels: Indices, clients: int, alpha: float, seed: int, 
 
 
 def partition_shards(labels: Indices, clients: int, shards: int, seed: int) -> list[Indices]:
-    """Every index of ``labels`` to one client: of all, sorted by class and cut into equal runs, ``shards`` each.
+    """Divide the indices of ``labels``, sorted by class, into equal shards, ``shards`` for each client.
 
     The pathological split of McMahan et al. (2017), section 3: most clients see few classes.
     """
@@ -54,11 +54,11 @@ def partition_shards(labels: Indices, clients: int, shards: int, seed: int) -> l
 
 def _check_enough(pictures: int, clients: int, least: int) -> None:
     if clients < 1 or clients * least > pictures:
-        raise DataError(f"{pictures} pictures for {clients} clients, expected at least {max(least, 1)} for each")
+        raise DataError(f"{pictures} pictures for {clients} clients, expected at least {max(least, 1)} each")
 
 
 def partition(labels: Indices, how: Partition, clients: int, seed: int, least: int) -> list[Indices]:
-    """The pictures of each client. Raises DataError where one has fewer than ``least``, a batch."""
+    """The indices of each client's pictures. Raises DataError if a client has fewer than ``least``, a batch."""
     if clients == 1:
         return [torch.arange(len(labels)).numpy()]
     match how.kind:
@@ -69,5 +69,5 @@ def partition(labels: Indices, how: Partition, clients: int, seed: int, least: i
         case "shards":
             parts = partition_shards(labels, clients, how.shards, seed)
     if min(map(len, parts)) < least:
-        raise DataError(f"{len(labels)} pictures for {clients} clients do not fill a batch of {least} for each")
+        raise DataError(f"{len(labels)} pictures for {clients} clients, expected a batch of {least} each")
     return parts

@@ -57,7 +57,7 @@ def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed
         raise
     except Exception as error:
         pictures = f"{classes} classes of pictures {tuple(input_shape)}"
-        raise ModelError(f"cannot build {name} for {pictures}: {one_line(error)}") from error
+        raise ModelError(f"{name} cannot be built for {pictures}: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
     return model

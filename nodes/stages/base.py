@@ -1,10 +1,9 @@
-"""What stands at a cut? A stage: a trainable sender part, an encoding, a trainable receiver part.
+"""Base of all stages: a trainable sender part, an encoding for the wire, and a trainable receiver part.
 
-At the sender ``compress`` turns the boundary's tensors into codes, differentiably, and ``encode`` the codes
-into wire tensors. At the receiver ``decode`` turns these into codes again and ``restore`` the codes into the
-boundary's tensors, differentiably. A gradient returns for each code that requires grad at the sender, by its
-name, straight through the encoding; for its way back it may be encoded too. Both sides build the stage from the
-same seed; each trains its own part.
+The sender's ``compress`` turns the boundary's tensors into codes, differentiably; ``encode`` turns the codes into wire
+tensors. The receiver's ``decode`` turns these into codes again; ``restore`` turns the codes into the boundary's
+tensors, differentiably. A gradient returns for each code that requires grad at the sender, by its name, straight
+through the encoding; it may be encoded too. Both sides build the stage from the same seed; each trains its own part.
 """
 
 import torch
@@ -14,10 +13,13 @@ from nodes.model.boundary import Tensors
 
 
 class Stage(nn.Module):
-    """The identity, and the base of all others.
+    """The identity, and the base class of your own stages.
 
-    ``shapes`` are the boundary's tensors for one picture, without data. All parameters stand in ``sender`` or
-    in ``receiver``; what is not trained needs neither.
+    A subclass takes ``shapes`` and its options, and overrides the methods of one or both directions. Each parameter
+    belongs to ``sender`` or to ``receiver``. Buffers that a checkpoint must keep belong there too.
+
+    Args:
+        shapes: The boundary's tensors for one picture, by name: meta tensors (1, ...).
     """
 
     def __init__(self, shapes: Tensors) -> None:
@@ -28,31 +30,39 @@ class Stage(nn.Module):
         self.metrics: dict[str, float] = {}  # sums over the samples of the last ``compress`` in training
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Be told, on both sides, that epoch ``epoch`` (from 0) of ``epochs`` begins; at ``epochs`` all are over."""
+        """Called on both sides before epoch ``epoch`` (from 0) of ``epochs``, and with ``epochs`` after the last."""
 
     def trained(self, metrics: dict[str, float]) -> None:
-        """Be told, at the sender, what came of a microbatch in training: "count", "correct", its part of the "loss"."""
+        """Called at the sender after each training microbatch, with its "count", "correct" and share of the "loss"."""
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
-        """Codes, and the stage's own loss term or None: a scalar, trained with the batch's loss, not reported in it."""
+        """Compress the boundary's tensors at the sender, differentiably. A training step may set ``metrics``.
+
+        Args:
+            values: The boundary's tensors (N, ...) by name, on the sender's device; meta tensors in virtual time.
+
+        Returns:
+            Codes by name, and the stage's own loss term: a scalar that is trained with the batch's loss but not
+            reported in it, or None.
+        """
         return values, None
 
     def encode(self, codes: Tensors) -> Tensors:
-        """Wire tensors of ``codes``; no gradient flows here."""
+        """The wire tensors of ``codes``, of the wire's dtypes (``nodes.wire.codec.DTYPES``), without gradient."""
         return codes
 
     def decode(self, wire: Tensors) -> Tensors:
-        """The codes, as exactly as the encoding permits; no gradient flows here."""
+        """The codes of the wire tensors, without gradient. Raises ValueError for tensors of another form."""
         return wire
 
     def restore(self, codes: Tensors) -> Tensors:
-        """The boundary's tensors, with the names that ``compress`` was given."""
+        """The boundary's tensors (N, ...) of ``codes``, by the names given to ``compress``, differentiably."""
         return codes
 
     def encode_gradients(self, gradients: Tensors) -> Tensors:
-        """At the receiver: wire tensors of the codes' ``gradients``."""
+        """At the receiver: the wire tensors of the codes' ``gradients``."""
         return gradients
 
     def decode_gradients(self, wire: Tensors) -> Tensors:
-        """At the sender: the codes' gradients, as exactly as the encoding permits."""
+        """At the sender: the codes' gradients of the wire tensors. Raises ValueError as ``decode`` does."""
         return wire

@@ -1,9 +1,9 @@
-"""How do a few channels stand for many at a cut? Convolutional coders, uniform quantisation, bit packing.
+"""Bottleneck coders: convolutional encoder and decoder, uniform quantisation, bit packing.
 
-The coders are BottleNet++'s, which DynSplit takes over (DynSplit, section IV-A): convolution, batch norm and
+The coders are those of BottleNet++, which DynSplit adopts (DynSplit, section IV-A): convolution, batch norm and
 sigmoid before the wire; transposed convolution, batch norm and ReLU behind it. The convolution makes the picture
-``stride`` times smaller. The sigmoid bounds a code in [0, 1], so n bits are 2^n even levels without any range to
-be sent; a level is sent, its value is computed on, and the gradient passes straight through.
+``stride`` times smaller. The sigmoid bounds a code in [0, 1], so n bits are 2^n even levels and no range is sent. The
+level is sent, its value is used in the computation, and the gradient passes straight through.
 """
 
 from typing import NamedTuple
@@ -15,56 +15,56 @@ BYTE = 8
 
 
 class Geometry(NamedTuple):
-    """The window of both coders, in pixels, along height and width. By default 2x2, stride 2."""
+    """Window of both coders in pixels, along height and width."""
 
     kernel: int = 2
     stride: int = 2
     padding: int = 0
 
     def code_side(self, side: int) -> int:
-        """Pixels along a side of the code for ``side`` pixels along the boundary's. Raises ValueError for none."""
-        coded = (side + 2 * self.padding - self.kernel) // max(self.stride, 1) + 1
-        if min(self.kernel, self.stride, side, coded) < 1 or self.padding < 0:
-            raise ValueError(f"no code of {side} pixels with kernel, stride and padding {tuple(self)}")
-        return coded
+        """Pixels along a side of the code for ``side`` pixels of the boundary's tensor. Raises ValueError for none."""
+        code_side = (side + 2 * self.padding - self.kernel) // max(self.stride, 1) + 1
+        if min(self.kernel, self.stride, side, code_side) < 1 or self.padding < 0:
+            raise ValueError(f"{side} pixels give no code with kernel, stride and padding {tuple(self)}")
+        return code_side
 
     def output_padding(self, side: int) -> int:
-        """Pixels that the transposed convolution must add at the far edge to give ``side`` again."""
-        lacking = side - ((self.code_side(side) - 1) * self.stride - 2 * self.padding + self.kernel)
-        if not 0 <= lacking < self.stride:
-            raise ValueError(f"a decoder with kernel, stride and padding {tuple(self)} cannot give {side} pixels")
-        return lacking
+        """Pixels that the transposed convolution adds at the far edge to restore ``side``. Raises ValueError."""
+        missing = side - ((self.code_side(side) - 1) * self.stride - 2 * self.padding + self.kernel)
+        if not 0 <= missing < self.stride:
+            raise ValueError(f"a decoder with kernel, stride and padding {tuple(self)} cannot restore {side} pixels")
+        return missing
 
 
 BOTTLENET = Geometry()
 
 
 def encoder(inputs: int, channels: int, geometry: Geometry = BOTTLENET, sigmoid: bool = True) -> nn.Sequential:
-    """(N, ``inputs``, H, W) -> (N, ``channels``, H', W'): convolution, batch norm and, if asked, sigmoid."""
+    """(N, ``inputs``, H, W) -> (N, ``channels``, H', W'): convolution, batch norm and optional sigmoid."""
     layers: list[nn.Module] = [nn.Conv2d(inputs, channels, *geometry), nn.BatchNorm2d(channels)]
     return nn.Sequential(*layers, nn.Sigmoid()) if sigmoid else nn.Sequential(*layers)
 
 
 def decoder(channels: int, outputs: int, size: tuple[int, int], geometry: Geometry = BOTTLENET) -> nn.Sequential:
     """(N, ``channels``, H', W') -> (N, ``outputs``, *``size``): transposed convolution, batch norm, ReLU."""
-    lacking = (geometry.output_padding(size[0]), geometry.output_padding(size[1]))
-    up = nn.ConvTranspose2d(channels, outputs, *geometry, output_padding=lacking)
+    padding = (geometry.output_padding(size[0]), geometry.output_padding(size[1]))
+    up = nn.ConvTranspose2d(channels, outputs, *geometry, output_padding=padding)
     return nn.Sequential(up, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 def to_levels(code: torch.Tensor, bits: int) -> torch.Tensor:
-    """The nearest of 2^``bits`` even levels from 0 to 1, by number: uint8, of ``code``'s shape. 1 to 8 bits."""
+    """Numbers (uint8) of the nearest of 2^``bits`` even levels from 0 to 1, for 1 to 8 bits."""
     scaled = code.clamp(0, 1) * float(2**bits - 1)
     return scaled.round().to(torch.uint8)
 
 
 def from_levels(numbers: torch.Tensor, bits: int) -> torch.Tensor:
-    """What levels by number stand for: float32 in [0, 1]."""
+    """Values of levels by number: float32 in [0, 1]."""
     return numbers.float() / float(2**bits - 1)
 
 
 def quantise_straight_through(code: torch.Tensor, bits: int) -> torch.Tensor:
-    """``code`` at its nearest levels, with the gradient of the identity: what crossing the wire does to it."""
+    """``code`` at its nearest levels, with the gradient of the identity, as if it had crossed the wire."""
     crossed: torch.Tensor = _StraightThrough.apply(code, bits)
     return crossed
 
@@ -89,21 +89,24 @@ def pack(numbers: torch.Tensor, bits: int) -> torch.Tensor:
     rows, count = numbers.shape
     if bits == BYTE:
         return numbers
-    apart = (numbers[..., None] >> _shifts(bits, numbers.device)) & 1
-    padded = nn.functional.pad(apart.view(rows, count * bits), (0, packed_bytes(count, bits) * BYTE - count * bits))
+    bit_values = (numbers[..., None] >> _shifts(bits, numbers.device)) & 1
+    padded = nn.functional.pad(
+        bit_values.view(rows, count * bits), (0, packed_bytes(count, bits) * BYTE - count * bits)
+    )
     eights = padded.view(rows, packed_bytes(count, bits), BYTE)
     return (eights << _shifts(BYTE, numbers.device)).sum(-1, dtype=torch.uint8)
 
 
 def unpack(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
-    """What ``pack`` was given, ``count`` numbers a row. Raises ValueError for rows of another length."""
+    """The numbers (N, ``count``) given to ``pack``. Raises ValueError for rows of another length."""
     if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != packed_bytes(count, bits):
         found = f"{packed.dtype} {list(packed.shape)}"
-        raise ValueError(f"{found} came for rows of {count} numbers of {bits} bits, {packed_bytes(count, bits)} bytes")
+        expected = f"{packed_bytes(count, bits)} bytes a row, for {count} numbers of {bits} bits"
+        raise ValueError(f"packed numbers: got {found}, expected uint8 of {expected}")
     if bits == BYTE:
         return packed
-    apart = (packed[..., None] >> _shifts(BYTE, packed.device)) & 1
-    numbers = apart.flatten(1)[:, : count * bits].reshape(len(packed), count, bits)
+    bit_values = (packed[..., None] >> _shifts(BYTE, packed.device)) & 1
+    numbers = bit_values.flatten(1)[:, : count * bits].reshape(len(packed), count, bits)
     return (numbers << _shifts(bits, packed.device)).sum(-1, dtype=torch.uint8)
 
 

@@ -12,7 +12,7 @@ from nodes.stages.base import Stage
 
 
 class Float16(Stage):
-    """Floating-point values travel as float16, those beyond its range as its largest."""
+    """Floating-point values cross as float16, clamped to its range."""
 
     def encode(self, codes: Tensors) -> Tensors:
         return {name: _half(code) if code.is_floating_point() else code for name, code in codes.items()}
@@ -30,7 +30,7 @@ RANGE = "/range"
 
 
 class Int8(Stage):
-    """Floating-point values travel as 256 even steps from the tensor's least to its largest."""
+    """Floating-point values cross as one of 256 even levels between the tensor's minimum and maximum."""
 
     def encode(self, codes: Tensors) -> Tensors:
         wire: Tensors = {}
@@ -68,7 +68,15 @@ BUILT_IN = {  # short names; any other stage is named module:callable
 
 
 def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
-    """The stage that ``spec`` names, for a boundary of ``shapes``. Raises ModelError."""
+    """Build the stage of a cut.
+
+    Args:
+        spec: Its name, built-in or ``module:callable``, and its options.
+        shapes: What crosses the boundary for one picture, by name; scalars are left out.
+
+    Raises:
+        ModelError: An unknown name, a failing constructor, or parameters outside ``sender`` and ``receiver``.
+    """
     path = BUILT_IN.get(spec.name, spec.name)
     if ":" not in path:
         raise ModelError(f"unknown stage {spec.name!r}: neither {', '.join(BUILT_IN)} nor module:callable")
@@ -76,10 +84,10 @@ def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
     try:
         stage = load_callable(path)(tensors, **spec.options)
     except Exception as error:
-        raise ModelError(f"stage {spec.name} cannot be made: {one_line(error)}") from error
+        raise ModelError(f"stage {spec.name} cannot be built: {one_line(error)}") from error
     if not isinstance(stage, Stage):
-        raise ModelError(f"stage {spec.name} made a {type(stage).__name__}, not a nodes.stages.base.Stage")
+        raise ModelError(f"stage {spec.name} returned a {type(stage).__name__}, expected a nodes.stages.Stage")
     halves = [set(half.parameters()) for half in (stage.sender, stage.receiver)]
     if set.union(*halves) != set(stage.parameters()) or set.intersection(*halves):
-        raise ModelError(f"stage {spec.name}: each parameter must stand in sender or in receiver, none in both")
+        raise ModelError(f"stage {spec.name}: each parameter must belong to either sender or receiver")
     return stage

@@ -1,8 +1,7 @@
-"""How can a whole batch cross as one picture does? C3-SL: bind each sample to a key by circular convolution, add.
+"""Batch-wise compression by circular convolution: each sample is bound to a key, and the results are added.
 
-C3-SL (Hsieh et al., 2022), as DynSplit's related work names it. ``ratio`` samples make one vector of their own
-length: each is convolved circularly with a key of its place, all are added. Correlation with a key gives its
-sample back, with the others as noise that is small because random keys are nearly orthogonal.
+C3-SL (Hsieh et al., 2022; DynSplit, related work). ``ratio`` samples make one vector of the same length. Correlation
+with a key restores its sample; the others add noise, which is small because random keys are nearly orthogonal.
 """
 
 import torch
@@ -15,7 +14,7 @@ def keys(ratio: int, length: int) -> torch.Tensor:
 
 
 def bind(samples: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """(N, D) -> (ceil(N / R), D): groups of R samples, each convolved with ``key`` (R, D) of its place, added."""
+    """(N, D) -> (ceil(N / R), D): groups of R samples, each convolved with its row of ``key`` (R, D), added."""
     ratio, length = key.shape
     padded = torch.nn.functional.pad(samples, (0, 0, 0, -len(samples) % ratio)).view(-1, ratio, length)
     bound: torch.Tensor = torch.fft.irfft((torch.fft.rfft(padded) * torch.fft.rfft(key)).sum(1), n=length)
@@ -23,7 +22,7 @@ def bind(samples: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 
 def unbind(bound: torch.Tensor, key: torch.Tensor, count: int) -> torch.Tensor:
-    """What ``bind`` was given, (``count``, D), as far as correlation with ``key`` finds it again."""
+    """The samples (``count``, D) given to ``bind``, as far as correlation with ``key`` restores them."""
     length = key.shape[1]
     spectrum = torch.fft.rfft(bound)[:, None] * torch.fft.rfft(key).conj()
     found: torch.Tensor = torch.fft.irfft(spectrum, n=length)

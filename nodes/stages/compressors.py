@@ -1,4 +1,4 @@
-"""What else could stand at the cut? The compressors that DynSplit is held against, for one picture-shaped tensor."""
+"""Compressors that DynSplit is compared with, for a boundary of one tensor."""
 
 import torch
 
@@ -11,7 +11,7 @@ COUNT, KEPT, PLACES = "count", "kept", "places"
 
 
 class CircularConvolution(Stage):
-    """C3-SL: ``ratio`` samples cross as one, in float32. The keys are part of the stage and are not trained."""
+    """C3-SL: ``ratio`` samples cross as one, in float32. The keys are fixed buffers of the stage."""
 
     def __init__(self, shapes: Tensors, ratio: int = 4) -> None:
         super().__init__(shapes)
@@ -35,7 +35,7 @@ class CircularConvolution(Stage):
 
 
 class TopK(Stage):
-    """The ``share`` of a sample's values that are largest by magnitude cross as float16, and a bit for every place."""
+    """The ``share`` of each sample's values of largest magnitude crosses as float16, with one bit per position."""
 
     def __init__(self, shapes: Tensors, share: float = 0.1) -> None:
         super().__init__(shapes)
@@ -57,12 +57,14 @@ class TopK(Stage):
         return {KEPT: codes[KEPT].half(), PLACES: pack(marked, 1)}
 
     def decode(self, wire: Tensors) -> Tensors:
-        """Raises ValueError unless every sample marks as many places as values came."""
+        """The codes. Raises ValueError unless every sample marks as many positions as it has values."""
         marked = unpack(wire[PLACES], 1, self._size)
         if marked.is_meta:
             return {KEPT: wire[KEPT].float(), PLACES: torch.empty(wire[KEPT].shape, dtype=torch.int64, device="meta")}
         if wire[KEPT].shape != (len(marked), self.kept) or (marked.sum(1) != self.kept).any():
-            raise ValueError(f"values {list(wire[KEPT].shape)} came for {self.kept} marked places a sample")
+            raise ValueError(
+                f"top-k: got values {list(wire[KEPT].shape)}, expected {self.kept} marked positions and values a sample"
+            )
         return {KEPT: wire[KEPT].float(), PLACES: marked.nonzero()[:, 1].view(-1, self.kept)}
 
     def restore(self, codes: Tensors) -> Tensors:

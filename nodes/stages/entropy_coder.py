@@ -1,24 +1,24 @@
-"""How do levels cross in as few bits as their frequencies allow, and come back exactly, on every machine?
+"""Entropy coder of quantised levels: lossless, and the same bytes on every machine. Beyond DynSplit's paper.
 
 Interleaved range asymmetric numeral systems (J. Duda, arXiv 1311.2540; F. Giesen, arXiv 1402.3392): many states, each
-for some of the rows, share one stream of 16-bit words, so that every step is one operation on all of them. Each place
-in a row has a table, learned in training: both ends count the levels that cross then, and make the same integers of the
-counts. There is no floating-point number in here. Beyond DynSplit's paper.
+for some of the rows, share one stream of 16-bit words, so every step is one operation on all states. Each position in
+a row has a frequency table, learned in training: both ends count the levels that cross and derive the same integers
+from the counts. There is no floating-point arithmetic.
 """
 
 import torch
 from torch import nn
 
 BITS = 15  # the frequencies of a table sum to 2^15
-LOW = 1 << 16  # a state is at least this; below it a word is due
-HELD = 1 << 12  # levels seen at a place from which on its counts are halved: what is long ago fades
-TRUST = 32  # levels seen at a place that weigh as much as all of its channel
-LANE = 512  # levels that one state stands for, unless a single row has more
-COUNT, STATE, WORD = 4, 4, 2  # bytes, all little-endian: of the number of rows, of each state, of each word
+LOW = 1 << 16  # lower bound of a state; below it the decoder reads a word
+HELD = 1 << 12  # counts of a position are halved beyond this sum, so old levels fade
+TRUST = 32  # count of a position at which it weighs as much as its channel
+LANE = 512  # levels per state, unless a single row has more
+COUNT, STATE, WORD = 4, 4, 2  # bytes of the number of rows, of a state, of a word; little-endian
 
 
 class Counts(nn.Module):
-    """How often each of ``levels`` crossed of late: ``seen`` (``channels``, ``places`` of each, ``levels``)."""
+    """Recent counts of each level at each position: ``seen`` (``channels``, ``places`` a channel, ``levels``)."""
 
     def __init__(self, channels: int, places: int, levels: int) -> None:
         super().__init__()
@@ -33,10 +33,10 @@ class Counts(nn.Module):
         self.seen >>= (self.seen.sum(-1, keepdim=True) > HELD).long()
 
     def frequencies(self) -> torch.Tensor:
-        """(channels * places, levels), on the CPU: each at least 1, and 2^15 together at each place.
+        """Frequency tables (channels * places, levels) on the CPU, each at least 1 and with the sum 2^15.
 
-        In proportion to the counts of the place, and to those of its channel for what it has seldom seen; alike for
-        all levels where none was seen. At most 2^15 levels.
+        In proportion to the counts of the position, blended with those of its channel where they are few; uniform
+        without any counts. At most 2^15 levels.
         """
         own = self.seen.cpu()
         channel = own.sum(1, keepdim=True)
@@ -49,7 +49,7 @@ class Counts(nn.Module):
 
 
 def encode_levels(rows: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, S), levels of the S tables ``frequencies`` (S, L) -> uint8 (M,), M as the levels permit."""
+    """Encode levels (N, S), uint8, with the tables ``frequencies`` (S, L), as uint8 (M,)."""
     rows = rows.cpu()
     count, size = rows.shape
     lanes = _lanes(count, size)
@@ -69,28 +69,30 @@ def encode_levels(rows: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor
 
 
 def decode_levels(packed: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
-    """The rows (N, S) that ``encode_levels`` was given with the same ``frequencies``. Raises ValueError for anything
-    else: too short, too long, or changed on its way, which the states' ends give away.
+    """The rows (N, S) given to ``encode_levels`` with the same ``frequencies``.
 
-    N is bounded by the bytes that came, at a state for each ``LANE`` levels.
+    Raises ValueError for anything else: too short, too long, or changed, which the final states reveal. N is bounded
+    by the received bytes, with a state for each ``LANE`` levels.
     """
     if packed.dtype != torch.uint8 or packed.ndim != 1:
-        raise ValueError(f"{packed.dtype} {list(packed.shape)} came for coded levels")
+        raise ValueError(f"coded levels: got {packed.dtype} {list(packed.shape)}, expected uint8 (M,)")
     raw = packed.cpu()
     count, size = int(_numbers(raw[:COUNT], COUNT)[0]) if len(raw) >= COUNT else 0, len(frequencies)
     lanes = _lanes(count, size)
     stream = raw[COUNT + STATE * lanes :]
     if not count or len(raw) < COUNT + STATE * lanes or len(stream) % WORD:
-        raise ValueError(f"{len(raw)} bytes came for {count} rows of {size} coded levels")
+        raise ValueError(f"coded levels: {len(raw)} bytes cannot hold {count} rows of {size} levels")
     states, words = _numbers(raw[COUNT : COUNT + STATE * lanes], STATE), _numbers(stream, WORD)
     rows, taken = _run(states, words, frequencies, count)
     if taken != len(words) or not (states == LOW).all():
-        raise ValueError(f"{len(raw)} bytes are not {count} rows of {size} levels coded with these tables")
+        raise ValueError(
+            f"coded levels: {len(raw)} bytes for {count} rows of {size}: damaged, or coded with other tables"
+        )
     return rows.to(packed.device)
 
 
 def _run(states: torch.Tensor, words: torch.Tensor, frequencies: torch.Tensor, count: int) -> tuple[torch.Tensor, int]:
-    """``count`` rows, and how many of ``words`` they took; ``states`` are run back to their beginning."""
+    """``count`` rows, and how many of ``words`` they took; ``states`` end at their initial values."""
     below = frequencies.cumsum(1) - frequencies
     levels = torch.arange(frequencies.shape[1], dtype=torch.uint8)
     which = torch.stack([levels.repeat_interleave(one) for one in frequencies])  # (S, 2^15)
@@ -114,7 +116,7 @@ def _run(states: torch.Tensor, words: torch.Tensor, frequencies: torch.Tensor, c
 
 
 def _lanes(count: int, size: int) -> int:
-    """States for ``count`` rows of ``size`` levels: row r is of state r modulo that."""
+    """Number of states for ``count`` rows of ``size`` levels; row r uses state r modulo that."""
     return -(-count // max(1, LANE // size))
 
 
@@ -124,5 +126,5 @@ def _bytes(numbers: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def _numbers(raw: torch.Tensor, width: int) -> torch.Tensor:
-    """What ``_bytes`` was given."""
+    """The numbers given to ``_bytes``."""
     return (raw.view(-1, width).long() << (8 * torch.arange(width))).sum(1)

@@ -1,8 +1,8 @@
-"""How much of the pictures does smashed data give away? A dependence, a likeness, and a decoder that tries.
+"""Leakage of pictures through smashed data: distance correlation, SSIM, and an inversion attack.
 
-Distance correlation asks without any attacker whether pictures that differ have smashed data that differ. The
-inversion decoder is what an honest-but-curious server can train: it knows pairs (smashed, picture) of pictures of its
-own, and guesses others from their smashed data alone. What it reaches is a lower bound: a better attacker sees more.
+Distance correlation measures, without an attacker, whether different pictures have different smashed data. The
+inversion decoder is what an honest-but-curious server can train: from pairs (smashed data, picture) of its own pictures
+it learns to reconstruct others from their smashed data. Its result is a lower bound; a better attacker sees more.
 """
 
 import itertools
@@ -14,20 +14,23 @@ from torch.nn import functional as F
 
 WINDOW, SIGMA = 11, 1.5  # pixels, of SSIM's Gaussian
 K1, K2 = 0.01, 0.03
-FIRST = 4  # pixels along a side of the map over which the decoder spreads features
-RATE = 4e-3  # the decoder's first learning rate
+FIRST = 4  # pixels along a side of the map to which the decoder expands features
+RATE = 4e-3  # initial learning rate of the decoder
 
 
 def distance_correlation(x: torch.Tensor, y: torch.Tensor) -> float:
-    """How dependent are samples ``x`` (N, ...) and ``y`` (N, ...): 1 if the distances of one are those of the other
-    times a constant, about 0 if they are independent. Needs N of 4 or more.
+    """Distance correlation of samples ``x`` (N, ...) and ``y`` (N, ...), N of at least 4: 0 to 1.
+
+    1 if the distances in ``x`` are those in ``y`` times a constant, about 0 if the samples are independent.
 
     Unbiased: the root of the bias-corrected squared distance correlation of Szekely and Rizzo 2014, Definition 2
     (U-centred distances), and 0 where that is negative. The V-statistic of Szekely, Rizzo and Bakirov 2007, Eq. 2.8 to
     2.10, goes to 1 for independent samples too as their dimension grows, and pictures have many. 0 for a constant.
     """
     if len(x) != len(y) or len(x) < 4:
-        raise ValueError(f"{len(x)} and {len(y)} samples, expected as many of both and 4 or more")
+        raise ValueError(
+            f"distance correlation: got {len(x)} and {len(y)} samples, expected equal numbers of at least 4"
+        )
     a, b = _centred(x), _centred(y)
     scale = (a.square().sum() * b.square().sum()).sqrt()
     return float((a * b).sum().div(scale).clamp(0, 1).sqrt()) if scale > 0 else 0.0
@@ -50,7 +53,7 @@ def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     the places where the window lies within the picture, and over the channels.
     """
     if min(x.shape[2:]) < WINDOW:
-        raise ValueError(f"pictures of {list(x.shape[2:])}, SSIM needs {WINDOW} pixels a side")
+        raise ValueError(f"SSIM: got pictures of {list(x.shape[2:])} pixels, expected at least {WINDOW} a side")
     places = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
     bell = (-places.square() / (2 * SIGMA**2)).exp()
     window = torch.outer(bell, bell)[None, None] / bell.sum() ** 2
@@ -67,12 +70,12 @@ def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 class InversionDecoder(nn.Module):
-    """Smashed data like ``smashed`` (N, C, H, W) or (N, features) to pictures (N, ``channels``, ``side``, ``side``).
+    """Reconstructs pictures (N, ``channels``, ``side``, ``side``) from data like ``smashed``, (N, C, H, W) or (N, F).
 
-    Transposed convolutions of ``width`` channels double feature maps until they are as large as the picture; beside
-    them one convolution goes straight to pixels, so that what still is a picture is recovered at once. Features are
-    first spread over a small map by a linear layer. Inputs are standardised as those of ``smashed`` are, channel by
-    channel. Pixels are bounded to [0, 1] only where they are used.
+    Transposed convolutions of ``width`` channels double feature maps until they are as large as the picture. Beside
+    them one convolution maps directly to pixels, for smashed data that still is a picture. Features are first expanded
+    to a small map by a linear layer. Inputs are standardised by the statistics of ``smashed``, channel by channel. The
+    output is not clamped to [0, 1].
     """
 
     def __init__(self, smashed: torch.Tensor, channels: int, side: int, width: int = 16) -> None:
@@ -93,7 +96,7 @@ class InversionDecoder(nn.Module):
         self.straight = nn.Sequential(nn.Conv2d(first[0], channels, 3, padding=1), nn.Upsample((side, side)))
 
     def forward(self, smashed: torch.Tensor) -> torch.Tensor:
-        """The pictures, unbounded."""
+        """The pictures, not clamped."""
         maps = self.spread((smashed - self.get_buffer("mean")) / self.get_buffer("scale"))
         pictures: torch.Tensor = self.body(maps) + self.straight(maps)
         return pictures
@@ -102,9 +105,9 @@ class InversionDecoder(nn.Module):
 def train_inversion_decoder(
     smashed: torch.Tensor, pictures: torch.Tensor, *, epochs: int, seed: int, batch_size: int = 32
 ) -> InversionDecoder:
-    """A decoder trained on pairs of ``smashed`` (N, ...) and ``pictures`` (N, C, S, S) with pixels in [0, 1].
+    """Train a decoder on pairs of ``smashed`` (N, ...) and ``pictures`` (N, C, S, S) with pixels in [0, 1].
 
-    Adam on the squared error, the rate falling to 0 as a cosine. Draws follow from ``seed`` alone.
+    Adam on the mean squared error, with a cosine schedule down to 0. Draws depend on ``seed`` alone.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -124,13 +127,13 @@ def train_inversion_decoder(
 
 
 def invert(decoder: InversionDecoder, smashed: torch.Tensor) -> torch.Tensor:
-    """What ``decoder`` takes the pictures (N, C, S, S) of ``smashed`` (N, ...) to be, pixels in [0, 1]."""
+    """Reconstructions (N, C, S, S) of the pictures behind ``smashed`` (N, ...), pixels in [0, 1]."""
     with torch.no_grad():
         return torch.cat([decoder(some).clamp(0, 1) for some in torch.split(smashed, 256)])
 
 
 def mean_picture(pictures: torch.Tensor, count: int) -> torch.Tensor:
-    """The guess of who sees nothing that was sent: ``count`` times the mean of ``pictures`` (N, C, S, S)."""
+    """The guess without any smashed data: ``count`` times the mean of ``pictures`` (N, C, S, S)."""
     return pictures.mean(0, keepdim=True).expand(count, -1, -1, -1)
 
 

@@ -1,4 +1,4 @@
-"""What does it cost to blur what crosses a cut? A stage that adds Gaussian noise to every value."""
+"""Stage that adds Gaussian noise to every value that crosses."""
 
 import torch
 
@@ -7,12 +7,12 @@ from nodes.stages.base import Stage
 
 
 class Noise(Stage):
-    """Each floating-point tensor gets noise of ``std`` times its own standard deviation over the message.
+    """Adds noise of ``std`` times the standard deviation of each floating-point tensor of the message.
 
-    Relative, so that one number means the same at every cut, and so that a network cannot learn to drown the noise in
-    larger values; the scale passes no gradient, the value's passes straight through. The sender draws it, in training
-    and in inference, from the seed of (run, step, microbatch, link): so who knows the run's seed could take it off
-    again. It bounds no leakage in the sense of differential privacy: the values are not clipped.
+    Relative noise means the same at every cut, and a network cannot learn to drown it in larger values. The scale
+    passes no gradient; the gradient of the value passes straight through. The sender draws the noise, in training and
+    inference, from the seed of (run, step, microbatch, link): whoever knows the run's seed can remove it. The values
+    are not clipped, so the noise gives no differential privacy.
     """
 
     def __init__(self, shapes: Tensors, std: float = 1.0) -> None:

@@ -1,9 +1,9 @@
-"""How is a two-part detector a chain? Faster R-CNN, cut in its backbone and between its two parts.
+"""Faster R-CNN as a chain that can be cut in its backbone and between its two parts.
 
 The first part proposes boxes (ResNet-50 with a feature pyramid, and the region proposal network), the second
-classifies what is in them. The backbone is cut like any network; what proposes and what classifies choose boxes by
-their scores, so each stays whole. Both keep a fixed number of boxes, padded with empty ones, so that shapes, bytes
-and work do not depend on the picture. The weights are random: nothing here is about accuracy.
+classifies them. The backbone can be cut anywhere; proposal and classification select boxes by score, so each is one
+layer. Both keep a fixed number of boxes, padded with empty ones, so that shapes, bytes and work do not depend on the
+picture. The weights are random: this model is not for accuracy.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ class FasterRcnn(nn.Module):
 
     def __init__(self, classes: int = 91) -> None:
         super().__init__()
-        from torchvision.models.detection import fasterrcnn_resnet50_fpn  # noqa: PLC0415  (seconds)
+        from torchvision.models.detection import fasterrcnn_resnet50_fpn  # noqa: PLC0415  (takes seconds to import)
 
         whole = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes)
         self.backbone = whole.backbone
@@ -36,9 +36,9 @@ class FasterRcnn(nn.Module):
 
 
 class _Propose(nn.Module):
-    """Region proposals [PROPOSALS, 4] from the picture's size and the maps of the pyramid."""
+    """Region proposals [PROPOSALS, 4] from the size of the picture and the pyramid's maps."""
 
-    whole = True  # one layer: which boxes it keeps depends on their scores
+    whole = True  # one layer, since the selected boxes depend on their scores
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Propose(nn.Module):
 
 
 class _Classify(nn.Module):
-    """Detections [DETECTIONS, 6] from the proposals and what the maps of the pyramid show in them."""
+    """Detections [DETECTIONS, 6] from the proposals and the pyramid's maps."""
 
     whole = True
 
@@ -78,7 +78,7 @@ class _Classify(nn.Module):
             shown = x.new_empty(PROPOSALS, levels[0].shape[1], *heads.box_roi_pool.output_size)
             heads.box_predictor(heads.box_head(shown))
             return x.new_empty(DETECTIONS, 6)
-        names = ["0", "1", "2", "3", "pool"]  # as the pyramid calls its levels
+        names = ["0", "1", "2", "3", "pool"]  # torchvision's names of the pyramid's levels
         shown = heads.box_roi_pool(dict(zip(names, levels, strict=True)), [proposals], sizes)
         logits, deltas = heads.box_predictor(heads.box_head(shown))
         boxes, scores, labels = heads.postprocess_detections(logits, deltas, [proposals], sizes)
@@ -87,5 +87,5 @@ class _Classify(nn.Module):
 
 
 def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """``rows`` with rows of zeros below, ``count`` in all."""
+    """``rows`` padded with zeros to ``count`` rows."""
     return torch.cat([rows, rows.new_zeros(count - len(rows), rows.shape[1])])

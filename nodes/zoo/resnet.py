@@ -1,4 +1,4 @@
-"""Which residual networks does the project bring itself? torchvision's layout, at a fraction of its width."""
+"""Residual networks in torchvision's layout, at a fraction of its width."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ class Residual(nn.Module):
 
 
 class ThinResNet(nn.Sequential):
-    """A residual network of four groups of ``blocks``, with torchvision's names and stem, ``width`` channels first."""
+    """A residual network of four groups of ``blocks``, with torchvision's names and stem of ``width`` channels."""
 
     def __init__(self, blocks: Sequence[int], bottleneck: bool, classes: int, width: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def thin_resnet101(classes: int = 10) -> nn.Module:
 
 def cifar_resnet18(classes: int = 10) -> nn.Module:
     """torchvision's ResNet-18 with a stem for small pictures: 3x3, stride 1, no pooling."""
-    from torchvision.models import resnet18  # noqa: PLC0415  (seconds; only those who build it pay for it)
+    from torchvision.models import resnet18  # noqa: PLC0415  (takes seconds to import)
 
     model: nn.Module = resnet18(num_classes=classes)
     model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()

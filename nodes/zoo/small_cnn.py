@@ -1,4 +1,4 @@
-"""Which networks does the project bring itself? Small ones, for runs that are to end in seconds."""
+"""Small networks for runs of seconds: a CNN, a recurrent sequence labeller, and an agent of QMIX."""
 
 import itertools
 from typing import Any, cast
@@ -24,11 +24,11 @@ def small_cnn(classes: int = 10, width: int = 32) -> nn.Module:
 
 
 class SequenceLabeller(nn.Module):
-    """GRU cells on top of one another and a linear read-out, unrolled over ``steps``: a label for each step.
+    """Stacked GRU cells and a linear read-out, unrolled over ``steps``, with a label for each step.
 
-    (N, 1, steps, features) to (N, steps, classes). All steps share the cells' parameters, which therefore do not
-    train: frozen, both sides of any cut may hold them. Its chain takes the sequence apart in its first two layers,
-    then has ``cells + 1`` layers a step, and joins the labels in its last (HiveMind, section VI-A).
+    (N, 1, steps, features) to (N, steps, classes). All steps share the cells' parameters, which are frozen, so both
+    sides of any cut may hold them. The first two layers of its chain separate the steps, then come ``cells + 1`` layers
+    a step, and the last joins the labels (HiveMind, section VI-A).
     """
 
     def __init__(self, steps: int, features: int, hidden: int, cells: int, classes: int) -> None:
@@ -40,10 +40,10 @@ class SequenceLabeller(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, sequences: torch.Tensor) -> torch.Tensor:
-        """The labels' scores of each step of ``sequences``."""
-        # Copies, so that a cut sends those that are left alone. (The stub has it return nothing.)
-        apart = cast(Any, torch.unbind_copy)(sequences.squeeze(1), 1)
-        inputs = [apart[step] for step in range(self._steps)]
+        """The scores of the labels of each step of ``sequences``."""
+        # Copies, so that a cut sends only the remaining steps. (The stub declares no return value.)
+        steps_in = cast(Any, torch.unbind_copy)(sequences.squeeze(1), 1)
+        inputs = [steps_in[step] for step in range(self._steps)]
         states: list[torch.Tensor | None] = [None] * len(self.cells)
         labels = []
         for value in inputs:

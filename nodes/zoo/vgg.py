@@ -1,11 +1,11 @@
-"""Which network do deprune and prune train? VGG-11 with batch norm, and the cuts that the paper numbers in it."""
+"""VGG-11 with batch norm, the network of deprune and prune, and the paper's numbering of its cuts."""
 
 from torch import nn
 
 POOL = "M"
 PLAN = (64, POOL, 128, POOL, 256, 256, POOL, 512, 512, POOL, 512, 512, POOL)
 HIDDEN = 4096
-POOLED = 7  # the classifier's view, at 32x32 one pixel seven times seven
+POOLED = 7  # side of the classifier's input; at 32x32 one pixel, repeated
 
 
 def vgg11(classes: int = 10, width: float = 1.0, pooled: int = POOLED) -> nn.Sequential:
@@ -27,25 +27,25 @@ def vgg11(classes: int = 10, width: float = 1.0, pooled: int = POOLED) -> nn.Seq
 
 
 def half_vgg11(classes: int = 10) -> nn.Sequential:
-    """Half as wide, 32 M parameters."""
+    """VGG-11 at half its width: 32 M parameters."""
     return vgg11(classes, 1 / 2)
 
 
 def small_vgg11(classes: int = 10) -> nn.Sequential:
-    """A quarter as wide, its classifier fed with one pixel a map: 1.8 M parameters."""
+    """VGG-11 at a quarter of its width, with one pixel a map for the classifier: 1.8 M parameters."""
     return vgg11(classes, 1 / 4, 1)
 
 
 def tiny_vgg11(classes: int = 10) -> nn.Sequential:
-    """An eighth as wide, its classifier fed with one pixel a map: 0.4 M parameters."""
+    """VGG-11 at an eighth of its width, with one pixel a map for the classifier: 0.4 M parameters."""
     return vgg11(classes, 1 / 8, 1)
 
 
 def layers_before(cut: int) -> int:
-    """Layers of ``vgg11`` done before the paper's cut: 0 the picture, then one more than the plan's steps done.
+    """Layers of ``vgg11`` before the paper's cut ``cut``: 0 is the picture, n + 1 follows step n of PLAN.
 
-    So pools count, and cut 5 lies behind the second pool: 128 maps of 8x8 at 32x32. Raises ValueError.
+    Pools count: cut 5 follows the second pool, with 128 maps of 8x8 at 32x32. Raises ValueError.
     """
     if not 0 <= cut <= len(PLAN) + 1 or cut == 1:
-        raise ValueError(f"cut {cut}: 0, or 2 to {len(PLAN) + 1}")
+        raise ValueError(f"cut {cut}, expected 0, or 2 to {len(PLAN) + 1}")
     return sum(1 if step == POOL else 3 for step in PLAN[: max(0, cut - 1)])

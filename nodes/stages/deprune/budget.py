@@ -1,8 +1,8 @@
-"""How many maps may cross, and until when? Budgets by phase, deprune's upwards and prune's downwards.
+"""Budgets of feature maps by training phase: increasing for deprune, decreasing for prune.
 
 Deprune, Algorithms 1 to 3: a list of budgets, each trained for some epochs, and selectLr, which raises the learning
-rate by a factor gamma in the first l_k epochs after each change. A budget is a share of the maps, as one plan is to
-serve every cut. Beyond the paper, a run may end a phase itself, once its loss has become flat.
+rate by a factor gamma in the first l_k epochs after each change. A budget is a share of the maps, so one plan serves
+every cut. Beyond the paper, a phase may end early, once the loss is flat.
 """
 
 from collections.abc import Sequence
@@ -11,27 +11,27 @@ from typing import NamedTuple
 
 
 class BudgetPhase(NamedTuple):
-    """``epochs`` (at most so many, where the run decides) under a budget of ``share`` of the maps."""
+    """``epochs``, or fewer if the loss is flat, with a budget of ``share`` of the maps."""
 
     epochs: int
     share: float
 
 
 class PhasePosition(NamedTuple):
-    """The phase, by number, that an epoch belongs to, and the phase's epochs before it."""
+    """The number of the phase of an epoch, and the epochs of that phase before it."""
 
     phase: int
     since: int
 
 
 class Flatness(NamedTuple):
-    """The loss is flat when its mean over ``window`` epochs fell by less than ``least`` of that over as many before."""
+    """The loss is flat when its mean over ``window`` epochs is less than ``least`` below that of as many before."""
 
     window: int = 2
     least: float = 0.05
 
     def reached(self, losses: Sequence[float]) -> bool:
-        """Whether ``losses``, one an epoch, have become flat."""
+        """Whether ``losses``, one per epoch, are flat."""
         if len(losses) < 2 * self.window:
             return False
         before = sum(losses[-2 * self.window : -self.window])
@@ -39,12 +39,12 @@ class Flatness(NamedTuple):
 
 
 def map_budget(share: float, maps: int) -> int:
-    """The budget B that ``share`` of ``maps`` is: at least one map."""
+    """The budget B for ``share`` of ``maps``, at least 1."""
     return max(1, round(share * maps))
 
 
 def position_by_plan(phases: Sequence[BudgetPhase], epoch: int) -> PhasePosition:
-    """The moment of ``epoch`` (from 0) by the plan; what comes after it belongs to the last phase."""
+    """The position of ``epoch`` (from 0) by the plan; epochs after its end belong to the last phase."""
     begun = 0
     for number, phase in enumerate(phases[:-1]):
         if epoch < begun + phase.epochs:
@@ -54,7 +54,7 @@ def position_by_plan(phases: Sequence[BudgetPhase], epoch: int) -> PhasePosition
 
 
 def position_by_loss(phases: Sequence[BudgetPhase], flatness: Flatness, losses: Sequence[float]) -> PhasePosition:
-    """The moment after epochs that ended with ``losses``: a phase ends when its loss is flat or its epochs are over."""
+    """The position after epochs with ``losses``, where a phase ends once its loss is flat or its epochs are done."""
     number = begun = 0
     for done in range(1, len(losses) + 1):
         over = done - begun >= phases[number].epochs or flatness.reached(losses[begun:done])
@@ -64,7 +64,7 @@ def position_by_loss(phases: Sequence[BudgetPhase], flatness: Flatness, losses: 
 
 
 def rate_factors(phases: Sequence[BudgetPhase], boost: float, boosted_epochs: int) -> tuple[tuple[int, float], ...]:
-    """selectLr: (epoch from which it holds, factor of the learning rate), ``boost`` after each change of budget."""
+    """selectLr: (first epoch, factor of the learning rate from then on), ``boost`` after each change of budget."""
     factors: list[tuple[int, float]] = []
     begun = 0
     for before, after in pairwise(phases):

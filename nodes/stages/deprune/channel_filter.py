@@ -1,13 +1,13 @@
-"""Which feature maps cross, and how is that learned? Deprune's filter, its soft budget and its hard one.
+"""Deprune's channel filter: learned strengths of the feature maps, of which the strongest cross.
 
-Deprune, section 3.1. Every map (or feature, where none is a picture) has a strength f = sigmoid(f_hat), by which it
-is multiplied. Eq. 1 draws the sum of all strengths to the budget B; the B strongest maps are sent, no others.
-"Larger than B entries" is read as top-B: as printed it would keep all but B. Where resetting speaks of "entries
-greater than 1", which no sigmoid gives, the kept ones are meant.
+Deprune, section 3.1. Every map (or feature) has a strength f = sigmoid(f_hat), by which it is multiplied. Eq. 1 draws
+the sum of all strengths to the budget B (soft); only the B strongest maps are sent (hard). We read "larger than B
+entries" as top-B, since as printed it would keep all but B, and "entries greater than 1" in resetting, which no
+sigmoid gives, as the kept ones.
 
-What this can learn is less than it seems. A map that is not sent gets no gradient but Eq. 1's, which is the same
-for all strengths and moves f_hat by an increasing function of itself: so the maps left out keep their order, and
-one comes in only when the task pushes a kept one below it, never because it would serve better.
+The filter learns less than it seems. A map that is not sent gets only the gradient of Eq. 1, which is equal for all
+strengths and moves f_hat by an increasing function of itself. So the maps left out keep their order, and one enters
+only when the task pushes a kept map below it, never because it would serve better.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 
 
 class ChannelFilter(nn.Module):
-    """The strengths (count,) of as many maps; f_hat is drawn from a standard normal distribution (our assumption)."""
+    """Strengths (count,) of the maps; f_hat starts from a standard normal distribution (our assumption)."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -26,13 +26,13 @@ class ChannelFilter(nn.Module):
 
     @torch.no_grad()
     def reset(self, which: torch.Tensor, generator: torch.Generator) -> None:
-        """Algorithm 3's resetprune: draw f_hat of the maps ``which`` anew, as at the beginning."""
+        """Draw f_hat of the maps ``which`` again (resetprune in Algorithm 3)."""
         drawn = torch.randn(len(which), generator=generator)
         self.f_hat[which] = drawn.to(self.f_hat.device)
 
 
 def strongest_maps(strengths: torch.Tensor, budget: int) -> torch.Tensor:
-    """The ``budget`` largest of ``strengths`` (count,) by number, ascending; of equal ones the first."""
+    """Numbers of the ``budget`` largest of ``strengths`` (count,), ascending; of equal ones the first."""
     order = strengths.detach().sort(descending=True, stable=True).indices
     return order[:budget].sort().values
 
@@ -40,7 +40,7 @@ def strongest_maps(strengths: torch.Tensor, budget: int) -> torch.Tensor:
 def prune_loss(strengths: torch.Tensor, budget: int, delta: float, barrier: float) -> torch.Tensor:
     """Eq. 1: exp(delta·excess) + lambda·exp(-delta·excess), ``excess`` the sum of ``strengths`` less the budget.
 
-    ``barrier`` is lambda, from 0 to 1. The least value is at the budget if it is 1, below it else.
+    ``barrier`` is lambda, from 0 to 1. The minimum is at the budget for 1, below it otherwise.
     """
     excess = delta * (strengths.sum() - budget)
     return excess.exp() + barrier * (-excess).exp()

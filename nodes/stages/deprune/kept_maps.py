@@ -1,8 +1,8 @@
-"""How do coders compute the kept maps alone? By the rows of their kernels that belong to these.
+"""Coders restricted to the kept maps, by the rows of their kernels.
 
-Deprune's section 3.4 counts the coders' work with as many maps as the budget: so only these are computed, at the
-sender and, with zeros standing for all others, at the receiver. Batch norm goes map by map, so what it notes of a
-kept map is what it would note beside the others; of a map that is not kept it notes nothing.
+Deprune, section 3.4, counts the coders' work for as many maps as the budget. So only these are computed, at the
+sender and, with zeros for all others, at the receiver. Batch norm works map by map: its statistics of a kept map are
+those of the full computation, and those of the other maps stay unchanged.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def encode_maps(encoder: nn.Sequential, value: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-    """Maps ``which`` of ``encoder(value)``: convolution, batch norm and what follows it, (N, B, H', W')."""
+    """Maps ``which`` of ``encoder(value)``, (N, B, H', W')."""
     convolution, norm, *rest = encoder
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
@@ -27,7 +27,7 @@ def encode_maps(encoder: nn.Sequential, value: torch.Tensor, which: torch.Tensor
 
 
 def decode_maps(decoder: nn.Sequential, maps: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-    """``decoder`` of ``maps`` (N, B, H', W') in their places ``which``, zeros in all others."""
+    """``decoder`` applied to ``maps`` (N, B, H', W') at the channels ``which``, with zeros at all others."""
     up, *rest = decoder
     assert isinstance(up, nn.ConvTranspose2d)
     if len(which) == up.in_channels:
@@ -41,7 +41,7 @@ def decode_maps(decoder: nn.Sequential, maps: torch.Tensor, which: torch.Tensor)
 
 
 def _normalised(norm: nn.BatchNorm2d, maps: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-    """``norm`` of the maps ``which`` alone, which in training moves its running estimates of these."""
+    """``norm`` of the maps ``which`` alone; training updates only their running estimates."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None

@@ -1,7 +1,7 @@
-"""How do maps of any range cross in few bits? Each by even levels from its least value to its largest.
+"""Quantisation of maps of any range: even levels between each map's minimum and maximum over the batch.
 
-Beyond deprune, which sends float32 both ways: the codes on the way there and the gradients on the way back are
-taken map by map (features: value by value), over the whole batch, so a range costs 8 bytes a map and batch.
+Beyond deprune, which sends float32 in both directions. Codes and gradients are quantised map by map (features: value
+by value), so ranges cost 8 bytes per map and batch.
 """
 
 import math
@@ -12,7 +12,7 @@ from nodes.stages.bottleneck import pack, to_levels, unpack
 
 
 def quantise(maps: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, B, ...) float32 -> rows (N, bytes) uint8 of ``bits`` a value, and ranges (B, 2): least value and spread."""
+    """(N, B, ...) float32 -> rows (N, bytes) uint8 of ``bits`` a value, and ranges (B, 2): minimum and width."""
     others = [axis for axis in range(maps.ndim) if axis != 1]
     least, largest = maps.amin(others), maps.amax(others)
     spread = (largest - least).clamp_min(torch.finfo(torch.float32).tiny)
@@ -21,9 +21,9 @@ def quantise(maps: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def dequantise(rows: torch.Tensor, ranges: torch.Tensor, bits: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """The maps (N, *``shape``), shape (B, ...), of ``rows`` and ``ranges``. Raises ValueError for what are none."""
+    """The maps (N, *``shape``), shape (B, ...), of ``rows`` and ``ranges``. Raises ValueError."""
     if ranges.dtype != torch.float32 or tuple(ranges.shape) != (shape[0], 2):
-        raise ValueError(f"ranges {list(ranges.shape)} came for {shape[0]} maps")
+        raise ValueError(f"ranges: got {ranges.dtype} {list(ranges.shape)}, expected float32 ({shape[0]}, 2)")
     numbers = unpack(rows, bits, math.prod(shape)).view(-1, *shape)
     least, spread = ranges.unbind(1)
     maps: torch.Tensor = _along(least, numbers.ndim) + numbers * (_along(spread, numbers.ndim) / (2**bits - 1))
@@ -31,5 +31,5 @@ def dequantise(rows: torch.Tensor, ranges: torch.Tensor, bits: int, shape: tuple
 
 
 def _along(per_map: torch.Tensor, axes: int) -> torch.Tensor:
-    """(B,) so shaped that it goes with (N, B, ...)."""
+    """(B,) reshaped to broadcast with (N, B, ...)."""
     return per_map.view(-1, *[1] * (axes - 2))

@@ -1,12 +1,11 @@
-"""What stands at a cut of deprune and prune? Coders, a filter over their maps, and a budget of those that cross.
+"""Stage of deprune and prune: coders, a filter over their maps, and a budget of the maps that cross.
 
-Deprune, section 3.1: convolution and batch norm, times the filter's strengths; the strongest maps cross, with their
-numbers, and everything else is zero for the transposed convolution at the receiver. Features (N, C) have the filter
-alone. The gradient of what crossed returns, before the decoder's it never leaves the receiver; the filter learns
-from it and from Eq. 1.
+Deprune, section 3.1: convolution and batch norm, times the filter's strengths. The strongest maps cross with their
+numbers; all others are zero for the transposed convolution at the receiver. Features (N, C) have the filter alone.
+The gradient of the maps that crossed returns; the filter learns from it and from Eq. 1.
 
-We depart from Algorithm 2 in that epsilon times Eq. 1 is added at the sender, where the filter is: the gradient is
-that of Eq. 2. The strengths need not cross, as the maps come multiplied by them.
+We depart from Algorithm 2: epsilon times Eq. 1 is added at the sender, where the filter is, with the gradient of
+Eq. 2. The strengths do not cross, as the maps are multiplied by them.
 """
 
 from collections.abc import Sequence
@@ -37,12 +36,23 @@ Choice = Literal["filter", "random", "magnitude"]
 class Pruned(Stage):
     """A filter over a boundary of one tensor (N, C, H, W) or (N, C), under a plan of budgets.
 
-    ``phases`` are (epochs, share of the maps) in turn. With ``flatness`` (window, least fall) a phase ends as soon as
-    the loss is flat. ``reset`` draws the kept strengths anew after each phase (prune). ``resolution`` is r: kernel
-    2 + r, stride r, padding r. Of Eq. 1 and 2 ``delta`` and ``epsilon``, ``barrier`` is lambda. ``choice`` "random"
-    and "magnitude" (of the coder's kernels) have no filter: the comparisons. ``code_bits`` and ``gradient_bits`` (1 to
-    8) quantise what crosses, beyond the paper. ``as_coded`` is what the authors' code does: one more sigmoid behind
-    the batch norm, strengths applied twice and summed squared.
+    Args:
+        shapes: The boundary's tensor for one picture.
+        phases: (epochs, share of the maps) in turn.
+        flatness: (window, least fall): end a phase once its loss is flat, see ``Flatness``.
+        reset: Draw the kept strengths again after each phase (prune, Algorithm 3).
+        resolution: r of section 3.1: kernel 2 + r, stride r, padding r.
+        delta: Factor in the exponents of Eq. 1.
+        epsilon: Weight of Eq. 1 in Eq. 2.
+        barrier: lambda of Eq. 1.
+        choice: "filter"; the baselines "random" and "magnitude" (of the coder's kernels) have no filter.
+        code_bits: Quantise the maps to 1 to 8 bits, beyond the paper; None: float32.
+        gradient_bits: Quantise their gradients likewise.
+        as_coded: As in the authors' code: one more sigmoid behind the batch norm, strengths applied twice and summed
+            squared.
+
+    Raises:
+        ValueError: Options that make no filter over this boundary.
     """
 
     def __init__(  # noqa: PLR0917 (a suite's options)
@@ -82,29 +92,29 @@ class Pruned(Stage):
             self.sender["filter"] = ChannelFilter(self.maps)
         self._seed = int(torch.randint(2**62, (), device="cpu"))
         self._shuffled = torch.randperm(self.maps, device="cpu")
-        # What goes with the parameters wherever they go: to a checkpoint, or to a member of a family.
+        # Buffers, so that checkpoints and kept states have them.
         self.sender.register_buffer("budget", torch.tensor(map_budget(self.phases[0].share, self.maps)))
         self.sender.register_buffer("losses", torch.zeros(sum(phase.epochs for phase in self.phases)))
-        self.sender.register_buffer("began", torch.zeros(self.maps))  # 1 for the maps kept when the phase began
+        self.sender.register_buffer("began", torch.zeros(self.maps))  # 1 for maps kept at the beginning of the phase
         self._epoch, self._begun, self._phase = 0, False, 0
 
     @property
     def coders(self) -> tuple[nn.Sequential, nn.Sequential]:
-        """Encoder and decoder of feature maps; features have none, KeyError."""
+        """Encoder and decoder of feature maps. Raises KeyError for features, which have none."""
         return self._coder("encoder"), self._coder("decoder")
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Note the epoch. Its budget holds from its first batch on: tests before that are of the last epoch's."""
+        """Set the epoch. Its budget holds from its first training batch on; tests before that use the last epoch's."""
         self._epoch, self._begun = epoch, False
 
     def trained(self, metrics: dict[str, float]) -> None:
-        """Note the batch's loss, by which a phase may end."""
+        """Add the batch's loss, which may end a phase."""
         losses = self._buffer("losses")
         if self._epoch < len(losses):
             losses[self._epoch] += metrics.get("loss", 0.0)
 
     def _begin(self) -> None:
-        """Set the budget of the epoch; where a phase has ended, with prune's reset of the strengths."""
+        """Set the budget of the epoch; reset the strengths after the end of a phase (prune)."""
         self._begun = True
         before, moment = self._moment(self._epoch - 1), self._moment(self._epoch)
         self._phase = moment.phase
@@ -123,7 +133,7 @@ class Pruned(Stage):
         return position_by_loss(self.phases, self._flatness, losses[:epoch].tolist())
 
     def which(self) -> torch.Tensor:
-        """The maps (B,) that cross now, ascending."""
+        """Numbers (B,) of the maps that cross now, ascending."""
         budget = self._buffer("budget")
         if budget.is_meta:
             return torch.arange(map_budget(self.phases[self._phase].share, self.maps), device="meta")
@@ -153,21 +163,23 @@ class Pruned(Stage):
         return {MAPS: maps, WHICH: which}, self._epsilon * prune_loss(strengths, len(which), self._delta, self._barrier)
 
     def encode(self, codes: Tensors) -> Tensors:
-        """The maps as float32 or rows of bits with their ranges; and their numbers, unless all cross."""
+        """The maps as float32 or packed with their ranges, and their numbers unless all cross."""
         wire = self._narrowed(codes[MAPS], self._code_bits)
         if len(codes[WHICH]) < self.maps:
             wire[WHICH] = codes[WHICH].to(torch.uint8 if self.maps <= 256 else torch.int32)
         return wire
 
     def decode(self, wire: Tensors) -> Tensors:
-        """Raises ValueError for what are no maps of this boundary."""
+        """The codes. Raises ValueError for tensors that are no maps of this boundary."""
         if MAPS not in wire:
-            raise ValueError(f"{sorted(wire)} came, no maps")
+            raise ValueError(f"got wire tensors {sorted(wire)}, expected {MAPS!r}")
         which = wire[WHICH].long() if WHICH in wire else torch.arange(self.maps, device=wire[MAPS].device)
         if which.ndim != 1 or not 1 <= len(which) <= self.maps:
-            raise ValueError(f"numbers {list(which.shape)} came for some of {self.maps} maps")
+            raise ValueError(f"numbers of maps: got {list(which.shape)}, expected (B,) with B from 1 to {self.maps}")
         if not which.is_meta and not ((which.diff() > 0).all() and which[0] >= 0 and which[-1] < self.maps):
-            raise ValueError(f"maps {which.tolist()} of {self.maps} came, expected ascending numbers below that")
+            raise ValueError(
+                f"numbers of maps: got {which.tolist()}, expected ascending ones from 0 to {self.maps - 1}"
+            )
         return {MAPS: self._widened(wire, len(which), self._code_bits), WHICH: which}
 
     def restore(self, codes: Tensors) -> Tensors:
@@ -193,18 +205,18 @@ class Pruned(Stage):
         return {MAPS: rows, RANGES: ranges}
 
     def _widened(self, wire: Tensors, budget: int, bits: int | None) -> torch.Tensor:
-        """The ``budget`` maps of ``wire``. Raises ValueError for what is not that many."""
+        """The ``budget`` maps of ``wire``. Raises ValueError for another number."""
         shape, expected = (budget, *self._map_shape), {MAPS} if bits is None else {MAPS, RANGES}
         if wire.keys() - {WHICH} != expected:
-            raise ValueError(f"{sorted(wire)} came, expected {sorted(expected)}")
+            raise ValueError(f"got wire tensors {sorted(wire)}, expected {sorted(expected)}")
         if bits is not None:
             return dequantise(wire[MAPS], wire[RANGES], bits, shape)
         if tuple(wire[MAPS].shape[1:]) != shape or wire[MAPS].dtype != torch.float32:
-            raise ValueError(f"{wire[MAPS].dtype} {list(wire[MAPS].shape)} came for maps {list(shape)} as float32")
+            raise ValueError(f"maps: got {wire[MAPS].dtype} {list(wire[MAPS].shape)}, expected float32 (N, {shape})")
         return wire[MAPS]
 
     def _same(self, which: torch.Tensor) -> float:
-        """The share of the maps kept now that were kept when the phase began."""
+        """Share of the maps kept now that were kept at the beginning of the phase."""
         return float(self._buffer("began")[which].mean())
 
     def _buffer(self, name: str) -> torch.Tensor:
@@ -227,7 +239,7 @@ def _check(
     """Raise ValueError for options that make no filter over this boundary."""
     crossing = {name: list(tensor.shape) for name, tensor in shapes.items()}
     if len(shapes) != 1 or any(len(shape) not in (2, 4) for shape in crossing.values()):
-        raise ValueError(f"the boundary must be one tensor of feature maps or of features, here {crossing} cross")
+        raise ValueError(f"the boundary must be one tensor (N, C, H, W) or (N, C), got {crossing}")
     if not phases or any(phase.epochs < 1 or not 0 < phase.share <= 1 for phase in phases):
         raise ValueError(f"phases {[list(phase) for phase in phases]}: epochs from 1 on, shares above 0 and at most 1")
     if resolution < 1:
@@ -235,6 +247,6 @@ def _check(
     if choice not in get_args(Choice):
         raise ValueError(f"choice {choice!r}, expected one of {', '.join(get_args(Choice))}")
     if choice == "magnitude" and any(len(shape) == 2 for shape in crossing.values()):
-        raise ValueError("choice magnitude is by the kernels of a coder, and features have none")
+        raise ValueError("choice magnitude needs the kernels of a coder; features have none")
     if any(number is not None and not 1 <= number <= 8 for number in bits):
         raise ValueError(f"{list(bits)} bits: 1 to 8, or null for float32")

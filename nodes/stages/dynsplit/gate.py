@@ -1,12 +1,12 @@
-"""Which path does a sample take? DynSplit's gate (section IV-B): scores, a Gumbel-softmax choice, losses, schedule.
+"""DynSplit's gate, which chooses a path per sample (section IV-B): scores, Gumbel-softmax, losses, schedule.
 
 The gate scores each sample's paths; log alpha of Eq. 2 to 4 are these scores, of which only differences count, so
 the last path's is 0. In training the largest score plus Gumbel noise wins (Eq. 3), and the relaxation of Eq. 4
-carries its gradient: the choice forward, the softmax backward. At inference the largest score wins, and a
-threshold steers how many samples that is.
+carries its gradient: the choice forward, the softmax backward. At inference the largest score wins; a threshold
+sets how many samples take the first path.
 
-We depart from the paper, which leaves the gate's layers open, where a gate that only meets the ratio would do:
-its scores are standardised over the batch to a fixed spread, so they cannot be the same for all samples.
+The paper leaves the gate's layers open. Ours standardises the scores over the batch to a fixed spread, so they
+cannot be equal for all samples, as those of a gate that only meets the ratio might be.
 """
 
 import math
@@ -20,9 +20,8 @@ TINY = 1e-10  # keeps logarithms finite
 class Gate(nn.Module):
     """(N, ``channels``, H, W) -> scores (N, ``paths``); the last path's are 0.
 
-    Mean and deviation of each channel, a hidden layer, one score a path but the last. With a ``spread`` every
-    score has that standard deviation over a batch (at inference by running estimates) around a learned offset;
-    None leaves it as it comes.
+    Mean and deviation of each channel, a hidden layer, one score for each path but the last. With a ``spread`` each
+    score has that standard deviation over a batch (at inference by running estimates) around a learned offset.
     """
 
     def __init__(self, channels: int, paths: int, hidden: int = 16, spread: float | None = 2.0) -> None:
@@ -40,7 +39,7 @@ class Gate(nn.Module):
 
 
 def gumbel_noise(uniform: torch.Tensor) -> torch.Tensor:
-    """Gumbel noise of location 0 from numbers drawn uniformly from [0, 1)."""
+    """Standard Gumbel noise from numbers drawn uniformly from [0, 1)."""
     return -torch.log(-torch.log(uniform + TINY) + TINY)
 
 
@@ -71,7 +70,7 @@ def ratio_loss(observed: torch.Tensor, target: torch.Tensor, above_only: bool = 
 
 
 def temperature(epoch: int, epochs: int, start: float, end: float) -> float:
-    """From ``start`` in the first epoch (0) geometrically to ``end`` in the last."""
+    """Geometric schedule from ``start`` in epoch 0 to ``end`` in the last."""
     return start * math.pow(end / start, epoch / max(1, epochs - 1))
 
 
@@ -81,20 +80,20 @@ def entropy(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def mutual_information(probabilities: torch.Tensor) -> float:
-    """Mutual information, in nats, of sample and path, of path probabilities (N, n) before the noise.
+    """Mutual information of sample and path in nats, from the path probabilities (N, n) without noise.
 
-    0 if the gate treats all samples alike, log n at most.
+    0 if the gate treats all samples alike, at most log n.
     """
     return float(entropy(probabilities.mean(0)) - entropy(probabilities).mean())
 
 
 def is_collapsed(observed: torch.Tensor, target: torch.Tensor) -> bool:
-    """True if a path that should get some samples gets less than a tenth of its share. Both (n,)."""
+    """Whether some path gets less than a tenth of its target share. Both (n,)."""
     return bool((observed < target / 10).any())
 
 
 def margin(scores: torch.Tensor) -> torch.Tensor:
-    """By how much (N,) the first path's score is above the best of the others'."""
+    """The first path's score minus the best of the others (N,)."""
     return scores[:, 0] - scores[:, 1:].amax(1)
 
 
@@ -108,7 +107,7 @@ def choose_paths(scores: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
 
 
 def threshold_for(margins: torch.Tensor, share: float) -> float:
-    """The threshold above which ``share`` of ``margins`` lie, to the sample: -inf for all, inf for none."""
+    """The threshold above which ``share`` of ``margins`` lie, rounded to a sample: -inf for all, inf for none."""
     count = round(share * len(margins))
     if count in (0, len(margins)):
         return math.inf if count == 0 else -math.inf
@@ -117,12 +116,12 @@ def threshold_for(margins: torch.Tensor, share: float) -> float:
 
 
 def assign_paths(uniform: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The path (N,) that numbers from [0, 1) mean: each of the paths gets its share ``target`` (n - 1,) of them."""
+    """Paths (N,) by numbers of [0, 1), which ``target`` (n - 1,) divides into an interval for each path."""
     return torch.bucketize(uniform, target.cumsum(0), right=True)
 
 
 def evenly_spaced(count: int) -> torch.Tensor:
-    """``count`` evenly spaced numbers of [0, 1), neighbours far apart: for a choice that ignores the samples."""
+    """``count`` evenly spaced numbers of [0, 1) in golden-ratio order, for a choice that ignores the samples."""
     golden = (math.sqrt(5) - 1) / 2
     place = (torch.arange(count, dtype=torch.float64) * golden % 1).argsort().argsort()
     return (place + 0.5) / count

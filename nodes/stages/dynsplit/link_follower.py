@@ -1,44 +1,42 @@
-"""How much may go over the dear path now? The share that a link's rate leaves room for, slot by slot.
+"""Share of samples for the expensive path that follows the rate of the link, slot by slot. Beyond DynSplit's paper.
 
-DynSplit's introduction promises to adapt to the network; its ratio is fixed in training. Here it follows the link:
-in each slot of time so many samples may take the dear path that their bytes, with what still waits, fit under what
-the link carried in the slots before. Beyond the paper.
+The paper's introduction promises to adapt to the network, but its ratio is fixed in training. Here the samples of each
+time slot take the expensive path as far as their bytes and those still queued fit into what earlier slots carried.
 """
 
 from typing import NamedTuple
 
 
 class PathBytes(NamedTuple):
-    """Bytes of a sample on the cheap and on the dear path."""
+    """Bytes of a sample on the cheap and on the expensive path."""
 
     cheap: float
     dear: float
 
     def share(self, bytes_per_sample: float) -> float:
-        """The largest share of samples on the dear path that keeps to ``bytes_per_sample`` in the mean; 0 to 1."""
+        """The largest share of samples on the expensive path with a mean of at most ``bytes_per_sample``; 0 to 1."""
         if self.dear <= self.cheap:
             return 1.0
         return min(1.0, max(0.0, (bytes_per_sample - self.cheap) / (self.dear - self.cheap)))
 
 
 class Follower(NamedTuple):
-    """What is known of the link before a slot: the bytes that wait, an estimate of the bytes a slot carries, and how
-    far it was off in the mean."""
+    """State before a slot: bytes queued, the estimate of bytes that a slot carries, and its mean absolute error."""
 
     waiting: float
     carried: float
     error: float = 0.0
 
     def share(self, costs: PathBytes, samples: int, caution: float = 0.0, headroom: float = 0.9) -> float:
-        """The share of the next ``samples`` for the dear path: ``headroom`` of what the slot is thought to carry.
+        """The share of the next ``samples`` for the expensive path, within ``headroom`` of the estimated bytes.
 
-        With ``caution`` that is so many mean errors below the estimate.
+        ``caution`` is the number of mean errors that are subtracted from the estimate.
         """
         room = headroom * (self.carried - caution * self.error) - self.waiting
         return costs.share(max(0.0, room) / max(1, samples))
 
     def after(self, sent: float, capacity: float, weight: float = 0.5) -> "Follower":
-        """Once ``sent`` bytes were handed to a slot that had room for ``capacity``, which is now known."""
+        """The state after ``sent`` bytes were queued for a slot that could carry ``capacity`` bytes."""
         return Follower(
             max(0.0, self.waiting + sent - capacity),
             (1 - weight) * self.carried + weight * capacity,

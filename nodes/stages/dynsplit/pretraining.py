@@ -1,7 +1,7 @@
-"""How are a pair of coders trained before the network that they stand in? To give back what they are given.
+"""Pre-training of an encoder and a decoder to reconstruct their input, before the network trains with them.
 
-DynSplit speaks of pre-trained auto-encoders (Fig. 2) and says no more: the mean squared error over activations of the
-network as it is, through the quantisation of the wire, by Adam, is our choice.
+DynSplit mentions pre-trained auto-encoders (Fig. 2) without details. Adam on the mean squared error over activations
+of the untrained network, through the quantisation of the wire, is our choice.
 """
 
 import torch
@@ -21,7 +21,7 @@ def pretrain(
     seed: int,
     lr: float = 0.01,
 ) -> list[float]:
-    """Train both on ``activations`` (N, C, H, W); the mean error of each epoch. A last batch that is short is left."""
+    """Train both on ``activations`` (N, C, H, W); return the mean error of each epoch. Drops a short last batch."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=lr)
     encoder.train()

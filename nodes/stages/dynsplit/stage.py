@@ -1,15 +1,15 @@
-"""What stands at a cut that has several paths? DynSplit's stage: a gate, and an encoder and a decoder a path.
+"""DynSplit's stage: a gate that chooses one of several paths per sample, each with an encoder and a decoder.
 
 DynSplit, Algorithms 1 and 2. At the sender the gate chooses a path for each sample and the path's encoder makes
-its code; a batch's codes cross path by path, and the choices in ceil(log2 n) bits a sample. The receiver decodes
-each sample as was chosen and multiplies it by its gate, which is 1 and whose gradient returns: so the gate learns
-from the task. Gates not chosen learn from the ratio loss and through the softmax alone. The batch norms of a path
-see the samples on it and no others; of a path without samples nothing crosses.
+its code. A batch's codes cross path by path, and the choices in ceil(log2 n) bits a sample. The receiver decodes
+each sample by its path and multiplies it by its gate, a 1 with a gradient that returns: so the gate learns from the
+task. Gates not chosen learn from the ratio loss and through the softmax alone. The batch norms of a path see only
+the samples on it; nothing crosses for a path without samples.
 
-We depart from Algorithm 1 in that lambda times the ratio loss is added at the UE, where the gate is, and not at
-the server: the gradient is the same; and from Eq. 1 in that the gate multiplies what the decoder gives back, not what
-the encoder gives or is given: so the server can return its gradient. Algorithm 2 does not send the choice, without
-which there is no decoding; we do. One path alone has no gate and is BottleNet++'s auto-encoder.
+Departures from the paper: lambda times the ratio loss is added at the UE, where the gate is, instead of the server
+(Algorithm 1), with the same gradient. The gate multiplies the decoder's output instead of the encoder's (Eq. 1), so
+the server can return its gradient. The choice is sent, which Algorithm 2 leaves out and decoding needs. A single path
+has no gate and is BottleNet++'s auto-encoder.
 """
 
 import math
@@ -36,17 +36,16 @@ from nodes.stages.deflate import deflate, inflate
 from nodes.stages.dynsplit import gate as gating
 from nodes.stages.entropy_coder import Counts, decode_levels, encode_levels
 
-RECENT = 1024  # margins by which a share is held
-CHOICE, GATE = "choice", "gate"  # names of codes; a path's is its number
+RECENT = 1024  # margins from which the threshold for ``share`` is computed
+CHOICE, GATE = "choice", "gate"  # names of codes; the code of a path has its number
 Lossless = Literal["deflate", "entropy"] | None
 
 
 class CodedPath:
-    """One way across, for samples of ``shape`` (C, H, W): with ``channels`` in the code, 0 for no coders.
+    """One path for samples of ``shape`` (C, H, W), with ``channels`` in its code; 0 for no coders.
 
-    Codes of a coded path cross at ``bits`` a number (None: as float32, as those without coders do), then perhaps
-    without loss in fewer: deflated, or at inference coded by tables. Both ends learn these in training,
-    from the packed codes that cross then; so packed codes are counted, whoever gets them.
+    Codes cross at ``bits`` a number, or as float32 (None, and without coders). ``lossless`` compresses them further:
+    deflated, or entropy-coded at inference with tables that both ends learn from the packed codes of training.
     """
 
     def __init__(
@@ -60,57 +59,70 @@ class CodedPath:
         self.decoder = decoder(channels, deep, (height, width), geometry) if channels else nn.Identity()
         places = math.prod(self.code_shape[1:])
         counted = self.lossless == "entropy"
-        self.sent, self.came = (Counts(channels, places, 2 ** (bits or 0)) if counted else None for _ in range(2))
+        self.sent_counts, self.received_counts = (
+            Counts(channels, places, 2 ** (bits or 0)) if counted else None for _ in range(2)
+        )
 
     @property
     def sample_bytes(self) -> int:
-        """What the code of one sample takes on the wire, unless it is coded without loss."""
+        """Bytes of the code of one sample on the wire, without lossless coding."""
         size = math.prod(self.code_shape)
         return packed_bytes(size, self.bits) if self.bits else 4 * size
 
     def rows(self, code: torch.Tensor, training: bool) -> torch.Tensor:
-        """(N, C', H', W') as it crosses: a row of whole bytes a sample, all rows as one without loss, or float32."""
+        """The wire tensor of ``code`` (N, C', H', W'): float32, a row of bytes a sample, or one lossless stream."""
         if not self.bits:
             return code
         numbers = to_levels(code, self.bits).flatten(1)
-        if self.sent is not None and not code.is_meta:
+        if self.sent_counts is not None and not code.is_meta:
             if not training:
-                return encode_levels(numbers, self.sent.frequencies()).to(code.device)
-            self.sent.add(numbers)
+                return encode_levels(numbers, self.sent_counts.frequencies()).to(code.device)
+            self.sent_counts.add(numbers)
         rows = pack(numbers, self.bits)
         return deflate(rows) if self.lossless == "deflate" and not rows.is_meta else rows
 
     def code(self, rows: torch.Tensor) -> torch.Tensor:
-        """The codes of ``rows``. Raises ValueError for rows of another kind."""
+        """The codes of the wire tensor ``rows``. Raises ValueError."""
         if self.bits:
             return from_levels(self._numbers(rows, self.bits), self.bits).view(-1, *self.code_shape)
         if rows.shape[1:] != self.code_shape or rows.dtype != torch.float32:
-            raise ValueError(f"{rows.dtype} {list(rows.shape)} came for codes of {list(self.code_shape)} as float32")
+            raise ValueError(f"codes: got {rows.dtype} {list(rows.shape)}, expected float32 (N, {self.code_shape})")
         return rows
 
     def _numbers(self, rows: torch.Tensor, bits: int) -> torch.Tensor:
         """The levels (N, C' H' W') of ``rows``."""
-        if self.came is not None and rows.ndim == 1:
-            return decode_levels(rows, self.came.frequencies())
+        if self.received_counts is not None and rows.ndim == 1:
+            return decode_levels(rows, self.received_counts.frequencies())
         if self.lossless == "deflate" and not rows.is_meta:
             rows = inflate(rows, self.sample_bytes)
         numbers = unpack(rows, bits, math.prod(self.code_shape))
-        if self.came is not None and not rows.is_meta:
-            self.came.add(numbers)
+        if self.received_counts is not None and not rows.is_meta:
+            self.received_counts.add(numbers)
         return numbers
 
 
 class DynSplit(Stage):
-    """Several paths over a boundary of one picture-shaped tensor.
+    """Several paths over a boundary of one tensor (N, C, H, W) (DynSplit, section IV).
 
-    ``paths`` are the channels of each path's code, the dearest first; 0 is a path without coders. ``target`` is
-    the share of samples wanted on each path but the last. ``loss`` is Eq. 5's ("distance") or Eq. 6's ("excess"),
-    times ``weight``. The temperature goes from the first to the last of ``temperatures``. In the first ``warm_up``
-    epochs, and always with ``gate`` "random", the choice keeps to the shares and ignores the samples. ``spread``
-    and ``hidden`` are the gate's, ``window`` is the coders' kernel, stride and padding. ``lossless`` codes what is
-    quantised in fewer bytes: "deflate" always, "entropy" at inference, by tables learned in training. ``share`` is that
-    of the samples that are to take the first path at inference, whatever was trained for: those whose margin is among
-    the largest of the last RECENT that were seen then. It may be set anew between two batches.
+    Args:
+        shapes: The boundary's tensor for one picture.
+        paths: Channels of each path's code, the most expensive path first; 0 for a path without coders.
+        bits: Bits of a number of a code, 1 to 8; None: float32.
+        target: Share of samples wanted on each path but the last.
+        gate: "learned"; "random" keeps the shares and ignores the samples.
+        loss: The ratio loss: Eq. 5 ("distance") or Eq. 6 ("excess").
+        weight: Weight of the ratio loss (lambda).
+        temperatures: Gumbel-softmax temperature of the first and of the last epoch.
+        spread: Standard deviation of the gate's scores over a batch; None: not standardised.
+        hidden: Hidden units of the gate.
+        warm_up: First epochs with a random choice.
+        window: Kernel, stride and padding of the coders.
+        lossless: "deflate" always, or "entropy" at inference, with tables learned in training.
+        share: Share of samples for the first path at inference, whatever the target: those with a margin among the
+            largest of the last RECENT seen. May be set between batches.
+
+    Raises:
+        ValueError: Options that make no set of paths over this boundary.
     """
 
     def __init__(  # noqa: PLR0917 (a suite's options)
@@ -146,12 +158,12 @@ class DynSplit(Stage):
         self.sender = nn.ModuleDict({f"encoder{i}": path.encoder for i, path in enumerate(self.paths)})
         self.receiver = nn.ModuleDict({f"decoder{i}": path.decoder for i, path in enumerate(self.paths)})
         for i, path in enumerate(self.paths):
-            if path.sent is not None and path.came is not None:
-                self.sender[f"levels{i}"], self.receiver[f"levels{i}"] = path.sent, path.came
+            if path.sent_counts is not None and path.received_counts is not None:
+                self.sender[f"levels{i}"], self.receiver[f"levels{i}"] = path.sent_counts, path.received_counts
         if gate == "learned" and len(paths) > 1:
             self.sender[GATE] = gating.Gate(deep, len(paths), hidden, spread)
         self.target = torch.tensor(list(target)[: len(paths) - 1])
-        self.sender.register_buffer("threshold", torch.tensor(0.0))  # goes wherever the gate's parameters go
+        self.sender.register_buffer("threshold", torch.tensor(0.0))  # saved and moved with the gate's parameters
         self.random_share: float | None = None  # at inference: choose at random with this first path's share
         self.share = share
         self._margins = torch.empty(0)  # the last of inference, for ``share``
@@ -167,7 +179,7 @@ class DynSplit(Stage):
 
     @property
     def threshold(self) -> float:
-        """What steers the choice at inference, see ``gating.choose_paths``; kept with the sender's parameters."""
+        """Threshold of ``gating.choose_paths`` at inference; a buffer of the sender."""
         return float(self.sender.get_buffer("threshold"))
 
     @threshold.setter
@@ -176,7 +188,7 @@ class DynSplit(Stage):
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         self._epoch, self._epochs = epoch, epochs
-        self._margins = torch.empty(0)  # those of another network say nothing of this one's
+        self._margins = torch.empty(0)  # margins of the network before this epoch do not apply
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
         value = values[self.name]
@@ -188,17 +200,19 @@ class DynSplit(Stage):
         return codes, loss
 
     def encode(self, codes: Tensors) -> Tensors:
-        """Rows of whole bytes for each path that has samples, and the choices of all samples in one row."""
+        """The wire tensor of each path that has samples, and the choices of all samples in one packed row."""
         wire = {str(i): path.rows(codes[str(i)], self.training) for i, path in enumerate(self.paths) if str(i) in codes}
         if self.choice_bits:
             wire[CHOICE] = pack(codes[CHOICE].to(torch.uint8)[None], self.choice_bits)
         return wire
 
     def decode(self, wire: Tensors) -> Tensors:
-        """Raises ValueError unless the codes that came are those of the choices."""
+        """The codes. Raises ValueError unless their numbers are those of the choices."""
         codes = {str(i): path.code(wire[str(i)]) for i, path in enumerate(self.paths) if str(i) in wire}
         if not codes or wire.keys() - codes.keys() != ({CHOICE} if self.choice_bits else set()):
-            raise ValueError(f"{sorted(wire)} came for {len(self.paths)} paths")
+            raise ValueError(
+                f"paths: got wire tensors {sorted(wire)}, expected some of {len(self.paths)} paths and their choice"
+            )
         count, device = sum(map(len, codes.values())), next(iter(codes.values())).device
         choice = torch.zeros(count, dtype=torch.int64, device=device)
         if self.choice_bits:
@@ -215,7 +229,7 @@ class DynSplit(Stage):
         return {self.name: restored * codes[GATE].view(-1, 1, 1, 1)}
 
     def _choose(self, value: torch.Tensor) -> tuple[Tensors, torch.Tensor | None]:
-        """The choice (N,) of each sample of ``value``, in training the gate (N,) of it, and the ratio loss."""
+        """The choice (N,) of each sample of ``value``; in training also its gate (N,) and the ratio loss."""
         self.scores = None if self.gate is None or value.is_meta else self.gate(value)
         if self.scores is None or (self.random_share is not None and not self.training):
             return self._tell({CHOICE: self._unseeing(value)}), None
@@ -239,7 +253,7 @@ class DynSplit(Stage):
         return gating.threshold_for(self._margins, self.share)
 
     def _unseeing(self, value: torch.Tensor) -> torch.Tensor:
-        """A choice (N,) that keeps to the shares whatever the samples; in virtual time, that of the target."""
+        """A choice (N,) that keeps the shares and ignores the samples; in virtual time, the target's shares."""
         target = self.target.to("cpu" if value.is_meta else value.device)
         if value.is_meta:
             steered = not self.training and self.share is not None
@@ -253,26 +267,26 @@ class DynSplit(Stage):
         return gating.assign_paths(gating.evenly_spaced(len(value)).to(value.device), target)
 
     def _tell(self, codes: Tensors) -> Tensors:
-        """Note how many samples take each path, for the epoch's report."""
+        """Count the samples of each path for the epoch's report; return ``codes``."""
         self.metrics = {f"path{i}": float((codes[CHOICE] == i).sum()) for i in range(len(self.paths))}
         return codes
 
 
 def _instead(target: torch.Tensor, share: float) -> torch.Tensor:
-    """``target`` (n - 1,) with ``share`` for the first path."""
+    """``target`` (n - 1,) rescaled to ``share`` for the first path."""
     return torch.cat([target.new_tensor([share]), target[1:] * (1 - share)])
 
 
 def _rows(choice: torch.Tensor, number: int, count: int = 0) -> torch.Tensor:
-    """Which samples are on path ``number``; ``count`` of them where no choice can be read."""
+    """The samples on path ``number``; ``count`` of them on the meta device."""
     return torch.arange(count, device="meta") if choice.is_meta else (choice == number).nonzero()[:, 0]
 
 
 def _check(shapes: Tensors, paths: Sequence[int], bits: int | None, target: Sequence[float]) -> None:
-    """Raise ValueError for what is no set of paths over this boundary."""
+    """Raise ValueError for options that make no set of paths over this boundary."""
     crossing = {name: list(tensor.shape) for name, tensor in shapes.items()}
     if len(shapes) != 1 or any(len(shape) != 4 for shape in crossing.values()):
-        raise ValueError(f"the boundary must be one picture-shaped tensor, here {crossing} cross")
+        raise ValueError(f"the boundary must be one tensor (N, C, H, W), got {crossing}")
     if not paths or min(paths) < 0 or len(paths) > 256:
         raise ValueError(f"paths {list(paths)}: one or more numbers of channels, 0 for no coders")
     if bits is not None and not 1 <= bits <= 8:
@@ -282,7 +296,7 @@ def _check(shapes: Tensors, paths: Sequence[int], bits: int | None, target: Sequ
 
 
 def _check_counts(choice: torch.Tensor, came: Sequence[int]) -> None:
-    """Raise ValueError unless as many codes ``came`` on each path as samples chose it."""
+    """Raise ValueError unless each path has one code for each sample that chose it."""
     due = torch.bincount(choice, minlength=len(came)).tolist()
     if due != list(came):
-        raise ValueError(f"{list(came)} codes came by path, {due} were chosen")
+        raise ValueError(f"paths: got {list(came)} codes by path, expected {due} by the choices")

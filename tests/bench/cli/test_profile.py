@@ -65,7 +65,7 @@ def test_granularity():
         ("nodes.zoo.small_cnn:large_cnn", (3, 8, 8), "large_cnn"),
         ("builtins:dict", (3, 8, 8), "dict"),
         ("nodes.zoo.small_cnn:small_cnn", (1, 8, 8), r"shape \(1, 8, 8\)"),
-        ("vit_b_16", (3, 30, 30), "^MODEL: vit_b_16: cannot be made"),
+        ("vit_b_16", (3, 30, 30), "^MODEL: vit_b_16: cannot be built"),
     ],
 )
 def test_what_cannot_be_profiled_is_one_line(model, shape, says):

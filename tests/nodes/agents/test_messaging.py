@@ -104,5 +104,5 @@ async def test_what_is_no_gradient_nor_value_is_refused():
         await learn(agent, ours, updates=1, merge_every=1)
     await ours.send(Gradient(assignment=0, step=0, tensors={}))
     await theirs.receive()  # the agent's values
-    with pytest.raises(ProtocolError, match="unexpected Gradient from agent0"):
+    with pytest.raises(ProtocolError, match="agent0: got Gradient, expected"):
         await mix(LearningMixer("vdn", 4), [theirs], updates=1, merge_every=1)

@@ -255,10 +255,10 @@ def test_clients_of_unequal_data_count_by_their_samples():
 
 
 def test_too_few_pictures_for_a_batch_are_named():
-    with pytest.raises(DataError, match="62 pictures for 9 clients do not fill a batch of 8"):
+    with pytest.raises(DataError, match="62 pictures for 9 clients, expected a batch of 8 each"):
         run_in_process(make_federation("psl", clients=9))
     labels = load_data(JOB).train.labels
-    with pytest.raises(DataError, match="expected at least 8 for each"):
+    with pytest.raises(DataError, match="expected at least 8 each"):
         partition(labels, Partition(kind="dirichlet"), 9, 0, 8)
 
 

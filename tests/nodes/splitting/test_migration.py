@@ -235,7 +235,9 @@ def test_data_is_forwarded_to_no_edge_without_a_copy():
     """The route of c's data over a is as fast as its own link to the cloud, with less delay; but a has no copy."""
     slow, fast = BackhaulLink(2.0, 0), BackhaulLink(16.0, 0)
     links = {("a", "b"): slow, ("a", "c"): fast, ("b", "c"): slow, ("a", CLOUD): fast, ("b", CLOUD): slow}
-    network = EdgeNetwork(EDGES, links | {("c", CLOUD): BackhaulLink(8.0, 1)}, {key: [0.0] for key in (*EDGES, CLOUD)}, 0)
+    network = EdgeNetwork(
+        EDGES, links | {("c", CLOUD): BackhaulLink(8.0, 1)}, {key: [0.0] for key in (*EDGES, CLOUD)}, 0
+    )
     controller = Controller(network, Model([1, 0], [1], [1]), "migrate", 2, 1, 1.0)
     state = controller.follow(controller.begin(["a", "a"]), ["a", "c"])
     assert state.holders == ("a", "c")

@@ -93,12 +93,12 @@ def test_a_stage_gives_back_the_dtype_that_the_model_made():
     ("spec", "words"),
     [
         (StageSpec(name="zip"), "unknown stage 'zip': neither identity, float16, int8, .* nor module:callable"),
-        (StageSpec(name="int8", options={"bits": 4}), "int8 cannot be made.*bits"),
+        (StageSpec(name="int8", options={"bits": 4}), "int8 cannot be built.*bits"),
         (StageSpec(name="user_stages:NoSuchStage"), "NoSuchStage"),
-        (StageSpec(name="user_stages:Bottleneck"), "cannot be made"),  # two values cross, it takes one
-        (StageSpec(name="user_stages:number"), "made a int"),
-        (StageSpec(name="user_stages:Elsewhere"), "sender or in receiver"),
-        (StageSpec(name="user_stages:Both"), "none in both"),
+        (StageSpec(name="user_stages:Bottleneck"), "cannot be built"),  # two values cross, it takes one
+        (StageSpec(name="user_stages:number"), "returned a int, expected"),
+        (StageSpec(name="user_stages:Elsewhere"), "either sender or receiver"),
+        (StageSpec(name="user_stages:Both"), "either sender or receiver"),
     ],
 )
 def test_what_is_no_stage_is_one_error(spec, words):

@@ -65,7 +65,7 @@ def test_without_the_sigmoid_a_code_is_what_batch_norm_gives():
 
 @pytest.mark.parametrize("geometry", [Geometry(9, 1, 0), Geometry(0, 1, 0), Geometry(2, 0, 0), Geometry(2, 2, -1)])
 def test_a_window_without_a_code_is_refused(geometry):
-    with pytest.raises(ValueError, match="no code of 8 pixels"):
+    with pytest.raises(ValueError, match="8 pixels give no code"):
         geometry.code_side(8)
 
 

@@ -65,7 +65,7 @@ def test_places_that_do_not_fit_the_values_are_refused():
     codes, _ = stage.compress({"x": value.detach()})
     wire = stage.encode(codes)
     wire["places"][0, 0] ^= 1
-    with pytest.raises(ValueError, match="36 marked places"):
+    with pytest.raises(ValueError, match="36 marked positions"):
         stage.decode(wire)
 
 

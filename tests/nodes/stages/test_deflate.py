@@ -30,15 +30,15 @@ def packed(count: int, raw: bytes) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (packed(2, zlib.compress(bytes(9))), "do not make 2 rows of 4"),
-        (packed(2, zlib.compress(bytes(7))), "do not make 2 rows of 4"),
-        (packed(2, zlib.compress(bytes(8))[:-2]), "do not make"),
-        (packed(2, zlib.compress(bytes(8)) + b"more"), "do not make"),
-        (packed(1, zlib.compress(bytes(1 << 24))), "do not make 1 rows"),
-        (packed(1 << 31, zlib.compress(bytes(8))), "are more than"),
-        (packed(2, b"nothing deflated"), "no deflated bytes"),
-        (torch.zeros(2, 4, dtype=torch.uint8), "came for deflated bytes"),
-        (torch.zeros(2), "came for deflated bytes"),
+        (packed(2, zlib.compress(bytes(9))), "does not end after 2 rows of 4"),
+        (packed(2, zlib.compress(bytes(7))), "does not end after 2 rows of 4"),
+        (packed(2, zlib.compress(bytes(8))[:-2]), "does not end after"),
+        (packed(2, zlib.compress(bytes(8)) + b"more"), "does not end after"),
+        (packed(1, zlib.compress(bytes(1 << 24))), "does not end after 1 rows"),
+        (packed(1 << 31, zlib.compress(bytes(8))), "expected at most"),
+        (packed(2, b"nothing deflated"), "damaged stream"),
+        (torch.zeros(2, 4, dtype=torch.uint8), "expected uint8"),
+        (torch.zeros(2), "expected uint8"),
     ],
 )
 def test_what_is_no_deflated_rows_is_refused(wrong, words):

@@ -293,7 +293,7 @@ def test_entropies_by_path_add_up_to_that_of_all_samples(context):
     [
         ("cut: layer9", 7, "no layer belongs to 'layer9'"),
         ("options: {paths: [12, 0], bits: 9}", 7, "9 bits"),
-        ("cut: fc", 6, "picture-shaped"),
+        ("cut: fc", 6, "must be one tensor"),
         ("targets: [1.5]", 7, "targets[0]: "),
         ("traces: [wifi, nowhere]", 7, "no trace 'nowhere'"),
         ("weights: nowhere.pt", 7, "no file 'nowhere.pt'; give a file or 'torchvision'"),

@@ -376,7 +376,7 @@ def test_what_does_not_fit_the_choice_is_refused():
     flipped = wire["choice"].clone()
     flipped[0, 0] ^= 3
     for changed, words in [
-        ({"choice": flipped}, "were chosen"),
+        ({"choice": flipped}, "by the choices"),
         ({"choice": wire["choice"][:, :-1]}, "rows of 9"),
         ({"0": wire["0"][:-1]}, "rows of 8"),
         ({"0": wire["0"][:, :-1]}, "rows of 64"),
@@ -397,7 +397,7 @@ def test_what_does_not_fit_the_choice_is_refused():
         ({"bits": 9}, "9 bits"),
         ({"target": [0.5, 0.2]}, "a share for each of the 2 paths but the last"),
         ({"target": [1.2]}, "a share for each"),
-        ({"window": [9, 2, 0]}, "no code of 8 pixels"),
+        ({"window": [9, 2, 0]}, "8 pixels give no code"),
         ({"share": 1.2}, "share 1.2: from 0 to 1"),
         ({"share": 0.5, "gate": "random"}, "a learned gate"),
         ({"lossless": "zip"}, "expected deflate, entropy or null"),
@@ -410,7 +410,7 @@ def test_wrong_options_are_one_error(options, words):
 
 
 def test_a_boundary_of_two_values_is_refused():
-    with pytest.raises(ModelError, match="one picture-shaped tensor"):
+    with pytest.raises(ModelError, match="must be one tensor"):
         build_stage(
             StageSpec(name="nodes.stages.dynsplit.stage:DynSplit"), {**BOUNDARY, "y": torch.empty(1, 2, device="meta")}
         )
