@@ -12,7 +12,7 @@ import math
 import msgspec
 
 from nodes.costs.energy import Radio
-from nodes.costs.profile import Profile
+from nodes.costs.profile import Profile, profile_of
 from nodes.costs.workload import Workload
 
 BACKWARD = 2.0  # backward over forward: one product for the input's gradient, one for the weights'
@@ -92,17 +92,7 @@ def predict_profile(device: Hardware, workload: Workload) -> Profile:
         layer_s(device, flops, moved) for flops, moved in zip(workload.flops, workload.moved_bytes, strict=True)
     ]
     backward_s = [BACKWARD * seconds for seconds in forward_s]
-    return Profile(
-        layers=workload.layers,
-        boundary_bytes=workload.boundary_bytes,
-        output_bytes=workload.output_bytes,
-        forward_s=forward_s,
-        backward_s=backward_s,
-        parameters=workload.parameters,
-        batch=1,
-        forward_j=[device.power_w * seconds for seconds in forward_s],
-        backward_j=[device.power_w * seconds for seconds in backward_s],
-    )
+    return profile_of(workload, 1, (forward_s, backward_s), (device.power_w, device.power_w))
 
 
 def layer_s(device: Hardware, flops: float, moved_bytes: float) -> float:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from nodes.costs.energy import JouleCounter
-from nodes.costs.workload import Inspected, inspect_chain, new_values
+from nodes.costs.workload import Inspected, Workload, inspect_chain, new_values
 from nodes.errors import ModelError
 from nodes.model.chain import Part, Values
 from nodes.model.layer_range import layer_range
@@ -86,16 +86,25 @@ def measure_profile(
         forward_s, forward_w = _passes(lambda: _forward(parts, inputs, now)[0], repeats, now, joules)
     with torch.enable_grad():
         backward_s, backward_w = _passes(lambda: _backward(model, parts, inputs, now), repeats, now, joules)
+    power_w = None if joules is None else (forward_w, backward_w)
+    return profile_of(workload, batch, (forward_s, backward_s), power_w)
+
+
+def profile_of(
+    workload: Workload, batch: int, seconds: tuple[list[float], list[float]], power_w: tuple[float, float] | None
+) -> Profile:
+    """The profile of ``workload`` with ``seconds`` and average power (forward, backward); None: no energy."""
+    joules = [[watts * second for second in row] for watts, row in zip(power_w or (), seconds, strict=False)]
     return Profile(
         layers=workload.layers,
         boundary_bytes=workload.boundary_bytes,
         output_bytes=workload.output_bytes,
-        forward_s=forward_s,
-        backward_s=backward_s,
+        forward_s=seconds[0],
+        backward_s=seconds[1],
         parameters=workload.parameters,
         batch=batch,
-        forward_j=[] if joules is None else [forward_w * seconds for seconds in forward_s],
-        backward_j=[] if joules is None else [backward_w * seconds for seconds in backward_s],
+        forward_j=joules[0] if joules else [],
+        backward_j=joules[1] if joules else [],
     )
 
 

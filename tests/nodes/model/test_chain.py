@@ -20,14 +20,6 @@ MOMENT = Moment(seed=5, step=3, microbatch=1)
 EVERYTHING = "user_models:Everything"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def cuts(length: int, parts: int, seed: int) -> list[int]:
     inner = random.Random(seed).sample(range(1, length), parts - 1)
     return [0, *sorted(inner), length]

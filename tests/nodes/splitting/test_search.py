@@ -1,5 +1,6 @@
 """The split search against brute force: all splits, their cost told anew here in exact fractions."""
 
+import math
 import random
 from fractions import Fraction
 from itertools import combinations_with_replacement, pairwise
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.splitting.search import move_s, path_cost, search, sink_costs, split_node, transfer_s
+from nodes.splitting.search import TIE, move_s, path_cost, search, sink_costs, split_node, transfer_s
 
 Case = dict[str, Any]
 
@@ -193,6 +194,11 @@ def test_sums_that_differ_by_rounding_alone_are_equal() -> None:
 
 def test_the_cost_of_the_split_found_is_rounded_once() -> None:
     assert search([[0.1] * 10], []).cost == 1.0
+
+
+def test_costs_that_differ_by_the_factor_of_rounding_are_equal() -> None:
+    assert split_node([TIE], [0.0, 0.0], [1.0, 0.0]).stop == [1, 1]
+    assert split_node([math.nextafter(TIE, 2)], [0.0, 0.0], [1.0, 0.0]).stop == [0, 1]
 
 
 def test_a_difference_beyond_rounding_counts() -> None:

@@ -204,14 +204,6 @@ def assert_same_parameters(segments, model, stage=None):
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(
     ("name", "encoding"), [("identity", lambda x: x), ("float16", by_halves), ("int8", by_256_steps)]
 )

@@ -95,7 +95,7 @@ def test_a_changed_byte_is_one_error_wherever_it_stands():
     for place in range(0, len(packed), 7):
         changed = packed.clone()
         changed[place] ^= 0x15
-        with pytest.raises(ValueError, match="^coded levels: "):
+        with pytest.raises(ValueError, match=r"^coded levels: "):
             decode_levels(changed, frequencies)
 
 

@@ -17,14 +17,6 @@ from nodes.wire.messages import Activation
 SHAPES = {"x": torch.empty(1, 4, 8, 8, device="meta"), "n": torch.empty(1, 2, dtype=torch.int64, device="meta")}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def spec(std):
     return StageSpec(name="nodes.stages.noise:Noise", options={"std": std})
 

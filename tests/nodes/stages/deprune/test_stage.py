@@ -140,14 +140,6 @@ def rounded(maps, bits):
     return result
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 OPTIONS = {
     "deprune": {},
     "prune with reset": {"phases": [[1, 1.0], [1, 0.5], [1, 1 / 8]], "reset": True},
@@ -383,7 +375,7 @@ WIRES = {
 @pytest.mark.parametrize("name", WIRES)
 def test_a_peer_that_sends_what_are_no_maps_is_refused(name):
     torch.manual_seed(0)
-    with pytest.raises(ValueError, match="got .*expected"):
+    with pytest.raises(ValueError, match=r"got .*expected"):
         Pruned(BOUNDARY).decode(WIRES[name])
 
 

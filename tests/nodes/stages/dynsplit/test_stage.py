@@ -128,14 +128,6 @@ class Straight(torch.autograd.Function):
         return gradient, None
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 OPTIONS = {
     "two coders": {},
     "an identity": {"paths": [0, 1], "target": [0.4]},
