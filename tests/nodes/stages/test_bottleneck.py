@@ -114,5 +114,5 @@ def test_no_rows_are_no_bytes():
 
 @pytest.mark.parametrize("packed", [torch.zeros(2, 4, dtype=torch.uint8), torch.zeros(2, 3), torch.zeros(3).byte()])
 def test_rows_of_another_length_or_kind_are_refused(packed):
-    with pytest.raises(ValueError, match="6 numbers of 4 bits, 3 bytes"):
+    with pytest.raises(ValueError, match="3 bytes a row, for 6 numbers of 4 bits"):
         unpack(packed, 4, 6)

@@ -354,7 +354,7 @@ def test_options_that_make_no_filter(name):
 
 
 def test_boundaries_that_have_no_maps():
-    with pytest.raises(ValueError, match="one tensor of feature maps"):
+    with pytest.raises(ValueError, match="must be one tensor"):
         Pruned({"x": torch.empty(1, 2, 3, device="meta")})
     with pytest.raises(ValueError, match="features have none"):
         Pruned(FEATURES, choice="magnitude")

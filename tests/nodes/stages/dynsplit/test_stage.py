@@ -369,15 +369,15 @@ def test_what_does_not_fit_the_choice_is_refused():
     flipped[0, 0] ^= 3
     for changed, words in [
         ({"choice": flipped}, "by the choices"),
-        ({"choice": wire["choice"][:, :-1]}, "rows of 9"),
-        ({"0": wire["0"][:-1]}, "rows of 8"),
-        ({"0": wire["0"][:, :-1]}, "rows of 64"),
-        ({"nobody": wire["0"]}, "for 3 paths"),
+        ({"choice": wire["choice"][:, :-1]}, "for 9 numbers"),
+        ({"0": wire["0"][:-1]}, "for 8 numbers"),
+        ({"0": wire["0"][:, :-1]}, "for 64 numbers"),
+        ({"nobody": wire["0"]}, "of 3 paths"),
     ]:
         with pytest.raises(ValueError, match=words):
             stage.decode(wire | changed)
     for lacking in ({}, {"choice": wire["choice"]}, {name: wire[name] for name in ("0", "1", "2")}):
-        with pytest.raises(ValueError, match="for 3 paths"):
+        with pytest.raises(ValueError, match="of 3 paths"):
             stage.decode(lacking)
 
 
