@@ -42,3 +42,8 @@ class PeerLostError(NodeError):
 
 class ProtocolError(ValueError):
     """A message that its receiver cannot use in its present state."""
+
+
+def unexpected(message: object, sender: str) -> ProtocolError:
+    """The error of a ``message`` that fits no state of its receiver."""
+    return ProtocolError(f"unexpected {type(message).__name__} from {sender}")

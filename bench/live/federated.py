@@ -1,172 +1,122 @@
-"""How is a federation run by real processes? Edge servers, a cloud and clients, of which any may die and come back.
+"""Federations on real processes: edge servers, a cloud and clients; clients may die and come back.
 
 A client that dies, or that hangs and is killed for it, is no failure: its edge server goes on with the others. The
-death of a server is one, and whatever a node raises. A process may be of several clients.
+death of a server is one, and so is whatever a node raises. Clients may share a process.
 """
 
-import asyncio
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
-
-import msgspec
-import uvloop
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from bench.live.backends import shaped
-from bench.live.link_self_test import self_test as try_links
-from bench.live.processes import Processes, RunError, launcher
+from bench.live.processes import RunError
+from bench.live.run import LiveRun, SilentError, stray
 from bench.live.shaping import Shaping
-from bench.live.training import PATIENCE_S, SETTLE_S, SilentError, hear
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
-from nodes.federated.in_process import FederationOutcome, NodeReport, ReportRound, outcome
-from nodes.runtime.dynamic_node import ENDED
+from nodes.federated.in_process import FederationOutcome, ReportRound, outcome
 from nodes.spec.federation import CLOUD, Federation
-from nodes.wire.channel import Channel, ChannelClosed
-from nodes.wire.codec import Limits
-from nodes.wire.listener import RUNNER, peer_id
-from nodes.wire.messages import AnyMessage, Assign, Enlist, Error, Heartbeat, Hello, Peer, Result, Shutdown
-from nodes.wire.transport import connect
+from nodes.wire.messages import (
+    AnyMessage,
+    Begin,
+    ClientFinished,
+    ClientLost,
+    ClientReturned,
+    Enlist,
+    Peer,
+    RoundReport,
+    Shutdown,
+)
 from reports.record import ShapingBackend as Backend
 
-ProcessMembers = tuple[str, ...]  # who lives in one process
+ProcessMembers = tuple[str, ...]  # the nodes of one process
 
 
-class LiveFederation:
-    """A federation at work, as whoever kills clients and lets them come back sees it."""
+class LiveFederation(LiveRun):
+    """A federation at work, as a script sees it that kills clients and lets them come back."""
 
-    def __init__(
-        self, federation: Federation, shaping: Shaping, processes: Processes, token: str, say: ReportRound | None
-    ) -> None:
+    def __init__(self, federation: Federation, shaping: Shaping, say: ReportRound | None = None) -> None:
         """``shaping`` has the links of ``ways``."""
-        self.rounds: list[Result] = []  # as the edge servers told of them
-        self.lost: dict[str, str] = {}  # clients that are gone, and how they went
-        self.pids: dict[str, int] = {}  # by name
-        self._federation, self._shaping, self._processes = federation, shaping, processes
-        self._token, self._say = token, say
-        self._run = secrets.token_hex(4)
+        super().__init__(shaping)
+        self.rounds: list[RoundReport] = []  # from the edge servers
+        self.lost: dict[str, str] = {}  # clients that are gone, and how they ended
+        self._federation, self._say = federation, say
         self._servers = [*([CLOUD] if federation.edges > 1 else []), *federation.edge_names]
         self._crews: dict[str, ProcessMembers] = {}  # by process
-        self._controls: dict[str, Channel] = {}
-        self._reports: dict[str, list[NodeReport]] = {}  # by process
-        self._dead: set[str] = set()  # processes
-        self._begun = False
-        self._changed = asyncio.Event()
-        self._group: asyncio.TaskGroup
+        self._killed: dict[str, str] = {}  # silent processes, and what the run says of them
 
-    async def conduct(
-        self, clients_per_process: int, script: Callable[["LiveFederation"], Awaitable[None]] | None
-    ) -> FederationOutcome:
-        """Run the federation to its end; what came of it. Raises RunError with the cause, and what ``script`` does."""
+    async def conduct(self, clients_per_process: int, script: "Script | None") -> FederationOutcome:
+        """Run the federation to its end. Raises RunError with the cause, and what ``script`` raises."""
         clients = self._federation.client_names
         starts = range(0, len(clients), clients_per_process)
         crews = [clients[start : start + clients_per_process] for start in starts]
-        try:
-            async with asyncio.TaskGroup() as self._group:  # the first that fails ends all
-                beside = [self._group.create_task(self._shaping.watch())]
-                await self._start({name: (name,) for name in self._servers} | {_called(crew): crew for crew in crews})
-                await self.until(lambda: self.pids.keys() | self.lost.keys() >= {*self._servers, *clients})
-                await self._shaping.play()
-                self._begun = True
-                for process in self._crews:
-                    await self._tell(process, Assign(assignment=0, splits=()))
-                if script:
-                    beside.append(self._group.create_task(_follow(script, self)))
-                await self.until(lambda: self._reports.keys() >= set(self._servers))
-                for process in self._crews.keys() - self._reports.keys():
-                    await self._tell(process, Shutdown())  # to whoever is away, or came too late
-                await self.until(lambda: self._reports.keys() | self._dead == self._crews.keys())
-                for task in beside:
-                    task.cancel()
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        done = {one.name: one for reports in self._reports.values() for one in reports}
-        came = outcome(self.rounds, [done[name] for name in (*self._servers, *clients) if name in done])
-        came.lost = self.lost
-        return came
+        await self._start({name: (name,) for name in self._servers} | {_process_name(crew): crew for crew in crews})
+        await self.until(lambda: self.pids.keys() | self.lost.keys() >= {*self._servers, *clients})
+        await self._shaping.play()
+        for process in self._crews:
+            await self.send(process, Begin())
+        if script:
+            self.spawn(script(self))
+        await self.until(lambda: self.reported >= set(self._servers))
+        for process in self._crews.keys() - self.reported:
+            await self.send(process, Shutdown())  # for clients that are away, or came too late
+        await self.until(lambda: self.reported | self.ended >= self._crews.keys())
+        result = outcome(self.rounds, [self.reports[n] for n in (*self._servers, *clients) if n in self.reports])
+        result.lost = self.lost
+        return result
 
     async def come_back(self, client: str) -> None:
         """Let ``client``, which is lost, live again in a process of its own; returns when that is there."""
         del self.lost[client], self.pids[client]
-        await self._tell_visited(client, Hello(node=client))  # first of all: it may come to its end soon
-        await self._start({f"{client}.{len(self._crews)}": (client,)})
+        await self._tell_visited(client, ClientReturned(client=client))  # first of all: it may come to its end soon
+        process = f"{client}.{len(self._crews)}"
+        await self._start({process: (client,)})
         await self.until(lambda: client in self.pids or client in self.lost)
+        await self.send(process, Begin())
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Return once ``condition`` holds of what is to be seen here."""
-        while not condition():
-            self._changed.clear()
-            await self._changed.wait()
+    async def setup(self, name: str) -> Enlist:
+        crew = self._crews[name]
+        servers = {member: await self._servers_of(member) for member in crew}
+        return Enlist(federation=self._federation, names=crew, servers=servers)
 
-    async def close(self) -> None:
-        """Let the nodes go."""
-        await asyncio.gather(*(control.close() for control in self._controls.values()))
+    def members(self, process: str) -> ProcessMembers:
+        return self._crews[process]
 
-    async def _start(self, crews: dict[str, ProcessMembers]) -> None:
-        await self._processes.start(list(crews), self._token)
-        self._crews |= crews
-        for process, crew in crews.items():
-            self._group.create_task(self._attend(process, crew))
-
-    async def _tell(self, process: str, message: AnyMessage) -> None:
-        """Say ``message``, if somebody is there to hear it."""
-        if control := self._controls.get(process):
-            with suppress(ChannelClosed):
-                await control.send(message)
-
-    async def _attend(self, process: str, crew: ProcessMembers) -> None:
-        """Tell a process who it is, and take what it says until it ends."""
-        try:
-            me = peer_id(RUNNER, self._run)
-            address = self._processes.addresses[process]
-            control = await connect(*address, me, self._token, Limits(), bulk=False, peer=process)
-            servers = {name: await self._servers_of(name) for name in crew}
-            await control.send(Enlist(federation=self._federation, names=crew, servers=servers))
-            self._controls[process] = control
-            while process not in self._reports:
-                await self._take(process, crew, await hear(control))
-        except (ChannelClosed, SilentError) as error:
-            how = f"{process} {await self._processes.end_of(process)}"  # one that hangs as well, so that all hear of it
-            self._dead.add(process)
-            await self._miss(crew, str(error) if isinstance(error, SilentError) else how)
-
-    async def _servers_of(self, name: str) -> tuple[Peer, ...]:
-        """Where ``name`` finds its servers, at the near ends of the links between them."""
-        doors = [(hop, server) for hop, (near, server) in enumerate(ways(self._federation)) if near == name]
-        return tuple(
-            [Peer(server, *await self._shaping.door(hop, self._processes.addresses[server])) for hop, server in doors]
-        )
-
-    async def _take(self, process: str, crew: ProcessMembers, message: AnyMessage) -> None:
-        """Act on what a process said."""
+    async def heard(self, name: str, message: AnyMessage) -> None:
         match message:
-            case Heartbeat():
-                return
-            case Hello(pid=pid):
-                self.pids |= dict.fromkeys(crew, pid)
-                if self._begun:
-                    await self._tell(process, Assign(assignment=0, splits=()))
-            case Result():
+            case RoundReport():
                 self.rounds.append(message)
                 if self._say:
-                    self._say(message.metrics)
-            case Shutdown(report=done):
-                self._reports[process] = msgspec.convert(done["nodes"], list[NodeReport])
-            case Error(node=client, reason=reason) if reason == ENDED:
+                    self._say(message)
+            case ClientFinished(client=client):
                 await self._tell_visited(client, message)
-            case Error(node=node, reason=reason, traceback=traceback) if node == process:
-                raise RunError(f"{process}: {reason}", weight=2, traceback=traceback)
-            case Error(reason=reason):
-                await asyncio.sleep(SETTLE_S)  # the one that it lost may be known to have ended
-                raise RunError(f"{process} lost {reason}", weight=0)
             case _:
-                raise RunError(f"{process} sent the runner a {type(message).__name__}", weight=2)
-        self._changed.set()
+                raise stray(name, message)
+
+    async def gone(self, name: str, error: RunError) -> None:
+        """Kill a process that is silent or has no connection any more, and miss one that has ended."""
+        if name in self.ended:
+            if name not in self.reported:
+                await self._miss(self._crews[name], self._killed.get(name, str(error)))
+        else:
+            if isinstance(error, SilentError):
+                self._killed[name] = str(error)
+            self._nodes.kill(name)
+
+    async def _start(self, crews: dict[str, ProcessMembers]) -> None:
+        self._crews |= crews
+        await self.start(list(crews))
+
+    async def _servers_of(self, name: str) -> tuple[Peer, ...]:
+        """Addresses of the servers of ``name``: the near ends of the links to them."""
+        links = [(hop, server) for hop, (near, server) in enumerate(ways(self._federation)) if near == name]
+        return tuple(
+            [Peer(server, *await self._shaping.door(hop, self._nodes.addresses[server])) for hop, server in links]
+        )
 
     async def _tell_visited(self, client: str, message: AnyMessage) -> None:
-        """Say ``message`` to the edge servers that ``client`` ever belongs to."""
+        """Send ``message`` to the edge servers that ``client`` ever belongs to."""
         for edge in self._federation.visits(self._federation.client_names.index(client)):
-            await self._tell(self._federation.edge_names[edge], message)
+            await self.send(self._federation.edge_names[edge], message)
 
     async def _miss(self, crew: ProcessMembers, how: str) -> None:
         """Let edge servers know of clients that ended; one without clients ends too, unless clients move.
@@ -176,16 +126,19 @@ class LiveFederation:
         federation = self._federation
         if crew[0] in self._servers:
             raise RunError(how, weight=2)
-        if len(self.lost.keys() | crew) == federation.clients and not self._reports.keys() >= set(self._servers):
+        if len(self.lost.keys() | crew) == federation.clients and not self.reported >= set(self._servers):
             raise RunError(f"no client is left: {how}", weight=2)
         self.lost |= dict.fromkeys(crew, how)
         self._changed.set()
         for client in crew:
-            await self._tell_visited(client, Error(node=client, reason=how))
+            await self._tell_visited(client, ClientLost(client=client, reason=how))
             for edge in federation.visits(federation.client_names.index(client)):
                 names = {federation.client_names[one] for one in federation.visitors(edge)}
                 if self.lost.keys() >= names and not federation.moves:
-                    await self._tell(federation.edge_names[edge], Shutdown())
+                    await self.send(federation.edge_names[edge], Shutdown())
+
+
+Script = Callable[[LiveFederation], Coroutine[Any, Any, None]]
 
 
 def run_live(
@@ -195,7 +148,7 @@ def run_live(
     say: ReportRound | None = None,
     *,
     clients_per_process: int = 1,
-    script: Callable[[LiveFederation], Awaitable[None]] | None = None,
+    script: Script | None = None,
     shaping: Backend = "emulated",
     self_test: SelfTest = "refuse",
 ) -> FederationOutcome:
@@ -203,7 +156,7 @@ def run_live(
 
     ``links`` are the clients' to whatever edge servers they come to, one each or one for all alike, ``backhaul`` is
     each edge server's to the cloud; with ``shaping`` "none" all are unlimited. They are tried before the nodes start,
-    see ``link_self_test``; a complaint is refused, or kept in the outcome. A client that says nothing for too long is
+    see ``link_self_test``; a complaint is refused, or kept in the outcome. A client without a heartbeat for too long is
     killed and missed as if it had died. Raises ValueError before anything runs, and RunError naming the node that
     failed, or the server that ended or fell silent. Leaves no process behind.
     """
@@ -219,33 +172,10 @@ def run_live(
     ends = [(names.index(near), names.index(far)) for near, far in pairs]
     joined = shaped(names, all_links, shaping, federation.job.seed, ends)
 
-    async def run() -> FederationOutcome:
-        complaints = await try_links(pairs, all_links, shaping, self_test)
-        came = await _run(federation, joined, say, clients_per_process, script)
-        came.uncalibrated = complaints
-        return came
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run())
-
-
-async def _run(
-    federation: Federation,
-    joined: Shaping,
-    say: ReportRound | None,
-    clients_per_process: int,
-    script: Callable[[LiveFederation], Awaitable[None]] | None,
-) -> FederationOutcome:
-    async with joined as shaping, AsyncExitStack() as stack:
-        processes, token = Processes(launcher(), shaping.namespaces), secrets.token_urlsafe(32)
-        live = LiveFederation(federation, shaping, processes, token, say)
-        stack.push_async_callback(processes.end, PATIENCE_S)
-        stack.push_async_callback(live.close)
-        try:
-            return await live.conduct(clients_per_process, script)
-        except BaseException:
-            await processes.end()  # first of all: a node that is stopped answers no goodbye
-            raise
+    live = LiveFederation(federation, joined, say)
+    result = live.play(lambda run: run.conduct(clients_per_process, script), (pairs, all_links), shaping, self_test)
+    result.uncalibrated = live.uncalibrated
+    return result
 
 
 def ways(federation: Federation) -> list[tuple[str, str]]:
@@ -258,10 +188,6 @@ def ways(federation: Federation) -> list[tuple[str, str]]:
     return [*own, *((edge, CLOUD) for edge in edges if len(edges) > 1), *later]
 
 
-def _called(crew: ProcessMembers) -> str:
+def _process_name(crew: ProcessMembers) -> str:
     """The process of ``crew``: as its first, and how many more."""
     return crew[0] if len(crew) == 1 else f"{crew[0]}+{len(crew) - 1}"
-
-
-async def _follow(script: Callable[[LiveFederation], Awaitable[None]], live: LiveFederation) -> None:
-    await script(live)

@@ -3,7 +3,7 @@
 import asyncio
 import atexit
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -14,6 +14,7 @@ LOAD_S = 60.0  # the launcher's imports, from a slow disk too
 START_S = 10.0  # from a fork until the node listens
 
 HostPort = tuple[str, int]
+Ended = Callable[[str, str], Awaitable[None]]  # told the name of a process, and how it ended
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,11 @@ class Nodes(Protocol):
     async def start(self, names: Sequence[str], token: str) -> None:
         """Return when all of ``names`` listen. Raises RunError."""
 
-    async def watch(self) -> None:
-        """Raise RunError as soon as one has ended."""
+    async def watch(self, ended: Ended) -> None:
+        """Tell ``ended`` of each that ends. Raises RunError if they cannot be watched any more."""
+
+    def kill(self, name: str) -> None:
+        """End ``name`` as a power cut would, if it still runs and is the run's own."""
 
     async def end(self, patience_s: float = 0.0) -> None:
         """Wait for them to end for ``patience_s``, then kill those left. May be called again."""
@@ -57,8 +61,11 @@ class StartedByHand:
         if missing := [name for name in names if name not in self.addresses]:
             raise RunError(f"no address is given of {', '.join(missing)}", weight=2)
 
-    async def watch(self) -> None:
+    async def watch(self, ended: Ended) -> None:
         await asyncio.Event().wait()  # only their connections tell of them
+
+    def kill(self, name: str) -> None:
+        pass
 
     async def end(self, patience_s: float = 0.0) -> None:
         pass
@@ -105,15 +112,16 @@ class Processes:
         )
         self._raise_if_ended(names)
 
-    async def watch(self) -> None:
-        await self._until(lambda: bool(self._ended))
-        self._raise_if_ended(self._ended)
+    async def watch(self, ended: Ended) -> None:
+        seen: set[str] = set()
+        while True:
+            await self._until(lambda: self._ended.keys() > seen)
+            for name in self._ended.keys() - seen:
+                seen.add(name)
+                await ended(name, exit_text(self._ended[name]))
 
-    async def end_of(self, name: str) -> str:
-        """How ``name`` ended, once it has; it is killed if it still runs. Raises RunError."""
+    def kill(self, name: str) -> None:
         self._launcher.send(do="kill", name=name)
-        await self._until(lambda: name in self._ended)
-        return exit_text(self._ended[name])
 
     async def end(self, patience_s: float = 0.0) -> None:
         if self._over:

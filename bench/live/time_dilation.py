@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from nodes.runtime.report import NodeReport
 from nodes.spec.job import Device, Job, Timing
-from nodes.training.report import NodeReport, TrainingOutcome
+from nodes.training.report import TrainingOutcome
 
 PHASES = ("compute_s", "overrun_s", "serialise_s", "wire_s", "total_s")
 SPANS = ("train_s", "test_s")  # of an epoch

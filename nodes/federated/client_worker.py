@@ -1,4 +1,4 @@
-"""What does a client of a federation compute? Its part of the network, on its own pictures, round after round."""
+"""Worker of a client: its part of the network on its own pictures, round after round."""
 
 from pathlib import Path
 
@@ -7,87 +7,92 @@ import torch
 
 from nodes.data.images import Dataset, Indices, Pictures, Selected
 from nodes.data.partitioning import partition, partition_iid
+from nodes.federated.calls import Adopted, Answers
+from nodes.federated.client import ClientData
 from nodes.federated.edge.joint_step import SharingSegment
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
+from nodes.training.calls import TaskMessage
 from nodes.training.source import Source
-from nodes.wire.messages import AnyMessage, Gradient, Result, Weights
+from nodes.wire.messages import ClientModel, ClientUpdate, Gradient, Result
 
 
-class ClientWork(Source):
+class ClientWorker:
     """The worker of client ``client``; ``data`` are all pictures of the federation."""
 
     def __init__(self, federation: Federation, client: int, data: Dataset) -> None:
         own, tests = pictures_of(federation, client, data)
-        self._part = SharingSegment(job_of(federation), 0)
-        super().__init__(self._part, Dataset(data.name, data.classes, own, tests), source=client)
-        self.samples = len(own)
-        self.mean_samples = len(data.train) / federation.clients
-        self.backward = self._backward
-        self.begun = 0
+        self.client = client
+        self.segment = SharingSegment(job_of(federation), 0)
+        self._source = Source(self.segment, Dataset(data.name, data.classes, own, tests), source=client)
+        self._samples, self._mean_samples = len(own), len(data.train) / federation.clients
+        self._labels: dict[int, torch.Tensor] = {}  # of test batches under way
+        self._begun = 0
         self._classes = len(data.classes)
         self._round = 0
-        self._kept = None if federation.folder is None else Path(federation.folder) / f"client-{client}.pt"
-        if self._kept is not None and self._kept.exists():
-            self.begun = self._part.resume(self._kept)
+        self._path = None if federation.folder is None else Path(federation.folder) / f"client-{client}.pt"
+        if self._path is not None and self._path.exists():
+            self._begun = self.segment.resume(self._path)
+
+    @property
+    def data(self) -> ClientData:
+        """What the client's role needs to know of its pictures."""
+        return ClientData(self._samples, self._mean_samples, self._source.schedule.test_batches, self._begun)
 
     @property
     def layers(self) -> int:
         """How many layers it holds."""
-        return len(self._part.names)
+        return len(self.segment.names)
 
     @property
     def steps(self) -> int:
         """How many steps its optimizer has taken."""
-        return self._part.steps
+        return self.segment.steps
 
-    def train(self, round_number: int, number: int) -> AnyMessage:  # type: ignore[override]  # tasks are named by round
-        """Run its ``number``-th batch of all through the first part: what goes to the server, or what came of it."""
-        self._begin(round_number)
-        epoch, batch = divmod(number, self.course.train_steps)
-        reply = super().train(epoch, batch, 0, None)
-        self.begun = number + 1
+    def train(self, round_number: int, number: int) -> TaskMessage:
+        """Run training batch ``number`` of all rounds through the client's part; a Gradient if the model ends there."""
+        if round_number != self._round:
+            self._round = round_number
+            self.segment.begin_epoch(round_number)
+        epoch, batch = divmod(number, self._source.schedule.train_steps)
+        reply = self._source.train(epoch, batch, 0, None)
+        self._begun = number + 1
         if isinstance(reply, Gradient):
             self._keep()
         return msgspec.structs.replace(reply, assignment=round_number)
 
-    def _backward(self, message: Gradient) -> Gradient:
-        """Take a gradient back through its part."""
-        reply = self._part.backward(message)
+    def backward(self, message: Gradient) -> Gradient:
+        """Take a gradient back through the client's part."""
+        reply = self.segment.backward(message)
         self._keep()
         return reply
 
-    def test(self, round_number: int, batch: int) -> AnyMessage:  # type: ignore[override]  # tasks are named by round
-        """Run test batch ``batch`` through the first part."""
-        reply = super().test(batch)
-        return reply if isinstance(reply, Result) else msgspec.structs.replace(reply, assignment=round_number)
+    def test(self, round_number: int, batch: int) -> TaskMessage | Answers:
+        """Run test batch ``batch`` through the client's part."""
+        pictures, self._labels[batch] = self._source.draw(train=False, epoch=0, batch=batch)
+        reply = self.segment.source(pictures, None, assignment=round_number, step=batch, train=False)
+        return self.answers(reply) if isinstance(reply, Result) else reply
 
-    def score(self, result: Result) -> Result:
-        """Right answers and all answers, by class."""
-        answers = self._answers.pop(result.step)
-        found = result.tensors["logits"].argmax(1).to(answers.device)
-        right = torch.bincount(answers[found == answers], minlength=self._classes)
-        tested = torch.bincount(answers, minlength=self._classes)
-        return Result(assignment=result.assignment, step=result.step, tensors={"right": right, "tested": tested})
+    def answers(self, result: Result) -> Answers:
+        """Compare the result of a test batch with its labels."""
+        labels = self._labels.pop(result.step)
+        found = result.tensors["logits"].argmax(1).to(labels.device)
+        correct = torch.bincount(labels[found == labels], minlength=self._classes)
+        return Answers(correct, torch.bincount(labels, minlength=self._classes))
 
-    def give(self, round_number: int) -> Weights:
-        """Its part, as it is now."""
-        return Weights(assignment=round_number, samples=self.samples, tensors=self.segment.state())
+    def give(self, round_number: int) -> ClientUpdate:
+        """Copy the client's part as it is now."""
+        return ClientUpdate(round=round_number, samples=self._samples, tensors=self.segment.state())
 
-    def take(self, weights: Weights) -> Weights:
-        """Go on from the part that the server sent."""
-        self.segment.adopt(weights.tensors)
-        return Weights(assignment=weights.assignment, tensors={})
+    def adopt(self, model: ClientModel) -> Adopted:
+        """Go on from the clients' part that the server sent."""
+        self.segment.adopt(model.tensors)
+        return Adopted()
 
     def _keep(self) -> None:
-        """Save its state after a step, where the federation asks for it."""
-        if self._kept is not None:
-            self._part.keep(self._kept, self.begun)
-
-    def _begin(self, round_number: int) -> None:
-        if round_number != self._round:
-            self._round = round_number
-            self.segment.begin_epoch(round_number)
+        """Save the client's state after a step, where the federation asks for it."""
+        if self._path is not None:
+            self.segment.keep(self._path, self._begun)
 
 
 def job_of(federation: Federation) -> Job:

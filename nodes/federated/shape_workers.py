@@ -1,4 +1,4 @@
-"""What do a federation's workers come to in virtual time? Shapes alone: each worked out once, then only renumbered.
+"""Workers of a federation in virtual time: shapes alone, each worked out once, then only renumbered.
 
 All clients have one network, so one part of it stands for theirs and one for the server's, on the meta device.
 """
@@ -13,15 +13,17 @@ import torch
 
 from nodes.data.images import Dataset, Indices
 from nodes.data.partitioning import partition, partition_iid
+from nodes.federated.calls import Adopted, Answers, JointSummary
+from nodes.federated.client import ClientData
 from nodes.federated.client_worker import job_of
-from nodes.federated.edge.joint_step import Joint, JointSegment, SharingSegment, told
-from nodes.federated.edge.worker import EdgeWork
+from nodes.federated.edge.joint_step import JointSegment, SharingSegment, joint_summary
+from nodes.federated.edge.worker import EdgeWorker
 from nodes.federated.formulas import aggregated
 from nodes.model.boundary import Tensors
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
-from nodes.training.source import TrainingSchedule
-from nodes.wire.messages import Activation, AnyMessage, Gradient, Result, Weights
+from nodes.training.calls import TaskMessage
+from nodes.wire.messages import Activation, ClientModel, ClientUpdate, Gradient, Result
 
 TRIED = 7  # pictures of a batch that is tried; so many of anything else are unlikely
 
@@ -36,44 +38,37 @@ class ClientShapes:
         self.mean_samples = len(data.train) / federation.clients
         parts = partition(data.train.labels, federation.partition, federation.clients, job.seed, job.batch_size)
         self.samples = [len(part) for part in parts]
-        self._tasks: dict[tuple[int, bool], AnyMessage] = {}
+        self._tasks: dict[tuple[int, bool], TaskMessage] = {}
         tests = partition_iid(data.test.labels, federation.clients, job.seed)
-        self.answers = [data.test.labels[part] for part in tests]
+        self.labels = [data.test.labels[part] for part in tests]
 
     @functools.cached_property
     def state(self) -> Tensors:
         """The part's parameters and buffers."""
         return self._segment.state()
 
-    def task(self, size: int, train: bool) -> AnyMessage:
+    def task(self, size: int, train: bool) -> TaskMessage:
         """What ``size`` pictures come to."""
         if (size, train) not in self._tasks:
             self._tasks[size, train] = self._worked_out(size, train)
         return self._tasks[size, train]
 
-    def _worked_out(self, size: int, train: bool) -> AnyMessage:
+    def _worked_out(self, size: int, train: bool) -> TaskMessage:
         pictures = torch.empty(size, *self.job.input_shape, device="meta")
         labels = torch.empty(size, dtype=torch.int64, device="meta") if train else None
         return self._segment.source(pictures, labels, assignment=0, step=0, train=train)
 
 
 class ShapeClient:
-    """The worker of client ``client`` without data; see ``nodes.federated.client_worker.ClientWork``."""
+    """The worker of client ``client`` without data; see ``nodes.federated.client_worker.ClientWorker``."""
 
     def __init__(self, shapes: ClientShapes, client: int) -> None:
-        self._shapes, self._client, self._answers = shapes, client, shapes.answers[client]
-        self.begun, self.steps, self.layers = 0, 0, shapes.layers
-        self.samples, self.mean_samples = shapes.samples[client], shapes.mean_samples
-        job = shapes.job
-        self.course = TrainingSchedule(
-            train_steps=self.samples // job.batch_size,
-            test_batches=-(-len(self._answers) // job.batch_size),
-            epochs=job.epochs,
-            microbatches=1,
-            window=job.window,
-        )
+        self._shapes, self._client, self._labels = shapes, client, shapes.labels[client]
+        self.steps, self.layers = 0, shapes.layers
+        test_batches = -(-len(self._labels) // shapes.job.batch_size)
+        self.data = ClientData(shapes.samples[client], shapes.mean_samples, test_batches)
 
-    def train(self, round_number: int, number: int) -> AnyMessage:
+    def train(self, round_number: int, number: int) -> TaskMessage:
         """What its ``number``-th batch of all comes to."""
         job = self._shapes.job
         reply = self._shapes.task(job.batch_size, train=True)
@@ -85,29 +80,29 @@ class ShapeClient:
         self.steps += 1
         return msgspec.structs.replace(message, tensors={})
 
-    def test(self, round_number: int, batch: int) -> AnyMessage:
+    def test(self, round_number: int, batch: int) -> TaskMessage | Answers:
         """What test batch ``batch`` comes to."""
         reply = self._shapes.task(len(self._tested(batch)), train=False)
         reply = msgspec.structs.replace(reply, assignment=round_number, step=batch)
-        return self.score(reply) if isinstance(reply, Result) else reply
+        return self.answers(reply) if isinstance(reply, Result) else reply
 
-    def score(self, result: Result) -> Result:
-        """All answers by class, none of them right."""
-        tested = torch.from_numpy(np.bincount(self._tested(result.step), minlength=self._shapes.job.classes))
-        return msgspec.structs.replace(result, tensors={"right": torch.zeros_like(tested), "tested": tested})
+    def answers(self, result: Result) -> Answers:
+        """All answers by class, none of them correct."""
+        total = torch.from_numpy(np.bincount(self._tested(result.step), minlength=self._shapes.job.classes))
+        return Answers(torch.zeros_like(total), total)
 
-    def give(self, round_number: int) -> Weights:
+    def give(self, round_number: int) -> ClientUpdate:
         """Its part."""
-        return Weights(assignment=round_number, samples=self.samples, tensors=self._shapes.state)
+        return ClientUpdate(round=round_number, samples=self.data.samples, tensors=self._shapes.state)
 
-    def take(self, weights: Weights) -> Weights:
+    def adopt(self, model: ClientModel) -> Adopted:
         """Hold nothing."""
-        return Weights(assignment=weights.assignment, tensors={})
+        return Adopted()
 
     def _tested(self, batch: int) -> Indices:
         size = self._shapes.job.batch_size
-        answers: Indices = self._answers[batch * size : (batch + 1) * size]
-        return answers
+        labels: Indices = self._labels[batch * size : (batch + 1) * size]
+        return labels
 
 
 class ShapeJoint(JointSegment):
@@ -115,10 +110,10 @@ class ShapeJoint(JointSegment):
 
     def __init__(self, job: Job, index: int) -> None:
         super().__init__(job, index, meta=True)
-        self._replies: dict[Any, AnyMessage] = {}
+        self._replies: dict[Any, TaskMessage] = {}
         self._joined: dict[Any, Gradient] = {}
 
-    def forward(self, message: Activation) -> AnyMessage:
+    def forward(self, message: Activation) -> TaskMessage:
         """As with data."""
         key = _key(message)
         if key in self._replies:
@@ -130,36 +125,36 @@ class ShapeJoint(JointSegment):
         return msgspec.structs.replace(reply, assignment=message.assignment, step=message.step)
 
     def joint(
-        self, messages: Sequence[Activation], weights: Sequence[float], fades: Sequence[float], positions: int = 0
-    ) -> Joint:
+        self, messages: Sequence[Activation], weights: Sequence[float], scales: Sequence[float], positions: int = 0
+    ) -> tuple[list[Gradient], JointSummary]:
         """As with data, worked out for two clients at most: what returns to another has the same shape."""
         key = _key(messages[0]), len(messages) > 1, positions
         if key in self._joined:
             self.steps += 1
         else:
-            self._joined[key] = super().joint(messages[:2], weights[:2], fades[:2], positions).gradients[0]
+            (self._joined[key], *_), _ = super().joint(messages[:2], weights[:2], scales[:2], positions)
         gradient = self._joined[key]
         gradients = [
             msgspec.structs.replace(gradient, assignment=message.assignment, step=message.step) for message in messages
         ]
-        return Joint(gradients, told(len(messages), int(gradient.metrics["count"]), positions) | {"backward_s": 0.0})
+        return gradients, joint_summary(len(messages), int(gradient.metrics["count"]), positions, 0.0)
 
     def adopt(self, tensors: Tensors) -> None:
         """Hold nothing."""
 
-    def settle(self, came: Tensors) -> None:
+    def load_training_state(self, tensors: Tensors) -> None:
         """Hold nothing."""
 
 
-class ShapeEdge(EdgeWork):
+class ShapeEdge(EdgeWorker):
     """An edge server's worker without data: one part stands for all copies."""
 
     def _parts(self, clients: Sequence[int], copies: bool) -> dict[int, JointSegment]:
         return dict.fromkeys(clients, ShapeJoint(self._job, 1))
 
-    def average(self, given: Sequence[Weights], clients: Sequence[int]) -> Weights:
+    def average(self, updates: Sequence[ClientUpdate], clients: Sequence[int]) -> ClientModel:
         """A part like those that were given."""
-        return Weights(assignment=given[0].assignment, tensors=given[0].tensors)
+        return ClientModel(round=updates[0].round, tensors=updates[0].tensors)
 
 
 def check_joint(job: Job, phi: float) -> None:

@@ -1,159 +1,197 @@
-"""What does any node of an inference service decide? How far to compute a task, from its own split alone.
+"""Base of the roles in an inference service: a split of the node's own, and its state towards the next node.
 
-HiveMind, section IV-C3: split-cost information runs upstream, tasks run downstream, and each task's message says
-how many layers are done. A node looks up in its own split where to stop from there, computes so far or nothing,
-and hands on. Nobody holds the whole assignment, and inference weights are everywhere: so a route may change
-between tasks, and its new neighbours need one SCI message and nothing else. A route is set up from the UE on: a
-node reaches for its neighbour downstream once it has one upstream, so a new way disturbs no task on the old one.
+HiveMind, section IV-C3: split-cost information (SCI) runs towards the UE, tasks run away from it, and each task's
+message has the number of layers done. A node looks up in its own split where to stop from there, computes so far or
+nothing, and hands on. No node knows the whole assignment, and every node has all weights: so a route may change between
+tasks, and its new neighbours need one SCI message and nothing else. A route is set up from the UE on: a node without a
+previous one connects to nobody, so a new route disturbs no task on the old one.
 
-A node that has no neighbour downstream does all that is left. While it waits for one, or for that one's first
-SCI, it holds tasks back. If its neighbour dies it tries the next on its route, and tells upstream which tasks
-went down with it; the UE starts those again. One that hangs is left as if it had died, once a task is overdue.
+The last node of a route does all that is left. A node whose next node is lost tries the one after it, and reports
+upstream the tasks lost with it; the UE starts those again. A next node that hangs is lost once a task is overdue.
 """
 
-from abc import ABC, abstractmethod
-from typing import Literal
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple
 
-from nodes.errors import ProtocolError
+from nodes.errors import ProtocolError, unexpected
 from nodes.inference.task import layers_done
-from nodes.runtime.actions import Action, Connect, Direction, Finish, Send, Wake
+from nodes.runtime.actions import Action, Connect, Direction, Finish, Role, Send, Wake
 from nodes.splitting.controller import SplitControl
-from nodes.wire.messages import Activation, AnyMessage, Peer, Result, Route, Shutdown, SplitCost
+from nodes.wire.messages import (
+    Activation,
+    AnyMessage,
+    BeginUpdate,
+    Peer,
+    Replaced,
+    Result,
+    Route,
+    Shutdown,
+    SplitCost,
+    TaskLost,
+)
 from nodes.wire.split_costs import costs_of
 
 OVERDUE = "overdue "  # before an alarm's number
 
 
-class ServiceNode(ABC):
-    """What the UE and the nodes below it have in common: a split of their own, and a way downstream."""
+class State(Enum):
+    """State of a node towards its next node."""
+
+    UNROUTED = "unrouted"  # no route so far
+    WAITING = "waiting"  # no next node, and a route to take
+    JOINING = "joining"  # connects to the next node
+    SILENT = "silent"  # the next node has not told its costs: tasks are held
+    OPEN = "open"  # tasks are handed on
+    LAST = "last"  # the route ends here
+
+
+UNROUTED, WAITING, JOINING, SILENT, OPEN, LAST = State
+Event = tuple[str, Any]  # its source, and the type of a message or what else happened
+# By event: what is done, and the next state by each state that expects the event.
+Transitions = dict[Event, tuple[Callable[[Any, Any, float], list[Action]], Mapping[State, State]]]
+
+
+class _Handed(NamedTuple):
+    """A task handed on: layers done when it left, and the name of its alarm."""
+
+    done: int
+    alarm: str
+
+
+class ServiceNode(Role):
+    """What the UE and the nodes behind it have in common. ``transitions`` are ``TRANSITIONS`` and those of its own."""
+
+    transitions: ClassVar[Transitions]
 
     def __init__(self, name: str, control: SplitControl, deliver: bool) -> None:
         self.control = control
-        self.route: tuple[Peer, ...] = ()  # the neighbour downstream, and those behind it
+        self.state = UNROUTED
+        self.route: tuple[Peer, ...] = ()  # the next node, and those behind it
         self._name = name
         self._deliver = deliver  # whether results go on to the last node
-        self._down: Literal["none", "joining", "silent", "heard"] = "silent"  # nothing is known yet
-        self._wanted: tuple[Peer, ...] | None = None  # a route to be taken once no task is under way
-        self._passed: dict[int, int] = {}  # tasks handed on and not come back: step -> layers done
-        self._alarms: dict[int, str] = {}  # why each of them would wake this node if it were overdue
-        self._alarm = 0  # the number of the last
+        self._wanted: tuple[Peer, ...] | None = None  # a route to take once no task is under way
+        self._handed: dict[int, _Handed] = {}  # tasks that are not back, by step
+        self._alarm = 0  # number of the last alarm
         self._update_number = 0
-        self._ticking = False
 
     @property
-    def _under_way(self) -> bool:
-        """Whether a task that was split for this route is not back yet."""
-        return bool(self._passed)
+    def _open(self) -> bool:
+        """Whether tasks may go on."""
+        return self._wanted is None and self.state in (OPEN, LAST)
 
     @property
-    def _ready(self) -> bool:
-        """Whether tasks may go their way."""
-        return self._wanted is None and self._down in ("none", "heard")
+    def _busy(self) -> bool:
+        """Whether a new route has to wait, as for a task that was split for the present one."""
+        return bool(self._handed)
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
-        """Take a neighbour's or the runner's word. Raises ProtocolError for what fits no state."""
-        match sender, message:
-            case "down", SplitCost():
-                return self._hear(message, now)
-            case "down", Result():
-                return self._returned(message, now) + self._reroute(now)
-            case "runner", SplitCost():
-                return self._begin_update(message.assignment, now)
-            case "runner", Route():
-                self._wanted = message.nodes
-                return self._tick(now) + self._reroute(now)
-            case "runner", Shutdown():
-                return [Finish()]
-            case "down", Shutdown():  # it is another's neighbour now
-                self.route = ()
-                return self.lost("down", now)
-        raise ProtocolError(f"unexpected {type(message).__name__} from {sender}")
+        if (sender, type(message)) not in self.transitions:
+            raise unexpected(message, sender)
+        return self._on((sender, type(message)), message, now)
+
+    def computed(self, reply: Any, now: float) -> list[Action]:
+        if not isinstance(reply, Activation):
+            raise unexpected(reply, "a computation")
+        return self._computed(reply, now) + self._settle(now)
 
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
-        self._down = "silent"
-        return []
-
-    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
-        return []  # what results take tells nothing of the way down
+        return self._on((direction, "joined"), peer, now)
 
     def lost(self, direction: Direction, now: float) -> list[Action]:
-        """Try the next node of the route; tasks that went to the one that is lost will not come back."""
-        route = self.route[1:] if self._wanted is None else self._wanted
-        steps, self._wanted = list(self._passed), None
-        self._passed.clear()
-        rerouting = self._take_route(route, now)
-        return [*rerouting, *(action for step in steps for action in self._missing(step, now))]
+        return self._on((direction, "lost"), None, now)
 
     def woke(self, why: str, now: float) -> list[Action]:
-        """Look at the link again, or, on the last node, begin an update; or at what is long overdue."""
-        policy = self.control.policy
-        if why.startswith(OVERDUE):
-            self._alarms = {step: alarm for step, alarm in self._alarms.items() if step in self._passed}
-            return self.lost("down", now) if why in self._alarms.values() else []
-        if why == "update" and policy.period_s is not None:
-            due = self._begin_update(self._update_number + 1, now) if self._down == "none" else []
-            return [Wake(now + policy.period_s, why), *due]
-        if why == "check" and policy.check_s is not None:
-            return [Wake(now + policy.check_s, why), *self._update(now)]
+        """Give up the next node if a task is overdue there."""
+        overdue = why in (handed.alarm for handed in self._handed.values())
+        return self.lost("next", now) if overdue else []
+
+    def _on(self, event: Event, what: Any, now: float) -> list[Action]:
+        """Do what is to be done on ``event``. Raises ProtocolError in a state that does not expect it."""
+        act, states = self.transitions[event]
+        if self.state not in states:
+            raise ProtocolError(f"{self._name}: unexpected {event} in state {self.state.value}")
+        self.state = states[self.state]
+        actions: list[Action] = act(self, what, now)
+        return actions + self._settle(now)
+
+    def _settle(self, now: float) -> list[Action]:
+        """Take the route that is wanted, or go on with tasks, as soon as that may be."""
+        route = self._wanted
+        if route is not None and not self._busy:
+            keeps = self.state is not WAITING and route[:1] == self.route[:1]
+            event = "route", "keep" if keeps else "connect" if route else "end"
+            if self.state in self.transitions[event][1]:
+                self.route, self._wanted = route, None
+                return self._on(event, None, now)
+        return self._go_on(now) if self._open else []
+
+    # What is done on an event
+
+    def _want(self, message: Route, now: float) -> list[Action]:
+        self._wanted = message.nodes
         return []
 
-    def _tick(self, now: float) -> list[Action]:
-        policy = self.control.policy
-        times = {} if self._ticking else {"update": policy.period_s, "check": policy.check_s}
-        self._ticking = True
-        return [Wake(now + wait_s, why) for why, wait_s in times.items() if wait_s is not None]
-
-    def _reroute(self, now: float) -> list[Action]:
-        """Take the route that is wanted, if no task is under way on the old one."""
-        if self._wanted is None or self._down == "joining" or self._under_way:
-            return []
-        route, self._wanted = self._wanted, None
-        same = "none" if not route else "heard" if route[:1] == self.route[:1] else None
-        if self._down == same:
-            self.route = route
-            return self._go_on(now)
-        return self._take_route(route, now)
-
-    def _take_route(self, route: tuple[Peer, ...], now: float) -> list[Action]:
-        self.route = route
+    def _connect(self, _: None, now: float) -> list[Action]:
         self.control.set_downstream(None)
-        if route:
-            self._down = "joining"
-            return [Connect(route[0])]
-        self._down = "none"
-        return [Connect(None), *self._begin_update(self._update_number + 1, now), *self._go_on(now)]
+        return [Connect(self.route[0])]
+
+    def _end(self, _: None, now: float) -> list[Action]:
+        self.control.set_downstream(None)
+        return [Connect(None), *self._begin_update(self._update_number + 1, now)]
+
+    def _lose(self, message: Replaced | Shutdown | None, now: float) -> list[Action]:
+        """Try the node after the next one, unless that has ``message``: then all behind are on another route."""
+        if self._wanted is None:
+            self._wanted = () if message else self.route[1:]
+        steps = list(self._handed)
+        self._handed.clear()
+        return [*self._settle(now), *(action for step in steps for action in self._missing(step, now))]
 
     def _hear(self, message: SplitCost, now: float) -> list[Action]:
-        self._down = "heard"
         self._update_number = message.assignment
         try:
             self.control.set_downstream(costs_of(message))
         except ValueError as error:
             raise ProtocolError(f"{message.node}: {error}") from None
-        return [*self._update(now), *self._reroute(now), *self._go_on(now)]
+        return self._update(now)
+
+    def _back(self, message: Result, now: float) -> list[Action]:
+        handed = self._handed.pop(message.step, None)  # None: from before its node was lost
+        return self._returned(message, handed.done, now) if handed else []
+
+    def _gone(self, message: TaskLost, now: float) -> list[Action]:
+        return self._missing(message.step, now) if self._handed.pop(message.step, None) else []
 
     def _begin_update(self, number: int, now: float) -> list[Action]:
         self._update_number = number
         self.control.forget_sent()
         return self._update(now)
 
+    # Tasks
+
     def _hand_on(self, message: Activation, now: float) -> list[Action]:
-        """Send a task down. It is overdue later here than at any node below, so that the one next to a hung node acts.
+        """Send a task on. It is overdue later here than at any node behind, so that the one next to a hung node acts.
 
         What the tasks under way should take, links at their rates included, doubles on the way before patience ends.
         """
-        done = self._passed[message.step] = layers_done(message, self.control.layers)
+        self._alarm += 1
+        done, alarm = layers_done(message, self.control.layers), f"{OVERDUE}{self._alarm}"
+        self._handed[message.step] = _Handed(done, alarm)
         patience_s = self.control.policy.patience_s
         if patience_s is None:
-            return [Send("down", message)]
-        expected_s = len(self._passed) * self.control.downstream_s(done)
-        self._alarm += 1
-        alarm = self._alarms[message.step] = f"{OVERDUE}{self._alarm}"
-        return [Send("down", message), Wake(now + 2 * expected_s + len(self.route) * patience_s, alarm)]
+            return [Send("next", message)]
+        expected_s = len(self._handed) * self.control.downstream_s(done)
+        return [Send("next", message), Wake(now + 2 * expected_s + len(self.route) * patience_s, alarm)]
 
     def _ends(self, done: int) -> bool:
         """Whether a task ends here, once ``done`` layers are."""
-        return done == self.control.layers and (not self._deliver or self._down == "none")
+        return done == self.control.layers and (not self._deliver or self.state is LAST)
+
+    @abstractmethod
+    def _computed(self, message: Activation, now: float) -> list[Action]:
+        """Take a task that was computed."""
 
     @abstractmethod
     def _update(self, now: float) -> list[Action]:
@@ -161,12 +199,31 @@ class ServiceNode(ABC):
 
     @abstractmethod
     def _go_on(self, now: float) -> list[Action]:
-        """Take up what waited for the way downstream."""
+        """Take up tasks that were held, and new ones."""
 
     @abstractmethod
-    def _returned(self, result: Result, now: float) -> list[Action]:
-        """Take what came of a task from downstream."""
+    def _returned(self, result: Result, done: int, now: float) -> list[Action]:
+        """Take the result of a task that was handed on with ``done`` layers done."""
 
     @abstractmethod
     def _missing(self, step: int, now: float) -> list[Action]:
-        """A task that was handed on will not come back."""
+        """Take note that a task that was handed on will not come back."""
+
+
+ANY = {state: state for state in State}
+TRANSITIONS: Transitions = {
+    ("runner", Route): (ServiceNode._want, ANY | {UNROUTED: WAITING}),
+    ("runner", BeginUpdate): (lambda node, asked, now: node._begin_update(asked.number, now), {OPEN: OPEN, LAST: LAST}),
+    ("runner", Shutdown): (lambda *_: [Finish()], ANY),
+    ("next", "joined"): (lambda *_: [], {JOINING: SILENT}),
+    ("next", "lost"): (ServiceNode._lose, {JOINING: WAITING, SILENT: WAITING, OPEN: WAITING}),
+    ("next", Replaced): (ServiceNode._lose, {SILENT: WAITING, OPEN: WAITING}),
+    ("next", Shutdown): (ServiceNode._lose, {SILENT: WAITING, OPEN: WAITING}),
+    ("next", SplitCost): (ServiceNode._hear, {SILENT: OPEN, OPEN: OPEN}),
+    ("next", Result): (ServiceNode._back, {SILENT: SILENT, OPEN: OPEN}),
+    ("next", TaskLost): (ServiceNode._gone, {SILENT: SILENT, OPEN: OPEN}),
+    # A route is taken: with the same next node or still none, with another next node, or with none.
+    ("route", "keep"): (lambda *_: [], {JOINING: JOINING, SILENT: SILENT, OPEN: OPEN, LAST: LAST}),
+    ("route", "connect"): (ServiceNode._connect, dict.fromkeys((WAITING, SILENT, OPEN, LAST), JOINING)),
+    ("route", "end"): (ServiceNode._end, dict.fromkeys((WAITING, SILENT, OPEN), LAST)),
+}

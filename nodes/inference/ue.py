@@ -1,16 +1,27 @@
-"""What does the UE decide in an inference service? When to start which task, and what became of it."""
+"""Role of the UE in an inference service: when each task starts, and its report."""
 
-from nodes.errors import ProtocolError
-from nodes.inference.service_node import ServiceNode
-from nodes.inference.task import LOST, TaskReport, layers_done, report, splits_of
-from nodes.runtime.actions import Action, Compute, Direction, Send, Wake
+from dataclasses import dataclass
+
+from nodes.inference.calls import Start
+from nodes.inference.service_node import ANY, LAST, OPEN, TRANSITIONS, WAITING, ServiceNode
+from nodes.inference.task import layers_done, splits_of
+from nodes.runtime.actions import Action, Send, Wake
 from nodes.spec.service import Pace
 from nodes.splitting.controller import SplitControl
-from nodes.wire.messages import Activation, AnyMessage, Assign, Result, SplitCost
+from nodes.wire.messages import Activation, Begin, Result, SplitCost, SplitPoint, TaskReport
+
+
+@dataclass
+class _Started:
+    """A task under way."""
+
+    predicted_s: float
+    began_s: float
+    restarts: int = 0
 
 
 class ServiceUe(ServiceNode):
-    """The source of all tasks. It begins with the runner's Assign, and tells the runner of each task and update."""
+    """The source of all tasks. It begins when the runner says so, and reports each task and each own split point."""
 
     def __init__(self, name: str, control: SplitControl, pace: Pace, deliver: bool = False) -> None:
         super().__init__(name, control, deliver)
@@ -18,42 +29,29 @@ class ServiceUe(ServiceNode):
         self._due = 0  # tasks whose time has come, not started
         self._began_s = 0.0
         self._started = 0
-        self._tasks: dict[int, TaskReport] = {}  # started and not finished
+        self._tasks: dict[int, _Started] = {}  # started and not finished
         self._again: list[int] = []  # those of them that wait to be started once more
         self._fresh = False  # an update came that no task has used
         self._link_s = [0.0] * (control.layers + 1)
 
-    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
-        if sender == "runner" and isinstance(message, Assign):
-            self._began_s = now
-            return self.woke("task", now)
-        return super().receive(sender, message, now)
-
-    def computed(self, reply: AnyMessage, now: float) -> list[Action]:
-        """Hand the task on, or count it as done if its last layer is."""
-        if not isinstance(reply, Activation):
-            raise ProtocolError(f"unexpected {type(reply).__name__} from a computation")
-        if reply.step not in self._tasks:  # started twice, and the other one is back
-            return []
-        done = layers_done(reply, self.control.layers)
-        if self._ends(done):
-            return self._finish(Result(assignment=0, step=reply.step, tensors=reply.tensors), done, now)
-        return self._hand_on(reply, now) if self._down == "heard" else self._missing(reply.step, now)
-
     def woke(self, why: str, now: float) -> list[Action]:
+        """Start a task by the clock."""
         if why != "task":
             return super().woke(why, now)
         pace = self._pace
-        if pace.period_s is None:
-            self._due = pace.tasks
-            return self._go_on(now)
-        self._due += 1
+        self._due += 1 if pace.period_s else pace.tasks
         begun = self._started + self._due
-        later = [Wake(self._began_s + begun * pace.period_s, why)] if begun < pace.tasks else []
-        return [*later, *self._go_on(now)]
+        later = [Wake(self._began_s + begun * pace.period_s, why)] if pace.period_s and begun < pace.tasks else []
+        return [*later, *self._settle(now)]
 
-    def _tick(self, now: float) -> list[Action]:
-        return []  # it has no incoming link to look at
+    @property
+    def _busy(self) -> bool:
+        """Tasks that compute here wait for the next node, unless it is gone."""
+        return self.state is not WAITING and len(self._tasks) > len(self._again)
+
+    def _begin(self, message: Begin, now: float) -> list[Action]:
+        self._began_s = now
+        return self.woke("task", now)
 
     def _hear(self, message: SplitCost, now: float) -> list[Action]:
         self._fresh = True
@@ -61,46 +59,51 @@ class ServiceUe(ServiceNode):
 
     def _update(self, now: float) -> list[Action]:
         self.control.update(self._link_s)
-        if self._down != "heard":
+        if self.state is not OPEN:
             return []
-        return [Send("runner", Assign(assignment=self._update_number, splits=(self.control.stops[0],)))]
+        return [Send("runner", SplitPoint(number=self._update_number, layers=self.control.stops[0]))]
 
     def _go_on(self, now: float) -> list[Action]:
-        again, self._again = (self._again, []) if self._ready else ([], self._again)
-        actions = [action for step in again for action in self._start(step)]
+        again, self._again = self._again, []
         while self._due and len(self._tasks) < self._pace.window and self._may_start():
             step, self._fresh = self._started, False
             self._due -= 1
             self._started += 1
-            self._tasks[step] = TaskReport(step=step, predicted_s=self.control.cost_s[0], began_s=now)
-            actions += self._start(step)
-        return actions
+            self._tasks[step] = _Started(self.control.cost_s[0], now)
+            again.append(step)
+        return [Start(step, self.control.take_stop(0)) for step in again]
 
     def _may_start(self) -> bool:
-        return self._ready and (self._fresh or not self._pace.after_update or self._down == "none")
+        return self._fresh or not self._pace.after_update or self.state is LAST
 
-    def _start(self, step: int) -> list[Action]:
-        return [Compute("start", (step, self.control.take_stop(0)))]
+    def _computed(self, message: Activation, now: float) -> list[Action]:
+        done = layers_done(message, self.control.layers)
+        if self._ends(done):
+            return self._returned(Result(assignment=0, step=message.step, tensors=message.tensors), done, now)
+        return self._hand_on(message, now) if self.state is OPEN else self._missing(message.step, now)
 
-    @property
-    def _under_way(self) -> bool:
-        return len(self._tasks) > len(self._again)
-
-    def _returned(self, result: Result, now: float) -> list[Action]:
-        done = self._passed.pop(result.step, None)
-        if done is None or result.step not in self._tasks:
-            return []
-        return self._missing(result.step, now) if LOST in result.metrics else self._finish(result, done, now)
+    def _returned(self, result: Result, done: int, now: float) -> list[Action]:
+        task = self._tasks.pop(result.step)
+        report = TaskReport(
+            step=result.step,
+            predicted_s=task.predicted_s,
+            began_s=task.began_s,
+            ended_s=result.metrics.get("ended_s", now),
+            returned_s=now,
+            restarts=task.restarts,
+            splits={self._name: done, **dict(reversed(splits_of(result).items()))},
+            tensors=result.tensors,
+        )
+        return [Send("runner", report)]
 
     def _missing(self, step: int, now: float) -> list[Action]:
         """Start ``step`` again, as soon as that may be."""
         self._tasks[step].restarts += 1
         self._again.append(step)
-        return self._go_on(now)
+        return []
 
-    def _finish(self, result: Result, done: int, now: float) -> list[Action]:
-        task = self._tasks.pop(result.step)
-        task.splits = {self._name: done, **dict(reversed(splits_of(result).items()))}
-        task.ended_s, task.returned_s = result.metrics.get("ended_s", now), now
-        task.tensors = result.tensors
-        return [Send("runner", report(task)), *self._reroute(now), *self._go_on(now)]
+
+ServiceUe.transitions = TRANSITIONS | {
+    ("runner", Begin): (ServiceUe._begin, ANY),
+    ("next", SplitCost): (ServiceUe._hear, TRANSITIONS["next", SplitCost][1]),
+}

@@ -1,18 +1,18 @@
-"""What does a node of an inference service compute? Any layers of the whole model, on a task of one picture.
+"""Workers of a service's nodes: any layers of the whole model, on a task of one picture.
 
-Every node holds all weights and so can go on from any boundary. In virtual time nothing is computed: the frames
-that a task would be at each boundary, made once from shapes, stand for it. Either way a worker says how long its
-last call takes on the device that it plays (``seconds``), by the layers that it was for.
+Every node holds all weights, so it can go on from any boundary. In virtual time nothing is computed: the frame of a
+task at each boundary, made once from shapes, stands for it. Either way ``seconds`` is what the last call takes on the
+device that the node plays.
 """
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Protocol
 
 import msgspec
 import torch
 
 from nodes.errors import ProtocolError
+from nodes.inference.calls import TaskWorker
 from nodes.inference.frames import Frames, _frame
 from nodes.model.boundary import Tensors, pack, unpack
 from nodes.model.chain import Chain, Values
@@ -22,20 +22,8 @@ from nodes.spec.job import Granularity
 from nodes.wire.messages import Activation
 
 
-class TaskWorker(Protocol):
-    """Takes tasks on by some layers."""
-
-    seconds: float  # what its last call takes on the device that it plays
-
-    def start(self, step: int, stop: int) -> Activation:
-        """Task ``step`` with its first ``stop`` layers done."""
-
-    def forward(self, message: Activation, stop: int) -> Activation:
-        """The task of ``message`` with ``stop`` layers done."""
-
-
 def playing(worker: TaskWorker) -> CostModel:
-    """How long calls take on the device that ``worker`` plays."""
+    """The times of calls on the device that ``worker`` plays."""
     return lambda call, reply, cpu_s: worker.seconds
 
 

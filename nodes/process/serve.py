@@ -1,37 +1,46 @@
-"""How does a node live as a process? It listens, is configured by a runner, joins its neighbours and runs.
+"""A node process: it listens, is set up by a runner, joins its neighbours and runs the nodes that it hosts.
 
-The runner's connection is also the node's liveness: a heartbeat a second over it, unshaped. The job ends when
-the runner closes it, and not before: a node that is done or has failed says so and stays until then; one that
-has failed leaves its connections to the neighbours as they are, so that they do not fail in turn. A neighbour
-connects from upstream, to the address that the runner gave.
+The runner's connection is also the process's liveness: a heartbeat a second over it, unshaped. The job ends when the
+runner closes it, and not before: a process that is done or has failed says so and stays until then; one that has failed
+leaves its connections to the neighbours as they are, so that they do not fail in turn.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any, TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import torch
 
-from nodes.data.loading import load_data
 from nodes.errors import TRACEBACK_CHARACTERS, NodeError, PeerLostError, one_line, traceback_of
-from nodes.federated.process import serve_federation
-from nodes.inference.process import serve_tasks
-from nodes.runtime.actions import Direction, Role
+from nodes.federated import process as federated
+from nodes.inference import process as inference
+from nodes.runtime.actions import Direction
 from nodes.runtime.allocator import keep_freed_memory, resident_bytes
-from nodes.runtime.executors import PacedExecutor, ThreadExecutor, on_device
+from nodes.runtime.executors import PacedExecutor, ThreadExecutor
+from nodes.runtime.hosting import Hosted, HostPlan
 from nodes.runtime.node import Node
-from nodes.spec.job import Job
-from nodes.training.build import build, upstream
-from nodes.training.report import report
-from nodes.training.segment import Segment
-from nodes.training.source import Source
-from nodes.wire.channel import Channel, ChannelClosed
+from nodes.runtime.report import NodeReport, node_report
+from nodes.training import build as training
+from nodes.wire.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
 from nodes.wire.listener import Listener, peer_id
-from nodes.wire.messages import Configure, Enlist, Error, Heartbeat, Hello, Serve, Shutdown
+from nodes.wire.messages import (
+    RUNNER,
+    AnyMessage,
+    Configure,
+    Enlist,
+    Failure,
+    Heartbeat,
+    Peer,
+    PeerLost,
+    Ready,
+    Report,
+    Serve,
+)
 from nodes.wire.transport import connect
 
 HEARTBEAT_S = 1.0
@@ -43,122 +52,206 @@ T = TypeVar("T")
 async def serve(
     name: str, token: str, host: str, port: int, announce: Callable[[int], None], *, jobs: int | None = None
 ) -> bool:
-    """Be node ``name`` for ``jobs`` jobs (None: until cancelled), one by one; False if the last failed.
+    """Be process ``name`` for ``jobs`` jobs (None: until cancelled), one by one; False if the last failed.
 
-    ``announce`` is told the port once the node listens. Raises OSError if it cannot listen.
+    ``announce`` is given the port once the process listens. Raises OSError if it cannot listen.
     """
     keep_freed_memory()
-    home = Listener(name, token, host, port)
-    announce(await home.open())
-    well = True
+    listener = Listener(name, token, host, port)
+    announce(await listener.open())
+    succeeded = True
     try:
         while jobs is None or jobs > 0:
-            control, run = await home.runner()
+            control, run = await listener.runner()
             beating = asyncio.create_task(_beat(name, control))
             try:
-                well = await _serve_job(home, control, run)
+                succeeded = await _serve_job(listener, control, run)
             finally:
                 beating.cancel()
                 await control.close()
             jobs = None if jobs is None else jobs - 1
     finally:
-        await home.close()
-    return well
+        await listener.close()
+    return succeeded
 
 
-async def _serve_job(home: Listener, control: Channel, run: str) -> bool:
-    """Run one job for the runner behind ``control``, tell it what came of that, and stay until it is gone."""
-    said: Shutdown | Error | None = None
+async def _serve_job(listener: Listener, control: Channel, run: str) -> bool:
+    """Run one job for the runner behind ``control``, report what came of it, and stay until the runner is gone."""
+    last: AnyMessage | None = None
     with suppress(ChannelClosed):
         async with AsyncExitStack() as stack:
-            said = await _do_job(home, control, run, stack)
-            await control.send(said)
+            last = await _do_job(listener, control, run, stack)
+            await control.send(last)
             while True:
                 await control.receive()  # too late for whatever it is
-    return isinstance(said, Shutdown)
+    return isinstance(last, Report)
 
 
-async def _do_job(home: Listener, control: Channel, run: str, stack: AsyncExitStack) -> Shutdown | Error:
-    """What the node did, or what failed; if so, channels to the neighbours are left to ``stack``."""
+async def _do_job(listener: Listener, control: Channel, run: str, stack: AsyncExitStack) -> Report | Failure | PeerLost:
+    """What the nodes did, or what failed; if so, channels to the neighbours are left to ``stack``."""
     try:
-        configure = await control.receive()
-        if isinstance(configure, Serve):
-            return await serve_tasks(home, control, run, configure, stack)
-        if isinstance(configure, Enlist):
-            return await serve_federation(home, control, run, configure, stack)
-        if not isinstance(configure, Configure):
-            raise NodeError(f"a runner begins with configure, serve or enlist, not {type(configure).__name__}")
-        cpu_before = time.process_time()
-        home.limits.payload_bytes = configure.job.payload_bytes
-        if configure.job.threads is not None:
-            stack.callback(torch.set_num_threads, torch.get_num_threads())  # the next job chooses for itself
-        compute = ThreadExecutor(configure.job.threads)
-        stack.push_async_callback(compute.end)
-        preparing = _prepare(home, configure, run, compute, stack)
-        role, worker, channels = await _unless_gone(control, preparing)
-        devices = configure.job.devices
-        device = PacedExecutor(compute, on_device(devices[configure.index])) if devices else None
-        channels["runner"] = control
-        node = Node(home.name, role, worker, device or compute, channels, time.perf_counter)
-        await control.send(Hello(node=home.name, pid=os.getpid()))
-        await node.run()
-        held_bytes = resident_bytes()
-        await stack.aclose()  # now the channels' connections are final
-        done = report(node, worker, channels)
-        done.pid, done.resident_bytes = os.getpid(), held_bytes
-        done.cpu_s = time.process_time() - cpu_before
-        done.overrun_s = device.overrun_s if device else 0.0
-        return Shutdown(report=msgspec.to_builtins(done))
+        plan = _plan(listener.name, await control.receive())
+        return await _Host(listener, control, run, plan).run(stack)
     except PeerLostError as lost:
-        return Error(node=lost.peer, reason=str(lost))
+        return PeerLost(peer=lost.peer, reason=str(lost))
     except Exception as error:  # whatever it is, the runner must know
         reason = one_line(error)[:REASON_CHARACTERS]
-        return Error(node=home.name, reason=reason, traceback=traceback_of(error, TRACEBACK_CHARACTERS))
+        return Failure(node=listener.name, reason=reason, traceback=traceback_of(error, TRACEBACK_CHARACTERS))
 
 
-async def _prepare(
-    home: Listener, configure: Configure, run: str, compute: ThreadExecutor, stack: AsyncExitStack
-) -> tuple[Role, Segment | Source, dict[Direction, Channel]]:
-    """Join the neighbours, and build the node's part of the model meanwhile."""
-    job, index = configure.job, configure.index
-    building = asyncio.get_running_loop().run_in_executor(compute.pool, _build, job, index, configure.source)
-    channels: dict[Direction, Channel] = {}
-    if configure.downstream:
-        below = job.nodes[index + 1]
-        me = peer_id(home.name, run)
+def _plan(name: str, setup: AnyMessage) -> HostPlan:
+    match setup:
+        case Configure():
+            return training.host_plan(name, setup)
+        case Serve():
+            return inference.host_plan(name, setup)
+        case Enlist():
+            return federated.host_plan(setup)
+    raise NodeError(f"a runner begins with configure, serve or enlist, not {type(setup).__name__}")
+
+
+class _Resident(NamedTuple):
+    node: Node
+    hosted: Hosted
+    paced: PacedExecutor | None
+    runner: tuple[MemoryChannel, MemoryChannel]  # the node's end of its channel to the runner, and this process's
+
+
+class _Host:
+    """One job of this process."""
+
+    def __init__(self, listener: Listener, control: Channel, run: str, plan: HostPlan) -> None:
+        self._listener, self._control, self._run, self._plan = listener, control, run, plan
+        # One executor a node: a paced one must not hold up another.
+        self._computes = [ThreadExecutor(plan.threads) for _ in plan.names]
+        self._runners: list[tuple[MemoryChannel, MemoryChannel]]
+        self._runners = [memory_pair(name, RUNNER) for name in plan.names]
+
+    async def run(self, stack: AsyncExitStack) -> Report:
+        """Host the nodes until each has finished; their reports. Raises what a node or its worker raises."""
+        plan, cpu_before = self._plan, time.process_time()
+        self._listener.limits.payload_bytes = plan.payload_bytes
+        if plan.threads is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())  # the next job chooses for itself
+        for compute in self._computes:
+            stack.push_async_callback(compute.end)
+        handing_out = asyncio.create_task(self._hand_out())
+        stack.callback(handing_out.cancel)
+        residents = await self._prepare(handing_out, stack)
+        stack.push_async_callback(self._close, residents)
+        self._let_in(residents[0].node, stack)
+        await self._control.send(Ready(node=self._listener.name, pid=os.getpid()))
         try:
-            channels["down"] = await connect(*configure.downstream, me, home.token, home.limits, peer=below)
-        except ChannelClosed as error:
-            raise PeerLostError(below, error) from None
-        stack.push_async_callback(channels["down"].close)
-    expected = {above.name: upstream(job, above) for above, here in job.connections if here.node == index}
-    while expected:
-        channel = await home.neighbour(run)
-        stack.push_async_callback(channel.close)
-        if channel.peer not in expected:
-            raise NodeError(f"{channel.peer} came from upstream, {' and '.join(expected)} was to")
-        channels[expected.pop(channel.peer)] = channel
-    return *await building, channels
+            async with asyncio.TaskGroup() as group:  # the first that fails ends all
+                for resident in residents:
+                    group.create_task(self._live(resident))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        held_bytes = resident_bytes()
+        if not plan.lasting:
+            await stack.aclose()  # now the channels' connections are final
+            self._let_in(residents[0].node, stack)  # one that comes now is told of the end
+        reports = [_report(resident) for resident in residents]
+        reports[0].resident_bytes, reports[0].cpu_s = held_bytes, time.process_time() - cpu_before
+        return Report(report=msgspec.to_builtins(reports))
+
+    async def _prepare(self, handing_out: asyncio.Task[None], stack: AsyncExitStack) -> list[_Resident]:
+        """Join the neighbours, and build the nodes meanwhile. Raises ChannelClosed if the runner goes first."""
+        building = asyncio.get_running_loop().run_in_executor(self._computes[0].pool, self._plan.build)
+        joining = asyncio.create_task(self._join(stack))
+        preparing = asyncio.gather(building, joining)
+        try:
+            await asyncio.wait([preparing, handing_out], return_when=asyncio.FIRST_COMPLETED)
+            if not preparing.done():
+                raise ChannelClosed(f"{RUNNER} is gone")
+            hosted, channels = preparing.result()
+        finally:
+            joining.cancel()
+            preparing.cancel()
+            await asyncio.gather(joining, preparing, return_exceptions=True)
+        neighbours = [channels, *({} for _ in self._plan.names[1:])]
+        return [self._settle(*parts) for parts in zip(range(len(hosted)), hosted, neighbours, strict=True)]
+
+    async def _join(self, stack: AsyncExitStack) -> dict[Direction, Channel]:
+        """Channels to the next node and from the previous ones, as far as the plan names them."""
+        channels: dict[Direction, Channel] = {}
+        if below := self._plan.next:
+            try:
+                channels["next"] = await self._reach(self._listener.name, below)
+            except ChannelClosed as error:
+                raise PeerLostError(below.name, error) from None
+            stack.push_async_callback(channels["next"].close)
+        expected = dict(self._plan.previous)
+        while expected:
+            channel = await self._listener.neighbour(self._run)
+            stack.push_async_callback(channel.close)
+            if channel.peer not in expected:
+                raise NodeError(f"{channel.peer} connected, expected {' and '.join(expected)}")
+            channels[expected.pop(channel.peer)] = channel
+        return channels
+
+    async def _reach(self, name: str, peer: Peer) -> Channel:
+        me, listener = peer_id(name, self._run), self._listener
+        return await connect(peer.host, peer.port, me, listener.token, listener.limits, peer=peer.name)
+
+    def _settle(self, number: int, hosted: Hosted, channels: dict[Direction, Channel]) -> _Resident:
+        name, compute, runner = self._plan.names[number], self._computes[number], self._runners[number]
+        paced = PacedExecutor(compute, hosted.cost) if hosted.cost else None
+        reach = partial(self._reach, name)
+        channels = {**channels, RUNNER: runner[0]}
+        node = Node(name, hosted.role, hosted.worker, paced or compute, channels, time.perf_counter, reach)
+        return _Resident(node, hosted, paced, runner)
+
+    def _let_in(self, node: Node, stack: AsyncExitStack) -> None:
+        """Attach peers that connect from now on to ``node``, if the plan lets them come."""
+        incoming = self._plan.incoming
+
+        async def attach(direction_of: Callable[[str], Direction]) -> None:
+            while True:
+                channel = await self._listener.neighbour(self._run)
+                await node.attach(direction_of(channel.peer), channel)
+
+        if incoming:
+            stack.callback(asyncio.create_task(attach(incoming)).cancel)
+
+    async def _hand_out(self) -> None:
+        """Let all nodes hear what the runner says, and its end."""
+        with suppress(ChannelClosed):
+            while True:
+                message = await self._control.receive()
+                for _, ours in self._runners:
+                    with suppress(ChannelClosed):
+                        await ours.send(message)
+        for _, ours in self._runners:
+            await ours.close()
+
+    async def _live(self, resident: _Resident) -> None:
+        """Run a node to its end, and let the runner know all that it has to say."""
+        theirs, ours = resident.runner
+        passing_on = asyncio.create_task(self._pass_on(ours))
+        try:
+            await resident.node.run()
+            await theirs.close()
+            await passing_on
+            if resident.hosted.last_word is not None:
+                await self._control.send(resident.hosted.last_word)
+        finally:
+            passing_on.cancel()
+
+    async def _pass_on(self, resident: MemoryChannel) -> None:
+        with suppress(ChannelClosed):
+            while True:
+                await self._control.send(await resident.receive())
+
+    async def _close(self, residents: Sequence[_Resident]) -> None:
+        await asyncio.gather(*(channel.close() for resident in residents for _, channel in resident.node.used))
 
 
-def _build(job: Job, index: int, source: int) -> tuple[Role, Segment | Source]:
-    if job.threads is not None:
-        torch.set_num_threads(job.threads)
-    return build(job, index, load_data(job) if index == 0 else None, source=source)
-
-
-async def _unless_gone(control: Channel, work: Coroutine[Any, Any, T]) -> T:
-    """What comes of ``work``. Raises ChannelClosed if the runner goes first."""
-    working, leaving = asyncio.create_task(work), asyncio.create_task(control.receive())
-    try:
-        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
-        if leaving.done():
-            raise NodeError(f"unexpected {type(leaving.result()).__name__} from the runner")
-        return working.result()
-    finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+def _report(resident: _Resident) -> NodeReport:
+    report = node_report(resident.node, **resident.hosted.facts())
+    report.pid = os.getpid()
+    report.overrun_s = resident.paced.overrun_s if resident.paced else 0.0
+    return report
 
 
 async def _beat(name: str, control: Channel) -> None:

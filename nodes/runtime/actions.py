@@ -1,10 +1,15 @@
-"""Actions that a role returns, and the protocols that roles implement."""
+"""Actions that a role returns, and the base of roles: events in, actions out.
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+A role holds no clock, no channel and no tensor work, so a test of it is a list of events and the actions expected.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 from nodes.wire.messages import AnyMessage, Peer
 
-Direction = str  # "up", "down" or "runner"; below many sources the name of one
+Direction = str  # "previous", "next" or "runner"; the neighbour's name where there are several of a kind
 
 
 class Send(NamedTuple):
@@ -14,25 +19,32 @@ class Send(NamedTuple):
     message: AnyMessage
 
 
-class Compute(NamedTuple):
-    """Do ``call`` of the node's worker with ``arguments``; its reply comes back through ``computed``."""
+@dataclass(frozen=True)
+class Compute(ABC):
+    """A computation by the node's worker; its reply returns to the role through ``computed``, in order.
 
-    call: str
-    arguments: tuple[Any, ...]
+    One subclass for each computation of a protocol, with its arguments as fields (``nodes.training.calls`` and so on).
+    """
+
+    runs_forward: ClassVar[bool] = False  # whether layers run forward, which a device's timing charges for
+
+    @abstractmethod
+    def run(self, worker: Any) -> Any:
+        """Do it with ``worker``; the reply."""
 
 
 class Finish(NamedTuple):
-    """Nothing more will be done here."""
+    """The role is done: send what is decided, then end."""
 
 
 class Connect(NamedTuple):
-    """Let ``peer`` be the neighbour downstream, instead of what was; None: have none. For nodes that roam."""
+    """Make ``peer`` the next node in place of the present one; None: have no next node."""
 
     peer: Peer | None
 
 
 class Wake(NamedTuple):
-    """Call ``woke`` with ``why`` when the node's clock says ``at``. For nodes that roam."""
+    """Call ``woke`` with ``why`` when the node's clock reads ``at`` seconds."""
 
     at: float
     why: str
@@ -41,32 +53,29 @@ class Wake(NamedTuple):
 Action = Send | Compute | Finish | Connect | Wake
 
 
-class Role(Protocol):
-    """What a node decides."""
+class Role(ABC):
+    """Decisions of one node, as a plain state machine. All times are seconds of the node's clock."""
 
+    @abstractmethod
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
-        """Take a message from a neighbour."""
+        """Take a message from the neighbour in direction ``sender``. Raises ProtocolError if it fits no state."""
 
-    def computed(self, reply: AnyMessage, now: float) -> list[Action]:
-        """Take the reply of a computation that was asked for."""
-
-
-@runtime_checkable
-class TransferObserver(Protocol):
-    """A role that wants to know what transfers take."""
-
-    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
-        """Take note that the link from the neighbour in ``direction`` brought so many bytes in so long."""
-
-
-class RoamingRole(Role, TransferObserver, Protocol):
-    """What a node decides whose neighbours come and go."""
+    @abstractmethod
+    def computed(self, reply: Any, now: float) -> list[Action]:
+        """Take the reply of the computation that was asked for first."""
 
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
-        """Take note that ``peer`` is the neighbour in ``direction`` from now on."""
+        """Take note that node ``peer`` is the neighbour in ``direction`` from now on."""
+        return []
 
-    def lost(self, direction: Direction, now: float) -> list[Action]:
-        """Take note that the neighbour in ``direction`` is gone, or could not be reached."""
+    def lost(self, direction: Direction, now: float) -> list[Action] | None:
+        """Go on without the neighbour in ``direction``, which is gone or cannot be reached; None: the role cannot."""
+        return None
+
+    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
+        """Take note that the link from the neighbour in ``direction`` brought ``wire_bytes`` in ``wire_s``."""
+        return []
 
     def woke(self, why: str, now: float) -> list[Action]:
-        """Do what this time was waited for."""
+        """Do what ``Wake`` was asked for."""
+        return []

@@ -5,19 +5,25 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from nodes.runtime.actions import Compute
 from nodes.spec.job import Device, Timing
-from nodes.wire.messages import AnyMessage, Gradient
+from nodes.wire.messages import Gradient
 
 
 class Executor(Protocol):
     """Where and how long work runs."""
 
-    def __call__(self, call: str, work: Callable[[], AnyMessage]) -> Awaitable[AnyMessage]:
-        """Do ``work``, which is the worker's ``call``."""
+    def __call__(self, call: Compute, work: Callable[[], Any]) -> Awaitable[Any]:
+        """Do ``work``, which is what ``call`` asks for; its reply."""
+
+
+async def inline(call: Compute, work: Callable[[], Any]) -> Any:
+    """Compute on the loop itself: for nodes that share a process."""
+    return work()
 
 
 class ThreadExecutor:
@@ -28,7 +34,7 @@ class ThreadExecutor:
         begin = (lambda: torch.set_num_threads(threads)) if threads else None
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=begin)
 
-    async def __call__(self, call: str, work: Callable[[], AnyMessage]) -> AnyMessage:
+    async def __call__(self, call: Compute, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
     async def end(self) -> None:
@@ -37,7 +43,7 @@ class ThreadExecutor:
 
 
 # The seconds that a call which came to a reply takes on some device, where it took so many of CPU time here.
-CostModel = Callable[[str, AnyMessage, float], float]
+CostModel = Callable[[Compute, Any, float], float]
 
 
 class ProfiledExecutor:
@@ -46,7 +52,7 @@ class ProfiledExecutor:
     def __init__(self, due_s: CostModel) -> None:
         self._due_s = due_s
 
-    async def __call__(self, call: str, work: Callable[[], AnyMessage]) -> AnyMessage:
+    async def __call__(self, call: Compute, work: Callable[[], Any]) -> Any:
         reply = work()
         await asyncio.sleep(self._due_s(call, reply, 0.0))
         return reply
@@ -64,10 +70,10 @@ class PacedExecutor:
         self.overrun_s = 0.0
         self._compute, self._due_s = compute, due_s
 
-    def __call__(self, call: str, work: Callable[[], AnyMessage]) -> Awaitable[AnyMessage]:
+    def __call__(self, call: Compute, work: Callable[[], Any]) -> Awaitable[Any]:
         return self._compute(call, partial(self._stretch, call, work))
 
-    def _stretch(self, call: str, work: Callable[[], AnyMessage]) -> AnyMessage:
+    def _stretch(self, call: Compute, work: Callable[[], Any]) -> Any:
         began, cpu_began = time.perf_counter(), time.thread_time()
         reply = work()
         due_s = self._due_s(call, reply, time.thread_time() - cpu_began)
@@ -80,13 +86,13 @@ class PacedExecutor:
 def on_device(device: Device) -> CostModel:
     """How long calls take on ``device``."""
 
-    def due_s(call: str, reply: AnyMessage, cpu_s: float) -> float:
+    def due_s(call: Compute, reply: Any, cpu_s: float) -> float:
         return device.slowdown * cpu_s if device.timing is None else cost_s(device.timing, call, reply)
 
     return due_s
 
 
-def cost_s(timing: Timing, call: str, reply: AnyMessage) -> float:
+def cost_s(timing: Timing, call: Compute, reply: Any) -> float:
     """What ``call``, which came to ``reply``, costs; where the model ends, forward goes straight on to backward."""
-    forward, backward = call in ("train", "test", "forward"), isinstance(reply, Gradient)
+    forward, backward = call.runs_forward, isinstance(reply, Gradient)
     return forward * timing.forward_s + backward * timing.backward_s

@@ -1,40 +1,47 @@
-"""How does a node run? It reads a message, its role decides, it acts; nothing else happens here.
+"""Node shell: reads messages, lets its role decide, acts.
 
-A role is a plain state machine: ``receive`` and ``computed`` take a message and the time and return actions.
-A node is given its channels, its ``compute`` (a thread, inline, or a sleep from a profile) and its clock, so
-the same roles run live, in-process and in virtual time. All channels are read at all times, so that no full
-window can stand in the way of a gradient; what is in flight is bounded by the UE, which starts nothing above
-its window.
+A node is given its role, its worker, an executor (a thread, inline, or a sleep from a profile), a clock and channels,
+so the same roles run live, in process and in virtual time. All channels are read at all times: no full window can
+stand in the way of a gradient. What is in flight is bounded by the UE, which starts nothing above its window.
+
+Neighbours may connect and disconnect at run time. The role asks for a next node (``Connect``); others come through
+``attach``. A neighbour that is replaced is told so (``Replaced``), or it would take this node for dead; what its
+channel still brings is dropped. One that comes after the role's end is told to shut down.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from nodes.errors import PeerLostError
-from nodes.runtime.actions import Action, Compute, Direction, Finish, Role, Send, TransferObserver
+from nodes.runtime.actions import Action, Compute, Connect, Direction, Finish, Role, Send, Wake
 from nodes.runtime.executors import Executor
 from nodes.wire.channel import Channel, ChannelClosed
-from nodes.wire.messages import AnyMessage, Result, Shutdown
+from nodes.wire.messages import RUNNER, AnyMessage, EpochReport, Peer, Replaced, RoundReport, Shutdown
 
-
-async def inline(call: str, work: Callable[[], AnyMessage]) -> AnyMessage:
-    """Compute on the loop itself: for nodes that share a process."""
-    return work()
+T = TypeVar("T")
+Reach = Callable[[Peer], Awaitable[Channel]]
 
 
 class Usage(msgspec.Struct):
-    """Where a node's time went, in seconds of its clock."""
+    """A node's time, in seconds of its clock."""
 
     compute_s: float = 0.0
     total_s: float = 0.0  # from the first event to the last
 
 
+class _Neighbour(NamedTuple):
+    channel: Channel
+    hearing: asyncio.Task[None]
+    speaking: asyncio.Task[ChannelClosed | None]
+
+
 class Node:
-    """One node at work."""
+    """A role at work, with ``channels`` from the start and others that come and go."""
 
     def __init__(  # noqa: PLR0917 (all that a node is given)
         self,
@@ -42,45 +49,63 @@ class Node:
         role: Role,
         worker: Any,
         compute: Executor,
-        channels: dict[Direction, Channel],
+        channels: Mapping[Direction, Channel],
         clock: Callable[[], float],
+        reach: Reach | None = None,
     ) -> None:
         self.name = name
         self.usage = Usage()
-        self._told_bytes = 0  # of those sent, that a report to the runner has told of
-        self._role, self._worker, self._compute, self._channels = role, worker, compute, channels
-        self._clock = clock
+        self.used: list[tuple[Direction, Channel]] = []  # every channel to a neighbour, past ones included
+        self._role, self._worker, self._compute, self._clock, self._reach = role, worker, compute, clock, reach
+        self._observes = type(role).carried is not Role.carried
+        self._needs_all = type(role).lost is Role.lost
         self._events: asyncio.Queue[Callable[[float], list[Action]]] = asyncio.Queue()
         self._work: asyncio.Queue[Compute] = asyncio.Queue()
-        self._outgoing: dict[Direction, asyncio.Queue[AnyMessage | None]]
-        self._outgoing = {to: asyncio.Queue() for to in channels}
+        self._initial = dict(channels)
+        self._neighbours: dict[Direction, _Neighbour] = {}
+        self._outgoing: dict[Direction, asyncio.Queue[AnyMessage | None]] = {}  # of neighbours that are gone too
+        self._coming: list[Channel] = []  # attached, and the role has not been told yet
+        self._background: set[asyncio.Task[Any]] = set()
+        self._reported_bytes = 0  # of those sent, included in a report to the runner
         self._finished = False
+
+    async def attach(self, direction: Direction, channel: Channel) -> None:
+        """Make ``channel`` the way to the neighbour in ``direction``; shut the peer down if the role has ended."""
+        if self._finished:
+            return await _dismiss(channel, Shutdown())
+        self._coming.append(channel)
+        self._events.put_nowait(partial(self._attach, direction, channel))
 
     async def run(self) -> None:
         """Do what the role decides until it finishes and all is sent.
 
-        Raises PeerLostError if a channel ends before, and whatever the role or the worker raises.
+        Raises:
+            PeerLostError: A channel ended before, and the role cannot go on without it.
         """
         began = self._clock()
-        decide, work = asyncio.create_task(self._decide()), asyncio.create_task(self._work_off())
-        writers = [asyncio.create_task(self._write(to)) for to in self._channels]
-        readers = [asyncio.create_task(self._read(to)) for to in self._channels]
-        tasks = [decide, work, *writers, *readers]  # of failures seen at once the first in this order counts
+        for direction, channel in self._initial.items():
+            self._take_up(direction, channel)
+        tasks = [asyncio.create_task(self._decide()), asyncio.create_task(self._work_off())]
         try:
             pending = set(tasks)
-            while pending.intersection([decide, *writers]):
+            while tasks[0] in pending:  # of failures seen at once the first in this order counts
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in tasks:
                     if task.done():
                         task.result()
+            for neighbour in self._neighbours.values():  # what was decided last is still on its way
+                failure = await neighbour.speaking
+                if failure and self._needs_all:
+                    raise PeerLostError(neighbour.channel.peer, failure)
+            await asyncio.gather(*(_dismiss(channel, Shutdown()) for channel in self._coming))
         finally:
-            for task in tasks:
+            for task in [*tasks, *self._background]:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._background, return_exceptions=True)
             self.usage.total_s += self._clock() - began
 
     async def _decide(self) -> None:
-        """Let the role decide on each event until it finishes; then the writers end as well."""
+        """Let the role decide on each event until it finishes; then the senders end as well."""
         while not self._finished:
             event = await self._events.get()
             for action in event(self._clock()):
@@ -96,58 +121,145 @@ class Node:
                 self._work.put_nowait(action)
             case Finish():
                 self._finished = True
-            case _:
-                raise TypeError(f"{type(action).__name__} is for a node that roams")
-
-    async def _read(self, sender: Direction) -> None:
-        """Take what a peer sends until its Shutdown, or until the channel ends."""
-        channel = self._channels[sender]
-        try:
-            while True:
-                message = await self._next(sender, channel)
-                self._events.put_nowait(partial(self._role.receive, sender, message))
-                if isinstance(message, Shutdown):
-                    return
-        except ChannelClosed as error:
-            if not self._finished:  # else the peer, told of the end, was faster to close
-                raise PeerLostError(channel.peer, error) from None
-
-    async def _next(self, sender: Direction, channel: Channel) -> AnyMessage:
-        """The next message of ``channel``; the role learns what it took, if it wants to. Raises ChannelClosed."""
-        wire_bytes, wire_s = channel.wire_bytes, channel.wire_s
-        message = await channel.receive()
-        if channel.wire_bytes > wire_bytes and isinstance(self._role, TransferObserver):
-            brought = channel.wire_bytes - wire_bytes, channel.wire_s - wire_s
-            self._events.put_nowait(partial(self._role.carried, sender, *brought))
-        return message
-
-    async def _write(self, to: Direction) -> None:
-        """Send what is decided, one message after the other."""
-        channel, queue = self._channels[to], self._outgoing[to]
-        while (message := await queue.get()) is not None:
-            if to == "runner" and isinstance(message, Result):
-                message = msgspec.structs.replace(
-                    message, metrics={**message.metrics, "sent_bytes": self._newly_sent_bytes()}
-                )
-            try:
-                await channel.send(message)
-            except ChannelClosed as error:
-                raise PeerLostError(channel.peer, error) from None
-
-    def _newly_sent_bytes(self) -> float:
-        """Frames sent to the neighbours since this was last asked."""
-        sent = [
-            traffic for to, channel in self._channels.items() if to != "runner" for traffic in channel.sent.values()
-        ]
-        total, before = sum(traffic.header_bytes + traffic.payload_bytes for traffic in sent), self._told_bytes
-        self._told_bytes = total
-        return float(total - before)
+            case Connect(peer):
+                self._replace("next")  # an end that is still to come from there says nothing of ``peer``
+                if peer is not None:
+                    self._spawn(self._connect(peer))
+            case Wake(at, why):
+                woke = partial(self._role.woke, why)
+                asyncio.get_running_loop().call_later(max(0.0, at - self._clock()), self._events.put_nowait, woke)
 
     async def _work_off(self) -> None:
         """Compute what is decided, in order."""
         while True:
-            call, arguments = await self._work.get()
+            call = await self._work.get()
             began = self._clock()
-            reply = await self._compute(call, partial(getattr(self._worker, call), *arguments))
+            reply = await self._compute(call, partial(call.run, self._worker))
             self.usage.compute_s += self._clock() - began
             self._events.put_nowait(partial(self._role.computed, reply))
+
+    # Neighbours
+
+    async def _connect(self, peer: Peer) -> None:
+        assert self._reach is not None, "a role that connects needs a way to reach its peers"
+        try:
+            await self.attach("next", await self._reach(peer))
+        except ChannelClosed as error:
+            self._events.put_nowait(partial(self._without, "next", peer.name, error))
+
+    def _attach(self, direction: Direction, channel: Channel, now: float) -> list[Action]:
+        self._coming.remove(channel)
+        self._replace(direction)
+        self._take_up(direction, channel)
+        return self._role.joined(direction, channel.peer, now)
+
+    def _take_up(self, direction: Direction, channel: Channel) -> None:
+        self._outgoing[direction] = asyncio.Queue()
+        hearing, speaking = self._spawn(self._hear(direction, channel)), self._spawn(self._speak(direction, channel))
+        self._neighbours[direction] = _Neighbour(channel, hearing, speaking)
+        if direction != RUNNER:
+            self.used.append((direction, channel))
+
+    def _replace(self, direction: Direction) -> None:
+        """Have no neighbour in ``direction`` any more, and let the one that was know."""
+        if neighbour := self._forget(direction):
+            self._spawn(_dismiss(neighbour.channel, Replaced()))
+
+    def _forget(self, direction: Direction) -> _Neighbour | None:
+        neighbour = self._neighbours.pop(direction, None)
+        if neighbour:
+            neighbour.hearing.cancel()
+            neighbour.speaking.cancel()
+        return neighbour
+
+    def _is_neighbour(self, direction: Direction, channel: Channel) -> bool:
+        neighbour = self._neighbours.get(direction)
+        return neighbour is not None and neighbour.channel is channel
+
+    def _lost(self, direction: Direction, channel: Channel, error: ChannelClosed, now: float) -> list[Action]:
+        """Let the role know, unless ``channel`` has been replaced meanwhile or its end is known already."""
+        if not self._is_neighbour(direction, channel):
+            return []
+        if direction != RUNNER:
+            self._replace(direction)
+        return self._without(direction, channel.peer, error, now)
+
+    def _without(self, direction: Direction, peer: str, error: ChannelClosed, now: float) -> list[Action]:
+        """Go on without the neighbour in ``direction``. Raises PeerLostError if the role cannot."""
+        actions = None if direction == RUNNER else self._role.lost(direction, now)
+        if actions is None:
+            raise PeerLostError(peer, error) from None
+        return actions
+
+    # Messages
+
+    async def _hear(self, direction: Direction, channel: Channel) -> None:
+        """Take what a neighbour sends until its last word, or until the channel ends."""
+        try:
+            while True:
+                message = await self._next(direction, channel)
+                self._events.put_nowait(partial(self._heard, direction, channel, message))
+                if isinstance(message, Shutdown | Replaced):
+                    return
+        except ChannelClosed as error:
+            self._events.put_nowait(partial(self._lost, direction, channel, error))
+
+    async def _next(self, direction: Direction, channel: Channel) -> AnyMessage:
+        """The next message of ``channel``; the role learns what its transfer took. Raises ChannelClosed."""
+        wire_bytes, wire_s = channel.wire_bytes, channel.wire_s
+        message = await channel.receive()
+        if self._observes and channel.wire_bytes > wire_bytes:
+            brought = channel.wire_bytes - wire_bytes, channel.wire_s - wire_s
+            self._events.put_nowait(partial(self._role.carried, direction, *brought))
+        return message
+
+    def _heard(self, direction: Direction, channel: Channel, message: AnyMessage, now: float) -> list[Action]:
+        if not self._is_neighbour(direction, channel):
+            return []
+        if isinstance(message, Replaced):
+            self._forget(direction)
+            self._spawn(channel.close())
+        return self._role.receive(direction, message, now)
+
+    async def _speak(self, to: Direction, channel: Channel) -> ChannelClosed | None:
+        """Send what is decided, in order; the failure, of which ``_hear`` tells the role too until its end."""
+        outgoing = self._outgoing[to]
+        try:
+            while (message := await outgoing.get()) is not None:
+                if to == RUNNER and isinstance(message, EpochReport | RoundReport):
+                    metrics = {**message.metrics, "sent_bytes": self._newly_sent_bytes()}
+                    message = msgspec.structs.replace(message, metrics=metrics)
+                await channel.send(message)
+        except ChannelClosed as error:
+            return error
+        return None
+
+    def _newly_sent_bytes(self) -> float:
+        """Bytes of frames sent to the neighbours since the last report."""
+        sent = [traffic for _, channel in self.used for traffic in channel.sent.values()]
+        total, before = sum(traffic.header_bytes + traffic.payload_bytes for traffic in sent), self._reported_bytes
+        self._reported_bytes = total
+        return float(total - before)
+
+    # Tasks
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._events.put_nowait(partial(_fail, error))
+
+
+async def _dismiss(channel: Channel, word: Shutdown | Replaced) -> None:
+    with suppress(ChannelClosed):
+        await channel.send(word)
+    await channel.close()
+
+
+def _fail(error: BaseException, now: float) -> list[Action]:
+    raise error

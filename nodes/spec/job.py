@@ -234,3 +234,7 @@ class Job(_Spec, frozen=True, kw_only=True):
             return tuple(pairwise(self.seats))
         *sources, server = self.seats
         return tuple((source, server) for source in sources)
+
+    def direction_of(self, node: str) -> str:
+        """The direction in which the next node sees ``node``: its name where there are several sources."""
+        return "previous" if self.sources == 1 else node

@@ -1,22 +1,27 @@
-"""Roles and workers of a training job's nodes."""
+"""Roles and workers of a training job's nodes, and the plan of a process that hosts one."""
+
+from functools import partial
 
 from nodes.data.batching import client_subset
 from nodes.data.images import Dataset
+from nodes.data.loading import load_data
 from nodes.errors import ModelError
 from nodes.model.checkpoint import last_checkpoint
-from nodes.runtime.actions import Direction, Role
-from nodes.spec.job import Job, Seat
-from nodes.training.migration.roles import MovingHop, MovingUe
+from nodes.runtime.actions import Role
+from nodes.runtime.executors import on_device
+from nodes.runtime.hosting import Hosted, HostPlan
+from nodes.spec.job import Job
+from nodes.training.migration.roles import RelayMigration, UeMigration
 from nodes.training.migration.segment import MovingSegment, MovingSource
-from nodes.training.migration.split_control import ControlledHop, ControlledUe, TrainingControl, step_bytes
+from nodes.training.migration.split_control import TrainingControl, step_bytes
 from nodes.training.relay import Relay
-from nodes.training.report import Manage
+from nodes.training.report import facts
 from nodes.training.segment import Segment
 from nodes.training.shape_segment import ShapeSegment
 from nodes.training.shared_server import SharedServer
 from nodes.training.source import Source
 from nodes.training.ue import Ue
-from nodes.wire.messages import Assign, Shutdown
+from nodes.wire.messages import Configure, Peer
 
 
 def build(
@@ -37,7 +42,7 @@ def build(
         raise ValueError("the first node needs the data")
     train, test = (client_subset(half, source, job.sources, job.seed) for half in (data.train, data.test))
     worker = Source(segment, Dataset(data.name, data.classes, train, test), start_epoch, source)
-    return Ue(worker.course, alone=len(job.nodes) == 1), worker
+    return Ue(worker.schedule, alone=len(job.nodes) == 1), worker
 
 
 def _build_moving(job: Job, index: int, data: Dataset | None) -> tuple[Role, Segment | Source]:
@@ -49,24 +54,31 @@ def _build_moving(job: Job, index: int, data: Dataset | None) -> tuple[Role, Seg
     if job.control is not None:
         control = TrainingControl(job.control, index, step_bytes(job), job.nodes[index - 1])
     if index:
-        held = segment.place, end, job.splits, segment.layers
-        return MovingHop(*held) if control is None else ControlledHop(*held, control), segment
+        return Relay(
+            segment.place, end, RelayMigration(segment.place, end, job.splits, segment.layers, control)
+        ), segment
     if data is None:
         raise ValueError("the first node needs the data")
-    source = MovingSource(segment, data)
-    if control is not None:
-        return ControlledUe(source.course, job.splits, segment.layers, control), source
-    return MovingUe(source.course, end, job.splits, segment.layers, job.moves or {}), source
+    worker = MovingSource(segment, data)
+    return Ue(worker.schedule, end, UeMigration(job.splits, segment.layers, job.moves or {}, control)), worker
 
 
-def upstream(job: Job, seat: Seat) -> Direction:
-    """How a node calls the direction in which its neighbour ``seat`` stands upstream."""
-    return "up" if job.sources == 1 else seat.name
+def host_plan(name: str, setup: Configure) -> HostPlan:
+    """The plan of node ``name`` of the job of ``setup``."""
+    job, index = setup.job, setup.index
+    below = Peer(job.nodes[index + 1], *setup.downstream) if setup.downstream else None
+    return HostPlan(
+        names=[name],
+        build=partial(_hosted, setup),
+        threads=job.threads,
+        payload_bytes=job.payload_bytes,
+        next=below,
+        previous={above.name: job.direction_of(above.name) for above, here in job.connections if here.node == index},
+    )
 
 
-def managed(job: Job, told: dict[str, float], manage: Manage | None) -> Assign | Shutdown | None:
-    """What a network manager says to a UE that has ``told`` of an epoch: a family, once trained, waits for it."""
-    if not job.members or told["epoch"] < job.epochs:
-        return None
-    member = manage(told) if manage else None
-    return Shutdown() if member is None else Assign(assignment=member, splits=job.splits)
+def _hosted(setup: Configure) -> list[Hosted]:
+    job, index = setup.job, setup.index
+    role, worker = build(job, index, load_data(job) if index == 0 else None, source=setup.source)
+    cost = on_device(job.devices[index]) if job.devices else None
+    return [Hosted(role, worker, cost, partial(facts, worker))]

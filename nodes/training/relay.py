@@ -1,36 +1,63 @@
-"""What does a node below the UE decide? It takes tasks on downstream, their gradients and results upstream.
+"""Role of a node below the UE: passes tasks on to the next node, gradients and results to the previous one.
 
-A MEC server and the cloud are the same hop: any may hold layers or none, and the model may end at any.
+A MEC server and the cloud are the same relay: any may hold layers or none, and the model may end at any.
 """
 
-from nodes.errors import ProtocolError
+from typing import Any
+
+from nodes.errors import unexpected
 from nodes.model.layer_range import LayerRange
-from nodes.runtime.actions import Action, Compute, Direction, Finish, Send
-from nodes.wire.messages import Activation, AnyMessage, Assign, Gradient, Result, Shutdown
+from nodes.runtime.actions import Action, Direction, Finish, Role, Send
+from nodes.training.calls import Backward, Forward, Settled
+from nodes.training.migration.roles import RelayMigration
+from nodes.wire.messages import Activation, AnyMessage, Begin, Gradient, Parameters, Result, Shutdown
 
 
-class Relay:
-    """A node at ``place`` with a neighbour upstream, and one downstream unless it is the chain's end."""
+class Relay(Role):
+    """A node that holds ``layers``, with a previous node and, unless it is the chain's ``end``, a next one."""
 
-    def __init__(self, place: LayerRange, end: bool) -> None:
-        self._place = place
+    def __init__(self, layers: LayerRange, end: bool, migration: RelayMigration | None = None) -> None:
+        self._layers = layers
         self._end = end
+        self._migration = migration
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
-        """Relay what is not for this node, compute what is. Raises ProtocolError for what fits neither."""
         match sender, message:
-            case "up", Activation():
-                return [Send("down", message)] if self._place.relays else [Compute("forward", (message,))]
-            case "down", Gradient():
-                return [Send("up", message)] if self._place.relays else [Compute("backward", (message,))]
-            case "down", Result():
-                return [Send("up", message)]
-            case "up", Shutdown():
-                return [Finish()] if self._end else [Send("down", message), Finish()]
-            case "runner", Assign():
+            case "previous", Activation():
+                return self._task(message)
+            case "next", Gradient() | Result():
+                if isinstance(message, Gradient) and not self._layers.relays:
+                    return [Backward(message)]
+                return [Send("previous", message)]
+            case "previous", Shutdown():
+                return [Finish()] if self._end else [Send("next", message), Finish()]
+            case "runner", Begin():
                 return []
-        raise ProtocolError(f"unexpected {type(message).__name__} from {sender}")
+            case _ if self._migration:
+                actions = self._migration.receive(sender, message, now)
+                self._layers = self._migration.layers
+                return actions
+        raise unexpected(message, sender)
 
-    def computed(self, reply: AnyMessage, now: float) -> list[Action]:
-        """Pass on what came of a computation."""
-        return [Send("down" if isinstance(reply, Activation) else "up", reply)]
+    def _task(self, message: Activation) -> list[Action]:
+        if self._migration and self._migration.holds(message):
+            return []
+        return [Send("next", message)] if self._layers.relays else [Forward(message)]
+
+    def computed(self, reply: Any, now: float) -> list[Action]:
+        match reply:
+            case Activation():
+                return [Send("next", reply)]
+            case Gradient() | Result():
+                return [Send("previous", reply)]
+            case Parameters():
+                return [Send("previous" if reply.start < self._layers.start else "next", reply)]
+            case Settled() if self._migration:
+                held = self._migration.settled()
+                return [action for message in held for action in self.receive("previous", message, now)]
+        raise unexpected(reply, "the worker")
+
+    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
+        if self._migration and direction == "previous":
+            self._migration.observe(wire_bytes, wire_s, now)
+        return []

@@ -21,8 +21,9 @@ from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Job
 from nodes.stages.base import Stage
 from nodes.stages.builtin import build_stage
+from nodes.training.calls import TaskMessage
 from nodes.training.optimizer import _optimizer, learning_rate
-from nodes.wire.messages import Activation, AnyMessage, Gradient, Result
+from nodes.wire.messages import Activation, Gradient, Result
 
 STAGE_LAYERS = 1 << 32  # stages draw as layers numbered from here on; in inference from twice this on
 
@@ -56,13 +57,13 @@ class Segment:
             self._load_weights(job.weights)
         self.begin_epoch(0)
 
-    def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> AnyMessage:
+    def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> TaskMessage:
         """Start a batch of ``pictures`` (N, C, H, W) at the first node: what goes on, or what came of it."""
         message = Activation(tensors={self._input: pictures}, labels=labels, **about)
         self._use(message)
         return self._run(message, {self._input: pictures.to(self._device)}, {})
 
-    def forward(self, message: Activation) -> AnyMessage:
+    def forward(self, message: Activation) -> TaskMessage:
         """Take ``message`` on through this part: an Activation to go on, a Gradient or a Result to return."""
         self._use(message)
         with torch.no_grad():
@@ -118,7 +119,7 @@ class Segment:
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate(self.job.optimizer, epoch, self.job.epochs)
 
-    def _run(self, message: Activation, values: Values, received: Tensors) -> AnyMessage:
+    def _run(self, message: Activation, values: Values, received: Tensors) -> TaskMessage:
         moment = Moment(self.job.seed, message.step, message.microbatch)
         with torch.set_grad_enabled(message.train):
             if self._part is not None:

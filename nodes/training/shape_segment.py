@@ -7,8 +7,9 @@ import msgspec
 import torch
 
 from nodes.spec.job import Job
+from nodes.training.calls import TaskMessage
 from nodes.training.segment import Segment
-from nodes.wire.messages import Activation, AnyMessage
+from nodes.wire.messages import Activation
 
 
 class ShapeSegment(Segment):
@@ -21,12 +22,12 @@ class ShapeSegment(Segment):
         super().__init__(job, index, meta=True)
         self._known: dict[Any, Any] = {}
 
-    def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> AnyMessage:
+    def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> TaskMessage:
         if about["train"]:
             return super().source(pictures, labels, **about)
         return self._known_reply(pictures.shape, lambda: Segment.source(self, pictures, labels, **about), about)
 
-    def forward(self, message: Activation) -> AnyMessage:
+    def forward(self, message: Activation) -> TaskMessage:
         if message.train:
             return super().forward(message)
         shapes = tuple((name, tensor.dtype, tensor.shape) for name, tensor in message.tensors.items())
@@ -34,11 +35,11 @@ class ShapeSegment(Segment):
         numbers = {"assignment": message.assignment, "step": message.step, "microbatch": message.microbatch}
         return self._known_reply(key, lambda: Segment.forward(self, message), numbers)
 
-    def _known_reply(self, key: Any, work: Callable[[], AnyMessage], numbers: dict[str, Any]) -> AnyMessage:
+    def _known_reply(self, key: Any, work: Callable[[], TaskMessage], numbers: dict[str, Any]) -> TaskMessage:
         """What ``work`` comes to for messages like ``key``, with the ``numbers`` of this one."""
         if key not in self._known:
             self._known[key] = work()
-        reply: AnyMessage = msgspec.structs.replace(
+        reply: TaskMessage = msgspec.structs.replace(
             self._known[key], **{name: numbers[name] for name in NUMBERS if name in numbers}
         )
         return reply

@@ -1,21 +1,21 @@
-"""What does a server below many sources decide? Whose task is next, and who gets what came of it.
+"""Role of a server below several sources: takes their training tasks in turn, one of each.
 
-A source is a UE with data of its own and a part of the model of its own; all send to one server, whose part they
-train in common. It takes their training tasks in turn, one of each source, so a run can be repeated to the bit; other
-tasks as they come. Whose turn it is, and what happens when all have had theirs, is this role's alone: schemes that
-let one client after the other train, or average their parts, differ from it in nothing else.
+A source is a UE with its own data and its own part of the model; all train the server's part in common. The order
+makes a run repeatable to the bit. Other tasks are taken as they come.
 """
 
 from collections import deque
+from typing import Any
 
 import msgspec
 
-from nodes.errors import ProtocolError
-from nodes.runtime.actions import Action, Compute, Direction, Finish, Send
-from nodes.wire.messages import Activation, AnyMessage, Assign, Shutdown
+from nodes.errors import unexpected
+from nodes.runtime.actions import Action, Direction, Finish, Role, Send
+from nodes.training.calls import Forward
+from nodes.wire.messages import Activation, AnyMessage, Begin, Shutdown
 
 
-class SharedServer:
+class SharedServer(Role):
     """The node at which the model ends, below ``sources``."""
 
     def __init__(self, sources: tuple[str, ...]) -> None:
@@ -26,7 +26,6 @@ class SharedServer:
         self._gone: set[str] = set()
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
-        """Take a task of a source. Raises ProtocolError for anything else."""
         match message:
             case Activation(train=True) if sender in self._waiting:
                 self._waiting[sender].append(message)
@@ -36,16 +35,15 @@ class SharedServer:
             case Shutdown() if sender in self._waiting:
                 self._gone.add(sender)
                 return [Finish()] if len(self._gone) == len(self._sources) else []
-            case Assign() if sender == "runner":
+            case Begin() if sender == "runner":
                 return []
-        raise ProtocolError(f"unexpected {type(message).__name__} from {sender}")
+        raise unexpected(message, sender)
 
-    def computed(self, reply: AnyMessage, now: float) -> list[Action]:
-        """Return what came of the task that was given first."""
+    def computed(self, reply: Any, now: float) -> list[Action]:
         return [Send(self._under_way.popleft(), reply)]
 
     def _next(self) -> list[Action]:
-        """Give to compute what is there of those whose turn it is. The last of all ends the server's epoch too."""
+        """Compute the tasks of those whose turn it is. The last source's ends the server's epoch too."""
         actions: list[Action] = []
         while self._waiting[self._sources[self._turn]]:
             source = self._sources[self._turn]
@@ -54,6 +52,6 @@ class SharedServer:
             actions.append(self._compute(source, msgspec.structs.replace(task, save=None) if self._turn else task))
         return actions
 
-    def _compute(self, source: str, task: Activation) -> Compute:
+    def _compute(self, source: str, task: Activation) -> Forward:
         self._under_way.append(source)
-        return Compute("forward", (task,))
+        return Forward(task)

@@ -7,8 +7,9 @@ from nodes.data.batching import batches
 from nodes.data.images import Dataset
 from nodes.errors import DataError
 from nodes.spec.job import Job
+from nodes.training.calls import Score, TaskMessage
 from nodes.training.segment import Segment, number
-from nodes.wire.messages import AnyMessage, Result
+from nodes.wire.messages import Result
 
 
 class TrainingSchedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,16 +31,16 @@ class Source:
     def __init__(self, segment: Segment, data: Dataset, start_epoch: int = 0, source: int = 0) -> None:
         self.segment, self._data, self._job = segment, data, segment.job
         self._drawn: tuple[tuple[int, int], torch.Tensor, torch.Tensor] | None = None
-        self._answers: dict[int, torch.Tensor] = {}
+        self._labels: dict[int, torch.Tensor] = {}
         self.backward = segment.backward
         self.dataset = data.name
         self._source = source
-        self.course = course(segment.job, data, start_epoch, source)
+        self.schedule = schedule(segment.job, data, start_epoch, source)
 
-    def train(self, epoch: int, batch: int, microbatch: int, save: int | None) -> AnyMessage:
+    def train(self, epoch: int, batch: int, microbatch: int, save: int | None) -> TaskMessage:
         """Run microbatch ``microbatch`` of training batch ``batch`` of ``epoch`` through the first part."""
         if self._drawn is None or self._drawn[0] != (epoch, batch):
-            pictures, labels = self._draw(train=True, epoch=epoch, batch=batch)
+            pictures, labels = self.draw(train=True, epoch=epoch, batch=batch)
             self._drawn = (epoch, batch), pictures, labels
         _, pictures, labels = self._drawn
         some = slice(microbatch * self._microbatch_size, (microbatch + 1) * self._microbatch_size)
@@ -47,31 +48,31 @@ class Source:
             pictures[some],
             labels[some],
             assignment=0,
-            step=(epoch * self.course.train_steps + batch) * self._job.sources + self._source,
+            step=(epoch * self.schedule.train_steps + batch) * self._job.sources + self._source,
             microbatch=microbatch,
             train=True,
             save=save,
         )
 
-    def test(self, batch: int, member: int = 0) -> AnyMessage:
+    def test(self, batch: int, member: int = 0) -> TaskMessage | Score:
         """Run test batch ``batch`` through the first part, of ``member`` of the family."""
-        pictures, self._answers[batch] = self._draw(train=False, epoch=0, batch=batch)
+        pictures, self._labels[batch] = self.draw(train=False, epoch=0, batch=batch)
         reply = self.segment.source(pictures, None, assignment=member, step=batch, train=False)
         return self.score(reply) if isinstance(reply, Result) else reply
 
-    def score(self, result: Result) -> Result:
-        """Count the right answers of ``result``."""
-        answers = self._answers.pop(result.step)
+    def score(self, result: Result) -> Score:
+        """Count the correct answers of ``result``."""
+        labels = self._labels.pop(result.step)
         logits = result.tensors["logits"]
-        correct = (logits.argmax(1) == answers.to(logits.device)).sum()
-        metrics = {"count": float(len(answers)), "correct": number(correct)}
-        return msgspec.structs.replace(result, metrics=metrics, tensors={})
+        correct = (logits.argmax(1) == labels.to(logits.device)).sum()
+        return Score(result.step, result.assignment, number(correct), float(len(labels)))
 
     @property
     def _microbatch_size(self) -> int:
         return self._job.batch_size // self._job.microbatches
 
-    def _draw(self, train: bool, epoch: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, train: bool, epoch: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures and labels of a batch."""
         drawn = batches(
             self._data.train if train else self._data.test,
             self._job.batch_size,
@@ -85,7 +86,7 @@ class Source:
         return next(iter(drawn))
 
 
-def course(job: Job, data: Dataset, start_epoch: int, source: int = 0) -> TrainingSchedule:
+def schedule(job: Job, data: Dataset, start_epoch: int, source: int = 0) -> TrainingSchedule:
     """How long ``job`` is on ``data``: whole batches in training, all pictures in tests. Raises DataError."""
     steps = len(data.train.labels) // job.batch_size
     if job.epochs and not steps:

@@ -1,17 +1,30 @@
-"""What does the UE decide? When to start which batch; and what came of them, epoch by epoch."""
+"""Role of the UE in split training: starts batches and sums up what returns, epoch by epoch."""
 
 import itertools
+from typing import Any
 
 import msgspec
 import torch
 
-from nodes.errors import ProtocolError
-from nodes.runtime.actions import Action, Compute, Direction, Finish, Send
+from nodes.errors import ProtocolError, unexpected
+from nodes.runtime.actions import Action, Direction, Finish, Role, Send
+from nodes.training.calls import Backward, Evaluate, Infer, Score, Settled, Train
+from nodes.training.migration.roles import UeMigration
 from nodes.training.source import TrainingSchedule
 from nodes.wire.codec import wire_size
-from nodes.wire.messages import Activation, AnyMessage, Assign, Gradient, Result, Shutdown
+from nodes.wire.messages import (
+    Activation,
+    AnyMessage,
+    Begin,
+    EpochReport,
+    Gradient,
+    Parameters,
+    Result,
+    ServeMember,
+    Shutdown,
+)
 
-SCORES = {"loss", "correct", "count"}  # of a trained batch; all else is what stages tell of it
+SCORES = {"loss", "correct", "count"}  # of a trained batch; all other metrics are the stages'
 
 
 class Epoch(msgspec.Struct):
@@ -38,66 +51,71 @@ def begun(now: float) -> Epoch:
     return Epoch(began=now, trained=now, losses=[], ended=[], told={}, test_began=[], latencies=[], served={})
 
 
-class Ue:
-    """The source of all tasks: trains step by step, then tests, with at most ``window`` batches in flight.
+class Ue(Role):
+    """Source of all tasks: trains step by step, then tests, with at most ``window`` batches in flight.
 
-    A result or gradient that returns is what lets the next batch start; nothing else holds the chain's load. A family
-    is served once it is trained: an assignment from the manager starts a pass over the test pictures if none is under
-    way, and whatever request starts after it is of the member that it names.
+    A result or gradient that returns lets the next batch start; nothing else bounds the chain's load. A family is
+    served once it is trained: ``ServeMember`` starts a pass over the test pictures if none is under way, and every
+    request that starts after it is for that member. ``migration`` moves layers between training steps.
     """
 
-    def __init__(self, course: TrainingSchedule, alone: bool) -> None:
+    def __init__(self, schedule: TrainingSchedule, alone: bool, migration: UeMigration | None = None) -> None:
         self.history: list[Epoch] = []
-        self._course = course
+        self._schedule = schedule
         self._alone = alone
-        self._epoch = course.start_epoch
+        self._migration = migration
+        self._epoch = schedule.start_epoch
         self._step = 0  # within the epoch
         self._returned = 0  # microbatches of this step
         self._sent, self._scored = 0, 0  # test batches
         self._waits, self._serving, self._member = False, False, 0
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
-        """Take an assignment from the runner, a gradient or a result from downstream."""
         match sender, message:
-            case "runner", Assign(assignment=0):
+            case "runner", Begin():
                 return self._begin(now)
-            case "runner", Assign(assignment=member) if self._course.managed:
-                return self._assigned(member, now)
+            case "runner", ServeMember(member=member) if self._schedule.managed:
+                return self._serve(member, now)
             case "runner", Shutdown() if self._waits:
                 return self._end()
-            case "down", Gradient():
+            case "next", Gradient():
                 self.history[-1].down_bytes += sum(wire_size(message))
-                return [Compute("backward", (message,))]
-            case "down", Result():
-                return [Compute("score", (message,))]
-        raise ProtocolError(f"unexpected {type(message).__name__} from {sender}")
+                return [Backward(message)]
+            case "next", Result():
+                return [Evaluate(message)]
+            case _ if self._migration:
+                return self._migration.receive(sender, message, now)
+        raise unexpected(message, sender)
 
-    def computed(self, reply: AnyMessage, now: float) -> list[Action]:
-        """Go on after a batch was prepared (an Activation), trained (a Gradient) or scored (a Result)."""
+    def computed(self, reply: Any, now: float) -> list[Action]:
         match reply:
             case Activation():
                 self.history[-1].up_bytes += sum(wire_size(reply)) if reply.train else 0
-                return [Send("down", reply)]
+                return [Send("next", reply)]
             case Gradient():
                 return self._trained(reply, now)
-            case Result():
+            case Score():
                 return self._tested(reply, now)
-        raise ProtocolError(f"unexpected {type(reply).__name__} from a computation")
+            case Parameters():
+                return [Send("next", reply)]
+            case Settled():
+                return self._start_step()
+        raise unexpected(reply, "the worker")
 
     def _begin(self, now: float) -> list[Action]:
         """Begin an epoch, or end the job."""
         self._step, self._sent, self._scored = 0, 0, 0
-        course = self._course
-        if self._epoch >= course.epochs and (self.history or course.epochs):
-            self._waits = course.managed
-            return [] if course.managed else self._end()
+        schedule = self._schedule
+        if self._epoch >= schedule.epochs and (self.history or schedule.epochs):
+            self._waits = schedule.managed
+            return [] if schedule.managed else self._end()
         self.history.append(begun(now))
-        return self._train() if self._epoch < course.epochs and course.train_steps else self._test(now)
+        return self._train() if self._epoch < schedule.epochs and schedule.train_steps else self._test(now)
 
     def _end(self) -> list[Action]:
-        return [Finish()] if self._alone else [Send("down", Shutdown()), Finish()]
+        return [Finish()] if self._alone else [Send("next", Shutdown()), Finish()]
 
-    def _assigned(self, member: int, now: float) -> list[Action]:
+    def _serve(self, member: int, now: float) -> list[Action]:
         """Serve ``member`` from the next request on."""
         self._member = member
         if not self._waits:
@@ -107,14 +125,24 @@ class Ue:
         return self._test(now)
 
     def _train(self) -> list[Action]:
-        """Start the microbatches of the next step."""
+        """Start the next step, after a move of layers if one is due."""
+        if self._migration and (change := self._migration.change(self._now, self._epoch)):
+            return change
+        return self._start_step()
+
+    @property
+    def _now(self) -> int:
+        """The training step that is next or under way, counted over all epochs."""
+        return self._epoch * self._schedule.train_steps + self._step
+
+    def _start_step(self) -> list[Action]:
+        """Start the microbatches of the next step, all layers being where they belong."""
         self._returned = 0
-        last = self._step + 1 == self._course.train_steps
+        last = self._step + 1 == self._schedule.train_steps
         save = self._epoch + 1 if last else None
-        return [
-            Compute("train", (self._epoch, self._step, microbatch, save))
-            for microbatch in range(self._course.microbatches)
-        ]
+        proposal = self._migration.propose(self._now) if self._migration else []
+        microbatches = range(self._schedule.microbatches)
+        return [*proposal, *(Train(self._epoch, self._step, microbatch, save) for microbatch in microbatches)]
 
     def _trained(self, gradient: Gradient, now: float) -> list[Action]:
         epoch = self.history[-1]
@@ -126,52 +154,47 @@ class Ue:
         for name in gradient.metrics.keys() - SCORES:
             epoch.told[name] = epoch.told.get(name, 0.0) + gradient.metrics[name]
         self._returned += 1
-        if self._returned < self._course.microbatches:
+        if self._returned < self._schedule.microbatches:
             return []
         self._step += 1
         epoch.ended.append(now)
-        if self._step < self._course.train_steps:
+        if self._step < self._schedule.train_steps:
             return self._train()
         epoch.trained = now
         return self._test(now)
 
     def _test(self, now: float) -> list[Action]:
         """Fill the window with test batches."""
-        if not self._course.test_batches:
+        if not self._schedule.test_batches:
             return self._end_epoch(now)
-        free = min(self._scored + self._course.window, self._course.test_batches) - self._sent
+        free = min(self._scored + self._schedule.window, self._schedule.test_batches) - self._sent
         numbers = range(self._sent, self._sent + free)
         self.history[-1].test_began += [now] * free
         self._sent += free
         member = self._member if self._serving else 0
-        return [Compute("test", (number, member)) for number in numbers]
+        return [Infer(number, member) for number in numbers]
 
-    def _tested(self, result: Result, now: float) -> list[Action]:
-        if result.step != self._scored:
-            raise ProtocolError(f"result of batch {result.step}, that of {self._scored} is due")
+    def _tested(self, score: Score, now: float) -> list[Action]:
+        if score.step != self._scored:
+            raise ProtocolError(f"result of test batch {score.step} before that of {self._scored}")
         epoch = self.history[-1]
-        epoch.test_correct += result.metrics.get("correct", 0.0)
-        epoch.test_count += result.metrics.get("count", 0.0)
+        epoch.test_correct += score.correct
+        epoch.test_count += score.samples
         epoch.latencies.append(now - epoch.test_began[self._scored])
         if self._serving:
-            right, count = epoch.served.get(result.assignment, (0.0, 0.0))
-            right, count = right + result.metrics.get("correct", 0.0), count + result.metrics.get("count", 0.0)
-            epoch.served[result.assignment] = right, count
+            correct, count = epoch.served.get(score.member, (0.0, 0.0))
+            epoch.served[score.member] = correct + score.correct, count + score.samples
         self._scored += 1
-        if self._scored < self._course.test_batches:
-            return self._test(now)
-        return self._end_epoch(now)
+        return self._test(now) if self._scored < self._schedule.test_batches else self._end_epoch(now)
 
     def _end_epoch(self, now: float) -> list[Action]:
         epoch = self.history[-1]
         self._epoch += 1
         steps = [end - start for start, end in itertools.pairwise([epoch.began, *epoch.ended])]
-        report = Result(
-            assignment=0,
-            step=self._epoch,
+        report = EpochReport(
             metrics={
                 "epoch": float(self._epoch),
-                **({} if self._course.source is None else {"source": float(self._course.source)}),
+                **({} if self._schedule.source is None else {"source": float(self._schedule.source)}),
                 "loss": sum(epoch.losses) / max(1, len(epoch.losses)),
                 "train_accuracy": epoch.correct / max(1.0, epoch.count),
                 "test_accuracy": epoch.test_correct / max(1.0, epoch.test_count),
@@ -185,10 +208,8 @@ class Ue:
                 **{f"member{member}.samples": count for member, (_, count) in epoch.served.items()},
                 **{f"member{member}.accuracy": right / count for member, (right, count) in epoch.served.items()},
             },
-            tensors={
-                "losses": torch.tensor(epoch.losses),
-                "step_s": torch.tensor(steps),
-                "latency_s": torch.tensor(epoch.latencies),
-            },
+            losses=torch.tensor(epoch.losses),
+            step_s=torch.tensor(steps),
+            latency_s=torch.tensor(epoch.latencies),
         )
         return [Send("runner", report), *self._begin(now)]

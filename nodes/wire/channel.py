@@ -135,6 +135,6 @@ def owned(message: AnyMessage) -> AnyMessage:
         value = getattr(message, name)
         if isinstance(value, torch.Tensor):
             changes[name] = value.detach().clone()
-        elif name == "tensors":
+        elif isinstance(value, dict) and isinstance(next(iter(value.values()), None), torch.Tensor):
             changes[name] = {key: tensor.detach().clone() for key, tensor in value.items()}
     return msgspec.structs.replace(message, **changes) if changes else message

@@ -16,7 +16,7 @@ import torch
 
 from nodes.wire.messages import AnyMessage
 
-VERSION = 1
+VERSION = 2
 PREFIX = struct.Struct("<BIIQI")
 CHECKSUM = struct.Struct("<I")  # the last field of the prefix
 MAX_RANK = 8

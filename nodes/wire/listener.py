@@ -5,9 +5,8 @@ from collections import defaultdict
 
 from nodes.wire.channel import Channel
 from nodes.wire.codec import Limits
+from nodes.wire.messages import RUNNER
 from nodes.wire.transport import Server
-
-RUNNER = "runner"
 
 
 def peer_id(name: str, run: str) -> str:

@@ -15,8 +15,8 @@ from aiohttp import web
 from nodes.wire.byte_counter import PATIENCE_S, Counted, patiently
 from nodes.wire.channel import ChannelClosed, Traffic, count
 from nodes.wire.codec import Decoder, FrameError, Limits, encode
-from nodes.wire.messages import Activation, AnyMessage, Gradient, Handover, Parameters, Result, Weights
-from nodes.wire.tensor_socket import Bulk
+from nodes.wire.messages import AnyMessage, Bulk
+from nodes.wire.tensor_socket import TensorSocket
 
 # Messages that wait for one sent before them: control overtakes a tensor on a slow link.
 MAX_EARLY = 1 << 14
@@ -27,7 +27,7 @@ WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 
 def travels_in_bulk(message: AnyMessage) -> bool:
     """Whether ``message`` carries tensors so large that it goes over the upgraded socket."""
-    return isinstance(message, Activation | Gradient | Handover | Parameters | Result | Weights)
+    return isinstance(message, Bulk)
 
 
 class Reorder:
@@ -65,7 +65,7 @@ class SocketChannel:
         websocket: WebSocket,
         counted: Counted,
         *,
-        bulk: Bulk | None,
+        bulk: TensorSocket | None,
         limits: Limits,
         resources: AsyncExitStack | None = None,
     ) -> None:

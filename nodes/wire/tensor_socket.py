@@ -29,7 +29,7 @@ class Owner(Protocol):
         """The connection is no more."""
 
 
-class Bulk(asyncio.BufferedProtocol):
+class TensorSocket(asyncio.BufferedProtocol):
     """Takes over the transport of an upgraded HTTP connection; reads nothing before it has an owner."""
 
     def __init__(self, transport: Counted, limits: Limits) -> None:

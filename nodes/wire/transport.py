@@ -20,7 +20,7 @@ from nodes.wire.byte_counter import PATIENCE_S, Counted
 from nodes.wire.channel import ChannelClosed, ChannelKind, Connection
 from nodes.wire.codec import PREFIX, Limits
 from nodes.wire.socket_channel import SocketChannel
-from nodes.wire.tensor_socket import Bulk
+from nodes.wire.tensor_socket import TensorSocket
 
 OPENING_S = 10.0
 CONTROL_PATH, BULK_PATH = "/control", "/bulk"
@@ -41,7 +41,7 @@ class Server:
         )
         self._accepted: asyncio.Queue[SocketChannel] = asyncio.Queue()
         self._channels: set[SocketChannel] = set()
-        self._unpaired: dict[str, Bulk] = {}
+        self._unpaired: dict[str, TensorSocket] = {}
 
     async def start(self) -> None:
         """Listen; ``port`` then is the one bound."""
@@ -78,14 +78,14 @@ class Server:
         counted = count_accepted(request, Connection(peer, "bulk"))
         response = web.StreamResponse(status=101, headers=UPGRADE)
         await response.prepare(request)
-        self._unpaired[key] = bulk = Bulk(counted, self._limits)
+        self._unpaired[key] = bulk = TensorSocket(counted, self._limits)
         await asyncio.wait([bulk.lost], timeout=OPENING_S)
         if self._unpaired.pop(key, None):
             await bulk.finish(graceful=False)
         await bulk.lost
         return response
 
-    async def _open_channel(self, request: web.BaseRequest, peer: str, bulk: Bulk | None) -> web.StreamResponse:
+    async def _open_channel(self, request: web.BaseRequest, peer: str, bulk: TensorSocket | None) -> web.StreamResponse:
         counted = count_accepted(request, Connection(peer, "websocket"))
         websocket = web.WebSocketResponse(
             compress=False, max_msg_size=largest_message(self._limits), timeout=PATIENCE_S
@@ -165,7 +165,7 @@ async def connect(
                 resources.callback(response.close)
                 if response.status != 101:
                     raise ConnectionError(f"refused with status {response.status}")
-                upgraded = Bulk(connector.opened[-1], limits)
+                upgraded = TensorSocket(connector.opened[-1], limits)
             websocket = await session.ws_connect(
                 url + CONTROL_PATH,
                 params=query,

@@ -39,7 +39,7 @@ def traffic(trained: Trained) -> Iterator[Measurement]:
     ran = trained.outcome.epochs[trained.outcome.earlier :]
     samples = sum(epoch["trained_samples"] for epoch in ran)
     forward = sum(epoch["link0.code_bytes"] * epoch["trained_samples"] for epoch in ran)
-    returned = trained.outcome.nodes[1].sent_up["gradient"].payload_bytes if samples else 0
+    returned = trained.outcome.nodes[1].sent_downlink["gradient"].payload_bytes if samples else 0
     yield Measurement("bytes_per_sample", answers(trained.segments, trained.data.test).bytes_per_sample, "B")
     if samples:
         yield Measurement("training_bytes_per_sample", (forward + returned) / samples, "B")

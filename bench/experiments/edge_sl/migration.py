@@ -38,7 +38,11 @@ from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
 from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, State, follow_separate_copies
 from reports.record import CaseValue
 
-KINDS = {"activation": "smashed", "gradient": "smashed", "weights": "averaging", "handover": "moved"}
+KINDS = {
+    **dict.fromkeys(("activation", "gradient"), "smashed"),
+    **dict.fromkeys(("client-update", "client-model", "edge-update", "global-model"), "averaging"),
+    "handover": "moved",
+}
 
 
 class RoamingParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -215,15 +219,16 @@ def _traffic(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]
 
 def _round(outcome: FederationOutcome, rounds: int, case: dict[str, CaseValue]) -> Measurement:
     """Mean duration of a round."""
-    began = min(one.told["began"] for one in outcome.rounds)
-    ended = max(one.told["ended"] for one in outcome.rounds)
+    began = min(one.metrics["began"] for one in outcome.rounds)
+    ended = max(one.metrics["ended"] for one in outcome.rounds)
     return Measurement("round_s", (ended - began) / rounds, "s", case)
 
 
 def _accuracy(outcome: FederationOutcome, case: dict[str, CaseValue]) -> Measurement:
     """Accuracy over all clients' tests, which follow the last round."""
-    right, tested = (sum(sum(getattr(one, name)) for one in outcome.rounds) for name in ("right", "tested"))
-    return Measurement("final_accuracy", right / tested, "fraction", case)
+    correct = sum(sum(one.correct_by_class) for one in outcome.rounds)
+    total = sum(sum(one.total_by_class) for one in outcome.rounds)
+    return Measurement("final_accuracy", correct / total, "fraction", case)
 
 
 def _differences(moving: FederationOutcome, staying: FederationOutcome, folder: Path) -> Iterator[Measurement]:
@@ -242,12 +247,12 @@ def _differences(moving: FederationOutcome, staying: FederationOutcome, folder: 
     yield Measurement("tensors", len(ours), "tensors")
 
 
-def _losses(outcome: FederationOutcome) -> dict[float, float]:
+def _losses(outcome: FederationOutcome) -> dict[int, float]:
     """Mean loss of a step, by round."""
-    numbers = {one.told["round"] for one in outcome.rounds}
-    rounds = {number: [one.told for one in outcome.rounds if one.told["round"] == number] for number in numbers}
+    numbers = {one.round for one in outcome.rounds}
+    rounds = {number: [one.metrics for one in outcome.rounds if one.round == number] for number in numbers}
     return {
-        number: sum(told["loss"] for told in of_round) / sum(told["noted"] for told in of_round)
+        number: sum(metrics["loss"] for metrics in of_round) / sum(metrics["steps_with_loss"] for metrics in of_round)
         for number, of_round in rounds.items()
     }
 

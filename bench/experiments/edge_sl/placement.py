@@ -159,7 +159,12 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
     counted = sum(
         abs(before[one] - before[other]) for old, new in pairwise(splits) for one, other in zip(old, new, strict=True)
     )
-    sent = [way["parameters"] for node in moved.nodes for way in (node.sent_down, node.sent_up) if "parameters" in way]
+    sent = [
+        way["parameters"]
+        for node in moved.nodes
+        for way in (node.sent_uplink, node.sent_downlink)
+        if "parameters" in way
+    ]
     yield Measurement("cell_changes", sum(one != other for one, other in pairwise(field.attached)), "1")
     yield Measurement("moves", sum(one != other for one, other in pairwise(splits)), "1")
     yield Measurement("moved_bytes", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})

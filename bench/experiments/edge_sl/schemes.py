@@ -18,11 +18,12 @@ from bench.suite.experiment import Context, Measurement
 from netem.profiles import Duplex, duplex
 from nodes.data.batching import subset
 from nodes.data.images import Dataset
-from nodes.federated.in_process import FederationOutcome, ReportRound, RoundReport, run_in_process, run_in_virtual_time
+from nodes.federated.in_process import FederationOutcome, ReportRound, RoundOutcome, run_in_process, run_in_virtual_time
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job, Timing
+from nodes.wire.messages import RoundReport
 from reports.record import CaseValue
 
 BACKWARD = 2.0  # a backward pass takes twice the operations of a forward pass, as is usual for convolutions
@@ -49,7 +50,9 @@ def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
         outcome = run_in_process(federation, data, _saying(context))
     learned = parameters.learn and context.dataset != "none"
     if not learned:  # on blank pictures answers are correct by chance
-        outcome.rounds = [RoundReport(told=one.told, right=[], tested=[]) for one in outcome.rounds]
+        outcome.rounds = [
+            msgspec.structs.replace(one, correct_by_class=[], total_by_class=[]) for one in outcome.rounds
+        ]
     yield from _rounds(outcome, parameters, learned, timed=context.mode != "in-process")
     yield from _totals(outcome, parameters, work)
 
@@ -74,9 +77,9 @@ def _live(parameters: Clients, context: Context, federation: Federation, links: 
 
 
 def _saying(context: Context) -> ReportRound:
-    def say(told: dict[str, float]) -> None:
-        loss = told["loss"] / max(1.0, told["noted"])
-        context.say(f"edge {told['edge'] + 1:.0f}, round {told['round'] + 1:.0f}: training loss {loss:.3f}")
+    def say(report: RoundReport) -> None:
+        loss = report.metrics["loss"] / max(1.0, report.metrics["steps_with_loss"])
+        context.say(f"edge {report.edge + 1}, round {report.round + 1}: training loss {loss:.3f}")
 
     return say
 
@@ -140,15 +143,15 @@ class RoundEnd(NamedTuple):
 
 def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, timed: bool) -> Iterator[Measurement]:
     """Loss and accuracy by round over all edge servers; losses only if networks ``learned``."""
-    began = min(one.told["began"] for one in outcome.rounds)
+    began = min(one.metrics["began"] for one in outcome.rounds)
     tests_s = 0.0  # not counted; zero on a virtual clock
     moments: list[RoundEnd] = []
     for number in range(parameters.rounds):
-        of_round = [one for one in outcome.rounds if one.told["round"] == number]
+        of_round = [one for one in outcome.rounds if one.round == number]
         case: dict[str, CaseValue] = {"round": number + 1}
-        noted = sum(one.told["noted"] for one in of_round)
-        if noted and learned:
-            loss = sum(one.told["loss"] for one in of_round) / noted
+        steps = sum(one.metrics["steps_with_loss"] for one in of_round)
+        if steps and learned:
+            loss = sum(one.metrics["loss"] for one in of_round) / steps
             if math.isfinite(loss):
                 yield Measurement("training_loss_nats", loss, "nats", case)
             else:  # a finding, not a failure
@@ -157,9 +160,9 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, time
         if accuracy is not None:
             yield Measurement("test_accuracy", accuracy, "fraction", case)
             yield Measurement("balanced_accuracy", _balanced(of_round), "fraction", case)
-        trained = max(max(one.told["trained"], one.told["averaged"]) for one in of_round)
+        trained = max(max(one.metrics["trained"], one.metrics["averaged"]) for one in of_round)
         moments.append(RoundEnd(trained - began - tests_s, accuracy))
-        tests_s += max(0.0, max(one.told["ended"] for one in of_round) - trained)
+        tests_s += max(0.0, max(one.metrics["ended"] for one in of_round) - trained)
     if timed:
         yield from _times(moments, parameters)
 
@@ -178,21 +181,23 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
     """Totals over all rounds and edge servers."""
 
     def total(name: str) -> float:
-        return sum(one.told[name] for one in outcome.rounds)
+        return sum(one.metrics[name] for one in outcome.rounds)
 
-    last = [one for one in outcome.rounds if one.told["round"] == parameters.rounds - 1]
+    last = [one for one in outcome.rounds if one.round == parameters.rounds - 1]
     accuracy = _accuracy(last)
     if accuracy is not None:
         yield Measurement("final_accuracy", accuracy, "fraction")
         yield Measurement("final_balanced_accuracy", _balanced(last), "fraction")
     steps = total("steps")
     yield Measurement("client_steps", steps, "steps")
-    yield Measurement("uplink_bytes", total("up_bytes"), "B")
-    yield Measurement("downlink_bytes", total("down_bytes"), "B")
+    yield Measurement("uplink_bytes", total("uplink_bytes"), "B")
+    yield Measurement("downlink_bytes", total("downlink_bytes"), "B")
     if parameters.moves:
         yield Measurement("moved_bytes", total("moved_bytes"), "B")
-    spared = sum(one.told["shared_bytes"] * (1 - 1 / max(1.0, one.told["participants"])) for one in outcome.rounds)
-    yield Measurement("downlink_broadcast_bytes", total("down_bytes") - spared, "B")
+    spared = sum(
+        one.metrics["shared_bytes"] * (1 - 1 / max(1.0, one.metrics["participants"])) for one in outcome.rounds
+    )
+    yield Measurement("downlink_broadcast_bytes", total("downlink_bytes") - spared, "B")
     operations = (1 + BACKWARD) * parameters.batch_size * steps * work.client
     yield Measurement("client_operations", operations, "FLOP")
     yield Measurement("client_share", work.client / (work.client + work.server), "fraction")
@@ -209,14 +214,14 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
         yield Measurement("staleness_updates", total("staleness") / steps, "updates")
 
 
-def _accuracy(rounds: list[RoundReport]) -> float | None:
+def _accuracy(rounds: list[RoundOutcome]) -> float | None:
     """The share of correct answers; None without tests."""
-    tested = sum(sum(one.tested) for one in rounds)
-    return sum(sum(one.right) for one in rounds) / tested if tested else None
+    tested = sum(sum(one.total_by_class) for one in rounds)
+    return sum(sum(one.correct_by_class) for one in rounds) / tested if tested else None
 
 
-def _balanced(rounds: list[RoundReport]) -> float:
+def _balanced(rounds: list[RoundOutcome]) -> float:
     """The mean accuracy of the classes that occur."""
-    right = torch.tensor([one.right for one in rounds if one.tested]).sum(0)
-    tested = torch.tensor([one.tested for one in rounds if one.tested]).sum(0)
+    right = torch.tensor([one.correct_by_class for one in rounds if one.total_by_class]).sum(0)
+    tested = torch.tensor([one.total_by_class for one in rounds if one.total_by_class]).sum(0)
     return float((right[tested > 0] / tested[tested > 0]).mean())

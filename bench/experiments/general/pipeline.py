@@ -12,9 +12,10 @@ from bench.experiments.common.resumable import resumable
 from bench.live.time_dilation import quickened, slowed
 from bench.suite.experiment import Context, Measurement
 from netem.profiles import Duplex
+from nodes.runtime.report import NodeReport
 from nodes.spec.job import Job, Timing
 from nodes.training.in_process import run_in_process, run_in_virtual_time
-from nodes.training.report import NodeReport, ReportEpoch, TrainingOutcome
+from nodes.training.report import ReportEpoch, TrainingOutcome
 from reports.record import CaseValue
 
 LATENCY_QUANTILES = (0.5, 0.95)
@@ -156,7 +157,7 @@ def wire_measurements(outcome: TrainingOutcome) -> Iterator[Measurement]:
     """Bytes and messages by link, direction and kind; live also by connection, as the kernel counted them."""
     hops = {node.name: index for index, node in enumerate(outcome.nodes)}
     for node in outcome.nodes:
-        for direction, sent in (("uplink", node.sent_down), ("downlink", node.sent_up)):
+        for direction, sent in (("uplink", node.sent_uplink), ("downlink", node.sent_downlink)):
             hop = hops[node.name] + (direction == "uplink")
             for kind, traffic in sent.items():
                 case: dict[str, CaseValue] = {"hop": hop, "direction": direction, "kind": kind}

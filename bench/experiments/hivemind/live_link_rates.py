@@ -16,8 +16,8 @@ from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Count, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from nodes.inference.task import TaskReport
 from nodes.spec.policy import Policy
+from nodes.wire.messages import TaskReport
 
 Phases = dict[str, list[TaskReport]]
 
@@ -57,12 +57,12 @@ def rates(parameters: RateParameters, context: Context) -> Iterator[Measurement]
 
     async def script(live: LiveService) -> Phases:
         await live.join(*parameters.before)
-        await live.lead(*parameters.before)
+        await live.set_route(*parameters.before)
         await live.begin()
         before = await _counted(live, parameters)
-        await live.change(upper, lower, Duplex(up=link, down=link))
+        await live.set_link(upper, lower, Duplex(up=link, down=link))
         if not blind:
-            await live.tell(upper, lower, known_of(link, 0.0))
+            await live.announce_link(upper, lower, known_of(link, 0.0))
         slow = await _counted(live, parameters)
         await live.end()
         return {"before": before, "slow": slow}

@@ -26,11 +26,11 @@ from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Count, ModelName
 from netem.profiles import Duplex
 from nodes.inference.frames import frames_of_model
-from nodes.inference.in_process import MemberReport
-from nodes.inference.task import TaskReport
+from nodes.runtime.report import NodeReport
 from nodes.spec.job import Granularity
 from nodes.spec.service import Pace
 from nodes.wire.channel import Traffic
+from nodes.wire.messages import TaskReport
 from reports.record import CaseValue
 
 
@@ -86,20 +86,20 @@ def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurem
 
     async def script(live: LiveService) -> list[float]:
         await live.join(*names)
-        await live.lead(*names)
-        await live.until_cut()
+        await live.set_route(*names)
+        await live.until_updates()
         times = [await live.update(names[-1]) for _ in range(parameters.discarded + parameters.updates)]
         await live.end()
         reports.update(live.reports)
         return times[parameters.discarded :]
 
-    reports: dict[str, MemberReport] = {}
+    reports: dict[str, NodeReport] = {}
     live_times, calibration = served(setup, script, context)
     yield from calibration
     for quantile, value in (("median", statistics.median(live_times)), ("mean", statistics.fmean(live_times))):
         yield Measurement("split_update_ms", 1e3 * value, "ms", {"statistic": quantile})
     for name in names[1:]:
-        sent = reports[name].sent_up["sci"]
+        sent = reports[name].sent_downlink["sci"]
         yield Measurement("sci_bytes", _frame_bytes(sent), "B", {"node": name})
     yield Measurement("layers", layers, "layers")
 
@@ -114,14 +114,14 @@ def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurem
         for phase, route in _routes(parameters).items():
             if phase == "before":
                 await live.join(*route)
-                await live.lead(*route)
+                await live.set_route(*route)
                 await live.begin()
                 await live.until_tasks(parameters.tasks + 1)  # the first is warm-up
                 phases[phase] = live.tasks[1:]
                 continue
             if phase == "after":
                 await live.join(*(name for name in route if name not in parameters.before))
-                await live.lead(*route)
+                await live.set_route(*route)
             else:
                 live.kill(str(parameters.dies))
             seen = len(live.tasks)
@@ -132,7 +132,7 @@ def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurem
         await live.end()
         reports.update(live.reports)
 
-    reports: dict[str, MemberReport] = {}
+    reports: dict[str, NodeReport] = {}
     _, calibration = served(setup, script, context)
     yield from calibration
     yield Measurement("hop_overhead_s", extra_s / parameters.dilation, "s")
@@ -143,7 +143,7 @@ def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurem
     before, after = (statistics.median(task.latency_s for task in phases[phase]) for phase in ("before", "after"))
     yield Measurement("latency_increase_ms", 1e3 * ((after - before) / parameters.dilation), "ms")
     yield Measurement("kept_nodes_changed", changed(phases, parameters), "1")
-    yield Measurement("parameter_messages", sum("parameters" in r.sent_down for r in reports.values()), "1")
+    yield Measurement("parameter_messages", sum("parameters" in r.sent_uplink for r in reports.values()), "1")
     yield Measurement("overrun_s", sum(report.overrun_s for report in reports.values()) / parameters.dilation, "s")
 
 
@@ -183,7 +183,7 @@ def _hop_overhead(parameters: RouteParameters, context: Context) -> float:
 
     async def script(live: LiveService) -> list[TaskReport]:
         await live.join(*parameters.before)
-        await live.lead(*parameters.before)
+        await live.set_route(*parameters.before)
         await live.begin()
         await live.until_tasks(parameters.calibration + 1)
         return live.tasks[1:]

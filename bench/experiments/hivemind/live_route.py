@@ -18,11 +18,11 @@ from bench.suite.parameter_types import Count, ModelName, NonNegative, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.costs.profile import measure_profile
-from nodes.inference.task import TaskReport
 from nodes.model.factory import build_model
 from nodes.spec.job import DataSpec, Granularity
 from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Pace, Service
+from nodes.wire.messages import TaskReport
 
 RouteNodeName = Annotated[str, msgspec.Meta(pattern=r"^\w+$")]
 PICTURES = 8
@@ -71,7 +71,7 @@ def steady(parameters: LiveRouteParameters, context: Context) -> Iterator[Measur
 
     async def script(live: LiveService) -> list[TaskReport]:
         await live.join(*parameters.before)
-        await live.lead(*parameters.before)
+        await live.set_route(*parameters.before)
         await live.begin()
         await live.until_tasks(parameters.tasks + 1)  # the first warms everything up
         await live.end()

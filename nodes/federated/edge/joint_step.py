@@ -1,9 +1,9 @@
-"""What does a server part do with the batches of many clients at once? One batch of them all, one step.
+"""Joint step of a server part on the batches of many clients: one batch of them all, one step.
 
 Parallel split learning: the loss is the sum of the clients' mean losses, each by its share of the data. What returns
 to a client is the gradient of its own mean loss, as when it trains alone: so its own optimizer needs no other rate
 because others train too, and if the clients' parts are averaged after each step, by the same shares, the whole is
-training on the joint batch. (The summary of the paper does not say how gradients are scaled.)
+training on the joint batch. (The paper does not say how gradients are scaled.)
 
 EPSL(phi): at the first a = ceil(phi b) positions of the batch the last-layer gradients are averaged over the clients.
 They are back-propagated once, through an extra forward pass of the clients' averaged smashed data, and what comes
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nodes.errors import ModelError, ProtocolError, one_line
+from nodes.federated.calls import JointSummary
 from nodes.federated.formulas import averaged, back_propagated, own_gradients
 from nodes.model.boundary import Tensors, unpack
 from nodes.model.chain import Moment, Values
@@ -46,15 +47,7 @@ class _Batch(NamedTuple):
     codes: Tensors
     labels: torch.Tensor
     weight: float
-    fade: float
-
-
-class Joint(NamedTuple):
-    """What came of a joint step: a gradient for each client; of the server, samples forward and backward, and the
-    seconds of its backward pass."""
-
-    gradients: list[Gradient]
-    told: dict[str, float]
+    scale: float
 
 
 class JointSegment(Segment):
@@ -65,14 +58,14 @@ class JointSegment(Segment):
         self._statistics = statistics
 
     def joint(
-        self, messages: Sequence[Activation], weights: Sequence[float], fades: Sequence[float], positions: int = 0
-    ) -> Joint:
+        self, messages: Sequence[Activation], weights: Sequence[float], scales: Sequence[float], positions: int = 0
+    ) -> tuple[list[Gradient], JointSummary]:
         """Take one step of the optimizer; what returns to each client, in the order of ``messages``.
 
-        ``weights`` are the clients' shares of the data, ``fades`` by what their part of the update counts besides,
+        ``weights`` are the clients' shares of the data, ``scales`` factors of their parts of the update beside that,
         ``positions`` is a. Raises ProtocolError for boundaries that cannot be joined.
         """
-        arrived = [self._decoded(*parts) for parts in zip(messages, weights, fades, strict=True)]
+        arrived = [self._decoded(*parts) for parts in zip(messages, weights, scales, strict=True)]
         size = _common_size(arrived)
         if positions:
             _check_rows(arrived, size)
@@ -88,19 +81,19 @@ class JointSegment(Segment):
                 assignment=batch.message.assignment,
                 step=batch.message.step,
                 metrics=score,
-                tensors=self._returned(own, batch.weight * batch.fade) | shared,
+                tensors=self._returned(own, batch.weight * batch.scale) | shared,
             )
             for batch, score, own in zip(arrived, scores, leaves, strict=True)
         ]
-        return Joint(gradients, told(len(arrived), size, positions) | {"backward_s": backward_s + own_s})
+        return gradients, joint_summary(len(arrived), size, positions, backward_s + own_s)
 
     def training_state(self) -> Tensors:
         """All that training goes on from elsewhere."""
         return {name: tensor.clone() for name, tensor in _wire(training_state(self._named(), self._optimizer)).items()}
 
-    def settle(self, came: Tensors) -> None:
+    def load_training_state(self, tensors: Tensors) -> None:
         """Go on from what ``training_state`` returned. Raises ProtocolError for anything else."""
-        states = load_training_state(self._named(), came)
+        states = load_training_state(self._named(), tensors)
         if self._optimizer is None:
             return
         for parameter in self._parameters():
@@ -133,7 +126,7 @@ class JointSegment(Segment):
         for batch, mine, score in zip(arrived, torch.split(logits, size - positions), scores, strict=True):
             labels = batch.labels[positions:]
             part = F.cross_entropy(mine, labels) * ((size - positions) / size)
-            loss = loss + part * (batch.weight * batch.fade)
+            loss = loss + part * (batch.weight * batch.scale)
             score["loss"] += number(part)
             score["correct"] += number((mine.argmax(1) == labels).sum())
         assert isinstance(loss, torch.Tensor)
@@ -156,7 +149,7 @@ class JointSegment(Segment):
             gradients.append(own_gradients(mine, labels, size))
             score["loss"] += number(F.cross_entropy(mine, labels)) * positions / size
             score["correct"] += number((mine.argmax(1) == labels).sum())
-        weights = [batch.weight * batch.fade for batch in arrived]
+        weights = [batch.weight * batch.scale for batch in arrived]
         means = {
             name: averaged([codes[name] for codes in first], [batch.weight for batch in arrived])
             .detach()
@@ -193,14 +186,14 @@ class JointSegment(Segment):
         result: torch.Tensor = self._part(values, Moment(self.job.seed, message.step))[self._output]
         return result
 
-    def _decoded(self, message: Activation, weight: float, fade: float) -> _Batch:
+    def _decoded(self, message: Activation, weight: float, scale: float) -> _Batch:
         if message.labels is None:
             raise ProtocolError(f"step {message.step} came without labels")
         with torch.no_grad():
             codes = self._inbound.decode(self._here(message.tensors))
         if unknown := set(message.grads) - set(codes):
             raise ProtocolError(f"gradients are wanted of values that did not come: {sorted(unknown)}")
-        return _Batch(message, codes, message.labels.to(self._device), weight, fade)
+        return _Batch(message, codes, message.labels.to(self._device), weight, scale)
 
     def _returned(self, leaves: Tensors, weight: float) -> Tensors:
         gradients = {name: leaf.grad / weight for name, leaf in leaves.items() if leaf.grad is not None}
@@ -251,12 +244,10 @@ class SharingSegment(Segment):
         return {name: torch.cat([value, own[name]]) if name in own else value for name, value in shared.items()}
 
 
-def told(clients: int, size: int, positions: int) -> dict[str, float]:
+def joint_summary(clients: int, size: int, positions: int, backward_s: float) -> JointSummary:
     """Samples that the server takes forward and backward in one step on ``clients`` batches of ``size``."""
-    return {
-        "forward_samples": float(clients * size + positions),
-        "backward_samples": float(back_propagated(clients, size, positions)),
-    }
+    forward_samples, backward_samples = clients * size + positions, back_propagated(clients, size, positions)
+    return JointSummary(float(forward_samples), float(backward_samples), backward_s)
 
 
 def _common_size(arrived: Sequence[_Batch]) -> int:
@@ -269,7 +260,9 @@ def _common_size(arrived: Sequence[_Batch]) -> int:
 def _check_rows(arrived: Sequence[_Batch], size: int) -> None:
     """Raise ProtocolError unless what came has a row for each of ``size`` samples, of numbers with a mean."""
     if any(batch.message.views or batch.message.scalars for batch in arrived):
-        raise ProtocolError("what crosses has views or sizes of the batch: no positions of it can be averaged")
+        raise ProtocolError(
+            "EPSL cannot average this cut: it contains tensor views or batch-size scalars; choose another cut"
+        )
     for name, code in arrived[0].codes.items():
         shapes = {batch.codes[name].shape if name in batch.codes else None for batch in arrived}
         if len(shapes) > 1 or code.shape[:1] != (size,):

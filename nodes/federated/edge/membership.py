@@ -1,14 +1,24 @@
-"""Who is at an edge server of a federation, who takes part in its round, and who belongs elsewhere by now?"""
+"""Clients of an edge server: who is here, who takes part in the round, who comes from and goes to other servers."""
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 from nodes.errors import ProtocolError
 from nodes.federated.edge.round_stats import ClientState
 from nodes.spec.federation import Federation
-from nodes.wire.messages import Handover, Peer, Route
+from nodes.wire.messages import ChangeServer, Handover
 
 
-class Roster:
+class Departure(NamedTuple):
+    """A client that belongs elsewhere from now on; ``here``: it has a channel, so it can be sent there."""
+
+    client: int
+    name: str
+    here: bool
+    change: ChangeServer
+
+
+class Membership:
     """The clients of edge server ``edge``, by name."""
 
     def __init__(self, federation: Federation, edge: int) -> None:
@@ -18,25 +28,26 @@ class Roster:
         self.here: set[str] = set()  # who has a channel
         self.members: dict[str, ClientState] = {}  # of this round
         self.newcomers: dict[str, ClientState] = {}
-        self.dead: set[int] = set()  # clients, by the runner's word
+        self.dead: set[int] = set()  # clients, as the runner said
         self._arrivals = Arrivals(federation, edge)
         self._leaving = 0  # clients whose handover is not on its way yet
 
-    def come(self, newcomer: ClientState, round_number: int) -> Route | None:
-        """One that comes for this round (see ``Arrivals.after``) lives; where it is to go instead, if not here."""
+    def come(self, newcomer: ClientState, round_number: int) -> ChangeServer | None:
+        """Note that a client which comes for this round lives; where it is to go instead, if not here."""
         self.dead.discard(newcomer.index)
         return self._arrivals.after(newcomer.index, round_number)
 
     def gone(self, name: str) -> bool:
-        """Strike out one whose channel has ended; whether it was a member."""
+        """Strike out a client whose channel has ended; whether it was a member."""
         self.here.discard(name)
         self.newcomers.pop(name, None)
         return self.members.pop(name, None) is not None
 
     def gathered(self, round_number: int) -> bool:
-        """Admit all, if nobody is waited for any more. Not without a member, unless nobody is to come.
+        """Admit all if the round waits for nobody any more; whether it can begin.
 
-        Where no client moves, there is always one to come: whoever is away may be back.
+        It cannot without a member, unless nobody is to come. Where no client moves, there is always one to come:
+        whoever is away may be back.
         """
         here = {one.index for one in (*self.members.values(), *self.newcomers.values())}
         if self._leaving or self._arrivals.missing(round_number, here, self.dead):
@@ -46,7 +57,7 @@ class Roster:
         return bool(self.members) or (bool(self._federation.moves) and self.dead.issuperset(group))
 
     def admit(self, round_number: int) -> None:
-        """Let those take part in the round who are here and belong here."""
+        """Make those members of the round who are here and belong here."""
         everyone = self.members | self.newcomers
         group = self._federation.group(self._edge, round_number)
         self.members = {
@@ -54,8 +65,8 @@ class Roster:
         }
         self.newcomers = everyone
 
-    def release(self, round_number: int) -> list[tuple[str, bool, Route]]:
-        """Who belongs elsewhere from this round on, whether it is here, and where it is to go."""
+    def release(self, round_number: int) -> list[Departure]:
+        """Strike out the clients that belong elsewhere from this round on."""
         released = []
         for client, (edge, _) in self._federation.changes(round_number).items():
             if edge == self._edge:
@@ -64,53 +75,53 @@ class Roster:
                 self.members.pop(name, None)
                 self.newcomers.pop(name, None)
                 self._leaving += 1
-                released.append((name, here, self._arrivals.send_on(client, round_number)))
+                released.append(Departure(client, name, here, self._arrivals.send_on(client, round_number)))
         return released
 
     def sent(self) -> None:
-        """What is one's own that was released is on its way."""
+        """Note that the handover of a client that was released is on its way."""
         self._leaving -= 1
 
     def handed(self, handover: Handover) -> None:
-        """Keep what follows one that comes. Raises ProtocolError."""
+        """Keep what follows a client that comes. Raises ProtocolError."""
         self._arrivals.came(handover)
 
     def take(self, round_number: int) -> list[Handover]:
-        """What followed those that come for this round, in their order."""
+        """What followed those that come for this round, in the clients' order."""
         return self._arrivals.take(round_number)
 
 
 class Arrivals:
-    """Those who come to edge server ``edge``."""
+    """Clients that come to edge server ``edge`` from others, and what follows them."""
 
     def __init__(self, federation: Federation, edge: int) -> None:
         self._federation, self._edge = federation, edge
         self._came: dict[tuple[int, int], Handover] = {}  # by round and client
-        self._sent_on: dict[int, Route] = {}  # by client, until what is its own has come back
+        self._sent_on: dict[int, ChangeServer] = {}  # by client, until its handover has come back
 
     def came(self, handover: Handover) -> None:
         """Keep what a client's last server sent. Raises ProtocolError for a client that does not move here then."""
-        key = handover.assignment, handover.client
-        if key in self._came or handover.client not in self._expected(handover.assignment):
-            raise ProtocolError(f"client {handover.client} does not come to {handover.to} in round {key[0]}")
+        key = handover.round, handover.client
+        if key in self._came or handover.client not in self._expected(handover.round):
+            raise ProtocolError(f"client {handover.client} does not come to {handover.to} in round {handover.round}")
         self._came[key] = handover
         self._sent_on.pop(handover.client, None)
 
-    def send_on(self, client: int, round_number: int) -> Route:
-        """What a client is told that leaves from this round on, now or when it comes."""
+    def send_on(self, client: int, round_number: int) -> ChangeServer:
+        """What a client that leaves from this round on is to be told, now or when it comes."""
         to = self._federation.edge_names[self._federation.edge_of(client, round_number)]
-        self._sent_on[client] = Route(nodes=(Peer(to),), assignment=round_number)
+        self._sent_on[client] = ChangeServer(server=to, round=round_number)
         return self._sent_on[client]
 
-    def after(self, client: int, round_number: int) -> Route | None:
+    def after(self, client: int, round_number: int) -> ChangeServer | None:
         """Where to send a client on that comes for this round; 0 for one that is new or was away."""
-        route = self._sent_on.get(client)
-        return route if route and round_number < route.assignment else None
+        change = self._sent_on.get(client)
+        return change if change and round_number < change.round else None
 
     def missing(self, round_number: int, here: Collection[int], dead: Collection[int]) -> bool:
-        """Whether the round is to wait, for a client or for what follows it, when those are here and those dead.
+        """Whether the round waits for a client or for its handover, when those are here and those dead.
 
-        All that live are waited for in the first round; later on those that their last server has sent.
+        The first round waits for all that live, a later one for those that their last server has sent.
         """
         if round_number == 0:
             return not set(self._federation.group(self._edge)) <= {*here, *dead}

@@ -1,48 +1,45 @@
-"""What does an edge server do with its clients' tasks? It computes what is due and returns what came to who is here.
+"""Clients' tasks at an edge server: schedules them by scheme and client index, returns gradients to clients here.
 
-Whose tasks are due is the scheme's, by the clients' numbers; each is counted once, when it is served.
+Each task is counted once, when it is served.
 """
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 
+from nodes.federated.calls import FetchGradient, JointStep, JointSummary, ServeTask
 from nodes.federated.edge.joint_step import SHARED
-from nodes.federated.edge.membership import Roster
-from nodes.federated.edge.round_stats import ClientState, Tally
+from nodes.federated.edge.membership import Membership
+from nodes.federated.edge.round_stats import ClientState, RoundStats
 from nodes.federated.formulas import aggregated, shares
-from nodes.runtime.actions import Action, Compute, Send
+from nodes.runtime.actions import Action, Compute, Role, Send
 from nodes.spec.federation import Federation
 from nodes.spec.schemes import Scheme
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import Activation, Gradient
 
 
-class EdgeTasks:
-    """What edge server number ``edge`` of ``federation`` knows of tasks; its rounds are those of ``EdgeServer``."""
+class EdgeTasks(Role):
+    """Tasks of edge server number ``edge`` of ``federation``; its rounds are those of ``EdgeServer``."""
 
     def __init__(self, federation: Federation, edge: int) -> None:
         self._federation, self._rules = federation, federation.rules
         self._edge = edge
-        self._roster = Roster(federation, edge)
+        self._membership = Membership(federation, edge)
         self._steps = federation.local_steps or 0
         self._waiting: dict[str, Activation] = {}
         self._asked: deque[ClientState | None] = deque()  # for whom compute works, in order; None for the server itself
         self._joining: list[ClientState] = []  # whose tasks the joint step under way is of
-        self._tally = Tally(began=0.0)
+        self._stats = RoundStats(began=0.0)
 
-    def _compute(self, call: str, *arguments: object) -> Compute:
-        self._asked.append(None)
-        return Compute(call, arguments)
-
-    def _compute_for(self, member: ClientState, call: str, *arguments: object) -> Compute:
+    def _compute(self, call: Compute, member: ClientState | None = None) -> Compute:
         self._asked.append(member)
-        return Compute(call, (*arguments, member.index))
+        return call
 
     def _is_here(self, member: ClientState) -> bool:
-        return self._roster.members.get(member.name) is member
+        return self._membership.members.get(member.name) is member
 
     def _task(self, name: str, message: Activation) -> list[Action]:
-        self._tally.up_bytes += sum(wire_size(message))
+        self._stats.uplink_bytes += sum(wire_size(message))
         self._waiting[name] = message
         return self._serve()
 
@@ -52,47 +49,48 @@ class EdgeTasks:
         if not names:
             return []
         messages = tuple(self._waiting.pop(name) for name in names)
-        members = [self._roster.members[name] for name in names]
-        self._tally.steps += len(members)
+        members = [self._membership.members[name] for name in names]
+        self._stats.steps += len(members)
         for member in members:
             member.served, member.total = member.served + 1, member.total + 1
         if self._rules.server != "joint":
-            asked = zip(members, messages, strict=True)
-            return [self._compute_for(member, "forward", message) for member, message in asked]
+            tasks = zip(members, messages, strict=True)
+            return [self._compute(ServeTask(message, member.index), member) for member, message in tasks]
         self._joining = members
         clients = tuple(member.index for member in members)
         weights = tuple(shares([member.samples for member in members]))
         positions = aggregated(self._federation.phi, self._federation.job.batch_size)
-        return [self._compute("joint", messages, clients, weights, self._fades(members), positions)]
+        return [self._compute(JointStep(messages, clients, weights, self._scales(members), positions))]
 
     def _due(self) -> list[str]:
         """Whose tasks are to be computed now."""
-        return due(self._rules, self._steps, self._roster.members, self._waiting)
+        return due(self._rules, self._steps, self._membership.members, self._waiting)
 
-    def _fades(self, members: Sequence[ClientState]) -> tuple[float, ...]:
-        """By how much the update counts that each asks for, beside its share."""
+    def _scales(self, members: Sequence[ClientState]) -> tuple[float, ...]:
+        """Factors of the members' parts of a joint update, beside their shares of the data."""
         return (1.0,) * len(members)
 
-    def _stepped(self, told: Gradient) -> list[Action]:
+    def _stepped(self, summary: JointSummary) -> list[Action]:
         """Return its gradient to each client of a joint step."""
         joined, self._joining = self._joining, []
-        self._tally.updates += 1
-        for name in ("forward_samples", "backward_samples", "backward_s"):
-            setattr(self._tally, name, getattr(self._tally, name) + told.metrics[name])
-        returned = [self._compute_for(member, "returned") for member in joined if self._is_here(member)]
+        self._stats.updates += 1
+        self._stats.forward_samples += summary.forward_samples
+        self._stats.backward_samples += summary.backward_samples
+        self._stats.backward_s += summary.backward_s
+        returned = [self._compute(FetchGradient(one.index), one) for one in joined if self._is_here(one)]
         return [*returned, *self._serve()]
 
     def _send_gradient(self, member: ClientState, gradient: Gradient) -> list[Action]:
-        tally = self._tally
+        stats = self._stats
         if self._rules.server != "joint":
             count = gradient.metrics["count"]
-            tally.updates += 1
-            tally.forward_samples += count
-            tally.backward_samples += count
+            stats.updates += 1
+            stats.forward_samples += count
+            stats.backward_samples += count
         if not self._is_here(member):
             return []
-        tally.down_bytes += sum(wire_size(gradient))
-        tally.shared_bytes += sum(tensor.nbytes for key, tensor in gradient.tensors.items() if key.startswith(SHARED))
+        stats.downlink_bytes += sum(wire_size(gradient))
+        stats.shared_bytes += sum(tensor.nbytes for key, tensor in gradient.tensors.items() if key.startswith(SHARED))
         return [Send(member.name, gradient)]
 
 

@@ -1,22 +1,28 @@
-"""What does an edge server of a federation compute? Its part of the network, once or for each client, and averages."""
+"""Worker of an edge server: its part of the network, once or for each client, and averages."""
 
 from collections.abc import Sequence
 
-import msgspec
-
 from nodes.errors import ProtocolError
+from nodes.federated.calls import Adopted, JointSummary
 from nodes.federated.client_worker import job_of
 from nodes.federated.edge.joint_step import JointSegment
 from nodes.model.averaging import federated_average
 from nodes.model.boundary import Tensors
 from nodes.model.layer_range import layer_range
 from nodes.spec.federation import Federation
-from nodes.wire.messages import Activation, AnyMessage, Gradient, Handover, Weights
+from nodes.training.calls import TaskMessage
+from nodes.wire.messages import (
+    Activation,
+    ClientModel,
+    ClientUpdate,
+    EdgeUpdate,
+    GlobalModel,
+    Gradient,
+    Handover,
+)
 
-SERVER, CLIENT = "server.", "client."  # before names of tensors on the way between edge and cloud
 
-
-class EdgeWork:
+class EdgeWorker:
     """The worker of edge server ``edge``. Where clients have the whole network it averages and no more.
 
     Copies are made at the start for all clients that ever come here.
@@ -50,8 +56,8 @@ class EdgeWork:
         """How many steps its optimizers have taken."""
         return sum(segment.steps for segment in self._distinct)
 
-    def forward(self, message: Activation, client: int) -> AnyMessage:
-        """Take one client's task through the server's part."""
+    def forward(self, message: Activation, client: int) -> TaskMessage:
+        """Run one client's task through the server's part."""
         self._begin(message.assignment)
         return self._segments[client].forward(message)
 
@@ -60,56 +66,58 @@ class EdgeWork:
         messages: Sequence[Activation],
         clients: Sequence[int],
         weights: Sequence[float],
-        fades: Sequence[float],
+        scales: Sequence[float],
         positions: int,
-    ) -> Gradient:
-        """Take one step on the tasks of several ``clients``; what there is to tell of it. See ``returned``."""
+    ) -> JointSummary:
+        """Take one step on the tasks of several ``clients``. See ``returned``."""
         self._begin(messages[0].assignment)
-        came = self._distinct[0].joint(messages, weights, fades, positions)
-        self._returned = dict(zip(clients, came.gradients, strict=True))
-        return Gradient(assignment=messages[0].assignment, step=messages[0].step, metrics=came.told, tensors={})
+        gradients, summary = self._distinct[0].joint(messages, weights, scales, positions)
+        self._returned = dict(zip(clients, gradients, strict=True))
+        return summary
 
     def returned(self, client: int) -> Gradient:
-        """What the last joint step has for ``client``."""
+        """What the last joint step returns to ``client``."""
         return self._returned.pop(client)
 
-    def average(self, given: Sequence[Weights], clients: Sequence[int]) -> Weights:
-        """Average the clients' parts, and their copies of the server's; the clients'. Raises ProtocolError."""
-        samples = [one.samples for one in given]
+    def average(self, updates: Sequence[ClientUpdate], clients: Sequence[int]) -> ClientModel:
+        """Average the clients' parts, and their copies of the server's. Raises ProtocolError."""
+        samples = [update.samples for update in updates]
         if len(self._distinct) > 1:
             self._adopt(_mean([self._segments[client].state() for client in clients], samples))
-        return Weights(assignment=given[0].assignment, tensors=_mean([one.tensors for one in given], samples))
+        return ClientModel(round=updates[0].round, tensors=_mean([update.tensors for update in updates], samples))
 
-    def give(self, round_number: int, samples: int, part: Weights | None) -> Weights:
-        """What the cloud averages with that of other edge servers: its part, and the clients' if they share one.
-
-        Nothing, if it was trained with no ``samples``.
-        """
+    def give(self, round_number: int, samples: int, client_model: ClientModel | None) -> EdgeUpdate:
+        """What the cloud averages with that of other edge servers; empty if it was trained with no ``samples``."""
         if not samples:
-            return Weights(assignment=round_number, tensors={})
-        server = self._distinct[0].state() if self._distinct else {}
-        tensors = {f"{SERVER}{name}": tensor for name, tensor in server.items()}
-        tensors |= {f"{CLIENT}{name}": tensor for name, tensor in (part.tensors if part else {}).items()}
-        return Weights(assignment=round_number, samples=samples, tensors=tensors)
+            return EdgeUpdate(round=round_number, samples=0)
+        return EdgeUpdate(
+            round=round_number,
+            samples=samples,
+            server=self._distinct[0].state() if self._distinct else {},
+            client=client_model.tensors if client_model else {},
+        )
 
-    def take(self, message: Weights) -> Weights:
-        """Go on from what the cloud has averaged, if anything; the clients' part of it."""
-        if self._distinct and message.tensors:
-            self._adopt(_named(message.tensors, SERVER))
-        return Weights(assignment=message.assignment, tensors=_named(message.tensors, CLIENT))
+    def adopt(self, model: GlobalModel) -> ClientModel:
+        """Go on from what the cloud averaged, if anything; the clients' part of it."""
+        if self._distinct and (model.server or model.client):
+            self._adopt(model.server)
+        return ClientModel(round=model.round, tensors=model.client)
 
-    def leave(self, round_number: int, client: int, to: str, here: bool) -> Handover:
-        """What goes after a client to edge server ``to``, with which it trains from this round on: its copy, if any."""
+    def hand_over(self, round_number: int, client: int, to: str, here: bool) -> Handover:
+        """What follows a client to edge server ``to``, where it trains from this round on: its copy, if any."""
         tensors = self._segments[client].training_state() if self._copies else {}
-        return Handover(assignment=round_number, client=client, to=to, here=here, tensors=tensors)
+        return Handover(round=round_number, client=client, to=to, here=here, tensors=tensors)
 
-    def settle(self, handover: Handover) -> Handover:
-        """Go on from the copy that came after a client. Raises ProtocolError if it does not fit."""
+    def adopt_handover(self, handover: Handover) -> Adopted:
+        """Go on from the copy that followed a client. Raises ProtocolError if it does not fit."""
         if self._copies:
-            self._segments[handover.client].settle(handover.tensors)
+            self._segments[handover.client].load_training_state(handover.tensors)
         elif handover.tensors:
-            raise ProtocolError(f"{sorted(handover.tensors)[:3]} came after client {handover.client} for nothing")
-        return msgspec.structs.replace(handover, tensors={})
+            raise ProtocolError(
+                f"client {handover.client}: unexpected tensors in the handover: {sorted(handover.tensors)[:3]} "
+                "(the scheme keeps no server copy for each client)"
+            )
+        return Adopted()
 
     def _adopt(self, tensors: Tensors) -> None:
         for segment in self._distinct:
@@ -120,10 +128,6 @@ class EdgeWork:
             self._round = round_number
             for segment in self._distinct:
                 segment.begin_epoch(round_number)
-
-
-def _named(tensors: Tensors, prefix: str) -> Tensors:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _mean(states: Sequence[Tensors], samples: Sequence[int]) -> Tensors:

@@ -1,25 +1,30 @@
-"""How do layers change their nodes while training goes on? Between two steps, each straight to its new holder.
+"""Migration of layers between nodes during training: between two steps, straight to the new holder.
 
-HiveMind, section IV-E: when the assignment changes, parameters travel from a layer's old holder to its new one
-over all hops between, once. The UE says so with an Assign before the first microbatch of a step, when nothing is
-under way; what comes after it on a channel belongs to the new assignment. Every node knows both assignments, so
-it knows what it must give, to which side, and what will come. A node whose layers are still on their way holds
-the step's first activations back. (The paper does not say when or how a change takes effect.)
+HiveMind, section IV-E: when the splits change, parameters travel from a layer's old holder to its new one over all
+links between, once. The UE announces it with a ``SplitChange`` before the first microbatch of a step, when nothing is
+under way; what follows on a channel belongs to the new splits. Every node knows both, so it knows what it must give,
+to which side, and what will come. A node whose layers are still on their way holds the step's first activations back.
+(The paper does not say when or how a change takes effect.)
+
+Who decides: a schedule (``moves``), the runner (``SplitRequest``), or the nodes (``control``). In the last case the UE
+sends a ``Proposal`` beside a training step; each node adds its split on the way to the last, and an update of split
+costs returns, for the next proposal. What was proposed the UE does before its next step. So no step waits for a
+decision.
 """
 
 from collections.abc import Mapping
 from itertools import pairwise
 
-from nodes.errors import ProtocolError
+from nodes.errors import ProtocolError, unexpected
 from nodes.model.layer_range import LayerRange, layer_range
-from nodes.runtime.actions import Action, Compute, Direction, Send
-from nodes.training.relay import Relay
-from nodes.training.source import TrainingSchedule
-from nodes.training.ue import Ue
-from nodes.wire.messages import Activation, AnyMessage, Assign, Parameters
+from nodes.runtime.actions import Action, Direction, Send
+from nodes.training.calls import Give, Settle
+from nodes.training.migration.split_control import TrainingControl
+from nodes.wire.messages import Activation, AnyMessage, Parameters, Proposal, SplitChange, SplitCost, SplitRequest
+from nodes.wire.split_costs import sci
 
 LayerSpan = tuple[int, int]  # layers from the first to before the second
-Moves = Mapping[int, tuple[int, ...]]  # the splits from training step so and so on, counted over all epochs
+Moves = Mapping[int, tuple[int, ...]]  # the splits from a training step on, counted over all epochs
 
 
 def shares(splits: tuple[int, ...], layers: int) -> list[LayerSpan]:
@@ -28,147 +33,181 @@ def shares(splits: tuple[int, ...], layers: int) -> list[LayerSpan]:
 
 
 def travelling(before: list[LayerSpan], after: list[LayerSpan], giver: int) -> list[LayerSpan]:
-    """What of the layers of ``giver`` goes to other nodes, in the model's order; one range for each of them."""
+    """The layers of ``giver`` that go to other nodes, in the model's order; one span for each of them."""
     start, stop = before[giver]
     common = [(max(start, low), min(stop, high)) for taker, (low, high) in enumerate(after) if taker != giver]
     return [(low, high) for low, high in common if low < high]
 
 
 class LayerMove:
-    """A change of the assignment as one node sees it: what it gives, and what it waits for."""
+    """A change of splits as one node sees it: the layers it gives, and those it waits for."""
 
-    def __init__(self, index: int, layers: int, splits: tuple[int, ...], assign: Assign) -> None:
-        before, after = shares(splits, layers), shares(assign.splits, layers)
-        self.assign = assign
+    def __init__(self, index: int, layers: int, splits: tuple[int, ...], change: SplitChange) -> None:
+        before, after = shares(splits, layers), shares(change.splits, layers)
+        self.change = change
         self.gives = travelling(before, after, index)
         self._awaited = set(travelling(after, before, index))  # from a taker's side it is the same
         self._arrived: list[Parameters] = []
 
-    @property
-    def complete(self) -> bool:
-        """Whether all has come."""
-        return not self._awaited
-
     def begin(self) -> list[Action]:
         """Give away what others are to hold, and settle at once if nothing is to come."""
-        gives = [Compute("give", (self.assign.assignment, *layers)) for layers in self.gives]
+        gives = [Give(self.change.assignment, *span) for span in self.gives]
         return [*gives, *self._settle()]
 
     def take(self, message: Parameters) -> list[Action] | None:
         """Go on with layers that came; None if they are for a node further on."""
-        if message.assignment != self.assign.assignment:
-            raise ProtocolError(f"layers of assignment {message.assignment} came in {self.assign.assignment}")
-        layers = (message.start, message.stop)
-        if layers not in self._awaited:
+        if message.assignment != self.change.assignment:
+            raise ProtocolError(f"layers of assignment {message.assignment} came in {self.change.assignment}")
+        span = (message.start, message.stop)
+        if span not in self._awaited:
             return None
-        self._awaited.discard(layers)
+        self._awaited.discard(span)
         self._arrived.append(message)
         return self._settle()
 
     def _settle(self) -> list[Action]:
-        return [Compute("settle", (self.assign, tuple(self._arrived)))] if self.complete else []
+        return [] if self._awaited else [Settle(self.change, tuple(self._arrived))]
 
 
-class MovingHop(Relay):
-    """A node below the UE whose layers may change."""
+class RelayMigration:
+    """Layers of a node below the UE that may change; ``layers`` are those it holds now."""
 
-    def __init__(self, held: LayerRange, end: bool, splits: tuple[int, ...], layers: int) -> None:
-        super().__init__(held, end)
-        self._splits, self._layers = splits, layers
+    def __init__(
+        self, held: LayerRange, end: bool, splits: tuple[int, ...], total: int, control: TrainingControl | None = None
+    ) -> None:
+        self.layers = held
+        self._end, self._splits, self._total, self._control = end, splits, total, control
         self._move: LayerMove | None = None  # under way
-        self._number = 0  # of the assignment that the last move led or leads to
+        self._number = 0  # of the last change of splits
         self._held: list[Activation] = []
 
+    def holds(self, message: Activation) -> bool:
+        """Hold ``message`` back if layers are on their way."""
+        if self._move:
+            self._held.append(message)
+        return self._move is not None
+
+    def settled(self) -> list[Activation]:
+        """The activations held back, once all layers are where they belong."""
+        self._move = None
+        held, self._held = self._held, []
+        return held
+
+    def observe(self, wire_bytes: float, wire_s: float, now: float) -> None:
+        """Take note of a transfer over the incoming link."""
+        if self._control:
+            self._control.observe(wire_bytes, wire_s, now)
+
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
+        """Take a message about layers. Raises ProtocolError."""
         match sender, message:
-            case "up", Assign():
-                return [*([] if self._end else [Send("down", message)]), *self._begin(message)]
-            case "up" | "down", Parameters():
+            case "previous", SplitChange():
+                return [*([] if self._end else [Send("next", message)]), *self._begin(message)]
+            case "previous" | "next", Parameters():
                 return self._layers_came(sender, message)
-            case "up", Activation() if self._move:
-                self._held.append(message)
+            case "previous", Proposal() if self._control:
+                return self._propose(message, self._control, now)
+            case "next", Proposal() if self._control:
+                return self._answer(message, self._control, now)
+            case "next", SplitCost() if self._control:
+                self._control.hear(message)
                 return []
-        return super().receive(sender, message, now)
+        raise unexpected(message, sender)
 
-    def computed(self, reply: AnyMessage, now: float) -> list[Action]:
-        match reply:
-            case Parameters():
-                return [Send("up" if reply.start < self._place.start else "down", reply)]
-            case Assign():
-                self._move = None
-                held, self._held = self._held, []
-                return [action for message in held for action in self.receive("up", message, now)]
-        return super().computed(reply, now)
-
-    def _begin(self, assign: Assign) -> list[Action]:
-        if self._move or assign.assignment != self._number + 1:
-            raise ProtocolError(f"assignment {assign.assignment} came, {self._number + 1} may be next")
-        self._move = LayerMove(self._place.index, self._layers, self._splits, assign)
-        self._number, self._splits = assign.assignment, assign.splits
-        self._place = layer_range(assign.splits, self._place.index, self._layers)
+    def _begin(self, change: SplitChange) -> list[Action]:
+        if self._move or change.assignment != self._number + 1:
+            raise ProtocolError(f"assignment {change.assignment} came, {self._number + 1} may be next")
+        if self._control:
+            self._control.moved()
+        self._move = LayerMove(self.layers.index, self._total, self._splits, change)
+        self._number, self._splits = change.assignment, change.splits
+        self.layers = layer_range(change.splits, self.layers.index, self._total)
         return self._move.begin()
 
     def _layers_came(self, sender: Direction, message: Parameters) -> list[Action]:
         taken = self._move.take(message) if self._move else None
         if taken is not None:
             return taken
-        onward: Direction = "down" if sender == "up" else "up"
-        if message.assignment != self._number or (onward == "down" and self._end):
+        onward: Direction = "next" if sender == "previous" else "previous"
+        if message.assignment != self._number or (onward == "next" and self._end):
             raise ProtocolError(f"layers {message.start} to {message.stop} came from {sender}, for no node beyond")
         return [Send(onward, message)]
 
+    def _propose(self, asked: Proposal, control: TrainingControl, now: float) -> list[Action]:
+        index = self.layers.index
+        if len(asked.splits) != index:
+            raise ProtocolError(f"{len(asked.splits)} splits were proposed before node {index}")
+        control.reach(asked.step)
+        if self._end:
+            return self._answer(asked, control, now)
+        stop = control.stop(asked.splits[-1], self._splits[index])
+        return [Send("next", Proposal(step=asked.step, splits=(*asked.splits, stop)))]
 
-class MovingUe(Ue):
-    """A UE that moves layers before the training steps that ``moves`` names, and when the runner says so."""
+    def _answer(self, complete: Proposal, control: TrainingControl, now: float) -> list[Action]:
+        cost_s = control.update(self._splits, now)
+        costs = [] if cost_s is None else [Send("previous", sci(complete.step, str(self.layers.index), cost_s))]
+        return [*costs, Send("previous", complete)]
+
+
+class UeMigration:
+    """Changes of splits that the UE announces: by ``moves``, as the runner asks, or by ``control``."""
 
     def __init__(
-        self, course: TrainingSchedule, alone: bool, splits: tuple[int, ...], layers: int, moves: Moves
+        self, splits: tuple[int, ...], total: int, moves: Moves, control: TrainingControl | None = None
     ) -> None:
-        super().__init__(course, alone)
-        self._splits, self._layers, self._moves = splits, layers, moves
+        self._splits, self._total, self._moves, self._control = splits, total, moves, control
         self._wanted: tuple[int, ...] | None = None
         self._move: LayerMove | None = None
         self._number = 0
+        self._next_asked = 0  # from this step on the nodes may be asked
+        self._asking = False
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
+        """Take a message about layers. Raises ProtocolError, and ModelError for splits that do not fit."""
         match sender, message:
-            case "runner", Assign() if self.history:
-                layer_range(message.splits, 0, self._layers)
-                self._wanted = message.splits
+            case "runner", SplitRequest(splits=splits):
+                layer_range(splits, 0, self._total)
+                self._wanted = splits
                 return []
-            case "down", Parameters():
+            case "next", Parameters():
                 taken = self._move.take(message) if self._move else None
                 if taken is None:
                     raise ProtocolError(f"layers {message.start} to {message.stop} came to the UE for nothing")
                 return taken
-        return super().receive(sender, message, now)
+            case "next", SplitCost() if self._control:
+                self._control.hear(message)
+                return []
+            case "next", Proposal() if self._control and self._asking:
+                return self._answered(message, self._control, now)
+        raise unexpected(message, sender)
 
-    def computed(self, reply: AnyMessage, now: float) -> list[Action]:
-        match reply:
-            case Parameters():
-                return [Send("down", reply)]
-            case Assign():
-                self._move = None
-                return self._step_off()
-        return super().computed(reply, now)
-
-    def _train(self) -> list[Action]:
-        """Start the next step, after a move if one is due."""
-        splits = self._moves.get(self._now, self._wanted)
+    def change(self, step: int, epoch: int) -> list[Action]:
+        """Move layers before training step ``step``, if that is due."""
+        splits = self._moves.get(step, self._wanted)
         self._wanted = None
         if splits is None or splits == self._splits:
-            return self._step_off()
+            return []
         self._number += 1
-        assign = Assign(assignment=self._number, splits=splits, epoch=self._epoch)
-        self._move = LayerMove(0, self._layers, self._splits, assign)
+        change = SplitChange(assignment=self._number, splits=splits, epoch=epoch)
+        self._move = LayerMove(0, self._total, self._splits, change)
         self._splits = splits
-        return [Send("down", assign), *self._move.begin()]
+        return [Send("next", change), *self._move.begin()]
 
-    @property
-    def _now(self) -> int:
-        """The training step that is next or under way, counted over all epochs."""
-        return self._epoch * self._course.train_steps + self._step
+    def propose(self, step: int) -> list[Action]:
+        """Ask the nodes for their splits beside training step ``step``, if that is due; layers are settled."""
+        self._move = None
+        if not self._control or self._asking or step < self._next_asked:
+            return []
+        self._asking, self._next_asked = True, step + self._control.every_steps
+        return [Send("next", Proposal(step=step, splits=(self._control.stop(0, self._splits[0]),)))]
 
-    def _step_off(self) -> list[Action]:
-        """Start the next step, all layers being where they belong."""
-        return super()._train()
+    def _answered(self, complete: Proposal, control: TrainingControl, now: float) -> list[Action]:
+        layer_range(complete.splits, 0, self._total)
+        if len(complete.splits) != len(self._splits):
+            raise ProtocolError(f"{len(complete.splits)} splits were proposed, {len(self._splits)} are needed")
+        self._asking, self._wanted = False, complete.splits
+        if complete.splits != self._splits:
+            control.moved()
+        else:
+            control.update(self._splits, now)
+        return []

@@ -1,11 +1,11 @@
-"""What does a node do with layers that come and go? Parameters, buffers and optimizer state move as they are.
+"""Worker of a node whose layers change: parameters, buffers and optimizer state move as they are.
 
-A layer's state is all that training needs of it: what stochastic layers draw follows from the step and the layer
-alone. So a run whose layers move equals one whose layers stay, bit for bit.
+A layer's state is all that training needs of it: draws of stochastic layers follow from the step and the layer alone.
+So a run whose layers move equals one whose layers stay, bit for bit.
 
-A stage belongs to its link, to the boundary it was made for and to the two nodes that hold its halves. Where all
-of these stay it stays, trained as it is; where one changes, both halves are made anew as at the job's start, with
-no optimizer state: a compressor trained for one boundary means nothing at another. (The paper has no stages.)
+A stage belongs to its link, to its boundary and to the two nodes that hold its halves. Where all of these stay it
+stays, trained as it is; where one changes, both halves are made anew as at the job's start, without optimizer state: a
+compressor trained for one boundary means nothing at another. (The paper has no stages.)
 """
 
 from typing import Any
@@ -20,9 +20,10 @@ from nodes.model.layer_range import layer_range
 from nodes.model.state_transfer import load_training_state, optimizer_state, training_state
 from nodes.spec.job import Job
 from nodes.stages.base import Stage
+from nodes.training.calls import Settled, TaskMessage
 from nodes.training.segment import Segment, _wire
 from nodes.training.source import Source
-from nodes.wire.messages import Activation, AnyMessage, Assign, Parameters
+from nodes.wire.messages import Activation, Parameters, SplitChange
 
 StageKey = tuple[int, int, int, int]  # of a stage: its link, its boundary, its sender and its receiver
 
@@ -40,10 +41,10 @@ class MovingSegment(Segment):
             if held.start < held.stop:
                 self._whole.part(held.start, held.stop)
 
-    def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> AnyMessage:
+    def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> TaskMessage:
         return super().source(pictures, labels, **about | {"assignment": self._assignment})
 
-    def forward(self, message: Activation) -> AnyMessage:
+    def forward(self, message: Activation) -> TaskMessage:
         if message.assignment != self._assignment:
             raise ProtocolError(f"a task of assignment {message.assignment} came in {self._assignment}")
         return super().forward(message)
@@ -53,8 +54,8 @@ class MovingSegment(Segment):
         tensors = training_state(self._named(start, stop), self._optimizer)
         return Parameters(assignment=assignment, start=start, stop=stop, tensors=_wire(tensors))
 
-    def settle(self, assign: Assign, parameters: tuple[Parameters, ...]) -> Assign:
-        """Hold what ``assign`` says, with ``parameters`` of the layers that were not held here before.
+    def settle(self, change: SplitChange, parameters: tuple[Parameters, ...]) -> Settled:
+        """Hold what ``change`` says, with ``parameters`` of the layers that were not held here before.
 
         Raises ProtocolError if these are not what the layers have.
         """
@@ -63,18 +64,18 @@ class MovingSegment(Segment):
         }
         for message in parameters:
             states |= load_training_state(self._named(message.start, message.stop), message.tensors)
-        before, after = (stages(splits, self.layers) for splits in (self._splits, assign.splits))
+        before, after = (stages(splits, self.layers) for splits in (self._splits, change.splits))
         same = {key[0] for key in before.intersection(after)}
         held = [(self.place.inbound, self._inbound), (self.place.outbound, self._outbound)]
         self._kept = {link: stage for link, stage in held if link is not None and link in same}
-        self._splits, self._assignment = assign.splits, assign.assignment
-        self._hold(self._whole, layer_range(assign.splits, self.place.index, self.layers))
+        self._splits, self._assignment = change.splits, change.assignment
+        self._hold(self._whole, layer_range(change.splits, self.place.index, self.layers))
         if self._optimizer is not None:
             for tensor in self._parameters():
                 if state := states.get(tensor):
                     self._optimizer.state[tensor] = dict(state)
-        self.begin_epoch(assign.epoch)
-        return assign
+        self.begin_epoch(change.epoch)
+        return Settled()
 
     def _chain(self, job: Job, index: int, meta: bool) -> Chain:
         self._whole = Chain(build_model(job.model, job.classes, job.input_shape, job.seed), job.input_shape)

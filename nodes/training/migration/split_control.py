@@ -1,14 +1,11 @@
-"""Who decides during training which layers each node holds? The nodes, by split-cost messages, between steps.
+"""Costs of a training step as one node knows them, and the split that it would choose.
 
-HiveMind, section IV-E: of a training step a node's cost is that of its layers forward and backward, and of its
-incoming link there and back, with what it takes to move parameters over it where its split changes (Eq. 8-9); then all
-is as in inference. The paper does not say when it is decided. Here the UE asks with a Proposal, beside a step and
-without waiting: down the chain each node adds its split for where the one before it would stop; back up an update runs
-(``split_control``), for the next Proposal. What was proposed, the UE does before its next step (``moving``). After a
-move nodes propose what is, until they have heard split costs that reckon with it. So nothing of the training waits for
-a decision, and what is computed is the same as if nothing had moved.
+HiveMind, section IV-E: a node's cost of a training step is that of its layers forward and backward, and of its incoming
+link in both directions, with the time to move parameters over it where its split changes (Eq. 8-9); the rest is as in
+inference. The paper does not say when it is decided (``roles``). After a move nodes propose the present splits until
+they have received split costs that reckon with it.
 
-Stages are taken for the identity: what they save or add on the wire is not reckoned with.
+Stages are taken for the identity: bytes that they save or add are not reckoned with.
 """
 
 from math import inf
@@ -19,16 +16,12 @@ from nodes.errors import ModelError, ProtocolError
 from nodes.model.boundary import boundary_bytes
 from nodes.model.chain import Chain
 from nodes.model.factory import outline
-from nodes.model.layer_range import LayerRange, layer_range
-from nodes.runtime.actions import Action, Direction, Send
 from nodes.spec.job import Control, Job, OptimizerSpec
 from nodes.splitting.controller import SplitControl
 from nodes.splitting.link_estimates import LinkEstimates
 from nodes.splitting.search import move_s, transfer_s
-from nodes.training.migration.roles import MovingHop, MovingUe
-from nodes.training.source import TrainingSchedule
-from nodes.wire.messages import AnyMessage, Assign, Proposal, SplitCost
-from nodes.wire.split_costs import costs_of, sci
+from nodes.wire.messages import SplitCost
+from nodes.wire.split_costs import costs_of
 
 
 class StepBytes(NamedTuple):
@@ -133,86 +126,3 @@ class TrainingControl:
             trip_s + once_s / self._horizon_steps if cuttable else inf
             for trip_s, once_s, cuttable in zip(there_and_back_s, moves_s, sizes.cuttable, strict=True)
         ]
-
-
-class ControlledHop(MovingHop):
-    """A node below the UE that has a say in where layers go."""
-
-    def __init__(
-        self, held: LayerRange, end: bool, splits: tuple[int, ...], layers: int, control: TrainingControl
-    ) -> None:
-        super().__init__(held, end, splits, layers)
-        self._control = control
-
-    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
-        match sender, message:
-            case "up", Proposal():
-                return self._propose(message, now)
-            case "down", SplitCost():
-                self._control.hear(message)
-                return []
-            case "down", Proposal():
-                return self._answer(message, now)
-            case "up", Assign():
-                self._control.moved()
-        return super().receive(sender, message, now)
-
-    def carried(self, direction: Direction, wire_bytes: float, wire_s: float, now: float) -> list[Action]:
-        """Learn the incoming link's rate."""
-        if direction == "up":
-            self._control.observe(wire_bytes, wire_s, now)
-        return []
-
-    def _propose(self, asked: Proposal, now: float) -> list[Action]:
-        index = self._place.index
-        if len(asked.splits) != index:
-            raise ProtocolError(f"{len(asked.splits)} splits were proposed before node {index}")
-        self._control.reach(asked.step)
-        if self._end:
-            return self._answer(asked, now)
-        stop = self._control.stop(asked.splits[-1], self._splits[index])
-        return [Send("down", Proposal(step=asked.step, splits=(*asked.splits, stop)))]
-
-    def _answer(self, complete: Proposal, now: float) -> list[Action]:
-        cost_s = self._control.update(self._splits, now)
-        told = [] if cost_s is None else [Send("up", sci(complete.step, str(self._place.index), cost_s))]
-        return [*told, Send("up", complete)]
-
-
-class ControlledUe(MovingUe):
-    """A UE that asks where layers should be, and moves them there."""
-
-    def __init__(
-        self, course: TrainingSchedule, splits: tuple[int, ...], layers: int, control: TrainingControl
-    ) -> None:
-        super().__init__(course, False, splits, layers, {})
-        self._control = control
-        self._next_asked = 0  # from this step on it may ask
-        self._asking = False
-
-    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
-        match sender, message:
-            case "down", SplitCost():
-                self._control.hear(message)
-                return []
-            case "down", Proposal() if self._asking:
-                return self._answered(message, now)
-        return super().receive(sender, message, now)
-
-    def _step_off(self) -> list[Action]:
-        if self._asking or self._now < self._next_asked:
-            return super()._step_off()
-        self._asking, self._next_asked = True, self._now + self._control.every_steps
-        proposal = Proposal(step=self._now, splits=(self._control.stop(0, self._splits[0]),))
-        return [Send("down", proposal), *super()._step_off()]
-
-    def _answered(self, complete: Proposal, now: float) -> list[Action]:
-        layer_range(complete.splits, 0, self._layers)
-        if len(complete.splits) != len(self._splits):
-            raise ProtocolError(f"{len(complete.splits)} splits were proposed, {len(self._splits)} are needed")
-        self._asking, self._wanted = False, complete.splits
-        if complete.splits != self._splits:
-            self._control.moved()
-        else:
-            self._control.update(self._splits, now)
-        return []

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 
-from bench.live import processes
+from bench.live import processes, run
 from bench.live import training as live
 from bench.live.processes import RunError
 from netem.link import LinkProfile
@@ -26,7 +26,7 @@ from netem.profiles import Duplex
 from nodes.model.checkpoint import checkpoint_path
 from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.wire.channel import memory_pair
-from nodes.wire.messages import Shutdown
+from nodes.wire.messages import Configure, Shutdown
 
 run_live = functools.partial(live.run_live, self_test="skip")  # a busy machine is no fault here
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -128,31 +128,32 @@ def test_a_node_killed_at_any_moment_is_named(node, moment, tmp_path):
 
 
 def test_a_node_killed_before_it_is_configured_is_named(tmp_path, monkeypatch):
-    downstream = live.downstream
+    attend = run.LiveRun._attend
 
-    async def kill_and_join(*arguments):
-        process("mec").kill()
-        return await downstream(*arguments)
+    async def kill_and_attend(self, name, setup):
+        if name == "mec":
+            process("mec").kill()
+        await attend(self, name, setup)
 
-    monkeypatch.setattr(live, "downstream", kill_and_join)
+    monkeypatch.setattr(run.LiveRun, "_attend", kill_and_attend)
     assert error_of(job(tmp_path)) == "mec was killed by SIGKILL"
 
 
 def test_a_node_killed_before_it_listens_is_named(tmp_path, monkeypatch):
     assert_runs(tmp_path / "before")
-    tell = processes.LauncherProcess.tell
+    send = processes.LauncherProcess.send
 
     def start_and_kill(self, **command):
         if command["do"] == "start":
             process("launcher").suspend()
-        tell(self, **command)
+        send(self, **command)
         if command["do"] == "start":
             os.kill(process("launcher").pid, signal.SIGCONT)
             while not nodes_left():
                 pass
             process("ue").kill()
 
-    monkeypatch.setattr(processes.LauncherProcess, "tell", start_and_kill)
+    monkeypatch.setattr(processes.LauncherProcess, "send", start_and_kill)
     assert error_of(job(tmp_path)) == "ue was killed by SIGKILL"
 
 
@@ -166,8 +167,7 @@ def test_a_node_killed_at_the_end_hangs_nothing(tmp_path):
     assert nodes_left() == []
 
 
-async def test_a_runner_that_stood_still_hears_what_has_come_meanwhile(monkeypatch):
-    monkeypatch.setattr(live, "SILENCE_S", 0.1)
+async def test_a_runner_that_stood_still_hears_what_has_come_meanwhile():
     loop = asyncio.get_running_loop()
     ours, theirs = memory_pair("runner", "ue")
     reading, writing = socket.socketpair()
@@ -186,13 +186,13 @@ async def test_a_runner_that_stood_still_hears_what_has_come_meanwhile(monkeypat
     loop.add_reader(reading, arrived)
     loop.call_soon(stand_still)
     with reading, writing:
-        assert isinstance(await live.hear(ours), Shutdown)
+        assert isinstance(await run.hear(ours, 0.1), Shutdown)
         await sending[0]
 
 
 def test_a_stopped_node_is_named_within_fifteen_seconds(tmp_path, monkeypatch):
-    rest_s = 15 - live.SILENCE_S  # for all that comes after the silence, which is shorter here
-    monkeypatch.setattr(live, "SILENCE_S", 4.0)
+    rest_s = 15 - run.SILENCE_S  # for all that comes after the silence, which is shorter here
+    monkeypatch.setattr(run, "SILENCE_S", 4.0)
     said = "mec has not been heard of for 4 s"
     assert soonest_s(lambda: process("mec").suspend(), said, tmp_path, 4 + rest_s) < 4 + rest_s
     assert_runs(tmp_path / "next")
@@ -200,7 +200,7 @@ def test_a_stopped_node_is_named_within_fifteen_seconds(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("node", "moment"), [("ue", "test"), ("cloud", "build")])
 def test_a_node_stopped_at_any_moment_is_named(node, moment, tmp_path, monkeypatch):
-    monkeypatch.setattr(live, "SILENCE_S", 4.0)
+    monkeypatch.setattr(run, "SILENCE_S", 4.0)
     assert error_of(job(tmp_path, mine(node, moment, "stop"))) == f"{node} has not been heard of for 4 s"
 
 
@@ -270,11 +270,11 @@ def test_a_killed_launcher_ends_the_run_and_its_nodes(tmp_path):
 def test_a_killed_launcher_ends_nodes_that_know_no_runner_yet(tmp_path, monkeypatch):
     nodes: list[psutil.Process] = []
 
-    async def kill_and_watch(run, downstream, watches) -> None:
-        nodes.extend(killed_with_launcher())
-        await watches[0]()
+    async def kill_and_wait(live: run.LiveRun, name: str, setup: Configure) -> None:
+        if not nodes:
+            nodes.extend(killed_with_launcher())
 
-    monkeypatch.setattr(live._Run, "conduct", kill_and_watch)
+    monkeypatch.setattr(run.LiveRun, "_attend", kill_and_wait)
     assert error_of(job(tmp_path)) == "the launcher of nodes was killed by SIGKILL"
     assert psutil.wait_procs(nodes, timeout=PATIENCE_S)[1] == []
 

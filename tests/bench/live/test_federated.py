@@ -15,18 +15,17 @@ import pytest
 import torch
 
 from bench.live import federated as live_federation
-from bench.live import training as live
+from bench.live import run
 from bench.live.federated import LiveFederation
 from bench.live.processes import RunError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.federated.in_process import FederationOutcome, run_in_process
 from nodes.model.factory import outline
-from nodes.runtime.dynamic_node import ENDED
 from nodes.spec.federation import ClientMove, Federation
 from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.spec.schemes import SCHEMES
-from nodes.wire.messages import Error, Shutdown
+from nodes.wire.messages import Begin, ClientFinished, ClientReturned
 
 run_live = functools.partial(live_federation.run_live, self_test="skip", shaping="none")
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -67,19 +66,19 @@ def nodes_left() -> list[psutil.Process]:
 
 
 def total(came: FederationOutcome, name: str) -> float:
-    return sum(one.told[name] for one in came.rounds)
+    return sum(one.metrics[name] for one in came.rounds)
 
 
 def answered(came: FederationOutcome) -> float:
-    return sum(sum(one.tested) for one in came.rounds)
+    return sum(sum(one.total_by_class) for one in came.rounds)
 
 
 def assert_equal(came: FederationOutcome, expected: FederationOutcome) -> None:
     assert len(came.rounds) == len(expected.rounds)
     for one, other in zip(came.rounds, expected.rounds, strict=True):
-        assert (one.right, one.tested) == (other.right, other.tested)
-        for name in other.told.keys() - TIMES:  # sums of losses are in the order of arrival
-            assert one.told[name] == pytest.approx(other.told[name], rel=1e-12 if name == "loss" else 0), name
+        assert (one.correct_by_class, one.total_by_class) == (other.correct_by_class, other.total_by_class)
+        for name in other.metrics.keys() - TIMES:  # sums of losses are in the order of arrival
+            assert one.metrics[name] == pytest.approx(other.metrics[name], rel=1e-12 if name == "loss" else 0), name
     payloads = [  # whether a Shutdown is still sent to one that ends itself is a matter of who is faster
         {
             node.name: {
@@ -109,7 +108,7 @@ def test_a_live_run_is_that_in_one_process_to_the_bit(scheme, tmp_path):
     for node in came.nodes:
         assert len(node.connections) == (6 if node.name == "edge1" else 2)
         assert all(link.written_bytes == link.acked_bytes > 0 for link in node.connections)
-    frames = sum(kind.header_bytes + kind.payload_bytes for kind in came.nodes[1].sent["down"].values())
+    frames = sum(kind.header_bytes + kind.payload_bytes for kind in came.nodes[1].sent["next"].values())
     assert 0 < sum(link.written_bytes for link in came.nodes[1].connections) - frames < 2000  # HTTP and WebSocket
     assert nodes_left() == []
 
@@ -181,7 +180,7 @@ def test_a_client_killed_at_any_moment_leaves_a_finished_run_with_right_counts(a
     came = run_live(whole)
     assert came.lost == {at.victim: f"{at.victim} was killed by SIGKILL"}
     edges = range(at.edges)
-    assert [(one.told["edge"], one.told["round"]) for one in came.rounds] == list(itertools.product(edges, range(2)))
+    assert [(one.edge, one.round) for one in came.rounds] == list(itertools.product(edges, range(2)))
     nodes = {node.name: node for node in came.nodes}
     survivors = set(whole.client_names) - {at.victim}
     assert nodes.keys() == survivors | set(whole.edge_names) | ({"cloud"} if at.edges > 1 else set())
@@ -194,10 +193,10 @@ def test_a_client_killed_at_any_moment_leaves_a_finished_run_with_right_counts(a
     trained = total(came, "count") / BATCH - done
     tests = answered(came) / TESTS - len(survivors) * (1 if free else 2)
     group = whole.edge_of(whole.client_names.index(at.victim))
-    there = [one.told["participants"] for one in came.rounds if one.told["edge"] == group]
+    there = [one.metrics["participants"] for one in came.rounds if one.edge == group]
     everyone = 3 if at.edges == 1 else 2
     if free:  # a round is as many steps as ever, and a joint one may take it past that
-        assert all(one.told["steps"] - 3 * STEPS in range(3) for one in came.rounds)
+        assert all(one.metrics["steps"] - 3 * STEPS in range(3) for one in came.rounds)
     if at.where != at.victim:
         assert served in range(2 * STEPS + 1)
         assert trained in ((served - 1, served) if free else range(0, int(served) + 1, STEPS))
@@ -220,7 +219,7 @@ def test_a_client_killed_at_any_moment_leaves_a_finished_run_with_right_counts(a
 
 
 def test_a_client_comes_back_in_a_new_process_and_goes_on_from_its_state(tmp_path, monkeypatch):
-    monkeypatch.setattr(live, "SILENCE_S", 60.0)
+    monkeypatch.setattr(run, "SILENCE_S", 60.0)
     whole = federation("psl", rounds=12, local_steps=1, test_every=12, folder=str(tmp_path))
 
     async def script(here: LiveFederation) -> None:
@@ -238,7 +237,7 @@ def test_a_client_comes_back_in_a_new_process_and_goes_on_from_its_state(tmp_pat
 
     came = run_live(whole, script=script)
     assert came.lost == {}
-    participants = [one.told["participants"] for one in came.rounds]
+    participants = [one.metrics["participants"] for one in came.rounds]
     assert len(participants) == 12
     assert participants.count(3) >= 11  # one round at most was without it
     steps = {node.name: node.steps for node in came.nodes}
@@ -253,8 +252,8 @@ def test_an_edge_server_whose_clients_are_all_gone_ends_and_the_other_goes_on():
     went_off = mine(node="client2", moment="train", after=STEPS)
     came = run_live(federation("psl", 2, edges=2, job=went_off))
     assert came.lost == {"client2": "client2 was killed by SIGKILL"}
-    assert [one.told["round"] for one in came.rounds if one.told["edge"] == 0] == [0, 1]
-    assert came.rounds[-1].told["edge"] == 1
+    assert [one.round for one in came.rounds if one.edge == 0] == [0, 1]
+    assert came.rounds[-1].edge == 1
     assert {node.name: node.steps for node in came.nodes} == {"cloud": 0, "edge1": 6, "edge2": 3, "client1": 6}
 
 
@@ -281,69 +280,68 @@ def test_clients_that_move_train_live_as_in_one_process(tmp_path):
 
 async def test_edge_servers_that_a_client_visits_hear_that_it_lives_again_and_that_it_has_ended(monkeypatch):
     whole = federation("sflv1", edges=3, moves=(ClientMove(1, 1, 0),))
-    here = LiveFederation(whole, None, None, "", None)
+    here = LiveFederation(whole, None)
     heard: list[tuple] = []
 
     async def tell(process: str, message: Any) -> None:
-        heard.append((process, type(message).__name__, message.node))
+        heard.append((process, type(message), getattr(message, "client", "")))
 
     async def start(crews: dict) -> None:
         here.pids |= {"client2": 7}
 
-    monkeypatch.setattr(here, "_tell", tell)
+    monkeypatch.setattr(here, "send", tell)
     monkeypatch.setattr(here, "_start", start)
     here.lost, here.pids = {"client2": "killed"}, {"client2": 6}
     await here.come_back("client2")
-    for process, client in (("client1+1", "client2"), ("client1", "client1")):
-        await here._take(process, ("client1", "client2"), Error(node=client, reason=ENDED))
+    for client in ("client2", "client1"):
+        await here.heard("client1+1", ClientFinished(client=client))
     there = [(edge, "client2") for edge in ("edge2", "edge1")]
-    assert heard[:2] == [(edge, "Hello", client) for edge, client in there]
-    assert heard[2:] == [(edge, "Error", client) for edge, client in (*there, ("edge1", "client1"))]
-    for process, crew in (("client1+1", ("client1", "client2")), ("edge1", ("edge1",))):
-        await here._take(process, crew, Shutdown(report={"nodes": []}))
-    assert len(heard) == 5
+    assert heard[:2] == [(edge, ClientReturned, client) for edge, client in there]
+    assert heard[2] == ("client2.0", Begin, "")
+    assert heard[3:] == [(edge, ClientFinished, client) for edge, client in (*there, ("edge1", "client1"))]
 
 
 async def test_the_death_of_the_last_client_is_a_failure_while_a_server_is_at_work():
-    here = LiveFederation(federation(clients=1), None, None, "", None)
+    here = LiveFederation(federation(clients=1), None)
+    here._crews, here.ended, died = {"client1": ("client1",)}, {"client1"}, RunError("it died", weight=2)
     with pytest.raises(RunError, match="no client is left: it died"):
-        await here._miss(("client1",), "it died")
-    await here._take("edge1", ("edge1",), Shutdown(report={"nodes": []}))
-    await here._miss(("client1",), "it died")
+        await here.gone("client1", died)
+    here.reported.add("edge1")
+    await here.gone("client1", died)
     assert here.lost == {"client1": "it died"}
 
 
 @pytest.mark.parametrize("back", [False, True])
 def test_a_client_killed_in_the_middle_of_its_move_is_counted_once(back, monkeypatch):
-    """Its new edge server stops at its first step; once its last one has told of the next round, it is between them.
+    """Its new edge server stops at its first step; once its last one has reported the next round, it is between them.
 
     One that comes back, without a state, finds that its first server has ended and ends.
     """
-    monkeypatch.setattr(live, "SILENCE_S", 60.0)
+    monkeypatch.setattr(run, "SILENCE_S", 60.0)
     stop = mine(node="edge2", moment="train", effect="stop")
     whole = federation("sflv1", edges=2, rounds=3, cloud_every=9, moves=(ClientMove(1, 1, 1),), job=stop)
 
     async def script(here: LiveFederation) -> None:
-        await here.until(lambda: sum(one.metrics["edge"] == 0 for one in here.rounds) >= 2)
+        await here.until(lambda: sum(one.edge == 0 for one in here.rounds) >= 2)
         os.kill(here.pids["client2"], signal.SIGKILL)
         await here.until(lambda: "client2" in here.lost)
         if back:
-            await here.until(lambda: "edge1" in here._reports)
+            await here.until(lambda: "edge1" in here.reported)
             await here.come_back("client2")
-            await here.until(lambda: any(process.startswith("client2.") for process in here._reports))
+            await here.until(lambda: any(process.startswith("client2.") for process in here.reported))
         os.kill(here.pids["edge2"], signal.SIGCONT)
 
     came = run_live(whole, script=script)
     assert came.lost == ({} if back else {"client2": "client2 was killed by SIGKILL"})
-    told = {(one.told["edge"], one.told["round"]): one.told["participants"] for one in came.rounds}
-    assert told == {(0, 0): 2, (0, 1): 1, (0, 2): 1, (1, 0): 1, (1, 1): 1, (1, 2): 1}
+    participants = {(one.edge, one.round): one.metrics["participants"] for one in came.rounds}
+    assert participants == {(0, 0): 2, (0, 1): 1, (0, 2): 1, (1, 0): 1, (1, 1): 1, (1, 2): 1}
     steps = {node.name: node.steps for node in came.nodes}
     assert steps.pop("client2", None) == (0 if back else None)
     assert steps == {"cloud": 0, "edge1": 4 * STEPS, "edge2": 3 * STEPS, "client1": 3 * STEPS, "client3": 3 * STEPS}
     assert total(came, "steps") == total(came, "count") / BATCH == 7 * STEPS
     assert answered(came) == 7 * TESTS
     edge1 = next(node for node in came.nodes if node.name == "edge1")
-    assert edge1.sent["down"]["handover"].messages == 1
+    assert edge1.sent["next"]["handover"].messages == 1
 
 
 def error_of(*arguments: Any, **more: Any) -> str:
@@ -379,7 +377,7 @@ def test_a_server_or_the_emulator_that_is_killed_is_named_within_three_seconds(k
 
 @pytest.mark.parametrize("hung", ["client2", "edge1"])
 def test_a_client_that_hangs_is_missed_and_a_server_is_named(hung, monkeypatch):
-    monkeypatch.setattr(live, "SILENCE_S", 4.0)
+    monkeypatch.setattr(run, "SILENCE_S", 4.0)
     silent = f"{hung} has not been heard of for 4 s"
     whole = federation("sflv1", job=mine(node=hung, moment="train", after=STEPS + 1, effect="stop"))
     if hung == "edge1":
@@ -405,7 +403,7 @@ def test_whatever_fails_ends_the_run_in_one_line(job, error):
 
 
 def test_what_cannot_run_is_refused_before_anything_does(monkeypatch):
-    monkeypatch.setattr(live_federation, "launcher", lambda: pytest.fail("it began all the same"))
+    monkeypatch.setattr(run, "launcher", lambda: pytest.fail("it began all the same"))
     for more in ({"links": [Duplex()]}, {"clients_per_process": 0}, {"shaping": "kernel"}):
         with pytest.raises(ValueError, match=r"links|kernel"):
             run_live(federation(), **more)

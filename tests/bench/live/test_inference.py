@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench.live import inference as live_service
+from bench.live import run
 from bench.live.inference import LiveService, ServiceSetup
 from bench.live.processes import RunError
 from netem.link import LinkProfile
@@ -16,12 +17,12 @@ from netem.profiles import Duplex
 from nodes.data.loading import load_data
 from nodes.inference.frames import frames_of_model
 from nodes.inference.process import pictures_of
-from nodes.inference.task import TaskReport
 from nodes.model.factory import build_model
 from nodes.spec.job import DataSpec
 from nodes.spec.policy import LinkSpec, Policy
 from nodes.spec.service import Pace, Service
 from nodes.wire.codec import wire_size
+from nodes.wire.messages import TaskReport
 from nodes.wire.split_costs import sci
 
 run_service = functools.partial(live_service.run_service, self_test="skip")  # a busy machine is no fault here
@@ -72,13 +73,13 @@ def leftovers() -> list[psutil.Process]:
 
 
 def seen(live: LiveService) -> tuple[int, int]:
-    return len(live.cuts), len(live.tasks)
+    return len(live.split_points), len(live.tasks)
 
 
 async def first_after(live: LiveService, before: tuple[int, int]) -> None:
     """Return when the task is done that the next update lets start; ``before`` that so much was seen."""
     cuts, tasks = before
-    await live.until_cut(cuts + 1)
+    await live.until_updates(cuts + 1)
     await live.until_tasks(tasks + 1)
 
 
@@ -104,7 +105,7 @@ def test_a_node_killed_between_tasks_is_routed_around_and_one_that_joins_takes_p
 
     async def script(live: LiveService) -> None:
         await live.join(*CHAIN)
-        await live.lead(*CHAIN)
+        await live.set_route(*CHAIN)
         await live.begin()
         await first_after(live, (0, 0))
         first = await do_tasks(live, 3)
@@ -117,7 +118,7 @@ def test_a_node_killed_between_tasks_is_routed_around_and_one_that_joins_takes_p
         assert any("mec" in task.splits for task in second)
         before = seen(live)
         await live.join("gnb2")
-        await live.lead("ue", "gnb2", "mec", "cloud")
+        await live.set_route("ue", "gnb2", "mec", "cloud")
         await first_after(live, before)
         third = await do_tasks(live, 3)
         assert all("gnb2" in task.splits for task in third)
@@ -137,7 +138,7 @@ def test_a_node_killed_at_any_moment_costs_no_task(dead):
 
     async def script(live: LiveService) -> None:
         await live.join(*CHAIN)
-        await live.lead(*CHAIN)
+        await live.set_route(*CHAIN)
         await live.begin()
         await live.until_tasks(20)
         live.kill(dead)
@@ -157,7 +158,7 @@ def test_a_node_that_hangs_is_passed_by_and_costs_no_task(hung):
 
     async def script(live: LiveService) -> None:
         await live.join(*CHAIN)
-        await live.lead(*CHAIN)
+        await live.set_route(*CHAIN)
         await live.begin()
         await live.until_tasks(20)
         live.hang(hung)
@@ -178,14 +179,14 @@ def test_a_node_that_hangs_is_passed_by_and_costs_no_task(hung):
 @pytest.mark.parametrize("policy", [Policy(), Policy(patience_s=1.0)], ids=["patient", "impatient"])
 def test_a_node_that_hangs_before_its_first_split_costs_is_named(policy, monkeypatch):
     """Impatience concerns tasks, and none is under way before every node has told its costs."""
-    assert live_service.HEARTBEATS_S <= 12.0  # beside which the run takes its time to end
-    monkeypatch.setattr(live_service, "HEARTBEATS_S", 4.0)
+    assert run.SILENCE_S <= 12.0  # beside which the run takes its time to end
+    monkeypatch.setattr(run, "SILENCE_S", 4.0)
     here = stage(policy=policy)
 
     async def script(live: LiveService) -> None:
         await live.join(*CHAIN)
         live.hang("mec")
-        await live.lead(*CHAIN)
+        await live.set_route(*CHAIN)
         await live.begin()
         await live.until_tasks(1)
 
@@ -197,17 +198,17 @@ def test_a_node_that_hangs_before_its_first_split_costs_is_named(policy, monkeyp
 def test_updates_have_the_bytes_of_their_frames():
     async def script(live: LiveService) -> None:
         await live.join(*CHAIN)
-        await live.lead(*CHAIN)
-        await live.until_cut()
+        await live.set_route(*CHAIN)
+        await live.until_updates()
         for _ in range(3):
             assert await live.update("cloud") > 0
         await live.end()
         frame = wire_size(sci(1 << 20, "mec", [0.0] * (LAYERS + 1)))
         first = wire_size(sci(1, "mec", [0.0] * (LAYERS + 1)))
-        sent = live.reports["mec"].sent_up["sci"]
+        sent = live.reports["mec"].sent_downlink["sci"]
         assert (sent.messages, sent.payload_bytes) == (4, 4 * 4 * (LAYERS + 1))
         assert sent.header_bytes == 3 * frame[0] + first[0]
-        assert "sci" not in live.reports["ue"].sent_down
+        assert "sci" not in live.reports["ue"].sent_uplink
 
     run_service(stage(), script)
 
@@ -217,28 +218,28 @@ def test_a_split_follows_what_is_told_of_a_link_and_does_not_flap():
     fast, slow = LinkSpec(rate_bps=8e6), LinkSpec(rate_bps=1e3)
     here = stage(policy=Policy(hysteresis=0.1))
 
-    async def then(live: LiveService, link: LinkSpec) -> tuple[int, ...]:
+    async def then(live: LiveService, link: LinkSpec) -> int:
         before = seen(live)
-        await live.tell("ue", "cloud", link)
+        await live.announce_link("ue", "cloud", link)
         await first_after(live, before)
-        return live.cuts[-1].splits
+        return live.split_points[-1].layers
 
     async def script(live: LiveService) -> None:
         await live.join("ue", "cloud")
-        await live.lead("ue", "cloud")
+        await live.set_route("ue", "cloud")
         await live.begin()
         await first_after(live, (0, 0))
-        first = live.cuts[-1].splits
-        assert first != (LAYERS,)
+        first = live.split_points[-1].layers
+        assert first != LAYERS
         for wobble in (1.02, 0.98, 1.01, 0.99):
             assert await then(live, LinkSpec(rate_bps=wobble * 8e6)) == first
-        assert await then(live, slow) == (LAYERS,)
+        assert await then(live, slow) == LAYERS
         for wobble in (1.02, 0.98):
-            assert await then(live, LinkSpec(rate_bps=wobble * 1e3)) == (LAYERS,)
+            assert await then(live, LinkSpec(rate_bps=wobble * 1e3)) == LAYERS
         assert await then(live, fast) == first
         await live.end()
         assert live.reports["ue"].switches == 2
-        assert live.tasks[-1].splits["ue"] == first[0]
+        assert live.tasks[-1].splits["ue"] == first
         assert_answered(here.service, live.tasks)
 
     run_service(here, script)
@@ -260,14 +261,14 @@ def test_a_split_follows_a_link_whose_rate_nobody_tells():
 
     async def script(live: LiveService) -> None:
         await live.join("ue", "cloud")
-        await live.lead("ue", "cloud")
+        await live.set_route("ue", "cloud")
         await live.begin()
         await live.until_tasks(1)
         assert live.tasks[0].splits["ue"] == 0
         slow = LinkProfile(rate_bps=1e6, delay_s=LINK.delay_s)
-        await live.change("ue", "cloud", Duplex(up=slow, down=slow))
+        await live.set_link("ue", "cloud", Duplex(up=slow, down=slow))
         await until_it_does(live, LAYERS)
-        await live.change("ue", "cloud", Duplex(up=LINK, down=LINK))
+        await live.set_link("ue", "cloud", Duplex(up=LINK, down=LINK))
         await until_it_does(live, 0)  # it is forgotten that it was slow, and found that it is not
         assert_answered(here.service, live.tasks)
 
@@ -282,7 +283,7 @@ def test_links_that_are_off_are_refused_before_a_node_starts(monkeypatch):
     async def script(live: LiveService) -> None:
         raise AssertionError("it began all the same")
 
-    monkeypatch.setattr(live_service, "try_links", off)
+    monkeypatch.setattr(run, "try_links", off)
     with pytest.raises(RunError, match="ue to gnb is off"):
         live_service.run_service(stage(("ue", "gnb")), script)
 
@@ -293,7 +294,7 @@ def test_links_of_no_shaping_are_unlimited():
 
     async def script(live: LiveService) -> None:
         await live.join("ue", "gnb")
-        await live.lead("ue", "gnb")
+        await live.set_route("ue", "gnb")
         await live.begin()
         await live.until_tasks(1)
         assert list(live.tasks[0].splits) == ["ue", "gnb"]
@@ -304,11 +305,11 @@ def test_links_of_no_shaping_are_unlimited():
 def test_a_dead_ue_ends_the_service():
     async def script(live: LiveService) -> None:
         await live.join("ue", "gnb")
-        await live.lead("ue", "gnb")
+        await live.set_route("ue", "gnb")
         live.kill("ue")
         await live.until_tasks(1)
 
-    with pytest.raises(RunError, match="lost ue"):
+    with pytest.raises(RunError, match="ue was killed by SIGKILL"):
         run_service(stage(), script)
     assert leftovers() == []
 

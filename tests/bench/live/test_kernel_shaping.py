@@ -141,7 +141,7 @@ def test_a_service_lives_in_namespaces_and_so_does_a_node_that_joins_it():
 
     async def script(live: LiveService) -> None:
         await live.join("ue", "mec")
-        await live.lead("ue", "mec")
+        await live.set_route("ue", "mec")
         await live.begin()
         await live.until_tasks(1)
         paths = {name.rpartition("-")[2]: str(namespace_owner.FOLDER / name) for name in ours()}
@@ -149,9 +149,9 @@ def test_a_service_lives_in_namespaces_and_so_does_a_node_that_joins_it():
         first = counted_bytes(paths["ue"], "link0")
         assert first >= 4 * 3 * 32 * 32  # a picture crossed
         await live.join("gnb")
-        await live.lead("ue", "gnb", "mec")
-        cuts, tasks = len(live.cuts), len(live.tasks)
-        await live.until_cut(cuts + 1)
+        await live.set_route("ue", "gnb", "mec")
+        cuts, tasks = len(live.split_points), len(live.tasks)
+        await live.until_updates(cuts + 1)
         await live.update("mec")
         await live.until_tasks(tasks + 1)
         assert list(live.tasks[-1].splits) == ["ue", "gnb"]

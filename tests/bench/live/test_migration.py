@@ -33,10 +33,10 @@ def test_a_live_run_whose_layers_move_equals_one_whose_layers_stay():
     assert [epoch["test_accuracy"] for epoch in live.epochs] == [epoch["test_accuracy"] for epoch in stays.epochs]
     in_process = run_in_process(job)
     for node, other in zip(live.nodes, in_process.nodes, strict=True):
-        assert node.sent_down.get("parameters") == other.sent_down.get("parameters")
-        assert node.sent_up.get("parameters") == other.sent_up.get("parameters")
-    assert live.nodes[2].sent_up["parameters"].messages
-    assert live.nodes[0].sent_down["parameters"].messages
+        assert node.sent_uplink.get("parameters") == other.sent_uplink.get("parameters")
+        assert node.sent_downlink.get("parameters") == other.sent_downlink.get("parameters")
+    assert live.nodes[2].sent_downlink["parameters"].messages
+    assert live.nodes[0].sent_uplink["parameters"].messages
     assert [node.layers for node in live.nodes] == [16, 0, 0]
 
 
@@ -67,4 +67,4 @@ def test_nodes_that_measure_a_slow_link_move_layers_off_it_and_change_nothing_of
     assert live.losses == stays.losses
     assert [node.layers for node in run_in_process(job).nodes] == [0, 0, layers]  # there no link is slow
     assert [node.layers for node in live.nodes] == [layers, 0, 0]
-    assert live.nodes[0].sent_down["assign"].messages == 1
+    assert live.nodes[0].sent_uplink["assign"].messages == 1

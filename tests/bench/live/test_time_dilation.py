@@ -37,7 +37,7 @@ def test_a_dilated_run_is_the_run_itself(traced, tmp_path):
     assert other.latency_s == pytest.approx(one.latency_s, rel=1e-6)
     assert other.epochs[0]["test_s"] == pytest.approx(one.epochs[0]["test_s"])
     assert [node.compute_s for node in other.nodes] == pytest.approx([node.compute_s for node in one.nodes])
-    assert other.nodes[0].sent_down == one.nodes[0].sent_down
+    assert other.nodes[0].sent_uplink == one.nodes[0].sent_uplink
 
 
 def test_an_unlimited_link_stays_one():

@@ -86,8 +86,8 @@ def assert_equal(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor])
 
 def assert_counted(live: TrainingOutcome, model: TrainingOutcome) -> None:
     """Frames are those of the in-process run, and the kernel saw acknowledged all that was written."""
-    assert [(n.name, n.sent_up, n.sent_down) for n in live.nodes] == [
-        (n.name, n.sent_up, n.sent_down) for n in model.nodes
+    assert [(n.name, n.sent_downlink, n.sent_uplink) for n in live.nodes] == [
+        (n.name, n.sent_downlink, n.sent_uplink) for n in model.nodes
     ]
     for index, node in enumerate(live.nodes):
         neighbours = [live.nodes[at].name for at in (index - 1, index + 1) if 0 <= at < len(live.nodes)]
@@ -96,7 +96,7 @@ def assert_counted(live: TrainingOutcome, model: TrainingOutcome) -> None:
         )
         for link in node.connections:
             assert link.written_bytes == link.acked_bytes
-        framed = [*node.sent_up.values(), *node.sent_down.values()]
+        framed = [*node.sent_downlink.values(), *node.sent_uplink.values()]
         least = sum(traffic.header_bytes + traffic.payload_bytes for traffic in framed)
         assert sum(link.written_bytes for link in node.connections) > least
 
@@ -149,7 +149,7 @@ def test_stretched_compute_and_a_link_that_follows_a_trace_take_their_time_at_le
     split = job(3, tmp_path, devices=devices)
     live = run_live(split, [link, Duplex()], self_test="skip")
     assert live.losses == run_in_process(job(3, tmp_path / "model")).losses
-    activations = live.nodes[0].sent_down["activation"]
+    activations = live.nodes[0].sent_uplink["activation"]
     sent_s = 8 * activations.payload_bytes / activations.messages / 40e6  # at the trace's best
     assert len(live.latency_s) == 3
     assert max(live.latency_s) >= 0.03 + 0.02 + sent_s + 0.007
@@ -166,9 +166,9 @@ def test_links_that_are_off_are_kept_in_the_outcome_or_refused_before_a_node_sta
             raise RunError("the link ue to mec is off", weight=2)
         return ["the link ue to mec is off"]
 
-    monkeypatch.setattr("bench.live.training.try_links", complain)
+    monkeypatch.setattr("bench.live.run.try_links", complain)
     assert run_live(job(3, tmp_path), [link], self_test="warn").uncalibrated == ["the link ue to mec is off"]
-    monkeypatch.setattr("bench.live.training.launcher", None)
+    monkeypatch.setattr("bench.live.run.launcher", None)
     with pytest.raises(RunError, match="is off"):
         run_live(job(3, tmp_path), [link])
 

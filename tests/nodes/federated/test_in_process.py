@@ -13,8 +13,8 @@ from netem.profiles import Duplex
 from nodes.data.loading import load_data
 from nodes.data.partitioning import partition
 from nodes.errors import DataError, ModelError
-from nodes.federated.client_worker import ClientWork, pictures_of
-from nodes.federated.edge.worker import EdgeWork
+from nodes.federated.client_worker import ClientWorker, pictures_of
+from nodes.federated.edge.worker import EdgeWorker
 from nodes.federated.in_process import run_in_process, run_in_virtual_time
 from nodes.spec.federation import ALPHA, Absence, Federation, Partition
 from nodes.spec.job import DataSpec, OptimizerSpec
@@ -50,17 +50,17 @@ def test_one_client_trains_as_the_unsplit_network(scheme):
     oracle = Unsplit(alone, load_data(job))
     losses = oracle.train()
     assert chain.losses == pytest.approx(losses)
-    assert [one.told["loss"] for one in run.outcome.rounds] == [sum(losses[:3]), sum(losses[3:])]
+    assert [one.metrics["loss"] for one in run.outcome.rounds] == [sum(losses[:3]), sum(losses[3:])]
     if scheme != "psl-async":  # whose clients test once, when all training is over
-        assert sum(run.outcome.rounds[0].right) / 9 == chain.epochs[0]["test_accuracy"]
-    assert sum(run.outcome.rounds[1].right) / 9 == chain.epochs[1]["test_accuracy"]
+        assert sum(run.outcome.rounds[0].correct_by_class) / 9 == chain.epochs[0]["test_accuracy"]
+    assert sum(run.outcome.rounds[1].correct_by_class) / 9 == chain.epochs[1]["test_accuracy"]
     assert same(run.states["client1"] | run.states["edge1"], oracle.model.state_dict())
 
 
 def test_epsl_without_averaged_positions_is_psl():
     one, other = trained(make_federation("psl")), trained(make_federation("epsl"))
     assert all(same(one.states[name], other.states[name]) for name in one.states)
-    assert one.outcome.rounds[-1].right == other.outcome.rounds[-1].right
+    assert one.outcome.rounds[-1].correct_by_class == other.outcome.rounds[-1].correct_by_class
 
 
 def test_sfl_with_copies_is_fl():
@@ -68,7 +68,7 @@ def test_sfl_with_copies_is_fl():
     one, other = trained(make_federation("sflv1")), trained(make_federation("fl"))
     for name in ("client1", "client2", "client3"):
         assert same(one.states[name] | one.states["edge1"], other.states[name])
-    assert one.outcome.rounds[-1].right == other.outcome.rounds[-1].right
+    assert one.outcome.rounds[-1].correct_by_class == other.outcome.rounds[-1].correct_by_class
 
 
 @pytest.mark.parametrize("scheme", ["sl", "sflv2", "psl", "psl-averaged"])
@@ -108,11 +108,11 @@ def test_epsl_equals_its_definition(phi, statistics):
     for name, state in loop.states().items():
         assert_close(run.states[name], state)
     a = math.ceil(phi * 8)
-    for told in (one.told for one in run.outcome.rounds):
-        assert told["backward_samples"] == 2 * (a + 3 * (8 - a))
-        assert told["forward_samples"] == 2 * (3 * 8 + a)
-        assert told["shared_bytes"] == 2 * 3 * a * (4 * 8 * 8) * 4  # steps, clients, positions, floats at the cut
-        assert told["updates"] == 2
+    for metrics in (one.metrics for one in run.outcome.rounds):
+        assert metrics["backward_samples"] == 2 * (a + 3 * (8 - a))
+        assert metrics["forward_samples"] == 2 * (3 * 8 + a)
+        assert metrics["shared_bytes"] == 2 * 3 * a * (4 * 8 * 8) * 4  # steps, clients, positions, floats at the cut
+        assert metrics["updates"] == 2
 
 
 def test_one_clients_epsl_by_the_statistics_of_its_batch_is_training_alone():
@@ -132,8 +132,8 @@ def test_epsl_with_a_linear_server_returns_the_mean_of_psls_gradients():
     come = {}
     for scheme, phi in (("psl", 0.0), ("epsl", 1.0)):
         federation = make_federation(scheme, LINEAR, phi=phi)
-        server = EdgeWork(federation, 0)
-        tasks = [ClientWork(federation, client, data).train(0, 0) for client in range(3)]
+        server = EdgeWorker(federation, 0)
+        tasks = [ClientWorker(federation, client, data).train(0, 0) for client in range(3)]
         weights = (0.5, 0.2, 0.3)
         server.joint(tasks, (0, 1, 2), weights, (1.0, 1.0, 1.0), 8 if phi else 0)
         come[scheme] = [next(iter(server.returned(client).tensors.values())) for client in range(3)]
@@ -170,7 +170,7 @@ def test_the_cloud_averages_every_other_round():
         assert same(even.states[name], even.states[other])
     cloud = even.outcome.nodes[0]
     assert cloud.name == "cloud"
-    assert {edge: sent["weights"].messages for edge, sent in cloud.sent.items()} == {"edge1": 2, "edge2": 2}
+    assert {edge: sent["global-model"].messages for edge, sent in cloud.sent.items()} == {"edge1": 2, "edge2": 2}
 
 
 def test_buffers_of_parts_that_are_kept_differ_and_those_of_shared_ones_do_not():
@@ -184,16 +184,16 @@ def test_a_new_worker_goes_on_from_the_state_that_was_kept(scheme, tmp_path):
     federation = make_federation(scheme, folder=str(tmp_path))
     data = load_data(federation.job)
     run = trained(federation)
-    before = run.town.made["client3"][1]
-    after = ClientWork(federation, 2, data)
-    assert after.begun == 4
+    before = run.local.made["client3"][1]
+    after = ClientWorker(federation, 2, data)
+    assert after.data.begun == 4
     if scheme == "fl":  # what it gave, and will be handed the average
         after.segment.adopt(before.segment.state())
     assert same(after.segment.state(), before.segment.state())
-    for work in (before, after):  # momentum too
-        reply = work.train(2, 4)
+    for worker in (before, after):  # momentum too
+        reply = worker.train(2, 4)
         if scheme != "fl":
-            work.backward(Gradient(assignment=2, step=reply.step, tensors=dict(reply.tensors)))
+            worker.backward(Gradient(assignment=2, step=reply.step, tensors=dict(reply.tensors)))
     assert same(after.segment.state(), before.segment.state())
 
 
@@ -205,7 +205,7 @@ def test_tests_outside_of_a_virtual_run_are_those_of_the_run_itself(scheme, edge
     slow = Duplex(up=LinkProfile(rate_bps=1e6, delay_s=0.01), down=LinkProfile(rate_bps=1e6, delay_s=0.01))
     outside = run_in_virtual_time(federation, dict.fromkeys((*federation.client_names, *federation.edge_names), slow))
     for one, other in zip(inside.rounds, outside.rounds, strict=True):
-        assert (one.right, one.tested) == (other.right, other.tested)
+        assert (one.correct_by_class, one.total_by_class) == (other.correct_by_class, other.total_by_class)
 
 
 def test_a_kept_state_of_another_federation_is_named(tmp_path):
@@ -214,10 +214,10 @@ def test_a_kept_state_of_another_federation_is_named(tmp_path):
     trained(federation)
     other = replace(federation, job=replace(JOB, splits=(8,)))
     with pytest.raises(ModelError, match=r"client-1\.pt is no state of this client's part"):
-        ClientWork(other, 1, data)
+        ClientWorker(other, 1, data)
     (tmp_path / "client-1.pt").write_bytes(b"something else")
     with pytest.raises(ModelError, match=r"client-1\.pt is no state of this client's part"):
-        ClientWork(federation, 1, data)
+        ClientWorker(federation, 1, data)
 
 
 @pytest.mark.parametrize("kind", ["iid", "dirichlet", "shards"])

@@ -61,9 +61,9 @@ def test_one_that_moves_between_two_edge_servers_trains_as_the_unsplit_network(c
     )
     alone = Unsplit(replace(job, nodes=("all",), splits=(), stages=()), load_data(job))
     losses = alone.train()
-    told = [one.told for one in run.outcome.rounds]
-    assert [one["loss"] for one in told] == [sum(losses[:3]), 0.0, sum(losses[6:]), 0.0, sum(losses[3:6]), 0.0]
-    assert [one["participants"] for one in told] == [1, 0, 1, 0, 1, 0]
+    metrics = [one.metrics for one in run.outcome.rounds]
+    assert [one["loss"] for one in metrics] == [sum(losses[:3]), 0.0, sum(losses[6:]), 0.0, sum(losses[3:6]), 0.0]
+    assert [one["participants"] for one in metrics] == [1, 0, 1, 0, 1, 0]
     assert same(run.states["client1"] | run.states["edge1"], alone.model.state_dict())
     steps = {node.name: node.steps for node in run.outcome.nodes}
     assert (steps["edge1"], steps["edge2"], steps["client1"]) == (6, 3, 9)
@@ -78,11 +78,11 @@ def test_clients_that_change_places_train_as_if_they_had_stayed(scheme):
     for name in ("client1", "client2", "edge1", "edge2"):
         assert same(swap.states[name], stay.states[name])
     for number in range(3):  # the edge server tells of another client in the round between
-        one, other = ([told for told in run.outcome.rounds if told.told["round"] == number] for run in (swap, stay))
+        one, other = ([one for one in run.outcome.rounds if one.round == number] for run in (swap, stay))
         for mine, theirs in zip(one[::-1] if number == 1 else one, other, strict=True):
-            assert (mine.right, mine.tested) == (theirs.right, theirs.tested)
-            for count in ("loss", "correct", "count", "steps", "up_bytes", "down_bytes", "participants"):
-                assert mine.told[count] == theirs.told[count]
+            assert (mine.correct_by_class, mine.total_by_class) == (theirs.correct_by_class, theirs.total_by_class)
+            for count in ("loss", "correct", "count", "steps", "uplink_bytes", "downlink_bytes", "participants"):
+                assert mine.metrics[count] == theirs.metrics[count]
 
 
 GROUPS = [[(0, 1), (2,)], [(0,), (1, 2)], [(), (0, 1, 2)], [(1, 2), (0,)]]
@@ -122,7 +122,7 @@ def test_schemes_equal_a_plain_loop_with_a_server_for_each_edge(scheme, cloud_ev
 def test_what_follows_a_client_is_counted_where_it_crosses(scheme):
     federation = make_federation(scheme, rounds=3, edges=2, moves=(ClientMove(2, 2, 0),), test_every=0)
     outcome = run_in_process(federation)
-    empty = sum(wire_size(Handover(assignment=2, client=2, to="edge1", here=True)))
+    empty = sum(wire_size(Handover(round=2, client=2, to="edge1", here=True)))
     ((_, (messages, up)),) = handed_over(outcome, "edge2").items()
     assert handed_over(outcome, "cloud") == {"edge1": (1, up)}
     assert messages == 1
@@ -132,13 +132,13 @@ def test_what_follows_a_client_is_counted_where_it_crosses(scheme):
             tensor.nbytes for tensor in server.buffers()
         )
         (sent,) = [one.sent for one in outcome.nodes if one.name == "edge2"]
-        assert sent["down"]["handover"].payload_bytes == own  # with momentum
+        assert sent["next"]["handover"].payload_bytes == own  # with momentum
     else:
         assert up == empty < 100
-    moved = {(one.told["edge"], one.told["round"]): one.told["moved_bytes"] for one in outcome.rounds}
+    moved = {(one.edge, one.round): one.metrics["moved_bytes"] for one in outcome.rounds}
     assert moved.pop((0, 2)) == up
     assert set(moved.values()) == {0}
-    assert sum(one.told["steps"] for one in outcome.rounds) == 3 * 3 * 2
+    assert sum(one.metrics["steps"] for one in outcome.rounds) == 3 * 3 * 2
 
 
 @pytest.mark.parametrize("scheme", ["sl", "sflv1", "psl", "fl"])
@@ -149,8 +149,8 @@ def test_bytes_and_counts_of_shapes_are_those_with_data(scheme):
     for one, other in zip(real.nodes, virtual.nodes, strict=True):
         assert (one.name, one.layers, one.steps, one.sent) == (other.name, other.layers, other.steps, other.sent)
     for one, other in zip(real.rounds, virtual.rounds, strict=True):
-        for name in ("steps", "moved_bytes", "up_bytes", "down_bytes", "participants"):
-            assert one.told[name] == other.told[name]
+        for name in ("steps", "moved_bytes", "uplink_bytes", "downlink_bytes", "participants"):
+            assert one.metrics[name] == other.metrics[name]
 
 
 @pytest.mark.parametrize("scheme", ["sl", "sflv1", "psl", "psl-averaged", "fl"])
@@ -159,15 +159,11 @@ def test_tests_outside_of_a_virtual_run_are_those_of_the_run_itself(scheme):
     outside = replace(inside, test_every=0)
     links = dict.fromkeys((*inside.client_names, *inside.edge_names), LINK)
     one, other = run_in_process(inside), run_in_virtual_time(outside, links)
-    assert [(told.right, told.tested) for told in one.rounds] == [
-        (told.right or [0.0] * 10, told.tested or [0.0] * 10) if told.tested else ([], [])
-        for told in (replaced(told) for told in other.rounds)
+    assert [(each.correct_by_class, each.total_by_class) for each in one.rounds] == [
+        # where nobody tests, a run reports no answers, and a test outside of it zeros
+        (each.correct_by_class, each.total_by_class) if sum(each.total_by_class) else ([], [])
+        for each in other.rounds
     ]
-
-
-def replaced(told):
-    """Nobody tested is nothing told inside of a run, and zeros outside."""
-    return told if sum(told.tested) else type(told)(told=told.told, right=[], tested=[])
 
 
 @pytest.mark.parametrize("scheme", ["sl", "sflv1", "psl", "psl-averaged", "fl"])
@@ -183,20 +179,20 @@ def test_one_that_is_away_when_it_should_move_is_sent_on_when_it_is_back(scheme)
         client_timing=Timing(forward_s=0.05, backward_s=0.05),
     )
     run = trained(federation, dict.fromkeys((*federation.client_names, *federation.edge_names), LINK))
-    told = {(one.told["edge"], one.told["round"]): one.told for one in run.outcome.rounds}
-    here = [told[1, number]["participants"] for number in range(6)]
+    metrics = {(one.edge, one.round): one.metrics for one in run.outcome.rounds}
+    here = [metrics[1, number]["participants"] for number in range(6)]
     assert here[:2] == [1, 1]
     assert here[-1] == 2
     assert here == sorted(here)
-    assert [told[0, number]["participants"] for number in range(6)] == [2, 1, 1, 1, 1, 1]
+    assert [metrics[0, number]["participants"] for number in range(6)] == [2, 1, 1, 1, 1, 1]
     rounds = sum(one - 1 for one in here)
     steps = {node.name: node.steps for node in run.outcome.nodes}
     served = 0 if scheme == "fl" else 1
     assert steps["client2"] == 2 * rounds + 1  # of its first round it took one step
-    assert sum(one["steps"] for one in told.values()) == 2 * (6 + 6 + rounds) + served
+    assert sum(one["steps"] for one in metrics.values()) == 2 * (6 + 6 + rounds) + served
     if scheme == "sflv1":
         assert (steps["edge1"], steps["edge2"]) == (2 * 6 + 1, 2 * (6 + rounds))
-    assert handed_over(run.outcome, "edge1")["down"][0] == 1
+    assert handed_over(run.outcome, "edge1")["next"][0] == 1
 
 
 ABROAD = (
@@ -253,8 +249,8 @@ def test_one_that_is_back_goes_where_what_is_its_own_went_and_nobody_waits_for_e
         client_timing=Timing(forward_s=0.05, backward_s=0.05),
     )
     links = dict.fromkeys((*federation.client_names, *federation.edge_names), LINK)
-    told = [one.told for one in run_in_virtual_time(federation, links, learn=False).rounds]
-    assert [one["participants"] for one in told] == list(itertools.chain.from_iterable(participants))
+    metrics = [one.metrics for one in run_in_virtual_time(federation, links, learn=False).rounds]
+    assert [one["participants"] for one in metrics] == list(itertools.chain.from_iterable(participants))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Nodes that are enlisted: with servers that are not their own they say so, and of their end whoever is to know."""
+"""Nodes that are enlisted: they refuse servers that are not their own, and report their end."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -6,18 +6,21 @@ from contextlib import AsyncExitStack
 import pytest
 from federations import make_federation
 
-from nodes.federated.process import _servers, serve_federation
+from nodes.federated.process import servers_of
+from nodes.process.serve import _do_job
 from nodes.spec.federation import ClientMove
 from nodes.wire.channel import MemoryChannel, memory_pair
 from nodes.wire.codec import Limits
 from nodes.wire.listener import Listener, peer_id
-from nodes.wire.messages import AnyMessage, Assign, Enlist, Error, Hello, Peer, Result, Shutdown
+from nodes.wire.messages import AnyMessage, Begin, ClientFinished, ClientHello, Enlist, Peer, Ready, Report, Shutdown
 from nodes.wire.transport import Server, connect
 
 EDGE1, EDGE2, CLOUD = Peer("edge1", "here", 1), Peer("edge2", "here", 2), Peer("cloud", "here", 3)
 
 
-def told(name: str, *servers: Peer, edges: int = 2, moves: tuple[ClientMove, ...] = (ClientMove(0, 1, 1),)) -> Enlist:
+def enlisted(
+    name: str, *servers: Peer, edges: int = 2, moves: tuple[ClientMove, ...] = (ClientMove(0, 1, 1),)
+) -> Enlist:
     return Enlist(
         federation=make_federation("psl", edges=edges, moves=moves if edges > 1 else ()),
         names=(name,),
@@ -36,7 +39,7 @@ def told(name: str, *servers: Peer, edges: int = 2, moves: tuple[ClientMove, ...
     ],
 )
 def test_servers_are_those_of_the_federation(name, servers, edges):
-    assert _servers(told(name, *servers, edges=edges), name) == servers
+    assert servers_of(enlisted(name, *servers, edges=edges), name) == servers
 
 
 @pytest.mark.parametrize(
@@ -54,19 +57,25 @@ def test_servers_are_those_of_the_federation(name, servers, edges):
 )
 def test_other_servers_are_refused_by_the_name_of_the_node(name, servers, edges):
     with pytest.raises(ValueError, match=f"^{name}: "):
-        _servers(told(name, *servers, edges=edges), name)
+        servers_of(enlisted(name, *servers, edges=edges), name)
 
 
 class Enlisted:
-    """Those of an enlistment, at work in this process, and their runner's end."""
+    """The nodes of an enlistment, at work in this process, and their runner's end."""
 
-    def __init__(self, told: Enlist) -> None:
+    def __init__(self, enlist: Enlist) -> None:
         self.home = Listener("process", "secret", "127.0.0.1", 0)
         self.runner: MemoryChannel
         control, self.runner = memory_pair("process", "runner")
         self.port = asyncio.ensure_future(self.home.open())
         self.stack = AsyncExitStack()
-        self.done = asyncio.ensure_future(serve_federation(self.home, control, "run", told, self.stack))
+        self.done = asyncio.ensure_future(self._do_job(control, enlist))
+
+    async def _do_job(self, control: MemoryChannel, enlist: Enlist) -> Report:
+        await self.runner.send(enlist)
+        report = await _do_job(self.home, control, "run", self.stack)
+        assert isinstance(report, Report)
+        return report
 
     async def heard(self, kind: type[AnyMessage]) -> AnyMessage:
         """The next message, which is of that kind."""
@@ -88,16 +97,15 @@ async def test_the_end_of_one_client_is_told_while_another_of_its_process_goes_o
     federation = make_federation("psl", clients=2, edges=2, moves=(ClientMove(0, 1, 1),))
     visited = {"client1": tuple(peers), "client2": (peers[1],)}
     crew = Enlisted(Enlist(federation=federation, names=("client1", "client2"), servers=visited))
-    await crew.heard(Hello)
-    await crew.runner.send(Assign(assignment=0, splits=()))
+    await crew.heard(Ready)
+    await crew.runner.send(Begin())
     one, other = [await server.accept() for server in servers]
     await one.send(Shutdown())
-    ended = await crew.heard(Error)
-    assert (ended.node, ended.reason) == ("client1", "has ended")
+    assert (await crew.heard(ClientFinished)).client == "client1"
     assert not crew.done.done()
     await other.send(Shutdown())
-    assert (await crew.heard(Error)).node == "client2"
-    assert [node["name"] for node in (await crew.done).report["nodes"]] == ["client1", "client2"]
+    assert (await crew.heard(ClientFinished)).client == "client2"
+    assert [node["name"] for node in (await crew.done).report] == ["client1", "client2"]
     await crew.end()
     for server in servers:
         await server.close()
@@ -106,11 +114,11 @@ async def test_the_end_of_one_client_is_told_while_another_of_its_process_goes_o
 async def test_one_that_comes_to_an_edge_server_that_has_ended_is_told_so():
     edge = Enlisted(Enlist(federation=make_federation("psl"), names=("edge1",)))
     port = await edge.port
-    await edge.heard(Hello)
+    await edge.heard(Ready)
     await edge.runner.send(Shutdown())
     await edge.done
     came = await connect("127.0.0.1", port, peer_id("client1", "run"), "secret", Limits())
-    await came.send(Result(assignment=0, step=0))
+    await came.send(ClientHello(round=0, begun=0, samples=20, mean_samples=20.0))
     assert isinstance(await came.receive(), Shutdown)
     await came.close()
     await edge.end()

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.data.loading import load_data
-from nodes.federated.client_worker import ClientWork
-from nodes.federated.edge.worker import EdgeWork
+from nodes.federated.client_worker import ClientWorker
+from nodes.federated.edge.worker import EdgeWorker
 from nodes.federated.in_process import run_in_process, run_in_virtual_time
 from nodes.federated.shape_workers import ClientShapes, ShapeClient, ShapeEdge
 from nodes.model.chain import Part
@@ -19,7 +19,7 @@ from nodes.spec.federation import Absence
 from nodes.spec.job import DataSpec, StageSpec, Timing
 from nodes.spec.schemes import SCHEMES
 from nodes.wire.codec import wire_size
-from nodes.wire.messages import Result, Round
+from nodes.wire.messages import ClientModel, RoundTrained, TrainRound
 
 STILL = replace(JOB, model="user_models:Still", splits=(2,))
 RATES_BPS = (1e6, 2e6, 5e6)
@@ -50,17 +50,25 @@ def test_bytes_and_counts_are_those_of_the_run_with_data(scheme, stage):
     virtual = run_in_virtual_time(federation, above, learn=False)
     for one, other in zip(real.nodes, virtual.nodes, strict=True):
         assert (one.name, one.layers, one.steps, one.sent) == (other.name, other.layers, other.steps, other.sent)
-    for told, imagined in zip(real.rounds, virtual.rounds, strict=True):
-        for name in ("steps", "count", "forward_samples", "backward_samples", "up_bytes", "down_bytes", "shared_bytes"):
-            assert told.told[name] == imagined.told[name]
-        assert told.tested == imagined.tested
-        assert sum(imagined.right) == imagined.told["loss"] == 0
+    for one, imagined in zip(real.rounds, virtual.rounds, strict=True):
+        for name in (
+            "steps",
+            "count",
+            "forward_samples",
+            "backward_samples",
+            "uplink_bytes",
+            "downlink_bytes",
+            "shared_bytes",
+        ):
+            assert one.metrics[name] == imagined.metrics[name]
+        assert one.total_by_class == imagined.total_by_class
+        assert sum(imagined.correct_by_class) == imagined.metrics["loss"] == 0
 
 
 def test_a_task_without_data_is_numbered_as_one_with_data():
     federation = make_federation("psl")
     data = load_data(JOB)
-    one, other = ClientWork(federation, 2, data), ShapeClient(ClientShapes(federation, data), 2)
+    one, other = ClientWorker(federation, 2, data), ShapeClient(ClientShapes(federation, data), 2)
     real, imagined = one.train(1, 70), other.train(1, 70)
     assert (real.assignment, real.step) == (imagined.assignment, imagined.step) == (1, 212)
     assert wire_size(real) == wire_size(imagined)
@@ -71,14 +79,15 @@ class Costs:
 
     def __init__(self, federation) -> None:
         data = load_data(federation.job)
-        work = ClientWork(federation, 0, data)
-        step = work.train(0, 0)
-        self.round = sum(wire_size(Round(assignment=0, steps=2)))
-        scores = {"loss": 0.0, "correct": 0.0, "count": 0.0}
-        self.done = sum(wire_size(Result(assignment=0, step=2, metrics=scores)))
-        self.part = sum(wire_size(work.give(0)))
+        worker = ClientWorker(federation, 0, data)
+        step = worker.train(0, 0)
+        self.round = sum(wire_size(TrainRound(round=0, steps=2)))
+        self.done = sum(wire_size(RoundTrained(round=0, loss=0.0, correct=0.0, count=0.0)))
+        given = worker.give(0)
+        self.given = sum(wire_size(given))
+        self.handed = sum(wire_size(ClientModel(round=0, tensors=given.tensors)))
         if federation.rules.server != "none":
-            server = EdgeWork(federation, 0)
+            server = EdgeWorker(federation, 0)
             server.joint([step], (0,), (1.0,), (1.0,), math.ceil(federation.phi * 8))
             self.up, self.down = sum(wire_size(step)), sum(wire_size(server.returned(0)))
 
@@ -100,8 +109,8 @@ def round_s(scheme: str, server: Timing = SERVER, **changes) -> tuple[float, Cos
     federation = make_federation(
         scheme, STILL, rounds=1, slowdowns=SLOWDOWNS, client_timing=CLIENT, server_timing=server, **changes
     )
-    (told,) = (one.told for one in run_in_virtual_time(federation, links(federation), learn=False).rounds)
-    return told["trained"] - told["began"], Costs(federation)
+    (metrics,) = (one.metrics for one in run_in_virtual_time(federation, links(federation), learn=False).rounds)
+    return metrics["trained"] - metrics["began"], Costs(federation)
 
 
 def alone_s(costs: Costs, client: int, server_s: float) -> float:
@@ -114,10 +123,10 @@ def test_a_round_of_sl_takes_the_sum_of_its_clients():
     took_s, costs = round_s("sl")
     expected = 0.0
     for client in range(3):
-        handed = costs.part if client else 0  # both ways the count of samples takes one byte
+        handed = costs.handed if client else 0
         expected += costs.down_s(client, handed + costs.round)
         expected += alone_s(costs, client, SERVER.forward_s + SERVER.backward_s)
-        expected += costs.up_s(client, costs.done + costs.part)
+        expected += costs.up_s(client, costs.done + costs.given)
     assert took_s == pytest.approx(expected, rel=1e-9)
 
 
@@ -141,7 +150,7 @@ def test_clients_that_wait_for_nobody_take_as_long_as_the_slowest(scheme):
     took_s, costs = round_s(scheme, Timing())
     expected = []
     for client in range(3):
-        part = costs.part if SCHEMES[scheme].clients == "average" else 0
+        part = costs.given if SCHEMES[scheme].clients == "average" else 0
         one_s = costs.down_s(client, costs.round) + costs.up_s(client, costs.done + part)
         if scheme == "fl":
             one_s += 2 * SLOWDOWNS[client] * (CLIENT.forward_s + CLIENT.backward_s)
@@ -170,9 +179,9 @@ def test_a_seed_gives_one_run_bit_for_bit():
     federation = make_federation("psl-async", STILL, slowdowns=SLOWDOWNS, client_timing=CLIENT, server_timing=SERVER)
     above = links(federation, jitter_s=0.005, loss=0.05)
     runs = [run_in_virtual_time(one, above, learn=False) for one in (federation, federation)]
-    assert [one.told for one in runs[0].rounds] == [one.told for one in runs[1].rounds]
+    assert [one.metrics for one in runs[0].rounds] == [one.metrics for one in runs[1].rounds]
     other = run_in_virtual_time(replace(federation, job=replace(STILL, seed=4)), above, learn=False)
-    assert other.rounds[-1].told["ended"] != runs[0].rounds[-1].told["ended"]
+    assert other.rounds[-1].metrics["ended"] != runs[0].rounds[-1].metrics["ended"]
 
 
 def test_what_hundreds_of_clients_compute_is_worked_out_a_few_times(monkeypatch):
@@ -188,7 +197,7 @@ def test_what_hundreds_of_clients_compute_is_worked_out_a_few_times(monkeypatch)
     job = replace(STILL, data=DataSpec(name="none", train_samples=1600, test_samples=800))
     federation = make_federation("psl", job, clients=200, slowdowns=(1.0, 3.0, 2.0), client_timing=CLIENT)
     outcome = run_in_virtual_time(federation, links(federation), learn=False)
-    assert [one.told["steps"] for one in outcome.rounds] == [400, 400]
+    assert [one.metrics["steps"] for one in outcome.rounds] == [400, 400]
     assert runs <= 6  # a client's in training and in a test, a joint step, a test
 
 
@@ -200,7 +209,7 @@ def test_who_is_faster_changes_nothing(scheme):
         trained(federation := make_federation(scheme, slowdowns=slowdowns, **changes), links(federation, rates_bps))
         for slowdowns, rates_bps in (((1.0, 9.0, 4.0), RATES_BPS), ((9.0, 1.0, 2.0), RATES_BPS[::-1]))
     )
-    assert one.outcome.rounds[0].told["trained"] != other.outcome.rounds[0].told["trained"]
+    assert one.outcome.rounds[0].metrics["trained"] != other.outcome.rounds[0].metrics["trained"]
     for name, state in one.states.items():
         assert same(state, other.states[name])
 
@@ -214,37 +223,39 @@ def test_a_client_that_drops_out_mid_round_comes_back_and_nothing_is_counted_twi
     )
     taken: list[tuple[int, int]] = []
     run = trained_and_heard(federation, taken)
-    told = [one.told for one in run.outcome.rounds]
-    assert [one["participants"] for one in told] == [3, 3, 3, 3]
+    metrics = [one.metrics for one in run.outcome.rounds]
+    assert [one["participants"] for one in metrics] == [3, 3, 3, 3]
     alone = scheme == "fl"  # what is lost with a client is not known of
-    assert [one["steps"] for one in told] == [6, 4 if alone else 5, 6, 6]
+    assert [one["steps"] for one in metrics] == [6, 4 if alone else 5, 6, 6]
     assert [number for client, number in taken if client == 1] == list(range(7))  # goes on where it was
-    assert [one["count"] for one in told] == [48, 32, 48, 48]  # of those who ended the round
+    assert [one["count"] for one in metrics] == [48, 32, 48, 48]  # of those who ended the round
     nodes = {node.name: node for node in run.outcome.nodes}
     clients = [nodes[name] for name in federation.client_names]
     if not alone:
-        assert sum(one["steps"] for one in told) == sum(node.steps for node in clients)
+        assert sum(one["steps"] for one in metrics) == sum(node.steps for node in clients)
         gradients = [traffic["gradient"] for traffic in nodes["edge1"].sent.values()]
-        assert sum(traffic.messages for traffic in gradients) == sum(one["steps"] for one in told)
-        forward = sum(one["steps"] for one in told) * 8
+        assert sum(traffic.messages for traffic in gradients) == sum(one["steps"] for one in metrics)
+        forward = sum(one["steps"] for one in metrics) * 8
         joint_steps = nodes["edge1"].steps
-        assert sum(one["forward_samples"] for one in told) == forward + 4 * joint_steps * (scheme == "epsl")
+        assert sum(one["forward_samples"] for one in metrics) == forward + 4 * joint_steps * (scheme == "epsl")
     if SCHEMES[scheme].clients == "keep":
         sent = [traffic["gradient"] for traffic in nodes["edge1"].sent.values()]
-        assert sum(one["down_bytes"] for one in told) == sum(one.header_bytes + one.payload_bytes for one in sent)
-    assert sum(run.outcome.rounds[-1].tested) == 31
+        assert sum(one["downlink_bytes"] for one in metrics) == sum(
+            one.header_bytes + one.payload_bytes for one in sent
+        )
+    assert sum(run.outcome.rounds[-1].total_by_class) == 31
 
 
 def trained_and_heard(federation, taken):
     """Run it in virtual time with data, and note each training step that a client begins."""
-    train = ClientWork.train
+    train = ClientWorker.train
 
-    def heard(work, round_number, number):
-        taken.append((work._source, number))
-        return train(work, round_number, number)
+    def heard(worker, round_number, number):
+        taken.append((worker.client, number))
+        return train(worker, round_number, number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClientWork, "train", heard)
+        patch.setattr(ClientWorker, "train", heard)
         return trained(federation, links(federation))
 
 
@@ -252,9 +263,9 @@ def test_a_round_that_all_have_left_ends_and_the_next_begins_with_those_that_ret
     absences = tuple(Absence(client, 1, 1.0 + client) for client in range(3))
     federation = make_federation("psl-averaged", absences=absences, rounds=3, client_timing=CLIENT)
     run = trained(federation, links(federation))
-    told = [one.told for one in run.outcome.rounds]
-    assert (told[0]["steps"], told[0]["count"]) == (3, 0)
-    assert [one["participants"] for one in told][:2] == [3, 1]
+    metrics = [one.metrics for one in run.outcome.rounds]
+    assert (metrics[0]["steps"], metrics[0]["count"]) == (3, 0)
+    assert [one["participants"] for one in metrics][:2] == [3, 1]
 
 
 @pytest.mark.parametrize("staleness", [None, 1])
@@ -280,13 +291,13 @@ def run_with_steps(federation, ends, ahead):
     """Run it in virtual time; note when the server served each client's steps, and by how many one was ahead."""
     joint = ShapeEdge.joint
 
-    def noted(work, messages, clients, *more):
+    def noted(worker, messages, clients, *more):
         now = asyncio.get_running_loop().time()
         for client in clients:
             ends[client].append(now)
         done = [len(one) for one in ends.values()]
         ahead.append(max(done) - min(done))
-        return joint(work, messages, clients, *more)
+        return joint(worker, messages, clients, *more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ShapeEdge, "joint", noted)
@@ -298,10 +309,10 @@ def test_an_asynchronous_client_comes_back_at_once():
         "psl-async", rounds=3, client_timing=CLIENT, staleness=2, absences=(Absence(1, 3, 0.3),), test_every=3
     )
     run = trained(federation, links(federation))
-    told = [one.told for one in run.outcome.rounds]
-    assert len(told) == 3
+    metrics = [one.metrics for one in run.outcome.rounds]
+    assert len(metrics) == 3
     edge = run.outcome.nodes[0]
     gradients = sum(traffic["gradient"].messages for traffic in edge.sent.values())
-    assert sum(one["steps"] for one in told) == gradients
-    assert sum(one["forward_samples"] for one in told) == sum(one["count"] for one in told) == 8 * gradients
-    assert sum(one["updates"] for one in told) == edge.steps
+    assert sum(one["steps"] for one in metrics) == gradients
+    assert sum(one["forward_samples"] for one in metrics) == sum(one["count"] for one in metrics) == 8 * gradients
+    assert sum(one["updates"] for one in metrics) == edge.steps

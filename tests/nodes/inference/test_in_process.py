@@ -12,7 +12,6 @@ from netem.link import Link, LinkProfile
 from nodes.errors import ProtocolError
 from nodes.inference.frames import Frames, frames_of_bytes, frames_of_model, wire_bytes
 from nodes.inference.in_process import Scene, Served, serve_in_process, serve_in_virtual_time
-from nodes.inference.task import TaskReport
 from nodes.inference.whole_model import WholeModel
 from nodes.model.factory import build_model
 from nodes.spec.policy import Policy
@@ -21,6 +20,7 @@ from nodes.splitting.controller import SplitControl
 from nodes.splitting.link_estimates import constant_estimate
 from nodes.splitting.search import path_cost, search
 from nodes.wire.codec import wire_size
+from nodes.wire.messages import TaskReport
 
 CHAIN = ("ue", "gnb", "mec", "core", "cloud")
 SPEED = {"ue": 1.0, "gnb": 4.0, "gnb2": 4.0, "mec": 6.0, "core": 20.0, "cloud": 40.0}
@@ -127,15 +127,15 @@ def test_whatever_the_chain_is_the_tasks_are_split_best(data):
 def test_an_update_takes_the_time_and_the_bytes_of_its_messages():
     route = CHAIN[:3]
     served = serve_in_virtual_time(scene((0.0, route), policy=Policy(period_s=10.0)), FRAMES, joined(route))
-    sent = [node.sent_up["sci"] for node in served.nodes[1:]]
+    sent = [node.sent_downlink["sci"] for node in served.nodes[1:]]
     assert [traffic.messages for traffic in sent] == [1, 1]
     assert [traffic.payload_bytes for traffic in sent] == [4 * len(FRAMES)] * 2
     crossing = [
         8 * (traffic.header_bytes + traffic.payload_bytes) / RATE_BPS[upper] + DELAY_S
         for traffic, upper in zip(sent, route, strict=False)
     ]
-    assert served.cuts == [(pytest.approx(sum(crossing), rel=1e-9), served.tasks[0].splits["ue"])]
-    assert served.tasks[0].began_s == served.cuts[0][0]
+    assert served.split_points == [(pytest.approx(sum(crossing), rel=1e-9), served.tasks[0].splits["ue"])]
+    assert served.tasks[0].began_s == served.split_points[0][0]
 
 
 def test_a_node_whose_costs_change_little_sends_few_messages():
@@ -147,7 +147,7 @@ def test_a_node_whose_costs_change_little_sends_few_messages():
     for change in (None, 0.1):
         policy = Policy(period_s=0.01, min_change=change)
         served = serve_in_virtual_time(scene(estimates=wobbling, policy=policy), FRAMES, joined(CHAIN))
-        counts.append([node.sent_up["sci"].messages for node in served.nodes[1:]])
+        counts.append([node.sent_downlink["sci"].messages for node in served.nodes[1:]])
     assert counts[1][-1] > 10
     assert min(counts[0]) >= counts[1][-1] - 1
     assert counts[1][:-1] == [1, 1, 1]
@@ -186,7 +186,7 @@ def test_tasks_start_by_the_clock():
 def test_each_task_has_an_update_of_its_own():
     policy = Policy(period_s=0.2)
     served = serve_in_virtual_time(scene(pace=Pace(tasks=5, after_update=True), policy=policy), FRAMES, joined(CHAIN))
-    assert [task.began_s for task in served.tasks] == [when for when, _ in served.cuts]
+    assert [task.began_s for task in served.tasks] == [when for when, _ in served.split_points]
 
 
 NEW = ("ue", "gnb2", "gnb", "mec", "core", "cloud")  # one hop more, and another access
@@ -203,7 +203,7 @@ def test_a_handover_leaves_the_rest_of_the_route_as_it_is():
     assert_all_are_best(NEW, after)
     kept = [report for report in served.nodes if report.name in ("mec", "core", "cloud")]
     assert [report.switches for report in kept] == [0, 0, 0]
-    assert sum(report.sent_down.get("parameters") is not None for report in served.nodes) == 0
+    assert sum(report.sent_uplink.get("parameters") is not None for report in served.nodes) == 0
 
 
 def test_a_handover_back_and_forth_and_a_node_that_leaves():

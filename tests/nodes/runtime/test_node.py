@@ -3,14 +3,15 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from nodes.errors import PeerLostError, ProtocolError
-from nodes.runtime.actions import Action, Compute, Direction, Finish, Send
-from nodes.runtime.executors import PacedExecutor, ThreadExecutor, on_device
-from nodes.runtime.node import Node, inline
+from nodes.runtime.actions import Action, Compute, Direction, Finish, Role, Send
+from nodes.runtime.executors import PacedExecutor, ThreadExecutor, inline, on_device
+from nodes.runtime.node import Node
 from nodes.spec.job import Device, Timing
 from nodes.wire.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
 from nodes.wire.messages import Activation, AnyMessage, Gradient, Result, Shutdown
@@ -20,7 +21,7 @@ ACTIVATION = Activation(assignment=0, step=0, train=False, tensors={})
 GRADIENT = Gradient(assignment=0, step=0, tensors={})
 
 
-class Scripted:
+class Scripted(Role):
     """A role that answers each kind of message, received or computed, with given actions."""
 
     def __init__(self, **answers: list[Action]) -> None:
@@ -35,16 +36,29 @@ class Scripted:
         return answer
 
     def computed(self, reply: AnyMessage, now: float) -> list[Action]:
-        return self.receive("up", reply, now)
+        return self.receive("previous", reply, now)
 
 
-class Worker:
-    def __init__(self, work: Callable[[], AnyMessage] = lambda: RESULT) -> None:
-        self.forward = work
+@dataclass(frozen=True)
+class Work(Compute):
+    """Call the worker; ``forward`` says whether layers run forward."""
+
+    forward: bool = True
+
+    @property
+    def runs_forward(self) -> bool:
+        return self.forward
+
+    def run(self, worker: Callable[[], AnyMessage]) -> AnyMessage:
+        return worker()
+
+
+def answer() -> AnyMessage:
+    return RESULT
 
 
 def node(role: Scripted, channels: dict[Direction, Channel], worker: Any = None, compute: Any = inline) -> Node:
-    return Node("mec", role, worker or Worker(), compute, channels, asyncio.get_running_loop().time)
+    return Node("mec", role, worker or answer, compute, channels, asyncio.get_running_loop().time)
 
 
 class Slow(MemoryChannel):
@@ -62,8 +76,8 @@ class Slow(MemoryChannel):
 
 async def test_what_was_decided_before_the_end_is_sent_before_the_end():
     ours, theirs = memory_pair("mec", "ue", Slow)
-    role = Scripted(Shutdown=[Send("up", RESULT), Send("up", GRADIENT), Finish()])
-    running = asyncio.create_task(node(role, {"up": ours}).run())
+    role = Scripted(Shutdown=[Send("previous", RESULT), Send("previous", GRADIENT), Finish()])
+    running = asyncio.create_task(node(role, {"previous": ours}).run())
     theirs.may.set()
     await theirs.send(Shutdown())
     await ours.asked.wait()
@@ -76,8 +90,8 @@ async def test_what_was_decided_before_the_end_is_sent_before_the_end():
 
 async def test_actions_are_done_in_order_and_replies_go_through_the_role():
     ours, theirs = memory_pair("mec", "ue")
-    role = Scripted(Activation=[Compute("forward", ())], Result=[Send("up", GRADIENT)], Shutdown=[Finish()])
-    running = asyncio.create_task(node(role, {"up": ours}).run())
+    role = Scripted(Activation=[Work()], Result=[Send("previous", GRADIENT)], Shutdown=[Finish()])
+    running = asyncio.create_task(node(role, {"previous": ours}).run())
     await theirs.send(ACTIVATION)
     assert isinstance(await theirs.receive(), Gradient)
     await theirs.send(Shutdown())
@@ -93,14 +107,14 @@ async def test_what_the_worker_raises_ends_the_node(compute):
     ours, theirs = memory_pair("mec", "ue")
     await theirs.send(ACTIVATION)
     with pytest.raises(MemoryError, match="64 GiB"):
-        await node(Scripted(Activation=[Compute("forward", ())]), {"up": ours}, Worker(work), compute).run()
+        await node(Scripted(Activation=[Work()]), {"previous": ours}, work, compute).run()
 
 
 async def test_what_the_role_raises_ends_the_node():
     ours, theirs = memory_pair("mec", "ue")
     await theirs.send(GRADIENT)
     with pytest.raises(ProtocolError, match="unexpected Gradient"):
-        await node(Scripted(), {"up": ours}).run()
+        await node(Scripted(), {"previous": ours}).run()
 
 
 async def test_a_peer_that_goes_before_the_end_is_named():
@@ -108,7 +122,7 @@ async def test_a_peer_that_goes_before_the_end_is_named():
     down, cloud = memory_pair("mec", "cloud")
     await cloud.close()
     with pytest.raises(PeerLostError, match="cloud") as raised:
-        await node(Scripted(), {"up": up, "down": down}).run()
+        await node(Scripted(), {"previous": up, "next": down}).run()
     assert raised.value.peer == "cloud"
 
 
@@ -116,7 +130,7 @@ async def test_a_peer_that_goes_before_its_last_message_is_named():
     up, ue = memory_pair("mec", "ue")
     down, cloud = memory_pair("mec", "cloud", Slow)
     running = asyncio.create_task(
-        node(Scripted(Shutdown=[Send("down", Shutdown()), Finish()]), {"up": up, "down": down}).run()
+        node(Scripted(Shutdown=[Send("next", Shutdown()), Finish()]), {"previous": up, "next": down}).run()
     )
     await ue.send(Shutdown())
     await cloud.close()
@@ -130,14 +144,14 @@ async def test_an_own_failure_counts_more_than_a_lost_peer():
     await ue.send(GRADIENT)
     await ue.close()
     with pytest.raises(ProtocolError):
-        await node(Scripted(), {"up": up}).run()
+        await node(Scripted(), {"previous": up}).run()
 
 
 async def test_peers_may_close_right_after_the_shutdown():
     up, ue = memory_pair("mec", "ue", Slow)
     down, cloud = memory_pair("mec", "cloud")
-    role = Scripted(Shutdown=[Send("down", Shutdown()), Send("up", RESULT), Finish()])
-    running = asyncio.create_task(node(role, {"up": up, "down": down}).run())
+    role = Scripted(Shutdown=[Send("next", Shutdown()), Send("previous", RESULT), Finish()])
+    running = asyncio.create_task(node(role, {"previous": up, "next": down}).run())
     ue.may.set()
     await ue.send(Shutdown())
     assert isinstance(await cloud.receive(), Shutdown)
@@ -152,7 +166,7 @@ async def test_peers_may_close_right_after_the_shutdown():
 async def test_a_cancelled_node_leaves_no_task():
     before = asyncio.all_tasks()
     ours, _ = memory_pair("mec", "ue")
-    running = asyncio.create_task(node(Scripted(), {"up": ours}).run())
+    running = asyncio.create_task(node(Scripted(), {"previous": ours}).run())
     await asyncio.wait([running], timeout=0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -174,19 +188,19 @@ async def test_the_loop_goes_on_while_a_thread_computes():
         return RESULT
 
     ours, theirs = memory_pair("mec", "ue")
-    role = Watched(Activation=[Compute("forward", ())], Gradient=[], Result=[Finish()])
+    role = Watched(Activation=[Work()], Gradient=[], Result=[Finish()])
     await theirs.send(ACTIVATION)
     await theirs.send(GRADIENT)
-    await node(role, {"up": ours}, Worker(work), ThreadExecutor()).run()
+    await node(role, {"previous": ours}, work, ThreadExecutor()).run()
     assert [type(message) for message in role.seen] == [Activation, Gradient, Result]
 
 
 async def test_time_is_taken_by_the_node_s_clock():
     ours, theirs = memory_pair("mec", "ue")
     times = iter(range(100))
-    role = Scripted(Activation=[Compute("forward", ())], Result=[Finish()])
+    role = Scripted(Activation=[Work()], Result=[Finish()])
     await theirs.send(ACTIVATION)
-    timed = Node("mec", role, Worker(), inline, {"up": ours}, lambda: float(next(times)))
+    timed = Node("mec", role, answer, inline, {"previous": ours}, lambda: float(next(times)))
     await timed.run()
     assert timed.usage.compute_s == 1.0
     assert timed.usage.total_s == float(next(times)) - 1
@@ -220,19 +234,18 @@ TIMED = Device(timing=Timing(forward_s=2.0, backward_s=0.75))
 @pytest.mark.parametrize(
     ("device", "call", "reply", "spent"),  # seconds until it is done, and of these beyond the device's
     [
-        (TIMED, "forward", ACTIVATION, (2.0, 0.0)),
-        (TIMED, "train", ACTIVATION, (2.0, 0.0)),
-        (TIMED, "forward", GRADIENT, (2.75, 0.0)),  # the model ends here
-        (TIMED, "backward", GRADIENT, (0.75, 0.0)),
-        (TIMED, "score", RESULT, (0.5, 0.5)),
-        (Device(timing=Timing(forward_s=0.125)), "test", ACTIVATION, (0.5, 0.375)),
-        (Device(slowdown=8.0), "forward", ACTIVATION, (2.0, 0.0)),
-        (Device(), "forward", ACTIVATION, (0.5, 0.25)),
+        (TIMED, Work(), ACTIVATION, (2.0, 0.0)),
+        (TIMED, Work(), GRADIENT, (2.75, 0.0)),  # the model ends here
+        (TIMED, Work(False), GRADIENT, (0.75, 0.0)),
+        (TIMED, Work(False), RESULT, (0.5, 0.5)),
+        (Device(timing=Timing(forward_s=0.125)), Work(), ACTIVATION, (0.5, 0.375)),
+        (Device(slowdown=8.0), Work(), ACTIVATION, (2.0, 0.0)),
+        (Device(), Work(), ACTIVATION, (0.5, 0.25)),
     ],
 )
 async def test_stretched_work_takes_as_long_as_on_the_device(monkeypatch, device, call, reply, spent):
     times = Times()
-    monkeypatch.setattr("nodes.runtime.node.time", times)
+    monkeypatch.setattr("nodes.runtime.executors.time", times)
     compute = PacedExecutor(inline, on_device(device))
     assert await compute(call, lambda: times.work(reply)) is reply
     assert (times.now - 100.0, compute.overrun_s) == spent

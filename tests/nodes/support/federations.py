@@ -53,7 +53,7 @@ def make_federation(scheme: str, job: Job = JOB, **changes) -> Federation:
 class Trained(NamedTuple):
     outcome: FederationOutcome
     states: States  # of clients' and edge servers' parts, by name
-    town: LocalFederation
+    local: LocalFederation
 
 
 def trained(federation: Federation, links: dict[str, Duplex] | None = None) -> Trained:
@@ -61,18 +61,17 @@ def trained(federation: Federation, links: dict[str, Duplex] | None = None) -> T
     made = workers(federation, load_data(federation.job))
 
     async def run() -> tuple[FederationOutcome, LocalFederation]:
-        town = LocalFederation(federation, made) if links is None else VirtualFederation(federation, made, links)
-        return await town.run(), town
+        local = LocalFederation(federation, made) if links is None else VirtualFederation(federation, made, links)
+        return await local.run(), local
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums are made in the order in which the plain loops make them
-    outcome, town = asyncio.run(run()) if links is None else run_virtual(run())
+    outcome, local = asyncio.run(run()) if links is None else run_virtual(run())
     torch.set_num_threads(threads)
-    states = {name: town.made[name][1].segment.state() for name in federation.client_names}
+    states = {name: local.made[name][1].segment.state() for name in federation.client_names}
     for name in federation.edge_names:
-        given = town.made[name][1].give(0, 1, None).tensors
-        states[name] = {key.removeprefix("server."): tensor for key, tensor in given.items()}
-    return Trained(outcome, states, town)
+        states[name] = local.made[name][1].give(0, 1, None).server
+    return Trained(outcome, states, local)
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -109,7 +109,7 @@ def test_microbatches_equal_the_same_accumulation_unsplit(splits, tmp_path):
 def test_microbatches_change_what_a_step_costs_but_hardly_what_it_learns(tmp_path):
     whole, halved = (run_in_process(make_job(UNDROPPED, (3,), microbatches=m)) for m in (1, 4))
     assert whole.losses == pytest.approx(halved.losses, rel=1e-4)
-    assert sum(t.messages for t in halved.nodes[0].sent_down.values()) > 3 * 20
+    assert sum(t.messages for t in halved.nodes[0].sent_uplink.values()) > 3 * 20
 
 
 def test_another_optimizer_equals_the_whole(tmp_path):

@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 
 from nodes.errors import ProtocolError
 from nodes.model.layer_range import layer_range
-from nodes.runtime.actions import Compute, Finish, Send
+from nodes.runtime.actions import Finish, Send
 from nodes.spec.job import Job, StageSpec
 from nodes.training import segment
+from nodes.training.calls import Backward, Evaluate, Forward, Infer, Score, Train
 from nodes.training.relay import Relay
 from nodes.training.segment import Segment
 from nodes.training.source import TrainingSchedule
 from nodes.training.ue import Ue
 from nodes.wire.codec import encode
-from nodes.wire.messages import Activation, Assign, Gradient, Heartbeat, Result, Shutdown
+from nodes.wire.messages import Activation, Begin, Gradient, Heartbeat, Result, ServeMember, Shutdown
 
-ASSIGN = Assign(assignment=0, splits=(1,))
+BEGIN = Begin()
 
 
 def activation(step=0, microbatch=0, train=True):
@@ -32,12 +33,12 @@ def gradient(step=0, microbatch=0, loss=2.0):
     return Gradient(assignment=0, step=step, microbatch=microbatch, metrics=metrics, tensors={})
 
 
-def assign(member):
-    return Assign(assignment=member, splits=())
+def result(step=0):
+    return Result(assignment=0, step=step)
 
 
-def result(step=0, correct=3.0, count=4.0, member=0):
-    return Result(assignment=member, step=step, metrics={"correct": correct, "count": count})
+def score(step=0, correct=3.0, samples=4.0, member=0):
+    return Score(step, member, correct, samples)
 
 
 def make_ue(**changes):
@@ -47,15 +48,15 @@ def make_ue(**changes):
 
 def test_the_ue_trains_step_by_step_then_tests_then_reports_and_ends():
     ue = make_ue()
-    assert ue.receive("runner", ASSIGN, 0.0) == [Compute("train", (0, 0, 0, None))]
-    assert ue.computed(sent := activation(), 1.0) == [Send("down", sent)]
-    assert ue.receive("down", back := gradient(), 2.0) == [Compute("backward", (back,))]
-    assert ue.computed(gradient(loss=3.0), 3.0) == [Compute("train", (0, 1, 0, 1))]  # the last step saves
-    assert ue.computed(gradient(step=1, loss=1.0), 5.0) == [Compute("test", (0, 0)), Compute("test", (1, 0))]
-    assert ue.computed(activation(train=False), 6.0)[0].to == "down"
-    assert ue.receive("down", came := result(), 7.0) == [Compute("score", (came,))]
-    assert ue.computed(result(0), 8.0) == []
-    report, shutdown, finish = ue.computed(result(1, correct=1.0), 9.5)
+    assert ue.receive("runner", BEGIN, 0.0) == [Train(0, 0, 0, None)]
+    assert ue.computed(sent := activation(), 1.0) == [Send("next", sent)]
+    assert ue.receive("next", back := gradient(), 2.0) == [Backward(back)]
+    assert ue.computed(gradient(loss=3.0), 3.0) == [Train(0, 1, 0, 1)]  # the last step saves
+    assert ue.computed(gradient(step=1, loss=1.0), 5.0) == [Infer(0, 0), Infer(1, 0)]
+    assert ue.computed(activation(train=False), 6.0)[0].to == "next"
+    assert ue.receive("next", came := result(), 7.0) == [Evaluate(came)]
+    assert ue.computed(score(0), 8.0) == []
+    report, shutdown, finish = ue.computed(score(1, correct=1.0), 9.5)
     assert report.to == "runner"
     assert report.message.metrics == {
         "epoch": 1.0,
@@ -69,66 +70,66 @@ def test_the_ue_trains_step_by_step_then_tests_then_reports_and_ends():
         "train_up_bytes": sum(map(len, encode(sent))),
         "train_down_bytes": sum(map(len, encode(back))),
     }
-    assert report.message.tensors["losses"].tolist() == [3.0, 1.0]
-    assert report.message.tensors["step_s"].tolist() == [3.0, 2.0]
-    assert report.message.tensors["latency_s"].tolist() == [3.0, 4.5]  # both began at 5
-    assert shutdown.to == "down"
+    assert report.message.losses.tolist() == [3.0, 1.0]
+    assert report.message.step_s.tolist() == [3.0, 2.0]
+    assert report.message.latency_s.tolist() == [3.0, 4.5]  # both began at 5
+    assert shutdown.to == "next"
     assert isinstance(shutdown.message, Shutdown)
     assert finish == Finish()
 
 
 def test_a_manager_switches_members_request_by_request_and_ends():
     ue = make_ue(epochs=0, train_steps=0, test_batches=3, window=2, managed=True)
-    assert ue.receive("runner", ASSIGN, 0.0) == [Compute("test", (0, 0)), Compute("test", (1, 0))]
-    assert ue.computed(result(0), 1.0) == [Compute("test", (2, 0))]
-    assert ue.computed(result(1), 1.0) == []
-    (report,) = ue.computed(result(2), 2.0)  # and waits
+    assert ue.receive("runner", BEGIN, 0.0) == [Infer(0, 0), Infer(1, 0)]
+    assert ue.computed(score(0), 1.0) == [Infer(2, 0)]
+    assert ue.computed(score(1), 1.0) == []
+    (report,) = ue.computed(score(2), 2.0)  # and waits
     assert report.to == "runner"
-    assert ue.receive("runner", assign(2), 5.0) == [Compute("test", (0, 2)), Compute("test", (1, 2))]
-    assert ue.receive("runner", assign(1), 5.5) == []  # two requests are under way
-    assert ue.computed(result(0, correct=4.0, member=2), 6.0) == [Compute("test", (2, 1))]
-    assert ue.computed(result(1, correct=2.0, member=2), 6.0) == []
-    (report,) = ue.computed(result(2, correct=1.0, member=1), 7.0)
+    assert ue.receive("runner", ServeMember(member=2), 5.0) == [Infer(0, 2), Infer(1, 2)]
+    assert ue.receive("runner", ServeMember(member=1), 5.5) == []  # two requests are under way
+    assert ue.computed(score(0, correct=4.0, member=2), 6.0) == [Infer(2, 1)]
+    assert ue.computed(score(1, correct=2.0, member=2), 6.0) == []
+    (report,) = ue.computed(score(2, correct=1.0, member=1), 7.0)
     served = {name: value for name, value in report.message.metrics.items() if name.startswith("member")}
     assert served == {"member2.samples": 8, "member2.accuracy": 0.75, "member1.samples": 4, "member1.accuracy": 0.25}
     shutdown, finish = ue.receive("runner", Shutdown(), 8.0)
-    assert (shutdown.to, type(shutdown.message), finish) == ("down", Shutdown, Finish())
+    assert (shutdown.to, type(shutdown.message), finish) == ("next", Shutdown, Finish())
 
 
 def test_the_next_step_waits_for_all_microbatches():
     ue = make_ue(microbatches=3)
-    assert ue.receive("runner", ASSIGN, 0.0) == [Compute("train", (0, 0, m, None)) for m in range(3)]
+    assert ue.receive("runner", BEGIN, 0.0) == [Train(0, 0, m, None) for m in range(3)]
     assert ue.computed(gradient(0, 0, 0.5), 1.0) == []
     assert ue.computed(gradient(0, 1, 0.5), 2.0) == []
-    assert ue.computed(gradient(0, 2, 1.0), 3.0) == [Compute("train", (0, 1, m, 1)) for m in range(3)]
+    assert ue.computed(gradient(0, 2, 1.0), 3.0) == [Train(0, 1, m, 1) for m in range(3)]
     assert ue.history[0].losses == [2.0]
 
 
 def test_epochs_follow_each_other_and_begin_where_told():
     ue = make_ue(epochs=5, start_epoch=3, train_steps=1, test_batches=0)
-    assert ue.receive("runner", ASSIGN, 0.0) == [Compute("train", (3, 0, 0, 4))]
+    assert ue.receive("runner", BEGIN, 0.0) == [Train(3, 0, 0, 4)]
     report, train = ue.computed(gradient(), 1.0)
-    assert report.message.step == 4
-    assert train == Compute("train", (4, 0, 0, 5))
+    assert report.message.metrics["epoch"] == 4
+    assert train == Train(4, 0, 0, 5)
     assert [type(action) for action in ue.computed(gradient(), 1.0)] == [Send, Send, Finish]
 
 
 @pytest.mark.parametrize("start", [2, 3])
 def test_nothing_is_done_where_all_epochs_are_done(start):
-    actions = make_ue(epochs=2, start_epoch=start).receive("runner", ASSIGN, 0.0)
+    actions = make_ue(epochs=2, start_epoch=start).receive("runner", BEGIN, 0.0)
     assert [type(action) for action in actions] == [Send, Finish]
 
 
 def test_no_epochs_only_test():
     ue = make_ue(epochs=0, test_batches=1)
-    assert ue.receive("runner", ASSIGN, 0.0) == [Compute("test", (0, 0))]
-    assert ue.computed(result(0), 1.0)[0].message.metrics["test_accuracy"] == 0.75
+    assert ue.receive("runner", BEGIN, 0.0) == [Infer(0, 0)]
+    assert ue.computed(score(0), 1.0)[0].message.metrics["test_accuracy"] == 0.75
 
 
 def test_a_ue_alone_tells_nobody_to_end():
     ue = Ue(TrainingSchedule(train_steps=0, test_batches=1, epochs=0, microbatches=1, window=1), alone=True)
-    ue.receive("runner", ASSIGN, 0.0)
-    assert [type(action) for action in ue.computed(result(0), 1.0)] == [Send, Finish]
+    ue.receive("runner", BEGIN, 0.0)
+    assert [type(action) for action in ue.computed(score(0), 1.0)] == [Send, Finish]
 
 
 @given(
@@ -148,26 +149,28 @@ def test_the_window_is_never_exceeded_whatever_comes_first(window, batches, epoc
         nonlocal ended
         for action in actions:
             match action:
-                case Compute("test", (number, _)):
+                case Infer(batch=number):
                     in_flight.add(number)
                     work.append(activation(number, train=False))
-                case Compute("train", (_, step, _, _)):
+                case Train(batch=step):
                     assert not in_flight
                     work.append(activation(step))
-                case Compute(_, (reply,)):
+                case Backward(gradient=reply):
                     work.append(reply)
-                case Send("down", Activation() as message):
+                case Evaluate(result=reply):
+                    work.append(score(reply.step))
+                case Send("next", Activation() as message):
                     lines[0].append(message)
                 case Finish():
                     ended = True
 
-    act(ue.receive("runner", ASSIGN, 0.0))
+    act(ue.receive("runner", BEGIN, 0.0))
     while not ended:
         assert work or lines[0] or lines[1], "nothing is under way, yet the UE has not ended"
         match next(choose):
             case 0 if work:
                 reply = work.popleft()
-                if isinstance(reply, Result):
+                if isinstance(reply, Score):
                     in_flight.remove(reply.step)
                     scored.append(reply.step)
                 act(ue.computed(reply, 0.0))
@@ -175,7 +178,7 @@ def test_the_window_is_never_exceeded_whatever_comes_first(window, batches, epoc
                 message = lines[0].popleft()
                 lines[1].append(gradient(message.step) if message.train else result(message.step))
             case 2 if lines[1]:
-                act(ue.receive("down", lines[1].popleft(), 0.0))
+                act(ue.receive("next", lines[1].popleft(), 0.0))
         fullest = max(fullest, len(in_flight))
     assert fullest == min(window, batches)
     assert scored == [*range(batches)] * max(1, epochs)
@@ -183,19 +186,19 @@ def test_the_window_is_never_exceeded_whatever_comes_first(window, batches, epoc
 
 def test_a_result_out_of_turn_is_a_protocol_error():
     ue = make_ue(epochs=0)
-    ue.receive("runner", ASSIGN, 0.0)
-    with pytest.raises(ProtocolError, match="result of batch 1, that of 0 is due"):
-        ue.computed(result(1), 1.0)
+    ue.receive("runner", BEGIN, 0.0)
+    with pytest.raises(ProtocolError, match="result of test batch 1 before that of 0"):
+        ue.computed(score(1), 1.0)
 
 
 @pytest.mark.parametrize(
     ("sender", "message"),
     [
         ("runner", gradient()),
-        ("down", activation()),
-        ("down", Shutdown()),
-        ("down", ASSIGN),
-        ("up", result()),
+        ("next", activation()),
+        ("next", Shutdown()),
+        ("next", BEGIN),
+        ("previous", result()),
     ],
 )
 def test_what_the_ue_does_not_expect_is_a_protocol_error(sender, message):
@@ -225,11 +228,11 @@ def test_places_beyond_the_model_are_refused(splits):
 @pytest.mark.parametrize("index", [1, 3])
 def test_a_hop_with_layers_computes(index):
     hop = Relay(PLACES[index], end=False)
-    assert hop.receive("up", message := activation(), 0.0) == [Compute("forward", (message,))]
-    assert hop.receive("down", message := gradient(), 0.0) == [Compute("backward", (message,))]
-    assert hop.computed(message := activation(), 0.0) == [Send("down", message)]
-    assert hop.computed(message := gradient(), 0.0) == [Send("up", message)]
-    assert hop.computed(message := result(), 0.0) == [Send("up", message)]
+    assert hop.receive("previous", message := activation(), 0.0) == [Forward(message)]
+    assert hop.receive("next", message := gradient(), 0.0) == [Backward(message)]
+    assert hop.computed(message := activation(), 0.0) == [Send("next", message)]
+    assert hop.computed(message := gradient(), 0.0) == [Send("previous", message)]
+    assert hop.computed(message := result(), 0.0) == [Send("previous", message)]
 
 
 def test_a_hop_without_layers_makes_no_network(monkeypatch):
@@ -261,9 +264,9 @@ def test_a_hop_without_layers_passes_all_on_as_it_came():
     hop = Relay(PLACES[2], end=False)
     tensors = {"x": torch.ones(2)}
     for sender, to, message in [
-        ("up", "down", Activation(assignment=0, step=1, train=True, tensors=tensors)),
-        ("down", "up", Gradient(assignment=0, step=1, tensors=tensors)),
-        ("down", "up", result()),
+        ("previous", "next", Activation(assignment=0, step=1, train=True, tensors=tensors)),
+        ("next", "previous", Gradient(assignment=0, step=1, tensors=tensors)),
+        ("next", "previous", result()),
     ]:
         (action,) = hop.receive(sender, message, 0.0)
         assert action.to == to
@@ -272,17 +275,17 @@ def test_a_hop_without_layers_passes_all_on_as_it_came():
 
 def test_a_hop_computes_before_it_hears_of_the_end_and_tells_it_on():
     hop = Relay(PLACES[1], end=False)
-    assert hop.receive("up", end := Shutdown(), 0.0) == [Send("down", end), Finish()]
-    assert Relay(PLACES[4], end=True).receive("up", end, 0.0) == [Finish()]
+    assert hop.receive("previous", end := Shutdown(), 0.0) == [Send("next", end), Finish()]
+    assert Relay(PLACES[4], end=True).receive("previous", end, 0.0) == [Finish()]
 
 
 @pytest.mark.parametrize(
     ("sender", "message"),
     [
-        ("up", gradient()),
-        ("up", result()),
-        ("down", activation()),
-        ("down", Shutdown()),
+        ("previous", gradient()),
+        ("previous", result()),
+        ("next", activation()),
+        ("next", Shutdown()),
         ("runner", result()),
     ],
 )

@@ -10,8 +10,9 @@ from nodes.data.loading import load_data
 from nodes.data.partitioning import partition_iid
 from nodes.errors import ProtocolError
 from nodes.model.factory import build_model
-from nodes.runtime.actions import Compute, Finish, Send
+from nodes.runtime.actions import Finish, Send
 from nodes.spec.job import DataSpec, Device, Job, OptimizerSpec, StageSpec
+from nodes.training.calls import Forward
 from nodes.training.in_process import run_in_process
 from nodes.training.shared_server import SharedServer
 from nodes.wire.messages import Activation, Gradient, Shutdown
@@ -43,9 +44,9 @@ def test_training_tasks_take_turns_and_others_do_not_wait():
     assert hub.receive("b", early, 0.0) == []
     assert hub.receive("b", late, 0.0) == []
     test = task(7, train=False)
-    assert hub.receive("b", test, 0.0) == [Compute("forward", (test,))]
+    assert hub.receive("b", test, 0.0) == [Forward(test)]
     begun = hub.receive("a", first, 0.0)
-    assert [action.arguments[0].step for action in begun] == [0, 1]
+    assert [action.message.step for action in begun] == [0, 1]
     replies = [Gradient(assignment=0, step=step, tensors={}) for step in (7, 0, 1)]
     assert [hub.computed(reply, 0.0) for reply in replies] == [
         [Send(to, reply)] for to, reply in zip("bab", replies, strict=True)
@@ -55,7 +56,7 @@ def test_training_tasks_take_turns_and_others_do_not_wait():
 def test_the_servers_epoch_ends_with_the_last_sources():
     hub = SharedServer(("a", "b", "c"))
     saves = [
-        action.arguments[0].save
+        action.message.save
         for source in "abc"
         for action in hub.receive(source, task("abc".index(source), save=4), 0.0)
     ]
@@ -113,7 +114,7 @@ def test_sources_train_one_server_as_a_plain_loop_would():
     assert [epoch["tested_samples"] for epoch in found.epochs] == [10] * 6
     assert [node.name for node in found.nodes] == ["ue1", "ue2", "ue3", "cloud"]
     assert found.nodes[-1].steps == 18
-    assert found.nodes[-1].sent_up["gradient"].messages == 18
+    assert found.nodes[-1].sent_downlink["gradient"].messages == 18
 
 
 BAD = {

@@ -46,8 +46,8 @@ TIMINGS = [Timing(forward_s=0.010, backward_s=0.015), Timing(forward_s=0.007, ba
 
 def test_one_batch_at_a_time_takes_the_sum_of_all():
     outcome = run_in_virtual_time(make_job(window=1), TIMINGS, [LINK])
-    down = crossing_s(outcome.nodes[0].sent_down["activation"], UP)  # towards the cloud
-    back = crossing_s(outcome.nodes[1].sent_up["result"], DOWN)
+    down = crossing_s(outcome.nodes[0].sent_uplink["activation"], UP)  # towards the cloud
+    back = crossing_s(outcome.nodes[1].sent_downlink["result"], DOWN)
     expected = BATCHES * (0.010 + sum(down) + 0.007 + sum(back))
     assert outcome.epochs[0]["test_s"] == pytest.approx(expected, rel=1e-9)
     assert outcome.epochs[0]["tested_samples"] == 8 * BATCHES
@@ -58,8 +58,8 @@ def test_one_batch_at_a_time_takes_the_sum_of_all():
 def test_a_full_window_takes_one_batch_and_the_slowest_stage_for_each_other(forward_s):
     timings = [Timing(forward_s=forward_s), TIMINGS[1]]
     outcome = run_in_virtual_time(make_job(window=BATCHES), timings, [LINK])
-    sent_s, travel_s = crossing_s(outcome.nodes[0].sent_down["activation"], UP)
-    back_s, return_s = crossing_s(outcome.nodes[1].sent_up["result"], DOWN)
+    sent_s, travel_s = crossing_s(outcome.nodes[0].sent_uplink["activation"], UP)
+    back_s, return_s = crossing_s(outcome.nodes[1].sent_downlink["result"], DOWN)
     stages = [forward_s, sent_s, 0.007, back_s]
     expected = sum(stages) + travel_s + return_s + (BATCHES - 1) * max(stages)
     assert outcome.epochs[0]["test_s"] == pytest.approx(expected, rel=1e-9)
@@ -68,8 +68,8 @@ def test_a_full_window_takes_one_batch_and_the_slowest_stage_for_each_other(forw
 def test_a_training_step_takes_forward_and_backward_on_both_sides():
     job = make_job(epochs=1, data=DataSpec(train_samples=24, test_samples=8))
     outcome = run_in_virtual_time(job, TIMINGS, [LINK])
-    there = crossing_s(outcome.nodes[0].sent_down["activation"], UP)
-    back = crossing_s(outcome.nodes[1].sent_up["gradient"], DOWN)
+    there = crossing_s(outcome.nodes[0].sent_uplink["activation"], UP)
+    back = crossing_s(outcome.nodes[1].sent_downlink["gradient"], DOWN)
     step_s = 0.010 + sum(there) + 0.007 + 0.020 + sum(back) + 0.015
     assert len(outcome.step_s) == 3
     # Of the activations one was a test's, which names no gradients: a few bytes of its header.
@@ -87,8 +87,8 @@ def test_bytes_are_those_of_the_run_with_data(stage, splits):
     real = run_in_process(job)
     virtual = run_in_virtual_time(job, [Timing()] * (links + 1), [LINK] * links)
     for one, other in zip(real.nodes, virtual.nodes, strict=True):
-        assert one.sent_down == other.sent_down
-        assert one.sent_up == other.sent_up
+        assert one.sent_uplink == other.sent_uplink
+        assert one.sent_downlink == other.sent_downlink
         assert (one.name, one.layers, one.steps) == (other.name, other.layers, other.steps)
     assert virtual.losses == [0.0] * 3
 
@@ -116,8 +116,8 @@ def test_half_duplex_links_carry_one_direction_at_a_time():
         run_in_virtual_time(make_job(window=2), [Timing()] * 2, [Duplex(up=profile, down=profile, half_duplex=half)])
         for half in (False, True)
     )
-    sent_s, _ = crossing_s(one.nodes[0].sent_down["activation"], profile)
-    back_s, _ = crossing_s(one.nodes[1].sent_up["result"], profile)
+    sent_s, _ = crossing_s(one.nodes[0].sent_uplink["activation"], profile)
+    back_s, _ = crossing_s(one.nodes[1].sent_downlink["result"], profile)
     # Full duplex: activations back to back, then the last result. Half duplex: all one after the other, as the next
     # activation always waits for a result.
     assert both.epochs[0]["test_s"] == pytest.approx(BATCHES * sent_s + back_s, rel=1e-9)
@@ -149,8 +149,8 @@ def test_a_link_that_follows_a_trace_sends_what_the_rates_add_up_to(tmp_path):
     now = 0.0
     for _ in range(BATCHES):
         for traffic, delay_s, compute_s in (
-            (outcome.nodes[0].sent_down["activation"], 0.03, 0.005),
-            (outcome.nodes[1].sent_up["result"], 0.0, 0.0),
+            (outcome.nodes[0].sent_uplink["activation"], 0.03, 0.005),
+            (outcome.nodes[1].sent_downlink["result"], 0.0, 0.0),
         ):
             wire_bytes = (traffic.header_bytes + traffic.payload_bytes) / traffic.messages
             now = sent(now + compute_s, wire_bytes) + delay_s
@@ -167,7 +167,7 @@ def test_many_tasks_over_five_hops_repeat_to_the_bit_and_are_those_of_the_segmen
     assert len(one.latency_s) == 150
     assert len(set(one.latency_s)) > 100
 
-    monkeypatch.setattr("nodes.training.in_process.ShapeSegment", functools.partial(Segment, meta=True))
+    monkeypatch.setattr("nodes.training.build.ShapeSegment", functools.partial(Segment, meta=True))
     assert run_in_virtual_time(job, [Timing(forward_s=0.004)] * 6, links) == one
 
 

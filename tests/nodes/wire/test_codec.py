@@ -2,7 +2,8 @@
 
 import struct
 import zlib
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -10,26 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.model.boundary import View
+from nodes.spec.federation import Federation
 from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.spec.policy import LinkSpec
+from nodes.spec.service import Pace, Service
 from nodes.wire.codec import DTYPES, PREFIX, Decoder, FrameError, Limits, encode, wire_size
-from nodes.wire.messages import (
-    Activation,
-    AnyMessage,
-    Assign,
-    Configure,
-    Error,
-    Gradient,
-    Heartbeat,
-    Hello,
-    LinkState,
-    Parameters,
-    Proposal,
-    Result,
-    Shutdown,
-    SplitCost,
-)
+from nodes.wire.messages import Activation, AnyMessage, Configure, Result, Shutdown, SplitCost
 
 JOB = Job(
     model="resnet18",
@@ -41,9 +28,7 @@ JOB = Job(
     data=DataSpec(train_samples=5),
 )
 
-names = st.text(max_size=8)
 counts = st.integers(0, 2**31)
-metrics = st.dictionaries(names, st.floats(allow_nan=False), max_size=3)
 
 
 @st.composite
@@ -54,32 +39,48 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
     return tensor.t() if len(shape) == 2 and draw(st.booleans()) else tensor
 
 
-named = st.dictionaries(names, tensors(), max_size=3)
-tasks = {"assignment": counts, "step": counts, "microbatch": counts, "tensors": named}
-views = st.builds(View, base=names, shape=st.just((2,)), stride=st.just((1,)), offset=counts)
-MESSAGES = st.one_of(
-    st.builds(Hello, node=names, pid=counts, port=counts),
-    st.builds(Configure, job=st.just(JOB), index=counts, downstream=st.none() | st.tuples(names, counts)),
-    st.builds(SplitCost, assignment=counts, node=names, tensors=named),
-    st.builds(LinkState, upper=names, link=st.builds(LinkSpec, rate_bps=st.none() | st.floats(1, 1e12))),
-    st.builds(Proposal, step=counts, splits=st.lists(counts, max_size=4).map(tuple)),
-    st.builds(Assign, assignment=counts, splits=st.lists(counts, max_size=4).map(tuple)),
-    st.builds(Parameters, assignment=counts, start=counts, stop=counts, tensors=named),
-    st.builds(
-        Activation,
-        **tasks,
-        train=st.booleans(),
-        grads=st.lists(names, max_size=2).map(tuple),
-        scalars=st.dictionaries(names, counts | st.floats(allow_nan=False) | st.booleans(), max_size=2),
-        views=st.dictionaries(names, views, max_size=2),
-        labels=st.none() | tensors(),
-    ),
-    st.builds(Gradient, **tasks, metrics=metrics),
-    st.builds(Result, **tasks, metrics=metrics),
-    st.builds(Heartbeat, node=names, metrics=metrics),
-    st.builds(Error, node=names, reason=names),
-    st.builds(Shutdown, reason=names),
-)
+VALUES: dict[Any, st.SearchStrategy[Any]] = {
+    Any: st.none() | st.text(max_size=8),
+    str: st.text(max_size=8),
+    int: counts,
+    float: st.floats(allow_nan=False),
+    bool: st.booleans(),
+    NoneType: st.none(),
+    torch.Tensor: tensors(),
+    Job: st.just(JOB),
+    Service: st.just(Service(model="resnet18", input_shape=(3, 32, 32), classes=10, pace=Pace(tasks=1))),
+    Federation: st.just(Federation(job=JOB, scheme="psl")),
+    LinkSpec: st.builds(LinkSpec, rate_bps=st.none() | st.floats(1, 1e12)),
+}
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of the type of a message's field."""
+    arguments = get_args(kind)
+    match get_origin(kind):
+        case _ if kind in VALUES:
+            found = VALUES[kind]
+        case annotated if annotated is Annotated:
+            low, some = kind.__metadata__[0].ge, kind.__metadata__[0].min_length
+            found = values(arguments[0]).filter(lambda value: (low is None or value >= low) and (not some or value))
+        case origin if origin in (Union, UnionType):
+            found = st.one_of(*map(values, arguments))
+        case origin if origin is dict:
+            found = st.dictionaries(values(str), values(arguments[1]), max_size=3)
+        case origin if origin is tuple and arguments[-1] is Ellipsis:
+            found = st.lists(values(arguments[0]), max_size=3).map(tuple)
+        case origin if origin is tuple:
+            found = st.tuples(*map(values, arguments))
+        case _:
+            found = st.builds(kind, **{name: values(field) for name, field in get_type_hints(kind).items()})
+    return found
+
+
+def messages(kind: type) -> st.SearchStrategy[AnyMessage]:
+    return st.builds(kind, **{field.name: values(field.type) for field in msgspec.structs.fields(kind)})
+
+
+MESSAGES = st.one_of(*map(messages, get_args(AnyMessage)))
 ACTIVATION = Activation(
     assignment=1,
     step=2,
@@ -98,7 +99,7 @@ def framed(
     header: Any,
     payload: bytes = b"",
     *,
-    version: int = 1,
+    version: int = 2,
     header_bytes: int | None = None,
     size: int | None = None,
 ) -> bytes:
@@ -190,7 +191,7 @@ def test_a_frame_typed_out_by_hand() -> None:
         b"\xa7tensors\x81\xa6cost_s\x92\xa3f32\x91\x02"  # {"cost_s": ["f32", [2]]}
     )
     payload = b"\x00\x00\x80\x3f\x00\x00\x00\xc0"  # 1.0, -2.0
-    start = b"\x01" + b"\x35\x00\x00\x00" + b"\x05\x00\x00\x00" + b"\x08\x00\x00\x00\x00\x00\x00\x00"
+    start = b"\x02" + b"\x35\x00\x00\x00" + b"\x05\x00\x00\x00" + b"\x08\x00\x00\x00\x00\x00\x00\x00"
     whole = start + struct.pack("<I", zlib.crc32(start + header)) + header + payload
     message = SplitCost(assignment=7, node="ue", tensors={"cost_s": torch.tensor([1.0, -2.0])})
     assert len(header) == 0x35
@@ -267,8 +268,8 @@ def spec(dtype: Any, shape: Any) -> dict[str, Any]:
     [
         (framed({"type": "surprise"}), "surprise"),
         (framed({"type": "shutdown", "more": 1}), "more"),
-        (framed({"type": "assign", "assignment": 0}), "splits"),
-        (framed(RESULT, version=2), "version 2"),
+        (framed({"type": "split-change", "assignment": 0}), "splits"),
+        (framed(RESULT, version=1), "version 1"),
         (framed(RESULT, version=0), "version 0"),
         (framed(RESULT, header_bytes=0), "header of 0 bytes"),
         (framed(RESULT, b"abcd"), "4 bytes of the payload are in no tensor"),
@@ -286,7 +287,7 @@ def spec(dtype: Any, shape: Any) -> dict[str, Any]:
         (framed(RESULT | {"tensors": {str(n): ["u8", [0]] for n in range(4097)}}), "4096 tensors"),
         (framed(msgspec.msgpack.encode(RESULT) + b"\x00"), r"^header: "),
         (framed(b"\x81\xa4type" + b"\x91" * 5000), r"^header: "),
-        (framed(b"\x82\xa4type\xa6assign\xa6splits\xdd\xff\xff\xff\xff"), r"^header: "),
+        (framed(b"\x82\xa4type\xacsplit-change\xa6splits\xdd\xff\xff\xff\xff"), r"^header: "),
         (framed(b"\x82\xa4type\xa8shutdown\xa6reason\xa1\xff"), r"^header: "),
         (framed(spec("f32", [1]), b"abc"), "more bytes"),
         (framed(spec("f32", [1]), b"abc", size=4), "ended inside a frame"),

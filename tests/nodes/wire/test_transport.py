@@ -19,15 +19,15 @@ from nodes.wire.channel import ChannelClosed
 from nodes.wire.codec import FrameError, Limits, encode, wire_size
 from nodes.wire.messages import (
     Activation,
-    Assign,
+    Begin,
+    BeginUpdate,
+    ClientUpdate,
     Gradient,
     Handover,
-    Heartbeat,
     Parameters,
     Result,
     Shutdown,
     SplitCost,
-    Weights,
 )
 from nodes.wire.socket_channel import MAX_EARLY, Reorder, SocketChannel, travels_in_bulk
 from nodes.wire.transport import Server, connect
@@ -69,8 +69,8 @@ def activation(step: int, size: int) -> Activation:
     return Activation(assignment=0, step=step, train=True, tensors={"x": torch.full((size,), step, dtype=torch.uint8)})
 
 
-def beat(step: int) -> Heartbeat:
-    return Heartbeat(node="ue", metrics={"step": step})
+def control(number: int) -> BeginUpdate:
+    return BeginUpdate(number=number)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -133,25 +133,25 @@ def test_which_messages_travel_in_bulk() -> None:
     bulk = [
         activation(0, 1),
         Gradient(assignment=0, step=0, tensors=x),
-        Handover(assignment=1, client=0, to="edge2", here=True, tensors=x),
+        Handover(round=1, client=0, to="edge2", here=True, tensors=x),
         Parameters(assignment=0, start=0, stop=1, tensors=x),
         Result(assignment=0, step=0),
-        Weights(assignment=0, tensors=x),
+        ClientUpdate(round=0, samples=1, tensors=x),
     ]
-    control = [
-        beat(0),
+    small = [
+        control(0),
         SplitCost(assignment=0, node="ue", tensors=x),
-        Assign(assignment=0, splits=()),
+        Begin(),
         Shutdown(),
     ]
     assert all(map(travels_in_bulk, bulk))
-    assert not any(map(travels_in_bulk, control))
+    assert not any(map(travels_in_bulk, small))
 
 
 def test_reorder_gives_messages_in_order() -> None:
     reorder = Reorder()
     order = [3, 0, 2, 1, 5, 4]
-    got = [[m.metrics["step"] for m in reorder.take(n, beat(n))] for n in order]
+    got = [[m.number for m in reorder.take(n, control(n))] for n in order]
     assert got == [[], [0], [], [1, 2, 3], [], [4, 5]]
     assert not reorder.gap
 
@@ -159,11 +159,11 @@ def test_reorder_gives_messages_in_order() -> None:
 @pytest.mark.parametrize("sequence", [0, 2, 1 + MAX_EARLY, 2**32 - 1])
 def test_reorder_refuses_a_number_used_before_or_far_ahead(sequence: int) -> None:
     reorder = Reorder()
-    list(reorder.take(0, beat(0)))
-    list(reorder.take(2, beat(2)))
+    list(reorder.take(0, control(0)))
+    list(reorder.take(2, control(2)))
     assert reorder.gap
     with pytest.raises(FrameError, match=f"message {sequence} came while 1 was due"):
-        list(reorder.take(sequence, beat(9)))
+        list(reorder.take(sequence, control(9)))
 
 
 @pytest.mark.parametrize("proxied", [False, True])
@@ -174,9 +174,9 @@ def test_bytes_written_are_the_bytes_that_the_kernel_saw_acknowledged(run: Run, 
             near, far = await pair(server, port if proxied else None, bulk)
             for step, size in enumerate([0, 1, 1000, 100_000, 5 * MIB]):
                 await near.send(activation(step, size))
-                await near.send(beat(step))
+                await near.send(control(step))
                 await far.send(Gradient(assignment=0, step=step, tensors={"x": torch.zeros(size + 1)}))
-                await far.send(Heartbeat(node="mec"))
+                await far.send(control(0))
                 for end in (near, near, far, far):
                     await end.receive()
             await asyncio.gather(near.close(), far.close())
@@ -199,12 +199,12 @@ def test_a_frame_costs_its_wire_size_in_bulk_and_the_framing_more_on_the_websock
                 websocket, bulk = end.connections
                 for message, connection, more in (
                     (activation(1, 999), bulk, 0),
-                    (beat(1), websocket, framing),
+                    (control(1), websocket, framing),
                 ):
                     before = connection.written_bytes
                     await end.send(message)
                     assert connection.written_bytes - before == sum(wire_size(message)) + more
-                assert end.sent["heartbeat"].messages == 1
+                assert end.sent["begin-update"].messages == 1
                 assert (end.sent["activation"].header_bytes, 999) == wire_size(activation(1, 999))
                 assert end.sent["activation"].payload_bytes == 999
 
@@ -220,13 +220,13 @@ def test_order_holds_when_control_overtakes_a_tensor(run: Run) -> None:
                 proxy.gates[0].clear()  # the bulk connection is the one opened first
                 sending = asyncio.create_task(near.send(activation(0, 4 * MIB)))
                 await asyncio.sleep(0)
-                await near.send(beat(1))
+                await near.send(control(1))
                 await until(lambda: far._reorder.gap)
                 assert far._inbox.empty()
                 proxy.gates[0].set()
                 first, second = await far.receive(), await far.receive()
                 assert isinstance(first, Activation)
-                assert isinstance(second, Heartbeat)
+                assert isinstance(second, BeginUpdate)
                 await sending
                 await near.close()
 
@@ -237,7 +237,7 @@ def test_order_holds_in_both_directions_at_once(run: Run) -> None:
     async def converse(end: SocketChannel) -> None:
         rng = random.Random(1)
         messages = [
-            activation(step, rng.choice([0, 10, 70_000, 3 * MIB])) if step % 3 == 0 else beat(step)
+            activation(step, rng.choice([0, 10, 70_000, 3 * MIB])) if step % 3 == 0 else control(step)
             for step in range(60)
         ]
 
@@ -252,7 +252,7 @@ def test_order_holds_in_both_directions_at_once(run: Run) -> None:
             if isinstance(got, Activation):
                 assert torch.equal(got.tensors["x"], sent.tensors["x"])
             else:
-                assert got.metrics == sent.metrics
+                assert got.number == sent.number
         await sending
 
     async def scenario() -> None:
@@ -285,7 +285,7 @@ def test_twenty_peers_at_once(run: Run) -> None:
         channel = await connect(HOST, server.port, f"ue{number}", TOKEN, Limits(payload_bytes=MIB))
         for step in range(5):
             await channel.send(activation(number, 50_000))
-            await channel.send(beat(step))
+            await channel.send(control(step))
             answer = await channel.receive()
             assert answer.tensors["x"].tolist() == [number]
         await channel.close()
@@ -296,7 +296,7 @@ def test_twenty_peers_at_once(run: Run) -> None:
             message = await channel.receive()
             assert channel.peer == f"ue{int(message.tensors['x'][0])}"
             await channel.send(Result(assignment=0, step=0, tensors={"x": message.tensors["x"][:1]}))
-            assert isinstance(await channel.receive(), Heartbeat)
+            assert isinstance(await channel.receive(), BeginUpdate)
         with pytest.raises(ChannelClosed, match=f"{channel.peer}: closed the connection"):
             await channel.receive()
 
@@ -313,11 +313,11 @@ def test_close_sends_what_is_pending_and_ends_both_ends(run: Run) -> None:
             near, far = await pair(server)
             for step in range(4):
                 await near.send(activation(step, 2 * MIB))
-            await near.send(beat(4))
+            await near.send(control(4))
             await asyncio.gather(near.close(), near.close())
-            assert [type(await far.receive()) for _ in range(5)] == [Activation] * 4 + [Heartbeat]
+            assert [type(await far.receive()) for _ in range(5)] == [Activation] * 4 + [BeginUpdate]
             for end, why in ((near, "mec: this end is closed"), (far, "ue: closed the connection")):
-                for attempt in (end.receive, end.receive, lambda end=end: end.send(beat(0))):
+                for attempt in (end.receive, end.receive, lambda end=end: end.send(control(0))):
                     with pytest.raises(ChannelClosed, match=why):
                         await attempt()
                 await end.close()
@@ -392,8 +392,8 @@ def test_strangers_do_not_disturb_the_others(run: Run) -> None:
                 strangers.append(writer)
                 writer.write(hail)
                 await serves(server)
-            await near.send(beat(1))
-            assert isinstance(await far.receive(), Heartbeat)
+            await near.send(control(1))
+            assert isinstance(await far.receive(), BeginUpdate)
             for writer in strangers:
                 writer.close()
 
@@ -436,7 +436,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
         (OVERSIZE, f"payload of {2**60} bytes"),
         (FRAME[:30] + b"?" + FRAME[31:], "checksum"),
         (FRAME + FRAME, "message 0 came while 1 was due"),
-        (b"".join(encode(beat(0), 2**31)), "message 2147483648 came while 0 was due"),
+        (b"".join(encode(control(0), 2**31)), "message 2147483648 came while 0 was due"),
         (FRAME[:-1], "ended inside a frame"),
         (FRAME[:5], "ended inside a frame"),
     ],
@@ -457,8 +457,8 @@ def test_a_bad_frame_ends_its_own_channel_with_one_error(run: Run, over: str, da
                 told = await websocket.receive()
                 assert told.type is aiohttp.WSMsgType.CLOSE
                 assert told.data == aiohttp.WSCloseCode.PROTOCOL_ERROR
-            await near.send(beat(1))
-            assert isinstance(await far.receive(), Heartbeat)
+            await near.send(control(1))
+            assert isinstance(await far.receive(), BeginUpdate)
             await serves(server)
 
     run(scenario())
@@ -496,7 +496,7 @@ def test_a_websocket_lost_without_a_goodbye_ends_the_channel(run: Run) -> None:
 def test_a_goodbye_before_all_messages_came_is_an_error(run: Run) -> None:
     async def scenario() -> None:
         async with serving() as server, rogue(server) as (channel, writer, websocket):
-            await websocket.send_bytes(b"".join(encode(beat(1), 1)))
+            await websocket.send_bytes(b"".join(encode(control(1), 1)))
             writer.write_eof()
             await websocket.close()
             with pytest.raises(ChannelClosed, match="before all messages had come"):
@@ -582,8 +582,8 @@ def test_a_message_that_cannot_be_sent_leaves_the_channel_as_it_was(run: Run) ->
             near, far = await pair(server)
             with pytest.raises(FrameError):
                 await near.send(Result(assignment=0, step=0, tensors={"x": torch.zeros(1, dtype=torch.float64)}))
-            await near.send(beat(1))
-            assert isinstance(await far.receive(), Heartbeat)
+            await near.send(control(1))
+            assert isinstance(await far.receive(), BeginUpdate)
 
     run(scenario())
 

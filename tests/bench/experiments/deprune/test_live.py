@@ -37,8 +37,8 @@ def test_live_equals_in_process(job):
     assert len(live.losses) == job.sources * 2 * (job.steps or 96 // job.sources // 16)
     assert [node.name for node in live.nodes] == [node.name for node in here.nodes]
     for node, other in zip(live.nodes, here.nodes, strict=True):
-        assert frames(node.sent_down) == frames(other.sent_down)
-        assert frames(node.sent_up) == frames(other.sent_up)
+        assert frames(node.sent_uplink) == frames(other.sent_uplink)
+        assert frames(node.sent_downlink) == frames(other.sent_downlink)
         assert node.resident_bytes > 10 << 20
         assert all(link.written_bytes == link.acked_bytes for link in node.connections)
     assert len({node.pid for node in live.nodes}) == job.sources + 1

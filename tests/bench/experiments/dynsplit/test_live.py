@@ -42,8 +42,8 @@ def test_live_equals_in_process_with_a_stage_at_each_of_two_cuts(tmp_path):
     for name in ("link0.path0", "link1.path0", "link0.information"):
         assert [epoch[name] for epoch in live.epochs] == [epoch[name] for epoch in here.epochs]
     for node, other in zip(live.nodes, here.nodes, strict=True):
-        assert payload(node.sent_down) == payload(other.sent_down)
-        assert payload(node.sent_up) == payload(other.sent_up)
+        assert payload(node.sent_uplink) == payload(other.sent_uplink)
+        assert payload(node.sent_downlink) == payload(other.sent_downlink)
     for index in range(3):
         states = [torch.load(tmp_path / where / f"node-{index}-2.pt", weights_only=True) for where in ("here", "live")]
         for name, module in states[0]["modules"].items():

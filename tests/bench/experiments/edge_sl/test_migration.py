@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from bench.experiments.edge_sl.migration import RoamingParameters, _differences, federation_moves, roaming
 from bench.suite.experiment import Context
-from nodes.federated.in_process import FederationOutcome, RoundReport
+from nodes.federated.in_process import FederationOutcome, RoundOutcome
 from nodes.model.factory import build_model
 from nodes.spec.federation import ClientMove
 
@@ -44,8 +44,8 @@ def test_answers_to_blank_pictures_tell_of_no_accuracy(context):
 
 
 def test_nothing_is_bit_equal_to_nothing_or_to_what_has_other_names(tmp_path):
-    told = dict.fromkeys(("round", "loss"), 0.0) | {"noted": 1.0}
-    outcome = FederationOutcome(rounds=[RoundReport(told=told, right=[], tested=[])], nodes=[])
+    metrics = {"loss": 0.0, "steps_with_loss": 1.0}
+    outcome = FederationOutcome(rounds=[RoundOutcome(round=0, edge=0, metrics=metrics)], nodes=[])
     state = {"modules": {"part": {"w": torch.zeros(1)}}, "optimizer": {"state": {0: {"momentum": torch.zeros(1)}}}}
     for name in ("moving", "staying"):
         (tmp_path / name).mkdir()

@@ -10,7 +10,7 @@ from bench.experiments.edge_sl.parameters import Clients, SchemeChoice
 from bench.experiments.edge_sl.schemes import _balanced, _rounds, course
 from bench.suite.experiment import Setting
 from bench.suite.link_checks import misfits
-from nodes.federated.in_process import FederationOutcome, RoundReport
+from nodes.federated.in_process import FederationOutcome, RoundOutcome
 from nodes.spec.federation import Absence, ClientMove, Partition
 from nodes.spec.job import OptimizerSpec, StageSpec
 
@@ -71,15 +71,16 @@ def test_what_follows_clients_that_move_is_told(context):
 
 @pytest.mark.parametrize(("loss", "said"), [(6.0, ("training_loss_nats", 1.5)), (float("nan"), ("diverged", 1))])
 def test_a_mean_loss_is_of_the_steps_whose_loss_is_known(loss, said):
-    told = dict.fromkeys(("round", "began", "trained", "averaged", "ended"), 0.0)
-    rounds = [RoundReport(told={**told, "loss": loss, "noted": 4, "steps": 5}, right=[], tested=[])]
+    metrics = dict.fromkeys(("began", "trained", "averaged", "ended"), 0.0)
+    rounds = [RoundOutcome(round=0, edge=0, metrics={**metrics, "loss": loss, "steps_with_loss": 4, "steps": 5})]
     (found,) = _rounds(FederationOutcome(rounds=rounds, nodes=[]), replace(SMALL, rounds=1), learned=True, timed=False)
     assert (found.metric, found.value) == said
 
 
 def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
-    rounds = [RoundReport(told={}, right=[9.0, 0.0, 0.0], tested=[10.0, 1.0, 0.0]) for _ in range(2)]
-    assert _balanced([*rounds, RoundReport(told={}, right=[], tested=[])]) == pytest.approx(0.45)
+    untested = RoundOutcome(round=0, edge=0, metrics={})
+    tested = replace(untested, correct_by_class=[9.0, 0.0, 0.0], total_by_class=[10.0, 1.0, 0.0])
+    assert _balanced([tested, tested, untested]) == pytest.approx(0.45)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from bench.suite.experiment import Context
 from bench.suite.parameter_types import ModelName
 from netem.profiles import Duplex
 from nodes.inference.frames import frames_of_model
-from nodes.inference.task import TaskReport
 from nodes.wire.codec import wire_size
+from nodes.wire.messages import TaskReport
 from nodes.wire.split_costs import sci
 
 CONTEXT = Context(
@@ -29,6 +29,7 @@ CONTEXT = Context(
 )
 SMALL = ModelName("nodes.zoo.small_cnn:small_cnn")
 ROAD = RouteLink(rate_bps=200e6, delay_s=0.0005)
+TIMES = {"step": 0, "predicted_s": 1.0, "began_s": 0.0, "ended_s": 1.0, "returned_s": 1.0}
 
 
 def route(**changes) -> RouteParameters:
@@ -93,13 +94,13 @@ def test_updates_tell_their_times_and_the_bytes_of_whole_frames():
 
 
 def test_layers_held_are_those_between_a_nodes_stop_and_the_one_before():
-    task = TaskReport(step=0, predicted_s=1.0, began_s=0.0, splits={"ue": 2, "two": 2, "one": 5})
+    task = TaskReport(**TIMES, splits={"ue": 2, "two": 2, "one": 5})
     assert [held(task, name) for name in ("ue", "two", "one", "cloud")] == [2, 0, 3, 0]
 
 
 def test_only_nodes_with_the_same_neighbour_upstream_are_the_unchanged_part():
     def task(**splits: int) -> list[TaskReport]:
-        return [TaskReport(step=0, predicted_s=1.0, began_s=0.0, splits=splits)]
+        return [TaskReport(**TIMES, splits=splits)]
 
     before = task(ue=0, one=4, cloud=9)
     assert changed({"before": before, "after": task(ue=0, two=4, one=4, cloud=9)}, route()) == 0

@@ -260,7 +260,10 @@ def test_tables_are_learned_at_both_ends_and_kept(tmp_path):
     resumed = run_in_process(replace(job, epochs=1, checkpoint=str(tmp_path / "resumed")))
     again = run_in_process(replace(job, checkpoint=str(tmp_path / "resumed")))
     assert resumed.epochs[0]["test_accuracy"] == outcome.epochs[0]["test_accuracy"]
-    assert again.nodes[0].sent_down["activation"].payload_bytes < outcome.nodes[0].sent_down["activation"].payload_bytes
+    assert (
+        again.nodes[0].sent_uplink["activation"].payload_bytes
+        < outcome.nodes[0].sent_uplink["activation"].payload_bytes
+    )
     kept = replace(job, checkpoint=str(tmp_path / "resumed"))
     final = torch.load(checkpoint_path(kept, 1, 2), weights_only=True)["modules"]["receiver"]
     assert all(torch.equal(tensor, states[1]["receiver"][name]) for name, tensor in final.items())

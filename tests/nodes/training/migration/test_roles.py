@@ -12,13 +12,16 @@ from oracle import assert_equals_unsplit, make_job, unsplit
 from nodes.errors import ModelError, ProtocolError
 from nodes.model.factory import outline
 from nodes.model.layer_range import layer_range
-from nodes.runtime.actions import Compute, Finish, Send
+from nodes.runtime.actions import Finish, Send
 from nodes.spec.job import OptimizerSpec, StageSpec
+from nodes.training.calls import Forward, Give, Settle, Settled, Train
 from nodes.training.in_process import run_in_process, run_in_virtual_time
-from nodes.training.migration.roles import LayerMove, MovingHop, MovingUe, shares, travelling
+from nodes.training.migration.roles import LayerMove, RelayMigration, UeMigration, shares, travelling
 from nodes.training.migration.segment import MovingSegment, stages
+from nodes.training.relay import Relay
 from nodes.training.source import TrainingSchedule
-from nodes.wire.messages import Activation, Assign, Gradient, Parameters, Shutdown
+from nodes.training.ue import Ue
+from nodes.wire.messages import Activation, Begin, Gradient, Parameters, Shutdown, SplitChange, SplitRequest
 
 CNN, PLAIN = "nodes.zoo.small_cnn:small_cnn", "user_models:Plain"
 
@@ -62,15 +65,15 @@ def test_layers_cross_every_link_between_their_holders_once_with_all_their_state
     batch_norm_bytes = 2 * 4 * 32 + 8  # its statistics, and how many batches they are of
     moved_bytes = 2 * 4 * weights + batch_norm_bytes  # each weight has a momentum
     for node, (messages, links) in zip(outcome.nodes, [(1, 1), (1, 1), (1, 1)], strict=False):
-        traffic = node.sent_down["parameters"]
+        traffic = node.sent_uplink["parameters"]
         assert (traffic.messages, traffic.payload_bytes) == (messages, links * moved_bytes)
-    assert "parameters" not in outcome.nodes[3].sent_up
+    assert "parameters" not in outcome.nodes[3].sent_downlink
 
 
 def test_moves_that_change_nothing_move_nothing():
     outcome = run_in_process(make_job(PLAIN, (3,), moves={2: (3,)}, epochs=1))
-    assert "parameters" not in outcome.nodes[0].sent_down
-    assert "assign" not in outcome.nodes[0].sent_down
+    assert "parameters" not in outcome.nodes[0].sent_uplink
+    assert "split-change" not in outcome.nodes[0].sent_uplink
 
 
 BOTTLENECK = StageSpec(name="user_stages:Bottleneck")
@@ -127,7 +130,7 @@ def test_each_layer_is_given_once_by_who_has_it_to_who_is_to_hold_it(case):
     old, new = shares(before, layers), shares(after, layers)
     given, taken = [], []
     for index in range(len(old)):
-        move = LayerMove(index, layers, before, Assign(assignment=1, splits=after))
+        move = LayerMove(index, layers, before, SplitChange(assignment=1, splits=after))
         given += move.gives
         taken += travelling(new, old, index)
         for start, stop in move.gives:
@@ -141,8 +144,9 @@ def layers_of(start: int, stop: int, number: int = 1) -> Parameters:
     return Parameters(assignment=number, start=start, stop=stop, tensors={})
 
 
-def hop(index=1, splits=(3, 6), layers=9) -> MovingHop:
-    return MovingHop(layer_range(splits, index, layers), index == len(splits), splits, layers)
+def hop(index=1, splits=(3, 6), layers=9) -> Relay:
+    held, end = layer_range(splits, index, layers), index == len(splits)
+    return Relay(held, end, RelayMigration(held, end, splits, layers))
 
 
 def task() -> Activation:
@@ -150,49 +154,49 @@ def task() -> Activation:
 
 
 def test_a_hop_gives_first_then_waits_and_holds_tasks_back():
-    mec, assign = hop(), Assign(assignment=1, splits=(2, 4))
-    assert mec.receive("up", assign, 0.0) == [Send("down", assign), Compute("give", (1, 4, 6))]
-    assert mec.computed(gone := layers_of(4, 6), 0.0) == [Send("down", gone)]
-    assert mec.receive("up", held := task(), 0.0) == []
-    (settle,) = mec.receive("up", came := layers_of(2, 3), 0.0)
-    assert settle == Compute("settle", (assign, (came,)))
-    assert mec.computed(assign, 0.0) == [Compute("forward", (held,))]
+    mec, assign = hop(), SplitChange(assignment=1, splits=(2, 4))
+    assert mec.receive("previous", assign, 0.0) == [Send("next", assign), Give(1, 4, 6)]
+    assert mec.computed(gone := layers_of(4, 6), 0.0) == [Send("next", gone)]
+    assert mec.receive("previous", held := task(), 0.0) == []
+    (settle,) = mec.receive("previous", came := layers_of(2, 3), 0.0)
+    assert settle == Settle(assign, (came,))
+    assert mec.computed(Settled(), 0.0) == [Forward(held)]
 
 
 def test_a_hop_gives_upwards_and_passes_on_what_is_not_for_it():
-    mec, assign = hop(), Assign(assignment=1, splits=(9, 9))
-    down, give, settle = mec.receive("up", assign, 0.0)
-    assert (down, give) == (Send("down", assign), Compute("give", (1, 3, 6)))
-    assert settle == Compute("settle", (assign, ()))
-    assert mec.computed(gone := layers_of(3, 6), 0.0) == [Send("up", gone)]
-    assert mec.receive("down", passing := layers_of(6, 9), 0.0) == [Send("up", passing)]
-    mec.computed(assign, 0.0)
-    assert mec.receive("down", late := layers_of(7, 8), 0.0) == [Send("up", late)]
-    assert mec.receive("up", relayed := task(), 0.0) == [Send("down", relayed)]
+    mec, assign = hop(), SplitChange(assignment=1, splits=(9, 9))
+    down, give, settle = mec.receive("previous", assign, 0.0)
+    assert (down, give) == (Send("next", assign), Give(1, 3, 6))
+    assert settle == Settle(assign, ())
+    assert mec.computed(gone := layers_of(3, 6), 0.0) == [Send("previous", gone)]
+    assert mec.receive("next", passing := layers_of(6, 9), 0.0) == [Send("previous", passing)]
+    mec.computed(Settled(), 0.0)
+    assert mec.receive("next", late := layers_of(7, 8), 0.0) == [Send("previous", late)]
+    assert mec.receive("previous", relayed := task(), 0.0) == [Send("next", relayed)]
 
 
 def test_layers_and_assignments_that_do_not_fit_are_refused():
     with pytest.raises(ProtocolError, match="assignment 2 came, 1 may be next"):
-        hop().receive("up", Assign(assignment=2, splits=(2, 4)), 0.0)
-    with pytest.raises(ProtocolError, match="layers 1 to 2 came from up, for no node beyond"):
-        hop().receive("up", layers_of(1, 2), 0.0)
+        hop().receive("previous", SplitChange(assignment=2, splits=(2, 4)), 0.0)
+    with pytest.raises(ProtocolError, match="layers 1 to 2 came from previous, for no node beyond"):
+        hop().receive("previous", layers_of(1, 2), 0.0)
     mec = hop()
-    mec.receive("up", Assign(assignment=1, splits=(2, 4)), 0.0)
+    mec.receive("previous", SplitChange(assignment=1, splits=(2, 4)), 0.0)
     with pytest.raises(ProtocolError, match="layers of assignment 7 came in 1"):
-        mec.receive("up", layers_of(2, 3, 7), 0.0)
+        mec.receive("previous", layers_of(2, 3, 7), 0.0)
     with pytest.raises(ProtocolError, match="may be next"):
-        mec.receive("up", Assign(assignment=2, splits=(2, 4)), 0.0)
+        mec.receive("previous", SplitChange(assignment=2, splits=(2, 4)), 0.0)
     cloud = hop(2)
-    cloud.receive("up", Assign(assignment=1, splits=(3, 5)), 0.0)
+    cloud.receive("previous", SplitChange(assignment=1, splits=(3, 5)), 0.0)
     with pytest.raises(ProtocolError, match="for no node beyond"):
-        cloud.receive("up", layers_of(4, 5), 0.0)
+        cloud.receive("previous", layers_of(4, 5), 0.0)
     with pytest.raises(ModelError, match="must not decrease"):
-        hop().receive("up", Assign(assignment=1, splits=(5, 4)), 0.0)
+        hop().receive("previous", SplitChange(assignment=1, splits=(5, 4)), 0.0)
 
 
-def ue(moves, steps=3) -> MovingUe:
+def ue(moves, steps=3) -> Ue:
     course = TrainingSchedule(train_steps=steps, test_batches=0, epochs=2, microbatches=1, window=1)
-    return MovingUe(course, False, (3,), 9, moves)
+    return Ue(course, False, UeMigration((3,), 9, moves))
 
 
 def gradient(step=0) -> Gradient:
@@ -201,22 +205,22 @@ def gradient(step=0) -> Gradient:
 
 def test_the_ue_moves_before_a_step_and_starts_it_when_it_has_its_layers():
     source = ue({1: (5,), 4: (3,)})
-    assert source.receive("runner", Assign(assignment=0, splits=(3,)), 0.0) == [Compute("train", (0, 0, 0, None))]
+    assert source.receive("runner", Begin(), 0.0) == [Train(0, 0, 0, None)]
     down, *rest = source.computed(gradient(), 1.0)
     assign = down.message
-    assert (down.to, assign.splits, assign.assignment, assign.epoch) == ("down", (5,), 1, 0)
+    assert (down.to, assign.splits, assign.assignment, assign.epoch) == ("next", (5,), 1, 0)
     assert rest == []
-    (settle,) = source.receive("down", came := layers_of(3, 5), 2.0)
-    assert settle == Compute("settle", (assign, (came,)))
-    assert source.computed(assign, 3.0) == [Compute("train", (0, 1, 0, None))]
+    (settle,) = source.receive("next", came := layers_of(3, 5), 2.0)
+    assert settle == Settle(assign, (came,))
+    assert source.computed(Settled(), 3.0) == [Train(0, 1, 0, None)]
     source.computed(gradient(1), 4.0)
     _, train = source.computed(gradient(2), 5.0)
-    assert train == Compute("train", (1, 0, 0, None))
+    assert train == Train(1, 0, 0, None)
     down, give, settle = source.computed(gradient(3), 6.0)
     assert (down.message.splits, down.message.assignment, down.message.epoch) == ((3,), 2, 1)
-    assert give == Compute("give", (2, 3, 5))
-    assert source.computed(gone := layers_of(3, 5, 2), 7.0) == [Send("down", gone)]
-    assert source.computed(down.message, 7.0) == [Compute("train", (1, 1, 0, None))]
+    assert give == Give(2, 3, 5)
+    assert source.computed(gone := layers_of(3, 5, 2), 7.0) == [Send("next", gone)]
+    assert source.computed(Settled(), 7.0) == [Train(1, 1, 0, None)]
     source.computed(gradient(4), 8.0)
     _, shutdown, finish = source.computed(gradient(5), 9.0)
     assert isinstance(shutdown.message, Shutdown)
@@ -225,16 +229,16 @@ def test_the_ue_moves_before_a_step_and_starts_it_when_it_has_its_layers():
 
 def test_the_runner_may_say_at_any_time_where_layers_go_before_the_next_step():
     source = ue({})
-    source.receive("runner", Assign(assignment=0, splits=(3,)), 0.0)
-    assert source.receive("runner", Assign(assignment=0, splits=(1,)), 0.5) == []
+    source.receive("runner", Begin(), 0.0)
+    assert source.receive("runner", SplitRequest(splits=(1,)), 0.5) == []
     down, give, settle = source.computed(gradient(), 1.0)
     assert down.message.splits == (1,)
-    assert give == Compute("give", (1, 1, 3))
-    assert settle.call == "settle"
+    assert give == Give(1, 1, 3)
+    assert isinstance(settle, Settle)
     with pytest.raises(ModelError, match="exceed the model's 9 layers"):
-        source.receive("runner", Assign(assignment=0, splits=(10,)), 2.0)
+        source.receive("runner", SplitRequest(splits=(10,)), 2.0)
     with pytest.raises(ProtocolError, match="came to the UE for nothing"):
-        source.receive("down", layers_of(0, 1), 2.0)
+        source.receive("next", layers_of(0, 1), 2.0)
 
 
 def segment(splits: tuple[int, ...], index: int) -> MovingSegment:
@@ -257,10 +261,10 @@ def test_state_that_is_not_that_of_the_layers_is_refused(change, match):
     message = segment((3,), 0).give(1, 0, 3)
     change(message.tensors)
     with pytest.raises(ProtocolError, match=match):
-        segment((0,), 1).settle(Assign(assignment=1, splits=(3,)), (message,))
+        segment((0,), 1).settle(SplitChange(assignment=1, splits=(3,)), (message,))
     taker = segment((0,), 0)
     with pytest.raises(ProtocolError, match=match):
-        taker.settle(Assign(assignment=1, splits=(3,)), (message,))
+        taker.settle(SplitChange(assignment=1, splits=(3,)), (message,))
 
 
 def test_a_task_of_another_assignment_is_refused():

@@ -9,15 +9,16 @@ from oracle import assert_equals_unsplit, make_job
 
 from nodes.data.loading import load_data
 from nodes.errors import ModelError, ProtocolError
-from nodes.runtime.actions import Compute, Send
+from nodes.runtime.actions import Send
 from nodes.spec.job import Control, Job, OptimizerSpec
 from nodes.spec.policy import LinkSpec, Policy
 from nodes.splitting.search import path_cost
 from nodes.training.build import build
+from nodes.training.calls import Train
 from nodes.training.in_process import run_in_process
 from nodes.training.migration.segment import MovingSegment
 from nodes.training.migration.split_control import TrainingControl, step_bytes
-from nodes.wire.messages import Assign, Proposal
+from nodes.wire.messages import Begin, Proposal, SplitChange
 
 FAST, SLOW = LinkSpec(rate_bps=1e9, delay_s=0.001), LinkSpec(rate_bps=1e6, delay_s=0.001)
 CNN, LAYERS = "nodes.zoo.small_cnn:small_cnn", 16
@@ -61,7 +62,7 @@ def test_a_link_made_slow_moves_layers_and_the_training_equals_one_that_never_mo
     quick = best(job, fast, job.splits)
     assert quick == (0, 0)  # the cloud computes, as long as the picture is there at once
     assert layers_held(outcome) == held_by(best(job, slow, quick)) != held_by(quick)
-    assert outcome.nodes[0].sent_down["assign"].messages == 2
+    assert outcome.nodes[0].sent_uplink["split-change"].messages == 2
     stays = run_in_process(replace(job, control=None))
     assert outcome.losses == stays.losses
 
@@ -81,10 +82,10 @@ def test_the_nodes_settle_where_trying_all_splits_finds_the_least_cost(links, la
 def test_without_a_better_split_nothing_moves_and_little_is_told():
     job = job_of({0: (FAST, FAST)}, splits=(0, 0), policy=Policy(min_change=0.1), epochs=1)
     outcome = run_in_process(job)
-    assert "assign" not in outcome.nodes[0].sent_down
-    assert "parameters" not in outcome.nodes[2].sent_up
-    assert outcome.nodes[2].sent_up["sci"].messages == 1
-    assert outcome.nodes[2].sent_up["proposal"].messages > 3
+    assert "split-change" not in outcome.nodes[0].sent_uplink
+    assert "parameters" not in outcome.nodes[2].sent_downlink
+    assert outcome.nodes[2].sent_downlink["sci"].messages == 1
+    assert outcome.nodes[2].sent_downlink["proposal"].messages > 3
 
 
 def test_hysteresis_a_switch_cost_and_dear_moves_each_hold_layers_where_they_are():
@@ -130,18 +131,18 @@ def hop(index: int, job: Job):
 def test_a_hop_adds_its_split_and_tells_of_an_update_on_the_way_back():
     job = job_of({0: (SLOW, FAST)})
     mec, cloud = hop(1, job), hop(2, job)
-    (down,) = mec.receive("up", Proposal(step=0, splits=(3,)), 0.0)
-    assert down == Send("down", down.message)
+    (down,) = mec.receive("previous", Proposal(step=0, splits=(3,)), 0.0)
+    assert down == Send("next", down.message)
     assert down.message.splits == (3, 6)  # nothing is known yet
-    cost, back = cloud.receive("up", down.message, 0.0)
+    cost, back = cloud.receive("previous", down.message, 0.0)
     assert back.message.splits == (3, 6)
-    assert mec.receive("down", cost.message, 0.0) == []
-    told, _ = mec.receive("down", back.message, 0.0)
+    assert mec.receive("next", cost.message, 0.0) == []
+    told, _ = mec.receive("next", back.message, 0.0)
     assert told.message.tensors["cost_s"].shape == (LAYERS + 1,)
-    (down,) = mec.receive("up", Proposal(step=1, splits=(3,)), 0.0)
+    (down,) = mec.receive("previous", Proposal(step=1, splits=(3,)), 0.0)
     assert down.message.splits == (3, 3)  # the cloud is the faster one, and its link too
-    mec.receive("up", Assign(assignment=1, splits=(3, 4)), 0.0)
-    (down,) = mec.receive("up", Proposal(step=2, splits=(3,)), 0.0)
+    mec.receive("previous", SplitChange(assignment=1, splits=(3, 4)), 0.0)
+    (down,) = mec.receive("previous", Proposal(step=2, splits=(3,)), 0.0)
     assert down.message.splits == (3, 4)  # until it has heard again
 
 
@@ -171,15 +172,15 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ModelError, match="layer_s has 15 layers of 16"):
         run_in_process(replace(job, control=replace(job.control, layer_s=((1.0,) * 15,) * 3)))
     with pytest.raises(ProtocolError, match="2 splits were proposed before node 1"):
-        hop(1, job).receive("up", Proposal(step=0, splits=(1, 2)), 0.0)
+        hop(1, job).receive("previous", Proposal(step=0, splits=(1, 2)), 0.0)
     with pytest.raises(ProtocolError, match="99 layers were proposed"):
-        hop(1, job).receive("up", Proposal(step=0, splits=(99,)), 0.0)
+        hop(1, job).receive("previous", Proposal(step=0, splits=(99,)), 0.0)
     ue = hop(0, job)
-    assert [type(action) for action in ue.receive("runner", Assign(assignment=0, splits=(3, 6)), 0.0)] == [
+    assert [type(action) for action in ue.receive("runner", Begin(), 0.0)] == [
         Send,
-        Compute,
+        Train,
     ]
     with pytest.raises(ModelError, match="must not decrease"):
-        ue.receive("down", Proposal(step=0, splits=(6, 3)), 0.0)
+        ue.receive("next", Proposal(step=0, splits=(6, 3)), 0.0)
     with pytest.raises(ProtocolError, match="1 splits were proposed, 2 are needed"):
-        ue.receive("down", Proposal(step=0, splits=(6,)), 0.0)
+        ue.receive("next", Proposal(step=0, splits=(6,)), 0.0)

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from nodes.runtime.actions import Action, Compute, Connect, Direction, Finish, Send, Wake
-from nodes.runtime.dynamic_node import RoamingNode
-from nodes.runtime.node import Node, inline
+from nodes.runtime.actions import Action, Connect, Direction, Finish, Role, Send, Wake
+from nodes.runtime.executors import inline
+from nodes.runtime.node import Node
 from nodes.runtime.virtual_time import run_virtual
 from nodes.wire.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
-from nodes.wire.messages import AnyMessage, Heartbeat, Peer, Result, Shutdown
+from nodes.wire.messages import AnyMessage, Heartbeat, Peer, Replaced, Result, Shutdown
 
 RESULT = Result(assignment=0, step=1)
 GO = Heartbeat(node="runner")
 
 
-class Told:
+class Told(Role):
     """A role that notes what it is told and answers as ``answers`` say."""
 
     def __init__(self, **answers: list[Action]) -> None:
@@ -54,7 +54,7 @@ class Place:
         ours, self.runner = memory_pair("mec", "runner")
         self.reached: dict[str, MemoryChannel] = {}
         clock: Callable[[], float] = asyncio.get_running_loop().time
-        self.node = RoamingNode("mec", role, None, inline, {"runner": ours}, clock, self._connect)
+        self.node = Node("mec", role, None, inline, {"runner": ours}, clock, self._connect)
         self.running = asyncio.create_task(self.node.run())
 
     async def _connect(self, peer: Peer) -> Channel:
@@ -69,15 +69,15 @@ class Place:
 
 
 async def test_it_reaches_whom_the_role_names_and_speaks_with_it():
-    role = Told(Heartbeat=[Connect(Peer("cloud"))], joined=[Send("down", RESULT)], Result=[Finish()])
+    role = Told(Heartbeat=[Connect(Peer("cloud"))], joined=[Send("next", RESULT)], Result=[Finish()])
     place = Place(role)
     await place.runner.send(GO)
     await place.idle()
     assert isinstance(await place.reached["cloud"].receive(), Result)
     await place.reached["cloud"].send(RESULT)
     await place.running
-    assert role.seen == [("Heartbeat", "runner"), ("joined", "down", "cloud"), ("Result", "down")]
-    assert [(to, channel.peer) for to, channel in place.node.used] == [("down", "cloud")]
+    assert role.seen == [("Heartbeat", "runner"), ("joined", "next", "cloud"), ("Result", "next")]
+    assert [(to, channel.peer) for to, channel in place.node.used] == [("next", "cloud")]
 
 
 async def test_who_cannot_be_reached_and_who_goes_is_told_to_the_role():
@@ -87,7 +87,7 @@ async def test_who_cannot_be_reached_and_who_goes_is_told_to_the_role():
     await place.idle()
     await place.reached["cloud"].close()
     await place.idle()
-    assert role.seen[1:4] == [("lost", "down"), ("joined", "down", "cloud"), ("lost", "down")]
+    assert role.seen[1:4] == [("lost", "next"), ("joined", "next", "cloud"), ("lost", "next")]
     await place.runner.send(Shutdown())
     await place.running
 
@@ -98,15 +98,15 @@ async def test_who_comes_from_upstream_replaces_who_was_there_and_that_one_is_to
     ends = {}
     for name in ("old", "new"):
         ends[name], ours = memory_pair(name, "mec")
-        await place.node.attach("up", ours)
+        await place.node.attach("previous", ours)
     await place.idle()
-    assert isinstance(await ends["old"].receive(), Shutdown)
+    assert isinstance(await ends["old"].receive(), Replaced)
     with pytest.raises(ChannelClosed):
         await ends["old"].receive()
-    assert role.seen == [("joined", "up", "old"), ("joined", "up", "new")]
+    assert role.seen == [("joined", "previous", "old"), ("joined", "previous", "new")]
     await ends["new"].send(RESULT)
     await place.idle()
-    assert role.seen[-1] == ("Result", "up")
+    assert role.seen[-1] == ("Result", "previous")
     await place.runner.send(Shutdown())
     await place.running
 
@@ -119,8 +119,8 @@ async def test_what_an_old_neighbour_still_says_is_dropped():
     for _ in range(3):
         await place.reached["old"].send(RESULT)
     await place.idle()
-    assert [what for what in role.seen if what[0] == "Result"] == [("Result", "down")]
-    assert role.seen[-1] == ("joined", "down", "new")
+    assert [what for what in role.seen if what[0] == "Result"] == [("Result", "next")]
+    assert role.seen[-1] == ("joined", "next", "new")
     await place.runner.send(Shutdown())
     await place.running
 
@@ -133,7 +133,7 @@ async def test_a_neighbour_that_leaves_in_order_is_not_lost():
     await place.reached["cloud"].send(Shutdown())
     await place.reached["cloud"].close()
     await place.idle()
-    assert role.seen[1:] == [("joined", "down", "cloud"), ("Shutdown", "down")]
+    assert role.seen[1:] == [("joined", "next", "cloud"), ("Shutdown", "next")]
     place.running.cancel()
 
 
@@ -142,13 +142,11 @@ async def test_who_comes_when_the_role_ends_or_later_is_told():
     place = Place(role)
     (early, first), (late, last) = memory_pair("ue", "mec"), memory_pair("ue", "mec")
     place.node._events.put_nowait(lambda now: [Finish()])
-    await place.node.attach("up", first)  # behind the event that ends it
+    await place.node.attach("previous", first)  # behind the event that ends it
     await place.running
-    await place.node.attach("up", last)
+    await place.node.attach("previous", last)
     for end in (early, late):
-        told = await end.receive()
-        assert isinstance(told, Shutdown)
-        assert told.reason == "has ended"
+        assert isinstance(await end.receive(), Shutdown)
         with pytest.raises(ChannelClosed):
             await end.receive()
     assert [what for what in role.seen if what[0] == "joined"] == []
@@ -179,22 +177,15 @@ def test_it_wakes_when_the_role_said():
     assert run_virtual(main())[1:3] == [("woke", "update", 2.0), ("woke", "task", 5.0)]
 
 
-async def test_only_a_node_that_roams_connects():
-    ours, theirs = memory_pair("mec", "ue")
-    await theirs.send(GO)
-    role = Told(Heartbeat=[Connect(None)])
-    with pytest.raises(TypeError, match="Connect is for a node that roams"):
-        await Node("mec", role, None, inline, {"up": ours}, asyncio.get_running_loop().time).run()
-
-
-async def test_computations_are_done_as_on_any_node():
-    class Worker:
-        def work(self) -> AnyMessage:
-            return RESULT
-
-    role = Told(Heartbeat=[Compute("work", ())], computed=[Finish()])
+async def test_one_that_is_replaced_elsewhere_is_let_go_without_a_word():
+    role = Told(Heartbeat=[Connect(Peer("cloud"))], Shutdown=[Finish()])
     place = Place(role)
-    place.node._worker = Worker()
     await place.runner.send(GO)
+    await place.idle()
+    await place.reached["cloud"].send(Replaced())
+    await place.idle()
+    with pytest.raises(ChannelClosed):
+        await place.reached["cloud"].receive()
+    assert role.seen[1:] == [("joined", "next", "cloud"), ("Replaced", "next")]
+    await place.runner.send(Shutdown())
     await place.running
-    assert role.seen[-1] == ("computed",)

@@ -1,0 +1,224 @@
+"""Live shell: the processes of a run and what they say, for any protocol.
+
+A process gets its set-up message over a control connection of its own, says that it is ready, and reports in the end.
+It is gone when it ends, when its connection ends, or when it has been silent for too long; its protocol decides whether
+the run goes on without it.
+"""
+
+import asyncio
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Self, TypeVar
+
+import msgspec
+import uvloop
+
+from bench.live.link_self_test import Pair
+from bench.live.link_self_test import self_test as try_links
+from bench.live.processes import Nodes, Processes, RunError, launcher
+from bench.live.shaping import Shaping
+from bench.suite.experiment import SelfTest
+from netem.profiles import Duplex
+from nodes.runtime.report import NodeReport
+from nodes.wire.channel import Channel, ChannelClosed
+from nodes.wire.codec import Limits
+from nodes.wire.listener import peer_id
+from nodes.wire.messages import RUNNER, AnyMessage, Failure, Heartbeat, PeerLost, Ready, Report, Setup
+from nodes.wire.transport import connect
+from reports.record import ShapingBackend as Backend
+
+SILENCE_S = 10.0  # a process without a message for so long, not even a heartbeat, is silent
+PARTS = 5  # of that time: a runner that stood still itself, as by Ctrl-Z, then hears what has come meanwhile
+SETTLE_S = 1.0  # after a first failure, time for a cause that is certain
+PATIENCE_S = 5.0  # for processes to end by themselves once the run is over
+
+T = TypeVar("T")
+
+
+class SilentError(RunError):
+    """A process has been silent for too long."""
+
+
+class LiveRun(ABC):
+    """The runner's part of a run; a protocol says what it sets up, hears and loses."""
+
+    def __init__(self, shaping: Shaping, nodes: Nodes | None = None, token: str | None = None) -> None:
+        """``nodes`` were started by hand and share ``token``; None: processes of the run's own."""
+        self.pids: dict[str, int] = {}  # by node, once its process was ready
+        self.ended: set[str] = set()  # processes
+        self.silent: set[str] = set()
+        self.reported: set[str] = set()
+        self.reports: dict[str, NodeReport] = {}  # by node
+        self.silence_s = SILENCE_S
+        self.uncalibrated: list[str] = []  # complaints of the test of the links
+        self._shaping, self._by_hand = shaping, nodes
+        self._token, self._id = token or secrets.token_urlsafe(32), secrets.token_hex(4)
+        self._controls: dict[str, Channel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failures: list[BaseException] = []
+        self._changed = asyncio.Event()
+
+    @abstractmethod
+    async def setup(self, name: str) -> Setup:
+        """The set-up message of process ``name``; all that were started with it listen."""
+
+    @abstractmethod
+    async def heard(self, name: str, message: AnyMessage) -> None:
+        """Take what process ``name`` says, as far as it is the protocol's."""
+
+    async def gone(self, name: str, error: RunError) -> None:
+        """Go on without process ``name``, or raise ``error``. It may go more than once: silent, then ended."""
+        raise error
+
+    def members(self, process: str) -> tuple[str, ...]:
+        """Names of the nodes of a process."""
+        return (process,)
+
+    def play(
+        self,
+        script: Callable[[Self], Awaitable[T]],
+        links: tuple[Sequence[Pair], Sequence[Duplex]],
+        backend: Backend,
+        self_test: SelfTest,
+    ) -> T:
+        """What ``script`` returns. ``links``, by their ends, are tried before anything starts.
+
+        Raises RunError with the likely cause, and what the script raises; leaves no process behind.
+        """
+
+        async def play() -> T:
+            self.uncalibrated = await try_links(*links, backend, self_test)
+            async with self._shaping, AsyncExitStack() as stack:
+                self._nodes: Nodes = self._by_hand or Processes(launcher(), self._shaping.namespaces)
+                stack.push_async_callback(self._nodes.end, PATIENCE_S)
+                stack.push_async_callback(self._close)
+                self.spawn(self._nodes.watch(self._ended))
+                self.spawn(self._shaping.watch())
+                try:
+                    return await script(self)
+                except BaseException:
+                    await self._nodes.end()  # first of all: a process that is stopped answers no goodbye
+                    raise
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(play())
+
+    async def start(self, names: Sequence[str]) -> None:
+        """Start processes and attend to them. Raises RunError."""
+        await self._nodes.start(names, self._token)
+        setups = [await self.setup(name) for name in names]
+        for name, setup in zip(names, setups, strict=True):
+            self.spawn(self._attend(name, setup))
+
+    async def send(self, name: str, message: AnyMessage) -> None:
+        """Send ``message`` to a process, if it is there."""
+        if control := self._controls.get(name):
+            with suppress(ChannelClosed):
+                await control.send(message)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return once ``condition`` holds of this run. Raises the likely cause if something fails."""
+        while not condition():
+            if self._failures:
+                raise await self._cause()
+            self._changed.clear()
+            await self.change()
+
+    async def change(self) -> None:
+        """Return when something has happened."""
+        await self._changed.wait()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do ``work`` beside; what it raises is a failure of the run."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._failures.append(error)
+        self._changed.set()
+
+    async def _cause(self) -> BaseException:
+        """The first failure that is certain, or the weightiest of those within SETTLE_S.
+
+        The neighbours of a node that died notice it as well, and often before.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                while max(map(_weight, self._failures)) < 2:
+                    self._changed.clear()
+                    await self._changed.wait()
+        return max(self._failures, key=_weight)
+
+    async def _attend(self, name: str, setup: Setup) -> None:
+        """Set a process up, and take what it says until its connection ends."""
+        me = peer_id(RUNNER, self._id)
+        address, namespace = self._nodes.addresses[name], self._shaping.namespaces.get(name)
+        try:
+            control = await connect(*address, me, self._token, Limits(), bulk=False, peer=name, namespace=namespace)
+            self._controls[name] = control
+            await control.send(setup)
+            while True:
+                await self._take(name, control)
+        except ChannelClosed as error:
+            if name not in self.ended:
+                await self.gone(name, RunError(f"lost {error}", weight=1))
+
+    async def _take(self, name: str, control: Channel) -> None:
+        try:
+            message = await hear(control, self.silence_s)
+        except SilentError as error:
+            self.silent.add(name)
+            return await self.gone(name, error)
+        self.silent.discard(name)
+        match message:
+            case Heartbeat():
+                return None
+            case Ready(pid=pid):
+                self.pids |= dict.fromkeys(self.members(name), pid)
+            case Report(report=reports):
+                self.reported.add(name)
+                self.reports |= {one.name: one for one in msgspec.convert(reports, list[NodeReport])}
+            case Failure(reason=reason, traceback=traceback):
+                raise RunError(f"{name}: {reason}", weight=2, traceback=traceback)
+            case PeerLost(reason=reason):
+                raise RunError(f"{name} lost {reason}", weight=0)
+            case _:
+                await self.heard(name, message)
+        self._changed.set()
+
+    async def _ended(self, name: str, how: str) -> None:
+        self.ended.add(name)
+        await self.gone(name, RunError(f"{name} {how}", weight=2))
+        self._changed.set()
+
+    async def _close(self) -> None:
+        """Attend to nobody any more, and let the processes go."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(control.close() for control in self._controls.values()))
+
+
+async def hear(control: Channel, within_s: float) -> AnyMessage:
+    """The next message of a process. Raises SilentError if none comes ``within_s``, and ChannelClosed."""
+    for _ in range(PARTS):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s / PARTS):
+                return await control.receive()
+    raise SilentError(f"{control.peer} has not been heard of for {within_s:g} s", weight=2)
+
+
+def _weight(error: BaseException) -> int:
+    return error.weight if isinstance(error, RunError) else 2
+
+
+def stray(name: str, message: AnyMessage) -> RunError:
+    """The error of a message that a process has no reason to send."""
+    return RunError(f"{name} sent the runner a {type(message).__name__}", weight=2)
