@@ -1,37 +1,68 @@
-"""Every packaged suite asks for what it asked for when ``expanded.jsonl.gz`` was written, but for renamed words."""
+"""Every packaged suite asks for what it did when ``expanded.jsonl.gz`` was written, but for ``renames.yaml``."""
 
 import gzip
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from bench.execution.loader import packaged, read_suite, resolve_run
 from bench.suite.schema import SCALES, SuiteFile, points
 from bench.suite.strict_yaml import convert
+from reports.claims.claim import FORMS
 
 FROZEN = Path(__file__).with_name("expanded.jsonl.gz")
-# Words of the frozen listing and what they are called now: keys of a mapping, and texts anywhere.
-KEYS = {"says": "statement", "whole_s": "model_compute_s", "rooms_bytes": "budget_bytes_per_sample"}
-TEXTS = {
-    "perhaps(imagenet100)": "optional(imagenet100)",
-    "perhaps(stl10)": "optional(stl10)",
-    "nodes.zoo.small_cnn:small_cnn": "small_cnn",
-    "nodes.zoo.resnet:thin_resnet18": "thin_resnet18",
-    "nodes.zoo.resnet:thin_resnet101": "thin_resnet101",
-    "nodes.zoo.vgg:vgg11": "full_vgg11",
-    "nodes.zoo.vgg:half_vgg11": "half_vgg11",
-    "nodes.zoo.vgg:small_vgg11": "small_vgg11",
-    "nodes.zoo.vgg:tiny_vgg11": "tiny_vgg11",
-    "nodes.stages.noise:Noise": "noise",
-    "nodes.stages.compressors:TopK": "topk",
-    "nodes.stages.compressors:CircularConvolution": "c3sl",
-    "nodes.stages.deprune.stage:Pruned": "pruned",
-    "nodes.stages.dynsplit.stage:DynSplit": "dynsplit",
-    "a matter of seconds each": "takes several seconds per link",
-}
+RENAMES = yaml.safe_load(Path(__file__).with_name("renames.yaml").read_text(encoding="utf-8"))
+ROLES = dict.fromkeys(("metric", "metrics", "cost", "worth"), "metric") | dict.fromkeys(("x", "series", "by"), "key")
+LIMITS = ("tolerance", "at_least", "at_most")
+
+
+@dataclass(frozen=True)
+class Renames:
+    """The table of ``renames.yaml``, for the experiments of one suite; ``used`` collects entries that renamed."""
+
+    runs: dict[str, str]
+    used: set[tuple[str, str, str]]
+
+    def word(self, role: str, old: str, run: str) -> tuple[str, float]:
+        """``old`` in today's words, and the factor of its numbers."""
+        for scope in (run, "*"):
+            new = RENAMES.get(scope, {}).get(role, {}).get(old)
+            if new is not None:
+                self.used.add((scope, role, old))
+                ((name, factor),) = new.items() if isinstance(new, dict) else [(new, 1)]
+                return name, factor
+        return old, 1
+
+    def value(self, value: Any, under: str = "", run: str = "*") -> Any:
+        """``value``, which stands under a key in what ``run`` measures, in today's words and units."""
+        if isinstance(value, list):
+            return [self.value(item, under, run) for item in value]
+        if isinstance(value, str):
+            return self.word(ROLES.get(under, under), value, run)[0]
+        if not isinstance(value, dict):
+            return value
+        if "experiment" in value:
+            run = self.runs.get(value["experiment"], "*")  # a gate may be of any experiment
+        run = value.get("run", run)
+        value = self.scaled(value) if "claim" in value else value
+        return {self.word("key", key, run)[0]: self.value(item, key, run) for key, item in value.items()}
+
+    def scaled(self, claim: dict[str, Any]) -> dict[str, Any]:
+        """``claim``, in the old words, with its numbers in the units of today's metrics."""
+        (name,) = (form for form in FORMS if claim[form])
+        form = claim[name]
+        selectors = form["of"] if name == "order" else [form[key] for key in ("of", "over", "minus") if key in form]
+        (factor,) = {self.word("metric", one["metric"], self.runs[one["experiment"]])[1] for one in selectors}
+        if name in ("order", "ratio") or factor == 1:
+            return claim
+        limits = {key: form[key] * factor for key in LIMITS if form[key] is not None}
+        paper = {"paper": claim["paper"] * factor} if claim["paper"] is not None else {}
+        return claim | paper | {name: form | limits}
 
 
 def expanded(path: Path) -> dict[str, Any]:
@@ -72,26 +103,24 @@ def expanded(path: Path) -> dict[str, Any]:
             "fronts": suite.fronts,
         }
     )
-    found: dict[str, Any] = named_today(json.loads(plain))
+    found: dict[str, Any] = loaded(plain.decode())
     return found
 
 
-def frozen() -> list[dict[str, Any]]:
-    """The listing as it was written, in today's words."""
+def loaded(text: str) -> Any:
+    """The values of a JSON text, without the line ends that block styles of YAML put after a text."""
+    return json.loads(text.replace('\\n"', '"'))
+
+
+def frozen() -> tuple[dict[str, dict[str, Any]], set[tuple[str, str, str]]]:
+    """The listing as it was written, by suite, in today's words, and the entries of ``RENAMES`` that it needed."""
+    suites, used = {}, set()
     with gzip.open(FROZEN, "rt", encoding="utf-8") as file:
-        return [named_today(json.loads(line)) for line in file]
-
-
-def named_today(value: Any) -> Any:
-    """``value`` in today's words, each white space one space."""
-    if isinstance(value, dict):
-        return {KEYS.get(key, key): named_today(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [named_today(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    text = " ".join(value.split())
-    return TEXTS.get(text, text)
+        for suite in map(loaded, file):
+            experiments = {one["name"]: one for one in suite["experiments"]}
+            renames = Renames({name: one["run"] for name, one in experiments.items()}, used)
+            suites[suite["name"]] = renames.value(suite | {"experiments": experiments})
+    return suites, used
 
 
 def typed(experiment: dict[str, Any]) -> dict[str, Any]:
@@ -108,11 +137,16 @@ def parameters(values: dict[str, Any], kind: type[msgspec.Struct]) -> msgspec.St
     return msgspec.convert(values, kind, dec_hook=lambda name, value: name(value))
 
 
-LISTING = {suite["name"]: suite for suite in frozen()}
+LISTING, USED = frozen()
 
 
 def test_the_packaged_suites_are_those_of_the_listing() -> None:
     assert packaged().keys() == LISTING.keys()
+
+
+def test_every_rename_is_needed() -> None:
+    tables = [(run, role, words) for run, roles in RENAMES.items() for role, words in roles.items()]
+    assert {(run, role, old) for run, role, words in tables for old in words} == USED
 
 
 @pytest.mark.parametrize("name", LISTING)

@@ -99,7 +99,7 @@ PARAMETERS = "experiments[0].parameters"
         ("  parameters: {model: vgg11, side: 8}", f"6: {PARAMETERS}.model: the model does not take pictures of shape (3, 8, 8): RuntimeError: "),
         ("  parameters: {model: 'toy:broken'}", f"6: {PARAMETERS}.model: toy:broken cannot be built for 10 classes of pictures (3, 32, 32): KeyError: 'no such setting'"),
         ("  parameters: {model: 'toy:Branches'}", f"6: {PARAMETERS}.model: the model cannot be traced: TraceError: "),
-        ("  parameters: {model: 'toy:Tied', splits: [2, 3]}", f"6: {PARAMETERS}.splits: layers 0 to 2 share parameters with others"),
+        ("  parameters: {model: 'toy:Tied', splits: [2, 3]}", f"6: {PARAMETERS}.splits: layers 0 to 2 share trained parameters with other layers"),
     ],
 )  # fmt: skip
 def test_a_chain_that_cannot_be_is_found_before_anything_runs(text: str, expected: str) -> None:
