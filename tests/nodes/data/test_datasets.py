@@ -170,7 +170,7 @@ def test_check_needs_a_folder_only_where_files_are_needed(tmp_path: Path) -> Non
     check_dataset("auto(cifar10)", None)
     with pytest.raises(DataError, match="cifar10: needs a folder"):
         check_dataset("cifar10", None)
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="absent is not a folder"):
         check_dataset("cifar10", tmp_path / "absent")
     for name in data.dataset_names()[1:]:
         with pytest.raises(DataError, match=f"^{name}: not found in .*expected .*{name}.npz"):
@@ -331,14 +331,14 @@ def test_grey_npz_gets_three_channels(tmp_path: Path) -> None:
             {"train_images": npy("|u1", (4, 5, 6, 3), bytes(360))},
             "train_images of 5x6, test_images of 6x6",
         ),
-        ({"train_images": npy("|u1", (10**12, 6, 6, 3), bytes(9))}, "declares .* cannot hold"),
-        ({"train_images": npy("|u1", (4, 6, 6, 3), bytes(433))}, "declares .* cannot hold"),
+        ({"train_images": npy("|u1", (10**12, 6, 6, 3), bytes(9))}, "declares .* more or fewer than it holds"),
+        ({"train_images": npy("|u1", (4, 6, 6, 3), bytes(433))}, "declares .* more or fewer than it holds"),
         ({"train_images": npy("|u1", (0, 6, 6, 3), b"")}, "train_images is uint8"),
         ({"train_images": b"nonsense"}, "expected an npz in MedMNIST's layout"),
         ({"train_images": npy("|O", (4,), bytes(32))}, "Python objects"),
         ({"train_labels": npy("|u1", (4, 2), bytes(8))}, "train_labels is uint8 .*expected integers"),
         ({"name": npy("|u1", (3,), bytes(3))}, "name is uint8"),
-        ({"name": npy("<U1", (), "\n".encode("utf-32-le"))}, "name is '.n', expected a word"),
+        ({"name": npy("<U1", (), "\n".encode("utf-32-le"))}, "name is '.n', expected printable characters"),
     ],
 )
 def test_npz_that_is_broken(tmp_path: Path, changed: dict[str, bytes | None], message: str) -> None:
@@ -365,7 +365,7 @@ def test_npz_labels_that_cannot_be(tmp_path: Path, name: str, labels: bytes, mes
 def test_npz_that_is_no_zip_or_lies_about_its_sizes(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     path.write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(DataError, match="not a zip file"):
+    with pytest.raises(DataError, match="expected an npz in MedMNIST's layout"):
         check_dataset("npz:mine", tmp_path)
     write_npz(path, packed=True, train_images=npy("|u1", (10**6, 32, 32, 3), b""))
     content = bytearray(path.read_bytes())

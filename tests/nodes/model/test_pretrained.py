@@ -65,20 +65,17 @@ def test_files_without_counts_of_batches_serve_too(served):
 @pytest.mark.parametrize("kind", ["gone", "nobody there", "altered", "of other names"])
 def test_what_cannot_be_had_is_one_line(kind, served, monkeypatch, tmp_path):
     network, source, serve = served
-    words = f"weights of {NAME} cannot be fetched from .* to .*hub/checkpoints/net-.*pth: "
+    words = f"weights of {NAME} cannot be downloaded from .* to .*hub/checkpoints/net-.*pth: "
     if kind == "gone":
         source.unlink()
-        words += "URLError"
     if kind == "nobody there":
         url = f"http://127.0.0.1:9/{source.name}"  # the port of "discard"
         monkeypatch.setattr(models.get_model_weights(NAME).DEFAULT.value, "url", url)
-        words += "URLError.*refused"
     if kind == "altered":
         serve(network.state_dict(), hashed=False)
-        words += "RuntimeError: invalid hash value"
     if kind == "of other names":
         serve({f"module.{name}": tensor for name, tensor in network.state_dict().items()})
-        words = "layers of shufflenet_v2_x0_5 are not there, conv1.0.weight for one"
+        words = r"lack \d+ layers of shufflenet_v2_x0_5, such as conv1\.0\.weight"
     with pytest.raises(ModelError, match=words) as error:
         published_weights(NAME, network)
     assert "\n" not in str(error.value)

@@ -124,7 +124,7 @@ def test_what_is_no_coded_rows_is_refused(wrong):
 
 
 def test_other_tables_are_noticed():
-    with pytest.raises(ValueError, match="these tables"):
+    with pytest.raises(ValueError, match="coded with other tables"):
         decode_levels(PACKED, learned(ROWS.flip(1), 4, 16))
 
 
