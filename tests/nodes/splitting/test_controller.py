@@ -139,7 +139,7 @@ def test_without_a_neighbour_downstream_all_is_computed():
 
 @pytest.mark.parametrize("vector", [[1.0], [1.0] * 4, [1.0, nan, 0.0], [1.0, -1e-9, 0.0]], ids=str)
 def test_what_is_no_vector_of_costs_is_refused(vector):
-    with pytest.raises(ValueError, match="split costs must be 3 numbers"):
+    with pytest.raises(ValueError, match="split costs: expected 3 numbers"):
         SplitControl([1.0, 2.0], Policy()).set_downstream(vector)
 
 

@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused():
         job_of({0: (FAST, FAST)}, every_steps=0)
     with pytest.raises(ValueError, match="3 rows of layer_s and 2 links"):
         job_of({0: (FAST,)})
-    with pytest.raises(ValueError, match="no moves beside it"):
+    with pytest.raises(ValueError, match="excludes moves"):
         job_of({0: (FAST, FAST)}, moves={})
     job = job_of({0: (FAST, FAST)})
     with pytest.raises(ModelError, match="layer_s has 15 layers of 16"):
