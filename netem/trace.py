@@ -65,11 +65,7 @@ class Trace(msgspec.Struct, frozen=True):
     period_s: float
 
     def schedule(
-        self,
-        base: LinkProfile,
-        time_scale: float = 1.0,
-        repeat: bool = True,
-        until_s: float = math.inf,
+        self, base: LinkProfile, time_scale: float = 1.0, repeat: bool = True, until_s: float = math.inf
     ) -> Iterator[tuple[float, LinkProfile]]:
         """Yield the link's profiles in order of time; an equal successor is left out.
 

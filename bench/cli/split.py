@@ -77,10 +77,7 @@ def plan_costs(plan: SplitPlan) -> tuple[list[list[float]], list[list[float]]]:
         [
             latency * (forward + backward) + energy * joules
             for forward, backward, joules in zip(
-                plan.compute_s[node],
-                plan.backward_s.get(node, none),
-                plan.energy_j.get(node, none),
-                strict=True,
+                plan.compute_s[node], plan.backward_s.get(node, none), plan.energy_j.get(node, none), strict=True
             )
         ]
         for node in plan.nodes

@@ -15,18 +15,7 @@ from bench.suite.document import Document, InputError, Key, read_or_note
 from bench.suite.expansion import expand, plain
 from bench.suite.experiment import Checked, Problem, Setting
 from bench.suite.parameter_types import available_dataset, decoder, make_importable
-from bench.suite.schema import (
-    SCALES,
-    Axis,
-    Experiment,
-    ExperimentSpec,
-    Override,
-    Run,
-    Suite,
-    SuiteFile,
-    Teller,
-    points,
-)
+from bench.suite.schema import SCALES, Axis, Experiment, ExperimentSpec, Override, Run, Suite, SuiteFile, Teller, points
 from bench.suite.strict_yaml import convert, sound
 from nodes.imports import did_you_mean, load_callable
 from reports.claims.claim import Claim

@@ -17,12 +17,7 @@ DecHook = Callable[[type, Any], Any]
 
 
 def convert(
-    document: Document,
-    kind: type[T],
-    dec_hook: DecHook | None = None,
-    *,
-    value: Any = msgspec.UNSET,
-    at: Key = (),
+    document: Document, kind: type[T], dec_hook: DecHook | None = None, *, value: Any = msgspec.UNSET, at: Key = ()
 ) -> T | None:
     """``document`` (or ``value``, which stands at ``at`` in it) as ``kind``; None where problems were noted.
 

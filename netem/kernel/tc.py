@@ -94,9 +94,7 @@ def tbf(profile: LinkProfile) -> Tbf:
     rate = _rate(profile)
     burst_bytes = max(BURST_PACKETS * SEGMENT_BYTES, math.ceil(rate * BURST_S))
     return Tbf(
-        rate=rate,
-        burst_bytes=burst_bytes,
-        limit_bytes=burst_bytes + max(QUEUE_BYTES, math.ceil(rate * QUEUE_S)),
+        rate=rate, burst_bytes=burst_bytes, limit_bytes=burst_bytes + max(QUEUE_BYTES, math.ceil(rate * QUEUE_S))
     )
 
 

@@ -40,10 +40,7 @@ class BestSplit(NamedTuple):
 
 
 def transfer_s(
-    boundary_bytes: Sequence[float],
-    rate_bps: float,
-    delay_s: float,
-    gradient_bytes: Sequence[float] | None = None,
+    boundary_bytes: Sequence[float], rate_bps: float, delay_s: float, gradient_bytes: Sequence[float] | None = None
 ) -> list[float]:
     """Seconds that a link takes for the data of each boundary: 8 * bytes / rate + delay (HiveMind, Eq. 10).
 
