@@ -26,14 +26,11 @@ class StreamEstimate(NamedTuple):
 
 
 def estimate_stream(stamps: Sequence[Stamp], rate_bps: float | None = None, stall_s: float = 0.0) -> StreamEstimate:
-    """Estimate rate and losses of bytes that were sent without a pause.
+    """Estimate rate and losses from two or more ``stamps`` of bytes sent without a pause.
 
-    The rate is that of the median pair of stamps half the stream apart, so that a few late ones do not matter.
-
-    Args:
-        stamps: Two or more.
-        rate_bps: Configured rate of the link; None if unlimited.
-        stall_s: Stall that one loss causes, in seconds; 0 counts no losses.
+    ``rate_bps`` is the link's configured rate, None if unlimited; ``stall_s`` is the stall that one loss causes, in
+    seconds (0 counts no losses). The rate is that of the median pair of stamps half the stream apart, so a few late
+    ones do not matter.
     """
     byte_s = 8 / rate_bps if rate_bps else 0.0
     min_byte_s = byte_s / 2  # no link is twice as fast as configured

@@ -22,34 +22,22 @@ UNLIMITED_BYTES = 64 << 20  # sent to measure the rate of a link of unlimited ra
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """Measured properties of one link direction.
+    """Measured properties of one link direction; delays and round trips are those of 8-byte messages."""
 
-    Args:
-        rate_bps: TCP payload rate in bits per second, without stalls.
-        delay_s: Median one-way delay of 8-byte messages, in seconds, from the sending call to the arrival.
-        delay_p99_s: 99th percentile of the same.
-        jitter_s: Standard deviation of the same, estimated from the quartiles.
-        round_trip_s: Median time until the reply to an 8-byte message, in seconds.
-        round_trip_p99_s: 99th percentile of the same.
-        losses: Stalls of about one round trip of the profile.
-        segments: Segments in which the losses were counted.
-        message_s: By message size in bytes: median seconds from sending to the last byte's arrival.
-    """
-
-    rate_bps: float
-    delay_s: float
+    rate_bps: float  # of the TCP payload, without stalls
+    delay_s: float  # median one-way delay, from the sending call to the arrival
     delay_p99_s: float
-    jitter_s: float
-    round_trip_s: float
+    jitter_s: float  # standard deviation of the one-way delay, from its quartiles
+    round_trip_s: float  # median
     round_trip_p99_s: float
-    losses: int
-    segments: float
-    message_s: dict[int, float]
+    losses: int  # stalls of about one round trip of the profile
+    segments: float  # in which the losses were counted
+    message_s: dict[int, float]  # by size in bytes: median from sending to the last byte's arrival
 
 
 @contextlib.asynccontextmanager
 async def timestamp_server(listener: socket.socket | None = None) -> AsyncIterator[tuple[str, int]]:
-    """Run the far end, which replies with arrival times on the machine's monotonic clock; yield its address.
+    """Run the far end, which replies with arrival times (time.monotonic); yield its address.
 
     ``listener``, if given, may be in another network namespace.
     """
@@ -112,15 +100,10 @@ async def measure(
     sizes: tuple[int, ...] = SIZES,
     repeats: int = 3,
 ) -> Calibration:
-    """Measure the link direction that ``probe`` sends over.
+    """Measure the link direction that ``probe`` sends over, configured as ``profile``.
 
-    Args:
-        probe: Connection to a ``timestamp_server``.
-        profile: Configured profile; sets the amount of data to send and the stall that counts as a loss.
-        bulk_s: Seconds that the stream takes which measures rate and losses.
-        messages: Number of 8-byte messages that measure delay and jitter; at least 2.
-        sizes: Message sizes in bytes for ``Calibration.message_s``.
-        repeats: Messages per size, of which the median counts.
+    ``messages`` 8-byte messages, at least 2, measure delay and jitter; ``repeats`` messages of each of ``sizes`` bytes
+    the transfer times; a stream of ``bulk_s`` seconds rate and losses.
     """
     delays, round_trips, _ = zip(*[await probe.send(HEADER.size) for _ in range(messages)], strict=True)
     message_s = {size: median([(await probe.send(size))[0] for _ in range(repeats)]) for size in sizes}

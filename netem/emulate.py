@@ -72,11 +72,9 @@ Command = AddLink | ChangeLink | Play | CountBytes
 def execute(line: bytes, proxies: dict[Address, Proxy]) -> Reply:
     """Execute one command line. A command that fails changes nothing and gets its error in the reply."""
     try:
-        command = msgspec.json.decode(line, type=Command)
+        return _execute(msgspec.json.decode(line, type=Command), proxies)
     except msgspec.DecodeError as error:
         return Reply(error=f"invalid command: {error}")
-    try:
-        return _execute(command, proxies)
     except KeyError as error:
         return Reply(error=f"no link listens on {error}")
     except (OSError, ValueError) as error:
@@ -166,7 +164,6 @@ class Emulator:
         )
 
     async def close(self) -> None:
-        """End the emulator and all connections through it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -187,19 +184,15 @@ class Emulator:
         namespace: str | None = None,
         half_duplex: bool = False,
     ) -> Address:
-        """Add a link to ``target``.
+        """Add a link to ``target``; return the address to connect to instead.
 
         Args:
             target: Address to which connections are forwarded.
-            up: Profile towards the target.
-            down: Profile from the target.
+            up, down: Profiles towards the target and from it.
             host: Address to listen on, on a free port.
             seed: Seed of jitter and loss.
             namespace: Path of the network namespace of both addresses; None for that of the emulator.
             half_duplex: Both directions share one medium.
-
-        Returns:
-            Address to connect to instead of ``target``.
         """
         reply = await self._request(AddLink(target, up, down, host, seed, namespace, half_duplex))
         assert reply.address is not None
@@ -210,14 +203,13 @@ class Emulator:
         await self._request(ChangeLink(address, up, down))
 
     async def play(self, address: Address, link: Duplex, began_at: float) -> None:
-        """Let the link at ``address`` follow the traces of ``link``, which began at ``began_at`` (time.monotonic).
+        """Let a link follow the traces of ``link``, which began at ``began_at`` (time.monotonic). Raises TraceError.
 
-        The emulator knows future changes, so it is exact for every bit. Raises TraceError.
+        The emulator knows future changes, so it is exact for every bit.
         """
         await self._request(Play(address, with_absolute_paths(link), began_at))
 
     async def forwarded_bytes(self, address: Address) -> tuple[int, int]:
-        """Bytes that a link has forwarded on the uplink and on the downlink."""
         return (await self._request(CountBytes(address))).forwarded_bytes
 
     async def watch(self, for_s: float) -> None:
@@ -227,7 +219,6 @@ class Emulator:
                 raise await self._ended()
 
     async def _ended(self) -> EmulatorError:
-        """Error with the exit status, once the emulator has ended."""
         return EmulatorError(f"the emulator ended with status {await self._process.wait()}; see its log on stderr")
 
     async def _request(self, command: Command) -> Reply:
@@ -236,9 +227,7 @@ class Emulator:
         assert pipe_out is not None
         async with self._lock:
             line = b""
-            with contextlib.suppress(
-                RuntimeError, ConnectionError
-            ):  # the emulator has ended; uvloop raises RuntimeError
+            with contextlib.suppress(RuntimeError, ConnectionError):  # it has ended; uvloop raises RuntimeError
                 pipe_in.write(msgspec.json.encode(command) + b"\n")
                 line = await pipe_out.readline()
         if not line:

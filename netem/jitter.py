@@ -20,23 +20,15 @@ def _normal(u: float) -> float:
     return NormalDist().inv_cdf(min(max(u, _MIN_U), 1 - _MIN_U))
 
 
-def _uniform(u: float) -> float:
-    return 2 * u - 1
-
-
 def _pareto(u: float) -> float:
     return min(CUT, 4 / 3 * (math.pow(max(1 - u, _MIN_U), -1 / 3) - 1.5))
 
 
-def _paretonormal(u: float) -> float:
-    return _normal(u) / 4 + 3 * _pareto(u) / 4
-
-
 _QUANTILES: dict[Distribution, Callable[[float], float]] = {
     "normal": _normal,
-    "uniform": _uniform,
+    "uniform": lambda u: 2 * u - 1,
     "pareto": _pareto,
-    "paretonormal": _paretonormal,
+    "paretonormal": lambda u: _normal(u) / 4 + 3 * _pareto(u) / 4,
 }
 
 

@@ -72,9 +72,7 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raise ValueError for a property that the emulator and virtual time cannot reproduce on a byte stream."""
         for name in ("duplicate", "reorder", "limit_packets"):
             if getattr(self, name):
-                raise ValueError(
-                    f"{name}: not supported on a byte stream; run with the kernel's netem (--shaping kernel)"
-                )
+                raise ValueError(f"{name}: not supported on a byte stream; use the kernel's netem (--shaping kernel)")
 
     def dilated(self, k: float) -> "LinkProfile":
         """The profile with time slowed down by ``k``: the rate divided by k, delay and jitter multiplied by k."""
@@ -139,17 +137,14 @@ class Link:
     def change(self, at: float, profile: LinkProfile) -> None:
         """Switch to ``profile`` at time ``at``, in seconds, and end a schedule that is played.
 
-        Raises:
-            ValueError: A byte stream cannot reproduce ``profile``, or a later change is registered already.
+        Raises ValueError if a byte stream cannot reproduce ``profile``, or a later change is registered already.
         """
         profile.check_stream()
         if self._schedule is not None:
             self._schedule = None
             self._changes.clear()
         if self._changes and at < self._changes[-1][0]:
-            raise ValueError(
-                f"change at {at} s: one at {self._changes[-1][0]} s is registered already; register in order"
-            )
+            raise ValueError(f"change at {at} s: one at {self._changes[-1][0]} s is registered; register in order")
         self._changes.append((at, profile))
 
     def play(self, schedule: Iterable[ProfileChange]) -> None:
@@ -162,15 +157,7 @@ class Link:
         self._read_next_change()
 
     def send(self, now: float, n_bytes: int) -> float:
-        """Send ``n_bytes``.
-
-        Args:
-            now: Time at which the bytes enter, in seconds; must not decrease from call to call.
-            n_bytes: Payload size.
-
-        Returns:
-            Arrival time of the last byte, in seconds.
-        """
+        """Send ``n_bytes`` that enter at ``now``, which must not decrease; return when the last byte arrives."""
         medium = self.medium
         medium.last_sender = self
         idle = now > medium.free_at
@@ -197,7 +184,6 @@ class Link:
         return self._arrived_at
 
     def _delay_s(self) -> float:
-        """Delay of the current burst, with its jitter."""
         profile = self.profile
         if not profile.jitter_s:
             return profile.delay_s
@@ -226,7 +212,6 @@ class Link:
                 self._bytes_to_loss = begun + self._segments_to_loss() * SEGMENT_BYTES
 
     def _read_next_change(self) -> None:
-        """Fetch the next change of the schedule, if any."""
         if self._schedule is not None:
             self._changes.extend(itertools.islice(self._schedule, 1))
 

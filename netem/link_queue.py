@@ -49,7 +49,6 @@ class LinkQueue:
 
     @property
     def chunk_bytes(self) -> int:
-        """Number of bytes to read at once."""
         rate_bps = self.profile.rate_bps
         if rate_bps is None:
             return CHUNK_BYTES
@@ -64,7 +63,6 @@ class LinkQueue:
         return min(times, default=None)
 
     def put(self, now: float, data: bytes | None, sink: Any) -> None:
-        """Queue ``data``, read at ``now``, for ``sink``."""
         self._queued.append(Chunk(now, data, sink))
         self._queued_bytes += len(data or b"")
 
@@ -89,7 +87,6 @@ class LinkQueue:
         self._link.change(now, profile)
 
     def play(self, schedule: Iterable[ProfileChange]) -> None:
-        """Follow ``schedule``, exact to the bit. See ``Link.play``."""
         self._link.play(schedule)
 
     def _may_transmit(self) -> bool:

@@ -46,11 +46,8 @@ class Duplex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"time_scale and time_dilation must be above 0 and finite, got {given}")
 
     def dilated(self, k: float) -> "Duplex":
-        """The link with time slowed down by ``k``."""
-        time_dilation = self.time_dilation if self.trace is None else k * self.time_dilation
-        return msgspec.structs.replace(
-            self, down=self.down.dilated(k), up=self.up.dilated(k), time_dilation=time_dilation
-        )
+        total = self.time_dilation if self.trace is None else k * self.time_dilation
+        return msgspec.structs.replace(self, down=self.down.dilated(k), up=self.up.dilated(k), time_dilation=total)
 
 
 LinkName = Literal["unlimited", "wifi", "5g"]

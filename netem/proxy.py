@@ -160,9 +160,8 @@ class Proxy:
     """One emulated link: connects each accepted connection to the target, both in one network namespace."""
 
     def __init__(self, target: Address, link: Duplex, host: str, *, seed: int, namespace: str | None) -> None:
-        up, down = (
-            LinkQueue(profile, random.Random(2 * seed + index)) for index, profile in enumerate((link.up, link.down))
-        )
+        profiles = (link.up, link.down)
+        up, down = (LinkQueue(profile, random.Random(2 * seed + index)) for index, profile in enumerate(profiles))
         if link.half_duplex:
             up.share_medium(down)
         self.up, self.down = LinkDirection(up), LinkDirection(down)

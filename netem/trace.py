@@ -27,24 +27,15 @@ class TraceError(ValueError):
 
 
 class RateChange(msgspec.Struct, frozen=True):
-    """State of a link from ``time_s`` on.
+    """State of a link from ``time_s`` on; None keeps the value of the base profile (see ``LinkProfile``)."""
 
-    Args:
-        time_s: Seconds from the start of the trace.
-        rate_bps: TCP payload rate in bits per second; 0 while the link is stalled.
-        delay_s: One-way delay in seconds; None keeps that of the base profile, as for the next two.
-        jitter_s: Scale of the random delay in seconds.
-        loss: Probability that a segment is lost.
-    """
-
-    time_s: float
-    rate_bps: float
+    time_s: float  # from the start of the trace
+    rate_bps: float  # 0 while the link is stalled
     delay_s: float | None = None
     jitter_s: float | None = None
     loss: float | None = None
 
     def over(self, base: LinkProfile) -> LinkProfile:
-        """``base`` with the values of this change."""
         return LinkProfile(
             rate_bps=self.rate_bps or STALLED_BPS,
             delay_s=base.delay_s if self.delay_s is None else self.delay_s,
@@ -54,11 +45,9 @@ class RateChange(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """Changes of one link direction over one period.
+    """Changes of one link direction over one period of ``period_s`` seconds, after which it ends or repeats.
 
-    Args:
-        changes: In order of time, without two at the same time; the first at 0, all before ``period_s``.
-        period_s: Seconds after which the trace ends or repeats.
+    ``changes`` are in order of time, no two at the same time; the first is at 0, all are before ``period_s``.
     """
 
     changes: tuple[RateChange, ...]
@@ -67,31 +56,27 @@ class Trace(msgspec.Struct, frozen=True):
     def schedule(
         self, base: LinkProfile, time_scale: float = 1.0, repeat: bool = True, until_s: float = math.inf
     ) -> Iterator[tuple[float, LinkProfile]]:
-        """Yield the link's profiles in order of time; an equal successor is left out.
+        """Yield (start in seconds, profile) in order of time; an equal successor is left out. Raises ValueError.
 
         Args:
             base: Profile whose values apply where the trace has none.
-            time_scale: Factor on the times of the trace; rates and delays are unchanged.
+            time_scale: Factor on the times of the trace, positive and finite; rates and delays are unchanged.
             repeat: Start again after each period; otherwise the last profile remains.
             until_s: End of the schedule in seconds; without it a repeating schedule is endless.
-
-        Returns:
-            Pairs of start time, in seconds from the start of the trace, and profile from then on.
-
-        Raises:
-            ValueError: ``time_scale`` is not a positive, finite number.
         """
         if not (time_scale > 0 and math.isfinite(time_scale)):
             raise ValueError(f"time_scale must be above 0 and finite, got {time_scale}")
         steps = [(change.time_s, change.over(base)) for change in self.changes]
         changing = any(profile != steps[0][1] for _, profile in steps)
         before = None
-        for time_s, profile in _repeated(steps, self.period_s) if repeat and changing else iter(steps):
-            if time_s * time_scale >= until_s:
-                return
-            if profile != before:
-                yield time_s * time_scale, profile
-                before = profile
+        for period in count() if repeat and changing else (0,):
+            for time_s, profile in steps:
+                at_s = (period * self.period_s + time_s) * time_scale
+                if at_s >= until_s:
+                    return
+                if profile != before:
+                    yield at_s, profile
+                    before = profile
 
     def spans(self) -> Iterator[tuple[float, float, float]]:
         """Yield (start_s, end_s, rate_bps) of each interval of constant rate in one period."""
@@ -107,10 +92,7 @@ class Trace(msgspec.Struct, frozen=True):
     def resampled(self, step_s: float) -> "Trace":
         """Average the rate over steps of ``step_s`` seconds; every step carries the same bytes as before.
 
-        The last step may be shorter. Delay, jitter and loss are those at the start of the step.
-
-        Raises:
-            ValueError: ``step_s`` is not positive.
+        The last step may be shorter. Delay, jitter and loss are those at the start of the step. Raises ValueError.
         """
         if not step_s > 0:
             raise ValueError(f"step_s must be above 0, got {step_s}")
@@ -133,18 +115,8 @@ class Trace(msgspec.Struct, frozen=True):
         return Trace(tuple(changes), self.period_s)
 
 
-def _repeated(steps: list[tuple[float, LinkProfile]], period_s: float) -> Iterator[tuple[float, LinkProfile]]:
-    for period in count():
-        for time_s, profile in steps:
-            yield period * period_s + time_s, profile
-
-
 def read(path: Path) -> Trace:
-    """Read the trace in ``path``: CSV if the name ends in ``.csv``, otherwise Mahimahi.
-
-    Raises:
-        TraceError: The file is missing, too large or not text, or a line is invalid.
-    """
+    """Read the trace in ``path``: CSV if the name ends in ``.csv``, otherwise Mahimahi. Raises TraceError."""
     try:
         size = path.stat().st_size
         if size > FILE_BYTES:
@@ -171,16 +143,14 @@ def _read_csv(path: Path, lines: list[str]) -> Trace:
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
-        cells = line.split(",")
+        where, cells = f"{path}:{number}", line.split(",")
         if len(cells) != len(header):
-            raise TraceError(f"{path}:{number}: {len(cells)} values, expected {len(header)}")
-        row = {name: _value(path, number, name, cell) for name, cell in zip(header, cells, strict=True)}
+            raise TraceError(f"{where}: {len(cells)} values, expected {len(header)}")
+        row = {name: _value(where, name, cell) for name, cell in zip(header, cells, strict=True)}
         if changes and row["time_s"] <= changes[-1].time_s:
-            raise TraceError(
-                f"{path}:{number}: time_s: {row['time_s']} is not above {changes[-1].time_s} of the row before"
-            )
+            raise TraceError(f"{where}: time_s: {row['time_s']} is not above {changes[-1].time_s} of the row before")
         if not changes and row["time_s"] != 0:
-            raise TraceError(f"{path}:{number}: time_s: {row['time_s']}, expected 0 in the first row")
+            raise TraceError(f"{where}: time_s: {row['time_s']}, expected 0 in the first row")
         changes.append(RateChange(**row))
     if not changes:
         raise TraceError(f"{path}: no rows after the header")
@@ -188,14 +158,13 @@ def _read_csv(path: Path, lines: list[str]) -> Trace:
     return Trace(tuple(changes), 2 * last_s - changes[-2].time_s if len(changes) > 1 else SINGLE_ROW_PERIOD_S)
 
 
-def _value(path: Path, number: int, name: str, cell: str) -> float:
-    """Parse a cell as a number in the range of column ``name``."""
+def _value(where: str, name: str, cell: str) -> float:
     try:
         value = float(cell)
     except ValueError:
-        raise TraceError(f"{path}:{number}: {name}: {cell.strip()[:40]!r} is not a number") from None
+        raise TraceError(f"{where}: {name}: {cell.strip()[:40]!r} is not a number") from None
     if not 0 <= value <= MAXIMA[name]:
-        raise TraceError(f"{path}:{number}: {name}: {value} is not between 0 and {MAXIMA[name]:g}")
+        raise TraceError(f"{where}: {name}: {value} is not between 0 and {MAXIMA[name]:g}")
     return value
 
 
@@ -229,12 +198,8 @@ def _read_mahimahi(path: Path, lines: list[str]) -> Trace:
 def write_csv(trace: Trace, path: Path) -> None:
     """Write all of ``trace`` as CSV; ``read`` returns an equal trace, its last interval perhaps split in two.
 
-    Args:
-        trace: The file has the columns for which its first change has a value.
-        path: File to write; its name should end in ``.csv``, from which ``read`` derives the format.
-
-    Raises:
-        TraceError: Another change has values for other columns than the first.
+    The file has the columns for which the first change has a value; its name should end in ``.csv``, which ``read``
+    looks at. Raises TraceError if another change has values for other columns.
     """
     changes = list(trace.changes)
     last_s = changes[-1].time_s
@@ -245,15 +210,12 @@ def write_csv(trace: Trace, path: Path) -> None:
     lines = [",".join(columns)]
     for change in changes:
         if columns != [name for name in MAXIMA if getattr(change, name) is not None]:
-            raise TraceError(
-                f"{path}: the change at {change.time_s} s has other columns than the first; give all the same"
-            )
+            raise TraceError(f"{path}: the change at {change.time_s} s has other columns than the first; give the same")
         lines.append(",".join(_short(getattr(change, name)) for name in columns))
     path.write_text("\n".join(lines) + "\n", encoding="ascii", newline="\n")
 
 
 def _short(value: float) -> str:
-    """Exact decimal form; no point in whole numbers."""
     return str(int(value)) if value == int(value) else repr(value)
 
 
@@ -261,17 +223,13 @@ def write_mahimahi(trace: Trace, path: Path) -> None:
     """Write the packets that ``trace`` delivers in Mahimahi's format, which has no delay, jitter or loss.
 
     A packet gets the first millisecond by which the link has carried all of it. The period is rounded up to whole
-    milliseconds; the last packet marks its end.
-
-    Raises:
-        TraceError: The trace delivers less than one packet, or too many for a file of ``FILE_BYTES``.
+    milliseconds; the last packet marks its end. Raises TraceError for less than one packet, or a file above
+    ``FILE_BYTES``.
     """
     packet_bits = 8 * PACKET_BYTES
     period_ms = math.ceil(trace.period_s * 1000 - 1e-6)
     if round(trace.delivered_bytes) > PACKET_BYTES * (FILE_BYTES // 8):
-        raise TraceError(
-            f"{path}: {trace.delivered_bytes:.0f} bytes per period are too many packets for this format; write CSV"
-        )
+        raise TraceError(f"{path}: {trace.delivered_bytes:.0f} bytes per period are too many packets; write CSV")
     times_ms: list[int] = []
     bits = 0.0  # carried before the interval
     for start_s, end_s, rate_bps in trace.spans():
@@ -281,8 +239,6 @@ def write_mahimahi(trace: Trace, path: Path) -> None:
             times_ms.append(min(max(math.ceil(at_s * 1000 - 1e-6), 0), period_ms))
         bits = after
     if not times_ms:
-        raise TraceError(
-            f"{path}: the trace delivers less than one packet of {PACKET_BYTES} bytes in {trace.period_s} s; write CSV"
-        )
+        raise TraceError(f"{path}: less than one packet of {PACKET_BYTES} bytes in {trace.period_s} s; write CSV")
     times_ms[-1] = period_ms
     path.write_text("".join(f"{time_ms}\n" for time_ms in times_ms), encoding="ascii")

@@ -15,10 +15,8 @@ def schedules(link: Duplex) -> tuple[Iterator[ProfileChange], Iterator[ProfileCh
     """Schedules of profiles for the uplink and the downlink of ``link``; empty if it follows no trace.
 
     Times are seconds from the start of the run. Values that a trace does not have come from the link's profiles. Trace
-    files are read at the call; a repeating schedule is endless and computed as it is consumed.
-
-    Raises:
-        TraceError: A trace is missing or invalid, or would never deliver all data.
+    files are read at the call; a repeating schedule is endless and computed as it is consumed. Raises TraceError for a
+    trace that is missing or invalid, or would never deliver all data.
     """
     names = _names(link)
     if names is None:
@@ -51,8 +49,6 @@ def _schedule(name: str, link: Duplex, base: LinkProfile) -> Iterator[ProfileCha
     if not trace.delivered_bytes:
         raise TraceError(f"{name}: every rate is 0, so no data would ever arrive")
     if not link.repeat and not trace.changes[-1].rate_bps:
-        raise TraceError(
-            f"{name}: ends at a rate of 0, so the remaining data would never arrive; set repeat or a last rate above 0"
-        )
+        raise TraceError(f"{name}: ends at a rate of 0, so data would never arrive; set repeat or a last rate above 0")
     schedule = trace.schedule(base.dilated(1 / k), link.time_scale, link.repeat)
     return ((at * k, profile.dilated(k)) for at, profile in schedule)

@@ -62,7 +62,6 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     trajectory: Trajectory
 
     def route(self, cell: str) -> IabRoute:
-        """Route from the UE through ``cell`` to the cloud."""
         link_from = {link.near: link for link in self.backhaul}
         nodes, links = [UE, cell], [self.access]
         while nodes[-1] != CLOUD:

@@ -21,7 +21,6 @@ class Trajectory(msgspec.Struct, frozen=True):
 
     @property
     def length_m(self) -> float:
-        """Length of one round in metres."""
         return sum(math.dist(start, end) for start, end in pairwise([*self.corners, self.corners[0]]))
 
     def positions(self, times_s: Floats) -> Floats:

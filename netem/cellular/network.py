@@ -46,7 +46,6 @@ class Network:
         return len(self.serving) * self.coherence_s
 
     def step(self, t: float) -> int:
-        """Index of the coherence time at ``t`` seconds."""
         return int(t / self.coherence_s + 1e-9) % len(self.serving)
 
     def route(self, t: float) -> IabRoute:
@@ -54,7 +53,6 @@ class Network:
         return self.topology.route(self.topology.cells[self.serving[self.step(t)]].name)
 
     def rate_bps(self, link: str, t: float) -> float:
-        """Bandwidth of ``link`` available to the UE at ``t`` seconds."""
         return float(self.rates_bps[link][self.step(t)])
 
     def routes(self) -> list[tuple[float, IabRoute]]:
@@ -63,7 +61,6 @@ class Network:
         return [(step * self.coherence_s, self.route(step * self.coherence_s)) for step in (0, *changed.tolist())]
 
     def trace(self, link: str) -> Trace:
-        """Trace of the rate of ``link`` over ``duration_s``, for any backend."""
         rates = self.rates_bps[link]
         changes = [RateChange(step * self.coherence_s, rate) for step, rate in enumerate(rates.tolist())]
         return Trace(tuple(changes), self.duration_s)
@@ -76,10 +73,9 @@ def network(
 
     Args:
         kind: ``mmwave`` or ``sub6``.
-        load: Background traffic.
+        load, seed: Background traffic and the seed of its draws.
         coherence_s: Seconds during which rates are constant.
         duration_s: Seconds to generate.
-        seed: Seed of the background traffic.
 
     Raises:
         ValueError: A time is not positive, or there are more than ``MAX_STEPS`` coherence times.
@@ -88,9 +84,7 @@ def network(
         raise ValueError(f"needs 0 < coherence_s <= duration_s, finite; got {coherence_s} and {duration_s}")
     steps = round(duration_s / coherence_s)
     if steps > MAX_STEPS:
-        raise ValueError(
-            f"{steps} coherence times, expected at most {MAX_STEPS}; raise coherence_s or lower duration_s"
-        )
+        raise ValueError(f"{steps} coherence times, expected at most {MAX_STEPS}; raise coherence_s or cut duration_s")
     topology = TOPOLOGIES[kind]
     times_s: Floats = np.arange(steps, dtype=np.float64) * coherence_s
     sites = np.array([cell.site for cell in topology.cells], dtype=np.float64)
@@ -101,7 +95,8 @@ def network(
     access = np.empty(steps)
     for index, cell in enumerate(topology.cells):
         background, rng = cell.background.at(load), rngs[index]
-        background_bps = _background_rates(topology, background.population, rng)
+        positions_m = CELL_RADIUS_M * np.sqrt(rng.random(background.population))  # from the site, at random
+        background_bps = topology.carrier.rate_bps(positions_m)
         left_bps = bandwidth_left(topology.carrier.rate_bps(distances_m[:, index]), background_bps, background, rng)
         attached = serving == index
         access[attached] = left_bps[attached]
@@ -110,11 +105,6 @@ def network(
         capacity = np.array(link.capacity_bps)
         rates[link.name] = bandwidth_left(np.full(steps, capacity), capacity, link.background.at(load), rng)
     return Network(topology, coherence_s, serving, rates)
-
-
-def _background_rates(topology: Topology, population: int, rng: np.random.Generator) -> Floats:
-    """Radio rates of background UEs at random positions in their cell: [population]."""
-    return topology.carrier.rate_bps(CELL_RADIUS_M * np.sqrt(rng.random(population)))
 
 
 def bandwidth_left(ue_bps: Floats, background_bps: Floats, background: Background, rng: np.random.Generator) -> Floats:

@@ -34,9 +34,8 @@ class Background(msgspec.Struct, frozen=True):
         """Scale population and bit rate to ``load``. Raises ValueError if the population is then not whole."""
         population = self.population * FACTORS[load]
         if population != int(population):
-            raise ValueError(
-                f"load {load}: a population of {self.population} times {FACTORS[load]} is not a whole number"
-            )
+            given = f"{self.population} times {FACTORS[load]}"
+            raise ValueError(f"load {load}: a population of {given} is not a whole number")
         return Background(int(population), self.bitrate_bps * FACTORS[load], self.spread)
 
     def demands_bps(self, levels: Floats) -> Floats:

@@ -66,15 +66,10 @@ class OwnedNamespace:
                 with suppress(OSError):  # no IPv6 in this kernel, or /proc/sys is read-only
                     Path("/proc/sys/net", name).write_text(value)
         self._shaped: set[str] = set()
-        self.index = functools.cache(self._index)
+        self.index = functools.cache(lambda interface: int(self.route.link_lookup(ifname=interface)[0]))
         self.set("lo", state="up")
 
-    def _index(self, interface: str) -> int:
-        """Interface index of ``interface``."""
-        return int(self.route.link_lookup(ifname=interface)[0])
-
     def set(self, interface: str, **attributes: Any) -> None:
-        """Set ``attributes`` of ``interface``."""
         self.route.link("set", index=self.index(interface), **attributes)
 
     def shape(self, interface: str, kind: tc.ShaperKind, profile: LinkProfile) -> None:
@@ -84,11 +79,8 @@ class OwnedNamespace:
             self._shaped.add(interface)
         request = _Request()
         request["index"], request["parent"], request["handle"] = self.index(interface), TC_H_ROOT, HANDLE
-        request["attrs"] = [
-            ("TCA_KIND", kind),
-            ("TCA_OPTIONS", tc.options(kind, profile)),
-            ("TCA_STAB", tc.size_table()),
-        ]
+        settings = tc.options(kind, profile)
+        request["attrs"] = [("TCA_KIND", kind), ("TCA_OPTIONS", settings), ("TCA_STAB", tc.size_table())]
         flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
         tuple(self._qdiscs.nlm_request(request, RTM_NEWQDISC, flags))
 
@@ -139,7 +131,6 @@ class NamespaceNetwork:
             raise ShapeError(f"the kernel rejects {self._kind} for {profile}: {error}") from None
 
     def _join(self, edge: int) -> None:
-        """Create the veth pair of ``edge``, each end directly in its namespace."""
         name, ends = f"link{edge}", [self._namespaces[node] for node in self._edges[edge]]
         near, far = ends
         near.route.link("add", ifname=name, kind="veth", peer={"ifname": name, "net_ns_fd": far.path})

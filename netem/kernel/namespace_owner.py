@@ -55,9 +55,8 @@ def remove_orphaned() -> list[str]:
 def _start_ticks(pid: int) -> str | None:
     """Start time of a process, in kernel ticks since boot; None if it is gone or a zombie."""
     try:
-        fields = (
-            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        )  # the name in parentheses may contain spaces
+        # The name, in parentheses, may contain spaces.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]

@@ -33,15 +33,8 @@ BURST_S, BURST_PACKETS = 0.0005, 2
 
 OPTIONS, STAB = 2, 8  # TCA_…
 STAB_BASE = 1
-NETEM_CORR, NETEM_DELAY_DIST, NETEM_REORDER, NETEM_LOSS, NETEM_RATE, NETEM_LATENCY64, NETEM_JITTER64 = (
-    1,
-    2,
-    3,
-    5,
-    6,
-    10,
-    11,
-)
+NETEM_CORR, NETEM_DELAY_DIST, NETEM_REORDER = 1, 2, 3
+NETEM_LOSS, NETEM_RATE, NETEM_LATENCY64, NETEM_JITTER64 = 5, 6, 10, 11
 LOSS_GE = 2
 TBF_PARMS, TBF_BURST = 1, 6
 ETHERNET = 1
@@ -99,10 +92,7 @@ def tbf(profile: LinkProfile) -> Tbf:
 
 
 def options(kind: ShaperKind, profile: LinkProfile) -> bytes:
-    """Payload of TCA_OPTIONS that applies ``profile``, as far as ``kind`` can.
-
-    It sets every option, so that a change leaves no earlier setting in force.
-    """
+    """Payload of TCA_OPTIONS that applies ``profile`` as far as ``kind`` can, and resets every other option."""
     return _encode_netem(netem(profile)) if kind == "netem" else _encode_tbf(tbf(profile))
 
 
@@ -112,9 +102,8 @@ def size_table() -> bytes:
 
 
 def _rate(profile: LinkProfile) -> int:
-    if profile.rate_bps is None:
-        return FASTEST_BYTES_PER_S
-    return min(FASTEST_BYTES_PER_S, max(1, round(profile.rate_bps / 8)))
+    rate_bps = math.inf if profile.rate_bps is None else profile.rate_bps
+    return round(min(FASTEST_BYTES_PER_S, max(1, rate_bps / 8)))
 
 
 def _limit_packets(profile: LinkProfile) -> int:
@@ -160,5 +149,4 @@ def _table(distribution: Distribution) -> bytes:
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
-    """One netlink attribute, padded to four bytes."""
     return struct.pack("<HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)

@@ -82,10 +82,6 @@ def generate(kind: TraceKind, rng: random.Random) -> Trace:
     return Trace(tuple(changes), STEPS * STEP_S)
 
 
-def write_all(folder: Path) -> None:
-    for name, kind in KINDS.items():
-        write_csv(generate(kind, random.Random(f"{SEED} {name}")), folder / f"{name}.csv")
-
-
 if __name__ == "__main__":
-    write_all(Path(sys.argv[1]))
+    for name, kind in KINDS.items():
+        write_csv(generate(kind, random.Random(f"{SEED} {name}")), Path(sys.argv[1], f"{name}.csv"))
