@@ -21,41 +21,21 @@ CONDITIONS = ("mode", "scale", "dataset", "shaping", "device")  # fields of a re
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One measured number and its conditions.
+    """One measured number and its conditions. Raises ValueError for another ``schema``, or a value not finite."""
 
-    Args:
-        schema: Version of this format.
-        run: Identifier of the run.
-        suite: Name of the suite.
-        experiment: Name of the experiment in the suite.
-        case: Values of the varied parameters.
-        metric: Name of the metric; ends in its unit where it has one.
-        value: Measured number; finite.
-        unit: Unit of ``value``; empty for counts and fractions.
-        seed: Seed of the measurement.
-        mode: Transport between nodes: processes, channels in one process, or virtual time.
-        scale: Size of the experiment.
-        dataset: Data set that was used.
-        shaping: How links were shaped.
-        device: Device that computed.
-
-    Raises:
-        ValueError: Another ``schema``, or a ``value`` that is not finite.
-    """
-
-    schema: int = SCHEMA
+    schema: int = SCHEMA  # version of this format
     run: str
     suite: str
     experiment: str
-    case: dict[str, CaseValue]
-    metric: str
+    case: dict[str, CaseValue]  # values of the varied parameters
+    metric: str  # ends in its unit where it has one
     value: float
-    unit: str
+    unit: str  # empty for counts and fractions
     seed: int
-    mode: Mode
+    mode: Mode  # transport between nodes: processes, channels in one process, or virtual time
     scale: Scale
     dataset: str
-    shaping: ShapingBackend
+    shaping: ShapingBackend  # how links were shaped
     device: str
 
     def __post_init__(self) -> None:
@@ -74,11 +54,7 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of ``path``.
-
-    Raises:
-        ValueError: A line is not a record; names file and line.
-    """
+    """Yield the records of ``path``. Raises ValueError, with file and line, for a line that is none."""
     decoder = msgspec.json.Decoder(Record)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

@@ -7,6 +7,7 @@ import msgspec
 from reports.record import CaseValue, Scale
 
 Number = int | float
+Numbers = Number | list[Number] | None
 
 
 class Selector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,14 +21,8 @@ class Selector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Criterion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Accepted range of the measured number, in the unit of the metric.
 
-    Args:
-        tolerance: Largest difference from the paper's number.
-        relative: The same as a fraction of the paper's number.
-        at_least: Lower limit.
-        at_most: Upper limit.
-
-    Raises:
-        ValueError: Not exactly one of ``tolerance``, ``relative`` and limits is given, or a tolerance is negative.
+    Either within ``tolerance`` of the paper's number, or ``relative`` (a fraction of it), or limits: ``at_least``
+    and/or ``at_most``. Raises ValueError for any other combination, or a negative tolerance.
     """
 
     tolerance: float | None = None
@@ -44,12 +39,10 @@ class Criterion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def near(self) -> bool:
-        """Whether the range is around the paper's number."""
         return self.tolerance is not None or self.relative is not None
 
     @property
     def limited(self) -> bool:
-        """Whether the range is given by limits."""
         return self.at_least is not None or self.at_most is not None
 
 
@@ -100,8 +93,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         paper: The paper's number or numbers.
         value, bound, ratio, difference, order: The form.
         needs_data: False for bytes, counts, cuts and costs, which are comparable on any data and at any scale.
-        data: Data set on which a ``value`` claim is comparable; None for any.
-        scale: Smallest scale at which a ``value`` claim is comparable.
+        data, scale: Data set and smallest scale at which a ``value`` claim is comparable; ``data`` None for any.
         inconsistent: How the paper contradicts itself.
 
     Raises:
@@ -111,7 +103,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     claim: str
     source: str
     statement: str
-    paper: Number | list[Number] | None = None
+    paper: Numbers = None
     value: Value | None = None
     bound: Bound | None = None
     ratio: Ratio | None = None
@@ -139,14 +131,12 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def form(self) -> Value | Bound | Ratio | Difference | Order:
-        """The form that is given."""
         form = self.value or self.bound or self.ratio or self.difference or self.order
         assert form is not None  # checked by __post_init__
         return form
 
     @property
     def selectors(self) -> list[Selector]:
-        """All selectors of the form."""
         match self.form:
             case Order(of=of):
                 return of

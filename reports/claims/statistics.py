@@ -33,7 +33,6 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Estimate from one value per seed."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return Estimate(statistics.fmean(values), error, len(values))
 
@@ -44,7 +43,6 @@ def same(a: CaseValue, b: CaseValue) -> bool:
 
 
 def has_values(case: Mapping[str, CaseValue], values: Mapping[str, CaseValue]) -> bool:
-    """Whether ``case`` has all ``values``."""
     return all(key in case and same(case[key], value) for key, value in values.items())
 
 
@@ -81,27 +79,21 @@ def join_cases(sides: Sequence[dict[CaseItems, Seeds]]) -> list[tuple[CaseItems,
     rows: list[tuple[CaseItems, list[Seeds]]] = [((), [])]
     for side in sides:
         rows = [
-            (_union(left, right), [*row, seeds])
+            (tuple(sorted({**dict(right), **dict(left)}.items())), [*row, seeds])
             for left, row in rows
             for right, seeds in side.items()
-            if _agree(left, right)
+            if _agree(left, dict(right))
         ]
     return rows
 
 
-def _agree(left: CaseItems, right: CaseItems) -> bool:
-    other = dict(right)
-    return all(same(value, other[key]) for key, value in left if key in other)
-
-
-def _union(left: CaseItems, right: CaseItems) -> CaseItems:
-    return tuple(sorted({**dict(right), **dict(left)}.items()))
+def _agree(left: CaseItems, right: dict[str, CaseValue]) -> bool:
+    return all(same(value, right[key]) for key, value in left if key in right)
 
 
 def combine_by_seed(combine: Callable[[float, float], float], left: Seeds, right: Seeds) -> Estimate:
     """Apply ``combine`` seed by seed; without a common seed, to the means, with no standard error."""
     common = sorted(left.keys() & right.keys())
     if not common:
-        mean = combine(statistics.fmean(left.values()), statistics.fmean(right.values()))
-        return Estimate(mean, None, 0)
+        return Estimate(combine(statistics.fmean(left.values()), statistics.fmean(right.values())), None, 0)
     return estimate([combine(left[seed], right[seed]) for seed in common])

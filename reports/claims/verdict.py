@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
-from reports.claims.claim import Bound, Claim, Criterion, Difference, Number, Order, Ratio, Selector, Value
+from reports.claims.claim import Bound, Claim, Criterion, Difference, Numbers, Order, Ratio, Selector, Value
 from reports.claims.statistics import (
     MIN_SEEDS,
     Estimate,
@@ -30,24 +30,16 @@ SCALES: tuple[Scale, ...] = get_args(Scale)  # from small to large
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """Verdict on one claim, an entry of ``claims.json``.
-
-    Args:
-        suite: Name of the suite.
-        claim, source, says, paper: Those of the claim.
-        measured: Measured number in the unit of the metric; a list for an order, None without a number.
-        verdict: One of ``Verdict``.
-        why: Reason, with seeds and standard error.
-    """
+    """Verdict on one claim, an entry of ``claims.json``. ``measured`` is in the metric's unit, a list for an order."""
 
     suite: str
     claim: str
     source: str
     says: str
-    paper: Number | list[Number] | None
-    measured: Number | list[Number] | None
+    paper: Numbers
+    measured: Numbers
     verdict: Verdict
-    why: str
+    why: str  # with seeds and standard error
 
 
 class Finding(NamedTuple):
@@ -55,23 +47,18 @@ class Finding(NamedTuple):
 
     verdict: Verdict
     why: str
-    measured: Number | list[Number] | None = None
+    measured: Numbers = None
     shortfall: float = 0.0
 
 
 def judge(claim: Claim, suite: str, records: Iterable[Record]) -> Judgement:
-    """Judge ``claim`` by the records of ``suite``.
+    """Judge ``claim``, of ``suite``, by the records of that suite; ``records`` may be of any suites.
 
     The number is the mean over seeds; ratios, differences and the steps of an order are computed seed by seed, between
     cases that agree in their common keys. The claim must hold in every case that the selectors match, and the worst
     case is reported. ``trend`` needs a direction beyond twice its standard error over ``MIN_SEEDS`` seeds; so does each
     step of an order, for which the means decide with fewer seeds. Records of different conditions are never merged: the
     claim is then ``not-run``, as without records.
-
-    Args:
-        claim: Claim to judge.
-        suite: Name of the suite to which the claim belongs.
-        records: Records of any suites.
     """
     suite_records = [record for record in records if record.suite == suite]
     sides = [[record for record in suite_records if _matches(record, selector)] for selector in claim.selectors]
@@ -93,8 +80,8 @@ def judge(claim: Claim, suite: str, records: Iterable[Record]) -> Judgement:
 
 
 def _matches(record: Record, selector: Selector) -> bool:
-    names = (record.experiment, record.metric)
-    return names == (selector.experiment, selector.metric) and has_values(record.case, selector.case)
+    named = record.experiment == selector.experiment and record.metric == selector.metric
+    return named and has_values(record.case, selector.case)
 
 
 def _not_comparable(claim: Claim, sides: list[list[Record]]) -> str | None:
@@ -109,7 +96,6 @@ def _not_comparable(claim: Claim, sides: list[list[Record]]) -> str | None:
 
 
 def _worst_finding(claim: Claim, sides: list[list[Record]]) -> Finding:
-    """Finding of the worst case."""
     for selector, side in zip(claim.selectors, sides, strict=True):
         if not side:
             where = f" with {label(selector.case.items())}" if selector.case else ""
@@ -125,9 +111,7 @@ def _worst_finding(claim: Claim, sides: list[list[Record]]) -> Finding:
         return Finding("not-run", "Both sides have records, but no case of one agrees with one of the other.")
     findings = [(case, _judge_case(claim, samples)) for case, samples in rows]
     case, worst = max(findings, key=lambda pair: (SEVERITY.index(pair[1].verdict), pair[1].shortfall))
-    if len(rows) == 1:
-        return worst
-    return worst._replace(why=f"Worst of {len(rows)} cases, {label(case)}: {worst.why}")
+    return worst if len(rows) == 1 else worst._replace(why=f"Worst of {len(rows)} cases, {label(case)}: {worst.why}")
 
 
 def _judge_case(claim: Claim, samples: list[Seeds]) -> Finding:
@@ -144,9 +128,7 @@ def _judge_case(claim: Claim, samples: list[Seeds]) -> Finding:
             return _judge_number(form, claim.paper, combine_by_seed(sub, *samples), 0.0)
 
 
-def _judge_number(
-    form: Criterion, paper: Number | list[Number] | None, measured: Estimate, neutral: float | None
-) -> Finding:
+def _judge_number(form: Criterion, paper: Numbers, measured: Estimate, neutral: float | None) -> Finding:
     """Judge against the accepted range. ``neutral``: the ratio or difference of equal sides; None for one number."""
     mean = measured.mean
     if form.near:
@@ -181,7 +163,7 @@ def _judge_order(order: Order, samples: list[Seeds]) -> Finding:
     shared = set.intersection(*map(set, samples))  # seeds that are compared, and therefore shown
     means = [estimate([seeds[seed] for seed in shared or seeds]).mean for seeds in samples]
     steps = [combine_by_seed(sub, after, before) for before, after in pairwise(samples)]
-    failed = [step for step in steps if not _step_holds(step, sign)]
+    failed = [step for step in steps if not _holds(step, sign)]
     shortfall = max(-sign * step.mean for step in steps)
     shown = f"{', '.join(number(mean) for mean in means)} {_seeds_text(min(step.seeds for step in steps))}"
     if not failed:
@@ -194,7 +176,7 @@ def _judge_order(order: Order, samples: list[Seeds]) -> Finding:
     return Finding("not-reproduced", f"{why}.", list(means), shortfall)
 
 
-def _step_holds(step: Estimate, sign: int) -> bool:
+def _holds(step: Estimate, sign: int) -> bool:
     """With ``MIN_SEEDS`` seeds beyond twice the standard error, with fewer by the mean."""
     return step.beyond(0.0, sign) if step.seeds >= MIN_SEEDS else sign * step.mean > 0
 
@@ -206,5 +188,4 @@ def _estimate_text(measured: Estimate) -> str:
 
 
 def _seeds_text(seeds: int) -> str:
-    """Number of seeds, in words."""
     return {0: "from means, no seed in common", 1: "from one seed"}.get(seeds, f"over {seeds} seeds")

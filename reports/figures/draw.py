@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -106,11 +107,12 @@ def _pictures(ax: Axes, panel: Panel) -> None:
 
 
 def _format_numeric_axes(ax: Axes, panel: Panel) -> None:
+    xs = sorted({float(point.x) for points in panel.series.values() for point in points})
     if panel.log_x:
         ax.set_xscale("log")
-        _ticks_at_values(ax, sorted({float(point.x) for points in panel.series.values() for point in points}))
+        _ticks_at_values(ax, xs)
     else:
-        ax.xaxis.set_major_locator(MaxNLocator(7, integer=_whole(panel)))
+        ax.xaxis.set_major_locator(MaxNLocator(7, integer=all(x.is_integer() for x in xs)))
     if panel.log_y:
         ax.set_yscale("log")
     ax.set_xlabel(_short(panel.x))
@@ -129,15 +131,10 @@ def _bar(ax: Axes, panel: Panel) -> None:
             ax.errorbar(means, positions, xerr=errors, fmt="none", ecolor="#444444", elinewidth=1, capsize=2)
         ends = [mean + math.copysign(error, mean) for mean, error in zip(means, errors, strict=True)]
         for bar, mean, end in zip(bars, means, ends, strict=True):
-            ax.annotate(
-                _compact(mean),
-                (end, bar.get_y() + bar.get_height() / 2),
-                xytext=(4 if end >= 0 else -4, 0),
-                textcoords="offset points",
-                ha="left" if end >= 0 else "right",
-                va="center",
-                fontsize=7.5,
-            )
+            middle = (end, bar.get_y() + bar.get_height() / 2)
+            style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7.5}
+            style |= {"xytext": (4, 0), "ha": "left"} if end >= 0 else {"xytext": (-4, 0), "ha": "right"}
+            ax.annotate(_compact(mean), middle, **style)
     ax.set_yticks(range(len(names)), [_wrapped(name) for name in names], fontsize=8.5)
     ax.set_ylim(len(names) - 0.4, -0.6)
     if panel.log_y:
@@ -167,8 +164,7 @@ def _finish(ax: Axes, panel: Panel, value_axis: str) -> None:
 
 def _ticks_at_values(ax: Axes, values: list[float]) -> None:
     """Use the values of a sweep as ticks of a logarithmic axis, if they fit."""
-    apart = all(after >= 1.5 * before for before, after in pairwise(values))
-    if len(values) <= 8 and apart:
+    if len(values) <= 8 and all(after >= 1.5 * before for before, after in pairwise(values)):
         ax.xaxis.set_major_locator(FixedLocator(values))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(EngFormatter(sep="") if values[-1] >= 1e4 else lambda x, _: f"{x:g}")
@@ -198,10 +194,6 @@ DRAW_PANEL = {"line": _line, "cdf": _line, "bands": _bands, "bar": _bar, "pictur
 def _compact(mean: float) -> str:
     """Short number beside a bar: 12.48M for 12,480,425; the table has all digits."""
     return EngFormatter(places=2, sep="")(mean) if abs(mean) >= 1e5 else number(mean)
-
-
-def _whole(panel: Panel) -> bool:
-    return all(float(point.x).is_integer() for points in panel.series.values() for point in points)
 
 
 def _short(name: str, limit: int = 44) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +14,7 @@ from reports.figures.panels import LOG_AXIS_RATIO
 from reports.figures.pareto import FrontSpec, ParetoPoint
 
 PointsByMethod = Mapping[str, Sequence[ParetoPoint]]
+Side = Literal["left", "center", "right"]
 
 
 def draw_front(
@@ -66,12 +67,7 @@ def _points(ax: Axes, name: str, points: Sequence[ParetoPoint], index: int, *, f
     )
 
 
-def _annotate(
-    ax: Axes, points: Sequence[ParetoPoint], offset: tuple[int, int], side: Literal["left", "center", "right"]
-) -> None:
-    """Write the names of ``points`` at an offset in typographic points."""
+def _annotate(ax: Axes, points: Sequence[ParetoPoint], offset: tuple[int, int], side: Side) -> None:
     for point in points:
-        position = point.cost, point.worth
-        ax.annotate(
-            point.name, position, xytext=offset, textcoords="offset points", ha=side, fontsize=7, color="#333333"
-        )
+        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": "#333333"}
+        ax.annotate(point.name, (point.cost, point.worth), xytext=offset, ha=side, **style)

@@ -22,20 +22,11 @@ LOG_AXIS_RATIO = 30.0  # largest over smallest value from which an axis is logar
 class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A figure under an experiment's ``figures`` in a suite; unset fields are derived from the records.
 
-    Args:
-        metrics: Metrics to draw, one panel each.
-        case: Values that the drawn cases must have.
-        x: Case key on the x axis.
-        series: Case key that distinguishes lines or bars.
-        by: Case key with one panel per value.
-        kind: ``cdf`` draws metrics recorded at each ``quantile``, a case key; ``bands`` stacks the series over x;
-            ``pictures`` shows grey images from values of 0 to 1 at each ``picture``, ``row`` and ``column``, one row of
-            images per series.
-        log: Logarithmic value axis. The x axis becomes logarithmic from ``LOG_AXIS_RATIO`` on, in uneven steps.
-        title: Caption; by default the experiment's title.
-
-    Raises:
-        ValueError: ``metrics`` is empty.
+    One panel for each of ``metrics`` and each value of the case key ``by``, of the cases that have the values ``case``.
+    ``x`` is the case key on the x axis, ``series`` that of lines or bars. ``kind``: ``cdf`` draws metrics recorded at
+    each ``quantile``, a case key; ``bands`` stacks the series over x; ``pictures`` shows grey images from values 0 to 1
+    at each ``picture``, ``row`` and ``column``, one row of images per series. ``log`` is for the value axis; the x
+    axis becomes logarithmic from ``LOG_AXIS_RATIO`` on, in uneven steps. ``title`` replaces the experiment's.
     """
 
     metrics: list[str]
@@ -93,10 +84,7 @@ def choose(rows: Sequence[SummaryRow], spec: FigureSpec | None = None) -> list[P
 
     Without ``spec``: the first ``PANELS`` metrics that differ between cases, in the experiment's order, as lines over
     the numeric case key with most values if it has three or more, otherwise as bars. With a single case, the metrics of
-    each unit share a panel.
-
-    Raises:
-        FigureError: The rows do not have what ``spec`` names.
+    each unit share a panel. Raises FigureError if the rows do not have what ``spec`` names.
     """
     if spec is not None:
         rows = [row for row in rows if has_values(dict(row.case), spec.case)]
@@ -112,7 +100,6 @@ def choose(rows: Sequence[SummaryRow], spec: FigureSpec | None = None) -> list[P
 
 
 def _panels(rows: list[SummaryRow], spec: FigureSpec) -> list[Panel]:
-    """Panels of one metric: one, or one per value of ``by``."""
     if spec.by is None:
         return [_panel(rows, spec)]
     if spec.by not in dict(rows[0].case):
@@ -150,7 +137,8 @@ def _panel(rows: list[SummaryRow], spec: FigureSpec) -> Panel:
         return _cdf(rows, [key for key in values if key != QUANTILE], spec)
     if spec.kind == "pictures":
         return _pictures(rows, [key for key in values if key not in PIXEL_KEYS])
-    x = spec.x or _sweep({key: found for key, found in values.items() if key != spec.series})
+    sweeps = [key for key, found in values.items() if key != spec.series and len(found) >= 3 and _numeric(found)]
+    x = spec.x or max(sweeps, key=lambda key: len(values[key]), default=None)
     if x is not None and _numeric(_values(rows, x)):
         lines = _lines(rows, x, [key for key in values if key != x], spec)
         return lines._replace(kind="bands", log_x=False) if spec.kind == "bands" else lines
@@ -160,18 +148,13 @@ def _panel(rows: list[SummaryRow], spec: FigureSpec) -> Panel:
 
 
 def _cdf(rows: list[SummaryRow], keys: list[str], spec: FigureSpec) -> Panel:
-    """Lines of quantile over value."""
     if QUANTILE not in dict(rows[0].case):
         raise FigureError(f"{spec.metrics[0]} was measured without the case key {QUANTILE}, which a cdf needs")
     panel = _lines(rows, QUANTILE, sorted(keys, key=lambda key: key != spec.series), spec)
-    series = {
-        name: [FigurePoint(point.mean, float(point.x), 0.0) for point in points]
-        for name, points in panel.series.items()
-    }
-    name = header(rows[0].metric.removesuffix(f"_{QUANTILE}"), rows[0].unit)
-    return panel._replace(
-        kind="cdf", metric="share of values below", x=name, series=series, log_x=panel.log_y, log_y=False
-    )
+    turned = {name: [FigurePoint(at.mean, float(at.x), 0.0) for at in points] for name, points in panel.series.items()}
+    value = header(rows[0].metric.removesuffix(f"_{QUANTILE}"), rows[0].unit)
+    panel = panel._replace(kind="cdf", metric="share of values below", x=value, series=turned)
+    return panel._replace(log_x=panel.log_y, log_y=False)
 
 
 def _pictures(rows: list[SummaryRow], keys: list[str]) -> Panel:
@@ -184,15 +167,10 @@ def _pictures(rows: list[SummaryRow], keys: list[str]) -> Panel:
     pictures, height, width = (len(_values(rows, key)) for key in PIXEL_KEYS)
     if any(len(line) != pictures * height * width for line in series.values()):
         raise FigureError(f"{rows[0].metric}: pictures of different sizes, or with pixels missing")
-    drawn = {
-        name: [FigurePoint("", row.mean, 0.0) for row in sorted(line, key=_pixel)] for name, line in series.items()
-    }
+    for line in series.values():
+        line.sort(key=lambda row: [float(dict(row.case)[key]) for key in PIXEL_KEYS])
+    drawn = {name: [FigurePoint("", row.mean, 0.0) for row in line] for name, line in series.items()}
     return Panel("pictures", "", "", "", drawn, shape=(pictures, height, width))
-
-
-def _pixel(row: SummaryRow) -> list[float]:
-    found = dict(row.case)
-    return [float(found[key]) for key in PIXEL_KEYS]
 
 
 def _keys(rows: Sequence[SummaryRow]) -> str:
@@ -205,11 +183,6 @@ def _values(rows: Sequence[SummaryRow], key: str) -> list[CaseValue]:
 
 def _numeric(values: Sequence[CaseValue]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-
-
-def _sweep(values: dict[str, list[CaseValue]]) -> str | None:
-    sweeps = [key for key, found in values.items() if len(found) >= 3 and _numeric(found)]
-    return max(sweeps, key=lambda key: len(values[key]), default=None)
 
 
 def _lines(rows: list[SummaryRow], x: str, keys: list[str], spec: FigureSpec) -> Panel:
@@ -233,7 +206,6 @@ def _lines(rows: list[SummaryRow], x: str, keys: list[str], spec: FigureSpec) ->
 
 
 def _even(xs: list[float]) -> bool:
-    """Whether ``xs`` are equidistant, as in a time series."""
     steps = [after - before for before, after in pairwise(sorted(set(xs)))]
     return max(steps) <= 1.01 * min(steps)
 
@@ -243,7 +215,8 @@ def _bars(rows: list[SummaryRow], values: dict[str, list[CaseValue]], spec: Figu
     few = [key for key, found in values.items() if len(found) <= LINES and key != spec.x]
     series_key = spec.series or (min(few, key=lambda key: len(values[key])) if few and len(values) > 1 else None)
     keys = sorted((key for key in values if key != series_key), key=lambda key: key != spec.x)
-    groups = evenly(list(dict.fromkeys(_name(row.case, keys) for row in rows)), BARS)
+    names = list(dict.fromkeys(_name(row.case, keys) for row in rows))
+    groups = evenly(names, BARS)
     series: dict[str, list[FigurePoint]] = {}
     for row in rows:
         group = _name(row.case, keys)
@@ -257,7 +230,7 @@ def _bars(rows: list[SummaryRow], values: dict[str, list[CaseValue]], spec: Figu
         series_key or "",
         series,
         log_y=spec.log and all(row.mean > 0 for row in rows),
-        left_out=len({_name(row.case, keys) for row in rows}) - len(groups),
+        left_out=len(names) - len(groups),
     )
 
 

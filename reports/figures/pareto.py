@@ -16,10 +16,10 @@ from reports.record import CaseValue, Record
 
 
 class FrontMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Points of one method: one per case of ``experiment`` that has both metrics.
+    """Points of one method: one per case of ``experiment`` that has both metrics, and all values of ``case``.
 
-    ``case``: values that the case must have. ``key``: case key whose value names the point; ``only`` restricts its
-    values. ``reference`` marks the methods with which the others are compared.
+    ``key`` is the case key whose value names the point; ``only`` restricts its values. The others are compared with the
+    methods marked by ``reference``.
     """
 
     name: str
@@ -64,7 +64,6 @@ class ParetoPoint(NamedTuple):
     deviation: float = 0.0
 
     def dominates(self, other: "ParetoPoint") -> bool:
-        """Whether this point costs no more, is worth no less, and is better in one of both."""
         no_worse = self.cost <= other.cost and self.worth >= other.worth
         return no_worse and (self.cost, self.worth) != (other.cost, other.worth)
 
@@ -80,7 +79,6 @@ def measured_points(spec: FrontSpec, records: Iterable[Record]) -> dict[str, lis
 
 
 def published_points(spec: FrontSpec) -> dict[str, list[ParetoPoint]]:
-    """Points by method, from the paper."""
     return {one.name: [ParetoPoint(one.name, name, *axes) for name, axes in one.points.items()] for one in spec.printed}
 
 
@@ -88,9 +86,9 @@ def _points(method: FrontMethod, rows: Sequence[SummaryRow]) -> Iterator[ParetoP
     costs = {row.case: row.mean for row in rows if row.metric == method.cost}
     for row in rows:
         case = dict(row.case)
-        if row.metric != method.worth or row.case not in costs or not _selected(method, case):
-            continue
-        yield ParetoPoint(method.name, value_text(case[method.key]), costs[row.case], row.mean, row.deviation or 0.0)
+        if row.metric == method.worth and row.case in costs and _selected(method, case):
+            name = value_text(case[method.key])
+            yield ParetoPoint(method.name, name, costs[row.case], row.mean, row.deviation or 0.0)
 
 
 def _selected(method: FrontMethod, case: Mapping[str, CaseValue]) -> bool:

@@ -14,10 +14,8 @@ RUN = ("scale", "seed", "dataset", "shaping", "device")
 
 def suites_of(records: Iterable[Record], environment: EnvironmentTree) -> list[EnvironmentTree]:
     """Suites and experiments of the environment, and those that only the records name."""
-    suites = {
-        suite["name"]: {**suite, "experiments": list(suite.get("experiments", ()))}
-        for suite in environment.get("suites", ())
-    }
+    listed = environment.get("suites", ())
+    suites = {suite["name"]: {**suite, "experiments": list(suite.get("experiments", ()))} for suite in listed}
     for record in records:
         suite = suites.setdefault(record.suite, {"name": record.suite, "experiments": []})
         if record.experiment not in [experiment["name"] for experiment in suite["experiments"]]:
@@ -26,7 +24,6 @@ def suites_of(records: Iterable[Record], environment: EnvironmentTree) -> list[E
 
 
 def facts(environment: EnvironmentTree, suites: Sequence[EnvironmentTree]) -> Iterable[str]:
-    """List of suites, run settings, machine and versions."""
     for suite in suites:
         if "path" in suite or "sha256" in suite:
             digest = f", sha256 `{suite['sha256'][:12]}`" if suite.get("sha256") else ""

@@ -24,16 +24,10 @@ class ReportError(ValueError):
 
 
 def write_report(directory: Path) -> Path:
-    """Write ``report.md`` and ``figures/`` from the files of a run.
+    """Write ``report.md`` and ``figures/`` from the files of a run; return the path of ``report.md``.
 
-    Args:
-        directory: Folder with ``records.jsonl``, ``claims.json`` and ``environment.json``, of which two may be missing.
-
-    Returns:
-        Path of ``report.md``.
-
-    Raises:
-        ReportError: None of the files exists, or one cannot be read.
+    ``directory`` holds ``records.jsonl``, ``claims.json`` and ``environment.json``, of which two may be missing. Raises
+    ReportError if none exists, or one cannot be read.
     """
     records, judgements, environment = read_run(directory)
     (directory / "figures").mkdir(exist_ok=True)
@@ -101,7 +95,6 @@ LEGEND = (
 
 
 def _claims(judgements: Sequence[Judgement]) -> Iterable[str]:
-    """Counts by verdict, then a table and the reasons per suite."""
     if not judgements:
         return
     verdicts = [judgement.verdict for judgement in judgements]
@@ -125,9 +118,9 @@ def _claims(judgements: Sequence[Judgement]) -> Iterable[str]:
 
 
 def _numbers(value: float | Sequence[float] | None) -> str:
-    if value is None:
-        return "–"
-    return ", ".join(number(one) for one in value) if isinstance(value, Sequence) else number(value)
+    if isinstance(value, Sequence):
+        return ", ".join(map(number, value))
+    return "–" if value is None else number(value)
 
 
 def _experiment(directory: Path, suite: str, experiment: EnvironmentTree, records: list[Record]) -> Iterable[str]:
@@ -156,7 +149,6 @@ def _experiment(directory: Path, suite: str, experiment: EnvironmentTree, record
 
 
 def _figures(directory: Path, stem: str, experiment: EnvironmentTree, records: list[Record]) -> Iterable[str]:
-    """Draw the figures that the suite names, otherwise one, and yield their lines."""
     title = str(experiment.get("title") or experiment["name"])
     rows = summarise(records)
     specs: list[Any] = experiment.get("figures") or [None]

@@ -64,27 +64,20 @@ def varying(cases: Sequence[CaseItems]) -> list[str]:
 
 
 def unstable(rows: Iterable[SummaryRow]) -> list[str]:
-    """Warnings: one for few seeds, one per metric with a deviation above ``UNSTABLE`` of the mean.
-
-    With a mean of 0, any deviation counts as unstable.
-    """
+    """Warnings for few seeds, and for each metric with a deviation above ``UNSTABLE`` of the mean, or a mean of 0."""
     warnings = []
-    by_metric: dict[str, list[SummaryRow]] = {}
     rows = list(rows)
-    for row in rows:
-        by_metric.setdefault(row.metric, []).append(row)
     if few := sorted({row.seeds for row in rows if row.seeds < MIN_SEEDS}):
         seeds = " or ".join(str(count) for count in few)
         warnings.append(f"Measured with {seeds} seed{'s' if few[-1] > 1 else ''}: noise cannot be told from effect.")
-    for metric, group in by_metric.items():
+    for metric in dict.fromkeys(row.metric for row in rows):
+        group = [row for row in rows if row.metric == metric]
         worst = max(group, key=_spread)
         count = sum(_spread(row) > UNSTABLE for row in group)
         if count:
-            size = (
-                f"{_spread(worst):.0%} of the mean"
-                if worst.mean
-                else f"{number(worst.deviation or 0)} about a mean of 0"
-            )
+            size = f"{_spread(worst):.0%} of the mean"
+            if not worst.mean:
+                size = f"{number(worst.deviation or 0)} about a mean of 0"
             where = f" in {count} of {len(group)} cases, most with {label(worst.case)}" if len(group) > 1 else ""
             warnings.append(f"`{metric}` is unstable{where}: its standard deviation is {size}.")
     return warnings
@@ -99,6 +92,5 @@ def _spread(row: SummaryRow) -> float:
 
 
 def same_for_all(cases: Sequence[dict[str, CaseValue]]) -> dict[str, CaseValue]:
-    """Case values that all cases have in common."""
     first = cases[0] if cases else {}
     return {key: value for key, value in first.items() if all(case.get(key) == value for case in cases)}
