@@ -168,3 +168,10 @@ def test_what_nodes_settle_for_may_leave_nothing_to_those_before_them() -> None:
     assert exact is not None
     assert exact.splits == [1, 1]
     assert search(*latency).cost == 6
+
+
+@pytest.mark.parametrize("method", [search_per_edge, search_accumulated])
+def test_of_equal_splits_the_later_one_is_found(method):
+    free = ChainMetric([[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0, 0.0]])
+    assert method(free, []).splits == [2]
+    assert method(free, [Limit(free, 1.0)]).splits == [2]
