@@ -1,9 +1,8 @@
-"""Which backend shapes a link, and the command that starts a shaped process."""
+"""Choice of the backend that shapes the links of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
-from bench.live.processes import HostPort
 from bench.live.shaping import Emulated, LinkEnds, Shaping
 from netem.profiles import Duplex
 from reports.record import ShapingBackend as Backend
@@ -12,7 +11,7 @@ from reports.record import ShapingBackend as Backend
 def shaped(
     nodes: Sequence[str], links: Sequence[Duplex], backend: Backend, seed: int, ends: Sequence[LinkEnds] | None = None
 ) -> Shaping:
-    """What joins ``nodes`` by ``links`` as ``backend`` does it. Raises ValueError.
+    """The links between ``nodes`` as ``backend`` shapes them. Raises ValueError.
 
     ``ends`` are the numbers of each link's nodes, the upstream one first; None: of a chain, from the first on.
     """
@@ -23,10 +22,3 @@ def shaped(
 
         return Kernel(nodes, links, seed, "netem" if backend == "kernel" else "tbf", ends)
     return Emulated(nodes, [] if backend == "none" else links, seed, ends)
-
-
-async def downstream(
-    shaping: Shaping, nodes: Sequence[str], addresses: Mapping[str, HostPort]
-) -> list[HostPort | None]:
-    """Where each of the chain of ``nodes`` finds the next; ``addresses`` say where all listen, each for itself."""
-    return [*[await shaping.door(hop, addresses[far]) for hop, far in enumerate(nodes[1:])], None]

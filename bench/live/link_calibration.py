@@ -1,13 +1,15 @@
 """What do links really do on this machine? Their profiles beside what is measured through them, and how far off."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
 import msgspec
 
-from bench.live.probes import probes
-from netem.calibrate import Calibration, Probe, measure
+from bench.live.backends import shaped
+from netem.calibrate import Calibration, Probe, measure, open_probe, timestamp_server
+from netem.kernel.namespace import connect_from, listen_in
 from netem.link import LinkProfile
 from netem.profiles import LINKS, Duplex
 from reports.record import ShapingBackend as Backend
@@ -160,3 +162,20 @@ def as_lines(rows: list[CalibrationRow]) -> list[str]:
         f"ok: rate within {RATE_TOLERANCE:.0%}, median delay within {DELAY_TOLERANCE_S * 1e3:g} ms;"
         " jitter and losses: asked for (expected)/found",
     ]
+
+
+@asynccontextmanager
+async def probes(links: Sequence[Duplex], backend: Backend, seed: int = 0) -> AsyncIterator[list[Probe]]:
+    """A probe of the uplink of each of ``links``, each one connection, between ends in place of a chain's nodes."""
+    names = [f"end{number}" for number in range(len(links) + 1)]
+    async with shaped(names, links, backend, seed) as shaping, AsyncExitStack() as stack:
+        homes = [shaping.namespaces.get(name) for name in names]
+        addresses = {
+            name: await stack.enter_async_context(timestamp_server(listen_in(home)))
+            for name, home in zip(names, homes, strict=True)
+        }
+        following = [await shaping.door(hop, addresses[name]) for hop, name in enumerate(names[1:])]
+        yield [
+            await stack.enter_async_context(open_probe(connect_from(address, home)))
+            for address, home in zip(following, homes, strict=False)
+        ]
