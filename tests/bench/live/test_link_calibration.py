@@ -65,7 +65,7 @@ def test_tolerances_are_5_percent_and_1_ms_beyond_chance(profile: LinkProfile, m
 def test_the_table_fits_80_columns() -> None:
     lines = links.as_lines([row(LinkProfile(rate_bps=20e6, delay_s=0.005, loss=0.01)), row(LinkProfile())])
     assert max(map(len, lines[:-1])) <= 80
-    assert "20    19.00   -5.0     5.00    5.10    0.0/1.0    2.0/3" in lines[2]
+    assert "20   19.00   -5.0     5.00    5.10    0.0/1.0   2.0/3" in lines[2]
 
 
 def test_the_command_prints_rows_for_every_link_and_sweep(
