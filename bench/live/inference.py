@@ -53,20 +53,20 @@ class ServiceSetup(msgspec.Struct, frozen=True, kw_only=True):
 class LiveService(LiveRun):
     """A service at work, as a script sees it."""
 
-    def __init__(self, service: ServiceSetup, shaping: Shaping) -> None:
+    def __init__(self, setup: ServiceSetup, shaping: Shaping) -> None:
         """``shaping`` has the service's links, in their order."""
         super().__init__(shaping)
         self.tasks: list[TaskReport] = []  # in the order in which they came back
         self.split_points: list[SplitPoint] = []  # the UE's own, at each update
-        self._service = service
-        self._links = {ends: number for number, ends in enumerate(service.links)}
-        self._ue = next(iter(service.layer_s))
+        self._setup = setup
+        self._links = {ends: number for number, ends in enumerate(setup.links)}
+        self._ue = next(iter(setup.layer_s))
 
     async def setup(self, name: str) -> Serve:
-        known = self._service.known
+        known = self._setup.known
         return Serve(
-            service=self._service.service,
-            layer_s=tuple(self._service.layer_s[name]),
+            service=self._setup.service,
+            layer_s=tuple(self._setup.layer_s[name]),
             incoming={upper: link for (upper, lower), link in known.items() if lower == name},
             source=name == self._ue,
         )
@@ -89,7 +89,7 @@ class LiveService(LiveRun):
 
         A silent node that tasks may pass by in time, as the policy says, is not waited for.
         """
-        passed_by = self._service.service.policy.patience_s is not None and bool(self.split_points)
+        passed_by = self._setup.service.policy.patience_s is not None and bool(self.split_points)
         still_s = 0.0
         while still_s < STANDSTILL_S:
             with suppress(TimeoutError):
