@@ -5,7 +5,7 @@ and a case's ``direction`` is ``uplink`` (away from the UE) or ``downlink`` (tow
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -43,14 +43,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"record schema {self.schema}, expected {SCHEMA}; repeat the run with this version")
         if not math.isfinite(self.value):
             raise ValueError(f"{self.experiment}/{self.metric}: value must be finite, got {self.value}")
-
-
-def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Append ``records`` to ``path``, one JSON object per line."""
-    encoder = msgspec.json.Encoder()
-    with path.open("ab") as file:
-        for record in records:
-            file.write(encoder.encode(record) + b"\n")
 
 
 def read_records(path: Path) -> Iterator[Record]:

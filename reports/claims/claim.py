@@ -84,35 +84,21 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One claim of a paper, in exactly one of five forms.
+    """One claim of a paper, in exactly one of five forms. Raises ValueError for fields that do not fit together."""
 
-    Args:
-        claim: Name, unique in the suite.
-        source: Table, figure, equation or section of the paper.
-        statement: The claim in words.
-        paper: The paper's number or numbers.
-        value, bound, ratio, difference, order: The form.
-        needs_data: False for bytes, counts, cuts and costs, which are comparable on any data and at any scale.
-        data, scale: Data set and smallest scale at which a ``value`` claim is comparable; ``data`` None for any.
-        inconsistent: How the paper contradicts itself.
-
-    Raises:
-        ValueError: Not exactly one form, or fields that do not fit it; names the claim.
-    """
-
-    claim: str
-    source: str
-    statement: str
+    claim: str  # name, unique in the suite
+    source: str  # table, figure, equation or section of the paper
+    statement: str  # in words
     paper: Numbers = None
     value: Value | None = None
     bound: Bound | None = None
     ratio: Ratio | None = None
     difference: Difference | None = None
     order: Order | None = None
-    needs_data: bool = True
-    data: str | None = None
-    scale: Scale = "paper"
-    inconsistent: str | None = None
+    needs_data: bool = True  # False for bytes, counts, cuts and costs, which are comparable on any data, at any scale
+    data: str | None = None  # on which a value claim is comparable; None for any
+    scale: Scale = "paper"  # smallest at which a value claim is comparable
+    inconsistent: str | None = None  # how the paper contradicts itself
 
     def __post_init__(self) -> None:
         forms = [name for name in FORMS if getattr(self, name) is not None]

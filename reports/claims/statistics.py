@@ -18,10 +18,7 @@ class MixedConditionsError(ValueError):
 
 
 class Estimate(NamedTuple):
-    """A mean over ``seeds`` seeds with its standard error (None with fewer than two seeds).
-
-    ``seeds`` is 0 for a comparison of two means without a common seed.
-    """
+    """A mean over ``seeds`` seeds (0: none in common) with its standard error (None with fewer than two seeds)."""
 
     mean: float
     error: float | None

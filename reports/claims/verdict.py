@@ -8,19 +8,8 @@ from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
+from reports.claims import statistics as stats
 from reports.claims.claim import Bound, Claim, Criterion, Difference, Numbers, Order, Ratio, Selector, Value
-from reports.claims.statistics import (
-    MIN_SEEDS,
-    Estimate,
-    MixedConditionsError,
-    Seeds,
-    combine_by_seed,
-    differing_condition,
-    estimate,
-    group_by_case,
-    has_values,
-    join_cases,
-)
 from reports.formatting import label, number
 from reports.record import Record, Scale
 
@@ -81,7 +70,7 @@ def judge(claim: Claim, suite: str, records: Iterable[Record]) -> Judgement:
 
 def _matches(record: Record, selector: Selector) -> bool:
     named = record.experiment == selector.experiment and record.metric == selector.metric
-    return named and has_values(record.case, selector.case)
+    return named and stats.has_values(record.case, selector.case)
 
 
 def _not_comparable(claim: Claim, sides: list[list[Record]]) -> str | None:
@@ -102,10 +91,11 @@ def _worst_finding(claim: Claim, sides: list[list[Record]]) -> Finding:
             return Finding("not-run", f"No record of {selector.experiment}/{selector.metric}{where}.")
     compared = ("scale", "device", "dataset") if claim.needs_data else ("scale", "device")
     try:
-        if differing := differing_condition([record for side in sides for record in side], compared):
-            raise MixedConditionsError(differing)
-        rows = join_cases([group_by_case(side, one.case) for one, side in zip(claim.selectors, sides, strict=True)])
-    except MixedConditionsError as error:
+        if differing := stats.differing_condition([record for side in sides for record in side], compared):
+            raise stats.MixedConditionsError(differing)
+        pairs = zip(claim.selectors, sides, strict=True)
+        rows = stats.join_cases([stats.group_by_case(side, selector.case) for selector, side in pairs])
+    except stats.MixedConditionsError as error:
         return Finding("not-run", f"Records that differ in {error} are never merged.")
     if not rows:
         return Finding("not-run", "Both sides have records, but no case of one agrees with one of the other.")
@@ -114,21 +104,21 @@ def _worst_finding(claim: Claim, sides: list[list[Record]]) -> Finding:
     return worst if len(rows) == 1 else worst._replace(why=f"Worst of {len(rows)} cases, {label(case)}: {worst.why}")
 
 
-def _judge_case(claim: Claim, samples: list[Seeds]) -> Finding:
+def _judge_case(claim: Claim, samples: list[stats.Seeds]) -> Finding:
     match claim.form:
         case Order() as order:
             return _judge_order(order, samples)
         case Value() | Bound() as form:
-            return _judge_number(form, claim.paper, estimate(list(samples[0].values())), None)
+            return _judge_number(form, claim.paper, stats.estimate(list(samples[0].values())), None)
         case Ratio() as form:
             if 0.0 in samples[1].values():
                 return Finding("not-reproduced", "No ratio: its denominator was measured as 0.", None, math.inf)
-            return _judge_number(form, claim.paper, combine_by_seed(truediv, *samples), 1.0)
+            return _judge_number(form, claim.paper, stats.combine_by_seed(truediv, *samples), 1.0)
         case Difference() as form:
-            return _judge_number(form, claim.paper, combine_by_seed(sub, *samples), 0.0)
+            return _judge_number(form, claim.paper, stats.combine_by_seed(sub, *samples), 0.0)
 
 
-def _judge_number(form: Criterion, paper: Numbers, measured: Estimate, neutral: float | None) -> Finding:
+def _judge_number(form: Criterion, paper: Numbers, measured: stats.Estimate, neutral: float | None) -> Finding:
     """Judge against the accepted range. ``neutral``: the ratio or difference of equal sides; None for one number."""
     mean = measured.mean
     if form.near:
@@ -157,12 +147,12 @@ def _close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def _judge_order(order: Order, samples: list[Seeds]) -> Finding:
+def _judge_order(order: Order, samples: list[stats.Seeds]) -> Finding:
     """Reproduced if every step holds; a trend if the last number is beyond the first."""
     sign = 1 if order.direction == "increasing" else -1
     shared = set.intersection(*map(set, samples))  # seeds that are compared, and therefore shown
-    means = [estimate([seeds[seed] for seed in shared or seeds]).mean for seeds in samples]
-    steps = [combine_by_seed(sub, after, before) for before, after in pairwise(samples)]
+    means = [stats.estimate([seeds[seed] for seed in shared or seeds]).mean for seeds in samples]
+    steps = [stats.combine_by_seed(sub, after, before) for before, after in pairwise(samples)]
     failed = [step for step in steps if not _holds(step, sign)]
     shortfall = max(-sign * step.mean for step in steps)
     shown = f"{', '.join(number(mean) for mean in means)} {_seeds_text(min(step.seeds for step in steps))}"
@@ -170,18 +160,18 @@ def _judge_order(order: Order, samples: list[Seeds]) -> Finding:
         return Finding("reproduced", f"{shown}: {order.direction} at every step.", list(means), shortfall)
     step = max(failed, key=lambda one: -sign * one.mean)
     why = f"{shown}: not {order.direction} at every step, one is {_estimate_text(step)}"
-    whole = combine_by_seed(sub, samples[-1], samples[0])
+    whole = stats.combine_by_seed(sub, samples[-1], samples[0])
     if whole.beyond(0.0, sign):
         return Finding("trend", f"{why}; from first to last {_estimate_text(whole)}.", list(means), shortfall)
     return Finding("not-reproduced", f"{why}.", list(means), shortfall)
 
 
-def _holds(step: Estimate, sign: int) -> bool:
+def _holds(step: stats.Estimate, sign: int) -> bool:
     """With ``MIN_SEEDS`` seeds beyond twice the standard error, with fewer by the mean."""
-    return step.beyond(0.0, sign) if step.seeds >= MIN_SEEDS else sign * step.mean > 0
+    return step.beyond(0.0, sign) if step.seeds >= stats.MIN_SEEDS else sign * step.mean > 0
 
 
-def _estimate_text(measured: Estimate) -> str:
+def _estimate_text(measured: stats.Estimate) -> str:
     """``0.831 over 3 seeds (standard error 0.002)``."""
     error = "" if measured.error is None else f" (standard error {number(measured.error)})"
     return f"{number(measured.mean)} {_seeds_text(measured.seeds)}{error}"

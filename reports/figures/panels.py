@@ -90,8 +90,7 @@ def choose(rows: Sequence[SummaryRow], spec: FigureSpec | None = None) -> list[P
         rows = [row for row in rows if has_values(dict(row.case), spec.case)]
         return [panel for metric in spec.metrics for panel in _panels(_of_metric(rows, metric), spec)]
     rows = [row for row in rows if not is_pixel(row)]
-    metrics = dict.fromkeys(row.metric for row in rows)
-    groups = [_of_metric(rows, metric) for metric in metrics]
+    groups = [_of_metric(rows, metric) for metric in dict.fromkeys(row.metric for row in rows)]
     several = [group for group in groups if len(group) > 1]
     if not several:
         return [_one_case(rows, unit) for unit in dict.fromkeys(row.unit for row in rows)][:PANELS]

@@ -16,20 +16,16 @@ from reports.record import CaseValue, Record
 
 
 class FrontMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Points of one method: one per case of ``experiment`` that has both metrics, and all values of ``case``.
-
-    ``key`` is the case key whose value names the point; ``only`` restricts its values. The others are compared with the
-    methods marked by ``reference``.
-    """
+    """Points of one method: one per case of ``experiment`` that has both metrics."""
 
     name: str
     experiment: str
     cost: str
     worth: str
-    key: str
-    case: dict[str, CaseValue] = {}
-    only: list[CaseValue] | None = None
-    reference: bool = False
+    key: str  # case key whose value names the point
+    case: dict[str, CaseValue] = {}  # values that the case must have
+    only: list[CaseValue] | None = None  # the values of ``key`` that are taken
+    reference: bool = False  # the other methods are compared with it
 
 
 class PublishedPoints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,18 +36,15 @@ class PublishedPoints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class FrontSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A Pareto front under a suite's ``fronts``. ``cost`` and ``worth`` are the titles of its axes.
-
-    With ``data``, only measurements on that data set are compared with the ``printed`` points.
-    """
+    """A Pareto front under a suite's ``fronts``."""
 
     title: str
     description: str = ""
-    cost: str
+    cost: str  # title of the axis, like ``worth``
     worth: str
     methods: list[FrontMethod]
     printed: list[PublishedPoints] = []
-    data: str | None = None
+    data: str | None = None  # only measurements on this data set are compared with ``printed``; None: all
 
 
 class ParetoPoint(NamedTuple):

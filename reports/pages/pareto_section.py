@@ -5,36 +5,29 @@ from pathlib import Path
 
 import msgspec
 
+from reports.figures import pareto
 from reports.figures.draw_pareto import draw_front
-from reports.figures.pareto import (
-    FrontSpec,
-    ParetoPoint,
-    best_within_cost,
-    measured_points,
-    pareto_front,
-    published_points,
-)
 from reports.formatting import conditions_text, escape, number
 from reports.pages.environment import EnvironmentTree
 from reports.pages.summary import by_conditions
 from reports.pages.tables import grid
 from reports.record import CONDITIONS, Record
 
-PointsByMethod = Mapping[str, Sequence[ParetoPoint]]
+PointsByMethod = Mapping[str, Sequence[pareto.ParetoPoint]]
 
 
 def pareto_section(directory: Path, stem: str, wanted: EnvironmentTree, records: list[Record]) -> Iterable[str]:
     """Lines for each set of conditions under which a method of ``wanted``, a FrontSpec, was measured."""
     try:
-        spec = msgspec.convert(wanted, FrontSpec)
+        spec = msgspec.convert(wanted, pareto.FrontSpec)
     except msgspec.ValidationError as error:
         yield from (f"> Note: no front: {escape(str(error))}.", "")
         return
-    groups = [(conditions, measured_points(spec, group)) for conditions, group in by_conditions(records).items()]
-    published = published_points(spec)
+    groups = [(conditions, pareto.measured_points(spec, group)) for conditions, group in by_conditions(records).items()]
+    published = pareto.published_points(spec)
     for i, (conditions, found) in enumerate(group for group in groups if group[1]):
         path = directory / "figures" / f"{stem}{f'-{i + 1}' if i else ''}.png"
-        front = pareto_front(point for points in found.values() for point in points)
+        front = pareto.pareto_front(point for points in found.values() for point in points)
         draw_front(spec, found, published, front, path)
         yield from (f"### {escape(spec.title)}", "", escape(spec.description), "")
         yield from (f"Conditions of what was measured: {conditions_text(conditions)}.", "")
@@ -48,7 +41,7 @@ def pareto_section(directory: Path, stem: str, wanted: EnvironmentTree, records:
             yield from (f"The paper's points are of {escape(str(spec.data))}, these of {dataset}: not comparable.", "")
 
 
-def _comparison(spec: FrontSpec, found: PointsByMethod, published: PointsByMethod) -> Iterable[str]:
+def _comparison(spec: pareto.FrontSpec, found: PointsByMethod, published: PointsByMethod) -> Iterable[str]:
     """Compare each reference point, and each of the paper, with the best other method of at most its cost."""
     references = {method.name for method in spec.methods if method.reference}
     others = [point for name, points in found.items() if name not in references for point in points]
@@ -58,7 +51,7 @@ def _comparison(spec: FrontSpec, found: PointsByMethod, published: PointsByMetho
         ("the references measured here", [point for name in found if name in references for point in found[name]]),
         ("the paper's own points", [point for points in published.values() for point in points]),
     ):
-        pairs = [(point, best_within_cost(others, point.cost)) for point in targets]
+        pairs = [(point, pareto.best_within_cost(others, point.cost)) for point in targets]
         dominated = sum(best is not None and best.dominates(point) for point, best in pairs)
         if pairs:
             yield from (f"Against {against}: the other methods dominate {dominated} of {len(pairs)}.", "")
@@ -67,12 +60,12 @@ def _comparison(spec: FrontSpec, found: PointsByMethod, published: PointsByMetho
             yield from (grid(heads, [[*_cells(point), *_best_cells(point, best)] for point, best in pairs]), "")
 
 
-def _best_cells(point: ParetoPoint, best: ParetoPoint | None) -> list[str]:
+def _best_cells(point: pareto.ParetoPoint, best: pareto.ParetoPoint | None) -> list[str]:
     if best is None:
         return ["–", "–", "–", "–", "no"]
     difference = f"{best.worth - point.worth:+.3f}"
     return [*_cells(best)[:3], difference, "yes" if best.dominates(point) else "no"]
 
 
-def _cells(point: ParetoPoint) -> list[str]:
+def _cells(point: pareto.ParetoPoint) -> list[str]:
     return [escape(point.method), escape(point.name), number(point.cost), number(point.worth)]
