@@ -1,4 +1,4 @@
-"""The gate for CI: compares the records of a run with those of a baseline, metric by metric.
+"""Gate for CI: compares the records of a run with those of a baseline, metric by metric.
 
 A baseline is a file with a header ``{"gate": 1, "suites": {name: sha256}}`` and a record a line. A run's own
 ``records.jsonl`` can be used as well; then the hashes of the suites are not compared. The rules come from the
@@ -30,16 +30,12 @@ class GateInputError(ValueError):
 
 
 class GateRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An entry of a suite's ``gate``: how far a metric may move from its baseline.
+    """An entry of a suite's ``gate``: how far a metric may move; without ``tolerance`` or ``relative`` not at all."""
 
-    ``metric`` and ``experiment`` are globs (``*_bytes``); the first rule that matches counts. ``tolerance`` is in
-    the metric's unit, ``relative`` a fraction of the baseline; without either the metric may not move at all.
-    """
-
-    metric: str
+    metric: str  # a glob (``*_bytes``), like ``experiment``; the first rule that matches counts
     experiment: str = "*"
-    tolerance: float | None = None
-    relative: float | None = None
+    tolerance: float | None = None  # in the metric's unit
+    relative: float | None = None  # fraction of the baseline
     direction: Literal["both", "lower-is-worse", "higher-is-worse"] = "both"
 
     def __post_init__(self) -> None:
@@ -59,8 +55,6 @@ class GateRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The first line of a baseline file."""
-
     gate: int
     suites: dict[str, str]  # name -> sha256 of the suite's file
 
@@ -91,7 +85,6 @@ class GateOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        """Whether the number regressed or is no longer measured."""
         return self.status in ("regression", "missing")
 
 
@@ -119,7 +112,6 @@ def read_baseline(path: Path) -> Side:
 
 
 def _records(path: Path) -> tuple[Header | None, list[Record]]:
-    """The header, if the file has one, and the records. Raises GateInputError with the line."""
     header, records = None, []
     try:
         lines = path.read_bytes().splitlines()
@@ -148,13 +140,13 @@ def compare(run: Side, baseline: Side) -> list[GateOutcome]:
     _check_conditions(run, baseline)
     suites = {record.suite for record in run.records}
     unknown = {(one.suite, one.experiment, one.metric) for one in baseline.records if one.suite not in suites}
-    rules = _rules(run, [*run.records, *baseline.records])
+    both = [*baseline.records, *run.records]
+    rules = _rules(run, both)
     rules |= {key: GateRule(metric=key[2]) for key in unknown}
     before, after = _numbers(baseline.records, rules), _numbers(run.records, rules)
     if not before:
         raise GateInputError(f"{baseline.name}: no rule under `gate` of the run's suites matches its records")
-    units = {(record.suite, record.experiment, record.metric): record.unit for record in baseline.records}
-    units |= {(record.suite, record.experiment, record.metric): record.unit for record in run.records}
+    units = {(record.suite, record.experiment, record.metric): record.unit for record in both}
     return [
         _outcome(key, units[key[:3]], rules[key[:3]], before.get(key), after.get(key))
         for key in dict.fromkeys([*before, *after])
@@ -216,7 +208,6 @@ def _numbers(records: Iterable[Record], rules: dict[tuple[str, str, str], GateRu
 
 
 def _check_conditions(run: Side, baseline: Side) -> None:
-    """Raise GateInputError if a suite, or a condition of an experiment, differs from the baseline's."""
     common = {record.suite for record in run.records} & {record.suite for record in baseline.records}
     if not common:
         raise GateInputError(f"{run.name} and {baseline.name} have no suite in common")
@@ -235,7 +226,6 @@ def _check_conditions(run: Side, baseline: Side) -> None:
 
 
 def _conditions(records: Sequence[Record]) -> dict[tuple[str, str], list[set[str]]]:
-    """The values of each condition, for every (suite, experiment)."""
     found: dict[tuple[str, str], list[set[str]]] = {}
     for record in records:
         sets = found.setdefault((record.suite, record.experiment), [set() for _ in CONDITIONS])
@@ -245,16 +235,13 @@ def _conditions(records: Sequence[Record]) -> dict[tuple[str, str], list[set[str
 
 
 def write_baseline(path: Path, run: Side) -> int:
-    """Write the gated records of ``run`` to ``path`` and return their number.
-
-    Raises GateInputError if there are none, or if an experiment failed, as its numbers would no longer be gated.
-    """
+    """Write the gated records of ``run`` to ``path``; return their number. Raises GateInputError after failures."""
     if run.failed:
         raise GateInputError(f"{run.name}: cannot become a baseline, as {', '.join(run.failed)} failed")
     rules = _rules(run, run.records)
     records = [one for one in run.records if (one.suite, one.experiment, one.metric) in rules]
     if not records:
         raise GateInputError(f"{run.name}: no rule under `gate` of its suites matches its records")
-    lines = [Header(gate=GATE_VERSION, suites=run.suites), *records]
-    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    header = Header(gate=GATE_VERSION, suites=run.suites)
+    path.write_bytes(msgspec.json.Encoder().encode_lines([header, *records]))
     return len(records)
