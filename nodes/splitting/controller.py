@@ -20,8 +20,6 @@ from nodes.splitting.search import NodeSplit, sink_costs, split_node
 
 
 class SplitControl:
-    """One node's split over time."""
-
     def __init__(self, layer_s: Sequence[float], policy: Policy) -> None:
         self.policy = policy
         self.layers = len(layer_s)
@@ -58,14 +56,10 @@ class SplitControl:
 
     def set_downstream(self, downstream: Sequence[float] | None) -> None:
         """Set the SCI [L+1] of the downstream neighbour; None: there is none. Raises ValueError."""
-        if downstream is None:
-            self._downstream = sink_costs(self.layers)
-            return
-        if len(downstream) != self.layers + 1 or any(isnan(cost) or cost < 0 for cost in downstream):
-            raise ValueError(
-                f"split costs: expected {self.layers + 1} numbers of at least 0, got {list(downstream)!r:.80}"
-            )
-        self._downstream = list(downstream)
+        costs = sink_costs(self.layers) if downstream is None else list(downstream)
+        if len(costs) != self.layers + 1 or any(isnan(cost) or cost < 0 for cost in costs):
+            raise ValueError(f"split costs: expected {self.layers + 1} numbers of at least 0, got {costs!r:.80}")
+        self._downstream = costs
 
     def keep_stop(self, stop: int) -> None:
         """Make ``stop`` the present split of all boundaries up to it, which hysteresis then keeps."""
@@ -76,9 +70,7 @@ class SplitControl:
         self.updates += 1
         self._link_s = link_s
         best = split_node(self._layer_s, link_s, self._downstream)
-        if self.policy.hysteresis or self.policy.switch_s:
-            best = self._settle(best)
-        self._split = best
+        self._split = self._settle(best) if self.policy.hysteresis or self.policy.switch_s else best
 
     def next_update(self, now: float) -> list[float] | None:
         """The SCI if it is due to be sent, else None; it then counts as sent at ``now``."""

@@ -48,13 +48,9 @@ def forecast_bps(
 ) -> float:
     """The rate in bit/s for the costs of a task ``gap_s`` after ``now_s`` (HiveMind, section IV-F).
 
-    Args:
-        rate_bps: The true rate as a function of the time in seconds.
-        now_s: The present time.
-        gap_s: Seconds until the task.
-        coherence_s: Coherence time for the rule of ``should_predict``; 0 always predicts.
-        error: Relative standard deviation of the forecast (section VII-C3); the present rate has no error.
-        generator: Source of the errors; None: torch's own.
+    ``rate_bps`` is the true rate by time in seconds. ``coherence_s`` is for ``should_predict``; 0 always predicts.
+    ``error`` is the forecast's relative standard deviation (section VII-C3), drawn from ``generator``; the present rate
+    has none.
     """
     if not should_predict(gap_s, coherence_s):
         return rate_bps(now_s)
@@ -62,11 +58,7 @@ def forecast_bps(
 
 
 def noisy_forecast_bps(rate_bps: float, error: float, generator: torch.Generator | None) -> float:
-    """``rate_bps`` with a normal error of standard deviation ``error`` * ``rate_bps``.
-
-    At least 1 bit/s, since a normal error may exceed the rate (our assumption; the paper only says that some forecasts
-    are extremely small).
-    """
+    """``rate_bps`` with a normal error of standard deviation ``error`` * ``rate_bps``; at least 1 bit/s (assumed)."""
     if not error:
         return rate_bps
     return max(1.0, rate_bps * (1 + error * float(torch.randn((), dtype=torch.float64, generator=generator))))

@@ -26,10 +26,6 @@ class LinkRate:
         if wire_bytes >= MIN_BYTES and wire_s > 0:
             self._seen.append((now, 8 * wire_bytes / wire_s))
 
-    def forget(self) -> None:
-        """Drop all measurements."""
-        self._seen.clear()
-
     def rate_bps(self, now: float) -> float | None:
         """The estimate in bit/s; None without measurements."""
         while self._seen and now - self._seen[0][0] > self._remember_s:

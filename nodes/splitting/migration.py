@@ -57,7 +57,6 @@ class EdgeNetwork:
 
     @cached_property
     def routes(self) -> dict[tuple[str, str], tuple[BackhaulLink, ...]]:
-        """The fastest route for parameters from server to server."""
         beside: dict[str, list[tuple[str, BackhaulLink]]] = {}
         for (one, other), link in self.links.items():
             beside.setdefault(one, []).append((other, link))
@@ -122,9 +121,8 @@ class Controller:
         the other clients of a copy is not counted.
         """
         if self.strategy == "stay":
-            holders = [
-                old if before.stored.get(old) else edge for old, edge in zip(before.holders, attached, strict=True)
-            ]
+            moves = zip(before.holders, attached, strict=True)
+            holders = [old if before.stored.get(old) else edge for old, edge in moves]
             return State(before.stored, dict.fromkeys(attached, 0) | before.used, tuple(holders))
         if self.strategy == "replicate":
             return self.begin(attached)
@@ -159,10 +157,8 @@ class Controller:
 
     def batch_s(self, edge: str, clients: int, holder: str, used: int, sharing: int) -> float:
         """Seconds of one batch for each of ``clients`` at ``edge``, where ``sharing`` clients use ``holder``'s copy."""
-        network, crossing = self.network, self.model.boundary_bytes
-        over = sum(
-            8 * 2 * crossing[0] * clients / link.rate_bps + 2 * link.delay_s for link in self._route(edge, holder)
-        )
+        network, crossing_bytes = self.network, 2 * clients * self.model.boundary_bytes[0]
+        over = sum(8 * crossing_bytes / link.rate_bps + 2 * link.delay_s for link in self._route(edge, holder))
         up = self._link_s(holder, sharing)[used]
         own = sharing * sum(network.layer_s[holder][:used])
         return over + own + up + sum(network.layer_s[CLOUD][used:])
@@ -251,6 +247,5 @@ def route_s(route: Sequence[BackhaulLink], n_bytes: float) -> float:
 
 
 def _state(used: Mapping[str, int], holders: Sequence[str]) -> State:
-    """The state with only those copies that a client uses."""
     kept = {edge: count for edge, count in used.items() if edge in holders}
     return State({edge: count for edge, count in kept.items() if count}, kept, tuple(holders))

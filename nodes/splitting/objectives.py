@@ -70,15 +70,7 @@ def edge_costs(costs: ChainMetric, node: int) -> Tensor:
 
 
 def search_per_edge(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit | None:
-    """The split of least cost by Eq. 12, with W of each edge's own cost.
-
-    Args:
-        best: The best-effort metric, weighted and added.
-        limits: The constrained metrics.
-
-    Returns:
-        The split, with the sum of Eq. 12 as its cost; None if every path has an infinite edge.
-    """
+    """The split of least cost by Eq. 12, with W of each edge's own cost; None if every path has an infinite edge."""
     downstream = torch.tensor(sink_costs(len(best.layers[0])), dtype=torch.float64)
     stops = []
     for node in reversed(range(len(best.layers))):
@@ -92,17 +84,11 @@ def search_per_edge(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit | N
 
 
 def search_accumulated(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit | None:
-    """The split that nodes choose with W of the cost of the path from each of them on.
+    """The split that nodes choose with W of the cost of the path from each of them on; None if that is infinite.
 
-    For each boundary a node's message has 1 + C values of the path that it would take: the best-effort cost and each
-    constrained metric. Its upstream neighbour minimises the sum of W of the metrics and the best-effort cost.
-
-    Args:
-        best: The best-effort metric, weighted and added.
-        limits: The C constrained metrics.
-
-    Returns:
-        The split, with the cost of Eq. 12 for the whole path as one edge; None if that is infinite.
+    For each boundary a node's message has 1 + C values of the path that it would take: the best-effort cost ``best``
+    and the metric of each of the C ``limits``. Its upstream neighbour minimises the sum of W of the metrics and the
+    best-effort cost. The returned cost is that of Eq. 12 for the whole path as one edge.
     """
     metrics = [best, *(limit.costs for limit in limits)]
     downstream = torch.tensor([sink_costs(len(best.layers[0]))] * len(metrics), dtype=torch.float64)  # [1 + C, L+1]
@@ -121,20 +107,13 @@ def search_accumulated(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit 
 
 
 def search_within_limit(best: ChainMetric, limit: Limit) -> BestSplit | None:
-    """The split of least ``best`` cost whose constrained metric is at most the limit's bound; exact.
+    """The split of least ``best`` cost whose constrained metric is at most the limit's bound, or None; exact.
 
-    Label setting: a label is a path to (node, layers done) with its costs so far. Labels are taken in the order of
-    the least cost with which they can end, so the first at the end is the best. A label that is no faster than an
-    earlier one at the same place is dropped, and so is one that exceeds the bound even by the fastest way to the
-    end. Each metric's own SCI gives its least remaining cost. In the worst case there are as many labels as splits.
-
-    Args:
-        best: The best-effort metric, weighted and added.
-        limit: The constrained metric.
-
-    Returns:
-        The split and its ``best`` cost, of equal ones (as floats) that of the lower constrained metric; None if no
-        split keeps the limit.
+    Label setting: a label is a path to (node, layers done) with its costs so far. Labels are taken in the order of the
+    least cost with which they can end, so the first at the end is the best. A label that is no faster than an earlier
+    one at the same place is dropped, and so is one that exceeds the bound even by the fastest way to the end. Each
+    metric's own SCI gives its least remaining cost. Of costs equal as floats that of the lower constrained metric is
+    taken. In the worst case there are as many labels as splits.
     """
     nodes, layers = len(best.layers), len(best.layers[0])
     least, fastest = _to_go(best), _to_go(limit.costs)

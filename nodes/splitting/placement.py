@@ -19,7 +19,7 @@ from itertools import product
 from math import fsum, inf
 from typing import NamedTuple
 
-from nodes.splitting.search import TIE, BestSplit, NodeSplit, follow_stops, path_cost, sink_costs
+from nodes.splitting.search import TIE, BestSplit, CostTable, NodeSplit, follow_stops, path_cost, sink_costs
 
 LayerSpan = tuple[int, int]  # (first, one after the last)
 
@@ -28,8 +28,8 @@ class ServerPath(NamedTuple):
     """The servers that data passes, with costs as in ``search.search``."""
 
     servers: tuple[str, ...]
-    layer_costs: Sequence[Sequence[float]]  # [P][L]
-    link_costs: Sequence[Sequence[float]]  # [P-1][L+1]
+    layer_costs: CostTable  # [P][L]
+    link_costs: CostTable  # [P-1][L+1]
 
 
 class Placement(NamedTuple):
@@ -47,10 +47,7 @@ def split_node_within_storage(
     held_bytes: Sequence[float],
     storage_bytes: float,
 ) -> NodeSplit:
-    """``search.split_node`` for a node that stores at most ``storage_bytes`` of layers of ``held_bytes`` [L].
-
-    The cost is infinite at boundaries from which no run of layers leads to the end.
-    """
+    """``search.split_node`` for a node that holds ``storage_bytes`` of ``held_bytes`` [L]; infinite if none fits."""
     costs, stops = [], []
     for start, link in enumerate(link_cost):
         least, stop, work, held = downstream[start], start, 0.0, 0.0
@@ -68,10 +65,7 @@ def split_node_within_storage(
 
 
 def search_within_storage(
-    layer_costs: Sequence[Sequence[float]],
-    link_costs: Sequence[Sequence[float]],
-    held_bytes: Sequence[float],
-    storage_bytes: Sequence[float],
+    layer_costs: CostTable, link_costs: CostTable, held_bytes: Sequence[float], storage_bytes: Sequence[float]
 ) -> BestSplit:
     """The cheapest split of a chain whose nodes store at most ``storage_bytes`` [P] of layers.
 
@@ -87,9 +81,8 @@ def search_within_storage(
     layers = len(held_bytes)
     downstream, stops = sink_costs(layers), []
     arriving = [[0.0] * (layers + 1), *link_costs]
-    for layer_cost, link_cost, storage in zip(
-        reversed(layer_costs), reversed(arriving), reversed(storage_bytes), strict=True
-    ):
+    nodes = zip(reversed(layer_costs), reversed(arriving), reversed(storage_bytes), strict=True)
+    for layer_cost, link_cost, storage in nodes:
         downstream, stop = split_node_within_storage(layer_cost, link_cost, downstream, held_bytes, storage)
         stops.append(stop)
     if downstream[0] == inf:
@@ -103,16 +96,9 @@ def place_layers(
 ) -> Placement:
     """The cheapest splits of all ``paths`` together, where each server stores one run of layers for all its paths.
 
-    Tries the product of the longest runs of the servers that several paths share and that cannot store the whole
-    model: meant for one or two such servers.
-
-    Args:
-        paths: The paths, which may share servers.
-        held_bytes: Stored bytes [L] of each layer.
-        storage_bytes: Storage of each server.
-
-    Raises:
-        ValueError: No placement fits.
+    Tries the product of the longest runs of the servers that several paths share and that cannot store the whole model:
+    meant for one or two such servers. ``held_bytes`` [L] are by layer, ``storage_bytes`` by server. Raises ValueError
+    if no placement fits.
     """
     uses = Counter(server for path in paths for server in path.servers)
     tight = [server for server, count in uses.items() if count > 1 and storage_bytes[server] < sum(held_bytes)]
@@ -163,11 +149,9 @@ def stored_spans(paths: Sequence[ServerPath], splits: Sequence[Sequence[int]], l
 def _search(
     path: ServerPath, held_bytes: Sequence[float], storage_bytes: Mapping[str, float], open_to: Mapping[str, LayerSpan]
 ) -> BestSplit:
-    """The cheapest split of ``path`` where servers of ``open_to`` compute only those layers."""
     layer_costs = []
     for server, costs in zip(path.servers, path.layer_costs, strict=True):
         low, high = open_to.get(server, (0, len(costs)))
         layer_costs.append([cost if low <= layer < high else inf for layer, cost in enumerate(costs)])
-    return search_within_storage(
-        layer_costs, path.link_costs, held_bytes, [storage_bytes[server] for server in path.servers]
-    )
+    limits_bytes = [storage_bytes[server] for server in path.servers]
+    return search_within_storage(layer_costs, path.link_costs, held_bytes, limits_bytes)

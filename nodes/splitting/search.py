@@ -22,6 +22,7 @@ from itertools import accumulate
 from math import fsum, inf
 from typing import NamedTuple
 
+CostTable = Sequence[Sequence[float]]  # of each layer by node, or of each boundary by link
 TIE = 1 + 1e-12  # costs within this factor count as equal: more than the rounding error of 8,000 terms
 
 
@@ -42,20 +43,11 @@ class BestSplit(NamedTuple):
 def transfer_s(
     boundary_bytes: Sequence[float], rate_bps: float, delay_s: float, gradient_bytes: Sequence[float] | None = None
 ) -> list[float]:
-    """Seconds that a link takes for the data of each boundary: 8 * bytes / rate + delay (HiveMind, Eq. 10).
+    """Seconds [L+1] that a link takes for the data of each boundary: 8 * bytes / rate + delay (HiveMind, Eq. 10).
 
-    The paper's psi may differ by boundary, but it gives no values; here it is one ``delay_s``.
-
-    Args:
-        boundary_bytes: Bytes [L+1] that cross each boundary; 0 at L if the result is not delivered. A finished task
-            then leaves the link unused, in both directions.
-        rate_bps: Rate of the link in bit/s, for both directions.
-        delay_s: Delay of each transfer in seconds.
-        gradient_bytes: In training, bytes [L+1] of each boundary's gradient, which returns over the same link
-            (epsilon' in Eq. 8) with a delay of its own, even if it is empty.
-
-    Returns:
-        Seconds [L+1].
+    The paper's psi may differ by boundary, but it gives no values; here it is one ``delay_s``. In training
+    ``gradient_bytes`` [L+1] return over the same link (epsilon' in Eq. 8), each with a delay of its own, even if empty.
+    With no result to deliver (0 of ``boundary_bytes`` at L) a finished task leaves the link unused, in both directions.
     """
     trips = [boundary_bytes] if gradient_bytes is None else [boundary_bytes, gradient_bytes]
     times = [8 * sum(sizes) / rate_bps + len(trips) * delay_s for sizes in zip(*trips, strict=True)]
@@ -63,20 +55,12 @@ def transfer_s(
 
 
 def move_s(parameter_bytes: Sequence[float], current_split: int, rate_bps: float, delay_s: float) -> list[float]:
-    """Seconds to move parameters over a link if its split changes to each boundary (eta in HiveMind, Eq. 8).
+    """Seconds [L+1] to move parameters over a link if its split changes from ``current_split`` to each boundary.
 
-    A layer moves from its old node to its new one over all links between them. So it crosses a link exactly if it
-    lies between that link's old and new split: moving is one more cost of each link, and the search stays exact.
-    The layers that cross a link go in one message; Eq. 8 leaves eta open.
-
-    Args:
-        parameter_bytes: Bytes [L] of each layer.
-        current_split: Layers done when a task leaves over the link now.
-        rate_bps: Rate of the link in bit/s.
-        delay_s: Delay of a message in seconds; not paid where nothing moves.
-
-    Returns:
-        Seconds [L+1].
+    A layer, of ``parameter_bytes`` [L], moves from its old node to its new one over all links between them (eta in
+    HiveMind, Eq. 8). So it crosses a link exactly if it lies between that link's old and new split: moving is one more
+    cost of each link, and the search stays exact. The layers that cross a link go in one message; Eq. 8 leaves eta
+    open. Without layers to move there is no delay.
     """
     before = list(accumulate(parameter_bytes, initial=0.0))  # exact: whole bytes below 2^53
     sizes = [abs(size - before[current_split]) for size in before]
@@ -89,15 +73,10 @@ def sink_costs(layers: int) -> list[float]:
 
 
 def split_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float]) -> NodeSplit:
-    """One SCI update of one node (HiveMind, Algorithm 1), in O(L).
+    """One SCI update of one node (HiveMind, Algorithm 1), in O(L). Of equal costs it computes rather than hands on.
 
-    Args:
-        layer_cost: This node's cost [L] of each layer.
-        link_cost: Cost [L+1] of its incoming link at each boundary; zeros at the first node.
-        downstream: SCI [L+1] of the downstream neighbour; ``sink_costs`` at the last node.
-
-    Returns:
-        The node's SCI and stops. Of equal costs the node computes rather than hands on.
+    ``layer_cost`` [L] is the node's, ``link_cost`` [L+1] that of its incoming link at each boundary (zeros at the first
+    node), ``downstream`` [L+1] the SCI of the downstream neighbour (``sink_costs`` at the last node).
     """
     stop = len(layer_cost)
     rest = downstream[stop]
@@ -114,15 +93,11 @@ def split_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstre
     return NodeSplit(cost[::-1], stops[::-1])
 
 
-def search(layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]]) -> BestSplit:
+def search(layer_costs: CostTable, link_costs: CostTable) -> BestSplit:
     """The cheapest split of a chain, by the updates of all its nodes (HiveMind, section IV-C), in O(P L).
 
-    Args:
-        layer_costs: Each node's cost of each layer [P][L].
-        link_costs: Each link's cost of each boundary [P-1][L+1].
-
-    Returns:
-        Cost and splits; of equal optima the one that is ahead at every node.
+    ``layer_costs`` [P][L] are by node and layer, ``link_costs`` [P-1][L+1] by link and boundary. Of equal optima the
+    one that is ahead at every node is returned.
     """
     layers = len(layer_costs[0])
     downstream, stops = sink_costs(layers), []
@@ -139,9 +114,7 @@ def follow_stops(stops: Iterable[Sequence[int]]) -> list[int]:
     return splits
 
 
-def path_cost(
-    layer_costs: Sequence[Sequence[float]], link_costs: Sequence[Sequence[float]], splits: Sequence[int]
-) -> float:
+def path_cost(layer_costs: CostTable, link_costs: CostTable, splits: Sequence[int]) -> float:
     """The cost of the split ``splits`` [P-1], rounded once."""
     done = [0, *splits, len(layer_costs[0])]
     layers = (cost for p, costs in enumerate(layer_costs) for cost in costs[done[p] : done[p + 1]])

@@ -5,14 +5,12 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nodes.errors import ModelError
 from nodes.model.boundary import boundary_bytes, pack, unpack
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
-from nodes.splitting.recurrent import repeated_cost, standard_split, unrolled_bytes
+from nodes.splitting.recurrent import unrolled_bytes
 from nodes.splitting.search import search, transfer_s
 from nodes.zoo.small_cnn import SequenceLabeller
 
@@ -74,39 +72,15 @@ def test_unrolled_bytes_are_those_at_the_boundaries_of_the_real_chain(steps: int
     assert unrolled_bytes(steps, 4 * 6, [4 * 5] * cells, 4 * 3) == at_boundaries
 
 
-numbers = st.integers(0, 9).map(float)
-
-
-def rows(count: int, width: int) -> st.SearchStrategy[list[list[float]]]:
-    return st.lists(st.lists(numbers, min_size=width, max_size=width), min_size=count, max_size=count)
-
-
-@settings(max_examples=60)
-@given(rows(3, 2), rows(2, 3), st.lists(numbers, min_size=2, max_size=2), st.integers(1, 4))
-def test_the_standard_split_told_step_by_step(
-    layer_costs: list[list[float]], link_costs: list[list[float]], feedback: list[float], steps: int
-) -> None:
-    found = standard_split(layer_costs, link_costs, feedback, steps)
-    assert found.splits == search(layer_costs, link_costs).splits
-    total, holders = 0.0, [sum(split <= layer for split in found.splits) for layer in range(2)]
-    for step in range(steps):
-        total += sum(layer_costs[holder][layer] for layer, holder in enumerate(holders))
-        total += sum(link_costs[link][split] for link, split in enumerate(found.splits))
-        if step < steps - 1:
-            total += sum(feedback[: holders[-1]])
-    assert found.cost == total
-
-
 def test_unrolling_spares_the_way_back_of_every_step() -> None:
     """A fast server two hops away and 50 steps: unrolled, the task goes there once."""
     steps, state, layers = 50, 400, 2
     module = [[1e-2] * layers, [5e-4] * layers, [1e-5] * layers]
     single = transfer_s([100, state, 0], 1e6, 0.001)
     back = transfer_s([state, 0], 1e6, 0.001)[0]
-    standard = standard_split(module, [single, single], [back, back], steps)
+    standard = search(module, [single, single])
+    assert standard.splits == [0, layers]
+    standard_s = steps * standard.cost + (steps - 1) * back
     sizes = unrolled_bytes(steps, 100, [state], 40)
     chain = [transfer_s([*sizes[:-1], 0], 1e6, 0.001)] * 2
-    assert search([row * steps for row in module], chain).cost < standard.cost / 2
-    assert repeated_cost(module, [single, single], [back, back], 1, standard.splits) == pytest.approx(
-        search(module, [single, single]).cost
-    )
+    assert search([row * steps for row in module], chain).cost < standard_s / 2

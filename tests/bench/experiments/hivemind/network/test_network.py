@@ -32,7 +32,6 @@ from bench.experiments.hivemind.network.tasks import tasks
 from bench.experiments.hivemind.network.training import energy
 from bench.experiments.hivemind.profiles import ProfileParameters, measured
 from bench.suite.experiment import Context, Measurement
-from nodes.splitting.recurrent import repeated_cost
 from nodes.splitting.search import path_cost
 
 
@@ -186,9 +185,10 @@ def test_sequences_played_over_links_that_stay_take_what_their_plan_says(context
     back_j = [TASKS_A_BATCH * meter.link_j(net.route(0.0), link, 1200, rate) for link, rate in enumerate(rates)]
     back_ms = [1e3 * (8 * 1200 / rate + meter.field.delay_s) for rate in rates]
     for steps in (1, 3):
+        returns = steps - 1, sum(split < len(module) for split in splits)  # links that a state comes back over
         expected = (
-            repeated_cost(*energy, back_j, steps, splits),
-            repeated_cost(*latency, back_ms, steps, splits),
+            steps * path_cost(*energy, splits) + returns[0] * sum(back_j[: returns[1]]),
+            steps * path_cost(*latency, splits) + returns[0] * sum(back_ms[: returns[1]]),
         )
         assert nonlinear.sequence(meter, 0.5, limit_ms, steps, 1200) == pytest.approx(expected)
     assert splits[0] == 1
