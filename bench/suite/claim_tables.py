@@ -31,7 +31,6 @@ def spelt_out(document: Document, claims: Node) -> Node:
 
 
 def _claims(document: Document, table: Node) -> Iterator[Node]:
-    """The claim of each row of ``table``."""
     common = {key: item for key, item in table.value.items() if key not in ("columns", "rows")}
     columns = _columns(document, table)
     rows = table.value.get("rows", replace(table, value=None, key=(*table.key, "rows")))
@@ -61,7 +60,6 @@ def _claims(document: Document, table: Node) -> Iterator[Node]:
 
 
 def _columns(document: Document, table: Node) -> dict[str, Node]:
-    """The columns of ``table`` by name."""
     node = table.value.get("columns")
     found: dict[str, Node] = {}
     for item in node.value if node and isinstance(node.value, list) else []:
@@ -74,7 +72,6 @@ def _columns(document: Document, table: Node) -> dict[str, Node]:
 
 
 def _placed(node: Node) -> Iterator[tuple[Node, str]]:
-    """Every ``$column`` within ``node``, by name."""
     if isinstance(node.value, dict | list):
         for item in node.value.values() if isinstance(node.value, dict) else node.value:
             yield from _placed(item)
@@ -105,7 +102,6 @@ def _filled(document: Document, node: Node, row: Node, cells: dict[str, Node]) -
 
 
 def _in_full(document: Document, claim: Node) -> Node:
-    """``claim`` with every selector in full."""
     if not isinstance(claim.value, dict):
         return claim
     former = {} if "statement" in claim.value else {"says": "statement"}  # its name in version 0.1
@@ -124,13 +120,11 @@ def _in_full(document: Document, claim: Node) -> Node:
 
 
 def _mapping_in(node: Node | None, key: str) -> Node | None:
-    """The mapping that ``node`` holds under ``key``, if it does."""
     found = node.value.get(key) if node and isinstance(node.value, dict) else None
     return found if found and isinstance(found.value, dict) else None
 
 
 def _series(document: Document, of: Node) -> Node:
-    """A selector for each value of the one list in ``of``."""
     case = _mapping_in(of, "case")
     inner = case.value if case else {}
     lists = [name for name, item in (inner | of.value).items() if isinstance(item.value, list)]

@@ -1,7 +1,7 @@
 """YAML files read strictly, with the file, line and key of every value and of every error.
 
-Numbers, booleans and null are those of YAML 1.2's core schema, so ``1e-3`` is a number and ``no`` is
-text. Duplicate keys, aliases, tags of one's own and numbers that are not finite are errors.
+Numbers, booleans and null are those of YAML 1.2's core schema, so ``1e-3`` is a number and ``no`` is text. Duplicate
+keys, aliases, own tags and numbers that are not finite are errors.
 """
 
 import math
@@ -80,8 +80,6 @@ class Node:
 
 
 class Problem(NamedTuple):
-    """One error of a file."""
-
     path: Path
     line: int
     key: Key
@@ -106,7 +104,6 @@ class Document:
         self.place(Node(None, path, 1, ()))
 
     def place(self, root: Node) -> None:
-        """Take ``root`` as the document's value."""
         self.root = root
         self.value = root.plain
         self._nodes = dict(_walk((), root))
@@ -126,7 +123,6 @@ class Document:
         return Problem(node.path, node.line, (*node.key, *key[depth:]), " ".join(message.split()))
 
     def problem(self, key: Key, message: str) -> None:
-        """Note that ``key`` is wrong."""
         self._wrong.add(key)
         self.problems[self.at(key, message)] = None
 
@@ -146,11 +142,9 @@ class Document:
 
     @property
     def lines(self) -> list[str]:
-        """Every problem noted, file by file, in the order of each."""
         return [str(one) for one in sorted(self.problems, key=lambda one: (self.files.index(one.path), one.line))]
 
     def check(self) -> None:
-        """Raise InputError if anything was wrong."""
         if self.problems:
             raise InputError(self.lines)
 
@@ -234,7 +228,6 @@ def _mapping(document: Document, key: Key, node: yaml.MappingNode) -> dict[str, 
 
 
 def _walk(key: Key, node: Node) -> Iterator[tuple[Key, Node]]:
-    """Every Node in ``node``, by its key there."""
     yield key, node
     if isinstance(node.value, dict | list):
         for name, part in node.value.items() if isinstance(node.value, dict) else enumerate(node.value):

@@ -35,7 +35,6 @@ def plain(document: Document) -> dict[str, Any]:
 
 
 def _whole(document: Document, root: Node, find: Find, parents: tuple[Path, ...]) -> Node:
-    """``root`` with its claims spelt out and with what it extends, before defaults are put in."""
     own: Nodes = dict(root.value)
     if "claims" in own:
         own["claims"] = spelt_out(document, _claims_file(document, own["claims"]))
@@ -91,7 +90,6 @@ def _extended(document: Document, base: Nodes, own: Nodes, options: Nodes) -> It
 
 
 def _chosen(document: Document, known: Nodes, names: Node | None) -> Nodes:
-    """Those of ``known`` that ``names`` lists; all where it is not given."""
     if names is None or not isinstance(names.value, list):
         return known
     for item in names.value:
@@ -103,7 +101,6 @@ def _chosen(document: Document, known: Nodes, names: Node | None) -> Nodes:
 
 
 def _without(document: Document, claims: Nodes, globs: Node | None) -> Nodes:
-    """``claims`` but those that are called like one of ``globs``."""
     for item in globs.value if globs and isinstance(globs.value, list) else []:
         left = {name: node for name, node in claims.items() if not fnmatchcase(name, str(item.value))}
         if len(left) == len(claims):
@@ -136,14 +133,12 @@ def _replaced(document: Document, claims: Nodes, words: Node | None) -> Nodes:
 
 
 def _named(items: Node | None, key: str) -> Nodes:
-    """The mappings in the list ``items`` by what they give as ``key``."""
     listed = items.value if items and isinstance(items.value, list) else []
     named = (item for item in listed if isinstance(item.value, dict) and key in item.value)
     return {str(item.value[key].value): item for item in named}
 
 
 def _experiments_in(node: Node) -> set[str]:
-    """The experiments that selectors within ``node`` name."""
     if not isinstance(node.value, dict | list):
         return set()
     items = node.value.values() if isinstance(node.value, dict) else node.value
@@ -163,7 +158,6 @@ def _joined(kept: Nodes, own: Node, key: str) -> Node:
 
 
 def _claim_over(claim: Node, own: Node | None) -> Node:
-    """``own`` over ``claim``, key by key; a form takes the place of the other's."""
     if own is None:
         return claim
     gone = FORMS if not own.value.keys().isdisjoint(FORMS) else ()

@@ -31,7 +31,6 @@ def misfits(parameters: Any, mode: Mode, dataset: str, shaping: ShapingBackend) 
 
 
 def _links(value: Any, key: Key) -> Iterator[tuple[Key, Duplex]]:
-    """Every link within ``value``, and where it stands."""
     if isinstance(value, Duplex):
         yield key, value
         return

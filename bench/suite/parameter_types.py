@@ -80,7 +80,6 @@ def available_dataset(name: str, data_dir: Path | None) -> str:
 
 @functools.cache
 def check_model(name: str) -> None:
-    """Raise ValueError if there is no model ``name``."""
     if ":" in name:
         load_callable(name)
         return
@@ -96,7 +95,6 @@ def check_model(name: str) -> None:
 
 @functools.cache
 def check_workload(name: str) -> None:
-    """Raise ValueError if there is no workload ``name``."""
     from nodes.costs.workload import load_workload, packaged_workloads  # noqa: PLC0415
 
     try:
@@ -107,7 +105,6 @@ def check_workload(name: str) -> None:
 
 
 def check_stage(name: str) -> None:
-    """Raise ValueError if there is no stage ``name``."""
     if ":" in name:
         load_callable(name)
         return

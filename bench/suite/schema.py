@@ -40,11 +40,10 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One experiment: what to run, with which parameters, swept over which grid.
 
-    ``group`` is the one, of the suite's ``groups``, whose defaults stand under this. ``run`` is ``file.function`` of
-    ``bench.experiments`` or ``module:function``. Each point of the grid's product is run with seeds S to S +
-    ``seeds`` - 1. ``estimate_s`` is about how long one point with one seed takes. Cases of one that is ``parallel``
-    may run beside each other, on one core each: no claim judges a time that a clock measured in it, and it starts no
-    nodes.
+    ``group`` is one of the suite's ``groups``. ``run`` is ``file.function`` of ``bench.experiments`` or
+    ``module:function``. Each point of the grid's product runs with seeds S to S + ``seeds`` - 1, and one of them takes
+    about ``estimate_s``. Cases of a ``parallel`` experiment may run beside each other, on one core each: no claim
+    judges a time measured in it, and it starts no nodes.
     """
 
     name: Identifier
@@ -75,23 +74,16 @@ class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Extends(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The suite whose defaults, groups, experiments and claims another takes, with its own over them by name.
-
-    ``experiments`` are those taken (all, if not given), with the claims that speak of no others. Claims called like
-    a glob of ``without`` are left out, and texts in the selectors of the rest are replaced by ``replace``.
-    """
+    """The suite whose defaults, groups, experiments and claims another takes, with its own over them by name."""
 
     suite: str
-    experiments: list[str] | None = None
-    without: list[str] = []
-    replace: dict[str, CaseValue] = {}
+    experiments: list[str] | None = None  # those taken, with the claims that name no others; None: all
+    without: list[str] = []  # globs of the claims that are left out
+    replace: dict[str, CaseValue] = {}  # texts in the selectors of the other claims
 
 
 class SuiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A suite's YAML, expanded (``bench.suite.expansion``); ``dataset`` is that of its experiments that name none.
-
-    ``defaults`` stand under every experiment, those of ``groups`` under the experiments that name the group.
-    """
+    """A suite's YAML, expanded; ``dataset`` is that of experiments that name none. See ``bench.suite.expansion``."""
 
     name: Identifier
     title: str = ""
@@ -109,17 +101,14 @@ class SuiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 @dataclass(frozen=True)
 class Case:
-    """One point of an experiment's grid with one seed: what is run, and recorded, as a whole.
-
-    ``sha256`` covers what decides its numbers, not how they are titled, drawn or judged.
-    """
+    """One point of an experiment's grid with one seed: what is run, and recorded, as a whole."""
 
     experiment: "Experiment"
     case: dict[str, CaseValue]
     parameters: Any
     seed: int
     estimate_s: float | None
-    sha256: str
+    sha256: str  # of what decides its numbers, not of how they are titled, drawn or judged
 
     @property
     def title(self) -> str:
@@ -130,10 +119,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of a suite, ready to run; ``dataset`` is resolved.
-
-    ``told`` puts file, line and key of where a parameter is given before a message.
-    """
+    """An experiment of a suite, ready to run; ``dataset`` is resolved, ``told`` locates a message about a parameter."""
 
     suite: str
     spec: ExperimentSpec
@@ -145,7 +131,6 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """Its name with the suite's."""
         return f"{self.suite}/{self.spec.name}"
 
     def cases(self, scale: Scale, seed: int) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""Is a YAML file what its type says? Converts strictly and finds every error, with file, line and key."""
+"""Strict conversion of a YAML document to a type; finds every error, with file, line and key."""
 
 import re
 import types
@@ -7,10 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
-from bench.suite.document import Document, InputError, Key, key_text, read
+from bench.suite.document import Document, Key
 from nodes.imports import did_you_mean
-
-__all__ = ["DecHook", "Document", "InputError", "Key", "convert", "did_you_mean", "key_text", "read", "sound"]
 
 T = TypeVar("T")
 DecHook = Callable[[type, Any], Any]
@@ -32,10 +30,7 @@ def convert(
 
 
 def sound(document: Document, kind: type[T], value: Any, at: Key) -> T | None:
-    """What is left of ``value`` at ``at`` without the keys in which problems were noted; None if too little.
-
-    So one error does not hide those that only a later check can find.
-    """
+    """What is left of ``value`` at ``at`` without the keys noted as wrong, for later checks; None if too little."""
     if isinstance(value, dict):
         value = {name: item for name, item in value.items() if name not in document.wrong(at)}
     try:
@@ -45,7 +40,6 @@ def sound(document: Document, kind: type[T], value: Any, at: Key) -> T | None:
 
 
 def _problems(value: Any, kind: Any, dec_hook: DecHook | None, at: Key) -> Iterator[tuple[Key, str]]:
-    """The (key, message) of everything in ``value`` that keeps it from being a ``kind``."""
     inner = list(_inner(value, _alternative(kind, value), dec_hook, at))
     yield from inner
     if inner:
@@ -58,13 +52,12 @@ def _problems(value: Any, kind: Any, dec_hook: DecHook | None, at: Key) -> Itera
 
 
 def _inner(value: Any, kind: Any, dec_hook: DecHook | None, at: Key) -> Iterator[tuple[Key, str]]:
-    """The problems of the parts of ``value``: a Struct's fields, a list's items, a mapping's values."""
     arguments = get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
         if not isinstance(value, dict):
-            yield at, f"expected a mapping with {', '.join(field.encode_name for field in _fields(kind))}"
+            yield at, f"expected a mapping with {', '.join(fields)}"
             return
-        fields = {field.encode_name: field for field in _fields(kind)}
         tag = kind.__struct_config__.tag_field
         for name in value.keys() - fields.keys() - {tag}:
             yield (*at, name), f"unknown key{did_you_mean(name, fields.keys() - value.keys())}"
@@ -83,10 +76,6 @@ def _inner(value: Any, kind: Any, dec_hook: DecHook | None, at: Key) -> Iterator
         for name, item in value.items():
             yield from _problems(name, arguments[0], dec_hook, (*at, name))
             yield from _problems(item, arguments[1], dec_hook, (*at, name))
-
-
-def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
-    return msgspec.structs.fields(kind)
 
 
 def _alternative(kind: Any, value: Any) -> Any:
@@ -113,7 +102,6 @@ def _tagged(kind: Any, value: dict[str, Any]) -> bool:
 
 
 def _choice(kind: Any, value: Any) -> str | None:
-    """What to say where one of a few words is expected."""
     if get_origin(kind) is not Literal:
         return None
     words = [str(word) for word in get_args(kind)]
@@ -122,7 +110,5 @@ def _choice(kind: Any, value: Any) -> str | None:
 
 def _path(path: str) -> Key:
     """msgspec's ``.experiments[0].run`` (after its ``$``) as a key; ``[...]``, its any, ends it."""
-    parts: list[str | int] = []
-    for name, index in re.findall(r"\.([^.\[`]+)|\[(\d+)\]", path.partition("[...]")[0]):
-        parts.append(name or int(index))
-    return tuple(parts)
+    parts = re.findall(r"\.([^.\[`]+)|\[(\d+)\]", path.partition("[...]")[0])
+    return tuple(name or int(index) for name, index in parts)
