@@ -64,7 +64,7 @@ def failed(case: Case, reason: str, traceback: str = "") -> CaseResult:
     return CaseResult(failure=line, traceback=traceback or reason)
 
 
-def freeing(cases: Iterable[T]) -> Iterator[T]:
+def collect_garbage_between(cases: Iterable[T]) -> Iterator[T]:
     """Each of ``cases``, with the memory of one freed before the next: models hold reference cycles.
 
     Objects that exist after the first case, mostly modules, are frozen: to scan them takes longer than many cases.

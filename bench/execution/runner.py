@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.console.view import LiveView, plan_lines
-from bench.execution.case import CaseResult, failed_by, freeing, run_case
+from bench.execution.case import CaseResult, failed_by, collect_garbage_between, run_case
 from bench.execution.folder import Output
 from bench.execution.journal import case_key
 from bench.execution.plan import Options, RunOutcome, RunPlan, Schedule, make_plan
@@ -74,7 +74,7 @@ def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Outp
 
 def _run_one_by_one(plan: RunPlan, cases: list[Case], output: Output, progress: Progress, keep: Keep) -> None:
     """Run ``cases`` in this process; ``keep`` is given the result of each."""
-    for case in freeing(cases):
+    for case in collect_garbage_between(cases):
         progress.start(case)
         result = run_case(plan, case, output.run, output.scratch(case), partial(progress.say, case_key(case)))
         progress.end(case)

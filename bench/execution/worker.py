@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from bench.execution.case import CaseResult, freeing, run_case
+from bench.execution.case import CaseResult, collect_garbage_between, run_case
 from bench.execution.journal import case_key
 from bench.execution.plan import Options, RunPlan, make_plan, options_of
 from bench.suite.document import InputError
@@ -40,7 +40,7 @@ class Worker:
         begin = self._commands.get()
         plan = _plan(options_of(begin["options"]))
         cases = {(case_key(case), case.sha256): case for case in plan.selected_cases} if plan else {}
-        for command in freeing(iter(self._commands.get, None)):
+        for command in collect_garbage_between(iter(self._commands.get, None)):
             case = cases.get((command["key"], command["sha256"]))
             if plan and case:
                 say = partial(self._say, command["key"])

@@ -110,7 +110,10 @@ class LiveFederation(LiveRun):
         """Addresses of the servers of ``name``: the near ends of the links to them."""
         links = [(hop, server) for hop, (near, server) in enumerate(ways(self._federation)) if near == name]
         return tuple(
-            [Peer(server, *await self._shaping.door(hop, self._nodes.addresses[server])) for hop, server in links]
+            [
+                Peer(server, *await self._shaping.connect_address(hop, self._nodes.addresses[server]))
+                for hop, server in links
+            ]
         )
 
     async def _tell_visited(self, client: str, message: AnyMessage) -> None:

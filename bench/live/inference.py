@@ -163,7 +163,7 @@ class LiveService(LiveRun):
 
     async def _address(self, upper: str, lower: str) -> HostPort:
         """Where ``upper`` finds ``lower``, at the near end of the link between them."""
-        return await self._shaping.door(self._links[upper, lower], self._nodes.addresses[lower])
+        return await self._shaping.connect_address(self._links[upper, lower], self._nodes.addresses[lower])
 
 
 def run_service(

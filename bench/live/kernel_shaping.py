@@ -64,8 +64,8 @@ class Kernel:
             await self._do(self._network.__exit__)
             self._thread.shutdown()
 
-    async def door(self, hop: int, far: HostPort) -> HostPort:
-        return await self._emulated.door(hop, (self._network.address(hop, 1), far[1]))
+    async def connect_address(self, hop: int, far: HostPort) -> HostPort:
+        return await self._emulated.connect_address(hop, (self._network.address(hop, 1), far[1]))
 
     async def play(self) -> None:
         self._began.set()

@@ -174,7 +174,7 @@ async def probes(links: Sequence[Duplex], backend: Backend, seed: int = 0) -> As
             name: await stack.enter_async_context(timestamp_server(listen_in(home)))
             for name, home in zip(names, homes, strict=True)
         }
-        following = [await shaping.door(hop, addresses[name]) for hop, name in enumerate(names[1:])]
+        following = [await shaping.connect_address(hop, addresses[name]) for hop, name in enumerate(names[1:])]
         yield [
             await stack.enter_async_context(open_probe(connect_from(address, home)))
             for address, home in zip(following, homes, strict=False)

@@ -35,7 +35,7 @@ class Shaping(Protocol):
 
     async def __aexit__(self, *exc: object) -> None: ...
 
-    async def door(self, hop: int, far: HostPort) -> HostPort:
+    async def connect_address(self, hop: int, far: HostPort) -> HostPort:
         """Where the upstream node of link ``hop`` finds the downstream one, which listens at ``far`` for itself."""
 
     async def play(self) -> None:
@@ -68,7 +68,7 @@ class Emulated:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    async def door(self, hop: int, far: HostPort) -> HostPort:
+    async def connect_address(self, hop: int, far: HostPort) -> HostPort:
         link = self._limited.get(hop)
         if link is None:
             return far

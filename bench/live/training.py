@@ -92,7 +92,7 @@ class _LiveTraining(LiveRun):
         seat, downstream = self._seats[name], None
         if seat.node + 1 < len(self._job.nodes):
             following = self._nodes.addresses[self._job.nodes[seat.node + 1]]
-            downstream = await self._shaping.door(seat.node, following)
+            downstream = await self._shaping.connect_address(seat.node, following)
         return Configure(job=self._job, index=seat.node, source=seat.source, downstream=downstream)
 
     async def heard(self, name: str, message: AnyMessage) -> None:

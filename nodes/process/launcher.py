@@ -1,9 +1,8 @@
-"""Where do a run's node processes come from? From one server that has imported torch and forks them.
+"""Fork server of node processes, with torch imported once.
 
-It must never run a tensor operation, start a thread or a loop itself: a fork after that can hang. Commands
-come as JSON lines on standard input, events go as JSON lines to standard output. It is the nodes' parent, so
-it sees each of them end. When its input ends the runner is gone, however it went: it kills the nodes and
-ends; and when it is killed itself, the kernel kills the nodes.
+It must never run a tensor operation, start a thread or an event loop: a later fork could hang. Commands are JSON lines
+on standard input, events JSON lines on standard output. When its input ends, the runner is gone: the launcher kills
+the nodes and exits. When the launcher is killed, the kernel kills the nodes.
 """
 
 import asyncio
@@ -24,30 +23,30 @@ import uvloop
 import nodes.process.serve  # imports torch, once for all nodes
 from netem.kernel.namespace import enter
 
-PRELOADED = ("torchvision", "sklearn.datasets")  # what nodes would import, each for itself
+PRELOADED = ("torchvision", "sklearn.datasets")  # else imported by each node
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # of <sys/prctl.h>
 
 libc = ctypes.CDLL(None)
 
 
 class Launcher:
-    """Forks nodes as told, and tells of their ends."""
+    """Forks nodes on command and reports their exits."""
 
     def __init__(self) -> None:
-        libc.prctl(PR_SET_NAME, b"launcher")  # for who looks at the process table
+        libc.prctl(PR_SET_NAME, b"launcher")  # the name in process tables
         self._events = os.dup(1)
-        os.dup2(2, 1)  # what a model of the user's prints is no event
+        os.dup2(2, 1)  # output of a user's model is no event
         self._nodes: dict[int, str] = {}
         self._wake = os.pipe()
         os.set_blocking(self._wake[1], False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to act on
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner handles Ctrl-C
 
     def run(self) -> None:
-        """Obey until standard input ends."""
+        """Execute commands until standard input ends."""
         pending = b""
-        self._tell(event="ready")
+        self._emit(event="ready")
         try:
             while True:
                 readable, _, _ = select.select([0, self._wake[0]], [], [])
@@ -60,11 +59,11 @@ class Launcher:
                         return
                     *lines, pending = (pending + data).split(b"\n")
                     for line in lines:
-                        self._obey(json.loads(line))
+                        self._execute(json.loads(line))
         finally:
             self._end_nodes()
 
-    def _obey(self, command: dict[str, Any]) -> None:
+    def _execute(self, command: dict[str, Any]) -> None:
         match command:
             case {"do": "start", "names": names, "token": token, "paths": paths, "namespaces": namespaces}:
                 sys.path[:] = paths
@@ -75,11 +74,11 @@ class Launcher:
                     os.kill(pid, signal.SIGKILL)
             case {"do": "end"}:
                 self._end_nodes()
-                self._tell(event="over")
+                self._emit(event="over")
 
-    def _tell(self, **event: Any) -> None:
-        """Write one event. Short lines are written whole, also when nodes write at the same time."""
-        with suppress(BrokenPipeError):  # the runner is gone, as the end of the input will say
+    def _emit(self, **event: Any) -> None:
+        """Write one event; short lines are written atomically, also by concurrent nodes."""
+        with suppress(BrokenPipeError):  # the runner is gone; the input ends too
             os.write(self._events, json.dumps(event).encode() + b"\n")
 
     def _end_nodes(self) -> None:
@@ -92,7 +91,7 @@ class Launcher:
             ended, status = os.waitpid(pid, options)
             if ended:
                 code = os.waitstatus_to_exitcode(status)
-                self._tell(event="ended", node=self._nodes.pop(pid), code=code)
+                self._emit(event="ended", node=self._nodes.pop(pid), code=code)
 
     def _fork(self, name: str, token: str, namespace: str | None) -> None:
         parent = os.getpid()
@@ -103,13 +102,13 @@ class Launcher:
             self._become_node(name, token, namespace, parent)
 
     def _become_node(self, name: str, token: str, namespace: str | None, parent: int) -> None:
-        """Run as node ``name`` for one job; never returns."""
+        """Run as node ``name`` for one job; never return."""
         code = 1
         try:
             libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
             libc.prctl(PR_SET_NAME, name.encode())
             if os.getppid() != parent:
-                os._exit(code)  # the launcher ended before the kernel knew what to do then
+                os._exit(code)  # the launcher ended before prctl
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for fd in (0, *self._wake):
@@ -118,7 +117,7 @@ class Launcher:
             host = "127.0.0.1"
             if namespace is not None:
                 enter(namespace)
-                host = "0.0.0.0"  # all there is: its own loopback device, for the runner, and its links
+                host = "0.0.0.0"  # the namespace has only its loopback device, for the runner, and its links
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 code = 0 if runner.run(self._serve(name, token, host)) else 1
             sys.stdout.flush()
@@ -129,18 +128,17 @@ class Launcher:
 
     async def _serve(self, name: str, token: str, host: str) -> bool:
         def announce(port: int) -> None:
-            self._tell(event="listening", node=name, port=port)
-            os.close(self._events)  # so that the runner sees the launcher's own end as the end of events
+            self._emit(event="listening", node=name, port=port)
+            os.close(self._events)  # else the runner misses the launcher's own end
 
         return await nodes.process.serve.serve(name, token, host, 0, announce, jobs=1)
 
 
 def main() -> None:
-    """Load what nodes need, then serve."""
     launcher = Launcher()
     for module in PRELOADED:
         import_module(module)
-    gc.freeze()  # pages of what is imported stay shared
+    gc.freeze()  # keep the pages of imported modules shared
     launcher.run()
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a large tensor's memory when it is freed? It stays with the process, for the next one."""
+"""Memory settings of a process: malloc keeps the memory of freed tensors for reuse."""
 
 import ctypes
 import sys
@@ -9,10 +9,10 @@ KEPT_BYTES = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc reuse the memory of freed tensors; call it when a process starts. False without glibc.
+    """Let malloc reuse the memory of freed tensors, from the start of a process on. False without glibc.
 
-    By default glibc hands tensors of 32 MiB and more, and the end of the heap, back to the kernel. Each
-    tensor received then costs a page fault for every 4 KiB, more than to read its bytes from the socket.
+    By default glibc returns tensors of 32 MiB and more to the kernel; page faults of the next one received cost more than
+    reading its bytes.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
 
 
 def resident_bytes() -> int:
-    """This process's proportional set size: pages shared by n processes count as an n-th. 0 where it is not told."""
+    """Proportional set size of this process (a page shared by n counts 1/n); 0 if unknown."""
     path = Path("/proc/self/smaps_rollup")
     lines = path.read_text().splitlines() if path.exists() else []
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))

@@ -15,19 +15,19 @@ from nodes.wire.messages import Gradient
 
 
 class Executor(Protocol):
-    """Where and how long work runs."""
+    """Runs the work of a node."""
 
     def __call__(self, call: Compute, work: Callable[[], Any]) -> Awaitable[Any]:
-        """Do ``work``, which is what ``call`` asks for; its reply."""
+        """Do ``work`` for ``call``; return its reply."""
 
 
 async def inline(call: Compute, work: Callable[[], Any]) -> Any:
-    """Compute on the loop itself: for nodes that share a process."""
+    """Compute on the event loop, for nodes that share a process."""
     return work()
 
 
 class ThreadExecutor:
-    """Compute on one thread of its own, so that the loop goes on."""
+    """Compute on its own thread, so that the loop continues."""
 
     def __init__(self, threads: int | None = None) -> None:
         # OpenMP's thread count belongs to the thread that computes.
@@ -38,16 +38,15 @@ class ThreadExecutor:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
     async def end(self) -> None:
-        """Drop the work that waits and let what runs end: while a model is traced, no other may run in the process."""
+        """Drop waiting work and await running work: no other may run while a model is traced."""
         await asyncio.to_thread(self.pool.shutdown, cancel_futures=True)
 
 
-# The seconds that a call which came to a reply takes on some device, where it took so many of CPU time here.
-CostModel = Callable[[Compute, Any, float], float]
+CostModel = Callable[[Compute, Any, float], float]  # device seconds of (call, reply, CPU seconds used here)
 
 
 class ProfiledExecutor:
-    """Take as long as ``due_s`` says, on the loop's clock; the work itself is on meta tensors."""
+    """Take ``due_s`` on the loop's clock; the work itself is on meta tensors."""
 
     def __init__(self, due_s: CostModel) -> None:
         self._due_s = due_s
@@ -59,11 +58,10 @@ class ProfiledExecutor:
 
 
 class PacedExecutor:
-    """Take as long as ``due_s`` says: the thread of ``compute`` does the work, then sleeps until the device is done.
+    """Take ``due_s`` from the start of the work: the thread of ``compute`` works, then sleeps for the rest.
 
-    The time counts from when the work begins, so what the work itself took does not add to it. CPU time is that
-    of the thread: others that run on its core do not stretch it further. ``overrun_s`` sums by how much work
-    took longer here than on the device, which nothing can make up for.
+    ``overrun_s`` sums the excess of work that took longer here than on the device. CPU time is the thread's, so other
+    load on its core does not extend it.
     """
 
     def __init__(self, compute: Executor, due_s: CostModel) -> None:
@@ -71,20 +69,20 @@ class PacedExecutor:
         self._compute, self._due_s = compute, due_s
 
     def __call__(self, call: Compute, work: Callable[[], Any]) -> Awaitable[Any]:
-        return self._compute(call, partial(self._stretch, call, work))
+        return self._compute(call, partial(self._run, call, work))
 
-    def _stretch(self, call: Compute, work: Callable[[], Any]) -> Any:
+    def _run(self, call: Compute, work: Callable[[], Any]) -> Any:
         began, cpu_began = time.perf_counter(), time.thread_time()
         reply = work()
         due_s = self._due_s(call, reply, time.thread_time() - cpu_began)
         left_s = began + due_s - time.perf_counter()
         self.overrun_s += max(0.0, -left_s)
-        time.sleep(max(0.0, left_s))  # of the thread, not the loop: its timers are finer than uvloop's
+        time.sleep(max(0.0, left_s))  # not asyncio's: finer timers than uvloop's
         return reply
 
 
 def on_device(device: Device) -> CostModel:
-    """How long calls take on ``device``."""
+    """Cost model of ``device``."""
 
     def due_s(call: Compute, reply: Any, cpu_s: float) -> float:
         return device.slowdown * cpu_s if device.timing is None else cost_s(device.timing, call, reply)
@@ -93,6 +91,6 @@ def on_device(device: Device) -> CostModel:
 
 
 def cost_s(timing: Timing, call: Compute, reply: Any) -> float:
-    """What ``call``, which came to ``reply``, costs; where the model ends, forward goes straight on to backward."""
+    """Time of ``call``; at the last node forward continues into backward."""
     forward, backward = call.runs_forward, isinstance(reply, Gradient)
     return forward * timing.forward_s + backward * timing.backward_s

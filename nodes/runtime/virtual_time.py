@@ -1,4 +1,4 @@
-"""How does time pass without waiting? A loop that jumps to its next timer, links that use its clock, no data."""
+"""Virtual time: an event loop that jumps to its next timer, and links on its clock."""
 
 import asyncio
 import math
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 class DeadlockError(RuntimeError):
-    """Everything waits and no timer is set, so that nothing would ever happen."""
+    """All tasks wait and no timer is set."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Waits for nothing: moves the time on by as much as it was to wait."""
+    """Advances the clock instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,27 +36,26 @@ class _JumpingSelector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop from time 0 on, whose clock stands still while code runs."""
+    """Event loop with a virtual clock from 0 that stops while code runs."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        """Seconds of virtual time."""
-        # asyncio fires what is due in less than this; a fixed value would round away late in a long run.
+        # asyncio fires timers due within this resolution; a fixed one would vanish in rounding in a long run.
         self._clock_resolution = math.ulp(self._jumping.now)
         return self._jumping.now
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """Run ``main`` on a virtual clock. Raises DeadlockError when nothing would ever happen again."""
+    """Run ``main`` on a virtual clock. Raises DeadlockError."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
 
 
 class LinkChannel(MemoryChannel):
-    """One end of an in-memory pair whose messages take the time that a link takes."""
+    """One end of an in-memory pair with the delays of a link."""
 
     link: Link
 
@@ -64,18 +63,18 @@ class LinkChannel(MemoryChannel):
         super().__init__(peer)
         self._travelling: deque[AnyMessage | None] = deque()
 
-    def _hand_over(self, message: AnyMessage | None, wire_bytes: int) -> None:
+    def _deliver(self, message: AnyMessage | None, wire_bytes: int) -> None:
         self._travelling.append(message)
         loop = asyncio.get_running_loop()
         loop.call_at(self.link.send(loop.time(), wire_bytes), self._arrive)
 
     def _arrive(self) -> None:
-        # Timers for one time fire in any order; messages arrive in theirs.
-        super()._hand_over(self._travelling.popleft(), 0)
+        # Timers of one time fire in any order; messages keep theirs.
+        super()._deliver(self._travelling.popleft(), 0)
 
 
 def linked_pair(first: str, second: str, link: Duplex, seed: int) -> tuple[LinkChannel, LinkChannel]:
-    """Two ends joined by ``link``, ``first`` standing on the UE's side of it."""
+    """Two ends joined by ``link``, ``first`` on the UE's side."""
     one, two = memory_pair(first, second, LinkChannel)
     one.link, two.link = Link(link.up, random.Random(2 * seed)), Link(link.down, random.Random(2 * seed + 1))
     if link.half_duplex:

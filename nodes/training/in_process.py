@@ -1,4 +1,4 @@
-"""Training in one process: over memory at full speed, or in virtual time."""
+"""Training in one process, at full speed or in virtual time."""
 
 import asyncio
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ from nodes.wire.messages import AnyMessage, Begin, EpochReport
 def run_in_process(
     job: Job, data: Dataset | None = None, say: ReportEpoch | None = None, manage: Manage | None = None
 ) -> TrainingOutcome:
-    """Run ``job`` in this process, without a wire: bytes are counted as they would be sent.
+    """Run ``job`` in this process; bytes are counted as if sent.
 
     Args:
-        job: What to train, and where it is cut.
-        data: Training and test pictures; None reads those that the job names.
+        job: What to train, and its split points.
+        data: Training and test images; None reads the job's dataset.
         say: Called with the metrics of each epoch.
-        manage: Network manager of a family: the member to serve after a report, None to end.
+        manage: Network manager of a family: maps a report to the member to serve next, None to end.
     """
     return run_here(_run(job, data, Mode(), [inline] * len(job.seats), say=say, manage=manage), job.threads)
 
@@ -37,13 +37,16 @@ def run_in_process(
 def run_in_virtual_time(
     job: Job, timings: list[Timing], links: list[Duplex], data: Dataset | None = None
 ) -> TrainingOutcome:
-    """Run ``job`` on a virtual clock: compute takes what ``timings`` say, messages what ``links`` do.
+    """Run ``job`` on a virtual clock and meta tensors: losses and accuracies are zero, nothing is saved.
 
-    One timing a node and one link between two, from the UE on. Tensors have shapes and no data: losses and
-    accuracies are zero, and there is nothing to save.
+    Args:
+        job: What to train, and its split points.
+        timings: Compute times of each node, from the UE on.
+        links: Link of each connection, from the UE on.
+        data: Training and test images; None reads the job's dataset.
     """
     if job.mobile:
-        raise ValueError("timings are of parts that stay: a job whose layers move is run with data")
+        raise ValueError("virtual time needs fixed splits: a job with moving layers must be run with data")
     job = msgspec.structs.replace(job, checkpoint=None)
     by_ends = {
         (one.name, two.name): (link, derive(job.seed, hop))

@@ -1,4 +1,4 @@
-"""Outcome of a training job, joined from the reports of its epochs and nodes."""
+"""Outcome of a training job, from the reports of its epochs and nodes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,35 +14,31 @@ from nodes.wire.messages import EpochReport, ServeMember, Shutdown
 
 
 class TrainingOutcome(msgspec.Struct, kw_only=True):
-    """What a job came to: the UE's report of each epoch and step, and what each node did.
-
-    With several sources their reports follow one another. ``earlier`` of the epochs were run before the job was
-    resumed; everything else is of what was run since.
-    """
+    """Measurements of a job by epoch, step and node; with several sources, one source after the other."""
 
     dataset: str
     epochs: list[dict[str, float]]
     losses: list[float]
     step_s: list[float]  # by the UE's clock
-    latency_s: list[float] = []  # of each test batch, from the UE's start until its result is scored
+    latency_s: list[float] = []  # of each test batch, from its start to its score
     nodes: list[NodeReport]
-    earlier: int = 0
-    uncalibrated: list[str] = []  # complaints of a live run's test of its links
+    earlier: int = 0  # of the epochs, run before the job was resumed; the other fields are of later ones
+    uncalibrated: list[str] = []  # warnings of a live run's link self-test
 
 
 ReportEpoch = Callable[[dict[str, float]], None]
-Manage = Callable[[dict[str, float]], int | None]  # of the UE's last report: the member to serve next, None to end
+Manage = Callable[[dict[str, float]], int | None]  # the UE's last report to the next member, None to end
 
 
 def facts(worker: Segment | Source) -> Mapping[str, Any]:
-    """What a node's report says of its worker."""
+    """Fields of a node's report about its worker."""
     segment = worker.segment if isinstance(worker, Source) else worker
     dataset = worker.dataset if isinstance(worker, Source) else ""
     return {"layers": len(segment.names), "steps": segment.steps, "dataset": dataset}
 
 
 def managed(job: Job, metrics: Mapping[str, float], manage: Manage | None) -> ServeMember | Shutdown | None:
-    """The answer of a network manager to the report of an epoch: a family, once trained, waits for it."""
+    """Answer of the network manager to an epoch's report; None before a family is trained."""
     if not job.members or metrics["epoch"] < job.epochs:
         return None
     member = manage(dict(metrics)) if manage else None
@@ -50,7 +46,7 @@ def managed(job: Job, metrics: Mapping[str, float], manage: Manage | None) -> Se
 
 
 def outcome(reports: Sequence[EpochReport], nodes: list[NodeReport]) -> TrainingOutcome:
-    """The UE's reports, with what the nodes did."""
+    """Join the reports of the UEs and of the nodes."""
     reports = sorted(reports, key=lambda report: report.metrics.get("source", 0.0))
     return TrainingOutcome(
         dataset=nodes[0].dataset,

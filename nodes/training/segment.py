@@ -1,7 +1,6 @@
-"""What does one node compute? Its part of the model and its halves of the stages on both sides of it.
+"""Computation of one node: its part of the model and its halves of the adjacent stages.
 
-All torch work of a node stands here, apart from its decisions. Every method takes and returns messages; with
-tensors on the meta device the same work yields the right shapes and takes no time, for the virtual clock.
+Methods take and return messages. On the meta device the same code yields the shapes alone, for virtual time.
 """
 
 from collections.abc import Iterator
@@ -22,24 +21,24 @@ from nodes.spec.job import Job
 from nodes.stages.base import Stage
 from nodes.stages.builtin import build_stage
 from nodes.training.calls import TaskMessage
-from nodes.training.optimizer import _optimizer, learning_rate
+from nodes.training.optimizer import learning_rate, make_optimizer
 from nodes.wire.messages import Activation, Gradient, Result
 
-STAGE_LAYERS = 1 << 32  # stages draw as layers numbered from here on; in inference from twice this on
+STAGE_LAYERS = 1 << 32  # random streams of stages are numbered from here; in inference from twice this
 
 
 class _Pending(msgspec.Struct):
-    """What the backward pass of one microbatch needs."""
+    """State that the backward pass of one microbatch needs."""
 
-    received: Tensors  # leaves for which gradients return upstream
-    codes: Tensors  # what was sent and awaits gradients
+    received: Tensors  # leaves whose gradients return upstream
+    codes: Tensors  # sent values that await gradients
     loss: torch.Tensor | None  # the stage's own loss term
-    told: dict[str, float]  # what the stage has to report
+    metrics: dict[str, float]  # of the stage
     save: int | None
 
 
 class Segment:
-    """The trainable state of one node, and what it does with a message."""
+    """Trainable state of one node and its computations on messages."""
 
     def __init__(self, job: Job, index: int, meta: bool = False) -> None:
         chain = self._chain(job, index, meta)
@@ -49,7 +48,7 @@ class Segment:
         self._input, self._output = chain.input, chain.output
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._microbatches_done = 0
-        self._family: dict[int, Tensors] = {}  # by member; 0 is what is trained
+        self._family: dict[int, Tensors] = {}  # by member; 0 is the trained one
         self._member = 0
         self.steps = 0
         self._hold(chain, layer_range(job.splits, index, len(chain)))
@@ -58,38 +57,40 @@ class Segment:
         self.begin_epoch(0)
 
     def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> TaskMessage:
-        """Start a batch of ``pictures`` (N, C, H, W) at the first node: what goes on, or what came of it."""
+        """Run a batch of ``pictures`` (N, C, H, W) through the first node: an Activation, Gradient or Result."""
         message = Activation(tensors={self._input: pictures}, labels=labels, **about)
-        self._use(message)
+        self._select_member(message)
         return self._run(message, {self._input: pictures.to(self._device)}, {})
 
     def forward(self, message: Activation) -> TaskMessage:
-        """Take ``message`` on through this part: an Activation to go on, a Gradient or a Result to return."""
-        self._use(message)
+        """Run ``message`` through this part: an Activation to send on, a Gradient or Result to return."""
+        self._select_member(message)
         with torch.no_grad():
-            codes = self._inbound.decode(self._here(message.tensors))
+            codes = self.inbound.decode(self._to_device(message.tensors))
         if unknown := set(message.grads) - set(codes):
-            raise ProtocolError(f"gradients are wanted of values that did not come: {sorted(unknown)}")
+            raise ProtocolError(f"gradients requested for values not received: {sorted(unknown)}")
         received = {
             name: code.detach().requires_grad_(message.train and name in message.grads) for name, code in codes.items()
         }
-        self._inbound.train(message.train)
+        self.inbound.train(message.train)
         self._seed(message, self.place.inbound, 1)
         with torch.set_grad_enabled(message.train):
-            restored = self._inbound.restore(received)
+            restored = self.inbound.restore(received)
             check_restored(restored, self._arriving, set(message.views))
             return self._run(message, unpack(restored, message.views, message.scalars), received)
 
     def backward(self, message: Gradient) -> Gradient:
-        """Take a gradient back through this part; the optimizer steps after the last microbatch of a step."""
+        """Backpropagate a gradient; the optimizer steps after the last microbatch of a step."""
         pending = self._pending.pop((message.step, message.microbatch), None)
         if pending is None:
-            raise ProtocolError(f"gradient of step {message.step}.{message.microbatch}, not under way")
+            raise ProtocolError(
+                f"unexpected gradient of step {message.step}, microbatch {message.microbatch}: not in progress"
+            )
         roots, gradients = [], []
-        for name, gradient in self._came_back(self._here(message.tensors)).items():
+        for name, gradient in self._decode_gradients(self._to_device(message.tensors)).items():
             code = pending.codes.get(name)
             if code is None or not code.requires_grad or code.shape != gradient.shape:
-                raise ProtocolError(f"gradient of {name} {list(gradient.shape)} is of nothing that was sent")
+                raise ProtocolError(f"gradient of {name} {list(gradient.shape)} matches no sent value")
             roots.append(code)
             gradients.append(gradient)
         if pending.loss is not None and pending.loss.requires_grad:
@@ -97,24 +98,23 @@ class Segment:
             gradients.append(torch.full_like(pending.loss, 1 / self.job.microbatches))
         if roots:
             torch.autograd.backward(roots, gradients)
-        self._outbound.trained(message.metrics)
+        self.outbound.trained(message.metrics)
         self._step(pending.save)
         return Gradient(
             assignment=message.assignment,
             step=message.step,
             microbatch=message.microbatch,
-            metrics=message.metrics | pending.told,
+            metrics=message.metrics | pending.metrics,
             tensors=self._gradients(pending.received),
         )
 
-    def _came_back(self, tensors: Tensors) -> Tensors:
-        """The codes' gradients, of what crossed for them."""
-        return self._outbound.decode_gradients(tensors)
+    def _decode_gradients(self, tensors: Tensors) -> Tensors:
+        return self.outbound.decode_gradients(tensors)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the learning rate of ``epoch`` (from 0), and let the stages know of it."""
-        self._inbound.begin_epoch(epoch, self.job.epochs)
-        self._outbound.begin_epoch(epoch, self.job.epochs)
+        """Set the learning rate and the stages for ``epoch`` (from 0)."""
+        self.inbound.begin_epoch(epoch, self.job.epochs)
+        self.outbound.begin_epoch(epoch, self.job.epochs)
         if self._optimizer is not None:
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate(self.job.optimizer, epoch, self.job.epochs)
@@ -124,7 +124,7 @@ class Segment:
         with torch.set_grad_enabled(message.train):
             if self._part is not None:
                 if missing := set(self._part.inputs) - values.keys():
-                    raise ProtocolError(f"values that the first layer here needs did not come: {sorted(missing)}")
+                    raise ProtocolError(f"missing input values of the node's first layer: {sorted(missing)}")
                 self._part.train(message.train)
                 values = self._part(values, moment)
             if self.place.last:
@@ -133,13 +133,13 @@ class Segment:
 
     def _send(self, message: Activation, values: Values, received: Tensors) -> Activation:
         tensors, views, scalars = pack(values)
-        self._outbound.train(message.train)
+        self.outbound.train(message.train)
         self._seed(message, self.place.outbound, 0)
-        codes, loss = self._outbound.compress(tensors)
-        wire = _wire(self._outbound.encode({name: code.detach() for name, code in codes.items()}))
+        codes, loss = self.outbound.compress(tensors)
+        wire = _wire(self.outbound.encode({name: code.detach() for name, code in codes.items()}))
         if message.train:
-            told = self._outbound.metrics | {"code_bytes": float(sum(tensor.nbytes for tensor in wire.values()))}
-            named = {f"link{self.place.outbound}.{name}": value for name, value in told.items()}
+            metrics = self.outbound.metrics | {"code_bytes": float(sum(tensor.nbytes for tensor in wire.values()))}
+            named = {f"link{self.place.outbound}.{name}": value for name, value in metrics.items()}
             self._pending[message.step, message.microbatch] = _Pending(received, codes, loss, named, message.save)
         return msgspec.structs.replace(
             message,
@@ -176,13 +176,13 @@ class Segment:
             tensors=self._gradients(received),
         )
 
-    def _here(self, tensors: Tensors) -> Tensors:
+    def _to_device(self, tensors: Tensors) -> Tensors:
         return {name: tensor.to(self._device) for name, tensor in tensors.items()}
 
     def _gradients(self, received: Tensors) -> Tensors:
-        """What returns upstream for the leaves ``received``."""
+        """Encoded gradients of the leaves ``received``."""
         gradients = {name: leaf.grad for name, leaf in received.items() if leaf.grad is not None}
-        return _wire(self._inbound.encode_gradients(gradients))
+        return _wire(self.inbound.encode_gradients(gradients))
 
     def _step(self, save: int | None) -> None:
         self._microbatches_done += 1
@@ -201,28 +201,28 @@ class Segment:
             self.begin_epoch(save)
 
     def _chain(self, job: Job, index: int, meta: bool) -> Chain:
-        """The job's model; without memory for parameters where this node holds none."""
+        """The job's model; without parameter memory if this node holds no layers."""
         return _chain(job, index, meta)
 
     def _hold(self, chain: Chain, held: LayerRange) -> None:
-        """Take up ``held``: that part of ``chain``, the stages beside it, and an optimizer for both."""
+        """Create part ``held`` of ``chain``, its adjacent stages, and their optimizer."""
         self.place = held
         self.names = chain.names[held.start : held.stop]
         self._part: Part | None = None
         if held.start < held.stop:
             self._part = chain.part(held.start, held.stop).to(self._device)
         self._arriving = chain.shapes(held.start)
-        self._inbound = self._stage(held.inbound, self._arriving)
-        self._outbound = self._stage(held.outbound, chain.shapes(held.stop))
-        self._optimizer = _optimizer(list(self._parameters()), self.job.optimizer)
+        self.inbound = self._stage(held.inbound, self._arriving)
+        self.outbound = self._stage(held.outbound, chain.shapes(held.stop))
+        self._optimizer = make_optimizer(list(self._parameters()), self.job.optimizer)
 
-    def _use(self, message: Activation) -> None:
-        """Compute with the member that ``message`` is of from now on: nothing is copied, tensors change places."""
+    def _select_member(self, message: Activation) -> None:
+        """Compute with the member of ``message``: tensors are swapped, not copied."""
         member = 0 if not self.job.members else message.assignment
         if member == self._member:
             return
         if member and (message.train or member not in self._family):
-            raise ProtocolError(f"assignment {member} is no member of the family to compute with")
+            raise ProtocolError(f"assignment {member}: no such member of the family")
         if not self._member:
             self._family[0] = {name: tensor.data for name, tensor in self._tensors().items()}
         for name, tensor in self._tensors().items():
@@ -230,7 +230,7 @@ class Segment:
         self._member = member
 
     def _tensors(self) -> Tensors:
-        """All parameters and buffers themselves."""
+        """All parameters and buffers, not copied."""
         return {
             f"{part}.{key}": tensor
             for part, module in self._parts().items()
@@ -247,25 +247,15 @@ class Segment:
             seed_generators(derive(self.job.seed, message.step, message.microbatch, layer))
 
     def _parts(self) -> dict[str, nn.Module]:
-        held = {"part": self._part, "receiver": self._inbound.receiver, "sender": self._outbound.sender}
+        held = {"part": self._part, "receiver": self.inbound.receiver, "sender": self.outbound.sender}
         return {name: module for name, module in held.items() if module is not None}
 
     def _parameters(self) -> Iterator[nn.Parameter]:
         for module in self._parts().values():
             yield from module.parameters()
 
-    @property
-    def inbound(self) -> Stage:
-        """The stage of the link upstream."""
-        return self._inbound
-
-    @property
-    def outbound(self) -> Stage:
-        """The stage of the link downstream."""
-        return self._outbound
-
     def state(self) -> dict[str, torch.Tensor]:
-        """Parameters and buffers held here, by their names in the model; a stage's begin with its half."""
+        """Parameters and buffers by name in the model; names of a stage's begin with its half."""
         return {name: tensor.clone() for name, tensor in _wire(self._held()).items()}
 
     def _held(self) -> Tensors:
@@ -276,22 +266,24 @@ class Segment:
         }
 
     def adopt(self, tensors: Tensors) -> None:
-        """Go on from ``tensors``, which are what ``state`` gives. Raises ProtocolError for anything else."""
+        """Continue from ``tensors`` as of ``state``. Raises ProtocolError if they do not fit."""
         held = self._held()
         if odd := held.keys() ^ tensors.keys():
-            raise ProtocolError(f"weights came that do not fit: {sorted(odd)[:3]} on one side only")
+            raise ProtocolError(f"received weights do not fit: {sorted(odd)[:3]} on one side only")
         for name, tensor in held.items():
-            came = tensors[name]
-            if came.shape != tensor.shape or came.dtype != tensor.dtype:
-                raise ProtocolError(f"{name} came as {came.dtype} {list(came.shape)}, held is {list(tensor.shape)}")
+            got = tensors[name]
+            if got.shape != tensor.shape or got.dtype != tensor.dtype:
+                raise ProtocolError(
+                    f"{name}: got {got.dtype} {list(got.shape)}, expected {tensor.dtype} {list(tensor.shape)}"
+                )
         with torch.no_grad():
             for name, tensor in held.items():
                 tensor.copy_(tensors[name])
 
     def _load_weights(self, path: str) -> None:
-        """Begin with what of the file at ``path`` fits in name and shape. Raises ModelError if nothing does."""
+        """Load the weights at ``path`` that fit in name and shape. Raises ModelError if none does."""
         found = read_weights(path, self._device)
-        taken = 0
+        loaded = 0
         for name, module in self._parts().items():
             prefix, inner = ("", "body.") if name == "part" else (f"{name}.", "")
             fits = {
@@ -300,12 +292,12 @@ class Segment:
                 if getattr(found.get(prefix + key.removeprefix(inner)), "shape", None) == tensor.shape
             }
             module.load_state_dict(fits, strict=False)
-            taken += len(fits)
-        if not taken and any(self._parts()):
-            raise ModelError(f"weights: nothing of {path} fits the layers of node {self.place.index}")
+            loaded += len(fits)
+        if not loaded and any(self._parts()):
+            raise ModelError(f"weights: {path} fits no layer of node {self.place.index}")
 
     def save(self, epoch: int) -> None:
-        """Save everything that training goes on from, if the job asks for it, as the state after ``epoch`` epochs."""
+        """Write the checkpoint after ``epoch`` epochs, if the job has checkpoints."""
         write_checkpoint(self.job, self.place.index, epoch, self._everything())
 
     def _everything(self) -> dict[str, Any]:
@@ -317,9 +309,9 @@ class Segment:
         }
 
     def restore(self, epoch: int) -> None:
-        """Go on from what ``save(epoch)`` wrote. Draws need no state: each is seeded by what it is for.
+        """Continue from the checkpoint of ``epoch``. Raises ModelError for another job's.
 
-        Raises ModelError for a checkpoint of another job.
+        Random streams need no state: each draw has its own seed.
         """
         self._go_on(read_checkpoint(self.job, self.place.index, epoch, self._device))
         self.begin_epoch(epoch)
@@ -333,7 +325,7 @@ class Segment:
 
 
 def _chain(job: Job, index: int, meta: bool) -> Chain:
-    """The layers of the job's model; only their shapes where node ``index`` holds none of them."""
+    """Layers of the job's model; shapes only if node ``index`` holds none."""
     at_end = index == len(job.splits)
     if meta or (index > 0 and (at_end or job.splits[index - 1] == job.splits[index])):
         chain = outline(job.model, job.classes, job.input_shape)
@@ -343,30 +335,30 @@ def _chain(job: Job, index: int, meta: bool) -> Chain:
 
 
 def check_restored(restored: Tensors, arriving: Values, views: set[str]) -> None:
-    """Raise ProtocolError if a stage did not restore what crosses here: ``arriving`` is that for one picture.
+    """Raise ProtocolError unless ``restored`` matches ``arriving``, the boundary's values for one image.
 
-    The first dimension, and any of size 1 there, may be the batch's.
+    The first dimension, and any of size 1, may be the batch's.
     """
     for name, one in arriving.items():
         if name in views or not isinstance(one, torch.Tensor):
             continue
         if name not in restored:
-            raise ProtocolError(f"{name} did not come, or the stage did not restore it: {sorted(restored)}")
+            raise ProtocolError(f"the stage restored {sorted(restored)}, missing {name}")
         shape, expected = list(restored[name].shape), list(one.shape)
         fits = len(shape) == len(expected) and all(
             wanted in (size, 1) for size, wanted in zip(shape[1:], expected[1:], strict=True)
         )
         if not fits:
-            raise ProtocolError(f"the stage restored {name} as {shape}; expected {expected}, but for the batch")
+            raise ProtocolError(f"the stage restored {name} as {shape}; expected {expected}, except for the batch")
 
 
 def number(scalar: torch.Tensor) -> float:
-    """What ``scalar`` holds; 0 if it holds nothing, being on the meta device."""
+    """Value of ``scalar``; 0 on the meta device."""
     return 0.0 if scalar.is_meta else float(scalar.detach())
 
 
 def _wire(tensors: Tensors) -> Tensors:
-    """``tensors`` as they travel: detached, contiguous, on the CPU (meta tensors stay)."""
+    """``tensors`` to send: detached, contiguous, on the CPU (meta tensors stay)."""
     return {
         name: (tensor if tensor.is_meta else tensor.detach().cpu()).contiguous() for name, tensor in tensors.items()
     }

@@ -1,4 +1,4 @@
-"""Worker of a node in virtual time: shapes instead of tensors with data."""
+"""Worker of a node in virtual time, on meta tensors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +13,9 @@ from nodes.wire.messages import Activation
 
 
 class ShapeSegment(Segment):
-    """A segment of tensors without data, which works out once what inference comes to for each shape of message.
+    """Segment on meta tensors that computes the inference reply to each message shape once.
 
-    Inference leaves nothing behind, so of two replies to messages of one shape only the numbers differ.
+    Inference keeps no state: replies to messages of one shape differ only in their task numbers.
     """
 
     def __init__(self, job: Job, index: int) -> None:
@@ -36,7 +36,7 @@ class ShapeSegment(Segment):
         return self._known_reply(key, lambda: Segment.forward(self, message), numbers)
 
     def _known_reply(self, key: Any, work: Callable[[], TaskMessage], numbers: dict[str, Any]) -> TaskMessage:
-        """What ``work`` comes to for messages like ``key``, with the ``numbers`` of this one."""
+        """Reply of ``work``, computed once per ``key``, with the ``numbers`` of this message."""
         if key not in self._known:
             self._known[key] = work()
         reply: TaskMessage = msgspec.structs.replace(
@@ -45,4 +45,4 @@ class ShapeSegment(Segment):
         return reply
 
 
-NUMBERS = ("assignment", "step", "microbatch")  # by which messages of one task are told from those of another
+NUMBERS = ("assignment", "step", "microbatch")  # identify a task

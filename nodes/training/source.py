@@ -1,4 +1,4 @@
-"""Worker of the UE: batches of its data set through its part of the model."""
+"""Worker of the UE: runs batches of its dataset through its part of the model."""
 
 import msgspec
 import torch
@@ -13,7 +13,7 @@ from nodes.wire.messages import Result
 
 
 class TrainingSchedule(msgspec.Struct, frozen=True, kw_only=True):
-    """How long the job is: training steps an epoch, test batches, and where it begins."""
+    """Length of a job: training steps per epoch, test batches, and the start epoch."""
 
     train_steps: int
     test_batches: int
@@ -21,12 +21,12 @@ class TrainingSchedule(msgspec.Struct, frozen=True, kw_only=True):
     microbatches: int
     window: int
     start_epoch: int = 0
-    source: int | None = None  # of several, which
-    managed: bool = False  # after training the manager's assignments are served, until its Shutdown
+    source: int | None = None  # index among several
+    managed: bool = False  # after training, serve the manager's members until its Shutdown
 
 
 class Source:
-    """The UE's worker: draws batches of its data and runs its segment on them."""
+    """See the module."""
 
     def __init__(self, segment: Segment, data: Dataset, start_epoch: int = 0, source: int = 0) -> None:
         self.segment, self._data, self._job = segment, data, segment.job
@@ -38,7 +38,7 @@ class Source:
         self.schedule = schedule(segment.job, data, start_epoch, source)
 
     def train(self, epoch: int, batch: int, microbatch: int, save: int | None) -> TaskMessage:
-        """Run microbatch ``microbatch`` of training batch ``batch`` of ``epoch`` through the first part."""
+        """Run one microbatch of training batch ``batch`` of ``epoch`` through the first part."""
         if self._drawn is None or self._drawn[0] != (epoch, batch):
             pictures, labels = self.draw(train=True, epoch=epoch, batch=batch)
             self._drawn = (epoch, batch), pictures, labels
@@ -55,7 +55,7 @@ class Source:
         )
 
     def test(self, batch: int, member: int = 0) -> TaskMessage | Score:
-        """Run test batch ``batch`` through the first part, of ``member`` of the family."""
+        """Run test batch ``batch`` through the first part of ``member`` of the family."""
         pictures, self._labels[batch] = self.draw(train=False, epoch=0, batch=batch)
         reply = self.segment.source(pictures, None, assignment=member, step=batch, train=False)
         return self.score(reply) if isinstance(reply, Result) else reply
@@ -72,7 +72,7 @@ class Source:
         return self._job.batch_size // self._job.microbatches
 
     def draw(self, train: bool, epoch: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures and labels of a batch."""
+        """Images and labels of a batch."""
         drawn = batches(
             self._data.train if train else self._data.test,
             self._job.batch_size,
@@ -87,7 +87,7 @@ class Source:
 
 
 def schedule(job: Job, data: Dataset, start_epoch: int, source: int = 0) -> TrainingSchedule:
-    """How long ``job`` is on ``data``: whole batches in training, all pictures in tests. Raises DataError."""
+    """Schedule of ``job`` on ``data``: full batches in training, all images in tests. Raises DataError."""
     steps = len(data.train.labels) // job.batch_size
     if job.epochs and not steps:
         raise DataError(f"{len(data.train.labels)} training pictures do not fill a batch of {job.batch_size}")

@@ -1,4 +1,4 @@
-"""How many bytes crossed a socket? What was written to it, and what the kernel saw acknowledged."""
+"""Bytes written to a socket, and bytes that the kernel saw acknowledged."""
 
 import asyncio
 import os
@@ -20,10 +20,10 @@ PATIENCE_S = 10.0
 
 
 class Counted:
-    """An asyncio transport that counts what is written to it; the rest it leaves to the one it wraps.
+    """Wrapper of an asyncio transport that counts written bytes.
 
-    It holds a second descriptor of the socket. So the kernel can be asked after the transport was closed, and
-    no FIN, which counts as a byte, leaves before ``settle`` has asked.
+    Its own descriptor of the socket keeps the kernel's counters readable after the transport closes, and holds back
+    the FIN, which counts as a byte, until ``settle`` has read them.
     """
 
     def __init__(self, transport: asyncio.Transport, record: Connection, opened: bool) -> None:
@@ -45,7 +45,7 @@ class Counted:
         return getattr(self._transport, name)
 
     async def settle(self, patience_s: float = PATIENCE_S) -> None:
-        """Wait until the peer's kernel has acknowledged what was written, note it, and end our direction."""
+        """Wait until the peer's kernel has acknowledged all bytes, record them, and end our direction."""
         if self._socket.fileno() < 0:
             return
         await patiently(lambda: not self._unsettled(), self._unsettled, patience_s)
@@ -54,16 +54,15 @@ class Counted:
         self.record.retransmitted_bytes = struct.unpack_from("<Q", info, BYTES_RETRANS)[0]
         with suppress(OSError):  # the peer may have reset the connection
             self._socket.shutdown(socket.SHUT_WR)
-        # What the peer sends until it ends its own direction must find a socket: a reset would leave it unacknowledged.
-        await patiently(self._over, lambda: 0, patience_s)
+        # Keep the socket until the peer ends its direction: a reset would leave the peer's bytes unacknowledged.
+        await patiently(self._ended, lambda: 0, patience_s)
         self._socket.close()
 
-    def _over(self) -> bool:
-        """Whether the peer has ended its direction too."""
+    def _ended(self) -> bool:
         return STATE.unpack_from(self._info())[0] in ENDED
 
     def _unsettled(self) -> int:
-        """Bytes written and not yet acknowledged; none will be on a connection that is closed."""
+        """Bytes written and not yet acknowledged; 0 on a closed connection."""
         info = self._info()
         return 0 if STATE.unpack_from(info)[0] == TCP_CLOSE else self.record.written_bytes - self._acked(info)
 
@@ -75,7 +74,7 @@ class Counted:
 
 
 async def patiently(done: Callable[[], bool], progress: Callable[[], int], patience_s: float = PATIENCE_S) -> None:
-    """Return once ``done``, or once ``progress`` stood still for ``patience_s``: a slow link is not dead."""
+    """Return once ``done``, or without ``progress`` for ``patience_s``: a slow link is not dead."""
     seen, since, pause_s = progress(), time.monotonic(), 0.0005
     while not done() and time.monotonic() - since < patience_s:
         await asyncio.sleep(pause_s)

@@ -1,4 +1,4 @@
-"""How does one node reach another? A channel sends and receives in order; here the in-memory pair."""
+"""Ordered channels between two nodes: the interface, its byte counts, and the in-memory pair."""
 
 import asyncio
 from typing import Any, Literal, Protocol, TypeVar
@@ -12,12 +12,12 @@ from nodes.wire.messages import AnyMessage
 ChannelKind = Literal["websocket", "bulk"]
 
 
-class ChannelClosed(ConnectionError):  # noqa: N818 (what it says is no error of its own)
-    """The peer is gone, or this end is closed; says which peer and why."""
+class ChannelClosed(ConnectionError):  # noqa: N818 (a normal end, not an error)
+    """The channel to a peer has ended; names the peer and the reason."""
 
 
 class Traffic(msgspec.Struct):
-    """What one end of a channel has sent, counted where it crosses."""
+    """Messages and bytes sent by one end of a channel."""
 
     messages: int = 0
     header_bytes: int = 0  # frames' prefixes and headers
@@ -25,10 +25,9 @@ class Traffic(msgspec.Struct):
 
 
 class Connection(msgspec.Struct):
-    """What one end of one TCP connection has sent: HTTP handshakes, WebSocket framing and frames.
+    """Bytes sent by one end of a TCP connection, with HTTP handshakes and WebSocket framing.
 
-    When the channel has closed, ``acked_bytes`` is the kernel's count of what the peer's kernel acknowledged:
-    equal to ``written_bytes`` unless the connection broke.
+    Once the channel is closed, ``acked_bytes`` (the kernel's count) equals ``written_bytes`` unless it broke.
     """
 
     peer: str
@@ -39,7 +38,7 @@ class Connection(msgspec.Struct):
 
 
 class Channel(Protocol):
-    """One peer of a node. Messages arrive in the order in which they were sent."""
+    """Ordered channel to one peer of a node."""
 
     peer: str
     sent: dict[str, Traffic]  # by message tag
@@ -47,24 +46,24 @@ class Channel(Protocol):
 
     @property
     def wire_s(self) -> float:
-        """Time between the first and the last byte of each frame received, summed."""
+        """Time between first and last byte of each received frame, summed."""
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes that came within ``wire_s``: of each frame received all but the first segment."""
+        """Bytes received within ``wire_s``: each frame without its first segment."""
 
     @property
     def serialise_s(self) -> float:
-        """Time spent to encode and decode."""
+        """Time spent encoding and decoding."""
 
     async def send(self, message: AnyMessage) -> None:
-        """Hand ``message`` over; returns when more may be sent. Raises ChannelClosed."""
+        """Send ``message``; return when more may be sent. Raises ChannelClosed."""
 
     async def receive(self) -> AnyMessage:
-        """The next message. Raises ChannelClosed when none will come."""
+        """Return the next message. Raises ChannelClosed after the last."""
 
     async def close(self) -> None:
-        """Send what is pending, then close. May be called again."""
+        """Send pending messages, then close. Idempotent."""
 
 
 class MemoryChannel:
@@ -85,10 +84,10 @@ class MemoryChannel:
             raise ChannelClosed(f"{self.peer} is closed")
         header_bytes, payload_bytes = wire_size(message)
         count(self.sent, message, header_bytes, payload_bytes)
-        self._hand_over(owned(message), header_bytes + payload_bytes)
+        self._deliver(owned(message), header_bytes + payload_bytes)
 
-    def _hand_over(self, message: AnyMessage | None, wire_bytes: int) -> None:
-        """Put ``message`` (None: the end) where the other end will find it."""
+    def _deliver(self, message: AnyMessage | None, wire_bytes: int) -> None:
+        """Put ``message`` (None: the end) into the other end's inbox."""
         self._other._inbox.put_nowait(message)
 
     async def receive(self) -> AnyMessage:
@@ -102,21 +101,21 @@ class MemoryChannel:
         if not self._closed:
             self._closed = True
             self._inbox.put_nowait(None)
-            self._hand_over(None, 0)
+            self._deliver(None, 0)
 
 
 M = TypeVar("M", bound=MemoryChannel)
 
 
 def memory_pair(first: str, second: str, kind: type[M] = MemoryChannel) -> tuple[M, M]:  # type: ignore[assignment]
-    """Two connected ends: the one that ``first`` holds (its peer is ``second``), and the other."""
+    """Two connected ends: that of ``first``, then that of ``second``."""
     one, two = kind(second), kind(first)
     one._other, two._other = two, one
     return one, two
 
 
 def count(sent: dict[str, Traffic], message: AnyMessage, header_bytes: int, payload_bytes: int) -> None:
-    """Add the frame of ``message`` to what was sent."""
+    """Count the frame of ``message`` in ``sent``."""
     traffic = sent.setdefault(tag(message), Traffic())
     traffic.messages += 1
     traffic.header_bytes += header_bytes
@@ -124,12 +123,12 @@ def count(sent: dict[str, Traffic], message: AnyMessage, header_bytes: int, payl
 
 
 def tag(message: AnyMessage) -> str:
-    """The name of the kind of ``message`` on the wire."""
+    """Message type as named on the wire."""
     return str(message.__struct_config__.tag)
 
 
 def owned(message: AnyMessage) -> AnyMessage:
-    """``message`` with tensors of its own, as a receiver on the far side of a wire would have them."""
+    """``message`` with copied tensors, as received over a wire."""
     changes: dict[str, Any] = {}
     for name in message.__struct_fields__:
         value = getattr(message, name)

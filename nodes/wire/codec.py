@@ -1,9 +1,9 @@
-"""How does a message become bytes, and bytes a message? No I/O, no pickle; each error is a FrameError.
+"""Encoding of messages as frames, without I/O or pickle; every error is a FrameError.
 
-A frame is a prefix, a header and a payload. The prefix (21 bytes, little-endian) holds a version byte, the
-header's length (u32), a sequence number (u32), the payload's length (u64) and the CRC-32 (u32) of the prefix
-before it and the header. The header is the message in msgpack, each tensor as [dtype, shape]; the payload is
-the tensors' raw little-endian buffers in that order. TCP's checksum alone guards the payload.
+A frame is a prefix, a header and a payload. The prefix (21 bytes, little-endian) holds a version byte, the header's
+length (u32), a sequence number (u32), the payload's length (u64) and the CRC-32 (u32) of the prefix so far and the
+header. The header is the message in msgpack, each tensor as [dtype, shape]; the payload is the tensors' raw
+little-endian buffers in that order, protected by TCP's checksum only.
 """
 
 import math
@@ -35,26 +35,26 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class FrameError(ValueError):
-    """Bytes that are no valid frame, or a message that cannot become one; says what was wrong."""
+    """An invalid frame, or a message that cannot be encoded."""
 
 
 class Limits(msgspec.Struct):
-    """The most a peer may send in one frame; ``payload_bytes`` grows to what a job declares."""
+    """Largest header and payload accepted in a frame; ``payload_bytes`` grows to what a job declares."""
 
     header_bytes: int = 1 << 20
     payload_bytes: int = 1 << 20
 
 
 def wire_size(message: AnyMessage) -> tuple[int, int]:
-    """Bytes of the frame of ``message``: (prefix and header, payload). Shapes suffice, so meta tensors do."""
+    """Bytes of the frame of ``message``: (prefix and header, payload). Meta tensors are enough."""
     header, tensors = _header(message)
     return PREFIX.size + len(header), sum(tensor.nbytes for tensor in tensors)
 
 
 def encode(message: AnyMessage, sequence: int = 0) -> list[bytes | memoryview]:
-    """The frame of ``message`` as buffers to write in order: prefix with header, then each tensor with bytes.
+    """Frame of ``message`` as buffers in order: prefix with header, then each non-empty tensor.
 
-    Tensors are not copied if contiguous and on the CPU: they must not change before the buffers are written.
+    Contiguous CPU tensors are not copied: do not change them before the buffers are written.
     """
     header, tensors = _header(message)
     payload_bytes = sum(tensor.nbytes for tensor in tensors)
@@ -65,34 +65,32 @@ def encode(message: AnyMessage, sequence: int = 0) -> list[bytes | memoryview]:
 
 
 class Decoder:
-    """Bytes in, (sequence, message) pairs out, at any chunking.
+    """Incremental decoder of a byte stream into (sequence, message) pairs.
 
-    Ask ``buffer()`` for where the next bytes belong, put them there, tell ``advance(n)``: first the
-    prefix, then the header, then each tensor itself, so its bytes are never copied. After a FrameError the
-    decoder is of no more use: where the next frame starts is unknown.
+    Write the next bytes into ``buffer()``, then call ``advance(n)``: tensors are filled in place, without a copy.
+    Unusable after a FrameError, which leaves the start of the next frame unknown.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._prefix = bytearray(PREFIX.size)
         self._header = bytearray()
-        self._message: tuple[int, AnyMessage] | None = None  # whole once its tensors are filled
-        self._missing = [memoryview(self._prefix)]  # what is to be filled, the last first
+        self._message: tuple[int, AnyMessage] | None = None  # complete once its tensors are filled
+        self._missing = [memoryview(self._prefix)]  # buffers to fill, last first
         self._tensors: list[torch.Tensor] = []
-        self._payload_bytes = 0  # not yet claimed by a tensor of the header
+        self._payload_bytes = 0  # not yet claimed by a tensor
         self._decode_header = msgspec.msgpack.Decoder(AnyMessage, dec_hook=self._allocate).decode
 
     @property
     def inside_frame(self) -> bool:
-        """Whether a frame has begun and not ended."""
         return len(self._missing[-1]) != PREFIX.size or self._missing[-1].obj is not self._prefix
 
     def buffer(self) -> memoryview:
-        """Where the next bytes are to be written."""
+        """Buffer for the next bytes."""
         return self._missing[-1]
 
     def advance(self, count: int) -> list[tuple[int, AnyMessage]]:
-        """Take the ``count`` bytes now in ``buffer()``; return the (sequence, message) that became whole."""
+        """Consume ``count`` bytes written into ``buffer()``; return the completed (sequence, message)."""
         filled = self._missing[-1]
         self._missing[-1] = filled[count:]
         if self._missing[-1]:
@@ -103,36 +101,36 @@ class Decoder:
             self._read_prefix()
         else:
             self._read_header()
-        return self._whole()
+        return self._completed()
 
     def feed(self, data: bytes | memoryview) -> list[tuple[int, AnyMessage]]:
-        """Take ``data`` and return the (sequence, message) pairs now whole."""
-        whole: list[tuple[int, AnyMessage]] = []
+        """Consume ``data``; return the completed (sequence, message) pairs."""
+        completed: list[tuple[int, AnyMessage]] = []
         data = memoryview(data)
         while data:
             buffer = self.buffer()
             count = min(len(data), len(buffer))
             buffer[:count] = data[:count]
             data = data[count:]
-            whole += self.advance(count)
-        return whole
+            completed += self.advance(count)
+        return completed
 
     def check_end(self) -> None:
         """Raise FrameError if the stream ended inside a frame."""
         if self.inside_frame:
             raise FrameError("the stream ended inside a frame")
 
-    def _whole(self) -> list[tuple[int, AnyMessage]]:
+    def _completed(self) -> list[tuple[int, AnyMessage]]:
         if self._missing or self._message is None:
             return []
-        whole = [self._message]
+        completed = [self._message]
         self._message, self._tensors, self._missing = None, [], [memoryview(self._prefix)]
-        return whole
+        return completed
 
     def _read_prefix(self) -> None:
         version, header_bytes, _, payload_bytes, _ = PREFIX.unpack(self._prefix)
         if version != VERSION:
-            raise FrameError(f"frame of version {version}, this version reads {VERSION}")
+            raise FrameError(f"frame version {version}, expected {VERSION}")
         if not 0 < header_bytes <= self.limits.header_bytes:
             raise FrameError(f"header of {header_bytes} bytes, 1 to {self.limits.header_bytes} accepted")
         if payload_bytes > self.limits.payload_bytes:
@@ -150,15 +148,15 @@ class Decoder:
         except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: nesting, or no memory
             raise FrameError(f"header: {error}") from None
         if self._payload_bytes:
-            raise FrameError(f"{self._payload_bytes} bytes of the payload are in no tensor")
+            raise FrameError(f"{self._payload_bytes} payload bytes belong to no tensor")
         self._missing = [_raw(tensor) for tensor in reversed(self._tensors) if tensor.numel()]
 
     def _allocate(self, kind: type, spec: Any) -> torch.Tensor:
-        """A tensor as the header names it, not filled. No more is allocated than the payload will fill."""
+        """Unfilled tensor of the header; never allocates more than the payload fills."""
         dtype, shape = _tensor_spec(spec)
         self._payload_bytes -= math.prod(shape) * dtype.itemsize
         if self._payload_bytes < 0:
-            raise FrameError("tensors of more bytes than the payload's")
+            raise FrameError("tensors are larger than the payload")
         if len(self._tensors) == MAX_TENSORS:
             raise FrameError(f"more than {MAX_TENSORS} tensors")
         self._tensors.append(torch.empty(shape, dtype=dtype))
@@ -166,12 +164,12 @@ class Decoder:
 
 
 def _raw(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor, not copied."""
+    """Bytes of a contiguous CPU tensor, without a copy."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _header(message: AnyMessage) -> tuple[bytes, list[torch.Tensor]]:
-    """``message`` in msgpack, and its tensors in the order in which the header names them."""
+    """``message`` in msgpack, and its tensors in the header's order."""
     tensors: list[torch.Tensor] = []
 
     def spec(value: Any) -> tuple[str, tuple[int, ...]]:
@@ -186,10 +184,10 @@ def _header(message: AnyMessage) -> tuple[bytes, list[torch.Tensor]]:
 
 
 def _tensor_spec(spec: Any) -> tuple[torch.dtype, tuple[int, ...]]:
-    """The (dtype, shape) that the header names. Beside a 0 sizes cost nothing, but strides may overflow."""
+    """(dtype, shape) of a tensor. Sizes beside a 0 cost no bytes but may overflow strides."""
     match spec:
         case [str(name), [*shape]] if name in DTYPES and len(shape) <= MAX_RANK:
-            whole = all(type(size) is int and size >= 0 for size in shape)
-            if whole and math.prod(max(size, 1) for size in shape) < 1 << 48:
+            valid = all(type(size) is int and size >= 0 for size in shape)
+            if valid and math.prod(max(size, 1) for size in shape) < 1 << 48:
                 return DTYPES[name], tuple(shape)
-    raise FrameError(f"{spec!r:.80} is no tensor: [dtype, shape] with one of {', '.join(DTYPES)} is")
+    raise FrameError(f"invalid tensor {spec!r:.80}: expected [dtype, shape] with a dtype of {', '.join(DTYPES)}")

@@ -1,4 +1,4 @@
-"""Who comes to a node that listens? Runners, and neighbours from upstream, each of one run."""
+"""Listening side of a node: accepts channels from runners and from upstream neighbours, by run."""
 
 import asyncio
 from collections import defaultdict
@@ -10,12 +10,12 @@ from nodes.wire.transport import Server
 
 
 def peer_id(name: str, run: str) -> str:
-    """How ``name`` presents itself to a node; channels of one run are not taken for those of another."""
+    """Name of a peer on the wire; the run keeps channels of different runs apart."""
     return f"{name}/{run}"
 
 
 class Listener:
-    """Where a node is at home: it listens here, and channels that peers open are sorted by who they are."""
+    """Server of a node that sorts accepted channels by peer and run."""
 
     def __init__(self, name: str, token: str, host: str, port: int) -> None:
         self.name, self.token = name, token
@@ -25,21 +25,20 @@ class Listener:
         self._neighbours: dict[str, asyncio.Queue[Channel]] = defaultdict(asyncio.Queue)  # by run
 
     async def open(self) -> int:
-        """Listen; the port."""
+        """Start to listen; return the port."""
         await self._server.start()
         self._sorting = asyncio.create_task(self._sort())
         return self._server.port
 
     async def runner(self) -> tuple[Channel, str]:
-        """The channel of the next runner, and what it calls its run."""
+        """Channel of the next runner, and the name of its run."""
         return await self._runners.get()
 
     async def neighbour(self, run: str) -> Channel:
-        """The next channel that a neighbour opens in ``run``."""
+        """Next channel that a neighbour opens in ``run``."""
         return await self._neighbours[run].get()
 
     async def close(self) -> None:
-        """Close all channels and listen no more."""
         self._sorting.cancel()
         await self._server.close()
 

@@ -1,11 +1,7 @@
-"""Messages between nodes: frozen structs in one closed union, one meaning each.
+"""Messages between nodes: frozen structs in one closed union.
 
-A message with tensors names them in a field of type ``Tensors``. On the wire the header holds their dtypes and shapes
-and the raw buffers follow it (``nodes.wire.codec``); in virtual time they are meta tensors, which have a shape and no
-data. Every message of a task names its ``assignment`` (the split of the model, or the federated round, that it belongs
-to), ``step`` and ``microbatch``; a sequence number in the frame keeps the order of messages between two nodes.
-
-Directions: ``uplink`` leads away from the UE, to the next node; ``downlink`` towards the UE, to the previous node.
+A message of a task names its ``assignment`` (number of the split, or federated round), ``step`` and ``microbatch``.
+Uplink leads away from the UE, to the next node; downlink towards the UE. In virtual time tensors are meta tensors.
 """
 
 from typing import Annotated, Any, NamedTuple
@@ -20,7 +16,7 @@ from nodes.spec.job import Job
 from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Service
 
-RUNNER = "runner"  # name of the runner, as a node's peer
+RUNNER = "runner"  # the runner's name as a peer
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, eq=False, forbid_unknown_fields=True):
@@ -28,14 +24,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, eq=False, forbid_unknow
 
 
 class Peer(NamedTuple):
-    """A node and the address at which it listens."""
+    """A node and the address it listens on."""
 
     name: str
     host: str = ""
     port: int = 0
 
 
-# Connection and life of a node
+# Control: connection and lifecycle of a node
 
 
 class Ready(Message, frozen=True, kw_only=True, tag="ready"):
@@ -56,21 +52,21 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
-    """The sender has no more work for the receiver, which ends."""
+    """The sender has no more work; the receiver shuts down."""
 
 
 class Replaced(Message, frozen=True, kw_only=True, tag="replaced"):
-    """The sender has another neighbour in the receiver's place, or has ended: this channel carries nothing more."""
+    """The sender replaced the receiver by another neighbour, or ended: nothing more follows on this channel."""
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):
-    """Node to runner: the node is done; what it did (a ``NodeReport`` of its protocol) as plain data."""
+    """Node to runner: the node is done; its ``NodeReport`` as plain data."""
 
     report: Any = None
 
 
 class Failure(Message, frozen=True, kw_only=True, tag="failure"):
-    """Node to runner: ``node`` cannot go on, with the reason in one line and the traceback of its own code."""
+    """Node to runner: ``node`` failed; the reason in one line and the traceback."""
 
     node: str
     reason: str
@@ -78,17 +74,17 @@ class Failure(Message, frozen=True, kw_only=True, tag="failure"):
 
 
 class PeerLost(Message, frozen=True, kw_only=True, tag="peer-lost"):
-    """Node to runner: the sender cannot go on because its channel to ``peer`` ended."""
+    """Node to runner: the sender failed because its channel to ``peer`` ended."""
 
     peer: str
     reason: str
 
 
-# Setup by the runner
+# Setup
 
 
 class Configure(Message, frozen=True, kw_only=True, tag="configure"):
-    """Runner to node: node ``index`` of ``job`` (and which ``source``), and the address of the next node."""
+    """Runner to node: be node ``index`` of ``job``, as source ``source``; ``downstream`` is the next node's address."""
 
     job: Job
     index: int
@@ -97,58 +93,46 @@ class Configure(Message, frozen=True, kw_only=True, tag="configure"):
 
 
 class Serve(Message, frozen=True, kw_only=True, tag="serve"):
-    """Runner to node: take part in ``service``.
-
-    ``layer_s`` [L] are the node's seconds of each layer, ``incoming`` the links from previous nodes by their name;
-    the ``source`` is the UE.
-    """
+    """Runner to node: take part in ``service``; ``source`` marks the UE."""
 
     service: Service
-    layer_s: tuple[float, ...]
-    incoming: dict[str, LinkSpec] = {}
+    layer_s: tuple[float, ...]  # [L], compute time of each layer on this node
+    incoming: dict[str, LinkSpec] = {}  # by the previous node's name
     source: bool = False
 
 
 class Enlist(Message, frozen=True, kw_only=True, tag="enlist"):
-    """Runner to process: be the nodes ``names`` of ``federation`` (an edge server, the cloud, or clients).
-
-    ``servers`` are the addresses of each node's servers, the one it begins with first.
-    """
+    """Runner to process: be the nodes ``names`` of ``federation`` (an edge server, the cloud, or clients)."""
 
     federation: Federation
     names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    servers: dict[str, tuple[Peer, ...]] = {}
+    servers: dict[str, tuple[Peer, ...]] = {}  # of each node, its first server first
 
 
-# Tasks: training and inference
+# Tasks of training and inference
 
 
 class Activation(Message, frozen=True, kw_only=True, tag="activation"):
     """Smashed data of a batch, sent to the next node, with the batch's labels.
 
-    ``tensors`` are the stage's wire tensors; ``grads`` names the values whose gradients return; ``scalars`` and
-    ``views`` complete the boundary's values. After the step's update every node saves its state as that after
-    ``save`` epochs. ``done`` is the number of layers done, where each node chooses its own split point.
+    ``tensors`` are the stage's wire tensors; ``scalars`` and ``views`` complete the boundary's values.
     """
 
     assignment: int
     step: int
     microbatch: int = 0
     train: bool
-    grads: tuple[str, ...] = ()
+    grads: tuple[str, ...] = ()  # values whose gradients return
     scalars: dict[str, Scalar] = {}
     views: dict[str, View] = {}
     tensors: Tensors
     labels: torch.Tensor | None = None
-    save: int | None = None
-    done: int | None = None
+    save: int | None = None  # after this step every node saves its state as that after ``save`` epochs
+    done: int | None = None  # layers computed, where each node chooses its own split point
 
 
 class Gradient(Message, frozen=True, kw_only=True, tag="gradient"):
-    """Gradients by value name, sent to the previous node; a value without a gradient is absent.
-
-    ``metrics`` are the last node's: loss, correct answers, samples.
-    """
+    """Gradients by value name, sent to the previous node, with the last node's metrics (loss, correct, count)."""
 
     assignment: int
     step: int
@@ -158,7 +142,7 @@ class Gradient(Message, frozen=True, kw_only=True, tag="gradient"):
 
 
 class Result(Message, frozen=True, kw_only=True, tag="result"):
-    """Output of the model for a batch or task, sent back towards the UE; ``metrics`` are added on the way."""
+    """Output of the model for a batch or task, sent towards the UE; nodes on the way add ``metrics``."""
 
     assignment: int
     step: int
@@ -168,7 +152,7 @@ class Result(Message, frozen=True, kw_only=True, tag="result"):
 
 
 class EpochReport(Message, frozen=True, kw_only=True, tag="epoch-report"):
-    """UE to runner: metrics of one epoch, and its losses, seconds of each step and of each test batch."""
+    """UE to runner: metrics and losses of one epoch, times of its steps and test batches."""
 
     metrics: dict[str, float]
     losses: torch.Tensor
@@ -177,35 +161,31 @@ class EpochReport(Message, frozen=True, kw_only=True, tag="epoch-report"):
 
 
 class ServeMember(Message, frozen=True, kw_only=True, tag="serve-member"):
-    """Runner to UE: requests are for ``member`` of the trained family from now on."""
+    """Runner to UE: serve later requests with ``member`` of the trained family."""
 
     member: int
 
 
-# Splits that change
+# Changing routes and splits
 
 
 class Route(Message, frozen=True, kw_only=True, tag="route"):
-    """Runner to node: the nodes after it, the next first. A route may change between tasks."""
+    """Runner to node: the nodes after it, nearest first. Routes change between tasks only."""
 
     nodes: tuple[Peer, ...]
 
 
 class LinkState(Message, frozen=True, kw_only=True, tag="link"):
-    """Runner to node: the link from the previous node ``upper`` as a base station would announce it."""
+    """Runner to node: state of the link from the previous node ``upper``, as a base station would announce it."""
 
     upper: str
     link: LinkSpec
 
 
 class SplitCost(Message, frozen=True, kw_only=True, tag="sci"):
-    """Split-cost information (HiveMind, section IV-C).
+    """Split costs (HiveMind, section IV-C): ``cost_s``, float32 [L+1], the least cost from each boundary on."""
 
-    ``tensors["cost_s"]`` is float32 [L+1], the least cost from each boundary on as the sender sees it. ``assignment``
-    numbers the update.
-    """
-
-    assignment: int
+    assignment: int  # number of the update
     node: str
     tensors: Tensors
 
@@ -217,33 +197,32 @@ class BeginUpdate(Message, frozen=True, kw_only=True, tag="begin-update"):
 
 
 class SplitPoint(Message, frozen=True, kw_only=True, tag="split-point"):
-    """UE to runner: its own split point since split-cost update ``number``."""
+    """UE to runner: the UE's split point since split-cost update ``number``."""
 
     number: int
     layers: int
 
 
 class TaskLost(Message, frozen=True, kw_only=True, tag="task-lost"):
-    """To the previous node of a service: task ``step`` will not come back."""
+    """To the previous node of a service: task ``step`` is lost."""
 
     step: int
 
 
 class TaskReport(Message, frozen=True, kw_only=True, tag="task-report"):
-    """UE to runner: one task of a service. Times by the nodes' clocks, comparable where they share one."""
+    """UE to runner: one task of a service. Times are by the nodes' clocks."""
 
     step: int
-    predicted_s: float  # the UE's least cost when it started
+    predicted_s: float  # the UE's least cost at the start
     began_s: float
-    ended_s: float  # when the last layer was done and the result where it was to be
-    returned_s: float  # when the UE received it
-    restarts: int = 0  # deaths of nodes that had it
-    splits: dict[str, int] = {}  # layers done when it left each node
+    ended_s: float  # last layer done, result at its destination
+    returned_s: float  # result received by the UE
+    restarts: int = 0  # by failures of nodes that held the task
+    splits: dict[str, int] = {}  # layers done on leaving each node
     tensors: Tensors = {}
 
     @property
     def latency_s(self) -> float:
-        """Seconds from the start until the last layer was done."""
         return self.ended_s - self.began_s
 
 
@@ -254,20 +233,17 @@ class SplitRequest(Message, frozen=True, kw_only=True, tag="split-request"):
 
 
 class SplitChange(Message, frozen=True, kw_only=True, tag="split-change"):
-    """To the next node: from the next training step on, in ``epoch`` (from 0), the nodes hold the layers of ``splits``.
+    """To the next node: hold the layers of ``splits`` from the next training step on, in ``epoch`` (from 0)."""
 
-    ``splits[p]`` layers are done when a task leaves node p. ``assignment`` numbers the change.
-    """
-
-    assignment: int
-    splits: tuple[int, ...]
+    assignment: int  # number of the change
+    splits: tuple[int, ...]  # layers done on leaving each node
     epoch: int = 0
 
 
 class Proposal(Message, frozen=True, kw_only=True, tag="proposal"):
-    """Splits proposed from training step ``step`` on: each node adds its own on the way to the last, which adds none.
+    """Splits proposed from training step ``step`` on: each node but the last appends its own.
 
-    Complete, it returns to the UE after the split costs of an update that begins at the last node.
+    The last node returns the complete proposal to the UE after its split-cost update.
     """
 
     step: int
@@ -287,17 +263,13 @@ class Parameters(Message, frozen=True, kw_only=True, tag="parameters"):
 
 
 class ClientHello(Message, frozen=True, kw_only=True, tag="client-hello"):
-    """Client to edge server: it comes for round ``round`` (0: it is new or was away) with ``samples`` pictures.
-
-    ``begun`` training steps were taken before; ``mean_samples`` are those of the mean client. ``current``: it has the
-    part that its last server shared.
-    """
+    """Client to edge server: join for round ``round`` (0: new, or back after a failure)."""
 
     round: int
-    begun: int
+    begun: int  # training steps taken before
     samples: int
-    mean_samples: float
-    current: bool = False
+    mean_samples: float  # over all clients
+    current: bool = False  # whether the client has the part that its last server shared
 
 
 class TrainRound(Message, frozen=True, kw_only=True, tag="train-round"):
@@ -314,7 +286,7 @@ class TestRound(Message, frozen=True, kw_only=True, tag="test-round"):
 
 
 class RoundTrained(Message, frozen=True, kw_only=True, tag="round-trained"):
-    """Client to edge server: the steps of a round are done; sums over their samples."""
+    """Client to edge server: sums over the samples of the round's training steps."""
 
     round: int
     loss: float
@@ -323,7 +295,7 @@ class RoundTrained(Message, frozen=True, kw_only=True, tag="round-trained"):
 
 
 class RoundTested(Message, frozen=True, kw_only=True, tag="round-tested"):
-    """Client to edge server: correct answers and all answers, by class."""
+    """Client to edge server: correct and all answers by class."""
 
     round: int
     correct_by_class: torch.Tensor
@@ -331,7 +303,7 @@ class RoundTested(Message, frozen=True, kw_only=True, tag="round-tested"):
 
 
 class ClientUpdate(Message, frozen=True, kw_only=True, tag="client-update"):
-    """Client to edge server: its part of the model after round ``round``, trained with ``samples``."""
+    """Client to edge server: the client's part of the model after ``round``, trained on ``samples``."""
 
     round: int
     samples: int
@@ -339,14 +311,14 @@ class ClientUpdate(Message, frozen=True, kw_only=True, tag="client-update"):
 
 
 class ClientModel(Message, frozen=True, kw_only=True, tag="client-model"):
-    """Edge server to client: the clients' part of the model, to go on from."""
+    """Edge server to client: the clients' part of the model to continue from."""
 
     round: int
     tensors: Tensors
 
 
 class EdgeUpdate(Message, frozen=True, kw_only=True, tag="edge-update"):
-    """Edge server to cloud: its part, and the clients' where it is shared, trained with ``samples`` in a round."""
+    """Edge server to cloud: its part, and the clients' where it is shared, trained on ``samples`` in a round."""
 
     round: int
     samples: int
@@ -355,7 +327,7 @@ class EdgeUpdate(Message, frozen=True, kw_only=True, tag="edge-update"):
 
 
 class GlobalModel(Message, frozen=True, kw_only=True, tag="global-model"):
-    """Cloud to edge server: the averaged parts, empty where nobody trained."""
+    """Cloud to edge server: the averaged parts, empty if no client trained."""
 
     round: int
     server: Tensors = {}
@@ -363,16 +335,13 @@ class GlobalModel(Message, frozen=True, kw_only=True, tag="global-model"):
 
 
 class Handover(Message, frozen=True, kw_only=True, tag="handover"):
-    """Edge server to edge server ``to``, by the cloud: ``client`` is yours from round ``round`` on.
-
-    ``tensors`` are what the client has at a server for itself alone; ``here``: it is on its way, not away at the time.
-    """
+    """Edge server to edge server ``to``, through the cloud: ``client`` belongs to ``to`` from ``round`` on."""
 
     round: int
     client: int
     to: str
-    here: bool
-    tensors: Tensors = {}
+    here: bool  # whether the client is about to join, not away
+    tensors: Tensors = {}  # the client's own server copy
 
 
 class ChangeServer(Message, frozen=True, kw_only=True, tag="change-server"):
@@ -390,19 +359,19 @@ class ClientLost(Message, frozen=True, kw_only=True, tag="client-lost"):
 
 
 class ClientReturned(Message, frozen=True, kw_only=True, tag="client-returned"):
-    """Runner to edge server: a process of ``client`` lives again."""
+    """Runner to edge server: a new process of ``client`` runs."""
 
     client: str
 
 
 class ClientFinished(Message, frozen=True, kw_only=True, tag="client-finished"):
-    """Client's process to runner, and runner to edge server: ``client`` has ended as it should."""
+    """Client's process to runner, and runner to edge server: ``client`` ended normally."""
 
     client: str
 
 
 class RoundReport(Message, frozen=True, kw_only=True, tag="round-report"):
-    """Edge server to runner: metrics of one round at server ``edge``; answers by class where clients tested."""
+    """Edge server to runner: metrics of one round at server ``edge``; answers by class if clients tested."""
 
     round: int
     edge: int
@@ -411,50 +380,13 @@ class RoundReport(Message, frozen=True, kw_only=True, tag="round-report"):
     total_by_class: torch.Tensor | None = None
 
 
-Setup = Configure | Serve | Enlist
-# Messages whose tensors may be large.
+# Messages with tensors that may be large.
 Bulk = Activation | Gradient | Result | Parameters | ClientUpdate | ClientModel | EdgeUpdate | GlobalModel | Handover
-AnyMessage = (
-    Ready
-    | Begin
-    | Heartbeat
-    | Shutdown
-    | Replaced
-    | Report
-    | Failure
-    | PeerLost
-    | Configure
-    | Serve
-    | Enlist
-    | Activation
-    | Gradient
-    | Result
-    | EpochReport
-    | ServeMember
-    | Route
-    | LinkState
-    | SplitCost
-    | BeginUpdate
-    | SplitPoint
-    | TaskLost
-    | TaskReport
-    | SplitRequest
-    | SplitChange
-    | Proposal
-    | Parameters
-    | ClientHello
-    | TrainRound
-    | TestRound
-    | RoundTrained
-    | RoundTested
-    | ClientUpdate
-    | ClientModel
-    | EdgeUpdate
-    | GlobalModel
-    | Handover
-    | ChangeServer
-    | ClientLost
-    | ClientReturned
-    | ClientFinished
-    | RoundReport
-)
+
+Control = Ready | Begin | Heartbeat | Shutdown | Replaced | Report | Failure | PeerLost
+Setup = Configure | Serve | Enlist
+Task = Activation | Gradient | Result | EpochReport | ServeMember | TaskLost | TaskReport
+Split = Route | LinkState | SplitCost | BeginUpdate | SplitPoint | SplitRequest | SplitChange | Proposal | Parameters
+Round = TrainRound | TestRound | RoundTrained | RoundTested | RoundReport | ClientUpdate | ClientModel
+Membership = ClientHello | Handover | ChangeServer | ClientLost | ClientReturned | ClientFinished
+AnyMessage = Control | Setup | Task | Split | Round | EdgeUpdate | GlobalModel | Membership

@@ -1,7 +1,7 @@
-"""How do messages cross a network? A ``Channel`` over one WebSocket and one upgraded socket for tensors.
+"""Channel over two connections: a WebSocket for control and an upgraded socket for tensors.
 
-Each frame's sequence number counts over both connections of its direction; the receiver puts them in order.
-The side that closes ends its direction of both connections; the other answers by doing the same.
+Sequence numbers count frames over both connections of a direction; the receiver reorders them. The closing side ends
+its direction of both connections, and the peer does the same in answer.
 """
 
 import asyncio
@@ -18,29 +18,28 @@ from nodes.wire.codec import Decoder, FrameError, Limits, encode
 from nodes.wire.messages import AnyMessage, Bulk
 from nodes.wire.tensor_socket import TensorSocket
 
-# Messages that wait for one sent before them: control overtakes a tensor on a slow link.
-MAX_EARLY = 1 << 14
-LAST_WORD_S = 3.0  # so long a peer whose connection broke may take to say why over the other
+MAX_EARLY = 1 << 14  # messages waiting for an earlier one: control overtakes tensors on a slow link
+LAST_WORD_S = 3.0  # for a peer to report over one connection why the other broke
 
 WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 
 
 def travels_in_bulk(message: AnyMessage) -> bool:
-    """Whether ``message`` carries tensors so large that it goes over the upgraded socket."""
+    """Whether ``message`` goes over the upgraded socket."""
     return isinstance(message, Bulk)
 
 
 class Reorder:
-    """Messages of two connections in the order in which they were sent."""
+    """Restores the sending order of messages from two connections."""
 
     def __init__(self) -> None:
         self._next = 0
         self._early: dict[int, AnyMessage] = {}
 
     def take(self, sequence: int, message: AnyMessage) -> Iterator[AnyMessage]:
-        """Yield the messages whose turn it now is. Raises FrameError for a number used twice or far ahead."""
+        """Yield the messages now due. Raises FrameError for a repeated number or one too far ahead."""
         if sequence in self._early or not self._next <= sequence < self._next + MAX_EARLY:
-            raise FrameError(f"message {sequence} came while {self._next} was due")
+            raise FrameError(f"got message {sequence}, expected {self._next}")
         self._early[sequence] = message
         while self._next in self._early:
             yield self._early.pop(self._next)
@@ -48,15 +47,15 @@ class Reorder:
 
     @property
     def gap(self) -> bool:
-        """Whether a message is missing that was sent before one that came."""
+        """Whether a message is missing before a received one."""
         return bool(self._early)
 
 
 class SocketChannel:
-    """One peer, over a WebSocket and, unless ``bulk`` is None, an upgraded socket. See ``Channel``.
+    """See ``Channel``. Without ``bulk`` everything goes over the WebSocket.
 
-    All that comes is read at once and kept until ``receive`` takes it; the windows of the protocol above
-    bound it. So gradients and control can always come through.
+    Messages are read at once and queued until ``receive``, so gradients and control always get through; the windows of
+    the protocol above bound the queue.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class SocketChannel:
         self.peer = peer
         self.sent: dict[str, Traffic] = {}
         self.connections = [counted.record] + ([bulk.counted.record] if bulk else [])
-        self._resources = resources or AsyncExitStack()  # released when the channel has ended
+        self._resources = resources or AsyncExitStack()  # released at the end of the channel
         self._websocket = websocket
         self._counted = counted
         self._bulk = bulk
@@ -81,9 +80,9 @@ class SocketChannel:
         self._decoder = Decoder(limits)
         self._reorder = Reorder()
         self._inbox: asyncio.Queue[AnyMessage | None] = asyncio.Queue()
-        self._why = ""  # the channel ends, once this is not empty
-        self._over = asyncio.Event()
-        self._broken = ""  # how a connection of it first broke
+        self._end_reason = ""  # the channel ends once this is set
+        self._ended = asyncio.Event()
+        self._broken = ""  # how a connection first broke
         self._goodbye: asyncio.Task[bool]
         self._running = asyncio.create_task(self._run())
         if bulk is not None:
@@ -91,7 +90,7 @@ class SocketChannel:
 
     @property
     def wire_s(self) -> float:
-        """A WebSocket's messages are small and come whole: theirs counts as none."""
+        """Time of the upgraded socket only: messages of the WebSocket are small."""
         return self._bulk.wire_s if self._bulk else 0.0
 
     @property
@@ -103,8 +102,8 @@ class SocketChannel:
         return self._serialise_s + (self._bulk.serialise_s if self._bulk else 0.0)
 
     async def send(self, message: AnyMessage) -> None:
-        """Returns once the kernel has the whole frame: the message's tensors may be changed then."""
-        if self._why:
+        """Return once the kernel has the whole frame, so that tensors may change."""
+        if self._end_reason:
             raise self._closed()
         began = time.perf_counter()
         header, *payload = encode(message, self._sequence)
@@ -118,7 +117,7 @@ class SocketChannel:
                 await self._websocket.send_bytes(b"".join([header, *payload]))
         except ConnectionError as error:
             self.broke(f"lost the connection: {error}")
-            await self._over.wait()
+            await self._ended.wait()
             raise self._closed() from None
 
     async def receive(self) -> AnyMessage:
@@ -129,39 +128,39 @@ class SocketChannel:
         return message
 
     async def close(self) -> None:
-        """Send what is pending, then close; what the peer still sends is dropped."""
+        """Send pending messages, then close; drop what the peer still sends."""
         self._end("this end is closed")
         await self.wait_closed()
 
     async def wait_closed(self) -> None:
-        """Return once the channel has ended and its ``connections`` are final."""
+        """Return once the channel has ended and ``connections`` are final."""
         await asyncio.wait([self._running])
 
     def deliver(self, sequence: int, message: AnyMessage) -> None:
-        """Take one message that came over either connection. Raises FrameError for an impossible number."""
-        if not self._why:
+        """Queue a message of either connection. Raises FrameError for an impossible number."""
+        if not self._end_reason:
             for ready in self._reorder.take(sequence, message):
                 self._inbox.put_nowait(ready)
 
     def fail(self, why: str) -> None:
-        """End the channel because of ``why``, and tell the peer."""
+        """End the channel and send ``why`` to the peer."""
         self._end(why, aiohttp.WSCloseCode.PROTOCOL_ERROR)
 
     def broke(self, why: str) -> None:
-        """End the channel because of ``why``, unless the peer soon says why it does: its word may be on the way."""
+        """End the channel because of ``why``, unless the peer's own reason arrives within ``LAST_WORD_S``."""
         if not self._broken:
             self._broken = why
             asyncio.get_running_loop().call_later(LAST_WORD_S, self.fail, why)
 
     def _closed(self) -> ChannelClosed:
-        return ChannelClosed(f"{self.peer}: {self._why}")
+        return ChannelClosed(f"{self.peer}: {self._end_reason}")
 
     def _end(self, why: str, code: int = aiohttp.WSCloseCode.OK) -> None:
-        if not self._why:
-            self._why = why
-            self._over.set()
+        if not self._end_reason:
+            self._end_reason = why
+            self._ended.set()
             self._graceful = code == aiohttp.WSCloseCode.OK
-            # A close frame has room for 123 bytes. Closing also breaks off the reader.
+            # A close frame holds 123 bytes. Closing also stops the reader.
             message = why.encode("ascii", "replace")[:120]
             self._goodbye = asyncio.create_task(self._websocket.close(code=code, message=message))
 
@@ -171,9 +170,9 @@ class SocketChannel:
                 self._end(await self._read())
             except (FrameError, ConnectionError) as error:
                 self.fail(str(error))
-            finally:  # whoever waits to receive must learn of the end, whatever brought it
-                self._why = self._why or "the reader failed"
-                self._over.set()
+            finally:  # wake receivers whatever ended the channel
+                self._end_reason = self._end_reason or "the reader failed"
+                self._ended.set()
                 self._inbox.put_nowait(None)
             if self._bulk is not None:
                 await self._bulk.finish(self._graceful)
@@ -181,7 +180,7 @@ class SocketChannel:
             await self._counted.settle(PATIENCE_S if self._graceful else 0)
 
     async def _read(self) -> str:
-        """Deliver what comes over the WebSocket until it ends; wait for the rest of the bulk; return why."""
+        """Deliver messages until both connections end; return the reason."""
         while True:
             received = await self._websocket.receive()
             match received.type:
@@ -196,17 +195,17 @@ class SocketChannel:
                     break
                 case aiohttp.WSMsgType.CLOSE:
                     raise ConnectionError(f"ended the connection: {received.extra}")
-                case aiohttp.WSMsgType.CLOSING if self._why:
-                    return self._why
+                case aiohttp.WSMsgType.CLOSING if self._end_reason:
+                    return self._end_reason
                 case aiohttp.WSMsgType.TEXT:
                     raise FrameError("text where a frame was expected")
                 case _:
-                    why = self._websocket.exception() or received.data or "its end came unannounced"
+                    why = self._websocket.exception() or received.data or "connection dropped"
                     raise ConnectionError(self._broken or f"lost the connection: {why}")
         if (bulk := self._bulk) is not None:
             await patiently(lambda: bulk.ended, lambda: bulk.received_bytes)
         if self._broken:
             raise ConnectionError(self._broken)
         if self._reorder.gap:
-            raise ConnectionError("closed the connection before all messages had come")
+            raise ConnectionError("closed the connection before all messages arrived")
         return "closed the connection"

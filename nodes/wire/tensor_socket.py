@@ -1,7 +1,7 @@
-"""How do large tensors cross? Over a socket that began as an HTTP request and now carries bare frames.
+"""Transfer of large tensors over an upgraded HTTP connection that carries bare frames.
 
-Bytes are read straight into the tensors they belong to and written straight from them. What has to be read is
-bounded by the windows of the protocol above, so reading never stops and gradients can always come through.
+Tensors are read and written in place. Reading never pauses, so gradients always get through; the windows of the
+protocol above bound the unread bytes.
 """
 
 import asyncio
@@ -17,28 +17,28 @@ JOINED_BYTES = 64 * 1024
 
 
 class Owner(Protocol):
-    """Who is told what came over a bulk connection."""
+    """Receiver of the events of a bulk connection."""
 
     def deliver(self, sequence: int, message: AnyMessage) -> None:
         """Take one message. May raise FrameError."""
 
     def fail(self, why: str) -> None:
-        """What came is of no use."""
+        """The received bytes are invalid."""
 
     def broke(self, why: str) -> None:
-        """The connection is no more."""
+        """The connection is lost."""
 
 
 class TensorSocket(asyncio.BufferedProtocol):
-    """Takes over the transport of an upgraded HTTP connection; reads nothing before it has an owner."""
+    """Protocol on an upgraded HTTP connection; reads nothing before it has an owner."""
 
     def __init__(self, transport: Counted, limits: Limits) -> None:
         self.counted = transport
         self.received_bytes = 0
-        self.wire_s = 0.0  # between first and last byte of each frame, summed
-        self.wire_bytes = 0  # that came in this time: of each frame all but the first segment
+        self.wire_s = 0.0  # see Channel
+        self.wire_bytes = 0
         self.serialise_s = 0.0
-        self.ended = False  # nothing more will come
+        self.ended = False  # no more bytes will arrive
         self.lost = asyncio.get_running_loop().create_future()
         self._decoder = Decoder(limits)
         self._frame_began = 0.0
@@ -46,22 +46,22 @@ class TensorSocket(asyncio.BufferedProtocol):
         self._owner: Owner | None = None
         self._writable = asyncio.Event()
         self._writable.set()
-        self._http = transport.get_protocol()  # aiohttp's, which wants to hear of the connection's end
+        self._http = transport.get_protocol()  # aiohttp's, which must learn of the connection's end
         transport.pause_reading()
         transport.set_protocol(self)
-        # So that a write returns only when the kernel has it all and its tensors may be changed.
+        # A write then returns only when the kernel has all bytes, so tensors may change.
         transport.set_write_buffer_limits(high=0)
 
     def attach(self, owner: Owner) -> None:
-        """Begin to read, for ``owner``."""
+        """Begin to read for ``owner``."""
         self._owner = owner
         self.counted.resume_reading()
 
     async def write(self, buffers: list[bytes | memoryview]) -> None:
-        """Write one frame. Returns once the kernel has it. Raises ConnectionError."""
+        """Write one frame; return once the kernel has it. Raises ConnectionError."""
         if self.counted.is_closing():
             raise ConnectionResetError("the bulk connection is closed")
-        # A header in one write with a large tensor shifts the kernel's copies off the pages: twice as slow.
+        # Joining a header to a large tensor makes the kernel's copies unaligned: twice as slow.
         if sum(map(len, buffers)) <= JOINED_BYTES:
             buffers = [b"".join(buffers)]
         for buffer in buffers:
@@ -71,7 +71,7 @@ class TensorSocket(asyncio.BufferedProtocol):
             raise ConnectionResetError("the bulk connection is lost")
 
     async def finish(self, graceful: bool) -> None:
-        """Flush, end our direction, close when the peer has ended its own; at once if not ``graceful``."""
+        """Flush, end our direction, wait for the peer's end, and close; close at once if not ``graceful``."""
         if graceful:
             await self.counted.settle()
             await patiently(lambda: self.ended, lambda: self.received_bytes)
@@ -101,11 +101,11 @@ class TensorSocket(asyncio.BufferedProtocol):
         except FrameError as error:
             self.ended = True
             self._owner.fail(str(error))
-            self.counted.pause_reading()  # where a next frame would start is unknown
+            self.counted.pause_reading()  # the start of the next frame is unknown
 
     def eof_received(self) -> bool:
         self._end("the stream ended inside a frame" if self._decoder.inside_frame else None)
-        return True  # our own direction stays open
+        return True  # keep our direction open
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end(None if self.ended else f"lost the bulk connection: {error or 'reset'}")

@@ -1,7 +1,7 @@
-"""How is a channel opened, and who may open one? Both over aiohttp, with a bearer token.
+"""Opening and accepting of channels over aiohttp, with a bearer token.
 
-The opener asks for the upgraded socket first, then for the WebSocket, naming both by one random id: by the
-time the WebSocket stands both ends have switched the other socket over, and the channel begins.
+The opener requests the upgraded socket, then the WebSocket, under one random id: once the WebSocket is open, both ends
+have upgraded the other socket and the channel begins.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Server:
-    """Accepts channels. ``limits`` hold for all of them and may grow later."""
+    """Accepts channels; ``limits`` apply to all of them and may grow later."""
 
     def __init__(self, token: str, limits: Limits | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
         self.host, self.port = host, port
@@ -44,17 +44,17 @@ class Server:
         self._unpaired: dict[str, TensorSocket] = {}
 
     async def start(self) -> None:
-        """Listen; ``port`` then is the one bound."""
+        """Start to listen and set ``port`` to the bound one."""
         await self._runner.setup()
         await web.TCPSite(self._runner, self.host, self.port).start()
         self.port = self._runner.addresses[0][1]
 
     async def accept(self) -> SocketChannel:
-        """The next channel that a peer has opened."""
+        """Next channel opened by a peer."""
         return await self._accepted.get()
 
     async def close(self) -> None:
-        """Stop to listen, then close all channels."""
+        """Stop listening, then close all channels."""
         for site in list(self._runner.sites):
             await site.stop()
         await asyncio.gather(*(channel.close() for channel in self._channels))
@@ -105,7 +105,7 @@ class Server:
 
 
 class CountingConnector(aiohttp.TCPConnector):
-    """Counts what crosses each connection, from the HTTP request on."""
+    """Counts the bytes of each connection from the HTTP request on."""
 
     def __init__(self, peer: str, namespace: str | None) -> None:
         def make(info: aiohttp.AddrInfoType) -> socket.socket:
@@ -130,7 +130,7 @@ class CountingConnector(aiohttp.TCPConnector):
 
 
 def authority(host: str, port: int) -> str:
-    """``host:port`` as in a URL, where an address of IPv6 stands in brackets."""
+    """``host:port`` as in a URL, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -145,11 +145,10 @@ async def connect(
     peer: str | None = None,
     namespace: str | None = None,
 ) -> SocketChannel:
-    """Open a channel to the server at ``host``, ``port``, which knows us as ``node`` and we it as ``peer``.
+    """Open a channel to the server ``peer`` at ``host``, ``port`` as ``node``. Raises ChannelClosed.
 
-    The address is one of the network ``namespace``, a path (None: of this process's own).
-    Without ``bulk`` there is the WebSocket alone, and no message may be larger than ``limits`` are now.
-    Raises ChannelClosed if the server cannot be reached or refuses.
+    ``namespace`` is the path of the network namespace to connect from. Without ``bulk`` only the WebSocket is opened,
+    and messages must fit the present ``limits``.
     """
     limits, peer = limits or Limits(), peer or authority(host, port)
     url, query, upgraded = f"http://{authority(host, port)}", {"node": node}, None
@@ -173,12 +172,7 @@ async def connect(
                 timeout=aiohttp.ClientWSTimeout(ws_close=PATIENCE_S),
             )
             return SocketChannel(
-                peer,
-                websocket,
-                connector.opened[-1],
-                bulk=upgraded,
-                limits=limits,
-                resources=resources.pop_all(),
+                peer, websocket, connector.opened[-1], bulk=upgraded, limits=limits, resources=resources.pop_all()
             )
     except aiohttp.WSServerHandshakeError as error:
         raise ChannelClosed(f"{peer}: refused with status {error.status}") from None
@@ -187,14 +181,14 @@ async def connect(
 
 
 def count_accepted(request: web.BaseRequest, record: Connection) -> Counted:
-    """Count what is written in answer to ``request``, on which nothing has been written yet."""
+    """Count bytes written in answer to ``request``, before the first."""
     counted = Counted(cast(asyncio.Transport, request.transport), record, opened=False)
     request.protocol.transport = cast(asyncio.Transport, counted)
     return counted
 
 
 def largest_message(limits: Limits) -> int:
-    """aiohttp's ``max_msg_size``, which a message must stay below."""
+    """aiohttp's ``max_msg_size``, an exclusive bound."""
     return PREFIX.size + limits.header_bytes + limits.payload_bytes + 1
 
 

@@ -69,7 +69,7 @@ class JointSegment(Segment):
         size = _common_size(arrived)
         if positions:
             _check_rows(arrived, size)
-        self._inbound.train(True)
+        self.inbound.train(True)
         if self._part is not None:
             self._part.train(True)
         scores = [{"count": float(size), "loss": 0.0, "correct": 0.0} for _ in arrived]
@@ -168,7 +168,7 @@ class JointSegment(Segment):
         values: list[Values] = []
         for batch, some in zip(arrived, codes, strict=True):
             self._seed(batch.message, self.place.inbound, 1)
-            restored = self._inbound.restore(some)
+            restored = self.inbound.restore(some)
             check_restored(restored, self._arriving, set(batch.message.views))
             values.append(unpack(restored, batch.message.views, batch.message.scalars))
         return self._through(_joined(values, rows), arrived[0].message)
@@ -190,21 +190,21 @@ class JointSegment(Segment):
         if message.labels is None:
             raise ProtocolError(f"step {message.step} came without labels")
         with torch.no_grad():
-            codes = self._inbound.decode(self._here(message.tensors))
+            codes = self.inbound.decode(self._to_device(message.tensors))
         if unknown := set(message.grads) - set(codes):
             raise ProtocolError(f"gradients are wanted of values that did not come: {sorted(unknown)}")
         return _Batch(message, codes, message.labels.to(self._device), weight, scale)
 
     def _returned(self, leaves: Tensors, weight: float) -> Tensors:
         gradients = {name: leaf.grad / weight for name, leaf in leaves.items() if leaf.grad is not None}
-        return _wire(self._inbound.encode_gradients(gradients))
+        return _wire(self.inbound.encode_gradients(gradients))
 
     @contextmanager
     def _frozen_statistics(self) -> Iterator[None]:
         """Let batch norm leave its running statistics as they are, and use them if they are the ones to use."""
         norms = [
             module
-            for held in (self._part, self._inbound)
+            for held in (self._part, self.inbound)
             for module in (held.modules() if held is not None else ())
             if isinstance(module, _BatchNorm) and module.track_running_stats
         ]
@@ -235,12 +235,12 @@ class SharingSegment(Segment):
         except Exception as error:  # whatever stands in the file
             raise ModelError(f"{path} is no state of this client's part: {one_line(error)}") from None
 
-    def _came_back(self, tensors: Tensors) -> Tensors:
+    def _decode_gradients(self, tensors: Tensors) -> Tensors:
         shared = {name.removeprefix(SHARED): value for name, value in tensors.items() if name.startswith(SHARED)}
-        own = super()._came_back({name: value for name, value in tensors.items() if not name.startswith(SHARED)})
+        own = super()._decode_gradients({name: value for name, value in tensors.items() if not name.startswith(SHARED)})
         if not shared:
             return own
-        shared = super()._came_back(shared)
+        shared = super()._decode_gradients(shared)
         return {name: torch.cat([value, own[name]]) if name in own else value for name, value in shared.items()}
 
 

@@ -66,7 +66,7 @@ class MovingSegment(Segment):
             states |= load_training_state(self._named(message.start, message.stop), message.tensors)
         before, after = (stages(splits, self.layers) for splits in (self._splits, change.splits))
         same = {key[0] for key in before.intersection(after)}
-        held = [(self.place.inbound, self._inbound), (self.place.outbound, self._outbound)]
+        held = [(self.place.inbound, self.inbound), (self.place.outbound, self.outbound)]
         self._kept = {link: stage for link, stage in held if link is not None and link in same}
         self._splits, self._assignment = change.splits, change.assignment
         self._hold(self._whole, layer_range(change.splits, self.place.index, self.layers))

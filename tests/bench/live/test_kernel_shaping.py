@@ -169,7 +169,7 @@ def test_a_service_lives_in_namespaces_and_so_does_a_node_that_joins_it():
 def test_a_link_changes_in_the_kernel_and_in_what_is_emulated_on_top():
     async def change() -> None:
         async with Kernel(("a", "b"), [FAST], 0, "netem" if BACKEND == "kernel" else "tbf", [(0, 1)]) as kernel:
-            await kernel.door(0, ("127.0.0.1", 1))
+            await kernel.connect_address(0, ("127.0.0.1", 1))
             await kernel.change(0, up=LinkProfile(rate_bps=16e6, delay_s=0.25))
             assert rate(kernel.namespaces["a"], "link0") == 2_000_000
             assert rate(kernel.namespaces["b"], "link0") == 50_000_000
@@ -181,7 +181,7 @@ def test_a_link_changes_in_the_kernel_and_in_what_is_emulated_on_top():
 def test_a_link_that_began_without_a_delay_is_not_given_one_by_an_emulator_that_is_not_there():
     async def change() -> None:
         async with Kernel(("a", "b"), [Duplex(up=LinkProfile(rate_bps=1e6))], 0, "tbf", [(0, 1)]) as kernel:
-            await kernel.door(0, ("", 1))
+            await kernel.connect_address(0, ("", 1))
             await kernel.change(0, up=LinkProfile(rate_bps=2e6))
             with pytest.raises(ValueError, match="from a began as unlimited"):
                 await kernel.change(0, up=LinkProfile(rate_bps=2e6, delay_s=1.0))

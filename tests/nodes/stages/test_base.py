@@ -296,7 +296,7 @@ def make_message(**changes):
     [
         ({"grads": ("nobody",)}, "nobody"),
         ({"labels": None}, "without labels"),
-        ({"tensors": {}, "grads": ()}, "did not come"),
+        ({"tensors": {}, "grads": ()}, "missing"),
     ],
 )
 def test_a_message_that_does_not_fit_is_a_protocol_error(changes, words):

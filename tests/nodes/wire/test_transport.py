@@ -162,7 +162,7 @@ def test_reorder_refuses_a_number_used_before_or_far_ahead(sequence: int) -> Non
     list(reorder.take(0, control(0)))
     list(reorder.take(2, control(2)))
     assert reorder.gap
-    with pytest.raises(FrameError, match=f"message {sequence} came while 1 was due"):
+    with pytest.raises(FrameError, match=f"got message {sequence}, expected 1"):
         list(reorder.take(sequence, control(9)))
 
 
@@ -435,8 +435,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
         (random.Random(1).randbytes(5000), "frame of version|header of|payload of"),
         (OVERSIZE, f"payload of {2**60} bytes"),
         (FRAME[:30] + b"?" + FRAME[31:], "checksum"),
-        (FRAME + FRAME, "message 0 came while 1 was due"),
-        (b"".join(encode(control(0), 2**31)), "message 2147483648 came while 0 was due"),
+        (FRAME + FRAME, "got message 0, expected 1"),
+        (b"".join(encode(control(0), 2**31)), "got message 2147483648, expected 0"),
         (FRAME[:-1], "ended inside a frame"),
         (FRAME[:5], "ended inside a frame"),
     ],
@@ -499,7 +499,7 @@ def test_a_goodbye_before_all_messages_came_is_an_error(run: Run) -> None:
             await websocket.send_bytes(b"".join(encode(control(1), 1)))
             writer.write_eof()
             await websocket.close()
-            with pytest.raises(ChannelClosed, match="before all messages had come"):
+            with pytest.raises(ChannelClosed, match="before all messages arrived"):
                 await channel.receive()
 
     run(scenario())

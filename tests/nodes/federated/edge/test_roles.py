@@ -499,7 +499,7 @@ def test_weights_that_do_not_fit_are_refused():
     worker = ClientWorker(federation, 0, load_data(federation.job))
     given = worker.give(0)
     narrow = replace(given, tensors=given.tensors | {"0.weight": torch.zeros(1)})
-    with pytest.raises(ProtocolError, match=r"0\.weight came as torch\.float32"):
+    with pytest.raises(ProtocolError, match=r"0\.weight: got torch\.float32"):
         worker.adopt(ClientModel(round=0, tensors=narrow.tensors))
     with pytest.raises(ProtocolError, match=r"do not fit: .*0\.weight"):
         worker.adopt(ClientModel(round=0, tensors={k: v for k, v in given.tensors.items() if k != "0.weight"}))
