@@ -12,6 +12,7 @@ import msgspec
 from bench.gate.compare import GateRule
 from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement
+from bench.suite.parameter_types import Count, NonNegative
 from bench.suite.strict_yaml import DecHook
 from reports.claims.claim import Claim
 from reports.figures.panels import FigureSpec
@@ -20,8 +21,6 @@ from reports.record import CaseValue, Mode, Scale
 
 SCALES: tuple[Scale, ...] = get_args(Scale)
 Identifier = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*$")]
-Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Axis = list[CaseValue] | dict[str, Any]  # values, or {label: value}
 Run = Callable[[Any, Context], Iterable[Measurement]]
 Teller = Callable[[Scale, dict[str, CaseValue], Key, str], str]  # by scale, case and key
@@ -33,7 +32,7 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     parameters: dict[str, Any] = {}
     grid: dict[str, Axis] = {}
     seeds: Count | None = None
-    estimate_s: Seconds | None = None
+    estimate_s: NonNegative | None = None
     skip: bool | str = False
 
 
@@ -57,7 +56,7 @@ class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     grid: dict[str, Axis] = {}
     seeds: Count = 1
     parallel: bool = False
-    estimate_s: Seconds | None = None
+    estimate_s: NonNegative | None = None
     scales: dict[Scale, Override] = {}
     figures: list[FigureSpec] = []
 

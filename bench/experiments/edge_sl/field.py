@@ -11,20 +11,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.experiments.common.learning import Learning, largest_payload
 from bench.experiments.hivemind.network.scenario import Machine
 from bench.experiments.hivemind.network.training import FLOAT_BYTES
-from bench.suite.experiment import Problem
-from bench.suite.parameter_types import Count, Positive, Share
+from bench.suite.experiment import Context, Problem
+from bench.suite.parameter_types import Count, ModelName, Positive, Share
 from netem.cellular.iab import TOPOLOGIES
 from netem.cellular.mobility import Trajectory, distances, serving_cells
 from netem.cellular.network import HYSTERESIS_DB
 from nodes.costs.profile import Profile
+from nodes.model.chain import Chain
+from nodes.spec.job import Job, OptimizerSpec
 from nodes.splitting.migration import (
     CLOUD,
     BackhaulLink,
@@ -37,6 +40,7 @@ from nodes.splitting.migration import (
 )
 from nodes.splitting.search import transfer_s
 
+CLASSES = 10
 STRATEGIES: tuple[MigrationStrategy, ...] = ("stay", "migrate", "replicate")
 
 
@@ -63,6 +67,30 @@ class FieldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         """Problems of the field with a model of ``layers`` layers."""
         links = {"access": self.access, "lateral": self.lateral, "backhaul": self.backhaul}
         return placement_problems(self.device_layers, layers, links)
+
+
+class TrainedFieldParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A field whose clients train ``model``."""
+
+    model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
+    side: Count = 32
+    optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
+
+    def job(self, context: Context, layout: Chain, train_samples: int, test_samples: int, **rest: Any) -> Job:
+        """The job of the training on one thread of the CPU; a payload may hold all parameters and their optimizer."""
+        learning = Learning(
+            model=self.model,
+            optimizer=OptimizerSpec(momentum=0.9 if self.optimizer_states else 0.0),
+            batch_size=self.batch_size,
+            side=self.side,
+            train_samples=train_samples,
+            test_samples=test_samples,
+            threads=1,
+        )
+        weights_bytes = sum(tensor.nbytes for tensor in layout.model.state_dict().values())
+        payload_bytes = largest_payload(layout, self.batch_size) + 3 * weights_bytes
+        fields = {"classes": CLASSES, "device": "cpu", "payload_bytes": payload_bytes}
+        return learning.job(context, layout, **fields, **rest)
 
 
 class FieldRound(NamedTuple):

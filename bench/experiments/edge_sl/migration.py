@@ -10,19 +10,23 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
 
-import msgspec
 import torch
 from msgspec.structs import replace
 
-from bench.experiments.common.learning import ANY_CLASSES, largest_payload, layers_of
-from bench.experiments.edge_sl.field import EdgeField, FieldParameters, edges_along_trajectory, make_field
-from bench.experiments.edge_sl.placement import CLASSES, held_bytes
+from bench.experiments.common.learning import ANY_CLASSES, layers_of
+from bench.experiments.edge_sl.field import (
+    CLASSES,
+    EdgeField,
+    TrainedFieldParameters,
+    edges_along_trajectory,
+    make_field,
+)
+from bench.experiments.edge_sl.placement import held_bytes
 from bench.experiments.hivemind.network.scenario import DEVICES, Machine
 from bench.experiments.hivemind.network.training import FLOAT_BYTES
 from bench.suite.experiment import Context, Measurement, Problem, Setting
-from bench.suite.parameter_types import Count, ModelName, Positive
+from bench.suite.parameter_types import Count, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.costs.devices import predict_profile
@@ -34,7 +38,7 @@ from nodes.federated.in_process import FederationOutcome, run_in_process, run_in
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
 from nodes.spec.federation import ClientMove, Federation
-from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
+from nodes.spec.job import Job, StageSpec, Timing
 from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, State, follow_separate_copies
 from reports.record import CaseValue
 
@@ -45,16 +49,13 @@ KINDS = {
 }
 
 
-class RoamingParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RoamingParameters(TrainedFieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model that clients train in process; on a virtual clock only shapes are computed.
 
     Edges store as many copies of the layers after the devices' as fit. The data of a client with its copy at another
     edge uses the client's own link only.
     """
 
-    model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
-    side: Count = 32
-    optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
     storage_share: Positive = 1.0
     test_samples: Count = 200
 
@@ -89,7 +90,15 @@ def roaming(parameters: RoamingParameters, context: Context) -> Iterator[Measure
     field = make_field(parameters, kept, context.seed)
     states, predicted = decided(field, held_bytes(chain, parameters.optimizer_states)[parameters.device_layers :])
     holders = [[state.holders[0] for state in one] for one in states]
-    job = _job(parameters, context, chain)
+    job = parameters.job(
+        context,
+        chain,
+        train_samples=parameters.clients * parameters.batches * parameters.batch_size,
+        test_samples=parameters.test_samples,
+        nodes=("client", "edge"),
+        splits=(parameters.device_layers,),
+        stages=(StageSpec(),),
+    )
     data = load_data(job)
     outcomes: dict[str, FederationOutcome] = {}
     for name, places in (("moving", holders), ("staying", holders[:1] * len(holders))):
@@ -146,29 +155,6 @@ def federation_moves(places: Sequence[Sequence[str]]) -> tuple[list[str], tuple[
                 moves.append(ClientMove(client, number, edges.index(edge)))
         at = list(now)
     return edges, tuple(moves)
-
-
-def _job(parameters: RoamingParameters, context: Context, chain: Chain) -> Job:
-    weights = sum(tensor.nbytes for tensor in chain.model.state_dict().values())
-    return Job(
-        model=str(parameters.model),
-        input_shape=chain.input_shape,
-        classes=CLASSES,
-        nodes=("client", "edge"),
-        splits=(parameters.device_layers,),
-        stages=(StageSpec(),),
-        data=DataSpec(
-            name=context.dataset,
-            directory=str(context.data_dir.resolve()) if context.data_dir else None,
-            train_samples=parameters.clients * parameters.batches * parameters.batch_size,
-            test_samples=parameters.test_samples,
-        ),
-        optimizer=OptimizerSpec(momentum=0.9 if parameters.optimizer_states else 0.0),
-        batch_size=parameters.batch_size,
-        seed=context.seed,
-        threads=1,
-        payload_bytes=largest_payload(chain, parameters.batch_size) + 3 * weights,
-    )
 
 
 def _federation(

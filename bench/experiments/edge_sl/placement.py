@@ -14,26 +14,32 @@ import torch
 from msgspec.structs import replace
 
 from bench.experiments.common.learning import layers_of
-from bench.experiments.edge_sl.field import STRATEGIES, FieldParameters, batch_s, make_field, placement_problems
+from bench.experiments.edge_sl.field import (
+    CLASSES,
+    STRATEGIES,
+    FieldParameters,
+    TrainedFieldParameters,
+    batch_s,
+    make_field,
+    placement_problems,
+)
 from bench.experiments.hivemind.network.scenario import DEVICES, profiles
 from bench.experiments.hivemind.network.training import FLOAT_BYTES
 from bench.suite.experiment import Context, Measurement, Problem, Setting
-from bench.suite.parameter_types import Count, ModelName, Share, WorkloadName
+from bench.suite.parameter_types import Count, Share, WorkloadName
 from nodes.costs.devices import predict_profile
 from nodes.costs.workload import Inspected, inspect_chain
 from nodes.errors import ModelError
 from nodes.model.chain import Chain
 from nodes.model.checkpoint import checkpoint_path
 from nodes.model.factory import build_model
-from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.spec.job import Job, StageSpec
 from nodes.splitting.migration import BackhaulLink, Controller, State, route_s
 from nodes.splitting.placement import ServerPath, place_layers
 from nodes.splitting.search import transfer_s
 from nodes.training.in_process import run_in_process
 from nodes.training.report import TrainingOutcome
 from reports.record import Mode
-
-CLASSES = 10
 
 
 class PlacementParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,13 +52,10 @@ class PlacementParameters(FieldParameters, frozen=True, kw_only=True, forbid_unk
         yield from self.field_problems(len(profiles(self.workload)["ue"].layers))
 
 
-class MigrationParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MigrationParameters(TrainedFieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model that one client trains."""
 
     clients: Count = 1
-    optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
-    model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
-    side: Count = 32
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         if setting.mode == "virtual":
@@ -123,7 +126,8 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
     field = make_field(
         parameters, {name: predict_profile(device, work) for name, device in DEVICES.items()}, context.seed
     )
-    held = held_bytes(Chain(network, shape), parameters.optimizer_states)
+    chain = Chain(network, shape)
+    held = held_bytes(chain, parameters.optimizer_states)
     model = field.model._replace(held_bytes=held[parameters.device_layers :])
     controller = Controller(field.network, model, "migrate", 1, parameters.batches, field.stay_rounds)
     states = [controller.begin(field.attached[0])]
@@ -133,25 +137,16 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
     edges = tuple(edge for edge in field.network.edges if edge in visited)
     splits = [chain_splits(state, edges, parameters.device_layers) for state in states]
     moves = {parameters.batches * number: after for number, after in enumerate(splits)}
-    job = Job(
-        model=str(parameters.model),
-        input_shape=shape,
-        classes=CLASSES,
+    job = parameters.job(
+        context,
+        chain,
+        train_samples=parameters.batches * parameters.batch_size,
+        test_samples=parameters.batch_size,
         nodes=("device", *edges, "cloud"),
         splits=splits[0],
         stages=(StageSpec(),) * len(splits[0]),
-        data=DataSpec(
-            name=context.dataset,
-            directory=str(context.data_dir.resolve()) if context.data_dir else None,
-            train_samples=parameters.batches * parameters.batch_size,
-            test_samples=parameters.batch_size,
-        ),
-        optimizer=OptimizerSpec(momentum=0.9 if parameters.optimizer_states else 0.0),
         epochs=parameters.rounds,  # one a round
         steps=parameters.batches,
-        batch_size=parameters.batch_size,
-        seed=context.seed,
-        threads=1,
     )
     moved, moved_state = _trained(replace(job, moves=moves, checkpoint=str(context.scratch / "moves")), context.mode)
     stayed, stayed_state = _trained(replace(job, checkpoint=str(context.scratch / "stays")), "in-process")

@@ -9,11 +9,10 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
-import msgspec
-
 from bench.experiments.hivemind.live_route import (
     LiveRouteParameters,
     RouteNodeName,
+    ServiceParameters,
     error_of,
     held,
     known_of,
@@ -23,23 +22,19 @@ from bench.experiments.hivemind.live_route import (
 )
 from bench.live.inference import LiveService, ServiceSetup
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import Count, ModelName
+from bench.suite.parameter_types import Count
 from netem.profiles import Duplex
 from nodes.inference.frames import frames_of_model
 from nodes.runtime.report import NodeReport
-from nodes.spec.job import Granularity
 from nodes.spec.service import Pace
 from nodes.wire.channel import Traffic
 from nodes.wire.messages import TaskReport
 from reports.record import CaseValue
 
 
-class UpdateParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class UpdateParameters(ServiceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``updates`` of a chain joined by ``links``, from the UE on, after ``discarded`` others."""
 
-    model: ModelName = ModelName("resnet18")
-    input_side: Count = 32
-    granularity: Granularity = "module"
     links: tuple[Duplex, ...] = (Duplex(),) * 4
     updates: Count = 60
     discarded: Count = 5

@@ -37,7 +37,15 @@ class RouteLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     delay_s: NonNegative
 
 
-class LiveRouteParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ServiceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model of a service, for pictures of ``input_side`` pixels."""
+
+    model: ModelName = ModelName("resnet18")
+    input_side: Count = 32
+    granularity: Granularity = "module"
+
+
+class LiveRouteParameters(ServiceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``tasks`` of a service on the route ``before``, from the UE on, over ``links`` (``ue-iab1``).
 
     ``model_compute_s`` are the seconds of the whole model on each node's device. Only the nodes of ``computing`` may
@@ -48,9 +56,6 @@ class LiveRouteParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     links: dict[str, RouteLink]
     before: list[RouteNodeName]
     computing: list[RouteNodeName] = []
-    model: ModelName = ModelName("resnet18")
-    input_side: Count = 32
-    granularity: Granularity = "module"
     tasks: Count = 8
     dilation: Annotated[float, msgspec.Meta(ge=1)] = 1.0
 

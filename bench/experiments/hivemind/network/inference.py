@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from bench.experiments.common.distribution import spread
+from bench.experiments.general.cellular import NetworkParameters
 from bench.experiments.hivemind.network.scenario import (
     MAY_COMPUTE,
     Machine,
@@ -25,23 +26,24 @@ from bench.experiments.hivemind.network.scenario import (
 from bench.experiments.hivemind.network.tasks import Field, TaskTrace, present, tasks
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Count, Duration, Positive, WorkloadName
-from netem.cellular.iab import IabRoute, NetworkKind
+from netem.cellular.iab import IabRoute
 from netem.cellular.network import Network
-from netem.cellular.traffic import Load
 from nodes.splitting.search import sink_costs, split_node
 from reports.record import CaseValue
 
 
-class InferenceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class InferenceParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``tasks`` over ``duration_s`` of a network; ``input_bytes`` replaces the size of a float32 picture."""
 
-    kind: NetworkKind = "mmwave"
-    load: Load = "mid"
-    coherence_s: Duration = 0.05
-    duration_s: Duration = 600.0
     workload: WorkloadName = WorkloadName("resnet18-88")
     tasks: Count = 600
     input_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] | None = None
+
+
+class LimitedParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tasks with a limit of latency, ``limit_ms``."""
+
+    limit_ms: Positive = 120.0
 
 
 class CapabilityParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bench.experiments.common.distribution import spread
 from bench.experiments.hivemind.network.energy import COUNTED, TASKS_A_BATCH, Meter
-from bench.experiments.hivemind.network.inference import InferenceParameters, network_of
+from bench.experiments.hivemind.network.inference import InferenceParameters, LimitedParameters, network_of
 from bench.experiments.hivemind.network.scenario import (
     DEVICES,
     HOP_S,
@@ -24,7 +24,7 @@ from bench.experiments.hivemind.network.scenario import (
 )
 from bench.experiments.hivemind.network.tasks import Field, LinkUse, present
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import Count, Positive
+from bench.suite.parameter_types import Count
 from netem.cellular.iab import IabRoute
 from netem.cellular.network import Network
 from nodes.costs.devices import BACKWARD, layer_s
@@ -46,14 +46,13 @@ class Layer(NamedTuple):
     parameter_bytes: int
 
 
-class NonlinearParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NonlinearParameters(LimitedParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A recurrent model of ``steps`` modules; ``limit_ms`` of latency is the paper's."""
 
     steps: Count = 200
     features: Count = 100  # of a word, in the labeller that the paper cites: an assumption
     hidden: Count = 300  # likewise
     classes: Count = 10
-    limit_ms: Positive = 120.0
 
 
 class AgentParameters(NonlinearParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
