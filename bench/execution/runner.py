@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.console.view import LiveView, plan_lines
-from bench.execution.case import CaseResult, failed_by, collect_garbage_between, run_case
+from bench.execution.case import CaseResult, collect_garbage_between, failed_by, run_case
 from bench.execution.folder import Output
 from bench.execution.journal import case_key
 from bench.execution.plan import Options, RunOutcome, RunPlan, Schedule, make_plan

@@ -67,4 +67,4 @@ def test_nodes_that_measure_a_slow_link_move_layers_off_it_and_change_nothing_of
     assert live.losses == stays.losses
     assert [node.layers for node in run_in_process(job).nodes] == [0, 0, layers]  # there no link is slow
     assert [node.layers for node in live.nodes] == [layers, 0, 0]
-    assert live.nodes[0].sent_uplink["assign"].messages == 1
+    assert live.nodes[0].sent_uplink["split-change"].messages == 1
