@@ -65,9 +65,9 @@ def failed(case: Case, reason: str, traceback: str = "") -> CaseResult:
 
 
 def collect_garbage_between(cases: Iterable[T]) -> Iterator[T]:
-    """Each of ``cases``, with the memory of one freed before the next: models hold reference cycles.
+    """Yield ``cases`` and collect garbage between them: models hold reference cycles.
 
-    Objects that exist after the first case, mostly modules, are frozen: to scan them takes longer than many cases.
+    Objects alive after the first case, mostly modules, are frozen: scanning them takes longer than many cases.
     """
     try:
         for number, case in enumerate(cases):

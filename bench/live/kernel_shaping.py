@@ -1,8 +1,7 @@
-"""How does the kernel shape the links of a live run? Each node in a network namespace, a veth pair for each link.
+"""Kernel shaping of a live run: each node in a network namespace, a veth pair per link.
 
-With netem the kernel does all; with tbf alone it does the rate, and an emulator in the upstream node's namespace
-the rest. The runner's own connections enter a namespace by its loopback device, which nothing shapes. What an
-earlier runner that was killed left is removed first.
+With netem the kernel shapes everything; with tbf alone it limits the rate, and an emulator in the upstream node's
+namespace does the rest. The runner connects to nodes over the namespace's loopback device, which is not shaped.
 """
 
 import asyncio
@@ -23,24 +22,21 @@ from netem.profiles import Duplex
 
 
 class Kernel:
-    """See ``bench.live.shaping.Shaping``. ``kind`` is what the kernel has. Raises ShapeError, EmulatorError.
-
-    Links that follow traces are changed by this process, each change when its time has come.
-    """
+    """See ``bench.live.shaping.Shaping``. Traces are applied by this process. Raises ShapeError, EmulatorError."""
 
     namespaces: Mapping[str, str]
 
     def __init__(
         self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, kind: ShaperKind, ends: Sequence[LinkEnds]
     ) -> None:
-        """Raises ValueError for a half-duplex link: two ends that shape what they send share no medium."""
+        """Raises ValueError for a half-duplex link: two shaped ends share no medium."""
         for (near, _), link in zip(ends, links, strict=False):
             if link.half_duplex:
-                raise ValueError(f"the link from {nodes[near]} is half duplex, which only --shaping emulated can do")
+                raise ValueError(f"link from {nodes[near]}: half duplex needs --shaping emulated")
         self._nodes, self._links, self._kind = nodes, links, kind
         self._network = NamespaceNetwork(kind, nodes, ends)
         self._emulated = Emulated(nodes, [_rest(link) for link in links] if kind == "tbf" else [], seed, ends)
-        self._thread = ThreadPoolExecutor(1)  # netlink's, which runs a loop of its own
+        self._thread = ThreadPoolExecutor(1)  # for netlink, which runs its own event loop
         self._began = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -81,7 +77,7 @@ class Kernel:
         await asyncio.gather(self._emulated.watch(), self._follow())
 
     async def _follow(self) -> None:
-        """Change the links that follow traces, once they are to."""
+        """Apply the traces, once started."""
         await self._began.wait()
         played = [(hop, link) for hop, link in enumerate(self._links) if link.trace is not None]
         await asyncio.gather(*(follow(link, partial(self.change, hop)) for hop, link in played))
@@ -91,7 +87,7 @@ class Kernel:
 
 
 def _rest(link: Duplex) -> Duplex:
-    """What of ``link`` tbf leaves to do. A trace may be about any of it, so an emulator stands there at any rate."""
+    """``link`` without the rate, which tbf limits; a trace stays, as it may change anything."""
     return replace(link, up=_without_rate(link.up), down=_without_rate(link.down))
 
 

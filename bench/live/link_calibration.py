@@ -1,4 +1,4 @@
-"""What do links really do on this machine? Their profiles beside what is measured through them, and how far off."""
+"""Link calibration: requested link profiles against measurements on this machine."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -14,19 +14,19 @@ from netem.link import LinkProfile
 from netem.profiles import LINKS, Duplex
 from reports.record import ShapingBackend as Backend
 
-RATE_TOLERANCE = 0.05  # of the rate
+RATE_TOLERANCE = 0.05  # fraction
 DELAY_TOLERANCE_S = 0.001
-MEDIAN_ERROR = 1.2533  # standard error of a median of n draws of a normal, times the root of n, in deviations
+MEDIAN_ERROR = 1.2533  # standard error of a normal sample's median, times sqrt(n), in standard deviations
 BULK_S = 0.5
 MESSAGES = 40
 RATES_BPS = (1e6, 5e6, 20e6, 50e6, 100e6, 200e6)
 DELAYS_S = (0.0, 0.001, 0.005, 0.02, 0.05)
 SIZES_BYTES = (4 << 10, 64 << 10, 512 << 10, 4 << 20)
-SWEPT = LinkProfile(rate_bps=100e6, delay_s=0.005)  # what the sweeps vary
+SWEPT = LinkProfile(rate_bps=100e6, delay_s=0.005)  # base of the sweeps
 
 
 class Asked(NamedTuple):
-    """A link of which the way up is to be measured."""
+    """A link whose uplink is to be measured."""
 
     link: str
     direction: str
@@ -35,11 +35,9 @@ class Asked(NamedTuple):
 
 
 class CalibrationRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One direction of a link: what was asked for and what was measured. None is an unlimited rate.
+    """One direction of a link, requested and measured. A rate of None is unlimited.
 
-    ``measured_loss`` counts the stalls of a round trip among segments; ``late_s`` is by how much a whole message
-    came later than its bytes at the rate and the delay. ``within`` the tolerances is a delay that differs by
-    ``DELAY_TOLERANCE_S`` beyond three standard errors of the median of so many draws of the jitter.
+    ``within`` the tolerances is a delay off by at most ``DELAY_TOLERANCE_S`` plus three standard errors of its median.
     """
 
     link: str
@@ -57,25 +55,24 @@ class CalibrationRow(msgspec.Struct, frozen=True, kw_only=True):
     loss: float
     expected_losses: float
     measured_losses: int
-    measured_loss: float
-    late_s: dict[int, float]
+    measured_loss: float  # stalls of a round trip, per segment
+    late_s: dict[int, float]  # by message size: delay beyond the requested delay and transmission time
     within: bool
 
 
 def run_links(backend: Backend = "emulated") -> list[CalibrationRow]:
-    """A row for each direction of each named link and each point of the sweeps."""
+    """One row per direction of the named links and per point of the sweeps."""
     return asyncio.run(rows([*named(), *swept()], backend))
 
 
 def named() -> Iterator[Asked]:
-    """Both directions of the named links."""
     for name, link in LINKS.items():
         yield Asked(name, "uplink", link)
         yield Asked(name, "downlink", Duplex(up=link.down, down=link.up, half_duplex=link.half_duplex))
 
 
 def swept() -> Iterator[Asked]:
-    """Rates, delays, jitter, loss and sizes of messages, one at a time."""
+    """Sweeps of rate, delay, jitter, loss and message size, one at a time."""
 
     def vary(name: str, sizes: tuple[int, ...] = (), **change: float) -> Asked:
         profile = msgspec.structs.replace(SWEPT, **change)
@@ -99,7 +96,7 @@ async def rows(
     messages: int = MESSAGES,
     at_once: bool = False,
 ) -> list[CalibrationRow]:
-    """Measure ``asked``, one after the other or all ``at_once``."""
+    """Measure ``asked`` one after the other, or all ``at_once``."""
     async with probes([one.duplex for one in asked], backend, seed) as ends:
         turn = asyncio.Semaphore(len(asked) if at_once else 1)
 
@@ -142,7 +139,7 @@ def _row(asked: Asked, found: Calibration, messages: int) -> CalibrationRow:
 
 
 def as_lines(rows: list[CalibrationRow]) -> list[str]:
-    """``rows`` for a person, 80 columns wide: rates in Mbit/s, delays one way and jitter in ms, losses counted."""
+    """Table of ``rows``, 80 columns wide."""
     lines = [
         f"{'':<18}{'Mbit/s':^15}{'off':>7}  {'ms one way':^15}{'jitter ms':>11}{'losses':>8}",
         f"{'link':<18}{'asked':>7}{'found':>8}{'%':>7}  {'asked':>7}{'found':>8}{'':>11}{'':>8}",
@@ -166,7 +163,7 @@ def as_lines(rows: list[CalibrationRow]) -> list[str]:
 
 @asynccontextmanager
 async def probes(links: Sequence[Duplex], backend: Backend, seed: int = 0) -> AsyncIterator[list[Probe]]:
-    """A probe of the uplink of each of ``links``, each one connection, between ends in place of a chain's nodes."""
+    """One probe per uplink of ``links``, between end points in place of a chain's nodes."""
     names = [f"end{number}" for number in range(len(links) + 1)]
     async with shaped(names, links, backend, seed) as shaping, AsyncExitStack() as stack:
         homes = [shaping.namespaces.get(name) for name in names]

@@ -1,9 +1,8 @@
-"""Can this machine make the links that a run asks for? Each is tried for a moment before the run relies on it.
+"""Self-test of emulated links: a short measurement of every link before a run relies on it.
 
-Rate and delay are tried without what is drawn at random; jitter by itself, as it is a spread of delays and TCP need
-not reach a rate with it. Losses are not: of what is sent in a moment at usual rates less than one segment is lost.
-The best of a few attempts counts, as other work on the machine makes a link late and never early; each profile is
-tried once a process, and once more if it had failed.
+Rate and delay are tested without jitter, and jitter by itself, since TCP may not reach the rate with it. Loss is not
+tested: a short test loses less than one segment. The best of a few attempts counts, since other load only makes links
+late. A profile that passed is not tested again in the process.
 """
 
 import logging
@@ -22,9 +21,9 @@ from reports.record import ShapingBackend as Backend
 ATTEMPTS = 4
 BULK_S = 0.12
 MESSAGES = 24
-SPREAD_OFF = 0.48  # of the jitter: two standard errors of the quartiles' distance of so many draws of a normal
-LEAST_BPS = 1e6  # slower links are no harder to make, and a moment is too short for them
-LONGEST_S = 0.02  # nor are longer ones
+SPREAD_OFF = 0.48  # of the jitter: two standard errors of a normal sample's interquartile range
+LEAST_BPS = 1e6  # slower links are no harder to emulate and need longer tests
+LONGEST_S = 0.02  # longer delays are no harder either
 
 Pair = tuple[str, str]  # two nodes, the one nearer to the UE first
 
@@ -34,9 +33,9 @@ _passed: set[tuple[Backend, LinkProfile]] = set()
 
 
 async def self_test(ends: Sequence[Pair], links: Sequence[Duplex], backend: Backend, mode: SelfTest) -> list[str]:
-    """What is off by more than the tolerances, a line for each direction of ``links``, which join ``ends``.
+    """Test both directions of ``links`` between ``ends``; one line per deviation beyond the tolerances.
 
-    If it is to ``refuse``, raises RunError instead. Unlimited directions are not tried.
+    Raises RunError instead in mode ``refuse``. Unlimited directions are not tested.
     """
     if mode == "skip" or backend == "none":
         return []
@@ -50,22 +49,22 @@ async def self_test(ends: Sequence[Pair], links: Sequence[Duplex], backend: Back
             best[profile] = min(row, best.get(profile, row), key=partial(_distance, profile))
             if _within(profile, row):
                 _passed.add((backend, profile))
-            logger.info("link tried: %s", _said(profile, row))
+            logger.info("link tested: %s", _one_line(profile, row))
     complaints = [
-        f"the link {name} is off: {_said(part, best[part])}"
+        f"link {name} is off: {_one_line(part, best[part])}"
         for name, profile in _directions(ends, links)
         for part in tried(profile)
         if (backend, part) not in _passed
     ]
     if complaints and mode == "refuse":
-        raise RunError(f"{'; '.join(complaints)} (--allow-uncalibrated runs all the same)", weight=2)
+        raise RunError(f"{'; '.join(complaints)} (--allow-uncalibrated runs anyway)", weight=2)
     for complaint in complaints:
         logger.warning("%s", complaint)
     return complaints
 
 
 def tried(profile: LinkProfile) -> Iterator[LinkProfile]:
-    """What of ``profile`` is tried: rate and delay, and beside them jitter, of a delay that is never below zero."""
+    """Profiles to test for ``profile``: rate and delay, then jitter on a delay that keeps it positive."""
     if profile.rate_bps or profile.delay_s:
         yield LinkProfile(rate_bps=max(profile.rate_bps or 0.0, LEAST_BPS), delay_s=min(profile.delay_s, LONGEST_S))
     if profile.jitter_s:
@@ -90,13 +89,13 @@ async def _try(profiles: list[LinkProfile], backend: Backend) -> list[Calibratio
 
 
 def _spread_s(profile: LinkProfile) -> float:
-    """The distance of the quartiles of its jitter, over that of a standard normal."""
+    """Interquartile range of the jitter, over that of a standard normal."""
     low, high = (quantile(profile.jitter_distribution, share) for share in (0.25, 0.75))
     return profile.jitter_s * (high - low) / NORMAL_QUARTILES
 
 
 def _within(profile: LinkProfile, row: CalibrationRow) -> bool:
-    """Whether what was tried of a link is as asked for; other work of the machine may add to a spread."""
+    """Whether ``row`` is within the tolerances; other load may widen the jitter."""
     if not profile.jitter_s:
         return row.within
     spread_s = _spread_s(profile)
@@ -104,18 +103,16 @@ def _within(profile: LinkProfile, row: CalibrationRow) -> bool:
 
 
 def _distance(profile: LinkProfile, row: CalibrationRow) -> float:
-    """How far off, in tolerances."""
+    """Deviation in units of the tolerance."""
     if profile.jitter_s:
         return abs(row.measured_jitter_s / _spread_s(profile) - 1) / SPREAD_OFF
     return max(abs(row.rate_deviation) / RATE_TOLERANCE, abs(row.delay_deviation_s) / DELAY_TOLERANCE_S)
 
 
-def _said(profile: LinkProfile, row: CalibrationRow) -> str:
-    """Asked for and obtained."""
+def _one_line(profile: LinkProfile, row: CalibrationRow) -> str:
     if profile.jitter_s:
-        return f"{_spread_s(profile) * 1e3:.2g} ms of jitter asked for, {row.measured_jitter_s * 1e3:.2f} obtained"
-    asked_bps, delays_ms = row.rate_bps or 0.0, (row.delay_s * 1e3, row.measured_delay_s * 1e3)
+        return f"{_spread_s(profile) * 1e3:.2g} ms of jitter requested, {row.measured_jitter_s * 1e3:.2f} measured"
     return (
-        f"{asked_bps / 1e6:g} Mbit/s asked for, {row.measured_rate_bps / 1e6:.2f} obtained; "
-        "{:g} ms asked for, {:.2f} obtained".format(*delays_ms)
+        f"{(row.rate_bps or 0.0) / 1e6:g} Mbit/s requested, {row.measured_rate_bps / 1e6:.2f} measured; "
+        f"{row.delay_s * 1e3:g} ms requested, {row.measured_delay_s * 1e3:.2f} measured"
     )

@@ -1,4 +1,4 @@
-"""How does the runner start nodes and notice that one ended? Its side of the launcher, kept for all runs."""
+"""Node processes of a run, started and watched through the launcher, which serves all runs."""
 
 import asyncio
 import atexit
@@ -10,20 +10,19 @@ from typing import Protocol
 from bench.child_process import END_S, Child, EndedError, exit_text, import_paths
 from nodes.errors import NodeError
 
-LOAD_S = 60.0  # the launcher's imports, from a slow disk too
+LOAD_S = 60.0  # the launcher's imports, also from a slow disk
 START_S = 10.0  # from a fork until the node listens
 
 HostPort = tuple[str, int]
-Ended = Callable[[str, str], Awaitable[None]]  # told the name of a process, and how it ended
+Ended = Callable[[str, str], Awaitable[None]]  # takes the name of a process and how it ended
 
 logger = logging.getLogger(__name__)
 
 
 class RunError(NodeError):
-    """A run ended before its job was done; one line that names the node and the reason.
+    """A run failed; one line names the node and the reason, and a note holds the node's ``traceback``.
 
-    Of several failures at once ``weight`` says which is the cause: 0 a neighbour's word about a node, 1 a
-    connection to a node that is lost, 2 what is known for certain. The node's ``traceback`` is kept as a note.
+    Of several failures the highest ``weight`` is the cause: 0 a neighbour's report, 1 a lost connection, 2 certain.
     """
 
     def __init__(self, text: str, weight: int, traceback: str = "") -> None:
@@ -34,7 +33,7 @@ class RunError(NodeError):
 
 
 class Nodes(Protocol):
-    """The nodes of one run: where they listen, each as seen from where it lives, and whether they are still there."""
+    """Nodes of one run and the addresses they listen on, each as seen from the node's own network namespace."""
 
     addresses: dict[str, HostPort]
 
@@ -42,27 +41,27 @@ class Nodes(Protocol):
         """Return when all of ``names`` listen. Raises RunError."""
 
     async def watch(self, ended: Ended) -> None:
-        """Tell ``ended`` of each that ends. Raises RunError if they cannot be watched any more."""
+        """Call ``ended`` for each that ends. Raises RunError if watching fails."""
 
     def kill(self, name: str) -> None:
-        """End ``name`` as a power cut would, if it still runs and is the run's own."""
+        """Kill ``name`` like a power cut, if this run started it."""
 
     async def end(self, patience_s: float = 0.0) -> None:
-        """Wait for them to end for ``patience_s``, then kill those left. May be called again."""
+        """Wait ``patience_s`` for the nodes to end, then kill the rest. Idempotent."""
 
 
 class StartedByHand:
-    """Nodes that were there before the run and stay after it."""
+    """Nodes that run before and after the run."""
 
     def __init__(self, addresses: dict[str, HostPort]) -> None:
         self.addresses = addresses
 
     async def start(self, names: Sequence[str], token: str) -> None:
         if missing := [name for name in names if name not in self.addresses]:
-            raise RunError(f"no address is given of {', '.join(missing)}", weight=2)
+            raise RunError(f"missing address of {', '.join(missing)}", weight=2)
 
     async def watch(self, ended: Ended) -> None:
-        await asyncio.Event().wait()  # only their connections tell of them
+        await asyncio.Event().wait()  # only their connections show their end
 
     def kill(self, name: str) -> None:
         pass
@@ -72,26 +71,26 @@ class StartedByHand:
 
 
 class LauncherProcess(Child):
-    """The process that forks nodes. One run at a time may use it."""
+    """Fork server of nodes, for one run at a time."""
 
     def __init__(self) -> None:
         super().__init__(
             "nodes.process.launcher",
             OMP_WAIT_POLICY="PASSIVE",  # idle threads of one node must not slow another
-            OPENBLAS_NUM_THREADS="1",  # numpy's and scipy's would start theirs before the fork
+            OPENBLAS_NUM_THREADS="1",  # else numpy and scipy start threads before the fork
         )
         self.ready = False
 
     def end(self) -> None:
-        """End the launcher and with it, as the kernel sees to, whatever it still runs."""
-        self.close(kill=not self.ready)  # else it has no nodes yet, and would be long in noticing
+        """End the launcher; the kernel kills its remaining nodes."""
+        self.close(kill=not self.ready)  # before it is ready it has no nodes and reads no input
 
 
 class Processes:
-    """Nodes forked for one run; ``start`` may be called again for more of them."""
+    """Nodes forked for one run; ``start`` may be called repeatedly."""
 
     def __init__(self, launcher: LauncherProcess, namespaces: Mapping[str, str]) -> None:
-        """``namespaces`` are the paths of those that nodes are to live in; the others live in this process's."""
+        """``namespaces`` are network namespace paths by node; other nodes run in this process's."""
         self.addresses: dict[str, HostPort] = {}
         self._ended: dict[str, int] = {}
         self._over = False
@@ -102,7 +101,7 @@ class Processes:
         self._loop.add_reader(launcher.output, self._read)
 
     async def start(self, names: Sequence[str], token: str) -> None:
-        await self._until(lambda: self._launcher.ready, LOAD_S, lambda: "the launcher of nodes")
+        await self._until(lambda: self._launcher.ready, LOAD_S, lambda: "the node launcher")
         paths = import_paths()
         self._launcher.send(do="start", names=names, token=token, paths=paths, namespaces=self._namespaces)
         await self._until(
@@ -134,7 +133,7 @@ class Processes:
                 return self._launcher.end()
             self._launcher.send(do="end")
             await self._until(lambda: self._over, END_S)
-        except BaseException as error:  # what of it still runs must not meet the next run
+        except BaseException as error:  # leftover nodes must not meet the next run
             self._launcher.end()
             if not isinstance(error, RunError):
                 raise
@@ -150,7 +149,7 @@ class Processes:
     async def _until(
         self, condition: Callable[[], bool], within_s: float | None = None, awaited: Callable[[], str] = str
     ) -> None:
-        """Return once ``condition`` holds. Raises RunError if it does not in time, or the launcher ends."""
+        """Return once ``condition`` holds. Raises RunError on timeout or if the launcher ends."""
         try:
             async with asyncio.timeout(within_s):
                 while not condition():
@@ -159,13 +158,13 @@ class Processes:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise RunError(f"no sign of {awaited()} within {within_s:g} s", weight=2) from None
+            raise RunError(f"{awaited()} not ready within {within_s:g} s", weight=2) from None
 
     def _read(self) -> None:
         try:
             events = self._launcher.events()
         except EndedError as error:
-            self._broken, events = RunError(f"the launcher of nodes {error}", weight=2), []
+            self._broken, events = RunError(f"the node launcher {error}", weight=2), []
             self._loop.remove_reader(self._launcher.output)
         for event in events:
             match event:
@@ -186,8 +185,8 @@ _launcher: LauncherProcess | None = None
 
 
 def launcher() -> LauncherProcess:
-    """The launcher of this process, started when first asked for; importing torch once serves all runs."""
-    global _launcher  # noqa: PLW0603  (one a process, as the interpreter itself is)
+    """Launcher of this process, started on first use: torch is imported once for all runs."""
+    global _launcher  # noqa: PLW0603  (one per process)
     if _launcher is None or not _launcher.runs:
         _launcher = LauncherProcess()
         atexit.register(_at_exit, _launcher)
@@ -195,6 +194,6 @@ def launcher() -> LauncherProcess:
 
 
 def _at_exit(one: LauncherProcess) -> None:
-    """Close it; a Ctrl-C meanwhile is one too many, and it ends by itself, as nobody holds its input any more."""
+    """End it; after a Ctrl-C here it ends by itself, as its input closes."""
     with suppress(KeyboardInterrupt):
         one.end()

@@ -11,7 +11,7 @@ KEPT_BYTES = 1 << 30
 def keep_freed_memory() -> bool:
     """Let malloc reuse the memory of freed tensors, from the start of a process on. False without glibc.
 
-    By default glibc returns tensors of 32 MiB and more to the kernel; page faults of the next one received cost more than
+    By default glibc returns tensors of 32 MiB and more to the kernel; page faults of the next one cost more than
     reading its bytes.
     """
     if not sys.platform.startswith("linux"):

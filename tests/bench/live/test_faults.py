@@ -262,7 +262,7 @@ def test_a_killed_launcher_ends_the_run_and_its_nodes(tmp_path):
     nodes: list[psutil.Process] = []
     kill = Once(lambda: nodes.extend(killed_with_launcher()))
     error = error_of(job(tmp_path, epochs=ENDLESS), say=kill)
-    assert error == "the launcher of nodes was killed by SIGKILL"
+    assert error == "the node launcher was killed by SIGKILL"
     assert psutil.wait_procs(nodes, timeout=PATIENCE_S)[1] == []
     assert_runs(tmp_path / "next")
 
@@ -275,14 +275,14 @@ def test_a_killed_launcher_ends_nodes_that_know_no_runner_yet(tmp_path, monkeypa
             nodes.extend(killed_with_launcher())
 
     monkeypatch.setattr(run.LiveRun, "_attend", kill_and_wait)
-    assert error_of(job(tmp_path)) == "the launcher of nodes was killed by SIGKILL"
+    assert error_of(job(tmp_path)) == "the node launcher was killed by SIGKILL"
     assert psutil.wait_procs(nodes, timeout=PATIENCE_S)[1] == []
 
 
 def test_a_launcher_that_cannot_start_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "_launcher", None)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RunError, match="the launcher of nodes ended with code 1"):
+    with pytest.raises(RunError, match="the node launcher ended with code 1"):
         run_live(job(tmp_path))
 
 

@@ -356,7 +356,7 @@ def error_of(*arguments: Any, **more: Any) -> str:
     [
         ("edge2", "edge2 was killed by SIGKILL"),
         ("cloud", "cloud was killed by SIGKILL"),
-        ("emulator", "the emulator of the links has ended: the emulator ended with status -9; see its log on stderr"),
+        ("emulator", "the link emulator ended: the emulator ended with status -9; see its log on stderr"),
     ],
 )
 def test_a_server_or_the_emulator_that_is_killed_is_named_within_three_seconds(killed, said):

@@ -183,7 +183,7 @@ def test_a_link_that_began_without_a_delay_is_not_given_one_by_an_emulator_that_
         async with Kernel(("a", "b"), [Duplex(up=LinkProfile(rate_bps=1e6))], 0, "tbf", [(0, 1)]) as kernel:
             await kernel.connect_address(0, ("", 1))
             await kernel.change(0, up=LinkProfile(rate_bps=2e6))
-            with pytest.raises(ValueError, match="from a began as unlimited"):
+            with pytest.raises(ValueError, match="from a: an unlimited link"):
                 await kernel.change(0, up=LinkProfile(rate_bps=2e6, delay_s=1.0))
 
     asyncio.run(change())

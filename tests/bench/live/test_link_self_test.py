@@ -1,4 +1,4 @@
-"""When are links refused? Measurements are made up here, but for one that is real."""
+"""Self-test of links: made-up measurements, and one real one."""
 
 import asyncio
 
@@ -62,13 +62,13 @@ def complaints(links: list[Duplex], mode: self_test.SelfTest = "refuse") -> list
     return asyncio.run(self_test.self_test(ENDS, links, "emulated", mode))
 
 
-def test_a_link_that_is_off_is_refused_with_what_was_asked_for_and_obtained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_that_is_off_is_refused_with_the_requested_and_measured_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_test, "rows", Made((-0.5, 0.0), (-0.2, 0.02), (-0.25, 0.0), (-0.3, 0.0)))
     with pytest.raises(RunError) as raised:
         complaints([Duplex(down=SLOW), Duplex()])
     assert str(raised.value) == (
-        "the link mec to ue is off: 20 Mbit/s asked for, 15.00 obtained; 4 ms asked for, 4.00 obtained"
-        " (--allow-uncalibrated runs all the same)"
+        "link mec to ue is off: 20 Mbit/s requested, 15.00 measured; 4 ms requested, 4.00 measured"
+        " (--allow-uncalibrated runs anyway)"
     )
 
 
@@ -77,9 +77,9 @@ def test_it_may_run_all_the_same_and_says_so(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(self_test, "rows", made)
     links = [Duplex(up=SLOW), Duplex(up=SLOW, down=FAST)]
     assert [line.partition(" is off")[0] for line in complaints(links, "warn")] == [
-        "the link ue to mec",
-        "the link mec to cloud",
-        "the link cloud to mec",
+        "link ue to mec",
+        "link mec to cloud",
+        "link cloud to mec",
     ]
     assert len(made.tried) == 4
     assert complaints(links, "warn")  # what failed is tried again in the next run
@@ -134,9 +134,7 @@ def test_jitter_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         return [msgspec.structs.replace(row(one.duplex.up, 0.0, 0.0), measured_jitter_s=2e-5) for one in asked]
 
     monkeypatch.setattr(self_test, "rows", steady)
-    assert complaints([Duplex(up=SLOW)], "warn") == [
-        "the link ue to mec is off: 1 ms of jitter asked for, 0.02 obtained"
-    ]
+    assert complaints([Duplex(up=SLOW)], "warn") == ["link ue to mec is off: 1 ms of jitter requested, 0.02 measured"]
 
 
 def test_a_real_attempt_measures_each_profile() -> None:
