@@ -1,7 +1,7 @@
 """Time dilation: runs slowed by a factor k, so that a slow host can stand in for a fast one.
 
-Rates are divided by k, delays and compute times multiplied by k, and measured times divided by k. Devices may be k times
-as fast as this machine, whose own overhead counts k times less. CPU seconds and counts are unchanged.
+Rates are divided by k, delays and compute times multiplied by k, and measured times divided by k. Devices may be k
+times as fast as this machine, whose own overhead counts k times less. CPU seconds and counts are unchanged.
 """
 
 from collections.abc import Sequence

@@ -47,12 +47,9 @@ def test_losses_are_counted_and_taken_out_of_the_rate(share, late_s):
     assert found.segments == pytest.approx(499 * CHUNK_BYTES / 1448)
 
 
-def test_a_rate_below_the_configured_one_is_found():
+def test_a_rate_below_the_configured_one_is_found_and_two_stamps_are_enough():
     slow = stamps(LinkProfile(rate_bps=30e6, delay_s=0.01), 500)
     assert estimate_stream(slow, 40e6, 0.02).rate_bps == pytest.approx(30e6, rel=0.02)
-
-
-def test_two_stamps_are_enough():
     assert estimate_stream([(1.0, 1000), (3.0, 2000)], 8e3).rate_bps == pytest.approx(4000)
 
 

@@ -13,8 +13,7 @@ class LateProbe:
 
 
 async def test_the_rate_of_a_stream_read_at_once_is_too_high():
-    measured = await measure(
-        LateProbe(), LinkProfile(rate_bps=1e6, delay_s=0.01), bulk_s=0.1, messages=2, sizes=(4096,)
-    )
+    link = LinkProfile(rate_bps=1e6, delay_s=0.01)
+    measured = await measure(LateProbe(), link, bulk_s=0.1, messages=2, sizes=(4096,))
     assert measured.rate_bps > 1.05 * 1e6
     assert (measured.delay_s, measured.round_trip_s, measured.message_s) == (0.5, 0.6, {4096: 0.5})

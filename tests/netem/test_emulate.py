@@ -93,11 +93,11 @@ async def test_connections_share_the_rate(emulator):
 
 @with_timeout
 async def test_a_link_is_never_faster_or_earlier_than_its_profile(emulator):
+    up = LinkProfile(rate_bps=20e6, delay_s=0.003)
     async with timestamp_server() as address:
-        link = await emulator.add_link(address, LinkProfile(rate_bps=20e6, delay_s=0.003), LinkProfile(delay_s=0.004))
+        link = await emulator.add_link(address, up, LinkProfile(delay_s=0.004))
         async with open_probe(socket.create_connection(link)) as probe:
-            profile = LinkProfile(rate_bps=20e6, delay_s=0.003)
-            measured = await measure(probe, profile, bulk_s=0.1, messages=20, sizes=(4096, 500_000), repeats=1)
+            measured = await measure(probe, up, bulk_s=0.1, messages=20, sizes=(4096, 500_000), repeats=1)
     assert measured.delay_s >= 0.003
     assert measured.round_trip_s >= 0.007
     assert all(seconds >= 0.003 + 8 * size / 20e6 for size, seconds in measured.message_s.items())
@@ -249,10 +249,7 @@ async def test_errors_of_the_emulator_are_raised(emulator):
         (b'{"type":"Explode"}', "invalid command"),
         (b'{"type":"CountBytes"}', "invalid command"),
         (b'{"type":"CountBytes","address":["::1",1]}', "no link listens on ('::1', 1)"),
-        (
-            b'{"type":"ChangeLink","address":["::1",1],"up":{"rate_bps":-1},"down":null}',
-            "rate_bps must be above 0",
-        ),
+        (b'{"type":"ChangeLink","address":["::1",1],"up":{"rate_bps":-1},"down":null}', "rate_bps must be above 0"),
         (
             b'{"type":"AddLink","target":["::1",1],"up":{"duplicate":0.1},"down":{},"host":"::1","seed":0,'
             b'"namespace":null,"half_duplex":false}',
@@ -277,9 +274,7 @@ asyncio.run(main())
 
     async def run() -> None:
         parent = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", script),
-            stdout=asyncio.subprocess.PIPE,
-            cwd=Path(next(iter(netem.__path__))).parent,
+            *(sys.executable, "-c", script), stdout=asyncio.subprocess.PIPE, cwd=Path(next(iter(netem.__path__))).parent
         )
         assert parent.stdout is not None
         emulator = os.pidfd_open(int(await parent.stdout.readline()))

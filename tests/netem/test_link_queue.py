@@ -14,6 +14,11 @@ def queue(**profile: float | None) -> LinkQueue:
     return LinkQueue(LinkProfile(**profile), random.Random(0))  # type: ignore[arg-type]
 
 
+def put(queue: LinkQueue, now: float, n_bytes: int, count: int = 1) -> None:
+    for _ in range(count):
+        queue.put(now, bytes(n_bytes), None)
+
+
 def run(queue: LinkQueue, until: float = float("inf")) -> list[tuple[float, bytes | None]]:
     """All arrivals by ``until`` with their times, calling ``pop_arrived`` whenever ``wake_at`` says."""
     arrived = []
@@ -35,16 +40,14 @@ def test_chunks_arrive_in_order_at_the_times_of_the_link():
 
 def test_late_calls_add_no_error_to_the_rate():
     one = queue(rate_bps=8 * MBIT)
-    for _ in range(100):
-        one.put(0.0, bytes(1000), None)
+    put(one, 0.0, 1000, count=100)
     assert sum(len(one.pop_arrived(at)) for at in (0.0, 0.0371, 0.0999)) == 99  # at 0.1 s the hundredth
     assert len(one.pop_arrived(0.1001)) == 1
 
 
 def test_a_change_applies_to_all_queued_chunks():
     one = queue(rate_bps=8 * MBIT)
-    for _ in range(10):
-        one.put(0.0, bytes(1000), None)
+    put(one, 0.0, 1000, count=10)
     first = run(one, until=0.0045)
     one.change(0.0045, LinkProfile(rate_bps=0.8 * MBIT))
     times = [at for at, _ in first + run(one)]
@@ -53,10 +56,10 @@ def test_a_change_applies_to_all_queued_chunks():
 
 def test_reading_pauses_on_queued_bytes_not_on_bytes_in_flight():
     one = queue(rate_bps=MBIT, delay_s=10.0)
-    one.put(0.0, bytes(QUEUE_BYTES), None)
+    put(one, 0.0, QUEUE_BYTES)
     one.pop_arrived(0.0)
     assert not one.full  # the first chunk is being transmitted, the queue is empty
-    one.put(0.0, bytes(QUEUE_BYTES), None)
+    put(one, 0.0, QUEUE_BYTES)
     one.pop_arrived(0.1)
     assert one.full
     one.pop_arrived(5.0)
@@ -65,8 +68,7 @@ def test_reading_pauses_on_queued_bytes_not_on_bytes_in_flight():
 
 def test_reading_resumes_at_half_the_limit():
     one = queue(rate_bps=MBIT)
-    for _ in range(33):
-        one.put(0.0, bytes(1024), None)
+    put(one, 0.0, 1024, count=33)
     pauses = {}
     for _ in range(34):
         arrived = one.pop_arrived(one.wake_at or 0.0)
@@ -75,24 +77,20 @@ def test_reading_resumes_at_half_the_limit():
     assert [queued for queued, full in pauses.items() if full] == list(range(32, 15, -1))
 
 
-def test_a_faster_link_queues_more_and_an_unlimited_one_is_bounded():
+def test_a_faster_link_queues_more_and_the_buffer_is_bounded():
     one = queue(rate_bps=1000 * MBIT)
-    for _ in range(3):
-        one.put(0.0, bytes(1 << 20), None)
+    put(one, 0.0, 1 << 20, count=3)
     one.pop_arrived(0.0)
     assert not one.full  # 2 MiB are queued; 20 ms are 2.5 MB
     unlimited = queue(delay_s=1.0)
-    unlimited.put(0.0, bytes(BUFFER_BYTES), None)
+    put(unlimited, 0.0, BUFFER_BYTES)
     unlimited.pop_arrived(0.0)
     assert unlimited.full
     unlimited.pop_arrived(1.0)
     assert not unlimited.full
-
-
-def test_queued_bytes_count_towards_the_buffer_limit():
     one = queue(rate_bps=1e6 * MBIT)  # 20 ms are 2.5 GB
-    one.put(0.0, bytes(1), None)
-    one.put(0.0, bytes(BUFFER_BYTES - 1), None)
+    put(one, 0.0, 1)
+    put(one, 0.0, BUFFER_BYTES - 1)
     one.pop_arrived(0.0)
     assert one.full
 
@@ -108,10 +106,8 @@ def test_slow_links_use_small_chunks(rate_bps, chunk_bytes):
 def test_two_directions_of_one_medium_alternate(first):
     up, down = queue(rate_bps=8 * MBIT), queue(rate_bps=8 * MBIT, delay_s=0.25)
     up.share_medium(down)
-    for _ in range(10):
-        up.put(0.0, bytes(1000), None)
-    for _ in range(5):
-        down.put(0.0, bytes(1000), None)
+    put(up, 0.0, 1000, count=10)
+    put(down, 0.0, 1000, count=5)
     arrived: dict[str, list[float]] = {"up": [], "down": []}
     queues = sorted({"up": up, "down": down}.items(), key=lambda item: item[0] != first)
     while any(one.wake_at is not None for one in (up, down)):
@@ -126,7 +122,6 @@ def test_two_directions_of_one_medium_alternate(first):
 def test_a_schedule_is_followed_to_the_bit():
     one = queue()
     one.play(iter([(2.0, LinkProfile(rate_bps=8 * MBIT)), (2.0045, LinkProfile(rate_bps=0.8 * MBIT))]))
-    for _ in range(5):
-        one.put(2.0, bytes(1000), None)
+    put(one, 2.0, 1000, count=5)
     # Half of the fifth chunk is sent at the first rate, half at the second.
     assert [at for at, _ in run(one)] == pytest.approx([2.001, 2.002, 2.003, 2.004, 2.0095])

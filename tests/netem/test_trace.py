@@ -40,11 +40,14 @@ traces = st.lists(st.tuples(st.integers(1, 40), rates), min_size=1, max_size=6).
 )
 
 
-def test_a_csv_row_holds_until_the_next(tmp_path):
+def test_a_csv_row_holds_until_the_next_and_a_single_one_for_a_second(tmp_path):
     text = "time_s,rate_bps,loss,delay_s\n0,8e6,0,0.01\n\n0.25, 16e6 ,1e-3,0.02\n"
     trace = read(written(text, tmp_path))
     assert trace == Trace((RateChange(0, 8e6, 0.01, None, 0.0), RateChange(0.25, 16e6, 0.02, None, 1e-3)), 0.5)
     assert trace.delivered_bytes == pytest.approx(0.25 * 1e6 + 0.25 * 2e6)
+    expected = Trace((RateChange(0, 8e6),), 1.0)
+    assert read(written("time_s,rate_bps\n0,8e6\n", tmp_path, "a.CSV")) == expected
+    assert read(written("\ufefftime_s,rate_bps\n0,8e6\n", tmp_path)) == expected
 
 
 def test_packets_are_spread_over_the_time_since_the_previous_ones(tmp_path):
@@ -54,12 +57,6 @@ def test_packets_are_spread_over_the_time_since_the_previous_ones(tmp_path):
     assert read(written("0\n0\n4\n", tmp_path, "up")) == Trace((RateChange(0, 9e6),), 0.004)
     assert read(written("0\n2\n4\n", tmp_path, "up")) == Trace((RateChange(0, 12e6), RateChange(0.002, 6e6)), 0.004)
     assert read(written("10000000000\n", tmp_path, "up")).period_s == 1e7
-
-
-def test_a_single_row_lasts_a_second_whatever_the_case_and_byte_order_mark(tmp_path):
-    expected = Trace((RateChange(0, 8e6),), 1.0)
-    assert read(written("time_s,rate_bps\n0,8e6\n", tmp_path, "a.CSV")) == expected
-    assert read(written("\ufefftime_s,rate_bps\n0,8e6\n", tmp_path)) == expected
 
 
 @given(traces)
@@ -98,13 +95,9 @@ def test_resampling_keeps_the_bytes_of_every_step(trace, step_s):
         assert carried(found, end_s) == pytest.approx(carried(trace, end_s), abs=1e-3)
 
 
-def test_a_step_has_the_delay_at_its_start():
+def test_steps_are_counted_despite_rounding_positive_and_have_the_delay_at_their_start():
     trace = Trace((RateChange(0, 8e6, 0.1), RateChange(1, 8e6, 0.2), RateChange(1.75, 8e6, 0.3)), 2.5)
     assert [change.delay_s for change in trace.resampled(0.5).changes] == [0.1, 0.1, 0.2, 0.2, 0.3]
-
-
-def test_steps_are_counted_despite_rounding_and_must_be_positive():
-    trace = Trace((RateChange(0, 8e6),), 1.1)
     trace = Trace((RateChange(0, 8e6),), 0.07)
     assert 0.07 / 0.01 > 7  # in binary
     assert len(trace.resampled(0.01).changes) == 7
@@ -127,7 +120,7 @@ def test_a_link_carries_what_the_trace_delivers(trace):
     assert link.send(link.free_at, size) == pytest.approx(2 * trace.period_s, abs=2e-3)
 
 
-def test_a_schedule_takes_missing_values_from_the_base_and_repeats():
+def test_a_schedule_takes_missing_values_from_the_base_repeats_and_leaves_out_equal_successors():
     base = LinkProfile(delay_s=0.01, jitter_s=0.001, loss=0.1)
     trace = Trace((RateChange(0, 8e6, loss=0.0), RateChange(1, 0.0, delay_s=0.5)), 1.5)
     first = LinkProfile(rate_bps=8e6, delay_s=0.01, jitter_s=0.001)
@@ -135,9 +128,6 @@ def test_a_schedule_takes_missing_values_from_the_base_and_repeats():
     assert list(trace.schedule(base, repeat=False)) == [(0, first), (1, second)]
     assert list(islice(trace.schedule(base), 4)) == [(0, first), (1, second), (1.5, first), (2.5, second)]
     assert list(trace.schedule(base, time_scale=10, until_s=25)) == [(0, first), (10, second), (15, first)]
-
-
-def test_a_schedule_leaves_out_equal_successors():
     same = Trace((RateChange(0, 8e6), RateChange(1, 8e6)), 2.0)
     assert list(same.schedule(LinkProfile())) == [(0, LinkProfile(rate_bps=8e6))]  # and ends
     wrapped = Trace((RateChange(0, 8e6), RateChange(1, 9e6), RateChange(2, 8e6)), 3.0)
@@ -147,41 +137,33 @@ def test_a_schedule_leaves_out_equal_successors():
 
 
 @pytest.mark.parametrize(
-    ("text", "error"),
+    ("name", "text", "error"),
     [
-        ("", ":1: missing column time_s and rate_bps"),
-        ("time_s,rate_bps\n", ": no rows after the header"),
-        ("time_s,rate\n0,1\n", ":1: unknown column 'rate', expected time_s, rate_bps, delay_s, jitter_s, loss"),
-        ("time_s,rate_bps,rate_bps\n0,1,2\n", ":1: a column appears twice"),
-        ("time_s,rate_bps\n0,1\n1\n", ":3: 1 values, expected 2"),
-        ("time_s,rate_bps\n0,fast\n", ":2: rate_bps: 'fast' is not a number"),
-        ("time_s,rate_bps\n0,nan\n", ":2: rate_bps: nan is not between 0 and 1e+13"),
-        ("time_s,rate_bps\n0,-1\n", ":2: rate_bps: -1.0 is not between"),
-        ("time_s,rate_bps,loss\n0,1,1\n", ":2: loss: 1.0 is not between 0 and 0.999999"),
-        ("time_s,rate_bps\n1,1\n", ":2: time_s: 1.0, expected 0 in the first row"),
-        ("time_s,rate_bps\n0,1\n2,1\n2,3\n", ":4: time_s: 2.0 is not above 2.0 of the row before"),
+        ("a.csv", "", ":1: missing column time_s and rate_bps"),
+        ("a.csv", "time_s,rate_bps\n", ": no rows after the header"),
+        (
+            "a.csv",
+            "time_s,rate\n0,1\n",
+            ":1: unknown column 'rate', expected time_s, rate_bps, delay_s, jitter_s, loss",
+        ),
+        ("a.csv", "time_s,rate_bps,rate_bps\n0,1,2\n", ":1: a column appears twice"),
+        ("a.csv", "time_s,rate_bps\n0,1\n1\n", ":3: 1 values, expected 2"),
+        ("a.csv", "time_s,rate_bps\n0,fast\n", ":2: rate_bps: 'fast' is not a number"),
+        ("a.csv", "time_s,rate_bps\n0,nan\n", ":2: rate_bps: nan is not between 0 and 1e+13"),
+        ("a.csv", "time_s,rate_bps\n0,-1\n", ":2: rate_bps: -1.0 is not between"),
+        ("a.csv", "time_s,rate_bps,loss\n0,1,1\n", ":2: loss: 1.0 is not between 0 and 0.999999"),
+        ("a.csv", "time_s,rate_bps\n1,1\n", ":2: time_s: 1.0, expected 0 in the first row"),
+        ("a.csv", "time_s,rate_bps\n0,1\n2,1\n2,3\n", ":4: time_s: 2.0 is not above 2.0 of the row before"),
+        ("m", "", ": no packet after 0 ms"),
+        ("m", "0\n0\n", ": no packet after 0 ms"),
+        ("m", "1\n2.5\n", ":2: '2.5' is not a time in whole milliseconds"),
+        ("m", "1\n-2\n", ":2: '-2' is not a time in whole milliseconds"),
+        ("m", "1\n99999999999\n", ":2: '99999999999' is not a time in whole milliseconds"),
+        ("m", "5\n\n4\n", ":3: 4 ms is below 5 ms of the line before"),
     ],
 )
-def test_an_invalid_csv_is_rejected_with_its_line(tmp_path, text, error):
-    path = written(text, tmp_path)
-    with pytest.raises(TraceError) as caught:
-        read(path)
-    assert str(caught.value).startswith(f"{path}{error}")
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("", ": no packet after 0 ms"),
-        ("0\n0\n", ": no packet after 0 ms"),
-        ("1\n2.5\n", ":2: '2.5' is not a time in whole milliseconds"),
-        ("1\n-2\n", ":2: '-2' is not a time in whole milliseconds"),
-        ("1\n99999999999\n", ":2: '99999999999' is not a time in whole milliseconds"),
-        ("5\n\n4\n", ":3: 4 ms is below 5 ms of the line before"),
-    ],
-)
-def test_invalid_packet_times_are_rejected_with_their_line(tmp_path, text, error):
-    path = written(text, tmp_path, "m")
+def test_an_invalid_trace_is_rejected_with_its_line(tmp_path, name, text, error):
+    path = written(text, tmp_path, name)
     with pytest.raises(TraceError) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path}{error}")

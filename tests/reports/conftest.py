@@ -8,18 +8,8 @@ import pytest
 from reports.record import Record
 
 DEFAULTS = {
-    "run": "r",
-    "suite": "s",
-    "experiment": "e",
-    "case": {},
-    "metric": "m",
-    "unit": "",
-    "seed": 0,
-    "mode": "in-process",
-    "scale": "laptop",
-    "dataset": "digits",
-    "shaping": "none",
-    "device": "cpu",
+    **{"run": "r", "suite": "s", "experiment": "e", "case": {}, "metric": "m", "unit": "", "seed": 0},
+    **{"mode": "in-process", "scale": "laptop", "dataset": "digits", "shaping": "none", "device": "cpu"},
 }
 
 

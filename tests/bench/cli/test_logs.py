@@ -120,11 +120,7 @@ def test_a_full_disk_under_the_logs_loses_no_record(
     assert command(*RUN, "--resume") == 3
     assert {record.value for record in read_records(folder / "out/records.jsonl")} == {1, 2, 3, 6, 7, 14}
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == [
-        "out/run.log is no longer written",
-        "errors.log",
-        "failed",
-    ]
+    assert [line.partition(":")[0] for line in lines] == ["out/run.log is no longer written", "errors.log", "failed"]
 
 
 def test_a_log_that_cannot_be_opened_is_said_once(

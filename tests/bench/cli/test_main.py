@@ -96,10 +96,7 @@ def test_check_tells_a_regression_from_unusable_input(
         file.write("gate: [{metric: n}]\n")
     assert command("run", "toy.yaml", "--scale", "smoke", "--out", "out") == 0
     capsys.readouterr()
-    assert answer("check", "out", "--against", "base.jsonl", "--update") == {
-        "updated": "base.jsonl",
-        "records": 8,
-    }
+    assert answer("check", "out", "--against", "base.jsonl", "--update") == {"updated": "base.jsonl", "records": 8}
     assert answer("check", "out", "--against", "base.jsonl")["passed"]
     (folder / "base.jsonl").write_text((folder / "base.jsonl").read_text().replace('"value":7.0', '"value":8.0'))
     assert command("check", "out", "--against", "base.jsonl", "--json", "--junit", "gate.xml") == 1

@@ -155,12 +155,7 @@ def test_the_largest_numbers_allowed_still_give_a_number(split) -> None:
         ("links:\n", "parameter_bytes: [1, 1, 1]\ncurrent_splits: [1]\nlinks:\n", 8, "current_splits"),
         ("links:\n", "parameter_bytes: [1, 1, 1]\ncurrent_splits: [2, 1]\nlinks:\n", 8, "current_splits[1]"),
         ("links:\n", "parameter_bytes: [1, 1, 1]\ncurrent_splits: [2, 4]\nlinks:\n", 8, "current_splits[1]"),
-        (
-            "links:\n",
-            "parameter_bytes: [1, 1, 1]\ncurrent_splits: [0.5, 1]\nlinks:\n",
-            8,
-            "current_splits[0]",
-        ),
+        ("links:\n", "parameter_bytes: [1, 1, 1]\ncurrent_splits: [0.5, 1]\nlinks:\n", 8, "current_splits[0]"),
         ("links:\n", "objective: energy\nlinks:\n", 1, "energy_j"),
         ("links:\n", "objective: power\nlinks:\n", 7, "objective"),
         ("links:\n", "objective: {latency: 1, power: 1}\nlinks:\n", 7, "objective.power"),

@@ -60,7 +60,7 @@ def verdicts() -> dict[str, str]:
 def test_a_run_leaves_records_claims_a_report_and_its_conditions(folder: Path, command: Command) -> None:
     assert command(*RUN, "--seed", "4") == 0
     assert {path.name for path in (folder / "out").iterdir()} == {
-        *("records.jsonl", "claims.json", "report.md", "figures", "environment.json", ".cases.jsonl", "run.log"),
+        *("records.jsonl", "claims.json", "report.md", "figures", "environment.json", ".cases.jsonl", "run.log")
     }
     assert recorded() == Counter(ALL)
     assert calls() == ["1/4", "2/4", "3/4", "7/4"]

@@ -115,10 +115,7 @@ def test_missing_numbers_fail_and_new_ones_are_listed() -> None:
     assert statuses(side(record(0.9)), side(record(0.9), up_bytes(1))) == ["ok", "missing"]
     assert statuses(side(record(0.9), up_bytes(1)), side(record(0.9))) == ["ok", "new"]
     assert statuses(side(record(0.9)), side(record(0.9), record(0.9, seed=1))) == ["ok", "missing"]
-    assert statuses(side(record(0.9)), side(record(0.9), record(1, metric="m", suite="t"))) == [
-        "ok",
-        "missing",
-    ]
+    assert statuses(side(record(0.9)), side(record(0.9), record(1, metric="m", suite="t"))) == ["ok", "missing"]
 
 
 @pytest.mark.parametrize(

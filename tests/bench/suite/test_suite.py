@@ -178,11 +178,7 @@ def test_errors_of_all_suites_are_found(folder: Path) -> None:
     (folder / "b.yaml").write_text("name: b\nr: 1")
     with pytest.raises(InputError) as caught:
         load(["a.yaml", "nosuch", "toy.yaml"])
-    assert [line.split(":")[:2] for line in caught.value.lines] == [
-        ["b.yaml", "2"],
-        ["a.yaml", "3"],
-        ["nosuch", "1"],
-    ]
+    assert [line.split(":")[:2] for line in caught.value.lines] == [["b.yaml", "2"], ["a.yaml", "3"], ["nosuch", "1"]]
 
 
 def test_a_suite_included_twice_is_there_once_and_only_includers_are_left_out(folder: Path) -> None:

@@ -8,14 +8,11 @@ from netem.cellular.mobility import SPEED_M_PER_S, Trajectory, distances, servin
 SQUARE = Trajectory(((0, 0), (100, 0), (100, 100), (0, 100)), speed_m_per_s=10.0)
 
 
-def test_a_square_at_constant_speed():
+def test_a_square_at_constant_speed_and_forty_kilometres_an_hour():
     assert SQUARE.length_m == 400
     times_s = np.array([0, 5, 10, 12.5, 35, 40, 405])
     expected = [(0, 0), (50, 0), (100, 0), (100, 25), (0, 50), (0, 0), (50, 0)]
     assert SQUARE.positions(times_s) == pytest.approx(np.array(expected, dtype=float))
-
-
-def test_forty_kilometres_an_hour():
     straight = Trajectory(((0, 0), (40_000, 0)))
     assert straight.positions(np.array([3600.0])) == pytest.approx(np.array([[40_000.0, 0.0]]))
     assert pytest.approx(11.111, abs=1e-3) == SPEED_M_PER_S

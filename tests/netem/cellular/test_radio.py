@@ -8,7 +8,7 @@ import pytest
 from netem.cellular.radio import CQI_EFFICIENCY, MCS_EFFICIENCY, MMWAVE, SUB6, cqi, data_rate_bps, mcs, path_loss_db
 
 
-def test_path_loss_by_hand():
+def test_path_loss_and_snr_by_hand():
     # At 28 GHz the wavelength is 10.71 mm; 4 pi 100 m / 10.71 mm = 117,368, of which 20 log10 is 101.39 dB.
     assert path_loss_db(100, 28e9) == pytest.approx(101.39, abs=0.01)
     # The formula in its usual form: 32.45 + 20 log10(f in MHz) + 20 log10(d in km).
@@ -16,23 +16,17 @@ def test_path_loss_by_hand():
         usual = 32.45 + 20 * math.log10(frequency_hz / 1e6) + 20 * math.log10(distance_m / 1e3)
         assert path_loss_db(distance_m, frequency_hz) == pytest.approx(usual, abs=0.01)
     assert path_loss_db(400, 28e9) - path_loss_db(200, 28e9) == pytest.approx(6.0206, abs=1e-4)
-
-
-def test_snr_by_hand():
     # 132 blocks of 12 x 120 kHz are 190.08 MHz: -174 + 82.79 + 7 = -84.21 dBm of noise; 40 - 101.39 + 84.21.
     assert MMWAVE.noise_dbm == pytest.approx(-84.21, abs=0.01)
     assert MMWAVE.snr_db(100) == pytest.approx(22.82, abs=0.01)
 
 
-def test_tables_have_the_standard_s_efficiencies():
+def test_tables_have_the_standard_s_efficiencies_and_every_cqi_the_mcs_of_its_code():
     published = [0, 0.1523, 0.2344, 0.3770, 0.6016, 0.8770, 1.1758, 1.4766, 1.9141, 2.4063, 2.7305, 3.3223, 3.9023]
     assert pytest.approx([*published, 4.5234, 5.1152, 5.5547], abs=5e-5) == CQI_EFFICIENCY
     assert len(MCS_EFFICIENCY) == 29
     for index, efficiency in {0: 0.2344, 9: 1.3262, 10: 1.3281, 16: 2.5703, 17: 2.5664, 28: 5.5547}.items():
         assert MCS_EFFICIENCY[index] == pytest.approx(efficiency, abs=5e-5)
-
-
-def test_every_cqi_has_the_mcs_of_its_code():
     # From CQI 2 on the CQI table's codes at even places are MCS of the same modulation and rate.
     assert mcs(range(16)).tolist() == [-1, 0, 0, 2, 4, 6, 8, 11, 13, 15, 18, 20, 22, 24, 26, 28]
 

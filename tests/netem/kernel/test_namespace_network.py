@@ -42,16 +42,14 @@ def network():
         yield network
 
 
-def joined(
-    network: NamespaceNetwork, edge: int, near: int, far: int, end: int = 1
-) -> tuple[socket.socket, socket.socket]:
+def joined(network: NamespaceNetwork, edge: int, near: int, far: int, end: int = 1) -> list[socket.socket]:
     """Connection from node ``near`` to node ``far``, which is end ``end`` of ``edge``."""
     with in_namespace(network.paths[far]), socket.create_server((network.address(edge, end), 0)) as listener:
         with in_namespace(network.paths[near]):
             one = socket.socket()
         one.connect(listener.getsockname())
         other, _ = listener.accept()
-    return one, other
+    return [one, other]
 
 
 def flow(one: socket.socket, other: socket.socket, n_bytes: int, meanwhile=lambda: None) -> int:
@@ -173,12 +171,8 @@ def test_only_namespaces_of_dead_processes_are_removed(network):
     decoys = [f"decoy-{os.getpid()}", f"splitmec-{os.getpid()}-decoy"]
     for decoy in decoys:
         netns.create(decoy)
-    owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, env=environment)
     try:
         theirs = [Path(path).name for path in owner.stdout.readline().split()]
         namespace_owner.remove_orphaned()

@@ -26,18 +26,11 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 def test_a_profile_by_hand():
     profile = LinkProfile(rate_bps=30e6, delay_s=0.010, jitter_s=0.002, loss=1e-5, duplicate=0.25, reorder=0.5)
+    # 3.75 MB/s: 18 ms in flight, 67,500 bytes; 20 ms queued, 75,000 bytes; 98.4 segments of 1,448. A loss of 42,949.67.
     assert tc.netem(profile) == tc.Netem(
-        delay_ns=10_000_000,
-        jitter_ns=2_000_000,
-        distribution="normal",
-        delay_correlation=0,
-        # 3.75 MB/s: 18 ms in flight, 67,500 bytes; 20 ms queued, 75,000 bytes; 98.4 segments of 1,448.
-        limit_packets=99,
-        loss=42_950,  # 42,949.67
-        loss_chain=None,
-        duplicate=1_073_741_824,
-        reorder=2_147_483_648,
-        rate=3_750_000,
+        **{"delay_ns": 10_000_000, "jitter_ns": 2_000_000, "distribution": "normal", "delay_correlation": 0},
+        **{"limit_packets": 99, "loss": 42_950, "loss_chain": None, "duplicate": 1_073_741_824},
+        **{"reorder": 2_147_483_648, "rate": 3_750_000},
     )
 
 
@@ -75,34 +68,19 @@ def test_a_rate_stays_in_32_bits_and_above_zero(rate_bps):
 shares = st.floats(0, 1, exclude_max=True)
 
 
-@given(
-    st.builds(
-        LinkProfile,
-        rate_bps=st.floats(1e3, 1e10),
-        delay_s=st.integers(1, 1000).map(lambda ms: ms / 1e3),
-        loss=shares,
-        duplicate=shares,
-        reorder=st.floats(0.001, 0.99),
-        limit_packets=st.integers(1, 100_000),
-    )
-)
+timings = {"rate_bps": st.floats(1e3, 1e10), "delay_s": st.integers(1, 1000).map(lambda ms: ms / 1e3)}
+packets = {"reorder": st.floats(0.001, 0.99), "limit_packets": st.integers(1, 100_000)}
+
+
+@given(st.builds(LinkProfile, loss=shares, duplicate=shares, **timings, **packets))
 def test_pyroute2_encodes_the_same_netem(profile):
-    expected = sched_netem.get_parameters(
-        {
-            "delay": profile.delay_s * 1e6,
-            "limit": profile.limit_packets,
-            "loss": profile.loss * 100,
-            "duplicate": profile.duplicate * 100,
-            "prob_reorder": profile.reorder * 100,
-            "rate": round(profile.rate_bps / 8),
-        }
-    )
+    shares = {"loss": profile.loss, "duplicate": profile.duplicate, "prob_reorder": profile.reorder}
+    rest = {"delay": profile.delay_s * 1e6, "limit": profile.limit_packets, "rate": round(profile.rate_bps / 8)}
+    expected = sched_netem.get_parameters({name: 100 * share for name, share in shares.items()} | rest)
     data = tc.options("netem", profile)
-    fields = struct.unpack_from("<IIIIII", data)  # tc_netem_qopt: latency, limit, loss, gap, duplicate, jitter
-    assert fields[1] == expected["limit"]
-    assert fields[2] == pytest.approx(expected["loss"], abs=2)
-    assert fields[3] == expected["gap"]
-    assert fields[4] == pytest.approx(expected["duplicate"], abs=2)
+    _, limit, loss, gap, duplicate, _ = struct.unpack_from("<IIIIII", data)  # tc_netem_qopt: latency and jitter too
+    assert (limit, gap) == (expected["limit"], expected["gap"])
+    assert (loss, duplicate) == pytest.approx((expected["loss"], expected["duplicate"]), abs=2)
     ours, theirs = attributes(data[24:]), dict(expected["attrs"])
     assert struct.unpack("<q", ours[10]) == (round(profile.delay_s * 1e9),)  # 64 bits, in nanoseconds
     assert struct.unpack("<II", ours[3])[0] == pytest.approx(theirs["TCA_NETEM_REORDER"]["prob_reorder"], abs=2)
@@ -112,11 +90,8 @@ def test_pyroute2_encodes_the_same_netem(profile):
 
 def test_pyroute2_encodes_the_same_tbf():
     settings = tc.tbf(LinkProfile(rate_bps=40e6))
-    expected = dict(
-        sched_tbf.get_parameters({"rate": settings.rate, "burst": settings.burst_bytes, "limit": settings.limit_bytes})[
-            "attrs"
-        ]
-    )["TCA_TBF_PARMS"]
+    given = {"rate": settings.rate, "burst": settings.burst_bytes, "limit": settings.limit_bytes}
+    expected = dict(sched_tbf.get_parameters(given)["attrs"])["TCA_TBF_PARMS"]
     ours = attributes(tc.options("tbf", LinkProfile(rate_bps=40e6)))
     # tc_tbf_qopt: two tc_ratespec of 12 bytes, of which the second is the peak's; limit, buffer, mtu.
     ethernet, rate, limit, mtu = struct.unpack("<xB2x2x2xI12xI4xI", ours[1])

@@ -52,14 +52,11 @@ def test_jitter_has_the_quartiles_of_its_distribution(found):
         assert as_drawn(**attempts[-1]), attempts
 
 
-def test_losses_are_those_of_the_profile(found):
+def test_losses_correlated_or_not_are_those_of_the_profile(found):
     loss = found["loss"]
     assert loss["lost"] == binomial(loss["sent"], 0.05)
     assert loss["arrived"] + loss["lost"] == loss["sent"]
     assert loss["lost_after_lost"] == binomial(loss["lost"], 0.05)
-
-
-def test_correlated_losses_are_those_of_the_profile(found):
     loss = found["loss_correlated"]
     # A chain of correlation r has (1 + r) / (1 - r) times the binomial's variance: 3.
     assert loss["lost"] == pytest.approx(400, abs=5 * sqrt(3 * 4000 * 0.1 * 0.9))
@@ -73,12 +70,9 @@ def test_duplicates_and_reordering_are_those_of_the_profile(found):
     assert found["reorder"]["overtook"] == binomial(4000, 0.25)
 
 
-def test_a_limit_drops_excess_packets(found):
+def test_a_limit_drops_excess_packets_and_a_change_loses_and_delays_nothing(found):
     assert min(found["limit"]) >= 50
     assert found["limit"][-1] == 50  # more if the guest slept while sending
-
-
-def test_a_change_loses_and_delays_nothing(found):
     assert found["changed"] == {"sent": 1000, "arrived": 1000, "in_order": True}
     attempts = found["flow"]
     assert all(flow["bits"] <= HEADERS * flow["most_bits"] for flow in attempts), attempts

@@ -53,9 +53,8 @@ def in_one_graph(seed: int, updates: int, merge_every: int) -> list[dict[str, to
         (2 * torch.cat(errors).mean()).backward()  # two errors an episode
         optimizer.step()
         if update % merge_every == 0:
-            means = {
-                name: (agents[0].state_dict()[name] + agents[1].state_dict()[name]) / 2 for name in network.state_dict()
-            }
+            one_state, other_state = (agent.state_dict() for agent in agents)
+            means = {name: (tensor + other_state[name]) / 2 for name, tensor in one_state.items()}
             for part in (*agents, target[0]):
                 part.load_state_dict(means)
             target[1].load_state_dict(mixer.state_dict())

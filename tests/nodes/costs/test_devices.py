@@ -2,16 +2,8 @@
 
 import pytest
 
-from nodes.costs.devices import (
-    GTX_1080TI_SERVER,
-    MACBOOK_AIR_M1,
-    RASPBERRY_PI_3BP,
-    RTX_2080_PC,
-    Hardware,
-    layer_s,
-    predict_profile,
-    total_s,
-)
+from nodes.costs import devices
+from nodes.costs.devices import RASPBERRY_PI_3BP, Hardware, layer_s, predict_profile, total_s
 from nodes.costs.workload import load_workload
 
 MACHINE = Hardware(name="m", peak_flops=1e9, efficiency=0.5, memory_bps=1e8, layer_overhead_s=0.001, power_w=3.0)
@@ -29,8 +21,8 @@ def test_resnet18_takes_hiveminds_130_ms_on_the_raspberry_pi():
 @pytest.mark.parametrize("name", ["resnet18-88", "vgg11-88", "faster_rcnn-120"])
 def test_nearer_the_cloud_is_faster(name):
     """HiveMind, section IV-D assumes it of every layer; here it holds of each on the UE against the others."""
-    devices = [RASPBERRY_PI_3BP, MACBOOK_AIR_M1, RTX_2080_PC, GTX_1080TI_SERVER]
-    ue, mec, core, cloud = [predict_profile(device, load_workload(name)) for device in devices]
+    chain = [RASPBERRY_PI_3BP, devices.MACBOOK_AIR_M1, devices.RTX_2080_PC, devices.GTX_1080TI_SERVER]
+    ue, mec, core, cloud = [predict_profile(device, load_workload(name)) for device in chain]
     assert all(slow > fast for slow, fast in zip(ue.forward_s, mec.forward_s, strict=True))
     assert sum(mec.forward_s) > sum(core.forward_s) > sum(cloud.forward_s)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from msgspec.structs import replace
+from oracle import make_job
 from torch import nn
 
 from netem.link import LinkProfile
@@ -15,7 +16,7 @@ from nodes.costs.energy import constant_power
 from nodes.costs.profile import Profile, load_profile, measure_profile, node_timings, save_profile
 from nodes.errors import ModelError
 from nodes.model.factory import build_model
-from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.spec.job import DataSpec
 from nodes.training.in_process import run_in_virtual_time
 from nodes.zoo.small_cnn import small_cnn
 
@@ -23,8 +24,7 @@ from nodes.zoo.small_cnn import small_cnn
 class Clock:
     """Shows the seconds that layers say they took."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    seconds = 0.0
 
     def __call__(self) -> float:
         return self.seconds
@@ -127,7 +127,7 @@ def test_layer_by_layer_the_whole_gradient_is_computed():
         assert torch.allclose(sum(gradients[name]) / 2, parameter.grad), name
 
 
-def test_bytes_are_of_what_lives_each_storage_once():
+def test_bytes_are_of_what_lives_each_storage_once_and_a_parameter_counts_where_it_is_used_first():
     profile = measure_profile(Residual(), SHAPE, batch=3, repeats=1)
     four = 4 * 2 * 2 * 4  # bytes of one picture's four float32 maps
     half, logits = four // 2, 12
@@ -135,20 +135,20 @@ def test_bytes_are_of_what_lives_each_storage_once():
     behind_c = half + logits
     assert profile.boundary_bytes == [*(16, four, 2 * four, four, four, four, behind_c, 2 * logits, 2 * logits, logits)]
     assert profile.output_bytes == [four, four, four, four, four, logits, logits, logits, logits]
-
-
-def test_a_parameter_counts_where_it_is_used_first():
-    profile = measure_profile(Residual(), SHAPE, repeats=1)
     assert profile.parameters == [8, 20, 0, 0, 0, 27, 0, 1, 0]
+
+
+def profiled(name: str, classes: int, side: int, granularity: Any) -> tuple[nn.Module, Profile]:
+    shape = (3, side, side)
+    with torch.device("meta"):
+        model = build_model(name, classes, shape)
+    return model, measure_profile(model, shape, granularity, repeats=1, device="meta")
 
 
 @pytest.mark.parametrize("granularity", ["op", "module"])
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16"])
 def test_published_networks(name, granularity):
-    shape = (3, 32, 32)
-    with torch.device("meta"):
-        model = build_model(name, 10, shape)
-    profile = measure_profile(model, shape, granularity, repeats=1, device="meta")
+    model, profile = profiled(name, 10, 32, granularity)
     layers = len(profile.layers)
     assert (profile.boundary_bytes[0], profile.boundary_bytes[-1]) == (3 * 32 * 32 * 4, 10 * 4)
     assert {len(profile.forward_s), len(profile.backward_s), len(profile.parameters)} == {layers}
@@ -156,41 +156,26 @@ def test_published_networks(name, granularity):
     assert sum(profile.parameters) == sum(parameter.numel() for parameter in model.parameters())
 
 
-def mean_output_kb(name: str, granularity: Any) -> tuple[int, float]:
-    """Layers, and their mean output in KB of 1000 bytes, as HiveMind counts: what each layer itself makes."""
-    shape = (3, 88, 88)
-    with torch.device("meta"):
-        model = build_model(name, 1000, shape)
-    profile = measure_profile(model, shape, granularity, repeats=1, device="meta")
-    return len(profile.layers), sum(profile.output_bytes) / len(profile.layers) / 1000
-
-
-def test_mean_outputs_at_88_pixels():
-    """ResNet-18's 52 modules, without the value around a block, which lives beside them; VGG-11's layers."""
-    assert mean_output_kb("resnet18", "module") == (52, pytest.approx(81.977, abs=1e-3))
-    assert mean_output_kb("vgg11", "module") == (29, pytest.approx(353.630, abs=1e-3))
-    assert mean_output_kb("vgg11", "op") == (30, pytest.approx(345.187, abs=1e-3))
+@pytest.mark.parametrize(
+    ("name", "granularity", "layers", "output_kb"),
+    [("resnet18", "module", 52, 81.977), ("vgg11", "module", 29, 353.630), ("vgg11", "op", 30, 345.187)],
+)
+def test_mean_outputs_at_88_pixels(name, granularity, layers, output_kb):
+    """KB of 1000 bytes, as HiveMind counts: what each layer itself makes, without what lives beside it."""
+    _, profile = profiled(name, 1000, 88, granularity)
+    assert len(profile.layers) == layers
+    assert sum(profile.output_bytes) / layers / 1000 == pytest.approx(output_kb, abs=1e-3)
 
 
 PROFILE = Profile(
-    layers=["a", "b", "c"],
-    boundary_bytes=[1, 1, 1, 1],
-    output_bytes=[1, 1, 1],
-    forward_s=[1.0, 2.0, 4.0],
-    backward_s=[10.0, 20.0, 40.0],
-    parameters=[0, 0, 0],
-    batch=2,
+    **{"layers": ["a", "b", "c"], "boundary_bytes": [1] * 4, "output_bytes": [1] * 3, "parameters": [0] * 3},
+    **{"forward_s": [1.0, 2.0, 4.0], "backward_s": [10.0, 20.0, 40.0], "batch": 2},
 )
 
 
-def test_timings_are_the_sums_of_the_layers_held():
+def test_timings_are_the_sums_of_the_layers_held_and_grow_with_the_batch():
     nodes = node_timings(PROFILE, (1, 1, 3), batch=2)
     assert [(node.forward_s, node.backward_s) for node in nodes] == [(1, 10), (0, 0), (6, 60), (0, 0)]
-    assert sum(node.forward_s for node in nodes) == sum(PROFILE.forward_s)
-    assert sum(node.backward_s for node in nodes) == sum(PROFILE.backward_s)
-
-
-def test_timings_grow_with_the_batch():
     assert [node.forward_s for node in node_timings(PROFILE, (2,), batch=8)] == [12, 16]
 
 
@@ -202,18 +187,9 @@ def test_splits_that_do_not_fit(splits):
 
 def test_virtual_time_is_the_sum_over_layers_and_links():
     profile = measure_profile(small_cnn(), (3, 8, 8), batch=4, repeats=1)
-    job = Job(
-        model="nodes.zoo.small_cnn:small_cnn",
-        input_shape=(3, 8, 8),
-        classes=10,
-        nodes=("ue", "mec", "cloud"),
-        splits=(3, 7),
-        stages=(StageSpec(), StageSpec()),
-        data=DataSpec(train_samples=20, test_samples=20),
-        steps=2,
-        batch_size=4,
-        window=1,
-    )
+    data = DataSpec(train_samples=20, test_samples=20)
+    sizes = {"input_shape": (3, 8, 8), "steps": 2, "batch_size": 4, "epochs": 1, "window": 1}
+    job = make_job("nodes.zoo.small_cnn:small_cnn", (3, 7), data=data, **sizes)
     link = Duplex(up=LinkProfile(delay_s=0.25), down=LinkProfile(delay_s=0.5))
     outcome = run_in_virtual_time(job, node_timings(profile, job.splits, job.batch_size), [link, link])
     forward_s, backward_s, round_trips_s = sum(profile.forward_s), sum(profile.backward_s), 2 * 0.75

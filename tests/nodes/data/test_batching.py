@@ -1,6 +1,7 @@
 """Batches against an oracle of single pixels, resumed runs against whole ones; what partitions promise."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_seed_and_epoch_change_order_and_crops(pictures: Pictures) -> None:
         assert not equal(run(1, 1, shuffle), run(2, 1, shuffle))
 
 
-def test_global_generators_are_neither_read_nor_moved(pictures: Pictures) -> None:
+def test_neither_global_generators_nor_stored_pictures_are_touched(pictures: Pictures) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first = list(batches(pictures, 50, seed=1, epoch=1, shuffle=True, augment=True))
@@ -85,36 +86,29 @@ def test_global_generators_are_neither_read_nor_moved(pictures: Pictures) -> Non
     torch.manual_seed(9)
     np.random.seed(9)
     assert equal(iter(first), batches(pictures, 50, seed=1, epoch=1, shuffle=True, augment=True))
-
-
-def test_an_epoch_takes_every_picture_once(pictures: Pictures) -> None:
-    plain = Pictures(pictures.images, np.arange(50), pictures.mean, pictures.std)
-    sizes, seen = [], []
-    for images, labels in batches(plain, 16, seed=0, epoch=0, shuffle=True, augment=False):
-        sizes.append(len(images))
-        seen += labels.tolist()
-    assert sizes == [16, 16, 16, 2]
-    assert sorted(seen) == list(range(50))
-    assert seen != list(range(50))
-    assert len(list(batches(plain, 16, seed=0, epoch=0, shuffle=True, augment=False, drop_last=True))) == 3
-
-
-def test_indices_limit_what_is_taken(pictures: Pictures) -> None:
-    plain = Pictures(pictures.images, np.arange(50), pictures.mean, pictures.std)
-    part = np.array([40, 3, 17])
-    kept = batches(plain, 2, seed=0, epoch=0, shuffle=False, augment=False, indices=part)
-    assert [labels.tolist() for _, labels in kept] == [[40, 3], [17]]
-    mixed = batches(plain, 3, seed=0, epoch=0, shuffle=True, augment=False, indices=part)
-    assert sorted(next(mixed)[1].tolist()) == [3, 17, 40]
-
-
-def test_stored_pictures_stay_as_they_are(pictures: Pictures) -> None:
     before = pictures.images[:].copy()
     for images, labels in batches(pictures, 50, seed=0, epoch=0, shuffle=False, augment=True):
         images.zero_()
         labels.zero_()
     assert (pictures.images[:] == before).all()
     assert pictures.labels.max() == 6
+
+
+def test_an_epoch_takes_every_picture_once_or_those_of_its_indices(pictures: Pictures) -> None:
+    plain = Pictures(pictures.images, np.arange(50), pictures.mean, pictures.std)
+
+    def taken(size: int, shuffle: bool, **limits: object) -> list[list[int]]:
+        drawn = batches(plain, size, seed=0, epoch=0, shuffle=shuffle, augment=False, **limits)
+        return [labels.tolist() for _, labels in drawn]
+
+    seen = taken(16, shuffle=True)
+    order = list(chain(*seen))
+    assert [len(labels) for labels in seen] == [16, 16, 16, 2]
+    assert sorted(order) == list(range(50)) != order
+    assert len(taken(16, shuffle=True, drop_last=True)) == 3
+    part = np.array([40, 3, 17])
+    assert taken(2, shuffle=False, indices=part) == [[40, 3], [17]]
+    assert sorted(taken(3, shuffle=True, indices=part)[0]) == [3, 17, 40]
 
 
 def test_subset_keeps_shares_and_pixels(pictures: Pictures) -> None:
@@ -137,12 +131,7 @@ def test_selected_indexes_like_an_array() -> None:
     order = np.array([5, 1, 7, 0])
     view, array = Selected(stored, order), stored[order]
     assert (len(view), view.shape) == (4, (4, 1, 1, 3))
-    for key in (
-        slice(1, 3),
-        slice(None, None, -1),
-        np.array([-1, 0, 0]),
-        np.array([True, False, True, False]),
-    ):
+    for key in (slice(1, 3), slice(None, None, -1), np.array([-1, 0, 0]), np.array([True, False, True, False])):
         assert (view[key] == array[key]).all()
     with pytest.raises(IndexError):
         view[np.array([4])]
@@ -172,15 +161,11 @@ def test_iid_is_even_random_and_whole() -> None:
 
 @pytest.mark.parametrize("alpha", [1e-3, 0.1, 1.0, 1e6])
 def test_dirichlet_is_whole_deterministic_and_leaves_nobody_out(alpha: float) -> None:
-    parts = partition_dirichlet(LABELS, 20, alpha, seed=4, least=3)
+    parts, again, other = (partition_dirichlet(LABELS, 20, alpha, seed=seed, least=3) for seed in (4, 4, 5))
     assert whole(parts)
     assert min(len(part) for part in parts) >= 3
-    again = partition_dirichlet(LABELS, 20, alpha, seed=4, least=3)
     assert all((part == same).all() for part, same in zip(parts, again, strict=True))
-    assert any(
-        part.tolist() != other.tolist()
-        for part, other in zip(parts, partition_dirichlet(LABELS, 20, alpha, seed=5, least=3), strict=True)
-    )
+    assert any(part.tolist() != differing.tolist() for part, differing in zip(parts, other, strict=True))
 
 
 def test_dirichlet_is_more_skewed_for_a_smaller_alpha() -> None:

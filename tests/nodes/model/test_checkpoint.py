@@ -4,6 +4,7 @@ import itertools
 import os
 from pathlib import Path
 
+import oracle
 import pytest
 import torch
 from msgspec.structs import replace
@@ -19,20 +20,19 @@ LAYERS = 7
 
 def make_job(folder: Path, **changes) -> Job:
     settings = {
-        "model": "user_models:Plain",
-        "input_shape": (3, 16, 16),
-        "classes": 10,
-        "nodes": ("ue", "relay", "ue-2", "cloud"),
-        "splits": (2, 2, 5),
+        **{
+            "input_shape": (3, 16, 16),
+            "nodes": ("ue", "relay", "ue-2", "cloud"),
+            "epochs": 5,
+            "steps": None,
+            "seed": 0,
+        },
         "stages": (StageSpec(), StageSpec(name="user_stages:Bottleneck"), StageSpec(name="int8")),
         "data": DataSpec(train_samples=40, test_samples=16, augment=True),
         "optimizer": OptimizerSpec(lr=0.05, schedule="cosine"),
-        "epochs": 5,
-        "batch_size": 8,
-        "threads": 1,
         "checkpoint": str(folder),
     }
-    return Job(**settings | changes)
+    return oracle.make_job("user_models:Plain", (2, 2, 5), **settings | changes)
 
 
 class Killed(Exception):  # noqa: N818  (no error of ours)
@@ -88,35 +88,28 @@ def assert_ends_like(whole, job: Job, since: int) -> None:
         assert_same(saved(job, index, 5), saved(whole_job, index, 5))
 
 
-@pytest.mark.parametrize("epoch", [1, 3, 4])
-def test_a_run_cut_off_after_an_epoch_ends_like_one_that_was_not(whole, tmp_path, epoch):
+@pytest.mark.parametrize(
+    ("epoch", "damage", "last"),
+    [
+        (1, lambda job: None, 1),
+        (3, lambda job: None, 3),
+        (4, lambda job: None, 4),
+        (3, lambda job: checkpoint_path(job, 2, 3).unlink(), 2),  # the third node was killed before it had saved
+        (2, lambda job: half_written(job, 3), 2),
+    ],
+    ids=["one", "three", "four", "nodes that fell at different epochs", "files half written"],
+)
+def test_a_run_cut_off_after_an_epoch_ends_like_one_that_was_not(whole, tmp_path, epoch, damage, last):
     job = make_job(tmp_path)
     run_until(job, epoch)
-    assert last_checkpoint(job, LAYERS) == epoch
-    assert_ends_like(whole, job, since=epoch)
+    damage(job)
+    assert last_checkpoint(job, LAYERS) == last
+    assert_ends_like(whole, job, since=last)
 
 
-def test_momentum_is_part_of_what_is_saved(whole):
-    state = saved(whole[0], 0, 5)["optimizer"]["state"]
-    assert state
-    assert all(entry["momentum_buffer"].abs().sum() > 0 for entry in state.values())
-
-
-def test_nodes_that_fell_at_different_epochs_go_on_from_the_last_they_share(whole, tmp_path):
-    job = make_job(tmp_path)
-    run_until(job, 3)
-    checkpoint_path(job, 2, 3).unlink()  # the third node was killed before it had saved
-    assert last_checkpoint(job, LAYERS) == 2
-    assert_ends_like(whole, job, since=2)
-
-
-def test_a_file_half_written_when_the_kill_came_does_not_count(whole, tmp_path):
-    job = make_job(tmp_path)
-    run_until(job, 2)
+def half_written(job: Job, epoch: int) -> None:
     for index in range(4):
-        (tmp_path / f".node-{index}-3.pt.partial").write_bytes(b"half of it")
-    assert last_checkpoint(job, LAYERS) == 2
-    assert_ends_like(whole, job, since=2)
+        Path(job.checkpoint, f".node-{index}-{epoch}.pt.partial").write_bytes(b"half of it")
 
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_epoch_before(whole, tmp_path, monkeypatch):
@@ -147,12 +140,12 @@ def test_a_node_that_saved_more_than_the_others_does_not_decide(tmp_path):
     assert last_checkpoint(job, LAYERS) == 0
 
 
-def test_only_the_last_two_epochs_are_kept_and_a_relay_saves_nothing(whole):
+def test_the_last_two_epochs_are_kept_with_momentum_a_relay_saves_nothing_and_a_finished_run_stays(whole):
     names = sorted(path.name for path in Path(whole[0].checkpoint).iterdir())
     assert names == [f"node-{index}-{epoch}.pt" for index in (0, 2, 3) for epoch in (4, 5)]
-
-
-def test_a_finished_run_has_nothing_left_to_do(whole):
+    state = saved(whole[0], 0, 5)["optimizer"]["state"]
+    assert state
+    assert all(entry["momentum_buffer"].abs().sum() > 0 for entry in state.values())
     assert run_in_process(whole[0]).epochs == []
 
 

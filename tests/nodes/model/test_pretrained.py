@@ -4,13 +4,13 @@ import hashlib
 
 import pytest
 import torch
+from oracle import make_job
 from torch import hub
 from torchvision import models
 
 from nodes.errors import ModelError
 from nodes.model.factory import build_model
 from nodes.model.pretrained import is_published, published_weights
-from nodes.spec.job import Job, StageSpec
 from nodes.training.segment import Segment
 
 NAME = "shufflenet_v2_x0_5"  # 1.4 M parameters
@@ -41,15 +41,7 @@ def test_a_chain_begins_with_what_was_fetched_once(served):
     path = published_weights(NAME, build_model(NAME, 10, (3, 32, 32)))
     source.unlink()
     assert published_weights(NAME, network) == path
-    job = Job(
-        model=NAME,
-        input_shape=(3, 32, 32),
-        classes=10,
-        nodes=("ue", "cloud"),
-        splits=(40,),
-        stages=(StageSpec(),),
-        weights=str(path),
-    )
+    job = make_job(NAME, (40,), weights=str(path))
     found = Segment(job, 0).state() | Segment(job, 1).state()
     given = network.state_dict()
     assert found.keys() == given.keys()

@@ -92,16 +92,6 @@ def test_a_gain_above_the_threshold_is_taken_at_once():
         assert control.take_stop(0) == stop
 
 
-def told(policy: Policy, steps: list[tuple[float, float]]) -> list[bool]:
-    """Whether something is told at each (time, cost of the one layer)."""
-    control, happened = SplitControl([1e9], policy), []
-    for now, cost_s in steps:
-        control.set_downstream([cost_s, 0.0])
-        control.update([0.0, 0.0])
-        happened.append(control.next_update(now) is not None)
-    return happened
-
-
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
@@ -114,8 +104,12 @@ def told(policy: Policy, steps: list[tuple[float, float]]) -> list[bool]:
     ids=str,
 )
 def test_an_update_is_told_if_something_changed_or_enough_time_went_by(policy, expected):
-    steps = [(0.0, 1.0), (1.0, 1.0), (2.0, 1.05), (3.0, 1.2), (4.0, 1.2), (6.0, 1.2)]
-    assert told(policy, steps) == expected
+    control, told = SplitControl([1e9], policy), []
+    for now, cost_s in [(0.0, 1.0), (1.0, 1.0), (2.0, 1.05), (3.0, 1.2), (4.0, 1.2), (6.0, 1.2)]:
+        control.set_downstream([cost_s, 0.0])
+        control.update([0.0, 0.0])
+        told.append(control.next_update(now) is not None)
+    assert told == expected
 
 
 def test_a_new_neighbour_is_told_whatever_the_old_one_knew():
@@ -126,7 +120,7 @@ def test_a_new_neighbour_is_told_whatever_the_old_one_knew():
     assert control.next_update(2.0) == [1.0, 0.0]
 
 
-def test_without_a_neighbour_downstream_all_is_computed():
+def test_a_task_goes_on_only_to_a_neighbour_that_can_go_on():
     control = SplitControl([1.0, 2.0], Policy())
     control.set_downstream([0.5, 0.1, 0.0])
     control.update([0.0] * 3)
@@ -135,6 +129,10 @@ def test_without_a_neighbour_downstream_all_is_computed():
     control.update([0.0] * 3)
     assert control.stops == [2, 2, 2]
     assert control.cost_s == [3.0, 2.0, 0.0]
+    control = SplitControl([1.0, 2.0], Policy(hysteresis=0.2))
+    control.set_downstream([inf, 0.1, inf])
+    control.update([0.0] * 3)
+    assert control.stops[0] == 1
 
 
 @pytest.mark.parametrize("vector", [[1.0], [1.0] * 4, [1.0, nan, 0.0], [1.0, -1e-9, 0.0]], ids=str)
@@ -143,33 +141,18 @@ def test_what_is_no_vector_of_costs_is_refused(vector):
         SplitControl([1.0, 2.0], Policy()).set_downstream(vector)
 
 
-def test_a_neighbour_that_cannot_go_on_is_avoided():
-    control = SplitControl([1.0, 2.0], Policy(hysteresis=0.2))
-    control.set_downstream([inf, 0.1, inf])
-    control.update([0.0] * 3)
-    assert control.stops[0] == 1
-
-
 def test_a_steady_estimate_is_the_links_transfer_time():
     estimate = constant_estimate([100, 50, 0], 1e3, 0.2)
     assert list(estimate(5.0, 1.0)) == transfer_s([100, 50, 0], 1e3, 0.2) == [1.0, 0.6000000000000001, 0.0]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"min_change": -0.1},
-        {"hysteresis": -1},
-        {"period_s": 0},
-        {"check_s": -1},
-        {"gap_tasks": 0},
-        {"rate_transfers": -1},
-        {"remember_s": 0},
-    ],
-)
-def test_policies_that_mean_nothing_are_refused(wrong):
+WRONG = {"min_change": -0.1, "hysteresis": -1, "period_s": 0, "check_s": -1, "gap_tasks": 0, "rate_transfers": -1}
+
+
+@pytest.mark.parametrize(("name", "value"), [*WRONG.items(), ("remember_s", 0)])
+def test_policies_that_mean_nothing_are_refused(name, value):
     with pytest.raises(ValueError, match="must"):
-        Policy(**wrong)
+        Policy(**{name: value})
 
 
 def test_the_path_of_one_node_is_the_sum_of_its_layers():

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nodes.splitting import migration
 from nodes.splitting.migration import (
     CLOUD,
     BackhaulLink,
@@ -20,6 +21,10 @@ from nodes.splitting.migration import (
 )
 
 EDGES = ("a", "b", "c")
+attachments = st.integers(1, 4).map(
+    lambda clients: st.lists(st.sampled_from(EDGES), min_size=clients, max_size=clients)
+)
+courses = attachments.flatmap(lambda attached: st.lists(attached, min_size=2, max_size=5))
 
 
 def numbers(count: int, least: int, most: int) -> Any:
@@ -37,18 +42,19 @@ def worlds(draw: st.DrawFn) -> tuple[EdgeNetwork, Model]:
     return network, model
 
 
-def graph(network: EdgeNetwork) -> networkx.Graph:
+def byte_times(network: EdgeNetwork) -> dict[str, dict[str, float]]:
+    """Seconds a byte takes from each server to each, on the fastest way."""
     found = networkx.Graph()
     for (one, other), link in network.links.items():
         found.add_edge(one, other, byte_s=8 / link.rate_bps)
-    return found
+    return dict(networkx.all_pairs_dijkstra_path_length(found, weight="byte_s"))
 
 
 @settings(max_examples=50)
 @given(worlds())
 def test_parameters_take_the_fastest_way(world: tuple[EdgeNetwork, Model]) -> None:
     network, _ = world
-    lengths = dict(networkx.all_pairs_dijkstra_path_length(graph(network), weight="byte_s"))
+    lengths = byte_times(network)
     for (source, target), route in network.routes.items():
         assert route_s(route, 1) == pytest.approx(lengths[source][target])
 
@@ -74,7 +80,7 @@ def test_one_clients_layers_go_where_its_stay_costs_least(
 ) -> None:
     network, model = world
     layers = len(model.held_bytes)
-    lengths = dict(networkx.all_pairs_dijkstra_path_length(graph(network), weight="byte_s"))
+    lengths = byte_times(network)
     controller = Controller(network, model, "migrate", 1, batches, stay_rounds)
     before = controller.begin([first])
     held = before.used[first]
@@ -115,22 +121,11 @@ def test_first_copies_are_the_best_that_fit_with_keeping_them_in_step(
             hops = sum(2 * (8 * n * model.boundary_bytes[used] / link.rate_bps + link.delay_s) for link in up)
             return batches * (work_s + hops) + step_s
 
-        fit = [
-            used for used in range(len(model.held_bytes) + 1) if sum(model.held_bytes[:used]) <= network.storage_bytes
-        ]
-        assert cost(state.used[edge]) == pytest.approx(min(map(cost, fit)))
+        assert cost(state.used[edge]) == pytest.approx(min(map(cost, fitting(network, model))))
 
 
 @settings(max_examples=100)
-@given(
-    worlds(),
-    st.sampled_from(["migrate", "stay", "replicate"]),
-    st.integers(1, 4).flatmap(
-        lambda clients: st.lists(
-            st.lists(st.sampled_from(EDGES), min_size=clients, max_size=clients), min_size=2, max_size=5
-        )
-    ),
-)
+@given(worlds(), st.sampled_from(["migrate", "stay", "replicate"]), courses)
 def test_whatever_happens_copies_fit_and_clients_have_one(
     world: tuple[EdgeNetwork, Model], strategy: Any, course: list[list[str]]
 ) -> None:
@@ -151,14 +146,11 @@ def test_whatever_happens_copies_fit_and_clients_have_one(
         assert strategy != "stay" or state.stored == first.stored
 
 
-def line(storage_bytes: float = 10) -> EdgeNetwork:
-    """Two edges beside each other; the route to the cloud takes four times as long."""
-    links = {
-        ("a", "b"): BackhaulLink(8.0, 0.0),
-        ("a", CLOUD): BackhaulLink(2.0, 0.0),
-        ("b", CLOUD): BackhaulLink(2.0, 0.0),
-    }
-    return EdgeNetwork(("a", "b"), links, {server: [0.0, 0.0] for server in ("a", "b", CLOUD)}, storage_bytes)
+def line(across_bps: float = 8.0, cloud_bps: float = 2.0) -> EdgeNetwork:
+    """Two edges beside each other; by default, the route to the cloud takes four times as long."""
+    rates = {("a", "b"): across_bps, ("a", CLOUD): cloud_bps, ("b", CLOUD): cloud_bps}
+    links = {pair: BackhaulLink(rate_bps, 0.0) for pair, rate_bps in rates.items()}
+    return EdgeNetwork(("a", "b"), links, {server: [0.0, 0.0] for server in ("a", "b", CLOUD)}, 10)
 
 
 MODEL = Model([4, 1, 0], [6, 20], [3, 10])
@@ -198,15 +190,10 @@ def test_who_alone_uses_an_old_copy_pays_for_keeping_it_in_step() -> None:
 
 
 def test_copies_in_step_come_from_the_cloud_if_that_is_nearer() -> None:
-    links = {
-        ("a", "b"): BackhaulLink(1.0, 0.0),
-        ("a", CLOUD): BackhaulLink(8.0, 0.0),
-        ("b", CLOUD): BackhaulLink(8.0, 0.0),
-    }
-    network = EdgeNetwork(("a", "b"), links, line().layer_s, 10)
     before, after = State({"a": 1}, {"a": 1}, ("a", "a")), State({"a": 1, "b": 1}, {"a": 1, "b": 1}, ("a", "b"))
     for clients, hops in ((1, 2), (2, 1)):
-        (arrival,) = Controller(network, MODEL, "migrate", clients, 1, 1.0).arrivals(before, after)
+        controller = Controller(line(across_bps=1.0, cloud_bps=8.0), MODEL, "migrate", clients, 1, 1.0)
+        (arrival,) = controller.arrivals(before, after)
         assert len(arrival.route) == hops
 
 
@@ -217,7 +204,7 @@ def test_copies_of_their_own_go_where_there_is_room() -> None:
     model = Model([5, 9, 0], [3, 3], [3, 3])
 
     def holders(attached: list[str], stay_rounds: float = 1.0) -> list[str]:
-        rounds = follow_separate_copies(network, model, 1, stay_rounds, [tuple(one) for one in attached])
+        rounds = migration.follow_separate_copies(network, model, 1, stay_rounds, [tuple(one) for one in attached])
         assert all(state.stored == {state.holders[0]: 2} for one in rounds for state in one)
         return ["".join(state.holders[0] for state in one) for one in rounds]
 

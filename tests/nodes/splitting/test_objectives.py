@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nodes.splitting import objectives
 from nodes.splitting.objectives import (
     ChainMetric,
     Limit,
@@ -42,10 +43,8 @@ def edge_costs(costs: ChainMetric, splits: Splits) -> list[float]:
     """What each node's edge costs: its incoming transfer and its layers."""
     done = [0, *splits, len(costs.layers[0])]
     arriving = [0.0, *(link[i] for link, i in zip(costs.links, splits, strict=True))]
-    return [
-        arrival + sum(row[i:j])
-        for arrival, row, (i, j) in zip(arriving, costs.layers, pairwise(done), strict=True)
-    ]  # fmt: skip
+    edges = zip(arriving, costs.layers, pairwise(done), strict=True)
+    return [arrival + sum(row[i:j]) for arrival, row, (i, j) in edges]
 
 
 def weight(cost: float, most: float) -> float:
@@ -71,11 +70,10 @@ def test_per_edge_the_sum_of_equation_12_is_least(three: list[ChainMetric], one:
         for splits in all_splits(best)
     }
     least = min(oracle.values())
-    found = search_per_edge(best, [Limit(latency, one), Limit(energy, other)])
+    found = objectives.search_per_edge(best, [Limit(latency, one), Limit(energy, other)])
     if least == inf:
         assert found is None
     else:
-        assert found is not None
         assert found.cost == pytest.approx(least)
         assert oracle[tuple(found.splits)] == pytest.approx(least)
 
@@ -106,7 +104,6 @@ def test_accumulated_each_node_settles_for_its_least(three: list[ChainMetric], m
     if total == inf:
         assert found is None
     else:
-        assert found is not None
         assert found.cost == pytest.approx(total)
         assert path_cost(*latency, found.splits) < most
         if tuple(found.splits) == splits:  # else a tie that rounding broke the other way
@@ -124,9 +121,8 @@ def test_within_a_limit_the_least_cost_is_exact(three: list[ChainMetric], most: 
     if not within:
         assert found is None
         return
-    assert found is not None
-    assert tuple(found.splits) in within
     least = min(oracle[splits] for splits in within)
+    assert tuple(found.splits) in within
     assert oracle[tuple(found.splits)] == least
     assert found.cost == pytest.approx(least * scale)
     if scale == 1:  # else rounding may tell equal costs apart
@@ -137,26 +133,22 @@ def test_within_a_limit_the_least_cost_is_exact(three: list[ChainMetric], most: 
 def test_within_a_limit_slower_ways_to_a_place_give_way_to_cheaper_ones_and_the_other_way_round() -> None:
     """Longer chains, on which many ways lead to each place and few of them count."""
     random = Random(3)
+
+    def drawn(rows: int, width: int, most: int) -> list[list[float]]:
+        return [[float(random.randint(0, most)) for _ in range(width)] for _ in range(rows)]
+
     for _ in range(60):
-        best, latency = (
-            ChainMetric(
-                [[float(random.randint(0, 20)) for _ in range(6)] for _ in range(4)],
-                [[float(random.randint(0, 9)) for _ in range(7)] for _ in range(3)],
-            )
-            for _ in range(2)
-        )
+        best, latency = (ChainMetric(drawn(4, 6, 20), drawn(3, 7, 9)) for _ in range(2))
         ways = [(path_cost(*latency, splits), path_cost(*best, splits)) for splits in all_splits(best)]
         fastest = min(ways)[0]
         for most in range(int(fastest), int(fastest) + 30, 6):
             found = search_within_limit(best, Limit(latency, most))
-            assert found is not None
             assert found.cost == min(cost for used, cost in ways if used <= most)
 
 
 def test_a_limit_that_just_holds_is_not_broken_by_rounding() -> None:
     assert 0.1 + 0.2 > 0.3
-    found = search_within_limit(ChainMetric([[1.0, 1.0]], []), Limit(ChainMetric([[0.1, 0.2]], []), 0.3))
-    assert found is not None
+    assert search_within_limit(ChainMetric([[1.0, 1.0]], []), Limit(ChainMetric([[0.1, 0.2]], []), 0.3)) is not None
 
 
 def test_what_nodes_settle_for_may_leave_nothing_to_those_before_them() -> None:
@@ -164,9 +156,7 @@ def test_what_nodes_settle_for_may_leave_nothing_to_those_before_them() -> None:
     latency = ChainMetric([[5.0, 50.0], [50.0, 9.0], [50.0, 1.0]], [[0.0] * 3, [0.0] * 3])
     energy = ChainMetric([[0.0, 0.0], [0.0, 0.0], [0.0, 9.0]], [[0.0] * 3, [0.0] * 3])
     assert search_accumulated(energy, [Limit(latency, 11.0)]) is None
-    exact = search_within_limit(energy, Limit(latency, 11.0))
-    assert exact is not None
-    assert exact.splits == [1, 1]
+    assert search_within_limit(energy, Limit(latency, 11.0)).splits == [1, 1]
     assert search(*latency).cost == 6
 
 

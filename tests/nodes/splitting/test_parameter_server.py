@@ -15,6 +15,10 @@ from nodes.splitting.search import path_cost, search
 LINKS = [(16.0, 0.5), (8.0, 0.0), (4.0, 2.0)]
 
 
+def rows(count: int, width: int) -> st.SearchStrategy[list[list[int]]]:
+    return st.lists(st.lists(st.integers(0, 5), min_size=width, max_size=width), min_size=count, max_size=count)
+
+
 @pytest.mark.parametrize("server", [0, 1, 2, 3])
 @pytest.mark.parametrize("sizes", [[2, 4, 6], [0, 4, 0]])
 def test_each_link_is_charged_what_crosses_it_on_the_way_to_the_server_and_back(server: int, sizes: list[int]) -> None:
@@ -40,11 +44,7 @@ def test_one_that_holds_all_sends_the_whole_model() -> None:
 
 
 @settings(max_examples=60)
-@given(
-    st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=3, max_size=3),
-    st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=2, max_size=2),
-    st.lists(st.integers(0, 9), min_size=3, max_size=3),
-)
+@given(rows(3, 3), rows(2, 4), st.lists(st.integers(0, 9), min_size=3, max_size=3))
 def test_equation_13_charges_whoever_computes_the_final_layer(
     layer_costs: list[list[int]], link_costs: list[list[int]], omega: list[int]
 ) -> None:
@@ -67,14 +67,10 @@ def test_equation_13_overlooks_parameters_held_before_the_final_layer() -> None:
 
 
 def test_the_average_is_weighted_by_samples() -> None:
-    states = [
-        {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(4)},
-        {"w": torch.tensor([5.0, 4.0]), "n": torch.tensor(7)},
-    ]
+    states = [{"w": torch.tensor(w), "n": torch.tensor(n)} for w, n in (([1.0, 2.0], 4), ([5.0, 4.0], 7))]
     average = federated_average(states, [3, 1])
     assert average["w"].tolist() == [2.0, 2.5]
-    assert average["n"].item() == 5
-    assert average["n"].dtype == torch.int64
+    assert (average["n"].item(), average["n"].dtype) == (5, torch.int64)
 
 
 def test_one_gradient_step_averaged_is_the_step_on_all_samples() -> None:

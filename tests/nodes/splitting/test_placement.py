@@ -1,6 +1,6 @@
 """Placement under storage limits against brute force: all splits, what they cost and what they hold told anew."""
 
-from itertools import combinations_with_replacement, pairwise, product
+from itertools import combinations, combinations_with_replacement, pairwise, product
 from math import inf
 from typing import Any
 
@@ -8,13 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.splitting.placement import (
-    ServerPath,
-    longest_runs,
-    place_layers,
-    search_within_storage,
-    split_node_within_storage,
-)
+from nodes.splitting import placement
+from nodes.splitting.placement import ServerPath, place_layers, search_within_storage
 from nodes.splitting.search import path_cost, search, split_node
 
 Case = dict[str, Any]
@@ -73,21 +68,17 @@ def test_without_limits_it_is_the_split_search(case: Case) -> None:
     assert found == search(case["layer_costs"], case["link_costs"])
     downstream = [float(cost) for cost in reversed(range(len(case["held_bytes"]) + 1))]
     arguments = case["layer_costs"][0], [0.0] * len(downstream), downstream
-    assert split_node_within_storage(*arguments, case["held_bytes"], enough[0]) == split_node(*arguments)
+    assert placement.split_node_within_storage(*arguments, case["held_bytes"], enough[0]) == split_node(*arguments)
 
 
 @settings(max_examples=100)
 @given(st.integers(1, 7).flatmap(lambda count: numbers(count, 3)), st.integers(0, 9))
 def test_runs_are_those_that_fit_and_cannot_grow(held_bytes: list[int], storage: int) -> None:
     layers = len(held_bytes)
-    fit = {
-        (low, high)
-        for low in range(layers)
-        for high in range(low + 1, layers + 1)
-        if sum(held_bytes[low:high]) <= storage
-    }
+    runs = combinations(range(layers + 1), 2)
+    fit = {(low, high) for low, high in runs if sum(held_bytes[low:high]) <= storage}
     longest = {(low, high) for low, high in fit if not {(low - 1, high), (low, high + 1)} & fit}
-    assert set(longest_runs(held_bytes, storage)) == (longest or {(0, 0)})
+    assert set(placement.longest_runs(held_bytes, storage)) == (longest or {(0, 0)})
 
 
 @st.composite
@@ -95,21 +86,13 @@ def trees(draw: st.DrawFn) -> Case:
     """Two or three edges below one server, and a cloud that holds all."""
     edges, layers = draw(st.integers(2, 3)), draw(st.integers(1, 3))
     metro, cloud = draw(numbers(layers, 3)), draw(numbers(layers, 3))
-    paths = [
-        ServerPath(
-            (f"edge{edge}", "metro", "cloud"),
-            [draw(numbers(layers, 3)), metro, cloud],
-            [draw(numbers(layers + 1, 4)) for _ in range(2)],
-        )
-        for edge in range(edges)
-    ]
+    paths = []
+    for edge in range(edges):
+        layer_costs, link_costs = [draw(numbers(layers, 3)), metro, cloud], [draw(numbers(layers + 1, 4)) for _ in "ab"]
+        paths.append(ServerPath((f"edge{edge}", "metro", "cloud"), layer_costs, link_costs))
     sizes = draw(numbers(layers, 3))
-    storage = {f"edge{edge}": draw(st.integers(0, 6)) for edge in range(edges)}
-    return {
-        "paths": paths,
-        "held_bytes": sizes,
-        "storage_bytes": {**storage, "metro": draw(st.integers(0, 6)), "cloud": sum(sizes)},
-    }
+    storage = {server: draw(st.integers(0, 6)) for server in (*(f"edge{edge}" for edge in range(edges)), "metro")}
+    return {"paths": paths, "held_bytes": sizes, "storage_bytes": {**storage, "cloud": sum(sizes)}}
 
 
 @settings(max_examples=150)
@@ -127,9 +110,8 @@ def test_paths_that_share_a_server_are_placed_together(case: Case) -> None:
             least = min(least, sum(costs))
     found = place_layers(paths, sizes, storage)
     assert found.cost == pytest.approx(least)
-    assert sum(
-        path_cost(path.layer_costs, path.link_costs, splits) for path, splits in zip(paths, found.splits, strict=True)
-    ) == pytest.approx(least)
+    placed = zip(paths, found.splits, strict=True)
+    assert sum(path_cost(path.layer_costs, path.link_costs, s) for path, s in placed) == pytest.approx(least)
     for server, (low, high) in found.stored.items():
         assert sum(sizes[low:high]) <= storage[server]
     for path, (first, second) in zip(paths, found.splits, strict=True):

@@ -1,29 +1,23 @@
 """Stages against the whole model with the same operations in it; gradients pass straight through."""
 
-import copy
 import math
 
 import pytest
 import torch
-from oracle import Unsplit
-from torch import nn
+from msgspec.structs import replace
+from oracle import Staged, Unsplit, assert_equals_joint, first_message, staged_job
 from torch.nn import functional as F
 
 from nodes.data.loading import load_data
 from nodes.errors import ModelError, ProtocolError
-from nodes.model.chain import Chain
-from nodes.model.factory import build_model
 from nodes.seeds import derive
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.stages.base import Stage
 from nodes.stages.builtin import BUILT_IN, Float16, Int8, build_stage
 from nodes.training.segment import STAGE_LAYERS, Segment
-from nodes.wire.messages import Activation, Gradient
+from nodes.wire.messages import Gradient
 
-SHAPES = {
-    "x": torch.empty(1, 4, 3, 3, device="meta"),
-    "n": torch.empty(1, 2, dtype=torch.int64, device="meta"),
-}
+SHAPES = {"x": torch.empty(1, 4, 3, 3, device="meta"), "n": torch.empty(1, 2, dtype=torch.int64, device="meta")}
 
 
 def value(seed=0, scale=3.0):
@@ -63,24 +57,24 @@ def test_float16_rounds_to_nearest_and_saturates():
     assert decoded.tolist() == [1.0, 1.0, 65504.0, -65504.0, 65504.0]
 
 
-def test_int8_errs_by_half_a_step_at_most():
+def through_int8(given):
+    return Int8(SHAPES).decode(Int8(SHAPES).encode({"x": given}))["x"]
+
+
+def test_int8_errs_by_half_a_step_at_most_and_keeps_a_diverged_run_visible():
     given = value(scale=7.0)
-    decoded = Int8(SHAPES).decode(Int8(SHAPES).encode({"x": given}))["x"]
+    decoded = through_int8(given)
     step = (given.max() - given.min()) / 255
     assert (decoded - given).abs().max() <= step * 0.5001
     assert decoded.unique().numel() > 100
     assert abs(decoded.max() - given.max()) <= step * 1e-3
+    assert through_int8(torch.tensor([1.0, math.nan])).isnan().all()
 
 
 @pytest.mark.parametrize("constant", [0.0, -3.5, 1e-30])
 def test_int8_of_a_constant_is_that_constant(constant):
     given = torch.full((2, 3), constant)
-    assert torch.equal(Int8(SHAPES).decode(Int8(SHAPES).encode({"x": given}))["x"], given)
-
-
-def test_int8_keeps_a_diverged_run_visible():
-    decoded = Int8(SHAPES).decode(Int8(SHAPES).encode({"x": torch.tensor([1.0, math.nan])}))["x"]
-    assert decoded.isnan().all()
+    assert torch.equal(through_int8(given), given)
 
 
 def test_a_stage_gives_back_the_dtype_that_the_model_made():
@@ -106,55 +100,28 @@ def test_what_is_no_stage_is_one_error(spec, words):
         build_stage(spec, SHAPES)
 
 
-# Two segments by hand, against the whole network with the same stage in it.
+# Two nodes against the whole network with the same stage in it.
 
-PLAIN = "user_models:Plain"
 CUT = 3  # behind the dropout
 
 
 def make_job(stage: StageSpec, **changes) -> Job:
-    settings = {
-        "model": PLAIN,
-        "input_shape": (3, 16, 16),
-        "classes": 10,
-        "nodes": ("ue", "cloud"),
-        "splits": (CUT,),
-        "stages": (stage,),
-        "data": DataSpec(train_samples=64, test_samples=16),
-        "optimizer": OptimizerSpec(lr=0.1),
-        "steps": 4,
-        "batch_size": 16,
-        "threads": 1,
-    }
-    return Job(**settings | changes)
+    settings = {"data": DataSpec(train_samples=64, test_samples=16), "steps": 4, "epochs": 1, "batch_size": 16}
+    return staged_job(stage, **{**settings, "optimizer": OptimizerSpec(lr=0.1), "seed": 0} | changes)
 
 
-class Staged(Unsplit):
-    """The whole network with ``between`` at the cut; ``parameters`` of the stage train along."""
+class Joint(Staged):
+    """The whole network with ``between`` at the cut, which may set the stage's own loss."""
 
-    def __init__(self, job, data, stage, between):
-        super().__init__(job, data)
-        self.stage, self.between = stage, between
-        self.own_loss = None
-        spec = job.optimizer
-        self.optimizer = torch.optim.SGD(
-            [*self.model.parameters(), *stage.parameters()],
-            lr=spec.lr,
-            momentum=spec.momentum,
-            weight_decay=spec.weight_decay,
-        )
+    def __init__(self, job, between):
+        super().__init__(job, load_data(job))
+        self.between, self.own_loss = between, None
 
     def loss(self, pictures, labels):
         features = self.model.features
         crossing = self.between(self.stage, features[:CUT](pictures), self)
         logits = self.model.head(features[CUT:](crossing).mean((2, 3)))
-        task = F.cross_entropy(logits, labels)
-        self.reported = task.item()
-        return task if self.own_loss is None else task + self.own_loss
-
-    def step(self, pictures, labels):
-        super().step(pictures, labels)
-        return self.reported
+        return self.trained_on(F.cross_entropy(logits, labels), self.own_loss)
 
 
 class StraightThrough(torch.autograd.Function):
@@ -207,39 +174,24 @@ def assert_same_parameters(segments, model, stage=None):
 @pytest.mark.parametrize(
     ("name", "encoding"), [("identity", lambda x: x), ("float16", by_halves), ("int8", by_256_steps)]
 )
-def test_training_through_an_encoding_equals_a_straight_through_whole(name, encoding):
-    job = make_job(StageSpec(name=name))
-    data = load_data(job)
-    losses, segments = train(job, data)
-    whole = Staged(job, data, nn.Module(), lambda stage, x, _: StraightThrough.apply(x, encoding))
-    assert losses == whole.train()
+def test_training_through_an_encoding_equals_a_straight_through_whole(name, encoding, tmp_path):
+    job = make_job(StageSpec(name=name), checkpoint=str(tmp_path))
+    whole = Joint(job, lambda stage, x, _: StraightThrough.apply(x, encoding))
+    losses = assert_equals_joint(job, whole).losses
     assert losses[-1] < losses[0] * 1.5
-    assert_same_parameters(segments, whole.model)
-
-
-def stage_of(job):
-    """The job's stage with its first weights, made as the nodes make it."""
-    chain = Chain(build_model(job.model, 10, job.input_shape), job.input_shape)
-    torch.manual_seed(derive(job.seed, STAGE_LAYERS, 0))
-    return build_stage(job.stages[0], chain.shapes(job.splits[0]))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_a_trainable_stage_with_its_own_loss_equals_the_joint_network(weight):
-    job = make_job(StageSpec(name="user_stages:Bottleneck", options={"weight": weight}))
-    data = load_data(job)
-
+def test_a_trainable_stage_with_its_own_loss_equals_the_joint_network(weight, tmp_path):
     def between(stage, x, whole):
         code = stage.sender(x)
         whole.own_loss = weight * code.abs().mean() if weight else None
         return stage.receiver(code)
 
-    whole = Staged(job, data, stage_of(job), between)
-    first = copy.deepcopy(whole.stage.state_dict())
-    losses, segments = train(job, data)
-    assert losses == whole.train()
-    assert_same_parameters(segments, whole.model, whole.stage)
-    assert all(not torch.equal(first[name], t) for name, t in whole.stage.state_dict().items())
+    job = make_job(StageSpec(name="user_stages:Bottleneck", options={"weight": weight}), checkpoint=str(tmp_path))
+    whole = Joint(job, between)
+    assert_equals_joint(job, whole)
+    assert all(not torch.equal(whole.first[name], t) for name, t in whole.stage.state_dict().items())
 
 
 def test_a_stages_own_loss_counts_once_a_batch_however_many_microbatches():
@@ -248,10 +200,7 @@ def test_a_stages_own_loss_counts_once_a_batch_however_many_microbatches():
         stage = StageSpec(name="user_stages:Bottleneck", options={"weight": 50.0})
         job = make_job(stage, microbatches=parts, model="user_models:Undropped")
         one, two = Segment(job, 0), Segment(job, 1)
-        pictures, labels = (
-            torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
-            torch.arange(16) % 10,
-        )
+        pictures, labels = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
         for number in range(parts):
             some = slice(number * 16 // parts, (number + 1) * 16 // parts)
             sent = one.source(pictures[some], labels[some], assignment=0, step=0, microbatch=number, train=True)
@@ -261,34 +210,20 @@ def test_a_stages_own_loss_counts_once_a_batch_however_many_microbatches():
         assert torch.allclose(tensor, states[1][name], atol=1e-5), name
 
 
-def test_a_second_value_gets_its_gradient_and_draws_are_seeded():
-    job = make_job(StageSpec(name="user_stages:Gated"))
-    data = load_data(job)
-
+def test_a_second_value_gets_its_gradient_and_draws_are_seeded(tmp_path):
     def between(stage, x, whole):
-        torch.manual_seed(derive(job.seed, whole.moment[0].step, 0, STAGE_LAYERS))
+        torch.manual_seed(derive(whole.job.seed, whole.moment[0].step, 0, STAGE_LAYERS))
         return F.dropout(x, 0.25) * stage.sender["gate"].sigmoid().view(1, -1, 1, 1)
 
-    whole = Staged(job, data, stage_of(job), between)
-    losses, segments = train(job, data)
-    assert losses == whole.train()
-    assert_same_parameters(segments, whole.model, whole.stage)
+    job = make_job(StageSpec(name="user_stages:Gated"), checkpoint=str(tmp_path))
+    assert_equals_joint(job, Joint(job, between))
 
 
 def test_no_gradient_is_absent_not_zeros():
     job = make_job(StageSpec(), splits=(0,))
-    one, two = Segment(job, 0), Segment(job, 1)
-    sent = one.source(torch.randn(4, 3, 16, 16), torch.zeros(4).long(), assignment=0, step=0, train=True)
+    _, sent = first_message(job, 4)
     assert sent.grads == ()  # pictures need none
-    assert two.forward(sent).tensors == {}
-
-
-def make_message(**changes):
-    job = make_job(StageSpec())
-    one, two = Segment(job, 0), Segment(job, 1)
-    sent = one.source(torch.randn(4, 3, 16, 16), torch.zeros(4).long(), assignment=0, step=0, train=True)
-    fields = {name: getattr(sent, name) for name in sent.__struct_fields__}
-    return two, Activation(**fields | changes), one
+    assert Segment(job, 1).forward(sent).tensors == {}
 
 
 @pytest.mark.parametrize(
@@ -300,29 +235,30 @@ def make_message(**changes):
     ],
 )
 def test_a_message_that_does_not_fit_is_a_protocol_error(changes, words):
-    two, message, _ = make_message(**changes)
+    job = make_job(StageSpec())
+    _, sent = first_message(job, 4)
     with pytest.raises(ProtocolError, match=words):
-        two.forward(message)
+        Segment(job, 1).forward(replace(sent, **changes))
 
 
-def test_a_gradient_of_nothing_that_was_sent_is_a_protocol_error():
-    two, message, one = make_message()
-    back = two.forward(message)
-    (name,) = back.tensors
-    for step, tensors in [
-        (1, back.tensors),
-        (0, {"nobody": back.tensors[name]}),
-        (0, {name: torch.zeros(1)}),
-    ]:
-        with pytest.raises(ProtocolError):
-            one.backward(Gradient(assignment=0, step=step, tensors=tensors))
-        two, message, one = make_message()
+@pytest.mark.parametrize(
+    ("step", "change"),
+    [
+        (1, lambda tensors: tensors),
+        (0, lambda tensors: {"nobody": next(iter(tensors.values()))}),
+        (0, lambda tensors: dict.fromkeys(tensors, torch.zeros(1))),
+    ],
+)
+def test_a_gradient_of_nothing_that_was_sent_is_a_protocol_error(step, change):
+    job = make_job(StageSpec())
+    one, sent = first_message(job, 4)
+    back = Segment(job, 1).forward(sent)
+    with pytest.raises(ProtocolError):
+        one.backward(Gradient(assignment=0, step=step, tensors=change(back.tensors)))
 
 
 def test_a_gradient_of_what_has_none_is_a_protocol_error():
-    job = make_job(StageSpec(name="user_stages:Indexed"))
-    one = Segment(job, 0)
-    sent = one.source(torch.randn(4, 3, 16, 16), torch.zeros(4).long(), assignment=0, step=0, train=True)
+    one, sent = first_message(make_job(StageSpec(name="user_stages:Indexed")), 4)
     assert "indices" in sent.tensors
     assert "indices" not in sent.grads
     with pytest.raises(ProtocolError, match="indices"):
@@ -339,8 +275,6 @@ def test_the_base_stage_is_the_identity():
 
 def test_a_stage_must_restore_what_it_was_given() -> None:
     job = make_job(StageSpec(name="user_stages:Shrinks"))
-    one, two = Segment(job, 0), Segment(job, 1)
-    sent = one.source(torch.randn(4, 3, 16, 16), torch.zeros(4).long(), assignment=0, step=0, train=True)
-    assert isinstance(sent, Activation)
+    _, sent = first_message(job, 4)
     with pytest.raises(ProtocolError, match=r"restored features_2 as \[4, 8, 4, 4\]; expected \[1, 8, 8, 8\]"):
-        two.forward(sent)
+        Segment(job, 1).forward(sent)

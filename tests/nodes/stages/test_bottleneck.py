@@ -7,17 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from nodes.stages.bottleneck import (
-    Geometry,
-    decoder,
-    encoder,
-    from_levels,
-    pack,
-    packed_bytes,
-    quantise_straight_through,
-    to_levels,
-    unpack,
-)
+from nodes.stages import bottleneck
+from nodes.stages.bottleneck import Geometry, decoder, encoder, from_levels, pack, to_levels, unpack
 
 
 def parameters(module: nn.Module) -> int:
@@ -84,7 +75,7 @@ def test_levels_are_even_and_nearest(bits):
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_the_gradient_passes_straight_through_the_levels(bits):
     code = torch.rand(40, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    quantise_straight_through(code, bits).pow(2).sum().backward()
+    bottleneck.quantise_straight_through(code, bits).pow(2).sum().backward()
     assert torch.equal(code.grad, 2 * from_levels(to_levels(code.detach(), bits), bits))
 
 
@@ -96,18 +87,15 @@ def test_packing_is_one_long_binary_number_a_row(bits, count):
     packed = pack(torch.tensor(rows, dtype=torch.uint8), bits)
     by_hand = [sum(number << (bits * place) for place, number in enumerate(row)) for row in rows]
     size = math.ceil(count * bits / 8)
-    assert size == packed_bytes(count, bits)
+    assert size == bottleneck.packed_bytes(count, bits)
     assert [bytes(row) for row in packed.tolist()] == [number.to_bytes(size, "little") for number in by_hand]
     assert unpack(packed, bits, count).tolist() == rows
 
 
-def test_packing_needs_shapes_alone():
+def test_packing_needs_shapes_alone_and_no_rows_are_no_bytes():
     packed = pack(torch.empty(5, 33, dtype=torch.uint8, device="meta"), 4)
     assert packed.shape == (5, 17)
     assert unpack(packed, 4, 33).shape == (5, 33)
-
-
-def test_no_rows_are_no_bytes():
     assert pack(torch.empty(0, 6, dtype=torch.uint8), 4).shape == (0, 3)
     assert unpack(torch.empty(0, 3, dtype=torch.uint8), 4, 6).shape == (0, 6)
 

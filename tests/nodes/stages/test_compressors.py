@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from oracle import staged_job
 
-from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.spec.job import DataSpec, StageSpec
 from nodes.stages.compressors import CircularConvolution, TopK
 from nodes.training.in_process import run_in_process
 
@@ -77,17 +78,7 @@ def test_wrong_options_are_refused(kind, options):
 
 @pytest.mark.parametrize("stage", ["CircularConvolution", "TopK"])
 def test_a_network_learns_through_each(stage):
-    job = Job(
-        model="user_models:Plain",
-        input_shape=(3, 16, 16),
-        classes=10,
-        nodes=("ue", "cloud"),
-        splits=(3,),
-        stages=(StageSpec(name=f"nodes.stages.compressors:{stage}"),),
-        data=DataSpec(train_samples=400, test_samples=30),
-        batch_size=20,
-        epochs=2,
-        threads=1,
-    )
+    data = DataSpec(train_samples=400, test_samples=30)
+    job = staged_job(StageSpec(name=f"nodes.stages.compressors:{stage}"), data=data, batch_size=20)
     losses = run_in_process(job).losses
     assert sum(losses[-5:]) < sum(losses[:5])

@@ -68,7 +68,7 @@ def test_a_place_that_saw_little_goes_by_its_channel():
     assert encode_levels(rows, learned(shuffled, 1, 64)).nbytes < alone
 
 
-def test_frequencies_are_whole_and_none_is_lost():
+def test_frequencies_are_whole_none_is_lost_and_what_crossed_long_ago_fades():
     counts = Counts(3, 2, 256)
     counts.add(torch.full((1000, 6), 7, dtype=torch.uint8))
     for seen in (torch.zeros(3, 2, 256, dtype=torch.int64), counts.seen):
@@ -78,9 +78,6 @@ def test_frequencies_are_whole_and_none_is_lost():
         assert frequencies.min() >= 1
     assert frequencies[0, 7] == (1 << BITS) - 255
     assert Counts(1, 1, 4).frequencies().tolist() == [[1 << 13] * 4]
-
-
-def test_what_crossed_long_ago_fades():
     counts = Counts(1, 1, 2)
     counts.add(torch.zeros(HELD, 1, dtype=torch.uint8))
     assert counts.seen.tolist() == [[[HELD, 0]]]
@@ -107,15 +104,9 @@ PACKED = encode_levels(ROWS, TABLES)
 @pytest.mark.parametrize(
     "wrong",
     [
-        PACKED[:-2],
-        PACKED[:-1],
-        torch.cat([PACKED, PACKED[:2]]),
-        PACKED[:3],
-        PACKED[:0],
+        *(PACKED[:-2], PACKED[:-1], torch.cat([PACKED, PACKED[:2]]), PACKED[:3], PACKED[:0]),
         torch.tensor([255, 255, 255, 255, 0, 0, 0, 0], dtype=torch.uint8),  # four thousand million rows
-        torch.zeros(100, dtype=torch.uint8),
-        PACKED.float(),
-        PACKED[None],
+        *(torch.zeros(100, dtype=torch.uint8), PACKED.float(), PACKED[None]),
     ],
 )
 def test_what_is_no_coded_rows_is_refused(wrong):

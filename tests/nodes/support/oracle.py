@@ -20,7 +20,8 @@ from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.training.in_process import run_in_process
 from nodes.training.report import TrainingOutcome
-from nodes.training.segment import STAGE_LAYERS
+from nodes.training.segment import STAGE_LAYERS, Segment
+from nodes.wire.messages import Activation
 
 
 def draw_like_parts(whole: nn.Module, chain: Chain, moment: list[Moment]) -> None:
@@ -137,6 +138,34 @@ class Staged(Unsplit):
         self.options = job.stages[0].options
         self.first = copy.deepcopy(self.stage.state_dict())
         self.optimizer = optimizer(job, [*self.model.parameters(), *self.stage.parameters()])
+        self.reported: float | None = None
+
+    def trained_on(self, task: torch.Tensor, extra: torch.Tensor | None = None) -> torch.Tensor:
+        """The loss that is trained on: ``task``, the one that nodes report, and the stage's own."""
+        self.reported = task.item()
+        return task if extra is None else task + extra
+
+    def step(self, pictures: torch.Tensor, labels: torch.Tensor) -> float:
+        total = super().step(pictures, labels)
+        return total if self.reported is None else self.reported
+
+
+def staged_job(stage: StageSpec, **changes) -> Job:
+    """Two epochs of four steps of ``Plain``, with ``stage`` between its halves."""
+    settings = {
+        **{"input_shape": (3, 16, 16), "nodes": ("ue", "cloud"), "stages": (stage,), "steps": None, "batch_size": 24},
+        **{"data": DataSpec(train_samples=96, test_samples=40), "optimizer": OptimizerSpec(lr=0.1), "seed": 5},
+    }
+    return replace(make_job("user_models:Plain", (3,), **settings), **changes)
+
+
+def first_message(job: Job, count: int = 24) -> tuple[Segment, Activation]:
+    """A UE's segment, and its message for ``count`` pictures in training."""
+    ue = Segment(job, 0)
+    pictures = torch.randn(count, *job.input_shape, generator=torch.Generator().manual_seed(1))
+    sent = ue.source(pictures, torch.zeros(count).long(), assignment=0, step=0, train=True)
+    assert isinstance(sent, Activation)
+    return ue, sent
 
 
 def unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -151,13 +180,25 @@ def unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor]]:
 
 
 def final_state(job: Job) -> dict[str, torch.Tensor]:
-    """The parameters and buffers that the nodes saved after the last epoch, by their names in the model."""
+    """The parameters and buffers that the nodes saved after the last epoch, by their names in model and stage."""
     state = {}
     for path in (checkpoint_path(job, index, job.epochs) for index in range(len(job.nodes))):
         if path.exists():
-            part = torch.load(path, weights_only=True)["modules"].get("part", {})
-            state |= {name.removeprefix("body."): tensor for name, tensor in part.items()}
+            saved = torch.load(path, weights_only=True)["modules"]
+            state |= {name.removeprefix("body."): tensor for name, tensor in saved.get("part", {}).items()}
+            for half in ("sender", "receiver"):
+                state |= {f"{half}.{name}": tensor for name, tensor in saved.get(half, {}).items()}
     return state
+
+
+def assert_equals_joint(job: Job, oracle: Staged, besides: tuple[str, ...] = ()) -> TrainingOutcome:
+    """Losses and state are the oracle's, bit for bit, but for the tensors whose names end with one of ``besides``."""
+    outcome = run_in_process(job)
+    assert outcome.losses == torch.tensor(oracle.train()).tolist()
+    state, expected = final_state(job), oracle.model.state_dict() | oracle.stage.state_dict()
+    assert state.keys() == expected.keys()
+    assert [name for name in state if not name.endswith(besides) and not torch.equal(state[name], expected[name])] == []
+    return outcome
 
 
 def assert_equals_unsplit(job: Job, folder) -> TrainingOutcome:

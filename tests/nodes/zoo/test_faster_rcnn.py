@@ -23,18 +23,11 @@ def picture() -> torch.Tensor:
 
 
 def test_finds_what_torchvisions_does(detector, picture):
-    whole = FasterRCNN(
-        detector.backbone,
-        rpn_anchor_generator=detector.propose.network.anchor_generator,
-        rpn_head=detector.propose.network.head,
-        box_roi_pool=detector.classify.heads.box_roi_pool,
-        box_head=detector.classify.heads.box_head,
-        box_predictor=detector.classify.heads.box_predictor,
-        min_size=SIDE,
-        max_size=SIDE,
-        image_mean=[0.0] * 3,
-        image_std=[1.0] * 3,
-    ).eval()
+    network, heads = detector.propose.network, detector.classify.heads
+    propose = {"rpn_anchor_generator": network.anchor_generator, "rpn_head": network.head}
+    classify = {name: getattr(heads, name) for name in ("box_roi_pool", "box_head", "box_predictor")}
+    pictures = {"min_size": SIDE, "max_size": SIDE, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    whole = FasterRCNN(detector.backbone, **propose, **classify, **pictures).eval()
     with torch.no_grad():
         (expected,) = whole(list(picture))
         found = detector(picture)

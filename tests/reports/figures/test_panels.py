@@ -1,37 +1,37 @@
 """Panels are chosen by case keys and values; every choice can be drawn."""
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from reports.figures.draw import draw
-from reports.figures.panels import FigureError, FigureSpec, choose, evenly
+from reports.figures.panels import FigureError, FigureSpec, Panel, choose, evenly
 from reports.pages.summary import summarise
 from reports.pages.tables import tables
 from reports.record import Record
 
 Make = Callable[..., Record]
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def sweep(make: Make, metrics: tuple[str, ...] = ("m",), rates: tuple[float, ...] = (1, 10, 100)) -> list[Record]:
     return [
         make(rate * (2 + i), metric=metric, unit="s", seed=seed, case={"method": method, "rate": rate})
-        for metric in metrics
-        for i, method in enumerate(("split", "unsplit"))
-        for rate in rates
-        for seed in range(3)
+        for metric, (i, method), rate, seed in product(metrics, enumerate(("split", "unsplit")), rates, range(3))
     ]
 
 
-def test_a_numeric_sweep_is_a_line_for_each_of_the_other_keys(record: Make) -> None:
-    (panel,) = choose(summarise(sweep(record)))
+def assert_drawn(panels: list[Panel], title: str, folder: Path) -> None:
+    draw(panels, title, folder / "figure.png")
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_numeric_sweep_is_a_line_for_each_of_the_other_keys_in_order_of_x(record: Make) -> None:
+    (panel,) = choose(summarise(sweep(record, rates=(10, 1, 100))))
     assert (panel.kind, panel.x, panel.metric, panel.series_name) == ("line", "rate", "m [s]", "method")
-    assert [(name, [point.x for point in points]) for name, points in panel.series.items()] == [
-        ("split", [1, 10, 100]),
-        ("unsplit", [1, 10, 100]),
-    ]
+    places = {name: [point.x for point in points] for name, points in panel.series.items()}
+    assert places == {"split": [1, 10, 100], "unsplit": [1, 10, 100]}
     assert panel.log_x
     assert not choose(summarise(sweep(record, rates=(1, 2, 3))))[0].log_x
     assert not choose(summarise(sweep(record, rates=tuple(0.25 + 0.5 * step for step in range(40)))))[0].log_x
@@ -45,24 +45,14 @@ def test_a_suite_may_select_cases(record: Make) -> None:
         choose(rows, FigureSpec(metrics=["m"], case={"method": "neither"}))
 
 
-def test_points_of_a_line_are_in_order_of_x(record: Make) -> None:
-    (panel,) = choose(summarise(sweep(record, rates=(9, 1, 5))))
-    assert [point.x for point in panel.series["split"]] == [1, 5, 9]
-
-
 def test_names_are_bars_coloured_by_the_key_of_fewest_values(record: Make) -> None:
     records = [record(i, case={"method": m, "codec": c}) for i, m in enumerate("abcd") for c in ("f16", "f32")]
     (panel,) = choose(summarise(records))
     assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "codec")
-    assert {name: [point.x for point in points] for name, points in panel.series.items()} == {
-        "f16": list("abcd"),
-        "f32": list("abcd"),
-    }
-
-
-def test_two_numbers_or_booleans_are_not_a_sweep(record: Make) -> None:
-    assert choose(summarise(record(k, case={"k": k}) for k in (1, 2)))[0].kind == "bar"
-    assert choose(summarise(record(k, case={"k": k}) for k in (True, False)))[0].kind == "bar"
+    places = {name: [point.x for point in points] for name, points in panel.series.items()}
+    assert places == {"f16": list("abcd"), "f32": list("abcd")}
+    for values in ((1, 2), (True, False)):  # two numbers or booleans are not a sweep
+        assert choose(summarise(record(k, case={"k": k}) for k in values))[0].kind == "bar"
 
 
 def test_constant_metrics_are_left_out_and_the_rest_limited(record: Make) -> None:
@@ -73,15 +63,9 @@ def test_constant_metrics_are_left_out_and_the_rest_limited(record: Make) -> Non
 
 
 def test_metrics_of_a_single_case_share_a_panel_per_unit(record: Make) -> None:
-    records = [
-        record(1, metric="up", unit="bytes"),
-        record(2, metric="down", unit="bytes"),
-        record(3, metric="acc"),
-    ]
-    assert [(panel.metric, [point.x for point in panel.series[""]]) for panel in choose(summarise(records))] == [
-        ("bytes", ["up", "down"]),
-        ("value", ["acc"]),
-    ]
+    records = [record(1, metric="up", unit="bytes"), record(2, metric="down", unit="bytes"), record(3, metric="acc")]
+    panels = {panel.metric: [point.x for point in panel.series[""]] for panel in choose(summarise(records))}
+    assert list(panels.items()) == [("bytes", ["up", "down"]), ("value", ["acc"])]
 
 
 def test_a_suite_may_choose_metric_axes_and_series(record: Make) -> None:
@@ -94,10 +78,10 @@ def test_a_suite_may_choose_metric_axes_and_series(record: Make) -> None:
     assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "rate")
 
 
-@pytest.mark.parametrize("wrong", [{"metrics": ["z"]}, {"metrics": ["m"], "x": "z"}, {"metrics": ["m"], "series": "z"}])
+@pytest.mark.parametrize("wrong", [{"metrics": ["z"]}, {"x": "z"}, {"series": "z"}])
 def test_metrics_and_keys_that_were_not_measured_are_rejected(record: Make, wrong: dict[str, object]) -> None:
     with pytest.raises(FigureError, match="z"):
-        choose(summarise(sweep(record)), FigureSpec(**wrong))
+        choose(summarise(sweep(record)), FigureSpec(**{"metrics": ["m"], **wrong}))
 
 
 def test_many_lines_and_bars_are_thinned_out_and_counted(record: Make) -> None:
@@ -130,15 +114,10 @@ LONG = "a_name_of_a_technique_with_all_of_its_parameters_" * 3
 def test_everything_chosen_can_be_drawn(
     record: Make, tmp_path: Path, case_of: Callable[[int], dict[str, object]], count: int, log: bool | None
 ) -> None:
-    records = [
-        record((i - 3) * 1e5, case=case_of(i), seed=s, metric=m)
-        for i in range(count)
-        for s in (0, 1)
-        for m in ("m", LONG)
-    ]
+    cells = product(range(count), (0, 1), ("m", LONG))
+    records = [record((i - 3) * 1e5, case=case_of(i), seed=s, metric=m) for i, s, m in cells]
     spec = FigureSpec(metrics=["m"], log=True) if log else None
-    draw(choose(summarise(records), spec), LONG, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(PNG)
+    assert_drawn(choose(summarise(records), spec), LONG, tmp_path)
 
 
 def distribution(make: Make, load: str) -> list[Record]:
@@ -156,8 +135,7 @@ def test_a_cdf_has_quantiles_over_values_in_one_panel_per_load(record: Make, tmp
     assert (low.title, high.title) == ("load=low", "load=high")
     assert (low.kind, low.x, low.metric) == ("cdf", "t [ms]", "share of values below")
     assert [(point.x, point.mean) for point in low.series["two"]] == [(1.0, 0.05), (10.0, 0.5), (19.0, 0.95)]
-    draw([low, high], "Shares", tmp_path / "cdf.png")
-    assert (tmp_path / "cdf.png").read_bytes().startswith(PNG)
+    assert_drawn([low, high], "Shares", tmp_path)
 
 
 def test_bands_stack_the_series(record: Make, tmp_path: Path) -> None:
@@ -169,8 +147,7 @@ def test_bands_stack_the_series(record: Make, tmp_path: Path) -> None:
     spec = FigureSpec(metrics=["layers"], kind="bands", x="time_s", series="node")
     (panel,) = choose(summarise(records), spec)
     assert (panel.kind, panel.log_x, list(panel.series)) == ("bands", False, ["ue", "mec"])
-    draw([panel], "Layers", tmp_path / "bands.png")
-    assert (tmp_path / "bands.png").read_bytes().startswith(PNG)
+    assert_drawn([panel], "Layers", tmp_path)
 
 
 @pytest.mark.parametrize("spec", [{"kind": "cdf"}, {"kind": "bands"}, {"by": "nothing"}])
@@ -182,34 +159,21 @@ def test_an_impossible_figure_names_the_metric(record: Make, spec: dict[str, str
 
 def picture(make: Make, shows: str, number: int, value: float, **changes: object) -> list[Record]:
     """Two rows of three pixels that brighten up to ``value``; last pixel first."""
-    places = [(row, column) for row in (1, 0) for column in (2, 1, 0)]
-    return [
-        make(
-            value * (3 * row + column) / 5,
-            metric="pixel",
-            case={"shows": shows, "picture": number, "row": row, "column": column},
-            **changes,
-        )
-        for row, column in places
-    ]
+    cases = [{"shows": shows, "picture": number, "row": row, "column": c} for row in (1, 0) for c in (2, 1, 0)]
+    values = (value * step / 5 for step in range(5, -1, -1))
+    return [make(one, metric="pixel", case=case, **changes) for one, case in zip(values, cases, strict=True)]
 
 
 def test_pictures_are_assembled_from_pixels(record: Make, tmp_path: Path) -> None:
-    pixels = [
-        p
-        for shows, value in (("original", 1.0), ("read", 0.5))
-        for n in (2, 1)
-        for p in picture(record, shows, n, value * n / 2)
-    ]
+    shown = product((("original", 1.0), ("read", 0.5)), (2, 1))
+    pixels = [pixel for (shows, value), n in shown for pixel in picture(record, shows, n, value * n / 2)]
     number = record(3.0, metric="m", case={"rate": 1})
     rows = summarise([*pixels, number])
     (panel,) = choose(rows, FigureSpec(metrics=["pixel"], kind="pictures"))
     assert (panel.kind, panel.shape, list(panel.series)) == ("pictures", (2, 2, 3), ["original", "read"])
-    assert [point.mean for point in panel.series["original"]] == pytest.approx(
-        [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    )
-    draw([panel], "Pictures", tmp_path / "pictures.png")
-    assert (tmp_path / "pictures.png").read_bytes().startswith(PNG)
+    means = [point.mean for point in panel.series["original"]]
+    assert means == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert_drawn([panel], "Pictures", tmp_path)
     assert [table.to_numpy().tolist() for table in tables([*pixels, number])] == [[["m", "rate=1", "3"]]]
     assert [panel.metric for panel in choose(rows)] == ["value"]
 

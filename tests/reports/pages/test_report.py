@@ -22,24 +22,16 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_report_is_the_golden_one(run: Path) -> None:
-    path = write_report(run)
-    assert path == run / "report.md"
-    assert path.read_text(encoding="utf-8") == (GOLDEN / "report.md").read_text(encoding="utf-8")
-    figures = sorted((run / "figures").glob("*.png"))
+def test_the_report_is_the_golden_one_however_often_it_is_written(run: Path) -> None:
+    for _ in range(2):
+        path = write_report(run)
+        assert path == run / "report.md"
+        assert path.read_text(encoding="utf-8") == (GOLDEN / "report.md").read_text(encoding="utf-8")
+    figures = sorted((run / "figures").iterdir())
     assert [figure.name for figure in figures] == ["example-latency.png", "example-training.png"]
     assert all(figure.stat().st_size > 1000 for figure in figures)
-
-
-def test_every_figure_shown_exists(run: Path) -> None:
-    text = write_report(run).read_text()
-    shown = {part.split(")")[0] for part in text.split("](")[1:]}
-    assert shown == {f"figures/{path.name}" for path in (run / "figures").iterdir()}
-
-
-def test_writing_a_report_again_gives_the_same(run: Path) -> None:
-    first = write_report(run).read_bytes()
-    assert write_report(run).read_bytes() == first
+    shown = {part.split(")")[0] for part in path.read_text().split("](")[1:]}
+    assert shown == {f"figures/{figure.name}" for figure in figures}
 
 
 def test_records_alone_make_a_report(tmp_path: Path, record: Make) -> None:

@@ -39,14 +39,15 @@ def test_a_deviation_decides_the_decimals(record: Make, values: list[float], tex
     assert measured(row) == text
 
 
-def test_repeats_count_once_in_the_deviation_over_seeds(record: Make) -> None:
+def test_repeats_count_once_and_case_keys_in_another_order_are_the_same_case(record: Make) -> None:
     (row,) = summarise([record(1), record(3), record(4, seed=1)])
     assert (row.mean, row.seeds) == (3, 2)
     assert row.deviation == pytest.approx(2**0.5)
     assert row.repeats_deviation == pytest.approx(2**0.5)
+    assert len(summarise([record(1, case={"a": 1, "b": 2}), record(2, case={"b": 2, "a": 1}, seed=1)])) == 1
 
 
-def test_rows_are_cases_and_columns_metrics(record: Make) -> None:
+def test_rows_are_cases_and_columns_metrics_that_have_the_same_case_keys(record: Make) -> None:
     records = [
         record(value, metric=metric, unit=unit, case={"method": method, "epochs": 2})
         for method in ("split", "unsplit")
@@ -55,39 +56,19 @@ def test_rows_are_cases_and_columns_metrics(record: Make) -> None:
     (table,) = tables(records)
     assert list(table.columns) == ["method", "accuracy", "time [s]", "up_bytes"]  # epochs never changes
     assert table.to_numpy().tolist() == [["split", "0.5", "2", "7"], ["unsplit", "0.5", "2", "7"]]
-
-
-def test_metrics_with_other_case_keys_get_a_separate_table(record: Make) -> None:
     records = [record(1, metric="total", case={"method": method}) for method in "ab"]
     records += [record(1, metric="each", case={"method": method, "client": i}) for method in "ab" for i in (0, 1)]
-    assert [list(table.columns) for table in tables(records)] == [
-        ["method", "total"],
-        ["method", "client", "each"],
-    ]
+    assert [list(table.columns) for table in tables(records)] == [["method", "total"], ["method", "client", "each"]]
     assert [len(table) for table in tables(records)] == [2, 4]
-
-
-def test_a_single_case_is_a_row_for_every_metric(record: Make) -> None:
     (table,) = tables([record(1, metric="a"), record(2, metric="b", unit="s")])
     assert table.to_numpy().tolist() == [["a", "1"], ["b [s]", "2"]]
-
-
-def test_many_metrics_continue_in_another_table(record: Make) -> None:
     records = [record(1, metric=f"m{i}", case={"k": k}) for i in range(8) for k in "ab"]
     assert [len(table.columns) for table in tables(records)] == [7, 3]
 
 
-def test_case_keys_in_another_order_are_the_same_case(record: Make) -> None:
-    assert len(summarise([record(1, case={"a": 1, "b": 2}), record(2, case={"b": 2, "a": 1}, seed=1)])) == 1
-
-
 def test_markdown_is_aligned_and_numbers_to_the_right() -> None:
-    assert grid(["name", "n"], [["a", "1"], ["bcdef", "1,000"]]).splitlines() == [
-        "| name  |     n |",
-        "| ----- | ----: |",
-        "| a     |     1 |",
-        "| bcdef | 1,000 |",
-    ]
+    lines = grid(["name", "n"], [["a", "1"], ["bcdef", "1,000"]]).splitlines()
+    assert lines == ["| name  |     n |", "| ----- | ----: |", "| a     |     1 |", "| bcdef | 1,000 |"]
 
 
 def test_markup_is_escaped(record: Make) -> None:
@@ -106,23 +87,17 @@ def test_long_tables_are_folded_and_very_long_ones_cut(record: Make) -> None:
 
 
 def test_a_header_names_its_unit_once() -> None:
-    assert [header("latency_s", "s"), header("latency", "s"), header("accuracy", "1")] == [
-        "latency_s",
-        "latency [s]",
-        "accuracy",
-    ]
+    found = [header("latency_s", "s"), header("latency", "s"), header("accuracy", "1")]
+    assert found == ["latency_s", "latency [s]", "accuracy"]
 
 
-def test_numbers_have_four_digits_and_separators() -> None:
+def test_numbers_have_four_digits_and_separators_but_not_in_a_case() -> None:
     shown = [number(value) for value in (0.8284271, 12.0, 1234567.0, 1234567.8, 1e-7, 2e10, 3e15, -0.5)]
     assert shown == ["0.8284", "12", "1,234,567", "1,234,568", "1e-07", "20,000,000,000", "3e+15", "-0.5"]
-
-
-def test_case_values_have_no_separators() -> None:
     assert label([("rate", 12_000.0), ("size", 12_000), ("gated", True)]) == "rate=12000, size=12000, gated=yes"
 
 
-def test_a_large_spread_and_few_seeds_cause_warnings(record: Make) -> None:
+def test_a_large_spread_and_few_seeds_cause_warnings_of_the_worst_case(record: Make) -> None:
     def warnings(*values: float) -> list[str]:
         return unstable(summarise(record(value, seed=seed) for seed, value in enumerate(values)))
 
@@ -131,21 +106,15 @@ def test_a_large_spread_and_few_seeds_cause_warnings(record: Make) -> None:
     assert warnings(1, 1)[0].startswith("Measured with 2 seeds")
     assert "mean of 0" in warnings(-1, 0, 1)[0]
     assert warnings(0, 0, 0) == []
-
-
-def test_the_worst_of_several_unstable_cases_is_named(record: Make) -> None:
     spreads = {"a": 0.3, "b": 0.5, "c": 0.01}
     records = [record(1 + k * s, seed=s + 1, case={"k": n}) for n, k in spreads.items() for s in (-1, 0, 1)]
-    assert unstable(summarise(records)) == [
-        "`m` is unstable in 2 of 3 cases, most with k=b: its standard deviation is 50% of the mean."
-    ]
+    worst = "`m` is unstable in 2 of 3 cases, most with k=b: its standard deviation is 50% of the mean."
+    assert unstable(summarise(records)) == [worst]
 
 
 def test_some_quantiles_of_a_distribution_become_columns(record: Make) -> None:
-    records = [
-        record(10 * q, metric="t_quantile", unit="ms", case={"way": "one", "quantile": q}) for q in (0.01, 0.5, 0.95)
-    ]
-    records.append(record(4, metric="t_quantile_low", unit="ms", case={"way": "one", "quantile": 0.5}))
+    drawn = [("t_quantile", q, 10 * q) for q in (0.01, 0.5, 0.95)] + [("t_quantile_low", 0.5, 4)]
+    records = [record(value, metric=m, unit="ms", case={"way": "one", "quantile": q}) for m, q, value in drawn]
     others = [record(7, metric="t", unit="ms", case={"way": way}) for way in ("one", "two")]
     (table,) = tables([*others, *records])
     assert list(table.columns) == ["way", "t [ms]", "t_p50 [ms]", "t_p95 [ms]", "t_p50_low [ms]"]

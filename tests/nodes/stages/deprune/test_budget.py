@@ -2,28 +2,19 @@
 
 import pytest
 
-from nodes.stages.deprune.budget import (
-    BudgetPhase,
-    Flatness,
-    PhasePosition,
-    map_budget,
-    position_by_loss,
-    position_by_plan,
-    rate_factors,
-)
+from nodes.stages.deprune import budget as budgets
+from nodes.stages.deprune.budget import BudgetPhase, Flatness, map_budget, position_by_loss, rate_factors
 
 DEPRUNE = (BudgetPhase(15, 1 / 32), BudgetPhase(7, 1.0))
 PRUNE = (BudgetPhase(30, 1.0), BudgetPhase(10, 1 / 4), BudgetPhase(10, 1 / 32))
 
 
 def test_the_papers_schedules_epoch_by_epoch():
-    assert [map_budget(DEPRUNE[position_by_plan(DEPRUNE, e).phase].share, 128) for e in range(22)] == [4] * 15 + [
-        128
-    ] * 7
-    budgets = [map_budget(PRUNE[position_by_plan(PRUNE, e).phase].share, 128) for e in range(50)]
-    assert budgets == [128] * 30 + [32] * 10 + [4] * 10
-    assert [position_by_plan(DEPRUNE, e).since for e in (0, 14, 15, 21)] == [0, 14, 0, 6]
-    assert position_by_plan(DEPRUNE, 30) == PhasePosition(1, 15)
+    position = budgets.position_by_plan
+    for phases, kept in ((DEPRUNE, [4] * 15 + [128] * 7), (PRUNE, [128] * 30 + [32] * 10 + [4] * 10)):
+        assert [map_budget(phases[position(phases, e).phase].share, 128) for e in range(len(kept))] == kept
+    assert [position(DEPRUNE, e).since for e in (0, 14, 15, 21)] == [0, 14, 0, 6]
+    assert position(DEPRUNE, 30) == budgets.PhasePosition(1, 15)
 
 
 @pytest.mark.parametrize(("maps", "budget"), [(3, 1), (16, 1), (128, 4), (256, 8), (512, 16)])
@@ -49,13 +40,8 @@ def test_flat_is_a_mean_that_hardly_fell():
 def test_a_phase_ends_when_its_loss_is_flat_or_its_epochs_are_over():
     phases, flat = (BudgetPhase(6, 1 / 32), BudgetPhase(3, 1.0)), Flatness(1, 0.1)
     falling = [2.0**-e for e in range(8)]
-    assert [position_by_loss(phases, flat, falling[:e]) for e in (0, 1, 5, 6, 8)] == [
-        (0, 0),
-        (0, 1),
-        (0, 5),
-        (1, 0),
-        (1, 2),
-    ]
+    positions = [position_by_loss(phases, flat, falling[:e]) for e in (0, 1, 5, 6, 8)]
+    assert positions == [(0, 0), (0, 1), (0, 5), (1, 0), (1, 2)]
     stuck = [1.0, 0.5, 0.49, 0.48]
     assert [position_by_loss(phases, flat, stuck[:e]).phase for e in range(5)] == [0, 0, 0, 1, 1]
     # What was lost in the phase before says nothing of the next: the last never ends.

@@ -5,13 +5,12 @@ import copy
 import pytest
 import torch
 from msgspec.structs import replace
-from oracle import Staged
+from oracle import Staged, assert_equals_joint, first_message, staged_job
 from torch.nn import functional as F
 
 from nodes.data.loading import load_data
 from nodes.errors import ModelError
-from nodes.model.checkpoint import checkpoint_path
-from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.spec.job import Job, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.stages.deprune.stage import Pruned
 from nodes.training.in_process import run_in_process
@@ -23,25 +22,14 @@ from nodes.zoo.vgg import layers_before
 CUT = 3
 MAPS = 8
 BOUNDARY = {"x": torch.empty(1, MAPS, 8, 8, device="meta")}
+NOTED = ("sender.budget", "sender.losses", "sender.began")  # no parameters
 FEATURES = {"x": torch.empty(1, 20, device="meta")}
 
 
-def make_job(**options) -> Job:
+def make_job(*, changes=None, **options) -> Job:
     options = {"phases": [[2, 1 / 4], [1, 1.0]]} | options
-    return Job(
-        model="user_models:Plain",
-        input_shape=(3, 16, 16),
-        classes=10,
-        nodes=("ue", "cloud"),
-        splits=(CUT,),
-        stages=(StageSpec(name="nodes.stages.deprune.stage:Pruned", options=options),),
-        data=DataSpec(train_samples=96, test_samples=40),
-        optimizer=OptimizerSpec(lr=0.05),
-        epochs=3,
-        batch_size=24,
-        threads=1,
-        seed=5,
-    )
+    stage = StageSpec(name="nodes.stages.deprune.stage:Pruned", options=options)
+    return staged_job(stage, **{"optimizer": OptimizerSpec(lr=0.05), "epochs": 3} | (changes or {}))
 
 
 class Filtered(Staged):
@@ -99,20 +87,14 @@ class Filtered(Staged):
                 code, f = torch.sigmoid(code), f * f
             code = code * f[kept][:, None, None]
             excess = self.options.get("delta", 0.01) * (f.sum() - self.budget)
-            extra = self.options.get("epsilon", 1000.0) * (
-                torch.exp(excess) + self.options.get("barrier", 1.0) * torch.exp(-excess)
-            )
+            extra = torch.exp(excess) + self.options.get("barrier", 1.0) * torch.exp(-excess)
+            extra = self.options.get("epsilon", 1000.0) * extra
         code = Crossing.apply(code, self.options.get("code_bits"), self.options.get("gradient_bits"))
         lacking = 8 - ((code.shape[-1] - 1) * r - 2 * r + 2 + r)
         b = F.conv_transpose2d(code, up.weight[kept], up.bias, stride=r, padding=r, output_padding=lacking)
         b = F.relu(up_norm(b))
         task = F.cross_entropy(self.model.head(features[CUT:](b).mean((2, 3))), labels)
-        self.reported = task.item()
-        return task if extra is None else task + extra
-
-    def step(self, pictures, labels):
-        super().step(pictures, labels)
-        return self.reported
+        return self.trained_on(task, extra)
 
 
 class Crossing(torch.autograd.Function):
@@ -154,29 +136,13 @@ OPTIONS = {
 }
 
 
-def final_state(job: Job) -> dict[str, torch.Tensor]:
-    state = {}
-    for index in range(len(job.nodes)):
-        saved = torch.load(checkpoint_path(job, index, job.epochs), weights_only=True)["modules"]
-        state |= {name.removeprefix("body."): tensor for name, tensor in saved.get("part", {}).items()}
-        for half in ("sender", "receiver"):
-            state |= {f"{half}.{name}": tensor for name, tensor in saved[half].items()}
-    return {name: tensor for name, tensor in state.items() if name not in NOTED}
-
-
-NOTED = {"sender.budget", "sender.losses", "sender.began"}  # no parameters
-
-
 @pytest.mark.parametrize("name", OPTIONS)
 def test_over_the_wire_equals_the_joint_step_bit_for_bit_filter_included(name, tmp_path):
-    job = replace(make_job(**OPTIONS[name]), checkpoint=str(tmp_path))
-    outcome = run_in_process(job)
+    job = make_job(changes={"checkpoint": str(tmp_path)}, **OPTIONS[name])
     oracle = Filtered(job, load_data(job))
-    assert outcome.losses == torch.tensor(oracle.train()).tolist()
-    state, expected = final_state(job), oracle.model.state_dict() | oracle.stage.state_dict()
-    assert state.keys() == expected.keys() - NOTED
-    assert [name for name in state if not torch.equal(state[name], expected[name])] == []
-    trained = {key for key in oracle.first if key in state and not torch.equal(state[key], oracle.first[key])}
+    assert_equals_joint(job, oracle, NOTED)
+    state = oracle.stage.state_dict()
+    trained = {key for key, first in oracle.first.items() if key not in NOTED and not torch.equal(state[key], first)}
     assert trained >= {key for key, _ in oracle.stage.named_parameters() if not key.endswith("encoder.0.bias")}
     budgets = [round(share * MAPS) for epochs, share in job.stages[0].options["phases"] for _ in range(4 * epochs)]
     assert [len(kept) for kept in oracle.kept] == budgets
@@ -192,33 +158,22 @@ class FilteredFeatures(Filtered):
         b = torch.zeros_like(a).index_copy(1, kept, code)
         excess = 0.1 * (f.sum() - self.budget)
         task = F.cross_entropy(self.model.head(b), labels)
-        self.reported = task.item()
-        return task + 5.0 * (torch.exp(excess) + torch.exp(-excess))
+        return self.trained_on(task, 5.0 * (torch.exp(excess) + torch.exp(-excess)))
 
 
 @pytest.mark.parametrize("bits", [{}, {"code_bits": 8, "gradient_bits": 8}])
 def test_features_over_the_wire_equal_the_joint_step_too(bits, tmp_path):
-    job = make_job(delta=0.1, epsilon=5.0, **bits)
-    job = replace(job, splits=(6,), checkpoint=str(tmp_path))
-    outcome = run_in_process(job)
+    job = make_job(changes={"splits": (6,), "checkpoint": str(tmp_path)}, delta=0.1, epsilon=5.0, **bits)
     oracle = FilteredFeatures(job, load_data(job))
-    assert outcome.losses == torch.tensor(oracle.train()).tolist()
-    state, expected = final_state(job), oracle.model.state_dict() | oracle.stage.state_dict()
-    assert state.keys() == expected.keys() - NOTED
-    assert [name for name in state if not torch.equal(state[name], expected[name])] == []
-    assert not torch.equal(state["sender.filter.f_hat"], oracle.first["sender.filter.f_hat"])
+    outcome = assert_equals_joint(job, oracle, NOTED)
+    assert not torch.equal(oracle.f_hat, oracle.first["sender.filter.f_hat"])
     assert outcome.epochs[0]["link0.budget"] == 2
 
 
 def test_the_boosted_learning_rate_is_both_sides(tmp_path):
-    job = make_job()
-    spec = OptimizerSpec(lr=0.02, factors=((1, 4.0), (2, 1.0)))
-    job = replace(job, optimizer=spec, checkpoint=str(tmp_path))
-    outcome = run_in_process(job)
-    oracle = Filtered(job, load_data(job))
-    assert outcome.losses == torch.tensor(oracle.train()).tolist()
-    state, expected = final_state(job), oracle.stage.state_dict()
-    assert all(torch.equal(state[name], expected[name]) for name in expected.keys() - NOTED)
+    boosted = OptimizerSpec(lr=0.02, factors=((1, 4.0), (2, 1.0)))
+    job = make_job(changes={"optimizer": boosted, "checkpoint": str(tmp_path)})
+    assert_equals_joint(job, Filtered(job, load_data(job)), NOTED)
 
 
 @pytest.mark.parametrize(
@@ -247,24 +202,12 @@ def test_a_run_may_end_a_phase_itself(least, budgets):
 # Bytes, by hand.
 
 
-def trained_once(count=24, **options):
-    """A UE's segment, and its message for ``count`` pictures in training."""
-    one = Segment(make_job(**options), 0)
-    pictures = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    return one, one.source(pictures, torch.zeros(count).long(), assignment=0, step=0, train=True)
-
-
 def test_a_step_under_budget_4_by_hand():
     """VGG-11 at cut 5: 128 maps of 8x8, four of which cross, 16 pictures."""
-    job = replace(make_job(phases=[[1, 1 / 32]]), model="vgg_part:wide_beginning", input_shape=(3, 32, 32))
-    job = replace(job, splits=(layers_before(5),), batch_size=16)
-    ue, cloud = Segment(job, 0), Segment(job, 1)
-    pictures, labels = torch.randn(16, 3, 32, 32), torch.zeros(16).long()
-    there = ue.source(pictures, labels, assignment=0, step=0, train=True)
-    assert {name: (list(t.shape), t.dtype) for name, t in there.tensors.items()} == {
-        "maps": ([16, 4, 8, 8], torch.float32),
-        "which": ([4], torch.uint8),
-    }
+    changes = {"model": "vgg_part:wide_beginning", "input_shape": (3, 32, 32), "splits": (layers_before(5),)}
+    job = make_job(changes={**changes, "batch_size": 16}, phases=[[1, 1 / 32]])
+    _, there = first_message(job, 16)
+    assert crossing(there) == {"maps": ([16, 4, 8, 8], torch.float32), "which": ([4], torch.uint8)}
     assert there.grads == ("maps",)
     frame = b"".join(bytes(buffer) for buffer in encode(there))
     payload = 16 * 4 * 8 * 8 * 4 + 4 + 16 * 8  # maps as float32, their numbers, and labels as int64
@@ -272,29 +215,31 @@ def test_a_step_under_budget_4_by_hand():
     prefix = 1 + 4 + 4 + 8 + 4
     header = int.from_bytes(frame[1:5], "little")
     assert len(frame) == prefix + header + payload
-    back = cloud.forward(there)
+    back = Segment(job, 1).forward(there)
     assert {name: list(t.shape) for name, t in back.tensors.items()} == {"maps": [16, 4, 8, 8]}
     frame = b"".join(bytes(buffer) for buffer in encode(back))
     assert len(frame) == prefix + int.from_bytes(frame[1:5], "little") + 16_384
     assert header < 300
 
 
+def crossing(message):
+    return {name: (list(tensor.shape), tensor.dtype) for name, tensor in message.tensors.items()}
+
+
 @pytest.mark.parametrize(("bits", "row"), [(8, 128), (4, 64), (3, 48)])
 def test_quantised_bytes_both_ways_by_hand(bits, row):
-    ue, there = trained_once(code_bits=bits, gradient_bits=bits)
-    assert {name: (list(t.shape), t.dtype) for name, t in there.tensors.items()} == {
-        "maps": ([24, row], torch.uint8),  # 2 maps of 8x8
-        "ranges": ([2, 2], torch.float32),
-        "which": ([2], torch.uint8),
-    }
-    back = Segment(make_job(code_bits=bits, gradient_bits=bits), 1).forward(there)
+    job = make_job(code_bits=bits, gradient_bits=bits)
+    ue, there = first_message(job)
+    maps, ranges = ([24, row], torch.uint8), ([2, 2], torch.float32)  # 2 maps of 8x8
+    assert crossing(there) == {"maps": maps, "ranges": ranges, "which": ([2], torch.uint8)}
+    back = Segment(job, 1).forward(there)
     assert {name: list(t.shape) for name, t in back.tensors.items()} == {"maps": [24, row], "ranges": [2, 2]}
     ue.backward(back)
 
 
 def test_all_maps_cross_without_numbers():
-    _, there = trained_once(phases=[[1, 1.0]])
-    assert {name: list(t.shape) for name, t in there.tensors.items()} == {"maps": [24, 8, 8, 8]}
+    _, there = first_message(make_job(phases=[[1, 1.0]]))
+    assert crossing(there) == {"maps": ([24, 8, 8, 8], torch.float32)}
 
 
 # Algorithm 3's reset, features, and what does not fit.
@@ -320,7 +265,7 @@ def test_resetprune_draws_the_kept_strengths_anew_and_keeps_everything_else():
     f_hat = stage.state_dict().pop("sender.filter.f_hat")
     changed = (f_hat != before["sender.filter.f_hat"]).nonzero()[:, 0]
     assert changed.tolist() == kept.tolist()
-    others = before.keys() - NOTED - {"sender.filter.f_hat"}
+    others = before.keys() - {*NOTED, "sender.filter.f_hat"}
     assert all(torch.equal(stage.state_dict()[name], before[name]) for name in others)
     assert len(stage.which()) == 1
 
@@ -337,19 +282,18 @@ def test_features_have_a_filter_and_no_coders():
     torch.testing.assert_close(restored, value * torch.where(f >= fourth, f, 0.0))
 
 
-BAD = {
-    "no phase": ({"phases": []}, "phases"),
-    "a share of nothing": ({"phases": [[1, 0.0]]}, "shares above 0"),
-    "half a resolution": ({"resolution": 0}, "resolution 0"),
-    "an unknown choice": ({"choice": "best"}, "choice 'best'"),
-    "nine bits": ({"code_bits": 9}, "1 to 8"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_options_that_make_no_filter(name):
-    options, said = BAD[name]
-    with pytest.raises(ModelError, match=said):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"phases": []}, "phases"),
+        ({"phases": [[1, 0.0]]}, "shares above 0"),
+        ({"resolution": 0}, "resolution 0"),
+        ({"choice": "best"}, "choice 'best'"),
+        ({"code_bits": 9}, "1 to 8"),
+    ],
+)
+def test_options_that_make_no_filter(options, words):
+    with pytest.raises(ModelError, match=words):
         build_stage(StageSpec(name="nodes.stages.deprune.stage:Pruned", options=options), BOUNDARY)
 
 
@@ -383,8 +327,8 @@ def test_a_peer_that_sends_what_are_no_maps_is_refused(name):
 
 
 def test_each_member_answers_as_it_did_when_it_was_trained(tmp_path):
-    job = make_job(phases=[[1, 1.0], [1, 0.5], [1, 1 / 8]], reset=True)
-    job = replace(job, members=(1, 2, 3), batch_size=8)
+    family = {"members": (1, 2, 3), "batch_size": 8}
+    job = make_job(changes=family, phases=[[1, 1.0], [1, 0.5], [1, 1 / 8]], reset=True)
     asked = iter([3, 1, 2, 1, None])
     outcome = run_in_process(job, manage=lambda told: next(asked))
     trained = [epoch["test_accuracy"] for epoch in outcome.epochs[:3]]
@@ -396,7 +340,7 @@ def test_each_member_answers_as_it_did_when_it_was_trained(tmp_path):
 
 
 def test_requests_switch_one_by_one_and_training_goes_on_as_it_was():
-    job = replace(make_job(phases=[[1, 1.0], [1, 1 / 8]]), members=(1, 2), epochs=2)
+    job = make_job(changes={"members": (1, 2), "epochs": 2}, phases=[[1, 1.0], [1, 1 / 8]])
     ue = Segment(job, 0)
     pictures = torch.randn(8, 3, 16, 16)
 

@@ -17,23 +17,18 @@ def noise(count, paths, seed=0):
     return gating.gumbel_noise(torch.rand(count, paths, generator=generator(seed)))
 
 
-def test_the_largest_noisy_score_is_a_path_as_often_as_its_softmax_says():
+def test_the_largest_noisy_score_is_a_path_as_often_as_its_softmax_says_and_noise_is_finite():
     scores = torch.tensor([1.0, 0.0, -0.7])
     chosen = gating.gumbel_softmax(scores.expand(40_000, 3), noise(40_000, 3), 0.5).argmax(1)
     wanted = [math.exp(s) / sum(math.exp(t) for t in (1, 0, -0.7)) for s in (1, 0, -0.7)]
     assert (torch.bincount(chosen) / 40_000).tolist() == pytest.approx(wanted, abs=0.01)
-
-
-def test_noise_stays_finite_at_the_ends_of_what_is_drawn():
     assert gating.gumbel_noise(torch.tensor([0.0, 1 - 2**-24])).isfinite().all()
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
 def test_the_relaxation_is_the_softmax_of_noisy_scores_over_the_temperature(temperature):
     scores, drawn = torch.randn(6, 3, generator=generator(1)), noise(6, 3)
-    for row, (one, two) in zip(
-        gating.gumbel_softmax(scores, drawn, temperature), zip(scores, drawn, strict=True), strict=True
-    ):
+    for row, one, two in zip(gating.gumbel_softmax(scores, drawn, temperature), scores, drawn, strict=True):
         parts = [math.exp((a + b) / temperature) for a, b in zip(one.tolist(), two.tolist(), strict=True)]
         assert row.tolist() == pytest.approx([part / sum(parts) for part in parts], rel=1e-4)
 
@@ -59,16 +54,19 @@ def test_observed_shares_are_counts_with_the_gradient_of_probabilities():
     assert torch.allclose(gradient, torch.autograd.grad(soft[:, 1].mean(), scores)[0])
 
 
-@pytest.mark.parametrize(("share", "distance", "excess"), [(0.5, 0.09, 0.09), (0.1, 0.01, 0.0), (0.2, 0.0, 0.0)])
-def test_losses_of_equations_5_and_6(share, distance, excess):
-    observed, target = torch.tensor([share, 1 - share]), torch.tensor([0.2])
+@pytest.mark.parametrize(
+    ("observed", "target", "distance", "excess"),
+    [
+        ([0.5, 0.5], [0.2], 0.09, 0.09),
+        ([0.1, 0.9], [0.2], 0.01, 0.0),
+        ([0.2, 0.8], [0.2], 0.0, 0.0),
+        ([0.5, 0.1, 0.4], [0.3, 0.3], 0.2**2 + 0.2**2, 0.2**2),  # all but the last of three paths count
+    ],
+)
+def test_losses_of_equations_5_and_6(observed, target, distance, excess):
+    observed, target = torch.tensor(observed), torch.tensor(target)
     assert gating.ratio_loss(observed, target).item() == pytest.approx(distance)
     assert gating.ratio_loss(observed, target, above_only=True).item() == pytest.approx(excess)
-
-
-def test_the_ratio_loss_of_three_paths_counts_all_but_the_last():
-    loss = gating.ratio_loss(torch.tensor([0.5, 0.1, 0.4]), torch.tensor([0.3, 0.3]))
-    assert loss.item() == pytest.approx(0.2**2 + 0.2**2)
 
 
 def test_the_temperature_falls_geometrically():
@@ -92,16 +90,13 @@ def test_a_gate_needs_few_parameters():
     assert 6_000 <= sum(parameter.numel() for parameter in Gate(256, 2).parameters()) <= 9_000
 
 
-def test_information_is_what_the_sample_tells_of_the_path():
+def test_information_is_what_the_sample_tells_of_the_path_and_a_path_that_gets_nothing_is_a_collapse():
     p = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
     mean = p.mean(0)
     by_hand = sum(float(p[s, k] * math.log(p[s, k] / mean[k])) for s in range(3) for k in range(2)) / 3
     assert gating.mutual_information(p) == pytest.approx(by_hand, abs=1e-6)
     assert gating.mutual_information(torch.tensor([[0.2, 0.8]] * 5)) == pytest.approx(0, abs=1e-6)
     assert gating.mutual_information(torch.eye(2)) == pytest.approx(math.log(2))
-
-
-def test_a_path_that_gets_next_to_nothing_is_a_collapse():
     wanted = torch.tensor([0.2, 0.8])
     assert gating.is_collapsed(torch.tensor([0.0, 1.0]), wanted)
     assert gating.is_collapsed(torch.tensor([0.97, 0.03]), wanted)
@@ -109,15 +104,12 @@ def test_a_path_that_gets_next_to_nothing_is_a_collapse():
     assert not gating.is_collapsed(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
 
 
-def test_without_a_threshold_the_choice_is_the_arg_max():
-    scores = torch.randn(100, 4, generator=generator(4))
-    assert torch.equal(gating.choose_paths(scores), scores.argmax(1))
-
-
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.5, 0.93, 1.0])
 @pytest.mark.parametrize("paths", [2, 3])
 def test_a_threshold_steers_the_share_to_the_sample(share, paths):
+    """Without one, the choice is the arg max."""
     scores = torch.randn(100, paths, generator=generator(5))
+    assert torch.equal(gating.choose_paths(scores), scores.argmax(1))
     chosen = gating.choose_paths(scores, gating.threshold_for(gating.margin(scores), share))
     assert int((chosen == 0).sum()) == round(100 * share)
     rest = chosen != 0

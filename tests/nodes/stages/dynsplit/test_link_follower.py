@@ -12,10 +12,7 @@ def test_the_share_spends_the_budget(budget, share):
     assert COSTS.share(budget) == pytest.approx(share)
     if 0 < share < 1:
         assert share * COSTS.dear + (1 - share) * COSTS.cheap == pytest.approx(budget)
-
-
-def test_a_dear_path_that_is_not_dearer_takes_all():
-    assert PathBytes(cheap=8, dear=8).share(0) == 1.0
+    assert PathBytes(cheap=8, dear=8).share(budget) == 1.0  # a dear path that is not dearer takes all
 
 
 def test_what_waits_is_what_did_not_fit():
@@ -40,16 +37,13 @@ def test_after_a_drop_the_share_falls_until_the_queue_is_gone_and_then_returns()
     assert shares[-1] == pytest.approx(0.52, abs=0.01)
 
 
-def test_caution_keeps_its_share_so_many_mean_errors_below_the_estimate():
+def test_caution_keeps_its_share_so_many_mean_errors_below_the_estimate_and_a_steady_link_needs_none():
     follower = Follower(0, 1000).after(sent=0, capacity=600)  # 400 off, which counts half
     assert (follower.carried, follower.error) == (800, 200)
     for caution in (0, 1, 2):
         expected = COSTS.share(0.9 * (800 - 200 * caution) / 10)
         assert follower.share(COSTS, samples=10, caution=caution) == pytest.approx(expected)
     assert follower.share(COSTS, samples=10, caution=9) == 0
-
-
-def test_a_steady_link_needs_no_caution():
     follower = Follower(0, 1000)
     for _ in range(3):
         follower = follower.after(sent=500, capacity=1000)

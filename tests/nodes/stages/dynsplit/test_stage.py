@@ -6,7 +6,7 @@ from itertools import accumulate
 import pytest
 import torch
 from msgspec.structs import replace
-from oracle import Staged
+from oracle import Staged, assert_equals_joint, first_message, staged_job
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,7 +14,7 @@ from nodes.data.loading import load_data
 from nodes.errors import ModelError
 from nodes.model.checkpoint import checkpoint_path
 from nodes.seeds import derive
-from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.spec.job import Job, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.stages.dynsplit.stage import DynSplit
 from nodes.training.in_process import run_in_process
@@ -23,25 +23,13 @@ from nodes.wire.messages import Activation
 
 CUT = 3
 BOUNDARY = {"x": torch.empty(1, 6, 8, 8, device="meta")}
+PICTURES = torch.empty(24, 3, 16, 16, device="meta")
 
 
-def make_job(**options) -> Job:
-    return Job(
-        model="user_models:Plain",
-        input_shape=(3, 16, 16),
-        classes=10,
-        nodes=("ue", "cloud"),
-        splits=(CUT,),
-        stages=(
-            StageSpec(name="nodes.stages.dynsplit.stage:DynSplit", options={"paths": [4, 2], "hidden": 5} | options),
-        ),
-        data=DataSpec(train_samples=96, test_samples=40),
-        optimizer=OptimizerSpec(lr=0.1),
-        epochs=2,
-        batch_size=24,
-        threads=1,
-        seed=5,
-    )
+def make_job(*, changes=None, **options) -> Job:
+    options = {"paths": [4, 2], "hidden": 5} | options
+    stage = StageSpec(name="nodes.stages.dynsplit.stage:DynSplit", options=options)
+    return staged_job(stage, **changes or {})
 
 
 class Gated(Staged):
@@ -62,10 +50,7 @@ class Gated(Staged):
 
     def quantise(self, code):
         bits = self.options.get("bits", 8)
-        if bits is None:
-            return code
-        top = 2**bits - 1
-        return Straight.apply(code, top)
+        return code if bits is None else Straight.apply(code, 2**bits - 1)
 
     def loss(self, pictures, labels):
         features = self.model.features
@@ -105,17 +90,12 @@ class Gated(Staged):
             b = b.index_put((rows,), code)
         logits = self.model.head(features[CUT:](b * gates[:, None, None, None]).mean((2, 3)))
         task = F.cross_entropy(logits, labels)
-        self.reported = task.item()
-        return task if extra is None else task + extra
+        return self.trained_on(task, extra)
 
     @staticmethod
     def by_share(uniform, target):
         bounds = list(accumulate(torch.tensor(target).tolist()))
         return torch.tensor([sum(u >= bound for bound in bounds) for u in uniform.tolist()])
-
-    def step(self, pictures, labels):
-        super().step(pictures, labels)
-        return self.reported
 
 
 class Straight(torch.autograd.Function):
@@ -146,36 +126,15 @@ OPTIONS = {
 }
 
 
-def final_state(job: Job) -> dict[str, torch.Tensor]:
-    state = {}
-    for index in range(len(job.nodes)):
-        saved = torch.load(checkpoint_path(job, index, job.epochs), weights_only=True)["modules"]
-        state |= {name.removeprefix("body."): tensor for name, tensor in saved.get("part", {}).items()}
-        for half in ("sender", "receiver"):
-            state |= {f"{half}.{name}": tensor for name, tensor in saved[half].items()}
-    return state
-
-
-def assert_equals_joint(job: Job, outcome, oracle: Gated) -> None:
-    assert outcome.losses == torch.tensor(oracle.train()).tolist()
-    state, expected = final_state(job), oracle.model.state_dict() | oracle.stage.state_dict()
-    assert state.keys() == expected.keys()
-    expected = {name: tensor for name, tensor in expected.items() if not name.endswith(".seen")}  # it codes nothing
-    assert [name for name in expected if not torch.equal(state[name], expected[name])] == []
-
-
 @pytest.mark.parametrize("name", OPTIONS)
 def test_over_the_wire_equals_the_joint_step_bit_for_bit(name, tmp_path):
-    job = replace(make_job(**OPTIONS[name]), checkpoint=str(tmp_path))
-    outcome = run_in_process(job)
+    job = make_job(changes={"checkpoint": str(tmp_path)}, **OPTIONS[name])
     oracle = Gated(job, load_data(job))
-    assert_equals_joint(job, outcome, oracle)
+    told = assert_equals_joint(job, oracle, (".seen",)).epochs[-1]  # the oracle codes nothing
     routed = torch.tensor(oracle.routed).float()
-    told = outcome.epochs[-1]
     assert [told[f"link0.path{i}"] for i in range(routed.shape[1])] == pytest.approx((routed[4:].mean(0) / 24).tolist())
-    trained = {
-        name for name, tensor in oracle.stage.state_dict().items() if not torch.equal(tensor, oracle.first[name])
-    }
+    state = oracle.stage.state_dict()
+    trained = {name for name, tensor in state.items() if not torch.equal(tensor, oracle.first[name])}
     if name == "a path that stays empty":
         assert not any("coder0" in name for name in trained)
     else:
@@ -190,16 +149,9 @@ def test_two_runs_of_a_step_differ_by_their_seed_alone():
 # Bytes, by hand.
 
 
-def trained_once(count=24, **options):
-    """A UE's segment, and its message for ``count`` pictures in training."""
-    one = Segment(make_job(**options), 0)
-    pictures = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    return one, one.source(pictures, torch.zeros(count).long(), assignment=0, step=0, train=True)
-
-
 @pytest.mark.parametrize(("bits", "two_channels", "four_channels"), [(8, 32, 64), (4, 16, 32), (2, 8, 16), (3, 12, 24)])
 def test_each_sample_carries_its_own_code_and_one_bit(bits, two_channels, four_channels):
-    _, sent = trained_once(bits=bits, target=[0.4], gate="random")  # codes of 4x4 pixels
+    _, sent = first_message(make_job(bits=bits, target=[0.4], gate="random"))  # codes of 4x4 pixels
     assert {tensor.dtype for tensor in sent.tensors.values()} == {torch.uint8}
     first, second = (len(sent.tensors[name]) for name in ("0", "1"))
     assert (first, first + second) == (first, 24)
@@ -213,14 +165,14 @@ def test_each_sample_carries_its_own_code_and_one_bit(bits, two_channels, four_c
 @pytest.mark.parametrize(("paths", "choice_bits"), [([4], 0), ([4, 2], 1), ([4, 3, 2], 2), ([5, 4, 3, 2, 1], 3)])
 def test_the_choice_takes_the_bits_of_the_number_of_paths(paths, choice_bits):
     share = 1 / len(paths)
-    _, sent = trained_once(count=13, paths=paths, target=[share] * (len(paths) - 1), gate="random")
+    _, sent = first_message(make_job(paths=paths, target=[share] * (len(paths) - 1), gate="random"), 13)
     choice = sent.tensors.get("choice")
     assert (0 if choice is None else choice.nbytes) == math.ceil(13 * choice_bits / 8)
     assert sum(len(tensor) for name, tensor in sent.tensors.items() if name != "choice") == 13
 
 
 def test_float_codes_and_a_path_without_coders_cross_as_float32():
-    _, sent = trained_once(paths=[0, 1], target=[0.5], bits=None, gate="random")
+    _, sent = first_message(make_job(paths=[0, 1], target=[0.5], bits=None, gate="random"))
     assert sent.tensors["0"].nbytes == len(sent.tensors["0"]) * 8 * 8 * 8 * 4
     assert sent.tensors["1"].nbytes == len(sent.tensors["1"]) * 1 * 4 * 4 * 4
 
@@ -248,7 +200,7 @@ def made(**options):
 
 
 def test_tables_are_learned_at_both_ends_and_kept(tmp_path):
-    job = replace(make_job(lossless="entropy"), checkpoint=str(tmp_path))
+    job = make_job(changes={"checkpoint": str(tmp_path)}, lossless="entropy")
     outcome = run_in_process(job)
     states = [torch.load(checkpoint_path(job, index, 2), weights_only=True)["modules"] for index in (0, 1)]
     for path, size in (("path0", 64), ("path1", 32)):
@@ -275,21 +227,13 @@ def test_the_paths_say_what_a_sample_takes():
 
 
 def test_in_virtual_time_the_bytes_are_those_of_the_target_shares():
-    segment = Segment(make_job(target=[0.25]), 0, meta=True)
-    sent = segment.source(torch.empty(24, 3, 16, 16, device="meta"), None, assignment=0, step=0, train=True)
+    job = make_job(target=[0.25])
+    sent = Segment(job, 0, meta=True).source(PICTURES, None, assignment=0, step=0, train=True)
     assert isinstance(sent, Activation)
-    assert {name: list(tensor.shape) for name, tensor in sent.tensors.items()} == {
-        "0": [6, 64],
-        "1": [18, 32],
-        "choice": [1, 3],
-    }
-    back = Segment(make_job(target=[0.25]), 1, meta=True).forward(
-        replace(sent, labels=torch.empty(24, dtype=torch.int64, device="meta"))
-    )
-    assert {name: list(tensor.shape) for name, tensor in back.tensors.items()} == {
-        "0": [6, 4, 4, 4],
-        "1": [18, 2, 4, 4],
-    }
+    assert {name: list(t.shape) for name, t in sent.tensors.items()} == {"0": [6, 64], "1": [18, 32], "choice": [1, 3]}
+    sent = replace(sent, labels=torch.empty(24, dtype=torch.int64, device="meta"))
+    back = Segment(job, 1, meta=True).forward(sent)
+    assert {name: list(t.shape) for name, t in back.tensors.items()} == {"0": [6, 4, 4, 4], "1": [18, 2, 4, 4]}
 
 
 # At inference.
@@ -335,12 +279,10 @@ def test_a_share_is_held_by_the_margins_seen_of_late():
     assert 0.25 < first / (35 * 40) < 0.35
 
 
-def test_in_virtual_time_a_share_is_that_of_inference_alone():
+@pytest.mark.parametrize(("train", "first"), [(True, 6), (False, 18)])
+def test_in_virtual_time_a_share_is_that_of_inference_alone(train, first):
     segment = Segment(make_job(target=[0.25], share=0.75), 0, meta=True)
-    for train, first in ((True, 6), (False, 18)):
-        pictures = torch.empty(24, 3, 16, 16, device="meta")
-        sent = segment.source(pictures, None, assignment=0, step=0, train=train)
-        assert len(sent.tensors["0"]) == first
+    assert len(segment.source(PICTURES, None, assignment=0, step=0, train=train).tensors["0"]) == first
 
 
 def choices(segment):
@@ -399,9 +341,8 @@ def test_what_does_not_fit_the_choice_is_refused():
     ],
 )
 def test_wrong_options_are_one_error(options, words):
-    job = make_job(**options)
     with pytest.raises(ModelError, match=words):
-        Segment(job, 0)
+        Segment(make_job(**options), 0)
 
 
 def test_a_boundary_of_two_values_is_refused():
