@@ -134,13 +134,18 @@ class EdgeWorking(Protocol):
         messages: tuple[Activation, ...],
         clients: tuple[int, ...],
         weights: tuple[float, ...],
-        scales: tuple[float, ...],
         positions: int,
     ) -> JointSummary: ...
 
     def returned(self, client: int) -> Gradient: ...
 
-    def average(self, updates: tuple[ClientUpdate, ...], clients: tuple[int, ...]) -> ClientModel: ...
+    def aggregate(
+        self,
+        round_number: int,
+        updates: tuple[ClientUpdate, ...],
+        clients: tuple[int, ...],
+        samples: tuple[int, ...],
+    ) -> ClientModel: ...
 
     def give(self, round_number: int, samples: int, client_model: ClientModel | None) -> EdgeUpdate: ...
 
@@ -165,20 +170,15 @@ class ServeTask(Compute):
 
 @dataclass(frozen=True)
 class JointStep(Compute):
-    """Take one step on the tasks of several clients.
-
-    ``weights`` are the clients' shares of the data, ``scales`` factors of their parts of the update beside that;
-    ``positions`` of each batch are averaged over the clients.
-    """
+    """Take one step on the tasks of several clients, weighted; ``positions`` of each batch are averaged over them."""
 
     messages: tuple[Activation, ...]
     clients: tuple[int, ...]
     weights: tuple[float, ...]
-    scales: tuple[float, ...]
     positions: int
 
     def run(self, worker: EdgeWorking) -> JointSummary:
-        return worker.joint(self.messages, self.clients, self.weights, self.scales, self.positions)
+        return worker.joint(self.messages, self.clients, self.weights, self.positions)
 
 
 @dataclass(frozen=True)
@@ -192,14 +192,16 @@ class FetchGradient(Compute):
 
 
 @dataclass(frozen=True)
-class AverageClients(Compute):
-    """Average the parts of ``clients``, and their copies of the server's part."""
+class Aggregate(Compute):
+    """Aggregate the copies of the server's part of ``clients``, and their ``updates`` if they share their parts."""
 
+    round: int
     updates: tuple[ClientUpdate, ...]
     clients: tuple[int, ...]
+    samples: tuple[int, ...]
 
     def run(self, worker: EdgeWorking) -> ClientModel:
-        return worker.average(self.updates, self.clients)
+        return worker.aggregate(self.round, self.updates, self.clients, self.samples)
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ class GiveEdgeUpdate(Compute):
 
 @dataclass(frozen=True)
 class AdoptGlobal(Compute):
-    """Go on from what the cloud averaged; the clients' part of it."""
+    """Go on from what the cloud aggregated; the clients' part of it."""
 
     model: GlobalModel
 
@@ -253,14 +255,15 @@ class AdoptHandover(Compute):
 class CloudWorking(Protocol):
     """Worker of the cloud."""
 
-    def average(self, updates: tuple[EdgeUpdate, ...]) -> GlobalModel: ...
+    def aggregate(self, updates: tuple[EdgeUpdate, ...], edges: tuple[int, ...]) -> GlobalModel: ...
 
 
 @dataclass(frozen=True)
-class AverageEdges(Compute):
-    """Average the parts of several edge servers."""
+class AggregateEdges(Compute):
+    """Aggregate the parts of several edge servers."""
 
     updates: tuple[EdgeUpdate, ...]
+    edges: tuple[int, ...]
 
     def run(self, worker: CloudWorking) -> GlobalModel:
-        return worker.average(self.updates)
+        return worker.aggregate(self.updates, self.edges)

@@ -18,6 +18,7 @@ from nodes.federated.calls import (
     TestBatch,
     TrainBatch,
 )
+from nodes.federated.schemes import scheme_of
 from nodes.runtime.actions import Action, Connect, Direction, Finish, Role, Send, Wake
 from nodes.spec.federation import Federation
 from nodes.wire.messages import (
@@ -57,16 +58,16 @@ class Client(Role):
     def __init__(self, federation: Federation, client: int, servers: Sequence[Peer], data: ClientData) -> None:
         self.begun = data.begun
         self._data, self._window = data, federation.job.window
-        self._gives_part = federation.rules.clients != "keep"
+        self._gives_part = scheme_of(federation).client_parts != "kept"
         self._edge = servers[0]
         self._servers = {server.name: server for server in servers}
         self._current = False  # it has been with its server since the clients' part was shared last
         self._absences = sorted((one.after_steps, one.for_s) for one in federation.absences if one.client == client)
         self._away = False  # until its server sends something
         self._since = 0  # first round at its server, as the last one said
-        self._round, self._left = 0, 0
+        self._round, self._left = 0, 0  # of training: steps left, none if the server ended the round without it
         self._loss, self._correct, self._count = 0.0, 0.0, 0.0
-        self._sent = 0  # test batches
+        self._tested_round, self._sent = 0, 0  # test batches
         self._tested: list[Answers] = []  # of these
 
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
@@ -92,11 +93,11 @@ class Client(Role):
             case "runner", Begin():
                 return [Connect(self._edge)]
             case "next", Gradient():
-                return [ReturnGradient(message)]
+                return [ReturnGradient(message)] if self._trains(message) else []
             case "next", Result():
                 return [CountAnswers(message)]
             case "next", ClientModel():
-                self._current = True
+                self._current, self._left = True, 0
                 return [AdoptPart(message)]
             case "next", TestRound():
                 return self._test(message.round)
@@ -135,9 +136,13 @@ class Client(Role):
         self.begun += 1
         return [TrainBatch(self._round, self.begun - 1)]
 
+    def _trains(self, gradient: Gradient) -> bool:
+        """Whether ``gradient`` is of the present round, and that has steps left."""
+        return self._left > 0 and gradient.assignment == self._round
+
     def _trained(self, gradient: Gradient, now: float) -> list[Action]:
-        if not self._left:
-            return []  # of a round that this client dropped out of
+        if not self._trains(gradient):
+            return []
         self._loss += gradient.metrics.get("loss", 0.0)
         self._correct += gradient.metrics.get("correct", 0.0)
         self._count += gradient.metrics.get("count", 0.0)
@@ -150,18 +155,18 @@ class Client(Role):
     def _test(self, round_number: int) -> list[Action]:
         """Fill the window with test batches. A step under way, if training ended for all, is this client's last."""
         self._left = min(self._left, 1)
-        self._round, self._sent, self._tested = round_number, 0, []
+        self._tested_round, self._sent, self._tested = round_number, 0, []
         return self._fill()
 
     def _fill(self) -> list[Action]:
         free = min(len(self._tested) + self._window, self._data.test_batches) - self._sent
         batches = range(self._sent, self._sent + free)
         self._sent += free
-        return [TestBatch(self._round, batch) for batch in batches]
+        return [TestBatch(self._tested_round, batch) for batch in batches]
 
     def _count_answers(self, answers: Answers) -> list[Action]:
         self._tested.append(answers)
         if len(self._tested) < self._data.test_batches:
             return self._fill()
         correct, total = (sum(one[1:], one[0]) for one in zip(*self._tested, strict=True))
-        return [Send("next", RoundTested(round=self._round, correct_by_class=correct, total_by_class=total))]
+        return [Send("next", RoundTested(round=self._tested_round, correct_by_class=correct, total_by_class=total))]

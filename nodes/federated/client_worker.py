@@ -10,6 +10,7 @@ from nodes.data.partitioning import partition, partition_iid
 from nodes.federated.calls import Adopted, Answers
 from nodes.federated.client import ClientData
 from nodes.federated.edge.joint_step import SharingSegment
+from nodes.federated.schemes import Scheme, scheme_of
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
 from nodes.training.calls import TaskMessage
@@ -24,12 +25,15 @@ class ClientWorker:
         own, tests = pictures_of(federation, client, data)
         self.client = client
         self.segment = SharingSegment(job_of(federation), 0)
+        scheme = scheme_of(federation)
+        if type(scheme).adjust_gradients is not Scheme.adjust_gradients:
+            self.segment.adjust_gradients = scheme.adjust_gradients
         self._source = Source(self.segment, Dataset(data.name, data.classes, own, tests), source=client)
         self._samples, self._mean_samples = len(own), len(data.train) / federation.clients
         self._labels: dict[int, torch.Tensor] = {}  # of test batches under way
         self._begun = 0
         self._classes = len(data.classes)
-        self._round = 0
+        self._round = -1
         self._path = None if federation.folder is None else Path(federation.folder) / f"client-{client}.pt"
         if self._path is not None and self._path.exists():
             self._begun = self.segment.resume(self._path)
@@ -53,7 +57,7 @@ class ClientWorker:
         """Run training batch ``number`` of all rounds through the client's part; a Gradient if the model ends there."""
         if round_number != self._round:
             self._round = round_number
-            self.segment.begin_epoch(round_number)
+            self.segment.begin_round(round_number)
         epoch, batch = divmod(number, self._source.schedule.train_steps)
         reply = self._source.train(epoch, batch, 0, None)
         self._begun = number + 1

@@ -1,11 +1,12 @@
-"""Role and worker of the cloud above several edge servers: averages their parts, passes on what follows clients."""
+"""Role and worker of the cloud above several edge servers: aggregates their parts, passes on what follows clients."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from nodes.errors import ProtocolError, unexpected
-from nodes.federated.calls import AverageEdges
-from nodes.model.averaging import federated_average
-from nodes.model.boundary import Tensors
+from nodes.federated.aggregation import Aggregation
+from nodes.federated.calls import AggregateEdges
+from nodes.federated.schemes import Update, scheme_of
 from nodes.runtime.actions import Action, Direction, Finish, Role, Send
 from nodes.spec.federation import Federation
 from nodes.wire.messages import AnyMessage, Begin, EdgeUpdate, GlobalModel, Handover, Replaced, Shutdown
@@ -35,13 +36,13 @@ class Cloud(Role):
         self._updates.pop(direction, None)
         if len(self._gone) == len(self._edges):
             return [Finish()]
-        return self._average()
+        return self._aggregate()
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
         match message:
             case EdgeUpdate() if sender in self._edges:
                 self._updates[sender] = message
-                return self._average()
+                return self._aggregate()
             case Handover() if sender in self._edges:
                 return self._pass_on(sender, message)
             case Shutdown() | Replaced() if sender in self._edges:
@@ -67,32 +68,29 @@ class Cloud(Role):
         self._pending.append(handover)
         return []
 
-    def _average(self) -> list[Action]:
+    def _aggregate(self) -> list[Action]:
         if not self._updates or self._updates.keys() | self._gone != set(self._edges):
             return []
         updates, self._updates = self._updates, {}
-        return [AverageEdges(tuple(updates[edge] for edge in self._edges if edge in updates))]
+        edges = tuple(number for number, edge in enumerate(self._edges) if edge in updates)
+        return [AggregateEdges(tuple(updates[self._edges[number]] for number in edges), edges)]
 
 
 class CloudWorker:
     """The cloud's worker."""
 
-    def average(self, updates: tuple[EdgeUpdate, ...]) -> GlobalModel:
-        """The mean by samples of what was trained; empty where nobody trained."""
-        round_number = updates[0].round
-        trained = [update for update in updates if update.samples]
-        if not trained:
-            return GlobalModel(round=round_number)
-        samples = [update.samples for update in trained]
+    def __init__(self, federation: Federation) -> None:
+        scheme = scheme_of(federation)
+        self._aggregate_clients = Aggregation(federation, scheme, "aggregate_edges", 0)
+        self._aggregate_servers = Aggregation(federation, scheme, "aggregate_edges", 1)
+
+    def aggregate(self, updates: Sequence[EdgeUpdate], edges: Sequence[int]) -> GlobalModel:
+        """Aggregate what was trained; empty where nobody trained. Raises NodeError."""
+        trained = [(edge, update) for edge, update in zip(edges, updates, strict=True) if update.samples]
+        servers = [Update(edge, update.samples, update.server) for edge, update in trained if update.server]
+        clients = [Update(edge, update.samples, update.client) for edge, update in trained if update.client]
         return GlobalModel(
-            round=round_number,
-            server=_mean([update.server for update in trained], samples),
-            client=_mean([update.client for update in trained], samples),
+            round=updates[0].round,
+            server=self._aggregate_servers(servers) if servers else {},
+            client=self._aggregate_clients(clients) if clients else {},
         )
-
-
-def _mean(states: list[Tensors], samples: list[int]) -> Tensors:
-    try:
-        return federated_average(states, samples)
-    except (ValueError, RuntimeError) as error:
-        raise ProtocolError(f"edge servers' parts cannot be averaged: {error}") from None

@@ -1,23 +1,13 @@
-"""How do many clients train one network together? In which order, with how many server parts, what is averaged.
+"""Formulas of parallel split learning: shares of data, EPSL's averaged positions and gradients, staleness.
 
-Split Learning in 6G Edge Networks, sections II and IV. Vanilla split learning (SL) lets clients train in turn and
-hands their part on; split federated learning (SFL) lets them train at once and averages their parts each round, with
-a server part for each client (v1) or one that takes them one after the other (v2); parallel split learning (PSL)
-puts what all of them sent into one batch and averages no client part; EPSL is PSL with some of the gradients averaged
-before they are back-propagated; federated learning (FL) has no server part. A scheme is the answers to three
-questions, a row of ``SCHEMES``; nothing else tells them apart.
+Split Learning in 6G Edge Networks, section IV.
 """
 
 import math
 from collections.abc import Sequence
-from typing import get_args
 
 import torch
 from torch import Tensor
-
-from nodes.spec.schemes import SCHEMES, SchemeName
-
-assert SCHEMES.keys() == set(get_args(SchemeName))
 
 
 def shares(samples: Sequence[int]) -> list[float]:

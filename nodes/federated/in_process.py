@@ -15,10 +15,9 @@ from nodes.federated.calls import Answers, JointStep, JointSummary, ServeTask
 from nodes.federated.client import Client
 from nodes.federated.client_worker import ClientWorker
 from nodes.federated.cloud import Cloud, CloudWorker
-from nodes.federated.edge.async_server import AsyncEdgeServer
 from nodes.federated.edge.server import EdgeServer
 from nodes.federated.edge.worker import EdgeWorker
-from nodes.federated.shape_workers import ClientShapes, ShapeClient, ShapeEdge
+from nodes.federated.shape_workers import ClientShapes, ShapeClient, ShapeCloud, ShapeEdge
 from nodes.runtime.actions import Compute, Role
 from nodes.runtime.executors import CostModel, Executor, ProfiledExecutor, inline, on_device
 from nodes.runtime.local import Conductor, LocalRun, Member, Mode, run_here
@@ -81,19 +80,27 @@ def run_in_virtual_time(
 
 def workers(federation: Federation, data: Dataset) -> Workers:
     """All nodes of ``federation``, to train on ``data``."""
-    return _made(federation, partial(EdgeWorker, federation), lambda client: ClientWorker(federation, client, data))
+    cloud = CloudWorker(federation)
+    return _made(
+        federation, cloud, partial(EdgeWorker, federation), lambda client: ClientWorker(federation, client, data)
+    )
 
 
 def shapes(federation: Federation, data: Dataset) -> Workers:
     """All nodes of ``federation``, as if they trained on ``data``: their messages have shapes and no data."""
     clients = ClientShapes(federation, data)
-    return _made(federation, partial(ShapeEdge, federation), partial(ShapeClient, clients))
+    return _made(federation, ShapeCloud(federation), partial(ShapeEdge, federation), partial(ShapeClient, clients))
 
 
-def _made(federation: Federation, edge_worker: Callable[[int], Any], client_worker: Callable[[int], Any]) -> Workers:
+def _made(
+    federation: Federation,
+    cloud: CloudWorker,
+    edge_worker: Callable[[int], Any],
+    client_worker: Callable[[int], Any],
+) -> Workers:
     made: Workers = {}
     if federation.edges > 1:
-        made[CLOUD] = Cloud(federation), CloudWorker()
+        made[CLOUD] = Cloud(federation), cloud
     for edge, name in enumerate(federation.edge_names):
         made[name] = edge_role(federation, edge), edge_worker(edge)
     for client, name in enumerate(federation.client_names):
@@ -105,8 +112,6 @@ def _made(federation: Federation, edge_worker: Callable[[int], Any], client_work
 
 def edge_role(federation: Federation, edge: int, cloud: Peer | None = None) -> EdgeServer:
     """Role of edge server ``edge``."""
-    if federation.rules.order == "at will":
-        return AsyncEdgeServer(federation)
     return EdgeServer(federation, edge, (cloud or Peer(CLOUD)) if federation.edges > 1 else None)
 
 

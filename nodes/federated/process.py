@@ -68,7 +68,7 @@ def _hosted(federation: Federation, name: str, servers: Sequence[Peer], data: Da
 
 def _make(federation: Federation, name: str, servers: Sequence[Peer], data: Dataset | None) -> tuple[Role, Any]:
     if name == CLOUD:
-        return Cloud(federation), CloudWorker()
+        return Cloud(federation), CloudWorker(federation)
     if name in federation.edge_names:
         edge = federation.edge_names.index(name)
         return edge_role(federation, edge, *servers), EdgeWorker(federation, edge)

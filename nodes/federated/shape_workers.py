@@ -16,14 +16,15 @@ from nodes.data.partitioning import partition, partition_iid
 from nodes.federated.calls import Adopted, Answers, JointSummary
 from nodes.federated.client import ClientData
 from nodes.federated.client_worker import job_of
+from nodes.federated.cloud import CloudWorker
 from nodes.federated.edge.joint_step import JointSegment, SharingSegment, joint_summary
 from nodes.federated.edge.worker import EdgeWorker
-from nodes.federated.formulas import aggregated
+from nodes.federated.schemes import Scheme
 from nodes.model.boundary import Tensors
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
 from nodes.training.calls import TaskMessage
-from nodes.wire.messages import Activation, ClientModel, ClientUpdate, Gradient, Result
+from nodes.wire.messages import Activation, ClientModel, ClientUpdate, EdgeUpdate, GlobalModel, Gradient, Result
 
 TRIED = 7  # pictures of a batch that is tried; so many of anything else are unlikely
 
@@ -125,14 +126,14 @@ class ShapeJoint(JointSegment):
         return msgspec.structs.replace(reply, assignment=message.assignment, step=message.step)
 
     def joint(
-        self, messages: Sequence[Activation], weights: Sequence[float], scales: Sequence[float], positions: int = 0
+        self, messages: Sequence[Activation], weights: Sequence[float], positions: int = 0
     ) -> tuple[list[Gradient], JointSummary]:
         """As with data, worked out for two clients at most: what returns to another has the same shape."""
         key = _key(messages[0]), len(messages) > 1, positions
         if key in self._joined:
             self.steps += 1
         else:
-            (self._joined[key], *_), _ = super().joint(messages[:2], weights[:2], scales[:2], positions)
+            (self._joined[key], *_), _ = super().joint(messages[:2], weights[:2], positions)
         gradient = self._joined[key]
         gradients = [
             msgspec.structs.replace(gradient, assignment=message.assignment, step=message.step) for message in messages
@@ -152,21 +153,32 @@ class ShapeEdge(EdgeWorker):
     def _parts(self, clients: Sequence[int], copies: bool) -> dict[int, JointSegment]:
         return dict.fromkeys(clients, ShapeJoint(self._job, 1))
 
-    def average(self, updates: Sequence[ClientUpdate], clients: Sequence[int]) -> ClientModel:
+    def aggregate(
+        self, round_number: int, updates: Sequence[ClientUpdate], clients: Sequence[int], samples: Sequence[int]
+    ) -> ClientModel:
         """A part like those that were given."""
-        return ClientModel(round=updates[0].round, tensors=updates[0].tensors)
+        return ClientModel(round=round_number, tensors=updates[0].tensors if updates else {})
 
 
-def check_joint(job: Job, phi: float) -> None:
-    """Raise ProtocolError if the server of ``job`` cannot take a step on two clients' batches; by shapes alone.
+class ShapeCloud(CloudWorker):
+    """The cloud's worker without data."""
 
-    EPSL averages a share ``phi`` of the positions. What a stage fails with that cannot do without values is its own.
+    def aggregate(self, updates: Sequence[EdgeUpdate], edges: Sequence[int]) -> GlobalModel:
+        """Parts like those that were given."""
+        trained = next((update for update in updates if update.samples), updates[0])
+        return GlobalModel(round=trained.round, server=trained.server, client=trained.client)
+
+
+def check_joint(job: Job, scheme: Scheme) -> None:
+    """Raise ProtocolError if the server of ``job`` cannot take a joint step on two clients' batches; by shapes alone.
+
+    What a stage fails with that cannot do without values is its own.
     """
     pictures = torch.empty(TRIED, *job.input_shape, device="meta")
     labels = torch.empty(TRIED, dtype=torch.int64, device="meta")
     sent = SharingSegment(job, 0, meta=True).source(pictures, labels, assignment=0, step=0, train=True)
     if isinstance(sent, Activation):
-        JointSegment(job, 1, meta=True).joint([sent] * 2, [0.5] * 2, [1.0] * 2, aggregated(phi, TRIED))
+        JointSegment(job, 1, meta=True).joint([sent] * 2, [0.5] * 2, scheme.averaged_positions(TRIED))
 
 
 def _key(message: Activation) -> Any:

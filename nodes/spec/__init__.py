@@ -1,6 +1,6 @@
 """Specifications of jobs, services and federations: frozen structs, without torch."""
 
-from nodes.spec.federation import Federation
+from nodes.spec.federation import Federation, SchemeSpec
 from nodes.spec.job import Control, DataSpec, Device, Granularity, Job, OptimizerSpec, StageSpec, Timing
 from nodes.spec.policy import LinkSpec, Policy
 from nodes.spec.service import Pace, Service
@@ -16,6 +16,7 @@ __all__ = [
     "OptimizerSpec",
     "Pace",
     "Policy",
+    "SchemeSpec",
     "Service",
     "StageSpec",
     "Timing",

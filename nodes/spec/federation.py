@@ -1,19 +1,18 @@
-"""What are many clients and their servers asked to train together? One frozen description for all of them.
+"""Specification of a federation: many clients and their servers that train one network.
 
 Clients belong to edge servers, as equal groups or as moves say, and edge servers to one cloud where there are several.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
 from nodes.spec.job import Device, Job, Timing
-from nodes.spec.schemes import SCHEMES, Scheme, SchemeName
 
 CLOUD = "cloud"
 LONGEST_S = 1e9  # of an absence
 MOST_NODES, MOST_ROUNDS, MOST_CHANGES = 10_000, 1_000_000, 100_000  # of a message that was received
-ALPHA, SHARDS, STALENESS_EXPONENT = 0.5, 2, 0.5  # if not given
+ALPHA, SHARDS = 0.5, 2  # if not given
 
 
 class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,15 +30,19 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError(f"shards {self.shards}: of kind shards alone, and this is {self.kind}")
 
 
+class SchemeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The scheme of a federation: a built-in's name or ``module:callable``, and its options."""
+
+    name: str = "psl"
+    options: dict[str, Any] = {}
+
+
 class Absence(NamedTuple):
     """A client that drops out once it has begun so many training steps, and comes back ``for_s`` later."""
 
     client: int
     after_steps: int
     for_s: float
-
-
-Statistics = Literal["running", "batch"]
 
 
 class ClientMove(NamedTuple):
@@ -54,30 +57,27 @@ class ClientMove(NamedTuple):
 class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``clients`` train the network of ``job`` by ``scheme`` for ``rounds`` of ``local_steps`` each.
 
-    ``job`` has two nodes, of which the first stands for a client and the second for an edge server, and the link's
-    stage; its ``epochs`` and ``steps`` are not used. A client goes through its pictures again and again; None for
-    ``local_steps`` is as many as it takes the mean client to go through them once. ``phi`` is EPSL's, and by
-    which ``statistics`` batch norm goes in its extra pass; ``staleness`` (steps by which a client may be ahead of
-    the slowest) and ``staleness_exponent`` are of asynchronous PSL. After each ``cloud_every`` rounds the edge
-    servers' parts are averaged at the cloud; after each ``test_every`` rounds and the last (0: never) clients test.
-    ``slowdowns`` are the clients', taken again from the first on where there are more clients. ``moves`` are of
-    clients that change their edge server between two rounds, see ``nodes.federated.edge``. ``folder``: where clients
-    keep their state after each step, so that one that was killed goes on from it.
+    Attributes:
+        job: Two nodes, a client and an edge server, and the stage of their link; ``epochs`` and ``steps`` are not used.
+        scheme: How the clients train together (``nodes.federated.schemes``).
+        local_steps: A client's training steps in a round; None for as many as the mean client's images fill. A client
+            goes through its images again and again.
+        cloud_every: Rounds after which the edge servers' parts are aggregated at the cloud.
+        test_every: Rounds after which clients test; 0 for never. They test after the last as well.
+        slowdowns: The clients', taken again from the first on where there are more clients.
+        moves: Clients that change their edge server between two rounds.
+        folder: Where clients keep their state after each step, so that one that was killed goes on from it.
     """
 
     job: Job
-    scheme: SchemeName
+    scheme: SchemeSpec
     clients: Annotated[int, msgspec.Meta(ge=1, le=MOST_NODES)] = 5
     edges: Annotated[int, msgspec.Meta(ge=1, le=MOST_NODES)] = 1
     rounds: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROUNDS)] = 1
     local_steps: int | None = None
-    phi: float = 0.0
-    statistics: Statistics = "running"
     partition: Partition = Partition()
     cloud_every: int = 1
     test_every: int = 1
-    staleness: int | None = None
-    staleness_exponent: float = STALENESS_EXPONENT
     slowdowns: tuple[float, ...] = (1.0,)
     client_timing: Timing | None = None
     server_timing: Timing | None = None
@@ -93,7 +93,6 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         self._check_moves()
         if len({*self.places(0), *(move.to_edge for move in self.moves)}) < self.edges:
             raise ValueError("edges: from 1 to as many as clients, or as many as clients come to by their moves")
-        self._check_scheme()
         if self.local_steps is not None and self.local_steps < 1:
             raise ValueError("local_steps: from 1 on, or none for as many as the mean client's pictures fill")
         for absence in self.absences:
@@ -103,22 +102,6 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 raise ValueError(f"absences: {list(absence)}: client, steps from 0 on, up to {LONGEST_S:g} s above 0")
         if any(slowdown < 1 for slowdown in self.slowdowns) or not self.slowdowns:
             raise ValueError("slowdowns: one at least, none below 1")
-
-    def _check_scheme(self) -> None:
-        """Raise ValueError for what the scheme does not know or cannot do."""
-        epsl, waits = self.scheme == "epsl", self.scheme != "psl-async"
-        if not 0 <= self.phi <= 1 or (self.phi and not epsl):
-            raise ValueError(f"phi {self.phi}: from 0 to 1, and of epsl alone")
-        if self.statistics != "running" and not epsl:
-            raise ValueError(f"statistics {self.statistics}: of epsl alone")
-        if self.staleness is not None and (self.staleness < 0 or waits):
-            raise ValueError(f"staleness {self.staleness}: steps, from 0 on, and of psl-async alone")
-        if not self.staleness_exponent >= 0 or (self.staleness_exponent != STALENESS_EXPONENT and waits):
-            raise ValueError(f"staleness_exponent {self.staleness_exponent}: from 0 on, and of psl-async alone")
-        if self.edges > 1 and not waits:
-            raise ValueError(
-                "psl-async: no round ends for all, so edge servers cannot be averaged, nor clients move; give one edge"
-            )
 
     def _check_moves(self) -> None:
         """Raise ValueError for a move of or to nobody, at no round's end, or to where its client is."""
@@ -137,11 +120,6 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def _ordered(self) -> list[ClientMove]:
         return sorted(self.moves, key=lambda move: move.after_rounds)
-
-    @property
-    def rules(self) -> Scheme:
-        """The scheme's row."""
-        return SCHEMES[self.scheme]
 
     @property
     def client_names(self) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ from nodes.errors import ModelError
 from nodes.federated.in_process import FederationOutcome, run_in_process, run_in_virtual_time
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
-from nodes.spec.federation import ClientMove, Federation
+from nodes.spec.federation import ClientMove, Federation, SchemeSpec
 from nodes.spec.job import Job, StageSpec, Timing
 from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, State, follow_separate_copies
 from reports.record import CaseValue
@@ -164,7 +164,7 @@ def _federation(
     first = parameters.device_layers
     return Federation(
         job=job,
-        scheme="sflv1",
+        scheme=SchemeSpec(name="sflv1"),
         clients=parameters.clients,
         edges=len(edges),
         rounds=parameters.rounds,

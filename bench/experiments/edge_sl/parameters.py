@@ -9,14 +9,14 @@ import msgspec
 from bench.experiments.common.learning import ANY_CLASSES, Learning
 from bench.experiments.common.two_node_training import boundary_after
 from bench.suite.experiment import Problem, Setting
-from bench.suite.parameter_types import Count, ModelName, Positive, Share, StageChoice, check_stage, stage_specs
+from bench.suite.parameter_types import Count, ModelName, Positive, StageChoice, check_stage, stage_specs
 from netem.profiles import Duplex, LinkName
 from nodes.errors import ModelError, ProtocolError
+from nodes.federated.schemes import Scheme, build_scheme, scheme_of
 from nodes.federated.shape_workers import check_joint
 from nodes.model.chain import Chain
-from nodes.spec.federation import STALENESS_EXPONENT, Absence, ClientMove, Federation, Partition, Statistics
+from nodes.spec.federation import Absence, ClientMove, Federation, Partition, SchemeSpec
 from nodes.spec.job import Job, StageSpec
-from nodes.spec.schemes import SCHEMES, SchemeName
 from nodes.stages.builtin import build_stage
 from reports.record import Mode
 
@@ -34,17 +34,19 @@ USED_IN: dict[str, tuple[Mode, ...]] = {
 
 
 class SchemeChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A training scheme and its own parameters.
+    """A scheme, a built-in's name or ``module:callable``, with its options."""
 
-    EPSL: share ``phi`` of averaged positions, and the ``statistics`` that batch norm uses in their pass. Asynchronous
-    PSL: the bound of ``staleness`` and the ``staleness_exponent``.
-    """
+    scheme: str = "psl"
+    options: dict[str, Any] = {}
 
-    scheme: SchemeName = "psl"
-    phi: Share = 0.0
-    statistics: Statistics = "running"
-    staleness: int | None = None
-    staleness_exponent: float = STALENESS_EXPONENT
+    @property
+    def spec(self) -> SchemeSpec:
+        """The scheme's specification."""
+        return SchemeSpec(name=self.scheme, options=self.options)
+
+    def build(self) -> Scheme:
+        """The scheme itself. Raises ValueError."""
+        return build_scheme(self.spec)
 
 
 class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,6 +94,11 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
             yield Problem(("model",), str(error))
             return
         try:
+            scheme = self.method.build()
+        except ValueError as error:
+            yield Problem(("method",), str(error))
+            return
+        try:
             split_point = self.split_point(layout)
         except ValueError as error:
             yield Problem(("cut",), str(error))
@@ -103,11 +110,11 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         except ValueError as error:
             yield Problem(("stage",), str(error))
         else:
-            joint = SCHEMES[self.method.scheme].server == "joint" and self.clients > 1
-            if joint and (why := _unjoinable(msgspec.json.encode(minimal(self, layout)), self.method.phi)):
+            joint = scheme.server_parts == "joint" and self.clients > 1
+            if joint and (why := _unjoinable(msgspec.json.encode((minimal(self, layout), self.method.spec)))):
                 yield Problem(("cut",) if self.stage == "identity" else ("stage",), why)
         try:
-            self.federation(Job(**minimal(self, layout)))
+            scheme_of(self.federation(Job(**minimal(self, layout))))
         except ValueError as error:
             first, _, _ = str(error).partition(":")
             yield Problem((first if first in self.__struct_fields__ else "method",), str(error))
@@ -140,7 +147,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def split_point(self, layout: Chain) -> int:
         """The number of a client's layers; all in federated learning. Raises ValueError."""
-        if self.method.scheme == "fl":
+        if self.method.build().server_parts == "none":
             return len(layout)
         point = boundary_after(layout, self.cut) if isinstance(self.cut, str) else self.cut
         if not 0 < point < len(layout):
@@ -153,18 +160,14 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The federation of these parameters. Raises ValueError."""
         return Federation(
             job=job,
-            scheme=self.method.scheme,
+            scheme=self.method.spec,
             clients=self.clients,
             edges=self.edges,
             rounds=self.rounds,
             local_steps=self.local_steps,
-            phi=self.method.phi,
-            statistics=self.method.statistics,
             partition=self.partition,
             cloud_every=self.cloud_every,
             test_every=self.test_every,
-            staleness=self.method.staleness,
-            staleness_exponent=self.method.staleness_exponent,
             slowdowns=self.slowdowns,
             absences=self.absences,
             moves=self.moves,
@@ -184,12 +187,13 @@ def minimal(parameters: Clients, layout: Chain) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def _unjoinable(job: bytes, phi: float) -> str:
-    """The reason why the server of ``job`` (encoded) cannot take a joint step of several clients; empty if it can."""
+def _unjoinable(encoded: bytes) -> str:
+    """Why the server cannot take a joint step on what several clients send, if it cannot, by job and scheme."""
+    job, scheme = msgspec.json.decode(encoded, type=tuple[Job, SchemeSpec])
     try:
-        check_joint(msgspec.json.decode(job, type=Job), phi)
+        check_joint(job, build_scheme(scheme))
     except ProtocolError as error:
         return str(error)
-    except Exception:  # a stage that does not work on shapes is checked when it gets data
+    except Exception:  # of a stage that cannot do with shapes alone: what it does shows when it has data
         return ""
     return ""

@@ -210,7 +210,7 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
         yield Measurement("forward_samples_per_update", total("forward_samples") / updates, "samples/update")
     if total("backward_s"):
         yield Measurement("backward_s_per_update", total("backward_s") / updates, "s/update")
-    if parameters.method.scheme == "psl-async":
+    if not parameters.method.build().waits:
         yield Measurement("staleness_updates", total("staleness") / steps, "updates")
 
 

@@ -16,23 +16,24 @@ linear server part they are exactly the weighted mean of PSL's.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nodes.errors import ModelError, ProtocolError, one_line
 from nodes.federated.calls import JointSummary
 from nodes.federated.formulas import averaged, back_propagated, own_gradients
+from nodes.federated.schemes.base import Statistics
 from nodes.model.boundary import Tensors, unpack
 from nodes.model.chain import Moment, Values
 from nodes.model.checkpoint import write_state
 from nodes.model.state_transfer import load_training_state, training_state
-from nodes.spec.federation import Statistics
 from nodes.spec.job import Job
 from nodes.training.segment import Segment, _wire, check_restored, number
 from nodes.wire.messages import Activation, Gradient
@@ -47,7 +48,6 @@ class _Batch(NamedTuple):
     codes: Tensors
     labels: torch.Tensor
     weight: float
-    scale: float
 
 
 class JointSegment(Segment):
@@ -58,14 +58,14 @@ class JointSegment(Segment):
         self._statistics = statistics
 
     def joint(
-        self, messages: Sequence[Activation], weights: Sequence[float], scales: Sequence[float], positions: int = 0
+        self, messages: Sequence[Activation], weights: Sequence[float], positions: int = 0
     ) -> tuple[list[Gradient], JointSummary]:
         """Take one step of the optimizer; what returns to each client, in the order of ``messages``.
 
-        ``weights`` are the clients' shares of the data, ``scales`` factors of their parts of the update beside that,
-        ``positions`` is a. Raises ProtocolError for boundaries that cannot be joined.
+        ``weights`` are factors of the clients' mean losses, ``positions`` is a. Raises ProtocolError for boundaries
+        that cannot be joined.
         """
-        arrived = [self._decoded(*parts) for parts in zip(messages, weights, scales, strict=True)]
+        arrived = [self._decoded(*parts) for parts in zip(messages, weights, strict=True)]
         size = _common_size(arrived)
         if positions:
             _check_rows(arrived, size)
@@ -81,7 +81,7 @@ class JointSegment(Segment):
                 assignment=batch.message.assignment,
                 step=batch.message.step,
                 metrics=score,
-                tensors=self._returned(own, batch.weight * batch.scale) | shared,
+                tensors=self._returned(own, batch.weight) | shared,
             )
             for batch, score, own in zip(arrived, scores, leaves, strict=True)
         ]
@@ -126,7 +126,7 @@ class JointSegment(Segment):
         for batch, mine, score in zip(arrived, torch.split(logits, size - positions), scores, strict=True):
             labels = batch.labels[positions:]
             part = F.cross_entropy(mine, labels) * ((size - positions) / size)
-            loss = loss + part * (batch.weight * batch.scale)
+            loss = loss + part * batch.weight
             score["loss"] += number(part)
             score["correct"] += number((mine.argmax(1) == labels).sum())
         assert isinstance(loss, torch.Tensor)
@@ -149,9 +149,10 @@ class JointSegment(Segment):
             gradients.append(own_gradients(mine, labels, size))
             score["loss"] += number(F.cross_entropy(mine, labels)) * positions / size
             score["correct"] += number((mine.argmax(1) == labels).sum())
-        weights = [batch.weight * batch.scale for batch in arrived]
+        weights = [batch.weight for batch in arrived]
+        shares = [weight / sum(weights) for weight in weights]
         means = {
-            name: averaged([codes[name] for codes in first], [batch.weight for batch in arrived])
+            name: averaged([codes[name] for codes in first], shares)
             .detach()
             .requires_grad_(name in arrived[0].message.grads)
             for name in first[0]
@@ -186,14 +187,14 @@ class JointSegment(Segment):
         result: torch.Tensor = self._part(values, Moment(self.job.seed, message.step))[self._output]
         return result
 
-    def _decoded(self, message: Activation, weight: float, scale: float) -> _Batch:
+    def _decoded(self, message: Activation, weight: float) -> _Batch:
         if message.labels is None:
             raise ProtocolError(f"step {message.step} came without labels")
         with torch.no_grad():
             codes = self.inbound.decode(self._to_device(message.tensors))
         if unknown := set(message.grads) - set(codes):
             raise ProtocolError(f"gradients are wanted of values that did not come: {sorted(unknown)}")
-        return _Batch(message, codes, message.labels.to(self._device), weight, scale)
+        return _Batch(message, codes, message.labels.to(self._device), weight)
 
     def _returned(self, leaves: Tensors, weight: float) -> Tensors:
         gradients = {name: leaf.grad / weight for name, leaf in leaves.items() if leaf.grad is not None}
@@ -220,7 +221,33 @@ class JointSegment(Segment):
 
 
 class SharingSegment(Segment):
-    """A client's part, to which gradients may return that are the same for all clients."""
+    """A client's part, to which gradients may return that are the same for all clients.
+
+    ``adjust_gradients`` is the scheme's hook, if it has one of its own.
+    """
+
+    adjust_gradients: Callable[[Mapping[str, nn.Parameter], Tensors], None] | None = None
+
+    def begin_round(self, round_number: int) -> None:
+        """Begin a round: drop steps that were not finished, note the present parameters for the scheme's hook."""
+        if round_number:  # a segment begins with epoch 0
+            self.begin_epoch(round_number)
+        self._pending.clear()
+        if self.adjust_gradients:
+            self._start = {name: parameter.detach().clone() for name, parameter in self._named_parameters().items()}
+
+    def _step(self, save: int | None) -> None:
+        if self.adjust_gradients:
+            self.adjust_gradients(self._named_parameters(), self._start)
+        super()._step(save)
+
+    def _named_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters by their names in ``state``."""
+        return {
+            key.removeprefix("body.") if part == "part" else f"{part}.{key}": parameter
+            for part, module in self._parts().items()
+            for key, parameter in module.named_parameters()
+        }
 
     def keep(self, path: Path, begun: int) -> None:
         """Save all that it goes on from, once ``begun`` steps were taken."""

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from nodes.errors import ProtocolError
-from nodes.federated.edge.round_stats import ClientState
+from nodes.federated.schemes import ClientState
 from nodes.spec.federation import Federation
 from nodes.wire.messages import ChangeServer, Handover
 
@@ -37,11 +37,11 @@ class Membership:
         self.dead.discard(newcomer.index)
         return self._arrivals.after(newcomer.index, round_number)
 
-    def gone(self, name: str) -> bool:
-        """Strike out a client whose channel has ended; whether it was a member."""
+    def gone(self, name: str) -> ClientState | None:
+        """Strike out a client whose channel has ended, and return it if it was a member."""
         self.here.discard(name)
         self.newcomers.pop(name, None)
-        return self.members.pop(name, None) is not None
+        return self.members.pop(name, None)
 
     def gathered(self, round_number: int) -> bool:
         """Admit all if the round waits for nobody any more; whether it can begin.

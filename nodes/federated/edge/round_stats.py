@@ -1,9 +1,9 @@
-"""What an edge server counts in a round, and what it knows of each client."""
+"""What an edge server counts in a round."""
 
 import msgspec
 import torch
 
-from nodes.wire.messages import ClientModel, Gradient, RoundReport, RoundTested, RoundTrained
+from nodes.wire.messages import Gradient, RoundReport, RoundTested, RoundTrained
 
 
 class RoundStats(msgspec.Struct):
@@ -59,19 +59,6 @@ class RoundStats(msgspec.Struct):
             correct_by_class=self.correct_by_class,
             total_by_class=self.total_by_class,
         )
-
-
-class ClientState(msgspec.Struct, eq=False):
-    """A client that is here; one that returns gets a new state."""
-
-    name: str
-    index: int
-    samples: int
-    served: int = 0  # steps of this round
-    reported: bool = False  # of this round's training, or tests
-    total: int = 0  # steps of all rounds
-    holds: ClientModel | None = None  # the clients' part that it was given last, or gave
-    current: bool = False  # it came with the part that its last server shared
 
 
 def _is_number(value: object) -> bool:

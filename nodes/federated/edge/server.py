@@ -1,16 +1,14 @@
-"""Role of an edge server of a federation: who trains now, and when a round ends.
+"""Role of an edge server of a federation: rounds of training, aggregation and tests, as its scheme decides.
 
-A round: clients train, what the scheme shares is averaged (with the other edge servers' at the cloud, where there is
+A round: clients train, what the scheme shares is aggregated (with the other edge servers' at the cloud, where there is
 one), clients test. A client that is gone takes no further part in a round, which ends with those that remain; one that
-comes begins with the next. So no step is taken twice. All decisions go by the clients' numbers, never by who was
-faster, except where a scheme is asynchronous.
+comes begins with the next. So no step is taken twice.
 
 Clients that change their edge server do so between two rounds. They take their own part along; a server's copy that is
-theirs alone (SFLv1) follows them, with its optimizer's state. From then on they train with, and are averaged with,
+theirs alone (SFLv1) follows them, with its optimizer's state. From then on they train with, and are aggregated with,
 what is at their new server.
 """
 
-from collections import deque
 from itertools import chain
 from typing import Any, Literal
 
@@ -19,15 +17,17 @@ from nodes.federated.calls import (
     Adopted,
     AdoptGlobal,
     AdoptHandover,
-    AverageClients,
+    Aggregate,
     GiveEdgeUpdate,
     HandOver,
     JointSummary,
     ServeTask,
 )
-from nodes.federated.edge.round_stats import ClientState, RoundStats
-from nodes.federated.edge.tasks import EdgeTasks
-from nodes.runtime.actions import Action, Connect, Direction, Finish, Send, Wake
+from nodes.federated.edge.membership import Membership
+from nodes.federated.edge.round_stats import RoundStats
+from nodes.federated.edge.tasks import Decisions, Tasks
+from nodes.federated.schemes import ClientState, RoundState, scheme_of
+from nodes.runtime.actions import Action, Connect, Direction, Finish, Role, Send, Wake
 from nodes.spec.federation import Federation
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import (
@@ -54,26 +54,31 @@ from nodes.wire.messages import (
     TrainRound,
 )
 
-PASS = "pass"  # a round in which nobody is here
+PASS = "pass"  # a round in which nobody trains
 
 RoundPhase = Literal["gathering", "training", "averaging", "uploading", "testing", "over"]
 
 
-class EdgeServer(EdgeTasks):
+class EdgeServer(Role):
     """Edge server number ``edge`` of ``federation``; ``cloud`` is where it reaches the cloud."""
 
     def __init__(self, federation: Federation, edge: int, cloud: Peer | None = None) -> None:
-        super().__init__(federation, edge)
-        self._cloud = cloud
+        self._federation, self._edge, self._cloud = federation, edge, cloud
+        self._scheme = scheme_of(federation)
+        self._decisions = Decisions(self._scheme, federation.scheme.name)
+        self._membership = Membership(federation, edge)
+        self._round = RoundState(steps=federation.local_steps or 0, expected=len(self._membership.numbers))
+        self._tasks = Tasks(federation, self._scheme, self._membership, self._round)
+        self._stats = RoundStats(began=0.0)
         self._phase: RoundPhase = "gathering"
         self._begun = False  # by the runner's word, and the cloud is there
-        self._round = 0
-        self._turns: deque[str] = deque()
-        self._given: dict[str, ClientUpdate] = {}
-        self._results: dict[str, RoundTrained] = {}  # of those whose training is not complete yet
+        self._all_train = True  # in this round, none rests
+        self._given: dict[ClientState, ClientUpdate] = {}
+        self._trained: dict[ClientState, RoundTrained] = {}  # not counted yet
         self._part: ClientModel | None = None  # the clients', to go on from
         self._samples = 0  # of those whose training of this round is complete
-        self._to_cloud = False  # what was trained is still to be averaged there
+        self._untested: set[str] = set()
+        self._to_cloud = False  # what was trained is still to be aggregated there
 
     @property
     def part(self) -> ClientModel | None:
@@ -103,11 +108,15 @@ class EdgeServer(EdgeTasks):
 
     def _without(self, name: str, now: float) -> list[Action]:
         """Go on with the clients that remain."""
-        was_member = self._membership.gone(name)
-        self._waiting.pop(name, None)
-        self._given.pop(name, None)
-        self._results.pop(name, None)
-        return self._go_on(now) if was_member else []
+        client = self._membership.gone(name)
+        if client is None:
+            return []
+        for held in (self._round.tasks, self._given, self._trained):
+            held.pop(client, None)
+        if client in self._round.clients:
+            self._round.clients.remove(client)
+        self._untested.discard(name)
+        return self._go_on(now)
 
     # Messages
 
@@ -127,7 +136,7 @@ class EdgeServer(EdgeTasks):
             case "runner", Shutdown():
                 return self._end()
             case "next", GlobalModel() if self._phase == "averaging":
-                return [self._compute(AdoptGlobal(message))]
+                return [self._tasks.compute(AdoptGlobal(message))]
             case "next", Handover():
                 self._membership.handed(message)
                 return self._gather(now)
@@ -141,7 +150,7 @@ class EdgeServer(EdgeTasks):
         """Take a client's message; messages of a round that it has left count for nothing."""
         match message:
             case ClientHello():
-                current = message.current and self._rules.clients == "average"
+                current = message.current and self._scheme.client_parts == "aggregated"
                 index, samples = self._membership.numbers[name], max(1, message.samples)
                 newcomer = ClientState(name=name, index=index, samples=samples, current=current)
                 change = self._membership.come(newcomer, message.round)
@@ -149,37 +158,51 @@ class EdgeServer(EdgeTasks):
             case Shutdown() | Replaced():
                 return self._without(name, now)
             case Activation() | RoundTrained() | RoundTested() | ClientUpdate():
-                return self._from_member(name, message, now) if name in self._membership.members else []
+                client = self._membership.members.get(name)
+                return self._from_member(client, message, now) if client else []
         raise unexpected(message, name)
 
     def _from_member(
-        self, name: str, message: Activation | RoundTrained | RoundTested | ClientUpdate, now: float
+        self, client: ClientState, message: Activation | RoundTrained | RoundTested | ClientUpdate, now: float
     ) -> list[Action]:
-        """Take the message of a client of this round."""
-        member = self._membership.members[name]
+        """Take the message of a client of this round; training of a round that ended without it is dropped."""
         match message:
-            case Activation(train=True):
-                return self._task(name, message)
+            case Activation(train=False):
+                return [self._tasks.compute(ServeTask(message, client.index), client)]
             case Activation():
-                return [self._compute(ServeTask(message, member.index), member)]
-            case RoundTrained():
-                return self._trained(name, message, now)
-            case RoundTested():
-                return self._tested(name, message, now)
+                self._stats.uplink_bytes += sum(wire_size(message))
+                if self._trains(client, message.assignment):
+                    self._round.tasks[client] = message
             case ClientUpdate():
                 self._stats.uplink_bytes += sum(wire_size(message))
-                self._given[name] = message
-                return self._go_on(now)
+                if self._trains(client, message.round):
+                    self._given[client] = message
+                    self._check_complete(client)
+            case RoundTrained() if not self._scheme.waits:
+                client.phase = "idle"  # it goes on
+            case RoundTrained() if self._trains(client, message.round):
+                self._trained[client] = message
+                client.reported = True
+                self._check_complete(client)
+            case RoundTested() if message.round == self._round.number:
+                self._stats.add_tested(message)
+                self._untested.discard(client.name)
+        return self._go_on(now)
+
+    def _trains(self, client: ClientState, round_number: int) -> bool:
+        """Whether what ``client`` did for a round counts; where clients do not wait, it may be an earlier one."""
+        due = client.phase == "training" and round_number == self._round.number
+        return self._phase == "training" and (due or not self._scheme.waits)
 
     def computed(self, reply: Any, now: float) -> list[Action]:  # noqa: PLR0911 (one a reply)
-        asker = self._asked.popleft()
+        client = self._tasks.answered()
         match reply:
-            case Gradient() if asker:
-                return self._send_gradient(asker, reply)
-            case Result() if asker:
-                return [Send(asker.name, reply)] if self._is_here(asker) else []
+            case Gradient() if client:
+                return [*self._tasks.send_gradient(client, reply, self._stats), *self._go_on(now)]
+            case Result() if client:
+                return [Send(client.name, reply)] if self._tasks.is_here(client) else []
             case JointSummary():
-                return self._stepped(reply)
+                return [*self._tasks.stepped(reply, self._stats), *self._go_on(now)]
             case Handover():
                 self._membership.sent()
                 return [Send("next", reply), *self._gather(now)]
@@ -195,25 +218,46 @@ class EdgeServer(EdgeTasks):
 
     # A round
 
-    def _introduced(self, newcomer: ClientState, mean: float, now: float) -> list[Action]:
-        """Take up one that has come."""
-        self._steps = self._steps or max(1, int(mean) // self._federation.job.batch_size)
+    def _introduced(self, newcomer: ClientState, mean_samples: float, now: float) -> list[Action]:
+        """Take up a client that has come; where clients do not wait, it begins at once, as far as the slowest."""
+        self._round.steps = self._round.steps or max(1, int(mean_samples) // self._federation.job.batch_size)
+        newcomer.seen = self._round.updates
         self._membership.newcomers[newcomer.name] = newcomer
-        return self._gather(now)
+        actions = self._gather(now)
+        if self._scheme.waits or self._phase != "training" or newcomer.name not in self._membership.newcomers:
+            return actions
+        newcomer.total = min((client.total for client in self._round.clients), default=0)
+        self._membership.admit(self._round.number)
+        self._round.clients = list(self._membership.members.values())
+        return self._go_on(now)
 
     def _gather(self, now: float) -> list[Action]:
         """Begin the round as soon as all are here that it waits for; if nobody is to come, pass it by."""
-        if self._phase != "gathering" or not self._begun or not self._membership.gathered(self._round):
+        if self._phase != "gathering" or not self._begun or not self._membership.gathered(self._round.number):
             return []
         self._phase = "training"
-        self._stats = RoundStats(began=now, participants=len(self._membership.members))
-        arrivals = self._membership.take(self._round)
+        self._select()
+        self._stats = RoundStats(began=now, participants=len(self._round.clients))
+        arrivals = self._membership.take(self._round.number)
         self._stats.moved_bytes = sum(sum(wire_size(handover)) for handover in arrivals)
-        return [*(self._compute(AdoptHandover(handover)) for handover in arrivals), *self._train(now)]
+        adopted = [self._tasks.compute(AdoptHandover(handover)) for handover in arrivals]
+        return [*adopted, *(self._go_on(now) if self._round.clients else [Wake(now, PASS)])]
+
+    def _select(self) -> None:
+        """Begin the round with the clients that the scheme selects."""
+        present = list(self._membership.members.values())
+        self._round.tasks, self._given, self._trained = {}, {}, {}
+        for client in present:
+            client.served, client.reported, client.phase = 0, False, "resting"
+        self._round.served, self._round.clients = 0, []
+        self._round.clients = self._decisions.select(self._round, present)
+        for client in self._round.clients:
+            client.phase = "idle"
+        self._all_train = len(self._round.clients) == len(present)
 
     def _begin(self, now: float) -> list[Action]:
         """Begin the next round, or end."""
-        if self._round == self._federation.rounds:
+        if self._round.number == self._federation.rounds:
             return self._end()
         self._phase = "gathering"
         return [*self._release(), *self._gather(now)]
@@ -221,128 +265,136 @@ class EdgeServer(EdgeTasks):
     def _release(self) -> list[Action]:
         """Send those on their way who belong elsewhere from this round on, and what is theirs after them."""
         actions: list[Action] = []
-        for client, name, here, change in self._membership.release(self._round):
-            actions.append(self._compute(HandOver(self._round, client, change.server, here)))
+        for client, name, here, change in self._membership.release(self._round.number):
+            actions.append(self._tasks.compute(HandOver(self._round.number, client, change.server, here)))
             actions += [Send(name, change)] if here else []
         return actions
 
-    def _train(self, now: float) -> list[Action]:
-        """Let the members of the round train."""
-        if not self._membership.members:
-            return [Wake(now, PASS)]
-        self._waiting, self._given, self._results = {}, {}, {}
-        for member in self._membership.members.values():
-            member.served, member.reported = 0, False
-        if self._rules.order == "in turn":
-            self._turns = deque(self._membership.members)
-            return self._start(self._turns[0])
-        return list(chain.from_iterable(self._start(name) for name in self._membership.members))
-
-    def _start(self, name: str) -> list[Action]:
-        """Let ``name`` train; in turn it goes on from the part of the one before."""
-        return [*self._hand(name), Send(name, TrainRound(round=self._round, steps=self._steps))]
-
-    def _hand(self, name: str) -> list[Action]:
-        """Send ``name`` the clients' part, if there is one that it does not hold, or bring as its last server's."""
-        member = self._membership.members[name]
-        brought, member.current = member.current, False
-        if self._part is None or member.holds is self._part:
+    def _go_on(self, now: float) -> list[Action]:
+        """After an event: start clients, serve tasks, end what is over."""
+        if self._phase == "testing" and not self._untested:
+            return self._report(now)
+        if self._phase != "training":
             return []
-        member.holds = self._part
+        started = self._decisions.start(self._round)
+        actions = list(chain.from_iterable(self._start(client) for client in started))
+        actions += [*self._tasks.serve(self._stats), *self._end_training(now)]
+        if not actions and not self._tasks.busy and self._is_stuck():
+            raise self._decisions.stuck(self._round)
+        return actions
+
+    def _is_stuck(self) -> bool:
+        """Whether no selected client will send anything before the server does."""
+        clients = self._round.clients
+        return bool(clients) and all(one.phase != "training" or one in self._round.tasks for one in clients)
+
+    def _start(self, client: ClientState) -> list[Action]:
+        """Let ``client`` train."""
+        client.phase = "training"
+        return [
+            *self._hand(client),
+            Send(client.name, TrainRound(round=self._round.number, steps=self._round.steps)),
+        ]
+
+    def _hand(self, client: ClientState) -> list[Action]:
+        """Send ``client`` the clients' part, unless it holds it or has it from its last server."""
+        brought, client.current = client.current, False
+        if not self._lacks_part(client):
+            return []
+        assert self._part is not None
+        client.holds = self._part
         if brought:
             return []
         self._stats.downlink_bytes += sum(wire_size(self._part))
-        return [Send(name, self._part)]
+        return [Send(client.name, self._part)]
 
-    def _trained(self, name: str, trained: RoundTrained, now: float) -> list[Action]:
-        if trained.round != self._round:
-            return []
-        self._results[name] = trained
-        self._membership.members[name].reported = True
-        return self._go_on(now)
+    def _lacks_part(self, client: ClientState) -> bool:
+        """Whether there is a shared part which ``client`` is to have and does not hold."""
+        shared = self._part is not None and client.holds is not self._part
+        return shared and self._scheme.hands_part(self._round, client)
 
-    def _tested(self, name: str, tested: RoundTested, now: float) -> list[Action]:
-        if tested.round != self._round:
-            return []
-        self._stats.add_tested(tested)
-        self._membership.members[name].reported = True
-        return self._go_on(now)
+    def _check_complete(self, client: ClientState) -> None:
+        """Take note of a client that has done its part of the training; its part may be the next one's."""
+        parts = self._scheme.client_parts
+        if not client.reported or not (parts == "kept" or client in self._given):
+            return
+        client.phase = "complete"
+        if parts == "handed on":
+            self._count(client)
+            given = self._given[client]
+            self._part = client.holds = ClientModel(round=given.round, tensors=given.tensors)
 
-    def _note(self, name: str) -> None:
-        """Count the training of ``name``, which is complete."""
-        if trained := self._results.pop(name, None):
-            self._stats.add_trained(trained, self._steps)
-            self._stats.steps += self._steps if self._rules.server == "none" else 0
-
-    def _go_on(self, now: float) -> list[Action]:
-        """After something came or somebody went: serve, or end what all have done."""
-        match self._phase:
-            case "training":
-                return self._next_turn(now) if self._turns else [*self._serve(), *self._end_training(now)]
-            case "testing" if all(member.reported for member in self._membership.members.values()):
-                return self._report(now)
-        return []
-
-    def _complete(self, name: str) -> bool:
-        """Whether ``name`` has done its part of the training."""
-        return self._membership.members[name].reported and (self._rules.clients == "keep" or name in self._given)
-
-    def _next_turn(self, now: float) -> list[Action]:
-        """Let the next client train, if the one whose turn it is has ended or gone."""
-        name = self._turns[0]
-        if name in self._membership.members:
-            if not self._complete(name):
-                return []
-            self._note(name)
-            given = self._given[name]
-            self._part = self._membership.members[name].holds = ClientModel(round=given.round, tensors=given.tensors)
-        self._turns.popleft()
-        while self._turns and self._turns[0] not in self._membership.members:
-            self._turns.popleft()
-        return self._start(self._turns[0]) if self._turns else self._end_training(now)
+    def _count(self, client: ClientState) -> None:
+        """Count the training of a client that is complete."""
+        if trained := self._trained.pop(client, None):
+            self._stats.add_trained(trained, self._round.steps)
+            self._stats.steps += self._round.steps if self._scheme.server_parts == "none" else 0
 
     def _end_training(self, now: float) -> list[Action]:
-        """Average what the scheme shares, once all have ended."""
-        if not all(self._complete(name) for name in self._membership.members):
+        """Aggregate what the scheme shares, once the round is over."""
+        if self._phase != "training" or not self._is_over():
             return []
-        for name in self._membership.members:
-            self._note(name)
+        if not self._scheme.waits:
+            if self._tasks.busy:
+                return []
+            if self._round.number + 1 < self._federation.rounds:
+                return self._count_anew(now)
+        complete = self._round.of_phase("complete")
+        for client in complete:
+            self._count(client)
+        self._round.tasks = {}
         self._stats.trained = now
-        self._samples = sum(member.samples for member in self._membership.members.values())
+        self._samples = sum(client.samples for client in complete)
         self._phase = "averaging"
-        self._to_cloud = self._cloud is not None and (self._round + 1) % self._federation.cloud_every == 0
-        if self._rules.clients == "average" and self._membership.members:
-            given = tuple(self._given[name] for name in self._membership.members)
-            clients = tuple(member.index for member in self._membership.members.values())
-            return [self._compute(AverageClients(given, clients))]
+        self._to_cloud = self._cloud is not None and (self._round.number + 1) % self._federation.cloud_every == 0
+        aggregated = self._scheme.client_parts == "aggregated"
+        if complete and (aggregated or self._scheme.server_parts == "copies"):
+            updates = tuple(self._given[client] for client in complete) if aggregated else ()
+            clients, samples = zip(*((client.index, client.samples) for client in complete), strict=True)
+            return [self._tasks.compute(Aggregate(self._round.number, updates, clients, samples))]
         return self._upload() if self._to_cloud else self._averaged(now)
 
+    def _is_over(self) -> bool:
+        """Whether the scheme ends the round, or all are complete whom it waits for."""
+        all_complete = all(client.phase == "complete" for client in self._round.clients)
+        return self._scheme.is_over(self._round) or (self._scheme.waits and all_complete)
+
+    def _count_anew(self, now: float) -> list[Action]:
+        """End a round which no client waits for: the next one begins with what is under way."""
+        self._stats.trained = now
+        report = self._stats.report(self._round.number, self._edge, now)
+        self._round.number, self._round.served = self._round.number + 1, 0
+        self._stats = RoundStats(began=now, participants=len(self._round.clients))
+        return [Send("runner", report), *self._tasks.serve(self._stats)]
+
     def _upload(self) -> list[Action]:
-        """Let the cloud average what was trained here with what was elsewhere."""
+        """Let the cloud aggregate what was trained here with what was elsewhere."""
         self._phase, self._to_cloud = "uploading", False
-        return [self._compute(GiveEdgeUpdate(self._round, self._samples, self._part))]
+        return [self._tasks.compute(GiveEdgeUpdate(self._round.number, self._samples, self._part))]
 
     def _averaged(self, now: float) -> list[Action]:
-        """Hand on what was averaged, and let all test."""
+        """Hand on what was aggregated, and let all test."""
         actions: list[Action] = []
-        if self._rules.clients == "average":
-            self._membership.admit(self._round)
-            actions += chain.from_iterable(self._hand(name) for name in self._membership.members)
+        if self._scheme.client_parts == "aggregated":
+            self._membership.admit(self._round.number)
+            if self._all_train:  # else those get it that train next
+                actions += chain.from_iterable(self._hand(client) for client in self._membership.members.values())
         self._stats.averaged = now
-        every, last = self._federation.test_every, self._round + 1 == self._federation.rounds
-        if not every or ((self._round + 1) % every and not last):
+        every, last = self._federation.test_every, self._round.number + 1 == self._federation.rounds
+        if not every or ((self._round.number + 1) % every and not last):
             return [*actions, *self._report(now)]
         self._phase = "testing"
-        for name, member in self._membership.members.items():
-            member.reported = False
-            if self._part is not None and member.holds is not self._part:
+        self._untested = set(self._membership.members)
+        for name, client in self._membership.members.items():
+            if self._lacks_part(client):
+                assert self._part is not None
                 actions.append(Send(name, self._part))  # for its tests: not counted, and handed on again to train
-            actions.append(Send(name, TestRound(round=self._round)))
-        return actions if self._membership.members else [*actions, *self._report(now)]
+            actions.append(Send(name, TestRound(round=self._round.number)))
+        return actions if self._untested else [*actions, *self._report(now)]
 
     def _report(self, now: float) -> list[Action]:
-        report = self._stats.report(self._round, self._edge, now)
-        self._round += 1
+        report = self._stats.report(self._round.number, self._edge, now)
+        self._round.number += 1
         return [Send("runner", report), *self._begin(now)]
 
     def _end(self) -> list[Action]:

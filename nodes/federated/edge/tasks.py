@@ -1,115 +1,135 @@
-"""Clients' tasks at an edge server: schedules them by scheme and client index, returns gradients to clients here.
+"""Clients' tasks at an edge server: computes those that the scheme says are due, returns gradients to clients here.
 
 Each task is counted once, when it is served.
 """
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
+from nodes.errors import NodeError
 from nodes.federated.calls import FetchGradient, JointStep, JointSummary, ServeTask
 from nodes.federated.edge.joint_step import SHARED
 from nodes.federated.edge.membership import Membership
-from nodes.federated.edge.round_stats import ClientState, RoundStats
-from nodes.federated.formulas import aggregated, shares
-from nodes.runtime.actions import Action, Compute, Role, Send
+from nodes.federated.edge.round_stats import RoundStats
+from nodes.federated.schemes import ClientState, RoundState, Scheme
+from nodes.runtime.actions import Action, Compute, Send
 from nodes.spec.federation import Federation
-from nodes.spec.schemes import Scheme
 from nodes.wire.codec import wire_size
-from nodes.wire.messages import Activation, Gradient
+from nodes.wire.messages import Gradient
 
 
-class EdgeTasks(Role):
-    """Tasks of edge server number ``edge`` of ``federation``; its rounds are those of ``EdgeServer``."""
+class Decisions:
+    """The hooks of ``scheme`` that choose clients, checked. Raises NodeError for a choice that cannot be."""
 
-    def __init__(self, federation: Federation, edge: int) -> None:
-        self._federation, self._rules = federation, federation.rules
-        self._edge = edge
-        self._membership = Membership(federation, edge)
-        self._steps = federation.local_steps or 0
-        self._waiting: dict[str, Activation] = {}
-        self._asked: deque[ClientState | None] = deque()  # for whom compute works, in order; None for the server itself
-        self._joining: list[ClientState] = []  # whose tasks the joint step under way is of
-        self._stats = RoundStats(began=0.0)
+    def __init__(self, scheme: Scheme, name: str) -> None:
+        self._scheme, self._name = scheme, name
 
-    def _compute(self, call: Compute, member: ClientState | None = None) -> Compute:
-        self._asked.append(member)
+    def select(self, round_state: RoundState, present: Sequence[ClientState]) -> list[ClientState]:
+        chosen = self._checked("select", self._scheme.select(round_state, present), present)
+        return sorted(chosen, key=lambda client: client.index)
+
+    def start(self, round_state: RoundState) -> list[ClientState]:
+        return self._checked("start", self._scheme.start(round_state), round_state.of_phase("idle"))
+
+    def due(self, round_state: RoundState) -> list[ClientState]:
+        return self._checked("due", self._scheme.due(round_state), round_state.tasks)
+
+    def weights(self, round_state: RoundState, clients: Sequence[ClientState]) -> tuple[float, ...]:
+        weights = tuple(float(weight) for weight in self._scheme.weights(round_state, clients))
+        if len(weights) != len(clients) or not all(0 < weight < float("inf") for weight in weights):
+            raise self._error("weights", f"got {list(weights)}, expected {len(clients)} numbers above 0")
+        return weights
+
+    def stuck(self, round_state: RoundState) -> NodeError:
+        """The error of a round in which nobody can go on."""
+        waiting = [client.name for client in round_state.tasks]
+        idle = [client.name for client in round_state.of_phase("idle")]
+        return self._error("due", f"round {round_state.number} cannot go on: tasks of {waiting} wait, {idle} are idle")
+
+    def _checked(self, hook: str, chosen: Sequence[ClientState], allowed: Iterable[ClientState]) -> list[ClientState]:
+        allowed, listed = list(allowed), list(chosen)
+        if len(set(listed)) != len(listed) or not set(listed) <= set(allowed):
+            names = [[getattr(client, "name", client) for client in clients] for clients in (listed, allowed)]
+            raise self._error(hook, f"chose {names[0]}, expected some of {names[1]}")
+        return listed
+
+    def _error(self, hook: str, text: str) -> NodeError:
+        return NodeError(f"{hook} of scheme {self._name}: {text}")
+
+
+class Tasks:
+    """Tasks of the clients of ``membership``, in the round of ``round_state``."""
+
+    def __init__(self, federation: Federation, scheme: Scheme, membership: Membership, round_state: RoundState) -> None:
+        self._scheme, self._decisions = scheme, Decisions(scheme, federation.scheme.name)
+        self._batch_size = federation.job.batch_size
+        self._membership, self._round = membership, round_state
+        self._asked: deque[ClientState | None] = deque()  # for whom the worker computes, in order; None: the server
+        self._joining: list[ClientState] = []  # clients of the joint step under way
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker has something to compute."""
+        return bool(self._asked)
+
+    def compute(self, call: Compute, client: ClientState | None = None) -> Compute:
+        """Note that the next reply of the worker but those before is that of ``call``."""
+        self._asked.append(client)
         return call
 
-    def _is_here(self, member: ClientState) -> bool:
-        return self._membership.members.get(member.name) is member
+    def answered(self) -> ClientState | None:
+        """The client for whom the worker's present reply is; None for the server itself."""
+        return self._asked.popleft()
 
-    def _task(self, name: str, message: Activation) -> list[Action]:
-        self._stats.uplink_bytes += sum(wire_size(message))
-        self._waiting[name] = message
-        return self._serve()
+    def is_here(self, client: ClientState) -> bool:
+        """Whether ``client`` has neither left nor returned anew."""
+        return self._membership.members.get(client.name) is client
 
-    def _serve(self) -> list[Action]:
-        """Give to compute whatever is due."""
-        names = self._due()
-        if not names:
+    def serve(self, stats: RoundStats) -> list[Action]:
+        """Compute the tasks that are due."""
+        if self._joining or self._scheme.is_over(self._round):
             return []
-        messages = tuple(self._waiting.pop(name) for name in names)
-        members = [self._membership.members[name] for name in names]
-        self._stats.steps += len(members)
-        for member in members:
-            member.served, member.total = member.served + 1, member.total + 1
-        if self._rules.server != "joint":
-            tasks = zip(members, messages, strict=True)
-            return [self._compute(ServeTask(message, member.index), member) for member, message in tasks]
-        self._joining = members
-        clients = tuple(member.index for member in members)
-        weights = tuple(shares([member.samples for member in members]))
-        positions = aggregated(self._federation.phi, self._federation.job.batch_size)
-        return [self._compute(JointStep(messages, clients, weights, self._scales(members), positions))]
+        clients = self._decisions.due(self._round)
+        if not clients:
+            return []
+        joint = self._scheme.server_parts == "joint"
+        weights = self._decisions.weights(self._round, clients) if joint else ()
+        messages = tuple(self._round.tasks.pop(client) for client in clients)
+        self._round.served += len(clients)
+        stats.steps += len(clients)
+        for client in clients:
+            client.served, client.total = client.served + 1, client.total + 1
+        if not joint:
+            tasks = zip(clients, messages, strict=True)
+            return [self.compute(ServeTask(message, client.index), client) for client, message in tasks]
+        if not self._scheme.waits:
+            stats.staleness += sum(self._round.staleness(client) for client in clients)
+        self._round.updates += 1
+        for client in clients:
+            client.seen = self._round.updates
+        self._joining = clients
+        positions = self._scheme.averaged_positions(self._batch_size)
+        return [self.compute(JointStep(messages, tuple(client.index for client in clients), weights, positions))]
 
-    def _due(self) -> list[str]:
-        """Whose tasks are to be computed now."""
-        return due(self._rules, self._steps, self._membership.members, self._waiting)
-
-    def _scales(self, members: Sequence[ClientState]) -> tuple[float, ...]:
-        """Factors of the members' parts of a joint update, beside their shares of the data."""
-        return (1.0,) * len(members)
-
-    def _stepped(self, summary: JointSummary) -> list[Action]:
-        """Return its gradient to each client of a joint step."""
+    def stepped(self, summary: JointSummary, stats: RoundStats) -> list[Action]:
+        """Fetch the gradient of each client of a joint step that is still here."""
         joined, self._joining = self._joining, []
-        self._stats.updates += 1
-        self._stats.forward_samples += summary.forward_samples
-        self._stats.backward_samples += summary.backward_samples
-        self._stats.backward_s += summary.backward_s
-        returned = [self._compute(FetchGradient(one.index), one) for one in joined if self._is_here(one)]
-        return [*returned, *self._serve()]
+        stats.updates += 1
+        stats.forward_samples += summary.forward_samples
+        stats.backward_samples += summary.backward_samples
+        stats.backward_s += summary.backward_s
+        return [self.compute(FetchGradient(client.index), client) for client in joined if self.is_here(client)]
 
-    def _send_gradient(self, member: ClientState, gradient: Gradient) -> list[Action]:
-        stats = self._stats
-        if self._rules.server != "joint":
-            count = gradient.metrics["count"]
+    def send_gradient(self, client: ClientState, gradient: Gradient, stats: RoundStats) -> list[Action]:
+        """Return ``gradient`` to ``client``, if it is still here."""
+        if self._scheme.server_parts != "joint":
             stats.updates += 1
-            stats.forward_samples += count
-            stats.backward_samples += count
-        if not self._is_here(member):
+            stats.forward_samples += gradient.metrics["count"]
+            stats.backward_samples += gradient.metrics["count"]
+        if not self._scheme.waits:  # a client's report of several steps may come rounds later, or never
+            stats.add_step(gradient)
+        if not self.is_here(client):
             return []
         stats.downlink_bytes += sum(wire_size(gradient))
         stats.shared_bytes += sum(tensor.nbytes for key, tensor in gradient.tensors.items() if key.startswith(SHARED))
-        return [Send(member.name, gradient)]
-
-
-def due(rules: Scheme, steps: int, members: Mapping[str, ClientState], waiting: Collection[str]) -> list[str]:
-    """The clients of ``members`` whose tasks, of those ``waiting``, are computed now, in this order.
-
-    A joint step waits for all that have steps left of the round's ``steps``; a part that takes one task after the
-    other does so in passes over the clients; copies, and a client alone, wait for nobody.
-    """
-    active = {name: one for name, one in members.items() if one.served < steps}
-    if rules.server == "joint":
-        return list(active) if active and active.keys() == set(waiting) else []
-    if rules.order == "in turn" or rules.server == "copies":
-        return list(waiting)
-    chosen: list[str] = []
-    passes = {name: (one.served, one.index) for name, one in active.items()}
-    while passes and (first := min(passes, key=passes.__getitem__)) in set(waiting) - set(chosen):
-        chosen.append(first)
-        served, index = passes.pop(first)
-        if served + 1 < steps:
-            passes[first] = (served + 1, index)
-    return chosen
+        return [Send(client.name, gradient)]

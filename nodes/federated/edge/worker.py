@@ -1,12 +1,13 @@
-"""Worker of an edge server: its part of the network, once or for each client, and averages."""
+"""Worker of an edge server: its part of the network, once or for each client, and aggregation."""
 
 from collections.abc import Sequence
 
 from nodes.errors import ProtocolError
+from nodes.federated.aggregation import Aggregation
 from nodes.federated.calls import Adopted, JointSummary
 from nodes.federated.client_worker import job_of
 from nodes.federated.edge.joint_step import JointSegment
-from nodes.model.averaging import federated_average
+from nodes.federated.schemes import Update, scheme_of
 from nodes.model.boundary import Tensors
 from nodes.model.layer_range import layer_range
 from nodes.spec.federation import Federation
@@ -23,22 +24,27 @@ from nodes.wire.messages import (
 
 
 class EdgeWorker:
-    """The worker of edge server ``edge``. Where clients have the whole network it averages and no more.
+    """The worker of edge server ``edge``. Where clients have the whole network it aggregates and no more.
 
     Copies are made at the start for all clients that ever come here.
     """
 
     def __init__(self, federation: Federation, edge: int) -> None:
-        self._job, self._statistics = job_of(federation), federation.statistics
+        scheme = scheme_of(federation)
+        self._job, self._statistics = job_of(federation), scheme.statistics
         self._segments: dict[int, JointSegment] = {}  # by client; all the same one, but for copies
         self._returned: dict[int, Gradient] = {}
         self._round = 0
-        self._copies = federation.rules.server == "copies"
-        if federation.rules.server != "none":
+        self._aggregate_clients = Aggregation(federation, scheme, "aggregate_clients", 0)
+        self._aggregate_servers = Aggregation(federation, scheme, "aggregate_servers", 1)
+        self._copies = scheme.server_parts == "copies"
+        if scheme.server_parts != "none":
             self._segments = self._parts(federation.visitors(edge), self._copies)
         self._distinct = list({id(segment): segment for segment in self._segments.values()}.values())
         if self._distinct and layer_range(self._job.splits, 1, self._distinct[0].layers).relays:
-            raise ValueError("all layers are the clients'; only fl needs no server part")
+            raise ValueError(
+                f"scheme {federation.scheme.name}: all layers are the clients', none is left for the server"
+            )
 
     def _parts(self, clients: Sequence[int], copies: bool) -> dict[int, JointSegment]:
         """The part that takes each client's tasks: one for all of them, or copies."""
@@ -66,12 +72,11 @@ class EdgeWorker:
         messages: Sequence[Activation],
         clients: Sequence[int],
         weights: Sequence[float],
-        scales: Sequence[float],
         positions: int,
     ) -> JointSummary:
         """Take one step on the tasks of several ``clients``. See ``returned``."""
         self._begin(messages[0].assignment)
-        gradients, summary = self._distinct[0].joint(messages, weights, scales, positions)
+        gradients, summary = self._distinct[0].joint(messages, weights, positions)
         self._returned = dict(zip(clients, gradients, strict=True))
         return summary
 
@@ -79,15 +84,27 @@ class EdgeWorker:
         """What the last joint step returns to ``client``."""
         return self._returned.pop(client)
 
-    def average(self, updates: Sequence[ClientUpdate], clients: Sequence[int]) -> ClientModel:
-        """Average the clients' parts, and their copies of the server's. Raises ProtocolError."""
-        samples = [update.samples for update in updates]
-        if len(self._distinct) > 1:
-            self._adopt(_mean([self._segments[client].state() for client in clients], samples))
-        return ClientModel(round=updates[0].round, tensors=_mean([update.tensors for update in updates], samples))
+    def aggregate(
+        self, round_number: int, updates: Sequence[ClientUpdate], clients: Sequence[int], samples: Sequence[int]
+    ) -> ClientModel:
+        """Aggregate the copies of the server's part of ``clients``, and their parts if they share them.
+
+        Raises NodeError.
+        """
+        if self._copies:
+            copies = zip(clients, samples, strict=True)
+            self._adopt(
+                self._aggregate_servers(
+                    [Update(client, count, self._segments[client].state()) for client, count in copies]
+                )
+            )
+        parts = [
+            Update(client, update.samples, update.tensors) for client, update in zip(clients, updates, strict=False)
+        ]
+        return ClientModel(round=round_number, tensors=self._aggregate_clients(parts) if parts else {})
 
     def give(self, round_number: int, samples: int, client_model: ClientModel | None) -> EdgeUpdate:
-        """What the cloud averages with that of other edge servers; empty if it was trained with no ``samples``."""
+        """What the cloud aggregates with that of other edge servers; empty if it was trained with no ``samples``."""
         if not samples:
             return EdgeUpdate(round=round_number, samples=0)
         return EdgeUpdate(
@@ -98,9 +115,11 @@ class EdgeWorker:
         )
 
     def adopt(self, model: GlobalModel) -> ClientModel:
-        """Go on from what the cloud averaged, if anything; the clients' part of it."""
+        """Go on from what the cloud aggregated, if anything; the clients' part of it."""
         if self._distinct and (model.server or model.client):
             self._adopt(model.server)
+            self._aggregate_servers.last = model.server
+        self._aggregate_clients.last = model.client or self._aggregate_clients.last
         return ClientModel(round=model.round, tensors=model.client)
 
     def hand_over(self, round_number: int, client: int, to: str, here: bool) -> Handover:
@@ -128,10 +147,3 @@ class EdgeWorker:
             self._round = round_number
             for segment in self._distinct:
                 segment.begin_epoch(round_number)
-
-
-def _mean(states: Sequence[Tensors], samples: Sequence[int]) -> Tensors:
-    try:
-        return federated_average(states, samples)
-    except (ValueError, RuntimeError) as error:
-        raise ProtocolError(f"clients' parts cannot be averaged: {error}") from None

@@ -21,10 +21,10 @@ from bench.live.processes import RunError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.federated.in_process import FederationOutcome, run_in_process
+from nodes.federated.schemes import SCHEMES
 from nodes.model.factory import outline
-from nodes.spec.federation import ClientMove, Federation
+from nodes.spec.federation import ClientMove, Federation, SchemeSpec
 from nodes.spec.job import DataSpec, Job, StageSpec
-from nodes.spec.schemes import SCHEMES
 from nodes.wire.messages import Begin, ClientFinished, ClientReturned
 
 run_live = functools.partial(live_federation.run_live, self_test="skip", shaping="none")
@@ -41,7 +41,7 @@ def _mines_can_be_imported(monkeypatch) -> None:
 
 
 def federation(scheme: str = "psl", clients: int = 3, job: dict[str, Any] | None = None, **more) -> Federation:
-    fields = {"rounds": 2, "local_steps": STEPS} | more
+    fields = {"rounds": 2, "local_steps": STEPS, "scheme": SchemeSpec(name=scheme)} | more
     data = DataSpec(train_samples=clients * BATCH * STEPS, test_samples=clients * TESTS)
     about = {"model": "nodes.zoo.small_cnn:small_cnn", "splits": (4,), "stages": (StageSpec(),), "data": data} | (
         job or {}
@@ -54,7 +54,7 @@ def federation(scheme: str = "psl", clients: int = 3, job: dict[str, Any] | None
         threads=1,
         **about,
     )
-    return Federation(job=whole, scheme=scheme, clients=clients, **fields)
+    return Federation(job=whole, clients=clients, **fields)
 
 
 def mine(**options: Any) -> dict[str, Any]:
@@ -164,8 +164,9 @@ def mined(at: Moment) -> Federation:
     if at.scheme == "fl":
         model = f"mines:mined_{at.where}_{at.moment}_{at.after}_{at.victim}"
         job = {"model": model, "splits": (len(outline(model, 10, (3, 16, 16))),)}
-    own = {"epsl": {"phi": 0.5}, "psl-async": {"staleness": 0}}.get(at.scheme, {})
-    return federation(at.scheme, 2 + at.edges, job, edges=at.edges, **own)
+    options = {"epsl": {"phi": 0.5}, "psl-async": {"staleness": 0}}.get(at.scheme, {})
+    scheme = SchemeSpec(name=at.scheme, options=options)
+    return federation(at.scheme, 2 + at.edges, job, edges=at.edges, scheme=scheme)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from nodes.errors import DataError, ModelError
 from nodes.federated.client_worker import ClientWorker, pictures_of
 from nodes.federated.edge.worker import EdgeWorker
 from nodes.federated.in_process import run_in_process, run_in_virtual_time
-from nodes.spec.federation import ALPHA, Absence, Federation, Partition
+from nodes.federated.schemes import SCHEMES, build_scheme, scheme_of
+from nodes.spec.federation import ALPHA, Absence, Federation, Partition, SchemeSpec
 from nodes.spec.job import DataSpec, OptimizerSpec
-from nodes.spec.schemes import SCHEMES
 from nodes.training.in_process import run_in_process as run_chain
 from nodes.wire.messages import Gradient
 
@@ -85,7 +85,7 @@ def test_schemes_equal_a_plain_loop(scheme):
         else:
             loop.together()
             loop.together()
-        if SCHEMES[scheme].clients == "average":
+        if SCHEMES[scheme].client_parts == "aggregated":
             loop.average()
     expected = loop.states()
     if scheme == "sl":  # all test with the last one's
@@ -130,12 +130,12 @@ def test_one_clients_epsl_by_the_statistics_of_its_batch_is_training_alone():
 def test_epsl_with_a_linear_server_returns_the_mean_of_psls_gradients():
     data = load_data(LINEAR)
     come = {}
-    for scheme, phi in (("psl", 0.0), ("epsl", 1.0)):
-        federation = make_federation(scheme, LINEAR, phi=phi)
+    for scheme, options in (("psl", {}), ("epsl", {"phi": 1.0})):
+        federation = make_federation(scheme, LINEAR, options=options)
         server = EdgeWorker(federation, 0)
         tasks = [ClientWorker(federation, client, data).train(0, 0) for client in range(3)]
         weights = (0.5, 0.2, 0.3)
-        server.joint(tasks, (0, 1, 2), weights, (1.0, 1.0, 1.0), 8 if phi else 0)
+        server.joint(tasks, (0, 1, 2), weights, 8 if options else 0)
         come[scheme] = [next(iter(server.returned(client).tensors.values())) for client in range(3)]
     mean = sum(weight * gradient for weight, gradient in zip(weights, come["psl"], strict=True))
     for gradient in come["epsl"]:
@@ -270,17 +270,37 @@ def test_too_few_pictures_for_a_batch_are_named():
             "a client and a server",
         ),
         ({"edges": 4}, "edges: from 1"),
-        ({"phi": 0.5}, "of epsl alone"),
-        ({"statistics": "batch"}, "of epsl alone"),
-        ({"scheme": "epsl", "phi": 1.5}, "from 0 to 1"),
-        ({"scheme": "psl-async", "edges": 2}, "give one edge"),
         ({"slowdowns": (0.5,)}, "none below 1"),
         ({"slowdowns": ()}, "one at least"),
         ({"local_steps": 0}, "local_steps"),
         ({"absences": (Absence(3, 1, 1.0),)}, "client 3"),
-        ({"staleness": -1}, "staleness"),
     ],
 )
 def test_a_federation_that_does_not_fit_together_says_so(changes, said):
     with pytest.raises(ValueError, match=said):
-        Federation(**{"job": JOB, "scheme": "psl", "clients": 3} | changes)
+        Federation(**{"job": JOB, "scheme": SchemeSpec(), "clients": 3} | changes)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "options", "expected"),
+    [
+        ("psl", {"phi": 0.5}, "psl cannot be made: .*phi"),
+        ("epsl", {"phi": 1.5}, "phi 1.5: expected a share"),
+        ("epsl", {"statistics": "mean"}, "statistics mean: expected one of running, batch"),
+        ("psl-async", {"staleness": -1}, "staleness -1: expected"),
+        ("psl-async", {"staleness_exponent": -0.1}, "staleness_exponent -0.1: expected"),
+        ("pls", {}, "no scheme 'pls'.*'psl'.*; there are sl,"),
+        ("nowhere:Scheme", {}, "nowhere"),
+        ("user_schemes:no_scheme", {}, "made a dict, not a"),
+        ("user_schemes:Unknown", {}, "server_parts is 'two', expected one of"),
+        ("user_schemes:Hasty", {}, "clients that do not wait for each other keep their parts"),
+    ],
+)
+def test_a_scheme_that_cannot_be_made_is_refused(scheme, options, expected):
+    with pytest.raises(ValueError, match=expected):
+        build_scheme(SchemeSpec(name=scheme, options=options))
+
+
+def test_clients_that_do_not_wait_have_one_edge_server():
+    with pytest.raises(ValueError, match=r"edges: scheme psl-async .* give one edge"):
+        scheme_of(make_federation("psl-async", edges=2))

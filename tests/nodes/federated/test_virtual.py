@@ -1,7 +1,6 @@
 """A federation in virtual time: bytes are those of the run with data, rounds take what formulas say."""
 
 import asyncio
-import math
 
 import pytest
 from federations import JOB, make_federation, same, trained
@@ -13,11 +12,11 @@ from nodes.data.loading import load_data
 from nodes.federated.client_worker import ClientWorker
 from nodes.federated.edge.worker import EdgeWorker
 from nodes.federated.in_process import run_in_process, run_in_virtual_time
+from nodes.federated.schemes import SCHEMES, scheme_of
 from nodes.federated.shape_workers import ClientShapes, ShapeClient, ShapeEdge
 from nodes.model.chain import Part
 from nodes.spec.federation import Absence
 from nodes.spec.job import DataSpec, StageSpec, Timing
-from nodes.spec.schemes import SCHEMES
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import ClientModel, RoundTrained, TrainRound
 
@@ -38,11 +37,15 @@ def links(federation, rates_bps=RATES_BPS, **more) -> dict[str, Duplex]:
     return above | dict.fromkeys(federation.edge_names, Duplex(up=LinkProfile(rate_bps=1e9, delay_s=0.001)))
 
 
+def own_options(scheme: str) -> dict[str, float]:
+    return {"phi": 0.5} if scheme == "epsl" else {}
+
+
 @pytest.mark.parametrize("stage", ["identity", "int8"])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_bytes_and_counts_are_those_of_the_run_with_data(scheme, stage):
     job = replace(JOB, stages=(StageSpec(name=stage),))
-    changes = {"edges": 1 if scheme == "psl-async" else 2, "phi": 0.5 if scheme == "epsl" else 0.0}
+    changes = {"edges": 1 if scheme == "psl-async" else 2} | own_options(scheme)
     federation = make_federation(scheme, job, **changes)
     above = links(federation)
     # Who joins whom in an asynchronous step depends on times.
@@ -86,9 +89,10 @@ class Costs:
         given = worker.give(0)
         self.given = sum(wire_size(given))
         self.handed = sum(wire_size(ClientModel(round=0, tensors=given.tensors)))
-        if federation.rules.server != "none":
+        scheme = scheme_of(federation)
+        if scheme.server_parts != "none":
             server = EdgeWorker(federation, 0)
-            server.joint([step], (0,), (1.0,), (1.0,), math.ceil(federation.phi * 8))
+            server.joint([step], (0,), (1.0,), scheme.averaged_positions(8))
             self.up, self.down = sum(wire_size(step)), sum(wire_size(server.returned(0)))
 
     @staticmethod
@@ -132,7 +136,7 @@ def test_a_round_of_sl_takes_the_sum_of_its_clients():
 
 @pytest.mark.parametrize(("scheme", "phi"), [("psl", 0.0), ("epsl", 0.5), ("epsl", 1.0)])
 def test_a_step_of_psl_waits_for_the_slowest_client_and_serves_all(scheme, phi):
-    took_s, costs = round_s(scheme, phi=phi)
+    took_s, costs = round_s(scheme, **({"phi": phi} if scheme == "epsl" else {}))
     averaged, size = int(phi * 8), 8
     forward, backward = 3 * size + averaged, averaged + 3 * (size - averaged)
     server_s = (forward * SERVER.forward_s + backward * SERVER.backward_s) / size
@@ -150,7 +154,7 @@ def test_clients_that_wait_for_nobody_take_as_long_as_the_slowest(scheme):
     took_s, costs = round_s(scheme, Timing())
     expected = []
     for client in range(3):
-        part = costs.given if SCHEMES[scheme].clients == "average" else 0
+        part = costs.given if SCHEMES[scheme].client_parts == "aggregated" else 0
         one_s = costs.down_s(client, costs.round) + costs.up_s(client, costs.done + part)
         if scheme == "fl":
             one_s += 2 * SLOWDOWNS[client] * (CLIENT.forward_s + CLIENT.backward_s)
@@ -204,7 +208,7 @@ def test_what_hundreds_of_clients_compute_is_worked_out_a_few_times(monkeypatch)
 @pytest.mark.parametrize("scheme", ["sflv2", "epsl", "fl"])
 def test_who_is_faster_changes_nothing(scheme):
     """With data, over links and at speeds that turn the order of arrival around."""
-    changes = {"phi": 0.5 if scheme == "epsl" else 0.0, "client_timing": CLIENT}
+    changes = {"client_timing": CLIENT} | own_options(scheme)
     one, other = (
         trained(federation := make_federation(scheme, slowdowns=slowdowns, **changes), links(federation, rates_bps))
         for slowdowns, rates_bps in (((1.0, 9.0, 4.0), RATES_BPS), ((9.0, 1.0, 2.0), RATES_BPS[::-1]))
@@ -217,10 +221,8 @@ def test_who_is_faster_changes_nothing(scheme):
 @pytest.mark.parametrize("scheme", [name for name in SCHEMES if name != "psl-async"])
 def test_a_client_that_drops_out_mid_round_comes_back_and_nothing_is_counted_twice(scheme):
     """The second client leaves after one of two steps of the second round, for less than a round."""
-    phi = 0.5 if scheme == "epsl" else 0.0
-    federation = make_federation(
-        scheme, rounds=4, phi=phi, client_timing=CLIENT, test_every=4, absences=(Absence(1, 3, 0.01),)
-    )
+    changes = {"client_timing": CLIENT, "test_every": 4, "absences": (Absence(1, 3, 0.01),)} | own_options(scheme)
+    federation = make_federation(scheme, rounds=4, **changes)
     taken: list[tuple[int, int]] = []
     run = trained_and_heard(federation, taken)
     metrics = [one.metrics for one in run.outcome.rounds]
@@ -238,7 +240,7 @@ def test_a_client_that_drops_out_mid_round_comes_back_and_nothing_is_counted_twi
         forward = sum(one["steps"] for one in metrics) * 8
         joint_steps = nodes["edge1"].steps
         assert sum(one["forward_samples"] for one in metrics) == forward + 4 * joint_steps * (scheme == "epsl")
-    if SCHEMES[scheme].clients == "keep":
+    if SCHEMES[scheme].client_parts == "kept":
         sent = [traffic["gradient"] for traffic in nodes["edge1"].sent.values()]
         assert sum(one["downlink_bytes"] for one in metrics) == sum(
             one.header_bytes + one.payload_bytes for one in sent

@@ -19,12 +19,14 @@ from nodes.data.images import Dataset
 from nodes.data.loading import load_data
 from nodes.federated.client_worker import pictures_of
 from nodes.federated.in_process import FederationOutcome, LocalFederation, VirtualFederation, workers
+from nodes.federated.schemes import build_scheme
 from nodes.model.chain import Chain, Moment
 from nodes.model.factory import build_model
 from nodes.runtime.virtual_time import run_virtual
-from nodes.spec.federation import Federation
+from nodes.spec.federation import Federation, SchemeSpec
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
 
+OPTIONS = {"phi", "statistics", "staleness", "staleness_exponent"}
 States = dict[str, dict[str, torch.Tensor]]
 
 JOB = Job(
@@ -43,11 +45,16 @@ JOB = Job(
 
 
 def make_federation(scheme: str, job: Job = JOB, **changes) -> Federation:
-    """Three clients, two rounds of two steps, or as ``changes`` say; in fl they have the whole network."""
-    if scheme == "fl":
+    """Three clients, two rounds of two steps, or as ``changes`` say, which may hold options of the scheme.
+
+    Where there is no server part clients have the whole network.
+    """
+    options = {name: changes.pop(name) for name in OPTIONS & changes.keys()}
+    spec = SchemeSpec(name=scheme, options=options | changes.pop("options", {}))
+    if build_scheme(spec).server_parts == "none":
         layers = len(Chain(build_model(job.model, job.classes, job.input_shape), job.input_shape))
         job = replace(job, splits=(layers,))
-    return Federation(job=job, scheme=scheme, **{"clients": 3, "rounds": 2, "local_steps": 2} | changes)
+    return Federation(job=job, scheme=spec, **{"clients": 3, "rounds": 2, "local_steps": 2} | changes)
 
 
 class Trained(NamedTuple):
@@ -187,7 +194,7 @@ class PlainEpsl(PlainLoop):
 
     def _back(self, leaves: list[torch.Tensor], labels: list[torch.Tensor]) -> None:
         size = self.job.batch_size
-        a = math.ceil(self.federation.phi * size)
+        a = math.ceil(self.federation.scheme.options["phi"] * size)
         with torch.no_grad():
             logits = [one.clone() for one in self.server(torch.cat([leaf[:a] for leaf in leaves])).split(a)]
         gradients = []
@@ -198,7 +205,7 @@ class PlainEpsl(PlainLoop):
         norms = [module for module in self.server if isinstance(module, nn.BatchNorm2d)]
         kept = [copy.deepcopy(norm.state_dict()) for norm in norms]
         for norm in norms:
-            norm.train(self.federation.statistics == "batch")
+            norm.train(self.federation.scheme.options.get("statistics") == "batch")
         self.server(self.mean).backward(self._mean(gradients))
         for norm, state in zip(norms, kept, strict=True):
             norm.train()
@@ -229,7 +236,7 @@ class PlainEdges(PlainLoop):
 
     def __init__(self, federation: Federation, data: Dataset, groups: Groups) -> None:
         super().__init__(federation, data)
-        self.groups, self.scheme = groups, federation.scheme
+        self.groups, self.scheme = groups, federation.scheme.name
         count = federation.clients if self.scheme == "sflv1" else federation.edges
         parts = [copy.deepcopy(self.server) for _ in range(count)]
         self.parts = [(part, optimizer(self.job, list(part.parameters()))) for part in parts]

@@ -36,7 +36,11 @@ def measured(parameters: Clients, context) -> dict:
 def test_samples_bytes_and_operations_are_those_of_the_formulas(context):
     epsl, psl, fl = (
         measured(replace(SMALL, method=method), replace(context, mode="in-process"))
-        for method in (SchemeChoice(scheme="epsl", phi=0.5), SchemeChoice(scheme="psl"), SchemeChoice(scheme="fl"))
+        for method in (
+            SchemeChoice(scheme="epsl", options={"phi": 0.5}),
+            SchemeChoice(scheme="psl"),
+            SchemeChoice(scheme="fl"),
+        )
     )
     assert (epsl["backward_samples_per_update"], epsl["forward_samples_per_update"]) == ([2 + 3 * 2], [3 * 4 + 2])
     assert psl["client_steps"] == fl["client_steps"] == [6]
@@ -96,19 +100,19 @@ def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
         ({"moves": (ClientMove(0, 1, 1),)}, "moves"),
         ({"train_samples": 11}, "train_samples"),
         ({"test_samples": 2}, "test_samples"),
-        ({"method": SchemeChoice(scheme="psl", phi=0.5)}, "method"),
-        ({"method": SchemeChoice(scheme="sl", staleness=1)}, "method"),
-        ({"method": SchemeChoice(scheme="psl", staleness_exponent=1.0)}, "method"),
+        ({"method": SchemeChoice(scheme="psl", options={"phi": 0.5})}, "method"),
+        ({"method": SchemeChoice(scheme="sl", options={"staleness": 1})}, "method"),
+        ({"method": SchemeChoice(scheme="psl", options={"staleness_exponent": 1.0})}, "method"),
         (
             {
-                "method": SchemeChoice(scheme="epsl", phi=0.1),
+                "method": SchemeChoice(scheme="epsl", options={"phi": 0.1}),
                 "stage": StageSpec(name="nodes.stages.deprune.stage:Pruned"),
             },
             "stage",
         ),
         (
             {
-                "method": SchemeChoice(scheme="epsl", phi=1.0),
+                "method": SchemeChoice(scheme="epsl", options={"phi": 1.0}),
                 "stage": StageSpec(name="nodes.stages.dynsplit.stage:DynSplit"),
             },
             "stage",
@@ -122,7 +126,7 @@ def test_what_does_not_fit_is_named_by_its_key(change, key, problems_of, monkeyp
 
 
 @pytest.mark.parametrize("stage", ["identity", "float16", "int8", StageSpec(name="nodes.stages.noise:Noise")])
-@pytest.mark.parametrize("method", [SchemeChoice(scheme="psl"), SchemeChoice(scheme="epsl", phi=0.5)])
+@pytest.mark.parametrize("method", [SchemeChoice(scheme="psl"), SchemeChoice(scheme="epsl", options={"phi": 0.5})])
 def test_what_can_be_joined_is_not_refused(stage, method, problems_of):
     assert not problems_of(replace(SMALL, stage=stage, method=method))
     split = {"stage": StageSpec(name="nodes.stages.deprune.stage:Pruned"), "method": SchemeChoice(scheme="psl")}

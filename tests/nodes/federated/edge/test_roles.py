@@ -8,12 +8,12 @@ from federations import JOB, make_federation
 from msgspec.structs import replace
 
 from nodes.data.loading import load_data
-from nodes.errors import ProtocolError
+from nodes.errors import NodeError, ProtocolError
 from nodes.federated.calls import (
     Adopted,
     AdoptHandover,
-    AverageClients,
-    AverageEdges,
+    Aggregate,
+    AggregateEdges,
     FetchGradient,
     HandOver,
     JointStep,
@@ -93,8 +93,8 @@ def test_the_training_of_a_client_counts_only_with_its_part(scheme):
         server.receive(name, part(), 0.0)
     server.receive(NAMES[2], done(), 0.0)
     server.lost(NAMES[2], 0.0)  # before its part came
-    assert (server._stats.count, server._stats.loss, server._stats.steps_with_loss) == (32.0, 2.0, 2 * server._steps)
-    assert server._stats.steps == (2 * server._steps if scheme == "fl" else 0)
+    assert (server._stats.count, server._stats.loss, server._stats.steps_with_loss) == (32.0, 2.0, 4)
+    assert server._stats.steps == (4 if scheme == "fl" else 0)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -104,7 +104,7 @@ def test_a_joint_step_is_the_same_whoever_comes_first(order):
     assert actions[:2] == [[], []]
     (step,) = actions[2]
     assert ([message.step for message in step.messages], step.clients) == ([0, 1, 2], (0, 1, 2))
-    assert (step.weights, step.scales, step.positions) == ((1 / 3,) * 3, (1.0,) * 3, 0)
+    assert (step.weights, step.positions) == ((1 / 3,) * 3, 0)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -122,7 +122,7 @@ def test_parts_are_averaged_in_the_clients_order(order):
         server.receive(NAMES[client], done(), 0.0)
         actions += server.receive(NAMES[client], part(client), 0.0)
     (average,) = actions
-    assert isinstance(average, AverageClients)
+    assert isinstance(average, Aggregate)
     assert average.clients == (0, 1, 2)
     assert [update.tensors["w"][0].item() for update in average.updates] == [0.0, 1.0, 2.0]
 
@@ -203,7 +203,7 @@ def test_an_asynchronous_update_counts_the_less_the_more_it_missed():
         (step,) = server.receive(NAMES[client], task(client, number), 0.0)
         server.computed(STEP, 0.0)
         server.computed(gradient(), 0.0)
-        scales.append(step.scales)
+        scales.append(step.weights)
     assert scales == [(1.0,), (0.5,), (0.5,), (0.5,), (0.2,), (1 / 3,)]  # the first of a client since it came
 
 
@@ -217,7 +217,7 @@ def test_an_asynchronous_step_counts_by_the_data_of_those_in_it():
         actions += server.computed(STEP, 0.0) if counts else []
         *returned, step = actions
         assert step.clients == waiting
-        counts.append([weight * scale for weight, scale in zip(step.weights, step.scales, strict=True)])
+        counts.append(list(step.weights))
         for _ in returned:
             server.computed(gradient(), 0.0)
     mean = 20
@@ -278,7 +278,7 @@ def moving(edge: int, rounds: int = 2) -> EdgeServer:
 
 def over(server: EdgeServer, names) -> list:
     """What it does once ``names`` have ended the round."""
-    return [action for name in names for action in server.receive(name, done(server._round), 1.0)]
+    return [action for name in names for action in server.receive(name, done(server._round.number), 1.0)]
 
 
 def handover(here: bool = True, **changes) -> Handover:
@@ -387,7 +387,7 @@ def test_one_that_is_back_goes_after_what_is_its_own():
     server.lost("client1", 0.5)
     server.computed(handover(here=False), 1.0)
     server.woke("pass", 1.0)
-    assert server._round == 2
+    assert server._round.number == 2
     (change,) = come(server, "client1")
     assert (change.message.server, change.message.round) == ("edge2", 1)
     server.joined("client1", "client1", 4.0)
@@ -469,14 +469,16 @@ def test_a_cloud_averages_by_samples_what_all_that_are_left_have_sent():
     assert cloud.receive("edge2", edge_update(2.0, 10), 0.0) == []
     assert cloud.lost("edge3", 0.0) == []
     (average,) = cloud.receive("edge1", edge_update(8.0, 30), 0.0)
-    assert isinstance(average, AverageEdges)
+    assert isinstance(average, AggregateEdges)
     assert [update.samples for update in average.updates] == [30, 10]
-    mean = CloudWorker().average(average.updates)
+    assert average.edges == (0, 1)
+    worker = CloudWorker(make_federation("psl-averaged", edges=3))
+    mean = worker.aggregate(average.updates, average.edges)
     assert (mean.server["w"].tolist(), mean.client["w"].tolist()) == ([6.5, 6.5], [-6.5, -6.5])
     assert [action.to for action in cloud.computed(mean, 0.0)] == ["edge1", "edge2"]
-    untrained = CloudWorker().average((edge_update(1.0, 0), edge_update(3.0, 5)))
+    untrained = worker.aggregate((edge_update(1.0, 0), edge_update(3.0, 5)), (0, 1))
     assert untrained.server["w"].tolist() == [3.0, 3.0]
-    nobody = CloudWorker().average((edge_update(1.0, 0),))
+    nobody = worker.aggregate((edge_update(1.0, 0),), (0,))
     assert (nobody.server, nobody.client) == ({}, {})
     assert cloud.receive("edge1", Shutdown(), 0.0) == []
     assert cloud.receive("edge2", Shutdown(), 0.0) == [Finish()]
@@ -503,12 +505,11 @@ def test_weights_that_do_not_fit_are_refused():
         worker.adopt(ClientModel(round=0, tensors=narrow.tensors))
     with pytest.raises(ProtocolError, match=r"do not fit: .*0\.weight"):
         worker.adopt(ClientModel(round=0, tensors={k: v for k, v in given.tensors.items() if k != "0.weight"}))
-    with pytest.raises(ProtocolError, match="clients' parts cannot be averaged"):
-        EdgeWorker(federation, 0).average((given, narrow), (0, 1))
-    with pytest.raises(ProtocolError, match="edge servers' parts cannot be averaged"):
-        CloudWorker().average(
-            tuple(EdgeUpdate(round=0, samples=1, client=update.tensors) for update in (given, narrow))
-        )
+    with pytest.raises(NodeError, match="aggregate_clients of scheme fl: RuntimeError"):
+        EdgeWorker(federation, 0).aggregate(0, (given, narrow), (0, 1), (1, 1))
+    updates = tuple(EdgeUpdate(round=0, samples=1, client=update.tensors) for update in (given, narrow))
+    with pytest.raises(NodeError, match="aggregate_edges of scheme fl: RuntimeError"):
+        CloudWorker(federation).aggregate(updates, (0, 1))
 
 
 def tasks(federation, clients=(0, 1)):
@@ -527,7 +528,7 @@ def tasks(federation, clients=(0, 1)):
 def test_codes_of_no_single_samples_cannot_be_averaged(stage, split, positions, said):
     federation = make_federation("epsl", replace(JOB, splits=(split,), stages=(StageSpec(name=stage),)), phi=0.5)
     with pytest.raises(ProtocolError, match=said):
-        EdgeWorker(federation, 0).joint(tasks(federation), (0, 1), (0.5, 0.5), (1.0, 1.0), positions)
+        EdgeWorker(federation, 0).joint(tasks(federation), (0, 1), (0.5, 0.5), positions)
 
 
 def test_batches_that_cannot_be_joined_are_refused():
@@ -536,18 +537,18 @@ def test_batches_that_cannot_be_joined_are_refused():
     server = EdgeWorker(federation, 0)
     short = replace(other, labels=other.labels[:5], tensors={name: t[:5] for name, t in other.tensors.items()})
     with pytest.raises(ProtocolError, match=r"batches of \[5, 8\] samples cannot be joined"):
-        server.joint((one, short), (0, 1), (0.5, 0.5), (1.0, 1.0), 0)
+        server.joint((one, short), (0, 1), (0.5, 0.5), 0)
     less = replace(other, tensors={name: t[:5] for name, t in other.tensors.items()})
     with pytest.raises(ProtocolError, match="cannot be joined over clients"):
-        server.joint((one, less), (0, 1), (0.5, 0.5), (1.0, 1.0), 0)
+        server.joint((one, less), (0, 1), (0.5, 0.5), 0)
     with pytest.raises(ProtocolError, match="came without labels"):
-        server.joint((one, replace(other, labels=None)), (0, 1), (0.5, 0.5), (1.0, 1.0), 0)
+        server.joint((one, replace(other, labels=None)), (0, 1), (0.5, 0.5), 0)
     scalars = make_federation("psl", replace(JOB, model="user_models:Everything", splits=(3,)))
     with pytest.raises(ProtocolError, match="cannot be joined over clients"):
-        EdgeWorker(scalars, 0).joint(tasks(scalars), (0, 1), (0.5, 0.5), (1.0, 1.0), 0)
+        EdgeWorker(scalars, 0).joint(tasks(scalars), (0, 1), (0.5, 0.5), 0)
 
 
-def test_only_fl_needs_no_server_part():
+def test_a_server_part_has_layers():
     whole = make_federation("fl").job
-    with pytest.raises(ValueError, match="only fl needs no server part"):
+    with pytest.raises(ValueError, match="scheme psl: all layers are the clients'"):
         EdgeWorker(replace(make_federation("psl"), job=whole), 0)

@@ -1,0 +1,42 @@
+"""Aggregation of parts by a scheme's hooks, with the result of the last time at hand."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from nodes.errors import NodeError, one_line
+from nodes.federated.client_worker import job_of
+from nodes.federated.schemes import Scheme, Update
+from nodes.model.boundary import Tensors
+from nodes.spec.federation import Federation
+from nodes.training.segment import Segment
+
+
+class Aggregation:
+    """Hook ``hook`` of ``scheme`` for the client's (0) or the server's (1) ``part`` of the federation's model."""
+
+    def __init__(self, federation: Federation, scheme: Scheme, hook: str, part: int) -> None:
+        self.last: Tensors | None = None  # result; what is averaged elsewhere may take its place
+        self._rule, self._named = getattr(scheme, hook), f"{hook} of scheme {federation.scheme.name}"
+        self._overridden = getattr(type(scheme), hook) is not getattr(Scheme, hook)
+        self._initial = partial(_initial, federation, part)
+
+    def __call__(self, updates: Sequence[Update]) -> Tensors:
+        """The aggregate of ``updates``. Raises NodeError if the hook fails, or returns other tensors than those."""
+        try:
+            previous = (self.last or self._initial()) if self._overridden else {}
+            result: Tensors = self._rule(updates, previous)
+        except Exception as error:  # a user's hook may fail in any way
+            raise NodeError(f"{self._named}: {one_line(error)}") from error
+        expected, got = _shapes(updates[0].state), _shapes(result)
+        if odd := [name for name in expected | got if expected.get(name) != got.get(name)]:
+            raise NodeError(f"{self._named}: {odd[0]} is {got.get(odd[0])}, expected {expected.get(odd[0])}")
+        self.last = result
+        return result
+
+
+def _initial(federation: Federation, part: int) -> Tensors:
+    return Segment(job_of(federation), part).state()
+
+
+def _shapes(state: Tensors) -> dict[str, str]:
+    return {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in state.items()}
