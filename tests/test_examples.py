@@ -122,6 +122,13 @@ def test_federation(folder: Path) -> None:
     assert stages == {"identity", "int8"}
 
 
+def test_a_scheme_of_ones_own(folder: Path) -> None:
+    """A clients' step of four in five; of its downlink payload only three clients' parts come from means."""
+    records = run(folder, "scheme.yaml")
+    steps = {record["case"]["method"]: record["value"] for record in records if record["metric"] == "client_steps"}
+    assert steps["trimmed mean"] == pytest.approx(4 / 5 * steps["mean"])
+
+
 @IN_TURN
 def test_link_that_follows_a_trace(folder: Path) -> None:
     records = run(folder, "trace.yaml")

@@ -17,7 +17,7 @@ class Aggregation:
     def __init__(self, federation: Federation, scheme: Scheme, hook: str, part: int) -> None:
         self.last: Tensors | None = None  # result; what is averaged elsewhere may take its place
         self._rule, self._named = getattr(scheme, hook), f"{hook} of scheme {federation.scheme.name}"
-        self._overridden = getattr(type(scheme), hook) is not getattr(Scheme, hook)
+        self._overridden = getattr(self._rule, "__func__", self._rule) is not getattr(Scheme, hook)
         self._initial = partial(_initial, federation, part)
 
     def __call__(self, updates: Sequence[Update]) -> Tensors:
@@ -25,9 +25,9 @@ class Aggregation:
         try:
             previous = (self.last or self._initial()) if self._overridden else {}
             result: Tensors = self._rule(updates, previous)
+            expected, got = _shapes(updates[0].state), _shapes(result)
         except Exception as error:  # a user's hook may fail in any way
             raise NodeError(f"{self._named}: {one_line(error)}") from error
-        expected, got = _shapes(updates[0].state), _shapes(result)
         if odd := [name for name in expected | got if expected.get(name) != got.get(name)]:
             raise NodeError(f"{self._named}: {odd[0]} is {got.get(odd[0])}, expected {expected.get(odd[0])}")
         self.last = result

@@ -29,6 +29,7 @@ from nodes.wire.messages import Begin, ClientFinished, ClientReturned
 
 run_live = functools.partial(live_federation.run_live, self_test="skip", shaping="none")
 SUPPORT = Path(__file__).parents[1] / "support"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 LINK = LinkProfile(rate_bps=500e6, delay_s=0.001)
 BATCH, STEPS, TESTS = 8, 3, 12  # TESTS: pictures of each client
 TIMES = ("began", "trained", "averaged", "ended", "backward_s", "sent_bytes")
@@ -37,11 +38,18 @@ SEEDED = random.Random(7)
 
 @pytest.fixture(autouse=True)
 def _mines_can_be_imported(monkeypatch) -> None:
-    monkeypatch.syspath_prepend(str(SUPPORT))
+    for folder in (SUPPORT, EXAMPLES):
+        monkeypatch.syspath_prepend(str(folder))
 
 
-def federation(scheme: str = "psl", clients: int = 3, job: dict[str, Any] | None = None, **more) -> Federation:
-    fields = {"rounds": 2, "local_steps": STEPS, "scheme": SchemeSpec(name=scheme)} | more
+def federation(
+    scheme: str = "psl",
+    clients: int = 3,
+    job: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+    **more: Any,
+) -> Federation:
+    fields = {"rounds": 2, "local_steps": STEPS} | more
     data = DataSpec(train_samples=clients * BATCH * STEPS, test_samples=clients * TESTS)
     about = {"model": "nodes.zoo.small_cnn:small_cnn", "splits": (4,), "stages": (StageSpec(),), "data": data} | (
         job or {}
@@ -54,7 +62,7 @@ def federation(scheme: str = "psl", clients: int = 3, job: dict[str, Any] | None
         threads=1,
         **about,
     )
-    return Federation(job=whole, clients=clients, **fields)
+    return Federation(job=whole, scheme=SchemeSpec(name=scheme, options=options or {}), clients=clients, **fields)
 
 
 def mine(**options: Any) -> dict[str, Any]:
@@ -113,6 +121,16 @@ def test_a_live_run_is_that_in_one_process_to_the_bit(scheme, tmp_path):
     assert nodes_left() == []
 
 
+def test_a_scheme_of_ones_own_is_live_what_it_is_in_one_process(tmp_path):
+    """It trains the two of four clients that have most images, of which all have as many: the first two."""
+    scheme, options = "scheme:TrimmedMean", {"participants": 2}
+    live_one, own = (federation(scheme, 4, options=options, folder=str(tmp_path / name)) for name in "ab")
+    came = run_live(live_one, clients_per_process=2)
+    assert_equal(came, run_in_process(own))
+    assert_same_state(tmp_path / "a", tmp_path / "b", 2)
+    assert [node.steps for node in came.nodes] == [2 * 2 * STEPS, 2 * STEPS, 2 * STEPS, 0, 0]
+
+
 def test_two_edge_servers_and_a_cloud_below_clients_that_share_processes(tmp_path):
     links = Duplex(up=LINK, down=LINK)
     live_one, own = (
@@ -165,8 +183,7 @@ def mined(at: Moment) -> Federation:
         model = f"mines:mined_{at.where}_{at.moment}_{at.after}_{at.victim}"
         job = {"model": model, "splits": (len(outline(model, 10, (3, 16, 16))),)}
     options = {"epsl": {"phi": 0.5}, "psl-async": {"staleness": 0}}.get(at.scheme, {})
-    scheme = SchemeSpec(name=at.scheme, options=options)
-    return federation(at.scheme, 2 + at.edges, job, edges=at.edges, scheme=scheme)
+    return federation(at.scheme, 2 + at.edges, job, options, edges=at.edges)
 
 
 @pytest.mark.parametrize(

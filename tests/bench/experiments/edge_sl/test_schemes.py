@@ -118,6 +118,9 @@ def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
             "stage",
         ),
         ({"model": "user_models:Everything", "cut": 3}, "cut"),
+        ({"method": SchemeChoice(scheme="pls")}, "method"),
+        ({"method": SchemeChoice(scheme="user_schemes:no_scheme")}, "method"),
+        ({"method": SchemeChoice(scheme="psl-async"), "edges": 2}, "edges"),
     ],
 )
 def test_what_does_not_fit_is_named_by_its_key(change, key, problems_of, monkeypatch):
