@@ -431,8 +431,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"\xff" * 100, "frame of version 255"),
-        (random.Random(1).randbytes(5000), "frame of version|header of|payload of"),
+        (b"\xff" * 100, "frame version 255"),
+        (random.Random(1).randbytes(5000), "frame version|header of|payload of"),
         (OVERSIZE, f"payload of {2**60} bytes"),
         (FRAME[:30] + b"?" + FRAME[31:], "checksum"),
         (FRAME + FRAME, "got message 0, expected 1"),
