@@ -183,7 +183,7 @@ class JointSegment(Segment):
     def _through(self, values: Values, message: Activation) -> torch.Tensor:
         assert self._part is not None
         if missing := set(self._part.inputs) - values.keys():
-            raise ProtocolError(f"values that the first layer here needs did not come: {sorted(missing)}")
+            raise ProtocolError(f"missing input values of the node's first layer: {sorted(missing)}")
         result: torch.Tensor = self._part(values, Moment(self.job.seed, message.step))[self._output]
         return result
 
@@ -193,7 +193,7 @@ class JointSegment(Segment):
         with torch.no_grad():
             codes = self.inbound.decode(self._to_device(message.tensors))
         if unknown := set(message.grads) - set(codes):
-            raise ProtocolError(f"gradients are wanted of values that did not come: {sorted(unknown)}")
+            raise ProtocolError(f"gradients requested for values not received: {sorted(unknown)}")
         return _Batch(message, codes, message.labels.to(self._device), weight)
 
     def _returned(self, leaves: Tensors, weight: float) -> Tensors:
