@@ -9,7 +9,7 @@ from bench.cli.main import main
 from bench.live.processes import RunError
 from nodes.errors import GAP, TRACEBACK_CHARACTERS, traceback_of
 from nodes.wire.codec import Decoder, FrameError, encode
-from nodes.wire.messages import Error
+from nodes.wire.messages import Failure
 
 MODULE = """
 import msgspec
@@ -126,12 +126,12 @@ def test_a_long_traceback_keeps_its_beginning_and_its_end() -> None:
     assert GAP in text
     assert GAP not in whole
     assert text.endswith("ValueError: the innermost \\udcff\n")
-    (sent,) = Decoder().feed(b"".join(encode(Error(node="ue", reason="x", traceback=text))))
+    (sent,) = Decoder().feed(b"".join(encode(Failure(node="ue", reason="x", traceback=text))))
     assert sent[1].traceback == text
 
 
 def test_a_peer_sends_no_longer_traceback() -> None:
-    frame = b"".join(encode(Error(node="ue", reason="x", traceback="x" * (TRACEBACK_CHARACTERS + 1))))
+    frame = b"".join(encode(Failure(node="ue", reason="x", traceback="x" * (TRACEBACK_CHARACTERS + 1))))
     with pytest.raises(FrameError):
         Decoder().feed(frame)
 
