@@ -19,6 +19,7 @@ FROZEN = Path(__file__).with_name("expanded.jsonl.gz")
 RENAMES = yaml.safe_load(Path(__file__).with_name("renames.yaml").read_text(encoding="utf-8"))
 ROLES = dict.fromkeys(("metric", "metrics", "cost", "worth"), "metric") | dict.fromkeys(("x", "series", "by"), "key")
 LIMITS = ("tolerance", "at_least", "at_most")
+SCHEME_OPTIONS = {"phi", "statistics", "staleness", "staleness_exponent"}  # stood beside the scheme they are of
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ class Renames:
             run = self.runs.get(value["experiment"], "*")  # a gate may be of any experiment
         run = value.get("run", run)
         value = self.scaled(value) if "claim" in value else value
-        return {self.word("key", key, run)[0]: self.value(item, key, run) for key, item in value.items()}
+        new = {self.word("key", key, run)[0]: self.value(item, key, run) for key, item in value.items()}
+        if "scheme" in new and (own := new.keys() & SCHEME_OPTIONS):
+            new["options"] = {name: new.pop(name) for name in own}
+        return new
 
     def scaled(self, claim: dict[str, Any]) -> dict[str, Any]:
         """``claim``, in the old words, with its numbers in the units of today's metrics."""

@@ -141,7 +141,7 @@ def test_who_is_last_begins_updates_and_computes_all():
 
 def test_only_the_last_begins_updates_but_all_look_at_their_links():
     link = [1.0] * 4
-    mec = in_chain(hop(Policy(period_s=1.0, check_s=0.5, change=0.1), link=link))
+    mec = in_chain(hop(Policy(period_s=1.0, check_s=0.5, min_change=0.1), link=link))
     assert mec.woke("update", 1.0) == [Wake(2.0, "update")]
     assert mec.woke("check", 0.5) == [Wake(1.0, "check")]
     link[0] = 2.0
@@ -157,7 +157,7 @@ def test_an_estimate_is_asked_for_the_time_that_tasks_come_after_updates():
         asked.append((now, ahead_s))
         return NEAR
 
-    mec = ServiceServer("mec", SplitControl(LAYER_S, Policy(gaps=2)), lambda peer: estimate)
+    mec = ServiceServer("mec", SplitControl(LAYER_S, Policy(gap_tasks=2)), lambda peer: estimate)
     in_chain(mec)
     for now in (1.0, 2.0, 4.0):
         mec.receive("next", sci(1, "cloud", NEAR), now)
@@ -176,7 +176,7 @@ def test_what_the_runner_tells_of_a_link_is_told_upstream_at_once():
 
 
 def test_what_transfers_take_is_the_links_rate_until_it_is_told_anew_or_forgotten():
-    links = LinkEstimates([10_000, 0], {"ue": LinkSpec(rate_bps=8e3, delay_s=1.0)}, Policy(transfers=3, remember_s=5.0))
+    links = LinkEstimates([10_000, 0], {"ue": LinkSpec(rate_bps=8e3, delay_s=1.0)}, Policy(rate_transfers=3, remember_s=5.0))
     mec = ServiceServer("mec", SplitControl([1.0], ALWAYS), links)
     mec.joined("previous", "ue", 0.0)
     estimate = links("ue")

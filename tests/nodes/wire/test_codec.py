@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.spec.federation import Federation
+from nodes.spec.federation import Federation, SchemeSpec
 from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Pace, Service
@@ -49,7 +49,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     torch.Tensor: tensors(),
     Job: st.just(JOB),
     Service: st.just(Service(model="resnet18", input_shape=(3, 32, 32), classes=10, pace=Pace(tasks=1))),
-    Federation: st.just(Federation(job=JOB, scheme="psl")),
+    Federation: st.just(Federation(job=JOB, scheme=SchemeSpec(name="psl"))),
     LinkSpec: st.builds(LinkSpec, rate_bps=st.none() | st.floats(1, 1e12)),
 }
 

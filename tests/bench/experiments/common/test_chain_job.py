@@ -78,7 +78,7 @@ def test_a_trace_that_ends_with_nothing_getting_through_must_repeat(problems_of:
     assert not problems_of(parameters(link=trace))
     ((key, problem),) = problems_of(parameters(backhaul=trace | {"repeat": False})).items()
     assert key == ("backhaul", "trace")
-    assert "ends.csv: ends at a rate of 0, so the remaining data would never arrive" in problem
+    assert "ends.csv: ends at a rate of 0, so data would never arrive" in problem
 
 
 def test_weights_are_looked_for_before_anything_runs(problems_of: ProblemsOf, context: Context, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_pictures_are_recorded_as_they_are_and_as_they_were_read(context):
     shows = ["original", "cut 0", "int8 at 3"]
     assert list(dict.fromkeys(one.case["shows"] for one in pixels)) == shows
     assert len(pixels) == len(shows) * 2 * 4 * 4
-    bench = TrainingRun(asked(), context, split_holdout=60)
+    bench = TrainingRun(asked(), context, hold_out=60)
     first = edge_privacy.subset(bench.data.train, 40, context.seed).images[np.arange(1)][0]
     by_hand = first[4:8, 8:12].mean() / 255  # the second row's third place of four by four
     (same,) = [
@@ -81,9 +81,9 @@ def test_nobody_trains_on_the_servers_pictures(context):
     ours = [{image.tobytes() for image in some.images[np.arange(len(some))]} for some in (left, taken)]
     assert not ours[0] & ours[1]
     assert ours[0] | ours[1] == every
-    held = TrainingRun(asked(), context, split_holdout=60)
+    held = TrainingRun(asked(), context, hold_out=60)
     assert (len(held.data.train), len(held.held_out or ())) == (100, 60)
-    with pytest.raises(DataError, match="some to be left"):
+    with pytest.raises(DataError, match="160 of 160 pictures held out, expected 1 to 159"):
         split_holdout(labels, 160, 0)
 
 

@@ -366,7 +366,7 @@ def test_requests_switch_one_by_one_and_training_goes_on_as_it_was():
     assert torch.equal(first["maps"], sent(1)["maps"])  # a test after an epoch is of its budget
     train(None)
     assert not torch.equal(sent(0)["maps"], sent(2)["maps"])
-    with pytest.raises(ValueError, match="no member"):
+    with pytest.raises(ValueError, match="no such member"):
         sent(3)
-    with pytest.raises(ValueError, match="no member"):
+    with pytest.raises(ValueError, match="no such member"):
         sent(1, train=True)
