@@ -60,7 +60,7 @@ class Replaced(Message, frozen=True, kw_only=True, tag="replaced"):
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):
-    """Node to runner: the node is done; its ``NodeReport`` as plain data."""
+    """Node to runner: the nodes of the process are done; their ``NodeReport``s as plain data."""
 
     report: Any = None
 

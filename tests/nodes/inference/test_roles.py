@@ -176,7 +176,9 @@ def test_what_the_runner_tells_of_a_link_is_told_upstream_at_once():
 
 
 def test_what_transfers_take_is_the_links_rate_until_it_is_told_anew_or_forgotten():
-    links = LinkEstimates([10_000, 0], {"ue": LinkSpec(rate_bps=8e3, delay_s=1.0)}, Policy(rate_transfers=3, remember_s=5.0))
+    links = LinkEstimates(
+        [10_000, 0], {"ue": LinkSpec(rate_bps=8e3, delay_s=1.0)}, Policy(rate_transfers=3, remember_s=5.0)
+    )
     mec = ServiceServer("mec", SplitControl([1.0], ALWAYS), links)
     mec.joined("previous", "ue", 0.0)
     estimate = links("ue")
