@@ -17,6 +17,6 @@ job = Job(
 )
 outcome = run_in_process(job)
 for node in outcome.nodes:
-    uplink = {kind: traffic.payload_bytes for kind, traffic in node.sent_down.items()}
+    uplink = {kind: traffic.payload_bytes for kind, traffic in node.sent_uplink.items()}
     print(f"{node.name}: {node.layers} layers, payload bytes sent towards the cloud: {uplink}")
 print(f"{len(outcome.losses)} training steps")

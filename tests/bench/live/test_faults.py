@@ -288,7 +288,7 @@ def test_a_launcher_that_cannot_start_is_an_error(tmp_path, monkeypatch):
 
 def test_a_killed_emulator_is_named(tmp_path):
     error = error_of(job(tmp_path, epochs=ENDLESS), LINKS, Once(lambda: emulator().kill()))
-    assert error.startswith("the emulator")
+    assert error.startswith("the link emulator")
     assert_runs(tmp_path / "next")
 
 
