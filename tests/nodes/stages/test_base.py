@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from msgspec.structs import replace
-from oracle import Staged, Unsplit, assert_equals_joint, first_message, staged_job
+from oracle import Staged, StraightThrough, assert_equals_joint, first_message, staged_job
 from torch.nn import functional as F
 
 from nodes.data.loading import load_data
@@ -50,11 +50,14 @@ def test_a_short_name_is_the_stage_of_its_import_path(name):
     assert type(short).__name__ == BUILT_IN[name].partition(":")[2]
 
 
-def test_float16_rounds_to_nearest_and_saturates():
+def test_float16_rounds_to_nearest_and_saturates_and_a_stage_gives_back_the_models_dtype():
     stage = Float16(SHAPES)
     given = torch.tensor([1.0, 1 + 2**-11, 1e6, -1e9, math.inf])
     decoded = stage.decode(stage.encode({"x": given}))["x"]
     assert decoded.tolist() == [1.0, 1.0, 65504.0, -65504.0, 65504.0]
+    shapes = {"x": torch.empty(1, 4, dtype=torch.bfloat16, device="meta")}
+    for stage in (Float16(shapes), Int8(shapes)):
+        assert stage.decode(stage.encode({"x": torch.ones(2, 4, dtype=torch.bfloat16)}))["x"].dtype == torch.bfloat16
 
 
 def through_int8(given):
@@ -75,12 +78,6 @@ def test_int8_errs_by_half_a_step_at_most_and_keeps_a_diverged_run_visible():
 def test_int8_of_a_constant_is_that_constant(constant):
     given = torch.full((2, 3), constant)
     assert torch.equal(through_int8(given), given)
-
-
-def test_a_stage_gives_back_the_dtype_that_the_model_made():
-    shapes = {"x": torch.empty(1, 4, dtype=torch.bfloat16, device="meta")}
-    for stage in (Float16(shapes), Int8(shapes)):
-        assert stage.decode(stage.encode({"x": torch.ones(2, 4, dtype=torch.bfloat16)}))["x"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -124,18 +121,6 @@ class Joint(Staged):
         return self.trained_on(F.cross_entropy(logits, labels), self.own_loss)
 
 
-class StraightThrough(torch.autograd.Function):
-    """An encoding with the gradient of the identity."""
-
-    @staticmethod
-    def forward(ctx, given, encoding):
-        return encoding(given)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
-
-
 def by_halves(given):
     return given.half().float()
 
@@ -143,32 +128,6 @@ def by_halves(given):
 def by_256_steps(given):
     step = (given.max() - given.min()) / 255
     return given.min() + ((given - given.min()) / step).round() * step
-
-
-def train(job, data):
-    """The job on two segments: losses, and the segments."""
-    one, two = Segment(job, 0), Segment(job, 1)
-    oracle = Unsplit(job, data)  # only for its batches
-
-    def step(pictures, labels):
-        moment = oracle.moment[0]
-        sent = one.source(pictures, labels, assignment=0, step=moment.step, train=True)
-        back = two.forward(sent)
-        one.backward(back)
-        return back.metrics["loss"]
-
-    oracle.step = step
-    return oracle.train(), (one, two)
-
-
-def assert_same_parameters(segments, model, stage=None):
-    """Every parameter of the model and of the two halves of the stage, bit for bit."""
-    state = {name: tensor for segment in segments for name, tensor in segment.state().items()}
-    expected = dict(model.state_dict())
-    for half in ("sender", "receiver") if stage else ():
-        expected |= {f"{half}.{name}": t for name, t in getattr(stage, half).state_dict().items()}
-    assert state.keys() == expected.keys()
-    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize(
@@ -219,11 +178,16 @@ def test_a_second_value_gets_its_gradient_and_draws_are_seeded(tmp_path):
     assert_equals_joint(job, Joint(job, between))
 
 
-def test_no_gradient_is_absent_not_zeros():
+def test_values_without_a_gradient_send_none_and_get_none():
     job = make_job(StageSpec(), splits=(0,))
     _, sent = first_message(job, 4)
     assert sent.grads == ()  # pictures need none
     assert Segment(job, 1).forward(sent).tensors == {}
+    one, sent = first_message(make_job(StageSpec(name="user_stages:Indexed")), 4)
+    assert "indices" in sent.tensors
+    assert "indices" not in sent.grads
+    with pytest.raises(ProtocolError, match="indices"):
+        one.backward(Gradient(assignment=0, step=0, tensors={"indices": torch.zeros(3)}))
 
 
 @pytest.mark.parametrize(
@@ -255,14 +219,6 @@ def test_a_gradient_of_nothing_that_was_sent_is_a_protocol_error(step, change):
     back = Segment(job, 1).forward(sent)
     with pytest.raises(ProtocolError):
         one.backward(Gradient(assignment=0, step=step, tensors=change(back.tensors)))
-
-
-def test_a_gradient_of_what_has_none_is_a_protocol_error():
-    one, sent = first_message(make_job(StageSpec(name="user_stages:Indexed")), 4)
-    assert "indices" in sent.tensors
-    assert "indices" not in sent.grads
-    with pytest.raises(ProtocolError, match="indices"):
-        one.backward(Gradient(assignment=0, step=0, tensors={"indices": torch.zeros(3)}))
 
 
 def test_the_base_stage_is_the_identity():

@@ -49,8 +49,7 @@ def test_four_samples_cross_as_one_under_c3_sl():
 def test_only_the_largest_values_cross_and_only_they_have_a_gradient():
     stage, value = made(TopK, share=0.25)
     restored, wire, gradient = crossed(stage, value)
-    assert wire["kept"].nbytes == 10 * 36 * 2
-    assert wire["places"].nbytes == 10 * 144 // 8
+    assert (wire["kept"].nbytes, wire["places"].nbytes) == (10 * 36 * 2, 10 * 144 // 8)
     flat = value.detach().flatten(1)
     for row, back, slope in zip(flat, restored.flatten(1), gradient.flatten(1), strict=True):
         largest = sorted(range(144), key=lambda i: -abs(float(row[i])))[:36]

@@ -53,13 +53,10 @@ def test_the_length_is_near_the_entropy_of_each_place(bits, sharpness):
     assert optimum / 8 <= encode_levels(rows, learned(rows, 4, 2**bits)).nbytes <= 1.05 * optimum / 8 + 16
 
 
-def test_tables_of_like_data_serve_others_almost_as_well():
+def test_tables_of_like_data_serve_others_almost_as_well_and_a_place_that_saw_little_goes_by_its_channel():
     rows, others = drawn(2000, 32, 64, 16, seed=1), drawn(2000, 32, 64, 16, seed=2)
     own, theirs = (encode_levels(rows, learned(of, 4, 64)).nbytes for of in (rows, others))
     assert own < theirs < 1.03 * own
-
-
-def test_a_place_that_saw_little_goes_by_its_channel():
     rows = drawn(2000, 1, 64, 16).repeat(1, 8)[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]
     few = learned(rows[:20], 1, 64)
     alone = encode_levels(rows, learned(rows[:20, :1], 1, 64).repeat(8, 1)).nbytes
@@ -85,20 +82,19 @@ def test_frequencies_are_whole_none_is_lost_and_what_crossed_long_ago_fades():
     assert counts.seen.tolist() == [[[HELD // 2, HELD // 4]]]
 
 
-def test_a_changed_byte_is_one_error_wherever_it_stands():
-    rows = drawn(33, 32, 16, 8)
-    frequencies = learned(rows, 4, 16)
-    packed = encode_levels(rows, frequencies)
-    for place in range(0, len(packed), 7):
-        changed = packed.clone()
-        changed[place] ^= 0x15
-        with pytest.raises(ValueError, match=r"^coded levels: "):
-            decode_levels(changed, frequencies)
-
-
-ROWS = drawn(20, 32, 16, 8)
+ROWS = drawn(33, 32, 16, 8)
 TABLES = learned(ROWS, 4, 16)
 PACKED = encode_levels(ROWS, TABLES)
+
+
+def test_a_changed_byte_is_one_error_wherever_it_stands_and_other_tables_are_noticed():
+    for place in range(0, len(PACKED), 7):
+        changed = PACKED.clone()
+        changed[place] ^= 0x15
+        with pytest.raises(ValueError, match=r"^coded levels: "):
+            decode_levels(changed, TABLES)
+    with pytest.raises(ValueError, match="coded with other tables"):
+        decode_levels(PACKED, learned(ROWS.flip(1), 4, 16))
 
 
 @pytest.mark.parametrize(
@@ -112,11 +108,6 @@ PACKED = encode_levels(ROWS, TABLES)
 def test_what_is_no_coded_rows_is_refused(wrong):
     with pytest.raises(ValueError, match="coded"):
         decode_levels(wrong, TABLES)
-
-
-def test_other_tables_are_noticed():
-    with pytest.raises(ValueError, match="coded with other tables"):
-        decode_levels(PACKED, learned(ROWS.flip(1), 4, 16))
 
 
 def test_the_bytes_are_these():

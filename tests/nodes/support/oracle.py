@@ -150,6 +150,18 @@ class Staged(Unsplit):
         return total if self.reported is None else self.reported
 
 
+class StraightThrough(torch.autograd.Function):
+    """An encoding with the gradient of the identity."""
+
+    @staticmethod
+    def forward(ctx, given, encoding):
+        return encoding(given)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
 def staged_job(stage: StageSpec, **changes) -> Job:
     """Two epochs of four steps of ``Plain``, with ``stage`` between its halves."""
     settings = {
@@ -163,9 +175,7 @@ def first_message(job: Job, count: int = 24) -> tuple[Segment, Activation]:
     """A UE's segment, and its message for ``count`` pictures in training."""
     ue = Segment(job, 0)
     pictures = torch.randn(count, *job.input_shape, generator=torch.Generator().manual_seed(1))
-    sent = ue.source(pictures, torch.zeros(count).long(), assignment=0, step=0, train=True)
-    assert isinstance(sent, Activation)
-    return ue, sent
+    return ue, ue.source(pictures, torch.zeros(count).long(), assignment=0, step=0, train=True)
 
 
 def unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor]]:

@@ -199,9 +199,6 @@ def test_a_run_may_end_a_phase_itself(least, budgets):
     assert [epoch["link0.budget"] for epoch in outcome.epochs] == budgets
 
 
-# Bytes, by hand.
-
-
 def test_a_step_under_budget_4_by_hand():
     """VGG-11 at cut 5: 128 maps of 8x8, four of which cross, 16 pictures."""
     changes = {"model": "vgg_part:wide_beginning", "input_shape": (3, 32, 32), "splits": (layers_before(5),)}
@@ -240,9 +237,6 @@ def test_quantised_bytes_both_ways_by_hand(bits, row):
 def test_all_maps_cross_without_numbers():
     _, there = first_message(make_job(phases=[[1, 1.0]]))
     assert crossing(there) == {"maps": ([24, 8, 8, 8], torch.float32)}
-
-
-# Algorithm 3's reset, features, and what does not fit.
 
 
 def test_resetprune_draws_the_kept_strengths_anew_and_keeps_everything_else():
@@ -321,9 +315,6 @@ def test_a_peer_that_sends_what_are_no_maps_is_refused(name):
     torch.manual_seed(0)
     with pytest.raises(ValueError, match=r"got .*expected"):
         Pruned(BOUNDARY).decode(WIRES[name])
-
-
-# A family, switched by assignments.
 
 
 def test_each_member_answers_as_it_did_when_it_was_trained(tmp_path):

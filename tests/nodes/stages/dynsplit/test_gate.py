@@ -33,7 +33,7 @@ def test_the_relaxation_is_the_softmax_of_noisy_scores_over_the_temperature(temp
         assert row.tolist() == pytest.approx([part / sum(parts) for part in parts], rel=1e-4)
 
 
-def test_the_gate_is_one_and_its_gradient_that_of_the_chosen_softmax():
+def test_gate_and_observed_shares_are_ones_and_counts_with_the_gradient_of_probabilities():
     scores = torch.randn(8, 3, generator=generator(2), requires_grad=True)
     soft = gating.gumbel_softmax(scores, noise(8, 3), 0.7)
     choice = soft.argmax(1)
@@ -42,9 +42,6 @@ def test_the_gate_is_one_and_its_gradient_that_of_the_chosen_softmax():
     (gradient,) = torch.autograd.grad((gate * weight).sum(), scores, retain_graph=True)
     (expected,) = torch.autograd.grad(sum(weight[i] * soft[i, choice[i]] for i in range(8)), scores)
     assert torch.equal(gradient, expected)
-
-
-def test_observed_shares_are_counts_with_the_gradient_of_probabilities():
     scores = torch.randn(10, 3, generator=generator(3), requires_grad=True)
     soft = scores.softmax(1)
     choice = soft.argmax(1)

@@ -26,7 +26,7 @@ def error(one: torch.nn.Module, other: torch.nn.Module) -> float:
     return float((back - value).square().mean())
 
 
-def test_fitted_coders_give_back_what_they_are_given():
+def test_fitted_coders_give_back_what_they_are_given_and_fewer_than_a_batch_are_one():
     before = error(*coders())
     one, other = coders()
     errors = pretrain(one, other, activations(200), bits=8, epochs=30, batch_size=50, seed=0)
@@ -35,7 +35,4 @@ def test_fitted_coders_give_back_what_they_are_given():
     assert error(one, other) < before / 3
     again = coders()
     assert pretrain(*again, activations(200), bits=8, epochs=30, batch_size=50, seed=0) == errors
-
-
-def test_fewer_than_a_batch_are_one_batch():
     assert len(pretrain(*coders(), activations(5), bits=None, epochs=2, batch_size=50, seed=0)) == 2

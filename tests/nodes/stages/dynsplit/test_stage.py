@@ -6,7 +6,7 @@ from itertools import accumulate
 import pytest
 import torch
 from msgspec.structs import replace
-from oracle import Staged, assert_equals_joint, first_message, staged_job
+from oracle import Staged, StraightThrough, assert_equals_joint, first_message, staged_job
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,7 +19,6 @@ from nodes.stages.builtin import build_stage
 from nodes.stages.dynsplit.stage import DynSplit
 from nodes.training.in_process import run_in_process
 from nodes.training.segment import STAGE_LAYERS, Segment
-from nodes.wire.messages import Activation
 
 CUT = 3
 BOUNDARY = {"x": torch.empty(1, 6, 8, 8, device="meta")}
@@ -50,7 +49,8 @@ class Gated(Staged):
 
     def quantise(self, code):
         bits = self.options.get("bits", 8)
-        return code if bits is None else Straight.apply(code, 2**bits - 1)
+        top = 2 ** (bits or 0) - 1
+        return StraightThrough.apply(code, lambda exact: (exact * top).round() / top) if bits else code
 
     def loss(self, pictures, labels):
         features = self.model.features
@@ -98,16 +98,6 @@ class Gated(Staged):
         return torch.tensor([sum(u >= bound for bound in bounds) for u in uniform.tolist()])
 
 
-class Straight(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, code, top):
-        return (code * top).round() / top
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
-
-
 OPTIONS = {
     "two coders": {},
     "an identity": {"paths": [0, 1], "target": [0.4]},
@@ -146,9 +136,6 @@ def test_two_runs_of_a_step_differ_by_their_seed_alone():
     assert one == two != other
 
 
-# Bytes, by hand.
-
-
 @pytest.mark.parametrize(("bits", "two_channels", "four_channels"), [(8, 32, 64), (4, 16, 32), (2, 8, 16), (3, 12, 24)])
 def test_each_sample_carries_its_own_code_and_one_bit(bits, two_channels, four_channels):
     _, sent = first_message(make_job(bits=bits, target=[0.4], gate="random"))  # codes of 4x4 pixels
@@ -157,8 +144,7 @@ def test_each_sample_carries_its_own_code_and_one_bit(bits, two_channels, four_c
     assert (first, first + second) == (first, 24)
     assert 4 <= first <= 15
     assert sent.tensors["0"].nbytes == first * four_channels
-    assert sent.tensors["1"].nbytes == second * two_channels
-    assert sent.tensors["choice"].nbytes == 24 // 8
+    assert (sent.tensors["1"].nbytes, sent.tensors["choice"].nbytes) == (second * two_channels, 24 // 8)
     assert sent.tensors.keys() == {"0", "1", "choice"}
 
 
@@ -229,14 +215,10 @@ def test_the_paths_say_what_a_sample_takes():
 def test_in_virtual_time_the_bytes_are_those_of_the_target_shares():
     job = make_job(target=[0.25])
     sent = Segment(job, 0, meta=True).source(PICTURES, None, assignment=0, step=0, train=True)
-    assert isinstance(sent, Activation)
     assert {name: list(t.shape) for name, t in sent.tensors.items()} == {"0": [6, 64], "1": [18, 32], "choice": [1, 3]}
     sent = replace(sent, labels=torch.empty(24, dtype=torch.int64, device="meta"))
     back = Segment(job, 1, meta=True).forward(sent)
     assert {name: list(t.shape) for name, t in back.tensors.items()} == {"0": [6, 4, 4, 4], "1": [18, 2, 4, 4]}
-
-
-# At inference.
 
 
 def evaluated(stage, value):
