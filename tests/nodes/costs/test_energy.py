@@ -5,10 +5,13 @@ import pytest
 from nodes.costs.energy import Radio, constant_power, rapl_counter
 
 
-def test_a_power_model_is_power_times_time():
+def test_a_power_model_is_power_times_time_and_a_faster_radio_spends_less_on_a_bit():
     times = iter([2.0, 5.0])
     joules = constant_power(4.0, lambda: next(times))
     assert -joules() + joules() == 12.0
+    radio = Radio(base_w=2.0, w_per_bps=1e-8)
+    assert radio.transfer_j(125_000, 1e6) == pytest.approx(1.0 * (2.0 + 0.01))
+    assert radio.transfer_j(125_000, 1e8) == pytest.approx(0.01 * (2.0 + 1.0))
 
 
 def zone(root, name: str, microjoules: int):
@@ -35,9 +38,3 @@ def test_no_counter_where_none_can_be_read(tmp_path):
     assert rapl_counter(tmp_path / "missing") is None
     (tmp_path / "intel-rapl:0").mkdir()
     assert rapl_counter(tmp_path) is None
-
-
-def test_a_faster_radio_draws_more_and_spends_less_on_a_bit():
-    radio = Radio(base_w=2.0, w_per_bps=1e-8)
-    assert radio.transfer_j(125_000, 1e6) == pytest.approx(1.0 * (2.0 + 0.01))
-    assert radio.transfer_j(125_000, 1e8) == pytest.approx(0.01 * (2.0 + 1.0))

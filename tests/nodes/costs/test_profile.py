@@ -93,16 +93,13 @@ def test_the_median_of_the_passes_but_the_first():
     assert (profile.forward_s, profile.backward_s) == ([2.0], [30.0])
 
 
-def test_a_frozen_layer_has_no_backward_pass_and_the_model_is_left_without_gradients():
+def test_what_cannot_run_backward_as_it_is_can_be_profiled_and_stays_as_it_was():
     clock, model = Clock(), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[0].requires_grad_(False)
     for layer in model:
         costs(layer, clock, repeat(1.0), repeat(5.0))
     assert measure_profile(model, (1, 1, 4), clock=clock).backward_s == [0.0, 5.0]
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_batch_norm_of_one_value_can_be_profiled_and_stays_as_it_was():
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     profile = measure_profile(model, (1, 1, 1), repeats=1)
     assert min(profile.forward_s + profile.backward_s) > 0

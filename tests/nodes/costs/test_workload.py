@@ -25,8 +25,7 @@ class Sums(nn.Module):
 
 def test_work_counted_by_hand():
     work = inspect_chain(Inspected(Sums(), (1, 2, 2)), "sums")
-    assert work.layers == ["conv", "add", "flatten", "head"]
-    assert work.flops == [2 * 4, 0, 0, 2 * 4 * 3]
+    assert (work.layers, work.flops) == (["conv", "add", "flatten", "head"], [2 * 4, 0, 0, 2 * 4 * 3])
     picture = 4 * 4
     conv = picture + 4 + picture  # reads picture and weight, writes a map
     head = picture + (4 * 3 + 3) * 4 + 3 * 4
@@ -54,15 +53,12 @@ def test_kept_workloads_are_those_of_the_networks(name, side):
     assert kept == inspect_chain(Inspected(make(name, side), (3, side, side), "module"), name)
 
 
-def test_mean_outputs_are_near_the_papers():
+def test_kept_workloads_are_near_what_the_papers_print_and_resnet18_s_work_is_the_published_one():
     """HiveMind, section VII-B2: 80, 356 and 242 KB; the sizes of the pictures were chosen for that."""
     means = [load_workload(name).mean_output_bytes / 1e3 for name in ("resnet18-88", "vgg11-88", "faster_rcnn-120")]
     assert means == pytest.approx([80, 356, 242], rel=0.03)
     assert len(load_workload("resnet18-88").layers) == 52
-
-
-def test_resnet18_does_the_work_that_is_published():
-    """1.81 thousand million multiplications and additions at 224 pixels."""
+    # 1.81 thousand million multiplications and additions at 224 pixels.
     work = inspect_chain(Inspected(make("resnet18", 224), (3, 224, 224), "module"))
     assert sum(work.flops) / 2 == pytest.approx(1.814e9, rel=0.001)
     assert sum(work.parameters) == 11_689_512

@@ -137,9 +137,6 @@ def test_selected_indexes_like_an_array() -> None:
         view[np.array([4])]
 
 
-# partitions
-
-
 def whole(parts: list[np.ndarray]) -> bool:
     """Every index exactly once."""
     return sorted(np.concatenate(parts).tolist()) == list(range(len(LABELS)))

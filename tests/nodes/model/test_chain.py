@@ -162,14 +162,6 @@ def test_where_a_network_that_draws_is_cut_changes_nothing():
     assert not torch.equal(other, whole)
 
 
-def test_evaluation_draws_nothing_from_the_global_generator():
-    chain = Chain(build_model("user_models:Plain", 10, SMALL), SMALL)
-    torch.manual_seed(11)
-    state = torch.get_rng_state()
-    chain.part(0, len(chain)).eval()({chain.input: torch.zeros(1, *SMALL)}, MOMENT)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 @pytest.mark.parametrize(
     ("name", "granularity", "layers", "first"),
     [
@@ -187,7 +179,7 @@ def test_layers_are_counted_as_the_papers_count_them(name, granularity, layers, 
     assert first in (None, chain.names[0])
 
 
-def test_what_crosses_is_the_live_tensors_each_storage_once():
+def test_what_crosses_is_the_live_tensors_each_storage_once_and_values_as_such():
     chain = outline("resnet18", 10, SMALL)
     index = chain.names.index("layer1.0.conv2")  # in a residual block: its input lives on beside its inside
     crossing = chain.shapes(index)
@@ -197,9 +189,6 @@ def test_what_crosses_is_the_live_tensors_each_storage_once():
     assert boundary_bytes(chain.shapes(len(chain))) == 4 * 10
     after = chain.names.index("layer1.0.relu#2") + 1  # between blocks one tensor crosses
     assert len(chain.boundary(after)) == 1
-
-
-def test_values_of_a_users_network_cross_as_such():
     chain = outline(EVERYTHING, 10, (3, 6, 8))
     crossing = chain.shapes(chain.names.index("thin"))
     kinds = [type(value) for value in crossing.values()]
@@ -209,21 +198,23 @@ def test_values_of_a_users_network_cross_as_such():
     assert shapes == [(1, 4, 6, 8), (1, 4, 6, 8), (1, 8, 1, 1), (1, 8, 6, 8)]  # halves, parameter, residual
 
 
-def test_outline_has_the_shapes_of_the_network_and_no_memory():
+def test_outline_has_the_shapes_of_the_network_and_no_memory_even_where_a_constructor_needs_values():
     chain = outline("resnet18", 10, SMALL)
     assert all(parameter.is_meta for parameter in chain.model.parameters())
     real = Chain(build_model("resnet18", 10, SMALL), SMALL)
     assert [boundary_bytes(chain.shapes(i)) for i in range(70)] == [boundary_bytes(real.shapes(i)) for i in range(70)]
-
-
-def test_a_constructor_that_needs_values_has_an_outline_too():
     assert outline("user_models:Computes", 10, SMALL).names == ["mul", "flatten"]
 
 
-def test_initialisation_follows_from_the_seed_alone():
+def test_initialisation_follows_from_the_seed_alone_and_evaluation_draws_nothing():
     one, two, other = (build_model("user_models:Plain", 10, SMALL, seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
+    chain = Chain(build_model("user_models:Plain", 10, SMALL), SMALL)
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    chain.part(0, len(chain)).eval()({chain.input: torch.zeros(1, *SMALL)}, MOMENT)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("maker", ["method", "function", "module", "an_operator"])

@@ -71,7 +71,7 @@ def test_a_kept_split_costs_at_most_what_the_policy_allows(layer_s, downstreams,
                 assert control.stops[i] == before[i]
 
 
-def test_a_split_between_two_that_cost_about_the_same_flaps_only_without_hysteresis():
+def test_hysteresis_keeps_a_split_from_flapping_and_a_gain_above_it_is_taken_at_once():
     flapping = []
     for policy in (Policy(), Policy(hysteresis=0.1), Policy(switch_s=0.3)):
         control = SplitControl([1.0, 1.0], policy)
@@ -81,9 +81,6 @@ def test_a_split_between_two_that_cost_about_the_same_flaps_only_without_hystere
             control.take_stop(0)
         flapping.append(control.switches)
     assert flapping == [9, 0, 0]
-
-
-def test_a_gain_above_the_threshold_is_taken_at_once():
     control = SplitControl([1.0, 1.0], Policy(hysteresis=0.1))
     control.update([0.0] * 3)
     for there_s, stop in [(0.95, 2), (0.5, 0), (1.05, 0), (2.5, 2)]:
@@ -127,8 +124,7 @@ def test_a_task_goes_on_only_to_a_neighbour_that_can_go_on():
     assert control.stops == [0, 1, 2]
     control.set_downstream(None)
     control.update([0.0] * 3)
-    assert control.stops == [2, 2, 2]
-    assert control.cost_s == [3.0, 2.0, 0.0]
+    assert (control.stops, control.cost_s) == ([2, 2, 2], [3.0, 2.0, 0.0])
     control = SplitControl([1.0, 2.0], Policy(hysteresis=0.2))
     control.set_downstream([inf, 0.1, inf])
     control.update([0.0] * 3)

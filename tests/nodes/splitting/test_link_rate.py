@@ -45,16 +45,13 @@ def test_a_new_rate_is_believed_once_more_than_half_of_the_transfers_have_seen_i
     assert found == pytest.approx([8e6] * (10 + late) + [2e6] * (10 - late))
 
 
-def test_transfers_that_were_held_up_do_not_count():
+def test_transfers_that_were_held_up_or_lost_segments_do_not_count():
     rate = LinkRate(5)
     for held_up_s in (0.0, 2.0, 0.0, 0.1, 0.0):
         wire_bytes, wire_s, at = carry(link(8e6), 0.0)
         rate.observe(wire_bytes, wire_s + held_up_s, at)
     assert rate.rate_bps(1.0) == pytest.approx(8e6)
-
-
-def test_lost_segments_leave_the_rate_within_their_stalls():
-    """A lost segment holds a frame up for a round trip of 20 ms; of few frames with one the median knows nothing."""
+    # A lost segment holds a frame up for a round trip of 20 ms; of few frames with one the median knows nothing.
     rate, lossy = LinkRate(21), link(8e6, delay_s=0.01, loss=0.003)
     for number in range(21):
         rate.observe(*carry(lossy, float(number)))

@@ -20,6 +20,7 @@ from nodes.splitting.migration import (
     route_s,
 )
 
+World = tuple[EdgeNetwork, Model]
 EDGES = ("a", "b", "c")
 attachments = st.integers(1, 4).map(
     lambda clients: st.lists(st.sampled_from(EDGES), min_size=clients, max_size=clients)
@@ -52,7 +53,7 @@ def byte_times(network: EdgeNetwork) -> dict[str, dict[str, float]]:
 
 @settings(max_examples=50)
 @given(worlds())
-def test_parameters_take_the_fastest_way(world: tuple[EdgeNetwork, Model]) -> None:
+def test_parameters_take_the_fastest_way(world: World) -> None:
     network, _ = world
     lengths = byte_times(network)
     for (source, target), route in network.routes.items():
@@ -76,7 +77,7 @@ def fitting(network: EdgeNetwork, model: Model) -> list[int]:
 @settings(max_examples=200)
 @given(worlds(), st.sampled_from(EDGES), st.sampled_from(EDGES), st.sampled_from([0.5, 1.0, 8.0]), st.integers(1, 3))
 def test_one_clients_layers_go_where_its_stay_costs_least(
-    world: tuple[EdgeNetwork, Model], first: str, then: str, stay_rounds: float, batches: int
+    world: World, first: str, then: str, stay_rounds: float, batches: int
 ) -> None:
     network, model = world
     layers = len(model.held_bytes)
@@ -106,7 +107,7 @@ def test_one_clients_layers_go_where_its_stay_costs_least(
 @settings(max_examples=100)
 @given(worlds(), st.lists(st.sampled_from(EDGES), min_size=2, max_size=4), st.integers(1, 3))
 def test_first_copies_are_the_best_that_fit_with_keeping_them_in_step(
-    world: tuple[EdgeNetwork, Model], attached: list[str], batches: int
+    world: World, attached: list[str], batches: int
 ) -> None:
     network, model = world
     state = Controller(network, model, "migrate", len(attached), batches, 5.0).begin(attached)
@@ -126,9 +127,7 @@ def test_first_copies_are_the_best_that_fit_with_keeping_them_in_step(
 
 @settings(max_examples=100)
 @given(worlds(), st.sampled_from(["migrate", "stay", "replicate"]), courses)
-def test_whatever_happens_copies_fit_and_clients_have_one(
-    world: tuple[EdgeNetwork, Model], strategy: Any, course: list[list[str]]
-) -> None:
+def test_whatever_happens_copies_fit_and_clients_have_one(world: World, strategy: Any, course: list[list[str]]) -> None:
     network, model = world
     controller = Controller(network, model, strategy, len(course[0]), 2, 2.0)
     first = state = controller.begin(course[0])
@@ -156,45 +155,36 @@ def line(across_bps: float = 8.0, cloud_bps: float = 2.0) -> EdgeNetwork:
 MODEL = Model([4, 1, 0], [6, 20], [3, 10])
 
 
-def test_layers_move_if_the_stay_is_long_enough() -> None:
+def test_layers_move_if_the_stay_is_long_enough_or_an_old_copy_would_have_to_be_kept_in_step() -> None:
     """Going on to the old edge takes 2 x 4 s a batch, moving 6 s once."""
     for stay_rounds, holder in ((0.7, "a"), (0.8, "b")):
         controller = Controller(line(), MODEL, "migrate", 1, 1, stay_rounds)
         before = controller.begin(["a"])
         assert before == State({"a": 1}, {"a": 1}, ("a",))
         assert controller.follow(before, ["b"]).holders == (holder,)
-
-
-def test_a_layer_comes_from_the_nearest_copy_over_each_link_once() -> None:
-    controller = Controller(line(), MODEL, "migrate", 2, 4, 10.0)
-    before = controller.begin(["a", "a"])
-    after = controller.follow(before, ["a", "b"])
-    assert after == State({"a": 1, "b": 1}, {"a": 1, "b": 1}, ("a", "b"))
-    assert controller.arrivals(before, after) == [("b", 0, (BackhaulLink(8.0, 0.0),))]
-
-
-def test_what_no_edge_holds_any_more_goes_to_the_cloud_if_it_was_the_only_copy() -> None:
-    before, after = State({"a": 1}, {"a": 1}, ("a",)), State({}, {"b": 0}, ("b",))
-    alone = Controller(line(), MODEL, "migrate", 1, 1, 1.0)
-    assert alone.arrivals(before, after) == [(CLOUD, 0, (BackhaulLink(2.0, 0.0),))]
-    synchronised = Controller(line(), MODEL, "migrate", 2, 1, 1.0)
-    assert synchronised.arrivals(before, after) == []
-
-
-def test_who_alone_uses_an_old_copy_pays_for_keeping_it_in_step() -> None:
-    """A new copy takes 6 s to bring; going on to the old one 16 s; each then 16 s to the cloud and 12 s in step."""
+    # A new copy takes 6 s to bring; going on to the old one 16 s; each then 16 s to the cloud and 12 s in step.
     controller = Controller(line(), MODEL, "migrate", 2, 1, 1.0)
     before = controller.begin(["a", "a"])
     assert before.used == {"a": 1}
     assert controller.follow(before, ["b", "b"]).holders == ("b", "b")
 
 
-def test_copies_in_step_come_from_the_cloud_if_that_is_nearer() -> None:
+def test_copies_come_from_the_nearest_place_over_each_link_once_and_the_only_one_goes_to_the_cloud() -> None:
+    controller = Controller(line(), MODEL, "migrate", 2, 4, 10.0)
+    before = controller.begin(["a", "a"])
+    after = controller.follow(before, ["a", "b"])
+    assert after == State({"a": 1, "b": 1}, {"a": 1, "b": 1}, ("a", "b"))
+    assert controller.arrivals(before, after) == [("b", 0, (BackhaulLink(8.0, 0.0),))]
     before, after = State({"a": 1}, {"a": 1}, ("a", "a")), State({"a": 1, "b": 1}, {"a": 1, "b": 1}, ("a", "b"))
     for clients, hops in ((1, 2), (2, 1)):
         controller = Controller(line(across_bps=1.0, cloud_bps=8.0), MODEL, "migrate", clients, 1, 1.0)
         (arrival,) = controller.arrivals(before, after)
         assert len(arrival.route) == hops
+    before, after = State({"a": 1}, {"a": 1}, ("a",)), State({}, {"b": 0}, ("b",))
+    alone = Controller(line(), MODEL, "migrate", 1, 1, 1.0)
+    assert alone.arrivals(before, after) == [(CLOUD, 0, (BackhaulLink(2.0, 0.0),))]
+    synchronised = Controller(line(), MODEL, "migrate", 2, 1, 1.0)
+    assert synchronised.arrivals(before, after) == []
 
 
 def test_copies_of_their_own_go_where_there_is_room() -> None:

@@ -71,10 +71,7 @@ def test_the_average_is_weighted_by_samples() -> None:
     average = federated_average(states, [3, 1])
     assert average["w"].tolist() == [2.0, 2.5]
     assert (average["n"].item(), average["n"].dtype) == (5, torch.int64)
-
-
-def test_one_gradient_step_averaged_is_the_step_on_all_samples() -> None:
-    """As in federated SGD: equal starts, one step each, weights by samples."""
+    # As in federated SGD: equal starts, one step each, averaged, are the step on all samples.
     generator = torch.Generator().manual_seed(3)
     x, y = torch.randn(12, 3, generator=generator, dtype=torch.float64), torch.randn(12, generator=generator).double()
 

@@ -29,7 +29,7 @@ def in_parts(chain: Chain, ends: list[int], sequences: torch.Tensor) -> torch.Te
     return values[chain.output]
 
 
-def test_a_labeller_of_200_steps_in_parts_is_the_whole_bit_for_bit() -> None:
+def test_every_cut_of_a_small_labeller_and_some_of_one_of_200_steps_are_the_whole_bit_for_bit() -> None:
     model = build_model("nodes.zoo.small_cnn:sequence_labeller", 10, (1, 200, 64), seed=2).eval()
     sequences = torch.randn(2, 1, 200, 64, generator=torch.Generator().manual_seed(1))
     whole = copy.deepcopy(model)(sequences)
@@ -37,9 +37,6 @@ def test_a_labeller_of_200_steps_in_parts_is_the_whole_bit_for_bit() -> None:
     chain = Chain(model, (1, 200, 64))
     assert len(chain) == 2 + 200 * 2 + 1
     assert torch.equal(in_parts(chain, [77, 78, 260], sequences), whole)
-
-
-def test_every_cut_of_a_small_labeller_is_the_whole() -> None:
     model = labeller(steps=3, cells=2).eval()
     sequences = torch.randn(2, 1, 3, 6, generator=torch.Generator().manual_seed(1))
     whole = copy.deepcopy(model)(sequences)

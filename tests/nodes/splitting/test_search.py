@@ -177,8 +177,7 @@ def test_updates_told_in_any_order_lead_to_the_central_split(case: Case, seed: i
 
 def test_a_node_continues_where_the_task_left_its_neighbour() -> None:
     node = split_node([1.0, 5.0, 1.0], [0.5, 0.25, 0.125, 0.0], [9.0, 3.0, 9.0, 0.0])
-    assert node.stop == [1, 1, 3, 3]
-    assert node.cost == [4.5, 3.25, 1.125, 0.0]
+    assert (node.stop, node.cost) == ([1, 1, 3, 3], [4.5, 3.25, 1.125, 0.0])
 
 
 def test_sums_are_compared_and_rounded_as_if_they_were_exact() -> None:
