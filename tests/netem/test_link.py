@@ -26,14 +26,11 @@ profiles = st.builds(
 )
 
 
-def test_a_message_takes_its_transmission_time_and_the_delay():
+def test_a_message_takes_its_transmission_time_and_the_delay_and_an_idle_link_saves_no_burst():
     assert link(rate_bps=8 * MBIT, delay_s=0.005).send(2.0, 4096) == pytest.approx(2.0 + 4096e-6 + 0.005)
     assert link(rate_bps=MBIT).send(0.0, 100_000_000) == pytest.approx(800.0)
     assert link(delay_s=0.02).send(1.0, 1 << 30) == pytest.approx(1.02)
     assert link().send(3.0, 1 << 30) == 3.0
-
-
-def test_messages_queue_and_an_idle_link_saves_no_burst():
     one = link(rate_bps=8 * MBIT, delay_s=0.1)
     assert one.send(0.0, 1_000_000) == pytest.approx(1.1)
     assert one.send(0.5, 500_000) == pytest.approx(1.6)  # sent from 1.0 on
@@ -72,7 +69,7 @@ def test_only_the_default_profile_is_unlimited(what):
     assert not LinkProfile(**what).unlimited
 
 
-def test_every_segment_may_be_lost_and_each_loss_costs_a_round_trip():
+def test_every_segment_may_be_lost_also_a_lone_small_one_and_each_loss_costs_a_round_trip():
     count, loss, delay_s = 4000, 0.02, 0.05
     plain_s = count * SEGMENT_BYTES * 8 / MBIT + delay_s
     links = (link(seed, rate_bps=MBIT, delay_s=delay_s, loss=loss) for seed in range(400))
@@ -81,9 +78,6 @@ def test_every_segment_may_be_lost_and_each_loss_costs_a_round_trip():
     # Binomial: mean 80, variance 78.4. Four standard errors are 1.8 and 22.
     assert statistics.mean(lost) == pytest.approx(count * loss, abs=1.8)
     assert statistics.variance(lost) == pytest.approx(count * loss * (1 - loss), abs=22)
-
-
-def test_a_lone_small_message_is_one_segment():
     one = link(rate_bps=MBIT, delay_s=1.0, loss=0.25)
     times = [one.send(at, 125) - at for at in range(0, 40_000, 10)]  # 4,000 messages, the link idle between
     assert sum(time > 2.0 for time in times) / len(times) == pytest.approx(0.25, abs=0.028)

@@ -45,16 +45,21 @@ def test_late_calls_add_no_error_to_the_rate():
     assert len(one.pop_arrived(0.1001)) == 1
 
 
-def test_a_change_applies_to_all_queued_chunks():
+def test_a_change_applies_to_all_queued_chunks_and_a_schedule_to_the_bit():
     one = queue(rate_bps=8 * MBIT)
     put(one, 0.0, 1000, count=10)
     first = run(one, until=0.0045)
     one.change(0.0045, LinkProfile(rate_bps=0.8 * MBIT))
     times = [at for at, _ in first + run(one)]
     assert times == pytest.approx([0.001, 0.002, 0.003, 0.004, 0.005, 0.015, 0.025, 0.035, 0.045, 0.055])
+    one = queue()
+    one.play(iter([(2.0, LinkProfile(rate_bps=8 * MBIT)), (2.0045, LinkProfile(rate_bps=0.8 * MBIT))]))
+    put(one, 2.0, 1000, count=5)
+    # Half of the fifth chunk is sent at the first rate, half at the second.
+    assert [at for at, _ in run(one)] == pytest.approx([2.001, 2.002, 2.003, 2.004, 2.0095])
 
 
-def test_reading_pauses_on_queued_bytes_not_on_bytes_in_flight():
+def test_reading_pauses_on_queued_bytes_not_on_bytes_in_flight_and_resumes_at_half_the_limit():
     one = queue(rate_bps=MBIT, delay_s=10.0)
     put(one, 0.0, QUEUE_BYTES)
     one.pop_arrived(0.0)
@@ -64,9 +69,6 @@ def test_reading_pauses_on_queued_bytes_not_on_bytes_in_flight():
     assert one.full
     one.pop_arrived(5.0)
     assert not one.full  # both are in flight
-
-
-def test_reading_resumes_at_half_the_limit():
     one = queue(rate_bps=MBIT)
     put(one, 0.0, 1024, count=33)
     pauses = {}
@@ -117,11 +119,3 @@ def test_two_directions_of_one_medium_alternate(first):
     alternate_ms, late_ms = ([1, 3, 5, 7, 9], 1) if first == "up" else ([2, 4, 6, 8, 10], -1)
     assert arrived["up"] == pytest.approx([ms / 1000 for ms in (*alternate_ms, 11, 12, 13, 14, 15)])
     assert arrived["down"] == pytest.approx([0.25 + (ms + late_ms) / 1000 for ms in alternate_ms])
-
-
-def test_a_schedule_is_followed_to_the_bit():
-    one = queue()
-    one.play(iter([(2.0, LinkProfile(rate_bps=8 * MBIT)), (2.0045, LinkProfile(rate_bps=0.8 * MBIT))]))
-    put(one, 2.0, 1000, count=5)
-    # Half of the fifth chunk is sent at the first rate, half at the second.
-    assert [at for at, _ in run(one)] == pytest.approx([2.001, 2.002, 2.003, 2.004, 2.0095])

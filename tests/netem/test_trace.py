@@ -17,8 +17,6 @@ from netem.link import Link, LinkProfile
 from netem.trace import PACKET_BYTES, STALLED_BPS, RateChange, Trace, TraceError, read, write_csv, write_mahimahi
 from netem.traces import packaged
 
-STEPS = Trace((RateChange(0.0, 12e6), RateChange(0.5, 0.0), RateChange(1.5, 240e6)), 2.5)
-
 
 def written(text: str, folder: Path, name: str = "a.csv") -> Path:
     path = folder / name
@@ -50,13 +48,15 @@ def test_a_csv_row_holds_until_the_next_and_a_single_one_for_a_second(tmp_path):
     assert read(written("\ufefftime_s,rate_bps\n0,8e6\n", tmp_path)) == expected
 
 
-def test_packets_are_spread_over_the_time_since_the_previous_ones(tmp_path):
+def test_packets_are_spread_over_the_time_since_the_previous_ones_and_the_last_marks_a_period(tmp_path):
     trace = read(written("1\n1\n3\n3\n3\n", tmp_path, "down.trace"))
     assert trace == Trace((RateChange(0, 24e6), RateChange(0.001, 18e6)), 0.003)
     assert trace.delivered_bytes == pytest.approx(5 * PACKET_BYTES)
     assert read(written("0\n0\n4\n", tmp_path, "up")) == Trace((RateChange(0, 9e6),), 0.004)
     assert read(written("0\n2\n4\n", tmp_path, "up")) == Trace((RateChange(0, 12e6), RateChange(0.002, 6e6)), 0.004)
     assert read(written("10000000000\n", tmp_path, "up")).period_s == 1e7
+    write_mahimahi(Trace((RateChange(0, 12e6),), 0.0105), tmp_path / "m")
+    assert (tmp_path / "m").read_text().split() == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "11"]
 
 
 @given(traces)
@@ -103,11 +103,6 @@ def test_steps_are_counted_despite_rounding_positive_and_have_the_delay_at_their
     assert len(trace.resampled(0.01).changes) == 7
     with pytest.raises(ValueError, match="step_s must be above 0"):
         trace.resampled(0.0)
-
-
-def test_the_last_packet_marks_a_period_in_whole_milliseconds(tmp_path):
-    write_mahimahi(Trace((RateChange(0, 12e6),), 0.0105), tmp_path / "m")
-    assert (tmp_path / "m").read_text().split() == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "11"]
 
 
 @given(traces.filter(lambda trace: trace.changes[-1].rate_bps > 1e5))

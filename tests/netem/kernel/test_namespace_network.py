@@ -117,11 +117,17 @@ def test_profiles_change_while_traffic_flows(network):
     assert flow(one, other, 20_000_000, change) == 20_000_000
 
 
-def test_the_original_namespace_has_no_new_interface(network):
+def test_a_thread_returns_to_its_original_namespace_which_has_no_new_interface(network):
     here = os.stat("/proc/self/ns/net").st_ino
     with IPRoute() as route:
         assert not [link for link in route.get_links() if "link0" in str(link.get_attr("IFLA_IFNAME"))]
     assert here not in {os.stat(path).st_ino for path in network.paths}
+    original = os.stat("/proc/thread-self/ns/net").st_ino
+    with in_namespace(network.paths[0]):
+        assert os.stat("/proc/thread-self/ns/net").st_ino == os.stat(network.paths[0]).st_ino != original
+    assert os.stat("/proc/thread-self/ns/net").st_ino == original
+    with pytest.raises(FileNotFoundError):
+        enter("/run/netns/nosuch")
 
 
 def ours() -> set[str]:
@@ -129,7 +135,7 @@ def ours() -> set[str]:
     return {name for name in netns.listnetns() if name.startswith(f"splitmec-{os.getpid()}-")}
 
 
-def test_everything_is_removed_on_exit_and_on_exception():
+def test_everything_is_removed_on_exit_on_exception_and_on_a_rejection_by_the_kernel():
     def fail() -> None:
         with NamespaceNetwork("tbf", *CHAIN) as network:
             assert ours() == {Path(path).name for path in network.paths}
@@ -138,24 +144,12 @@ def test_everything_is_removed_on_exit_and_on_exception():
     with pytest.raises(ZeroDivisionError):
         fail()
     assert ours() == set()
-
-
-def test_a_rejection_by_the_kernel_is_an_error_and_leaves_nothing():
     with pytest.raises(ShapeError, match="cannot create network namespaces"):
         NamespaceNetwork("tbf", ["one"], [(0, 0)]).__enter__()  # two interfaces of one name
     assert ours() == set()
     if "netem" not in supported_shapers():
         with NamespaceNetwork("netem", *CHAIN) as network, pytest.raises(ShapeError, match="rejects netem"):
             network.shape(0, Duplex())
-
-
-def test_a_thread_returns_to_its_original_namespace(network):
-    original = os.stat("/proc/thread-self/ns/net").st_ino
-    with in_namespace(network.paths[0]):
-        assert os.stat("/proc/thread-self/ns/net").st_ino == os.stat(network.paths[0]).st_ino != original
-    assert os.stat("/proc/thread-self/ns/net").st_ino == original
-    with pytest.raises(FileNotFoundError):
-        enter("/run/netns/nosuch")
 
 
 OWNER = """
@@ -191,7 +185,7 @@ def test_only_namespaces_of_dead_processes_are_removed(network):
             netns.remove(decoy)
 
 
-def test_a_later_process_with_the_same_pid_is_not_the_owner():
+def test_neither_a_zombie_nor_a_later_process_with_the_same_pid_is_an_owner():
     pid, started = os.getpid(), int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     names = [f"splitmec-{pid}-{started + offset}-0-x" for offset in (0, -1)]
     for name in names:
@@ -200,9 +194,6 @@ def test_a_later_process_with_the_same_pid_is_not_the_owner():
         assert set(namespace_owner.remove_orphaned()) & set(names) == {names[1]}
     finally:
         netns.remove(names[0])
-
-
-def test_namespaces_of_a_zombie_are_orphaned():
     child = subprocess.Popen([sys.executable, "-c", "print(open('/proc/self/stat').read())"], stdout=subprocess.PIPE)
     started = child.stdout.read().decode().rpartition(")")[2].split()[19]
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)

@@ -24,7 +24,7 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def test_a_profile_by_hand():
+def test_profiles_by_hand():
     profile = LinkProfile(rate_bps=30e6, delay_s=0.010, jitter_s=0.002, loss=1e-5, duplicate=0.25, reorder=0.5)
     # 3.75 MB/s: 18 ms in flight, 67,500 bytes; 20 ms queued, 75,000 bytes; 98.4 segments of 1,448. A loss of 42,949.67.
     assert tc.netem(profile) == tc.Netem(
@@ -32,6 +32,9 @@ def test_a_profile_by_hand():
         **{"limit_packets": 99, "loss": 42_950, "loss_chain": None, "duplicate": 1_073_741_824},
         **{"reorder": 2_147_483_648, "rate": 3_750_000},
     )
+    assert tc.tbf(LinkProfile(rate_bps=100e6)) == tc.Tbf(rate=12_500_000, burst_bytes=6250, limit_bytes=6250 + 250_000)
+    assert tc.tbf(LinkProfile(rate_bps=1e6)) == tc.Tbf(rate=125_000, burst_bytes=2896, limit_bytes=2896 + 32_768)
+    assert tc.tbf(LinkProfile(delay_s=0.1)).rate == FULL
 
 
 def test_the_limit_allows_a_round_trip_beside_packets_in_flight():
@@ -52,12 +55,6 @@ def test_correlated_losses_are_a_two_state_chain():
     assert 1 - good_to_bad - bad_to_good == pytest.approx(0.5)  # and its second eigenvalue
     assert tc.netem(LinkProfile(loss=0.1)).loss_chain is None
     assert tc.netem(LinkProfile(loss_correlation=0.5)).loss_chain is None
-
-
-def test_tbf_by_hand():
-    assert tc.tbf(LinkProfile(rate_bps=100e6)) == tc.Tbf(rate=12_500_000, burst_bytes=6250, limit_bytes=6250 + 250_000)
-    assert tc.tbf(LinkProfile(rate_bps=1e6)) == tc.Tbf(rate=125_000, burst_bytes=2896, limit_bytes=2896 + 32_768)
-    assert tc.tbf(LinkProfile(delay_s=0.1)).rate == FULL
 
 
 @pytest.mark.parametrize("rate_bps", [1.0, 8.0, 5e11])
@@ -99,14 +96,11 @@ def test_pyroute2_encodes_the_same_tbf():
     assert struct.unpack("<I", ours[6]) == (settings.burst_bytes,)
 
 
-def test_only_jitter_sends_a_table():
+def test_only_jitter_sends_a_table_and_packets_count_as_their_payload():
     assert 2 not in attributes(tc.options("netem", LinkProfile(delay_s=0.1))[24:])
     data = tc.options("netem", LinkProfile(delay_s=0.1, jitter_s=0.01, jitter_distribution="pareto"))[24:]
     table = struct.unpack("<4096h", attributes(data)[2])
     assert table[1024] == pytest.approx(8192 * quantile("pareto", 0.25), abs=2)
     assert table[-1] == 32767
-
-
-def test_packets_count_as_their_payload():
     base = attributes(tc.size_table())[1]
     assert struct.unpack("<BBhiIIII", base) == (0, 0, 0, -66, 1, 0, 0, 0)

@@ -70,7 +70,7 @@ def test_duplicates_and_reordering_are_those_of_the_profile(found):
     assert found["reorder"]["overtook"] == binomial(4000, 0.25)
 
 
-def test_a_limit_drops_excess_packets_and_a_change_loses_and_delays_nothing(found):
+def test_a_limit_drops_excess_packets_a_change_loses_and_delays_nothing_and_no_namespace_is_left(found):
     assert min(found["limit"]) >= 50
     assert found["limit"][-1] == 50  # more if the guest slept while sending
     assert found["changed"] == {"sent": 1000, "arrived": 1000, "in_order": True}
@@ -78,6 +78,7 @@ def test_a_limit_drops_excess_packets_and_a_change_loses_and_delays_nothing(foun
     assert all(flow["bits"] <= HEADERS * flow["most_bits"] for flow in attempts), attempts
     assert attempts[-1]["before_bps"] == pytest.approx(20e6, rel=RATE_OFF), attempts
     assert attempts[-1]["after_bps"] == pytest.approx(5e6, rel=RATE_OFF), attempts
+    assert found["left"] == []
 
 
 def test_tc_shows_settings_computed_by_hand(found):
@@ -108,7 +109,3 @@ def test_the_named_links_are_within_what_bench_links_allows(found):
         assert row["measured_jitter_s"] == pytest.approx(row["jitter_s"], rel=SPREAD_OFF), row
         assert row["least_delay_s"] >= row["delay_s"], row
         assert HEADERS * row["least_message_s"] >= row["delay_s"] + 8 * row["message_bytes"] / row["rate_bps"], row
-
-
-def test_no_namespace_is_left(found):
-    assert found["left"] == []

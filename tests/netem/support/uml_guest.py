@@ -322,22 +322,13 @@ def held(network: NamespaceNetwork) -> list[dict]:
         )
         carried = profile.rate_bps if reached(profile.rate_bps, plains[-1].rate_bps) else unshaped()
         wholes = attempts(whole, lambda seen: abs(seen.jitter_s / profile.jitter_s - 1) <= SPREAD_OFF)
+        plain_names, least_s = ("rate_bps", "delay_s", "delay_p99_s", "round_trip_s"), min(s.delay_s for s in plains)
         return {
-            "link": name,
-            "direction": direction,
-            "rate_bps": profile.rate_bps,
-            "measured_rate_bps": plains[-1].rate_bps,
+            **{"link": name, "direction": direction, "message_bytes": size, "least_delay_s": least_s},
+            **{name: getattr(profile, name) for name in ("rate_bps", "delay_s", "jitter_s", "loss")},
+            **{f"measured_{name}": getattr(plains[-1], name) for name in plain_names},
+            **{"measured_jitter_s": wholes[-1].jitter_s, "tcp_rate_bps": wholes[-1].rate_bps},
             "carried_bps": carried,  # without a rate limit, if the rate was not reached
-            "tcp_rate_bps": wholes[-1].rate_bps,
-            "delay_s": profile.delay_s,
-            "measured_delay_s": plains[-1].delay_s,
-            "measured_delay_p99_s": plains[-1].delay_p99_s,
-            "measured_round_trip_s": plains[-1].round_trip_s,
-            "jitter_s": profile.jitter_s,
-            "measured_jitter_s": wholes[-1].jitter_s,
-            "loss": profile.loss,
-            "least_delay_s": min(seen.delay_s for seen in plains),
-            "message_bytes": size,
             "least_message_s": min(seen.message_s[size] for seen in plains),
         }
 
