@@ -1,6 +1,7 @@
 """Verdicts from records: forms, seeds, cases, conditions, and the limits of each."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -45,11 +46,15 @@ def by_rate(make: Make, values: dict[int, tuple[float, ...]]) -> list[Record]:
 NEAR = {"paper": 0.828, "value": {"of": M, "tolerance": 0.02}, "needs_data": False}
 
 
-def test_a_judgement_has_the_fields_of_claims_json_in_their_order(record: Make) -> None:
+def test_a_judgement_has_the_fields_of_claims_json_and_says_why_with_seeds_standard_error_and_tolerance(
+    record: Make,
+) -> None:
     found = msgspec.json.decode(msgspec.json.encode(verdict(seeds(record, 0.83), **NEAR)))
     assert list(found) == ["suite", "claim", "source", "says", "paper", "measured", "verdict", "why"]
-    assert found["measured"] == 0.83
-    assert found["paper"] == 0.828
+    assert (found["measured"], found["paper"]) == (0.83, 0.828)
+    found = verdict(seeds(record, 0.82, 0.83, 0.84), **NEAR)
+    assert found.why == "0.83 over 3 seeds (standard error 0.005774): within 0.02 of the paper's 0.828."
+    assert verdict([record(0.5)], **NEAR).why == "0.5 from one seed: not within 0.02 of the paper's 0.828."
 
 
 @pytest.mark.parametrize(
@@ -69,35 +74,20 @@ def test_the_limit_of_a_tolerance_is_inside_and_may_be_a_fraction_of_the_papers_
     assert verdict([record(-189)], **fields).verdict == "not-reproduced"
 
 
-def test_why_gives_seeds_standard_error_and_tolerance(record: Make) -> None:
-    found = verdict(seeds(record, 0.82, 0.83, 0.84), **NEAR)
-    assert found.why == "0.83 over 3 seeds (standard error 0.005774): within 0.02 of the paper's 0.828."
-    assert verdict([record(0.5)], **NEAR).why == "0.5 from one seed: not within 0.02 of the paper's 0.828."
-
-
-@pytest.mark.parametrize(
-    ("dataset", "scale", "expected"),
-    [
-        ("cifar10", "paper", "reproduced"),
-        ("digits", "paper", "not-comparable"),
-        ("cifar10", "laptop", "not-comparable"),
-    ],
-)
-def test_a_value_needs_the_papers_data_and_scale(record: Make, dataset: str, scale: str, expected: str) -> None:
-    fields = {"paper": 0.8, "value": {"of": M, "tolerance": 0.1}, "data": "cifar10"}
-    found = verdict([record(0.8, dataset=dataset, scale=scale)], **fields)
-    assert (found.verdict, found.measured) == (expected, 0.8)
-
-
-def test_claims_without_data_and_other_forms_are_always_comparable(record: Make) -> None:
+def test_a_value_needs_the_papers_data_and_scale(record: Make) -> None:
+    """Claims without data and other forms are always comparable."""
     fields = {"paper": 0.8, "value": {"of": M, "tolerance": 0.1}}
+    conditions = product(("cifar10", "digits"), ("paper", "laptop"))
+    found = [verdict([record(0.8, dataset=d, scale=s)], data="cifar10", **fields) for d, s in conditions]
+    assert [one.verdict for one in found] == ["reproduced", *["not-comparable"] * 3]
+    assert [one.measured for one in found] == [0.8] * 4
     assert verdict([record(0.8)], **fields).verdict == "not-comparable"
     assert verdict([record(0.8)], **fields, needs_data=False).verdict == "reproduced"
     assert verdict([record(0.8)], **fields, scale="laptop").verdict == "reproduced"
     assert verdict([record(0.8)], bound={"of": M, "at_least": 0.9}).verdict == "not-reproduced"
 
 
-def test_a_bound_is_judged_by_the_worst_case(record: Make) -> None:
+def test_a_bound_is_judged_by_the_worst_case_and_a_trend_is_worse_than_a_reproduction(record: Make) -> None:
     records = methods(record, a=[0.9, 0.9], b=[0.7, 0.8], c=[0.8, 0.8])
     found = verdict(records, bound={"of": M, "at_least": 0.75})
     assert found.measured == pytest.approx(0.75)
@@ -105,6 +95,10 @@ def test_a_bound_is_judged_by_the_worst_case(record: Make) -> None:
     assert "Worst of 3 cases, method=b" in found.why
     assert verdict(records, bound={"of": M, "at_least": 0.76}).verdict == "not-reproduced"
     assert verdict(records, bound={"of": M, "at_most": 0.8}).measured == pytest.approx(0.9)
+    by_rate = {1: (3, 3, 3), 10: (2, 2, 2)}
+    records = [a for rate, each in by_rate.items() for a in seeds(record, *each, case={"method": "a", "rate": rate})]
+    found = verdict([*records, *methods(record, b=[1, 1, 1])], ratio={"of": A, "over": B, "at_least": 3})
+    assert found.verdict == "trend"
 
 
 def test_a_ratio_is_computed_seed_by_seed_of_both_sides(record: Make) -> None:
@@ -139,13 +133,6 @@ def test_a_zero_denominator_has_no_ratio_and_is_the_worst_case(record: Make) -> 
     assert "denominator" in found.why
     records = by_rate(record, {1: (1, 0), 10: (100, 1)})
     assert verdict(records, ratio={"of": A, "over": B, "at_most": 2}).measured is None
-
-
-def test_a_trend_is_worse_than_a_reproduction(record: Make) -> None:
-    by_rate = {1: (3, 3, 3), 10: (2, 2, 2)}
-    records = [a for rate, each in by_rate.items() for a in seeds(record, *each, case={"method": "a", "rate": rate})]
-    found = verdict([*records, *methods(record, b=[1, 1, 1])], ratio={"of": A, "over": B, "at_least": 3})
-    assert found.verdict == "trend"
 
 
 @pytest.mark.parametrize(
@@ -190,23 +177,18 @@ ORDER = {"order": {"of": [A, B, C], "direction": "increasing"}}
         ([1, 9, 1], [2, 3, 4], [1, 9, 2], "not-reproduced"),
     ],
 )
-def test_an_order_holds_at_every_step(
-    record: Make, a: list[float], b: list[float], c: list[float], expected: str
-) -> None:
+def test_an_order_holds_at_every_step(record: Make, a: list, b: list, c: list, expected: str) -> None:
     assert verdict(methods(record, a=a, b=b, c=c), **ORDER).verdict == expected
 
 
-def test_an_order_shows_the_seeds_that_it_compares(record: Make) -> None:
-    for a, means in (([1, 2, 3], [2, 3, 4]), ([1, 9, 9], [1, 2, 3])):
-        others = ([2, 3, 4], [3, 4, 5]) if means[0] == 2 else ([2], [3])
-        found = verdict(methods(record, a=a, b=others[0], c=others[1]), **ORDER)
+def test_an_order_shows_the_seeds_that_it_compares_and_its_worst_step(record: Make) -> None:
+    sides = (([1, 2, 3], [2, 3, 4], [3, 4, 5], [2, 3, 4]), ([1, 9, 9], [2], [3], [1, 2, 3]))
+    for a, b, c, means in sides:
+        found = verdict(methods(record, a=a, b=b, c=c), **ORDER)
         assert (found.verdict, found.measured) == ("reproduced", means)
     falling = {"order": {"of": [C, B, A], "direction": "decreasing"}}
     assert verdict(methods(record, a=[1], b=[2], c=[3]), **falling).verdict == "reproduced"
     assert verdict(methods(record, a=[1], b=[1], c=[3]), **falling).verdict == "not-reproduced"
-
-
-def test_an_order_tells_its_fewest_seeds_and_its_worst_step(record: Make) -> None:
     found = verdict(methods(record, a=[3, 4], b=[2.9, 3.9], c=[1]), **ORDER)
     assert found.why == "3, 2.9, 1 from one seed: not increasing at every step, one is -1.9 from one seed."
     assert verdict(by_rate(record, {1: (1, 6, 5), 10: (3, 2.5, 2)}), **ORDER).measured == [1, 6, 5]
@@ -256,12 +238,9 @@ def test_sides_may_differ_in_mode_and_in_data_if_the_claim_needs_none_but_not_in
     assert verdict([one, cuda], **split, needs_data=False).verdict == "not-run"
 
 
-def test_units_are_never_merged(record: Make) -> None:
+def test_units_are_never_merged_and_repeats_of_a_seed_count_once(record: Make) -> None:
     found = verdict([record(1, unit="s"), record(1, unit="ms", seed=1)], bound={"of": M, "at_least": 0})
     assert (found.verdict, found.why) == ("not-run", "Records that differ in unit (ms, s) are never merged.")
-
-
-def test_repeats_of_a_seed_are_averaged_and_count_once(record: Make) -> None:
     records = [record(value) for value in (1, 2, 3)]
     assert verdict(records, bound={"of": M, "at_least": 2}).why == "2 from one seed: at least 2."
 
@@ -271,9 +250,7 @@ number = st.floats(-100, 100, allow_nan=False)
 
 
 @given(st.lists(number, min_size=3, max_size=5), st.floats(0.1, 50), st.floats(-50, 50))
-def test_more_of_what_is_claimed_never_judges_worse(
-    record: Make, values: list[float], more: float, limit: float
-) -> None:
+def test_more_of_what_is_claimed_never_judges_worse(record: Make, values: list, more: float, limit: float) -> None:
     def rank(each: list[float]) -> int:
         records = methods(record, a=each, b=[0.0] * len(each))
         return RANK[verdict(records, difference={"of": A, "minus": B, "at_least": limit}).verdict]

@@ -37,12 +37,19 @@ def test_a_numeric_sweep_is_a_line_for_each_of_the_other_keys_in_order_of_x(reco
     assert not choose(summarise(sweep(record, rates=tuple(0.25 + 0.5 * step for step in range(40)))))[0].log_x
 
 
-def test_a_suite_may_select_cases(record: Make) -> None:
+def test_a_suite_may_choose_cases_metrics_axes_and_series(record: Make) -> None:
     rows = summarise(sweep(record))
     (panel,) = choose(rows, FigureSpec(metrics=["m"], case={"method": "split"}, x="rate"))
     assert [(name, len(points)) for name, points in panel.series.items()] == [("", 3)]
     with pytest.raises(FigureError):
         choose(rows, FigureSpec(metrics=["m"], case={"method": "neither"}))
+    rows = summarise(sweep(record, ("a", "b"), rates=(1, 2)))
+    (panel,) = choose(rows, FigureSpec(metrics=["b"], x="rate", series="method", log=True))
+    assert (panel.kind, panel.metric, panel.log_y) == ("line", "b [s]", True)
+    (panel,) = choose(rows, FigureSpec(metrics=["b"], x="method"))
+    assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "rate")
+    (panel,) = choose(summarise(sweep(record)), FigureSpec(metrics=["m"], series="rate"))
+    assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "rate")
 
 
 def test_names_are_bars_coloured_by_the_key_of_fewest_values(record: Make) -> None:
@@ -68,16 +75,6 @@ def test_metrics_of_a_single_case_share_a_panel_per_unit(record: Make) -> None:
     assert list(panels.items()) == [("bytes", ["up", "down"]), ("value", ["acc"])]
 
 
-def test_a_suite_may_choose_metric_axes_and_series(record: Make) -> None:
-    rows = summarise(sweep(record, ("a", "b"), rates=(1, 2)))
-    (panel,) = choose(rows, FigureSpec(metrics=["b"], x="rate", series="method", log=True))
-    assert (panel.kind, panel.metric, panel.log_y) == ("line", "b [s]", True)
-    (panel,) = choose(rows, FigureSpec(metrics=["b"], x="method"))
-    assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "rate")
-    (panel,) = choose(summarise(sweep(record)), FigureSpec(metrics=["m"], series="rate"))
-    assert (panel.kind, panel.x, panel.series_name) == ("bar", "method", "rate")
-
-
 @pytest.mark.parametrize("wrong", [{"metrics": ["z"]}, {"x": "z"}, {"series": "z"}])
 def test_metrics_and_keys_that_were_not_measured_are_rejected(record: Make, wrong: dict[str, object]) -> None:
     with pytest.raises(FigureError, match="z"):
@@ -87,8 +84,7 @@ def test_metrics_and_keys_that_were_not_measured_are_rejected(record: Make, wron
 def test_many_lines_and_bars_are_thinned_out_and_counted(record: Make) -> None:
     records = [record(c + e, case={"client": c, "epoch": e}) for c in range(30) for e in range(40)]
     (panel,) = choose(summarise(records))
-    assert list(panel.series) == ["0", "4", "8", "12", "17", "21", "25", "29"]
-    assert panel.left_out == 22
+    assert (list(panel.series), panel.left_out) == (["0", "4", "8", "12", "17", "21", "25", "29"], 22)
     assert evenly(list("abc"), 3) == list("abc")
     (panel,) = choose(summarise(record(i, case={"name": f"n{i}"}) for i in range(100)))
     assert (len(panel.series[""]), panel.left_out) == (40, 60)

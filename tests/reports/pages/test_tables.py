@@ -14,8 +14,7 @@ Make = Callable[..., Record]
 
 def test_a_frame_has_a_column_for_every_case_key(record: Make) -> None:
     found = frame([record(1, case={"rate": 10, "codec": "f16"}), record(2.5, case={"rate": 20}, seed=1)])
-    assert list(found["value"]) == [1, 2.5]
-    assert list(found["case.rate"]) == [10, 20]
+    assert (list(found["value"]), list(found["case.rate"])) == ([1, 2.5], [10, 20])
     assert found["case.rate"].dtype.kind == "i"
     assert list(found["case.codec"].isna()) == [False, True]
     assert {"suite", "experiment", "metric", "unit", "seed", "mode", "scale", "dataset"} < set(found.columns)
@@ -66,18 +65,12 @@ def test_rows_are_cases_and_columns_metrics_that_have_the_same_case_keys(record:
     assert [len(table.columns) for table in tables(records)] == [7, 3]
 
 
-def test_markdown_is_aligned_and_numbers_to_the_right() -> None:
+def test_markdown_is_aligned_escaped_and_folded_or_cut_where_it_is_long(record: Make) -> None:
     lines = grid(["name", "n"], [["a", "1"], ["bcdef", "1,000"]]).splitlines()
     assert lines == ["| name  |     n |", "| ----- | ----: |", "| a     |     1 |", "| bcdef | 1,000 |"]
-
-
-def test_markup_is_escaped(record: Make) -> None:
     assert escape("a|b\n<c> `d` *e* snake_case") == r"a\|b \<c\> \`d\` \*e\* snake_case"
     (table,) = tables([record(1, case={"k": k}) for k in ("x|y", "z")])
     assert r"x\|y" in markdown(table)
-
-
-def test_long_tables_are_folded_and_very_long_ones_cut(record: Make) -> None:
     (table,) = tables(record(1, case={"epoch": epoch}) for epoch in range(250))
     text = markdown(table)
     assert text.startswith("<details><summary>250 rows</summary>\n\n|")
@@ -86,12 +79,9 @@ def test_long_tables_are_folded_and_very_long_ones_cut(record: Make) -> None:
     assert "details" not in markdown(table.head(30))
 
 
-def test_a_header_names_its_unit_once() -> None:
+def test_a_header_names_its_unit_once_and_numbers_have_four_digits_and_separators_but_not_in_a_case() -> None:
     found = [header("latency_s", "s"), header("latency", "s"), header("accuracy", "1")]
     assert found == ["latency_s", "latency [s]", "accuracy"]
-
-
-def test_numbers_have_four_digits_and_separators_but_not_in_a_case() -> None:
     shown = [number(value) for value in (0.8284271, 12.0, 1234567.0, 1234567.8, 1e-7, 2e10, 3e15, -0.5)]
     assert shown == ["0.8284", "12", "1,234,567", "1,234,568", "1e-07", "20,000,000,000", "3e+15", "-0.5"]
     assert label([("rate", 12_000.0), ("size", 12_000), ("gated", True)]) == "rate=12000, size=12000, gated=yes"
