@@ -98,22 +98,9 @@ claims:
 @pytest.fixture(scope="session")
 def context_in() -> Callable[[Path], Context]:
     """What an experiment is given beside its parameters, with a folder of its own: see ``context``."""
-
-    def make(folder: Path) -> Context:
-        return Context(
-            seed=0,
-            scale="smoke",
-            mode="in-process",
-            shaping="none",
-            dataset="digits",
-            data_dir=None,
-            device="cpu",
-            scratch=folder,
-            say=lambda _: None,
-            self_test="skip",
-        )
-
-    return make
+    conditions = {"scale": "smoke", "mode": "in-process", "shaping": "none", "dataset": "digits", "device": "cpu"}
+    rest = {"seed": 0, "data_dir": None, "say": lambda _: None, "self_test": "skip"}
+    return lambda folder: Context(**conditions, **rest, scratch=folder)
 
 
 @pytest.fixture
@@ -138,3 +125,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def command(folder: Path) -> Callable[..., int]:
     """``bench WORDS`` in that folder; the exit code."""
     return lambda *words: main(list(words))
+
+
+@pytest.fixture
+def told(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """``bench WORDS`` in that folder; the exit code, and what this command says on standard error."""
+
+    def run(*words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        return command(*words), capsys.readouterr().err
+
+    return run

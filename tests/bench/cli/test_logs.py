@@ -16,6 +16,7 @@ from bench.console.view import LiveView
 from reports.record import read_records
 
 Command = Callable[..., int]
+Told = Callable[..., tuple[int, str]]
 RUN = ("run", "toy.yaml", "--scale", "smoke", "--out", "out")
 TOKEN = "a-token-that-no-file-may-hold-0123456789"
 LIVE = """
@@ -72,13 +73,12 @@ def test_a_failure_is_logged_and_a_run_that_goes_on_appends(command: Command) ->
     assert sum("case started: " in line for line in log()) == 4 + 1
 
 
-def test_verbose_tells_more_on_standard_error(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(*RUN) == 0
-    assert capsys.readouterr().err == ""
-    assert command(*RUN[:-1], "more", "--verbose") == 0
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == Path("more/run.log").read_text().splitlines()
-    assert sum(" DEBUG " in line and "n is 7" in line for line in lines) == 1
+def test_verbose_tells_more_on_standard_error(told: Told) -> None:
+    assert told(*RUN) == (0, "")
+    code, error = told(*RUN[:-1], "more", "--verbose")
+    assert code == 0
+    assert error == Path("more/run.log").read_text()
+    assert sum(" DEBUG " in line and "n is 7" in line for line in error.splitlines()) == 1
 
 
 def test_the_log_of_live_nodes_holds_no_token(
@@ -108,30 +108,26 @@ def test_the_log_of_live_nodes_holds_no_token(
     assert TOKEN not in printed.out + printed.err
 
 
-def test_a_full_disk_under_the_logs_loses_no_record(
-    folder: Path, command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_under_the_logs_loses_no_record(folder: Path, told: Told) -> None:
     (folder / "fail").touch()
-    assert command(*RUN, "--only", "other") == 0
+    assert told(*RUN, "--only", "other")[0] == 0
     for name in ("run.log", "errors.log"):
         (folder / "out" / name).unlink(missing_ok=True)
         (folder / "out" / name).symlink_to("/dev/full")
-    capsys.readouterr()
-    assert command(*RUN, "--resume") == 3
+    code, error = told(*RUN, "--resume")
+    assert code == 3
     assert {record.value for record in read_records(folder / "out/records.jsonl")} == {1, 2, 3, 6, 7, 14}
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["out/run.log is no longer written", "errors.log", "failed"]
+    starts = [line.partition(":")[0] for line in error.splitlines()]
+    assert starts == ["out/run.log is no longer written", "errors.log", "failed"]
 
 
-def test_a_log_that_cannot_be_opened_is_said_once(
-    folder: Path, command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command(*RUN, "--only", "other") == 0
+def test_a_log_that_cannot_be_opened_is_said_once(folder: Path, told: Told) -> None:
+    assert told(*RUN, "--only", "other")[0] == 0
     (folder / "out/run.log").unlink()
     (folder / "out/run.log").mkdir()
-    capsys.readouterr()
-    assert command(*RUN, "--resume") == 0
-    assert capsys.readouterr().err.startswith("out/run.log is not written: ")
+    code, error = told(*RUN, "--resume")
+    assert code == 0
+    assert error.startswith("out/run.log is not written: ")
 
 
 def test_a_live_view_shows_what_goes_to_standard_error() -> None:

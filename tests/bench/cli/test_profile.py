@@ -26,17 +26,6 @@ def broken() -> nn.Module:
     raise KeyError("two\nlines")
 
 
-@pytest.fixture
-def own(monkeypatch):
-    """Lets ``module:callable`` find the functions above, whatever this module's name is."""
-
-    def use(make):
-        monkeypatch.setattr(profiles, "example", make, raising=False)
-        return "bench.cli.profile:example"
-
-    return use
-
-
 def test_answer_is_the_contract_s():
     answer = json.loads(json.dumps(run_profile("nodes.zoo.small_cnn:small_cnn", (3, 8, 8), "module")))
     assert set(answer) == {"layers", "boundary_bytes", "forward_s", "backward_s", "parameters"}
@@ -47,13 +36,10 @@ def test_answer_is_the_contract_s():
     assert min(answer["forward_s"]) > 0
 
 
-def test_torchvision_s_models_have_their_published_classes():
+def test_torchvision_s_models_have_their_published_classes_and_layers_by_granularity():
     answer = run_profile("squeezenet1_1", (3, 32, 32))
     assert answer["boundary_bytes"][-1] == 1000 * 4
     assert sum(answer["parameters"]) == 1_235_496
-
-
-def test_granularity():
     counts = [len(run_profile("resnet18", (3, 32, 32), kind)["layers"]) for kind in ("op", "module")]
     assert counts == [69, 52]
 
@@ -66,16 +52,14 @@ def test_granularity():
         ("builtins:dict", (3, 8, 8), "dict"),
         ("nodes.zoo.small_cnn:small_cnn", (1, 8, 8), r"shape \(1, 8, 8\)"),
         ("vit_b_16", (3, 30, 30), "^MODEL: vit_b_16: cannot be built"),
+        (branching, (3, 8, 8), "traced"),
+        (broken, (3, 8, 8), "two.*lines"),
     ],
 )
-def test_what_cannot_be_profiled_is_one_line(model, shape, says):
+def test_what_cannot_be_profiled_is_one_line(model, shape, says, monkeypatch):
+    if callable(model):  # found as ``module:callable``, whatever this module's name is
+        monkeypatch.setattr(profiles, "example", model, raising=False)
+        model = "bench.cli.profile:example"
     with pytest.raises(InputError, match=says) as raised:
         run_profile(model, shape)
-    assert len(str(raised.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize(("make", "says"), [(branching, "traced"), (broken, "two.*lines")])
-def test_whatever_a_model_of_one_s_own_raises_is_one_line(own, make, says):
-    with pytest.raises(InputError, match=says) as raised:
-        run_profile(own(make), (3, 8, 8))
     assert len(str(raised.value).splitlines()) == 1

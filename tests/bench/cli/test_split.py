@@ -49,32 +49,25 @@ def errors(split, tmp_path: Path):
     return run
 
 
-def test_a_plan_is_answered_with_cost_splits_and_sci_bytes(split) -> None:
+def test_a_plan_is_answered_with_cost_splits_and_sci_bytes_of_the_messages_in_the_order_of_the_links(split) -> None:
     answer = split(PLAN)
     assert list(answer) == ["cost_s", "splits", "sci_bytes"]
     assert answer["cost_s"] == pytest.approx(4 + (0.1 + 0.5) + (0.2 + 0.5) + 1)
     assert answer["splits"] == [1, 1]
     assert json.loads(json.dumps(answer)) == answer
-
-
-def test_sci_bytes_are_those_of_the_encoded_messages_in_the_order_of_the_links(split) -> None:
-    whole = [
-        b"".join(encode(SplitCost(assignment=0, node=node, tensors={"cost_s": torch.zeros(4)}), sequence=9))
-        for node in ("mec", "cloud")
-    ]
-    assert split(PLAN)["sci_bytes"] == [len(message) for message in whole]
+    tensors = {"cost_s": torch.zeros(4)}
+    messages = (SplitCost(assignment=0, node=node, tensors=tensors) for node in ("mec", "cloud"))
+    whole = [b"".join(encode(message, sequence=9)) for message in messages]
+    assert answer["sci_bytes"] == [len(message) for message in whole]
     assert len(whole[0]) < len(whole[1])
 
 
-def test_a_result_goes_on_to_the_last_node(split) -> None:
+def test_a_result_goes_on_to_the_last_node_and_training_adds_the_way_back(split) -> None:
     free = PLAN.replace("ue: [4, 4, 4]", "ue: [0, 0, 0]")
     assert split(free) | {"sci_bytes": []} == {"cost_s": 0.0, "splits": [3, 3], "sci_bytes": []}
     delivered = split(free.replace("50, 0]", "50, 10]"))
     assert delivered["splits"] == [1, 1]
     assert delivered["cost_s"] == pytest.approx(0.1 + 0.5 + 0.2 + 0.5 + 1)
-
-
-def test_training_adds_the_way_back(split) -> None:
     answer = split(PLAN + TRAINING)
     assert answer["splits"] == [0, 1]
     assert answer["cost_s"] == pytest.approx((10 + 0.5 + 0.5) + 2 + (0.2 + 0.5 + 1 + 0.5) + 1)
@@ -112,14 +105,11 @@ def test_an_objective_weighs_latency_and_energy(split, objective: str, splits: l
     assert answer["cost_s"] == pytest.approx(cost)
 
 
-def test_one_node_computes_all(split) -> None:
+def test_one_node_computes_all_and_the_largest_numbers_allowed_still_give_a_number(split) -> None:
     plan = "nodes: [ue]\ncompute_s: {ue: [1, 2]}\nboundary_bytes: [1, 1, 1]\n"
     alone = {"cost_s": 3.0, "splits": [], "sci_bytes": []}
     assert split(plan) == alone
     assert split(plan + "links: []\nparameter_bytes: [1, 1]\ncurrent_splits: []\n") == alone
-
-
-def test_the_largest_numbers_allowed_still_give_a_number(split) -> None:
     plan = PLAN.replace("[100, 1, 50, 0]", "[1e18, 1e18, 1e18, 1e18]").replace("80", "1e-9").replace("40", "1e-9")
     assert json.dumps(split(plan), allow_nan=False)
 
@@ -170,18 +160,14 @@ def test_an_error_names_line_and_key(errors, old: str, new: str, line: int, key:
     assert all("\n" not in text for text in found)
 
 
-def test_a_node_named_twice_is_an_error(errors) -> None:
+def test_a_node_name_may_hold_dots_but_not_be_given_twice(errors) -> None:
     found = errors(PLAN.replace("[ue, mec, cloud]", "[ue, mec, ue]"))
     assert "1: nodes[2]: 'ue' is named twice" in found
-
-
-def test_a_node_name_may_hold_dots(errors) -> None:
     found = errors("nodes: [a.b]\nboundary_bytes: [1, 1]\ncompute_s:\n  a.b: [1, 2]\n")
     assert found == ["4: compute_s.a.b: has 2 entries, needs 1 (one fewer than boundary_bytes)"]
 
 
 def test_all_errors_are_found_at_once_in_the_order_of_the_file(errors) -> None:
     found = errors(PLAN.replace("[2, 2, 2]", "[2]").replace("[4, 4, 4]", "[4]") + "current_splits: [9, 1]\n")
-    assert [text.split(": ")[1] for text in found] == [
-        "parameter_bytes", "compute_s.ue", "compute_s.mec", "current_splits[0]", "current_splits[1]"
-    ]  # fmt: skip
+    keys = ["parameter_bytes", "compute_s.ue", "compute_s.mec", "current_splits[0]", "current_splits[1]"]
+    assert [text.split(": ")[1] for text in found] == keys

@@ -23,7 +23,5 @@ from bench.console.eta import Spent, time_left
         ([Spent("a", 50.0, 5.0)] * 18, [("b", 100.0)], 19.0),  # by now that is most of it: 190 s for 1,000
     ],
 )
-def test_estimates_are_scaled_by_how_wrong_they_were(
-    done: list[Spent], todo: list[tuple[str, float | None]], left_s: float | None
-) -> None:
+def test_estimates_are_scaled_by_how_wrong_they_were(done: list, todo: list, left_s: float | None) -> None:
     assert time_left(done, todo) == (None if left_s is None else pytest.approx(left_s))

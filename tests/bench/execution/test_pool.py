@@ -20,7 +20,7 @@ from bench.execution.plan import RunPlan, Schedule, make_plan, options_of
 from bench.execution.progress import Progress
 from bench.suite.schema import Case
 
-Command = Callable[..., int]
+Run = Callable[..., int]
 RUN = ("run", "crew.yaml", "--jobs", "2", "--out", "out")
 MODULE = """
 import os, signal, sys
@@ -93,6 +93,19 @@ def crew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def run(crew: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """``bench run`` of the suite, with what its cases do, as words of DOES; the exit code."""
+
+    def start(*words: str, **does: str) -> int:
+        with monkeypatch.context() as patch:
+            for name, value in does.items():
+                patch.setenv(name, value)
+            return main([*RUN, *words])
+
+    return start
+
+
 def recorded(out: str = "out") -> list[tuple[str, int, float]]:
     """(experiment, n, value) of each record."""
     records = map(json.loads, Path(out, "records.jsonl").read_text().splitlines())
@@ -100,14 +113,13 @@ def recorded(out: str = "out") -> list[tuple[str, int, float]]:
 
 
 def test_records_are_those_of_one_after_another_and_in_their_order(
-    crew: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    crew: Path, run: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*RUN[:2], "--jobs", "1", "--out", "one"]) == 0
     assert set((crew / "pids.txt").read_text().split()) == {str(os.getpid())}
     (crew / "pids.txt").unlink()
-    monkeypatch.setenv("DO_1", "wait")  # until 3 runs, so 2 has ended: either alone would stay for ever
-    monkeypatch.setenv("DO_3", "wake")
-    assert main(list(RUN)) == 0
+    # 1 waits until 3 runs, so 2 has ended: either alone would stay for ever
+    assert run(DO_1="wait", DO_3="wake") == 0
     assert [(name, n) for name, n, _ in recorded()] == [("beside", n) for n in (1, 2, 3, 4)] + [("alone", 9)]
     assert sorted(recorded()) == sorted(recorded("one"))
     assert len(set((crew / "pids.txt").read_text().split()) - {str(os.getpid())}) == 2
@@ -116,31 +128,24 @@ def test_records_are_those_of_one_after_another_and_in_their_order(
     assert "device cpu, shaping emulated, 2 at once where cases are parallel, into out" in shown
 
 
-def test_a_death_is_one_failure(crew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DO_2", "kill")
-    monkeypatch.setenv("DO_3", "fail")
-    assert main(list(RUN)) == 3
+def test_a_death_is_one_failure(crew: Path, run: Run) -> None:
+    assert run(DO_2="kill", DO_3="fail") == 3
     assert [n for _, n, _ in recorded()] == [1, 4, 9]
     errors = (crew / "out/errors.log").read_text()
     assert "crew/beside n=2 seed 0\nits process was killed by SIGKILL" in errors
     assert "ZeroDivisionError" in errors
-    monkeypatch.delenv("DO_2")
-    monkeypatch.delenv("DO_3")
-    assert main([*RUN, "--resume"]) == 0
+    assert run("--resume") == 0
     assert sorted(n for _, n, _ in recorded()) == [1, 2, 3, 4, 9]
 
 
-def test_ctrl_c_keeps_what_had_ended_and_leaves_no_process(crew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DO_1", "wake stay")  # both run when 3 interrupts
-    monkeypatch.setenv("DO_3", "wait interrupt stay")
-    assert main(list(RUN)) == 130
+def test_ctrl_c_keeps_what_had_ended_and_leaves_no_process(crew: Path, run: Run) -> None:
+    # 1 and 3 both run when 3 interrupts
+    assert run(DO_1="wake stay", DO_3="wait interrupt stay") == 130
     assert [n for _, n, _ in recorded()] == [2]
     pids = {int(pid) for pid in (crew / "pids.txt").read_text().split()}
     assert len(pids) == 2
     assert not any(map(psutil.pid_exists, pids))
-    monkeypatch.delenv("DO_1")
-    monkeypatch.delenv("DO_3")
-    assert main([*RUN, "--resume"]) == 0
+    assert run("--resume") == 0
     assert [n for _, n, _ in recorded()] == [2, 1, 3, 4, 9]
 
 
@@ -154,11 +159,8 @@ def test_a_killed_runner_takes_them_along(crew: Path) -> None:
     assert left == []
 
 
-def test_what_a_case_does_to_its_process_harms_no_other(crew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DO_1", "say-no-text")
-    monkeypatch.setenv("DO_2", "leave-process kill")
-    monkeypatch.setenv("DO_3", "read leave-process")
-    assert main(list(RUN)) == 3
+def test_what_a_case_does_to_its_process_harms_no_other(crew: Path, run: Run) -> None:
+    assert run(DO_1="say-no-text", DO_2="leave-process kill", DO_3="read leave-process") == 3
     assert [n for _, n, _ in recorded()] == [3, 4, 9]
     pids = {int(pid) for pid in (crew / "pids.txt").read_text().split()} - {os.getpid()}
     assert len(pids) >= 2 + 2
@@ -167,10 +169,8 @@ def test_what_a_case_does_to_its_process_harms_no_other(crew: Path, monkeypatch:
 
 
 def test_ctrl_c_while_a_case_is_recorded_keeps_those_that_had_ended(
-    crew: Path, monkeypatch: pytest.MonkeyPatch
+    crew: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    monkeypatch.setenv("DO_1", "wait")  # so 2 has ended, and is recorded after it
-    monkeypatch.setenv("DO_3", "wake stay")
     add = Journal.add
 
     def interrupted(journal: Journal, case: Case, *came: Any) -> None:
@@ -179,15 +179,15 @@ def test_ctrl_c_while_a_case_is_recorded_keeps_those_that_had_ended(
         add(journal, case, *came)
 
     monkeypatch.setattr(Journal, "add", interrupted)
-    assert main(list(RUN)) == 130
+    # 2 has ended, and is recorded after 1
+    assert run(DO_1="wait", DO_3="wake stay") == 130
     assert 2 in [n for _, n, _ in recorded()]
 
 
-def test_a_suite_that_was_changed_meanwhile_is_not_what_is_run(crew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suite_that_was_changed_meanwhile_is_not_what_is_run(crew: Path, run: Run) -> None:
     (crew / "crew.yaml").write_text(SUITE.replace("[1, 2, 3, 4]", "{a: 1, b: 2, c: 3, d: 4}"))
-    monkeypatch.setenv("DO_1", "change-suite wake kill")  # so 3 and 4 are run by processes that read the suite anew
-    monkeypatch.setenv("DO_2", "wait kill")
-    assert main(list(RUN)) == 3
+    # 3 and 4 are run by processes that read the suite anew
+    assert run(DO_1="change-suite wake kill", DO_2="wait kill") == 3
     assert [n for _, n, _ in recorded()] == ["c", 9]
     assert "crew/beside n=d seed 0\nthe suite was changed after" in (crew / "out/errors.log").read_text()
 

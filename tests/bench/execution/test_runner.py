@@ -20,7 +20,11 @@ from bench.console.view import duration, plan_lines
 from bench.suite.document import InputError
 from reports.record import Record, read_records
 
+pytestmark = pytest.mark.usefixtures("folder")
+
+Captured = pytest.CaptureFixture[str]
 Command = Callable[..., int]
+Told = Callable[..., tuple[int, str]]
 RUN = ("run", "toy.yaml", "--scale", "smoke", "--out", "out")
 ALL = {(n, part) for n in (1, 2, 3, 7) for part in "ab"}
 
@@ -72,9 +76,8 @@ def test_a_run_leaves_records_claims_a_report_and_its_conditions(folder: Path, c
     assert statuses() == {"sweep": ("done", None), "other": ("done", None)}
     assert verdicts() == {"two": "reproduced", "seven": "reproduced"}
     known = environment()
-    assert {key: known[key] for key in ("scale", "seed", "shaping", "device", "dataset")} == {
-        "scale": "smoke", "seed": 4, "shaping": "emulated", "device": "cpu", "dataset": "none"
-    }  # fmt: skip
+    conditions = {"scale": "smoke", "seed": 4, "shaping": "emulated", "device": "cpu", "dataset": "none"}
+    assert {key: known[key] for key in conditions} == conditions
     assert known["arguments"] == ["bench", *RUN, "--seed", "4"]
     assert known["started"] <= known["ended"]
     assert len(known["suites"][0]["sha256"]) == 64
@@ -84,44 +87,45 @@ def test_a_run_leaves_records_claims_a_report_and_its_conditions(folder: Path, c
 def test_the_plan_comes_first_and_plain_lines_follow(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(*RUN) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2:5] == [
-        "  toy/sweep  3 cases, time unknown",
-        "  toy/other  1 case, time unknown",
-        "4 cases, time unknown in all",
-    ]
-    assert lines[5] == "[1/4] toy/sweep n=1 seed 0"
+    plan = ["  toy/sweep  3 cases, time unknown", "  toy/other  1 case, time unknown", "4 cases, time unknown in all"]
+    assert lines[2:6] == [*plan, "[1/4] toy/sweep n=1 seed 0"]
     assert lines[-1] == "report: out/report.md"
 
 
-def test_a_folder_with_something_in_it_is_left_alone(
-    folder: Path, command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_with_something_in_it_is_left_alone(folder: Path, command: Command, told: Told) -> None:
     (folder / "out").mkdir()
     assert command(*RUN, "--resume") == 0
-    assert command(*RUN) == 2
-    assert capsys.readouterr().err == "--out: out is not empty; give --resume to continue the run there\n"
+    assert told(*RUN) == (2, "--out: out is not empty; give --resume to continue the run there\n")
     (folder / "mine").mkdir()
     (folder / "mine/thesis.txt").touch()
-    assert command("run", "toy.yaml", "--out", "mine", "--resume") == 2
-    assert "mine holds no run of `bench run`" in capsys.readouterr().err
+    code, error = told("run", "toy.yaml", "--out", "mine", "--resume")
+    assert code == 2
+    assert "mine holds no run of `bench run`" in error
     assert command("run", "toy.yaml", "--out", "toy.py") == 2
     assert command("run", "toy.yaml", "--resume") == 2
-    capsys.readouterr()
     (folder / "out/records.jsonl").unlink()
     (folder / "out/records.jsonl").mkdir()
-    assert command(*RUN, "--resume") == 2
-    assert capsys.readouterr().err == f"--out: out: {os.strerror(errno.EISDIR)}\n"
+    assert told(*RUN, "--resume") == (2, f"--out: out: {os.strerror(errno.EISDIR)}\n")
 
 
-def test_a_failure_does_not_stop_the_others_and_can_be_made_good(
-    folder: Path, command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_may_not_be_looked_into_is_told_of(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_dir = Path.is_dir
+
+    def closed(path: Path) -> bool:
+        if path == Path("out"):
+            raise PermissionError(13, "Permission denied")
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", closed)  # a stranger's folder, which root may look into
+    assert told(*RUN) == (2, "--out: out: Permission denied\n")
+
+
+def test_a_failure_does_not_stop_the_others_and_can_be_made_good(folder: Path, command: Command, told: Told) -> None:
     (folder / "fail").touch()
-    assert command(*RUN) == 3
-    assert recorded() == Counter({cell for cell in ALL if cell[0] != 2})
     reason = "toy/sweep n=2 seed 0: RuntimeError: a cable is missing"
+    assert told(*RUN) == (3, f"failed: {reason}\n")
+    assert recorded() == Counter({cell for cell in ALL if cell[0] != 2})
     assert statuses() == {"sweep": ("failed", reason), "other": ("done", None)}
-    assert capsys.readouterr().err == f"failed: {reason}\n"
     assert "in fail\n    raise RuntimeError" in (folder / "out/errors.log").read_text()
     assert verdicts() == {"two": "not-run", "seven": "reproduced"}
     assert reason in (folder / "out/report.md").read_text()
@@ -148,12 +152,10 @@ def test_a_failure_does_not_stop_the_others_and_can_be_made_good(
         ("nothing", "the experiment measured nothing"),
     ],
 )
-def test_what_is_no_measurement_is_a_failure(
-    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, wrong: str, reason: str
-) -> None:
+def test_what_is_no_measurement_is_a_failure(command: Command, monkeypatch: Any, wrong: str, reason: str) -> None:
     monkeypatch.setenv("WRONG", wrong)
     run = "toy:nothing" if wrong == "nothing" else "toy:wrong"
-    (folder / "toy.yaml").write_text(f"name: toy\nexperiments: [{{name: a, run: '{run}', grid: {{n: [1]}}}}]")
+    Path("toy.yaml").write_text(f"name: toy\nexperiments: [{{name: a, run: '{run}', grid: {{n: [1]}}}}]")
     assert command(*RUN) == 3
     assert reason in str(statuses()["a"][1])
     assert records() == []
@@ -166,9 +168,7 @@ def test_what_is_finite_is_kept_of_a_case_with_numbers_that_are_not(folder: Path
     failed = ("failed", f"toy/a n=2 seed 0: {missing}; finite values were recorded")
     assert statuses() == {"a": failed}
     kept = [(record.case["n"], record.metric) for record in records()]
-    assert Counter(kept) == Counter(
-        {(n, m): 1 if m == "bytes" else 4 for n in (1, 2, 3) for m in ("bytes", "loss")} | {(2, "loss"): 0}
-    )
+    assert Counter(kept) == {(1, "bytes"): 1, (2, "bytes"): 1, (3, "bytes"): 1, (1, "loss"): 4, (3, "loss"): 4}
     assert not (folder / "out/.scratch").exists()
     assert command(*RUN, "--resume") == 3  # it would be the same again
     assert statuses() == {"a": failed}
@@ -194,7 +194,7 @@ def test_ctrl_c_keeps_the_records_and_writes_the_report(folder: Path, command: C
 
 @pytest.mark.parametrize("on_ctrl_c", [signal.default_int_handler, signal.SIG_IGN])  # ignored in the background
 def test_sigterm_is_as_ctrl_c_but_for_the_exit_code(
-    folder: Path, command: Command, request: pytest.FixtureRequest, on_ctrl_c: Any
+    folder: Path, command: Command, request: Any, on_ctrl_c: Any
 ) -> None:
     request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, on_ctrl_c)))
     (folder / "terminate").touch()
@@ -245,16 +245,18 @@ def test_a_marker_whose_line_did_not_end_does_not_count(folder: Path, command: C
         (lambda out: spoil_line(out / "records.jsonl"), r"records.jsonl:1: "),
     ],
 )
-def test_a_run_whose_files_were_changed_is_left_alone(
-    spoil: Callable[[Path], None], message: str, folder: Path, command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command(*RUN) == 0
+def test_a_run_whose_files_were_changed_is_left_alone(folder: Path, told: Told, spoil: Any, message: str) -> None:
+    assert told(*RUN)[0] == 0
     spoil(folder / "out")
-    before = (folder / "out/records.jsonl").read_bytes()
-    capsys.readouterr()
-    assert command(*RUN, "--resume") == 2
-    assert message in capsys.readouterr().err
-    assert (folder / "out/records.jsonl").read_bytes() == before
+    assert_left_alone(told, message, "--resume")
+
+
+def assert_left_alone(told: Told, message: str, *words: str) -> None:
+    before = Path("out/records.jsonl").read_bytes()
+    code, error = told(*RUN, *words)
+    assert code == 2
+    assert message in error
+    assert Path("out/records.jsonl").read_bytes() == before
 
 
 def spoil_line(path: Path) -> None:
@@ -264,11 +266,10 @@ def spoil_line(path: Path) -> None:
 def test_a_run_keeps_its_name_and_start_when_it_goes_on(folder: Path, command: Command) -> None:
     assert command(*RUN, "--only", "other") == 0
     path = folder / "out/environment.json"
-    path.write_text(json.dumps(environment() | {"run": "first", "started": "2020-01-01T00:00:00+00:00"}))
+    first = {"run": "first", "started": "2020-01-01T00:00:00+00:00"}
+    path.write_text(json.dumps(environment() | first))
     assert command(*RUN, "--resume") == 0
-    assert {key: environment()[key] for key in ("run", "started")} == {
-        "run": "first", "started": "2020-01-01T00:00:00+00:00"
-    }  # fmt: skip
+    assert {key: environment()[key] for key in first} == first
     assert [record.run for record in records() if record.experiment == "sweep"] == ["first"] * 6
 
 
@@ -283,63 +284,55 @@ def test_a_run_keeps_its_name_and_start_when_it_goes_on(folder: Path, command: C
         ("name: toy\n=name: toy\ndataset: digits\n", "dataset was none, is now digits"),
     ],
 )
-def test_a_run_goes_on_only_under_the_same_conditions(
-    folder: Path, command: Command, capsys: pytest.CaptureFixture[str], case: Any, said: str
-) -> None:
-    assert command(*RUN) == 0
-    before = (folder / "out/records.jsonl").read_bytes()
+def test_a_run_goes_on_only_under_the_same_conditions(folder: Path, told: Told, case: Any, said: str) -> None:
+    assert told(*RUN)[0] == 0
     words = case if isinstance(case, tuple) else ()
     if not words:
-        (folder / "toy.yaml").write_text((folder / "toy.yaml").read_text().replace(*case.split("=")))
-    assert command(*RUN, "--resume", *words) == 2
-    assert said in capsys.readouterr().err
-    assert (folder / "out/records.jsonl").read_bytes() == before
+        change(*case.split("="))
+    assert_left_alone(told, said, "--resume", *words)
 
 
-def test_seeds_cases_and_claims_may_be_added_to_a_run(folder: Path, command: Command) -> None:
+def change(old: str, new: str) -> None:
+    """Put ``new`` in the place of ``old`` in the suite."""
+    path = Path("toy.yaml")
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_seeds_cases_and_claims_may_be_added_to_a_run(command: Command) -> None:
     assert command(*RUN) == 0
     calls()
-    text = (folder / "toy.yaml").read_text().replace("n: [1, 2, 3]", "n: [1, 2, 3, 4]")
-    text = text.replace("parameters: {n: 7}", "parameters: {n: 7}\n    seeds: 2").replace("claim: two", "claim: zwei")
-    (folder / "toy.yaml").write_text(text)
+    change("n: [1, 2, 3]", "n: [1, 2, 3, 4]")
+    change("parameters: {n: 7}", "parameters: {n: 7}\n    seeds: 2")
+    change("claim: two", "claim: zwei")
     assert command(*RUN, "--resume") == 0
     assert calls() == ["4/0", "7/1"]
     assert set(verdicts()) == {"zwei", "seven"}
 
 
-def test_only_runs_what_matches(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_runs_what_matches(command: Command, told: Told) -> None:
     assert command(*RUN, "--only", "toy/o*") == 0
     assert calls() == ["7/0"]
     assert statuses() == {"sweep": ("skipped", "not selected by --only toy/o*"), "other": ("done", None)}
     assert verdicts() == {"two": "not-run", "seven": "reproduced"}
-    assert command("run", "toy.yaml", "--only", "othr", "--only", "sweep", "--only", "x*") == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "--only: no experiment matches othr (did you mean 'toy/other'?)",
-        "--only: no experiment matches x*",
-    ]
+    wrong = "--only: no experiment matches othr (did you mean 'toy/other'?)\n--only: no experiment matches x*\n"
+    assert told("run", "toy.yaml", "--only", "othr", "--only", "sweep", "--only", "x*") == (2, wrong)
 
 
-def test_only_may_be_given_again(folder: Path, command: Command) -> None:
-    third = "  - {name: third, mode: in-process, run: 'toy:measure'}\nclaims:"
-    (folder / "toy.yaml").write_text((folder / "toy.yaml").read_text().replace("claims:", third))
+def test_only_may_be_given_again(command: Command) -> None:
+    change("claims:", "  - {name: third, mode: in-process, run: 'toy:measure'}\nclaims:")
     assert command(*RUN, "--only", "third", "--only", "o*") == 0
     assert calls() == ["7/0", "1/0"]
     assert statuses()["sweep"] == ("skipped", "not selected by --only third o*")
 
 
-def test_what_a_scale_skips_is_said(folder: Path, command: Command) -> None:
-    with (folder / "toy.yaml").open("r+") as file:
-        text = file.read().replace("parameters: {n: 7}", "scales: {smoke: {skip: needs a day}}")
-        file.seek(0)
-        file.write(text)
+def test_what_a_scale_skips_is_said(command: Command) -> None:
+    change("parameters: {n: 7}", "scales: {smoke: {skip: needs a day}}")
     assert command(*RUN) == 0
     assert statuses()["other"] == ("skipped", "not at scale smoke: needs a day")
 
 
-def test_unusable_input_is_found_before_anything_runs(
-    folder: Path, command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "toy.yaml").write_text((folder / "toy.yaml").read_text().replace("n: 7", "n: 1e-3"))
+def test_unusable_input_is_found_before_anything_runs(folder: Path, command: Command, capsys: Captured) -> None:
+    change("n: 7", "n: 1e-3")
     assert command(*RUN) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -358,33 +351,14 @@ def test_without_out_runs_gets_folders_of_their_own(folder: Path, command: Comma
     assert all(path.name.startswith("toy-2") for path in folders)
 
 
-def test_a_folder_that_may_not_be_looked_into_is_told_of(
-    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    is_dir = Path.is_dir
-
-    def closed(path: Path) -> bool:
-        if path == Path("out"):
-            raise PermissionError(13, "Permission denied")
-        return is_dir(path)
-
-    monkeypatch.setattr(Path, "is_dir", closed)  # a stranger's folder, which root may look into
-    assert command(*RUN) == 2
-    assert capsys.readouterr().err == "--out: out: Permission denied\n"
-
-
-@pytest.mark.usefixtures("folder")
 def test_the_function_gives_the_records_as_a_frame() -> None:
     frame = api.run("toy.yaml", scale="smoke", out="out", seed=3)
     assert list(frame["value"]) == [record.value for record in records()]
     assert set(frame["seed"]) == {3}
     assert frame.attrs["out"] == "out"
-    with pytest.raises(InputError, match="is not empty"):
-        api.run("toy.yaml", scale="smoke", out="out")
-    with pytest.raises(InputError, match="jobs"):
-        api.run("toy.yaml", scale="smoke", jobs=-2)
-    with pytest.raises(InputError, match="scale"):
-        api.run("toy.yaml", scale="smal")
+    for words, wrong in (("is not empty", {"out": "out"}), ("jobs", {"jobs": -2}), ("scale", {"scale": "smal"})):
+        with pytest.raises(InputError, match=words):
+            api.run("toy.yaml", **{"scale": "smoke", **wrong})
     Path("fail").touch()
     with pytest.raises(RuntimeError, match=r"a cable is missing.*The records of the other cases are in more"):
         api.run("toy.yaml", out="more")
