@@ -10,32 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.gate.compare import (
-    GateInputError,
-    GateOutcome,
-    GateRule,
-    Side,
-    compare,
-    read_baseline,
-    read_run,
-    write_baseline,
-)
+from bench.gate.compare import GateInputError, GateRule, Side, compare, read_baseline, read_run, write_baseline
 from bench.gate.report import as_json, as_junit, as_markdown
 from reports.record import Record
 
 DEFAULTS: dict[str, Any] = {
-    "run": "r",
-    "suite": "s",
-    "experiment": "e",
-    "case": {"method": "split"},
-    "metric": "accuracy",
-    "unit": "",
-    "seed": 0,
-    "mode": "in-process",
-    "scale": "smoke",
-    "dataset": "digits",
-    "shaping": "none",
-    "device": "cpu",
+    **{"run": "r", "suite": "s", "experiment": "e", "case": {"method": "split"}, "metric": "accuracy", "unit": ""},
+    **{"seed": 0, "mode": "in-process", "scale": "smoke", "dataset": "digits", "shaping": "none", "device": "cpu"},
 }
 RULES = [
     GateRule(metric="accuracy", tolerance=0.01, direction="lower-is-worse"),
@@ -50,6 +31,10 @@ def record(value: float, **fields: Any) -> Record:
 
 def up_bytes(value: float, **fields: Any) -> Record:
     return record(value, metric="up_bytes", unit="bytes", **fields)
+
+
+def cut(value: float, **fields: Any) -> Record:
+    return record(value, metric="cut", **fields)
 
 
 def side(*records: Record, rules: list[GateRule] = RULES, **fields: Any) -> Side:
@@ -79,10 +64,10 @@ def run_folder(path: Path, records: list[Record], **suite: Any) -> Path:
         (up_bytes(1000), up_bytes(1050), "ok"),
         (up_bytes(1000), up_bytes(1051), "regression"),
         (up_bytes(1000), up_bytes(1), "ok"),
-        (record(3, metric="cut"), record(3, metric="cut"), "ok"),
-        (record(3, metric="cut"), record(2, metric="cut"), "regression"),
-        (record(3, metric="cut"), record(4, metric="cut"), "regression"),
-        (record(3, metric="cut"), record(3.001, metric="cut"), "regression"),
+        (cut(3), cut(3), "ok"),
+        (cut(3), cut(2), "regression"),
+        (cut(3), cut(4), "regression"),
+        (cut(3), cut(3.001), "regression"),
         (up_bytes(0), up_bytes(1), "regression"),
         (up_bytes(-1000), up_bytes(-950), "ok"),
         (up_bytes(-1000), up_bytes(-949), "regression"),
@@ -111,92 +96,62 @@ def test_what_no_rule_names_is_not_gated_and_the_first_rule_counts() -> None:
     assert statuses(side(record(0.89, experiment="e2")), side(record(0.9, experiment="e2"))) == ["ok"]
 
 
-def test_missing_numbers_fail_and_new_ones_are_listed() -> None:
-    assert statuses(side(record(0.9)), side(record(0.9), up_bytes(1))) == ["ok", "missing"]
-    assert statuses(side(record(0.9), up_bytes(1)), side(record(0.9))) == ["ok", "new"]
-    assert statuses(side(record(0.9)), side(record(0.9), record(0.9, seed=1))) == ["ok", "missing"]
-    assert statuses(side(record(0.9)), side(record(0.9), record(1, metric="m", suite="t"))) == ["ok", "missing"]
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("mode", "live"),
-        ("scale", "laptop"),
-        ("dataset", "cifar10"),
-        ("shaping", "kernel"),
-        ("device", "cuda"),
-        ("seed", 7),
-    ],
-)
-def test_other_conditions_are_refused(field: str, value: object) -> None:
-    with pytest.raises(GateInputError, match=f"{field}.* in the baseline"):
-        compare(side(record(0.9, **{field: value})), side(record(0.9)))
-
-
-def test_repeats_are_averaged_and_told_apart_by_case_and_seed() -> None:
-    repeats = side(record(1, metric="cut"), record(3, metric="cut"))
-    assert statuses(side(record(2, metric="cut")), repeats) == ["ok"]
-    assert statuses(repeats, side(record(2, metric="cut"))) == ["ok"]
-    pairs: list[dict[str, Any]] = [{"case": {"a": 1, "b": 2}}, {"case": {"b": 2, "a": 2}}, {"case": {}, "seed": 1}]
-    numbers = side(*(record(value, metric="cut", **fields) for value, fields in enumerate(pairs)))
-    other_order = [{"case": {"b": 2, "a": 1}}, *pairs[1:]]
-    again = side(*(record(value, metric="cut", **fields) for value, fields in enumerate(other_order)))
-    assert [(outcome.baseline, outcome.status) for outcome in compare(again, numbers)] == [
-        (0, "ok"),
-        (1, "ok"),
-        (2, "ok"),
-    ]
-
-
-def test_outcomes_are_in_the_order_of_the_baseline() -> None:
-    cuts = [record(value, metric="cut", case={"n": value}) for value in (1, 2, 3)]
-    outcomes = compare(side(cuts[2], cuts[0], record(4, metric="cut", case={"n": 4})), side(*cuts))
+def test_missing_numbers_fail_and_new_ones_are_listed_in_the_order_of_the_baseline() -> None:
+    assert statuses(ONE, side(record(0.9), up_bytes(1))) == ["ok", "missing"]
+    assert statuses(side(record(0.9), up_bytes(1)), ONE) == ["ok", "new"]
+    assert statuses(ONE, side(record(0.9), record(0.9, seed=1))) == ["ok", "missing"]
+    assert statuses(ONE, side(record(0.9), record(1, metric="m", suite="t"))) == ["ok", "missing"]
+    cuts = [cut(value, case={"n": value}) for value in (1, 2, 3)]
+    outcomes = compare(side(cuts[2], cuts[0], cut(4, case={"n": 4})), side(*cuts))
     assert [outcome.case["n"] for outcome in outcomes] == [1, 2, 3, 4]
 
 
-def test_seeds_that_only_overlap_were_asked_for_differently() -> None:
-    with pytest.raises(GateInputError, match=r"seeds \[1, 2\], in the baseline \[0, 1\]"):
-        compare(side(record(1, seed=1), record(1, seed=2)), side(record(1), record(1, seed=1)))
+ONE, BOTH = side(record(0.9)), side(record(0.9), record(0.9, device="cuda"))
+OTHERS = {"mode": "live", "scale": "laptop", "dataset": "cifar10", "shaping": "kernel", "device": "cuda", "seed": 7}
+OVERLAPPING = side(record(1, seed=1), record(1, seed=2)), side(record(1), record(1, seed=1))
 
 
-def test_seeds_of_one_suite_are_not_those_of_another() -> None:
+@pytest.mark.parametrize(
+    ("run", "baseline", "words"),
+    [
+        *((side(record(0.9, **{field: value})), ONE, f"{field}.* in the baseline") for field, value in OTHERS.items()),
+        (*OVERLAPPING, r"seeds \[1, 2\], in the baseline \[0, 1\]"),  # asked for differently
+        (ONE, BOTH, r"device c.*, in the baseline c"),
+        (BOTH, ONE, r"device c.*, in the baseline c"),
+        (ONE, side(record(0.9), suites={"s": "def"}), "suite s has changed"),
+        (ONE, side(record(0.9, suite="t")), "no suite in common"),
+        (side(record(0.9), rules=[]), ONE, "no rule"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(run: Side, baseline: Side, words: str) -> None:
+    with pytest.raises(GateInputError, match=words):
+        compare(run, baseline)
+
+
+def test_suites_are_compared_one_by_one_by_their_hashes_where_these_are_known() -> None:
+    assert statuses(ONE, side(record(0.9), suites={})) == ["ok"]
     run = side(record(0.9), record(0.9, seed=1), record(1, suite="t"))
     assert statuses(run, side(record(0.9), record(1, suite="t"), record(1, suite="t", seed=2))) == ["ok", "new"]
 
 
-@pytest.mark.parametrize(("more", "less"), [(1, 0), (0, 1)])
-def test_an_experiment_that_ran_under_several_conditions_ran_under_each(more: int, less: int) -> None:
-    sides = [record(0.9), record(0.9, device="cuda")], [record(0.9)]
-    with pytest.raises(GateInputError, match=r"device c.*, in the baseline c"):
-        compare(side(*sides[less]), side(*sides[more]))
-
-
-def test_another_suite_is_refused_where_its_hash_is_known() -> None:
-    other = side(record(0.9), suites={"s": "def"})
-    with pytest.raises(GateInputError, match="suite s has changed"):
-        compare(side(record(0.9)), other)
-    assert statuses(side(record(0.9)), side(record(0.9), suites={})) == ["ok"]
-    with pytest.raises(GateInputError, match="no suite in common"):
-        compare(side(record(0.9)), side(record(0.9, suite="t")))
+def test_repeats_are_averaged_and_told_apart_by_case_and_seed() -> None:
+    repeats = side(cut(1), cut(3))
+    assert statuses(side(cut(2)), repeats) == statuses(repeats, side(cut(2))) == ["ok"]
+    pairs: list[dict[str, Any]] = [{"case": {"a": 1, "b": 2}}, {"case": {"b": 2, "a": 2}}, {"case": {}, "seed": 1}]
+    other_order = [{"case": {"b": 2, "a": 1}}, *pairs[1:]]
+    numbers, again = (side(*(cut(n, **fields) for n, fields in enumerate(each))) for each in (pairs, other_order))
+    found = [(outcome.baseline, outcome.status) for outcome in compare(again, numbers)]
+    assert found == [(0, "ok"), (1, "ok"), (2, "ok")]
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "µs", "ns", "min", "h", "seconds", "pictures/s"])
-def test_a_rule_for_a_time_is_refused(unit: str) -> None:
+def test_a_rule_for_a_time_is_refused_but_for_one_of_a_virtual_clock(unit: str) -> None:
     slow = record(1, metric="latency", unit=unit)
     rules = [*RULES, GateRule(metric="lat*", relative=0.5)]
     with pytest.raises(GateInputError, match="gate a ratio of two times"):
-        compare(side(record(0.9), slow, rules=rules), side(record(0.9)))
-
-
-def test_a_time_on_a_virtual_clock_is_no_machine_s_and_may_be_gated() -> None:
-    before, after = (record(value, metric="latency", unit="s", mode="virtual") for value in (1.0, 1.5))
+        compare(side(record(0.9), slow, rules=rules), ONE)
+    before, after = (record(value, metric="latency", unit=unit, mode="virtual") for value in (1.0, 1.5))
     assert statuses(side(after, rules=[GateRule(metric="latency")]), side(before)) == ["regression"]
-
-
-def test_a_gate_that_gates_nothing_is_refused() -> None:
-    with pytest.raises(GateInputError, match="no rule"):
-        compare(side(record(0.9), rules=[]), side(record(0.9)))
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e3), st.floats(0, 1e3), st.floats(1e-3, 1e3))
@@ -209,19 +164,18 @@ def test_worse_never_passes_where_better_fails(base: float, change: float, more:
     assert failed(change + more) >= failed(change)
 
 
-def test_a_baseline_that_was_written_is_read_and_passes(tmp_path: Path) -> None:
-    records = [record(0.9), up_bytes(10), record(1.5, metric="latency", unit="s")]
-    run = read_run(run_folder(tmp_path / "run", records))
-    assert write_baseline(tmp_path / "baseline.jsonl", run) == 2
-    lines = (tmp_path / "baseline.jsonl").read_text().splitlines()
+def test_a_baseline_that_was_written_of_what_is_gated_is_read_and_passes(tmp_path: Path) -> None:
+    records = [record(0.9), up_bytes(10), record(1.5, metric="latency", unit="s"), record(1, metric="loss")]
+    run, path = read_run(run_folder(tmp_path / "run", records)), tmp_path / "baseline.jsonl"
+    assert write_baseline(path, run) == 2
+    lines = path.read_text().splitlines()
     assert json.loads(lines[0]) == {"gate": 1, "suites": {"s": "abc"}}
     assert len(lines) == 3
-    assert statuses(run, read_baseline(tmp_path / "baseline.jsonl")) == ["ok", "ok"]
-
-
-def test_the_records_of_a_run_are_a_baseline(tmp_path: Path) -> None:
-    folder = run_folder(tmp_path, [record(0.9), record(1.5, metric="latency", unit="s")])
-    assert statuses(read_run(folder), read_baseline(folder / "records.jsonl")) == ["ok"]
+    baseline = read_baseline(path)
+    assert [one.metric for one in baseline.records] == ["accuracy", "up_bytes"]
+    assert baseline.suites == {"s": "abc"}
+    for read in (baseline, read_baseline(tmp_path / "run/records.jsonl")):  # the records of a run are one too
+        assert statuses(run, read) == ["ok", "ok"]
 
 
 def test_no_baseline_is_made_of_a_run_that_failed_or_gates_nothing(tmp_path: Path) -> None:
@@ -264,13 +218,8 @@ def test_a_record_may_speak_of_the_gate_and_lines_may_be_empty(tmp_path: Path) -
 @pytest.mark.parametrize(
     "environment",
     [
-        "nonsense",
-        "[]",
-        '{"suites": [{}]}',
-        '{"suites": [3]}',
-        '{"suites": ["s"]}',
-        '{"suites": [{"name": "s", "experiments": [3]}]}',
-        '{"suites": [{"name": "s", "gate": 1}]}',
+        *("nonsense", "[]", '{"suites": [{}]}', '{"suites": [3]}', '{"suites": ["s"]}'),
+        *('{"suites": [{"name": "s", "experiments": [3]}]}', '{"suites": [{"name": "s", "gate": 1}]}'),
     ],
 )
 def test_an_environment_that_is_none_is_refused(tmp_path: Path, environment: str) -> None:
@@ -288,14 +237,6 @@ def test_what_an_environment_leaves_out_is_not_known(tmp_path: Path) -> None:
     assert read_run(skipped).failed == []
 
 
-def test_what_is_gated_and_the_suites_hash_are_kept_in_a_baseline(tmp_path: Path) -> None:
-    run = side(record(0.9), record(1, metric="loss"))
-    assert write_baseline(tmp_path / "baseline.jsonl", run) == 1
-    baseline = read_baseline(tmp_path / "baseline.jsonl")
-    assert [one.metric for one in baseline.records] == ["accuracy"]
-    assert baseline.suites == {"s": "abc"}
-
-
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GateInputError, match=r"environment\.json"):
         read_run(tmp_path)
@@ -307,13 +248,13 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def outcomes() -> list[GateOutcome]:
+def outcomes() -> list[Any]:
     """One of every status."""
-    baseline = side(record(0.9), up_bytes(10), record(3, metric="cut"))
+    baseline = side(record(0.9), up_bytes(10), cut(3))
     return compare(side(record(0.5), up_bytes(10), record(1, metric="down_bytes", case={"a|b": "<x>"})), baseline)
 
 
-def test_junit_has_a_test_case_for_every_number(outcomes: list[GateOutcome]) -> None:
+def test_junit_has_a_test_case_for_every_number(outcomes: list[Any]) -> None:
     (suite,) = ET.fromstring(as_junit(outcomes))
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "2", "1")
     found = {case.get("name"): [child.tag for child in case] for case in suite}
@@ -327,20 +268,17 @@ def test_junit_has_a_test_case_for_every_number(outcomes: list[GateOutcome]) -> 
     assert failure.get("message") == "s/e/accuracy (method=split), seed 0: 0.9 -> 0.5, allowed 0.01"
 
 
-def test_the_summary_shows_what_moved_regressions_first(outcomes: list[GateOutcome]) -> None:
+def test_the_summary_shows_what_moved_regressions_first(outcomes: list[Any]) -> None:
     text = as_markdown(outcomes)
     assert text.startswith("# Gate: failed\n\n4 numbers: 1 regression, 1 missing, 1 new, 1 ok.\n")
-    assert [line.split()[1] for line in text.splitlines() if line.startswith("| ")][2:] == [
-        "regression",
-        "missing",
-        "new",
-    ]
+    rows = [line.split()[1] for line in text.splitlines() if line.startswith("| ")]
+    assert rows[2:] == ["regression", "missing", "new"]
     assert "up_bytes" not in text
     assert r"a\|b=\<x\>" in text
     assert as_markdown(outcomes[1:2]) == "# Gate: passed\n\n1 numbers: 1 ok.\n"
 
 
-def test_json_tells_whether_it_passed(outcomes: list[GateOutcome]) -> None:
+def test_json_tells_whether_it_passed(outcomes: list[Any]) -> None:
     found = json.loads(json.dumps(as_json(outcomes)))
     assert found["passed"] is False
     assert found["counts"] == {"regression": 1, "missing": 1, "new": 1, "ok": 1}

@@ -75,40 +75,23 @@ def expanded(path: Path) -> dict[str, Any]:
     suite = convert(document, SuiteFile)
     document.check()
     assert suite is not None
-    experiments = []
+    experiments = {}
     for spec in suite.experiments:
         scales = {}
         for scale in SCALES:
             here = spec.at(scale)
-            scales[scale] = {
-                "seeds": here.seeds,
-                "estimate_s": here.estimate_s,
-                "skip": here.skip,
-                "cases": [[labels, here.parameters | values] for labels, values in points(here.grid)],
-            }
-        experiments.append(
-            {
-                "name": spec.name,
-                "run": spec.run,
-                "mode": spec.mode,
-                "dataset": spec.dataset or suite.dataset,
-                "parallel": spec.parallel,
-                "figures": spec.figures,
-                "scales": scales,
-            }
-        )
-    plain = msgspec.json.encode(
-        {
-            "name": suite.name,
-            "include": suite.include,
-            "experiments": {one["name"]: one for one in experiments},
-            "claims": {claim.claim: claim for claim in suite.claims},
-            "gate": suite.gate,
-            "fronts": suite.fronts,
-        }
-    )
-    found: dict[str, Any] = loaded(plain.decode())
+            cases = [[labels, here.parameters | values] for labels, values in points(here.grid)]
+            scales[scale] = fields(here, "seeds", "estimate_s", "skip") | {"cases": cases}
+        own = {"dataset": spec.dataset or suite.dataset, "scales": scales}
+        experiments[spec.name] = fields(spec, "name", "run", "mode", "parallel", "figures") | own
+    claims = {claim.claim: claim for claim in suite.claims}
+    whole = fields(suite, "name", "include", "gate", "fronts") | {"experiments": experiments, "claims": claims}
+    found: dict[str, Any] = loaded(msgspec.json.encode(whole).decode())
     return found
+
+
+def fields(one: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in names}
 
 
 def loaded(text: str) -> Any:

@@ -12,6 +12,8 @@ import yaml
 from bench.execution.loader import load
 from bench.suite.document import InputError
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 
 def expanded(text: str) -> dict[str, Any]:
     """The expanded form of the suite ``text``, which is right."""
@@ -49,27 +51,14 @@ experiments:
 """
 
 
-@pytest.mark.usefixtures("folder")
 def test_defaults_stand_under_groups_and_both_under_an_experiment() -> None:
-    twice = {"parameters": {"rate": 0.1, "n": 2, "inner": {"a": [1]}}, "grid": {"n": [1, 2]}}
-    assert expanded(SUITE)["experiments"] == [
-        {"mode": "in-process", "parameters": {"rate": 0.1, "n": 9}, "name": "plain", "run": "toy:measure"},
-        {
-            "mode": "in-process",
-            **twice,
-            "run": "toy:measure",
-            "scales": {"smoke": {"parameters": {"n": 5}, "seeds": 2}, "paper": {"seeds": 3}},
-            "name": "group",
-        },
-        {
-            "mode": "virtual",
-            "parameters": {"rate": 0.1, "n": 2, "inner": {"b": [2]}},
-            "run": "toy:measure",
-            "grid": {"n": [1, 2], "rate": [0.5]},
-            "scales": {"smoke": {"parameters": {"n": 5, "rate": 0.3}, "seeds": 2}},
-            "name": "own",
-        },
-    ]
+    assert expanded(SUITE)["experiments"] == yaml.safe_load("""
+- {name: plain, run: "toy:measure", mode: in-process, parameters: {rate: 0.1, n: 9}}
+- {name: group, run: "toy:measure", mode: in-process, parameters: {rate: 0.1, n: 2, inner: {a: [1]}}, grid: {n: [1, 2]},
+   scales: {smoke: {parameters: {n: 5}, seeds: 2}, paper: {seeds: 3}}}
+- {name: own, run: "toy:measure", mode: virtual, parameters: {rate: 0.1, n: 2, inner: {b: [2]}},
+   grid: {n: [1, 2], rate: [0.5]}, scales: {smoke: {parameters: {n: 5, rate: 0.3}, seeds: 2}}}
+""")
 
 
 HEAD = "name: own\nexperiments: [{name: one, run: 'toy:measure', grid: {n: [1, 2]}}]\n"  # lines 1 and 2
@@ -84,39 +73,21 @@ TABLE = """claims:
 """
 
 
-@pytest.mark.usefixtures("folder")
 def test_each_row_of_a_table_is_a_claim() -> None:
-    def claim(n: int) -> dict[str, Any]:
-        return {"of": {"experiment": "one", "metric": "n", "case": {"n": n}}, "tolerance": 0.5}
-
-    assert expanded(HEAD + TABLE)["claims"] == [
-        {"claim": "c-1", "source": "Table I", "value": claim(1), "statement": "The first.", "paper": 1.5},
-        {
-            "claim": "c-2",
-            "source": "Table II",
-            "value": claim(2),
-            "statement": "The second.",
-            "paper": 2.5,
-            "inconsistent": "It is not.",
-        },
-    ]
+    assert expanded(HEAD + TABLE)["claims"] == yaml.safe_load("""
+- {claim: c-1, source: Table I, statement: The first., paper: 1.5,
+   value: {of: {experiment: one, metric: n, case: {n: 1}}, tolerance: 0.5}}
+- {claim: c-2, source: Table II, statement: The second., paper: 2.5, inconsistent: It is not.,
+   value: {of: {experiment: one, metric: n, case: {n: 2}}, tolerance: 0.5}}
+""")
 
 
-@pytest.mark.usefixtures("folder")
 def test_a_table_without_columns_holds_what_its_claims_share() -> None:
-    text = "claims:\n- source: s\n  needs_data: false\n  rows:\n"
-    text += "  - {claim: a, statement: At $5 it is n, bound: {of: {experiment: one, metric: n}, at_most: 1}}\n"
-    (claim,) = expanded(HEAD + text)["claims"]
-    assert claim == {
-        "source": "s",
-        "needs_data": False,
-        "claim": "a",
-        "statement": "At $5 it is n",  # a dollar in a row is a dollar
-        "bound": {"of": {"experiment": "one", "metric": "n"}, "at_most": 1},
-    }
+    row = "claim: a, statement: At $5 it is n, bound: {of: {experiment: one, metric: n}, at_most: 1}"
+    (claim,) = expanded(HEAD + f"claims:\n- source: s\n  needs_data: false\n  rows:\n  - {{{row}}}\n")["claims"]
+    assert claim == yaml.safe_load(f"{{source: s, needs_data: false, {row}}}")
 
 
-@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("form", "full"),
     [
@@ -138,9 +109,8 @@ def test_a_selector_says_once_what_is_the_same_in_all(form: str, full: dict[str,
 @pytest.fixture
 def base(folder: Path) -> Path:
     (folder / "deep").mkdir()
-    (folder / "deep/base.yaml").write_text(
-        SUITE.replace("name: own", "name: base", 1) + "claims: claims.yaml\ngate: [{metric: n}]\n"
-    )
+    base = SUITE.replace("name: own", "name: base", 1) + "claims: claims.yaml\ngate: [{metric: n}]\n"
+    (folder / "deep/base.yaml").write_text(base)
     claims = TABLE.partition("\n")[2].replace("experiment: one", "experiment: $of").replace("[n, s", "[of, n, s")
     rows = "  - [plain, 1, The first., 1.5]\n  - [group, 2, The second., 2.5]\n  - [own, 3, The third., 3]\n"
     (folder / "deep/claims.yaml").write_text(claims.partition("  - [1,")[0] + rows)
@@ -178,12 +148,8 @@ def test_a_suite_that_extends_another_has_its_own_over_it() -> None:
 def test_a_form_takes_the_place_of_the_one_that_is_extended() -> None:
     bound = "bound: {of: {experiment: group, metric: n}, at_most: 1}"
     found = expanded(EXTENDS.replace("{claim: c-2, source: Table II}", f"{{claim: c-2, paper: null, {bound}}}"))
-    assert found["claims"][0] == {
-        "claim": "c-2",
-        "source": "Table I",
-        "statement": "The second.",
-        "bound": {"of": {"experiment": "group", "metric": "n"}, "at_most": 1},
-    }
+    wanted = f"{{claim: c-2, source: Table I, statement: The second., {bound}}}"
+    assert found["claims"][0] == yaml.safe_load(wanted)
 
 
 @pytest.mark.usefixtures("base")
@@ -210,16 +176,16 @@ def test_an_error_in_a_default_is_told_of_the_default_once(old: str, new: str, e
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True)), found
 
 
-@pytest.mark.usefixtures("folder")
 def test_a_default_of_no_use_is_an_error() -> None:
-    text = SUITE.replace("parameters: {rate: 0.1}", "parameters: {rate: 0.1, n: 3}\n  title: t")
-    text = text.replace("{name: group, group: twice}", "{name: group, group: twice, title: x}").replace(
-        "name: own\n", "name: own\n    title: y\n"
-    )
-    text = text.replace("name: own\n    title: y\n", "name: own\n", 1).replace(
-        "{name: plain,", "{name: plain, title: z,"
-    )
-    text = text.replace("groups:\n", "groups:\n  none: {mode: live}\n")
+    text = SUITE
+    for old, new in (
+        ("parameters: {rate: 0.1}", "parameters: {rate: 0.1, n: 3}\n  title: t"),
+        ("{name: plain,", "{name: plain, title: z,"),
+        ("group: twice}", "group: twice, title: x}"),
+        ("  - name: own\n", "  - name: own\n    title: y\n"),
+        ("groups:\n", "groups:\n  none: {mode: live}\n"),
+    ):
+        text = text.replace(old, new)
     assert errors(text) == [
         "4: defaults.parameters.n: no experiment uses this default",
         "5: defaults.title: no experiment uses this default",
@@ -227,7 +193,6 @@ def test_a_default_of_no_use_is_an_error() -> None:
     ]
 
 
-@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

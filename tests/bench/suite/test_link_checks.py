@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,7 @@ experiments:
         ue: {timing: {forward_s: 0.1}}
         cloud: {timing: {forward_s: 0.1}}
 """
+Told = Callable[..., tuple[int, str]]
 
 
 @pytest.mark.parametrize(
@@ -61,26 +63,23 @@ def test_a_link_wherever_it_stands_is_held_against_who_shapes_it(
     assert [found for found, _ in misfits(parameters, mode, "none", shaping)] == ([] if key is None else [key])
 
 
-def test_a_half_duplex_link_of_the_kernel_s_is_unusable_input(
-    folder: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_half_duplex_link_of_the_kernel_s_is_unusable_input(folder: Path, told: Told, monkeypatch: Any) -> None:
     monkeypatch.setattr(conditions, "shaping", lambda choice: "tbf+emulated")
     (folder / "mine.yaml").write_text(SUITE)
-    assert command("run", "mine.yaml", "--shaping", "kernel", "--out", "out") == 2
-    assert capsys.readouterr().err == (
+    error = (
         "mine.yaml:13: experiments[0].grid.link.shared.half_duplex: the kernel's links have two directions of their"
         " own; give --shaping emulated\n"
     )
+    assert told("run", "mine.yaml", "--shaping", "kernel", "--out", "out") == (2, error)
     assert not (folder / "out").exists()
 
 
-def test_what_a_mode_lacks_is_unusable_input(
-    folder: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_mode_lacks_is_unusable_input(folder: Path, told: Told) -> None:
     text = SUITE.replace("cloud: {timing: {forward_s: 0.1}}", "cloud: {slowdown: 2}")
     (folder / "mine.yaml").write_text(text + "      time_dilation: 3\n")
-    assert command("validate", "mine.yaml") == 2
-    assert capsys.readouterr().err.splitlines() == [
+    code, error = told("validate", "mine.yaml")
+    assert code == 2
+    assert error.splitlines() == [
         "mine.yaml:23: experiments[1].parameters.devices.cloud: in virtual time a device needs a timing"
         " (at scale smoke)",
         "mine.yaml:24: experiments[1].parameters.time_dilation: only a live run can be dilated; this one is"

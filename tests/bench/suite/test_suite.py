@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bench.execution.journal import case_key
 from bench.execution.loader import load, packaged
 from bench.suite.document import InputError
 
+pytestmark = pytest.mark.usefixtures("folder")
 HEAD = "name: own\nexperiments:\n- name: one\n  run: toy:measure\n"  # lines 1 to 4
 NO_FILE = os.strerror(errno.ENOENT)
 CLAIM = "claim: c, source: s, statement: n, needs_data: false"
@@ -27,7 +29,6 @@ def errors(text: str, data: Path | None = None) -> list[str]:
     return [line.removeprefix("own.yaml:") for line in caught.value.lines]
 
 
-@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -64,6 +65,7 @@ def errors(text: str, data: Path | None = None) -> list[str]:
         (HEAD + f"claims:\n- {{{CLAIM}, bound: {{of: {{experiment: on, metric: n}}, at_least: 1}}}}", ["6: claims[0]: no experiment 'on' in this suite (did you mean 'one'?)"]),
         (HEAD + f"  grid: {{n: [1]}}\nclaims:\n- {{{CLAIM}, bound: {{of: {{experiment: one, metric: n, case: {{n: 2}}}}, at_least: 1}}}}", ["7: claims[0]: no case of one has n 2"]),
         (HEAD + f"claims:\n- {{{CLAIM}}}", ["6: claims[0]: claim c: give exactly one of value, bound, ratio, difference, order; none given"]),
+        (HEAD + "fronts:\n- {title: t, cost: c, worth: w, methods: [{name: m, experiment: two, cost: b, worth: a, key: k}]}", ["6: fronts[0].methods[0].experiment: no experiment 'two' in this suite"]),
         (HEAD + "include: [nosuch]", ["5: include[0]: no file and no packaged suite 'nosuch'"]),
         (HEAD + "include: [own.yaml]", ["5: include[0]: 'own.yaml' includes this file again"]),
     ],
@@ -79,7 +81,6 @@ CHAIN = "name: own\ndataset: digits\nexperiments:\n- name: one\n  run: pipeline.
 PARAMETERS = "experiments[0].parameters"
 
 
-@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -113,7 +114,6 @@ ONE_EDGE = "only used with several edge servers; edges is 1"
 SIDE = "  mode: virtual\n  parameters: {side: 8, cut: 5, backhaul: wifi}\n"
 
 
-@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -154,26 +154,17 @@ def nothing():
 """
 
 
-@pytest.mark.usefixtures("folder")
 def test_one_error_does_not_hide_those_that_later_checks_find() -> None:
     text = HEAD + "  mod: live\n  parameters: {n: x}\n- {name: two, run: 'toy:nosuch'}\nclaims: [3]\nglaims: []\n"
-    assert [line.split(": ")[1] for line in errors(text)] == [
-        "experiments[0].mod",
-        "experiments[0].parameters.n",
-        "experiments[1].run",
-        "claims[0]",
-        "glaims",
-    ]
+    keys = ["experiments[0].mod", "experiments[0].parameters.n", "experiments[1].run", "claims[0]", "glaims"]
+    assert [line.split(": ")[1] for line in errors(text)] == keys
 
 
-def test_a_cycle_of_includes_is_an_error_where_it_closes(folder: Path) -> None:
+def test_errors_of_all_suites_are_found_and_a_cycle_of_includes_where_it_closes(folder: Path) -> None:
     (folder / "a.yaml").write_text("name: a\ninclude: [b.yaml]")
     (folder / "b.yaml").write_text("name: b\ntitle: ''\ninclude: [a.yaml]")
     with pytest.raises(InputError, match=r"b.yaml:3: include\[0\]: 'a.yaml' includes this file again"):
         load(["a.yaml"])
-
-
-def test_errors_of_all_suites_are_found(folder: Path) -> None:
     (folder / "a.yaml").write_text("name: a\ninclude: [b.yaml]\nq: 1")
     (folder / "b.yaml").write_text("name: b\nr: 1")
     with pytest.raises(InputError) as caught:
@@ -226,7 +217,6 @@ def test_the_hash_covers_what_decides_the_numbers_of_a_scale(folder: Path, text:
     assert (before[1] == after[1]) == same  # by which a run is resumed
 
 
-@pytest.mark.usefixtures("folder")
 def test_a_suite_expands_to_its_grid_times_its_seeds() -> None:
     Path("own.yaml").write_text(
         HEAD + "  parameters: {rate: 0.1}\n  grid: {n: [1, 2], inner: {few: {a: [1]}, none: {}}}\n  seeds: 2\n"
@@ -235,20 +225,14 @@ def test_a_suite_expands_to_its_grid_times_its_seeds() -> None:
     )
     (one,) = load(["own.yaml"])[0].experiments
     laptop = [(case.case, case.parameters.n, case.parameters.inner, case.seed) for case in one.cases("laptop", 5)]
-    few, none = {"a": [1]}, {}  # type: ignore[var-annotated]
-    assert laptop == [
-        ({"n": n, "inner": label}, n, inner, seed)
-        for n in (1, 2)
-        for label, inner in (("few", few), ("none", none))
-        for seed in (5, 6)
-    ]
+    cells = product((1, 2), (("few", {"a": [1]}), ("none", {})), (5, 6))
+    assert laptop == [({"n": n, "inner": label}, n, inner, seed) for n, (label, inner), seed in cells]
     smoke = [(case.case["n"], case.parameters.rate, case.estimate_s) for case in one.cases("smoke", 0)]
     assert smoke == [(3, 0.2, 1.0), (3, 0.2, 1.0)]
     assert list(one.cases("paper", 0)) == []
     assert one.skipped("paper") == "not at scale paper: too long"
 
 
-@pytest.mark.usefixtures("folder")
 def test_data_sets_are_resolved() -> None:
     Path("own.yaml").write_text(HEAD + "  dataset: auto(cifar10)\n  parameters: {data: auto(stl10)}\n")
     (one,) = load(["own.yaml"])[0].experiments
@@ -259,6 +243,7 @@ def test_data_sets_are_resolved() -> None:
 
 
 def test_a_path_goes_before_a_packaged_suite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert packaged()["all"].read_text().count("- name") == 0  # it includes alone
     (folder / "packaged.yaml").write_text("name: other\nclaims: []\nexperiments: [{name: a, run: 'toy:measure'}]")
     known = {"toy.yaml": folder / "packaged.yaml", "named": folder / "packaged.yaml"}
     monkeypatch.setattr("bench.execution.loader.packaged", lambda: known)
@@ -266,22 +251,9 @@ def test_a_path_goes_before_a_packaged_suite(folder: Path, monkeypatch: pytest.M
     assert load(["named"])[0].file.name == "other"
 
 
-def test_all_yaml_only_includes() -> None:
-    assert packaged()["all"].read_text().count("- name") == 0
-
-
 def test_a_suite_that_names_no_model_needs_no_torch(folder: Path, command: Callable[..., int]) -> None:
     assert command("validate", "toy.yaml") == 0
-    code = (
-        "import sys; from bench.cli.main import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
-    )
+    code = "import sys; from bench.cli.main import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path)), "PATH": ""}
     for words in (["validate", "toy.yaml"], ["list"], ["run", "--help"]):
         subprocess.run([sys.executable, "-c", code, *words], cwd=folder, env=environment, check=True, timeout=300)
-
-
-@pytest.mark.usefixtures("folder")
-def test_a_front_of_an_experiment_that_is_not_there_is_found():
-    method = "{name: m, experiment: two, cost: b, worth: a, key: k}"
-    text = f"{HEAD}fronts:\n- {{title: t, cost: c, worth: w, methods: [{method}]}}\n"
-    assert errors(text) == ["6: fronts[0].methods[0].experiment: no experiment 'two' in this suite"]
