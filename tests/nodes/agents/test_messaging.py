@@ -12,12 +12,8 @@ from nodes.errors import ProtocolError
 from nodes.wire.channel import memory_pair
 from nodes.wire.messages import Gradient, Heartbeat
 
-PAYOFF = {(0, a, b): 7.0 for a, b in product((0, 1), (0, 1))} | {
-    (1, 0, 0): 0.0,
-    (1, 0, 1): 1.0,
-    (1, 1, 0): 1.0,
-    (1, 1, 1): 8.0,
-}
+PAYOFF = {(0, *chosen): 7.0 for chosen in product((0, 1), repeat=2)}
+PAYOFF |= {(1, 0, 0): 0.0, (1, 0, 1): 1.0, (1, 1, 0): 1.0, (1, 1, 1): 8.0}
 
 
 def test_qmix_finds_the_joint_optimum_where_vdn_settles_for_the_safe_game():

@@ -9,16 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodes.splitting import migration
-from nodes.splitting.migration import (
-    CLOUD,
-    BackhaulLink,
-    Controller,
-    EdgeNetwork,
-    Model,
-    State,
-    follow_separate_copies,
-    route_s,
-)
+from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, Model, State, route_s
 
 World = tuple[EdgeNetwork, Model]
 EDGES = ("a", "b", "c")
@@ -205,16 +196,15 @@ def test_copies_of_their_own_go_where_there_is_room() -> None:
     assert holders(["a", "b"], 0.5) == ["a", "a"]  # 10 s of data that goes on there, against 12 s
     assert holders(["a", "b"], 0.7) == ["a", "b"]
     with pytest.raises(ValueError, match="no edge can store 6 bytes for client 3"):
-        follow_separate_copies(network, model, 1, 1.0, [("a",) * 4])
+        migration.follow_separate_copies(network, model, 1, 1.0, [("a",) * 4])
 
 
 def test_data_is_forwarded_to_no_edge_without_a_copy():
     """The route of c's data over a is as fast as its own link to the cloud, with less delay; but a has no copy."""
     slow, fast = BackhaulLink(2.0, 0), BackhaulLink(16.0, 0)
     links = {("a", "b"): slow, ("a", "c"): fast, ("b", "c"): slow, ("a", CLOUD): fast, ("b", CLOUD): slow}
-    network = EdgeNetwork(
-        EDGES, links | {("c", CLOUD): BackhaulLink(8.0, 1)}, {key: [0.0] for key in (*EDGES, CLOUD)}, 0
-    )
+    links[("c", CLOUD)] = BackhaulLink(8.0, 1)
+    network = EdgeNetwork(EDGES, links, {key: [0.0] for key in (*EDGES, CLOUD)}, 0)
     controller = Controller(network, Model([1, 0], [1], [1]), "migrate", 2, 1, 1.0)
     state = controller.follow(controller.begin(["a", "a"]), ["a", "c"])
     assert state.holders == ("a", "c")

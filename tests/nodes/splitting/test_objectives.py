@@ -10,14 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodes.splitting import objectives
-from nodes.splitting.objectives import (
-    ChainMetric,
-    Limit,
-    search_accumulated,
-    search_per_edge,
-    search_within_limit,
-    weighted_sum,
-)
+from nodes.splitting.objectives import ChainMetric, Limit, search_accumulated, search_within_limit, weighted_sum
 from nodes.splitting.search import path_cost, search
 
 Splits = tuple[int, ...]
@@ -160,7 +153,7 @@ def test_what_nodes_settle_for_may_leave_nothing_to_those_before_them() -> None:
     assert search(*latency).cost == 6
 
 
-@pytest.mark.parametrize("method", [search_per_edge, search_accumulated])
+@pytest.mark.parametrize("method", [objectives.search_per_edge, search_accumulated])
 def test_of_equal_splits_the_later_one_is_found(method):
     free = ChainMetric([[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0, 0.0]])
     assert method(free, []).splits == [2]
