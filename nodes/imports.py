@@ -27,8 +27,7 @@ def load_callable(name: str) -> Callable[..., Any]:
     try:
         found: Callable[..., Any] = operator.attrgetter(attribute)(module)
     except AttributeError:
-        hint = did_you_mean(attribute, vars(module))
-        raise ValueError(f"{module_name} has no {attribute!r}{hint}") from None
+        raise ValueError(f"{module_name} has no {attribute!r}{did_you_mean(attribute, vars(module))}") from None
     if not callable(found):
         raise ValueError(f"{name} is not callable")
     return found

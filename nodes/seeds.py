@@ -13,10 +13,7 @@ def derive(seed: int, *purpose: int) -> int:
 
 
 def seed_generators(seed: int) -> None:
-    """Seed torch's generators: the CPU's, and the GPUs' where CUDA is in use.
-
-    Much faster than ``torch.manual_seed``, which looks for every kind of device on each call.
-    """
+    """Seed torch's CPU and CUDA generators; much faster than ``torch.manual_seed``, which looks for every device."""
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for generator in torch.cuda.default_generators:

@@ -215,8 +215,7 @@ def _merge_uncuttable(layers: list[list[fx.Node]], observed: dict[fx.Node, Any])
     graph = layers[0][-1].graph
     merged = [list(layers[0])]
     for index in range(1, len(layers)):
-        cuttable = all(isinstance(observed[node], (torch.Tensor, int, float)) for node in _live(graph, layer_of, index))
-        if cuttable:
+        if all(isinstance(observed[node], (torch.Tensor, int, float)) for node in _live(graph, layer_of, index)):
             merged.append(list(layers[index]))
         else:
             merged[-1] += layers[index]

@@ -29,17 +29,13 @@ def last_checkpoint(job: Job, layers: int) -> int:
     """The last epoch for which every node that holds layers has a checkpoint; 0 if none."""
     if job.checkpoint is None:
         return 0
-    epochs = [
-        _epochs(job, index) for index in range(len(job.nodes)) if not layer_range(job.splits, index, layers).relays
-    ]
-    return max(set.intersection(*epochs), default=0)
+    holders = [index for index in range(len(job.nodes)) if not layer_range(job.splits, index, layers).relays]
+    return max(set.intersection(*(_epochs(job, index) for index in holders)), default=0)
 
 
 def _epochs(job: Job, index: int) -> set[int]:
-    folder = checkpoint_path(job, index, 0).parent
-    return (
-        {int(path.stem.rpartition("-")[2]) for path in folder.glob(f"node-{index}-*.pt")} if job.checkpoint else set()
-    )
+    files = checkpoint_path(job, index, 0).parent.glob(f"node-{index}-*.pt") if job.checkpoint else ()
+    return {int(path.stem.rpartition("-")[2]) for path in files}
 
 
 def write_checkpoint(job: Job, index: int, epoch: int, state: dict[str, Any]) -> None:

@@ -34,20 +34,10 @@ def import_path(name: str) -> str | None:
 
 
 def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:
-    """Build and initialise a network.
+    """Build a network from ``seed``, on the CPU and in training mode, for pictures of ``input_shape`` (C, H, W).
 
-    Args:
-        name: A name of ``BUILT_IN``, a torchvision classifier, or ``module:callable``, called with ``classes=`` if it
-            takes that.
-        classes: Classes that the network tells apart.
-        input_shape: (C, H, W) of a picture.
-        seed: Seed of the parameters.
-
-    Returns:
-        The network, on the CPU, in training mode.
-
-    Raises:
-        ModelError: An unknown name, or a failure in the network's constructor.
+    ``name`` is of ``BUILT_IN``, a torchvision classifier, or ``module:callable``, called with ``classes=`` if it takes
+    that. Raises ModelError for an unknown name, or a failure in the network's constructor.
     """
     torch.manual_seed(derive(seed))
     try:
@@ -77,7 +67,6 @@ def outline(name: str, classes: int, input_shape: tuple[int, int, int], granular
 
 
 def _own(name: str, classes: int) -> Any:
-    """The result of ``module:callable``, called with ``classes=`` if it takes that."""
     try:
         make = load_callable(name)
     except ValueError as error:

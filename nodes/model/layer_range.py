@@ -31,12 +31,6 @@ def layer_range(splits: tuple[int, ...], index: int, layers: int) -> LayerRange:
     last = stop == layers and (start < layers or index == 0)
     works = start < stop or index == 0
     receiver = next((p for p in range(index + 1, len(done) - 1) if done[p + 1] > done[p]), None)
-    return LayerRange(
-        index=index,
-        start=start,
-        stop=stop,
-        first=index == 0,
-        last=last,
-        inbound=index - 1 if index and works else None,
-        outbound=receiver - 1 if works and receiver is not None else None,
-    )
+    inbound = index - 1 if index and works else None
+    outbound = receiver - 1 if works and receiver is not None else None
+    return LayerRange(index, start, stop, first=index == 0, last=last, inbound=inbound, outbound=outbound)

@@ -30,10 +30,7 @@ def training_state(named: Tensors, optimizer: torch.optim.Optimizer | None) -> T
 
 
 def load_training_state(named: Tensors, came: Mapping[str, torch.Tensor]) -> dict[torch.Tensor, Tensors]:
-    """Copy a ``training_state`` into ``named``; return the optimizer's state of each of these tensors.
-
-    Raises ProtocolError for missing or additional tensors, and for other shapes or dtypes.
-    """
+    """Copy a ``training_state`` from elsewhere into ``named``; return each optimizer state. Raises ProtocolError."""
     left, states = dict(came), dict[torch.Tensor, Tensors]()
     with torch.no_grad():
         for name, tensor in named.items():
@@ -52,7 +49,6 @@ def load_training_state(named: Tensors, came: Mapping[str, torch.Tensor]) -> dic
 
 
 def _checked(name: str, came: torch.Tensor | None, held: torch.Tensor) -> torch.Tensor:
-    """``came`` on the device of ``held``. Raises ProtocolError for another shape or dtype."""
     if came is None or came.shape != held.shape or came.dtype != held.dtype:
         got = "nothing" if came is None else f"{came.dtype} {list(came.shape)}"
         raise ProtocolError(f"{name}: got {got}, expected {held.dtype} {list(held.shape)}")

@@ -72,7 +72,8 @@ def trace(model: nn.Module) -> fx.Graph:
             _follow_mode(model, train, evaluate)
             if str(train) == str(evaluate):
                 return train
-            differing = _differing(train, evaluate)
+            one, other = _by_owner(train), _by_owner(evaluate)
+            differing = {path for path in one.keys() | other.keys() if one.get(path) != other.get(path)}
             if "" in differing or differing <= leaves:
                 raise ModelError(
                     "operations outside any module differ between training and evaluation; move them into a module"
@@ -83,7 +84,6 @@ def trace(model: nn.Module) -> fx.Graph:
 
 
 def _traced(model: nn.Module, leaves: set[str]) -> fx.Graph:
-    """The graph of ``model`` in its present mode."""
     # fx leaves the tensor constants of an earlier trace in the model; without them this trace reuses their names.
     for name in [name for name in vars(model) if name.startswith("_tensor_constant")]:
         delattr(model, name)
@@ -110,8 +110,6 @@ def _follow_mode(model: nn.Module, train: fx.Graph, evaluate: fx.Graph) -> None:
 
 
 def _constants(node: fx.Node) -> Arguments:
-    """The arguments of ``node`` that depend on no other node."""
-
     def constant(argument: Any) -> bool:
         made: list[fx.Node] = []
         fx.map_arg(argument, made.append)
@@ -119,12 +117,6 @@ def _constants(node: fx.Node) -> Arguments:
 
     arguments: Iterable[tuple[int | str, Any]] = itertools.chain(enumerate(node.args), node.kwargs.items())
     return {key: argument for key, argument in arguments if constant(argument)}
-
-
-def _differing(train: fx.Graph, evaluate: fx.Graph) -> set[str]:
-    """Paths of the modules with other operations of their own in the two graphs; "" is the model."""
-    one, other = _by_owner(train), _by_owner(evaluate)
-    return {path for path in one.keys() | other.keys() if one.get(path) != other.get(path)}
 
 
 def _by_owner(graph: fx.Graph) -> dict[str, list[Any]]:
@@ -171,7 +163,6 @@ def clear_in_place(model: nn.Module, graph: fx.Graph, observed: dict[fx.Node, An
 
 
 def _in_place(model: nn.Module, node: fx.Node) -> bool:
-    """Whether ``node`` changes its first argument."""
     if not node.args or not isinstance(node.args[0], fx.Node):
         return False
     if node.kwargs.get("inplace"):

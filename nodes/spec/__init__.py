@@ -5,19 +5,5 @@ from nodes.spec.job import Control, DataSpec, Device, Granularity, Job, Optimize
 from nodes.spec.policy import LinkSpec, Policy
 from nodes.spec.service import Pace, Service
 
-__all__ = [
-    "Control",
-    "DataSpec",
-    "Device",
-    "Federation",
-    "Granularity",
-    "Job",
-    "LinkSpec",
-    "OptimizerSpec",
-    "Pace",
-    "Policy",
-    "SchemeSpec",
-    "Service",
-    "StageSpec",
-    "Timing",
-]
+__all__ = ["Control", "DataSpec", "Device", "Granularity", "Job", "OptimizerSpec", "StageSpec", "Timing"]
+__all__ += ["Federation", "LinkSpec", "Pace", "Policy", "SchemeSpec", "Service"]

@@ -1,6 +1,6 @@
 """Specification of a federation: many clients and their servers that train one network.
 
-Clients belong to edge servers, as equal groups or as moves say, and edge servers to one cloud where there are several.
+Clients belong to edge servers, in equal groups or as ``moves`` say; several edge servers belong to one cloud.
 """
 
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,8 +16,11 @@ ALPHA, SHARDS = 0.5, 2  # if not given
 
 
 class Partition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which training pictures a client has: equal random parts; shares of each class by a Dirichlet distribution of
-    ``alpha``; or ``shards`` a client of the pictures sorted by class (McMahan et al.'s pathological split)."""
+    """Training pictures of each client.
+
+    Equal random parts, shares of each class by a Dirichlet distribution of ``alpha``, or ``shards`` runs of the
+    pictures sorted by class (McMahan et al.'s pathological split).
+    """
 
     kind: Literal["iid", "dirichlet", "shards"] = "iid"
     alpha: Annotated[float, msgspec.Meta(gt=0)] = ALPHA
@@ -46,8 +49,7 @@ class Absence(NamedTuple):
 
 
 class ClientMove(NamedTuple):
-    """A client that belongs to edge server ``to_edge`` (from 0) once ``after_rounds`` are over; after 0 it begins
-    there."""
+    """A client belongs to edge server ``to_edge`` (from 0) after ``after_rounds`` rounds; after 0 it begins there."""
 
     client: int
     after_rounds: int
@@ -104,7 +106,6 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError("slowdowns: one at least, none below 1")
 
     def _check_moves(self) -> None:
-        """Raise ValueError for a move of or to nobody, at no round's end, or to where its client is."""
         at = {client: client * self.edges // self.clients for client in range(self.clients)}
         seen = set()
         for move in self._ordered():
@@ -123,12 +124,10 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def client_names(self) -> tuple[str, ...]:
-        """Of all clients; ``client3`` is the third."""
         return tuple(f"client{number + 1}" for number in range(self.clients))
 
     @property
     def edge_names(self) -> tuple[str, ...]:
-        """Of the edge servers."""
         return tuple(f"edge{number + 1}" for number in range(self.edges))
 
     def places(self, round_number: int) -> list[int]:
@@ -140,20 +139,16 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return at
 
     def edge_of(self, client: int, round_number: int = 0) -> int:
-        """The edge server of a client in a round."""
         return self.places(round_number)[client]
 
     def group(self, edge: int, round_number: int = 0) -> tuple[int, ...]:
-        """The clients of an edge server in a round."""
         return tuple(client for client, at in enumerate(self.places(round_number)) if at == edge)
 
     def visits(self, client: int) -> tuple[int, ...]:
-        """The edge servers that a client ever belongs to, in the order in which it comes there."""
         later = [move.to_edge for move in self._ordered() if move.client == client]
         return tuple(dict.fromkeys([self.edge_of(client), *later]))
 
     def visitors(self, edge: int) -> tuple[int, ...]:
-        """The clients that ever belong to an edge server."""
         movers = {move.client for move in self.moves if move.to_edge == edge}
         return tuple(sorted(movers.union(self.group(edge))))
 
@@ -165,11 +160,9 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return {client: way for client, way in enumerate(ways) if way[0] != way[1]}
 
     def slowdown(self, client: int) -> float:
-        """How much slower than this machine a client is."""
         return self.slowdowns[client % len(self.slowdowns)]
 
     def device(self, client: int) -> Device:
-        """What a client computes on."""
         slowdown = self.slowdown(client)
         if self.client_timing is None:
             return Device(slowdown=slowdown)

@@ -27,35 +27,24 @@ class StageSpec(_Spec, frozen=True, kw_only=True):
 
 
 class OptimizerSpec(_Spec, frozen=True, kw_only=True):
-    """The optimizer that each node applies to its own parameters. ``schedule`` is evaluated per epoch.
-
-    Each of ``factors`` is (epoch, multiplier of the learning rate from then on); 1 before the first.
-    """
+    """Each node's own optimizer, over its own parameters."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[float, msgspec.Meta(ge=0)] = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: Literal["constant", "cosine"] = "constant"
-    factors: tuple[tuple[int, float], ...] = ()
+    schedule: Literal["constant", "cosine"] = "constant"  # per epoch
+    factors: tuple[tuple[int, float], ...] = ()  # (epoch, factor of the learning rate from then on); 1 before
 
 
 class DataSpec(_Spec, frozen=True, kw_only=True):
-    """The data that the UE reads.
+    """The data that the UE reads."""
 
-    Args:
-        name: A data set of ``nodes.data.datasets``; "none" for blank pictures, as many as the counts say.
-        directory: Folder of its files; None for the embedded digits.
-        train_samples: Training pictures, each class keeping its share; None: all.
-        test_samples: Test pictures, likewise.
-        augment: Crop and mirror training pictures at random.
-    """
-
-    name: str = "digits"
-    directory: str | None = None
-    train_samples: int | None = None
-    test_samples: int | None = None
-    augment: bool = False
+    name: str = "digits"  # a data set of ``nodes.data.datasets``; "none" for blank pictures, as many as the counts say
+    directory: str | None = None  # folder of its files; None for the embedded digits
+    train_samples: int | None = None  # training pictures, each class keeping its share; None: all
+    test_samples: int | None = None  # test pictures, likewise
+    augment: bool = False  # crop and mirror training pictures at random
 
 
 class Seat(NamedTuple):
@@ -94,20 +83,17 @@ class Device(_Spec, frozen=True, kw_only=True):
 
 
 class Control(_Spec, frozen=True, kw_only=True):
-    """Let split-cost messages move layers between the nodes during training (``nodes.training.migration``).
-
-    HiveMind, section IV-E: moving layers is part of the cost of a split (Eq. 8 and 9).
+    """Let split-cost messages move layers between the nodes during training (HiveMind, section IV-E, Eq. 8 and 9).
 
     Args:
         layer_s: Seconds [P][L] of each layer in one training step, forward and backward, by node.
-        links: The P-1 links as reported to the nodes, by the training step from which they hold, counted over all
-            epochs. Must have step 0.
+        links: The P-1 links as reported to the nodes, by the training step, counted over all epochs, from which they
+            hold; must have step 0.
         policy: When updates are sent and splits change; what concerns tasks and periods is not used.
-        every_steps: Training steps between two requests for an assignment, if the last answer has arrived.
-        horizon_steps: Training steps for which an assignment is taken to hold; the cost of moving is spread over them.
+        every_steps: Training steps between two requests for an assignment, if the last answer has arrived; 1 or more.
+        horizon_steps: Training steps, 1 or more, over which the cost of moving is spread.
 
-    Raises:
-        ValueError: A number below 1, or no links at step 0.
+    Raises ValueError for a number below 1, or no links at step 0.
     """
 
     layer_s: tuple[tuple[float, ...], ...]

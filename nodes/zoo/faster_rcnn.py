@@ -87,5 +87,4 @@ class _Classify(nn.Module):
 
 
 def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """``rows`` padded with zeros to ``count`` rows."""
     return torch.cat([rows, rows.new_zeros(count - len(rows), rows.shape[1])])

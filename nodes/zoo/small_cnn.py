@@ -12,15 +12,10 @@ def small_cnn(classes: int = 10, width: int = 32) -> nn.Module:
     channels = (3, width, 2 * width, 4 * width)
     blocks: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(channels):
-        blocks += [
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        ]
-    return nn.Sequential(
-        *blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(16 * width, classes)
-    )
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        blocks += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
+    head = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(16 * width, classes)]
+    return nn.Sequential(*blocks, *head)
 
 
 class SequenceLabeller(nn.Module):
@@ -59,8 +54,5 @@ def sequence_labeller(classes: int = 10) -> SequenceLabeller:
 
 
 def recurrent_agent(classes: int = 14) -> nn.Module:
-    """One step of an agent of QMIX as its paper builds it, from an observation 1 x 1 x 80 to ``classes`` action values.
-
-    The sizes of observation and actions are our assumption; they are those of small battles.
-    """
+    """One step of a QMIX agent: observation 1 x 1 x 80 to ``classes`` action values (assumed: a small battle)."""
     return nn.Sequential(nn.Flatten(), nn.Linear(80, 64), nn.ReLU(), nn.GRUCell(64, 64), nn.Linear(64, classes))
