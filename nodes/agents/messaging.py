@@ -18,6 +18,7 @@ from nodes.model.averaging import federated_average
 from nodes.wire.channel import Channel, memory_pair
 from nodes.wire.messages import Activation, AnyMessage, Gradient, Parameters
 
+HIDDEN = 32  # units of the agents' and the mixer's hidden layers
 LAYERS = 3  # of an agent's network
 TAKEN, BEST = "taken", "best"  # names of an agent's values
 
@@ -33,14 +34,11 @@ class Learned(NamedTuple):
     joint_return: float  # of the greedy joint policy, not discounted
 
 
-def learn_together(
-    mixing: Literal["qmix", "vdn"], seed: int, updates: int = 300, merge_every: int = 50, hidden: int = 32
-) -> Learned:
+def learn_together(mixing: Literal["qmix", "vdn"], seed: int, updates: int = 300, merge_every: int = 50) -> Learned:
     """Learn the two-step game over memory channels. Restores torch's generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Agent(STATES + AGENTS, hidden, ACTIONS)
-        mixer = LearningMixer(mixing, hidden)
+        network, mixer = Agent(STATES + AGENTS, HIDDEN, ACTIONS), LearningMixer(mixing, HIDDEN)
     agents = [LearningAgent(index, network) for index in range(AGENTS)]
     channels: list[tuple[Channel, Channel]] = [memory_pair(f"agent{index}", "cloud") for index in range(AGENTS)]
 

@@ -82,9 +82,8 @@ class LearningAgent:
     def values(self) -> tuple[Tensor, Tensor]:
         """Values of its own choices in each episode (N, 2), and of the best second choice by the target (N,)."""
         first, second = _seen(self.network, self._index)
-        self._taken = torch.stack(
-            [_chosen(first, CHOICES[:, 0, self._index]), _chosen(second, CHOICES[:, 1, self._index])], 1
-        )
+        own = CHOICES[:, :, self._index]
+        self._taken = torch.stack([_chosen(first, own[:, 0]), _chosen(second, own[:, 1])], 1)
         _, ahead = _seen(self._target, self._index)
         return self._taken.detach(), ahead.max(1).values
 
@@ -144,7 +143,6 @@ def greedy_return(agents: Sequence[Agent]) -> float:
 
 
 def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of the parameters of ``module``."""
     return sum(parameter.nbytes for parameter in module.parameters())
 
 

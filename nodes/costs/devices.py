@@ -7,8 +7,6 @@ with one picture is calibrated; everything else is a prediction.
 A backward pass takes two of each forward operation: the gradients of the input and of the weights.
 """
 
-import math
-
 import msgspec
 
 from nodes.costs.energy import Radio
@@ -88,20 +86,13 @@ def predict_profile(device: Hardware, workload: Workload) -> Profile:
     Returns:
         Seconds and joules [L] of both passes, with the workload's names, bytes and parameter counts.
     """
-    forward_s = [
-        layer_s(device, flops, moved) for flops, moved in zip(workload.flops, workload.moved_bytes, strict=True)
-    ]
+    work = zip(workload.flops, workload.moved_bytes, strict=True)
+    forward_s = [layer_s(device, flops, moved_bytes) for flops, moved_bytes in work]
     backward_s = [BACKWARD * seconds for seconds in forward_s]
     return profile_of(workload, 1, (forward_s, backward_s), (device.power_w, device.power_w))
 
 
 def layer_s(device: Hardware, flops: float, moved_bytes: float) -> float:
     """Seconds of one layer: its overhead, and the longer of arithmetic and memory traffic."""
-    return device.layer_overhead_s + max(
-        flops / (device.peak_flops * device.efficiency), moved_bytes / device.memory_bps
-    )
-
-
-def total_s(device: Hardware, workload: Workload) -> float:
-    """Seconds of the whole forward pass."""
-    return math.fsum(predict_profile(device, workload).forward_s)
+    arithmetic_s, memory_s = flops / (device.peak_flops * device.efficiency), moved_bytes / device.memory_bps
+    return device.layer_overhead_s + max(arithmetic_s, memory_s)

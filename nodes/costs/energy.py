@@ -20,9 +20,8 @@ def rapl_counter(root: Path = POWERCAP) -> JouleCounter | None:
     The kernel's counters wrap around, after minutes at the earliest: read more often than that.
     """
     try:
-        zones = [
-            _Zone(path) for path in sorted(root.glob("intel-rapl:*")) if re.fullmatch(r"intel-rapl:\d+", path.name)
-        ]
+        paths = sorted(root.glob("intel-rapl:*"))
+        zones = [_Zone(path) for path in paths if re.fullmatch(r"intel-rapl:\d+", path.name)]
     except (OSError, ValueError):
         return None
     return (lambda: sum(zone.joules() for zone in zones)) if zones else None
@@ -51,5 +50,4 @@ class Radio(NamedTuple):
     w_per_bps: float
 
     def transfer_j(self, n_bytes: float, rate_bps: float) -> float:
-        """Joules to move ``n_bytes`` at ``rate_bps``."""
         return 8 * n_bytes * (self.base_w / rate_bps + self.w_per_bps)

@@ -10,7 +10,7 @@ for one layer.
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -21,8 +21,7 @@ from nodes.costs.energy import JouleCounter
 from nodes.costs.workload import Inspected, Workload, inspect_chain, new_values
 from nodes.errors import ModelError
 from nodes.model.chain import Part, Values
-from nodes.model.layer_range import layer_range
-from nodes.spec.job import Granularity, Timing
+from nodes.spec.job import Granularity
 
 Clock = Callable[[], float]
 
@@ -42,11 +41,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
     def scaled(self, factor: float) -> "Profile":
         """The profile of a machine that is ``factor`` times slower, at the same power."""
-        longer = {name: [factor * value for value in getattr(self, name)] for name in _SCALED}
+        names = ("forward_s", "backward_s", "forward_j", "backward_j")
+        longer = {name: [factor * value for value in getattr(self, name)] for name in names}
         return msgspec.structs.replace(self, **longer)
-
-
-_SCALED = ("forward_s", "backward_s", "forward_j", "backward_j")
 
 
 def measure_profile(
@@ -129,39 +126,10 @@ def load_profile(path: Path) -> Profile:
     return profile
 
 
-def node_timings(profile: Profile, splits: Sequence[int], batch: int) -> list[Timing]:
-    """The time of a batch at each node of a chain.
-
-    Args:
-        profile: Seconds of each layer. They are scaled in proportion to the pictures: exact for the profiled batch,
-            an estimate for others.
-        splits: Layers done when leaving node 1 to P-1.
-        batch: Pictures of a batch.
-
-    Returns:
-        Seconds forward and backward of each of the P nodes.
-
-    Raises:
-        ModelError: Splits that do not fit the layers.
-    """
-    scale = batch / profile.batch
-    places = [layer_range(tuple(splits), node, len(profile.layers)) for node in range(len(splits) + 1)]
-    return [
-        Timing(
-            forward_s=scale * sum(profile.forward_s[held.start : held.stop]),
-            backward_s=scale * sum(profile.backward_s[held.start : held.stop]),
-        )
-        for held in places
-    ]
-
-
 def _forward(
     parts: list[Part], values: Values, now: Clock
 ) -> tuple[list[float], list[list[tuple[torch.Tensor, torch.Tensor]]], Values]:
-    """One pass from ``values``: seconds of each layer, its [(value, leaf)], and the result.
-
-    Later layers get a detached leaf in place of each value that requires grad.
-    """
+    """One pass from ``values``: seconds and [(value, leaf detached from it)] of each layer, and the result."""
     seconds, detached = [], []
     for part in parts:
         arguments = [values[name] for name in part.inputs]
@@ -176,7 +144,6 @@ def _forward(
 
 
 def _backward(model: nn.Module, parts: list[Part], values: Values, now: Clock) -> list[float]:
-    """Seconds of each layer in a backward pass from a gradient of ones."""
     _, detached, results = _forward(parts, values, now)
     for result in filter(_trained, results.values()):
         result.grad = torch.ones_like(result)

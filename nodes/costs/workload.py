@@ -32,11 +32,6 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     flops: list[int]  # [L] of the forward pass, two per multiply-add
     moved_bytes: list[int]  # [L] of the forward pass: each value and parameter read or written once
 
-    @property
-    def mean_output_bytes(self) -> float:
-        """Mean of ``output_bytes``, as papers state it."""
-        return sum(self.output_bytes) / len(self.layers)
-
 
 class Inspected(Chain):
     """A chain for inspection only, whose parts may share parameters."""
@@ -112,7 +107,8 @@ def first_used(parts: list[Part]) -> list[set[nn.Parameter]]:
 
 def _work(part: Part, values: Values) -> tuple[int, int]:
     """Operations of one layer, and the bytes that it reads."""
-    used = {node.name for node in part.body.graph.nodes if node.op == "placeholder" and _is_used(node)}
+    inputs = [node for node in part.body.graph.nodes if node.op == "placeholder"]
+    used = {node.name for node in inputs if any(user.op != "output" for user in node.users)}
     read = boundary_bytes({name: values[name] for name in part.inputs if name in used})
     own = [*part.body.named_parameters(), *part.body.named_buffers()]
     meta = {name: tensor.detach().to("meta") for name, tensor in own}
@@ -120,8 +116,3 @@ def _work(part: Part, values: Values) -> tuple[int, int]:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         torch.func.functional_call(part.body, meta, tuple(values[name] for name in part.inputs))
     return int(counter.get_total_flops()), read + sum(tensor.nbytes for _, tensor in own)
-
-
-def _is_used(node: torch.fx.Node) -> bool:
-    """Whether the layer computes with the value, beyond passing it on."""
-    return any(user.op != "output" for user in node.users)

@@ -5,13 +5,12 @@ No state passes from one batch to the next, so a run that resumes at batch k get
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from nodes.data.images import Bytes, Indices, Pictures, Selected, stratified
+from nodes.data.images import Bytes, Indices, Pictures, stratified
 from nodes.data.partitioning import partition_iid
 from nodes.errors import DataError
 
@@ -25,8 +24,7 @@ def subset(pictures: Pictures, count: int | None, seed: int) -> Pictures:
         return pictures
     if count < 1:
         raise DataError(f"subset of {count} pictures, expected at least 1")
-    chosen = stratified(pictures.labels, count, seed)
-    return replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
+    return pictures.select(stratified(pictures.labels, count, seed))
 
 
 def split_holdout(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:
@@ -34,20 +32,14 @@ def split_holdout(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, 
     if not 1 <= count < len(pictures):
         raise DataError(f"{count} of {len(pictures)} pictures held out, expected 1 to {len(pictures) - 1}")
     taken = stratified(pictures.labels, count, seed)
-    left = np.setdiff1d(np.arange(len(pictures)), taken)
-    rest, held = (
-        replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
-        for chosen in (left, taken)
-    )
-    return rest, held
+    return pictures.select(np.setdiff1d(np.arange(len(pictures)), taken)), pictures.select(taken)
 
 
 def client_subset(pictures: Pictures, client: int, clients: int, seed: int) -> Pictures:
     """The random part of ``pictures`` of ``client`` of ``clients``, of the same size for each."""
     if clients == 1:
         return pictures
-    chosen = partition_iid(pictures.labels, clients, seed)[client][: len(pictures) // clients]
-    return replace(pictures, images=Selected(pictures.images, chosen), labels=pictures.labels[chosen])
+    return pictures.select(partition_iid(pictures.labels, clients, seed)[client][: len(pictures) // clients])
 
 
 def batches(

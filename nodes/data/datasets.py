@@ -8,27 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nodes.data.batching import batches, subset
 from nodes.data.files import DatasetPart, Stored, npz_headers, npz_name, read_cifar10, read_idx, read_npz, read_stl10
 from nodes.data.folders import read_folder, read_ham10000, read_imagenet
 from nodes.data.images import AbsentError, Colour, Dataset, Images, Pictures, Resized, resize, statistics, stratified
-from nodes.data.partitioning import partition_dirichlet, partition_iid
 from nodes.errors import DataError
-
-__all__ = [
-    "DataError",
-    "Dataset",
-    "Images",
-    "Pictures",
-    "batches",
-    "check_dataset",
-    "dataset_names",
-    "load_dataset",
-    "partition_dirichlet",
-    "partition_iid",
-    "resolve_dataset",
-    "subset",
-]
 
 Reader = Callable[[Path, tuple[str, ...], int], Stored]
 
@@ -39,19 +22,15 @@ DIGITS_TEST = 360  # of 1,797
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the files of a data set are below the user's folder, and their reader.
-
-    The first of ``folders`` with any of ``files`` (patterns) must have all of them; without such a folder one of
-    ``npz`` is used. ``side`` is the default for picture files.
-    """
+    """Where a data set's own files are under the user's folder, and how they are read."""
 
     read: Reader
-    folders: tuple[str, ...]
-    files: tuple[str, ...]
-    npz: tuple[str, ...]
+    folders: tuple[str, ...]  # the first that has any of the files counts
+    files: tuple[str, ...]  # patterns, each of which must be there
+    npz: tuple[str, ...]  # taken if no folder has files
     classes: tuple[str, ...] = ()
     statistics: tuple[Colour, Colour] | None = None
-    side: int = 64
+    side: int = 64  # of picture files where none is asked for
 
 
 SKIN = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -124,13 +103,10 @@ def resolve_dataset(name: str, directory: Path | None) -> str:
 
 
 def _absent(name: str, directory: Path) -> bool:
-    """Whether ``directory`` is a folder without any files of ``name``."""
     try:
         _locate(name, directory)
-    except AbsentError:
-        return True
-    except DataError:
-        return False  # incomplete files are an error of the user, not absence
+    except DataError as error:  # incomplete files are an error of the user, not absence
+        return isinstance(error, AbsentError)
     return False
 
 
@@ -185,7 +161,6 @@ def load_dataset(name: str, directory: Path | None, side: int | None = None) -> 
 
 
 def _read(name: str, directory: Path | None, side: int | None) -> tuple[Stored, tuple[Colour, Colour] | None]:
-    """The stored pictures, and the published mean and standard deviation, if any."""
     if name == EMBEDDED:
         return _digits(side or DIGITS_SIDE), None
     place, layout = _locate(name, directory)
@@ -195,7 +170,6 @@ def _read(name: str, directory: Path | None, side: int | None) -> tuple[Stored, 
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Prefix errors with the data set's name."""
     try:
         yield
     except (DataError, OSError) as error:
@@ -207,10 +181,7 @@ def _sized(images: Images, side: int | None) -> Images:
 
 
 def _locate(name: str, directory: Path | None) -> tuple[Path, _Layout]:
-    """The folder or npz file of ``name``, and its layout.
-
-    Raises AbsentError, a DataError, without any of its files, and DataError if some are missing.
-    """
+    """Folder or npz of ``name`` and its layout. Raises AbsentError without any of its files, DataError without some."""
     if directory is None:
         raise DataError(f"needs a folder with its files; only {EMBEDDED} is packaged")
     if not directory.is_dir():
@@ -245,7 +216,6 @@ def _digits(side: int) -> Stored:
     grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     images = resize(np.repeat(grey[..., None], 3, axis=3), side)
     labels = bunch.target.astype(np.int64)
-    test = np.zeros(len(labels), bool)
-    test[stratified(labels, DIGITS_TEST, seed=0)] = True
+    test = np.isin(np.arange(len(labels)), stratified(labels, DIGITS_TEST, seed=0))
     classes = tuple(str(digit) for digit in range(10))
     return Stored(None, classes, DatasetPart(images[~test], labels[~test]), DatasetPart(images[test], labels[test]))

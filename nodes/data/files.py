@@ -61,10 +61,7 @@ def _cifar_records(path: Path, classes: tuple[str, ...]) -> NDArray[np.void]:
 
 
 def read_stl10(folder: Path, classes: tuple[str, ...], _side: int) -> Stored:
-    """STL-10's labelled binaries: 3x96x96 pixels a picture, each channel column by column; labels from 1.
-
-    The pictures stay in the file, mapped.
-    """
+    """STL-10's labelled binaries: 3x96x96 mapped pixels a picture, channels column by column; labels from 1."""
 
     def split(part: str) -> DatasetPart:
         pixels, labels = folder / f"{part}_X.bin", folder / f"{part}_y.bin"
@@ -72,9 +69,8 @@ def read_stl10(folder: Path, classes: tuple[str, ...], _side: int) -> Stored:
         _whole(labels, 1, "one label byte a picture")
         images = np.memmap(pixels, np.uint8, mode="r").view(np.ndarray).reshape(-1, 3, 96, 96)
         numbers = np.fromfile(labels, np.uint8).astype(np.int64) - 1
-        return DatasetPart(
-            images.transpose(0, 3, 2, 1), _checked_labels(numbers, len(images), len(classes), labels, first=1)
-        )
+        checked = _checked_labels(numbers, len(images), len(classes), labels, first=1)
+        return DatasetPart(images.transpose(0, 3, 2, 1), checked)
 
     return Stored(None, classes, split("train"), split("test"))
 
@@ -99,9 +95,7 @@ def _idx(folder: Path, name: str, rank: int) -> Bytes:
         with gzip.open(path, "rb") if packed else path.open("rb") as file:
             head = file.read(4 + 4 * rank)
             if len(head) < 4 + 4 * rank or head[:4] != bytes([0, 0, 8, rank]):
-                raise DataError(
-                    f"{path}: magic number {head[:4].hex()}, expected 0000080{rank} (idx, bytes, rank {rank})"
-                )
+                raise DataError(f"{path}: magic number {head[:4].hex()}, expected 0000080{rank} (idx, rank {rank})")
             shape = struct.unpack(f">{rank}I", head[4:])
             size = math.prod(shape)
             if size > path.stat().st_size * (DEFLATE_RATIO if packed else 1):
@@ -169,13 +163,10 @@ def npz_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[np.gene
 
 
 def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
-    """Shape and dtype of a member of an archive. Raises ValueError if they contradict its size."""
     with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
         declared = math.prod(shape) * dtype.itemsize + file.tell()
     possible = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else DEFLATE_RATIO)
     if dtype.hasobject:
@@ -186,8 +177,7 @@ def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[
 
 
 def _check_npz(path: Path, headers: Mapping[str, tuple[tuple[int, ...], np.dtype[np.generic]]]) -> None:
-    missing = [key for key in NPZ_ARRAYS if key not in headers]
-    if missing:
+    if missing := [key for key in NPZ_ARRAYS if key not in headers]:
         raise DataError(f"{path}: no array {missing[0]}; expected {', '.join(NPZ_ARRAYS)}")
     for key in NPZ_ARRAYS:
         shape, dtype = headers[key]
@@ -208,15 +198,12 @@ def _check_npz(path: Path, headers: Mapping[str, tuple[tuple[int, ...], np.dtype
 
 
 def _whole(path: Path, record_bytes: int, what: str) -> None:
-    """Raise unless ``path`` holds one or more whole records."""
     size = path.stat().st_size
     if not size or size % record_bytes:
         raise DataError(f"{path}: {size:,} bytes, expected a multiple of {record_bytes:,} ({what})")
 
 
-def _checked_labels(
-    labels: NDArray[np.integer], pictures: int, classes: int, where: Path | str, first: int = 0
-) -> Indices:
+def _checked_labels(labels: NDArray[np.integer], pictures: int, classes: int, where: object, first: int = 0) -> Indices:
     """``labels``, counted from 0, as int64; ``first`` is the file's first label, for messages."""
     if len(labels) != pictures:
         raise DataError(f"{where}: {len(labels):,} labels for {pictures:,} pictures; expected one each")

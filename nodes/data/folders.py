@@ -35,8 +35,8 @@ def read_folder(folder: Path, _classes: tuple[str, ...], side: int) -> Stored:
     labels = np.array([label for _, label in everything], np.int64)
     if len(classes) < 2:
         raise DataError(f"{folder}: expected train/CLASS/* and test/CLASS/*, or CLASS/* of at least two classes")
-    test = np.zeros(len(labels), bool)
-    test[stratified(labels, max(1, round(TEST_SHARE * len(labels))), SPLIT_SEED)] = True
+    chosen = stratified(labels, max(1, round(TEST_SHARE * len(labels))), SPLIT_SEED)
+    test = np.isin(np.arange(len(labels)), chosen)
 
     def split(chosen: NDArray[np.bool_]) -> DatasetPart:
         return DatasetPart(Files([everything[index][0] for index in np.flatnonzero(chosen)], side), labels[chosen])
@@ -50,8 +50,7 @@ def _read_parts(folder: Path, train: str, test: str, side: int) -> Stored:
     for pattern, part in zip((train, test), parts, strict=True):
         if not part:
             raise DataError(f"{folder}: no pictures in {pattern}/CLASS/ ({', '.join(sorted(SUFFIXES))})")
-    unknown = [name for name in parts[1] if name not in parts[0]]
-    if unknown:
+    if unknown := [name for name in parts[1] if name not in parts[0]]:
         raise DataError(f"{folder}: class {unknown[0]} is in {test}, not in {train}; expected the same classes")
 
     def split(part: Mapping[str, list[Path]]) -> DatasetPart:
@@ -63,7 +62,6 @@ def _read_parts(folder: Path, train: str, test: str, side: int) -> Stored:
 
 
 def _by_class(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """The pictures in each class's folder, classes and pictures in the order of their names."""
     found: dict[str, list[Path]] = {}
     for folder in folders:
         for path in sorted(folder.glob("*/*")):

@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +49,10 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def select(self, indices: Indices) -> "Pictures":
+        """The pictures at ``indices``, in that order; nothing is copied."""
+        return replace(self, images=Selected(self.images, indices), labels=self.labels[indices])
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -81,8 +85,6 @@ def blank(train: int, test: int, classes: int, side: int) -> Dataset:
 
 
 class _Lazy(ABC):
-    """Images that are computed when indexed."""
-
     shape: tuple[int, ...]
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 """Loading of the data of a job: its data set, cut to the requested samples."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from nodes.data.batching import subset
@@ -16,9 +17,5 @@ def load_data(job: Job | Service) -> Dataset:
         return blank(spec.train_samples or 0, spec.test_samples or 0, job.classes, job.input_shape[-1])
     directory = None if spec.directory is None else Path(spec.directory)
     data = load_dataset(spec.name, directory, job.input_shape[-1])
-    return Dataset(
-        data.name,
-        data.classes,
-        subset(data.train, spec.train_samples, job.seed),
-        subset(data.test, spec.test_samples, job.seed),
-    )
+    train, test = subset(data.train, spec.train_samples, job.seed), subset(data.test, spec.test_samples, job.seed)
+    return replace(data, train=train, test=test)

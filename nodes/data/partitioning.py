@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import torch
 
 from nodes.data.images import Indices
 from nodes.errors import DataError
@@ -60,7 +59,7 @@ def _check_enough(pictures: int, clients: int, least: int) -> None:
 def partition(labels: Indices, how: Partition, clients: int, seed: int, least: int) -> list[Indices]:
     """The indices of each client's pictures. Raises DataError if a client has fewer than ``least``, a batch."""
     if clients == 1:
-        return [torch.arange(len(labels)).numpy()]
+        return [np.arange(len(labels))]
     match how.kind:
         case "iid":
             parts = partition_iid(labels, clients, seed)

@@ -7,18 +7,12 @@ from typing import Any
 import pytest
 import torch
 from msgspec.structs import replace
-from oracle import make_job
 from torch import nn
 
-from netem.link import LinkProfile
-from netem.profiles import Duplex
 from nodes.costs.energy import constant_power
-from nodes.costs.profile import Profile, load_profile, measure_profile, node_timings, save_profile
+from nodes.costs.profile import Profile, load_profile, measure_profile, save_profile
 from nodes.errors import ModelError
 from nodes.model.factory import build_model
-from nodes.spec.job import DataSpec
-from nodes.training.in_process import run_in_virtual_time
-from nodes.zoo.small_cnn import small_cnn
 
 
 class Clock:
@@ -168,32 +162,6 @@ PROFILE = Profile(
     **{"layers": ["a", "b", "c"], "boundary_bytes": [1] * 4, "output_bytes": [1] * 3, "parameters": [0] * 3},
     **{"forward_s": [1.0, 2.0, 4.0], "backward_s": [10.0, 20.0, 40.0], "batch": 2},
 )
-
-
-def test_timings_are_the_sums_of_the_layers_held_and_grow_with_the_batch():
-    nodes = node_timings(PROFILE, (1, 1, 3), batch=2)
-    assert [(node.forward_s, node.backward_s) for node in nodes] == [(1, 10), (0, 0), (6, 60), (0, 0)]
-    assert [node.forward_s for node in node_timings(PROFILE, (2,), batch=8)] == [12, 16]
-
-
-@pytest.mark.parametrize("splits", [(2, 1), (4,), (-1,)])
-def test_splits_that_do_not_fit(splits):
-    with pytest.raises(ModelError, match="splits"):
-        node_timings(PROFILE, splits, batch=2)
-
-
-def test_virtual_time_is_the_sum_over_layers_and_links():
-    profile = measure_profile(small_cnn(), (3, 8, 8), batch=4, repeats=1)
-    data = DataSpec(train_samples=20, test_samples=20)
-    sizes = {"input_shape": (3, 8, 8), "steps": 2, "batch_size": 4, "epochs": 1, "window": 1}
-    job = make_job("nodes.zoo.small_cnn:small_cnn", (3, 7), data=data, **sizes)
-    link = Duplex(up=LinkProfile(delay_s=0.25), down=LinkProfile(delay_s=0.5))
-    outcome = run_in_virtual_time(job, node_timings(profile, job.splits, job.batch_size), [link, link])
-    forward_s, backward_s, round_trips_s = sum(profile.forward_s), sum(profile.backward_s), 2 * 0.75
-    (epoch,) = outcome.epochs
-    assert epoch["train_s"] == pytest.approx(2 * (forward_s + backward_s + round_trips_s))
-    assert epoch["test_s"] == pytest.approx(5 * (forward_s + round_trips_s))
-    assert min(forward_s, backward_s) > 0
 
 
 def test_energy_is_a_layers_time_at_the_power_of_its_passes():
