@@ -54,8 +54,7 @@ def decoder(channels: int, outputs: int, size: tuple[int, int], geometry: Geomet
 
 def to_levels(code: torch.Tensor, bits: int) -> torch.Tensor:
     """Numbers (uint8) of the nearest of 2^``bits`` even levels from 0 to 1, for 1 to 8 bits."""
-    scaled = code.clamp(0, 1) * float(2**bits - 1)
-    return scaled.round().to(torch.uint8)
+    return (code.clamp(0, 1) * float(2**bits - 1)).round().to(torch.uint8)
 
 
 def from_levels(numbers: torch.Tensor, bits: int) -> torch.Tensor:
@@ -80,7 +79,6 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Bytes of ``count`` numbers of ``bits`` bits each."""
     return -(-count * bits // BYTE)
 
 

@@ -15,15 +15,12 @@ class Float16(Stage):
     """Floating-point values cross as float16, clamped to its range."""
 
     def encode(self, codes: Tensors) -> Tensors:
-        return {name: _half(code) if code.is_floating_point() else code for name, code in codes.items()}
+        largest = torch.finfo(torch.float16).max
+        floating = {name: code for name, code in codes.items() if code.is_floating_point()}
+        return codes | {name: code.clamp(-largest, largest).half() for name, code in floating.items()}
 
     def decode(self, wire: Tensors) -> Tensors:
         return {name: code.to(self.shapes[name].dtype) for name, code in wire.items()}
-
-
-def _half(code: torch.Tensor) -> torch.Tensor:
-    largest = torch.finfo(torch.float16).max
-    return code.clamp(-largest, largest).half()
 
 
 RANGE = "/range"

@@ -9,8 +9,7 @@ import torch
 
 def keys(ratio: int, length: int) -> torch.Tensor:
     """(ratio, length) random keys, normal with variance 1 / length, of unit length: drawn from torch's generator."""
-    drawn = torch.randn(ratio, length) / length**0.5
-    return torch.nn.functional.normalize(drawn)
+    return torch.nn.functional.normalize(torch.randn(ratio, length) / length**0.5)
 
 
 def bind(samples: torch.Tensor, key: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,6 @@ class Counts(nn.Module):
         self.seen: torch.Tensor
 
     def add(self, rows: torch.Tensor) -> None:
-        """Count the levels of ``rows``, uint8 (N, channels * places)."""
         levels = self.seen.shape[-1]
         first = levels * torch.arange(rows.shape[1], device=rows.device)
         self.seen += torch.bincount((rows + first).flatten(), minlength=self.seen.numel()).view_as(self.seen)

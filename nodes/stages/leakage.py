@@ -15,7 +15,8 @@ from torch.nn import functional as F
 WINDOW, SIGMA = 11, 1.5  # pixels, of SSIM's Gaussian
 K1, K2 = 0.01, 0.03
 FIRST = 4  # pixels along a side of the map to which the decoder expands features
-RATE = 4e-3  # initial learning rate of the decoder
+WIDTH = 16  # channels of the decoder
+RATE, BATCH = 4e-3, 32  # initial learning rate of the decoder, and its batch size
 
 
 def distance_correlation(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -37,7 +38,6 @@ def distance_correlation(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _centred(samples: torch.Tensor) -> torch.Tensor:
-    """U-centred Euclidean distances (N, N) in float64."""
     flat = samples.reshape(len(samples), -1).double()
     far = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
     n = len(far)
@@ -72,13 +72,13 @@ def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 class InversionDecoder(nn.Module):
     """Reconstructs pictures (N, ``channels``, ``side``, ``side``) from data like ``smashed``, (N, C, H, W) or (N, F).
 
-    Transposed convolutions of ``width`` channels double feature maps until they are as large as the picture. Beside
+    Transposed convolutions of ``WIDTH`` channels double feature maps until they are as large as the picture. Beside
     them one convolution maps directly to pixels, for smashed data that still is a picture. Features are first expanded
     to a small map by a linear layer. Inputs are standardised by the statistics of ``smashed``, channel by channel. The
     output is not clamped to [0, 1].
     """
 
-    def __init__(self, smashed: torch.Tensor, channels: int, side: int, width: int = 16) -> None:
+    def __init__(self, smashed: torch.Tensor, channels: int, side: int) -> None:
         super().__init__()
         others = [0, *range(2, smashed.ndim)]
         shape = [1, -1, *[1] * (smashed.ndim - 2)]
@@ -87,12 +87,12 @@ class InversionDecoder(nn.Module):
         self.spread: nn.Module = nn.Identity()
         first = smashed.shape[1:]
         if smashed.ndim == 2:
-            first = torch.Size([width, FIRST, FIRST])
+            first = torch.Size([WIDTH, FIRST, FIRST])
             self.spread = nn.Sequential(nn.Linear(smashed.shape[1], first.numel()), nn.Unflatten(1, first))
-        layers: list[nn.Module] = [nn.Conv2d(first[0], width, 3, padding=1), nn.ReLU()]
+        layers: list[nn.Module] = [nn.Conv2d(first[0], WIDTH, 3, padding=1), nn.ReLU()]
         for _ in range(math.ceil(math.log2(max(1.0, side / first[1])))):
-            layers += [nn.ConvTranspose2d(width, width, 4, stride=2, padding=1), nn.ReLU()]
-        self.body = nn.Sequential(*layers, nn.Conv2d(width, channels, 3, padding=1), nn.Upsample((side, side)))
+            layers += [nn.ConvTranspose2d(WIDTH, WIDTH, 4, stride=2, padding=1), nn.ReLU()]
+        self.body = nn.Sequential(*layers, nn.Conv2d(WIDTH, channels, 3, padding=1), nn.Upsample((side, side)))
         self.straight = nn.Sequential(nn.Conv2d(first[0], channels, 3, padding=1), nn.Upsample((side, side)))
 
     def forward(self, smashed: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,7 @@ class InversionDecoder(nn.Module):
 
 
 def train_inversion_decoder(
-    smashed: torch.Tensor, pictures: torch.Tensor, *, epochs: int, seed: int, batch_size: int = 32
+    smashed: torch.Tensor, pictures: torch.Tensor, *, epochs: int, seed: int
 ) -> InversionDecoder:
     """Train a decoder on pairs of ``smashed`` (N, ...) and ``pictures`` (N, C, S, S) with pixels in [0, 1].
 
@@ -114,9 +114,9 @@ def train_inversion_decoder(
         decoder = InversionDecoder(smashed.cpu(), pictures.shape[1], pictures.shape[2]).to(smashed.device)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(decoder.parameters(), RATE, fused=True)
-    steps = epochs * -(-len(pictures) // batch_size)
+    steps = epochs * -(-len(pictures) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    orders = (torch.split(torch.randperm(len(pictures), generator=generator), batch_size) for _ in range(epochs))
+    orders = (torch.split(torch.randperm(len(pictures), generator=generator), BATCH) for _ in range(epochs))
     for some in itertools.chain.from_iterable(orders):
         loss = F.mse_loss(decoder(smashed[some]), pictures[some])
         optimizer.zero_grad()
@@ -138,5 +138,4 @@ def mean_picture(pictures: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def mean_squared_error(x: torch.Tensor, y: torch.Tensor) -> float:
-    """The mean squared difference of pixels."""
     return float((x - y).square().mean())

@@ -22,10 +22,9 @@ class Noise(Stage):
         self._std = std
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
-        return {
-            name: self._noisy(value) if value.is_floating_point() else value for name, value in values.items()
-        }, None
-
-    def _noisy(self, value: torch.Tensor) -> torch.Tensor:
-        deviation = value.detach().std(correction=0)
-        return value + self._std * deviation * torch.randn_like(value)
+        noisy = dict(values)
+        for name, value in values.items():
+            if value.is_floating_point():
+                deviation = value.detach().std(correction=0)
+                noisy[name] = value + self._std * deviation * torch.randn_like(value)
+        return noisy, None

@@ -27,8 +27,7 @@ class ChannelFilter(nn.Module):
     @torch.no_grad()
     def reset(self, which: torch.Tensor, generator: torch.Generator) -> None:
         """Draw f_hat of the maps ``which`` again (resetprune in Algorithm 3)."""
-        drawn = torch.randn(len(which), generator=generator)
-        self.f_hat[which] = drawn.to(self.f_hat.device)
+        self.f_hat[which] = torch.randn(len(which), generator=generator).to(self.f_hat.device)
 
 
 def strongest_maps(strengths: torch.Tensor, budget: int) -> torch.Tensor:

@@ -46,9 +46,8 @@ def _normalised(norm: nn.BatchNorm2d, maps: torch.Tensor, which: torch.Tensor) -
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     mean, variance = norm.running_mean[which], norm.running_var[which]
-    result = F.batch_norm(
-        maps, mean, variance, norm.weight[which], norm.bias[which], norm.training, norm.momentum or 0.0, norm.eps
-    )
+    weight, bias = norm.weight[which], norm.bias[which]
+    result = F.batch_norm(maps, mean, variance, weight, bias, norm.training, norm.momentum or 0.0, norm.eps)
     if norm.training:
         with torch.no_grad():
             norm.running_mean[which], norm.running_var[which] = mean, variance

@@ -31,5 +31,4 @@ def dequantise(rows: torch.Tensor, ranges: torch.Tensor, bits: int, shape: tuple
 
 
 def _along(per_map: torch.Tensor, axes: int) -> torch.Tensor:
-    """(B,) reshaped to broadcast with (N, B, ...)."""
     return per_map.view(-1, *[1] * (axes - 2))

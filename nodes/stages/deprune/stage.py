@@ -152,7 +152,8 @@ class Pruned(Stage):
         value, which = values[self.name], self.which()
         maps = encode_maps(self._coder("encoder"), value, which) if "encoder" in self.sender else value[:, which]
         if not value.is_meta:
-            self.metrics = {"budget": float(len(value) * len(which)), "same": len(value) * self._same(which)}
+            same = float(self._buffer("began")[which].mean())  # share of the maps kept when the phase began
+            self.metrics = {"budget": float(len(value) * len(which)), "same": len(value) * same}
         if self._choice != "filter":
             return {MAPS: maps, WHICH: which}, None
         strengths = self._filter()()
@@ -205,7 +206,6 @@ class Pruned(Stage):
         return {MAPS: rows, RANGES: ranges}
 
     def _widened(self, wire: Tensors, budget: int, bits: int | None) -> torch.Tensor:
-        """The ``budget`` maps of ``wire``. Raises ValueError for another number."""
         shape, expected = (budget, *self._map_shape), {MAPS} if bits is None else {MAPS, RANGES}
         if wire.keys() - {WHICH} != expected:
             raise ValueError(f"got wire tensors {sorted(wire)}, expected {sorted(expected)}")
@@ -214,10 +214,6 @@ class Pruned(Stage):
         if tuple(wire[MAPS].shape[1:]) != shape or wire[MAPS].dtype != torch.float32:
             raise ValueError(f"maps: got {wire[MAPS].dtype} {list(wire[MAPS].shape)}, expected float32 (N, {shape})")
         return wire[MAPS]
-
-    def _same(self, which: torch.Tensor) -> float:
-        """Share of the maps kept now that were kept at the beginning of the phase."""
-        return float(self._buffer("began")[which].mean())
 
     def _buffer(self, name: str) -> torch.Tensor:
         return self.sender.get_buffer(name)
@@ -236,7 +232,6 @@ class Pruned(Stage):
 def _check(
     shapes: Tensors, phases: Sequence[BudgetPhase], resolution: int, choice: Choice, bits: Sequence[int | None]
 ) -> None:
-    """Raise ValueError for options that make no filter over this boundary."""
     crossing = {name: list(tensor.shape) for name, tensor in shapes.items()}
     if len(shapes) != 1 or any(len(shape) not in (2, 4) for shape in crossing.values()):
         raise ValueError(f"the boundary must be one tensor (N, C, H, W) or (N, C), got {crossing}")

@@ -80,10 +80,7 @@ def entropy(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def mutual_information(probabilities: torch.Tensor) -> float:
-    """Mutual information of sample and path in nats, from the path probabilities (N, n) without noise.
-
-    0 if the gate treats all samples alike, at most log n.
-    """
+    """Mutual information of sample and path, in nats, of path probabilities (N, n): from 0 (all alike) to log n."""
     return float(entropy(probabilities.mean(0)) - entropy(probabilities).mean())
 
 
@@ -98,10 +95,7 @@ def margin(scores: torch.Tensor) -> torch.Tensor:
 
 
 def choose_paths(scores: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
-    """The path (N,) of each sample at inference: the first if its margin is above ``threshold``, else the best other.
-
-    With threshold 0 this is the arg-max.
-    """
+    """The path (N,) of each sample at inference: the first if its margin exceeds ``threshold``, else the best other."""
     others = 1 + scores[:, 1:].argmax(1)
     return torch.where(margin(scores) > threshold, torch.zeros_like(others), others)
 

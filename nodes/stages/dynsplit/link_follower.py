@@ -28,10 +28,7 @@ class Follower(NamedTuple):
     error: float = 0.0
 
     def share(self, costs: PathBytes, samples: int, caution: float = 0.0, headroom: float = 0.9) -> float:
-        """The share of the next ``samples`` for the expensive path, within ``headroom`` of the estimated bytes.
-
-        ``caution`` is the number of mean errors that are subtracted from the estimate.
-        """
+        """Share of the next ``samples`` for the expensive path: ``headroom`` of the bytes less ``caution`` errors."""
         room = headroom * (self.carried - caution * self.error) - self.waiting
         return costs.share(max(0.0, room) / max(1, samples))
 

@@ -9,6 +9,8 @@ from torch import nn
 
 from nodes.stages.bottleneck import quantise_straight_through
 
+LEARNING_RATE = 0.01
+
 
 def pretrain(
     encoder: nn.Module,
@@ -19,11 +21,10 @@ def pretrain(
     epochs: int,
     batch_size: int,
     seed: int,
-    lr: float = 0.01,
 ) -> list[float]:
     """Train both on ``activations`` (N, C, H, W); return the mean error of each epoch. Drops a short last batch."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=lr)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=LEARNING_RATE)
     encoder.train()
     decoder.train()
     errors = []
@@ -33,9 +34,8 @@ def pretrain(
         for step in range(steps):
             value = activations[order[step * batch_size : (step + 1) * batch_size].to(activations.device)]
             code = encoder(value)
-            loss = nn.functional.mse_loss(
-                decoder(code if bits is None else quantise_straight_through(code, bits)), value
-            )
+            crossed = code if bits is None else quantise_straight_through(code, bits)
+            loss = nn.functional.mse_loss(decoder(crossed), value)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()

@@ -20,18 +20,9 @@ import torch
 from torch import nn
 
 from nodes.model.boundary import Tensors
+from nodes.stages import bottleneck
 from nodes.stages.base import Stage
-from nodes.stages.bottleneck import (
-    BOTTLENET,
-    Geometry,
-    decoder,
-    encoder,
-    from_levels,
-    pack,
-    packed_bytes,
-    to_levels,
-    unpack,
-)
+from nodes.stages.bottleneck import Geometry
 from nodes.stages.deflate import deflate, inflate
 from nodes.stages.dynsplit import gate as gating
 from nodes.stages.entropy_coder import Counts, decode_levels, encode_levels
@@ -55,8 +46,8 @@ class CodedPath:
         self.bits = bits if channels else None
         self.lossless = lossless if self.bits else None
         self.code_shape = (channels, geometry.code_side(height), geometry.code_side(width)) if channels else shape
-        self.encoder = encoder(deep, channels, geometry) if channels else nn.Identity()
-        self.decoder = decoder(channels, deep, (height, width), geometry) if channels else nn.Identity()
+        self.encoder = bottleneck.encoder(deep, channels, geometry) if channels else nn.Identity()
+        self.decoder = bottleneck.decoder(channels, deep, (height, width), geometry) if channels else nn.Identity()
         places = math.prod(self.code_shape[1:])
         counted = self.lossless == "entropy"
         self.sent_counts, self.received_counts = (
@@ -67,35 +58,34 @@ class CodedPath:
     def sample_bytes(self) -> int:
         """Bytes of the code of one sample on the wire, without lossless coding."""
         size = math.prod(self.code_shape)
-        return packed_bytes(size, self.bits) if self.bits else 4 * size
+        return bottleneck.packed_bytes(size, self.bits) if self.bits else 4 * size
 
     def rows(self, code: torch.Tensor, training: bool) -> torch.Tensor:
         """The wire tensor of ``code`` (N, C', H', W'): float32, a row of bytes a sample, or one lossless stream."""
         if not self.bits:
             return code
-        numbers = to_levels(code, self.bits).flatten(1)
+        numbers = bottleneck.to_levels(code, self.bits).flatten(1)
         if self.sent_counts is not None and not code.is_meta:
             if not training:
                 return encode_levels(numbers, self.sent_counts.frequencies()).to(code.device)
             self.sent_counts.add(numbers)
-        rows = pack(numbers, self.bits)
+        rows = bottleneck.pack(numbers, self.bits)
         return deflate(rows) if self.lossless == "deflate" and not rows.is_meta else rows
 
     def code(self, rows: torch.Tensor) -> torch.Tensor:
         """The codes of the wire tensor ``rows``. Raises ValueError."""
         if self.bits:
-            return from_levels(self._numbers(rows, self.bits), self.bits).view(-1, *self.code_shape)
+            return bottleneck.from_levels(self._numbers(rows, self.bits), self.bits).view(-1, *self.code_shape)
         if rows.shape[1:] != self.code_shape or rows.dtype != torch.float32:
             raise ValueError(f"codes: got {rows.dtype} {list(rows.shape)}, expected float32 (N, {self.code_shape})")
         return rows
 
     def _numbers(self, rows: torch.Tensor, bits: int) -> torch.Tensor:
-        """The levels (N, C' H' W') of ``rows``."""
         if self.received_counts is not None and rows.ndim == 1:
             return decode_levels(rows, self.received_counts.frequencies())
         if self.lossless == "deflate" and not rows.is_meta:
             rows = inflate(rows, self.sample_bytes)
-        numbers = unpack(rows, bits, math.prod(self.code_shape))
+        numbers = bottleneck.unpack(rows, bits, math.prod(self.code_shape))
         if self.received_counts is not None and not rows.is_meta:
             self.received_counts.add(numbers)
         return numbers
@@ -138,7 +128,7 @@ class DynSplit(Stage):
         spread: float | None = 2.0,
         hidden: int = 16,
         warm_up: int = 0,
-        window: Sequence[int] = BOTTLENET,
+        window: Sequence[int] = bottleneck.BOTTLENET,
         lossless: Lossless = None,
         share: float | None = None,
     ) -> None:
@@ -150,9 +140,8 @@ class DynSplit(Stage):
             raise ValueError(f"lossless {lossless!r}, expected deflate, entropy or null")
         ((self.name, one),) = shapes.items()
         deep, height, width = one.shape[1:]
-        self.paths = [
-            CodedPath((deep, height, width), channels, bits, Geometry(*window), lossless) for channels in paths
-        ]
+        geometry = Geometry(*window)
+        self.paths = [CodedPath((deep, height, width), channels, bits, geometry, lossless) for channels in paths]
         self.above_only, self.weight = loss == "excess", weight
         self.temperatures, self.warm_up = temperatures, warm_up
         self.sender = nn.ModuleDict({f"encoder{i}": path.encoder for i, path in enumerate(self.paths)})
@@ -173,7 +162,6 @@ class DynSplit(Stage):
 
     @property
     def gate(self) -> gating.Gate | None:
-        """The gate, if there is one."""
         held = cast(nn.ModuleDict, self.sender)
         return cast(gating.Gate, held[GATE]) if GATE in held else None
 
@@ -203,7 +191,7 @@ class DynSplit(Stage):
         """The wire tensor of each path that has samples, and the choices of all samples in one packed row."""
         wire = {str(i): path.rows(codes[str(i)], self.training) for i, path in enumerate(self.paths) if str(i) in codes}
         if self.choice_bits:
-            wire[CHOICE] = pack(codes[CHOICE].to(torch.uint8)[None], self.choice_bits)
+            wire[CHOICE] = bottleneck.pack(codes[CHOICE].to(torch.uint8)[None], self.choice_bits)
         return wire
 
     def decode(self, wire: Tensors) -> Tensors:
@@ -216,7 +204,7 @@ class DynSplit(Stage):
         count, device = sum(map(len, codes.values())), next(iter(codes.values())).device
         choice = torch.zeros(count, dtype=torch.int64, device=device)
         if self.choice_bits:
-            choice = unpack(wire[CHOICE], self.choice_bits, count)[0].long()
+            choice = bottleneck.unpack(wire[CHOICE], self.choice_bits, count)[0].long()
         if not choice.is_meta:
             _check_counts(choice, [len(codes.get(str(i), ())) for i in range(len(self.paths))])
         return {**codes, CHOICE: choice, GATE: torch.ones(count, device=device)}
@@ -246,7 +234,6 @@ class DynSplit(Stage):
         return codes, loss
 
     def _limit(self, scores: torch.Tensor) -> float:
-        """The margin above which samples take the first path at inference."""
         if self.share is None:
             return self.threshold
         self._margins = torch.cat([self._margins, gating.margin(scores).cpu()])[-RECENT:]
@@ -256,10 +243,9 @@ class DynSplit(Stage):
         """A choice (N,) that keeps the shares and ignores the samples; in virtual time, the target's shares."""
         target = self.target.to("cpu" if value.is_meta else value.device)
         if value.is_meta:
-            steered = not self.training and self.share is not None
-            return gating.assign_paths(
-                gating.evenly_spaced(len(value)), _instead(target, self.share or 0.0) if steered else target
-            )
+            if self.share is not None and not self.training:
+                target = _instead(target, self.share)
+            return gating.assign_paths(gating.evenly_spaced(len(value)), target)
         if self.training:
             return gating.assign_paths(torch.rand(len(value), device=value.device), target)
         if self.random_share is not None:
@@ -267,7 +253,6 @@ class DynSplit(Stage):
         return gating.assign_paths(gating.evenly_spaced(len(value)).to(value.device), target)
 
     def _tell(self, codes: Tensors) -> Tensors:
-        """Count the samples of each path for the epoch's report; return ``codes``."""
         self.metrics = {f"path{i}": float((codes[CHOICE] == i).sum()) for i in range(len(self.paths))}
         return codes
 
@@ -283,7 +268,6 @@ def _rows(choice: torch.Tensor, number: int, count: int = 0) -> torch.Tensor:
 
 
 def _check(shapes: Tensors, paths: Sequence[int], bits: int | None, target: Sequence[float]) -> None:
-    """Raise ValueError for options that make no set of paths over this boundary."""
     crossing = {name: list(tensor.shape) for name, tensor in shapes.items()}
     if len(shapes) != 1 or any(len(shape) != 4 for shape in crossing.values()):
         raise ValueError(f"the boundary must be one tensor (N, C, H, W), got {crossing}")
@@ -296,7 +280,6 @@ def _check(shapes: Tensors, paths: Sequence[int], bits: int | None, target: Sequ
 
 
 def _check_counts(choice: torch.Tensor, came: Sequence[int]) -> None:
-    """Raise ValueError unless each path has one code for each sample that chose it."""
     due = torch.bincount(choice, minlength=len(came)).tolist()
     if due != list(came):
         raise ValueError(f"paths: got {list(came)} codes by path, expected {due} by the choices")
