@@ -37,10 +37,7 @@ class Calibration(msgspec.Struct, frozen=True):
 
 @contextlib.asynccontextmanager
 async def timestamp_server(listener: socket.socket | None = None) -> AsyncIterator[tuple[str, int]]:
-    """Run the far end, which replies with arrival times (time.monotonic); yield its address.
-
-    ``listener``, if given, may be in another network namespace.
-    """
+    """Run the far end, which replies with arrival times (time.monotonic), on ``listener`` if any; yield its address."""
     server = await asyncio.start_server(_reply_with_stamps, sock=listener or socket.create_server(("127.0.0.1", 0)))
     async with server:
         yield server.sockets[0].getsockname()[:2]

@@ -203,10 +203,7 @@ class Emulator:
         await self._request(ChangeLink(address, up, down))
 
     async def play(self, address: Address, link: Duplex, began_at: float) -> None:
-        """Let a link follow the traces of ``link``, which began at ``began_at`` (time.monotonic). Raises TraceError.
-
-        The emulator knows future changes, so it is exact for every bit.
-        """
+        """Let a link follow the traces of ``link``, which began at ``began_at`` (time.monotonic). Raises TraceError."""
         await self._request(Play(address, with_absolute_paths(link), began_at))
 
     async def forwarded_bytes(self, address: Address) -> tuple[int, int]:

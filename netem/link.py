@@ -108,14 +108,8 @@ class Link:
     - Change: a new profile applies from its start time to every bit not yet transmitted. Register it before bytes
       enter that are transmitted after that time: ``send`` never revises a result. Play a known trace as a whole.
 
-    Exact for messages of any size; the cost grows with the losses and changes during the transmission.
-
-    Args:
-        profile: Properties of the link until the first change.
-        rng: Source of loss and jitter.
-
-    Raises:
-        ValueError: ``profile`` has a property that a byte stream cannot reproduce.
+    Exact for messages of any size; the cost grows with the losses and changes during the transmission. ``rng`` draws
+    loss and jitter. Raises ValueError for a profile that a byte stream cannot reproduce.
     """
 
     def __init__(self, profile: LinkProfile, rng: random.Random) -> None:
@@ -131,14 +125,10 @@ class Link:
 
     @property
     def free_at(self) -> float:
-        """Time in seconds from which more bytes can be transmitted."""
         return self.medium.free_at
 
     def change(self, at: float, profile: LinkProfile) -> None:
-        """Switch to ``profile`` at time ``at``, in seconds, and end a schedule that is played.
-
-        Raises ValueError if a byte stream cannot reproduce ``profile``, or a later change is registered already.
-        """
+        """Switch to ``profile`` at ``at`` seconds and end a schedule. Raises ValueError if a later change exists."""
         profile.check_stream()
         if self._schedule is not None:
             self._schedule = None
@@ -148,10 +138,7 @@ class Link:
         self._changes.append((at, profile))
 
     def play(self, schedule: Iterable[ProfileChange]) -> None:
-        """Follow ``schedule``, changes in order of time, in place of the changes registered so far.
-
-        It is read only as far as bytes are sent, so it may be endless. Its last profile remains.
-        """
+        """Follow ``schedule``, in order of time and read only as bytes are sent, in place of registered changes."""
         self._schedule = iter(schedule)
         self._changes.clear()
         self._read_next_change()
@@ -203,7 +190,6 @@ class Link:
         return n_bytes
 
     def _apply_changes(self) -> None:
-        """Apply the changes that start by the end of the transmission so far."""
         while self._changes and self._changes[0][0] <= self.free_at:
             before, self.profile = self.profile, self._changes.popleft()[1]
             self._read_next_change()
@@ -227,6 +213,4 @@ class Link:
         loss, correlation = self.profile.loss, self.profile.loss_correlation
         if not correlation:
             return self._segments_to_loss()
-        if self._rng.random() < loss + correlation * (1 - loss):
-            return 0
-        return 1 + self._segments_to_loss()
+        return 0 if self._rng.random() < loss + correlation * (1 - loss) else 1 + self._segments_to_loss()

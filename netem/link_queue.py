@@ -38,7 +38,6 @@ class LinkQueue:
         self._in_flight_bytes = 0
 
     def share_medium(self, opposite: "LinkQueue") -> None:
-        """Share one medium with the ``opposite`` direction; call before anything is sent."""
         self._link.medium = opposite._link.medium
         self._opposite, opposite._opposite = opposite, self
 
@@ -67,7 +66,6 @@ class LinkQueue:
         self._queued_bytes += len(data or b"")
 
     def pop_arrived(self, now: float) -> list[Chunk]:
-        """Chunks that have arrived by ``now``, in order."""
         # A chunk enters the link only when the medium is free, so a profile change applies to all that are queued.
         while self._queued and self._link.free_at <= now and self._may_transmit():
             chunk = self._queued.popleft()

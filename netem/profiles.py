@@ -16,29 +16,19 @@ class Traces(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Duplex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A link in both directions; unlimited by default.
+    """A link in both directions; unlimited by default. Raises ValueError for a time factor not positive and finite.
 
-    Args:
-        down: Downlink profile, towards the UE.
-        up: Uplink profile, away from the UE.
-        half_duplex: Both directions share one medium and send alternately.
-        trace: Trace for both directions, or one per direction, followed from the start of a run. ``down`` and ``up``
-            give the values that the trace does not have.
-        time_scale: Factor on the times of the trace.
-        repeat: Repeat the trace at its end.
-        time_dilation: Time dilation of the run, see ``dilated``; set by the runner, not in a suite.
-
-    Raises:
-        ValueError: ``time_scale`` or ``time_dilation`` is not a positive, finite number.
+    A ``trace``, for both directions or one each, is followed from the start of a run; ``down`` and ``up`` give the
+    values that it does not have.
     """
 
-    down: LinkProfile = LinkProfile()
-    up: LinkProfile = LinkProfile()
-    half_duplex: bool = False
+    down: LinkProfile = LinkProfile()  # towards the UE
+    up: LinkProfile = LinkProfile()  # away from the UE
+    half_duplex: bool = False  # both directions share one medium and send alternately
     trace: str | Traces | None = None
-    time_scale: float = 1.0
-    repeat: bool = True
-    time_dilation: float = 1.0
+    time_scale: float = 1.0  # factor on the times of the trace
+    repeat: bool = True  # start the trace again at its end
+    time_dilation: float = 1.0  # of the run, see ``dilated``; set by the runner, not in a suite
 
     def __post_init__(self) -> None:
         if not (0 < self.time_scale < math.inf and 0 < self.time_dilation < math.inf):

@@ -143,10 +143,7 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 def tcp_socket(host: str, namespace: str | None) -> socket.socket:
-    """A socket with the buffer sizes above and without Nagle's delay; accepted sockets inherit both.
-
-    asyncio would set TCP_NODELAY only on sockets created with an explicit protocol.
-    """
+    """A socket with the buffers above and TCP_NODELAY (asyncio may leave it out); accepted sockets inherit both."""
     with in_namespace(namespace):
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     sock.setblocking(False)

@@ -169,10 +169,7 @@ def _value(where: str, name: str, cell: str) -> float:
 
 
 def _read_mahimahi(path: Path, lines: list[str]) -> Trace:
-    """Spread the packets of one millisecond evenly over the time since the previous packets.
-
-    Packets at 0 ms are added to the next ones.
-    """
+    """Spread a millisecond's packets evenly over the time since the previous ones; those at 0 ms join the next."""
     times_ms: list[int] = []
     for number, line in enumerate(lines, start=1):
         text = line.strip()

@@ -19,18 +19,14 @@ UE, CLOUD = "ue", "cloud"
 
 
 class BackhaulLink(msgspec.Struct, frozen=True):
-    """A link of fixed capacity between network nodes, named as in Table I.
-
-    ``far`` is the end nearer to the cloud. ``table_bps`` is the UE's bandwidth in Table I (mean, standard deviation).
-    Populations are choices that add up along the tree; bit rate and spread are calibrated (``traffic.fit``).
-    """
+    """A link of fixed capacity between network nodes, named as in Table I."""
 
     name: str
     near: str
-    far: str
+    far: str  # the end nearer to the cloud
     capacity_bps: float
-    table_bps: tuple[float, float]
-    background: Background
+    table_bps: tuple[float, float]  # the UE's bandwidth in Table I: mean, standard deviation
+    background: Background  # populations are chosen to add up along the tree, the rest is calibrated (``traffic.fit``)
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -49,14 +45,11 @@ class IabRoute(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True):
-    """A network: cells, backhaul links to the cloud, the carrier of the UE's access link, and the UE's trajectory.
-
-    ``access`` is the access link's name, ``access_table_bps`` its row in Table I if it has one.
-    """
+    """A network: cells, backhaul links to the cloud, the carrier of the UE's access link, and the UE's trajectory."""
 
     carrier: Carrier
-    access: str
-    access_table_bps: tuple[float, float] | None = None
+    access: str  # name of the access link
+    access_table_bps: tuple[float, float] | None = None  # its row in Table I if it has one
     cells: tuple[Cell, ...]
     backhaul: tuple[BackhaulLink, ...]
     trajectory: Trajectory

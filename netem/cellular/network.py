@@ -25,16 +25,12 @@ MAX_STEPS = 2_000_000
 
 @dataclass(frozen=True)
 class Network:
-    """A network over time, in steps of ``coherence_s``; it repeats after ``duration_s``.
-
-    ``serving``: [steps] index of the serving cell in ``topology.cells``. ``rates_bps``: by link, on the route or not,
-    [steps] uplink bandwidth available to the UE.
-    """
+    """A network over time, in steps of ``coherence_s``; it repeats after ``duration_s``."""
 
     topology: Topology
     coherence_s: float
-    serving: NDArray[np.int64]
-    rates_bps: dict[str, Floats]
+    serving: NDArray[np.int64]  # [steps] index of the serving cell in ``topology.cells``
+    rates_bps: dict[str, Floats]  # by link, on the route or not: [steps] uplink bandwidth available to the UE
 
     @property
     def links(self) -> tuple[str, ...]:

@@ -48,7 +48,6 @@ def listen_in(path: str | None) -> socket.socket:
 
 
 def connect_from(address: tuple[str, int], path: str | None) -> socket.socket:
-    """A connection from the namespace at ``path`` to ``address``."""
     with in_namespace(path):
         return socket.create_connection(address)
 

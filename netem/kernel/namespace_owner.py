@@ -38,7 +38,6 @@ def remove(path: str) -> None:
 
 
 def orphaned() -> list[str]:
-    """Paths of the namespaces with a dead owner."""
     names = sorted(os.listdir(FOLDER)) if FOLDER.is_dir() else []
     matches = [match for name in names if (match := NAME.fullmatch(name))]
     return [str(FOLDER / match[0]) for match in matches if _start_ticks(int(match["pid"])) != match["started"]]

@@ -64,7 +64,6 @@ class Tbf(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def netem(profile: LinkProfile) -> Netem:
-    """netem settings that apply all of ``profile``."""
     loss, correlation = profile.loss, profile.loss_correlation
     chain = (_probability(loss * (1 - correlation)), _probability((1 - loss) * (1 - correlation)))
     correlated = bool(loss and correlation)

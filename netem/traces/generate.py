@@ -20,20 +20,15 @@ STEPS = 600
 
 
 class TraceKind(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of one kind of link.
-
-    ``spread`` is the standard deviation of the rate's natural logarithm; its correlation falls to 1/e within
-    ``coherence_s``. The link is unblocked for ``clear_s`` and blocked for ``blocked_s`` on average; a blockage
-    multiplies the rate by ``blocked_share`` and the delay by ``blocked_delay``.
-    """
+    """Parameters of one kind of link."""
 
     median_bps: float
-    spread: float
-    coherence_s: float
-    clear_s: float
-    blocked_s: float
-    blocked_share: float
-    blocked_delay: float
+    spread: float  # standard deviation of the rate's natural logarithm
+    coherence_s: float  # until its correlation has fallen to 1/e
+    clear_s: float  # mean time without a blockage
+    blocked_s: float  # mean duration of a blockage
+    blocked_share: float  # factor of a blockage on the rate
+    blocked_delay: float  # factor of a blockage on the delay
     delay_s: float
     jitter_s: float
     loss: float
