@@ -26,14 +26,16 @@ class Child:
             start_new_session=True,  # Ctrl-C in the terminal reaches this process only, which then ends the child
             env=os.environ | {"PYTHONPATH": os.pathsep.join(import_paths())} | environment,
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._commands = self._process.stdin
+        self.output = self._process.stdout.fileno()  # the file descriptor that events are read from
         self._pending = bytearray()
 
     def send(self, **command: Any) -> None:
-        """Send one command."""
-        assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # the child has ended; the end of its events reports that
-            self._process.stdin.write(json.dumps(command).encode() + b"\n")
-            self._process.stdin.flush()
+            self._commands.write(json.dumps(command).encode() + b"\n")
+            self._commands.flush()
 
     def events(self) -> list[dict[str, Any]]:
         """Wait for output and return the events that are complete. Raises EndedError."""
@@ -48,23 +50,15 @@ class Child:
         return [json.loads(line) for line in lines]
 
     @property
-    def output(self) -> int:
-        """The file descriptor that events are read from."""
-        assert self._process.stdout is not None
-        return self._process.stdout.fileno()
-
-    @property
     def runs(self) -> bool:
-        """Whether the process has not ended."""
         return self._process.poll() is None
 
     def close(self, kill: bool = False) -> None:
         """End the process, by closing its input or by ``kill``, and every process that it started and left behind."""
         if kill:
             self._process.kill()
-        assert self._process.stdin is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._commands.close()
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
@@ -81,6 +75,4 @@ def import_paths() -> list[str]:
 
 def exit_text(code: int) -> str:
     """How a process with exit ``code`` ended, as a predicate."""
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with code {code}"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -47,7 +47,6 @@ def _kernel() -> dict[str, bool | None]:
 
 
 def _gpu() -> str | None:
-    """Name of the GPU; None if torch finds none."""
     if not conditions.cuda_available():
         return None
     import torch  # noqa: PLC0415
@@ -70,7 +69,6 @@ def _data_sets(data_dir: Path | None) -> dict[str, str]:
 
 
 def as_lines(facts: Facts) -> list[str]:
-    """``facts`` as lines of text."""
     machine, kernel = facts["machine"], facts["kernel"]
     shaping = ", ".join(f"{name} {_known(there)}" for name, there in kernel.items())
     versions = ", ".join(f"{name} {version or 'missing'}" for name, version in facts["versions"].items())

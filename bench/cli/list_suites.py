@@ -8,13 +8,13 @@ from bench.suite.strict_yaml import convert
 
 
 def suites() -> list[dict[str, Any]]:
-    """Every packaged suite with its experiments. Raises InputError."""
     found = []
     for name, path in packaged().items():
         document = read_suite(path)
         suite = convert(document, SuiteFile)
         document.check()
         assert suite is not None
+        experiments = [{"name": spec.name, "title": spec.title, "mode": spec.mode} for spec in suite.experiments]
         found.append(
             {
                 "name": name,
@@ -22,9 +22,7 @@ def suites() -> list[dict[str, Any]]:
                 "description": suite.description,
                 "path": str(path),
                 "include": suite.include,
-                "experiments": [
-                    {"name": spec.name, "title": spec.title, "mode": spec.mode} for spec in suite.experiments
-                ],
+                "experiments": experiments,
                 "claims": len(suite.claims),
             }
         )
@@ -32,7 +30,6 @@ def suites() -> list[dict[str, Any]]:
 
 
 def as_lines(found: list[dict[str, Any]]) -> list[str]:
-    """``found`` as lines of text."""
     lines = []
     for suite in found:
         includes = f", includes {', '.join(suite['include'])}" if suite["include"] else ""

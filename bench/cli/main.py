@@ -19,7 +19,6 @@ OK, REGRESSION, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = parser(words).parse_args(words)

@@ -22,12 +22,8 @@ def run_node(name: str, host: str = "127.0.0.1", port: int = 0, once: bool = Fal
         raise InputError([f"NAME: {name!r} is not a name of a node; give one such as mec1"])
     token = os.environ.get(TOKEN_VARIABLE, "")
     if len(token) < LEAST_TOKEN_CHARACTERS or not (token.isascii() and token.isprintable()):
-        raise InputError(
-            [
-                f"{TOKEN_VARIABLE}: needs at least {LEAST_TOKEN_CHARACTERS} printable ASCII characters, "
-                "the same for all nodes and the runner"
-            ]
-        )
+        needs = f"at least {LEAST_TOKEN_CHARACTERS} printable ASCII characters"
+        raise InputError([f"{TOKEN_VARIABLE}: needs {needs}, the same for all nodes and the runner"])
 
     def announce(bound: int) -> None:
         print(f"{name} listens at {authority(host, bound)}", flush=True)
@@ -36,4 +32,4 @@ def run_node(name: str, host: str = "127.0.0.1", port: int = 0, once: bool = Fal
         well = uvloop.run(serve(name, token, host, port, announce, jobs=1 if once else None))
     except OSError as error:
         raise InputError([f"{authority(host, port)}: {error.strerror or error}"]) from None
-    return 0 if well else 1
+    return int(not well)

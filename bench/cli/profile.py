@@ -30,7 +30,6 @@ def run_profile(model: str, input_shape: tuple[int, int, int], granularity: Gran
 
 
 def _classes(model: str) -> int:
-    """Number of classes of ``model`` by default."""
     if path := import_path(model):
         parameter = inspect.signature(load_callable(path)).parameters.get("classes")
         if parameter and isinstance(parameter.default, int):

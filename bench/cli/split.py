@@ -1,4 +1,4 @@
-"""``bench split PLAN.yaml``: reads the plan strictly and searches its best split.
+"""``bench split PLAN.yaml``: the best split of a strictly read plan.
 
 The cost of a split is its compute, plus 8 * bytes / rate + delay for each link used. For training, parameter moves
 and ties see ``nodes.splitting.search``. Times in seconds, sizes in bytes, energy in joules.
@@ -22,8 +22,6 @@ Metric = Literal["latency", "energy"]
 
 
 class PlanLink(msgspec.Struct, frozen=True):
-    """The link from one node to the next."""
-
     rate_bps: Annotated[float, msgspec.Meta(ge=1e-9)]
     delay_s: Amount
 
@@ -51,7 +49,8 @@ def run_split(path: Path) -> dict[str, Any]:
     """
     plan = read_plan(path)
     split = search(*plan_costs(plan))
-    return {"cost_s": split.cost, "splits": split.splits, "sci_bytes": sci_bytes(plan)}
+    sci_bytes = [message_bytes(node, len(plan.boundary_bytes) - 1) for node in plan.nodes[1:]]
+    return {"cost_s": split.cost, "splits": split.splits, "sci_bytes": sci_bytes}
 
 
 def read_plan(path: Path) -> SplitPlan:
@@ -73,22 +72,13 @@ def plan_costs(plan: SplitPlan) -> tuple[list[list[float]], list[list[float]]]:
     """
     latency, energy = _weight(plan, "latency"), _weight(plan, "energy")
     none = [0.0] * len(plan.compute_s[plan.nodes[0]])
-    layer_costs = [
-        [
-            latency * (forward + backward) + energy * joules
-            for forward, backward, joules in zip(
-                plan.compute_s[node], plan.backward_s.get(node, none), plan.energy_j.get(node, none), strict=True
-            )
-        ]
-        for node in plan.nodes
-    ]
+    layer_costs = []
+    for node in plan.nodes:
+        columns = (plan.compute_s[node], plan.backward_s.get(node, none), plan.energy_j.get(node, none))
+        costs = zip(*columns, strict=True)
+        layer_costs.append([latency * (forward + backward) + energy * joules for forward, backward, joules in costs])
     link_costs = [[latency * seconds for seconds in _link_s(plan, p)] for p in range(len(plan.links))]
     return layer_costs, link_costs
-
-
-def sci_bytes(plan: SplitPlan) -> list[int]:
-    """Bytes [P-1] of the whole encoded split-cost message from node p + 1 to node p."""
-    return [message_bytes(node, len(plan.boundary_bytes) - 1) for node in plan.nodes[1:]]
 
 
 def _link_s(plan: SplitPlan, p: int) -> list[float]:
@@ -107,7 +97,6 @@ def _weight(plan: SplitPlan, metric: Metric) -> float:
 
 
 def _contradictions(plan: SplitPlan) -> Iterator[tuple[Key, str]]:
-    """The (key, message) of everything in ``plan`` that contradicts the rest of it."""
     layers, links = len(plan.boundary_bytes) - 1, len(plan.nodes) - 1
     for p, node in enumerate(plan.nodes):
         if node in plan.nodes[:p]:

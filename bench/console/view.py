@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -32,8 +31,6 @@ class Terminal(Console):
 
 @dataclass
 class RunningCase:
-    """A case that runs, as it is shown."""
-
     title: str
     head: str
     started: float
@@ -42,8 +39,6 @@ class RunningCase:
 
 
 class LiveView:
-    """Shows a run of ``total`` cases; a context manager around them."""
-
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._total, self._begun, self._ended = total, 0, 0
@@ -56,14 +51,11 @@ class LiveView:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._console.is_terminal:
             self._live.stop()
 
     def line(self, text: str, style: str = "") -> None:
-        """Print a line that stays on the screen."""
         self._console.print(Text(text, style=style), soft_wrap=True)
 
     def start(self, key: str, title: str, left_s: float | None) -> None:
@@ -86,7 +78,6 @@ class LiveView:
             self.line(f"    {f'{shown.title}: ' if len(self._running) > 1 else ''}{shown.text}")
 
     def end(self, key: str) -> None:
-        """Show that the case of ``key`` has ended."""
         self._running = {other: shown for other, shown in self._running.items() if other != key}
         self._ended += 1
 

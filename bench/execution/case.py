@@ -54,7 +54,6 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
 
 
 def failed_by(case: Case, error: BaseException) -> CaseResult:
-    """The result of a case that ``error`` ended."""
     return failed(case, f"{type(error).__name__}: {error}", traceback_of(error))
 
 
@@ -105,7 +104,6 @@ def _context(plan: RunPlan, case: Case, scratch: Path, say: Callable[[str], None
 
 
 def _not_finite(measurements: list[Measurement]) -> str:
-    """The first few of ``measurements``, each with its case, as the reason why they have no records."""
     shown = [f"{one.metric}{''.join(f' {k}={v}' for k, v in one.case.items())} is {one.value}" for one in measurements]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return f"{', '.join(shown[:3])}{more}; finite values were recorded"

@@ -84,7 +84,6 @@ def kernel_has(scheduler: Literal["netem", "tbf"]) -> bool | None:
 
 
 def _kernel_config() -> list[str]:
-    """Lines of the kernel's configuration; none if it cannot be read."""
     with suppress(OSError):
         return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode().splitlines()
     with suppress(OSError):
@@ -93,12 +92,10 @@ def _kernel_config() -> list[str]:
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def machine() -> dict[str, str | int | None]:
-    """The machine that the run measures on."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "cpu": _cpu(),

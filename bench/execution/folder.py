@@ -13,7 +13,7 @@ from bench.execution import environment as conditions
 from bench.execution.journal import Journal, case_key
 from bench.execution.plan import RunOutcome, RunPlan, status
 from bench.suite.document import InputError
-from bench.suite.schema import Case, Suite, digest
+from bench.suite.schema import Case, Experiment, Suite, digest
 from nodes.files import replacing
 from reports.claims.verdict import judge
 from reports.pages.report import write_report
@@ -58,7 +58,6 @@ class Output:
 
     @property
     def run(self) -> str:
-        """The name of the run in its records."""
         return str(self.environment["run"])
 
     def _check_same(self, earlier: RunEnvironment) -> None:
@@ -71,7 +70,6 @@ class Output:
             raise InputError(lines)
 
     def _check_recorded(self) -> None:
-        """Raise InputError if the suites now define a recorded case differently: its records would not compare."""
         asked = {case_key(case): case for cases in self._plan.cases.values() for case in cases}
         changed = {
             f"{done.suite}/{done.experiment}"
@@ -95,7 +93,6 @@ class Output:
         return self.folder / ".scratch" / f"{name}-{digest([case_key(case), case.sha256])[:12]}"
 
     def log_error(self, title: str, text: str) -> None:
-        """Append the traceback of a failure to ``errors.log``."""
         try:
             with (self.folder / "errors.log").open("a", encoding="utf-8") as file:
                 file.write(f"{title}\n{text}\n")
@@ -118,24 +115,21 @@ class Output:
             "sha256": suite.sha256(self._plan.options.scale),
             "gate": file.gate,
             "fronts": file.fronts,
-            "experiments": [
-                {
-                    "name": experiment.spec.name,
-                    "title": experiment.spec.title,
-                    "description": experiment.spec.description,
-                    "figures": experiment.spec.figures,
-                    **status(self._plan, experiment, self.journal.done, outcome)._asdict(),
-                    "seconds": self._seconds(suite.file.name, experiment.spec.name),
-                }
-                for experiment in suite.experiments
-            ],
+            "experiments": [self._experiment(experiment, outcome) for experiment in suite.experiments],
         }
 
-    def _seconds(self, suite: str, experiment: str) -> float | None:
-        seconds = [
-            done.seconds for done in self.journal.done.values() if (done.suite, done.experiment) == (suite, experiment)
-        ]
-        return sum(seconds) if seconds else None
+    def _experiment(self, experiment: Experiment, outcome: RunOutcome) -> RunEnvironment:
+        spec = experiment.spec
+        done = self.journal.done.values()
+        seconds = [one.seconds for one in done if (one.suite, one.experiment) == (experiment.suite, spec.name)]
+        return {
+            "name": spec.name,
+            "title": spec.title,
+            "description": spec.description,
+            "figures": spec.figures,
+            **status(self._plan, experiment, self.journal.done, outcome)._asdict(),
+            "seconds": sum(seconds) if seconds else None,
+        }
 
     def finish(self, outcome: RunOutcome) -> Path:
         """Judge the claims, write the report and return its path."""
@@ -164,7 +158,6 @@ def _now() -> str:
 
 
 def _environment(plan: RunPlan) -> RunEnvironment:
-    """The conditions and the start time, ready for JSON."""
     return {
         "suites": [],
         "scale": plan.options.scale,
@@ -183,10 +176,9 @@ def _environment(plan: RunPlan) -> RunEnvironment:
 
 def _read_environment(path: Path) -> RunEnvironment:
     try:
-        earlier: RunEnvironment = msgspec.json.decode(path.read_bytes(), type=RunEnvironment)
+        return msgspec.json.decode(path.read_bytes(), type=RunEnvironment)
     except (OSError, msgspec.DecodeError):
         raise InputError([f"--resume: {path.parent} holds no run of `bench run`; give another --out"]) from None
-    return earlier
 
 
 def _write_json(path: Path, value: Any) -> None:

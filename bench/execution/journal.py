@@ -16,10 +16,7 @@ from reports.record import CaseValue, Record
 
 
 class Done(msgspec.Struct, frozen=True):
-    """A recorded case. ``records_bytes`` is the length of ``records.jsonl`` up to its last record.
-
-    ``failure`` says why some of its measurements have no record; to run it again would change nothing.
-    """
+    """A recorded case."""
 
     suite: str
     experiment: str
@@ -27,17 +24,15 @@ class Done(msgspec.Struct, frozen=True):
     seed: int
     sha256: str
     seconds: float
-    records_bytes: int
-    failure: str = ""
+    records_bytes: int  # length of ``records.jsonl`` up to its last record
+    failure: str = ""  # why some of its measurements have no record; to run it again would change nothing
 
     @property
     def key(self) -> str:
-        """Identifies the case within its run."""
         return _key(self.suite, self.experiment, self.case, self.seed)
 
 
 def case_key(case: Case) -> str:
-    """The key of the ``Done`` of ``case``."""
     return _key(case.experiment.suite, case.experiment.spec.name, case.case, case.seed)
 
 
@@ -74,7 +69,6 @@ class Journal:
             self._records_bytes = done.records_bytes
 
     def _check_kept(self) -> None:
-        """Raise InputError if the records of recorded cases are incomplete or changed."""
         with self.records_path.open("rb") as file:
             kept = file.read(self._records_bytes)
         if len(kept) < self._records_bytes:

@@ -1,4 +1,4 @@
-"""Finds, reads and checks suites: whether all that they ask for is there and fits together. Runs nothing."""
+"""Suites, found, read and checked: whether all that they ask for is there and fits together. Runs nothing."""
 
 import inspect
 import re
@@ -46,10 +46,7 @@ def find(name: str, folder: Path) -> Path:
 
 
 def load(names: Iterable[str], data_dir: Path | None = None) -> list[Suite]:
-    """The suites that ``names`` mean and include, each once. Raises InputError with every error in them.
-
-    Suites that only include others are left out.
-    """
+    """Suites that ``names`` mean and include, each once, without mere includers. Raises InputError with every error."""
     loader = _Loader(data_dir)
     for name in names:
         try:
@@ -79,7 +76,6 @@ class _Loader:
         self._names: set[str] = set()
 
     def add(self, path: Path, parents: tuple[Path, ...]) -> None:
-        """Read ``path`` and what it includes."""
         real = path.resolve()
         if real in self._read:
             return
@@ -107,7 +103,6 @@ class _Loader:
                 self.add(path, parents)
 
     def _check(self, document: Document) -> None:
-        """Check all that can be checked, though parts of the document be wrong."""
         convert(document, SuiteFile)
         file = sound(document, SuiteFile, document.value, ())
         if file is None:
@@ -124,11 +119,9 @@ class _Loader:
 
 
 def _sound_items(document: Document, name: str, kind: type[T]) -> Iterator[tuple[int, T]]:
-    """What is right in each item of the list ``name``, and where it stands."""
     items = document.value.get(name)
     for index, value in enumerate(items if isinstance(items, list) else []):
-        item = sound(document, kind, value, (name, index))
-        if item is not None:
+        if (item := sound(document, kind, value, (name, index))) is not None:
             yield index, item
 
 
@@ -153,9 +146,8 @@ def _experiments(
         except ValueError as error:
             document.problem((*at, "run"), str(error))
         else:
-            experiment = Experiment(
-                file.name, spec, function, kind, dataset, decoder(data_dir), _teller(document, at, spec)
-            )
+            told = _teller(document, at, spec)
+            experiment = Experiment(file.name, spec, function, kind, dataset, decoder(data_dir), told)
             _check_parameters(document, at, experiment)
             yield experiment
 
@@ -181,7 +173,6 @@ def resolve_run(run: str) -> tuple[Run, type[msgspec.Struct]]:
 
 
 def _check_parameters(document: Document, at: Key, experiment: Experiment) -> None:
-    """Note every parameter, of the experiment and its scales and grids, that the function does not take."""
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(experiment.parameters_type)}
     for key, name, value in _given(document, at, experiment.spec):
         if name in fields:
@@ -267,7 +258,6 @@ def _teller(document: Document, at: Key, spec: ExperimentSpec) -> Teller:
 
 
 def _check_claims(document: Document, specs: Iterable[ExperimentSpec]) -> None:
-    """Note claims that speak of experiments, or of cases of a grid, that the suite does not have."""
     by_name = {spec.name: spec for spec in specs}
     seen: set[str] = set()
     for index, claim in _sound_items(document, "claims", Claim):
@@ -288,7 +278,6 @@ def _check_claims(document: Document, specs: Iterable[ExperimentSpec]) -> None:
 
 
 def _check_fronts(document: Document, experiments: list[str]) -> None:
-    """Note methods of a front that are measured by no experiment of the suite."""
     for index, front in _sound_items(document, "fronts", FrontSpec):
         for number, method in enumerate(front.methods):
             if method.experiment not in experiments:

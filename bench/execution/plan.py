@@ -62,7 +62,6 @@ class RunPlan:
 
     @property
     def selected_cases(self) -> list[Case]:
-        """The cases that the run records."""
         return [case for experiment in self.selected for case in self.cases[experiment.name]]
 
     def schedule(self, todo: Iterable[Case]) -> "Schedule":
@@ -75,7 +74,6 @@ class RunPlan:
 
     @property
     def dataset(self) -> str:
-        """Names of the data sets that the experiments use."""
         used = {experiment.dataset for suite in self.suites for experiment in suite.experiments}
         return ", ".join(sorted(used - {"none"})) or "none"
 
@@ -87,7 +85,6 @@ class Schedule(NamedTuple):
     beside: frozenset[str]
 
     def runs_beside(self, case: Case) -> bool:
-        """Whether other cases run at the same time as ``case``."""
         return case_key(case) in self.beside
 
     def share_s(self, case: Case, seconds: float | None) -> float | None:
@@ -127,7 +124,6 @@ def _misfits(scale: Scale, shaping: ShapingBackend, cases: list[Case]) -> list[s
 
 
 def _selected(known: list[Experiment], globs: Sequence[str]) -> list[Experiment]:
-    """Experiments that match any of ``globs``. Raises InputError for globs that match none."""
     names = [experiment.name for experiment in known]
     if unmatched := [glob for glob in globs if not any(_matches(experiment, glob) for experiment in known)]:
         raise InputError([f"--only: no experiment matches {glob}{did_you_mean(glob, names)}" for glob in unmatched])
@@ -154,19 +150,15 @@ class RunOutcome:
 
 
 class ExperimentStatus(NamedTuple):
-    """Status of an experiment, with the reason if it is not done."""
-
     status: Literal["done", "failed", "skipped"]
     reason: str | None = None
 
 
 def status(plan: RunPlan, experiment: Experiment, recorded: Container[str], outcome: RunOutcome) -> ExperimentStatus:
     """Status of ``experiment`` so far; ``recorded`` holds the keys of recorded cases."""
-    skipped = experiment.skipped(plan.options.scale)
-    if skipped:
+    if skipped := experiment.skipped(plan.options.scale):
         return ExperimentStatus("skipped", skipped)
-    failure = (outcome.earlier_failures | outcome.failures).get(experiment.name)
-    if failure:
+    if failure := (outcome.earlier_failures | outcome.failures).get(experiment.name):
         return ExperimentStatus("failed", failure)
     cases = plan.cases[experiment.name]
     missing = sum(case_key(case) not in recorded for case in cases)

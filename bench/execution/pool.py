@@ -53,17 +53,14 @@ class WorkerPool:
         self._selector = selectors.DefaultSelector()
 
     def start(self) -> None:
-        """Start as many workers as may run at a time, or as there are cases."""
         for _ in range(min(self._plan.jobs, len(self._waiting))):
             self._start_worker()
 
     def wait(self) -> None:
-        """Wait for events of the workers and act on them."""
         for key, _ in self._selector.select():
             self._read(key.data)
 
     def close(self) -> None:
-        """Kill all workers, whether their cases ended or not."""
         for worker in list(self._busy):
             self._end_worker(worker)
         self._selector.close()
@@ -76,7 +73,6 @@ class WorkerPool:
         self._assign(worker)
 
     def _assign(self, worker: Child) -> None:
-        """Send ``worker`` the next case; without one it ends."""
         if not self._waiting:
             self._end_worker(worker)
             return

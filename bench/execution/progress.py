@@ -14,8 +14,6 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """The cases ``todo`` of a run, as they start and end."""
-
     def __init__(self, view: LiveView, todo: Sequence[Case], schedule: Schedule) -> None:
         self._view, self._schedule = view, schedule
         self._left = {case_key(case): case for case in todo}
@@ -23,19 +21,16 @@ class Progress:
         self._done: list[Spent] = []
 
     def start(self, case: Case) -> None:
-        """Show that ``case`` starts."""
         left = [(one.experiment.name, self._schedule.share_s(one, one.estimate_s)) for one in self._left.values()]
         self._view.start(case_key(case), case.title, time_left(self._done, left))
         self._started[case_key(case)] = time.monotonic()
         logger.info("case started: %s", case.title)
 
     def say(self, key: str, text: str) -> None:
-        """Show one line about the case of ``key``, such as its accuracy and bytes so far. Callable from any thread."""
         self._view.say(key, text)
         logger.debug("%s: %s", key, text)
 
     def end(self, case: Case) -> None:
-        """Show that ``case`` has ended, well or not."""
         del self._left[case_key(case)]
         share_s, seconds = self._schedule.share_s, time.monotonic() - self._started.pop(case_key(case))
         self._done.append(Spent(case.experiment.name, share_s(case, case.estimate_s), share_s(case, seconds) or 0.0))

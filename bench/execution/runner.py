@@ -73,7 +73,6 @@ def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Outp
 
 
 def _run_one_by_one(plan: RunPlan, cases: list[Case], output: Output, progress: Progress, keep: Keep) -> None:
-    """Run ``cases`` in this process; ``keep`` is given the result of each."""
     for case in collect_garbage_between(cases):
         progress.start(case)
         result = run_case(plan, case, output.run, output.scratch(case), partial(progress.say, case_key(case)))
@@ -82,7 +81,6 @@ def _run_one_by_one(plan: RunPlan, cases: list[Case], output: Output, progress: 
 
 
 def _keep(output: Output, outcome: RunOutcome, case: Case, result: CaseResult) -> None:
-    """Record ``result`` of ``case``, or why it has none."""
     outcome.earlier_failures.pop(case.experiment.name, None)
     if not result.traceback:
         try:

@@ -1,7 +1,7 @@
-"""Worker process: runs the cases that the runner sends it and returns their results.
+"""Worker process: runs the cases that the runner sends it, on one thread, and returns their results.
 
-It computes on one thread. When its input ends the runner is gone, for whatever reason: the worker then ends at
-once, with every process that experiments have started and left behind.
+When its input ends the runner is gone, for whatever reason: the worker then ends at once, with every process that
+experiments have started and left behind.
 """
 
 import json
@@ -22,8 +22,6 @@ from bench.suite.document import InputError
 
 
 class Worker:
-    """Runs cases of one run, one after another."""
-
     def __init__(self) -> None:
         self._events, self._input = os.fdopen(os.dup(1), "wb"), os.fdopen(os.dup(0))
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -36,7 +34,6 @@ class Worker:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def work(self) -> None:
-        """Run what the runner asks for until standard input ends."""
         begin = self._commands.get()
         plan = _plan(options_of(begin["options"]))
         cases = {(case_key(case), case.sha256): case for case in plan.selected_cases} if plan else {}
@@ -63,7 +60,6 @@ class Worker:
 
 
 def _plan(options: Options) -> RunPlan | None:
-    """The runner's plan; None where the suites can no longer be used."""
     try:
         return make_plan(options)
     except InputError:
