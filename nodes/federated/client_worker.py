@@ -1,5 +1,7 @@
 """Worker of a client: its part of the network on its own pictures, round after round."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -92,6 +94,15 @@ class ClientWorker:
         """Go on from the clients' part that the server sent."""
         self.segment.adopt(model.tensors)
         return Adopted()
+
+    @contextmanager
+    def borrowing(self, model: ClientModel | None) -> Iterator[None]:
+        """Test with the clients' part ``model`` instead of its own; a step that is under way goes on afterwards."""
+        own = self.segment.exchange(model.tensors) if model else {}
+        try:
+            yield
+        finally:
+            self.segment.exchange(own)
 
     def _keep(self) -> None:
         """Save the client's state after a step, where the federation asks for it."""

@@ -187,17 +187,17 @@ def evaluated(federation: Federation, made: Workers, edge: int, round_number: in
     """
     correct, total = torch.zeros(federation.job.classes), torch.zeros(federation.job.classes)
     role, server = made[federation.edge_names[edge]]
-    part = role.part if isinstance(role, EdgeServer) else None
+    assert isinstance(role, EdgeServer)
     for client in federation.group(edge, round_number):
-        worker: ClientWorker = made[federation.client_names[client]][1]
-        if part is not None:
-            worker.adopt(part)  # it is on its way, or comes before the client's next turn
-        for batch in range(worker.data.test_batches):
-            answers = worker.test(round_number, batch)
-            if isinstance(answers, Activation):
-                answers = worker.answers(server.forward(answers, client))
-            assert isinstance(answers, Answers)
-            correct, total = correct + answers.correct_by_class, total + answers.total_by_class
+        name = federation.client_names[client]
+        worker: ClientWorker = made[name][1]
+        with worker.borrowing(role.part_for(name)):
+            for batch in range(worker.data.test_batches):
+                answers = worker.test(round_number, batch)
+                if isinstance(answers, Activation):
+                    answers = worker.answers(server.forward(answers, client))
+                assert isinstance(answers, Answers)
+                correct, total = correct + answers.correct_by_class, total + answers.total_by_class
     return Answers(correct, total)
 
 

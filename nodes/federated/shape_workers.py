@@ -5,6 +5,7 @@ All clients have one network, so one part of it stands for theirs and one for th
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import msgspec
@@ -99,6 +100,10 @@ class ShapeClient:
     def adopt(self, model: ClientModel) -> Adopted:
         """Hold nothing."""
         return Adopted()
+
+    def borrowing(self, model: ClientModel | None) -> AbstractContextManager[None]:
+        """Hold nothing."""
+        return nullcontext()
 
     def _tested(self, batch: int) -> Indices:
         size = self._shapes.job.batch_size

@@ -236,6 +236,18 @@ class SharingSegment(Segment):
         if self.adjust_gradients:
             self._start = {name: parameter.detach().clone() for name, parameter in self._named_parameters().items()}
 
+    def exchange(self, tensors: Tensors) -> Tensors:
+        """Put ``tensors`` in the place of those of these names in ``state``; what was there. Nothing is copied."""
+        held = {
+            _full_name(part, key): tensor
+            for part, module in self._parts().items()
+            for key, tensor in module.state_dict(keep_vars=True).items()
+        }
+        before = {name: held[name].data for name in tensors}
+        for name, tensor in tensors.items():
+            held[name].data = tensor.to(self._device)
+        return before
+
     def _step(self, save: int | None) -> None:
         if self.adjust_gradients:
             self.adjust_gradients(self._named_parameters(), self._start)
@@ -244,7 +256,7 @@ class SharingSegment(Segment):
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters by their names in ``state``."""
         return {
-            key.removeprefix("body.") if part == "part" else f"{part}.{key}": parameter
+            _full_name(part, key): parameter
             for part, module in self._parts().items()
             for key, parameter in module.named_parameters()
         }
@@ -269,6 +281,11 @@ class SharingSegment(Segment):
             return own
         shared = super()._decode_gradients(shared)
         return {name: torch.cat([value, own[name]]) if name in own else value for name, value in shared.items()}
+
+
+def _full_name(part: str, key: str) -> str:
+    """The name in ``Segment.state`` of what ``part`` of a segment holds as ``key``."""
+    return key.removeprefix("body.") if part == "part" else f"{part}.{key}"
 
 
 def joint_summary(clients: int, size: int, positions: int, backward_s: float) -> JointSummary:

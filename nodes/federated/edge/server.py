@@ -23,9 +23,10 @@ from nodes.federated.calls import (
     JointSummary,
     ServeTask,
 )
+from nodes.federated.edge.decisions import Decisions
 from nodes.federated.edge.membership import Membership
 from nodes.federated.edge.round_stats import RoundStats
-from nodes.federated.edge.tasks import Decisions, Tasks
+from nodes.federated.edge.tasks import Tasks
 from nodes.federated.schemes import ClientState, RoundState, scheme_of
 from nodes.runtime.actions import Action, Connect, Direction, Finish, Role, Send, Wake
 from nodes.spec.federation import Federation
@@ -68,7 +69,7 @@ class EdgeServer(Role):
         self._decisions = Decisions(self._scheme, federation.scheme.name)
         self._membership = Membership(federation, edge)
         self._round = RoundState(steps=federation.local_steps or 0, expected=len(self._membership.numbers))
-        self._tasks = Tasks(federation, self._scheme, self._membership, self._round)
+        self._tasks = Tasks(self._decisions, self._membership, self._round, federation.job.batch_size)
         self._stats = RoundStats(began=0.0)
         self._phase: RoundPhase = "gathering"
         self._begun = False  # by the runner's word, and the cloud is there
@@ -80,10 +81,10 @@ class EdgeServer(Role):
         self._untested: set[str] = set()
         self._to_cloud = False  # what was trained is still to be aggregated there
 
-    @property
-    def part(self) -> ClientModel | None:
-        """The clients' part as the scheme shares it; None before it was trained, or where it is not shared."""
-        return self._part
+    def part_for(self, name: str) -> ClientModel | None:
+        """The shared part that client ``name`` is to be tested with; None if that is its own."""
+        client = self._membership.members.get(name)
+        return self._part if client is None or self._scheme.hands_part(self._round, client) else None
 
     # Who is here
 
@@ -250,7 +251,7 @@ class EdgeServer(Role):
         for client in present:
             client.served, client.reported, client.phase = 0, False, "resting"
         self._round.served, self._round.clients = 0, []
-        self._round.clients = self._decisions.select(self._round, present)
+        self._round.clients = self._decisions.select(self._round, present) if self._scheme.waits else present
         for client in self._round.clients:
             client.phase = "idle"
         self._all_train = len(self._round.clients) == len(present)

@@ -4,66 +4,24 @@ Each task is counted once, when it is served.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
 
-from nodes.errors import NodeError
 from nodes.federated.calls import FetchGradient, JointStep, JointSummary, ServeTask
+from nodes.federated.edge.decisions import Decisions
 from nodes.federated.edge.joint_step import SHARED
 from nodes.federated.edge.membership import Membership
 from nodes.federated.edge.round_stats import RoundStats
-from nodes.federated.schemes import ClientState, RoundState, Scheme
+from nodes.federated.schemes import ClientState, RoundState
 from nodes.runtime.actions import Action, Compute, Send
-from nodes.spec.federation import Federation
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import Gradient
-
-
-class Decisions:
-    """The hooks of ``scheme`` that choose clients, checked. Raises NodeError for a choice that cannot be."""
-
-    def __init__(self, scheme: Scheme, name: str) -> None:
-        self._scheme, self._name = scheme, name
-
-    def select(self, round_state: RoundState, present: Sequence[ClientState]) -> list[ClientState]:
-        chosen = self._checked("select", self._scheme.select(round_state, present), present)
-        return sorted(chosen, key=lambda client: client.index)
-
-    def start(self, round_state: RoundState) -> list[ClientState]:
-        return self._checked("start", self._scheme.start(round_state), round_state.of_phase("idle"))
-
-    def due(self, round_state: RoundState) -> list[ClientState]:
-        return self._checked("due", self._scheme.due(round_state), round_state.tasks)
-
-    def weights(self, round_state: RoundState, clients: Sequence[ClientState]) -> tuple[float, ...]:
-        weights = tuple(float(weight) for weight in self._scheme.weights(round_state, clients))
-        if len(weights) != len(clients) or not all(0 < weight < float("inf") for weight in weights):
-            raise self._error("weights", f"got {list(weights)}, expected {len(clients)} numbers above 0")
-        return weights
-
-    def stuck(self, round_state: RoundState) -> NodeError:
-        """The error of a round in which nobody can go on."""
-        waiting = [client.name for client in round_state.tasks]
-        idle = [client.name for client in round_state.of_phase("idle")]
-        return self._error("due", f"round {round_state.number} cannot go on: tasks of {waiting} wait, {idle} are idle")
-
-    def _checked(self, hook: str, chosen: Sequence[ClientState], allowed: Iterable[ClientState]) -> list[ClientState]:
-        allowed, listed = list(allowed), list(chosen)
-        if len(set(listed)) != len(listed) or not set(listed) <= set(allowed):
-            names = [[getattr(client, "name", client) for client in clients] for clients in (listed, allowed)]
-            raise self._error(hook, f"chose {names[0]}, expected some of {names[1]}")
-        return listed
-
-    def _error(self, hook: str, text: str) -> NodeError:
-        return NodeError(f"{hook} of scheme {self._name}: {text}")
 
 
 class Tasks:
     """Tasks of the clients of ``membership``, in the round of ``round_state``."""
 
-    def __init__(self, federation: Federation, scheme: Scheme, membership: Membership, round_state: RoundState) -> None:
-        self._scheme, self._decisions = scheme, Decisions(scheme, federation.scheme.name)
-        self._batch_size = federation.job.batch_size
-        self._membership, self._round = membership, round_state
+    def __init__(self, decisions: Decisions, membership: Membership, round_state: RoundState, batch_size: int) -> None:
+        self._decisions, self._scheme = decisions, decisions.scheme
+        self._membership, self._round, self._batch_size = membership, round_state, batch_size
         self._asked: deque[ClientState | None] = deque()  # for whom the worker computes, in order; None: the server
         self._joining: list[ClientState] = []  # clients of the joint step under way
 

@@ -117,7 +117,7 @@ class Scheme:
     # Decisions of an edge server
 
     def select(self, round: RoundState, present: Sequence[ClientState]) -> Sequence[ClientState]:
-        """Choose the clients that train in a round, when it begins.
+        """Choose the clients that train in a round, when it begins. Not asked where clients do not wait.
 
         Args:
             round: The round that begins; it has no clients yet.
@@ -172,13 +172,15 @@ class Scheme:
         return True
 
     def is_over(self, round: RoundState) -> bool:
-        """Tell whether the round is over; asked after every event in it.
+        """Tell whether the round ends now, without the clients that still train; asked after every event in it.
+
+        A round in which all clients are complete ends anyway. The work of a client that still trains is dropped, except
+        where clients do not wait: it counts in the next round.
 
         Returns:
-            By default whether all clients are complete. The work of a client that is still training then is dropped,
-            unless the scheme does not wait.
+            By default False; where clients do not wait, whether they took as many steps as all of them would have.
         """
-        return all(client.phase == "complete" for client in round.clients)
+        return not self.waits and round.served >= round.steps * round.expected
 
     # Aggregation, in a worker
 

@@ -116,9 +116,6 @@ class AsyncPsl(Scheme):
         scales = [share * fading(round.staleness(client), self._exponent) for client in clients]
         return [weight * scale for weight, scale in zip(super().weights(round, clients), scales, strict=True)]
 
-    def is_over(self, round: RoundState) -> bool:
-        return round.served >= round.steps * round.expected
-
 
 class Fl(Scheme):
     """Federated learning (FedAvg): clients have the whole network."""
@@ -155,8 +152,10 @@ def build_scheme(spec: SchemeSpec) -> Scheme:
     for attribute, kind in (("server_parts", ServerParts), ("client_parts", ClientParts), ("statistics", Statistics)):
         if (value := getattr(scheme, attribute)) not in get_args(kind):
             raise ValueError(f"scheme {spec.name}: {attribute} is {value!r}, expected one of {get_args(kind)}")
-    if not scheme.waits and scheme.client_parts != "kept":
-        raise ValueError(f"scheme {spec.name}: clients that do not wait for each other keep their parts")
+    if not scheme.waits and (scheme.client_parts != "kept" or scheme.server_parts == "none"):
+        raise ValueError(
+            f"scheme {spec.name}: clients that do not wait for each other keep their parts, below a server's"
+        )
     return scheme
 
 

@@ -204,7 +204,8 @@ def test_the_work_of_a_client_that_is_late_is_dropped(server_parts):
         client_timing=Timing(forward_s=0.01, backward_s=0.02),
         partition=UNEQUAL,
     )
-    run = trained(federation, dict.fromkeys((*federation.client_names, "edge1"), LINK))
+    links = dict.fromkeys((*federation.client_names, "edge1"), LINK)
+    run = trained(federation, links)
     metrics = [one.metrics for one in run.outcome.rounds]
     assert [one["participants"] for one in metrics] == [3.0] * 4
     assert [one["count"] for one in metrics] == [2 * 2 * 8] * 4
@@ -212,6 +213,8 @@ def test_the_work_of_a_client_that_is_late_is_dropped(server_parts):
     expected = trained_unsplit(federation, (0, 1), weighted)
     for client in federation.client_names:
         assert_close(whole_of(run, client), expected, 1e-5)
+    outside = run_in_virtual_time(replace(federation, test_every=0), links)  # it is tested in the middle of a step
+    assert [one.correct_by_class for one in outside.rounds] == [one.correct_by_class for one in run.outcome.rounds]
 
 
 # -- what an edge server decides

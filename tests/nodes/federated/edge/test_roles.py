@@ -187,6 +187,16 @@ def test_what_is_said_of_a_round_that_was_left_counts_for_nothing():
     assert server.receive("client3", done(), 0.0) == []
 
 
+def test_one_that_comes_and_leaves_before_the_next_round_takes_no_part_in_it():
+    server = begun("psl", test_every=0)
+    server.lost("client3", 0.0)
+    come(server, "client3")
+    server.lost("client3", 0.5)
+    sent = [action for action in over(server, NAMES[:2]) if isinstance(action, Send)]
+    assert [action.to for action in sent if isinstance(action.message, TrainRound)] == ["client1", "client2"]
+    assert come(server, "client3") == []
+
+
 def test_the_loss_of_an_asynchronous_step_counts_though_its_client_has_left():
     server = begun("psl-async")
     server.receive("client1", task(0), 0.0)
