@@ -24,35 +24,26 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delays the following bytes by one round trip and leaves the rate unchanged, and the last three fields are refused
     (see ``check_stream``). On a kernel with tbf alone, tbf limits the rate and the emulator does the rest.
 
-    Args:
-        rate_bps: TCP payload rate in bits per second; None for an unlimited rate.
-        delay_s: One-way delay in seconds.
-        jitter_s: Scale of the random delay in seconds (the normal's standard deviation). A draw times this value is
-            added to ``delay_s``; the sum is never negative, and bytes are never reordered.
-        loss: Probability that a 1,448-byte segment is lost, in [0, 1).
-        jitter_distribution: Distribution of the draws, see ``netem.jitter``.
-        jitter_correlation: Correlation between successive draws, in [0, 1), on the scale of a normal, so that the
-            distribution is kept. The kernel's netem accepts it, but measurements show no effect there: it indexes
-            its table by the lowest bits of the draw, which are almost independent.
-        loss_correlation: Correlation between the losses of successive segments, in [0, 1): a two-state Markov chain,
-            netem's ``gemodel``. (netem's own loss correlation loses less than asked for.)
-        duplicate: Probability that a packet is duplicated, in [0, 1).
-        reorder: Probability that a packet skips the delay and overtakes others, in [0, 1).
-        limit_packets: Packets in flight or queued before more are dropped; None derives it from rate and delay.
-
-    Raises:
-        ValueError: A value is out of range, or ``reorder`` is given without ``delay_s``.
+    Raises ValueError for a value out of range, or ``reorder`` without ``delay_s``.
     """
 
-    rate_bps: float | None = None
-    delay_s: float = 0.0
+    rate_bps: float | None = None  # TCP payload rate in bits per second; None: unlimited
+    delay_s: float = 0.0  # one-way delay in seconds
+    # Scale of the random delay in seconds (the normal's standard deviation). A draw times this value is added to
+    # ``delay_s``; the sum is never negative, and bytes are never reordered.
     jitter_s: float = 0.0
-    loss: float = 0.0
-    jitter_distribution: Distribution = "normal"
+    loss: float = 0.0  # probability that a 1,448-byte segment is lost, in [0, 1)
+    jitter_distribution: Distribution = "normal"  # of the draws, see ``netem.jitter``
+    # Correlation between successive draws, in [0, 1), on the scale of a normal, so that the distribution is kept. The
+    # kernel's netem accepts it, but measurements show no effect there: it indexes its table by the lowest bits of the
+    # draw, which are almost independent.
     jitter_correlation: float = 0.0
+    # Correlation between the losses of successive segments, in [0, 1): a two-state Markov chain, netem's ``gemodel``.
+    # (netem's own loss correlation loses less than asked for.)
     loss_correlation: float = 0.0
-    duplicate: float = 0.0
-    reorder: float = 0.0
+    duplicate: float = 0.0  # probability that a packet is duplicated, in [0, 1)
+    reorder: float = 0.0  # probability that a packet skips the delay and overtakes others, in [0, 1)
+    # Packets in flight or queued before more are dropped; None derives it from rate and delay.
     limit_packets: int | None = None
 
     def __post_init__(self) -> None:

@@ -42,16 +42,12 @@ class Duplex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 LinkName = Literal["unlimited", "wifi", "5g"]
 
+_WIFI = LinkProfile(rate_bps=60e6, delay_s=0.003, jitter_s=0.001, loss=1e-4)
+_5G = LinkProfile(rate_bps=120e6, delay_s=0.010, jitter_s=0.002, loss=1e-5)
 LINKS: dict[LinkName, Duplex] = {
     "unlimited": Duplex(),
-    "wifi": Duplex(
-        down=LinkProfile(rate_bps=60e6, delay_s=0.003, jitter_s=0.001, loss=1e-4),
-        up=LinkProfile(rate_bps=60e6, delay_s=0.003, jitter_s=0.001, loss=1e-4),
-    ),
-    "5g": Duplex(
-        down=LinkProfile(rate_bps=120e6, delay_s=0.010, jitter_s=0.002, loss=1e-5),
-        up=LinkProfile(rate_bps=30e6, delay_s=0.010, jitter_s=0.002, loss=1e-5),
-    ),
+    "wifi": Duplex(down=_WIFI, up=_WIFI),
+    "5g": Duplex(down=_5G, up=msgspec.structs.replace(_5G, rate_bps=30e6)),
 }
 
 

@@ -57,35 +57,26 @@ class ClientMove(NamedTuple):
 
 
 class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``clients`` train the network of ``job`` by ``scheme`` for ``rounds`` of ``local_steps`` each.
+    """``clients`` train the network of ``job`` by ``scheme`` for ``rounds`` of ``local_steps`` each."""
 
-    Attributes:
-        job: Two nodes, a client and an edge server, and the stage of their link; ``epochs`` and ``steps`` are not used.
-        scheme: How the clients train together (``nodes.federated.schemes``).
-        local_steps: A client's training steps in a round; None for as many as the mean client's images fill. A client
-            goes through its images again and again.
-        cloud_every: Rounds after which the edge servers' parts are aggregated at the cloud.
-        test_every: Rounds after which clients test; 0 for never. They test after the last as well.
-        slowdowns: The clients', taken again from the first on where there are more clients.
-        moves: Clients that change their edge server between two rounds.
-        folder: Where clients keep their state after each step, so that one that was killed goes on from it.
-    """
-
-    job: Job
-    scheme: SchemeSpec
+    job: Job  # two nodes, a client and an edge server, and the stage of their link; ``epochs``, ``steps`` are not used
+    scheme: SchemeSpec  # how the clients train together (``nodes.federated.schemes``)
     clients: Annotated[int, msgspec.Meta(ge=1, le=MOST_NODES)] = 5
     edges: Annotated[int, msgspec.Meta(ge=1, le=MOST_NODES)] = 1
     rounds: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROUNDS)] = 1
+    # A client's training steps in a round; None: as many as the mean client's pictures fill. A client goes through its
+    # pictures again and again.
     local_steps: int | None = None
     partition: Partition = Partition()
-    cloud_every: int = 1
-    test_every: int = 1
-    slowdowns: tuple[float, ...] = (1.0,)
+    cloud_every: int = 1  # rounds after which the edge servers' parts are aggregated at the cloud
+    test_every: int = 1  # rounds after which clients test, beside the last; 0: only after the last
+    slowdowns: tuple[float, ...] = (1.0,)  # of the clients, from the first again where there are more of them
     client_timing: Timing | None = None
     server_timing: Timing | None = None
     absences: Annotated[tuple[Absence, ...], msgspec.Meta(max_length=MOST_CHANGES)] = ()
+    # Clients that change their edge server between two rounds.
     moves: Annotated[tuple[ClientMove, ...], msgspec.Meta(max_length=MOST_CHANGES)] = ()
-    folder: str | None = None
+    folder: str | None = None  # for the clients' states after each step, from which a killed client goes on
 
     def __post_init__(self) -> None:
         if len(self.job.nodes) != 2 or self.job.microbatches != 1 or self.job.members or self.job.moves is not None:

@@ -15,15 +15,10 @@ class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class StageSpec(_Spec, frozen=True, kw_only=True):
-    """The stage at a cut.
+    """The stage at a cut."""
 
-    Args:
-        name: A built-in stage (``nodes.stages.BUILT_IN``), or ``module:callable``.
-        options: Keyword arguments of the stage, beside the shapes at its boundary.
-    """
-
-    name: str = "identity"
-    options: dict[str, Any] = {}
+    name: str = "identity"  # a built-in stage (``nodes.stages.BUILT_IN``), or ``module:callable``
+    options: dict[str, Any] = {}  # keyword arguments of the stage, beside the shapes at its boundary
 
 
 class OptimizerSpec(_Spec, frozen=True, kw_only=True):
@@ -85,22 +80,14 @@ class Device(_Spec, frozen=True, kw_only=True):
 class Control(_Spec, frozen=True, kw_only=True):
     """Let split-cost messages move layers between the nodes during training (HiveMind, section IV-E, Eq. 8 and 9).
 
-    Args:
-        layer_s: Seconds [P][L] of each layer in one training step, forward and backward, by node.
-        links: The P-1 links as reported to the nodes, by the training step, counted over all epochs, from which they
-            hold; must have step 0.
-        policy: When updates are sent and splits change; what concerns tasks and periods is not used.
-        every_steps: Training steps between two requests for an assignment, if the last answer has arrived; 1 or more.
-        horizon_steps: Training steps, 1 or more, over which the cost of moving is spread.
-
-    Raises ValueError for a number below 1, or no links at step 0.
+    Training steps are counted over all epochs. Raises ValueError for a number below 1, or no links at step 0.
     """
 
-    layer_s: tuple[tuple[float, ...], ...]
-    links: dict[int, tuple[LinkSpec, ...]]
-    policy: Policy = Policy()
-    every_steps: int = 1
-    horizon_steps: int = 100
+    layer_s: tuple[tuple[float, ...], ...]  # [P][L] of each layer in one training step, forward and backward, by node
+    links: dict[int, tuple[LinkSpec, ...]]  # the P-1 links as reported to the nodes, by the step from which they hold
+    policy: Policy = Policy()  # when updates are sent and splits change; nothing of tasks and periods is used
+    every_steps: int = 1  # steps between two requests for an assignment, if the last answer has arrived
+    horizon_steps: int = 100  # steps over which the cost of moving is spread
 
     def __post_init__(self) -> None:
         if self.every_steps < 1 or self.horizon_steps < 1:
@@ -112,63 +99,39 @@ class Control(_Spec, frozen=True, kw_only=True):
 class Job(_Spec, frozen=True, kw_only=True):
     """A job for a chain of P nodes: train, and test after each epoch. A node that holds no layer relays.
 
-    Args:
-        model: A torchvision classifier, or ``module:callable``.
-        input_shape: (C, H, W) of a picture.
-        classes: Classes that the model tells apart.
-        nodes: Names of the P nodes, from the UE on.
-        splits: Layers done when leaving node 1 to P-1: P-1 numbers that do not decrease.
-        stages: One stage a link. Where relays lie between two parts of the model, the stage of the last link before
-            the receiving part is used, and the relays pass its wire tensors on.
-        data: The data that the UE reads.
-        optimizer: Each node's own optimizer.
-        epochs: Epochs of training; 0 only tests.
-        steps: Training steps of an epoch at most; None: the whole data set.
-        batch_size: Pictures of a batch.
-        microbatches: Parts into which a batch is divided for pipelining.
-        window: Batches in flight during inference.
-        seed: Seed of parameters, order, augmentation and stochastic layers.
-        threads: Torch threads of a node; None: torch's own choice.
-        device: Torch device of every node.
-        payload_bytes: Largest payload of a message.
-        devices: Speed of each node, or none: each as fast as the machine.
-        moves: New splits by the training step from which they hold; None: layers stay where they are.
-        control: Split control that decides on moves instead.
-        weights: File of parameters and buffers by name; those that fit initialise the model.
-        members: Epochs after which every node keeps its state. After training, assignment k uses the k-th kept
-            state (from 1).
-        sources: UEs. With several, the first of two nodes stands for all of them: each has an equal part of the
-            pictures and its own copy of the UE's part; they share one link and train the server's part in turn.
-        checkpoint: Folder in which each node saves its part after every epoch.
-
-    Raises:
-        ValueError: Fields that contradict each other.
+    Raises ValueError for fields that contradict each other.
     """
 
-    model: str
-    input_shape: tuple[int, int, int]
-    classes: int
-    nodes: tuple[str, ...]
-    splits: tuple[int, ...]
+    model: str  # a torchvision classifier, or ``module:callable``
+    input_shape: tuple[int, int, int]  # (C, H, W) of a picture
+    classes: int  # classes that the model tells apart
+    nodes: tuple[str, ...]  # names of the P nodes, from the UE on
+    splits: tuple[int, ...]  # layers done when leaving node 1 to P-1: P-1 numbers that do not decrease
+    # One stage a link. Where relays lie between two parts of the model, the stage of the last link before the
+    # receiving part is used, and the relays pass its wire tensors on.
     stages: tuple[StageSpec, ...]
-    data: DataSpec = DataSpec()
-    optimizer: OptimizerSpec = OptimizerSpec()
-    epochs: int = 1
-    steps: int | None = None
-    batch_size: int = 128
-    microbatches: int = 1
-    window: int = 4
-    seed: int = 0
-    threads: int | None = None
-    device: str = "cpu"
-    payload_bytes: int = 1 << 26
-    devices: tuple[Device, ...] = ()
+    data: DataSpec = DataSpec()  # the data that the UE reads
+    optimizer: OptimizerSpec = OptimizerSpec()  # each node's own
+    epochs: int = 1  # of training; 0 only tests
+    steps: int | None = None  # training steps of an epoch at most; None: the whole data set
+    batch_size: int = 128  # pictures of a batch
+    microbatches: int = 1  # parts into which a batch is divided for pipelining
+    window: int = 4  # batches in flight during inference
+    seed: int = 0  # of parameters, order, augmentation and stochastic layers
+    threads: int | None = None  # Torch threads of a node; None: torch's own choice
+    device: str = "cpu"  # Torch device of every node
+    payload_bytes: int = 1 << 26  # largest payload of a message
+    devices: tuple[Device, ...] = ()  # speed of each node, or none: each as fast as the machine
+    # New splits by the training step from which they hold; None: layers stay where they are.
     moves: dict[int, tuple[int, ...]] | None = None
-    control: Control | None = None
-    weights: str | None = None
+    control: Control | None = None  # split control that decides on moves instead
+    weights: str | None = None  # file of parameters and buffers by name; those that fit initialise the model
+    # Epochs after which every node keeps its state. After training, assignment k uses the k-th kept state (from 1).
     members: tuple[int, ...] = ()
+    # UEs. With several, the first of two nodes stands for all of them: each has an equal part of the pictures and its
+    # own copy of the UE's part; they share one link and train the server's part in turn.
     sources: int = 1
-    checkpoint: str | None = None
+    checkpoint: str | None = None  # folder in which each node saves its part after every epoch
 
     def __post_init__(self) -> None:
         links = len(self.nodes) - 1
