@@ -34,12 +34,10 @@ class EmulatorError(RuntimeError):
 
 class AddLink(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     target: Address
-    up: LinkProfile
-    down: LinkProfile
+    link: Duplex
     host: str
     seed: int
     namespace: str | None
-    half_duplex: bool
 
 
 class ChangeLink(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -83,8 +81,7 @@ def execute(line: bytes, proxies: dict[Address, Proxy]) -> Reply:
 
 def _execute(command: Command, proxies: dict[Address, Proxy]) -> Reply:
     if isinstance(command, AddLink):
-        link = Duplex(up=command.up, down=command.down, half_duplex=command.half_duplex)
-        proxy = Proxy(command.target, link, command.host, seed=command.seed, namespace=command.namespace)
+        proxy = Proxy(command.target, command.link, command.host, seed=command.seed, namespace=command.namespace)
         proxies[proxy.address] = proxy
         return Reply(address=proxy.address)
     proxy = proxies[command.address]
@@ -148,22 +145,13 @@ class Emulator:
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        root = Path(__file__).parents[1]  # so that ``-m`` finds this package
+        pipe = asyncio.subprocess.PIPE
+        command = (sys.executable, "-m", "netem.emulate")
+        self._process = await asyncio.create_subprocess_exec(*command, cwd=root, stdin=pipe, stdout=pipe)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-    async def start(self) -> None:
-        root = Path(__file__).parents[1]  # so that ``-m`` finds this package
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "netem.emulate"),
-            cwd=root,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-
-    async def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -176,25 +164,18 @@ class Emulator:
     async def add_link(
         self,
         target: Address,
-        up: LinkProfile,
-        down: LinkProfile,
+        link: Duplex,
         host: str = "127.0.0.1",
         *,
         seed: int = 0,
         namespace: str | None = None,
-        half_duplex: bool = False,
     ) -> Address:
-        """Add a link to ``target``; return the address to connect to instead.
+        """Add ``link``, up towards ``target``, without its traces; return the address on ``host`` to connect to.
 
-        Args:
-            target: Address to which connections are forwarded.
-            up, down: Profiles towards the target and from it.
-            host: Address to listen on, on a free port.
-            seed: Seed of jitter and loss.
-            namespace: Path of the network namespace of both addresses; None for that of the emulator.
-            half_duplex: Both directions share one medium.
+        ``seed`` is that of jitter and loss, ``namespace`` the path of the network namespace of both addresses; None for
+        that of the emulator.
         """
-        reply = await self._request(AddLink(target, up, down, host, seed, namespace, half_duplex))
+        reply = await self._request(AddLink(target, link, host, seed, namespace))
         assert reply.address is not None
         return reply.address
 

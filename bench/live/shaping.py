@@ -71,12 +71,7 @@ class Emulated:
             return far
         if hop not in self._emulated_at:
             self._emulated_at[hop] = await self._emulator.add_link(
-                far,
-                link.up,
-                link.down,
-                seed=self._seed + hop,
-                namespace=self.namespaces.get(self._near[hop]),
-                half_duplex=link.half_duplex,
+                far, link, seed=self._seed + hop, namespace=self.namespaces.get(self._near[hop])
             )
             await self._follow(hop)
         return self._emulated_at[hop]

@@ -26,7 +26,8 @@ from netem.link import LinkProfile
 from netem.profiles import Duplex, Traces
 from netem.trace import TraceError
 
-FAST = LinkProfile(rate_bps=400e6, delay_s=0.001)
+FAST_WAY = LinkProfile(rate_bps=400e6, delay_s=0.001)
+FAST = Duplex(up=FAST_WAY, down=FAST_WAY)
 TIMEOUT_S = 60.0
 
 
@@ -75,7 +76,7 @@ async def reversed_by(address, data: bytes) -> bytes:
 async def test_bytes_of_several_connections_arrive_intact_and_are_counted(emulator):
     blocks = [random.Random(seed).randbytes(200_000 + seed) for seed in range(4)]
     async with target(reverse) as address:
-        link = await emulator.add_link(address, FAST, FAST)
+        link = await emulator.add_link(address, FAST)
         answers = await asyncio.gather(*(reversed_by(link, block) for block in blocks))
     assert answers == [block[::-1] for block in blocks]
     assert await emulator.forwarded_bytes(link) == (800_006, 800_006)
@@ -85,7 +86,7 @@ async def test_bytes_of_several_connections_arrive_intact_and_are_counted(emulat
 async def test_connections_share_the_rate(emulator):
     rate_bps, size = 20e6, 250_000
     async with target(reverse) as address:
-        link = await emulator.add_link(address, LinkProfile(rate_bps=rate_bps), LinkProfile())
+        link = await emulator.add_link(address, Duplex(up=LinkProfile(rate_bps=rate_bps)))
         begun_at = time.monotonic()
         await asyncio.gather(*(reversed_by(link, bytes(size)) for _ in range(2)))
     assert time.monotonic() - begun_at >= 0.95 * 2 * size * 8 / rate_bps
@@ -95,7 +96,7 @@ async def test_connections_share_the_rate(emulator):
 async def test_a_link_is_never_faster_or_earlier_than_its_profile(emulator):
     up = LinkProfile(rate_bps=20e6, delay_s=0.003)
     async with timestamp_server() as address:
-        link = await emulator.add_link(address, up, LinkProfile(delay_s=0.004))
+        link = await emulator.add_link(address, Duplex(up=up, down=LinkProfile(delay_s=0.004)))
         async with open_probe(socket.create_connection(link)) as probe:
             measured = await measure(probe, up, bulk_s=0.1, messages=20, sizes=(4096, 500_000), repeats=1)
     assert measured.delay_s >= 0.003
@@ -107,6 +108,7 @@ async def test_a_link_is_never_faster_or_earlier_than_its_profile(emulator):
 async def test_half_duplex_directions_share_the_rate(emulator):
     rate_bps, size = 20e6, 250_000
     profile = LinkProfile(rate_bps=rate_bps)
+    half = Duplex(up=profile, down=profile, half_duplex=True)
 
     async def both_ways(reader, writer):
         writer.write(bytes(size))
@@ -114,7 +116,7 @@ async def test_half_duplex_directions_share_the_rate(emulator):
         writer.write_eof()
 
     async with target(both_ways) as address:
-        link = await emulator.add_link(address, profile, profile, half_duplex=True)
+        link = await emulator.add_link(address, half)
         begun_at = time.monotonic()
         reader, writer = await asyncio.open_connection(*link)
         writer.write(bytes(size))
@@ -129,7 +131,7 @@ async def test_a_trace_is_followed_from_its_start_time(emulator, tmp_path):
     trace.write_text("time_s,rate_bps\n0,80e6\n0.02,8e6\n0.04,8e6\n")
     link = Duplex(trace=Traces(up=str(trace), down=str(trace)), repeat=False)
     async with target(reverse) as address:
-        at = await emulator.add_link(address, link.up, link.down)
+        at = await emulator.add_link(address, link)
         begun_at = time.monotonic()
         await emulator.play(at, link, begun_at)
         await reversed_by(at, bytes(300_000))
@@ -143,7 +145,7 @@ async def test_a_missing_or_invalid_trace_is_an_error(emulator, tmp_path):
         await emulator.play(("127.0.0.1", 1), Duplex(trace="nowhere"), 0.0)
     (tmp_path / "bad.csv").write_text("time_s,rate_bps\n0,fast\n")
     async with target(reverse) as address:
-        at = await emulator.add_link(address, FAST, FAST)
+        at = await emulator.add_link(address, FAST)
         with pytest.raises(EmulatorError, match=r"bad.csv:2: rate_bps: 'fast' is not a number"):
             await emulator.play(at, Duplex(trace=str(tmp_path / "bad.csv")), 0.0)
 
@@ -151,7 +153,7 @@ async def test_a_missing_or_invalid_trace_is_an_error(emulator, tmp_path):
 @with_timeout
 async def test_a_profile_changes_while_traffic_flows(emulator):
     async with target(reverse) as address:
-        link = await emulator.add_link(address, LinkProfile(rate_bps=1e6), LinkProfile())
+        link = await emulator.add_link(address, Duplex(up=LinkProfile(rate_bps=1e6)))
         answer = asyncio.create_task(reversed_by(link, bytes(20_000_000)))  # 160 s, longer than the timeout
         while not (await emulator.forwarded_bytes(link))[0]:
             pass
@@ -167,7 +169,7 @@ async def test_nothing_is_lost_when_the_sender_closes_at_once(emulator):
         received.set_result(len(await reader.read()))
 
     async with target(keep) as address:
-        link = await emulator.add_link(address, LinkProfile(rate_bps=20e6, delay_s=0.02), FAST)
+        link = await emulator.add_link(address, Duplex(up=LinkProfile(rate_bps=20e6, delay_s=0.02)))
         with socket.create_connection(link) as sender:
             sender.sendall(bytes(100_000))
         assert await received == 100_000
@@ -185,7 +187,7 @@ async def test_a_reset_reaches_the_other_side(emulator):
             ended.set_exception(error)
 
     async with target(read) as address:
-        link = await emulator.add_link(address, FAST, FAST)
+        link = await emulator.add_link(address, FAST)
         sender = socket.create_connection(link)
         sender.sendall(b"data")
         while (await emulator.forwarded_bytes(link))[0] < 4:
@@ -201,7 +203,7 @@ async def test_an_unreachable_target_closes_the_connection_and_is_logged(capfd):
     with socket.create_server(("127.0.0.1", 0)) as server:
         gone = server.getsockname()[:2]
     async with Emulator() as emulator:
-        link = await emulator.add_link(gone, FAST, FAST)
+        link = await emulator.add_link(gone, FAST)
         with contextlib.suppress(ConnectionResetError):  # the reset may precede the return of connect
             reader, _ = await asyncio.open_connection(*link)
             assert await reader.read() == b""
@@ -216,10 +218,10 @@ async def test_a_reader_that_stops_blocks_only_its_own_sender(emulator):
 
     async with target(ignore) as unread, target(reverse) as address:
         # The link has no rate limit: only the program that does not read limits what its sender can write.
-        link = await emulator.add_link(unread, LinkProfile(delay_s=0.001), FAST)
+        link = await emulator.add_link(unread, Duplex(up=LinkProfile(delay_s=0.001)))
         _, writer = await asyncio.open_connection(*link)
         writer.write(bytes(200_000_000))
-        other = await emulator.add_link(address, FAST, FAST)
+        other = await emulator.add_link(address, FAST)
         assert await reversed_by(other, b"abc") == b"cba"
         passed = -1
         while passed < (passed := (await emulator.forwarded_bytes(link))[0]):
@@ -231,12 +233,12 @@ async def test_a_reader_that_stops_blocks_only_its_own_sender(emulator):
 @with_timeout
 async def test_errors_of_the_emulator_are_raised(emulator):
     with pytest.raises(EmulatorError, match="no link listens on"):
-        await emulator.change(("127.0.0.1", 1), up=FAST)
-    link = await emulator.add_link(("127.0.0.1", 1), FAST, FAST)
+        await emulator.change(("127.0.0.1", 1), up=FAST_WAY)
+    link = await emulator.add_link(("127.0.0.1", 1), FAST)
     with pytest.raises(EmulatorError, match="limit_packets: not supported on a byte stream"):
-        await emulator.change(link, up=FAST, down=LinkProfile(limit_packets=5))
+        await emulator.change(link, up=FAST_WAY, down=LinkProfile(limit_packets=5))
     with pytest.raises(EmulatorError, match=os.strerror(errno.EADDRNOTAVAIL)):
-        await emulator.add_link(("127.0.0.1", 1), FAST, FAST, host="192.0.2.1")
+        await emulator.add_link(("127.0.0.1", 1), FAST, host="192.0.2.1")
     emulator._process.kill()
     with pytest.raises(EmulatorError, match="ended with status -9"):
         await emulator.forwarded_bytes(("127.0.0.1", 1))
@@ -251,8 +253,8 @@ async def test_errors_of_the_emulator_are_raised(emulator):
         (b'{"type":"CountBytes","address":["::1",1]}', "no link listens on ('::1', 1)"),
         (b'{"type":"ChangeLink","address":["::1",1],"up":{"rate_bps":-1},"down":null}', "rate_bps must be above 0"),
         (
-            b'{"type":"AddLink","target":["::1",1],"up":{"duplicate":0.1},"down":{},"host":"::1","seed":0,'
-            b'"namespace":null,"half_duplex":false}',
+            b'{"type":"AddLink","target":["::1",1],"link":{"up":{"duplicate":0.1}},"host":"::1","seed":0,'
+            b'"namespace":null}',
             "duplicate: not supported on a byte stream",
         ),
     ],
