@@ -54,15 +54,14 @@ class Trace(msgspec.Struct, frozen=True):
     period_s: float
 
     def schedule(
-        self, base: LinkProfile, time_scale: float = 1.0, repeat: bool = True, until_s: float = math.inf
+        self, base: LinkProfile, time_scale: float = 1.0, repeat: bool = True
     ) -> Iterator[tuple[float, LinkProfile]]:
         """Yield (start in seconds, profile) in order of time; an equal successor is left out. Raises ValueError.
 
         Args:
             base: Profile whose values apply where the trace has none.
             time_scale: Factor on the times of the trace, positive and finite; rates and delays are unchanged.
-            repeat: Start again after each period; otherwise the last profile remains.
-            until_s: End of the schedule in seconds; without it a repeating schedule is endless.
+            repeat: Start again after each period, without end; otherwise the last profile remains.
         """
         if not (time_scale > 0 and math.isfinite(time_scale)):
             raise ValueError(f"time_scale must be above 0 and finite, got {time_scale}")
@@ -71,11 +70,8 @@ class Trace(msgspec.Struct, frozen=True):
         before = None
         for period in count() if repeat and changing else (0,):
             for time_s, profile in steps:
-                at_s = (period * self.period_s + time_s) * time_scale
-                if at_s >= until_s:
-                    return
                 if profile != before:
-                    yield at_s, profile
+                    yield (period * self.period_s + time_s) * time_scale, profile
                     before = profile
 
     def spans(self) -> Iterator[tuple[float, float, float]]:

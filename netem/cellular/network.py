@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from netem.cellular.iab import TOPOLOGIES, IabRoute, NetworkKind, Topology
 from netem.cellular.mobility import distances, serving_cells
-from netem.cellular.scheduler import fair_airtime
-from netem.cellular.traffic import Background, Load, levels
+from netem.cellular.traffic import Background, Load, fair_airtime, levels
 from netem.trace import RateChange, Trace
 
 Floats = NDArray[np.float64]
@@ -30,12 +29,8 @@ class Network:
     topology: Topology
     coherence_s: float
     serving: NDArray[np.int64]  # [steps] index of the serving cell in ``topology.cells``
-    rates_bps: dict[str, Floats]  # by link, on the route or not: [steps] uplink bandwidth available to the UE
-
-    @property
-    def links(self) -> tuple[str, ...]:
-        """Names of all links, the access link first."""
-        return tuple(self.rates_bps)
+    # By link, on the route or not, the access link first: [steps] uplink bandwidth available to the UE.
+    rates_bps: dict[str, Floats]
 
     @property
     def duration_s(self) -> float:
@@ -65,13 +60,11 @@ class Network:
 def network(
     kind: NetworkKind, load: Load = "mid", coherence_s: float = 0.05, duration_s: float = 600.0, seed: int = 0
 ) -> Network:
-    """Generate one of HiveMind's networks (section VII-A); deterministic in its arguments.
+    """Generate ``duration_s`` seconds of one of HiveMind's networks (section VII-A); deterministic in its arguments.
 
     Args:
-        kind: ``mmwave`` or ``sub6``.
         load, seed: Background traffic and the seed of its draws.
         coherence_s: Seconds during which rates are constant.
-        duration_s: Seconds to generate.
 
     Raises:
         ValueError: A time is not positive, or there are more than ``MAX_STEPS`` coherence times.

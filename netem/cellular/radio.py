@@ -56,7 +56,8 @@ class Carrier(msgspec.Struct, frozen=True, kw_only=True):
 
     def rate_bps(self, distance_m: ArrayLike) -> Floats:
         """Rate at ``distance_m`` in bits per second; 0 out of range."""
-        efficiency = mcs_efficiency(cqi(self.snr_db(distance_m)))
+        chosen = mcs(cqi(self.snr_db(distance_m)))
+        efficiency = np.where(chosen < 0, 0.0, MCS_EFFICIENCY[chosen])
         return self.uplink_share * data_rate_bps(efficiency, self.blocks, self.spacing_hz, self.overhead)
 
 
@@ -76,12 +77,6 @@ def mcs(index: ArrayLike) -> NDArray[np.int64]:
     """Highest MCS at most as efficient as CQI ``index``; CQI 1 maps to MCS 0, CQI 0 to none (-1)."""
     chosen = np.searchsorted(MCS_EFFICIENCY, CQI_EFFICIENCY[np.asarray(index)] + 1e-9, side="right") - 1
     return np.where(np.asarray(index) == 0, -1, np.maximum(chosen, 0))
-
-
-def mcs_efficiency(index: ArrayLike) -> Floats:
-    """Bits per resource element at CQI ``index``; 0 at CQI 0."""
-    chosen = mcs(index)
-    return np.where(chosen < 0, 0.0, MCS_EFFICIENCY[chosen])
 
 
 def data_rate_bps(efficiency: ArrayLike, blocks: int, spacing_hz: float, overhead: float, layers: int = 1) -> Floats:

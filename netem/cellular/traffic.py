@@ -4,6 +4,11 @@ HiveMind (section VII-A.3) takes both from its [48] and describes them no furthe
 population is fixed during a run; a UE's bit rate is log-normal, and the correlation of its logarithm halves from one
 coherence time to the next. At the middle load, mean and spread are calibrated per link to the mean and standard
 deviation of the UE's bandwidth in Table I (``fit``); the two other loads scale them.
+
+In every slot, a proportional-fair scheduler serves the user with the highest ratio of rate to past throughput
+(HiveMind's [57]). While rates and demands are constant, as in a coherence time, this converges to the maximum of the
+sum of log throughputs: equal shares of airtime, less for users with a smaller demand (``fair_airtime``). On a wired
+link, where all users have the same rate, the formula is max-min fairness.
 """
 
 from typing import Literal
@@ -11,8 +16,6 @@ from typing import Literal
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-
-from netem.cellular.scheduler import fair_airtime
 
 Floats = NDArray[np.float64]
 Load = Literal["low", "mid", "high"]
@@ -50,6 +53,20 @@ def levels(steps: int, users: int, rng: np.random.Generator) -> Floats:
     for step in range(1, steps):
         drawn[step] += CORRELATION * drawn[step - 1]
     return drawn
+
+
+def fair_airtime(demands: Floats) -> Floats:
+    """Airtime share of one additional user with a full buffer: [..., users] to [...].
+
+    ``demands`` are the airtime shares that the other users need: demand over rate. The share w solves
+    sum(min(demand, w)) + w = 1. If the k smallest demands are met in full, it is (1 - their sum) / (users - k + 1); a
+    wrong k gives a smaller value, so the maximum over k is the solution.
+    """
+    users = demands.shape[-1]
+    met = np.zeros((*demands.shape[:-1], users + 1))
+    np.cumsum(np.sort(demands, axis=-1), axis=-1, out=met[..., 1:])
+    share: Floats = ((1 - met) / np.arange(users + 1, 0, -1)).max(axis=-1)
+    return share
 
 
 def fit(capacity_bps: float, population: int, mean_bps: float, std_bps: float) -> Background:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netem.cellular.scheduler import fair_airtime
+from netem.cellular.traffic import fair_airtime
 
 
 def slot_by_slot(rates, demands, slots=20_000, window=500.0):

@@ -111,7 +111,7 @@ def test_a_trace_is_the_network_s_rate(tmp_path):
     assert trace.period_s == pytest.approx(2.0)
     write_csv(trace, tmp_path / "f.csv")
     base = LinkProfile(delay_s=0.002)
-    schedule = list(read(tmp_path / "f.csv").schedule(base, until_s=2.0))
+    schedule = list(read(tmp_path / "f.csv").schedule(base, repeat=False))
     assert len(schedule) == 200
     for at_s, profile in schedule:
         assert profile == LinkProfile(rate_bps=found.rate_bps("F", at_s), delay_s=0.002)
