@@ -77,15 +77,7 @@ SUB6_RECEIVING = Radio(base_w=1.3, w_per_bps=13.52e-9)
 
 
 def predict_profile(device: Hardware, workload: Workload) -> Profile:
-    """Predict the profile of a network on a machine that is not here, for one picture.
-
-    Args:
-        device: The machine.
-        workload: Operations and bytes of the L layers.
-
-    Returns:
-        Seconds and joules [L] of both passes, with the workload's names, bytes and parameter counts.
-    """
+    """Predict the profile of a network on a machine that is not here, for one picture."""
     work = zip(workload.flops, workload.moved_bytes, strict=True)
     forward_s = [layer_s(device, flops, moved_bytes) for flops, moved_bytes in work]
     backward_s = [BACKWARD * seconds for seconds in forward_s]

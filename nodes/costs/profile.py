@@ -57,20 +57,11 @@ def measure_profile(
     clock: Clock = time.perf_counter,
     joules: JouleCounter | None = None,
 ) -> Profile:
-    """Measure the costs of a model's layers on random pictures.
+    """Measure the costs of a model's layers on random pictures (C, H, W) of ``input_shape``, ``batch`` a pass.
 
-    Args:
-        model: The model. Its in-place flags are cleared; it stays on ``device``, in evaluation mode.
-        input_shape: (C, H, W) of a picture.
-        granularity: What counts as a layer, see ``nodes.model.chain``.
-        batch: Pictures of a pass.
-        repeats: Passes of each kind, of which the medians are taken; one more is discarded as warm-up.
-        device: Torch device.
-        clock: Seconds.
-        joules: Energy counter, such as those of ``nodes.costs.energy``.
-
-    Raises:
-        ModelError: The model cannot be traced as a chain, or does not take such pictures.
+    The medians of ``repeats`` passes of each kind are taken; one more is discarded as warm-up. The model's in-place
+    flags are cleared; it stays on ``device``, in evaluation mode. Raises ModelError if the model cannot be traced as a
+    chain, or does not take such pictures.
     """
     chain = Inspected(model, input_shape, granularity)
     workload = inspect_chain(chain)

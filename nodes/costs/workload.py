@@ -41,13 +41,9 @@ class Inspected(Chain):
 
 
 def inspect_chain(chain: Chain, name: str = "") -> Workload:
-    """The workload of a chain for one picture, from shapes alone.
+    """The workload of a chain for one picture, from shapes alone; ``name`` is the model's name in the result.
 
     Operations are those of convolutions and matrix products, as torch's counter has them; other layers only move bytes.
-
-    Args:
-        chain: The network's layers.
-        name: The model's name in the result.
     """
     parts = [chain.part(index, index + 1) for index in range(len(chain))]
     crossing = [chain.shapes(index) for index in range(len(chain) + 1)]
@@ -82,12 +78,6 @@ def load_workload(name: str) -> Workload:
 def packaged_workloads() -> list[str]:
     """Names of the packaged workloads."""
     return sorted(file.name.removesuffix(".json") for file in KEPT.iterdir() if file.name.endswith(".json"))
-
-
-def save_workload(workload: Workload, path: Path) -> None:
-    """Write ``workload`` to the file ``path`` as JSON, one column a line."""
-    columns = {name: msgspec.json.encode(value).decode() for name, value in msgspec.structs.asdict(workload).items()}
-    path.write_text("{\n" + ",\n".join(f'"{name}": {text}' for name, text in columns.items()) + "\n}\n")
 
 
 def new_values(values: Values, known: Values) -> Values:
