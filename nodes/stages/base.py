@@ -1,15 +1,16 @@
 """Base of all stages: a trainable sender part, an encoding for the wire, and a trainable receiver part.
 
-The sender's ``compress`` turns the boundary's tensors into codes, differentiably; ``encode`` turns the codes into wire
-tensors. The receiver's ``decode`` turns these into codes again; ``restore`` turns the codes into the boundary's
-tensors, differentiably. A gradient returns for each code that requires grad at the sender, by its name, straight
-through the encoding; it may be encoded too. Both sides build the stage from the same seed; each trains its own part.
+``compress`` and ``restore`` are differentiable; ``encode`` and ``decode`` are not. A gradient returns for each code
+that requires grad at the sender, by its name, straight through the encoding; it may be encoded too. Both sides build
+the stage from the same seed; each trains its own part.
 """
 
 import torch
 from torch import nn
 
 from nodes.model.boundary import Tensors
+
+RANKS = {2: "(N, C)", 4: "(N, C, H, W)"}
 
 
 class Stage(nn.Module):
@@ -28,6 +29,14 @@ class Stage(nn.Module):
         self.sender = nn.Module()
         self.receiver = nn.Module()
         self.metrics: dict[str, float] = {}  # sums over the samples of the last ``compress`` in training
+
+    def single_tensor(self, *ranks: int) -> tuple[str, torch.Tensor]:
+        """Name and shape of the boundary's only tensor. Raises ValueError for another number, or none of ``ranks``."""
+        if len(self.shapes) != 1 or any(ranks and one.ndim not in ranks for one in self.shapes.values()):
+            crossing = {name: list(tensor.shape) for name, tensor in self.shapes.items()}
+            wanted = " or ".join(RANKS[rank] for rank in ranks) or "(N, ...)"
+            raise ValueError(f"the boundary must be one tensor {wanted}, got {crossing}")
+        return next(iter(self.shapes.items()))
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Called on both sides before epoch ``epoch`` (from 0) of ``epochs``, and with ``epochs`` after the last."""

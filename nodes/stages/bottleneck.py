@@ -1,9 +1,8 @@
 """Bottleneck coders: convolutional encoder and decoder, uniform quantisation, bit packing.
 
-The coders are those of BottleNet++, which DynSplit adopts (DynSplit, section IV-A): convolution, batch norm and
-sigmoid before the wire; transposed convolution, batch norm and ReLU behind it. The convolution makes the picture
-``stride`` times smaller. The sigmoid bounds a code in [0, 1], so n bits are 2^n even levels and no range is sent. The
-level is sent, its value is used in the computation, and the gradient passes straight through.
+The coders are those of BottleNet++, which DynSplit adopts (DynSplit, section IV-A). The sigmoid bounds a code in
+[0, 1], so n bits are 2^n even levels and no range is sent. The level is sent, its value is used in the computation,
+and the gradient passes straight through.
 """
 
 from typing import NamedTuple
@@ -41,8 +40,8 @@ BOTTLENET = Geometry()
 
 def encoder(inputs: int, channels: int, geometry: Geometry = BOTTLENET, sigmoid: bool = True) -> nn.Sequential:
     """(N, ``inputs``, H, W) -> (N, ``channels``, H', W'): convolution, batch norm and optional sigmoid."""
-    layers: list[nn.Module] = [nn.Conv2d(inputs, channels, *geometry), nn.BatchNorm2d(channels)]
-    return nn.Sequential(*layers, nn.Sigmoid()) if sigmoid else nn.Sequential(*layers)
+    end = [nn.Sigmoid()] if sigmoid else []
+    return nn.Sequential(nn.Conv2d(inputs, channels, *geometry), nn.BatchNorm2d(channels), *end)
 
 
 def decoder(channels: int, outputs: int, size: tuple[int, int], geometry: Geometry = BOTTLENET) -> nn.Sequential:
@@ -88,19 +87,18 @@ def pack(numbers: torch.Tensor, bits: int) -> torch.Tensor:
     if bits == BYTE:
         return numbers
     bit_values = (numbers[..., None] >> _shifts(bits, numbers.device)) & 1
-    padded = nn.functional.pad(
-        bit_values.view(rows, count * bits), (0, packed_bytes(count, bits) * BYTE - count * bits)
-    )
-    eights = padded.view(rows, packed_bytes(count, bits), BYTE)
+    width = packed_bytes(count, bits)
+    padded = nn.functional.pad(bit_values.view(rows, count * bits), (0, width * BYTE - count * bits))
+    eights = padded.view(rows, width, BYTE)
     return (eights << _shifts(BYTE, numbers.device)).sum(-1, dtype=torch.uint8)
 
 
 def unpack(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     """The numbers (N, ``count``) given to ``pack``. Raises ValueError for rows of another length."""
-    if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != packed_bytes(count, bits):
-        found = f"{packed.dtype} {list(packed.shape)}"
-        expected = f"{packed_bytes(count, bits)} bytes a row, for {count} numbers of {bits} bits"
-        raise ValueError(f"packed numbers: got {found}, expected uint8 of {expected}")
+    width = packed_bytes(count, bits)
+    if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != width:
+        expected = f"uint8 of {width} bytes a row, for {count} numbers of {bits} bits"
+        raise ValueError(f"packed numbers: got {packed.dtype} {list(packed.shape)}, expected {expected}")
     if bits == BYTE:
         return packed
     bit_values = (packed[..., None] >> _shifts(BYTE, packed.device)) & 1

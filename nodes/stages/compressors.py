@@ -1,11 +1,15 @@
-"""Compressors that DynSplit is compared with, for a boundary of one tensor."""
+"""Compressors that DynSplit is compared with, for a boundary of one tensor: C3-SL and top-k.
+
+C3-SL (Hsieh et al., 2022; DynSplit, related work) binds each sample to a key by circular convolution and adds
+``ratio`` results to one vector of the same length. Correlation with a key restores its sample; the others add noise,
+which is small because random keys are nearly orthogonal.
+"""
 
 import torch
 
 from nodes.model.boundary import Tensors
 from nodes.stages.base import Stage
 from nodes.stages.bottleneck import pack, unpack
-from nodes.stages.circular import bind, keys, unbind
 
 COUNT, KEPT, PLACES = "count", "kept", "places"
 
@@ -15,7 +19,7 @@ class CircularConvolution(Stage):
 
     def __init__(self, shapes: Tensors, ratio: int = 4) -> None:
         super().__init__(shapes)
-        ((self.name, one),) = shapes.items()
+        self.name, one = self.single_tensor()
         if ratio < 1:
             raise ValueError(f"ratio {ratio}, expected at least 1")
         self._shape = one.shape[1:]
@@ -39,7 +43,7 @@ class TopK(Stage):
 
     def __init__(self, shapes: Tensors, share: float = 0.1) -> None:
         super().__init__(shapes)
-        ((self.name, one),) = shapes.items()
+        self.name, one = self.single_tensor()
         if not 0 < share <= 1:
             raise ValueError(f"share {share}, expected above 0 and at most 1")
         self._shape = one.shape[1:]
@@ -71,3 +75,24 @@ class TopK(Stage):
         kept, places = codes[KEPT], codes[PLACES]
         flat = torch.zeros(len(kept), self._size, dtype=kept.dtype, device=kept.device).scatter(1, places, kept)
         return {self.name: flat.view(-1, *self._shape)}
+
+
+def keys(ratio: int, length: int) -> torch.Tensor:
+    """(ratio, length) random keys, normal with variance 1 / length, of unit length: drawn from torch's generator."""
+    return torch.nn.functional.normalize(torch.randn(ratio, length) / length**0.5)
+
+
+def bind(samples: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """(N, D) -> (ceil(N / R), D): groups of R samples, each convolved with its row of ``key`` (R, D), added."""
+    ratio, length = key.shape
+    padded = torch.nn.functional.pad(samples, (0, 0, 0, -len(samples) % ratio)).view(-1, ratio, length)
+    bound: torch.Tensor = torch.fft.irfft((torch.fft.rfft(padded) * torch.fft.rfft(key)).sum(1), n=length)
+    return bound
+
+
+def unbind(bound: torch.Tensor, key: torch.Tensor, count: int) -> torch.Tensor:
+    """The samples (``count``, D) given to ``bind``, as far as correlation with ``key`` restores them."""
+    length = key.shape[1]
+    spectrum = torch.fft.rfft(bound)[:, None] * torch.fft.rfft(key).conj()
+    found: torch.Tensor = torch.fft.irfft(spectrum, n=length)
+    return found.flatten(0, 1)[:count]

@@ -1,7 +1,6 @@
 """Lossless compression of rows of bytes by DEFLATE, with a bound on what is inflated. Beyond DynSplit's paper.
 
-Levels are not equally frequent, so quantised and packed codes compress further. Every machine restores the same rows;
-the compressed size may depend on its zlib.
+Every machine restores the same rows; the compressed size may depend on its zlib.
 """
 
 import zlib

@@ -1,9 +1,8 @@
 """Entropy coder of quantised levels: lossless, and the same bytes on every machine. Beyond DynSplit's paper.
 
 Interleaved range asymmetric numeral systems (J. Duda, arXiv 1311.2540; F. Giesen, arXiv 1402.3392): many states, each
-for some of the rows, share one stream of 16-bit words, so every step is one operation on all states. Each position in
-a row has a frequency table, learned in training: both ends count the levels that cross and derive the same integers
-from the counts. There is no floating-point arithmetic.
+for some of the rows, share one stream of 16-bit words. Each position in a row has a frequency table of integers that
+both ends derive from the levels that cross in training. There is no floating-point arithmetic.
 """
 
 import torch

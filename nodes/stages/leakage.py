@@ -1,8 +1,7 @@
 """Leakage of pictures through smashed data: distance correlation, SSIM, and an inversion attack.
 
-Distance correlation measures, without an attacker, whether different pictures have different smashed data. The
-inversion decoder is what an honest-but-curious server can train: from pairs (smashed data, picture) of its own pictures
-it learns to reconstruct others from their smashed data. Its result is a lower bound; a better attacker sees more.
+The inversion decoder is what an honest-but-curious server can train on pairs (smashed data, picture) of its own. Its
+result is a lower bound; a better attacker sees more.
 """
 
 import itertools
@@ -22,16 +21,12 @@ RATE, BATCH = 4e-3, 32  # initial learning rate of the decoder, and its batch si
 def distance_correlation(x: torch.Tensor, y: torch.Tensor) -> float:
     """Distance correlation of samples ``x`` (N, ...) and ``y`` (N, ...), N of at least 4: 0 to 1.
 
-    1 if the distances in ``x`` are those in ``y`` times a constant, about 0 if the samples are independent.
-
     Unbiased: the root of the bias-corrected squared distance correlation of Szekely and Rizzo 2014, Definition 2
     (U-centred distances), and 0 where that is negative. The V-statistic of Szekely, Rizzo and Bakirov 2007, Eq. 2.8 to
     2.10, goes to 1 for independent samples too as their dimension grows, and pictures have many. 0 for a constant.
     """
     if len(x) != len(y) or len(x) < 4:
-        raise ValueError(
-            f"distance correlation: got {len(x)} and {len(y)} samples, expected equal numbers of at least 4"
-        )
+        raise ValueError(f"distance correlation: {len(x)} and {len(y)} samples, expected equal numbers of at least 4")
     a, b = _centred(x), _centred(y)
     scale = (a.square().sum() * b.square().sum()).sqrt()
     return float((a * b).sum().div(scale).clamp(0, 1).sqrt()) if scale > 0 else 0.0

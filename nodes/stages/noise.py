@@ -9,10 +9,9 @@ from nodes.stages.base import Stage
 class Noise(Stage):
     """Adds noise of ``std`` times the standard deviation of each floating-point tensor of the message.
 
-    Relative noise means the same at every cut, and a network cannot learn to drown it in larger values. The scale
-    passes no gradient; the gradient of the value passes straight through. The sender draws the noise, in training and
-    inference, from the seed of (run, step, microbatch, link): whoever knows the run's seed can remove it. The values
-    are not clipped, so the noise gives no differential privacy.
+    A network cannot learn to drown relative noise in larger values. The scale passes no gradient. The sender draws the
+    noise, in training and inference, from the seed of (run, step, microbatch, link): whoever knows the run's seed can
+    remove it. The values are not clipped, so the noise gives no differential privacy.
     """
 
     def __init__(self, shapes: Tensors, std: float = 1.0) -> None:

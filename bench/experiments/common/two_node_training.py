@@ -20,7 +20,7 @@ from nodes.model.chain import Chain
 from nodes.model.checkpoint import write_state
 from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.stages.builtin import build_stage
-from nodes.stages.dynsplit.convergence import has_converged
+from nodes.stages.dynsplit.gate import has_converged
 from nodes.training.in_process import run_in_process
 from nodes.training.report import TrainingOutcome
 from nodes.training.segment import Segment

@@ -1,8 +1,7 @@
 """Budgets of feature maps by training phase: increasing for deprune, decreasing for prune.
 
-Deprune, Algorithms 1 to 3: a list of budgets, each trained for some epochs, and selectLr, which raises the learning
-rate by a factor gamma in the first l_k epochs after each change. A budget is a share of the maps, so one plan serves
-every cut. Beyond the paper, a phase may end early, once the loss is flat.
+Deprune, Algorithms 1 to 3: budgets, each trained for some epochs, and selectLr, which raises the learning rate by a
+factor gamma in the first l_k epochs after each change. Beyond the paper, a phase may end early, once the loss is flat.
 """
 
 from collections.abc import Sequence
@@ -57,8 +56,8 @@ def position_by_loss(phases: Sequence[BudgetPhase], flatness: Flatness, losses: 
     """The position after epochs with ``losses``, where a phase ends once its loss is flat or its epochs are done."""
     number = begun = 0
     for done in range(1, len(losses) + 1):
-        over = done - begun >= phases[number].epochs or flatness.reached(losses[begun:done])
-        if over and number + 1 < len(phases):
+        ended = done - begun >= phases[number].epochs or flatness.reached(losses[begun:done])
+        if ended and number + 1 < len(phases):
             number, begun = number + 1, done
     return PhasePosition(number, len(losses) - begun)
 

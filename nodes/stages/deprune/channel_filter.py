@@ -1,13 +1,11 @@
 """Deprune's channel filter: learned strengths of the feature maps, of which the strongest cross.
 
-Deprune, section 3.1. Every map (or feature) has a strength f = sigmoid(f_hat), by which it is multiplied. Eq. 1 draws
-the sum of all strengths to the budget B (soft); only the B strongest maps are sent (hard). We read "larger than B
-entries" as top-B, since as printed it would keep all but B, and "entries greater than 1" in resetting, which no
-sigmoid gives, as the kept ones.
+Deprune, section 3.1: each map is multiplied by its strength f = sigmoid(f_hat). Eq. 1 draws the sum of all strengths to
+the budget B (soft); only the B strongest maps are sent (hard). We read "larger than B entries" as top-B, since as
+printed it would keep all but B, and "entries greater than 1" in resetting, which no sigmoid gives, as the kept ones.
 
-The filter learns less than it seems. A map that is not sent gets only the gradient of Eq. 1, which is equal for all
-strengths and moves f_hat by an increasing function of itself. So the maps left out keep their order, and one enters
-only when the task pushes a kept map below it, never because it would serve better.
+A map that is not sent gets only the gradient of Eq. 1, which is equal for all strengths. So the maps left out keep
+their order, and one enters only when the task pushes a kept map below it, never because it would serve better.
 """
 
 import torch

@@ -1,9 +1,10 @@
 """Coders restricted to the kept maps, by the rows of their kernels.
 
-Deprune, section 3.4, counts the coders' work for as many maps as the budget. So only these are computed, at the
-sender and, with zeros for all others, at the receiver. Batch norm works map by map: its statistics of a kept map are
-those of the full computation, and those of the other maps stay unchanged.
+Deprune, section 3.4, counts the coders' work for as many maps as the budget. Batch norm works map by map: its
+statistics of a kept map are those of the full computation, and those of the other maps stay unchanged.
 """
+
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,32 +13,22 @@ from torch.nn import functional as F
 
 def encode_maps(encoder: nn.Sequential, value: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     """Maps ``which`` of ``encoder(value)``, (N, B, H', W')."""
-    convolution, norm, *rest = encoder
-    assert isinstance(convolution, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
+    convolution, norm = cast(nn.Conv2d, encoder[0]), cast(nn.BatchNorm2d, encoder[1])
     if len(which) == convolution.out_channels:
-        coded: torch.Tensor = encoder(value)
-        return coded
+        return cast(torch.Tensor, encoder(value))
     bias = None if convolution.bias is None else convolution.bias[which]
     maps = F.conv2d(value, convolution.weight[which], bias, convolution.stride, convolution.padding)
-    maps = _normalised(norm, maps, which)
-    for layer in rest:
-        maps = layer(maps)
-    return maps
+    return cast(torch.Tensor, encoder[2:](_normalised(norm, maps, which)))
 
 
 def decode_maps(decoder: nn.Sequential, maps: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     """``decoder`` applied to ``maps`` (N, B, H', W') at the channels ``which``, with zeros at all others."""
-    up, *rest = decoder
-    assert isinstance(up, nn.ConvTranspose2d)
+    up = cast(nn.ConvTranspose2d, decoder[0])
     if len(which) == up.in_channels:
-        whole: torch.Tensor = decoder(maps)
-        return whole
+        return cast(torch.Tensor, decoder(maps))
     padding = tuple(int(size) for size in up.padding)
     value = F.conv_transpose2d(maps, up.weight[which], up.bias, up.stride, padding, up.output_padding)
-    for layer in rest:
-        value = layer(value)
-    return value
+    return cast(torch.Tensor, decoder[1:](value))
 
 
 def _normalised(norm: nn.BatchNorm2d, maps: torch.Tensor, which: torch.Tensor) -> torch.Tensor:

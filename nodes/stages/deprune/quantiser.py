@@ -1,7 +1,6 @@
 """Quantisation of maps of any range: even levels between each map's minimum and maximum over the batch.
 
-Beyond deprune, which sends float32 in both directions. Codes and gradients are quantised map by map (features: value
-by value), so ranges cost 8 bytes per map and batch.
+Beyond deprune, which sends float32 in both directions. Ranges cost 8 bytes per map (or feature) and batch.
 """
 
 import math

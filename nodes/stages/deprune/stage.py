@@ -2,14 +2,12 @@
 
 Deprune, section 3.1: convolution and batch norm, times the filter's strengths. The strongest maps cross with their
 numbers; all others are zero for the transposed convolution at the receiver. Features (N, C) have the filter alone.
-The gradient of the maps that crossed returns; the filter learns from it and from Eq. 1.
-
 We depart from Algorithm 2: epsilon times Eq. 1 is added at the sender, where the filter is, with the gradient of
-Eq. 2. The strengths do not cross, as the maps are multiplied by them.
+Eq. 2, and the strengths do not cross.
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -17,14 +15,8 @@ from torch import nn
 from nodes.model.boundary import Tensors
 from nodes.stages.base import Stage
 from nodes.stages.bottleneck import Geometry, decoder, encoder
-from nodes.stages.deprune.budget import (
-    BudgetPhase,
-    Flatness,
-    PhasePosition,
-    map_budget,
-    position_by_loss,
-    position_by_plan,
-)
+from nodes.stages.deprune import budget as budgets
+from nodes.stages.deprune.budget import BudgetPhase, Flatness, PhasePosition, map_budget
 from nodes.stages.deprune.channel_filter import ChannelFilter, prune_loss, strongest_maps
 from nodes.stages.deprune.kept_maps import decode_maps, encode_maps
 from nodes.stages.deprune.quantiser import dequantise, quantise
@@ -51,8 +43,7 @@ class Pruned(Stage):
         as_coded: As in the authors' code: one more sigmoid behind the batch norm, strengths applied twice and summed
             squared.
 
-    Raises:
-        ValueError: Options that make no filter over this boundary.
+    Raises ValueError for options that make no filter over this boundary.
     """
 
     def __init__(  # noqa: PLR0917 (a suite's options)
@@ -72,8 +63,10 @@ class Pruned(Stage):
     ) -> None:
         super().__init__(shapes)
         self.phases = tuple(BudgetPhase(*phase) for phase in phases)
-        _check(shapes, self.phases, resolution, choice, (code_bits, gradient_bits))
-        ((self.name, one),) = shapes.items()
+        self.name, one = self.single_tensor(4, 2)
+        _check(self.phases, resolution, choice, (code_bits, gradient_bits))
+        if choice == "magnitude" and one.ndim == 2:
+            raise ValueError("choice magnitude needs the kernels of a coder; features have none")
         self.maps = one.shape[1]
         self._flatness = None if flatness is None else Flatness(*flatness)
         self._resets, self._choice, self._as_coded = reset, choice, as_coded
@@ -97,11 +90,6 @@ class Pruned(Stage):
         self.sender.register_buffer("losses", torch.zeros(sum(phase.epochs for phase in self.phases)))
         self.sender.register_buffer("began", torch.zeros(self.maps))  # 1 for maps kept at the beginning of the phase
         self._epoch, self._begun, self._phase = 0, False, 0
-
-    @property
-    def coders(self) -> tuple[nn.Sequential, nn.Sequential]:
-        """Encoder and decoder of feature maps. Raises KeyError for features, which have none."""
-        return self._coder("encoder"), self._coder("decoder")
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Set the epoch. Its budget holds from its first training batch on; tests before that use the last epoch's."""
@@ -129,8 +117,8 @@ class Pruned(Stage):
             return PhasePosition(0, 0)
         losses = self._buffer("losses")
         if self._flatness is None or losses.is_meta:
-            return position_by_plan(self.phases, epoch)
-        return position_by_loss(self.phases, self._flatness, losses[:epoch].tolist())
+            return budgets.position_by_plan(self.phases, epoch)
+        return budgets.position_by_loss(self.phases, self._flatness, losses[:epoch].tolist())
 
     def which(self) -> torch.Tensor:
         """Numbers (B,) of the maps that cross now, ascending."""
@@ -219,29 +207,18 @@ class Pruned(Stage):
         return self.sender.get_buffer(name)
 
     def _filter(self) -> ChannelFilter:
-        held = self.sender["filter"]
-        assert isinstance(held, ChannelFilter)
-        return held
+        return cast(ChannelFilter, self.sender["filter"])
 
     def _coder(self, name: str) -> nn.Sequential:
-        held = (self.sender if name == "encoder" else self.receiver)[name]
-        assert isinstance(held, nn.Sequential)
-        return held
+        return cast(nn.Sequential, (self.sender if name == "encoder" else self.receiver)[name])
 
 
-def _check(
-    shapes: Tensors, phases: Sequence[BudgetPhase], resolution: int, choice: Choice, bits: Sequence[int | None]
-) -> None:
-    crossing = {name: list(tensor.shape) for name, tensor in shapes.items()}
-    if len(shapes) != 1 or any(len(shape) not in (2, 4) for shape in crossing.values()):
-        raise ValueError(f"the boundary must be one tensor (N, C, H, W) or (N, C), got {crossing}")
+def _check(phases: Sequence[BudgetPhase], resolution: int, choice: Choice, bits: Sequence[int | None]) -> None:
     if not phases or any(phase.epochs < 1 or not 0 < phase.share <= 1 for phase in phases):
         raise ValueError(f"phases {[list(phase) for phase in phases]}: epochs from 1 on, shares above 0 and at most 1")
     if resolution < 1:
         raise ValueError(f"resolution {resolution}, expected at least 1")
     if choice not in get_args(Choice):
         raise ValueError(f"choice {choice!r}, expected one of {', '.join(get_args(Choice))}")
-    if choice == "magnitude" and any(len(shape) == 2 for shape in crossing.values()):
-        raise ValueError("choice magnitude needs the kernels of a coder; features have none")
     if any(number is not None and not 1 <= number <= 8 for number in bits):
         raise ValueError(f"{list(bits)} bits: 1 to 8, or null for float32")

@@ -1,15 +1,13 @@
-"""DynSplit's gate, which chooses a path per sample (section IV-B): scores, Gumbel-softmax, losses, schedule.
+"""DynSplit's gate, which chooses a path per sample (section IV-B): scores, Gumbel-softmax, losses, schedule, end.
 
 The gate scores each sample's paths; log alpha of Eq. 2 to 4 are these scores, of which only differences count, so
-the last path's is 0. In training the largest score plus Gumbel noise wins (Eq. 3), and the relaxation of Eq. 4
-carries its gradient: the choice forward, the softmax backward. At inference the largest score wins; a threshold
-sets how many samples take the first path.
-
-The paper leaves the gate's layers open. Ours standardises the scores over the batch to a fixed spread, so they
-cannot be equal for all samples, as those of a gate that only meets the ratio might be.
+the last path's is 0. In training the largest score plus Gumbel noise wins (Eq. 3), with the gradient of the relaxation
+(Eq. 4). At inference the largest score wins; a threshold sets how many samples take the first path. The paper leaves
+the gate's layers open. Ours standardises the scores over the batch, so they cannot be equal for all samples.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -20,8 +18,8 @@ TINY = 1e-10  # keeps logarithms finite
 class Gate(nn.Module):
     """(N, ``channels``, H, W) -> scores (N, ``paths``); the last path's are 0.
 
-    Mean and deviation of each channel, a hidden layer, one score for each path but the last. With a ``spread`` each
-    score has that standard deviation over a batch (at inference by running estimates) around a learned offset.
+    With a ``spread`` each score has that standard deviation over a batch (at inference by running estimates) around a
+    learned offset.
     """
 
     def __init__(self, channels: int, paths: int, hidden: int = 16, spread: float | None = 2.0) -> None:
@@ -72,6 +70,15 @@ def ratio_loss(observed: torch.Tensor, target: torch.Tensor, above_only: bool = 
 def temperature(epoch: int, epochs: int, start: float, end: float) -> float:
     """Geometric schedule from ``start`` in epoch 0 to ``end`` in the last."""
     return start * math.pow(end / start, epoch / max(1, epochs - 1))
+
+
+def has_converged(losses: Sequence[float], epsilon: float, ratio_error: float = 0.0) -> bool:
+    """Whether the mean loss changed by less than ``epsilon`` in the last epoch (Algorithm 1, section IV-C).
+
+    Beyond the paper, ``ratio_error`` must be below it too: in the printed loss the ratio is a small term, which may be
+    constant far from its target.
+    """
+    return len(losses) > 1 and abs(losses[-1] - losses[-2]) < epsilon and abs(ratio_error) < epsilon
 
 
 def entropy(probabilities: torch.Tensor) -> torch.Tensor:

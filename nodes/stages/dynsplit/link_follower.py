@@ -1,7 +1,7 @@
 """Share of samples for the expensive path that follows the rate of the link, slot by slot. Beyond DynSplit's paper.
 
-The paper's introduction promises to adapt to the network, but its ratio is fixed in training. Here the samples of each
-time slot take the expensive path as far as their bytes and those still queued fit into what earlier slots carried.
+The samples of each slot take the expensive path as far as their bytes and those queued fit into what earlier slots
+carried.
 """
 
 from typing import NamedTuple

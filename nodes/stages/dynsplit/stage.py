@@ -1,10 +1,8 @@
 """DynSplit's stage: a gate that chooses one of several paths per sample, each with an encoder and a decoder.
 
-DynSplit, Algorithms 1 and 2. At the sender the gate chooses a path for each sample and the path's encoder makes
-its code. A batch's codes cross path by path, and the choices in ceil(log2 n) bits a sample. The receiver decodes
-each sample by its path and multiplies it by its gate, a 1 with a gradient that returns: so the gate learns from the
-task. Gates not chosen learn from the ratio loss and through the softmax alone. The batch norms of a path see only
-the samples on it; nothing crosses for a path without samples.
+DynSplit, Algorithms 1 and 2. A batch's codes cross path by path, and the choices in ceil(log2 n) bits a sample. The
+receiver decodes each sample by its path and multiplies it by its gate, a 1 with a gradient that returns: so the gate
+learns from the task. The batch norms of a path see only the samples on it.
 
 Departures from the paper: lambda times the ratio loss is added at the UE, where the gate is, instead of the server
 (Algorithm 1), with the same gradient. The gate multiplies the decoder's output instead of the encoder's (Eq. 1), so
@@ -111,8 +109,7 @@ class DynSplit(Stage):
         share: Share of samples for the first path at inference, whatever the target: those with a margin among the
             largest of the last RECENT seen. May be set between batches.
 
-    Raises:
-        ValueError: Options that make no set of paths over this boundary.
+    Raises ValueError for options that make no set of paths over this boundary.
     """
 
     def __init__(  # noqa: PLR0917 (a suite's options)
@@ -133,12 +130,12 @@ class DynSplit(Stage):
         share: float | None = None,
     ) -> None:
         super().__init__(shapes)
-        _check(shapes, paths, bits, target)
+        self.name, one = self.single_tensor(4)
+        _check(paths, bits, target)
         if share is not None and (not 0 <= share <= 1 or gate != "learned" or len(paths) < 2):
             raise ValueError(f"share {share}: from 0 to 1, of samples among which a learned gate chooses")
         if lossless not in (None, "deflate", "entropy"):
             raise ValueError(f"lossless {lossless!r}, expected deflate, entropy or null")
-        ((self.name, one),) = shapes.items()
         deep, height, width = one.shape[1:]
         geometry = Geometry(*window)
         self.paths = [CodedPath((deep, height, width), channels, bits, geometry, lossless) for channels in paths]
@@ -205,8 +202,9 @@ class DynSplit(Stage):
         choice = torch.zeros(count, dtype=torch.int64, device=device)
         if self.choice_bits:
             choice = bottleneck.unpack(wire[CHOICE], self.choice_bits, count)[0].long()
-        if not choice.is_meta:
-            _check_counts(choice, [len(codes.get(str(i), ())) for i in range(len(self.paths))])
+        came = [len(codes.get(str(i), ())) for i in range(len(self.paths))]
+        if not choice.is_meta and came != (due := torch.bincount(choice, minlength=len(came)).tolist()):
+            raise ValueError(f"paths: got {came} codes by path, expected {due} by the choices")
         return {**codes, CHOICE: choice, GATE: torch.ones(count, device=device)}
 
     def restore(self, codes: Tensors) -> Tensors:
@@ -242,24 +240,16 @@ class DynSplit(Stage):
     def _unseeing(self, value: torch.Tensor) -> torch.Tensor:
         """A choice (N,) that keeps the shares and ignores the samples; in virtual time, the target's shares."""
         target = self.target.to("cpu" if value.is_meta else value.device)
-        if value.is_meta:
-            if self.share is not None and not self.training:
-                target = _instead(target, self.share)
-            return gating.assign_paths(gating.evenly_spaced(len(value)), target)
-        if self.training:
+        if self.training and not value.is_meta:
             return gating.assign_paths(torch.rand(len(value), device=value.device), target)
-        if self.random_share is not None:
-            target = _instead(target, self.random_share)
-        return gating.assign_paths(gating.evenly_spaced(len(value)).to(value.device), target)
+        share = self.share if value.is_meta else self.random_share
+        if share is not None and not self.training:
+            target = torch.cat([target.new_tensor([share]), target[1:] * (1 - share)])
+        return gating.assign_paths(gating.evenly_spaced(len(value)).to(target.device), target)
 
     def _tell(self, codes: Tensors) -> Tensors:
         self.metrics = {f"path{i}": float((codes[CHOICE] == i).sum()) for i in range(len(self.paths))}
         return codes
-
-
-def _instead(target: torch.Tensor, share: float) -> torch.Tensor:
-    """``target`` (n - 1,) rescaled to ``share`` for the first path."""
-    return torch.cat([target.new_tensor([share]), target[1:] * (1 - share)])
 
 
 def _rows(choice: torch.Tensor, number: int, count: int = 0) -> torch.Tensor:
@@ -267,19 +257,10 @@ def _rows(choice: torch.Tensor, number: int, count: int = 0) -> torch.Tensor:
     return torch.arange(count, device="meta") if choice.is_meta else (choice == number).nonzero()[:, 0]
 
 
-def _check(shapes: Tensors, paths: Sequence[int], bits: int | None, target: Sequence[float]) -> None:
-    crossing = {name: list(tensor.shape) for name, tensor in shapes.items()}
-    if len(shapes) != 1 or any(len(shape) != 4 for shape in crossing.values()):
-        raise ValueError(f"the boundary must be one tensor (N, C, H, W), got {crossing}")
+def _check(paths: Sequence[int], bits: int | None, target: Sequence[float]) -> None:
     if not paths or min(paths) < 0 or len(paths) > 256:
         raise ValueError(f"paths {list(paths)}: one or more numbers of channels, 0 for no coders")
     if bits is not None and not 1 <= bits <= 8:
         raise ValueError(f"{bits} bits: 1 to 8, or null for float32")
     if len(paths) > 1 and (len(target) != len(paths) - 1 or min(target) < 0 or sum(target) > 1):
         raise ValueError(f"target {list(target)}: a share for each of the {len(paths)} paths but the last")
-
-
-def _check_counts(choice: torch.Tensor, came: Sequence[int]) -> None:
-    due = torch.bincount(choice, minlength=len(came)).tolist()
-    if due != list(came):
-        raise ValueError(f"paths: got {list(came)} codes by path, expected {due} by the choices")

@@ -12,7 +12,6 @@ from nodes.data.loading import load_data
 from nodes.errors import ModelError, ProtocolError
 from nodes.seeds import derive
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
-from nodes.stages.base import Stage
 from nodes.stages.builtin import BUILT_IN, Float16, Int8, build_stage
 from nodes.training.segment import STAGE_LAYERS, Segment
 from nodes.wire.messages import Gradient
@@ -221,12 +220,12 @@ def test_a_gradient_of_nothing_that_was_sent_is_a_protocol_error(step, change):
         one.backward(Gradient(assignment=0, step=step, tensors=change(back.tensors)))
 
 
-def test_the_base_stage_is_the_identity():
-    stage = Stage({})
-    given = {"x": value()}
-    codes, loss = stage.compress(given)
-    assert loss is None
-    assert stage.restore(stage.decode(stage.encode(codes))) is given
+@pytest.mark.parametrize("name", ["dynsplit", "pruned", "topk", "c3sl"])
+def test_a_boundary_of_two_values_or_of_another_form_is_refused(name):
+    wrong = [SHAPES] if name in {"topk", "c3sl"} else [SHAPES, {"x": torch.empty(1, 2, 3)}]
+    for shapes in wrong:
+        with pytest.raises(ModelError, match=r"the boundary must be one tensor \(N, .*got"):
+            build_stage(StageSpec(name=name), shapes)
 
 
 def test_a_stage_must_restore_what_it_was_given() -> None:

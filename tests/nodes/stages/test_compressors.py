@@ -1,11 +1,11 @@
-"""The other compressors: what crosses, counted by hand, and training over the wire against joint autograd."""
+"""The other compressors: sums written out, bytes counted by hand, training over the wire against joint autograd."""
 
 import pytest
 import torch
 from oracle import staged_job
 
 from nodes.spec.job import DataSpec, StageSpec
-from nodes.stages.compressors import CircularConvolution, TopK
+from nodes.stages.compressors import CircularConvolution, TopK, bind, keys, unbind
 from nodes.training.in_process import run_in_process
 
 BOUNDARY = {"x": torch.empty(1, 4, 6, 6, device="meta")}
@@ -81,3 +81,28 @@ def test_a_network_learns_through_each(stage):
     job = staged_job(StageSpec(name=f"nodes.stages.compressors:{stage}"), data=data, batch_size=20)
     losses = run_in_process(job).losses
     assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def convolved(one, other):
+    return [sum(one[j] * other[(i - j) % len(one)] for j in range(len(one))) for i in range(len(one))]
+
+
+def test_binding_is_the_sum_of_circular_convolutions():
+    torch.manual_seed(0)
+    key, samples = keys(2, 7), torch.randn(3, 7)
+    first = torch.tensor(convolved(samples[0].tolist(), key[0].tolist()))
+    second = torch.tensor(convolved(samples[1].tolist(), key[1].tolist()))
+    bound = bind(samples, key)
+    assert bound.shape == (2, 7)
+    assert torch.allclose(bound[0], first + second, atol=1e-5)
+    assert torch.allclose(bound[1], torch.tensor(convolved(samples[2].tolist(), key[0].tolist())), atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4])
+def test_unbinding_finds_each_sample_among_the_others(ratio):
+    torch.manual_seed(1)
+    key, samples = keys(ratio, 4096), torch.randn(6, 4096)
+    found = unbind(bind(samples, key), key, 6)
+    likeness = torch.nn.functional.cosine_similarity(found[:, None], samples[None], dim=2)
+    assert torch.equal(likeness.argmax(1), torch.arange(6))
+    assert likeness.diagonal().min() > 0.9 / (1 + ratio) ** 0.5

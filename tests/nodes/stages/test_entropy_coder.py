@@ -36,13 +36,6 @@ def test_any_levels_come_back_whatever_the_tables_were_learned_from(count, chann
         assert torch.equal(decode_levels(packed, frequencies), rows)
 
 
-@pytest.mark.parametrize("count", [1, 15, 16, 17, 33])
-def test_the_last_of_the_rows_may_leave_states_idle(count):
-    rows = drawn(count, 64, 256, 8)
-    frequencies = learned(rows, 4, 256)
-    assert torch.equal(decode_levels(encode_levels(rows, frequencies), frequencies), rows)
-
-
 @pytest.mark.parametrize(("bits", "sharpness"), [(8, 16), (8, 200), (4, 8), (2, 4)])
 def test_the_length_is_near_the_entropy_of_each_place(bits, sharpness):
     rows = drawn(2000, 32, 2**bits, sharpness)

@@ -120,3 +120,21 @@ def test_a_choice_that_ignores_the_samples_keeps_the_shares(target):
     assert counts == [40 * share for share in (*target, 1 - sum(target))]
     if target == [0.2]:  # spread out, not in a row
         assert (chosen == 0).nonzero()[:, 0].diff().max() <= 10
+
+
+@pytest.mark.parametrize(
+    ("losses", "error", "expected"),
+    [
+        ([], 0.0, False),
+        ([0.5], 0.0, False),
+        ([0.9, 0.5], 0.0, False),
+        ([0.9, 0.5, 0.45], 0.0, True),
+        ([0.9, 0.5, 0.55], 0.0, True),
+        ([0.5, 0.5, 0.9], 0.0, False),
+        ([0.5, 0.5], 0.2, False),
+        ([0.5, 0.5], -0.2, False),
+        ([0.5, 0.5], -0.05, True),
+    ],
+)
+def test_loss_and_ratio_must_both_stand_still(losses, error, expected):
+    assert gating.has_converged(losses, 0.1, error) == expected

@@ -7,7 +7,6 @@ import pytest
 import torch
 from msgspec.structs import replace
 from oracle import Staged, StraightThrough, assert_equals_joint, first_message, staged_job
-from torch import nn
 from torch.nn import functional as F
 
 from nodes.data.loading import load_data
@@ -15,7 +14,6 @@ from nodes.errors import ModelError
 from nodes.model.checkpoint import checkpoint_path
 from nodes.seeds import derive
 from nodes.spec.job import Job, StageSpec
-from nodes.stages.builtin import build_stage
 from nodes.stages.dynsplit.stage import DynSplit
 from nodes.training.in_process import run_in_process
 from nodes.training.segment import STAGE_LAYERS, Segment
@@ -325,22 +323,3 @@ def test_what_does_not_fit_the_choice_is_refused():
 def test_wrong_options_are_one_error(options, words):
     with pytest.raises(ModelError, match=words):
         Segment(make_job(**options), 0)
-
-
-def test_a_boundary_of_two_values_is_refused():
-    with pytest.raises(ModelError, match="must be one tensor"):
-        build_stage(
-            StageSpec(name="nodes.stages.dynsplit.stage:DynSplit"), {**BOUNDARY, "y": torch.empty(1, 2, device="meta")}
-        )
-
-
-def test_batch_norms_of_a_path_see_the_samples_on_it_alone():
-    torch.manual_seed(0)
-    stage = DynSplit(BOUNDARY, paths=[4, 2], gate="random", target=[0.5]).train()
-    value = torch.randn(30, 6, 8, 8)
-    codes, _ = stage.compress({"x": value})
-    norm = stage.sender["encoder0"][1]
-    rows = value[codes["choice"] == 0]
-    alone = nn.Conv2d(6, 4, 2, 2)
-    alone.load_state_dict(stage.sender["encoder0"][0].state_dict())
-    assert torch.allclose(norm.running_mean, 0.1 * alone(rows).mean((0, 2, 3)), atol=1e-6)
