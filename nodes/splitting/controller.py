@@ -1,14 +1,11 @@
 """Control of a node's split: when it changes, and when an update is sent upstream. Pure: time and costs are given.
 
-HiveMind, section IV-C: a node takes its downstream neighbour's split-cost information (SCI), its own layers'
-costs and its estimate of its incoming link, and computes its own SCI and, for each boundary, the layer to stop at
-(``search``). Nothing depends on nodes upstream: a node's splits stay as long as the route downstream of it stays,
-and a new neighbour upstream needs one message.
+HiveMind, section IV-C: a node computes its split-cost information (SCI) and, for each boundary, the layer to stop at
+(``search``). Nothing depends on nodes upstream: a new neighbour there needs one message.
 
-The paper leaves open when an update is worth a message and what keeps a split from flapping between two of similar
-cost. Here an update is sent if some cost changed by more than ``min_change`` or the last message is ``repeat_s``
-old; and a split is kept while it costs at most ``1 + hysteresis`` times the best one plus ``switch_s``. The cost of
-the kept split is sent upstream. Both bounds hold at each node; over P nodes they may add up.
+The paper leaves open when an update is worth a message and what keeps a split from flapping. Here one is sent if some
+cost changed by more than ``min_change`` or the last message is ``repeat_s`` old; a split is kept, and its cost sent,
+while it costs at most ``1 + hysteresis`` times the best one plus ``switch_s``. Over P nodes these bounds may add up.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Forecast of a link's rate at the time when the next task uses it.
 
 HiveMind, section IV-F: split costs are computed at t1 and used at t2. A node takes the mean gap of its last g tasks
-as the next one's, asks a forecast for its link's rate then, and Eq. 10 (``search.transfer_s``) gives the transfer.
-The paper brings no forecast: its simulation takes the true rate, or draws around it.
+as the next one's, and Eq. 10 (``search.transfer_s``) gives the transfer at the rate that is forecast for then. The
+paper brings no forecast: its simulation takes the true rate, or draws around it.
 """
 
 from collections import deque
@@ -27,16 +27,6 @@ class LookAhead:
         return sum(self._gaps_s) / len(self._gaps_s) if self._gaps_s else 0.0
 
 
-def should_predict(gap_s: float, coherence_s: float) -> bool:
-    """Whether section IV-F predicts: only if the gap is at least the link's coherence time.
-
-    The paper argues that a rate which lasts longer than the gap is the same at its end. But the gap may begin anywhere
-    in that time, and by section VII-C2 prediction gains most at a coherence of about the gap (50 ms) and fails where
-    the rule enables it (10 ms). So the rule is the caller's choice.
-    """
-    return gap_s >= coherence_s
-
-
 def forecast_bps(
     rate_bps: Callable[[float], float],
     now_s: float,
@@ -48,17 +38,15 @@ def forecast_bps(
 ) -> float:
     """The rate in bit/s for the costs of a task ``gap_s`` after ``now_s`` (HiveMind, section IV-F).
 
-    ``rate_bps`` is the true rate by time in seconds. ``coherence_s`` is for ``should_predict``; 0 always predicts.
-    ``error`` is the forecast's relative standard deviation (section VII-C3), drawn from ``generator``; the present rate
-    has none.
+    ``rate_bps`` is the true rate by time in seconds. Below ``coherence_s``, the link's coherence time, the paper takes
+    the present rate: one that lasts longer than the gap were the same at its end. But the gap may begin anywhere in
+    that time, and by section VII-C2 prediction gains most at a coherence of about the gap (50 ms) and fails where the
+    rule enables it (10 ms); so the rule is the caller's choice, and 0 always predicts. ``error`` is the forecast's
+    relative standard deviation (section VII-C3), drawn from ``generator``; it is at least 1 bit/s (assumed).
     """
-    if not should_predict(gap_s, coherence_s):
+    if gap_s < coherence_s:
         return rate_bps(now_s)
-    return noisy_forecast_bps(rate_bps(now_s + gap_s), error, generator)
-
-
-def noisy_forecast_bps(rate_bps: float, error: float, generator: torch.Generator | None) -> float:
-    """``rate_bps`` with a normal error of standard deviation ``error`` * ``rate_bps``; at least 1 bit/s (assumed)."""
+    ahead_bps = rate_bps(now_s + gap_s)
     if not error:
-        return rate_bps
-    return max(1.0, rate_bps * (1 + error * float(torch.randn((), dtype=torch.float64, generator=generator))))
+        return ahead_bps
+    return max(1.0, ahead_bps * (1 + error * float(torch.randn((), dtype=torch.float64, generator=generator))))

@@ -1,18 +1,17 @@
 """Migration of the layers that edge servers store, as clients move between the edges.
 
-Split Learning in 6G Edge Networks, section VI-C, names the problem and leaves it open. Each client's device holds the
-layers before a fixed cut. Of the layers behind it, the edge whose copy the client trains has the first ones, the
-cloud the others. With several clients, each round ends with the average of the copies, in the cloud. Strategies:
+Split Learning in 6G Edge Networks, section VI-C, leaves this open. Of the layers behind the devices' fixed cut, the
+edge whose copy a client trains has the first ones, the cloud the others. With several clients, each round ends with
+the average of the copies, in the cloud. Strategies:
 
-- ``migrate``: an edge at which clients arrive takes a copy if that saves more over their expected stay than moving it
-  costs (HiveMind, Eq. 8: a move is one more cost of the split). Otherwise their data is forwarded to a copy elsewhere,
-  or past all edges to the cloud. An unused copy is dropped.
+- ``migrate``: an edge at which clients arrive takes a copy if that saves more over their stay than moving it costs
+  (HiveMind, Eq. 8); otherwise their data is forwarded to a copy elsewhere, or to the cloud. Unused copies are dropped.
 - ``stay``: copies stay where clients began; smashed data is forwarded to them.
 - ``replicate``: every edge stores all that fits, and all copies are synchronised.
 
-A layer's state comes from the nearest server that is up to date with it, over each link on its route once. All of that
-is one cost per layer, for the search of ``placement``; hence the delay of parameter messages, milliseconds beside
-seconds, is left out. n clients that use a link or an edge's processor get an n-th each; the cloud is not shared.
+A layer's state comes from the nearest server that is up to date with it: one cost per layer for the search of
+``placement``, hence without the delay of parameter messages, milliseconds beside seconds. n clients that use a link or
+an edge's processor get an n-th each; the cloud is not shared.
 """
 
 from collections import Counter
@@ -158,7 +157,7 @@ class Controller:
     def batch_s(self, edge: str, clients: int, holder: str, used: int, sharing: int) -> float:
         """Seconds of one batch for each of ``clients`` at ``edge``, where ``sharing`` clients use ``holder``'s copy."""
         network, crossing_bytes = self.network, 2 * clients * self.model.boundary_bytes[0]
-        over = sum(8 * crossing_bytes / link.rate_bps + 2 * link.delay_s for link in self._route(edge, holder))
+        over = sum(8 * crossing_bytes / link.rate_bps + 2 * link.delay_s for link in network.routes[edge, holder])
         up = self._link_s(holder, sharing)[used]
         own = sharing * sum(network.layer_s[holder][:used])
         return over + own + up + sum(network.layer_s[CLOUD][used:])
@@ -190,16 +189,13 @@ class Controller:
         trips = 1 if clients == self.clients else 2  # layers that no other client trains need not return
         if not self.synchronised or self.strategy == "replicate":  # paid there whether the copy is used or not
             trips = 0
-        return [trips * route_s(self._route(edge, CLOUD), size) for size in self.model.parameter_bytes]
+        return [trips * route_s(self.network.routes[edge, CLOUD], size) for size in self.model.parameter_bytes]
 
     def _link_s(self, edge: str, sharing: int) -> list[float]:
         """Seconds [L+1] of one batch for each of the clients that share the route from ``edge`` to the cloud."""
         sizes = [sharing * size for size in self.model.boundary_bytes]
-        each = [transfer_s(sizes, *link, gradient_bytes=sizes) for link in self._route(edge, CLOUD)]
+        each = [transfer_s(sizes, *link, gradient_bytes=sizes) for link in self.network.routes[edge, CLOUD]]
         return [sum(seconds) for seconds in zip(*each, strict=True)]
-
-    def _route(self, source: str, target: str) -> tuple[BackhaulLink, ...]:
-        return self.network.routes[source, target]
 
     def _nearest(self, state: State, server: str, layer: int) -> tuple[BackhaulLink, ...]:
         """The route to ``server`` from the nearest server that is up to date with ``layer``; empty if it is itself."""
@@ -208,7 +204,7 @@ class Controller:
             holders.append(CLOUD)
         if server in holders:
             return ()
-        return min((self._route(holder, server) for holder in holders), key=lambda route: route_s(route, 1))
+        return min((self.network.routes[holder, server] for holder in holders), key=lambda route: route_s(route, 1))
 
 
 def follow_separate_copies(

@@ -1,9 +1,8 @@
 """Cost of a split where agents exchange their parameters with a parameter server.
 
-HiveMind, section VI-B. After each round the agents' parameters go to a server, and the merged ones return. Eq. 13
-charges node p for that, omega^p, if it computes the final layer. But other nodes may hold the layers before it, and
-their parameters start there: ``layer_exchange_s`` charges each link what crosses it. Both are sums of costs of single
-layers and boundaries, so ``search`` stays exact.
+HiveMind, section VI-B: after each round parameters go to a server, and the merged ones return. Eq. 13 charges node p
+for that, omega^p, if it computes the final layer; but other nodes may hold layers too, so ``layer_exchange_s`` charges
+each link what crosses it. Both are costs of single layers and boundaries, so ``search`` stays exact.
 """
 
 from collections.abc import Sequence

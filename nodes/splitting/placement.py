@@ -1,12 +1,8 @@
 """Placement of a model's layers on servers with limited storage, and the split over what they store.
 
-Split Learning in 6G Edge Networks, section VI-C, names placement under storage limits and gives no method. This is
-HiveMind's split-cost search with one more limit: the layers that a node computes must fit into its storage. They are
-consecutive, so a node's choice at boundary i is a run of layers from i on, and a longer run never fits where a shorter
-one does not. So the search stays exact, in O(P L^2) at most, and costs stay sums in which each term depends on one
-split: of two optima, the later split at each node is optimal too, and fits (its run lies within one of theirs).
-
-A stored layer may cost more than its work: synchronising copies each round, or moving its state to the server.
+Split Learning in 6G Edge Networks, section VI-C, gives no method for storage limits. This is HiveMind's split-cost
+search with one more limit: the layers that a node computes, a run from boundary i on, must fit into its storage. The
+search stays exact, in O(P L^2) at most, and of two optima the later split at each node is optimal too, and fits.
 
 A copy on a server serves all paths over it. Paths that share servers are placed together: each shared server stores
 one run of layers; every choice of longest runs is tried, and each path is searched within it. (Sets of layers with

@@ -1,9 +1,8 @@
 """Split of a recurrent network unrolled into one chain (HiveMind, section VI-A).
 
-A recurrent module is run ``steps`` times; layer l of step r becomes layer r * L + l of a chain. At its boundaries the
-remaining inputs and the outputs so far travel with the states; ``search`` takes it as any chain. The standard split
-cuts the module instead, the same way in every step: intermediate data cross in each step, and in the paper's model the
-states return to the source. In a stack of GRU cells each keeps its state where it is computed.
+Layer l of step r becomes layer r * L + l of a chain. At its boundaries the remaining inputs and the outputs so far
+travel with the states. The standard split cuts the module instead, the same way in every step: intermediate data
+cross in each step. In a stack of GRU cells each keeps its state where it is computed.
 """
 
 from collections.abc import Sequence

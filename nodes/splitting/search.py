@@ -5,16 +5,13 @@ e_i of its incoming link at each boundary, and its downstream neighbour's costs 
 
     V_i = e_i + G_i,    G_i = min(V'_i, t_{i+1} + G_{i+1}),    G_L = V'_L
 
-that is, hand the task on, or compute one more layer. A node that hands on at once is a relay vertex there.
-V is the node's SCI, all that its upstream neighbour needs. It includes the incoming link, as in Algorithm 1.
-Two departures from that algorithm: a node takes O(L), not O(L^2), and subtracts nothing, so the relative error
-of a cost is at most (layers + 2 nodes) * 2^-53 (differences of prefix sums would have that error relative to the
-whole model's cost); and each boundary pays its own incoming transfer (line 13 of Algorithm 1 keeps that of the
-first boundary, see ``algorithm1_as_printed``).
+that is, hand the task on, or compute one more layer. V is the node's SCI, all that its upstream neighbour needs.
+It includes the incoming link, as in Algorithm 1. Two departures from that algorithm: a node takes O(L), not O(L^2),
+and subtracts nothing, so the relative error of a cost is at most (layers + 2 nodes) * 2^-53 and costs may be
+infinite; and each boundary pays its own incoming transfer (line 13 of Algorithm 1 keeps that of the first boundary).
 
-Costs are seconds, or any weighted sum that is never negative (Eq. 11). A path's cost is a sum of terms that
-each depend on one node's split only; so of two optima, the path that takes at each node the later split of
-both is optimal too. Hence one optimum is ahead of all others at every node: that one is returned.
+Costs are seconds, or any weighted sum that is never negative (Eq. 11). A path's cost is a sum of terms that each depend
+on one node's split: of two optima, the later split at each node is optimal too. The one ahead of all is returned.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,9 +42,9 @@ def transfer_s(
 ) -> list[float]:
     """Seconds [L+1] that a link takes for the data of each boundary: 8 * bytes / rate + delay (HiveMind, Eq. 10).
 
-    The paper's psi may differ by boundary, but it gives no values; here it is one ``delay_s``. In training
-    ``gradient_bytes`` [L+1] return over the same link (epsilon' in Eq. 8), each with a delay of its own, even if empty.
-    With no result to deliver (0 of ``boundary_bytes`` at L) a finished task leaves the link unused, in both directions.
+    The paper's psi may differ by boundary; here it is one ``delay_s``. In training ``gradient_bytes`` [L+1] return over
+    the same link (epsilon' in Eq. 8), each with a delay of its own, even if empty. With no result to deliver (0 of
+    ``boundary_bytes`` at L) a finished task leaves the link unused, in both directions.
     """
     trips = [boundary_bytes] if gradient_bytes is None else [boundary_bytes, gradient_bytes]
     times = [8 * sum(sizes) / rate_bps + len(trips) * delay_s for sizes in zip(*trips, strict=True)]
@@ -57,10 +54,9 @@ def transfer_s(
 def move_s(parameter_bytes: Sequence[float], current_split: int, rate_bps: float, delay_s: float) -> list[float]:
     """Seconds [L+1] to move parameters over a link if its split changes from ``current_split`` to each boundary.
 
-    A layer, of ``parameter_bytes`` [L], moves from its old node to its new one over all links between them (eta in
-    HiveMind, Eq. 8). So it crosses a link exactly if it lies between that link's old and new split: moving is one more
-    cost of each link, and the search stays exact. The layers that cross a link go in one message; Eq. 8 leaves eta
-    open. Without layers to move there is no delay.
+    A layer, of ``parameter_bytes`` [L], moves over all links between its old and its new node (eta in HiveMind, Eq. 8,
+    which leaves it open). So it crosses a link exactly if it lies between that link's old and new split: moving is one
+    more cost of each link. The layers that cross a link go in one message; without layers there is no delay.
     """
     before = list(accumulate(parameter_bytes, initial=0.0))  # exact: whole bytes below 2^53
     sizes = [abs(size - before[current_split]) for size in before]

@@ -17,8 +17,7 @@ from nodes.model.factory import build_model
 from nodes.spec.policy import Policy
 from nodes.spec.service import Pace
 from nodes.splitting.controller import SplitControl
-from nodes.splitting.link_estimates import constant_estimate
-from nodes.splitting.search import path_cost, search
+from nodes.splitting.search import path_cost, search, transfer_s
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import TaskReport
 
@@ -35,6 +34,10 @@ FRAMES = frames_of_bytes(
 def links(upper: str, lower: str, rate_bps: float | None = None) -> dict[tuple[str, str], tuple[Link, Link]]:
     profile = LinkProfile(rate_bps=rate_bps or RATE_BPS[upper], delay_s=DELAY_S)
     return {(upper, lower): (Link(profile, random.Random(0)), Link(profile, random.Random(0)))}
+
+
+def constant_estimate(sizes, rate_bps, delay_s):
+    return lambda now, ahead_s: transfer_s(sizes, rate_bps, delay_s)
 
 
 def joined(*routes: tuple[str, ...]) -> dict[tuple[str, str], tuple[Link, Link]]:

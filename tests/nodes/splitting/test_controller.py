@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from nodes.spec.policy import Policy
 from nodes.splitting.controller import SplitControl
-from nodes.splitting.link_estimates import constant_estimate
-from nodes.splitting.search import path_cost, search, split_node, transfer_s
+from nodes.splitting.search import search, split_node
 
 LAYERS = 5
 seconds = st.floats(0.001, 1.0)
@@ -137,11 +136,6 @@ def test_what_is_no_vector_of_costs_is_refused(vector):
         SplitControl([1.0, 2.0], Policy()).set_downstream(vector)
 
 
-def test_a_steady_estimate_is_the_links_transfer_time():
-    estimate = constant_estimate([100, 50, 0], 1e3, 0.2)
-    assert list(estimate(5.0, 1.0)) == transfer_s([100, 50, 0], 1e3, 0.2) == [1.0, 0.6000000000000001, 0.0]
-
-
 WRONG = {"min_change": -0.1, "hysteresis": -1, "period_s": 0, "check_s": -1, "gap_tasks": 0, "rate_transfers": -1}
 
 
@@ -149,8 +143,3 @@ WRONG = {"min_change": -0.1, "hysteresis": -1, "period_s": 0, "check_s": -1, "ga
 def test_policies_that_mean_nothing_are_refused(name, value):
     with pytest.raises(ValueError, match="must"):
         Policy(**{name: value})
-
-
-def test_the_path_of_one_node_is_the_sum_of_its_layers():
-    control = SplitControl([0.1, 0.2, 0.3], Policy())
-    assert control.cost_s[0] == pytest.approx(path_cost([[0.1, 0.2, 0.3]], [], []))

@@ -5,7 +5,7 @@ import statistics
 import pytest
 import torch
 
-from nodes.splitting.forecast import LookAhead, forecast_bps, noisy_forecast_bps, should_predict
+from nodes.splitting.forecast import LookAhead, forecast_bps
 
 
 def rate_bps(time_s: float) -> float:
@@ -28,10 +28,8 @@ def test_the_look_ahead_is_the_mean_of_the_last_gaps() -> None:
 def test_the_rate_is_the_one_at_the_end_of_the_gap_unless_that_is_below_the_coherence_time() -> None:
     assert forecast_bps(rate_bps, 0.9, 0.05) == 1e7
     assert forecast_bps(rate_bps, 0.9, 0.2) == 1e6
-    assert not should_predict(gap_s=0.2, coherence_s=0.21)
-    assert should_predict(gap_s=0.2, coherence_s=0.2)
-    assert forecast_bps(rate_bps, 0.9, 0.2, coherence_s=0.05) == 1e6
-    assert forecast_bps(rate_bps, 0.9, 0.2, coherence_s=0.5) == 1e7
+    found = [forecast_bps(rate_bps, 0.9, 0.2, coherence_s=coherence_s) for coherence_s in (0.05, 0.2, 0.21)]
+    assert found == [1e6, 1e6, 1e7]
     # The present rate is known without error.
     assert forecast_bps(rate_bps, 0.9, 0.2, coherence_s=0.5, error=0.3, generator=seeded()) == 1e7
 
@@ -43,14 +41,13 @@ def test_errors_are_normal_around_the_true_rate_and_leave_some() -> None:
     assert statistics.stdev(told) == pytest.approx(1e5, rel=0.05)
     within = sum(abs(rate - 1e6) < 1e5 for rate in told) / len(told)
     assert within == pytest.approx(0.6827, abs=0.03)
-    told = [noisy_forecast_bps(1e6, 2.0, generator) for _ in range(200)]
+    told = [forecast_bps(rate_bps, 0.9, 0.2, error=2.0, generator=generator) for _ in range(200)]
     assert min(told) == 1.0
     assert max(told) > 1e6
 
 
 def test_the_same_generator_draws_the_same_and_leaves_torchs_own_alone() -> None:
     state = torch.get_rng_state()
-    first, second = seeded(), seeded()
-    one, other = ([noisy_forecast_bps(5.0, 0.2, generator) for _ in range(3)] for generator in (first, second))
-    assert one == other
+    one, other = (forecast_bps(rate_bps, 0.9, 0.2, error=0.2, generator=seeded()) for _ in range(2))
+    assert one == other != 1e6
     assert torch.equal(torch.get_rng_state(), state)

@@ -56,16 +56,6 @@ def test_equation_13_charges_whoever_computes_the_final_layer(
     assert found.cost == min(oracle.values()) == oracle[tuple(found.splits)]
 
 
-def test_equation_13_overlooks_parameters_held_before_the_final_layer() -> None:
-    """A UE that keeps a heavy first layer sends it all the same, whoever computes the light last one."""
-    layer_costs, links, sizes = [[1.0, 9.0], [1.5, 1.0]], [(8.0, 0.0)], [20.0, 0.1]
-    printed = search(charge_final_layer(layer_costs, model_exchange_s(sizes, links, 1)), [[0.5, 0.0, 0.0]])
-    held = layer_exchange_s(sizes, links, 1)
-    exact = search(layer_costs, [[cost + more for cost, more in zip([0.5, 0.0, 0.0], held[0], strict=True)]])
-    assert (printed.splits, exact.splits) == ([1], [0])
-    assert path_cost(layer_costs, held, [1]) > path_cost(layer_costs, held, [0]) + 0.5
-
-
 def test_the_average_is_weighted_by_samples() -> None:
     states = [{"w": torch.tensor(w), "n": torch.tensor(n)} for w, n in (([1.0, 2.0], 4), ([5.0, 4.0], 7))]
     average = federated_average(states, [3, 1])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nodes.splitting import placement
 from nodes.splitting.placement import ServerPath, place_layers, search_within_storage
-from nodes.splitting.search import path_cost, search, split_node
+from nodes.splitting.search import path_cost
 
 Case = dict[str, Any]
 
@@ -58,17 +58,6 @@ def test_of_all_splits_that_fit_the_best_one_that_is_ahead_is_found(case: Case, 
     assert tuple(found.splits) in optima
     for other in optima:
         assert all(mine >= theirs for mine, theirs in zip(found.splits, other, strict=True))
-
-
-@settings(max_examples=100)
-@given(chains())
-def test_without_limits_it_is_the_split_search(case: Case) -> None:
-    enough = [sum(case["held_bytes"])] * len(case["storage_bytes"])
-    found = search_within_storage(case["layer_costs"], case["link_costs"], case["held_bytes"], enough)
-    assert found == search(case["layer_costs"], case["link_costs"])
-    downstream = [float(cost) for cost in reversed(range(len(case["held_bytes"]) + 1))]
-    arguments = case["layer_costs"][0], [0.0] * len(downstream), downstream
-    assert placement.split_node_within_storage(*arguments, case["held_bytes"], enough[0]) == split_node(*arguments)
 
 
 @settings(max_examples=100)

@@ -6,7 +6,6 @@ from fractions import Fraction
 from itertools import combinations_with_replacement, pairwise
 from typing import Any
 
-import networkx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,6 +79,8 @@ def cases(draw: st.DrawFn) -> Case:
 @given(cases(), st.sampled_from([1.0, 0.1, 1 / 3, 1e-9, 7e11]))
 def test_the_search_finds_of_all_optima_the_one_that_finishes_earliest(case: Case, scale: float) -> None:
     oracle = {splits: oracle_cost(case, splits) for splits in all_splits(case)}
+    for splits, cost in oracle.items():
+        assert path_cost(*costs(case, scale), splits) == pytest.approx(scale * float(cost), rel=1e-14)
     least = min(oracle.values())
     optima = [splits for splits, cost in oracle.items() if cost == least]
     found = search(*costs(case, scale))
@@ -87,13 +88,6 @@ def test_the_search_finds_of_all_optima_the_one_that_finishes_earliest(case: Cas
     assert found.cost == pytest.approx(scale * float(least), rel=1e-14)
     for other in optima:  # no optimum is ahead of it anywhere along the chain
         assert all(mine >= theirs for mine, theirs in zip(found.splits, other, strict=True))
-
-
-@settings(max_examples=100)
-@given(cases(), st.randoms(use_true_random=False))
-def test_the_cost_of_any_split_is_the_sum_of_its_parts(case: Case, random: Any) -> None:
-    splits = random.choice(all_splits(case))
-    assert path_cost(*costs(case), splits) == pytest.approx(float(oracle_cost(case, splits)), rel=1e-14)
 
 
 @settings(max_examples=100)
@@ -111,34 +105,6 @@ def test_a_nodes_vector_is_the_least_cost_of_what_its_part_of_the_chain_still_ha
                 parts = [sum(layer_costs[p + k][a:b]) for k, (a, b) in enumerate(pairwise(done))]
                 ways.append(sum(parts) + sum(link_costs[p - 1 + k][a] for k, a in enumerate(done[:-1])))
             assert cost == pytest.approx(min(ways), rel=1e-13)
-
-
-def relay_graph(layer_costs: list[list[float]], link_costs: list[list[float]]) -> networkx.DiGraph:
-    """HiveMind, section IV-C1: a vertex (p, start, stop) is node p computing so, or relaying where they are equal."""
-    layers, last = len(layer_costs[0]), len(layer_costs) - 1
-    graph = networkx.DiGraph()
-    for stop in range(layers + 1):
-        graph.add_edge("start", (0, 0, stop), weight=sum(layer_costs[0][:stop]))
-    for p in range(1, last + 1):
-        for begin in range(layers + 1):
-            for start in range(begin, layers + 1):
-                for stop in range(start, layers + 1):
-                    cost = link_costs[p - 1][start] + sum(layer_costs[p][start:stop])
-                    graph.add_edge((p - 1, begin, start), (p, start, stop), weight=cost)
-    for start in range(layers + 1):
-        graph.add_edge((last, start, layers), "end", weight=0.0)
-    return graph
-
-
-@settings(max_examples=100)
-@given(cases(), st.sampled_from([1.0, 1 / 3]))
-def test_the_search_finds_the_shortest_path_of_the_graph_with_relay_vertices(case: Case, scale: float) -> None:
-    """Never a worse one than the UE alone (HiveMind, section IV-D), which pays the way of a result that goes on."""
-    layer_costs, link_costs = costs(case, scale)
-    found = search(layer_costs, link_costs).cost
-    oracle = networkx.dijkstra_path_length(relay_graph(layer_costs, link_costs), "start", "end")
-    assert found == pytest.approx(oracle, rel=1e-13)
-    assert found <= (sum(layer_costs[0]) + sum(link[-1] for link in link_costs)) * (1 + 1e-14)
 
 
 @settings(max_examples=50)
@@ -198,13 +164,6 @@ def test_a_link_carries_what_is_left_its_gradients_and_moved_layers() -> None:
     assert transfer_s([4, 2, 0], 16, 0.5, gradient_bytes=[0, 2, 8]) == [3.0, 3.0, 0.0]
     assert transfer_s([4, 2, 2], 16, 0.5, gradient_bytes=[0, 2, 8]) == [3.0, 3.0, 6.0]
     assert move_s([2, 0, 4], current_split=2, rate_bps=16, delay_s=0.5) == [1.5, 0.0, 0.0, 2.5]
-
-
-def test_dear_parameters_keep_the_split() -> None:
-    layer_costs = [[1.0, 1.0], [0.5, 0.5]]
-    cheap, dear = (move_s([size, size], current_split=1, rate_bps=8, delay_s=0) for size in (0.25, 1))
-    assert search(layer_costs, [cheap]).splits == [0]
-    assert search(layer_costs, [dear]).splits == [1]
 
 
 @pytest.mark.parametrize(

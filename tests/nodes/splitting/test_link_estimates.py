@@ -8,7 +8,7 @@ import pytest
 from netem.link import SEGMENT_BYTES, Link, LinkProfile
 from nodes.spec.policy import Policy
 from nodes.splitting.controller import SplitControl
-from nodes.splitting.link_rate import LinkRate
+from nodes.splitting.link_estimates import LinkRate
 from nodes.splitting.search import transfer_s
 
 FRAME_BYTES = 100_000
