@@ -96,22 +96,13 @@ def test_what_is_looked_for_is_found() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=identifier)
-def test_paths_exist(document: Path) -> None:
-    gone = [word for word in words(document) if is_path(word) and not (ROOT / word).exists()]
-    assert not gone
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=identifier)
-def test_names_exist(document: Path) -> None:
-    gone = [word for word in words(document) if NAME.fullmatch(word) and missing_name(word)]
-    assert not gone
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=identifier)
-def test_experiments_exist(document: Path) -> None:
-    asked = [word.split(".") for word in words(document) if re.fullmatch(r"\w+\.\w+", word)]
-    gone = [
-        (file, function)
+def test_paths_names_and_experiments_exist(document: Path) -> None:
+    found = words(document)
+    asked = [word.split(".") for word in found if re.fullmatch(r"\w+\.\w+", word)]
+    gone = [word for word in found if is_path(word) and not (ROOT / word).exists()]
+    gone += [word for word in found if NAME.fullmatch(word) and missing_name(word)]
+    gone += [
+        f"{file}.{function}"
         for file, function in asked
         if file in MODULES and missing_name(f"bench.experiments.{MODULES[file]}:{function}")
     ]

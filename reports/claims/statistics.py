@@ -79,13 +79,9 @@ def join_cases(sides: Sequence[dict[CaseItems, Seeds]]) -> list[tuple[CaseItems,
             (tuple(sorted({**dict(right), **dict(left)}.items())), [*row, seeds])
             for left, row in rows
             for right, seeds in side.items()
-            if _agree(left, dict(right))
+            if all(same(value, dict(right)[key]) for key, value in left if key in dict(right))
         ]
     return rows
-
-
-def _agree(left: CaseItems, right: dict[str, CaseValue]) -> bool:
-    return all(same(value, right[key]) for key, value in left if key in right)
 
 
 def combine_by_seed(combine: Callable[[float, float], float], left: Seeds, right: Seeds) -> Estimate:

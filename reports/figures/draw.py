@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
@@ -32,7 +31,6 @@ def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
     heights = [max(_height(panel) for panel in line) for line in lines]
     width = 7.2 if columns == 1 else 11.5
     figure = Figure(figsize=(width, sum(heights) + 0.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle("\n".join(textwrap.wrap(title, int(width * 9))), fontsize=12)
     grid = figure.subplots(len(lines), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     axes = list(grid.flat)

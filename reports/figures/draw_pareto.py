@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
@@ -22,7 +21,6 @@ def draw_front(
 ) -> None:
     """Draw measured and published points, and ``front`` as a line, to the PNG file ``path``."""
     figure = Figure(figsize=(10.5, 6.8), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(spec.title, fontsize=12)
     ax = figure.subplots()
     costs = [point.cost for points in (*measured.values(), *published.values()) for point in points]

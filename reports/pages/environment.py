@@ -53,23 +53,11 @@ def _pairs(values: EnvironmentTree) -> str:
     return escape(", ".join(shown(key, value) for key, value in values.items() if value is not None))
 
 
-def _reason(experiment: EnvironmentTree) -> str:
-    return escape(str(experiment.get("reason") or "no reason given"))
-
-
 def _time(environment: EnvironmentTree) -> str:
-    started, ended = (_timestamp(environment.get(key)) for key in ("started", "ended"))
-    if started is None or ended is None:
+    if not environment.get("ended"):
         return f"{environment['started']}, not ended"
+    started, ended = (datetime.fromisoformat(environment[key]).astimezone(UTC) for key in ("started", "ended"))
     return f"{started:%Y-%m-%d %H:%M:%S} UTC, took {duration((ended - started).total_seconds())}"
-
-
-def _timestamp(value: Any) -> datetime | None:
-    """Parse ISO 8601 or seconds since 1970."""
-    if isinstance(value, int | float):
-        return datetime.fromtimestamp(value, UTC)
-    time = datetime.fromisoformat(value) if value else None
-    return time and (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
 
 
 def duration(seconds: float) -> str:
@@ -79,7 +67,8 @@ def duration(seconds: float) -> str:
 
 def failures(suites: Sequence[EnvironmentTree]) -> Iterable[str]:
     rows = [
-        f"- **{one['status']}** {escape(suite['name'] + '/' + one['name'])}: {_reason(one)}"
+        f"- **{one['status']}** {escape(suite['name'] + '/' + one['name'])}: "
+        + escape(str(one.get("reason") or "no reason given"))
         for suite in suites
         for one in suite["experiments"]
         if one.get("status", "done") != "done"
