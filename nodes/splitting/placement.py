@@ -10,7 +10,7 @@ gaps would be a knapsack problem, and are left out.)
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from math import fsum, inf
 from typing import NamedTuple
@@ -99,7 +99,7 @@ def place_layers(
     uses = Counter(server for path in paths for server in path.servers)
     tight = [server for server, count in uses.items() if count > 1 and storage_bytes[server] < sum(held_bytes)]
     best = Placement(inf, [], {})
-    for chosen in product(*(list(longest_runs(held_bytes, storage_bytes[server])) for server in tight)):
+    for chosen in product(*(longest_runs(held_bytes, storage_bytes[server]) for server in tight)):
         open_to = dict(zip(tight, chosen, strict=True))
         found = [_search(path, held_bytes, storage_bytes, open_to) for path in paths]
         cost = fsum(split.cost for split in found)
@@ -111,23 +111,16 @@ def place_layers(
     return best
 
 
-def longest_runs(held_bytes: Sequence[float], storage_bytes: float) -> Iterator[LayerSpan]:
+def longest_runs(held_bytes: Sequence[float], storage_bytes: float) -> list[LayerSpan]:
     """The runs of layers that fit into ``storage_bytes`` and cannot be extended; (0, 0) if no layer fits."""
-    stop, held, any_fits = 0, 0.0, False
+    runs, stop = [], 0
     for start in range(len(held_bytes)):
-        before = stop
-        while stop < len(held_bytes) and held + held_bytes[stop] <= storage_bytes:
-            held += held_bytes[stop]
+        stop = before = max(start, stop)
+        while stop < len(held_bytes) and sum(held_bytes[start : stop + 1]) <= storage_bytes:
             stop += 1
         if stop > before:
-            any_fits = True
-            yield start, stop
-        if stop == start:
-            stop += 1
-        else:
-            held -= held_bytes[start]
-    if not any_fits:
-        yield 0, 0
+            runs.append((start, stop))
+    return runs or [(0, 0)]
 
 
 def stored_spans(paths: Sequence[ServerPath], splits: Sequence[Sequence[int]], layers: int) -> dict[str, LayerSpan]:

@@ -1,15 +1,11 @@
 """The rate of a link by its transfers: over virtual links of known rate, constant and changing."""
 
-import itertools
 import random
 
 import pytest
 
 from netem.link import SEGMENT_BYTES, Link, LinkProfile
-from nodes.spec.policy import Policy
-from nodes.splitting.controller import SplitControl
 from nodes.splitting.link_estimates import LinkRate
-from nodes.splitting.search import transfer_s
 
 FRAME_BYTES = 100_000
 
@@ -68,26 +64,3 @@ def test_small_frames_and_those_of_no_time_tell_nothing_and_all_is_forgotten_in_
     assert rate.rate_bps(3.0) == pytest.approx(6e6)
     assert rate.rate_bps(3.5) == pytest.approx(4e6)
     assert rate.rate_bps(4.5) is None
-
-
-def stops_of(policy: Policy, *, seed: int = 5) -> list[int]:
-    """Where the tasks stop at a node whose downstream link has 32 Mbit/s, 8, 1, 8 and 32 again, with a noise of 5 %.
-
-    At 32 Mbit/s the first boundary is the best, at 1 the smaller second one, and at 8 both cost the same.
-    """
-    noise, sizes, layer_s = random.Random(seed), [400_000, 100_000, 20_000, 0], [0.02, 0.08, 0.5]
-    control, rate, stops = SplitControl(layer_s, policy), LinkRate(3), []
-    for number in range(100):
-        true_bps = (32e6, 8e6, 1e6, 8e6, 32e6)[number // 20]
-        rate.observe(FRAME_BYTES, 8 * FRAME_BYTES / (true_bps * (1 + 0.05 * noise.uniform(-1, 1))), float(number))
-        link_s = transfer_s(sizes, rate.rate_bps(number) or 1.0, 0.0)
-        control.set_downstream([cost + 0.001 for cost in link_s])
-        control.update([0.0] * 4)
-        stops.append(control.take_stop(0))
-    return stops
-
-
-def test_a_split_by_measured_rates_follows_a_change_and_flaps_only_without_hysteresis():
-    steady, eager = stops_of(Policy(hysteresis=0.1)), stops_of(Policy())
-    assert steady == [1] * 41 + [2] * 40 + [1] * 19
-    assert sum(a != b for a, b in itertools.pairwise(eager)) > 10

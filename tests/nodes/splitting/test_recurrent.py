@@ -1,4 +1,4 @@
-"""Unrolled recurrent networks: a real one in parts, its bytes, and costs against a step-by-step account."""
+"""Unrolled recurrent networks: a real one in parts, and its bytes."""
 
 import copy
 import itertools
@@ -11,7 +11,6 @@ from nodes.model.boundary import boundary_bytes, pack, unpack
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
 from nodes.splitting.recurrent import unrolled_bytes
-from nodes.splitting.search import search, transfer_s
 from nodes.zoo.small_cnn import SequenceLabeller
 
 
@@ -67,17 +66,3 @@ def test_unrolled_bytes_are_those_at_the_boundaries_of_the_real_chain(steps: int
     chain = Chain(labeller(steps, cells), (1, steps, 6))
     at_boundaries = [boundary_bytes(chain.shapes(index)) for index in range(2, len(chain))]
     assert unrolled_bytes(steps, 4 * 6, [4 * 5] * cells, 4 * 3) == at_boundaries
-
-
-def test_unrolling_spares_the_way_back_of_every_step() -> None:
-    """A fast server two hops away and 50 steps: unrolled, the task goes there once."""
-    steps, state, layers = 50, 400, 2
-    module = [[1e-2] * layers, [5e-4] * layers, [1e-5] * layers]
-    single = transfer_s([100, state, 0], 1e6, 0.001)
-    back = transfer_s([state, 0], 1e6, 0.001)[0]
-    standard = search(module, [single, single])
-    assert standard.splits == [0, layers]
-    standard_s = steps * standard.cost + (steps - 1) * back
-    sizes = unrolled_bytes(steps, 100, [state], 40)
-    chain = [transfer_s([*sizes[:-1], 0], 1e6, 0.001)] * 2
-    assert search([row * steps for row in module], chain).cost < standard_s / 2
