@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
@@ -68,7 +69,6 @@ def _line(ax: Axes, panel: Panel) -> None:
             ax.plot(xs, ys, label=name, color=color, linewidth=width)
             ax.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
     _format_numeric_axes(ax, panel)
-    _finish(ax, panel, "y")
 
 
 def _bands(ax: Axes, panel: Panel) -> None:
@@ -80,7 +80,6 @@ def _bands(ax: Axes, panel: Panel) -> None:
     ax.stackplot(xs, rows, labels=list(panel.series), colors=colours, linewidth=0, alpha=0.85)
     ax.margins(x=0, y=0)
     _format_numeric_axes(ax, panel)
-    _finish(ax, panel, "y")
 
 
 def _pictures(ax: Axes, panel: Panel) -> None:
@@ -115,6 +114,7 @@ def _format_numeric_axes(ax: Axes, panel: Panel) -> None:
         ax.set_yscale("log")
     ax.set_xlabel(_short(panel.x))
     ax.set_ylabel(_wrapped(panel.metric))
+    _finish(ax, panel, ax.yaxis)
 
 
 def _bar(ax: Axes, panel: Panel) -> None:
@@ -142,17 +142,16 @@ def _bar(ax: Axes, panel: Panel) -> None:
     ax.margins(x=0.16)
     ax.set_xlabel(_wrapped(panel.metric))
     ax.set_ylabel(_short(panel.x))
-    _finish(ax, panel, "x")
+    _finish(ax, panel, ax.xaxis)
 
 
-def _finish(ax: Axes, panel: Panel, value_axis: str) -> None:
+def _finish(ax: Axes, panel: Panel, axis: Axis) -> None:
     """Format the value axis (k, M, G), draw a light grid and note what is not drawn."""
-    axis = ax.yaxis if value_axis == "y" else ax.xaxis
     largest = max(abs(point.mean) for points in panel.series.values() for point in points)
     if largest >= 1e4:
         axis.set_major_formatter(EngFormatter(sep=""))
     elif not panel.log_y:
-        ax.ticklabel_format(axis="y" if value_axis == "y" else "x", useOffset=False)
+        ax.ticklabel_format(axis="x" if panel.kind == "bar" else "y", useOffset=False)
     ax.grid(True, axis="x" if panel.kind == "bar" else "both", color="#dddddd", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
