@@ -6,7 +6,6 @@ device that the node plays.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import msgspec
 import torch
@@ -33,7 +32,7 @@ class Shapes:
     def __init__(self, frames: Frames, layer_s: Sequence[float]) -> None:
         self.seconds = 0.0
         self._frames = frames
-        self._before_s = list(accumulate(layer_s, initial=0.0))
+        self._layer_s = layer_s
 
     def start(self, step: int, stop: int) -> Activation:
         return self._at(step, 0, stop)
@@ -42,7 +41,7 @@ class Shapes:
         return self._at(message.step, message.done or 0, stop)
 
     def _at(self, step: int, done: int, stop: int) -> Activation:
-        self.seconds = self._before_s[stop] - self._before_s[done]
+        self.seconds = sum(self._layer_s[done:stop])
         return msgspec.structs.replace(self._frames[stop], step=step)
 
 

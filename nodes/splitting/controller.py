@@ -9,8 +9,7 @@ while it costs at most ``1 + hysteresis`` times the best one plus ``switch_s``. 
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
-from math import isnan
+from math import inf, isnan
 
 from nodes.spec.policy import Policy
 from nodes.splitting.search import NodeSplit, sink_costs, split_node
@@ -84,14 +83,14 @@ class SplitControl:
         sent, change, repeat_s = self._sent, self.policy.min_change, self.policy.repeat_s
         if sent is None or change is None or (repeat_s is not None and now - self._sent_at >= repeat_s):
             return True
-        return any(abs(cost - before) > change * before for cost, before in zip(self.cost_s, sent, strict=True))
+        pairs = [(cost, before) for cost, before in zip(self.cost_s, sent, strict=True) if cost != before]
+        return any(before == inf or abs(cost - before) > change * before for cost, before in pairs)
 
     def _settle(self, best: NodeSplit) -> NodeSplit:
         """``best``, with the present stop at each boundary where it is within the hysteresis."""
-        done_s = list(accumulate(self._layer_s, initial=0.0))
         cost, stops = list(best.cost), list(best.stop)
         for i, stop in enumerate(self._split.stop):
-            kept = self._link_s[i] + (done_s[stop] - done_s[i]) + self._downstream[stop]
+            kept = self._link_s[i] + sum(self._layer_s[i:stop]) + self._downstream[stop]
             if stop != stops[i] and kept <= cost[i] * (1 + self.policy.hysteresis) + self.policy.switch_s:
                 cost[i], stops[i] = kept, stop
         return NodeSplit(cost, stops)

@@ -10,12 +10,12 @@ with a limit Phi costs W(x) = 1 / (Phi - x), infinite from x = Phi on (Eq. 12). 
   without knowing how much of the limit is left to it.
 - ``search_within_limit``: no W; the least best-effort cost of all splits within the limit, exact, and not distributed.
 
-A non-linear cost of an edge is not a sum of layers' costs: a node's update takes O(L^2), in a few tensor operations.
+All return None if every split costs infinity. A non-linear cost of an edge is not a sum of layers' costs: a node's
+update takes O(L^2), in a few tensor operations.
 """
 
 import heapq
 from collections.abc import Sequence
-from itertools import accumulate
 from math import inf
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from nodes.splitting.search import TIE, BestSplit, follow_stops, path_cost, sink
 
 
 class ChainMetric(NamedTuple):
-    """One metric of a chain of P nodes: the arguments of ``search``, finite and never negative."""
+    """One metric of a chain of P nodes: the arguments of ``search``, never negative; infinite where a node may not."""
 
     layers: Sequence[Sequence[float]]  # [P][L] each node's cost of each layer
     links: Sequence[Sequence[float]]  # [P-1][L+1] each link's cost of each boundary
@@ -60,13 +60,14 @@ def weight_function(cost: Tensor, bound: float) -> Tensor:
 def edge_costs(costs: ChainMetric, node: int) -> Tensor:
     """Cost [L+1, L+1] of ``node`` if it receives the task at boundary i and stops at j, float64; infinite for j < i.
 
-    Layers' costs are differences of prefix sums, with an error of about 2^-53 of the sum of all layers.
+    Each row is a sum of its own from boundary i on: differences of prefix sums are no numbers behind an infinite layer.
     """
-    done = torch.tensor([*accumulate(costs.layers[node], initial=0.0)], dtype=torch.float64)
-    arriving = torch.tensor(costs.links[node - 1], dtype=torch.float64) if node else torch.zeros_like(done)
-    boundary = torch.arange(len(done))
-    spent = arriving[:, None] + done[None, :] - done[:, None]
-    return spent.masked_fill(boundary[None, :] < boundary[:, None], inf)
+    layers = torch.tensor(costs.layers[node], dtype=torch.float64)
+    boundary = torch.arange(len(layers) + 1)
+    arriving = torch.tensor(costs.links[node - 1] if node else [0.0] * len(boundary), dtype=torch.float64)
+    done = layers.repeat(len(boundary), 1).masked_fill(boundary[:-1] < boundary[:, None], 0.0).cumsum(1)
+    spent = arriving[:, None] + torch.nn.functional.pad(done, (1, 0))
+    return spent.masked_fill(boundary < boundary[:, None], inf)
 
 
 def search_per_edge(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit | None:
@@ -94,9 +95,8 @@ def search_accumulated(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit 
     downstream = torch.tensor([sink_costs(len(best.layers[0]))] * len(metrics), dtype=torch.float64)  # [1 + C, L+1]
     stops = []
     for node in reversed(range(len(best.layers))):
-        sums = (
-            torch.stack([edge_costs(metric, node) for metric in metrics]) + downstream[:, None, :]
-        )  # [1 + C, L+1, L+1]
+        edges = torch.stack([edge_costs(metric, node) for metric in metrics])
+        sums = edges + downstream[:, None, :]  # [1 + C, L+1, L+1]
         ways = sums[0].clone()
         for limit, cost in zip(limits, sums[1:], strict=True):
             ways += weight_function(cost, limit.bound)
@@ -107,7 +107,7 @@ def search_accumulated(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit 
 
 
 def search_within_limit(best: ChainMetric, limit: Limit) -> BestSplit | None:
-    """The split of least ``best`` cost whose constrained metric is at most the limit's bound, or None; exact.
+    """The split of least finite ``best`` cost whose constrained metric is at most the limit's bound, or None; exact.
 
     Label setting: a label is a path to (node, layers done) with its costs so far. Labels are taken in the order of the
     least cost with which they can end, so the first at the end is the best. A label that is no faster than an earlier
@@ -120,7 +120,7 @@ def search_within_limit(best: ChainMetric, limit: Limit) -> BestSplit | None:
     bound = limit.bound * TIE
     taken = [[inf] * (layers + 1) for _ in range(nodes)]  # constrained metric of the last label taken at each place
     labels: list[tuple[float, float, float, float, int, int, tuple[int, ...]]] = []
-    if fastest[0][0] <= bound:
+    if fastest[0][0] <= bound and least[0][0] < inf:
         labels.append((least[0][0], fastest[0][0], 0.0, 0.0, 0, 0, ()))
     while labels:
         _, _, cost, used, node, done, splits = heapq.heappop(labels)
@@ -135,8 +135,8 @@ def search_within_limit(best: ChainMetric, limit: Limit) -> BestSplit | None:
         if node < nodes - 1:
             ways.append((best.links[node][done], limit.costs.links[node][done], node + 1, done, (*splits, done)))
         for more, use, to, end, path in ways:
-            if used + use + fastest[to][end] <= bound:
-                whole, slowest = cost + more + least[to][end], used + use + fastest[to][end]
+            whole, slowest = cost + more + least[to][end], used + use + fastest[to][end]
+            if slowest <= bound and whole < inf:
                 heapq.heappush(labels, (whole, slowest, cost + more, used + use, to, end, path))
     return None
 
@@ -153,7 +153,8 @@ def _to_go(costs: ChainMetric) -> list[list[float]]:
 
 def _least(ways: Tensor) -> Tensor:
     """The stops [L+1]: the column of the least cost in each row of ``ways`` [L+1, L+1], the last of equal ones."""
-    return ways.shape[1] - 1 - ways.flip(1).argmin(1)
+    equal = ways <= ways.amin(1, keepdim=True) * TIE
+    return ways.shape[1] - 1 - equal.flip(1).int().argmax(1)
 
 
 def _split(cost: float, stops: list[list[int]]) -> BestSplit | None:

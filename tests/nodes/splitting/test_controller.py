@@ -21,9 +21,9 @@ def costs(count: int):
 
 @st.composite
 def chains(draw):
-    """Layer costs of 1 to 4 nodes and the costs of the links between them, none for a finished task."""
+    """Layer costs of 1 to 4 nodes, some relays, and the costs of the links between them, none for a finished task."""
     nodes = draw(st.integers(1, 4))
-    layers = [draw(costs(LAYERS)) for _ in range(nodes)]
+    layers = [draw(costs(LAYERS) | st.just([inf] * LAYERS)) if p else draw(costs(LAYERS)) for p in range(nodes)]
     return layers, [[*draw(costs(LAYERS)), 0.0] for _ in range(nodes - 1)]
 
 
@@ -52,7 +52,12 @@ def test_nodes_that_tell_each_other_find_the_best_split(chain):
     assert controls[0].cost_s[0] == pytest.approx(best.cost, rel=1e-12)
 
 
-@given(costs(LAYERS), st.lists(costs(LAYERS + 1), min_size=1, max_size=4), st.floats(0, 0.5), st.floats(0, 0.3))
+@given(
+    st.lists(seconds | st.just(inf), min_size=LAYERS, max_size=LAYERS),
+    st.lists(costs(LAYERS + 1), min_size=1, max_size=4),
+    st.floats(0, 0.5),
+    st.floats(0, 0.3),
+)
 def test_a_kept_split_costs_at_most_what_the_policy_allows(layer_s, downstreams, hysteresis, switch_s):
     link_s = [0.01] * (LAYERS + 1)
     control = SplitControl(layer_s, Policy(hysteresis=hysteresis, switch_s=switch_s))
@@ -106,6 +111,16 @@ def test_an_update_is_told_if_something_changed_or_enough_time_went_by(policy, e
         control.update([0.0, 0.0])
         told.append(control.next_update(now) is not None)
     assert told == expected
+
+
+@pytest.mark.parametrize("min_change", [0.0, 0.5, 2.0])
+def test_a_cost_that_is_no_longer_infinite_is_a_change(min_change):
+    control, told = SplitControl([inf, 1.0], Policy(min_change=min_change)), []
+    for first_s in (inf, inf, 1.0, 1.0, inf):
+        control.set_downstream([first_s, inf, 0.0])
+        control.update([0.0] * 3)
+        told.append(control.next_update(0.0) is not None)
+    assert told == [True, False, True, False, True]
 
 
 def test_a_new_neighbour_is_told_whatever_the_old_one_knew():

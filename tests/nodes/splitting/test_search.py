@@ -141,6 +141,19 @@ def test_updates_told_in_any_order_lead_to_the_central_split(case: Case, seed: i
     assert splits == search(layer_costs, link_costs).splits
 
 
+@settings(max_examples=200)
+@given(cases(), st.lists(st.booleans(), min_size=36, max_size=36))
+def test_what_costs_infinity_is_avoided_and_hides_nothing(case: Case, infinite: list[bool]) -> None:
+    layer_costs, link_costs = costs(case)
+    which = iter(infinite)
+    layer_costs = [[math.inf if next(which) else cost for cost in row] for row in layer_costs]
+    link_costs = [[math.inf if next(which, False) else cost for cost in row] for row in link_costs]
+    oracle = {splits: path_cost(layer_costs, link_costs, splits) for splits in all_splits(case)}
+    found = search(layer_costs, link_costs)
+    assert found.cost == min(oracle.values())
+    assert found.cost == math.inf or tuple(found.splits) == max(s for s, cost in oracle.items() if cost == found.cost)
+
+
 def test_a_node_continues_where_the_task_left_its_neighbour() -> None:
     node = split_node([1.0, 5.0, 1.0], [0.5, 0.25, 0.125, 0.0], [9.0, 3.0, 9.0, 0.0])
     assert (node.stop, node.cost) == ([1, 1, 3, 3], [4.5, 3.25, 1.125, 0.0])
