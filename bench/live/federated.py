@@ -118,8 +118,8 @@ class LiveFederation(LiveRun):
 
     async def _tell_visited(self, client: str, message: AnyMessage) -> None:
         """Send ``message`` to the edge servers that ``client`` ever belongs to."""
-        for edge in self._federation.visits(self._federation.client_names.index(client)):
-            await self.send(self._federation.edge_names[edge], message)
+        for edge in self._federation.servers_of(client):
+            await self.send(edge, message)
 
     async def _miss(self, crew: ProcessMembers, how: str) -> None:
         """Let edge servers know of clients that ended; one without clients ends too, unless clients move.
@@ -184,11 +184,9 @@ def run_live(
 def ways(federation: Federation) -> list[tuple[str, str]]:
     """The links, each by who stands above and who below: of clients to the edge servers with which they begin, of these
     to the cloud where there are several, then of clients to those that they move to."""
-    clients, edges = federation.client_names, federation.edge_names
-    visits = [federation.visits(client) for client in range(federation.clients)]
-    own = [(name, edges[visited[0]]) for name, visited in zip(clients, visits, strict=True)]
-    later = [(name, edges[edge]) for name, visited in zip(clients, visits, strict=True) for edge in visited[1:]]
-    return [*own, *((edge, CLOUD) for edge in edges if len(edges) > 1), *later]
+    servers = {name: federation.servers_of(name) for name in (*federation.client_names, *federation.edge_names)}
+    first = [(name, visited[0]) for name, visited in servers.items() if visited]
+    return [*first, *((name, edge) for name, visited in servers.items() for edge in visited[1:])]
 
 
 def _process_name(crew: ProcessMembers) -> str:

@@ -5,13 +5,14 @@ it, and tests when asked to.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from nodes.errors import unexpected
-from nodes.federated.calls import (
+from nodes.federated.client_worker import (
     Adopted,
     AdoptPart,
     Answers,
+    ClientData,
     CountAnswers,
     GivePart,
     ReturnGradient,
@@ -43,15 +44,6 @@ from nodes.wire.messages import (
 BACK = "back"
 
 
-class ClientData(NamedTuple):
-    """Pictures of a client and of the mean client, its test batches, and training steps begun before."""
-
-    samples: int
-    mean_samples: float
-    test_batches: int
-    begun: int = 0
-
-
 class Client(Role):
     """Client number ``client``, which begins with the first of the edge servers ``servers``."""
 
@@ -66,7 +58,7 @@ class Client(Role):
         self._away = False  # until its server sends something
         self._since = 0  # first round at its server, as the last one said
         self._round, self._left = 0, 0  # of training: steps left, none if the server ended the round without it
-        self._loss, self._correct, self._count = 0.0, 0.0, 0.0
+        self._totals = {"loss": 0.0, "correct": 0.0, "count": 0.0}  # of the round's training
         self._tested_round, self._sent = 0, 0  # test batches
         self._tested: list[Answers] = []  # of these
 
@@ -104,7 +96,7 @@ class Client(Role):
             case "next", TrainRound():
                 self._current = True
                 self._round, self._left = message.round, message.steps
-                self._loss, self._correct, self._count = 0.0, 0.0, 0.0
+                self._totals = dict.fromkeys(self._totals, 0.0)
                 return self._train(now)
             case "next", ChangeServer() if message.server in self._servers:
                 self._away, self._edge, self._since = True, self._servers[message.server], message.round
@@ -143,13 +135,12 @@ class Client(Role):
     def _trained(self, gradient: Gradient, now: float) -> list[Action]:
         if not self._trains(gradient):
             return []
-        self._loss += gradient.metrics.get("loss", 0.0)
-        self._correct += gradient.metrics.get("correct", 0.0)
-        self._count += gradient.metrics.get("count", 0.0)
+        for name in self._totals:
+            self._totals[name] += gradient.metrics.get(name, 0.0)
         self._left -= 1
         if self._left:
             return self._train(now)
-        done = RoundTrained(round=self._round, loss=self._loss, correct=self._correct, count=self._count)
+        done = RoundTrained(round=self._round, **self._totals)
         return [Send("next", done), *([GivePart(self._round)] if self._gives_part else [])]
 
     def _test(self, round_number: int) -> list[Action]:

@@ -2,22 +2,43 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import msgspec
 import torch
 
-from nodes.data.images import Dataset, Indices, Pictures, Selected
+from nodes.data.images import Dataset, Indices, Pictures
 from nodes.data.partitioning import partition, partition_iid
-from nodes.federated.calls import Adopted, Answers
-from nodes.federated.client import ClientData
 from nodes.federated.edge.joint_step import SharingSegment
 from nodes.federated.schemes import Scheme, scheme_of
+from nodes.runtime.actions import Compute
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
 from nodes.training.calls import TaskMessage
 from nodes.training.source import Source
 from nodes.wire.messages import ClientModel, ClientUpdate, Gradient, Result
+
+
+class ClientData(NamedTuple):
+    """Pictures of a client and of the mean client, its test batches, and training steps begun before."""
+
+    samples: int
+    mean_samples: float
+    test_batches: int
+    begun: int = 0
+
+
+class Answers(NamedTuple):
+    """Correct answers and all answers of a test batch, by class [C]."""
+
+    correct_by_class: torch.Tensor
+    total_by_class: torch.Tensor
+
+
+class Adopted(NamedTuple):
+    """The worker holds the tensors that it was given."""
 
 
 class ClientWorker:
@@ -27,6 +48,7 @@ class ClientWorker:
         own, tests = pictures_of(federation, client, data)
         self.client = client
         self.segment = SharingSegment(job_of(federation), 0)
+        self.layers = len(self.segment.names)
         scheme = scheme_of(federation)
         if type(scheme).adjust_gradients is not Scheme.adjust_gradients:
             self.segment.adjust_gradients = scheme.adjust_gradients
@@ -44,11 +66,6 @@ class ClientWorker:
     def data(self) -> ClientData:
         """What the client's role needs to know of its pictures."""
         return ClientData(self._samples, self._mean_samples, self._source.schedule.test_batches, self._begun)
-
-    @property
-    def layers(self) -> int:
-        """How many layers it holds."""
-        return len(self.segment.names)
 
     @property
     def steps(self) -> int:
@@ -110,6 +127,70 @@ class ClientWorker:
             self.segment.keep(self._path, self._begun)
 
 
+@dataclass(frozen=True)
+class TrainBatch(Compute):
+    """Run training batch ``number`` of all rounds through the client's part; a Gradient if the model ends there."""
+
+    round: int
+    number: int
+    runs_forward: ClassVar[bool] = True
+
+    def run(self, worker: ClientWorker) -> TaskMessage:
+        return worker.train(self.round, self.number)
+
+
+@dataclass(frozen=True)
+class ReturnGradient(Compute):
+    """Take a gradient back through the client's part."""
+
+    gradient: Gradient
+
+    def run(self, worker: ClientWorker) -> Gradient:
+        return worker.backward(self.gradient)
+
+
+@dataclass(frozen=True)
+class TestBatch(Compute):
+    """Run a test batch through the client's part."""
+
+    round: int
+    batch: int
+    runs_forward: ClassVar[bool] = True
+
+    def run(self, worker: ClientWorker) -> TaskMessage | Answers:
+        return worker.test(self.round, self.batch)
+
+
+@dataclass(frozen=True)
+class CountAnswers(Compute):
+    """Compare the result of a test batch with its labels."""
+
+    result: Result
+
+    def run(self, worker: ClientWorker) -> Answers:
+        return worker.answers(self.result)
+
+
+@dataclass(frozen=True)
+class GivePart(Compute):
+    """Copy the client's part."""
+
+    round: int
+
+    def run(self, worker: ClientWorker) -> ClientUpdate:
+        return worker.give(self.round)
+
+
+@dataclass(frozen=True)
+class AdoptPart(Compute):
+    """Go on from the clients' part that the server sent."""
+
+    model: ClientModel
+
+    def run(self, worker: ClientWorker) -> Adopted:
+        return worker.adopt(self.model)
+
+
 def job_of(federation: Federation) -> Job:
     """The job as its nodes' parts need it: steps are numbered apart for each client, rounds are its epochs."""
     return msgspec.structs.replace(federation.job, sources=federation.clients, epochs=federation.rounds, steps=None)
@@ -117,13 +198,12 @@ def job_of(federation: Federation) -> Job:
 
 def pictures_of(federation: Federation, client: int, data: Dataset) -> tuple[Pictures, Pictures]:
     """A client's training pictures, and its random part of the test pictures. Raises DataError."""
-    job = federation.job
-    parts = partition(data.train.labels, federation.partition, federation.clients, job.seed, job.batch_size)
-    tests = partition_iid(data.test.labels, federation.clients, job.seed)
-    return _selected(data.train, parts[client]), _selected(data.test, tests[client])
+    parts, tests = indices_of(federation, data)
+    return data.train.select(parts[client]), data.test.select(tests[client])
 
 
-def _selected(pictures: Pictures, chosen: Indices) -> Pictures:
-    if len(chosen) == len(pictures):
-        return pictures
-    return Pictures(Selected(pictures.images, chosen), pictures.labels[chosen], pictures.mean, pictures.std)
+def indices_of(federation: Federation, data: Dataset) -> tuple[list[Indices], list[Indices]]:
+    """The indices of each client's training pictures and test pictures. Raises DataError."""
+    job, clients = federation.job, federation.clients
+    parts = partition(data.train.labels, federation.partition, clients, job.seed, job.batch_size)
+    return parts, partition_iid(data.test.labels, clients, job.seed)

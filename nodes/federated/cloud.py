@@ -1,13 +1,13 @@
 """Role and worker of the cloud above several edge servers: aggregates their parts, passes on what follows clients."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nodes.errors import ProtocolError, unexpected
 from nodes.federated.aggregation import Aggregation
-from nodes.federated.calls import AggregateEdges
 from nodes.federated.schemes import Update, scheme_of
-from nodes.runtime.actions import Action, Direction, Finish, Role, Send
+from nodes.runtime.actions import Action, Compute, Direction, Finish, Role, Send
 from nodes.spec.federation import Federation
 from nodes.wire.messages import AnyMessage, Begin, EdgeUpdate, GlobalModel, Handover, Replaced, Shutdown
 
@@ -94,3 +94,14 @@ class CloudWorker:
             server=self._aggregate_servers(servers) if servers else {},
             client=self._aggregate_clients(clients) if clients else {},
         )
+
+
+@dataclass(frozen=True)
+class AggregateEdges(Compute):
+    """Aggregate the parts of several edge servers."""
+
+    updates: tuple[EdgeUpdate, ...]
+    edges: tuple[int, ...]
+
+    def run(self, worker: CloudWorker) -> GlobalModel:
+        return worker.aggregate(self.updates, self.edges)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -11,12 +11,12 @@ import torch
 from netem.profiles import Duplex
 from nodes.data.images import Dataset
 from nodes.data.loading import load_data
-from nodes.federated.calls import Answers, JointStep, JointSummary, ServeTask
 from nodes.federated.client import Client
-from nodes.federated.client_worker import ClientWorker
+from nodes.federated.client_worker import Answers, ClientWorker
 from nodes.federated.cloud import Cloud, CloudWorker
+from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.server import EdgeServer
-from nodes.federated.edge.worker import EdgeWorker
+from nodes.federated.edge.worker import EdgeWorker, JointStep, ServeTask
 from nodes.federated.shape_workers import ClientShapes, ShapeClient, ShapeCloud, ShapeEdge
 from nodes.runtime.actions import Compute, Role
 from nodes.runtime.executors import CostModel, Executor, ProfiledExecutor, inline, on_device
@@ -25,7 +25,7 @@ from nodes.runtime.report import NodeReport, node_report
 from nodes.runtime.virtual_time import linked_pair, run_virtual
 from nodes.seeds import derive
 from nodes.spec.federation import CLOUD, Federation
-from nodes.spec.job import Timing
+from nodes.spec.job import Device, Timing
 from nodes.wire.channel import Channel
 from nodes.wire.messages import Activation, AnyMessage, Begin, ClientFinished, Gradient, Peer, RoundReport
 
@@ -71,48 +71,43 @@ def run_in_virtual_time(
     the same, losses and correct answers are zero, and no state is kept.
     """
     made = (workers if learn else shapes)(federation, data or load_data(federation.job))
-
-    async def run() -> FederationOutcome:
-        return await VirtualFederation(federation, made, links).run()
-
-    return run_virtual(run())
+    return run_virtual(VirtualFederation(federation, made, links).run())
 
 
 def workers(federation: Federation, data: Dataset) -> Workers:
     """All nodes of ``federation``, to train on ``data``."""
-    cloud = CloudWorker(federation)
-    return _made(
-        federation, cloud, partial(EdgeWorker, federation), lambda client: ClientWorker(federation, client, data)
-    )
+    kinds = WorkerKinds(CloudWorker, EdgeWorker, partial(ClientWorker, data=data))
+    return {name: make_node(federation, name, kinds) for name in federation.names}
 
 
 def shapes(federation: Federation, data: Dataset) -> Workers:
     """All nodes of ``federation``, as if they trained on ``data``: their messages have shapes and no data."""
-    clients = ClientShapes(federation, data)
-    return _made(federation, ShapeCloud(federation), partial(ShapeEdge, federation), partial(ShapeClient, clients))
+    kinds = WorkerKinds(ShapeCloud, ShapeEdge, partial(ShapeClient, shapes=ClientShapes(federation, data)))
+    return {name: make_node(federation, name, kinds) for name in federation.names}
 
 
-def _made(
-    federation: Federation,
-    cloud: CloudWorker,
-    edge_worker: Callable[[int], Any],
-    client_worker: Callable[[int], Any],
-) -> Workers:
-    made: Workers = {}
-    if federation.edges > 1:
-        made[CLOUD] = Cloud(federation), cloud
-    for edge, name in enumerate(federation.edge_names):
-        made[name] = edge_role(federation, edge), edge_worker(edge)
-    for client, name in enumerate(federation.client_names):
-        worker = client_worker(client)
-        servers = [Peer(federation.edge_names[edge]) for edge in federation.visits(client)]
-        made[name] = Client(federation, client, servers, worker.data), worker
-    return made
+class WorkerKinds(NamedTuple):
+    """What makes the workers of a federation; of an edge server and a client by their numbers."""
+
+    cloud: Callable[[Federation], Any]
+    edge: Callable[[Federation, int], Any]
+    client: Callable[[Federation, int], Any]
 
 
-def edge_role(federation: Federation, edge: int, cloud: Peer | None = None) -> EdgeServer:
-    """Role of edge server ``edge``."""
-    return EdgeServer(federation, edge, (cloud or Peer(CLOUD)) if federation.edges > 1 else None)
+def make_node(
+    federation: Federation, name: str, kinds: WorkerKinds, servers: Sequence[Peer] | None = None
+) -> tuple[Role, Any]:
+    """Role and worker of node ``name``; ``servers`` are the addresses of its servers."""
+    if servers is None:
+        servers = [Peer(server) for server in federation.servers_of(name)]
+    if name == CLOUD:
+        return Cloud(federation), kinds.cloud(federation)
+    if name in federation.edge_names:
+        edge = federation.edge_names.index(name)
+        return EdgeServer(federation, edge, *servers), kinds.edge(federation, edge)
+    client = federation.client_names.index(name)
+    worker = kinds.client(federation, client)
+    return Client(federation, client, servers, worker.data), worker
 
 
 class LocalFederation(Conductor):
@@ -143,8 +138,8 @@ class LocalFederation(Conductor):
 
     async def ended(self, run: LocalRun, node: str) -> None:
         if node in self._federation.client_names:
-            for edge in self._federation.visits(self._federation.client_names.index(node)):
-                await run.send(self._federation.edge_names[edge], ClientFinished(client=node))
+            for edge in self._federation.servers_of(node):
+                await run.send(edge, ClientFinished(client=node))
 
     def _compute(self, name: str) -> Executor:
         return inline
@@ -155,18 +150,15 @@ class LocalFederation(Conductor):
 
 
 class VirtualFederation(LocalFederation):
-    """The same on a virtual clock. To be made on the loop that it runs on."""
+    """The same on a virtual clock."""
 
     def __init__(self, federation: Federation, made: Workers, links: Mapping[str, Duplex]) -> None:
         super().__init__(federation, made)
         self._links = links
-        self._mode = Mode(asyncio.get_running_loop().time, self._pair)
+        self._mode = Mode(lambda: asyncio.get_running_loop().time(), self._pair)
 
     def _compute(self, name: str) -> Executor:
-        federation = self._federation
-        if name in federation.client_names:
-            return ProfiledExecutor(on_device(federation.device(federation.client_names.index(name))))
-        return ProfiledExecutor(serving(federation.server_timing or Timing(), federation.job.batch_size))
+        return ProfiledExecutor(cost_model(self._federation, name) or (lambda call, reply, cpu_s: 0.0))
 
     def _pair(self, upper: str, lower: str) -> tuple[Channel, Channel]:
         seed = derive(self._federation.job.seed, list(self.made).index(upper))
@@ -201,12 +193,22 @@ def evaluated(federation: Federation, made: Workers, edge: int, round_number: in
     return Answers(correct, total)
 
 
-def serving(timing: Timing, batch_size: int) -> CostModel:
+def cost_model(federation: Federation, name: str) -> CostModel | None:
+    """How long the computations of ``name`` take, if it stands for a slower device."""
+    if name in federation.client_names:
+        device = federation.device(federation.client_names.index(name))
+        return None if device == Device() else on_device(device)
+    if name == CLOUD or federation.server_timing is None:
+        return None
+    return _serving(federation.server_timing, federation.job.batch_size)
+
+
+def _serving(timing: Timing, batch_size: int) -> CostModel:
     """Cost model of an edge server: ``timing`` is of one client's batch, and what it does counts by samples."""
 
     def due_s(call: Compute, reply: Any, cpu_s: float) -> float:
         match call, reply:
-            case JointStep(), JointSummary():
+            case JointStep(), JointReply():
                 forward_s = timing.forward_s * reply.forward_samples
                 return (forward_s + timing.backward_s * reply.backward_samples) / batch_size
             case ServeTask(), _:

@@ -13,14 +13,11 @@ import numpy as np
 import torch
 
 from nodes.data.images import Dataset, Indices
-from nodes.data.partitioning import partition, partition_iid
-from nodes.federated.calls import Adopted, Answers, JointSummary
-from nodes.federated.client import ClientData
-from nodes.federated.client_worker import job_of
+from nodes.federated.client_worker import Adopted, Answers, ClientData, indices_of, job_of
 from nodes.federated.cloud import CloudWorker
-from nodes.federated.edge.joint_step import JointSegment, SharingSegment, joint_summary
+from nodes.federated.edge.joint_step import JointReply, JointSegment, SharingSegment, joint_reply
 from nodes.federated.edge.worker import EdgeWorker
-from nodes.federated.schemes import Scheme
+from nodes.federated.schemes import Scheme, Update
 from nodes.model.boundary import Tensors
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
@@ -38,10 +35,9 @@ class ClientShapes:
         self._segment = SharingSegment(job, 0, meta=True)
         self.layers = len(self._segment.names)
         self.mean_samples = len(data.train) / federation.clients
-        parts = partition(data.train.labels, federation.partition, federation.clients, job.seed, job.batch_size)
-        self.samples = [len(part) for part in parts]
         self._tasks: dict[tuple[int, bool], TaskMessage] = {}
-        tests = partition_iid(data.test.labels, federation.clients, job.seed)
+        parts, tests = indices_of(federation, data)
+        self.samples = [len(part) for part in parts]
         self.labels = [data.test.labels[part] for part in tests]
 
     @functools.cached_property
@@ -52,19 +48,16 @@ class ClientShapes:
     def task(self, size: int, train: bool) -> TaskMessage:
         """What ``size`` pictures come to."""
         if (size, train) not in self._tasks:
-            self._tasks[size, train] = self._worked_out(size, train)
+            pictures = torch.empty(size, *self.job.input_shape, device="meta")
+            labels = torch.empty(size, dtype=torch.int64, device="meta") if train else None
+            self._tasks[size, train] = self._segment.source(pictures, labels, assignment=0, step=0, train=train)
         return self._tasks[size, train]
-
-    def _worked_out(self, size: int, train: bool) -> TaskMessage:
-        pictures = torch.empty(size, *self.job.input_shape, device="meta")
-        labels = torch.empty(size, dtype=torch.int64, device="meta") if train else None
-        return self._segment.source(pictures, labels, assignment=0, step=0, train=train)
 
 
 class ShapeClient:
     """The worker of client ``client`` without data; see ``nodes.federated.client_worker.ClientWorker``."""
 
-    def __init__(self, shapes: ClientShapes, client: int) -> None:
+    def __init__(self, federation: Federation, client: int, shapes: ClientShapes) -> None:
         self._shapes, self._client, self._labels = shapes, client, shapes.labels[client]
         self.steps, self.layers = 0, shapes.layers
         test_batches = -(-len(self._labels) // shapes.job.batch_size)
@@ -130,20 +123,18 @@ class ShapeJoint(JointSegment):
         assert isinstance(reply, Gradient | Result)
         return msgspec.structs.replace(reply, assignment=message.assignment, step=message.step)
 
-    def joint(
-        self, messages: Sequence[Activation], weights: Sequence[float], positions: int = 0
-    ) -> tuple[list[Gradient], JointSummary]:
+    def joint(self, messages: Sequence[Activation], weights: Sequence[float], positions: int = 0) -> JointReply:
         """As with data, worked out for two clients at most: what returns to another has the same shape."""
         key = _key(messages[0]), len(messages) > 1, positions
         if key in self._joined:
             self.steps += 1
         else:
-            (self._joined[key], *_), _ = super().joint(messages[:2], weights[:2], positions)
+            self._joined[key] = super().joint(messages[:2], weights[:2], positions).gradients[0]
         gradient = self._joined[key]
         gradients = [
             msgspec.structs.replace(gradient, assignment=message.assignment, step=message.step) for message in messages
         ]
-        return gradients, joint_summary(len(messages), int(gradient.metrics["count"]), positions, 0.0)
+        return joint_reply(gradients, int(gradient.metrics["count"]), positions, 0.0)
 
     def adopt(self, tensors: Tensors) -> None:
         """Hold nothing."""
@@ -158,11 +149,9 @@ class ShapeEdge(EdgeWorker):
     def _parts(self, clients: Sequence[int], copies: bool) -> dict[int, JointSegment]:
         return dict.fromkeys(clients, ShapeJoint(self._job, 1))
 
-    def aggregate(
-        self, round_number: int, updates: Sequence[ClientUpdate], clients: Sequence[int], samples: Sequence[int]
-    ) -> ClientModel:
+    def aggregate(self, round_number: int, trained: Sequence[Update]) -> ClientModel:
         """A part like those that were given."""
-        return ClientModel(round=round_number, tensors=updates[0].tensors if updates else {})
+        return ClientModel(round=round_number, tensors=trained[0].state if self._shares else {})
 
 
 class ShapeCloud(CloudWorker):

@@ -121,6 +121,19 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def edge_names(self) -> tuple[str, ...]:
         return tuple(f"edge{number + 1}" for number in range(self.edges))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All nodes: the cloud where there are several edge servers, these, and the clients."""
+        return (*((CLOUD,) if self.edges > 1 else ()), *self.edge_names, *self.client_names)
+
+    def servers_of(self, name: str) -> tuple[str, ...]:
+        """The servers that node ``name`` ever belongs to, in that order. Raises ValueError for another name."""
+        if name in self.client_names:
+            return tuple(self.edge_names[edge] for edge in self.visits(self.client_names.index(name)))
+        if name not in (CLOUD, *self.edge_names):
+            raise ValueError(f"{name}: no node of this federation")
+        return (CLOUD,) if name != CLOUD and self.edges > 1 else ()
+
     def places(self, round_number: int) -> list[int]:
         """The edge server of each client in a round: in groups as equal as they can be, but for moves."""
         at = [client * self.edges // self.clients for client in range(self.clients)]

@@ -27,8 +27,6 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nodes.errors import ModelError, ProtocolError, one_line
-from nodes.federated.calls import JointSummary
-from nodes.federated.formulas import averaged, back_propagated, own_gradients
 from nodes.federated.schemes.base import Statistics
 from nodes.model.boundary import Tensors, unpack
 from nodes.model.chain import Moment, Values
@@ -39,6 +37,18 @@ from nodes.training.segment import Segment, _wire, check_restored, number
 from nodes.wire.messages import Activation, Gradient
 
 SHARED = "shared/"  # before the names of gradients that are the same for all clients
+
+
+class JointReply(NamedTuple):
+    """What a joint step returns to each client, and the samples that it took forward and backward.
+
+    ``backward_s`` are the seconds of its backward pass.
+    """
+
+    gradients: Sequence[Gradient]
+    forward_samples: float
+    backward_samples: float
+    backward_s: float
 
 
 class _Batch(NamedTuple):
@@ -57,10 +67,8 @@ class JointSegment(Segment):
         super().__init__(job, index, meta)
         self._statistics = statistics
 
-    def joint(
-        self, messages: Sequence[Activation], weights: Sequence[float], positions: int = 0
-    ) -> tuple[list[Gradient], JointSummary]:
-        """Take one step of the optimizer; what returns to each client, in the order of ``messages``.
+    def joint(self, messages: Sequence[Activation], weights: Sequence[float], positions: int = 0) -> JointReply:
+        """Take one step of the optimizer; gradients are in the order of ``messages``.
 
         ``weights`` are factors of the clients' mean losses, ``positions`` is a. Raises ProtocolError for boundaries
         that cannot be joined.
@@ -85,7 +93,7 @@ class JointSegment(Segment):
             )
             for batch, score, own in zip(arrived, scores, leaves, strict=True)
         ]
-        return gradients, joint_summary(len(arrived), size, positions, backward_s + own_s)
+        return joint_reply(gradients, size, positions, backward_s + own_s)
 
     def training_state(self) -> Tensors:
         """All that training goes on from elsewhere."""
@@ -146,13 +154,13 @@ class JointSegment(Segment):
         gradients = []
         for batch, mine, score in zip(arrived, logits, scores, strict=True):
             labels = batch.labels[:positions]
-            gradients.append(own_gradients(mine, labels, size))
+            gradients.append(_own_gradients(mine, labels, size))
             score["loss"] += number(F.cross_entropy(mine, labels)) * positions / size
             score["correct"] += number((mine.argmax(1) == labels).sum())
         weights = [batch.weight for batch in arrived]
         shares = [weight / sum(weights) for weight in weights]
         means = {
-            name: averaged([codes[name] for codes in first], shares)
+            name: _mean([codes[name] for codes in first], shares)
             .detach()
             .requires_grad_(name in arrived[0].message.grads)
             for name in first[0]
@@ -160,7 +168,7 @@ class JointSegment(Segment):
         with self._frozen_statistics():
             output = self._forward(arrived[:1], [means], positions)
         began = self._time()
-        torch.autograd.backward(output, averaged(gradients, weights))
+        torch.autograd.backward(output, _mean(gradients, weights))
         seconds = self._time() - began
         return {f"{SHARED}{name}": tensor for name, tensor in self._returned(means, sum(weights)).items()}, seconds
 
@@ -172,20 +180,18 @@ class JointSegment(Segment):
             restored = self.inbound.restore(some)
             check_restored(restored, self._arriving, set(batch.message.views))
             values.append(unpack(restored, batch.message.views, batch.message.scalars))
-        return self._through(_joined(values, rows), arrived[0].message)
+        joined = _joined(values, rows)
+        assert self._part is not None
+        if missing := set(self._part.inputs) - joined.keys():
+            raise ProtocolError(f"missing input values of the node's first layer: {sorted(missing)}")
+        logits: torch.Tensor = self._part(joined, Moment(self.job.seed, arrived[0].message.step))[self._output]
+        return logits
 
     def _time(self) -> float:
         """Seconds, once the device has done what it was given."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
-
-    def _through(self, values: Values, message: Activation) -> torch.Tensor:
-        assert self._part is not None
-        if missing := set(self._part.inputs) - values.keys():
-            raise ProtocolError(f"missing input values of the node's first layer: {sorted(missing)}")
-        result: torch.Tensor = self._part(values, Moment(self.job.seed, message.step))[self._output]
-        return result
 
     def _decoded(self, message: Activation, weight: float) -> _Batch:
         if message.labels is None:
@@ -238,11 +244,7 @@ class SharingSegment(Segment):
 
     def exchange(self, tensors: Tensors) -> Tensors:
         """Put ``tensors`` in the place of those of these names in ``state``; what was there. Nothing is copied."""
-        held = {
-            _full_name(part, key): tensor
-            for part, module in self._parts().items()
-            for key, tensor in module.state_dict(keep_vars=True).items()
-        }
+        held = {_full_name(*name.split(".", 1)): tensor for name, tensor in self._tensors().items()}
         before = {name: held[name].data for name in tensors}
         for name, tensor in tensors.items():
             held[name].data = tensor.to(self._device)
@@ -288,10 +290,21 @@ def _full_name(part: str, key: str) -> str:
     return key.removeprefix("body.") if part == "part" else f"{part}.{key}"
 
 
-def joint_summary(clients: int, size: int, positions: int, backward_s: float) -> JointSummary:
-    """Samples that the server takes forward and backward in one step on ``clients`` batches of ``size``."""
-    forward_samples, backward_samples = clients * size + positions, back_propagated(clients, size, positions)
-    return JointSummary(float(forward_samples), float(backward_samples), backward_s)
+def joint_reply(gradients: Sequence[Gradient], size: int, positions: int, backward_s: float) -> JointReply:
+    """The reply of one step on batches of ``size``: it takes M b + a samples forward and a + M (b - a) backward."""
+    forward, backward = len(gradients) * size + positions, positions + len(gradients) * (size - positions)
+    return JointReply(gradients, float(forward), float(backward), backward_s)
+
+
+def _own_gradients(logits: torch.Tensor, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """Last-layer gradients [n, C] of n samples out of a batch, whose loss is the mean cross entropy over it."""
+    answers = labels.unsqueeze(1) == torch.arange(logits.shape[1], device=labels.device)
+    return (logits.softmax(1) - answers.to(logits.dtype)) / batch_size
+
+
+def _mean(values: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """The weighted mean of the clients' ``values``, which all have one shape."""
+    return torch.stack([value * weight for value, weight in zip(values, weights, strict=True)]).sum(0)
 
 
 def _common_size(arrived: Sequence[_Batch]) -> int:

@@ -13,21 +13,13 @@ from itertools import chain
 from typing import Any, Literal
 
 from nodes.errors import ProtocolError, unexpected
-from nodes.federated.calls import (
-    Adopted,
-    AdoptGlobal,
-    AdoptHandover,
-    Aggregate,
-    GiveEdgeUpdate,
-    HandOver,
-    JointSummary,
-    ServeTask,
-)
-from nodes.federated.edge.decisions import Decisions
+from nodes.federated.client_worker import Adopted
+from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.membership import Membership
-from nodes.federated.edge.round_stats import RoundStats
-from nodes.federated.edge.tasks import Tasks
-from nodes.federated.schemes import ClientState, RoundState, scheme_of
+from nodes.federated.edge.tasks import RoundStats, Tasks
+from nodes.federated.edge.worker import AdoptGlobal, AdoptHandover, Aggregate, GiveEdgeUpdate, HandOver, ServeTask
+from nodes.federated.schemes import ClientState, RoundState, Update, scheme_of
+from nodes.federated.schemes.base import Decisions
 from nodes.runtime.actions import Action, Connect, Direction, Finish, Role, Send, Wake
 from nodes.spec.federation import Federation
 from nodes.wire.codec import wire_size
@@ -61,7 +53,7 @@ RoundPhase = Literal["gathering", "training", "averaging", "uploading", "testing
 
 
 class EdgeServer(Role):
-    """Edge server number ``edge`` of ``federation``; ``cloud`` is where it reaches the cloud."""
+    """Edge server number ``edge`` of ``federation``; ``cloud`` is where it reaches the cloud, if there is one."""
 
     def __init__(self, federation: Federation, edge: int, cloud: Peer | None = None) -> None:
         self._federation, self._edge, self._cloud = federation, edge, cloud
@@ -202,7 +194,7 @@ class EdgeServer(Role):
                 return [*self._tasks.send_gradient(client, reply, self._stats), *self._go_on(now)]
             case Result() if client:
                 return [Send(client.name, reply)] if self._tasks.is_here(client) else []
-            case JointSummary():
+            case JointReply():
                 return [*self._tasks.stepped(reply, self._stats), *self._go_on(now)]
             case Handover():
                 self._membership.sent()
@@ -266,9 +258,9 @@ class EdgeServer(Role):
     def _release(self) -> list[Action]:
         """Send those on their way who belong elsewhere from this round on, and what is theirs after them."""
         actions: list[Action] = []
-        for client, name, here, change in self._membership.release(self._round.number):
-            actions.append(self._tasks.compute(HandOver(self._round.number, client, change.server, here)))
-            actions += [Send(name, change)] if here else []
+        for name, change, handover in self._membership.release(self._round.number):
+            actions.append(self._tasks.compute(HandOver(handover)))
+            actions += [Send(name, change)] if handover.here else []
         return actions
 
     def _go_on(self, now: float) -> list[Action]:
@@ -348,11 +340,10 @@ class EdgeServer(Role):
         self._samples = sum(client.samples for client in complete)
         self._phase = "averaging"
         self._to_cloud = self._cloud is not None and (self._round.number + 1) % self._federation.cloud_every == 0
-        aggregated = self._scheme.client_parts == "aggregated"
-        if complete and (aggregated or self._scheme.server_parts == "copies"):
-            updates = tuple(self._given[client] for client in complete) if aggregated else ()
-            clients, samples = zip(*((client.index, client.samples) for client in complete), strict=True)
-            return [self._tasks.compute(Aggregate(self._round.number, updates, clients, samples))]
+        if complete and (self._scheme.client_parts == "aggregated" or self._scheme.server_parts == "copies"):
+            given = {client: self._given[client].tensors if client in self._given else {} for client in complete}
+            updates = tuple(Update(client.index, client.samples, tensors) for client, tensors in given.items())
+            return [self._tasks.compute(Aggregate(self._round.number, updates))]
         return self._upload() if self._to_cloud else self._averaged(now)
 
     def _is_over(self) -> bool:
@@ -371,7 +362,9 @@ class EdgeServer(Role):
     def _upload(self) -> list[Action]:
         """Let the cloud aggregate what was trained here with what was elsewhere."""
         self._phase, self._to_cloud = "uploading", False
-        return [self._tasks.compute(GiveEdgeUpdate(self._round.number, self._samples, self._part))]
+        client = self._part.tensors if self._part and self._samples else {}
+        update = EdgeUpdate(round=self._round.number, samples=self._samples, client=client)
+        return [self._tasks.compute(GiveEdgeUpdate(update))]
 
     def _averaged(self, now: float) -> list[Action]:
         """Hand on what was aggregated, and let all test."""

@@ -5,15 +5,74 @@ Each task is counted once, when it is served.
 
 from collections import deque
 
-from nodes.federated.calls import FetchGradient, JointStep, JointSummary, ServeTask
-from nodes.federated.edge.decisions import Decisions
-from nodes.federated.edge.joint_step import SHARED
+import msgspec
+import torch
+
+from nodes.federated.edge.joint_step import SHARED, JointReply
 from nodes.federated.edge.membership import Membership
-from nodes.federated.edge.round_stats import RoundStats
+from nodes.federated.edge.worker import JointStep, ServeTask
 from nodes.federated.schemes import ClientState, RoundState
+from nodes.federated.schemes.base import Decisions
 from nodes.runtime.actions import Action, Compute, Send
 from nodes.wire.codec import wire_size
-from nodes.wire.messages import Gradient
+from nodes.wire.messages import Gradient, RoundReport, RoundTested, RoundTrained
+
+
+class RoundStats(msgspec.Struct):
+    """Counts of one round; times by the server's clock."""
+
+    began: float
+    trained: float = 0.0  # when its last step was taken
+    averaged: float = 0.0  # when the clients could go on
+    participants: int = 0
+    steps: int = 0  # of the clients, that were served
+    updates: int = 0  # of the server's part
+    steps_with_loss: int = 0  # of these steps, those whose loss is known
+    loss: float = 0.0  # their sum; as are the next two
+    correct: float = 0.0
+    count: float = 0.0
+    uplink_bytes: int = 0  # whole frames of training
+    downlink_bytes: int = 0
+    moved_bytes: int = 0  # whole frames that followed clients from their last servers
+    shared_bytes: int = 0  # downlink payload that is the same for all clients and need be sent once only
+    forward_samples: float = 0.0
+    backward_samples: float = 0.0
+    backward_s: float = 0.0
+    staleness: int = 0  # summed over the steps
+    correct_by_class: torch.Tensor | None = None
+    total_by_class: torch.Tensor | None = None
+
+    def add_trained(self, trained: RoundTrained, steps: int) -> None:
+        """Count a client's ``steps`` of training."""
+        self.steps_with_loss += steps
+        self.loss += trained.loss
+        self.correct += trained.correct
+        self.count += trained.count
+
+    def add_step(self, gradient: Gradient) -> None:
+        """Count one step by what returned of it."""
+        self.steps_with_loss += 1
+        for name in ("loss", "correct", "count"):
+            setattr(self, name, getattr(self, name) + gradient.metrics.get(name, 0.0))
+
+    def add_tested(self, tested: RoundTested) -> None:
+        """Count a client's answers."""
+        correct, total = tested.correct_by_class, tested.total_by_class
+        self.correct_by_class = correct if self.correct_by_class is None else self.correct_by_class + correct
+        self.total_by_class = total if self.total_by_class is None else self.total_by_class + total
+
+    def report(self, round_number: int, edge: int, now: float) -> RoundReport:
+        """Report of the round to the runner."""
+        metrics = {
+            name: float(value) for name, value in msgspec.structs.asdict(self).items() if isinstance(value, int | float)
+        }
+        return RoundReport(
+            round=round_number,
+            edge=edge,
+            metrics={**metrics, "ended": now},
+            correct_by_class=self.correct_by_class,
+            total_by_class=self.total_by_class,
+        )
 
 
 class Tasks:
@@ -67,16 +126,17 @@ class Tasks:
             client.seen = self._round.updates
         self._joining = clients
         positions = self._scheme.averaged_positions(self._batch_size)
-        return [self.compute(JointStep(messages, tuple(client.index for client in clients), weights, positions))]
+        return [self.compute(JointStep(messages, weights, positions))]
 
-    def stepped(self, summary: JointSummary, stats: RoundStats) -> list[Action]:
-        """Fetch the gradient of each client of a joint step that is still here."""
+    def stepped(self, reply: JointReply, stats: RoundStats) -> list[Action]:
+        """Return the gradients of a joint step."""
         joined, self._joining = self._joining, []
         stats.updates += 1
-        stats.forward_samples += summary.forward_samples
-        stats.backward_samples += summary.backward_samples
-        stats.backward_s += summary.backward_s
-        return [self.compute(FetchGradient(client.index), client) for client in joined if self.is_here(client)]
+        stats.forward_samples += reply.forward_samples
+        stats.backward_samples += reply.backward_samples
+        stats.backward_s += reply.backward_s
+        pairs = zip(joined, reply.gradients, strict=True)
+        return [action for client, gradient in pairs for action in self.send_gradient(client, gradient, stats)]
 
     def send_gradient(self, client: ClientState, gradient: Gradient, stats: RoundStats) -> list[Action]:
         """Return ``gradient`` to ``client``, if it is still here."""

@@ -1,24 +1,26 @@
 """Worker of an edge server: its part of the network, once or for each client, and aggregation."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import msgspec
 
 from nodes.errors import ProtocolError
 from nodes.federated.aggregation import Aggregation
-from nodes.federated.calls import Adopted, JointSummary
-from nodes.federated.client_worker import job_of
-from nodes.federated.edge.joint_step import JointSegment
+from nodes.federated.client_worker import Adopted, job_of
+from nodes.federated.edge.joint_step import JointReply, JointSegment
 from nodes.federated.schemes import Update, scheme_of
 from nodes.model.boundary import Tensors
 from nodes.model.layer_range import layer_range
+from nodes.runtime.actions import Compute
 from nodes.spec.federation import Federation
 from nodes.training.calls import TaskMessage
 from nodes.wire.messages import (
     Activation,
     ClientModel,
-    ClientUpdate,
     EdgeUpdate,
     GlobalModel,
-    Gradient,
     Handover,
 )
 
@@ -33,14 +35,14 @@ class EdgeWorker:
         scheme = scheme_of(federation)
         self._job, self._statistics = job_of(federation), scheme.statistics
         self._segments: dict[int, JointSegment] = {}  # by client; all the same one, but for copies
-        self._returned: dict[int, Gradient] = {}
         self._round = 0
         self._aggregate_clients = Aggregation(federation, scheme, "aggregate_clients", 0)
         self._aggregate_servers = Aggregation(federation, scheme, "aggregate_servers", 1)
-        self._copies = scheme.server_parts == "copies"
+        self._copies, self._shares = scheme.server_parts == "copies", scheme.client_parts == "aggregated"
         if scheme.server_parts != "none":
             self._segments = self._parts(federation.visitors(edge), self._copies)
         self._distinct = list({id(segment): segment for segment in self._segments.values()}.values())
+        self.layers = len(self._distinct[0].names) if self._distinct else 0
         if self._distinct and layer_range(self._job.splits, 1, self._distinct[0].layers).relays:
             raise ValueError(
                 f"scheme {federation.scheme.name}: all layers are the clients', none is left for the server"
@@ -53,11 +55,6 @@ class EdgeWorker:
         return dict.fromkeys(clients, JointSegment(self._job, 1, statistics=self._statistics))
 
     @property
-    def layers(self) -> int:
-        """How many layers it holds."""
-        return len(self._distinct[0].names) if self._distinct else 0
-
-    @property
     def steps(self) -> int:
         """How many steps its optimizers have taken."""
         return sum(segment.steps for segment in self._distinct)
@@ -67,52 +64,25 @@ class EdgeWorker:
         self._begin(message.assignment)
         return self._segments[client].forward(message)
 
-    def joint(
-        self,
-        messages: Sequence[Activation],
-        clients: Sequence[int],
-        weights: Sequence[float],
-        positions: int,
-    ) -> JointSummary:
-        """Take one step on the tasks of several ``clients``. See ``returned``."""
+    def joint(self, messages: Sequence[Activation], weights: Sequence[float], positions: int) -> JointReply:
+        """Take one step on the tasks of several clients, weighted."""
         self._begin(messages[0].assignment)
-        gradients, summary = self._distinct[0].joint(messages, weights, positions)
-        self._returned = dict(zip(clients, gradients, strict=True))
-        return summary
+        return self._distinct[0].joint(messages, weights, positions)
 
-    def returned(self, client: int) -> Gradient:
-        """What the last joint step returns to ``client``."""
-        return self._returned.pop(client)
-
-    def aggregate(
-        self, round_number: int, updates: Sequence[ClientUpdate], clients: Sequence[int], samples: Sequence[int]
-    ) -> ClientModel:
-        """Aggregate the copies of the server's part of ``clients``, and their parts if they share them.
+    def aggregate(self, round_number: int, trained: Sequence[Update]) -> ClientModel:
+        """Aggregate the copies of the server's part of clients that ``trained``, and their parts if they share them.
 
         Raises NodeError.
         """
         if self._copies:
-            copies = zip(clients, samples, strict=True)
-            self._adopt(
-                self._aggregate_servers(
-                    [Update(client, count, self._segments[client].state()) for client, count in copies]
-                )
-            )
-        parts = [
-            Update(client, update.samples, update.tensors) for client, update in zip(clients, updates, strict=False)
-        ]
-        return ClientModel(round=round_number, tensors=self._aggregate_clients(parts) if parts else {})
+            copies = [one._replace(state=self._segments[one.client].state()) for one in trained]
+            self._adopt(self._aggregate_servers(copies))
+        return ClientModel(round=round_number, tensors=self._aggregate_clients(trained) if self._shares else {})
 
-    def give(self, round_number: int, samples: int, client_model: ClientModel | None) -> EdgeUpdate:
-        """What the cloud aggregates with that of other edge servers; empty if it was trained with no ``samples``."""
-        if not samples:
-            return EdgeUpdate(round=round_number, samples=0)
-        return EdgeUpdate(
-            round=round_number,
-            samples=samples,
-            server=self._distinct[0].state() if self._distinct else {},
-            client=client_model.tensors if client_model else {},
-        )
+    def give(self, update: EdgeUpdate) -> EdgeUpdate:
+        """Put the server's part into ``update`` of the cloud, if it was trained."""
+        trained = bool(self._distinct) and update.samples > 0
+        return msgspec.structs.replace(update, server=self._distinct[0].state()) if trained else update
 
     def adopt(self, model: GlobalModel) -> ClientModel:
         """Go on from what the cloud aggregated, if anything; the clients' part of it."""
@@ -122,10 +92,11 @@ class EdgeWorker:
         self._aggregate_clients.last = model.client or self._aggregate_clients.last
         return ClientModel(round=model.round, tensors=model.client)
 
-    def hand_over(self, round_number: int, client: int, to: str, here: bool) -> Handover:
-        """What follows a client to edge server ``to``, where it trains from this round on: its copy, if any."""
-        tensors = self._segments[client].training_state() if self._copies else {}
-        return Handover(round=round_number, client=client, to=to, here=here, tensors=tensors)
+    def hand_over(self, handover: Handover) -> Handover:
+        """Put into ``handover`` what follows its client to another edge server: its copy, if any."""
+        if not self._copies:
+            return handover
+        return msgspec.structs.replace(handover, tensors=self._segments[handover.client].training_state())
 
     def adopt_handover(self, handover: Handover) -> Adopted:
         """Go on from the copy that followed a client. Raises ProtocolError if it does not fit."""
@@ -147,3 +118,78 @@ class EdgeWorker:
             self._round = round_number
             for segment in self._distinct:
                 segment.begin_epoch(round_number)
+
+
+@dataclass(frozen=True)
+class ServeTask(Compute):
+    """Run one client's task through the server's part."""
+
+    message: Activation
+    client: int
+    runs_forward: ClassVar[bool] = True
+
+    def run(self, worker: EdgeWorker) -> TaskMessage:
+        return worker.forward(self.message, self.client)
+
+
+@dataclass(frozen=True)
+class JointStep(Compute):
+    """Take one step on the tasks of several clients, weighted; ``positions`` of each batch are averaged over them."""
+
+    messages: tuple[Activation, ...]
+    weights: tuple[float, ...]
+    positions: int
+
+    def run(self, worker: EdgeWorker) -> JointReply:
+        return worker.joint(self.messages, self.weights, self.positions)
+
+
+@dataclass(frozen=True)
+class Aggregate(Compute):
+    """Aggregate the copies of the server's part of clients, and their parts if they share them."""
+
+    round: int
+    trained: tuple[Update, ...]
+
+    def run(self, worker: EdgeWorker) -> ClientModel:
+        return worker.aggregate(self.round, self.trained)
+
+
+@dataclass(frozen=True)
+class GiveEdgeUpdate(Compute):
+    """Copy the server's part for the cloud, into ``update`` with the clients' part where it is shared."""
+
+    update: EdgeUpdate
+
+    def run(self, worker: EdgeWorker) -> EdgeUpdate:
+        return worker.give(self.update)
+
+
+@dataclass(frozen=True)
+class AdoptGlobal(Compute):
+    """Go on from what the cloud aggregated; the clients' part of it."""
+
+    model: GlobalModel
+
+    def run(self, worker: EdgeWorker) -> ClientModel:
+        return worker.adopt(self.model)
+
+
+@dataclass(frozen=True)
+class HandOver(Compute):
+    """Copy what follows a client to another edge server, into ``handover``."""
+
+    handover: Handover
+
+    def run(self, worker: EdgeWorker) -> Handover:
+        return worker.hand_over(self.handover)
+
+
+@dataclass(frozen=True)
+class AdoptHandover(Compute):
+    """Go on from what followed a client here."""
+
+    handover: Handover
+
+    def run(self, worker: EdgeWorker) -> Adopted:
+        return worker.adopt_handover(self.handover)

@@ -10,13 +10,13 @@ scheme for itself from its name and options, so nothing but these travels. Hooks
 An edge server and its worker use two instances of the scheme.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 from torch import nn
 
-from nodes.federated.formulas import shares
+from nodes.errors import NodeError
 from nodes.model.averaging import federated_average
 from nodes.model.boundary import Tensors
 from nodes.wire.messages import Activation, ClientModel
@@ -161,7 +161,8 @@ class Scheme:
             A factor above 0 for each client's mean loss; the default is its share of their images, which sums to 1. The
             gradient that returns to a client is that of its own mean loss, whatever its weight.
         """
-        return shares([client.samples for client in clients])
+        total = sum(client.samples for client in clients)
+        return [client.samples / total for client in clients]
 
     def averaged_positions(self, batch_size: int) -> int:
         """Give the batch positions, from the first on, whose last-layer gradients a joint step averages (EPSL)."""
@@ -218,3 +219,42 @@ class Scheme:
 def mean(updates: Sequence[Update]) -> Tensors:
     """The mean of ``updates`` by samples."""
     return federated_average([update.state for update in updates], [update.samples for update in updates])
+
+
+class Decisions:
+    """The hooks of ``scheme`` that choose and weigh clients. They raise NodeError for what cannot be."""
+
+    def __init__(self, scheme: Scheme, name: str) -> None:
+        self.scheme, self._name = scheme, name
+
+    def select(self, round_state: RoundState, present: Sequence[ClientState]) -> list[ClientState]:
+        chosen = self._checked("select", self.scheme.select(round_state, present), present)
+        return sorted(chosen, key=lambda client: client.index)
+
+    def start(self, round_state: RoundState) -> list[ClientState]:
+        return self._checked("start", self.scheme.start(round_state), round_state.of_phase("idle"))
+
+    def due(self, round_state: RoundState) -> list[ClientState]:
+        return self._checked("due", self.scheme.due(round_state), round_state.tasks)
+
+    def weights(self, round_state: RoundState, clients: Sequence[ClientState]) -> tuple[float, ...]:
+        weights = tuple(float(weight) for weight in self.scheme.weights(round_state, clients))
+        if len(weights) != len(clients) or not all(0 < weight < float("inf") for weight in weights):
+            raise self._error("weights", f"got {list(weights)}, expected {len(clients)} numbers above 0")
+        return weights
+
+    def stuck(self, round_state: RoundState) -> NodeError:
+        """The error of a round in which nobody can go on."""
+        waiting = [client.name for client in round_state.tasks]
+        idle = [client.name for client in round_state.of_phase("idle")]
+        return self._error("due", f"round {round_state.number} cannot go on: tasks of {waiting} wait, {idle} are idle")
+
+    def _checked(self, hook: str, chosen: Sequence[ClientState], allowed: Iterable[ClientState]) -> list[ClientState]:
+        allowed, listed = list(allowed), list(chosen)
+        if len(set(listed)) != len(listed) or not set(listed) <= set(allowed):
+            names = [[getattr(client, "name", client) for client in clients] for clients in (listed, allowed)]
+            raise self._error(hook, f"chose {names[0]}, expected some of {names[1]}")
+        return listed
+
+    def _error(self, hook: str, text: str) -> NodeError:
+        return NodeError(f"{hook} of scheme {self._name}: {text}")

@@ -8,12 +8,12 @@ before they are back-propagated; federated learning (FL) has no server part.
 """
 
 import inspect
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import get_args
 
 from nodes.errors import one_line
-from nodes.federated.formulas import aggregated, fading, may_go_on
 from nodes.federated.schemes.base import ClientParts, ClientState, RoundState, Scheme, ServerParts, Statistics
 from nodes.imports import did_you_mean, load_callable
 from nodes.spec.federation import Federation, SchemeSpec
@@ -81,7 +81,7 @@ class Epsl(Scheme):
         self._phi, self.statistics = phi, statistics
 
     def averaged_positions(self, batch_size: int) -> int:
-        return aggregated(self._phi, batch_size)
+        return math.ceil(round(self._phi * batch_size, 9))  # of what was meant: 0.07 * 100 is 7.000000000000001
 
 
 class AsyncPsl(Scheme):
@@ -108,12 +108,13 @@ class AsyncPsl(Scheme):
 
     def due(self, round: RoundState) -> Sequence[ClientState]:
         slowest = min((client.total for client in round.clients), default=0)
-        ready = [client for client in round.tasks if may_go_on(client.total, slowest, self._staleness)]
+        bound = math.inf if self._staleness is None else slowest + self._staleness
+        ready = [client for client in round.tasks if client.total <= bound]
         return sorted(ready, key=lambda client: client.index)
 
     def weights(self, round: RoundState, clients: Sequence[ClientState]) -> Sequence[float]:
         share = fmean(client.samples for client in clients) / fmean(client.samples for client in round.clients)
-        scales = [share * fading(round.staleness(client), self._exponent) for client in clients]
+        scales = [share * (1 + round.staleness(client)) ** -self._exponent for client in clients]
         return [weight * scale for weight, scale in zip(super().weights(round, clients), scales, strict=True)]
 
 

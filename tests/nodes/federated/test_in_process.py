@@ -8,29 +8,17 @@ from federations import JOB, PlainEpsl, PlainLoop, assert_close, drawn, make_fed
 from msgspec.structs import replace
 from oracle import Unsplit
 
-from netem.link import LinkProfile
-from netem.profiles import Duplex
 from nodes.data.loading import load_data
 from nodes.data.partitioning import partition
 from nodes.errors import DataError, ModelError
 from nodes.federated.client_worker import ClientWorker, pictures_of
 from nodes.federated.edge.worker import EdgeWorker
-from nodes.federated.in_process import run_in_process, run_in_virtual_time
+from nodes.federated.in_process import run_in_process
 from nodes.federated.schemes import SCHEMES, build_scheme, scheme_of
-from nodes.spec.federation import ALPHA, Absence, Federation, Partition, SchemeSpec
+from nodes.spec.federation import ALPHA, Absence, ClientMove, Federation, Partition, SchemeSpec
 from nodes.spec.job import DataSpec, OptimizerSpec
 from nodes.training.in_process import run_in_process as run_chain
 from nodes.wire.messages import Gradient
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums are made in the order in which the runs make them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 STILL = replace(JOB, model="user_models:Still", splits=(2,))
 LINEAR = replace(JOB, model="user_models:Still", splits=(3,))  # the server has a linear layer alone
@@ -135,8 +123,8 @@ def test_epsl_with_a_linear_server_returns_the_mean_of_psls_gradients():
         server = EdgeWorker(federation, 0)
         tasks = [ClientWorker(federation, client, data).train(0, 0) for client in range(3)]
         weights = (0.5, 0.2, 0.3)
-        server.joint(tasks, (0, 1, 2), weights, 8 if options else 0)
-        come[scheme] = [next(iter(server.returned(client).tensors.values())) for client in range(3)]
+        returned = server.joint(tasks, weights, 8 if options else 0).gradients
+        come[scheme] = [next(iter(one.tensors.values())) for one in returned]
     mean = sum(weight * gradient for weight, gradient in zip(weights, come["psl"], strict=True))
     for gradient in come["epsl"]:
         torch.testing.assert_close(gradient, mean)
@@ -197,17 +185,6 @@ def test_a_new_worker_goes_on_from_the_state_that_was_kept(scheme, tmp_path):
     assert same(after.segment.state(), before.segment.state())
 
 
-@pytest.mark.parametrize("edges", [1, 2])
-@pytest.mark.parametrize("scheme", ["sl", "sflv1", "psl", "psl-averaged", "fl"])
-def test_tests_outside_of_a_virtual_run_are_those_of_the_run_itself(scheme, edges):
-    inside = trained(make_federation(scheme, edges=edges)).outcome
-    federation = make_federation(scheme, edges=edges, test_every=0)
-    slow = Duplex(up=LinkProfile(rate_bps=1e6, delay_s=0.01), down=LinkProfile(rate_bps=1e6, delay_s=0.01))
-    outside = run_in_virtual_time(federation, dict.fromkeys((*federation.client_names, *federation.edge_names), slow))
-    for one, other in zip(inside.rounds, outside.rounds, strict=True):
-        assert (one.correct_by_class, one.total_by_class) == (other.correct_by_class, other.total_by_class)
-
-
 def test_a_kept_state_of_another_federation_is_named(tmp_path):
     federation = make_federation("psl", folder=str(tmp_path))
     data = load_data(JOB)
@@ -265,20 +242,25 @@ def test_too_few_pictures_for_a_batch_are_named():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (
-            {"job": replace(JOB, nodes=("a",), splits=(), stages=())},
-            "a client and a server",
-        ),
+        ({"job": replace(JOB, nodes=("a",), splits=(), stages=())}, "a client and a server"),
         ({"edges": 4}, "edges: from 1"),
         ({"slowdowns": (0.5,)}, "none below 1"),
         ({"slowdowns": ()}, "one at least"),
         ({"local_steps": 0}, "local_steps"),
         ({"absences": (Absence(3, 1, 1.0),)}, "client 3"),
+        ({"moves": (ClientMove(3, 1, 1),)}, r"moves: \[3, 1, 1\].*clients are 0 to 2, edge servers 0 to 1"),
+        ({"moves": (ClientMove(0, 1, 2),)}, "edge servers 0 to 1"),
+        ({"moves": (ClientMove(0, 2, 1),)}, "there are rounds 0 to 1 to begin at another"),
+        ({"moves": (ClientMove(0, -1, 1),)}, "there are rounds 0 to 1"),
+        ({"moves": (ClientMove(0, 1, 0),)}, "the client is at 0 then"),
+        ({"moves": (ClientMove(0, 1, 1), ClientMove(0, 1, 0))}, "once a round at most"),
+        ({"moves": (ClientMove(0, 1, 0),), "edges": 1}, "the client is at 0 then"),
+        ({"moves": (ClientMove(0, 1, 1),), "edges": 5}, "as many as clients come to"),
     ],
 )
 def test_a_federation_that_does_not_fit_together_says_so(changes, said):
     with pytest.raises(ValueError, match=said):
-        Federation(**{"job": JOB, "scheme": SchemeSpec(), "clients": 3} | changes)
+        Federation(**{"job": JOB, "scheme": SchemeSpec(), "clients": 3, "edges": 2, "rounds": 2} | changes)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +281,13 @@ def test_a_federation_that_does_not_fit_together_says_so(changes, said):
 def test_a_scheme_that_cannot_be_made_is_refused(scheme, options, expected):
     with pytest.raises(ValueError, match=expected):
         build_scheme(SchemeSpec(name=scheme, options=options))
+
+
+@pytest.mark.parametrize(
+    ("phi", "size", "expected"), [(0.0, 8, 0), (1.0, 8, 8), (0.5, 7, 4), (0.1, 64, 7), (0.07, 100, 7), (1e-3, 8, 1)]
+)
+def test_positions_are_rounded_up_but_not_by_how_floats_multiply(phi, size, expected):
+    assert build_scheme(SchemeSpec(name="epsl", options={"phi": phi})).averaged_positions(size) == expected
 
 
 def test_clients_that_do_not_wait_have_one_edge_server():

@@ -29,35 +29,30 @@ def enlisted(
 
 
 @pytest.mark.parametrize(
-    ("name", "servers", "edges"),
+    ("name", "servers", "edges", "fits"),
     [
-        ("client1", (EDGE1, EDGE2), 2),
-        ("client2", (EDGE1,), 2),
-        ("edge1", (CLOUD,), 2),
-        ("edge1", (), 1),
-        ("cloud", (), 2),
+        ("client1", (EDGE1, EDGE2), 2, True),
+        ("client1", (EDGE2, EDGE1), 2, False),
+        ("client1", (EDGE1,), 2, False),
+        ("client1", (), 2, False),
+        ("client2", (EDGE1,), 2, True),
+        ("client9", (EDGE1,), 2, False),
+        ("edge1", (CLOUD,), 2, True),
+        ("edge1", (CLOUD, CLOUD), 2, False),
+        ("edge1", (), 2, False),
+        ("edge1", (), 1, True),
+        ("edge1", (CLOUD,), 1, False),
+        ("cloud", (), 2, True),
+        ("cloud", (EDGE1,), 2, False),
     ],
 )
-def test_servers_are_those_of_the_federation(name, servers, edges):
-    assert servers_of(enlisted(name, *servers, edges=edges), name) == servers
-
-
-@pytest.mark.parametrize(
-    ("name", "servers", "edges"),
-    [
-        ("client1", (), 2),
-        ("client1", (EDGE1,), 2),
-        ("client1", (EDGE2, EDGE1), 2),
-        ("edge1", (CLOUD, CLOUD), 2),
-        ("edge1", (), 2),
-        ("edge1", (CLOUD,), 1),
-        ("cloud", (EDGE1,), 2),
-        ("client9", (EDGE1,), 2),
-    ],
-)
-def test_other_servers_are_refused_by_the_name_of_the_node(name, servers, edges):
-    with pytest.raises(ValueError, match=f"^{name}: "):
-        servers_of(enlisted(name, *servers, edges=edges), name)
+def test_servers_are_those_of_the_federation_or_are_refused_by_the_name_of_the_node(name, servers, edges, fits):
+    enlist = enlisted(name, *servers, edges=edges)
+    if fits:
+        assert servers_of(enlist, name) == servers
+    else:
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            servers_of(enlist, name)
 
 
 class Enlisted:

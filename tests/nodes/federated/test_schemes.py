@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from federations import JOB, assert_close, drawn, make_federation, same, trained
+from federations import JOB, NAMES, assert_close, begun, drawn, make_federation, same, task, trained
 from msgspec.structs import replace
 from torch.nn import functional as F
 from user_models import Still
@@ -17,18 +17,15 @@ from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.data.loading import load_data
 from nodes.errors import NodeError
-from nodes.federated.calls import ServeTask
 from nodes.federated.client_worker import pictures_of
-from nodes.federated.edge.worker import EdgeWorker
-from nodes.federated.in_process import edge_role, run_in_virtual_time
+from nodes.federated.edge.worker import EdgeWorker, ServeTask
+from nodes.federated.in_process import run_in_virtual_time
+from nodes.federated.schemes import Update
 from nodes.model.factory import build_model
 from nodes.runtime.actions import Compute, Send
 from nodes.spec.federation import Federation, Partition
 from nodes.spec.job import OptimizerSpec, Timing
 from nodes.wire.messages import (
-    Activation,
-    Begin,
-    ClientHello,
     ClientModel,
     ClientUpdate,
     Enlist,
@@ -220,20 +217,6 @@ def test_the_work_of_a_client_that_is_late_is_dropped(server_parts):
 # -- what an edge server decides
 
 
-NAMES = ("client1", "client2", "client3")
-
-
-def begun(scheme: str, **options):
-    """An edge server whose three clients have come, and what it did then."""
-    server = edge_role(make_federation(scheme, options=options), 0)
-    server.receive("runner", Begin(), 0.0)
-    actions = []
-    for name in NAMES:
-        actions += server.joined(name, name, 0.0)
-        actions += server.receive(name, ClientHello(round=0, begun=0, samples=20, mean_samples=20.0), 0.0)
-    return server, actions
-
-
 def told(actions, kind) -> list[str]:
     return [action.to for action in actions if isinstance(action, Send) and isinstance(action.message, kind)]
 
@@ -244,7 +227,7 @@ def complete(server, name: str, round_number: int = 0) -> list:
 
 
 def test_a_scheme_says_who_begins_and_who_gets_the_shared_part():
-    server, actions = begun("user_schemes:Pairs")
+    server, actions = begun(make_federation("user_schemes:Pairs"))
     assert told(actions, TrainRound) == ["client1", "client2"]
     assert told(complete(server, "client2"), TrainRound) == ["client3"]
     assert complete(server, "client1") == []
@@ -254,18 +237,14 @@ def test_a_scheme_says_who_begins_and_who_gets_the_shared_part():
 
 
 def test_what_comes_late_of_a_round_counts_for_nothing():
-    server, _ = begun("user_schemes:FirstDone", count=2, server_parts="copies")
+    server, _ = begun(make_federation("user_schemes:FirstDone", options={"count": 2, "server_parts": "copies"}))
     assert [type(action) for action in server.receive("client3", task(2), 0.0)] == [ServeTask]
     complete(server, "client1")
     (aggregate,) = complete(server, "client2")
-    assert aggregate.clients == (0, 1)
+    assert [one.client for one in aggregate.trained] == [0, 1]
     assert server.receive("client3", task(2), 0.0) == []
     assert complete(server, "client3") == []
     assert (server._stats.count, server._samples) == (32.0, 40)
-
-
-def task(client: int) -> Activation:
-    return Activation(assignment=0, step=client, train=True, tensors={})
 
 
 @pytest.mark.parametrize(
@@ -282,13 +261,13 @@ def task(client: int) -> Activation:
 )
 def test_a_decision_that_cannot_be_is_named(hook, answer, error):
     with pytest.raises(NodeError, match=error):  # noqa: PT012 (it may be the last that comes which shows it)
-        server, _ = begun("user_schemes:Answering", hook=hook, answer=answer)
+        server, _ = begun(make_federation("user_schemes:Answering", options={"hook": hook, "answer": answer}))
         for client, name in enumerate(NAMES):
             server.receive(name, task(client), 0.0)
 
 
 def test_a_round_in_which_nobody_is_selected_passes():
-    server, actions = begun("user_schemes:Answering", hook="select", answer="nothing")
+    server, actions = begun(make_federation("user_schemes:Answering", options={"hook": "select", "answer": "nothing"}))
     assert told(actions, TrainRound) == []
     assert not [action for action in actions if isinstance(action, Compute)]
     assert server._round.clients == []
@@ -306,6 +285,5 @@ def test_a_round_in_which_nobody_is_selected_passes():
 )
 def test_an_aggregate_that_cannot_be_is_named(answer, error):
     federation = make_federation("user_schemes:Answering", options={"hook": "aggregate_clients", "answer": answer})
-    update = ClientUpdate(round=0, samples=1, tensors={"w": torch.ones(2)})
     with pytest.raises(NodeError, match=error):
-        EdgeWorker(federation, 0).aggregate(0, (update,), (0,), (1,))
+        EdgeWorker(federation, 0).aggregate(0, [Update(0, 1, {"w": torch.ones(2)})])

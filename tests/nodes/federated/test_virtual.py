@@ -15,7 +15,7 @@ from nodes.federated.in_process import run_in_process, run_in_virtual_time
 from nodes.federated.schemes import SCHEMES, scheme_of
 from nodes.federated.shape_workers import ClientShapes, ShapeClient, ShapeEdge
 from nodes.model.chain import Part
-from nodes.spec.federation import Absence
+from nodes.spec.federation import Absence, ClientMove
 from nodes.spec.job import DataSpec, StageSpec, Timing
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import ClientModel, RoundTrained, TrainRound
@@ -41,11 +41,19 @@ def own_options(scheme: str) -> dict[str, float]:
     return {"phi": 0.5} if scheme == "epsl" else {}
 
 
-@pytest.mark.parametrize("stage", ["identity", "int8"])
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_bytes_and_counts_are_those_of_the_run_with_data(scheme, stage):
+MOVES = {"rounds": 3, "moves": (ClientMove(1, 1, 1), ClientMove(0, 1, 1), ClientMove(2, 2, 0)), "test_every": 0}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "stage", "changes"),
+    [
+        *((scheme, stage, {}) for scheme in SCHEMES for stage in ("identity", "int8")),
+        *((scheme, "identity", MOVES) for scheme in ("sl", "sflv1", "psl", "fl")),
+    ],
+)
+def test_bytes_and_counts_are_those_of_the_run_with_data(scheme, stage, changes):
     job = replace(JOB, stages=(StageSpec(name=stage),))
-    changes = {"edges": 1 if scheme == "psl-async" else 2} | own_options(scheme)
+    changes = {"edges": 1 if scheme == "psl-async" else 2} | own_options(scheme) | changes
     federation = make_federation(scheme, job, **changes)
     above = links(federation)
     # Who joins whom in an asynchronous step depends on times.
@@ -62,16 +70,18 @@ def test_bytes_and_counts_are_those_of_the_run_with_data(scheme, stage):
             "uplink_bytes",
             "downlink_bytes",
             "shared_bytes",
+            "moved_bytes",
+            "participants",
         ):
             assert one.metrics[name] == imagined.metrics[name]
-        assert one.total_by_class == imagined.total_by_class
+        assert one.total_by_class == (imagined.total_by_class if federation.test_every else [])
         assert sum(imagined.correct_by_class) == imagined.metrics["loss"] == 0
 
 
 def test_a_task_without_data_is_numbered_as_one_with_data():
     federation = make_federation("psl")
     data = load_data(JOB)
-    one, other = ClientWorker(federation, 2, data), ShapeClient(ClientShapes(federation, data), 2)
+    one, other = ClientWorker(federation, 2, data), ShapeClient(federation, 2, ClientShapes(federation, data))
     real, imagined = one.train(1, 70), other.train(1, 70)
     assert (real.assignment, real.step) == (imagined.assignment, imagined.step) == (1, 212)
     assert wire_size(real) == wire_size(imagined)
@@ -92,8 +102,8 @@ class Costs:
         scheme = scheme_of(federation)
         if scheme.server_parts != "none":
             server = EdgeWorker(federation, 0)
-            server.joint([step], (0,), (1.0,), scheme.averaged_positions(8))
-            self.up, self.down = sum(wire_size(step)), sum(wire_size(server.returned(0)))
+            (returned,) = server.joint([step], (1.0,), scheme.averaged_positions(8)).gradients
+            self.up, self.down = sum(wire_size(step)), sum(wire_size(returned))
 
     @staticmethod
     def up_s(client: int, wire_bytes: float) -> float:
@@ -293,13 +303,13 @@ def run_with_steps(federation, ends, ahead):
     """Run it in virtual time; note when the server served each client's steps, and by how many one was ahead."""
     joint = ShapeEdge.joint
 
-    def noted(worker, messages, clients, *more):
+    def noted(worker, messages, *more):
         now = asyncio.get_running_loop().time()
-        for client in clients:
-            ends[client].append(now)
+        for message in messages:
+            ends[message.step % 3].append(now)
         done = [len(one) for one in ends.values()]
         ahead.append(max(done) - min(done))
-        return joint(worker, messages, clients, *more)
+        return joint(worker, messages, *more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ShapeEdge, "joint", noted)

@@ -18,14 +18,18 @@ from nodes.data.batching import batches
 from nodes.data.images import Dataset
 from nodes.data.loading import load_data
 from nodes.federated.client_worker import pictures_of
+from nodes.federated.edge.server import EdgeServer
 from nodes.federated.in_process import FederationOutcome, LocalFederation, VirtualFederation, workers
 from nodes.federated.schemes import build_scheme
 from nodes.model.chain import Chain, Moment
 from nodes.model.factory import build_model
+from nodes.runtime.actions import Action
 from nodes.runtime.virtual_time import run_virtual
 from nodes.spec.federation import Federation, SchemeSpec
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.wire.messages import Activation, Begin, ClientHello, EdgeUpdate
 
+NAMES = ("client1", "client2", "client3")
 OPTIONS = {"phi", "statistics", "staleness", "staleness_exponent"}
 States = dict[str, dict[str, torch.Tensor]]
 
@@ -57,6 +61,27 @@ def make_federation(scheme: str, job: Job = JOB, **changes) -> Federation:
     return Federation(job=job, scheme=spec, **{"clients": 3, "rounds": 2, "local_steps": 2} | changes)
 
 
+def begun(federation: Federation) -> tuple[EdgeServer, list[Action]]:
+    """The edge server of ``federation`` whose three clients have come, and what it did then."""
+    server = EdgeServer(federation, 0)
+    server.receive("runner", Begin(), 0.0)
+    return server, [action for name in NAMES for action in come(server, name)]
+
+
+def come(server: EdgeServer, name: str, samples: int = 20) -> list[Action]:
+    """Let a client join ``server`` and introduce itself."""
+    return [*server.joined(name, name, 0.0), *server.receive(name, hello(samples), 0.0)]
+
+
+def hello(samples: int = 20) -> ClientHello:
+    return ClientHello(round=0, begun=0, samples=samples, mean_samples=20.0)
+
+
+def task(client: int, number: int = 0) -> Activation:
+    """Training step ``number`` of a client, without tensors."""
+    return Activation(assignment=0, step=3 * number + client, train=True, tensors={})
+
+
 class Trained(NamedTuple):
     outcome: FederationOutcome
     states: States  # of clients' and edge servers' parts, by name
@@ -66,18 +91,11 @@ class Trained(NamedTuple):
 def trained(federation: Federation, links: dict[str, Duplex] | None = None) -> Trained:
     """Run ``federation`` in this process; with ``links`` on a virtual clock, but with data."""
     made = workers(federation, load_data(federation.job))
-
-    async def run() -> tuple[FederationOutcome, LocalFederation]:
-        local = LocalFederation(federation, made) if links is None else VirtualFederation(federation, made, links)
-        return await local.run(), local
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums are made in the order in which the plain loops make them
-    outcome, local = asyncio.run(run()) if links is None else run_virtual(run())
-    torch.set_num_threads(threads)
+    local = LocalFederation(federation, made) if links is None else VirtualFederation(federation, made, links)
+    outcome = (asyncio.run if links is None else run_virtual)(local.run())
     states = {name: local.made[name][1].segment.state() for name in federation.client_names}
     for name in federation.edge_names:
-        states[name] = local.made[name][1].give(0, 1, None).server
+        states[name] = local.made[name][1].give(EdgeUpdate(round=0, samples=1)).server
     return Trained(outcome, states, local)
 
 
@@ -122,7 +140,6 @@ class PlainLoop:
         self.servers = optimizer(self.job, list(self.server.parameters()))
         parts = [pictures_of(federation, client, data)[0] for client in range(federation.clients)]
         self.samples = [len(part) for part in parts]
-        self.shares = [count / sum(self.samples) for count in self.samples]
         self.drawn = drawn(federation, data)
         self.number = [0] * federation.clients
         for module in (*self.clients, self.whole):
@@ -155,15 +172,18 @@ class PlainLoop:
             self.alone(client)
             self.alone(client)
 
-    def together(self) -> None:
-        """One step of all clients on their joint batch: each client's gradient is of its own mean loss."""
-        drawn = [next(one) for one in self.drawn]
-        smashed = [client(pictures) for client, (pictures, _) in zip(self.clients, drawn, strict=True)]
+    def together(self, group: Sequence[int] | None = None) -> None:
+        """One step of ``group``, or all clients, on their joint batch: a client's gradient is of its own mean loss."""
+        group = range(len(self.clients)) if group is None else group
+        total = sum(self.samples[client] for client in group)
+        self.shares = [self.samples[client] / total for client in group]
+        drawn = [next(self.drawn[client]) for client in group]
+        smashed = [self.clients[client](pictures) for client, (pictures, _) in zip(group, drawn, strict=True)]
         leaves = [one.detach().requires_grad_() for one in smashed]
-        self.at(0)
+        self.at(group[0])
         self._back(leaves, [labels for _, labels in drawn])
-        for client, (one, leaf) in enumerate(zip(smashed, leaves, strict=True)):
-            one.backward(self.returned(client, leaf))
+        for client, share, one, leaf in zip(group, self.shares, smashed, leaves, strict=True):
+            one.backward(self.returned(share, leaf))
             self.own[client].step()
             self.own[client].zero_grad()
             self.number[client] += 1
@@ -175,18 +195,12 @@ class PlainLoop:
         losses = [F.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
         sum(share * loss for share, loss in zip(self.shares, losses, strict=True)).backward()
 
-    def returned(self, client: int, leaf: torch.Tensor) -> torch.Tensor:
-        return leaf.grad / self.shares[client]
+    def returned(self, share: float, leaf: torch.Tensor) -> torch.Tensor:
+        return leaf.grad / share
 
     def average(self) -> None:
         """The clients' parts become their mean by samples; momentum stays where it was made."""
-        states = [client.state_dict() for client in self.clients]
-        for name, first in states[0].items():
-            values = [state[name].double() * count for state, count in zip(states, self.samples, strict=True)]
-            mean = torch.stack(values).sum(0) / sum(self.samples)
-            value = mean if first.is_floating_point() else mean.round()
-            for state in states:
-                state[name].copy_(value)
+        _set(self.clients, _mean_of([client.state_dict() for client in self.clients], self.samples))
 
 
 class PlainEpsl(PlainLoop):
@@ -222,9 +236,9 @@ class PlainEpsl(PlainLoop):
     def _mean(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         return sum(share * value for share, value in zip(self.shares, values, strict=True))
 
-    def returned(self, client: int, leaf: torch.Tensor) -> torch.Tensor:
+    def returned(self, share: float, leaf: torch.Tensor) -> torch.Tensor:
         a = len(self.mean)
-        own = leaf.grad[a:] / self.shares[client] if a < len(leaf) else leaf[:0]
+        own = leaf.grad[a:] / share if a < len(leaf) else leaf[:0]
         return torch.cat([self.mean.grad, own])
 
 
@@ -276,7 +290,8 @@ class PlainEdges(PlainLoop):
                     self._one(client, client if self.scheme == "sflv1" else edge)
             case _ if group:
                 for _ in range(steps):
-                    self._jointly(group, edge)
+                    self.server, self.servers = self.parts[edge]
+                    self.together(group)
         if group and self.scheme != "psl":
             self._mean([self.clients[client] for client in group] if self.scheme != "sl" else [], group)
         if group and self.scheme == "sflv1":
@@ -286,50 +301,29 @@ class PlainEdges(PlainLoop):
         self.server, self.servers = self.parts[part]
         self.alone(client)
 
-    def _jointly(self, group: tuple[int, ...], edge: int) -> None:
-        self.server, self.servers = self.parts[edge]
-        total = sum(self.samples[client] for client in group)
-        drawn = [next(self.drawn[client]) for client in group]
-        smashed = [self.clients[client](pictures) for client, (pictures, _) in zip(group, drawn, strict=True)]
-        leaves = [one.detach().requires_grad_() for one in smashed]
-        self.at(group[0])
-        logits = self.server(torch.cat(leaves)).split(self.job.batch_size)
-        shares = [self.samples[client] / total for client in group]
-        losses = [F.cross_entropy(one, labels) for one, (_, labels) in zip(logits, drawn, strict=True)]
-        sum(share * loss for share, loss in zip(shares, losses, strict=True)).backward()
-        for client, share, one, leaf in zip(group, shares, smashed, leaves, strict=True):
-            one.backward(leaf.grad / share)
-            self.own[client].step()
-            self.own[client].zero_grad()
-            self.number[client] += 1
-        self.servers.step()
-        self.servers.zero_grad()
-
     def _cloud(self, groups: list[tuple[int, ...]]) -> None:
         """The mean of what the edge servers have, by the samples of their clients."""
         weights = [sum(self.samples[client] for client in group) for group in groups]
         trained = [edge for edge, weight in enumerate(weights) if weight]
         counts = [weights[edge] for edge in trained]
         serving = [groups[edge][0] if self.scheme == "sflv1" else edge for edge in trained]
-        self._set(
-            [part for part, _ in self.parts], _mean_of([self.parts[one][0].state_dict() for one in serving], counts)
-        )
+        _set([part for part, _ in self.parts], _mean_of([self.parts[one][0].state_dict() for one in serving], counts))
         if self.scheme == "sl":
             mean = _mean_of([self.handed[edge] for edge in trained], counts)
             self.handed = dict.fromkeys(range(len(groups)), mean)
         elif self.scheme != "psl":
             ours = [self.clients[groups[edge][0]].state_dict() for edge in trained]
-            self._set(self.clients, _mean_of(ours, counts))
+            _set(self.clients, _mean_of(ours, counts))
 
     def _mean(self, modules: list[nn.Module], group: tuple[int, ...]) -> None:
         if modules:
             counts = [self.samples[client] for client in group]
-            self._set(modules, _mean_of([module.state_dict() for module in modules], counts))
+            _set(modules, _mean_of([module.state_dict() for module in modules], counts))
 
-    @staticmethod
-    def _set(modules: list[nn.Module], state: dict[str, torch.Tensor]) -> None:
-        for module in modules:
-            module.load_state_dict(state)
+
+def _set(modules: list[nn.Module], state: dict[str, torch.Tensor]) -> None:
+    for module in modules:
+        module.load_state_dict(state)
 
 
 def _mean_of(states: list[dict[str, torch.Tensor]], counts: list[int]) -> dict[str, torch.Tensor]:

@@ -4,36 +4,24 @@ import itertools
 
 import pytest
 import torch
-from federations import JOB, make_federation
-from msgspec.structs import replace
+from federations import JOB, NAMES, begun, come, hello, make_federation, task
+from msgspec.structs import asdict, replace
 
 from nodes.data.loading import load_data
 from nodes.errors import NodeError, ProtocolError
-from nodes.federated.calls import (
-    Adopted,
-    AdoptHandover,
-    Aggregate,
-    AggregateEdges,
-    FetchGradient,
-    HandOver,
-    JointStep,
-    JointSummary,
-    TrainBatch,
-)
-from nodes.federated.client import Client, ClientData
-from nodes.federated.client_worker import ClientWorker
-from nodes.federated.cloud import Cloud, CloudWorker
+from nodes.federated.client import Client
+from nodes.federated.client_worker import Adopted, ClientData, ClientWorker, TrainBatch
+from nodes.federated.cloud import AggregateEdges, Cloud, CloudWorker
+from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.server import EdgeServer
-from nodes.federated.edge.worker import EdgeWorker
-from nodes.federated.in_process import edge_role
+from nodes.federated.edge.worker import AdoptHandover, Aggregate, EdgeWorker, HandOver, JointStep
+from nodes.federated.schemes import Update
 from nodes.runtime.actions import Compute, Connect, Finish, Send
 from nodes.spec.federation import Absence, ClientMove
 from nodes.spec.job import StageSpec
 from nodes.wire.messages import (
-    Activation,
     Begin,
     ChangeServer,
-    ClientHello,
     ClientLost,
     ClientModel,
     ClientReturned,
@@ -47,30 +35,12 @@ from nodes.wire.messages import (
     TrainRound,
 )
 
-NAMES = ("client1", "client2", "client3")
 ORDERS = list(itertools.permutations(range(3)))
-STEP = JointSummary(forward_samples=24.0, backward_samples=24.0, backward_s=0.1)
 
 
-def begun(scheme: str, **changes) -> EdgeServer:
+def started(scheme: str, **changes) -> EdgeServer:
     """An edge server whose three clients have come and been told to train."""
-    server = edge_role(make_federation(scheme, **changes), 0)
-    server.receive("runner", Begin(), 0.0)
-    for name in NAMES:
-        come(server, name)
-    return server
-
-
-def come(server, name, samples=20):
-    return [*server.joined(name, name, 0.0), *server.receive(name, hello(samples), 0.0)]
-
-
-def hello(samples=20) -> ClientHello:
-    return ClientHello(round=0, begun=0, samples=samples, mean_samples=20.0)
-
-
-def task(client: int, number: int = 0, round_number: int = 0) -> Activation:
-    return Activation(assignment=round_number, step=3 * number + client, train=True, tensors={})
+    return begun(make_federation(scheme, **changes))[0]
 
 
 def done(round_number: int = 0) -> RoundTrained:
@@ -85,9 +55,19 @@ def gradient(metrics=None) -> Gradient:
     return Gradient(assignment=0, step=0, metrics=metrics or {"count": 8.0}, tensors={})
 
 
+def stepped(clients: int = 1, metrics=None) -> JointReply:
+    """The worker's reply to a joint step on the tasks of so many."""
+    return JointReply([gradient(metrics)] * clients, forward_samples=24.0, backward_samples=24.0, backward_s=0.1)
+
+
+def joined(step: JointStep) -> tuple[int, ...]:
+    """The clients whose tasks ``step`` is on."""
+    return tuple(message.step % 3 for message in step.messages)
+
+
 @pytest.mark.parametrize("scheme", ["fl", "sflv1"])
 def test_the_training_of_a_client_counts_only_with_its_part(scheme):
-    server = begun(scheme)
+    server = started(scheme)
     for name in NAMES[:2]:
         server.receive(name, done(), 0.0)
         server.receive(name, part(), 0.0)
@@ -99,32 +79,35 @@ def test_the_training_of_a_client_counts_only_with_its_part(scheme):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_joint_step_is_the_same_whoever_comes_first(order):
-    server = begun("psl")
+    server = started("psl")
     actions = [server.receive(NAMES[client], task(client), 0.0) for client in order]
     assert actions[:2] == [[], []]
     (step,) = actions[2]
-    assert ([message.step for message in step.messages], step.clients) == ([0, 1, 2], (0, 1, 2))
+    assert joined(step) == (0, 1, 2)
     assert (step.weights, step.positions) == ((1 / 3,) * 3, 0)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_one_part_for_all_takes_tasks_in_passes_over_the_clients(order):
-    server = begun("sflv2")
+    server = started("sflv2")
     calls = [action for client in order for action in server.receive(NAMES[client], task(client), 0.0)]
     assert [call.client for call in calls] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_parts_are_averaged_in_the_clients_order(order):
-    server = begun("fl")
+    server = started("fl")
     actions = []
     for client in order:
         server.receive(NAMES[client], done(), 0.0)
         actions += server.receive(NAMES[client], part(client), 0.0)
     (average,) = actions
     assert isinstance(average, Aggregate)
-    assert average.clients == (0, 1, 2)
-    assert [update.tensors["w"][0].item() for update in average.updates] == [0.0, 1.0, 2.0]
+    assert [(update.client, update.state["w"][0].item()) for update in average.trained] == [
+        (0, 0.0),
+        (1, 1.0),
+        (2, 2.0),
+    ]
 
 
 def test_clients_train_in_turn_and_hand_their_part_on():
@@ -148,27 +131,27 @@ def test_the_first_round_waits_for_all_that_live():
 
 
 def test_one_that_leaves_holds_no_joint_step_and_hears_no_more_of_it():
-    server = begun("psl")
+    server = started("psl")
     for client in (0, 1):
         assert server.receive(NAMES[client], task(client), 0.0) == []
     (step,) = server.lost("client3", 0.0)
-    assert (step.clients, step.weights) == ((0, 1), (0.5, 0.5))
+    assert (joined(step), step.weights) == ((0, 1), (0.5, 0.5))
     server.lost("client1", 0.0)
-    assert server.computed(STEP, 0.0) == [FetchGradient(1)]
+    assert [action.to for action in server.computed(stepped(2), 0.0)] == ["client2"]
 
 
 def test_one_that_comes_back_before_its_loss_was_seen_is_lost_first():
     """Its new channel replaces the old one, and nothing else tells of the end of that."""
-    server = begun("psl")
+    server = started("psl")
     for client in (0, 1):
         server.receive(NAMES[client], task(client), 0.0)
     (step,) = come(server, "client3")
-    assert (type(step), step.clients) == (JointStep, (0, 1))
+    assert (type(step), joined(step)) == (JointStep, (0, 1))
 
 
 @pytest.mark.parametrize("scheme", ["psl-async", "psl"])
 def test_what_was_computed_for_one_that_left_is_not_for_it_when_it_is_back(scheme):
-    server = begun(scheme)
+    server = started(scheme)
     for client in range(3 if scheme == "psl" else 1):
         actions = server.receive(NAMES[client], task(client), 0.0)
     assert isinstance(actions[0], JointStep)
@@ -176,11 +159,11 @@ def test_what_was_computed_for_one_that_left_is_not_for_it_when_it_is_back(schem
         server.lost(name, 0.0)
     back = come(server, "client1")
     assert [action.message.steps for action in back if isinstance(action, Send) and action.to == "client1"] == [2]
-    assert not [action for action in server.computed(STEP, 0.0) if isinstance(action, Compute)]
+    assert server.computed(stepped(3 if scheme == "psl" else 1), 0.0) == []
 
 
 def test_what_is_said_of_a_round_that_was_left_counts_for_nothing():
-    server = begun("psl")
+    server = started("psl")
     server.lost("client3", 0.0)
     come(server, "client3")
     assert server.receive("client3", task(2), 0.0) == []
@@ -188,7 +171,7 @@ def test_what_is_said_of_a_round_that_was_left_counts_for_nothing():
 
 
 def test_one_that_comes_and_leaves_before_the_next_round_takes_no_part_in_it():
-    server = begun("psl", test_every=0)
+    server = started("psl", test_every=0)
     server.lost("client3", 0.0)
     come(server, "client3")
     server.lost("client3", 0.5)
@@ -198,60 +181,55 @@ def test_one_that_comes_and_leaves_before_the_next_round_takes_no_part_in_it():
 
 
 def test_the_loss_of_an_asynchronous_step_counts_though_its_client_has_left():
-    server = begun("psl-async")
+    server = started("psl-async")
     server.receive("client1", task(0), 0.0)
-    server.computed(STEP, 0.0)
     server.lost("client1", 0.0)
-    assert server.computed(gradient({"count": 8.0, "loss": 2.5}), 0.0) == []
+    assert server.computed(stepped(metrics={"count": 8.0, "loss": 2.5}), 0.0) == []
     assert (server._stats.steps, server._stats.steps_with_loss, server._stats.loss) == (1, 1, 2.5)
 
 
 def test_an_asynchronous_update_counts_the_less_the_more_it_missed():
-    server = begun("psl-async", staleness_exponent=1.0)
+    server = started("psl-async", staleness_exponent=1.0)
     scales = []
     for number, client in enumerate((0, 1, 0, 1, 2, 0)):  # each alone
         (step,) = server.receive(NAMES[client], task(client, number), 0.0)
-        server.computed(STEP, 0.0)
-        server.computed(gradient(), 0.0)
+        server.computed(stepped(), 0.0)
         scales.append(step.weights)
     assert scales == [(1.0,), (0.5,), (0.5,), (0.5,), (0.2,), (1 / 3,)]  # the first of a client since it came
 
 
 def test_an_asynchronous_step_counts_by_the_data_of_those_in_it():
-    server = begun("psl-async", staleness_exponent=0.0)
+    server = started("psl-async", staleness_exponent=0.0)
     for name, samples in zip(NAMES, (10, 20, 30), strict=True):
         come(server, name, samples)
     counts: list[list[float]] = []
+    before = 0
     for waiting in ((0,), (1, 2), (0, 1, 2)):  # what comes while a step is under way waits
         actions = [action for client in waiting for action in server.receive(NAMES[client], task(client), 0.0)]
-        actions += server.computed(STEP, 0.0) if counts else []
+        actions += server.computed(stepped(before), 0.0) if before else []
         *returned, step = actions
-        assert step.clients == waiting
+        assert (len(returned), joined(step)) == (before, waiting)
         counts.append(list(step.weights))
-        for _ in returned:
-            server.computed(gradient(), 0.0)
+        before = len(waiting)
     mean = 20
     expected = [[10 / mean], [20 / (2 * mean), 30 / (2 * mean)], [1 / 6, 2 / 6, 3 / 6]]
     assert counts == [pytest.approx(one) for one in expected]
 
 
 def test_one_too_far_ahead_waits_for_the_slowest():
-    server = begun("psl-async", staleness=0)
+    server = started("psl-async", staleness=0)
 
     def serve(client):
-        actions = server.receive(NAMES[client], task(client), 0.0)
-        return [action.clients for action in actions]
+        return [joined(step) for step in server.receive(NAMES[client], task(client), 0.0)]
 
     def ended():
-        return [action.clients for action in server.computed(STEP, 0.0) if isinstance(action, JointStep)]
+        return [joined(step) for step in server.computed(stepped(), 0.0) if isinstance(step, JointStep)]
 
     assert serve(0) == [(0,)]
     assert ended() == []
-    server.computed(gradient(), 0.0)
     assert serve(0) == []  # it has one step, the others none
     assert serve(1) == [(1,)]
     assert ended() == []
-    server.computed(gradient(), 0.0)
     assert serve(2) == [(2,)]
     assert ended() == [(0,)]
 
@@ -298,7 +276,7 @@ def handover(here: bool = True, **changes) -> Handover:
 def test_a_client_is_told_where_it_belongs_and_its_new_server_too():
     server = moving(0)
     _, leave, change = over(server, NAMES[:2])
-    assert leave == HandOver(1, 0, "edge2", here=True)
+    assert (type(leave), asdict(leave.handover)) == (HandOver, asdict(handover()))
     assert (change.to, change.message.server, change.message.round) == ("client1", "edge2", 1)
     sent, begin = server.computed(handover(), 1.0)  # the next round begins with what follows the client on its way
     assert (sent.to, sent.message.here, begin.to) == ("next", True, "client2")
@@ -311,7 +289,7 @@ def test_one_that_has_left_before_does_not_come():
     server = moving(0)
     server.lost("client1", 0.5)
     _, leave = over(server, NAMES[1:2])
-    assert leave == HandOver(1, 0, "edge2", here=False)
+    assert (type(leave), asdict(leave.handover)) == (HandOver, asdict(handover(here=False)))
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(("handed", "come", "over"))))
@@ -458,7 +436,7 @@ def test_a_cloud_passes_on_what_moves_ask_for_and_nothing_twice(sender, changes)
 @pytest.mark.parametrize("scheme", ["sflv1", "psl"])
 def test_a_copy_that_does_not_fit_is_refused(scheme):
     federation = make_federation(scheme, edges=2, moves=MOVES)
-    left = EdgeWorker(make_federation("sflv1", edges=2, moves=MOVES), 0).hand_over(1, 0, "edge2", here=True)
+    left = EdgeWorker(make_federation("sflv1", edges=2, moves=MOVES), 0).hand_over(handover())
     if scheme == "psl":
         with pytest.raises(ProtocolError, match="client 0: unexpected tensors in the handover"):
             EdgeWorker(federation, 1).adopt_handover(left)
@@ -495,7 +473,7 @@ def test_a_cloud_averages_by_samples_what_all_that_are_left_have_sent():
 
 
 def test_strangers_and_strange_messages_are_refused():
-    server = begun("psl")
+    server = started("psl")
     with pytest.raises(ProtocolError, match="client9 is no client"):
         server.joined("client9", "client9", 0.0)
     with pytest.raises(ProtocolError, match="unexpected TrainRound from client1"):
@@ -516,7 +494,9 @@ def test_weights_that_do_not_fit_are_refused():
     with pytest.raises(ProtocolError, match=r"do not fit: .*0\.weight"):
         worker.adopt(ClientModel(round=0, tensors={k: v for k, v in given.tensors.items() if k != "0.weight"}))
     with pytest.raises(NodeError, match="aggregate_clients of scheme fl: RuntimeError"):
-        EdgeWorker(federation, 0).aggregate(0, (given, narrow), (0, 1), (1, 1))
+        EdgeWorker(federation, 0).aggregate(
+            0, [Update(client, 1, one.tensors) for client, one in enumerate((given, narrow))]
+        )
     updates = tuple(EdgeUpdate(round=0, samples=1, client=update.tensors) for update in (given, narrow))
     with pytest.raises(NodeError, match="aggregate_edges of scheme fl: RuntimeError"):
         CloudWorker(federation).aggregate(updates, (0, 1))
@@ -538,7 +518,7 @@ def tasks(federation, clients=(0, 1)):
 def test_codes_of_no_single_samples_cannot_be_averaged(stage, split, positions, said):
     federation = make_federation("epsl", replace(JOB, splits=(split,), stages=(StageSpec(name=stage),)), phi=0.5)
     with pytest.raises(ProtocolError, match=said):
-        EdgeWorker(federation, 0).joint(tasks(federation), (0, 1), (0.5, 0.5), positions)
+        EdgeWorker(federation, 0).joint(tasks(federation), (0.5, 0.5), positions)
 
 
 def test_batches_that_cannot_be_joined_are_refused():
@@ -547,15 +527,15 @@ def test_batches_that_cannot_be_joined_are_refused():
     server = EdgeWorker(federation, 0)
     short = replace(other, labels=other.labels[:5], tensors={name: t[:5] for name, t in other.tensors.items()})
     with pytest.raises(ProtocolError, match=r"batches of \[5, 8\] samples cannot be joined"):
-        server.joint((one, short), (0, 1), (0.5, 0.5), 0)
+        server.joint((one, short), (0.5, 0.5), 0)
     less = replace(other, tensors={name: t[:5] for name, t in other.tensors.items()})
     with pytest.raises(ProtocolError, match="cannot be joined over clients"):
-        server.joint((one, less), (0, 1), (0.5, 0.5), 0)
+        server.joint((one, less), (0.5, 0.5), 0)
     with pytest.raises(ProtocolError, match="came without labels"):
-        server.joint((one, replace(other, labels=None)), (0, 1), (0.5, 0.5), 0)
+        server.joint((one, replace(other, labels=None)), (0.5, 0.5), 0)
     scalars = make_federation("psl", replace(JOB, model="user_models:Everything", splits=(3,)))
     with pytest.raises(ProtocolError, match="cannot be joined over clients"):
-        EdgeWorker(scalars, 0).joint(tasks(scalars), (0, 1), (0.5, 0.5), 0)
+        EdgeWorker(scalars, 0).joint(tasks(scalars), (0.5, 0.5), 0)
 
 
 def test_a_server_part_has_layers():
