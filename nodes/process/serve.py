@@ -58,7 +58,8 @@ async def serve(
     """
     keep_freed_memory()
     listener = Listener(name, token, host, port)
-    announce(await listener.open())
+    await listener.start()
+    announce(listener.port)
     succeeded = True
     try:
         while jobs is None or jobs > 0:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from nodes.runtime.node import Node
-from nodes.wire.channel import Connection, Traffic
+from nodes.wire.byte_counter import Connection, Traffic
 
 Sent = dict[str, Traffic]  # by kind of message
 

@@ -1,4 +1,4 @@
-"""Bytes written to a socket, and bytes that the kernel saw acknowledged."""
+"""Bytes of frames by kind of message, bytes written to a socket, and bytes that the kernel saw acknowledged."""
 
 import asyncio
 import os
@@ -7,9 +7,13 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
-from nodes.wire.channel import Connection
+import msgspec
+
+from nodes.wire.messages import AnyMessage
+
+ChannelKind = Literal["websocket", "bulk"]
 
 TCP_INFO_BYTES = 216
 STATE = struct.Struct("<B")  # struct tcp_info begins with tcpi_state
@@ -17,6 +21,35 @@ BYTES_ACKED, BYTES_RETRANS = 120, 208  # offsets of u64 fields of struct tcp_inf
 TCP_CLOSE = 7
 ENDED = (6, TCP_CLOSE, 9, 11)  # TIME_WAIT, CLOSE, LAST_ACK, CLOSING: both FINs were sent
 PATIENCE_S = 10.0
+
+
+class Traffic(msgspec.Struct):
+    """Messages and bytes sent by one end of a channel."""
+
+    messages: int = 0
+    header_bytes: int = 0  # frames' prefixes and headers
+    payload_bytes: int = 0
+
+
+class Connection(msgspec.Struct):
+    """Bytes sent by one end of a TCP connection, with HTTP handshakes and WebSocket framing.
+
+    Once the channel is closed, ``acked_bytes`` (the kernel's count) equals ``written_bytes`` unless it broke.
+    """
+
+    peer: str
+    kind: ChannelKind
+    written_bytes: int = 0
+    acked_bytes: int = 0
+    retransmitted_bytes: int = 0
+
+
+def count(sent: dict[str, Traffic], message: AnyMessage, header_bytes: int, payload_bytes: int) -> None:
+    """Count the frame of ``message`` in ``sent``, by the message's type as named on the wire."""
+    traffic = sent.setdefault(str(message.__struct_config__.tag), Traffic())
+    traffic.messages += 1
+    traffic.header_bytes += header_bytes
+    traffic.payload_bytes += payload_bytes
 
 
 class Counted:

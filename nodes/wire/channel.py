@@ -1,40 +1,18 @@
-"""Ordered channels between two nodes: the interface, its byte counts, and the in-memory pair."""
+"""Ordered channels between two nodes: the interface, and the in-memory pair."""
 
 import asyncio
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import torch
 
+from nodes.wire.byte_counter import Connection, Traffic, count
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import AnyMessage
-
-ChannelKind = Literal["websocket", "bulk"]
 
 
 class ChannelClosed(ConnectionError):  # noqa: N818 (a normal end, not an error)
     """The channel to a peer has ended; names the peer and the reason."""
-
-
-class Traffic(msgspec.Struct):
-    """Messages and bytes sent by one end of a channel."""
-
-    messages: int = 0
-    header_bytes: int = 0  # frames' prefixes and headers
-    payload_bytes: int = 0
-
-
-class Connection(msgspec.Struct):
-    """Bytes sent by one end of a TCP connection, with HTTP handshakes and WebSocket framing.
-
-    Once the channel is closed, ``acked_bytes`` (the kernel's count) equals ``written_bytes`` unless it broke.
-    """
-
-    peer: str
-    kind: ChannelKind
-    written_bytes: int = 0
-    acked_bytes: int = 0
-    retransmitted_bytes: int = 0
 
 
 class Channel(Protocol):
@@ -112,19 +90,6 @@ def memory_pair(first: str, second: str, kind: type[M] = MemoryChannel) -> tuple
     one, two = kind(second), kind(first)
     one._other, two._other = two, one
     return one, two
-
-
-def count(sent: dict[str, Traffic], message: AnyMessage, header_bytes: int, payload_bytes: int) -> None:
-    """Count the frame of ``message`` in ``sent``."""
-    traffic = sent.setdefault(tag(message), Traffic())
-    traffic.messages += 1
-    traffic.header_bytes += header_bytes
-    traffic.payload_bytes += payload_bytes
-
-
-def tag(message: AnyMessage) -> str:
-    """Message type as named on the wire."""
-    return str(message.__struct_config__.tag)
 
 
 def owned(message: AnyMessage) -> AnyMessage:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from nodes.wire.channel import Channel
 from nodes.wire.codec import Limits
 from nodes.wire.messages import RUNNER
+from nodes.wire.socket_channel import SocketChannel
 from nodes.wire.transport import Server
 
 
@@ -14,21 +15,14 @@ def peer_id(name: str, run: str) -> str:
     return f"{name}/{run}"
 
 
-class Listener:
+class Listener(Server):
     """Server of a node that sorts accepted channels by peer and run."""
 
     def __init__(self, name: str, token: str, host: str, port: int) -> None:
-        self.name, self.token = name, token
-        self.limits = Limits()
-        self._server = Server(token, self.limits, host, port)
+        super().__init__(token, Limits(), host, port)
+        self.name = name
         self._runners: asyncio.Queue[tuple[Channel, str]] = asyncio.Queue()
         self._neighbours: dict[str, asyncio.Queue[Channel]] = defaultdict(asyncio.Queue)  # by run
-
-    async def open(self) -> int:
-        """Start to listen; return the port."""
-        await self._server.start()
-        self._sorting = asyncio.create_task(self._sort())
-        return self._server.port
 
     async def runner(self) -> tuple[Channel, str]:
         """Channel of the next runner, and the name of its run."""
@@ -38,17 +32,11 @@ class Listener:
         """Next channel that a neighbour opens in ``run``."""
         return await self._neighbours[run].get()
 
-    async def close(self) -> None:
-        self._sorting.cancel()
-        await self._server.close()
-
-    async def _sort(self) -> None:
-        while True:
-            channel = await self._server.accept()
-            channel.peer, _, run = channel.peer.rpartition("/")
-            for connection in channel.connections:
-                connection.peer = channel.peer
-            if channel.peer == RUNNER:
-                self._runners.put_nowait((channel, run))
-            else:
-                self._neighbours[run].put_nowait(channel)
+    def _take(self, channel: SocketChannel) -> None:
+        channel.peer, _, run = channel.peer.rpartition("/")
+        for connection in channel.connections:
+            connection.peer = channel.peer
+        if channel.peer == RUNNER:
+            self._runners.put_nowait((channel, run))
+        else:
+            self._neighbours[run].put_nowait(channel)

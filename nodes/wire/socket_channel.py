@@ -12,8 +12,8 @@ from contextlib import AsyncExitStack
 import aiohttp
 from aiohttp import web
 
-from nodes.wire.byte_counter import PATIENCE_S, Counted, patiently
-from nodes.wire.channel import ChannelClosed, Traffic, count
+from nodes.wire.byte_counter import PATIENCE_S, Counted, Traffic, count, patiently
+from nodes.wire.channel import ChannelClosed
 from nodes.wire.codec import Decoder, FrameError, Limits, encode
 from nodes.wire.messages import AnyMessage, Bulk
 from nodes.wire.tensor_socket import TensorSocket
@@ -22,11 +22,6 @@ MAX_EARLY = 1 << 14  # messages waiting for an earlier one: control overtakes te
 LAST_WORD_S = 3.0  # for a peer to report over one connection why the other broke
 
 WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
-
-
-def travels_in_bulk(message: AnyMessage) -> bool:
-    """Whether ``message`` goes over the upgraded socket."""
-    return isinstance(message, Bulk)
 
 
 class Reorder:
@@ -86,7 +81,7 @@ class SocketChannel:
         self._goodbye: asyncio.Task[bool]
         self._running = asyncio.create_task(self._run())
         if bulk is not None:
-            bulk.attach(self)
+            bulk.attach(self.deliver, self.fail, self.broke)
 
     @property
     def wire_s(self) -> float:
@@ -111,7 +106,7 @@ class SocketChannel:
         self._sequence += 1
         count(self.sent, message, len(header), sum(map(len, payload)))
         try:
-            if self._bulk is not None and travels_in_bulk(message):
+            if self._bulk is not None and isinstance(message, Bulk):
                 await self._bulk.write([header, *payload])
             else:
                 await self._websocket.send_bytes(b"".join([header, *payload]))

@@ -6,7 +6,7 @@ protocol above bound the unread bytes.
 
 import asyncio
 import time
-from typing import Protocol
+from collections.abc import Callable
 
 from netem.link import SEGMENT_BYTES
 from nodes.wire.byte_counter import Counted, patiently
@@ -16,21 +16,11 @@ from nodes.wire.messages import AnyMessage
 JOINED_BYTES = 64 * 1024
 
 
-class Owner(Protocol):
-    """Receiver of the events of a bulk connection."""
-
-    def deliver(self, sequence: int, message: AnyMessage) -> None:
-        """Take one message. May raise FrameError."""
-
-    def fail(self, why: str) -> None:
-        """The received bytes are invalid."""
-
-    def broke(self, why: str) -> None:
-        """The connection is lost."""
+Deliver = Callable[[int, AnyMessage], None]  # takes a sequence number and its message; may raise FrameError
 
 
 class TensorSocket(asyncio.BufferedProtocol):
-    """Protocol on an upgraded HTTP connection; reads nothing before it has an owner."""
+    """Protocol on an upgraded HTTP connection; reads nothing before it is attached."""
 
     def __init__(self, transport: Counted, limits: Limits) -> None:
         self.counted = transport
@@ -43,7 +33,9 @@ class TensorSocket(asyncio.BufferedProtocol):
         self._decoder = Decoder(limits)
         self._frame_began = 0.0
         self._frame_bytes = 0
-        self._owner: Owner | None = None
+        self._deliver: Deliver | None = None
+        self._fail: Callable[[str], None]
+        self._broke: Callable[[str], None]
         self._writable = asyncio.Event()
         self._writable.set()
         self._http = transport.get_protocol()  # aiohttp's, which must learn of the connection's end
@@ -52,9 +44,9 @@ class TensorSocket(asyncio.BufferedProtocol):
         # A write then returns only when the kernel has all bytes, so tensors may change.
         transport.set_write_buffer_limits(high=0)
 
-    def attach(self, owner: Owner) -> None:
-        """Begin to read for ``owner``."""
-        self._owner = owner
+    def attach(self, deliver: Deliver, fail: Callable[[str], None], broke: Callable[[str], None]) -> None:
+        """Begin to read. ``fail`` is told why received bytes are invalid, ``broke`` why the connection is lost."""
+        self._deliver, self._fail, self._broke = deliver, fail, broke
         self.counted.resume_reading()
 
     async def write(self, buffers: list[bytes | memoryview]) -> None:
@@ -88,7 +80,7 @@ class TensorSocket(asyncio.BufferedProtocol):
             self._frame_bytes = 0
         self.received_bytes += count
         self._frame_bytes += count
-        if self.ended or self._owner is None:
+        if self.ended or self._deliver is None:
             return
         try:
             frames = self._decoder.advance(count)
@@ -97,10 +89,10 @@ class TensorSocket(asyncio.BufferedProtocol):
                 self.wire_s += began - self._frame_began
                 self.wire_bytes += max(0, self._frame_bytes - SEGMENT_BYTES)
                 self._frame_began = began
-                self._owner.deliver(sequence, message)
+                self._deliver(sequence, message)
         except FrameError as error:
             self.ended = True
-            self._owner.fail(str(error))
+            self._fail(str(error))
             self.counted.pause_reading()  # the start of the next frame is unknown
 
     def eof_received(self) -> bool:
@@ -122,5 +114,5 @@ class TensorSocket(asyncio.BufferedProtocol):
 
     def _end(self, why: str | None) -> None:
         self.ended = True
-        if why is not None and self._owner is not None:
-            self._owner.broke(why)
+        if why is not None and self._deliver is not None:
+            self._broke(why)

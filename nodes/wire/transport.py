@@ -16,8 +16,8 @@ import aiohttp
 from aiohttp import web
 
 from netem.kernel.namespace import in_namespace
-from nodes.wire.byte_counter import PATIENCE_S, Counted
-from nodes.wire.channel import ChannelClosed, ChannelKind, Connection
+from nodes.wire.byte_counter import PATIENCE_S, ChannelKind, Connection, Counted
+from nodes.wire.channel import ChannelClosed
 from nodes.wire.codec import PREFIX, Limits
 from nodes.wire.socket_channel import SocketChannel
 from nodes.wire.tensor_socket import TensorSocket
@@ -34,8 +34,7 @@ class Server:
 
     def __init__(self, token: str, limits: Limits | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
         self.host, self.port = host, port
-        self._token = token
-        self._limits = limits or Limits()
+        self.token, self.limits = token, limits or Limits()
         self._runner = web.ServerRunner(
             web.Server(self._handle, access_log=None, keepalive_timeout=OPENING_S), shutdown_timeout=0.1
         )
@@ -53,6 +52,9 @@ class Server:
         """Next channel opened by a peer."""
         return await self._accepted.get()
 
+    def _take(self, channel: SocketChannel) -> None:
+        self._accepted.put_nowait(channel)
+
     async def close(self) -> None:
         """Stop listening, then close all channels."""
         for site in list(self._runner.sites):
@@ -64,7 +66,7 @@ class Server:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, bearer(self._token).encode()):
+        if not hmac.compare_digest(given, bearer(self.token).encode()):
             log.warning("%s: refused, wrong token", request.remote)
             return web.Response(status=401)
         peer, key = request.query.get("node", ""), request.query.get("channel")
@@ -78,7 +80,7 @@ class Server:
         counted = count_accepted(request, Connection(peer, "bulk"))
         response = web.StreamResponse(status=101, headers=UPGRADE)
         await response.prepare(request)
-        self._unpaired[key] = bulk = TensorSocket(counted, self._limits)
+        self._unpaired[key] = bulk = TensorSocket(counted, self.limits)
         await asyncio.wait([bulk.lost], timeout=OPENING_S)
         if self._unpaired.pop(key, None):
             await bulk.finish(graceful=False)
@@ -87,18 +89,16 @@ class Server:
 
     async def _open_channel(self, request: web.BaseRequest, peer: str, bulk: TensorSocket | None) -> web.StreamResponse:
         counted = count_accepted(request, Connection(peer, "websocket"))
-        websocket = web.WebSocketResponse(
-            compress=False, max_msg_size=largest_message(self._limits), timeout=PATIENCE_S
-        )
+        websocket = web.WebSocketResponse(compress=False, max_msg_size=largest_message(self.limits), timeout=PATIENCE_S)
         try:
             await websocket.prepare(request)
         except BaseException:
             if bulk is not None:
                 await bulk.finish(graceful=False)
             raise
-        channel = SocketChannel(peer, websocket, counted, bulk=bulk, limits=self._limits)
+        channel = SocketChannel(peer, websocket, counted, bulk=bulk, limits=self.limits)
         self._channels.add(channel)
-        self._accepted.put_nowait(channel)
+        self._take(channel)
         await channel.wait_closed()
         self._channels.discard(channel)
         return websocket

@@ -27,7 +27,7 @@ from netem.profiles import Duplex
 from nodes.inference.frames import frames_of_model
 from nodes.runtime.report import NodeReport
 from nodes.spec.service import Pace
-from nodes.wire.channel import Traffic
+from nodes.wire.byte_counter import Traffic
 from nodes.wire.messages import TaskReport
 from reports.record import CaseValue
 

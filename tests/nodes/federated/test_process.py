@@ -62,7 +62,7 @@ class Enlisted:
         self.home = Listener("process", "secret", "127.0.0.1", 0)
         self.runner: MemoryChannel
         control, self.runner = memory_pair("process", "runner")
-        self.port = asyncio.ensure_future(self.home.open())
+        self.listening = asyncio.ensure_future(self.home.start())
         self.stack = AsyncExitStack()
         self.done = asyncio.ensure_future(self._do_job(control, enlist))
 
@@ -108,11 +108,11 @@ async def test_the_end_of_one_client_is_told_while_another_of_its_process_goes_o
 
 async def test_one_that_comes_to_an_edge_server_that_has_ended_is_told_so():
     edge = Enlisted(Enlist(federation=make_federation("psl"), names=("edge1",)))
-    port = await edge.port
+    await edge.listening
     await edge.heard(Ready)
     await edge.runner.send(Shutdown())
     await edge.done
-    came = await connect("127.0.0.1", port, peer_id("client1", "run"), "secret", Limits())
+    came = await connect("127.0.0.1", edge.home.port, peer_id("client1", "run"), "secret", Limits())
     await came.send(ClientHello(round=0, begun=0, samples=20, mean_samples=20.0))
     assert isinstance(await came.receive(), Shutdown)
     await came.close()

@@ -67,12 +67,19 @@ class Place:
         for _ in range(20):
             await asyncio.sleep(0)
 
+    async def go(self) -> None:
+        await self.runner.send(GO)
+        await self.idle()
+
+    async def end(self) -> None:
+        await self.runner.send(Shutdown())
+        await self.running
+
 
 async def test_it_reaches_whom_the_role_names_and_speaks_with_it():
     role = Told(Heartbeat=[Connect(Peer("cloud"))], joined=[Send("next", RESULT)], Result=[Finish()])
     place = Place(role)
-    await place.runner.send(GO)
-    await place.idle()
+    await place.go()
     assert isinstance(await place.reached["cloud"].receive(), Result)
     await place.reached["cloud"].send(RESULT)
     await place.running
@@ -83,13 +90,11 @@ async def test_it_reaches_whom_the_role_names_and_speaks_with_it():
 async def test_who_cannot_be_reached_and_who_goes_is_told_to_the_role():
     role = Told(Heartbeat=[Connect(Peer("dead"))], lost=[Connect(Peer("cloud"))], Shutdown=[Finish()])
     place = Place(role)
-    await place.runner.send(GO)
-    await place.idle()
+    await place.go()
     await place.reached["cloud"].close()
     await place.idle()
     assert role.seen[1:4] == [("lost", "next"), ("joined", "next", "cloud"), ("lost", "next")]
-    await place.runner.send(Shutdown())
-    await place.running
+    await place.end()
 
 
 async def test_who_comes_from_upstream_replaces_who_was_there_and_that_one_is_told():
@@ -107,29 +112,25 @@ async def test_who_comes_from_upstream_replaces_who_was_there_and_that_one_is_to
     await ends["new"].send(RESULT)
     await place.idle()
     assert role.seen[-1] == ("Result", "previous")
-    await place.runner.send(Shutdown())
-    await place.running
+    await place.end()
 
 
 async def test_what_an_old_neighbour_still_says_is_dropped():
     role = Told(Result=[Connect(Peer("new"))], Heartbeat=[Connect(Peer("old"))], Shutdown=[Finish()])
     place = Place(role)
-    await place.runner.send(GO)
-    await place.idle()
+    await place.go()
     for _ in range(3):
         await place.reached["old"].send(RESULT)
     await place.idle()
     assert [what for what in role.seen if what[0] == "Result"] == [("Result", "next")]
     assert role.seen[-1] == ("joined", "next", "new")
-    await place.runner.send(Shutdown())
-    await place.running
+    await place.end()
 
 
 async def test_a_neighbour_that_leaves_in_order_is_not_lost():
     role = Told(Heartbeat=[Connect(Peer("cloud"))])
     place = Place(role)
-    await place.runner.send(GO)
-    await place.idle()
+    await place.go()
     await place.reached["cloud"].send(Shutdown())
     await place.reached["cloud"].close()
     await place.idle()
@@ -170,8 +171,7 @@ def test_it_wakes_when_the_role_said():
         place = Place(role)
         await place.runner.send(GO)
         await asyncio.sleep(9)
-        await place.runner.send(Shutdown())
-        await place.running
+        await place.end()
         return role.seen
 
     assert run_virtual(main())[1:3] == [("woke", "update", 2.0), ("woke", "task", 5.0)]
@@ -180,12 +180,10 @@ def test_it_wakes_when_the_role_said():
 async def test_one_that_is_replaced_elsewhere_is_let_go_without_a_word():
     role = Told(Heartbeat=[Connect(Peer("cloud"))], Shutdown=[Finish()])
     place = Place(role)
-    await place.runner.send(GO)
-    await place.idle()
+    await place.go()
     await place.reached["cloud"].send(Replaced())
     await place.idle()
     with pytest.raises(ChannelClosed):
         await place.reached["cloud"].receive()
     assert role.seen[1:] == [("joined", "next", "cloud"), ("Replaced", "next")]
-    await place.runner.send(Shutdown())
-    await place.running
+    await place.end()

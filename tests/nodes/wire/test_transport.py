@@ -1,12 +1,13 @@
 """Channels over sockets: order, counted bytes, and what a bad peer can do (nothing to the others)."""
 
 import asyncio
+import inspect
 import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import aiohttp
 import pytest
@@ -14,49 +15,38 @@ import torch
 import uvloop
 
 from netem.link import SEGMENT_BYTES
+from nodes.model.boundary import Tensors
 from nodes.wire import socket_channel
 from nodes.wire.channel import ChannelClosed
 from nodes.wire.codec import FrameError, Limits, encode, wire_size
-from nodes.wire.messages import (
-    Activation,
-    Begin,
-    BeginUpdate,
-    ClientUpdate,
-    Gradient,
-    Handover,
-    Parameters,
-    Result,
-    Shutdown,
-    SplitCost,
-)
-from nodes.wire.socket_channel import MAX_EARLY, Reorder, SocketChannel, travels_in_bulk
+from nodes.wire.messages import Activation, AnyMessage, BeginUpdate, Bulk, Gradient, Result, SplitCost, TaskReport
+from nodes.wire.socket_channel import MAX_EARLY, Reorder, SocketChannel
 from nodes.wire.transport import Server, connect
 
 HOST, TOKEN = "127.0.0.1", "a secret"
 MIB = 1 << 20
-Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
-@pytest.fixture(params=["uvloop", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a scenario on either loop."""
-    factory = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}[request.param]
+def on_both_loops(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test that runs ``scenario`` with a new server on either event loop."""
 
-    def go(scenario: Coroutine[Any, Any, None]) -> None:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(asyncio.wait_for(scenario, 300))
+    async def serve(**arguments: Any) -> None:
+        server = Server(TOKEN, Limits(payload_bytes=64 * MIB))
+        await server.start()
+        try:
+            await asyncio.wait_for(scenario(server, **arguments), 300)
+        finally:
+            await server.close()
 
-    return go
+    def test(loop: Callable[[], asyncio.AbstractEventLoop], **arguments: Any) -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(serve(**arguments))
 
-
-@asynccontextmanager
-async def serving(payload_bytes: int = 64 * MIB) -> AsyncIterator[Server]:
-    server = Server(TOKEN, Limits(payload_bytes=payload_bytes))
-    await server.start()
-    try:
-        yield server
-    finally:
-        await server.close()
+    _, *others = inspect.signature(scenario).parameters.values()
+    loop = inspect.Parameter("loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    test.__signature__ = inspect.Signature([loop, *others])  # type: ignore[attr-defined]
+    loops = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+    return pytest.mark.parametrize("loop", loops.values(), ids=loops)(test)
 
 
 async def pair(server: Server, port: int | None = None, bulk: bool = True) -> tuple[SocketChannel, SocketChannel]:
@@ -128,24 +118,10 @@ class Proxy:
         writer.write_eof()
 
 
-def test_which_messages_travel_in_bulk() -> None:
-    x = {"x": torch.zeros(1)}
-    bulk = [
-        activation(0, 1),
-        Gradient(assignment=0, step=0, tensors=x),
-        Handover(round=1, client=0, to="edge2", here=True, tensors=x),
-        Parameters(assignment=0, start=0, stop=1, tensors=x),
-        Result(assignment=0, step=0),
-        ClientUpdate(round=0, samples=1, tensors=x),
-    ]
-    small = [
-        control(0),
-        SplitCost(assignment=0, node="ue", tensors=x),
-        Begin(),
-        Shutdown(),
-    ]
-    assert all(map(travels_in_bulk, bulk))
-    assert not any(map(travels_in_bulk, small))
+def test_messages_with_tensors_travel_in_bulk_but_for_two_small_ones() -> None:
+    having = {kind for kind in get_args(AnyMessage) if Tensors in get_type_hints(kind).values()}
+    assert having - set(get_args(Bulk)) == {SplitCost, TaskReport}
+    assert set(get_args(Bulk)) <= having
 
 
 def test_reorder_gives_messages_in_order() -> None:
@@ -168,72 +144,67 @@ def test_reorder_refuses_a_number_used_before_or_far_ahead(sequence: int) -> Non
 
 @pytest.mark.parametrize("proxied", [False, True])
 @pytest.mark.parametrize("bulk", [True, False])
-def test_bytes_written_are_the_bytes_that_the_kernel_saw_acknowledged(run: Run, bulk: bool, proxied: bool) -> None:
-    async def scenario() -> None:
-        async with serving() as server, Proxy(server.port).listening() as port:
-            near, far = await pair(server, port if proxied else None, bulk)
-            for step, size in enumerate([0, 1, 1000, 100_000, 5 * MIB]):
-                await near.send(activation(step, size))
-                await near.send(control(step))
-                await far.send(Gradient(assignment=0, step=step, tensors={"x": torch.zeros(size + 1)}))
-                await far.send(control(0))
-                for end in (near, near, far, far):
-                    await end.receive()
-            await asyncio.gather(near.close(), far.close())
-            for end, peer in ((near, "mec"), (far, "ue")):
-                assert [(c.peer, c.kind) for c in end.connections] == [(peer, "websocket"), (peer, "bulk")][: 1 + bulk]
-                for connection in end.connections:
-                    assert connection.written_bytes == connection.acked_bytes > 0
-                frames = sum(traffic.header_bytes + traffic.payload_bytes for traffic in end.sent.values())
-                written = sum(connection.written_bytes for connection in end.connections)
-                assert frames < written < frames + 2000  # the handshakes and the framing
-
-    run(scenario())
-
-
-def test_a_frame_costs_its_wire_size_in_bulk_and_the_framing_more_on_the_websocket(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            near, far = await pair(server)
-            for end, framing in ((near, 6), (far, 2)):  # a client masks its frames with 4 bytes
-                websocket, bulk = end.connections
-                for message, connection, more in (
-                    (activation(1, 999), bulk, 0),
-                    (control(1), websocket, framing),
-                ):
-                    before = connection.written_bytes
-                    await end.send(message)
-                    assert connection.written_bytes - before == sum(wire_size(message)) + more
-                assert end.sent["begin-update"].messages == 1
-                assert (end.sent["activation"].header_bytes, 999) == wire_size(activation(1, 999))
-                assert end.sent["activation"].payload_bytes == 999
-
-    run(scenario())
+@on_both_loops
+async def test_bytes_written_are_the_bytes_that_the_kernel_saw_acknowledged(
+    server: Server, bulk: bool, proxied: bool
+) -> None:
+    async with Proxy(server.port).listening() as port:
+        near, far = await pair(server, port if proxied else None, bulk)
+        for step, size in enumerate([0, 1, 1000, 100_000, 5 * MIB]):
+            await near.send(activation(step, size))
+            await near.send(control(step))
+            await far.send(Gradient(assignment=0, step=step, tensors={"x": torch.zeros(size + 1)}))
+            await far.send(control(0))
+            for end in (near, near, far, far):
+                await end.receive()
+        await asyncio.gather(near.close(), far.close())
+        for end, peer in ((near, "mec"), (far, "ue")):
+            assert [(c.peer, c.kind) for c in end.connections] == [(peer, "websocket"), (peer, "bulk")][: 1 + bulk]
+            for connection in end.connections:
+                assert connection.written_bytes == connection.acked_bytes > 0
+            frames = sum(traffic.header_bytes + traffic.payload_bytes for traffic in end.sent.values())
+            written = sum(connection.written_bytes for connection in end.connections)
+            assert frames < written < frames + 2000  # the handshakes and the framing
 
 
-def test_order_holds_when_control_overtakes_a_tensor(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            proxy = Proxy(server.port)
-            async with proxy.listening() as port:
-                near, far = await pair(server, port)
-                proxy.gates[0].clear()  # the bulk connection is the one opened first
-                sending = asyncio.create_task(near.send(activation(0, 4 * MIB)))
-                await asyncio.sleep(0)
-                await near.send(control(1))
-                await until(lambda: far._reorder.gap)
-                assert far._inbox.empty()
-                proxy.gates[0].set()
-                first, second = await far.receive(), await far.receive()
-                assert isinstance(first, Activation)
-                assert isinstance(second, BeginUpdate)
-                await sending
-                await near.close()
-
-    run(scenario())
+@on_both_loops
+async def test_a_frame_costs_its_wire_size_in_bulk_and_the_framing_more_on_the_websocket(server: Server) -> None:
+    near, far = await pair(server)
+    for end, framing in ((near, 6), (far, 2)):  # a client masks its frames with 4 bytes
+        websocket, bulk = end.connections
+        for message, connection, more in (
+            (activation(1, 999), bulk, 0),
+            (control(1), websocket, framing),
+        ):
+            before = connection.written_bytes
+            await end.send(message)
+            assert connection.written_bytes - before == sum(wire_size(message)) + more
+        assert end.sent["begin-update"].messages == 1
+        assert (end.sent["activation"].header_bytes, 999) == wire_size(activation(1, 999))
+        assert end.sent["activation"].payload_bytes == 999
 
 
-def test_order_holds_in_both_directions_at_once(run: Run) -> None:
+@on_both_loops
+async def test_order_holds_when_control_overtakes_a_tensor(server: Server) -> None:
+    proxy = Proxy(server.port)
+    async with proxy.listening() as port:
+        near, far = await pair(server, port)
+        proxy.gates[0].clear()  # the bulk connection is the one opened first
+        sending = asyncio.create_task(near.send(activation(0, 4 * MIB)))
+        await asyncio.sleep(0)
+        await near.send(control(1))
+        await until(lambda: far._reorder.gap)
+        assert far._inbox.empty()
+        proxy.gates[0].set()
+        first, second = await far.receive(), await far.receive()
+        assert isinstance(first, Activation)
+        assert isinstance(second, BeginUpdate)
+        await sending
+        await near.close()
+
+
+@on_both_loops
+async def test_order_holds_in_both_directions_at_once(server: Server) -> None:
     async def converse(end: SocketChannel) -> None:
         rng = random.Random(1)
         messages = [
@@ -255,32 +226,26 @@ def test_order_holds_in_both_directions_at_once(run: Run) -> None:
                 assert got.number == sent.number
         await sending
 
-    async def scenario() -> None:
-        async with serving() as server:
-            near, far = await pair(server)
-            await asyncio.gather(converse(near), converse(far))
-
-    run(scenario())
+    near, far = await pair(server)
+    await asyncio.gather(converse(near), converse(far))
 
 
-def test_a_tensor_may_be_changed_once_send_has_returned(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            near, far = await pair(server)
-            message = activation(7, 48 * MIB)
-            assert near._bulk.counted.get_write_buffer_limits() == (0, 0)  # no rest is left to the transport
-            await near.send(message)
-            message.tensors["x"].zero_()
-            got = await far.receive()
-            assert bool((got.tensors["x"] == 7).all())
-            assert near.wire_s == 0 < far.wire_s
-            assert (near.wire_bytes, far.wire_bytes) == (0, sum(wire_size(message)) - SEGMENT_BYTES)
-            assert near.serialise_s > 0
-
-    run(scenario())
+@on_both_loops
+async def test_a_tensor_may_be_changed_once_send_has_returned(server: Server) -> None:
+    near, far = await pair(server)
+    message = activation(7, 48 * MIB)
+    assert near._bulk.counted.get_write_buffer_limits() == (0, 0)  # no rest is left to the transport
+    await near.send(message)
+    message.tensors["x"].zero_()
+    got = await far.receive()
+    assert bool((got.tensors["x"] == 7).all())
+    assert near.wire_s == 0 < far.wire_s
+    assert (near.wire_bytes, far.wire_bytes) == (0, sum(wire_size(message)) - SEGMENT_BYTES)
+    assert near.serialise_s > 0
 
 
-def test_twenty_peers_at_once(run: Run) -> None:
+@on_both_loops
+async def test_twenty_peers_at_once(server: Server) -> None:
     async def ask(server: Server, number: int) -> None:
         channel = await connect(HOST, server.port, f"ue{number}", TOKEN, Limits(payload_bytes=MIB))
         for step in range(5):
@@ -300,76 +265,63 @@ def test_twenty_peers_at_once(run: Run) -> None:
         with pytest.raises(ChannelClosed, match=f"{channel.peer}: closed the connection"):
             await channel.receive()
 
-    async def scenario() -> None:
-        async with serving() as server:
-            await asyncio.gather(*(ask(server, n) for n in range(20)), *(answer(server) for _ in range(20)))
-
-    run(scenario())
+    await asyncio.gather(*(ask(server, n) for n in range(20)), *(answer(server) for _ in range(20)))
 
 
-def test_close_sends_what_is_pending_and_ends_both_ends(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            near, far = await pair(server)
-            for step in range(4):
-                await near.send(activation(step, 2 * MIB))
-            await near.send(control(4))
-            await asyncio.gather(near.close(), near.close())
-            assert [type(await far.receive()) for _ in range(5)] == [Activation] * 4 + [BeginUpdate]
-            for end, why in ((near, "mec: this end is closed"), (far, "ue: closed the connection")):
-                for attempt in (end.receive, end.receive, lambda end=end: end.send(control(0))):
-                    with pytest.raises(ChannelClosed, match=why):
-                        await attempt()
-                await end.close()
-
-    run(scenario())
+@on_both_loops
+async def test_close_sends_what_is_pending_and_ends_both_ends(server: Server) -> None:
+    near, far = await pair(server)
+    for step in range(4):
+        await near.send(activation(step, 2 * MIB))
+    await near.send(control(4))
+    await asyncio.gather(near.close(), near.close())
+    assert [type(await far.receive()) for _ in range(5)] == [Activation] * 4 + [BeginUpdate]
+    for end, why in ((near, "mec: this end is closed"), (far, "ue: closed the connection")):
+        for attempt in (end.receive, end.receive, lambda end=end: end.send(control(0))):
+            with pytest.raises(ChannelClosed, match=why):
+                await attempt()
+        await end.close()
 
 
-def test_a_goodbye_waits_for_the_tensors_that_it_overtook(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            proxy = Proxy(server.port)
-            async with proxy.listening() as port:
-                near, far = await pair(server, port)
-                proxy.gates[0].clear()
-                await near.send(activation(0, 1000))
-                closing = asyncio.create_task(near.close())
-                await until(lambda: far._websocket.closed)
-                proxy.gates[0].set()
-                assert isinstance(await far.receive(), Activation)
-                with pytest.raises(ChannelClosed, match=r"ue: closed the connection$"):
-                    await far.receive()
-                await closing
-
-    run(scenario())
+@on_both_loops
+async def test_a_goodbye_waits_for_the_tensors_that_it_overtook(server: Server) -> None:
+    proxy = Proxy(server.port)
+    async with proxy.listening() as port:
+        near, far = await pair(server, port)
+        proxy.gates[0].clear()
+        await near.send(activation(0, 1000))
+        closing = asyncio.create_task(near.close())
+        await until(lambda: far._websocket.closed)
+        proxy.gates[0].set()
+        assert isinstance(await far.receive(), Activation)
+        with pytest.raises(ChannelClosed, match=r"ue: closed the connection$"):
+            await far.receive()
+        await closing
 
 
 @pytest.mark.parametrize("bulk", [True, False])
-def test_a_wrong_token_is_refused_and_never_logged(run: Run, bulk: bool, caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            for token in ("", "wrong", TOKEN + "x", TOKEN[:-1], "\u00fc"):
-                with pytest.raises(ChannelClosed, match="mec: refused with status 401"):
-                    await connect(HOST, server.port, "ue", token, bulk=bulk, peer="mec")
-            await serves(server)
-
-    run(scenario())
+@on_both_loops
+async def test_a_wrong_token_is_refused_and_never_logged(
+    server: Server, bulk: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for token in ("", "wrong", TOKEN + "x", TOKEN[:-1], "\u00fc"):
+        with pytest.raises(ChannelClosed, match="mec: refused with status 401"):
+            await connect(HOST, server.port, "ue", token, bulk=bulk, peer="mec")
+    await serves(server)
     assert "wrong token" in caplog.text
     assert TOKEN not in caplog.text
 
 
-def test_nobody_listening_is_a_closed_channel(run: Run) -> None:
+@on_both_loops
+async def test_nobody_listening_is_a_closed_channel(server: Server) -> None:
     with socket.socket() as free:
         free.bind((HOST, 0))
-
-        async def scenario() -> None:
-            with pytest.raises(ChannelClosed, match="mec: "):
-                await connect(HOST, free.getsockname()[1], "ue", TOKEN, peer="mec")
-
-        run(scenario())
+        with pytest.raises(ChannelClosed, match="mec: "):
+            await connect(HOST, free.getsockname()[1], "ue", TOKEN, peer="mec")
 
 
-def test_strangers_do_not_disturb_the_others(run: Run) -> None:
+@on_both_loops
+async def test_strangers_do_not_disturb_the_others(server: Server) -> None:
     """Garbage, half a request, an unknown channel, and a connection that says nothing."""
     auth = f"Authorization: Bearer {TOKEN}\r\n"
     hails = [
@@ -383,21 +335,17 @@ def test_strangers_do_not_disturb_the_others(run: Run) -> None:
         f"GET /bulk?channel=never-paired HTTP/1.1\r\nHost: x\r\n{auth}\r\n".encode(),
     ]
 
-    async def scenario() -> None:
-        async with serving() as server:
-            near, far = await pair(server)
-            strangers = []
-            for hail in hails:
-                _, writer = await asyncio.open_connection(HOST, server.port)
-                strangers.append(writer)
-                writer.write(hail)
-                await serves(server)
-            await near.send(control(1))
-            assert isinstance(await far.receive(), BeginUpdate)
-            for writer in strangers:
-                writer.close()
-
-    run(scenario())
+    near, far = await pair(server)
+    strangers = []
+    for hail in hails:
+        _, writer = await asyncio.open_connection(HOST, server.port)
+        strangers.append(writer)
+        writer.write(hail)
+        await serves(server)
+    await near.send(control(1))
+    assert isinstance(await far.receive(), BeginUpdate)
+    for writer in strangers:
+        writer.close()
 
 
 @asynccontextmanager
@@ -442,157 +390,131 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_bad_frame_ends_its_own_channel_with_one_error(run: Run, over: str, data: bytes, why: str) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            near, far = await pair(server)
-            async with rogue(server) as (channel, writer, websocket):
-                if over == "bulk":
-                    writer.write(data)
-                    writer.write_eof()
-                else:
-                    await websocket.send_bytes(data)
-                with pytest.raises(ChannelClosed, match=f"rogue: .*({why})"):
-                    await exhaust(channel)
-                told = await websocket.receive()
-                assert told.type is aiohttp.WSMsgType.CLOSE
-                assert told.data == aiohttp.WSCloseCode.PROTOCOL_ERROR
-            await near.send(control(1))
-            assert isinstance(await far.receive(), BeginUpdate)
-            await serves(server)
-
-    run(scenario())
+@on_both_loops
+async def test_a_bad_frame_ends_its_own_channel_with_one_error(
+    server: Server, over: str, data: bytes, why: str
+) -> None:
+    near, far = await pair(server)
+    async with rogue(server) as (channel, writer, websocket):
+        if over == "bulk":
+            writer.write(data)
+            writer.write_eof()
+        else:
+            await websocket.send_bytes(data)
+        with pytest.raises(ChannelClosed, match=f"rogue: .*({why})"):
+            await exhaust(channel)
+        told = await websocket.receive()
+        assert told.type is aiohttp.WSMsgType.CLOSE
+        assert told.data == aiohttp.WSCloseCode.PROTOCOL_ERROR
+    await near.send(control(1))
+    assert isinstance(await far.receive(), BeginUpdate)
+    await serves(server)
 
 
 @pytest.mark.usefixtures("soon")
-def test_a_reset_inside_a_frame_ends_the_channel(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            async with rogue(server) as (channel, writer, _):
-                writer.write(FRAME[:2000])
-                await until(lambda: channel._bulk.received_bytes == 2000)
-                linger = struct.pack("ii", 1, 0)  # close sends a reset
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                writer.transport.abort()
-                with pytest.raises(ChannelClosed, match="rogue: lost the bulk connection"):
-                    await channel.receive()
-            await serves(server)
-
-    run(scenario())
+@on_both_loops
+async def test_a_reset_inside_a_frame_ends_the_channel(server: Server) -> None:
+    async with rogue(server) as (channel, writer, _):
+        writer.write(FRAME[:2000])
+        await until(lambda: channel._bulk.received_bytes == 2000)
+        linger = struct.pack("ii", 1, 0)  # close sends a reset
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+        with pytest.raises(ChannelClosed, match="rogue: lost the bulk connection"):
+            await channel.receive()
+    await serves(server)
 
 
-def test_a_websocket_lost_without_a_goodbye_ends_the_channel(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            async with rogue(server) as (channel, _, websocket):
-                websocket._response.connection.transport.abort()
-                with pytest.raises(ChannelClosed, match="rogue: lost the connection"):
-                    await channel.receive()
-            await serves(server)
-
-    run(scenario())
+@on_both_loops
+async def test_a_websocket_lost_without_a_goodbye_ends_the_channel(server: Server) -> None:
+    async with rogue(server) as (channel, _, websocket):
+        websocket._response.connection.transport.abort()
+        with pytest.raises(ChannelClosed, match="rogue: lost the connection"):
+            await channel.receive()
+    await serves(server)
 
 
-def test_a_goodbye_before_all_messages_came_is_an_error(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server, rogue(server) as (channel, writer, websocket):
-            await websocket.send_bytes(b"".join(encode(control(1), 1)))
-            writer.write_eof()
-            await websocket.close()
-            with pytest.raises(ChannelClosed, match="before all messages arrived"):
-                await channel.receive()
-
-    run(scenario())
+@on_both_loops
+async def test_a_goodbye_before_all_messages_came_is_an_error(server: Server) -> None:
+    async with rogue(server) as (channel, writer, websocket):
+        await websocket.send_bytes(b"".join(encode(control(1), 1)))
+        writer.write_eof()
+        await websocket.close()
+        with pytest.raises(ChannelClosed, match="before all messages arrived"):
+            await channel.receive()
 
 
-def test_compression_is_not_agreed_to(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server, aiohttp.ClientSession() as session:
-            auth = {"Authorization": f"Bearer {TOKEN}"}
-            websocket = await session.ws_connect(f"http://{HOST}:{server.port}/control", headers=auth, compress=15)
-            assert not websocket.compress
-            await websocket.close()
-
-    run(scenario())
+@on_both_loops
+async def test_compression_is_not_agreed_to(server: Server) -> None:
+    async with aiohttp.ClientSession() as session:
+        auth = {"Authorization": f"Bearer {TOKEN}"}
+        websocket = await session.ws_connect(f"http://{HOST}:{server.port}/control", headers=auth, compress=15)
+        assert not websocket.compress
+        await websocket.close()
 
 
-def test_text_is_no_frame(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server, rogue(server) as (channel, _, websocket):
-            await websocket.send_str("hello")
-            with pytest.raises(ChannelClosed, match="rogue: text where a frame was expected"):
-                await channel.receive()
-
-    run(scenario())
+@on_both_loops
+async def test_text_is_no_frame(server: Server) -> None:
+    async with rogue(server) as (channel, _, websocket):
+        await websocket.send_str("hello")
+        with pytest.raises(ChannelClosed, match="rogue: text where a frame was expected"):
+            await channel.receive()
 
 
-def test_the_opener_learns_why_its_channel_ended(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving(payload_bytes=1000) as server:
-            near, far = await pair(server)
-            await near.send(activation(0, 1001))
-            with pytest.raises(ChannelClosed, match="ue: payload of 1001 bytes, up to 1000"):
-                await far.receive()
-            with pytest.raises(ChannelClosed, match="mec: ended the connection: payload of 1001 bytes, up to 1000"):
-                await near.receive()
-
-    run(scenario())
+@on_both_loops
+async def test_the_opener_learns_why_its_channel_ended(server: Server) -> None:
+    server.limits.payload_bytes = 1000
+    near, far = await pair(server)
+    await near.send(activation(0, 1001))
+    with pytest.raises(ChannelClosed, match="ue: payload of 1001 bytes, up to 1000"):
+        await far.receive()
+    with pytest.raises(ChannelClosed, match="mec: ended the connection: payload of 1001 bytes, up to 1000"):
+        await near.receive()
 
 
-def test_why_a_peer_ends_counts_before_how_its_connection_broke(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            near, far = await pair(server)
-            near._bulk.counted.pause_reading()  # it learns of the reset by writing
-            far._bulk.counted.pause_reading()
-            sending = asyncio.create_task(near.send(activation(0, 48 * MIB)))
-            await until(lambda: near._bulk.counted.get_write_buffer_size() > 0)
-            await far._bulk.finish(graceful=False)
-            await until(near._bulk.lost.done)
-            await asyncio.sleep(0)
-            assert not sending.done()  # what was under way is lost, and why is still to come
-            far.fail("too much for this end")
-            for attempt in (sending, near.receive()):
-                with pytest.raises(ChannelClosed, match="mec: ended the connection: too much for this end"):
-                    await attempt
-
-    run(scenario())
+@on_both_loops
+async def test_why_a_peer_ends_counts_before_how_its_connection_broke(server: Server) -> None:
+    near, far = await pair(server)
+    near._bulk.counted.pause_reading()  # it learns of the reset by writing
+    far._bulk.counted.pause_reading()
+    sending = asyncio.create_task(near.send(activation(0, 48 * MIB)))
+    await until(lambda: near._bulk.counted.get_write_buffer_size() > 0)
+    await far._bulk.finish(graceful=False)
+    await until(near._bulk.lost.done)
+    await asyncio.sleep(0)
+    assert not sending.done()  # what was under way is lost, and why is still to come
+    far.fail("too much for this end")
+    for attempt in (sending, near.receive()):
+        with pytest.raises(ChannelClosed, match="mec: ended the connection: too much for this end"):
+            await attempt
 
 
-def test_a_message_that_its_broken_connection_lost_is_no_clean_end(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            near, far = await pair(server)
-            near._bulk.counted.pause_reading()
-            far._bulk.counted.pause_reading()
-            sending = asyncio.create_task(near.send(activation(0, 48 * MIB)))
-            await until(lambda: near._bulk.counted.get_write_buffer_size() > 0)
-            await far._bulk.finish(graceful=False)
-            await far.close()  # as if it had all
-            for attempt in (sending, near.receive()):
-                with pytest.raises(ChannelClosed, match="mec: lost the bulk connection"):
-                    await attempt
-
-    run(scenario())
+@on_both_loops
+async def test_a_message_that_its_broken_connection_lost_is_no_clean_end(server: Server) -> None:
+    near, far = await pair(server)
+    near._bulk.counted.pause_reading()
+    far._bulk.counted.pause_reading()
+    sending = asyncio.create_task(near.send(activation(0, 48 * MIB)))
+    await until(lambda: near._bulk.counted.get_write_buffer_size() > 0)
+    await far._bulk.finish(graceful=False)
+    await far.close()  # as if it had all
+    for attempt in (sending, near.receive()):
+        with pytest.raises(ChannelClosed, match="mec: lost the bulk connection"):
+            await attempt
 
 
-def test_a_message_that_cannot_be_sent_leaves_the_channel_as_it_was(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            near, far = await pair(server)
-            with pytest.raises(FrameError):
-                await near.send(Result(assignment=0, step=0, tensors={"x": torch.zeros(1, dtype=torch.float64)}))
-            await near.send(control(1))
-            assert isinstance(await far.receive(), BeginUpdate)
-
-    run(scenario())
+@on_both_loops
+async def test_a_message_that_cannot_be_sent_leaves_the_channel_as_it_was(server: Server) -> None:
+    near, far = await pair(server)
+    with pytest.raises(FrameError):
+        await near.send(Result(assignment=0, step=0, tensors={"x": torch.zeros(1, dtype=torch.float64)}))
+    await near.send(control(1))
+    assert isinstance(await far.receive(), BeginUpdate)
 
 
-def test_closing_the_server_closes_its_channels(run: Run) -> None:
-    async def scenario() -> None:
-        async with serving() as server:
-            near, _ = await pair(server)
-        with pytest.raises(ChannelClosed, match="mec: closed the connection"):
-            await near.receive()
-
-    run(scenario())
+@on_both_loops
+async def test_closing_the_server_closes_its_channels(server: Server) -> None:
+    near, _ = await pair(server)
+    await server.close()
+    with pytest.raises(ChannelClosed, match="mec: closed the connection"):
+        await near.receive()

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from bench.live.training import run_live
 from nodes.spec.job import DataSpec, Device, Job, StageSpec
 from nodes.training.in_process import run_in_process
-from nodes.wire.channel import Traffic
+from nodes.wire.byte_counter import Traffic
 
 JOB = Job(
     model="nodes.zoo.small_cnn:small_cnn",

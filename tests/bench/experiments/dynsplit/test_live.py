@@ -7,7 +7,7 @@ from bench.live.training import run_live
 from nodes.model.checkpoint import checkpoint_path
 from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.training.in_process import run_in_process
-from nodes.wire.channel import Traffic
+from nodes.wire.byte_counter import Traffic
 
 
 def payload(sent: dict[str, Traffic]) -> dict[str, int]:
