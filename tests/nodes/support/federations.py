@@ -176,14 +176,14 @@ class PlainLoop:
         """One step of ``group``, or all clients, on their joint batch: a client's gradient is of its own mean loss."""
         group = range(len(self.clients)) if group is None else group
         total = sum(self.samples[client] for client in group)
-        self.shares = [self.samples[client] / total for client in group]
+        self.shares = {client: self.samples[client] / total for client in group}
         drawn = [next(self.drawn[client]) for client in group]
         smashed = [self.clients[client](pictures) for client, (pictures, _) in zip(group, drawn, strict=True)]
         leaves = [one.detach().requires_grad_() for one in smashed]
         self.at(group[0])
         self._back(leaves, [labels for _, labels in drawn])
-        for client, share, one, leaf in zip(group, self.shares, smashed, leaves, strict=True):
-            one.backward(self.returned(share, leaf))
+        for client, one, leaf in zip(group, smashed, leaves, strict=True):
+            one.backward(self.returned(self.shares[client], leaf))
             self.own[client].step()
             self.own[client].zero_grad()
             self.number[client] += 1
@@ -193,7 +193,7 @@ class PlainLoop:
     def _back(self, leaves: list[torch.Tensor], labels: list[torch.Tensor]) -> None:
         logits = self.server(torch.cat(leaves)).split(self.job.batch_size)
         losses = [F.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
-        sum(share * loss for share, loss in zip(self.shares, losses, strict=True)).backward()
+        sum(share * loss for share, loss in zip(self.shares.values(), losses, strict=True)).backward()
 
     def returned(self, share: float, leaf: torch.Tensor) -> torch.Tensor:
         return leaf.grad / share
@@ -231,10 +231,10 @@ class PlainEpsl(PlainLoop):
             F.cross_entropy(one, answers[a:], reduction="sum") / size
             for one, answers in zip(logits, labels, strict=True)
         ]
-        sum(share * loss for share, loss in zip(self.shares, losses, strict=True)).backward()
+        sum(share * loss for share, loss in zip(self.shares.values(), losses, strict=True)).backward()
 
     def _mean(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        return sum(share * value for share, value in zip(self.shares, values, strict=True))
+        return sum(share * value for share, value in zip(self.shares.values(), values, strict=True))
 
     def returned(self, share: float, leaf: torch.Tensor) -> torch.Tensor:
         a = len(self.mean)
@@ -289,8 +289,8 @@ class PlainEdges(PlainLoop):
                 for client in group * steps:
                     self._one(client, client if self.scheme == "sflv1" else edge)
             case _ if group:
+                self.server, self.servers = self.parts[edge]
                 for _ in range(steps):
-                    self.server, self.servers = self.parts[edge]
                     self.together(group)
         if group and self.scheme != "psl":
             self._mean([self.clients[client] for client in group] if self.scheme != "sl" else [], group)

@@ -1,9 +1,11 @@
 """A whole network, trained as torch alone would: what every split run must equal bit for bit."""
 
 import copy
+import functools
 import math
 from collections.abc import Iterator
 
+import pytest
 import torch
 from msgspec.structs import replace
 from torch import nn
@@ -178,15 +180,22 @@ def first_message(job: Job, count: int = 24) -> tuple[Segment, Activation]:
     return ue, ue.source(pictures, torch.zeros(count).long(), assignment=0, step=0, train=True)
 
 
-def unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Losses, in float32 as they are reported, and state of a plain torch loop on the whole network."""
-    job = replace(job, nodes=("all",), splits=(), stages=(), moves=None, control=None)
+def unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor], float]:
+    """Losses, in float32 as they are reported, state and test accuracy of a plain torch loop on the whole network."""
+    return _unsplit(replace(job, nodes=("all",), splits=(), stages=(), moves=None, control=None))
+
+
+@functools.lru_cache
+def _unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor], float]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     oracle = Unsplit(job, load_data(job))
     losses = torch.tensor(oracle.train()).tolist()
+    oracle.model.eval()
+    with torch.no_grad():
+        correct = sum(int((oracle.model(one).argmax(1) == label).sum()) for one, label in oracle.test_batches())
     torch.set_num_threads(before)
-    return losses, oracle.model.state_dict()
+    return losses, oracle.model.state_dict(), correct / len(oracle.data.test.labels)
 
 
 def final_state(job: Job) -> dict[str, torch.Tensor]:
@@ -212,10 +221,11 @@ def assert_equals_joint(job: Job, oracle: Staged, besides: tuple[str, ...] = ())
 
 
 def assert_equals_unsplit(job: Job, folder) -> TrainingOutcome:
-    losses, expected = unsplit(job)
+    losses, expected, accuracy = unsplit(job)
     job = replace(job, checkpoint=str(folder))
     outcome = run_in_process(job)
     assert outcome.losses == losses
+    assert outcome.epochs[-1]["test_accuracy"] == pytest.approx(accuracy)
     state = final_state(job)
     assert state.keys() == expected.keys()
     for name, tensor in expected.items():

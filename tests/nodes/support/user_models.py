@@ -234,28 +234,8 @@ class TwoResults(nn.Module):
         return x, x * 2
 
 
-def method() -> nn.Module:
-    return ChangesItself("method")
-
-
-def function() -> nn.Module:
-    return ChangesItself("function")
-
-
-def module() -> nn.Module:
-    return ChangesItself("module")
-
-
-def an_operator() -> nn.Module:
-    return ChangesItself("operator")
-
-
 def tied() -> nn.Module:
     return Tied(direct=False)
-
-
-def tied_directly() -> nn.Module:
-    return Tied(direct=True)
 
 
 def broken() -> nn.Module:

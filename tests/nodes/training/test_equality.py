@@ -6,12 +6,9 @@ of its dropout come from the code under test.
 
 import pytest
 import torch
-from msgspec.structs import replace
-from oracle import Unsplit, make_job
+from oracle import assert_equals_unsplit, make_job
 
-from nodes.data.loading import load_data
 from nodes.errors import DataError
-from nodes.model.checkpoint import checkpoint_path
 from nodes.model.factory import outline
 from nodes.model.layer_range import layer_range
 from nodes.spec.job import Job, OptimizerSpec
@@ -21,53 +18,9 @@ RESNET, VGG, PLAIN = "resnet18", "user_models:narrow_vgg11_bn", "user_models:Pla
 UNDROPPED = "user_models:Undropped"
 
 
-KNOWN: dict[str, tuple] = {}
-
-
-def unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor], float]:
-    """Losses, state and test accuracy, by the oracle; once for all ways to split the job."""
-    key = str(job)
-    if key in KNOWN:
-        return KNOWN[key]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    data = load_data(job)
-    oracle = Unsplit(job, data)
-    losses = oracle.train()
-    correct = sum(answers_right(oracle, pictures, labels) for pictures, labels in oracle.test_batches())
-    torch.set_num_threads(before)
-    KNOWN[key] = losses, oracle.model.state_dict(), correct / len(data.test.labels)
-    return KNOWN[key]
-
-
-def answers_right(oracle: Unsplit, pictures: torch.Tensor, labels: torch.Tensor) -> int:
-    with torch.no_grad():
-        return int((oracle.model.eval()(pictures).argmax(1) == labels).sum())
-
-
-def final_state(job: Job) -> dict[str, torch.Tensor]:
-    """The parameters and buffers that the nodes saved after the last epoch, by their names in the model."""
-    state = {}
-    for index in range(len(job.nodes)):
-        if checkpoint_path(job, index, job.epochs).exists():
-            saved = torch.load(checkpoint_path(job, index, job.epochs), weights_only=True)
-            part = saved["modules"].get("part", {})
-            state |= {name.removeprefix("body."): tensor for name, tensor in part.items()}
-    return state
-
-
-def assert_equals_unsplit(job: Job, folder) -> None:
-    whole = replace(job, nodes=("all",), splits=(), stages=())
-    losses, expected, accuracy = unsplit(whole)
-    job = replace(job, checkpoint=str(folder))
-    outcome = run_in_process(job)
-    # The loss of a step leaves the UE as float32, that of one microbatch exactly.
-    assert outcome.losses == torch.tensor(losses).tolist()
-    assert len(losses) == 20
-    state = final_state(job)
-    assert state.keys() == expected.keys()
-    assert [name for name, tensor in expected.items() if not torch.equal(state[name], tensor)] == []
-    assert outcome.epochs[-1]["test_accuracy"] == pytest.approx(accuracy)
+def assert_equals_whole(job: Job, folder) -> None:
+    outcome = assert_equals_unsplit(job, folder)
+    assert len(outcome.losses) == 20
     layers = len(outline(job.model, 10, job.input_shape))
     assert [node.layers for node in outcome.nodes] == [
         held.stop - held.start for held in (layer_range(job.splits, p, layers) for p in range(len(job.nodes)))
@@ -76,12 +29,12 @@ def assert_equals_unsplit(job: Job, folder) -> None:
 
 @pytest.mark.parametrize("splits", [(20,), (9, 40), (3, 14, 31, 60)], ids=["2 parts", "3 parts", "5 parts"])
 def test_resnet18_in_parts_equals_the_whole(splits, tmp_path):
-    assert_equals_unsplit(make_job(RESNET, splits), tmp_path)
+    assert_equals_whole(make_job(RESNET, splits), tmp_path)
 
 
 @pytest.mark.parametrize("splits", [(25,), (8, 30), (4, 11, 22, 33)], ids=["2 parts", "3 parts", "5 parts"])
 def test_vgg11_with_dropout_in_parts_equals_the_whole(splits, tmp_path):
-    assert_equals_unsplit(make_job(VGG, splits), tmp_path)
+    assert_equals_whole(make_job(VGG, splits), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -91,19 +44,19 @@ def test_vgg11_with_dropout_in_parts_equals_the_whole(splits, tmp_path):
 )
 def test_nodes_without_layers_may_stand_anywhere(splits, tmp_path):
     assert len(outline(PLAIN, 10, (3, 32, 32))) == 7
-    assert_equals_unsplit(make_job(PLAIN, splits), tmp_path)
+    assert_equals_whole(make_job(PLAIN, splits), tmp_path)
 
 
 def test_a_cut_inside_a_residual_block_equals_the_whole(tmp_path):
     layers = outline(RESNET, 10, (3, 32, 32))
     inside = layers.names.index("layer1.0.conv2")
     assert len(layers.boundary(inside)) == 2
-    assert_equals_unsplit(make_job(RESNET, (inside, inside + 1)), tmp_path)
+    assert_equals_whole(make_job(RESNET, (inside, inside + 1)), tmp_path)
 
 
 @pytest.mark.parametrize("splits", [(), (2, 4)], ids=str)
 def test_microbatches_equal_the_same_accumulation_unsplit(splits, tmp_path):
-    assert_equals_unsplit(make_job(PLAIN, splits, microbatches=2), tmp_path)
+    assert_equals_whole(make_job(PLAIN, splits, microbatches=2), tmp_path)
 
 
 def test_microbatches_change_what_a_step_costs_but_hardly_what_it_learns(tmp_path):
@@ -114,12 +67,12 @@ def test_microbatches_change_what_a_step_costs_but_hardly_what_it_learns(tmp_pat
 
 def test_another_optimizer_equals_the_whole(tmp_path):
     adam = OptimizerSpec(name="adam", lr=0.003, weight_decay=0.01)
-    assert_equals_unsplit(make_job(PLAIN, (3,), optimizer=adam), tmp_path)
+    assert_equals_whole(make_job(PLAIN, (3,), optimizer=adam), tmp_path)
 
 
 def test_a_cosine_schedule_equals_the_whole(tmp_path):
     cosine = OptimizerSpec(lr=0.05, schedule="cosine")
-    assert_equals_unsplit(make_job(PLAIN, (3,), optimizer=cosine, epochs=4, steps=5), tmp_path)
+    assert_equals_whole(make_job(PLAIN, (3,), optimizer=cosine, epochs=4, steps=5), tmp_path)
 
 
 def test_fewer_pictures_than_a_batch_are_an_error_not_a_run_without_training():

@@ -4,12 +4,13 @@ import asyncio
 import functools
 import random
 
+import oracle
 import pytest
 
 from netem.link import LinkProfile
 from netem.profiles import Duplex, Traces
-from nodes.runtime.virtual_time import DeadlockError, VirtualLoop, run_virtual
-from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
+from nodes.runtime.virtual_time import DeadlockError, run_virtual
+from nodes.spec.job import DataSpec, Job, StageSpec, Timing
 from nodes.training.in_process import run_in_process, run_in_virtual_time
 from nodes.training.segment import Segment
 
@@ -19,20 +20,8 @@ LINK = Duplex(up=UP, down=DOWN)
 
 
 def make_job(splits=(3,), **changes) -> Job:
-    settings = {
-        "model": "user_models:Plain",
-        "input_shape": (3, 32, 32),
-        "classes": 10,
-        "nodes": tuple(f"node{p}" for p in range(len(splits) + 1)),
-        "splits": splits,
-        "stages": (StageSpec(),) * len(splits),
-        "data": DataSpec(train_samples=24, test_samples=8 * BATCHES),
-        "optimizer": OptimizerSpec(lr=0.02),
-        "epochs": 0,
-        "batch_size": 8,
-        "threads": 1,
-    }
-    return Job(**settings | changes)
+    data = DataSpec(train_samples=24, test_samples=8 * BATCHES)
+    return oracle.make_job("user_models:Plain", splits, **{"data": data, "epochs": 0, "steps": None} | changes)
 
 
 def crossing_s(traffic, profile) -> tuple[float, float]:
@@ -213,9 +202,3 @@ def test_as_many_timings_and_links_as_the_chain_has():
         run_in_virtual_time(make_job(), TIMINGS[:1], [LINK])
     with pytest.raises(ValueError, match="zip"):
         run_in_virtual_time(make_job(), TIMINGS, [LINK, LINK])
-
-
-def test_the_loop_is_new_each_time():
-    loop = VirtualLoop()
-    assert loop.time() == 0.0
-    loop.close()
