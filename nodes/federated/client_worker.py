@@ -16,7 +16,7 @@ from nodes.federated.schemes import Scheme, scheme_of
 from nodes.runtime.actions import Compute
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
-from nodes.training.calls import TaskMessage
+from nodes.training.segment import TaskMessage
 from nodes.training.source import Source
 from nodes.wire.messages import ClientModel, ClientUpdate, Gradient, Result
 

@@ -21,7 +21,7 @@ from nodes.federated.schemes import Scheme, Update
 from nodes.model.boundary import Tensors
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
-from nodes.training.calls import TaskMessage
+from nodes.training.segment import TaskMessage
 from nodes.wire.messages import Activation, ClientModel, ClientUpdate, EdgeUpdate, GlobalModel, Gradient, Result
 
 TRIED = 7  # pictures of a batch that is tried; so many of anything else are unlikely

@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from nodes.inference.calls import Forward
-from nodes.inference.service_node import ANY, LAST, OPEN, TRANSITIONS, UNROUTED, ServiceNode
-from nodes.inference.task import DONE, layers_done
+from nodes.inference.service_node import ANY, DONE, LAST, OPEN, TRANSITIONS, UNROUTED, ServiceNode, layers_done
+from nodes.inference.whole_model import Forward
 from nodes.runtime.actions import Action, Direction, Send, Wake
 from nodes.splitting.controller import SplitControl
 from nodes.splitting.forecast import LookAhead
@@ -110,7 +109,6 @@ class ServiceServer(ServiceNode):
         return [Forward(message, stop)] if stop > done else self._computed(message, now)
 
     def _computed(self, message: Activation, now: float) -> list[Action]:
-        """Return the result of a task, or hand it on."""
         done = layers_done(message, self.control.layers)
         if not self._ends(done):
             return self._hand_on(message, now) if self._open and self.state is OPEN else self._take(message, now)

@@ -16,7 +16,6 @@ from enum import Enum
 from typing import Any, ClassVar, NamedTuple
 
 from nodes.errors import ProtocolError, unexpected
-from nodes.inference.task import layers_done
 from nodes.runtime.actions import Action, Connect, Direction, Finish, Role, Send, Wake
 from nodes.splitting.controller import SplitControl
 from nodes.wire.messages import (
@@ -31,9 +30,22 @@ from nodes.wire.messages import (
     SplitCost,
     TaskLost,
 )
-from nodes.wire.split_costs import costs_of
+from nodes.wire.split_costs import set_downstream
 
+DONE = "done."  # before a node's name in a result's metrics: layers done when the task left that node
 OVERDUE = "overdue "  # before an alarm's number
+
+
+def splits_of(result: Result) -> dict[str, int]:
+    """Layers done when the task left each node that it reached, as ``result`` says."""
+    return {key.removeprefix(DONE): int(value) for key, value in result.metrics.items() if key.startswith(DONE)}
+
+
+def layers_done(message: Activation, layers: int) -> int:
+    """The boundary that a task has reached, out of ``layers``. Raises ProtocolError."""
+    if message.done is None or not 0 <= message.done <= layers:
+        raise ProtocolError(f"task {message.step} came with {message.done} of {layers} layers done")
+    return message.done
 
 
 class State(Enum):
@@ -151,10 +163,7 @@ class ServiceNode(Role):
 
     def _hear(self, message: SplitCost, now: float) -> list[Action]:
         self._update_number = message.assignment
-        try:
-            self.control.set_downstream(costs_of(message))
-        except ValueError as error:
-            raise ProtocolError(f"{message.node}: {error}") from None
+        set_downstream(self.control, message)
         return self._update(now)
 
     def _back(self, message: Result, now: float) -> list[Action]:

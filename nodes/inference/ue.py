@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from nodes.inference.calls import Start
-from nodes.inference.service_node import ANY, LAST, OPEN, TRANSITIONS, WAITING, ServiceNode
-from nodes.inference.task import layers_done, splits_of
+from nodes.inference.service_node import ANY, LAST, OPEN, TRANSITIONS, WAITING, ServiceNode, layers_done, splits_of
+from nodes.inference.whole_model import Start
 from nodes.runtime.actions import Action, Send, Wake
 from nodes.spec.service import Pace
 from nodes.splitting.controller import SplitControl

@@ -6,24 +6,22 @@ device that the node plays.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import msgspec
 import torch
 
+from nodes.costs.workload import Inspected
 from nodes.errors import ProtocolError
-from nodes.inference.calls import TaskWorker
 from nodes.inference.frames import Frames, _frame
 from nodes.model.boundary import Tensors, pack, unpack
-from nodes.model.chain import Chain, Values
+from nodes.model.chain import Values
 from nodes.model.factory import build_model
+from nodes.runtime.actions import Compute
 from nodes.runtime.executors import CostModel
 from nodes.spec.job import Granularity
 from nodes.wire.messages import Activation
-
-
-def playing(worker: TaskWorker) -> CostModel:
-    """The times of calls on the device that ``worker`` plays."""
-    return lambda call, reply, cpu_s: worker.seconds
 
 
 class Shapes:
@@ -60,7 +58,7 @@ class WholeModel:
         layer_s: Sequence[float] | None = None,
         pictures: torch.Tensor | None = None,
     ) -> None:
-        chain = _Whole(build_model(model, classes, input_shape, seed).to(device).eval(), input_shape, granularity)
+        chain = Inspected(build_model(model, classes, input_shape, seed).to(device).eval(), input_shape, granularity)
         self.frames = tuple(_frame(chain.shapes(done), done) for done in range(len(chain) + 1))
         self.seconds = 0.0
         self._layer_s = layer_s
@@ -97,13 +95,35 @@ class WholeModel:
         return {name: tensor.to(self._device) for name, tensor in message.tensors.items()}
 
 
+@dataclass(frozen=True)
+class Start(Compute):
+    """Begin task ``step`` and run its first ``stop`` layers."""
+
+    step: int
+    stop: int
+    runs_forward: ClassVar[bool] = True
+
+    def run(self, worker: Shapes | WholeModel) -> Activation:
+        return worker.start(self.step, self.stop)
+
+
+@dataclass(frozen=True)
+class Forward(Compute):
+    """Run a task from the layers done to ``stop`` layers done."""
+
+    message: Activation
+    stop: int
+    runs_forward: ClassVar[bool] = True
+
+    def run(self, worker: Shapes | WholeModel) -> Activation:
+        return worker.forward(self.message, self.stop)
+
+
+def playing(worker: Shapes | WholeModel) -> CostModel:
+    """The times of calls on the device that ``worker`` plays."""
+    return lambda call, reply, cpu_s: worker.seconds
+
+
 def _outline(message: Activation) -> tuple[object, ...]:
     shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in message.tensors.items()}
     return shapes, message.views, message.scalars
-
-
-class _Whole(Chain):
-    """A chain that is held whole wherever it is cut, so that layers may share parameters."""
-
-    def _check_not_shared(self, start: int, stop: int) -> None:
-        pass

@@ -15,11 +15,7 @@ class LayerRange(msgspec.Struct, frozen=True):
     last: bool  # holds the end of the model and computes the loss
     inbound: int | None  # the link whose stage is undone here
     outbound: int | None  # the link whose stage is applied here
-
-    @property
-    def relays(self) -> bool:
-        """Whether the node passes every message on unchanged."""
-        return self.start == self.stop and not self.first
+    relays: bool  # whether the node passes every message on unchanged
 
 
 def layer_range(splits: tuple[int, ...], index: int, layers: int) -> LayerRange:
@@ -33,4 +29,4 @@ def layer_range(splits: tuple[int, ...], index: int, layers: int) -> LayerRange:
     receiver = next((p for p in range(index + 1, len(done) - 1) if done[p + 1] > done[p]), None)
     inbound = index - 1 if index and works else None
     outbound = receiver - 1 if works and receiver is not None else None
-    return LayerRange(index, start, stop, first=index == 0, last=last, inbound=inbound, outbound=outbound)
+    return LayerRange(index, start, stop, index == 0, last, inbound, outbound, relays=not works)

@@ -39,8 +39,8 @@ def load_training_state(named: Tensors, came: Mapping[str, torch.Tensor]) -> dic
                 value = left.pop(f"{OPTIMIZER}{kind}.{name}", None)
                 if value is not None:
                     like = torch.zeros(()) if kind == "step" else tensor
-                    states[tensor][kind] = _checked(f"{kind} of {name}", value, like)
-            tensor.copy_(_checked(name, left.pop(name, None), tensor))
+                    states[tensor][kind] = checked(f"{kind} of {name}", value, like)
+            tensor.copy_(checked(name, left.pop(name, None), tensor))
     if left:
         raise ProtocolError(
             f"unexpected tensors {sorted(left)} in the state of layers; the layers here have none of these names"
@@ -48,7 +48,8 @@ def load_training_state(named: Tensors, came: Mapping[str, torch.Tensor]) -> dic
     return states
 
 
-def _checked(name: str, came: torch.Tensor | None, held: torch.Tensor) -> torch.Tensor:
+def checked(name: str, came: torch.Tensor | None, held: torch.Tensor) -> torch.Tensor:
+    """``came``, on the device of ``held``. Raises ProtocolError unless it has its shape and dtype."""
     if came is None or came.shape != held.shape or came.dtype != held.dtype:
         got = "nothing" if came is None else f"{came.dtype} {list(came.shape)}"
         raise ProtocolError(f"{name}: got {got}, expected {held.dtype} {list(held.shape)}")

@@ -23,7 +23,7 @@ class Send(NamedTuple):
 class Compute(ABC):
     """A computation by the node's worker; its reply returns to the role through ``computed``, in order.
 
-    One subclass for each computation of a protocol, with its arguments as fields (``nodes.training.calls`` and so on).
+    One subclass for each computation of a protocol, with its arguments as fields, beside the worker that runs it.
     """
 
     runs_forward: ClassVar[bool] = False  # whether layers run forward, which a device's timing charges for

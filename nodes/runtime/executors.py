@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -13,12 +13,7 @@ from nodes.runtime.actions import Compute
 from nodes.spec.job import Device, Timing
 from nodes.wire.messages import Gradient
 
-
-class Executor(Protocol):
-    """Runs the work of a node."""
-
-    def __call__(self, call: Compute, work: Callable[[], Any]) -> Awaitable[Any]:
-        """Do ``work`` for ``call``; return its reply."""
+Executor = Callable[[Compute, Callable[[], Any]], Awaitable[Any]]  # does the work of a call and returns its reply
 
 
 async def inline(call: Compute, work: Callable[[], Any]) -> Any:

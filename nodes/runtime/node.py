@@ -130,7 +130,6 @@ class Node:
                 asyncio.get_running_loop().call_later(max(0.0, at - self._clock()), self._events.put_nowait, woke)
 
     async def _work_off(self) -> None:
-        """Compute what is decided, in order."""
         while True:
             call = await self._work.get()
             began = self._clock()

@@ -28,39 +28,28 @@ def build(
     job: Job, index: int, data: Dataset | None, meta: bool = False, source: int = 0
 ) -> tuple[Role, Segment | Source]:
     """The role and the worker of node ``index``; training goes on from the last checkpoint that all have."""
-    if job.mobile:
-        return _build_moving(job, index, data)
-    segment = ShapeSegment(job, index) if meta else Segment(job, index)
+    segment = (MovingSegment if job.mobile else ShapeSegment if meta else Segment)(job, index)
     start_epoch = last_checkpoint(job, segment.layers)
+    if start_epoch and job.mobile:
+        raise ModelError("a job whose layers move cannot be resumed: its checkpoints name one split for all epochs")
     if start_epoch and not segment.place.relays:
         segment.restore(start_epoch)
+    end, layers = index == len(job.nodes) - 1, segment.layers
+    control = TrainingControl(job.control, index, step_bytes(job), job.nodes[index - 1]) if job.control else None
     if index and job.sources > 1:
         return SharedServer(tuple(seat.name for seat in job.seats[:-1])), segment
     if index:
-        return Relay(segment.place, end=index == len(job.nodes) - 1), segment
+        moved = RelayMigration(segment.place, end, job.splits, layers, control) if job.mobile else None
+        return Relay(segment.place, end, moved), segment
     if data is None:
         raise ValueError("the first node needs the data")
     train, test = (client_subset(half, source, job.sources, job.seed) for half in (data.train, data.test))
-    worker = Source(segment, Dataset(data.name, data.classes, train, test), start_epoch, source)
-    return Ue(worker.schedule, alone=len(job.nodes) == 1), worker
-
-
-def _build_moving(job: Job, index: int, data: Dataset | None) -> tuple[Role, Segment | Source]:
-    """As ``build``, for a job whose layers move. Raises ModelError if it had been begun before."""
-    segment = MovingSegment(job, index)
-    if last_checkpoint(job, segment.layers):
-        raise ModelError("a job whose layers move cannot be resumed: its checkpoints name one split for all epochs")
-    end, control = index == len(job.nodes) - 1, None
-    if job.control is not None:
-        control = TrainingControl(job.control, index, step_bytes(job), job.nodes[index - 1])
-    if index:
-        return Relay(
-            segment.place, end, RelayMigration(segment.place, end, job.splits, segment.layers, control)
-        ), segment
-    if data is None:
-        raise ValueError("the first node needs the data")
-    worker = MovingSource(segment, data)
-    return Ue(worker.schedule, end, UeMigration(job.splits, segment.layers, job.moves or {}, control)), worker
+    own = Dataset(data.name, data.classes, train, test)
+    if isinstance(segment, MovingSegment):
+        moving = MovingSource(segment, own)
+        return Ue(moving.schedule, end, UeMigration(job.splits, layers, job.moves or {}, control)), moving
+    worker = Source(segment, own, start_epoch, source)
+    return Ue(worker.schedule, end), worker
 
 
 def host_plan(name: str, setup: Configure) -> HostPlan:

@@ -8,8 +8,9 @@ from typing import Any
 from nodes.errors import unexpected
 from nodes.model.layer_range import LayerRange
 from nodes.runtime.actions import Action, Direction, Finish, Role, Send
-from nodes.training.calls import Backward, Forward, Settled
 from nodes.training.migration.roles import RelayMigration
+from nodes.training.migration.segment import Settled
+from nodes.training.segment import Backward, Forward
 from nodes.wire.messages import Activation, AnyMessage, Begin, Gradient, Parameters, Result, Shutdown
 
 

@@ -4,7 +4,8 @@ Methods take and return messages. On the meta device the same code yields the sh
 """
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import msgspec
 import torch
@@ -16,14 +17,17 @@ from nodes.model.chain import Chain, Moment, Part, Values
 from nodes.model.checkpoint import read_checkpoint, read_weights, write_checkpoint
 from nodes.model.factory import build_model, outline
 from nodes.model.layer_range import LayerRange, layer_range
+from nodes.model.state_transfer import checked
+from nodes.runtime.actions import Compute
 from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Job
 from nodes.stages.base import Stage
 from nodes.stages.builtin import build_stage
-from nodes.training.calls import TaskMessage
 from nodes.training.optimizer import learning_rate, make_optimizer
 from nodes.wire.messages import Activation, Gradient, Result
 
+TaskMessage = Activation | Gradient | Result  # a batch on its way, or what came of it where the model ends
+NUMBERS = ("assignment", "step", "microbatch")  # identify a task
 STAGE_LAYERS = 1 << 32  # random streams of stages are numbered from here; in inference from twice this
 
 
@@ -100,13 +104,8 @@ class Segment:
             torch.autograd.backward(roots, gradients)
         self.outbound.trained(message.metrics)
         self._step(pending.save)
-        return Gradient(
-            assignment=message.assignment,
-            step=message.step,
-            microbatch=message.microbatch,
-            metrics=message.metrics | pending.metrics,
-            tensors=self._gradients(pending.received),
-        )
+        metrics = message.metrics | pending.metrics
+        return Gradient(**numbers(message), metrics=metrics, tensors=self._gradients(pending.received))
 
     def _decode_gradients(self, tensors: Tensors) -> Tensors:
         return self.outbound.decode_gradients(tensors)
@@ -151,12 +150,7 @@ class Segment:
 
     def _finish(self, message: Activation, logits: torch.Tensor, received: Tensors) -> Gradient | Result:
         if not message.train:
-            return Result(
-                assignment=message.assignment,
-                step=message.step,
-                microbatch=message.microbatch,
-                tensors=_wire({"logits": logits}),
-            )
+            return Result(**numbers(message), tensors=_wire({"logits": logits}))
         if message.labels is None:
             raise ProtocolError(f"step {message.step} came without labels")
         labels = message.labels.to(self._device)
@@ -168,19 +162,12 @@ class Segment:
             "loss": number(loss),
             "correct": number((logits.argmax(1) == labels).sum()),
         }
-        return Gradient(
-            assignment=message.assignment,
-            step=message.step,
-            microbatch=message.microbatch,
-            metrics=metrics,
-            tensors=self._gradients(received),
-        )
+        return Gradient(**numbers(message), metrics=metrics, tensors=self._gradients(received))
 
     def _to_device(self, tensors: Tensors) -> Tensors:
         return {name: tensor.to(self._device) for name, tensor in tensors.items()}
 
     def _gradients(self, received: Tensors) -> Tensors:
-        """Encoded gradients of the leaves ``received``."""
         gradients = {name: leaf.grad for name, leaf in received.items() if leaf.grad is not None}
         return _wire(self.inbound.encode_gradients(gradients))
 
@@ -202,7 +189,12 @@ class Segment:
 
     def _chain(self, job: Job, index: int, meta: bool) -> Chain:
         """The job's model; without parameter memory if this node holds no layers."""
-        return _chain(job, index, meta)
+        at_end = index == len(job.splits)
+        if meta or (index > 0 and (at_end or job.splits[index - 1] == job.splits[index])):
+            chain = outline(job.model, job.classes, job.input_shape)
+            if meta or layer_range(job.splits, index, len(chain)).relays:
+                return chain
+        return Chain(build_model(job.model, job.classes, job.input_shape, job.seed), job.input_shape)
 
     def _hold(self, chain: Chain, held: LayerRange) -> None:
         """Create part ``held`` of ``chain``, its adjacent stages, and their optimizer."""
@@ -230,7 +222,6 @@ class Segment:
         self._member = member
 
     def _tensors(self) -> Tensors:
-        """All parameters and buffers, not copied."""
         return {
             f"{part}.{key}": tensor
             for part, module in self._parts().items()
@@ -270,15 +261,10 @@ class Segment:
         held = self._held()
         if odd := held.keys() ^ tensors.keys():
             raise ProtocolError(f"received weights do not fit: {sorted(odd)[:3]} on one side only")
-        for name, tensor in held.items():
-            got = tensors[name]
-            if got.shape != tensor.shape or got.dtype != tensor.dtype:
-                raise ProtocolError(
-                    f"{name}: got {got.dtype} {list(got.shape)}, expected {tensor.dtype} {list(tensor.shape)}"
-                )
+        fitting = {name: checked(name, tensors[name], tensor) for name, tensor in held.items()}
         with torch.no_grad():
             for name, tensor in held.items():
-                tensor.copy_(tensors[name])
+                tensor.copy_(fitting[name])
 
     def _load_weights(self, path: str) -> None:
         """Load the weights at ``path`` that fit in name and shape. Raises ModelError if none does."""
@@ -324,14 +310,25 @@ class Segment:
         self.steps, self._family = saved["steps"], saved["family"]
 
 
-def _chain(job: Job, index: int, meta: bool) -> Chain:
-    """Layers of the job's model; shapes only if node ``index`` holds none."""
-    at_end = index == len(job.splits)
-    if meta or (index > 0 and (at_end or job.splits[index - 1] == job.splits[index])):
-        chain = outline(job.model, job.classes, job.input_shape)
-        if meta or layer_range(job.splits, index, len(chain)).relays:
-            return chain
-    return Chain(build_model(job.model, job.classes, job.input_shape, job.seed), job.input_shape)
+@dataclass(frozen=True)
+class Forward(Compute):
+    """Run a batch through the node's part."""
+
+    message: Activation
+    runs_forward: ClassVar[bool] = True
+
+    def run(self, worker: Segment) -> TaskMessage:
+        return worker.forward(self.message)
+
+
+@dataclass(frozen=True)
+class Backward(Compute):
+    """Take a gradient back through the node's part."""
+
+    gradient: Gradient
+
+    def run(self, worker: Segment) -> Gradient:
+        return worker.backward(self.gradient)
 
 
 def check_restored(restored: Tensors, arriving: Values, views: set[str]) -> None:
@@ -350,6 +347,11 @@ def check_restored(restored: Tensors, arriving: Values, views: set[str]) -> None
         )
         if not fits:
             raise ProtocolError(f"the stage restored {name} as {shape}; expected {expected}, except for the batch")
+
+
+def numbers(message: TaskMessage) -> dict[str, Any]:
+    """What identifies the task of ``message``."""
+    return {name: getattr(message, name) for name in NUMBERS}
 
 
 def number(scalar: torch.Tensor) -> float:

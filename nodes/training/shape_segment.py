@@ -7,8 +7,7 @@ import msgspec
 import torch
 
 from nodes.spec.job import Job
-from nodes.training.calls import TaskMessage
-from nodes.training.segment import Segment
+from nodes.training.segment import NUMBERS, Segment, TaskMessage, numbers
 from nodes.wire.messages import Activation
 
 
@@ -20,7 +19,7 @@ class ShapeSegment(Segment):
 
     def __init__(self, job: Job, index: int) -> None:
         super().__init__(job, index, meta=True)
-        self._known: dict[Any, Any] = {}
+        self._known: dict[Any, TaskMessage] = {}
 
     def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> TaskMessage:
         if about["train"]:
@@ -32,17 +31,10 @@ class ShapeSegment(Segment):
             return super().forward(message)
         shapes = tuple((name, tensor.dtype, tensor.shape) for name, tensor in message.tensors.items())
         key = (shapes, tuple(message.views.items()), tuple(message.scalars.items()))
-        numbers = {"assignment": message.assignment, "step": message.step, "microbatch": message.microbatch}
-        return self._known_reply(key, lambda: Segment.forward(self, message), numbers)
+        return self._known_reply(key, lambda: Segment.forward(self, message), numbers(message))
 
-    def _known_reply(self, key: Any, work: Callable[[], TaskMessage], numbers: dict[str, Any]) -> TaskMessage:
-        """Reply of ``work``, computed once per ``key``, with the ``numbers`` of this message."""
+    def _known_reply(self, key: Any, work: Callable[[], TaskMessage], about: dict[str, Any]) -> TaskMessage:
+        """Reply of ``work``, computed once per ``key``, with the numbers of this message."""
         if key not in self._known:
             self._known[key] = work()
-        reply: TaskMessage = msgspec.structs.replace(
-            self._known[key], **{name: numbers[name] for name in NUMBERS if name in numbers}
-        )
-        return reply
-
-
-NUMBERS = ("assignment", "step", "microbatch")  # identify a task
+        return msgspec.structs.replace(self._known[key], **{name: about[name] for name in NUMBERS if name in about})

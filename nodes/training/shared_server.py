@@ -11,7 +11,7 @@ import msgspec
 
 from nodes.errors import unexpected
 from nodes.runtime.actions import Action, Direction, Finish, Role, Send
-from nodes.training.calls import Forward
+from nodes.training.segment import Forward
 from nodes.wire.messages import Activation, AnyMessage, Begin, Shutdown
 
 

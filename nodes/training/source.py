@@ -1,14 +1,17 @@
 """Worker of the UE: runs batches of its dataset through its part of the model."""
 
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
 import msgspec
 import torch
 
 from nodes.data.batching import batches
 from nodes.data.images import Dataset
 from nodes.errors import DataError
+from nodes.runtime.actions import Compute
 from nodes.spec.job import Job
-from nodes.training.calls import Score, TaskMessage
-from nodes.training.segment import Segment, number
+from nodes.training.segment import Segment, TaskMessage, number
 from nodes.wire.messages import Result
 
 
@@ -23,6 +26,15 @@ class TrainingSchedule(msgspec.Struct, frozen=True, kw_only=True):
     start_epoch: int = 0
     source: int | None = None  # index among several
     managed: bool = False  # after training, serve the manager's members until its Shutdown
+
+
+class Score(NamedTuple):
+    """Correct answers and samples of test batch ``step``, computed by ``member`` of a family (0: what is trained)."""
+
+    step: int
+    member: int
+    correct: float
+    samples: float
 
 
 class Source:
@@ -84,6 +96,42 @@ class Source:
             start=batch,
         )
         return next(iter(drawn))
+
+
+@dataclass(frozen=True)
+class Train(Compute):
+    """Run a microbatch of training batch ``batch`` of ``epoch`` through the UE's part."""
+
+    epoch: int
+    batch: int
+    microbatch: int
+    save: int | None = None
+    runs_forward: ClassVar[bool] = True
+
+    def run(self, worker: Source) -> TaskMessage:
+        return worker.train(self.epoch, self.batch, self.microbatch, self.save)
+
+
+@dataclass(frozen=True)
+class Infer(Compute):
+    """Run a test batch through the UE's part of ``member`` of the family."""
+
+    batch: int
+    member: int = 0
+    runs_forward: ClassVar[bool] = True
+
+    def run(self, worker: Source) -> TaskMessage | Score:
+        return worker.test(self.batch, self.member)
+
+
+@dataclass(frozen=True)
+class Evaluate(Compute):
+    """Compare the result of a test batch with its labels."""
+
+    result: Result
+
+    def run(self, worker: Source) -> Score:
+        return worker.score(self.result)
 
 
 def schedule(job: Job, data: Dataset, start_epoch: int, source: int = 0) -> TrainingSchedule:

@@ -8,9 +8,10 @@ import torch
 
 from nodes.errors import ProtocolError, unexpected
 from nodes.runtime.actions import Action, Direction, Finish, Role, Send
-from nodes.training.calls import Backward, Evaluate, Infer, Score, Settled, Train
 from nodes.training.migration.roles import UeMigration
-from nodes.training.source import TrainingSchedule
+from nodes.training.migration.segment import Settled
+from nodes.training.segment import Backward
+from nodes.training.source import Evaluate, Infer, Score, Train, TrainingSchedule
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import (
     Activation,
@@ -31,7 +32,7 @@ class Epoch(msgspec.Struct):
     """What one epoch has brought so far; times by the node's clock."""
 
     began: float
-    trained: float = 0.0  # when its last step ended
+    trained: float  # when its last step ended
     losses: list[float] = []
     ended: list[float] = []  # when each step ended
     correct: float = 0.0
@@ -44,11 +45,6 @@ class Epoch(msgspec.Struct):
     test_began: list[float] = []  # when each test batch was
     latencies: list[float] = []  # from then until it was scored
     served: dict[int, tuple[float, float]] = {}  # right answers and all, by member of the family
-
-
-def begun(now: float) -> Epoch:
-    """An epoch that begins."""
-    return Epoch(began=now, trained=now, losses=[], ended=[], told={}, test_began=[], latencies=[], served={})
 
 
 class Ue(Role):
@@ -109,19 +105,18 @@ class Ue(Role):
         if self._epoch >= schedule.epochs and (self.history or schedule.epochs):
             self._waits = schedule.managed
             return [] if schedule.managed else self._end()
-        self.history.append(begun(now))
+        self.history.append(Epoch(now, now))
         return self._train() if self._epoch < schedule.epochs and schedule.train_steps else self._test(now)
 
     def _end(self) -> list[Action]:
         return [Finish()] if self._alone else [Send("next", Shutdown()), Finish()]
 
     def _serve(self, member: int, now: float) -> list[Action]:
-        """Serve ``member`` from the next request on."""
         self._member = member
         if not self._waits:
             return []
         self._waits, self._serving = False, True
-        self.history.append(begun(now))
+        self.history.append(Epoch(now, now))
         return self._test(now)
 
     def _train(self) -> list[Action]:
@@ -164,7 +159,6 @@ class Ue(Role):
         return self._test(now)
 
     def _test(self, now: float) -> list[Action]:
-        """Fill the window with test batches."""
         if not self._schedule.test_batches:
             return self._end_epoch(now)
         free = min(self._scored + self._schedule.window, self._schedule.test_batches) - self._sent

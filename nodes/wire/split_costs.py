@@ -2,6 +2,8 @@
 
 import torch
 
+from nodes.errors import ProtocolError
+from nodes.splitting.controller import SplitControl
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import SplitCost
 
@@ -17,10 +19,12 @@ def sci(number: int, name: str, cost_s: list[float]) -> SplitCost:
     return SplitCost(assignment=number, node=name, tensors={"cost_s": torch.tensor(cost_s, dtype=torch.float32)})
 
 
-def costs_of(message: SplitCost) -> list[float]:
-    """The costs [L+1] that ``message`` carries. Raises ValueError."""
+def set_downstream(control: SplitControl, message: SplitCost) -> None:
+    """Give ``control`` the costs [L+1] that ``message`` carries. Raises ProtocolError."""
     tensor = message.tensors.get("cost_s")
     if tensor is None or len(message.tensors) != 1 or tensor.dtype != torch.float32 or tensor.dim() != 1:
-        raise ValueError("split costs are one float32 vector, cost_s")
-    costs: list[float] = tensor.tolist()
-    return costs
+        raise ProtocolError(f"{message.node}: split costs are one float32 vector, cost_s")
+    try:
+        control.set_downstream(tensor.tolist())
+    except ValueError as error:
+        raise ProtocolError(f"{message.node}: {error}") from None

@@ -15,7 +15,7 @@ from nodes.model.boundary import Tensors
 from nodes.model.layer_range import layer_range
 from nodes.runtime.actions import Compute
 from nodes.spec.federation import Federation
-from nodes.training.calls import TaskMessage
+from nodes.training.segment import TaskMessage
 from nodes.wire.messages import (
     Activation,
     ClientModel,

@@ -18,7 +18,7 @@ from itertools import pairwise
 from nodes.errors import ProtocolError, unexpected
 from nodes.model.layer_range import LayerRange, layer_range
 from nodes.runtime.actions import Action, Direction, Send
-from nodes.training.calls import Give, Settle
+from nodes.training.migration.segment import Give, Settle
 from nodes.training.migration.split_control import TrainingControl
 from nodes.wire.messages import Activation, AnyMessage, Parameters, Proposal, SplitChange, SplitCost, SplitRequest
 from nodes.wire.split_costs import sci

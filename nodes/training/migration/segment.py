@@ -8,7 +8,8 @@ stays, trained as it is; where one changes, both halves are made anew as at the 
 compressor trained for one boundary means nothing at another. (The paper has no stages.)
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,14 +19,18 @@ from nodes.model.chain import Chain, Values
 from nodes.model.factory import build_model
 from nodes.model.layer_range import layer_range
 from nodes.model.state_transfer import load_training_state, optimizer_state, training_state
+from nodes.runtime.actions import Compute
 from nodes.spec.job import Job
 from nodes.stages.base import Stage
-from nodes.training.calls import Settled, TaskMessage
-from nodes.training.segment import Segment, _wire
+from nodes.training.segment import Segment, TaskMessage, _wire
 from nodes.training.source import Source
 from nodes.wire.messages import Activation, Parameters, SplitChange
 
 StageKey = tuple[int, int, int, int]  # of a stage: its link, its boundary, its sender and its receiver
+
+
+class Settled(NamedTuple):
+    """The layers of a split change are where they belong."""
 
 
 class MovingSegment(Segment):
@@ -98,6 +103,29 @@ class MovingSource(Source):
     def __init__(self, segment: MovingSegment, data: Any) -> None:
         super().__init__(segment, data)
         self.give, self.settle = segment.give, segment.settle
+
+
+@dataclass(frozen=True)
+class Give(Compute):
+    """Take the state of layers ``start`` to ``stop`` out of the node's part."""
+
+    assignment: int
+    start: int
+    stop: int
+
+    def run(self, worker: MovingSegment | MovingSource) -> Parameters:
+        return worker.give(self.assignment, self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class Settle(Compute):
+    """Hold the layers that ``change`` says, with the ``parameters`` of those that came."""
+
+    change: SplitChange
+    parameters: tuple[Parameters, ...]
+
+    def run(self, worker: MovingSegment | MovingSource) -> Settled:
+        return worker.settle(self.change, self.parameters)
 
 
 def stages(splits: tuple[int, ...], layers: int) -> set[StageKey]:

@@ -21,7 +21,7 @@ from nodes.splitting.controller import SplitControl
 from nodes.splitting.link_estimates import LinkEstimates
 from nodes.splitting.search import move_s, transfer_s
 from nodes.wire.messages import SplitCost
-from nodes.wire.split_costs import costs_of
+from nodes.wire.split_costs import set_downstream
 
 
 class StepBytes(NamedTuple):
@@ -93,10 +93,7 @@ class TrainingControl:
 
     def hear(self, message: SplitCost) -> None:
         """Take the costs that the neighbour downstream tells. Raises ProtocolError."""
-        try:
-            self._split.set_downstream(costs_of(message))
-        except ValueError as error:
-            raise ProtocolError(f"{message.node}: {error}") from None
+        set_downstream(self._split, message)
 
     def moved(self) -> None:
         """What was worked out before layers moved says no more."""

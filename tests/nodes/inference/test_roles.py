@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from nodes.errors import ProtocolError
-from nodes.inference.calls import Forward, Start
 from nodes.inference.server import ServiceServer
 from nodes.inference.ue import ServiceUe
+from nodes.inference.whole_model import Forward, Start
 from nodes.runtime.actions import Connect, Finish, Send, Wake
 from nodes.spec.policy import LinkSpec, Policy
 from nodes.spec.service import Pace

@@ -13,10 +13,9 @@ from nodes.model.layer_range import layer_range
 from nodes.runtime.actions import Finish, Send
 from nodes.spec.job import Job, StageSpec
 from nodes.training import segment
-from nodes.training.calls import Backward, Evaluate, Forward, Infer, Score, Train
 from nodes.training.relay import Relay
-from nodes.training.segment import Segment
-from nodes.training.source import TrainingSchedule
+from nodes.training.segment import Backward, Forward, Segment
+from nodes.training.source import Evaluate, Infer, Score, Train, TrainingSchedule
 from nodes.training.ue import Ue
 from nodes.wire.codec import encode
 from nodes.wire.messages import Activation, Begin, Gradient, Heartbeat, Result, ServeMember, Shutdown

@@ -12,8 +12,8 @@ from nodes.errors import ProtocolError
 from nodes.model.factory import build_model
 from nodes.runtime.actions import Finish, Send
 from nodes.spec.job import DataSpec, Device, Job, OptimizerSpec, StageSpec
-from nodes.training.calls import Forward
 from nodes.training.in_process import run_in_process
+from nodes.training.segment import Forward
 from nodes.training.shared_server import SharedServer
 from nodes.wire.messages import Activation, Gradient, Shutdown
 

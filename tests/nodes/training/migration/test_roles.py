@@ -14,12 +14,12 @@ from nodes.model.factory import outline
 from nodes.model.layer_range import layer_range
 from nodes.runtime.actions import Finish, Send
 from nodes.spec.job import OptimizerSpec, StageSpec
-from nodes.training.calls import Forward, Give, Settle, Settled, Train
 from nodes.training.in_process import run_in_process, run_in_virtual_time
 from nodes.training.migration.roles import LayerMove, RelayMigration, UeMigration, shares, travelling
-from nodes.training.migration.segment import MovingSegment, stages
+from nodes.training.migration.segment import Give, MovingSegment, Settle, Settled, stages
 from nodes.training.relay import Relay
-from nodes.training.source import TrainingSchedule
+from nodes.training.segment import Forward
+from nodes.training.source import Train, TrainingSchedule
 from nodes.training.ue import Ue
 from nodes.wire.messages import Activation, Begin, Gradient, Parameters, Shutdown, SplitChange, SplitRequest
 

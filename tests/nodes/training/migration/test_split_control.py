@@ -14,10 +14,10 @@ from nodes.spec.job import Control, Job, OptimizerSpec
 from nodes.spec.policy import LinkSpec, Policy
 from nodes.splitting.search import path_cost
 from nodes.training.build import build
-from nodes.training.calls import Train
 from nodes.training.in_process import run_in_process
 from nodes.training.migration.segment import MovingSegment
 from nodes.training.migration.split_control import TrainingControl, step_bytes
+from nodes.training.source import Train
 from nodes.wire.messages import Begin, Proposal, SplitChange
 
 FAST, SLOW = LinkSpec(rate_bps=1e9, delay_s=0.001), LinkSpec(rate_bps=1e6, delay_s=0.001)
