@@ -1,4 +1,5 @@
 """SplitMEC's benchmark runner. ``bench.run("pipeline", scale="smoke")`` is ``bench run`` for notebooks."""
+# ruff: noqa: PLC0415 - so that ``bench list`` needs no pandas
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,21 @@ def run(*suites: str, **options: Any) -> "pd.DataFrame":
         RuntimeError: An experiment failed; the records of the other cases are in the folder of the run.
         KeyboardInterrupt: Ctrl-C was pressed; the cases that had ended are recorded.
     """
-    from bench.execution.dataframe import run_to_frame  # noqa: PLC0415  (pandas, which `bench list` does not need)
+    from rich.console import Console
 
-    return run_to_frame(suites, options)
+    from bench.execution.plan import options_of
+    from bench.execution.runner import run
+    from reports.pages.tables import frame
+    from reports.record import read_records
+
+    if isinstance(only := options.get("only"), str):
+        options = options | {"only": (only,)}
+    outcome = run(options_of(options | {"suites": suites}), Console())
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.failures:
+        reasons = "; ".join(outcome.failures.values())
+        raise RuntimeError(f"{reasons}. The records of the other cases are in {outcome.folder}")
+    records = frame(read_records(outcome.folder / "records.jsonl"))
+    records.attrs["out"] = str(outcome.folder)
+    return records

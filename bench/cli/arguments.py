@@ -56,14 +56,13 @@ MAIN_EPILOG = """examples:
 exit codes:
   0 success, also if claims failed; 1 bench check found a regression; 2 unusable input;
   3 an experiment failed, the records of the others are kept; 130 Ctrl-C; 143 SIGTERM"""
-
-
 RUN_MORE = """
 
 DIR then holds records.jsonl, claims.json, report.md, figures/ and environment.json; run.log says what
 happened when, errors.log has the traceback of each failure."""
 NODE_MORE = """
 The environment variable BENCH_TOKEN holds the shared secret, 16 characters or more."""
+MOST_SEED = (1 << 63) - 10_001  # a suite counts up from it, at most 10,000 times
 
 
 def parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -99,31 +98,18 @@ def _run(run: argparse.ArgumentParser) -> None:
     scales = "smoke: seconds an experiment; laptop: minutes; paper: the papers' models and epochs (default: laptop)"
     run.add_argument("--scale", choices=get_args(Scale), default="laptop", help=scales)
     run.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<suite>-<UTC time>)")
-    run.add_argument("--seed", type=_seed, default=0, metavar="N", help="first random seed (default: 0)")
-    run.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="run only experiments whose name, or suite/name, matches; may be repeated",
-    )
+    run.add_argument("--seed", type=_whole(0, MOST_SEED), default=0, metavar="N", help="first random seed (default: 0)")
+    only = "run only experiments whose name, or suite/name, matches; may be repeated"
+    run.add_argument("--only", action="append", default=[], metavar="GLOB", help=only)
     device = "where models run (default: auto, the GPU if torch can use one)"
     run.add_argument("--device", choices=get_args(DeviceChoice), default="auto", help=device)
     backends = "how links of live runs are shaped; kernel uses tc and needs root (default: auto, which is emulated)"
     run.add_argument("--shaping", choices=get_args(ShapingChoice), default="auto", help=backends)
-    run.add_argument(
-        "--jobs",
-        type=_count,
-        metavar="N",
-        help="cases of parallel experiments that run at once (default: one a core; 1 at scale paper or on a GPU)",
-    )
+    jobs = "cases of parallel experiments that run at once (default: one a core; 1 at scale paper or on a GPU)"
+    run.add_argument("--jobs", type=_whole(1, 1024), metavar="N", help=jobs)
     run.add_argument("--resume", action="store_true", help="continue the run in --out")
-    run.add_argument(
-        "--allow-uncalibrated",
-        action="store_true",
-        help="run and warn, instead of failing, if a link measured before a live run is off by more than 5 %% in "
-        "rate, 1 ms in delay or half in jitter",
-    )
+    uncalibrated = "warn of links off by more than 5 %% in rate, 1 ms in delay or half in jitter, instead of failing"
+    run.add_argument("--allow-uncalibrated", action="store_true", help=uncalibrated)
     run.add_argument("-v", "--verbose", action="store_true", help="log every step to standard error")
     _data(run)
 
@@ -167,7 +153,7 @@ def _links(links: argparse.ArgumentParser) -> None:
 def _node(node: argparse.ArgumentParser) -> None:
     node.add_argument("name", metavar="NAME", help="name of the node in the job, such as mec1")
     node.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    node.add_argument("--port", type=_port, default=0, help="port to listen on (default: a free one, printed)")
+    node.add_argument("--port", type=_whole(0, 65535), default=0, help="port to listen on (default: a free one, shown)")
     node.add_argument("--once", action="store_true", help="end after one job")
 
 
@@ -193,22 +179,13 @@ def _data(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=Path, metavar="DIR", help="folder with data sets (default: $BENCH_DATA)")
 
 
-def _seed(text: str) -> int:
-    return _whole(text, 0, (1 << 63) - 10_001)  # a suite counts up from it, at most 10,000 times
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+        return int(text)
 
-
-def _count(text: str) -> int:
-    return _whole(text, 1, 1024)
-
-
-def _port(text: str) -> int:
-    return _whole(text, 0, 65535)
-
-
-def _whole(text: str, least: int, most: int) -> int:
-    if not text.isdecimal() or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-    return int(text)
+    return convert
 
 
 def _shape(text: str) -> tuple[int, int, int]:

@@ -41,37 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
 
 
-def _print_json(value: Any) -> None:
+def _show(as_json: bool, value: Any, lines: Callable[[Any], Iterable[str]]) -> int:
+    """Print ``value``, as JSON or as ``lines`` of it."""
     import json
 
-    print(json.dumps(value, indent=2))
-
-
-def _print(lines: Iterable[str]) -> None:
-    print(*lines, sep="\n")
+    print(json.dumps(value, indent=2) if as_json else "\n".join(lines(value)))
+    return OK
 
 
 def _run(arguments: Namespace, words: list[str]) -> int:
     from bench.cli.logs import log_handlers
     from bench.console.view import Terminal
-    from bench.execution.environment import data_folder
-    from bench.execution.plan import Options
+    from bench.execution.plan import options_of
     from bench.execution.runner import run
 
-    options = Options(
-        suites=tuple(arguments.suites),
-        scale=arguments.scale,
-        out=arguments.out,
-        seed=arguments.seed,
-        only=tuple(arguments.only),
-        device=arguments.device,
-        shaping=arguments.shaping,
-        data=data_folder(arguments.data),
-        resume=arguments.resume,
-        jobs=arguments.jobs,
-        allow_uncalibrated=arguments.allow_uncalibrated,
-        arguments=("bench", *words),
-    )
+    given = {key: value for key, value in vars(arguments).items() if key not in ("command", "verbose")}
+    options = options_of(given | {"arguments": ["bench", *words]})
     with log_handlers(arguments.verbose) as log_to, _terminable() as terminated:
         try:
             code = run(options, Terminal(), log_to).exit_code
@@ -103,9 +88,7 @@ def _terminable() -> Iterator[list[int]]:
 def _list(arguments: Namespace, _words: list[str]) -> int:
     from bench.cli.list_suites import as_lines, suites
 
-    found = suites()
-    _print_json(found) if arguments.json else _print(as_lines(found))
-    return OK
+    return _show(arguments.json, suites(), as_lines)
 
 
 def _validate(arguments: Namespace, _words: list[str]) -> int:
@@ -117,18 +100,15 @@ def _validate(arguments: Namespace, _words: list[str]) -> int:
         suites = load(arguments.suites, data_folder(arguments.data))
     except InputError as error:
         if arguments.json:
-            _print_json({"valid": False, "errors": error.lines})
+            _show(True, {"valid": False, "errors": error.lines}, list)
         raise
     experiments = [experiment.name for suite in suites for experiment in suite.experiments]
-    expanded = [suite.expanded for suite in suites] if arguments.expand else []
-    if arguments.json:
-        answer = {"valid": True, "errors": [], "experiments": experiments}
-        _print_json(answer | ({"suites": expanded} if arguments.expand else {}))
-    elif arguments.expand:
-        print("---\n".join(map(as_yaml, expanded)), end="")
-    else:
-        print(f"valid: {len(suites)} suites, {len(experiments)} experiments")
-    return OK
+    answer: dict[str, Any] = {"valid": True, "errors": [], "experiments": experiments}
+    lines = [f"valid: {len(suites)} suites, {len(experiments)} experiments"]
+    if arguments.expand:
+        answer["suites"] = [suite.expanded for suite in suites]
+        lines = ["---\n".join(map(as_yaml, answer["suites"])).rstrip()]
+    return _show(arguments.json, answer, lambda _: lines)
 
 
 def _report(arguments: Namespace, _words: list[str]) -> int:
@@ -152,50 +132,26 @@ def _check(arguments: Namespace, _words: list[str]) -> int:
         if arguments.update:
             count = gate.write_baseline(arguments.against, run)
             updated = {"updated": str(arguments.against), "records": count}
-            _print_json(updated) if arguments.json else print(f"{arguments.against}: {count} records")
-            return OK
+            return _show(arguments.json, updated, lambda _: [f"{arguments.against}: {count} records"])
         outcomes = gate.compare(run, gate.read_baseline(arguments.against))
         if arguments.junit:
             arguments.junit.write_text(gate_report.as_junit(outcomes), encoding="utf-8")
     except (gate.GateInputError, OSError) as error:
         raise InputError([str(error)]) from None
-    if arguments.json:
-        _print_json(gate_report.as_json(outcomes))
-    else:
-        print(gate_report.as_markdown(outcomes), end="")
+    _show(arguments.json, gate_report.as_json(outcomes), lambda _: [gate_report.as_markdown(outcomes).rstrip()])
     return REGRESSION if any(outcome.failed for outcome in outcomes) else OK
 
 
 def _profile(arguments: Namespace, _words: list[str]) -> int:
-    from bench.cli.profile import run_profile
-    from bench.suite.document import InputError
-    from bench.suite.parameter_types import check_model
+    from bench.cli.profile import as_lines, run_profile
 
-    try:
-        check_model(arguments.model)
-    except ValueError as error:
-        raise InputError([f"MODEL: {error}"]) from None
-    profiled = run_profile(arguments.model, arguments.input, arguments.granularity)
-    if arguments.json:
-        _print_json(profiled)
-        return OK
-    print(f"{'layer':<40}{'forward':>12}{'backward':>12}{'bytes out':>12}{'parameters':>12}")
-    columns = ("layers", "forward_s", "backward_s", "boundary_bytes", "parameters")
-    layers, forward_s, backward_s, boundary_bytes, parameters = (profiled[column] for column in columns)
-    for row in zip(layers, forward_s, backward_s, boundary_bytes[1:], parameters, strict=True):
-        print("{:<40}{:>9.3f} ms{:>9.3f} ms{:>12}{:>12}".format(row[0], row[1] * 1e3, row[2] * 1e3, *row[3:]))
-    return OK
+    return _show(arguments.json, run_profile(arguments.model, arguments.input, arguments.granularity), as_lines)
 
 
 def _split(arguments: Namespace, _words: list[str]) -> int:
     from bench.cli.split import run_split
 
-    found = run_split(arguments.plan)
-    if arguments.json:
-        _print_json(found)
-    else:
-        _print(f"{key}: {value}" for key, value in found.items())
-    return OK
+    return _show(arguments.json, run_split(arguments.plan), lambda found: [f"{key}: {found[key]}" for key in found])
 
 
 def _links(arguments: Namespace, _words: list[str]) -> int:
@@ -205,8 +161,7 @@ def _links(arguments: Namespace, _words: list[str]) -> int:
     from bench.live.link_calibration import as_lines, run_links
 
     rows = run_links(shaping(arguments.shaping))
-    _print_json(msgspec.to_builtins(rows, str_keys=True)) if arguments.json else _print(as_lines(rows))
-    return OK
+    return _show(arguments.json, msgspec.to_builtins(rows, str_keys=True), lambda _: as_lines(rows))
 
 
 def _node(arguments: Namespace, _words: list[str]) -> int:
@@ -221,8 +176,7 @@ def _doctor(arguments: Namespace, _words: list[str]) -> int:
 
     swept = clean() if arguments.clean else []
     facts = examine(data_folder(arguments.data)) | {"swept": swept}
-    _print_json(facts) if arguments.json else _print(as_lines(facts))
-    return OK
+    return _show(arguments.json, facts, as_lines)
 
 
 COMMANDS: dict[str, Callable[[Namespace, list[str]], int]] = {

@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from bench.suite.document import InputError
+from bench.suite.parameter_types import check_model
 from nodes.costs.profile import measure_profile
 from nodes.imports import load_callable
 from nodes.model.factory import build_model, import_path
@@ -21,12 +22,24 @@ def run_profile(model: str, input_shape: tuple[int, int, int], granularity: Gran
     InputError, one line, for a model that cannot be made or run on such pictures, whatever its code raises.
     """
     try:
+        check_model(model)
+    except ValueError as error:
+        raise InputError([f"MODEL: {error}"]) from None
+    try:
         network = build_model(model, _classes(model), input_shape)
         profile = measure_profile(network, input_shape, granularity)
     except Exception as error:
         message = " ".join(str(error).split()) or type(error).__name__
         raise InputError([f"MODEL: {model}: {message.removeprefix(model).lstrip(': ')}"]) from error
     return {column: getattr(profile, column) for column in COLUMNS}
+
+
+def as_lines(profile: dict[str, list[Any]]) -> list[str]:
+    layers, boundary_bytes, *columns = (profile[column] for column in COLUMNS)
+    lines = [f"{'layer':<40}{'forward':>12}{'backward':>12}{'bytes out':>12}{'parameters':>12}"]
+    for name, sent, forward_s, backward_s, count in zip(layers, boundary_bytes[1:], *columns, strict=True):
+        lines.append(f"{name:<40}{forward_s * 1e3:>9.3f} ms{backward_s * 1e3:>9.3f} ms{sent:>12}{count:>12}")
+    return lines
 
 
 def _classes(model: str) -> int:

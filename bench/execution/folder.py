@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bench.execution import environment as conditions
-from bench.execution.journal import Journal, case_key
+from bench.execution.journal import Journal
 from bench.execution.plan import RunOutcome, RunPlan, status
 from bench.suite.document import InputError
 from bench.suite.schema import Case, Experiment, Suite, digest
@@ -70,7 +70,7 @@ class Output:
             raise InputError(lines)
 
     def _check_recorded(self) -> None:
-        asked = {case_key(case): case for cases in self._plan.cases.values() for case in cases}
+        asked = {case.key: case for cases in self._plan.cases.values() for case in cases}
         changed = {
             f"{done.suite}/{done.experiment}"
             for key, done in self.journal.done.items()
@@ -90,7 +90,7 @@ class Output:
     def scratch(self, case: Case) -> Path:
         """The folder for files of ``case``, such as checkpoints; kept until the case is recorded."""
         name = case.experiment.name.replace("/", "-")
-        return self.folder / ".scratch" / f"{name}-{digest([case_key(case), case.sha256])[:12]}"
+        return self.folder / ".scratch" / f"{name}-{digest([case.key, case.sha256])[:12]}"
 
     def log_error(self, title: str, text: str) -> None:
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from bench.suite.document import InputError
-from bench.suite.schema import Case
+from bench.suite.schema import Case, key_of
 from reports.record import CaseValue, Record
 
 
@@ -29,15 +29,7 @@ class Done(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        return _key(self.suite, self.experiment, self.case, self.seed)
-
-
-def case_key(case: Case) -> str:
-    return _key(case.experiment.suite, case.experiment.spec.name, case.case, case.seed)
-
-
-def _key(*parts: object) -> str:
-    return msgspec.json.encode(parts, order="sorted").decode()
+        return key_of(self.suite, self.experiment, self.case, self.seed)
 
 
 class Journal:
@@ -88,16 +80,9 @@ class Journal:
     def add(self, case: Case, records: Iterable[Record], seconds: float, failure: str = "") -> None:
         """Record ``case`` as a whole: all of it is on the disk afterwards, or nothing where this raises."""
         lines = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
-        done = Done(
-            suite=case.experiment.suite,
-            experiment=case.experiment.spec.name,
-            case=case.case,
-            seed=case.seed,
-            sha256=case.sha256,
-            seconds=seconds,
-            records_bytes=self._records_bytes + len(lines),
-            failure=failure,
-        )
+        suite, experiment = case.experiment.suite, case.experiment.spec.name
+        length = self._records_bytes + len(lines)
+        done = Done(suite, experiment, case.case, case.seed, case.sha256, seconds, length, failure)
         line = msgspec.json.encode(done) + b"\n"
         try:
             _append(self.records_path, lines)

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 import msgspec
 
 from bench.execution import environment as conditions
-from bench.execution.journal import case_key
 from bench.execution.loader import load
 from bench.suite.document import InputError
 from bench.suite.link_checks import misfits
@@ -44,8 +43,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def options_of(plain: dict[str, Any]) -> Options:
-    """Options from plain data. Raises msgspec.ValidationError."""
-    return msgspec.convert(plain, Options, dec_hook=lambda kind, value: kind(value))
+    """Options from plain data; the folder with data sets may be that of the environment. Raises InputError."""
+    try:
+        options = msgspec.convert(plain, Options, dec_hook=lambda kind, value: kind(value))
+    except msgspec.ValidationError as error:
+        raise InputError([f"options: {error}"]) from None
+    return msgspec.structs.replace(options, data=conditions.data_folder(options.data))
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class RunPlan:
         whole_s = sum(math.inf if case.estimate_s is None else case.estimate_s for case in cases)
         jobs = min(self.jobs, len(cases))
         worth = jobs > 1 and whole_s * (1 - 1 / jobs) > START_S
-        return Schedule(jobs, frozenset(map(case_key, cases)) if worth else frozenset())
+        return Schedule(jobs, frozenset(case.key for case in cases) if worth else frozenset())
 
     @property
     def dataset(self) -> str:
@@ -85,7 +88,7 @@ class Schedule(NamedTuple):
     beside: frozenset[str]
 
     def runs_beside(self, case: Case) -> bool:
-        return case_key(case) in self.beside
+        return case.key in self.beside
 
     def share_s(self, case: Case, seconds: float | None) -> float | None:
         """Seconds that ``case``, which takes ``seconds``, adds to the run."""
@@ -161,7 +164,7 @@ def status(plan: RunPlan, experiment: Experiment, recorded: Container[str], outc
     if failure := (outcome.earlier_failures | outcome.failures).get(experiment.name):
         return ExperimentStatus("failed", failure)
     cases = plan.cases[experiment.name]
-    missing = sum(case_key(case) not in recorded for case in cases)
+    missing = sum(case.key not in recorded for case in cases)
     if not missing:
         return ExperimentStatus("done")
     if experiment not in plan.selected:

@@ -11,7 +11,6 @@ import msgspec
 from bench.child_process import Child, EndedError
 from bench.execution.case import CaseResult, failed
 from bench.execution.folder import Output
-from bench.execution.journal import case_key
 from bench.execution.plan import RunPlan
 from bench.execution.progress import Progress
 from bench.suite.schema import Case
@@ -30,12 +29,12 @@ def run_at_once(plan: RunPlan, cases: Sequence[Case], output: Output, progress: 
     try:
         pool.start()
         for case in cases:
-            while case_key(case) not in pool.results:
+            while case.key not in pool.results:
                 pool.wait()
-            keep(case, pool.results.pop(case_key(case)))
+            keep(case, pool.results.pop(case.key))
     except KeyboardInterrupt:
         for case in cases:
-            if result := pool.results.pop(case_key(case), None):
+            if result := pool.results.pop(case.key, None):
                 keep(case, result)
         raise
     finally:
@@ -79,7 +78,7 @@ class WorkerPool:
         case = self._waiting.popleft()
         self._busy[worker] = case
         self._progress.start(case)
-        worker.send(key=case_key(case), sha256=case.sha256, scratch=os.fspath(self._output.scratch(case)))
+        worker.send(key=case.key, sha256=case.sha256, scratch=os.fspath(self._output.scratch(case)))
 
     def _end_worker(self, worker: Child) -> None:
         self._selector.unregister(worker.output)
@@ -109,5 +108,5 @@ class WorkerPool:
                     self._assign(worker)
 
     def _end_case(self, case: Case, result: CaseResult) -> None:
-        self.results[case_key(case)] = result
+        self.results[case.key] = result
         self._progress.end(case)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from bench.console.eta import Spent, time_left
 from bench.console.view import LiveView
-from bench.execution.journal import case_key
 from bench.execution.plan import Schedule
 from bench.suite.schema import Case
 
@@ -16,14 +15,14 @@ logger = logging.getLogger(__name__)
 class Progress:
     def __init__(self, view: LiveView, todo: Sequence[Case], schedule: Schedule) -> None:
         self._view, self._schedule = view, schedule
-        self._left = {case_key(case): case for case in todo}
+        self._left = {case.key: case for case in todo}
         self._started: dict[str, float] = {}
         self._done: list[Spent] = []
 
     def start(self, case: Case) -> None:
         left = [(one.experiment.name, self._schedule.share_s(one, one.estimate_s)) for one in self._left.values()]
-        self._view.start(case_key(case), case.title, time_left(self._done, left))
-        self._started[case_key(case)] = time.monotonic()
+        self._view.start(case.key, case.title, time_left(self._done, left))
+        self._started[case.key] = time.monotonic()
         logger.info("case started: %s", case.title)
 
     def say(self, key: str, text: str) -> None:
@@ -31,8 +30,8 @@ class Progress:
         logger.debug("%s: %s", key, text)
 
     def end(self, case: Case) -> None:
-        del self._left[case_key(case)]
-        share_s, seconds = self._schedule.share_s, time.monotonic() - self._started.pop(case_key(case))
+        del self._left[case.key]
+        share_s, seconds = self._schedule.share_s, time.monotonic() - self._started.pop(case.key)
         self._done.append(Spent(case.experiment.name, share_s(case, case.estimate_s), share_s(case, seconds) or 0.0))
-        self._view.end(case_key(case))
+        self._view.end(case.key)
         logger.info("case ended: %s, %.1f s", case.title, seconds)

@@ -14,7 +14,6 @@ from rich.console import Console
 from bench.console.view import LiveView, plan_lines
 from bench.execution.case import CaseResult, collect_garbage_between, failed_by, run_case
 from bench.execution.folder import Output
-from bench.execution.journal import case_key
 from bench.execution.plan import Options, RunOutcome, RunPlan, Schedule, make_plan
 from bench.execution.pool import Keep, run_at_once
 from bench.execution.progress import Progress
@@ -30,7 +29,7 @@ def run(options: Options, console: Console, log_to: Callable[[Path], None] = lam
     log_to(output.folder / "run.log")
     outcome = RunOutcome(output.folder, earlier_failures=output.earlier_failures)
     outcome.failures |= output.recorded_failures()
-    todo = [case for case in plan.selected_cases if case_key(case) not in output.journal.done]
+    todo = [case for case in plan.selected_cases if case.key not in output.journal.done]
     view = LiveView(console, len(todo))
     schedule = plan.schedule(todo)
     _show_plan(plan, todo, schedule, output, view)
@@ -75,7 +74,7 @@ def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Outp
 def _run_one_by_one(plan: RunPlan, cases: list[Case], output: Output, progress: Progress, keep: Keep) -> None:
     for case in collect_garbage_between(cases):
         progress.start(case)
-        result = run_case(plan, case, output.run, output.scratch(case), partial(progress.say, case_key(case)))
+        result = run_case(plan, case, output.run, output.scratch(case), partial(progress.say, case.key))
         progress.end(case)
         keep(case, result)
 

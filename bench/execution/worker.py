@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from bench.execution.case import CaseResult, collect_garbage_between, run_case
-from bench.execution.journal import case_key
 from bench.execution.plan import Options, RunPlan, make_plan, options_of
 from bench.suite.document import InputError
 
@@ -36,7 +35,7 @@ class Worker:
     def work(self) -> None:
         begin = self._commands.get()
         plan = _plan(options_of(begin["options"]))
-        cases = {(case_key(case), case.sha256): case for case in plan.selected_cases} if plan else {}
+        cases = {(case.key, case.sha256): case for case in plan.selected_cases} if plan else {}
         for command in collect_garbage_between(iter(self._commands.get, None)):
             case = cases.get((command["key"], command["sha256"]))
             if plan and case:

@@ -69,7 +69,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     failed: list[str] = []  # experiments
 
 
-class GateOutcome(msgspec.Struct, frozen=True, kw_only=True):
+class GateOutcome(msgspec.Struct, frozen=True):
     """Outcome of one gated number. ``allowed`` is the accepted distance, in the metric's unit."""
 
     suite: str
@@ -163,18 +163,7 @@ def _outcome(key: RecordKey, unit: str, rule: GateRule, before: float | None, af
         status = "missing"
     elif (worse := rule.worse_by(before, after)) > allowed and not math.isclose(worse, allowed, rel_tol=1e-9):
         status = "regression"
-    return GateOutcome(
-        suite=suite,
-        experiment=experiment,
-        metric=metric,
-        case=dict(case),
-        seed=seed,
-        unit=unit,
-        baseline=before,
-        measured=after,
-        allowed=allowed,
-        status=status,
-    )
+    return GateOutcome(suite, experiment, metric, dict(case), seed, unit, before, after, allowed, status)
 
 
 def _rules(run: Side, records: Iterable[Record]) -> dict[tuple[str, str, str], GateRule]:

@@ -110,6 +110,10 @@ class Case:
     sha256: str  # of what decides its numbers, not of how they are titled, drawn or judged
 
     @property
+    def key(self) -> str:
+        return key_of(self.experiment.suite, self.experiment.spec.name, self.case, self.seed)
+
+    @property
     def title(self) -> str:
         """``suite/experiment key=value seed 0``."""
         values = "".join(f" {key}={value}" for key, value in self.case.items())
@@ -169,6 +173,11 @@ class Suite:
             cases = [] if here.skip else [digest([case, here.parameters | point]) for case, point in points(here.grid)]
             asked[spec.name] = [spec.run, spec.mode, here.seeds, sorted(cases)]
         return digest(asked)
+
+
+def key_of(suite: str, experiment: str, case: dict[str, CaseValue], seed: int) -> str:
+    """What tells a case from every other of a run."""
+    return msgspec.json.encode((suite, experiment, case, seed), order="sorted").decode()
 
 
 def digest(value: Any) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bench.cli.main import main
 from bench.console.view import LiveView
-from bench.execution.journal import Journal, case_key
+from bench.execution.journal import Journal
 from bench.execution.plan import RunPlan, Schedule, make_plan, options_of
 from bench.execution.progress import Progress
 from bench.suite.schema import Case
@@ -202,8 +202,8 @@ def test_progress_tells_cases_apart_by_more_than_their_titles(crew: Path) -> Non
         progress.start(one)
         progress.start(other)
         progress.end(one)
-        progress.say(case_key(other), "still there")
-        progress.say(case_key(one), "too late")  # from a thread that it has left
+        progress.say(other.key, "still there")
+        progress.say(one.key, "too late")  # from a thread that it has left
     assert "still there" in shown.getvalue()
     assert "too late" not in shown.getvalue()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from bench.execution.journal import case_key
 from bench.execution.loader import load, packaged
 from bench.suite.document import InputError
 
@@ -209,7 +208,7 @@ def test_the_hash_covers_what_decides_the_numbers_of_a_scale(folder: Path, text:
         (folder / "a.yaml").write_text(yaml)
         (suite,) = load(["a.yaml"])
         cases = [case for experiment in suite.experiments for case in experiment.cases("laptop", 0)]
-        return suite.sha256("laptop"), {case_key(case): case.sha256 for case in cases}
+        return suite.sha256("laptop"), {case.key: case.sha256 for case in cases}
 
     before, after = hashes(PLAIN), hashes(text)
     assert text != PLAIN
