@@ -72,10 +72,9 @@ def _columns(document: Document, table: Node) -> dict[str, Node]:
 
 
 def _placed(node: Node) -> Iterator[tuple[Node, str]]:
-    if isinstance(node.value, dict | list):
-        for item in node.value.values() if isinstance(node.value, dict) else node.value:
-            yield from _placed(item)
-    elif isinstance(node.value, str):
+    for item in node.parts.values():
+        yield from _placed(item)
+    if isinstance(node.value, str):
         for match in COLUMN.finditer(node.value):
             if not match[3]:
                 yield node, match[1] or match[2]
@@ -83,10 +82,8 @@ def _placed(node: Node) -> Iterator[tuple[Node, str]]:
 
 def _filled(document: Document, node: Node, row: Node, cells: dict[str, Node]) -> Node:
     """``node`` with the cells of ``row`` in place of ``$column``."""
-    if isinstance(node.value, dict):
-        return replace(node, value={key: _filled(document, item, row, cells) for key, item in node.value.items()})
-    if isinstance(node.value, list):
-        return replace(node, value=[_filled(document, item, row, cells) for item in node.value])
+    if node.parts:
+        return node.mapped(lambda item: _filled(document, item, row, cells))
     if not isinstance(node.value, str) or not any(_placed(node)):
         return node
     if (whole := COLUMN.fullmatch(node.value)) and (whole[1] or whole[2]) in cells:

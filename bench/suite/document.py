@@ -6,8 +6,8 @@ keys, aliases, own tags and numbers that are not finite are errors.
 
 import math
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +70,18 @@ class Node:
     line: int
     key: Key
     unreadable: bool = False  # wrong whatever type is expected
+
+    @property
+    def parts(self) -> dict[Any, "Node"]:
+        """A mapping's values by key, a list's items by index."""
+        if isinstance(self.value, dict):
+            return self.value
+        return dict(enumerate(self.value)) if isinstance(self.value, list) else {}
+
+    def mapped(self, change: "Callable[[Node], Node]") -> "Node":
+        """This value with ``change`` applied to each of its parts."""
+        parts = {key: change(part) for key, part in self.parts.items()}
+        return replace(self, value=list(parts.values()) if isinstance(self.value, list) else parts)
 
     @property
     def plain(self) -> Any:
@@ -229,9 +241,8 @@ def _mapping(document: Document, key: Key, node: yaml.MappingNode) -> dict[str, 
 
 def _walk(key: Key, node: Node) -> Iterator[tuple[Key, Node]]:
     yield key, node
-    if isinstance(node.value, dict | list):
-        for name, part in node.value.items() if isinstance(node.value, dict) else enumerate(node.value):
-            yield from _walk((*key, name), part)
+    for name, part in node.parts.items():
+        yield from _walk((*key, name), part)
 
 
 def _scalar(tag: str, text: str) -> Any:

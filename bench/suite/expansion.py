@@ -115,10 +115,8 @@ def _replaced(document: Document, claims: Nodes, words: Node | None) -> Nodes:
     used: set[str] = set()
 
     def changed(node: Node) -> Node:
-        if isinstance(node.value, dict):
-            return replace(node, value={key: changed(item) for key, item in node.value.items()})
-        if isinstance(node.value, list):
-            return replace(node, value=[changed(item) for item in node.value])
+        if node.parts:
+            return node.mapped(changed)
         if isinstance(node.value, str) and node.value in others:
             used.add(node.value)
             return others[node.value]
@@ -139,10 +137,7 @@ def _named(items: Node | None, key: str) -> Nodes:
 
 
 def _experiments_in(node: Node) -> set[str]:
-    if not isinstance(node.value, dict | list):
-        return set()
-    items = node.value.values() if isinstance(node.value, dict) else node.value
-    found = {name for item in items for name in _experiments_in(item)}
+    found = {name for item in node.parts.values() for name in _experiments_in(item)}
     own = node.value.get("experiment") if isinstance(node.value, dict) else None
     return found | {str(own.value)} if own else found
 
