@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from bench.live.shaping import Emulated, LinkEnds, Shaping
+from bench.live.shaping import LinkEnds, Shaping
 from netem.profiles import Duplex
 from reports.record import ShapingBackend as Backend
 
@@ -21,4 +21,4 @@ def shaped(
         from bench.live.kernel_shaping import Kernel  # noqa: PLC0415  (pyroute2)
 
         return Kernel(nodes, links, seed, "netem" if backend == "kernel" else "tbf", ends)
-    return Emulated(nodes, [] if backend == "none" else links, seed, ends)
+    return Shaping(nodes, [] if backend == "none" else links, seed, ends)

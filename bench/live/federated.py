@@ -109,12 +109,8 @@ class LiveFederation(LiveRun):
     async def _servers_of(self, name: str) -> tuple[Peer, ...]:
         """Addresses of the servers of ``name``: the near ends of the links to them."""
         links = [(hop, server) for hop, (near, server) in enumerate(ways(self._federation)) if near == name]
-        return tuple(
-            [
-                Peer(server, *await self._shaping.connect_address(hop, self._nodes.addresses[server]))
-                for hop, server in links
-            ]
-        )
+        reached = [await self._shaping.connect_address(hop, self._nodes.addresses[server]) for hop, server in links]
+        return tuple(Peer(server, *address) for (_, server), address in zip(links, reached, strict=True))
 
     async def _tell_visited(self, client: str, message: AnyMessage) -> None:
         """Send ``message`` to the edge servers that ``client`` ever belongs to."""
@@ -157,11 +153,9 @@ def run_live(
 ) -> FederationOutcome:
     """Run ``federation`` on processes of its own; ``script`` may kill clients meanwhile and let them come back.
 
-    ``links`` are the clients' to whatever edge servers they come to, one each or one for all alike, ``backhaul`` is
-    each edge server's to the cloud; with ``shaping`` "none" all are unlimited. They are tried before the nodes start,
-    see ``link_self_test``; a complaint is refused, or kept in the outcome. A client without a heartbeat for too long is
-    killed and missed as if it had died. Raises ValueError before anything runs, and RunError naming the node that
-    failed, or the server that ended or fell silent. Leaves no process behind.
+    ``links`` are the clients' to their edge servers, one each or one for all alike, ``backhaul`` is each edge server's
+    to the cloud; with ``shaping`` "none" all are unlimited. A client without a heartbeat for too long is killed. Raises
+    ValueError before anything runs, and RunError naming the node that failed. Leaves no process behind.
     """
     if shaping not in ("none", "emulated"):
         raise ValueError(f"{shaping}: the links of a federation are emulated or not shaped")

@@ -5,7 +5,7 @@ namespace does the rest. The runner connects to nodes over the namespace's loopb
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Self
@@ -13,7 +13,7 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from bench.live.processes import HostPort
-from bench.live.shaping import Emulated, LinkEnds, follow
+from bench.live.shaping import LinkEnds, Shaping, follow
 from netem.kernel import namespace_owner
 from netem.kernel.namespace_network import NamespaceNetwork
 from netem.kernel.tc import ShaperKind
@@ -21,10 +21,8 @@ from netem.link import LinkProfile
 from netem.profiles import Duplex
 
 
-class Kernel:
-    """See ``bench.live.shaping.Shaping``. Traces are applied by this process. Raises ShapeError, EmulatorError."""
-
-    namespaces: Mapping[str, str]
+class Kernel(Shaping):
+    """Links of the kernel, emulated as far as it cannot shape them. This process applies traces. Raises ShapeError."""
 
     def __init__(
         self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, kind: ShaperKind, ends: Sequence[LinkEnds]
@@ -33,21 +31,21 @@ class Kernel:
         for (near, _), link in zip(ends, links, strict=False):
             if link.half_duplex:
                 raise ValueError(f"link from {nodes[near]}: half duplex needs --shaping emulated")
+        super().__init__(nodes, [_rest(link) for link in links] if kind == "tbf" else [], seed, ends)
         self._nodes, self._links, self._kind = nodes, links, kind
         self._network = NamespaceNetwork(kind, nodes, ends)
-        self._emulated = Emulated(nodes, [_rest(link) for link in links] if kind == "tbf" else [], seed, ends)
         self._thread = ThreadPoolExecutor(1)  # for netlink, which runs its own event loop
-        self._began = asyncio.Event()
+        self._playing = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         try:
             await self._do(namespace_owner.remove_orphaned)
             await self._do(self._network.__enter__)
-            self.namespaces = self._emulated.namespaces = dict(zip(self._nodes, self._network.paths, strict=True))
+            self.namespaces = dict(zip(self._nodes, self._network.paths, strict=True))
             for hop, link in enumerate(self._links):
                 if link != Duplex():
                     await self._do(self._network.shape, hop, link)
-            await self._emulated.__aenter__()
+            await super().__aenter__()
         except BaseException:
             await self.__aexit__()
             raise
@@ -55,30 +53,30 @@ class Kernel:
 
     async def __aexit__(self, *exc: object) -> None:
         try:
-            await self._emulated.__aexit__()
+            await super().__aexit__()
         finally:
             await self._do(self._network.__exit__)
             self._thread.shutdown()
 
     async def connect_address(self, hop: int, far: HostPort) -> HostPort:
-        return await self._emulated.connect_address(hop, (self._network.address(hop, 1), far[1]))
+        return await super().connect_address(hop, (self._network.address(hop, 1), far[1]))
 
     async def play(self) -> None:
-        self._began.set()
+        self._playing.set()
 
     async def change(self, hop: int, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
         for end, profile in enumerate((up, down)):
             if profile is not None:
                 await self._do(self._network.shape_end, hop, end, profile)
         if self._kind == "tbf":
-            await self._emulated.change(hop, up and _without_rate(up), down and _without_rate(down))
+            await super().change(hop, up and _without_rate(up), down and _without_rate(down))
 
     async def watch(self) -> None:
-        await asyncio.gather(self._emulated.watch(), self._follow())
+        await asyncio.gather(super().watch(), self._play_traces())
 
-    async def _follow(self) -> None:
+    async def _play_traces(self) -> None:
         """Apply the traces, once started."""
-        await self._began.wait()
+        await self._playing.wait()
         played = [(hop, link) for hop, link in enumerate(self._links) if link.trace is not None]
         await asyncio.gather(*(follow(link, partial(self.change, hop)) for hop, link in played))
 

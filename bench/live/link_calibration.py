@@ -100,12 +100,10 @@ async def rows(
     async with probes([one.duplex for one in asked], backend, seed) as ends:
         turn = asyncio.Semaphore(len(asked) if at_once else 1)
 
-        async def measured(one: Asked, end: Probe) -> Calibration:
-            return await measure(end, one.duplex.up, bulk_s=bulk_s, messages=messages, sizes=one.sizes)
-
         async def row(one: Asked, end: Probe) -> CalibrationRow:
             async with turn:
-                return _row(one, await measured(one, end), messages)
+                found = await measure(end, one.duplex.up, bulk_s=bulk_s, messages=messages, sizes=one.sizes)
+            return _row(one, found, messages)
 
         return await asyncio.gather(*map(row, asked, ends))
 

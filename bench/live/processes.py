@@ -5,7 +5,6 @@ import atexit
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from bench.child_process import END_S, Child, EndedError, exit_text, import_paths
 from nodes.errors import NodeError
@@ -32,42 +31,29 @@ class RunError(NodeError):
             self.add_note(f"In the process of the node:\n{traceback}")
 
 
-class Nodes(Protocol):
-    """Nodes of one run and the addresses they listen on, each as seen from the node's own network namespace."""
+class Nodes:
+    """Nodes started by hand, which run before and after the run, and the addresses that they listen on.
 
-    addresses: dict[str, HostPort]
-
-    async def start(self, names: Sequence[str], token: str) -> None:
-        """Return when all of ``names`` listen. Raises RunError."""
-
-    async def watch(self, ended: Ended) -> None:
-        """Call ``ended`` for each that ends. Raises RunError if watching fails."""
-
-    def kill(self, name: str) -> None:
-        """Kill ``name`` like a power cut, if this run started it."""
-
-    async def end(self, patience_s: float = 0.0) -> None:
-        """Wait ``patience_s`` for the nodes to end, then kill the rest. Idempotent."""
-
-
-class StartedByHand:
-    """Nodes that run before and after the run."""
+    An address is as seen from the node's own network namespace.
+    """
 
     def __init__(self, addresses: dict[str, HostPort]) -> None:
         self.addresses = addresses
 
     async def start(self, names: Sequence[str], token: str) -> None:
+        """Return when all of ``names`` listen. Raises RunError."""
         if missing := [name for name in names if name not in self.addresses]:
             raise RunError(f"missing address of {', '.join(missing)}", weight=2)
 
     async def watch(self, ended: Ended) -> None:
-        await asyncio.Event().wait()  # only their connections show their end
+        """Call ``ended`` for each that is seen to end; of these nodes only the connections show it."""
+        await asyncio.Event().wait()
 
     def kill(self, name: str) -> None:
-        pass
+        """Kill ``name`` like a power cut, if this run started it."""
 
     async def end(self, patience_s: float = 0.0) -> None:
-        pass
+        """Wait ``patience_s`` for the nodes of this run to end, then kill the rest. Idempotent."""
 
 
 class LauncherProcess(Child):
@@ -86,12 +72,12 @@ class LauncherProcess(Child):
         self.close(kill=not self.ready)  # before it is ready it has no nodes and reads no input
 
 
-class Processes:
+class Processes(Nodes):
     """Nodes forked for one run; ``start`` may be called repeatedly."""
 
     def __init__(self, launcher: LauncherProcess, namespaces: Mapping[str, str]) -> None:
         """``namespaces`` are network namespace paths by node; other nodes run in this process's."""
-        self.addresses: dict[str, HostPort] = {}
+        super().__init__({})
         self._ended: dict[str, int] = {}
         self._over = False
         self._broken: RunError | None = None

@@ -1,4 +1,4 @@
-"""Shaping of the links of a live run: the backends' interface and the user-space emulator."""
+"""Shaping of the links of a live run by the user-space emulator, on which other backends build."""
 
 import asyncio
 import heapq
@@ -6,7 +6,7 @@ import operator
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol, Self
+from typing import Self
 
 from bench.live.processes import HostPort, RunError
 from netem.emulate import Emulator
@@ -20,33 +20,12 @@ ASK_S = 0.5  # interval of the emulator's health check
 LinkEnds = tuple[int, int]  # numbers of two nodes, the upstream one first
 
 
-class Shaping(Protocol):
+class Shaping:
     """Links of one run, numbered from the UE on; an async context manager, entered before any node starts.
 
-    ``namespaces`` are the network namespace paths of the nodes that run in one.
+    Limited links have an emulator in front of their downstream node. ``namespaces`` are the network namespace paths of
+    the nodes that run in one.
     """
-
-    namespaces: Mapping[str, str]
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(self, *exc: object) -> None: ...
-
-    async def connect_address(self, hop: int, far: HostPort) -> HostPort:
-        """Address at which the upstream node of link ``hop`` reaches the downstream one, which listens at ``far``."""
-
-    async def play(self) -> None:
-        """Start the links' traces."""
-
-    async def change(self, hop: int, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
-        """Give link ``hop`` new profiles; None keeps the old one."""
-
-    async def watch(self) -> None:
-        """Raise RunError once the links fail."""
-
-
-class Emulated:
-    """Links in user space: an emulator in front of the downstream node of each limited link."""
 
     def __init__(self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, ends: Sequence[LinkEnds]) -> None:
         self.namespaces: Mapping[str, str] = {}
@@ -66,6 +45,7 @@ class Emulated:
         await self._stack.aclose()
 
     async def connect_address(self, hop: int, far: HostPort) -> HostPort:
+        """Address at which the upstream node of link ``hop`` reaches the downstream one, which listens at ``far``."""
         link = self._limited.get(hop)
         if link is None:
             return far
@@ -77,6 +57,7 @@ class Emulated:
         return self._emulated_at[hop]
 
     async def play(self) -> None:
+        """Start the links' traces."""
         self._began = time.monotonic()
         for hop in self._emulated_at:
             await self._follow(hop)
@@ -88,15 +69,15 @@ class Emulated:
             await self._emulator.play(self._emulated_at[hop], link, self._began)
 
     async def change(self, hop: int, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
-        """See ``Shaping.change``. Raises ValueError for an unlimited link, which has no emulator."""
+        """Give link ``hop`` new profiles; None keeps the old one. Raises ValueError for an unlimited link."""
         if hop in self._emulated_at:
             await self._emulator.change(self._emulated_at[hop], up, down)
         elif not all(profile is None or profile.unlimited for profile in (up, down)):
-            raise ValueError(
-                f"link from {self._near[hop]}: an unlimited link cannot be changed; give it a limit at the start"
-            )
+            near = self._near[hop]
+            raise ValueError(f"link from {near}: an unlimited link cannot be changed; give it a limit at the start")
 
     async def watch(self) -> None:
+        """Raise RunError once the links fail."""
         try:
             while self._limited:
                 if self._emulated_at:

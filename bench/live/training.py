@@ -1,10 +1,10 @@
 """Jobs on real processes: one for each node, joined by links that are emulated or shaped."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from bench.live.backends import shaped
-from bench.live.processes import HostPort, StartedByHand
+from bench.live.processes import HostPort, Nodes
 from bench.live.run import LiveRun, stray
 from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
@@ -15,6 +15,7 @@ from nodes.wire.messages import AnyMessage, Begin, Configure, EpochReport
 from reports.record import ShapingBackend as Backend
 
 LiveLinks = list[Duplex]
+Answer = Callable[[dict[str, float]], AnyMessage | None]  # to the metrics of an epoch
 
 
 def run_live(
@@ -32,15 +33,13 @@ def run_live(
 
     Args:
         job: What to train, and where it is cut.
-        links: One between two nodes, from the UE on (None: unlimited).
+        links: One between two nodes, from the UE on (None: unlimited); limited ones are emulated on this machine.
         say: Called with the metrics of each epoch.
         manage: Network manager of a family: the member to serve after a report, None to end.
-        addresses: Of nodes started by hand, by name. Limited links are emulated on this machine, so they are for nodes
-            of this machine.
+        addresses: Of nodes started by hand, by name.
         token: Shared with nodes started by hand.
         shaping: Backend of the links; with "none" all are unlimited.
-        self_test: Whether links that are off before the nodes start (``link_self_test``) are refused, or kept in the
-            outcome.
+        self_test: Whether links that are off before the nodes start are refused, or kept in the outcome.
 
     Raises:
         ValueError: The arguments do not fit each other.
@@ -52,9 +51,15 @@ def run_live(
         raise ValueError(f"{shaping}: nodes started by hand live in no namespace that could be shaped")
     if job.sources > 1 and shaping not in ("none", "emulated"):
         raise ValueError(f"{shaping}: the link of several sources is emulated or not shaped")
-    by_hand = None if addresses is None else StartedByHand(dict(addresses))
+    by_hand = None if addresses is None else Nodes(dict(addresses))
     joined = shaped(job.nodes, links or [], shaping, job.seed)
-    run = _LiveTraining(job, joined, by_hand, token, say=say, manage=manage)
+
+    def answer(metrics: dict[str, float]) -> AnyMessage | None:
+        if say:
+            say(metrics)
+        return managed(job, metrics, manage)
+
+    run = _LiveTraining(job, joined, by_hand, token, answer)
     outcome = run.play(_LiveTraining.conduct, (list(pairwise(job.nodes)), links or []), shaping, self_test)
     outcome.uncalibrated = run.uncalibrated
     return outcome
@@ -63,18 +68,9 @@ def run_live(
 class _LiveTraining(LiveRun):
     """One job at work."""
 
-    def __init__(
-        self,
-        job: Job,
-        shaping: Shaping,
-        by_hand: StartedByHand | None,
-        token: str | None,
-        *,
-        say: ReportEpoch | None,
-        manage: Manage | None,
-    ) -> None:
+    def __init__(self, job: Job, shaping: Shaping, by_hand: Nodes | None, token: str | None, answer: Answer) -> None:
         super().__init__(shaping, by_hand, token)
-        self._job, self._say, self._manage = job, say, manage
+        self._job, self._answer = job, answer
         self._seats = {seat.name: seat for seat in job.seats}
         self._epochs: list[EpochReport] = []
 
@@ -99,7 +95,5 @@ class _LiveTraining(LiveRun):
         if not isinstance(message, EpochReport):
             raise stray(name, message)
         self._epochs.append(message)
-        if self._say:
-            self._say(message.metrics)
-        if answer := managed(self._job, message.metrics, self._manage):
+        if answer := self._answer(message.metrics):
             await self.send(name, answer)
