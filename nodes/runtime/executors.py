@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nodes.errors import NodeError
 from nodes.runtime.actions import Compute
 from nodes.spec.job import Device, Timing
 from nodes.wire.messages import Gradient
@@ -30,7 +31,10 @@ class ThreadExecutor:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=begin)
 
     async def __call__(self, call: Compute, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+        except SystemExit as stop:  # would end the loop, and the process without a reason
+            raise NodeError(f"the code that runs at this node raised SystemExit({stop.code!r})") from stop
 
     async def end(self) -> None:
         """Drop waiting work and await running work: no other may run while a model is traced."""

@@ -209,7 +209,7 @@ def test_a_node_stopped_at_any_moment_is_named(node, moment, tmp_path, monkeypat
     [
         ("memory", "mec: RuntimeError: out of memory: tried to allocate 64 GiB"),
         ("exit", "mec ended with code 0"),
-        ("leave", "mec ended with code 1"),
+        ("leave", "mec: NodeError: the code that runs at this node raised SystemExit(7)"),
     ],
 )
 @pytest.mark.parametrize("moment", ["train", "test"])
