@@ -14,18 +14,10 @@ def suites() -> list[dict[str, Any]]:
         suite = convert(document, SuiteFile)
         document.check()
         assert suite is not None
+        about = {"name": name, "title": suite.title, "description": suite.description, "path": str(path)}
         experiments = [{"name": spec.name, "title": spec.title, "mode": spec.mode} for spec in suite.experiments]
-        found.append(
-            {
-                "name": name,
-                "title": suite.title,
-                "description": suite.description,
-                "path": str(path),
-                "include": suite.include,
-                "experiments": experiments,
-                "claims": len(suite.claims),
-            }
-        )
+        counts = {"include": suite.include, "experiments": experiments, "claims": len(suite.claims)}
+        found.append(about | counts)
     return found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli.arguments import parser
+from bench.suite.document import InputError, as_yaml
 
 OK, REGRESSION, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -24,7 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser(words).parse_args(words)
     except SystemExit as stop:  # --help is 0, a wrong argument 2
         return int(stop.code or 0)
-    from bench.suite.document import InputError
     from bench.suite.parameter_types import make_importable
 
     make_importable(Path())
@@ -94,7 +94,6 @@ def _list(arguments: Namespace, _words: list[str]) -> int:
 def _validate(arguments: Namespace, _words: list[str]) -> int:
     from bench.execution.environment import data_folder
     from bench.execution.loader import load
-    from bench.suite.document import InputError, as_yaml
 
     try:
         suites = load(arguments.suites, data_folder(arguments.data))
@@ -112,7 +111,6 @@ def _validate(arguments: Namespace, _words: list[str]) -> int:
 
 
 def _report(arguments: Namespace, _words: list[str]) -> int:
-    from bench.suite.document import InputError
     from reports.pages.report import ReportError, write_report
 
     try:
@@ -125,7 +123,6 @@ def _report(arguments: Namespace, _words: list[str]) -> int:
 def _check(arguments: Namespace, _words: list[str]) -> int:
     from bench.gate import compare as gate
     from bench.gate import report as gate_report
-    from bench.suite.document import InputError
 
     try:
         run = gate.read_run(arguments.folder)

@@ -119,21 +119,11 @@ def _record(measurement: Measurement, case: Case, context: Context, run: str) ->
     for key, value in measurement.case.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{measurement.metric}: its case has {key} {value}; give a finite number or a text")
-    fields = {
-        "run": run,
-        "suite": case.experiment.suite,
-        "experiment": case.experiment.spec.name,
-        "case": {**case.case, **measurement.case},
-        "metric": measurement.metric,
-        "value": float(measurement.value),
-        "unit": measurement.unit,
-        "seed": case.seed,
-        "mode": context.mode,
-        "scale": context.scale,
-        "dataset": recorded_dataset(context.dataset, context.data_dir),
-        "shaping": context.shaping,
-        "device": context.device,
-    }
+    of_case = {"run": run, "suite": case.experiment.suite, "experiment": case.experiment.spec.name, "seed": case.seed}
+    measured = {"metric": measurement.metric, "value": float(measurement.value), "unit": measurement.unit}
+    conditions = {name: getattr(context, name) for name in ("mode", "scale", "shaping", "device")}
+    dataset = recorded_dataset(context.dataset, context.data_dir)
+    fields = of_case | measured | conditions | {"case": {**case.case, **measurement.case}, "dataset": dataset}
     record = msgspec.convert(fields, Record)
     return msgspec.json.decode(msgspec.json.encode(record), type=Record)  # as it will be read
 

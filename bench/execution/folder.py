@@ -31,7 +31,7 @@ class Output:
 
     def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
-        self.folder = plan.options.out or _default_folder(plan.options.suites)
+        self.folder = plan.options.out or _default_folder(plan.name)
         try:
             found = self.folder.is_dir() and any(self.folder.iterdir())
         except OSError as error:
@@ -39,7 +39,7 @@ class Output:
         if found and not plan.options.resume:
             raise InputError([f"--out: {self.folder} is not empty; give --resume to continue the run there"])
         earlier = _read_environment(self.folder / "environment.json") if found else {}
-        self.environment = _environment(plan) | {"run": _run_name(plan.options.suites)}
+        self.environment = _environment(plan) | {"run": _run_name(plan.name)}
         if earlier:
             self._check_same(earlier)
             self.environment |= {key: earlier[key] for key in ("run", "started")}
@@ -106,15 +106,10 @@ class Output:
         _write_json(self.folder / "environment.json", self.environment)
 
     def _suite(self, suite: Suite, outcome: RunOutcome) -> RunEnvironment:
-        file = suite.file
         return {
-            "name": file.name,
-            "title": file.title,
-            "description": file.description,
+            **_fields(suite.file, "name", "title", "description", "gate", "fronts"),
             "path": str(suite.path),
             "sha256": suite.sha256(self._plan.options.scale),
-            "gate": file.gate,
-            "fronts": file.fronts,
             "experiments": [self._experiment(experiment, outcome) for experiment in suite.experiments],
         }
 
@@ -123,10 +118,7 @@ class Output:
         done = self.journal.done.values()
         seconds = [one.seconds for one in done if (one.suite, one.experiment) == (experiment.suite, spec.name)]
         return {
-            "name": spec.name,
-            "title": spec.title,
-            "description": spec.description,
-            "figures": spec.figures,
+            **_fields(spec, "name", "title", "description", "figures"),
             **status(self._plan, experiment, self.journal.done, outcome)._asdict(),
             "seconds": sum(seconds) if seconds else None,
         }
@@ -142,15 +134,14 @@ class Output:
         return write_report(self.folder)
 
 
-def _default_folder(suites: tuple[str, ...]) -> Path:
-    base = Path("runs", _run_name(suites))
+def _default_folder(name: str) -> Path:
+    base = Path("runs", _run_name(name))
     names = itertools.chain([base], (base.with_name(f"{base.name}-{n}") for n in itertools.count(2)))
     return next(path for path in names if not path.exists())
 
 
-def _run_name(suites: tuple[str, ...]) -> str:
-    stems = "+".join(Path(suite).stem for suite in suites)
-    return f"{stems}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+def _run_name(name: str) -> str:
+    return f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def _now() -> str:
@@ -158,20 +149,17 @@ def _now() -> str:
 
 
 def _environment(plan: RunPlan) -> RunEnvironment:
+    options = plan.options.plain()
     return {
-        "suites": [],
-        "scale": plan.options.scale,
-        "seed": plan.options.seed,
-        "shaping": plan.shaping,
-        "device": plan.device,
-        "dataset": plan.dataset,
-        "data": None if plan.options.data is None else str(plan.options.data),
-        "started": _now(),
-        "ended": None,
-        "machine": conditions.machine(),
-        "versions": conditions.versions(),
-        "arguments": list(plan.options.arguments),
+        **{name: options[name] for name in ("scale", "seed", "data", "arguments")},
+        **_fields(plan, "shaping", "device", "dataset"),
+        **{"machine": conditions.machine(), "versions": conditions.versions()},
+        **{"started": _now(), "ended": None, "suites": []},
     }
+
+
+def _fields(one: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in names}
 
 
 def _read_environment(path: Path) -> RunEnvironment:

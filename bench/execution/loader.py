@@ -29,9 +29,20 @@ def packaged() -> dict[str, Path]:
     """The suites that come with the package, by the name that each file gives."""
     found = {}
     for path in Path(str(resources.files("suites"))).rglob("*.yaml"):
-        if name := re.search(r"^name: *([\w.-]+)", path.read_text(encoding="utf-8"), re.MULTILINE):
-            found[name[1]] = path
+        if name := _name(path):
+            found[name] = path
     return dict(sorted(found.items()))
+
+
+def _name(path: Path) -> str | None:
+    found = re.search(r"^name: *([\w.-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else None
+
+
+def own_name(asked: str) -> str:
+    """The name that the suite which ``asked`` means gives itself."""
+    path = find(asked, Path())
+    return _name(path) or path.stem
 
 
 def find(name: str, folder: Path) -> Path:

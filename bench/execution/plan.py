@@ -1,7 +1,7 @@
 """The plan of a run, made before anything runs, and the status of its experiments, from what is recorded."""
 
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 import msgspec
 
 from bench.execution import environment as conditions
-from bench.execution.loader import load
-from bench.suite.document import InputError
-from bench.suite.link_checks import misfits
+from bench.execution.loader import load, own_name
+from bench.suite.document import InputError, Key
+from bench.suite.experiment import Checked, Setting
 from bench.suite.schema import Case, Experiment, Suite
+from netem.profiles import Duplex
 from nodes.imports import did_you_mean
-from reports.record import Scale, ShapingBackend
+from reports.record import Mode, Scale, ShapingBackend
 
 Jobs = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 START_S = 4.0  # until a worker process has imported what it needs
@@ -62,6 +63,7 @@ class RunPlan:
     jobs: int
     selected: list[Experiment]
     cases: dict[str, list[Case]]
+    name: str  # of what was asked for
 
     @property
     def selected_cases(self) -> list[Case]:
@@ -108,7 +110,8 @@ def make_plan(options: Options) -> RunPlan:
     cases = {experiment.name: list(experiment.cases(options.scale, options.seed)) for experiment in known}
     if lines := _misfits(options.scale, shaping, [case for chosen in selected for case in cases[chosen.name]]):
         raise InputError(lines)
-    return RunPlan(options, suites, device, shaping, options.jobs or _jobs(options.scale, device), selected, cases)
+    jobs, name = options.jobs or _jobs(options.scale, device), "+".join(map(own_name, options.suites))
+    return RunPlan(options, suites, device, shaping, jobs, selected, cases, name)
 
 
 def _jobs(scale: Scale, device: str) -> int:
@@ -124,6 +127,40 @@ def _misfits(scale: Scale, shaping: ShapingBackend, cases: list[Case]) -> list[s
         for key, message in misfits(case.parameters, mode, experiment.dataset, conditions.shaping_of(mode, shaping)):
             lines[experiment.told(scale, case.case, key, message)] = None
     return list(lines)
+
+
+def misfits(parameters: Any, mode: Mode, dataset: str, shaping: ShapingBackend) -> Iterator[tuple[Key, str]]:
+    """(key, message) of every property of a link anywhere in ``parameters`` that ``shaping`` cannot provide."""
+    if mode == "in-process" or shaping == "none":
+        return
+    if isinstance(parameters, Checked):
+        problems = parameters.problems(Setting(mode, dataset, shaping))
+        yield from ((problem.key, problem.message) for problem in problems if not problem.unused)
+    for key, link in _links(parameters, ()):
+        if link.half_duplex and shaping in ("kernel", "tbf+emulated"):
+            yield (*key, "half_duplex"), "the kernel's links have two directions of their own; give --shaping emulated"
+        if shaping == "kernel":
+            continue
+        for direction, profile in (("up", link.up), ("down", link.down)):
+            try:
+                profile.check_stream()
+            except ValueError as error:
+                yield (*key, direction), str(error)
+
+
+def _links(value: Any, key: Key) -> Iterator[tuple[Key, Duplex]]:
+    if isinstance(value, Duplex):
+        yield key, value
+        return
+    parts: Any = ()
+    if isinstance(value, msgspec.Struct):
+        parts = [(field.encode_name, getattr(value, field.name)) for field in msgspec.structs.fields(value)]
+    elif isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    for name, part in parts:
+        yield from _links(part, (*key, name))
 
 
 def _selected(known: list[Experiment], globs: Sequence[str]) -> list[Experiment]:

@@ -9,6 +9,7 @@ import os
 import queue
 import signal
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import msgspec
 
 from bench.execution.case import CaseResult, collect_garbage_between, run_case
-from bench.execution.plan import Options, RunPlan, make_plan, options_of
+from bench.execution.plan import make_plan, options_of
 from bench.suite.document import InputError
 
 
@@ -34,7 +35,9 @@ class Worker:
 
     def work(self) -> None:
         begin = self._commands.get()
-        plan = _plan(options_of(begin["options"]))
+        plan = None
+        with suppress(InputError):
+            plan = make_plan(options_of(begin["options"]))
         cases = {(case.key, case.sha256): case for case in plan.selected_cases} if plan else {}
         for command in collect_garbage_between(iter(self._commands.get, None)):
             case = cases.get((command["key"], command["sha256"]))
@@ -56,13 +59,6 @@ class Worker:
         for line in self._input:
             self._commands.put(json.loads(line))
         os.killpg(0, signal.SIGKILL)  # whatever is being computed
-
-
-def _plan(options: Options) -> RunPlan | None:
-    try:
-        return make_plan(options)
-    except InputError:
-        return None
 
 
 if __name__ == "__main__":

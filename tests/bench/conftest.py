@@ -110,15 +110,25 @@ def context(tmp_path: Path, context_in: Callable[[Path], Context]) -> Context:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Make the current folder that of a user who has a module of this name and text, and a suite of the same name."""
+
+    def make(name: str, module: str, suite: str = "") -> Path:
+        (tmp_path / f"{name}.py").write_text(module)
+        (tmp_path / f"{name}.yaml").write_text(suite)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.delenv("BENCH_DATA", raising=False)
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def folder(user_folder: Callable[..., Path]) -> Path:
     """The folder, current, with toy.py and toy.yaml in it."""
-    (tmp_path / "toy.py").write_text(MODULE)
-    (tmp_path / "toy.yaml").write_text(SUITE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "toy", raising=False)
-    monkeypatch.delenv("BENCH_DATA", raising=False)
-    return tmp_path
+    return user_folder("toy", MODULE, SUITE)
 
 
 @pytest.fixture

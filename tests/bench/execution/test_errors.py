@@ -1,6 +1,6 @@
 """Failures in a user's own code: one line for the terminal, the whole traceback in ``errors.log``."""
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,13 +76,9 @@ RAISERS = {  # parameters of an experiment: what raises in them, where
 
 
 @pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def mine(user_folder: Callable[..., Path]) -> Path:
     """A folder with a user's module, which is the current one."""
-    (tmp_path / "mine.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
-    return tmp_path
+    return user_folder("mine", MODULE)
 
 
 @pytest.mark.parametrize("parameters", RAISERS)

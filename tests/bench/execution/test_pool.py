@@ -82,15 +82,11 @@ experiments:
 
 
 @pytest.fixture
-def crew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def crew(user_folder: Callable[..., Path]) -> Path:
     """A folder with the suite, which is the current one."""
-    (tmp_path / "crew.py").write_text(MODULE)
-    (tmp_path / "crew.yaml").write_text(SUITE)
-    os.mkfifo(tmp_path / "pipe")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "crew", raising=False)
-    return tmp_path
+    folder = user_folder("crew", MODULE, SUITE)
+    os.mkfifo(folder / "pipe")
+    return folder
 
 
 @pytest.fixture

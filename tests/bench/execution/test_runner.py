@@ -343,9 +343,10 @@ def test_unusable_input_is_found_before_anything_runs(folder: Path, command: Com
     assert capsys.readouterr().err.startswith("--data: nosuch is not a folder")
 
 
-def test_without_out_runs_gets_folders_of_their_own(folder: Path, command: Command) -> None:
+def test_without_out_runs_get_folders_of_their_own_called_as_their_suites(folder: Path, command: Command) -> None:
+    (folder / "toy.yaml").rename(folder / "suite.yaml")
     for _ in range(2):
-        assert command("run", "toy.yaml", "--only", "other") == 0
+        assert command("run", "suite.yaml", "--only", "other") == 0
     folders = list((folder / "runs").iterdir())
     assert len(folders) == 2
     assert all(path.name.startswith("toy-2") for path in folders)

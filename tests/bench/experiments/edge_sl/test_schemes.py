@@ -6,10 +6,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from bench.execution.plan import misfits
 from bench.experiments.edge_sl.parameters import Clients, SchemeChoice
 from bench.experiments.edge_sl.schemes import _balanced, _rounds, course
 from bench.suite.experiment import Setting
-from bench.suite.link_checks import misfits
 from nodes.federated.in_process import FederationOutcome, RoundOutcome
 from nodes.spec.federation import Absence, ClientMove, Partition
 from nodes.spec.job import OptimizerSpec, StageSpec

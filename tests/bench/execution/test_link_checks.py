@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bench.execution import environment as conditions
+from bench.execution.plan import misfits
 from bench.experiments.hivemind.live_protocol import UpdateParameters
-from bench.suite.link_checks import misfits
 from bench.suite.parameter_types import ModelName
 from netem.link import LinkProfile
 from netem.profiles import Duplex

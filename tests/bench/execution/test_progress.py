@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.console.eta import Spent, time_left
+from bench.execution.progress import Spent, time_left
 
 
 @pytest.mark.parametrize(
