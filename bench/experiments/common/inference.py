@@ -3,7 +3,7 @@
 The nodes' parts are restored from the job's last checkpoint. Messages are those of the wire, so their sizes are too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,13 +48,14 @@ def restored(job: Job) -> list[Segment]:
 
 def answers(segments: Sequence[Segment], pictures: Pictures) -> Answers:
     """The answers for ``pictures``, in their order."""
-    parts = [_answers_of_batch(segments, batch, labels) for batch, labels in _batches(pictures)]
+    parts = [_answers_of_batch(segments, batch, labels) for batch, labels in in_order(pictures)]
     logits, correct, choice, scores, sizes = zip(*parts, strict=True)
     return Answers(torch.cat(logits), torch.cat(correct), torch.cat(choice), torch.cat(scores), sum(sizes))
 
 
-def _batches(pictures: Pictures) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
-    return list(batches(pictures, BATCH, seed=0, epoch=0, shuffle=False, augment=False))
+def in_order(pictures: Pictures) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of ``pictures`` (B, 3, S, S) and labels (B,) as they are stored."""
+    return batches(pictures, BATCH, seed=0, epoch=0, shuffle=False, augment=False)
 
 
 def _answers_of_batch(segments: Sequence[Segment], pictures: torch.Tensor, labels: torch.Tensor) -> Answers:

@@ -83,10 +83,7 @@ class TrainingRun:
         if hold_out:
             train, self.held_out = split_holdout(train, hold_out, context.seed)
         self.data = Dataset(
-            everything.name,
-            everything.classes,
-            train,
-            subset(everything.test, parameters.test_samples, context.seed),
+            everything.name, everything.classes, train, subset(everything.test, parameters.test_samples, context.seed)
         )
         self.layout = parameters.layout(len(everything.classes))
         self.weights = weights_of(parameters.weights, str(parameters.model), self.layout)

@@ -13,18 +13,23 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from bench.experiments.common.inference import Answers, answers
+from bench.experiments.common.inference import Answers, answers, in_order
 from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
 from bench.experiments.dynsplit import paths
-from bench.experiments.dynsplit.coders import fitted
 from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import Count, ModelName, Positive, Share, StageChoice, stage_specs
 from netem.trace import TraceError
+from nodes.data.batching import subset
 from nodes.model.chain import Chain
+from nodes.model.checkpoint import read_weights, write_state
 from nodes.model.factory import build_model
 from nodes.spec.job import StageSpec
+from nodes.stages.builtin import build_stage
 from nodes.stages.dynsplit import gate as gating
+from nodes.stages.dynsplit.pretraining import pretrain
 from nodes.stages.dynsplit.stage import DynSplit
+from nodes.training.segment import Segment
+from nodes.wire.messages import Activation
 from reports.record import CaseValue
 
 
@@ -205,3 +210,44 @@ def _entropy(seen: Answers, chosen: torch.Tensor) -> float:
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+PICTURES = 5000  # the most that coders are fitted to
+
+
+def fitted(training: TrainingRun, name: str, spec: StageSpec, epochs: int) -> str:
+    """The path of the run's initial weights with the coders of ``spec``, each fitted for ``epochs``.
+
+    The file is kept in the case's folder under ``name``.
+    """
+    path = training.context.scratch / f"{name}-coders.pt"
+    if not path.exists():
+        write_state(path, _weights(training, spec, epochs))
+    return str(path.resolve())
+
+
+def _weights(training: TrainingRun, spec: StageSpec, epochs: int) -> dict[str, torch.Tensor]:
+    job = training.job(StageSpec())
+    device = torch.device(job.device)
+    activations = _activations(training, Segment(job, 0)).to(device)
+    torch.manual_seed(job.seed)
+    stage = build_stage(spec, {"x": activations[:1].to("meta")}).to(device)
+    assert isinstance(stage, DynSplit)
+    for path in stage.paths:
+        if list(path.encoder.parameters()):
+            halves = path.encoder, path.decoder
+            pretrain(*halves, activations, bits=path.bits, epochs=epochs, batch_size=job.batch_size, seed=job.seed)
+    coders = {name: tensor.cpu() for name, tensor in stage.state_dict().items() if "coder" in name}
+    whole = read_weights(training.weights, torch.device("cpu")) if training.weights else {}
+    return whole | coders
+
+
+def _activations(training: TrainingRun, segment: Segment) -> torch.Tensor:
+    """The output of the UE's part of the network for training pictures: (N, C, H, W)."""
+    some = subset(training.data.train, PICTURES, training.context.seed)
+    found: list[torch.Tensor] = []
+    for pictures, _ in in_order(some):
+        message = segment.source(pictures, None, assignment=0, step=0, train=False)
+        assert isinstance(message, Activation)
+        found += message.tensors.values()
+    return torch.cat(found)

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.experiments.common.learning import Learning, largest_payload
+from bench.experiments.hivemind.network.energy import FLOAT_BYTES
 from bench.experiments.hivemind.network.scenario import Machine
-from bench.experiments.hivemind.network.training import FLOAT_BYTES
 from bench.suite.experiment import Context, Problem
 from bench.suite.parameter_types import Count, ModelName, Positive, Share
 from netem.cellular.iab import TOPOLOGIES

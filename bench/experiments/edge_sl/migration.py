@@ -23,8 +23,8 @@ from bench.experiments.edge_sl.field import (
     make_field,
 )
 from bench.experiments.edge_sl.placement import held_bytes
+from bench.experiments.hivemind.network.energy import FLOAT_BYTES
 from bench.experiments.hivemind.network.scenario import DEVICES, Machine
-from bench.experiments.hivemind.network.training import FLOAT_BYTES
 from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import Count, Positive
 from netem.link import LinkProfile

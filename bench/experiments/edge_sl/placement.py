@@ -23,8 +23,8 @@ from bench.experiments.edge_sl.field import (
     make_field,
     placement_problems,
 )
+from bench.experiments.hivemind.network.energy import FLOAT_BYTES
 from bench.experiments.hivemind.network.scenario import DEVICES, profiles
-from bench.experiments.hivemind.network.training import FLOAT_BYTES
 from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import Count, Share, WorkloadName
 from nodes.costs.devices import predict_profile

@@ -1,32 +1,35 @@
 """Privacy of smashed data under inversion, and the cost of a cut, by cut and by stage.
 
-The attacker is an honest but curious server (see ``inversion``) and attacks after training. ``docs/edge_privacy.md``
-describes its knowledge and the findings.
+The attacker is an honest but curious server. It has pictures of the same distribution as the client's, none of them
+the client's, and the client's trained part of the network; after training it trains a decoder on the smashed data of
+its own pictures. ``docs/edge_privacy.md`` describes the findings.
 """
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch.nn import functional as F
 
-from bench.experiments.common.inference import answers
+from bench.experiments.common.inference import answers, in_order
 from bench.experiments.common.learning import ANY_CLASSES, layers_of
 from bench.experiments.common.threads import one_thread
 from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
-from bench.experiments.edge_sl.inversion import Attack, pixels, recut
 from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import Count, ModelName, StageChoice, stage_specs
 from nodes.costs.profile import measure_profile
 from nodes.costs.workload import inspect_chain
 from nodes.data.batching import subset
 from nodes.data.images import Pictures
+from nodes.model.boundary import Tensors
 from nodes.model.factory import build_model
 from nodes.spec.job import StageSpec
-from nodes.stages.leakage import WINDOW, distance_correlation, mean_picture, mean_squared_error, ssim
+from nodes.stages import leakage
 from nodes.training.segment import Segment
+from nodes.wire.messages import Activation
 
 
 class Privacy(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,8 +52,8 @@ class Privacy(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=
         return stage_specs(self.stages[stage], 1)[0]
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        if self.side < WINDOW:
-            yield Problem(("side",), f"got {self.side}; SSIM needs {WINDOW} pixels or more")
+        if self.side < leakage.WINDOW:
+            yield Problem(("side",), f"got {self.side}; SSIM needs {leakage.WINDOW} pixels or more")
         yield from _cut_problems(self.model, self.side, self.cuts)
         for stage in self.stages:
             for key, message, _ in self.training_problems({stage: self.spec(stage)}):
@@ -67,6 +70,57 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         yield from _cut_problems(self.model, self.side, self.cuts)
+
+
+class Attack(NamedTuple):
+    """The server's pictures, those that it attacks, and the epochs of its training."""
+
+    auxiliary: Pictures
+    wanted: Pictures
+    epochs: int
+    seed: int
+
+    def on(self, client: Segment) -> tuple[torch.Tensor, torch.Tensor]:
+        """The smashed data of the attacked pictures (N, ...) and their reconstructions (N, 3, S, S)."""
+        device = client.job.device
+        known, sent = (smashed(client, pictures).to(device) for pictures in (self.auxiliary, self.wanted))
+        with one_thread():
+            decoder = leakage.train_inversion_decoder(
+                known, pixels(self.auxiliary).to(device), epochs=self.epochs, seed=self.seed
+            )
+            return sent.cpu(), leakage.invert(decoder, sent).cpu()
+
+
+def pixels(pictures: Pictures) -> torch.Tensor:
+    """(N, 3, S, S) in [0, 1]."""
+    images = pictures.images[np.arange(len(pictures))].transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(images)).float() / 255
+
+
+def recut(trained: Trained, boundary: int) -> list[Segment]:
+    """The trained network cut in two at another ``boundary``, without a stage."""
+    weights = f"{trained.job.checkpoint}/network.pt"
+    torch.save({name: one for segment in trained.segments for name, one in segment.state().items()}, weights)
+    job = replace(trained.job, splits=(boundary,), weights=weights)
+    return [Segment(job, index) for index in range(2)]
+
+
+def smashed(client: Segment, pictures: Pictures) -> torch.Tensor:
+    """The smashed data (N, ...) that the server decodes for ``pictures``, in evaluation mode."""
+    found = []
+    for number, (some, _) in enumerate(in_order(pictures)):
+        message = client.source(some, None, assignment=0, step=number, train=False)
+        assert isinstance(message, Activation)
+        found.append(_code(client.outbound.decode(message.tensors), len(some)))
+    return torch.cat(found)
+
+
+def _code(codes: Tensors, count: int) -> torch.Tensor:
+    """The floating-point code of all ``count`` samples; several are flattened and joined. ValueError for none."""
+    found = [code for code in codes.values() if code.is_floating_point() and code.ndim > 1 and len(code) == count]
+    if not found:
+        raise ValueError(f"no code of {sorted(codes)} holds all {count} samples; give the stage one path")
+    return found[0] if len(found) == 1 else torch.cat([code.flatten(1) for code in found], 1)
 
 
 def privacy(parameters: Privacy, context: Context) -> Iterator[Measurement]:
@@ -121,14 +175,14 @@ def _attacked(
     answered = answers(segments, test)
     sent, read = attack.on(segments[0])
     wanted = pixels(attack.wanted)
-    blind = mean_picture(pixels(attack.auxiliary), len(wanted))
+    blind = leakage.mean_picture(pixels(attack.auxiliary), len(wanted))
     yield Measurement("test_accuracy", answered.accuracy, "fraction", case)
     yield Measurement("bytes_per_sample", answered.bytes_per_sample, "B", case)
-    yield Measurement("distance_correlation", distance_correlation(wanted, sent), "1", case)
-    yield Measurement("ssim", float(ssim(read, wanted).mean()), "1", case)
-    yield Measurement("blind_ssim", float(ssim(blind, wanted).mean()), "1", case)
-    yield Measurement("reconstruction_error", mean_squared_error(read, wanted), "1", case)
-    yield Measurement("blind_error", mean_squared_error(blind, wanted), "1", case)
+    yield Measurement("distance_correlation", leakage.distance_correlation(wanted, sent), "1", case)
+    yield Measurement("ssim", float(leakage.ssim(read, wanted).mean()), "1", case)
+    yield Measurement("blind_ssim", float(leakage.ssim(blind, wanted).mean()), "1", case)
+    yield Measurement("reconstruction_error", leakage.mean_squared_error(read, wanted), "1", case)
+    yield Measurement("blind_error", leakage.mean_squared_error(blind, wanted), "1", case)
     name = f"cut {case['cut']}" if case["stage"] == "identity" else f"{case['stage']} at {case['cut']}"
     yield from _shown(read, name, parameters)
 

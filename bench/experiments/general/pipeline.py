@@ -143,12 +143,7 @@ def node_measurements(node: NodeReport) -> Iterator[Measurement]:
     if node.pid:
         yield Measurement("pid", node.pid, "", case)
         yield Measurement("cpu_s", node.cpu_s, "s", case)
-    phases = {
-        "compute": node.compute_s,
-        "serialise": node.serialise_s,
-        "wire": node.wire_s,
-        "wait": node.wait_s,
-    }
+    phases = {"compute": node.compute_s, "serialise": node.serialise_s, "wire": node.wire_s, "wait": node.wait_s}
     for phase, seconds in phases.items():
         yield Measurement("phase_s", seconds, "s", case | {"phase": phase})
 

@@ -366,11 +366,7 @@ ENDS = {
 
 @pytest.mark.parametrize(
     ("how", "moment"),
-    [
-        ("Ctrl-C at the runner", ["begins"]),
-        ("SIGKILL", ["begins"]),
-        ("Ctrl-C in the terminal", ["begins", "epoch"]),
-    ],
+    [("Ctrl-C at the runner", ["begins"]), ("SIGKILL", ["begins"]), ("Ctrl-C in the terminal", ["begins", "epoch"])],
 )
 def test_a_runner_that_ends_leaves_nothing(how, moment, start, tmp_path):
     runner = start(job(tmp_path / "checkpoints", epochs=ENDLESS), LINKS, tmp_path)

@@ -54,14 +54,7 @@ def federation(
     about = {"model": "nodes.zoo.small_cnn:small_cnn", "splits": (4,), "stages": (StageSpec(),), "data": data} | (
         job or {}
     )
-    whole = Job(
-        input_shape=(3, 16, 16),
-        classes=10,
-        nodes=("client", "edge"),
-        batch_size=BATCH,
-        threads=1,
-        **about,
-    )
+    whole = Job(input_shape=(3, 16, 16), classes=10, nodes=("client", "edge"), batch_size=BATCH, threads=1, **about)
     return Federation(job=whole, scheme=SchemeSpec(name=scheme, options=options or {}), clients=clients, **fields)
 
 

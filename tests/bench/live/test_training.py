@@ -26,12 +26,7 @@ from nodes.spec.job import DataSpec, Device, Job, OptimizerSpec, StageSpec, Timi
 from nodes.training.in_process import run_in_process
 from nodes.training.report import TrainingOutcome
 
-NAMES = {
-    1: ("all",),
-    2: ("ue", "cloud"),
-    3: ("ue", "mec", "cloud"),
-    5: ("ue", "mec1", "mec2", "mec3", "cloud"),
-}
+NAMES = {1: ("all",), 2: ("ue", "cloud"), 3: ("ue", "mec", "cloud"), 5: ("ue", "mec1", "mec2", "mec3", "cloud")}
 NETWORK = "nodes.zoo.small_cnn:small_cnn"  # has batch norm and dropout
 SHAPE = (3, 32, 32)
 OWN_THREADS = torch.get_num_threads()

@@ -1,19 +1,29 @@
-"""Energy of UE and IAB nodes for a task: compute at their machines' power, and radio transfers.
+"""Energy of UE and IAB nodes for a task, of split training, and of moving layers when their nodes change.
 
 HiveMind counts the UE and the IAB MECs (section VII-B1), neither core servers and the cloud nor wired links. A
-radio's power depends on its rate (``nodes.costs.energy.Radio``).
+radio's power depends on its rate (``nodes.costs.energy.Radio``). In training gradients return through the same
+nodes. If the assignment changes between batches, the parameters of moved layers travel once over all hops between
+their old and new node (Eq. 8). Layers of a node that is not on the UE's new route go to the first later node on both
+routes; the paper does not specify this.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import fsum, inf
+from statistics import fmean
+from typing import NamedTuple
 
-from bench.experiments.hivemind.network.scenario import Machine, machine, profiles
-from bench.experiments.hivemind.network.tasks import Field, LinkUse, TaskTrace
+from bench.experiments.common.distribution import spread
+from bench.experiments.hivemind.network.inference import InferenceParameters, field_of
+from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, Machine, machine, profiles, update_times
+from bench.experiments.hivemind.network.tasks import Field, LinkUse, TaskTrace, present
+from bench.suite.experiment import Context, Measurement
 from netem.cellular.iab import IabRoute, NetworkKind
 from nodes.costs.devices import MMWAVE_RECEIVING, MMWAVE_SENDING, SUB6_RECEIVING, SUB6_SENDING
 from nodes.costs.energy import Radio
-from nodes.splitting.objectives import ChainMetric
+from nodes.splitting.objectives import ChainMetric, weighted_sum
+from nodes.splitting.search import search
 
 # Joules are of a batch of tasks, calibrated on the 476 J of figure 18's linear combination; only ratios are results.
 TASKS_A_BATCH = 1900
@@ -83,3 +93,135 @@ class Meter:
 def inference_meter(kind: NetworkKind, field: Field, workload: str) -> Meter:
     """The meter of forward passes."""
     return Meter(kind, field, {name: profiles(workload)[name].forward_j for name in COUNTED})
+
+
+FLOAT_BYTES = 4
+
+
+class Batch(NamedTuple):
+    """One batch: its first task, joules of all its tasks, and bytes and joules of the moves before it."""
+
+    trace: TaskTrace
+    tasks_j: float
+    moved_bytes: float
+    moves_j: float
+
+    @property
+    def energy_j(self) -> float:
+        return self.tasks_j + self.moves_j
+
+
+class ParameterTransfer(NamedTuple):
+    """Bytes of parameters over one link of a route."""
+
+    route: IabRoute
+    link: int
+    n_bytes: float
+
+
+def training_meter(kind: NetworkKind, field: Field, workload: str) -> Meter:
+    """The meter of forward and backward passes; gradients have their boundary's size, the input has none."""
+    kept = profiles(workload)
+    layer_j = {
+        name: [one + other for one, other in zip(kept[name].forward_j, kept[name].backward_j, strict=True)]
+        for name in COUNTED
+    }
+    return Meter(kind, field, layer_j, [0, *kept["ue"].boundary_bytes[1:-1], 0])
+
+
+def train(
+    field: Field, meter: Meter, workload: str, may_compute: Callable[[IabRoute, int], bool], times_s: Sequence[float]
+) -> list[Batch]:
+    """A batch at each of ``times_s``, each assigned for the least energy, including moves."""
+    kept = profiles(workload)
+    before = list(accumulate((FLOAT_BYTES * count for count in kept["ue"].parameters), initial=0.0))
+    backward_s = {name: kept[kind].backward_s for name in field.layer_s if (kind := machine(name))}
+    forecast = present(field)
+    batches: list[Batch] = []
+    held: tuple[IabRoute, list[int]] | None = None
+    for began_s in times_s:
+        route = field.network.route(began_s)
+        updated_s, rates = field.update(route, began_s, forecast, [0.0] * len(route.nodes))
+        costs = allowed(meter, route, rates, field.node_s(route, may_compute))
+        still = [[0.0] * len(row) for row in costs.layers]
+        kept_splits, forced = rerouted(held, route, before) if held else (None, [])
+        if kept_splits:
+            costs = weighted_sum(
+                [costs, ChainMetric(still, moving(meter, route, rates, before, kept_splits))], [1.0, 1.0]
+            )
+        splits = search(*costs).splits
+        chosen = moves(route, before, kept_splits, splits) if kept_splits else []
+        trace = field.trace(route, updated_s, splits)
+        back = field.gradient_hops(trace, backward_s, meter.gradient_bytes)
+        batches.append(
+            Batch(
+                trace,
+                TASKS_A_BATCH * meter.spent_j(trace, back),
+                sum(move.n_bytes for move in [*forced, *chosen]),
+                sum(meter.move_j(move.route, move.link, move.n_bytes, began_s) for move in [*forced, *chosen]),
+            )
+        )
+        held = route, splits
+    return batches
+
+
+def allowed(meter: Meter, route: IabRoute, rates: Sequence[float], node_s: Sequence[Sequence[float]]) -> ChainMetric:
+    """Joules of a batch; infinite where ``node_s`` is, for nodes that may not compute."""
+    costs = meter.costs(route, rates)
+    layers = [
+        [TASKS_A_BATCH * joules if seconds < inf else seconds for joules, seconds in zip(row, times, strict=True)]
+        for row, times in zip(costs.layers, node_s, strict=True)
+    ]
+    return ChainMetric(layers, [[TASKS_A_BATCH * joules for joules in row] for row in costs.links])
+
+
+def moving(
+    meter: Meter, route: IabRoute, rates: Sequence[float], before: Sequence[float], kept: Sequence[int]
+) -> list[list[float]]:
+    """Joules [P-1][L+1] of moving each link's split from ``kept`` to every boundary."""
+    return [
+        [meter.link_j(route, link, abs(size - before[split]), rate) for size in before]
+        for link, (rate, split) in enumerate(zip(rates, kept, strict=True))
+    ]
+
+
+def moves(route: IabRoute, before: Sequence[float], old: Sequence[int], new: Sequence[int]) -> list[ParameterTransfer]:
+    """The transfers when splits change; ``before`` [L+1] are bytes of parameters up to each boundary."""
+    sizes = [abs(before[one] - before[other]) for one, other in zip(old, new, strict=True)]
+    return [ParameterTransfer(route, link, size) for link, size in enumerate(sizes) if size]
+
+
+def rerouted(
+    held: tuple[IabRoute, list[int]], route: IabRoute, before: Sequence[float]
+) -> tuple[list[int], list[ParameterTransfer]]:
+    """Splits on ``route`` that keep layers in place, and the moves of those that cannot stay."""
+    old, splits = held
+    if old == route:
+        return splits, []
+    meets = next(node for node, name in enumerate(old.nodes) if node and name in route.nodes)
+    first = splits[0]
+    away = [ParameterTransfer(old, link, before[splits[link]] - before[first]) for link in range(1, meets)]
+    shared = route.nodes.index(old.nodes[meets])
+    return [first] * shared + splits[meets:], [move for move in away if move.n_bytes]
+
+
+def energy(parameters: InferenceParameters, context: Context) -> Iterator[Measurement]:
+    """Joules of a batch by strategy, the part for moving layers, and HiveMind's saving against each."""
+    field = field_of(parameters, context)
+    meter = training_meter(parameters.kind, field, parameters.workload)
+    times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
+    by_strategy = {
+        strategy: train(field, meter, parameters.workload, may_compute, times_s)
+        for strategy, may_compute in MAY_COMPUTE.items()
+    }
+    means = {name: fmean(batch.energy_j for batch in batches) for name, batches in by_strategy.items()}
+    for strategy, batches in by_strategy.items():
+        case = {"strategy": strategy}
+        yield from spread("energy_j", [batch.energy_j for batch in batches], "J", case)
+        yield Measurement("moves_energy_j", fmean(batch.moves_j for batch in batches), "J", case)
+        yield Measurement("batches_with_moves", sum(batch.moved_bytes > 0 for batch in batches), "batches", case)
+        if strategy != "hivemind":
+            yield Measurement("saving_share", 1 - means["hivemind"] / means[strategy], "fraction", case)
+        yield Measurement("relative_efficiency", means["ue"] / means[strategy], "1", case)
+        nodes = fmean(sum(map(bool, batch.trace.layers)) for batch in batches)
+        yield Measurement("computing_nodes", nodes, "nodes", case)

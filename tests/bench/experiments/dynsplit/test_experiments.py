@@ -11,8 +11,8 @@ import torch
 from bench.execution.loader import load
 from bench.experiments.common import two_node_training as training
 from bench.experiments.common.inference import answers, restored
-from bench.experiments.dynsplit import coders, paths
 from bench.experiments.dynsplit import experiments as dynsplit
+from bench.experiments.dynsplit import paths
 from bench.suite.document import InputError
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import decoder
@@ -248,13 +248,13 @@ def test_coders_are_fitted_before_and_the_network_is_the_pretrained_one(context)
     wanted = asked(dynsplit.TargetSweep, options={"paths": [0, 3]}, pretrain_epochs=1, coder_epochs=8, epochs=1)
     bench = training.TrainingRun(wanted, context)
     whole = torch.load(bench.weights, weights_only=True)
-    weights = torch.load(coders.fitted(bench, "here", wanted.spec(), 8), weights_only=True)
+    weights = torch.load(dynsplit.fitted(bench, "here", wanted.spec(), 8), weights_only=True)
     assert {name: tensor for name, tensor in weights.items() if name in whole}.keys() == whole.keys()
     assert all(torch.equal(weights[name], tensor) for name, tensor in whole.items())
     assert {name.split(".")[1] for name in weights.keys() - whole.keys()} == {"encoder1", "decoder1"}
     job = msgspec.structs.replace(bench.job(wanted.spec()), weights=bench.weights)
     bare = errors_of_coders(Segment(job, 0), Segment(job, 1), bench)
-    job = msgspec.structs.replace(job, weights=coders.fitted(bench, "here", wanted.spec(), 8))
+    job = msgspec.structs.replace(job, weights=dynsplit.fitted(bench, "here", wanted.spec(), 8))
     assert errors_of_coders(Segment(job, 0), Segment(job, 1), bench) < 0.7 * bare
 
 

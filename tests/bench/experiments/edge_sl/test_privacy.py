@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from bench.experiments.common.two_node_training import TrainingRun
-from bench.experiments.edge_sl import inversion
 from bench.experiments.edge_sl import privacy as edge_privacy
 from bench.suite.parameter_types import decoder
 from nodes.data.batching import split_holdout
@@ -97,13 +96,13 @@ def test_a_network_cut_elsewhere_is_the_same_network(context):
         return segments[1].forward(message).tensors["logits"]
 
     for boundary in (1, 12):
-        assert torch.equal(answer(inversion.recut(trained, boundary)), answer(trained.segments))
+        assert torch.equal(answer(edge_privacy.recut(trained, boundary)), answer(trained.segments))
 
 
 def test_paths_that_share_the_samples_cannot_be_attacked():
     with pytest.raises(ValueError, match="give the stage one path"):
-        inversion._code({"0": torch.ones(3, 2, 4, 4), "1": torch.ones(2, 2, 4, 4), "gate": torch.ones(5)}, 5)
-    several = inversion._code({"a": torch.ones(5, 2, 2), "b": torch.ones(5, 3), "n": torch.ones(5, 2).long()}, 5)
+        edge_privacy._code({"0": torch.ones(3, 2, 4, 4), "1": torch.ones(2, 2, 4, 4), "gate": torch.ones(5)}, 5)
+    several = edge_privacy._code({"a": torch.ones(5, 2, 2), "b": torch.ones(5, 3), "n": torch.ones(5, 2).long()}, 5)
     assert several.shape == (5, 7)
 
 

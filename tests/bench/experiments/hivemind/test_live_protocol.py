@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.experiments.hivemind.live_link_rates import RateParameters, rates
-from bench.experiments.hivemind.live_protocol import RouteParameters, UpdateParameters, changed, handover, updates
+from bench.experiments.hivemind.live_protocol import (
+    RateParameters,
+    RouteParameters,
+    UpdateParameters,
+    changed,
+    handover,
+    rates,
+    updates,
+)
 from bench.experiments.hivemind.live_route import LiveRouteParameters, RouteLink, held, steady
 from bench.suite.experiment import Context
 from bench.suite.parameter_types import ModelName

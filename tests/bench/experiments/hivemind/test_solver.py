@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bench.experiments.hivemind import solver as experiment
-from bench.experiments.hivemind.algorithm1_as_printed import printed_search
+from bench.experiments.hivemind.solver import printed_search
 from bench.experiments.hivemind.split_graphs import FullGraph, full_size, options, relay_size
 from bench.suite.experiment import Context, Measurement
 from nodes.splitting.search import path_cost, search

@@ -5,10 +5,18 @@ from math import inf
 import numpy as np
 import pytest
 
-from bench.experiments.hivemind.network.energy import TASKS_A_BATCH, Meter, inference_meter
+from bench.experiments.hivemind.network.energy import (
+    TASKS_A_BATCH,
+    Meter,
+    inference_meter,
+    moves,
+    moving,
+    rerouted,
+    train,
+    training_meter,
+)
 from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, fastest, generated, make_field, profiles
 from bench.experiments.hivemind.network.tasks import Field, present, tasks
-from bench.experiments.hivemind.network.training import moves, moving, rerouted, train, training_meter
 from netem.cellular.iab import IabRoute
 from nodes.costs.devices import MMWAVE_RECEIVING, MMWAVE_SENDING, RASPBERRY_PI_3BP
 

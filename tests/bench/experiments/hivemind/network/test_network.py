@@ -17,7 +17,7 @@ from bench.experiments.hivemind.network.dynamics import (
     prediction,
     showcase,
 )
-from bench.experiments.hivemind.network.energy import TASKS_A_BATCH
+from bench.experiments.hivemind.network.energy import TASKS_A_BATCH, energy
 from bench.experiments.hivemind.network.inference import (
     CapabilityParameters,
     HandoverParameters,
@@ -29,7 +29,6 @@ from bench.experiments.hivemind.network.inference import (
 from bench.experiments.hivemind.network.objectives import ObjectiveParameters, objectives
 from bench.experiments.hivemind.network.scenario import fastest, generated, machine, make_field, nearest, update_times
 from bench.experiments.hivemind.network.tasks import tasks
-from bench.experiments.hivemind.network.training import energy
 from bench.experiments.hivemind.profiles import ProfileParameters, measured
 from bench.suite.experiment import Context, Measurement
 from nodes.splitting.search import path_cost
