@@ -5,15 +5,17 @@ as ``module:function``. The annotation of the first argument, a msgspec Struct, 
 ``parameters``. If it has a method ``problems`` (see ``Checked``), the method is called before anything runs.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from bench.suite.document import Key
 from reports.record import CaseValue, Mode, Scale, ShapingBackend
 
+T = TypeVar("T")
+P = ParamSpec("P")
 SelfTest = Literal["refuse", "warn", "skip"]  # the action of a live run on links out of tolerance; skip: no self-test
 
 
@@ -43,6 +45,15 @@ class Problem(NamedTuple):
     key: Key
     message: str
     unused: bool = False
+
+
+def attempt(key: Key, check: Callable[P, T], *given: P.args, **named: P.kwargs) -> Generator[Problem, None, T | None]:
+    """The result of ``check``; its ValueError is the problem of the parameter ``key``, and the result None."""
+    try:
+        return check(*given, **named)
+    except ValueError as error:
+        yield Problem(key, str(error))
+        return None
 
 
 @runtime_checkable

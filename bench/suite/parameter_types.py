@@ -104,7 +104,7 @@ def check_workload(name: str) -> None:
         raise ValueError(f"{error}{did_you_mean(name, kept)}; kept are {', '.join(kept)}") from None
 
 
-def check_stage(name: str) -> None:
+def check_stage_name(name: str) -> None:
     if ":" in name:
         load_callable(name)
         return

@@ -19,11 +19,7 @@ INTERVAL = (0.025, 0.975)
 
 
 def spread(metric: str, values: Sequence[float], unit: str, case: Mapping[str, CaseValue]) -> Iterator[Measurement]:
-    """``metric``'s mean, ``_max``, and ``_quantile`` at each of ``QUANTILES`` (a key of the case).
-
-    ``values`` are in order of time. ``_quantile_low`` and ``_quantile_high`` are the ends of the interval of each
-    quantile in tables.
-    """
+    """Mean, ``_max``, ``_quantile`` at ``QUANTILES``, and intervals of those shown, of ``values`` in order of time."""
     yield Measurement(metric, fmean(values), unit, case)
     yield Measurement(f"{metric}_max", max(values), unit, case)
     for quantile, value in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True):

@@ -1,7 +1,4 @@
-"""Inference of a trained chain in this process, sample by sample, with the bytes over its first link.
-
-The nodes' parts are restored from the job's last checkpoint. Messages are those of the wire, so their sizes are too.
-"""
+"""Inference of a trained chain in this process, from its last checkpoint, with the bytes of the wire's messages."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

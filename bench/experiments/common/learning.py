@@ -2,20 +2,23 @@
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench.suite.experiment import Context, Problem
-from bench.suite.parameter_types import Count, ModelName
+from bench.suite.parameter_types import Count, ModelName, check_stage_name
+from nodes.data.batching import subset
 from nodes.data.datasets import load_dataset
 from nodes.data.images import Dataset
 from nodes.model.boundary import boundary_bytes
-from nodes.model.chain import Chain
+from nodes.model.chain import Chain, Values
 from nodes.model.factory import outline
 from nodes.model.pretrained import is_published, published_weights
-from nodes.spec.job import DataSpec, Job, OptimizerSpec
+from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.stages.builtin import build_stage
 
 PUBLISHED = "torchvision"  # instead of a file of weights
 ANY_CLASSES = 10  # for checks before data is read: the number of classes does not change which layers there are
@@ -44,6 +47,15 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def stored(self, context: Context) -> Dataset:
         """The case's data set, whole. Raises DataError."""
         return stored(context.dataset, _directory(context), self.side)
+
+    def selected(self, context: Context) -> Dataset:
+        """The case's data set, cut to the requested samples. Raises DataError."""
+        data = self.stored(context)
+        train, test = (
+            subset(pictures, count, context.seed)
+            for pictures, count in ((data.train, self.train_samples), (data.test, self.test_samples))
+        )
+        return replace(data, train=train, test=test)
 
     def job(self, context: Context, layout: Chain, **rest: Any) -> Job:
         """The job of these parameters; ``rest`` adds or replaces its fields. Raises ValueError."""
@@ -100,7 +112,23 @@ def weights_of(weights: str | None, model: str, layout: Chain) -> str | None:
     return None if weights is None else str(Path(weights).resolve())
 
 
-def largest_payload(layout: Chain, batch_size: int) -> int:
-    """The limit of a frame's payload in bytes: 4 times the largest boundary, and 1 MiB for labels."""
+def largest_payload(layout: Chain, batch_size: int, whole: bool = False) -> int:
+    """The most bytes of a payload: 4 boundaries, 1 MiB for labels; if ``whole``, a network with Adam's state."""
     widest = max(boundary_bytes(layout.shapes(index)) for index in range(len(layout) + 1))
-    return 4 * widest * batch_size + (1 << 20)
+    state_bytes = 3 * sum(tensor.nbytes for tensor in layout.model.state_dict().values()) if whole else 0
+    return 4 * widest * batch_size + (1 << 20) + state_bytes
+
+
+def check_stage(spec: StageSpec, crossing: Values | None) -> None:
+    """Raise ValueError if the stage does not exist or cannot be built for the boundary, if one crosses its link."""
+    check_stage_name(spec.name)
+    if crossing is not None:
+        build_stage(spec, crossing)
+
+
+def node_names(count: int) -> tuple[str, ...]:
+    """``ue``, the MEC servers in order, ``cloud``; ``ue`` alone for one node."""
+    if count <= 2:
+        return ("ue", "cloud")[:count]
+    servers = [f"mec{number}" for number in range(1, count - 1)] if count > 3 else ["mec"]
+    return ("ue", *servers, "cloud")

@@ -13,11 +13,10 @@ from nodes.spec.job import Job
 from nodes.training.report import ReportEpoch, TrainingOutcome
 
 T = TypeVar("T")
+Run = Callable[[Job, ReportEpoch], TrainingOutcome]
 
 
-def resumable(
-    job: Job, layers: int, folder: Path, run: Callable[[Job, ReportEpoch], TrainingOutcome], say: ReportEpoch
-) -> TrainingOutcome:
+def resumable(job: Job, layers: int, folder: Path, run: Run, say: ReportEpoch) -> TrainingOutcome:
     """The outcome of ``run`` on ``job``, whose model has ``layers``; resumes from what ``folder`` holds."""
     folder.mkdir(parents=True, exist_ok=True)
     finished, journal = folder / "outcome.json", folder / "epochs.jsonl"
@@ -44,18 +43,9 @@ def resumable(
 
 
 def resumable_until(
-    job: Job,
-    layers: int,
-    folder: Path,
-    run: Callable[[Job, ReportEpoch], TrainingOutcome],
-    say: ReportEpoch,
-    *,
-    ends: Callable[[TrainingOutcome], bool],
+    job: Job, layers: int, folder: Path, run: Run, say: ReportEpoch, *, ends: Callable[[TrainingOutcome], bool]
 ) -> TrainingOutcome:
-    """Train as ``resumable``, an epoch at a time, until ``ends(outcome)`` or after all epochs of ``job``.
-
-    Every epoch continues from the checkpoint of the previous one. The learning rate must not depend on their number.
-    """
+    """Train as ``resumable``, epoch by epoch at a constant learning rate, until ``ends`` or ``job.epochs``."""
     job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
     epochs = min(job.epochs, 1 + last_checkpoint(job, layers))
     while True:

@@ -1,5 +1,6 @@
 """Resumable training of a network that is cut in two, with a stage at the cut, for one case of a suite."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -7,19 +8,17 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from bench.experiments.common.chain_job import node_names
 from bench.experiments.common.inference import restored
-from bench.experiments.common.learning import Learning, weights_of, weights_problems
+from bench.experiments.common.learning import Learning, check_stage, node_names, weights_of, weights_problems
 from bench.experiments.common.resumable import resumable, resumable_until
-from bench.suite.experiment import Context, Measurement, Problem
-from bench.suite.parameter_types import Count, check_stage
-from nodes.data.batching import split_holdout, subset
+from bench.suite.experiment import Context, Measurement, Problem, attempt
+from bench.suite.parameter_types import Count
+from nodes.data.batching import split_holdout
 from nodes.data.images import Dataset, Pictures
 from nodes.files import replacing
 from nodes.model.chain import Chain
 from nodes.model.checkpoint import write_state
 from nodes.spec.job import DataSpec, Job, StageSpec
-from nodes.stages.builtin import build_stage
 from nodes.stages.dynsplit.gate import has_converged
 from nodes.training.in_process import run_in_process
 from nodes.training.report import TrainingOutcome
@@ -46,18 +45,9 @@ class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         yield from weights_problems(self.weights, str(self.model))
         if self.epsilon is not None and self.optimizer.schedule != "constant":
             yield Problem(("epsilon",), "training until convergence needs optimizer.schedule constant")
-        try:
-            layout = self.layout()
-            crossing = layout.shapes(boundary_after(layout, self.cut))
-        except ValueError as error:
-            yield Problem(("cut",), str(error))
-            return
-        for key, spec in stages.items():
-            try:
-                check_stage(spec.name)
-                build_stage(spec, crossing)
-            except ValueError as error:
-                yield Problem((key,), str(error))
+        crossing = yield from attempt(("cut",), lambda: self.layout().shapes(boundary_after(self.layout(), self.cut)))
+        for key, spec in stages.items() if crossing else ():
+            yield from attempt((key,), check_stage, spec, crossing)
 
 
 class Trained(NamedTuple):
@@ -70,22 +60,16 @@ class Trained(NamedTuple):
 
 
 class TrainingRun:
-    """The trainings of one case: its data, folder and initial weights.
-
-    ``hold_out`` training pictures are excluded from every training and kept as ``held_out``.
-    """
+    """The trainings of one case; ``hold_out`` training pictures are excluded from each and kept as ``held_out``."""
 
     def __init__(self, parameters: TwoNodeTraining, context: Context, hold_out: int = 0) -> None:
         self.parameters, self.context = parameters, context
-        everything = parameters.stored(context)
-        train = subset(everything.train, parameters.train_samples, context.seed)
+        self.data = parameters.selected(context)
         self.held_out: Pictures | None = None
         if hold_out:
-            train, self.held_out = split_holdout(train, hold_out, context.seed)
-        self.data = Dataset(
-            everything.name, everything.classes, train, subset(everything.test, parameters.test_samples, context.seed)
-        )
-        self.layout = parameters.layout(len(everything.classes))
+            train, self.held_out = split_holdout(self.data.train, hold_out, context.seed)
+            self.data = dataclasses.replace(self.data, train=train)
+        self.layout = parameters.layout(len(self.data.classes))
         self.weights = weights_of(parameters.weights, str(parameters.model), self.layout)
         if parameters.pretrain_epochs:
             self.weights = self._pretrained()

@@ -1,8 +1,4 @@
-"""Deprune and prune against their baselines: accuracy by epoch, bytes over the link, families of models.
-
-Trainings run in this process over the messages of the wire; bytes are those of whole frames. ``docs/deprune.md`` lists
-the choices that the paper leaves open.
-"""
+"""Deprune and prune against their baselines, in this process: accuracy by epoch, bytes of whole frames, families."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from bench.experiments.common.chain_job import node_names
-from bench.experiments.common.learning import Learning, layers_of
+from bench.experiments.common.learning import Learning, layers_of, node_names
 from bench.experiments.common.resumable import resumable
-from bench.suite.experiment import Context, Measurement, Problem, Setting
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName, PositiveShare
-from nodes.errors import ModelError
 from nodes.spec.job import Job, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.stages.deprune.budget import BudgetPhase, rate_factors
@@ -28,6 +22,7 @@ from nodes.zoo.vgg import layers_before
 FLATNESS = (2, 0.1)  # of ``nodes.stages.deprune.budget.Flatness``
 REACHED = 0.005  # distance to the best accuracy that counts as reaching it: an assumption, the paper reads a figure
 
+Epochs = list[dict[str, float]]  # what a node reports of each
 Budgets = Literal["low", "full", "low then full", "low until flat"]
 
 
@@ -70,18 +65,17 @@ class VggTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     augment: bool = True
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        try:
-            crossing = self.layout().shapes(layers_before(self.cut))
-            build_stage(pruned([BudgetPhase(1, 1.0)], resolution=self.resolution), crossing)
-        except (ValueError, IndexError, ModelError) as error:
-            yield Problem(("cut",), str(error))
+        yield from attempt(("cut",), self._check_cut)
+
+    def _check_cut(self) -> None:
+        layout, done = self.layout(), layers_before(self.cut)
+        if done > len(layout):
+            raise ValueError(f"cut {self.cut} follows {done} layers; the model has {len(layout)}")
+        build_stage(pruned([BudgetPhase(1, 1.0)], resolution=self.resolution), layout.shapes(done))
 
 
 class TrainingCourse(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Training by ``method``: ``epochs`` with ``share`` of the maps, then with all; ``milestone`` is an epoch.
-
-    The methods ``against`` are trained too, for the differences to them.
-    """
+    """``epochs`` with ``share`` of the maps, then all, by ``method`` and by those ``against``, with a ``milestone``."""
 
     method: str = "deprune"
     epochs: tuple[Count, Count] = (15, 7)
@@ -124,9 +118,8 @@ class Family(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 def pruned(phases: Sequence[BudgetPhase], **options: Any) -> StageSpec:
     """The stage that trains under ``phases``."""
-    return StageSpec(
-        name="nodes.stages.deprune.stage:Pruned", options={"phases": [list(phase) for phase in phases], **options}
-    )
+    options["phases"] = [list(phase) for phase in phases]
+    return StageSpec(name="nodes.stages.deprune.stage:Pruned", options=options)
 
 
 def course(parameters: TrainingCourse, context: Context) -> Iterator[Measurement]:
@@ -151,7 +144,7 @@ def course(parameters: TrainingCourse, context: Context) -> Iterator[Measurement
         yield Measurement("milestone_bytes_against", spared, "1", case)
 
 
-def trained(name: str, parameters: TrainingCourse, context: Context) -> list[dict[str, float]]:
+def trained(name: str, parameters: TrainingCourse, context: Context) -> Epochs:
     """The UE's metrics of each epoch of the training by the method ``name``."""
     method, (low, high) = METHODS[name], parameters.epochs
     least = max(1, high // 3)  # epochs reserved for all maps, however long the loss falls
@@ -171,16 +164,16 @@ def trained(name: str, parameters: TrainingCourse, context: Context) -> list[dic
     return train(job, context, name).epochs
 
 
-def accuracies_of(epochs: list[dict[str, float]]) -> list[float]:
+def accuracies_of(epochs: Epochs) -> list[float]:
     return [epoch["test_accuracy"] for epoch in epochs]
 
 
-def bytes_so_far(epochs: list[dict[str, float]]) -> list[float]:
+def bytes_so_far(epochs: Epochs) -> list[float]:
     """Bytes of whole training frames in both directions up to the end of each epoch."""
     return list(accumulate(epoch["train_up_bytes"] + epoch["train_down_bytes"] for epoch in epochs))
 
 
-def learned(epochs: list[dict[str, float]]) -> Iterator[Measurement]:
+def learned(epochs: Epochs) -> Iterator[Measurement]:
     """The filter at the end of the first phase: the share of its first choice that it kept, and its softness."""
     first = epochs[0]
     phase = sum(epoch["link0.budget"] == first["link0.budget"] for epoch in epochs)
@@ -202,20 +195,22 @@ def family(parameters: Family, context: Context) -> Iterator[Measurement]:
     job = replace(job, members=tuple(ends))
     reported = train(job, context, "prune").epochs
     trained, served = reported[: ends[-1]], reported[ends[-1] :]
-    for number, epoch in enumerate(trained, 1):
-        yield Measurement("test_accuracy", epoch["test_accuracy"], "fraction", {"method": "prune", "epoch": number})
+    for number, accuracy in enumerate(accuracies_of(trained), 1):
+        yield Measurement("test_accuracy", accuracy, "fraction", {"method": "prune", "epoch": number})
     yield from serving([trained[end - 1] for end in ends], served, parameters.shares)
     speedups = []
     for number, phase in enumerate(phases[1:], 1):
         case = {"share": f"1/{round(1 / phase.share)}"}
-        mine = [epoch["test_accuracy"] for epoch in trained[ends[number - 1] : ends[number]]]
+        mine = accuracies_of(trained[ends[number - 1] : ends[number]])
         yield Measurement("best_accuracy", max(mine), "fraction", {"method": "prune", **case})
         if parameters.scratch:
             length = [BudgetPhase(parameters.scratch_epochs or parameters.epochs[0], phase.share)]
             alone = make_job(parameters, context, pruned(length, **options), length)
-            theirs = [epoch["test_accuracy"] for epoch in train(alone, context, f"scratch-{number}").epochs]
+            theirs = accuracies_of(train(alone, context, f"scratch-{number}").epochs)
             speedups.append(epochs_to_best(theirs, mine) / epochs_to_best(mine, theirs))
-            yield from (Measurement(*found, {**case, "method": "scratch"}) for found in scratch_measures(theirs))
+            yield Measurement("best_accuracy", max(theirs), "fraction", {**case, "method": "scratch"})
+            spread = statistics.pstdev(theirs[len(theirs) // 2 :])  # once it has settled
+            yield Measurement("spread", spread, "fraction", {**case, "method": "scratch"})
             yield from versus(mine, theirs, parameters.early, case)
     if speedups:
         yield Measurement("mean_speedup", statistics.mean(speedups), "1")
@@ -225,12 +220,6 @@ def epochs_to_best(accuracies: list[float], others: list[float]) -> int:
     """Epochs until ``accuracies`` come within REACHED of the lower of both maxima, which both reach."""
     wanted = min(max(accuracies), max(others)) - REACHED
     return 1 + next(number for number, accuracy in enumerate(accuracies) if accuracy >= wanted)
-
-
-def scratch_measures(accuracies: list[float]) -> Iterator[tuple[str, float, str]]:
-    """The best accuracy of training from scratch, and the fluctuation of its second half."""
-    yield "best_accuracy", max(accuracies), "fraction"
-    yield "spread", statistics.pstdev(accuracies[len(accuracies) // 2 :]), "fraction"
 
 
 def versus(mine: list[float], theirs: list[float], early: int, case: dict[str, str]) -> Iterator[Measurement]:
@@ -244,9 +233,7 @@ def versus(mine: list[float], theirs: list[float], early: int, case: dict[str, s
     yield Measurement("prune_spread", statistics.pstdev(mine), "fraction", case)
 
 
-def serving(
-    trained: list[dict[str, float]], served: list[dict[str, float]], shares: Sequence[float]
-) -> Iterator[Measurement]:
+def serving(trained: Epochs, served: Epochs, shares: Sequence[float]) -> Iterator[Measurement]:
     """Accuracy and request bytes of the family's members, served one after the other."""
     for member, (at_end, now, share) in enumerate(zip(trained, served, shares, strict=True), 1):
         case = {"member": f"1/{round(1 / share)}"}

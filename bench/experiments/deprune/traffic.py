@@ -107,10 +107,7 @@ def products(*shapes: Any, out_shape: Sequence[int], **options: Any) -> int:
 
 
 def coders(parameters: Coders, context: Context) -> Iterator[Measurement]:
-    """Multiplications of coders and filter for one picture, counted and by the formulas of section 3.4.
-
-    ``printed_macs`` is the paper's total for one forward pass: 4 f_o f_i k_l k_b R + 2 R (B + 1).
-    """
+    """Multiplications of coders and filter for a picture, counted and by section 3.4, in all ``printed_macs``."""
     shapes = layers_of(str(parameters.model), 10, 32).shapes(layers_before(parameters.cut))
     ((_, boundary),) = shapes.items()
     maps, kernel = boundary.shape[1], (2 + parameters.resolution) ** 2

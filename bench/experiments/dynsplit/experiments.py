@@ -1,8 +1,4 @@
-"""DynSplit: training by target ratio, its baselines, its gate, and links that it follows.
-
-Trainings run in this process over the messages of the wire. ``docs/dynsplit.md`` lists the choices that the paper
-leaves open.
-"""
+"""DynSplit, trained in this process: training by target ratio, its baselines, its gate, and links that it follows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +12,8 @@ from torch import nn
 from bench.experiments.common.inference import Answers, answers, in_order
 from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
 from bench.experiments.dynsplit import paths
-from bench.suite.experiment import Context, Measurement, Problem, Setting
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName, Positive, Share, StageChoice, stage_specs
-from netem.trace import TraceError
 from nodes.data.batching import subset
 from nodes.model.chain import Chain
 from nodes.model.checkpoint import read_weights, write_state
@@ -77,10 +72,7 @@ class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fie
         if self.epsilon is not None and len(set(self.options.get("temperatures", (1.0,)))) > 1:
             yield Problem(("epsilon",), "training until convergence needs one temperature")
         for number, trace in enumerate(self.traces):
-            try:
-                paths.second_rates(trace)
-            except TraceError as error:
-                yield Problem(("traces", number), str(error))
+            yield from attempt(("traces", number), paths.second_rates, trace)
 
 
 class SizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,10 +126,7 @@ def sweep(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
 
 
 def rationale(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
-    """Complexity of the samples by path (Table IV): entropy of the original network's and of DynSplit's outputs.
-
-    The gate's ranking divides the samples at the target ratio, so that no path is empty.
-    """
+    """Entropy of the original network's and of DynSplit's outputs by path, divided by the gate's ranking (Table IV)."""
     run = TrainingRun(parameters, context)
     (target,) = parameters.targets
     original = run.trained(run.whole(parameters.epochs), "original")
@@ -186,10 +175,9 @@ def _following(network: paths.Steered, parameters: TargetSweep) -> Iterator[Meas
             scale = 8 * budget_bytes * samples_per_s * len(rates) / sum(rates)
             rates_bps = [scale * rate for rate in rates]
             followed = paths.link_timelines(network, rates_bps, samples_per_s)
+            case: dict[str, CaseValue] = {"trace": Path(trace).stem, "budget_bytes_per_sample": budget_bytes}
             for one in paths.following(followed, samples_per_s):
-                yield replace(
-                    one, case={"trace": Path(trace).stem, "budget_bytes_per_sample": budget_bytes, **one.case}
-                )
+                yield replace(one, case={**case, **one.case})
             for one in paths.by_second(followed["follow"], rates_bps) if not number else ():
                 yield replace(one, case={"trace": Path(trace).stem, **one.case})
 
@@ -216,10 +204,7 @@ PICTURES = 5000  # the most that coders are fitted to
 
 
 def fitted(training: TrainingRun, name: str, spec: StageSpec, epochs: int) -> str:
-    """The path of the run's initial weights with the coders of ``spec``, each fitted for ``epochs``.
-
-    The file is kept in the case's folder under ``name``.
-    """
+    """The kept file ``name`` of the run's initial weights with the coders of ``spec``, each fitted for ``epochs``."""
     path = training.context.scratch / f"{name}-coders.pt"
     if not path.exists():
         write_state(path, _weights(training, spec, epochs))

@@ -153,9 +153,8 @@ def following(timelines: Mapping[str, LinkTimeline], samples_per_s: int) -> Iter
         seconds, case = len(timeline.sent), {"policy": policy}
         yield Measurement("link_accuracy", sum(timeline.accuracy) / seconds, "fraction", case)
         yield Measurement("link_bytes_per_sample", sum(timeline.sent) / seconds / samples_per_s, "B", case)
-        yield Measurement(
-            "late_seconds_share", sum(waiting > 0 for waiting in timeline.waiting) / seconds, "fraction", case
-        )
+        late = sum(waiting > 0 for waiting in timeline.waiting)
+        yield Measurement("late_seconds_share", late / seconds, "fraction", case)
         yield Measurement("waiting_at_end_bytes", timeline.waiting[-1], "B", case)
 
 

@@ -1,9 +1,9 @@
 """Time and link traffic of training rounds whose clients move among edge servers.
 
 Clients follow HiveMind's trajectory past its six cells from different starting points; each cell has an edge server.
-Consecutive cells are joined, and each edge server to the cloud. Machines are those of HiveMind; a batch takes as long
-as its pictures one by one. All clients train at once; a round ends with the slowest, then copies are averaged. Layers
-move before a round. Rates, delays and the duration of a round, in which clients move on, are assumptions.
+Consecutive cells are joined, and each edge server to the cloud. Machines are HiveMind's; a batch takes as long as its
+pictures one by one. All clients train at once; a round ends with the slowest, then copies are averaged. Layers move
+before a round. Rates, delays and the duration of a round are assumptions.
 """
 
 from collections import Counter, defaultdict
@@ -17,16 +17,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.experiments.common.learning import Learning, largest_payload
+from bench.experiments.common.learning import ANY_CLASSES, Learning, largest_payload
 from bench.experiments.hivemind.network.energy import FLOAT_BYTES
-from bench.experiments.hivemind.network.scenario import Machine
+from bench.experiments.hivemind.network.scenario import DEVICES, Machine
 from bench.suite.experiment import Context, Problem
 from bench.suite.parameter_types import Count, ModelName, Positive, Share
 from netem.cellular.iab import TOPOLOGIES
 from netem.cellular.mobility import Trajectory, distances, serving_cells
 from netem.cellular.network import HYSTERESIS_DB
+from nodes.costs.devices import predict_profile
 from nodes.costs.profile import Profile
+from nodes.costs.workload import Inspected, inspect_chain
 from nodes.model.chain import Chain
+from nodes.model.factory import build_model
 from nodes.spec.job import Job, OptimizerSpec
 from nodes.splitting.migration import (
     CLOUD,
@@ -40,7 +43,6 @@ from nodes.splitting.migration import (
 )
 from nodes.splitting.search import transfer_s
 
-CLASSES = 10
 STRATEGIES: tuple[MigrationStrategy, ...] = ("stay", "migrate", "replicate")
 
 
@@ -76,8 +78,16 @@ class TrainedFieldParameters(FieldParameters, frozen=True, kw_only=True, forbid_
     side: Count = 32
     optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
 
+    def field(self, seed: int) -> tuple[Chain, dict[Machine, Profile], "EdgeField"]:
+        """The network's layers, their profile on each machine, and the field."""
+        shape = (3, self.side, self.side)
+        network = build_model(str(self.model), ANY_CLASSES, shape, seed)
+        work = inspect_chain(Inspected(network, shape))
+        kept = {name: predict_profile(device, work) for name, device in DEVICES.items()}
+        return Chain(network, shape), kept, make_field(self, kept, seed)
+
     def job(self, context: Context, layout: Chain, train_samples: int, test_samples: int, **rest: Any) -> Job:
-        """The job of the training on one thread of the CPU; a payload may hold all parameters and their optimizer."""
+        """The job of the training on one thread of the CPU."""
         learning = Learning(
             model=self.model,
             optimizer=OptimizerSpec(momentum=0.9 if self.optimizer_states else 0.0),
@@ -87,10 +97,8 @@ class TrainedFieldParameters(FieldParameters, frozen=True, kw_only=True, forbid_
             test_samples=test_samples,
             threads=1,
         )
-        weights_bytes = sum(tensor.nbytes for tensor in layout.model.state_dict().values())
-        payload_bytes = largest_payload(layout, self.batch_size) + 3 * weights_bytes
-        fields = {"classes": CLASSES, "device": "cpu", "payload_bytes": payload_bytes}
-        return learning.job(context, layout, **fields, **rest)
+        payload_bytes = largest_payload(layout, self.batch_size, whole=True)
+        return learning.job(context, layout, classes=ANY_CLASSES, device="cpu", payload_bytes=payload_bytes, **rest)
 
 
 class FieldRound(NamedTuple):
@@ -180,10 +188,7 @@ class EdgeField:
 
 
 def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], seed: int) -> EdgeField:
-    """The field of ``parameters`` and a network's profiles; ``seed`` draws the clients' starting points.
-
-    Raises ValueError if the devices hold all layers or a link has no rate.
-    """
+    """The field of ``parameters`` and profiles; ``seed`` draws the starting points. Raises ValueError."""
     first = parameters.device_layers
     if problems := [f"{one.key[0]}: {one.message}" for one in parameters.field_problems(len(kept["ue"].layers))]:
         raise ValueError(problems[0])
@@ -196,15 +201,10 @@ def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], see
         [FLOAT_BYTES * count for count in counts[first:]],
     )
     edges = edges_along_trajectory()
-    network = EdgeNetwork(
-        edges,
-        {
-            **dict.fromkeys(pairwise([*edges, edges[0]]), parameters.lateral),
-            **{(edge, CLOUD): parameters.backhaul for edge in edges},
-        },
-        {**dict.fromkeys(edges, batch["core"][first:]), CLOUD: batch["cloud"][first:]},
-        parameters.storage_share * sum(held),
-    )
+    links = dict.fromkeys(pairwise([*edges, edges[0]]), parameters.lateral)
+    links |= {(edge, CLOUD): parameters.backhaul for edge in edges}
+    layer_s = dict.fromkeys(edges, batch["core"][first:]) | {CLOUD: batch["cloud"][first:]}
+    network = EdgeNetwork(edges, links, layer_s, parameters.storage_share * sum(held))
     return EdgeField(parameters, network, model, sum(batch["ue"][:first]), _attached(parameters, seed))
 
 
@@ -214,10 +214,8 @@ def placement_problems(device_layers: int, layers: int, links: Mapping[str, Back
         yield Problem(("device_layers",), f"{device_layers} of {layers} layers leave none to place; give fewer")
     for name, link in links.items():
         if not (link.rate_bps > 0 and link.delay_s >= 0):
-            message = (
-                f"got [{link.rate_bps:g}, {link.delay_s:g}]; give a rate above 0 bit/s and a delay of at least 0 s"
-            )
-            yield Problem((name,), message)
+            got = f"got [{link.rate_bps:g}, {link.delay_s:g}]"
+            yield Problem((name,), f"{got}; give a rate above 0 bit/s and a delay of at least 0 s")
 
 
 def batch_s(profile: Profile, pictures: int) -> list[float]:

@@ -6,6 +6,7 @@ travel from edge to cloud to edge. The same training without moves is run for co
 Networks, section VI-C, leaves all of this open.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -15,31 +16,20 @@ import torch
 from msgspec.structs import replace
 
 from bench.experiments.common.learning import ANY_CLASSES, layers_of
-from bench.experiments.edge_sl.field import (
-    CLASSES,
-    EdgeField,
-    TrainedFieldParameters,
-    edges_along_trajectory,
-    make_field,
-)
+from bench.experiments.edge_sl.field import EdgeField, TrainedFieldParameters, edges_along_trajectory
 from bench.experiments.edge_sl.placement import held_bytes
 from bench.experiments.hivemind.network.energy import FLOAT_BYTES
-from bench.experiments.hivemind.network.scenario import DEVICES, Machine
-from bench.suite.experiment import Context, Measurement, Problem, Setting
+from bench.experiments.hivemind.network.scenario import Machine
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from nodes.costs.devices import predict_profile
 from nodes.costs.profile import Profile
-from nodes.costs.workload import Inspected, inspect_chain
 from nodes.data.loading import load_data
-from nodes.errors import ModelError
 from nodes.federated.in_process import FederationOutcome, run_in_process, run_in_virtual_time
-from nodes.model.chain import Chain
-from nodes.model.factory import build_model
 from nodes.spec.federation import ClientMove, Federation, SchemeSpec
 from nodes.spec.job import Job, StageSpec, Timing
-from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, EdgeNetwork, State, follow_separate_copies
+from nodes.splitting.migration import CLOUD, BackhaulLink, Controller, State, follow_separate_copies
 from reports.record import CaseValue
 
 KINDS = {
@@ -62,32 +52,23 @@ class RoamingParameters(TrainedFieldParameters, frozen=True, kw_only=True, forbi
     def problems(self, setting: Setting) -> Iterator[Problem]:
         if setting.mode == "live":
             yield Problem((), "mode live is not supported; give in-process or virtual, or moves of edge_sl.course")
-        try:
-            layout = layers_of(str(self.model), ANY_CLASSES, self.side)
-        except ModelError as error:
-            yield Problem(("model",), str(error))
-            return
-        if problems := list(self.field_problems(len(layout))):
-            yield from problems
+        layout = yield from attempt(("model",), layers_of, str(self.model), ANY_CLASSES, self.side)
+        problems = list(self.field_problems(len(layout))) if layout else []
+        yield from problems
+        if layout is None or problems:
             return
         held = held_bytes(layout, self.optimizer_states)
         copy_bytes, edges = sum(held[self.device_layers :]), len(edges_along_trajectory())
         weights = sum(FLOAT_BYTES * tensor.numel() for tensor in layout.model.parameters())
         room = int(self.storage_share * (1 + self.optimizer_states) * weights // copy_bytes)
         if edges * room < self.clients:
-            yield Problem(
-                ("storage_share",),
-                f"{edges} edges store {room} copies of {copy_bytes} B each, too few for {self.clients} clients",
-            )
+            stored = f"{edges} edges store {room} copies of {copy_bytes} B each"
+            yield Problem(("storage_share",), f"{stored}, too few for {self.clients} clients")
 
 
 def roaming(parameters: RoamingParameters, context: Context) -> Iterator[Measurement]:
     """Train with moving and with staying clients; traffic by kind, and the differences between the two."""
-    shape = (3, parameters.side, parameters.side)
-    network = build_model(str(parameters.model), CLASSES, shape, context.seed)
-    chain, work = Chain(network, shape), inspect_chain(Inspected(network, shape))
-    kept = {name: predict_profile(device, work) for name, device in DEVICES.items()}
-    field = make_field(parameters, kept, context.seed)
+    chain, kept, field = parameters.field(context.seed)
     states, predicted = decided(field, held_bytes(chain, parameters.optimizer_states)[parameters.device_layers :])
     holders = [[state.holders[0] for state in one] for one in states]
     job = parameters.job(
@@ -128,11 +109,8 @@ def decided(field: EdgeField, held: Sequence[int]) -> tuple[list[list[State]], i
     """The edge of each client's copy in each round, and the bytes of all moves, for layers of ``held`` bytes."""
     asked = field.parameters
     model = field.model._replace(held_bytes=held)
-    star = EdgeNetwork(
-        field.network.edges,
-        {ends: link for ends, link in field.network.links.items() if CLOUD in ends},
-        field.network.layer_s,
-        field.network.storage_bytes,
+    star = dataclasses.replace(
+        field.network, links={ends: link for ends, link in field.network.links.items() if CLOUD in ends}
     )
     states = follow_separate_copies(star, model, asked.batches, field.stay_rounds, field.attached)
     controller = Controller(star, model, "migrate", 1, asked.batches, field.stay_rounds)
@@ -177,9 +155,8 @@ def _federation(
 
 
 def _timing(profile: Profile, layers: slice, pictures: int) -> Timing:
-    return Timing(
-        forward_s=pictures * sum(profile.forward_s[layers]), backward_s=pictures * sum(profile.backward_s[layers])
-    )
+    forward_s, backward_s = (pictures * sum(seconds[layers]) for seconds in (profile.forward_s, profile.backward_s))
+    return Timing(forward_s=forward_s, backward_s=backward_s)
 
 
 def _duplex(link: BackhaulLink) -> Duplex:
@@ -218,17 +195,13 @@ def _accuracy(outcome: FederationOutcome, case: dict[str, CaseValue]) -> Measure
 
 
 def _differences(moving: FederationOutcome, staying: FederationOutcome, folder: Path) -> Iterator[Measurement]:
-    """Differences between training with and without moves: mean losses by round, clients' parts and momentum.
-
-    Raises ValueError if there is nothing to compare or the kept tensors have different names.
-    """
+    """Differences of losses and of kept tensors with and without moves. Raises ValueError without tensors."""
     one, other = _losses(moving), _losses(staying)
     yield Measurement("loss_difference_nats", max(abs(one[number] - other[number]) for number in other), "nats")
     ours, theirs = _all_kept(folder / "moving"), _all_kept(folder / "staying")
     if not ours or ours.keys() != theirs.keys():
-        raise ValueError(
-            f"cannot compare {len(ours)} tensors: only one side has {sorted(ours.keys() ^ theirs.keys())[:3]}"
-        )
+        unshared = sorted(ours.keys() ^ theirs.keys())[:3]
+        raise ValueError(f"cannot compare {len(ours)} tensors: only one side has {unshared}")
     yield Measurement("different_tensors", sum(not torch.equal(ours[name], theirs[name]) for name in ours), "tensors")
     yield Measurement("tensors", len(ours), "tensors")
 

@@ -2,22 +2,22 @@
 
 import functools
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
 
-from bench.experiments.common.learning import ANY_CLASSES, Learning
+from bench.experiments.common.learning import ANY_CLASSES, Learning, check_stage
 from bench.experiments.common.two_node_training import boundary_after
-from bench.suite.experiment import Problem, Setting
-from bench.suite.parameter_types import Count, ModelName, Positive, StageChoice, check_stage, stage_specs
+from bench.suite.experiment import Problem, Setting, attempt
+from bench.suite.parameter_types import Count, ModelName, Positive, StageChoice, stage_specs
 from netem.profiles import Duplex, LinkName
-from nodes.errors import ModelError, ProtocolError
+from nodes.errors import ProtocolError
 from nodes.federated.schemes import Scheme, build_scheme, scheme_of
 from nodes.federated.shape_workers import check_joint
 from nodes.model.chain import Chain
 from nodes.spec.federation import Absence, ClientMove, Federation, Partition, SchemeSpec
 from nodes.spec.job import Job, StageSpec
-from nodes.stages.builtin import build_stage
 from reports.record import Mode
 
 # Parameters that only some modes use; another mode refuses them. In process, compute takes its own time.
@@ -88,27 +88,16 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
             yield Problem(("links",), message)
         for name in ("backhaul", "cloud_every") if self.edges == 1 else ():
             yield Problem((name,), "only used with several edge servers; edges is 1", unused=True)
-        try:
-            layout = self.layout()
-        except ModelError as error:
-            yield Problem(("model",), str(error))
+        layout = yield from attempt(("model",), self.layout)
+        scheme = yield from attempt(("method",), self.method.build)
+        if layout is None or scheme is None:
             return
-        try:
-            scheme = self.method.build()
-        except ValueError as error:
-            yield Problem(("method",), str(error))
+        split_point = yield from attempt(("cut",), self.split_point, layout)
+        if split_point is None:
             return
-        try:
-            split_point = self.split_point(layout)
-        except ValueError as error:
-            yield Problem(("cut",), str(error))
-            return
-        try:
-            check_stage(self.stage_spec.name)
-            if split_point < len(layout):
-                build_stage(self.stage_spec, layout.shapes(split_point))
-        except ValueError as error:
-            yield Problem(("stage",), str(error))
+        crossing = layout.shapes(split_point) if split_point < len(layout) else None
+        if wrong := list(attempt(("stage",), check_stage, self.stage_spec, crossing)):
+            yield from wrong
         else:
             joint = scheme.server_parts == "joint" and self.clients > 1
             if joint and (why := _unjoinable(msgspec.json.encode((minimal(self, layout), self.method.spec)))):
@@ -132,13 +121,11 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         batch = self.clients * self.batch_size, f"a batch of {self.batch_size} {each}"
         needed = {"train_samples": batch, "test_samples": (self.clients, f"one {each}")}
         for name, (least, why) in needed.items():
-            given = getattr(self, name)
+            given, wanted = getattr(self, name), f"at least {least}, {why}"
             if given is not None and given < least:
-                yield Problem((name,), f"got {given}; give at least {least}, {why}")
+                yield Problem((name,), f"got {given}; give {wanted}")
             elif given is None and dataset == "none":
-                yield Problem(
-                    (name,), f"without a data set, give the number of blank pictures: at least {least}, {why}"
-                )
+                yield Problem((name,), f"without a data set, give the number of blank pictures: {wanted}")
 
     @property
     def stage_spec(self) -> StageSpec:
@@ -190,10 +177,9 @@ def minimal(parameters: Clients, layout: Chain) -> dict[str, Any]:
 def _unjoinable(encoded: bytes) -> str:
     """Why the server cannot take a joint step on what several clients send, if it cannot, by job and scheme."""
     job, scheme = msgspec.json.decode(encoded, type=tuple[Job, SchemeSpec])
-    try:
-        check_joint(job, build_scheme(scheme))
-    except ProtocolError as error:
-        return str(error)
-    except Exception:  # of a stage that cannot do with shapes alone: what it does shows when it has data
-        return ""
+    with suppress(Exception):  # of a stage that cannot do with shapes alone: what it does shows when it has data
+        try:
+            check_joint(job, build_scheme(scheme))
+        except ProtocolError as error:
+            return str(error)
     return ""

@@ -1,7 +1,4 @@
-"""Cost of storing layers at edges, moving them with clients, and keeping copies everywhere.
-
-Split Learning in 6G Edge Networks, section VI-C, leaves this question open; the answers here are empirical.
-"""
+"""Cost of storing layers at edges, moving them with clients, and keeping copies everywhere (6G, section VI-C)."""
 
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
@@ -13,26 +10,15 @@ import msgspec
 import torch
 from msgspec.structs import replace
 
-from bench.experiments.common.learning import layers_of
-from bench.experiments.edge_sl.field import (
-    CLASSES,
-    STRATEGIES,
-    FieldParameters,
-    TrainedFieldParameters,
-    batch_s,
-    make_field,
-    placement_problems,
-)
+from bench.experiments.common.learning import ANY_CLASSES, layers_of
+from bench.experiments.edge_sl import field as edge_field
+from bench.experiments.edge_sl.field import STRATEGIES, FieldParameters, TrainedFieldParameters, make_field
 from bench.experiments.hivemind.network.energy import FLOAT_BYTES
-from bench.experiments.hivemind.network.scenario import DEVICES, profiles
-from bench.suite.experiment import Context, Measurement, Problem, Setting
+from bench.experiments.hivemind.network.scenario import profiles
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, Share, WorkloadName
-from nodes.costs.devices import predict_profile
-from nodes.costs.workload import Inspected, inspect_chain
-from nodes.errors import ModelError
 from nodes.model.chain import Chain
 from nodes.model.checkpoint import checkpoint_path
-from nodes.model.factory import build_model
 from nodes.spec.job import Job, StageSpec
 from nodes.splitting.migration import BackhaulLink, Controller, State, route_s
 from nodes.splitting.placement import ServerPath, place_layers
@@ -62,12 +48,8 @@ class MigrationParameters(TrainedFieldParameters, frozen=True, kw_only=True, for
             yield Problem((), "mode virtual is not supported, since a network is trained; give in-process or live")
         if self.clients != 1:
             yield Problem(("clients",), f"got {self.clients}; give 1, since layers follow one client")
-        try:
-            layers = len(layers_of(str(self.model), CLASSES, self.side))
-        except ModelError as error:
-            yield Problem(("model",), str(error))
-        else:
-            yield from self.field_problems(layers)
+        layout = yield from attempt(("model",), layers_of, str(self.model), ANY_CLASSES, self.side)
+        yield from self.field_problems(len(layout)) if layout else ()
 
 
 class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,7 +66,7 @@ class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         layers = len(profiles(self.workload)["ue"].layers)
-        yield from placement_problems(self.device_layers, layers, {"metro": self.metro, "core": self.core})
+        yield from edge_field.placement_problems(self.device_layers, layers, {"metro": self.metro, "core": self.core})
 
 
 def placement(parameters: PlacementParameters, context: Context) -> Iterator[Measurement]:
@@ -120,13 +102,7 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
     A chain has a fixed order, so edges without layers relay the data, and moves count over the chain's links. The same
     job without moves, in this process, must give the same losses and parameters.
     """
-    shape = (3, parameters.side, parameters.side)
-    network = build_model(str(parameters.model), CLASSES, shape, context.seed)
-    work = inspect_chain(Inspected(network, shape))
-    field = make_field(
-        parameters, {name: predict_profile(device, work) for name, device in DEVICES.items()}, context.seed
-    )
-    chain = Chain(network, shape)
+    chain, _, field = parameters.field(context.seed)
     held = held_bytes(chain, parameters.optimizer_states)
     model = field.model._replace(held_bytes=held[parameters.device_layers :])
     controller = Controller(field.network, model, "migrate", 1, parameters.batches, field.stay_rounds)
@@ -134,15 +110,15 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
     for attached in field.attached[1:]:
         states.append(controller.follow(states[-1], attached))
     visited = {edge for attached in field.attached for edge in attached}
-    edges = tuple(edge for edge in field.network.edges if edge in visited)
-    splits = [chain_splits(state, edges, parameters.device_layers) for state in states]
+    passed = tuple(edge for edge in field.network.edges if edge in visited)
+    splits = [chain_splits(state, passed, parameters.device_layers) for state in states]
     moves = {parameters.batches * number: after for number, after in enumerate(splits)}
     job = parameters.job(
         context,
         chain,
         train_samples=parameters.batches * parameters.batch_size,
         test_samples=parameters.batch_size,
-        nodes=("device", *edges, "cloud"),
+        nodes=("device", *passed, "cloud"),
         splits=splits[0],
         stages=(StageSpec(),) * len(splits[0]),
         epochs=parameters.rounds,  # one a round
@@ -151,15 +127,10 @@ def migration(parameters: MigrationParameters, context: Context) -> Iterator[Mea
     moved, moved_state = _trained(replace(job, moves=moves, checkpoint=str(context.scratch / "moves")), context.mode)
     stayed, stayed_state = _trained(replace(job, checkpoint=str(context.scratch / "stays")), "in-process")
     before = list(accumulate(held, initial=0))
-    counted = sum(
-        abs(before[one] - before[other]) for old, new in pairwise(splits) for one, other in zip(old, new, strict=True)
-    )
-    sent = [
-        way["parameters"]
-        for node in moved.nodes
-        for way in (node.sent_uplink, node.sent_downlink)
-        if "parameters" in way
-    ]
+    changes = [ends for old, new in pairwise(splits) for ends in zip(old, new, strict=True)]
+    counted = sum(abs(before[one] - before[other]) for one, other in changes)
+    ways = [way for node in moved.nodes for way in (node.sent_uplink, node.sent_downlink)]
+    sent = [way["parameters"] for way in ways if "parameters" in way]
     yield Measurement("cell_changes", sum(one != other for one, other in pairwise(field.attached)), "1")
     yield Measurement("moves", sum(one != other for one, other in pairwise(splits)), "1")
     yield Measurement("moved_bytes", sum(one.payload_bytes for one in sent), "B", {"source": "wire"})
@@ -181,7 +152,7 @@ def tree(parameters: TreeParameters, context: Context) -> Iterator[Measurement]:
     weights = [FLOAT_BYTES * count for count in kept["ue"].parameters]
     held = [2 * size for size in weights[first:]]  # with momentum
     boundary = [parameters.batch_size * size for size in kept["ue"].boundary_bytes[first:-1]] + [0]
-    core_s, cloud_s = (batch_s(kept[name], parameters.batch_size)[first:] for name in ("core", "cloud"))
+    core_s, cloud_s = (edge_field.batch_s(kept[name], parameters.batch_size)[first:] for name in ("core", "cloud"))
     everyone = sum(parameters.clients)
     paths = []
     for edge, clients in enumerate(parameters.clients):
@@ -196,12 +167,11 @@ def tree(parameters: TreeParameters, context: Context) -> Iterator[Measurement]:
     servers = {server for path in paths for server in path.servers}
     found = place_layers(paths, held, dict.fromkeys(servers, limit) | {"cloud": sum(held)})
     yield Measurement("round_s", found.cost / everyone, "s")
-    for link in (0, 1):
-        sent = sum(
-            2 * clients * parameters.batches * boundary[splits[link]]
-            for clients, splits in zip(parameters.clients, found.splits, strict=True)
-        )
-        yield Measurement("smashed_mb", sent / 1e6, "MB", {"link": ("edge to metro", "metro to cloud")[link]})
+    for link, name in enumerate(("edge to metro", "metro to cloud")):
+        cuts = [boundary[splits[link]] for splits in found.splits]
+        once = sum(clients * cut for clients, cut in zip(parameters.clients, cuts, strict=True))
+        sent = 2 * parameters.batches * once
+        yield Measurement("smashed_mb", sent / 1e6, "MB", {"link": name})
     sizes = {server: sum(held[low:high]) for server, (low, high) in found.stored.items()}
     apart = sum(sum(held[one:other]) for one, other in found.splits)
     yield Measurement("metro_stored_mb", sizes.get("metro", 0) / 1e6, "MB", {"copies": "together"})

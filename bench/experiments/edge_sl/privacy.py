@@ -18,7 +18,7 @@ from bench.experiments.common.inference import answers, in_order
 from bench.experiments.common.learning import ANY_CLASSES, layers_of
 from bench.experiments.common.threads import one_thread
 from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
-from bench.suite.experiment import Context, Measurement, Problem, Setting
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName, StageChoice, stage_specs
 from nodes.costs.profile import measure_profile
 from nodes.costs.workload import inspect_chain
@@ -199,8 +199,7 @@ def _shown(pictures: torch.Tensor, shows: str, parameters: Privacy) -> Iterator[
 
 def _cut_problems(model: ModelName, side: int, cuts: tuple[str, ...]) -> Iterator[Problem]:
     """Problems of ``cuts`` that the model does not have, or of a model that cannot be cut."""
+    layout = yield from attempt(("model",), layers_of, str(model), ANY_CLASSES, side)
     for number, cut in enumerate(cuts):
-        try:
-            boundary_after(layers_of(str(model), ANY_CLASSES, side), cut)
-        except ValueError as error:
-            yield Problem(("cuts", number), str(error))
+        if layout is not None:
+            yield from attempt(("cuts", number), boundary_after, layout, cut)

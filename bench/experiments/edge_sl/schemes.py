@@ -1,23 +1,17 @@
-"""Comparison of SL, SFL, PSL, EPSL and FL by accuracy, time, bytes and compute (Split Learning in 6G Edge Networks).
-
-``course`` trains a federation in this process, live, or on a virtual clock, on which networks learn too while compute
-and links take the configured times.
-"""
+"""Comparison of SL, SFL, PSL, EPSL and FL by accuracy, time, bytes and compute (Split Learning in 6G Edge Networks)."""
 
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import msgspec
 import torch
+from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.experiments.common.learning import largest_payload
 from bench.experiments.edge_sl.parameters import Clients, minimal
 from bench.suite.experiment import Context, Measurement
 from netem.profiles import Duplex, duplex
-from nodes.data.batching import subset
-from nodes.data.images import Dataset
 from nodes.federated.in_process import FederationOutcome, ReportRound, RoundOutcome, run_in_process, run_in_virtual_time
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
@@ -33,16 +27,18 @@ def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
     """Train; accuracy and loss by round, bytes, compute, and in live and virtual mode time."""
     classes = parameters.classes(context)
     layout = parameters.layout(classes)
-    data = _data(parameters, context)
-    job = _job(parameters, context, classes, layout)
+    data = None if context.dataset == "none" else parameters.selected(context)
+    payload_bytes = largest_payload(layout, parameters.batch_size, whole=True)
+    about = minimal(parameters, layout) | {"classes": classes, "payload_bytes": payload_bytes}
+    job = parameters.job(context, layout, **about)
     federation = parameters.federation(job)
-    work = _work(parameters, job, layout)
+    work = _work(job)
     links = [duplex(parameters.links[number % len(parameters.links)]) for number in range(parameters.clients)]
     if context.mode == "live":
         outcome = _live(parameters, context, federation, links)
         yield Measurement("uncalibrated_links", len(outcome.uncalibrated), "directions")
     elif context.mode == "virtual":
-        federation = msgspec.structs.replace(federation, test_every=0, **_timings(parameters, work))
+        federation = replace(federation, test_every=0, **_timings(parameters, work))
         joined = dict(zip(federation.client_names, links, strict=True))
         joined |= dict.fromkeys(federation.edge_names, duplex(parameters.backhaul))
         outcome = run_in_virtual_time(federation, joined, data, parameters.learn)
@@ -50,9 +46,7 @@ def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
         outcome = run_in_process(federation, data, _saying(context))
     learned = parameters.learn and context.dataset != "none"
     if not learned:  # on blank pictures answers are correct by chance
-        outcome.rounds = [
-            msgspec.structs.replace(one, correct_by_class=[], total_by_class=[]) for one in outcome.rounds
-        ]
+        outcome.rounds = [replace(one, correct_by_class=[], total_by_class=[]) for one in outcome.rounds]
     yield from _rounds(outcome, parameters, learned, timed=context.mode != "in-process")
     yield from _totals(outcome, parameters, work)
 
@@ -84,34 +78,14 @@ def _saying(context: Context) -> ReportRound:
     return say
 
 
-def _data(parameters: Clients, context: Context) -> Dataset | None:
-    if context.dataset == "none":
-        return None
-    everything = parameters.stored(context)
-    return Dataset(
-        everything.name,
-        everything.classes,
-        subset(everything.train, parameters.train_samples, context.seed),
-        subset(everything.test, parameters.test_samples, context.seed),
-    )
-
-
-def _job(parameters: Clients, context: Context, classes: int, layout: Chain) -> Job:
-    """The job of a client and its server. A payload may be a whole network with Adam's state."""
-    parameter_bytes = sum(4 * tensor.numel() for tensor in layout.model.state_dict().values())
-    payload_bytes = largest_payload(layout, parameters.batch_size) + 3 * parameter_bytes
-    needed = minimal(parameters, layout) | {"classes": classes, "payload_bytes": payload_bytes}
-    return parameters.job(context, layout, **needed)
-
-
-class Work(msgspec.Struct, frozen=True):
+class Work(NamedTuple):
     """Counted floating-point operations of one picture's forward pass."""
 
     client: float
     server: float
 
 
-def _work(parameters: Clients, job: Job, layout: Chain) -> Work:
+def _work(job: Job) -> Work:
     """The operations of a client and its server for one picture."""
     model = build_model(job.model, job.classes, job.input_shape, job.seed)
     chain, (split_point,) = Chain(model, job.input_shape), job.splits
@@ -134,18 +108,11 @@ def _timings(parameters: Clients, work: Work) -> dict[str, Timing]:
     }
 
 
-class RoundEnd(NamedTuple):
-    """The end of a round on the run's clock without tests, and the accuracy at it, if tested."""
-
-    elapsed_s: float
-    accuracy: float | None
-
-
 def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, timed: bool) -> Iterator[Measurement]:
     """Loss and accuracy by round over all edge servers; losses only if networks ``learned``."""
     began = min(one.metrics["began"] for one in outcome.rounds)
     tests_s = 0.0  # not counted; zero on a virtual clock
-    moments: list[RoundEnd] = []
+    moments: list[tuple[float, float | None]] = []  # seconds at the end of each round, and accuracy if tested
     for number in range(parameters.rounds):
         of_round = [one for one in outcome.rounds if one.round == number]
         case: dict[str, CaseValue] = {"round": number + 1}
@@ -161,18 +128,19 @@ def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, time
             yield Measurement("test_accuracy", accuracy, "fraction", case)
             yield Measurement("balanced_accuracy", _balanced(of_round), "fraction", case)
         trained = max(max(one.metrics["trained"], one.metrics["averaged"]) for one in of_round)
-        moments.append(RoundEnd(trained - began - tests_s, accuracy))
+        moments.append((trained - began - tests_s, accuracy))
         tests_s += max(0.0, max(one.metrics["ended"] for one in of_round) - trained)
     if timed:
         yield from _times(moments, parameters)
 
 
-def _times(moments: list[RoundEnd], parameters: Clients) -> Iterator[Measurement]:
+def _times(moments: list[tuple[float, float | None]], parameters: Clients) -> Iterator[Measurement]:
     """Total and mean round time, and the accuracy at ``times_s``, each of the last round ended by then."""
-    yield Measurement("total_s", moments[-1].elapsed_s, "s")
-    yield Measurement("round_s", moments[-1].elapsed_s / len(moments), "s")
+    total_s, _ = moments[-1]
+    yield Measurement("total_s", total_s, "s")
+    yield Measurement("round_s", total_s / len(moments), "s")
     for time_s in parameters.times_s:
-        ended = [one.accuracy for one in moments if one.elapsed_s <= time_s and one.accuracy is not None]
+        ended = [accuracy for elapsed_s, accuracy in moments if elapsed_s <= time_s and accuracy is not None]
         if ended:
             yield Measurement("accuracy_at", ended[-1], "fraction", {"time_s": time_s})
 
@@ -194,9 +162,8 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
     yield Measurement("downlink_bytes", total("downlink_bytes"), "B")
     if parameters.moves:
         yield Measurement("moved_bytes", total("moved_bytes"), "B")
-    spared = sum(
-        one.metrics["shared_bytes"] * (1 - 1 / max(1.0, one.metrics["participants"])) for one in outcome.rounds
-    )
+    metrics = [one.metrics for one in outcome.rounds]
+    spared = sum(one["shared_bytes"] * (1 - 1 / max(1.0, one["participants"])) for one in metrics)
     yield Measurement("downlink_broadcast_bytes", total("downlink_bytes") - spared, "B")
     operations = (1 + BACKWARD) * parameters.batch_size * steps * work.client
     yield Measurement("client_operations", operations, "FLOP")
@@ -222,6 +189,6 @@ def _accuracy(rounds: list[RoundOutcome]) -> float | None:
 
 def _balanced(rounds: list[RoundOutcome]) -> float:
     """The mean accuracy of the classes that occur."""
-    right = torch.tensor([one.correct_by_class for one in rounds if one.total_by_class]).sum(0)
-    tested = torch.tensor([one.total_by_class for one in rounds if one.total_by_class]).sum(0)
+    both = [(one.correct_by_class, one.total_by_class) for one in rounds if one.total_by_class]
+    right, tested = torch.tensor(both).sum(0)
     return float((right[tested > 0] / tested[tested > 0]).mean())

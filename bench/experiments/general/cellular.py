@@ -1,5 +1,6 @@
 """The UE's bandwidth on every link of HiveMind's cellular networks, and the time of an upload."""
 
+import functools
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -8,12 +9,14 @@ import numpy as np
 
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Duration
-from netem.cellular import network
+from netem import cellular
 from netem.cellular.iab import NetworkKind
 from netem.cellular.network import Network
 from netem.cellular.traffic import Load
 
 EVERY_S = 0.5  # between two uploads
+
+generated = functools.cache(cellular.network)  # once for all experiments of this process
 
 
 class NetworkParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,7 +32,7 @@ class NetworkParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             raise ValueError(f"coherence_s ({self.coherence_s}) is longer than duration_s ({self.duration_s})")
 
     def make(self, seed: int) -> Network:
-        return network(self.kind, self.load, self.coherence_s, self.duration_s, seed)
+        return generated(self.kind, self.load, self.coherence_s, self.duration_s, seed)
 
 
 class CourseParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,10 +75,7 @@ def course(parameters: CourseParameters, context: Context) -> Iterator[Measureme
 
 
 def upload(parameters: UploadParameters, context: Context) -> Iterator[Measurement]:
-    """Seconds of a payload to the cloud, link after link, each at its rate when the upload starts.
-
-    Equation (10) of HiveMind summed over the route, without its overhead.
-    """
+    """Seconds of a payload to the cloud, link after link, at the rates when it starts (HiveMind, Eq. 10)."""
     found = parameters.make(context.seed)
     times_s = np.arange(0.0, found.duration_s, EVERY_S).tolist()
     seconds = [

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from bench.experiments.common.chain_job import ChainParameters, make_job
-from bench.experiments.general.pipeline import run, tested
+from bench.experiments.general.pipeline import ChainParameters, make_job, run, tested
 from bench.live.link_calibration import SWEPT, Asked, CalibrationRow, named, rows
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Positive
@@ -24,10 +23,7 @@ BUSY = "import select\nwhile not select.select([0], [], [], 0)[0]: sum(range(100
 
 
 class LinkMeasurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The measurement of each link: a stream of about ``bulk_s``, and ``messages`` of 8 bytes.
-
-    ``busy`` processes compute at the same time.
-    """
+    """A stream of about ``bulk_s`` over each link, and ``messages`` of 8 bytes, while ``busy`` processes compute."""
 
     bulk_s: Positive = 0.3
     messages: Annotated[int, msgspec.Meta(ge=2)] = 20

@@ -3,22 +3,137 @@
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
-from bench.experiments.common.chain_job import ChainParameters, make_job
+from bench.experiments.common.learning import Learning, check_stage, node_names, weights_of, weights_problems
 from bench.experiments.common.resumable import resumable
 from bench.live.time_dilation import quickened, slowed
-from bench.suite.experiment import Context, Measurement
-from netem.profiles import Duplex
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
+from bench.suite.parameter_types import Count, CountOrZero, Stages, stage_specs
+from netem.profiles import Duplex, LinkName, duplex
+from netem.trace_schedule import schedules
+from nodes.imports import did_you_mean
+from nodes.model.chain import Chain
+from nodes.model.layer_range import LayerRange, layer_range
 from nodes.runtime.report import NodeReport
-from nodes.spec.job import Job, Timing
+from nodes.spec.job import Device, Job, Timing
 from nodes.training.in_process import run_in_process, run_in_virtual_time
 from nodes.training.report import ReportEpoch, TrainingOutcome
-from reports.record import CaseValue
+from reports.record import CaseValue, Mode
 
 LATENCY_QUANTILES = (0.5, 0.95)
+
+
+class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A chain of UE, MEC servers and cloud, and its training.
+
+    ``link`` joins the UE to the first server, ``backhaul`` each further pair. ``splits`` are the layers done when
+    leaving each node; by default layers are divided equally. ``stage`` acts at every link, or lists one a link.
+    ``rounds`` repeats the run; with ``unsplit`` the unsplit model runs in turn, so that both meet the same load.
+    ``devices`` are the nodes that are slower than this machine; in virtual time every node needs its device's timing.
+    """
+
+    nodes: Count = 3
+    splits: list[int] | None = None
+    stage: Stages = "identity"
+    link: LinkName | Duplex = "unlimited"
+    backhaul: LinkName | Duplex = "unlimited"
+    epochs: CountOrZero = 1  # 0: inference alone
+    steps: Count | None = None
+    microbatches: Count = 1
+    window: Count = 4
+    weights: str | None = None
+    unsplit: bool = False
+    rounds: Count = 1
+    devices: dict[str, Device] = msgspec.field(default_factory=dict)
+    time_dilation: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
+
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from self._mode_problems(setting.mode)
+        yield from self._node_problems()
+        yield from weights_problems(self.weights, str(self.model))
+        if self.batch_size % self.microbatches:
+            yield Problem(("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}")
+        if self.splits is not None and len(self.splits) != self.nodes - 1:
+            yield Problem(("splits",), f"{self.nodes} nodes need {self.nodes - 1} splits, got {len(self.splits)}")
+            return
+        stages = yield from attempt(("stage",), stage_specs, self.stage, self.nodes - 1)
+        layout = yield from attempt(("model",), self.layout)
+        if stages is None or layout is None:
+            return
+        places = (yield from attempt(("splits",), _places, layout, self.splits_of(layout))) or []
+        acts_on = {place.outbound: layout.shapes(place.stop) for place in places if place.outbound is not None}
+        for link, spec in enumerate(stages if places else ()):
+            key = ("stage", link) if isinstance(self.stage, list) else ("stage",)
+            yield from attempt(key, check_stage, spec, acts_on.get(link))
+
+    def _mode_problems(self, mode: Mode) -> Iterator[Problem]:
+        """Parameters that ``mode`` needs and that are missing, or that it does not use."""
+        if mode != "live" and self.time_dilation != 1:
+            yield Problem(("time_dilation",), f"only a live run can be dilated; this one is {mode}")
+        if mode == "virtual":
+            if self.weights is not None:
+                yield Problem(("weights",), "in virtual time nothing is computed, so weights are unused")
+            for name in node_names(self.nodes):
+                if name not in self.devices:
+                    yield Problem(("devices",), f"in virtual time {name} needs a device with a timing")
+                elif self.devices[name].timing is None:
+                    yield Problem(("devices", name), "in virtual time a device needs a timing")
+
+    def _node_problems(self) -> Iterator[Problem]:
+        """Devices without a node, and links with unreadable traces."""
+        names = node_names(self.nodes)
+        for name in self.devices.keys() - set(names):
+            yield Problem(("devices", name), f"no node {name!r}{did_you_mean(name, names)}")
+        for key, link in (("link", self.link), ("backhaul", self.backhaul)):
+            if duplex(link).time_dilation != 1:
+                yield Problem((key, "time_dilation"), "a run is dilated as a whole; give it beside the links")
+            yield from attempt((key, "trace"), schedules, duplex(link))
+
+    @property
+    def links(self) -> list[Duplex]:
+        """The links from the UE on, without time dilation."""
+        return [duplex(self.link), *[duplex(self.backhaul)] * (self.nodes - 2)][: self.nodes - 1]
+
+    def splits_of(self, layout: Chain) -> tuple[int, ...]:
+        """Layers done when leaving each node but the last."""
+        if self.splits is not None:
+            return tuple(self.splits)
+        return tuple(round(len(layout) * (p + 1) / self.nodes) for p in range(self.nodes - 1))
+
+
+def _places(layout: Chain, splits: tuple[int, ...]) -> list[LayerRange]:
+    """The layers of each node. Raises ModelError if the model cannot be cut at ``splits``."""
+    places = [layer_range(splits, index, len(layout)) for index in range(len(splits) + 1)]
+    for place in places:
+        if place.start < place.stop:
+            layout.check_part(place.start, place.stop)
+    return places
+
+
+def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
+    """The job of ``parameters`` and the model's number of layers. Raises ModelError, DataError or ValueError."""
+    names = node_names(parameters.nodes)
+    classes = parameters.classes(context)
+    layout = parameters.layout(classes)
+    job = parameters.job(
+        context,
+        layout,
+        classes=classes,
+        nodes=names,
+        splits=parameters.splits_of(layout),
+        stages=stage_specs(parameters.stage, parameters.nodes - 1),
+        epochs=parameters.epochs,
+        steps=parameters.steps,
+        microbatches=parameters.microbatches,
+        window=parameters.window,
+        devices=tuple(parameters.devices.get(name, Device()) for name in names) if parameters.devices else (),
+        weights=weights_of(parameters.weights, str(parameters.model), layout),
+    )
+    return job, len(layout)
 
 
 def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement]:
@@ -48,10 +163,7 @@ def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement
 
 
 def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, context: Context) -> TrainingOutcome:
-    """Run ``job`` in the context's mode: live, in this process or in virtual time.
-
-    ``folder`` keeps the state for a resumed run.
-    """
+    """Run ``job`` in the context's mode; ``folder`` keeps the state for a resumed run."""
 
     def say(metrics: dict[str, float]) -> None:
         context.say(
@@ -87,17 +199,19 @@ def learned(outcome: TrainingOutcome) -> Iterator[Measurement]:
 
 def timings(job: Job) -> list[Timing]:
     """Seconds of a batch at each node in virtual time. Raises ValueError if a device has no timing."""
-    given = {name: device.timing for name, device in zip(job.nodes, job.devices, strict=False)}
-    if missing := [name for name in job.nodes if given.get(name) is None]:
+    given = {name: device.timing for name, device in zip(job.nodes, job.devices, strict=False) if device.timing}
+    if missing := [name for name in job.nodes if name not in given]:
         raise ValueError(f"devices: in virtual time {', '.join(missing)} needs a timing")
-    return [given[name] or Timing() for name in job.nodes]
+    return [given[name] for name in job.nodes]
 
 
 def link_measurements(parameters: ChainParameters, outcome: TrainingOutcome, context: Context) -> Iterator[Measurement]:
     """The number of links out of calibration, and the time dilation of the run."""
-    if context.mode == "live" and context.shaping != "none" and any(link != Duplex() for link in parameters.links):
+    if context.mode != "live":
+        return
+    if context.shaping != "none" and any(link != Duplex() for link in parameters.links):
         yield Measurement("uncalibrated_links", len(outcome.uncalibrated), "directions")
-    if context.mode == "live" and parameters.time_dilation != 1:
+    if parameters.time_dilation != 1:
         yield Measurement("time_dilation", parameters.time_dilation, "1")
 
 
@@ -108,9 +222,8 @@ def tested(outcome: TrainingOutcome) -> Iterator[Measurement]:
     if seconds:
         yield Measurement("inference_samples_per_s", samples / seconds, "samples/s")
     for quantile in LATENCY_QUANTILES if len(outcome.latency_s) > 1 else ():
-        yield Measurement(
-            "latency_ms", 1e3 * float(np.quantile(outcome.latency_s, quantile)), "ms", {"quantile": quantile}
-        )
+        latency_ms = 1e3 * float(np.quantile(outcome.latency_s, quantile))
+        yield Measurement("latency_ms", latency_ms, "ms", {"quantile": quantile})
 
 
 def rate(job: Job, outcomes: list[TrainingOutcome]) -> float:
@@ -144,8 +257,7 @@ def node_measurements(node: NodeReport) -> Iterator[Measurement]:
         yield Measurement("pid", node.pid, "", case)
         yield Measurement("cpu_s", node.cpu_s, "s", case)
     phases = {"compute": node.compute_s, "serialise": node.serialise_s, "wire": node.wire_s, "wait": node.wait_s}
-    for phase, seconds in phases.items():
-        yield Measurement("phase_s", seconds, "s", case | {"phase": phase})
+    yield from (Measurement("phase_s", seconds, "s", case | {"phase": phase}) for phase, seconds in phases.items())
 
 
 def wire_measurements(outcome: TrainingOutcome) -> Iterator[Measurement]:

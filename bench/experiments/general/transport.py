@@ -15,11 +15,11 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import msgspec
 import numpy as np
@@ -42,13 +42,7 @@ TAG = 0
 distributed: Any = torch.distributed  # its stubs lack the process groups
 
 TransferPlan = list[tuple[int, int]]  # (bytes of the tensor, hops) in order; both ends know it
-
-
-class Sender(Protocol):
-    """The sending end."""
-
-    async def hop(self, tensor: torch.Tensor) -> None:
-        """Send ``tensor``; return when the answer has come."""
+Hop = Callable[[torch.Tensor], Awaitable[None]]  # sends a tensor and returns when the answer has come
 
 
 class OurWay:
@@ -64,10 +58,6 @@ class OurWay:
         await self.channel.receive()
 
 
-async def open_ours(port: int, token: str, limits: Limits) -> OurWay:
-    return OurWay(await connect(HOST, port, "sender", token, limits))
-
-
 async def answer_ours(server: Server) -> None:
     channel = await server.accept()
     while True:
@@ -80,7 +70,7 @@ class RawEnd(asyncio.BufferedProtocol):
     """A socket protocol that fills the buffers of a plan in order."""
 
     def __init__(self, plan: TransferPlan) -> None:
-        buffers = {size: bytes_of(torch.empty(size, dtype=torch.uint8)) for size, _ in plan}
+        buffers = {size: memoryview(bytearray(size)) for size, _ in plan}
         self._buffers = iter([buffers[size] for size, hops in plan for _ in range(hops)])
         self._next()
 
@@ -112,16 +102,11 @@ class RawWay(RawEnd):
 
     async def hop(self, tensor: torch.Tensor) -> None:
         self._answered = asyncio.get_running_loop().create_future()
-        self.transport.write(bytes_of(tensor))
+        self.transport.write(tensor.numpy().data)
         await self._answered
 
     def filled(self) -> None:
         self._answered.set_result(None)
-
-
-async def open_raw(port: int, plan: TransferPlan) -> RawWay:
-    _, way = await asyncio.get_running_loop().create_connection(lambda: RawWay(plan), HOST, port)
-    return way
 
 
 class PickleWay:
@@ -142,10 +127,6 @@ class PickleWay:
     async def get(self) -> Any:
         (size,) = LENGTH.unpack(await self.reader.readexactly(LENGTH.size))
         return pickle.loads(await self.reader.readexactly(size))
-
-
-async def open_pickle(port: int) -> PickleWay:
-    return PickleWay(*await asyncio.open_connection(HOST, port))
 
 
 async def answer_pickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -183,10 +164,6 @@ def answer_gloo(store: Path, plan: TransferPlan) -> None:
         for _ in range(hops):
             group.recv([tensor], 0, TAG).wait()
             group.send([answer], 0, TAG).wait()
-
-
-def bytes_of(tensor: torch.Tensor) -> memoryview:
-    return tensor.numpy().data
 
 
 Loop = Literal["uvloop", "asyncio"]
@@ -250,7 +227,7 @@ async def _measure(setup: Setup, warmup: int, context: Context) -> dict[int, dic
                 names.rotate()  # no transport is always first
                 for name in names:
                     began = time.perf_counter()
-                    await ways[name].hop(tensor)
+                    await ways[name](tensor)
                     times[name].append(time.perf_counter() - began)
             seconds[size] = {name: measured[warmup:] for name, measured in times.items()}
             context.say(f"{size} bytes: {rounds} hops each of {', '.join(ways)}")
@@ -258,7 +235,7 @@ async def _measure(setup: Setup, warmup: int, context: Context) -> dict[int, dic
 
 
 @asynccontextmanager
-async def _ways(setup: Setup) -> AsyncIterator[dict[str, Sender]]:
+async def _ways(setup: Setup) -> AsyncIterator[dict[str, Hop]]:
     """All transports to a peer process, which ends with the block, or with this process even if that is killed."""
     spawn = multiprocessing.get_context("spawn")
     pipe, theirs = spawn.Pipe()
@@ -267,10 +244,12 @@ async def _ways(setup: Setup) -> AsyncIterator[dict[str, Sender]]:
     theirs.close()  # so that the end of the pipe signals the other end's death
     try:
         ports: dict[str, int] = await asyncio.to_thread(pipe.recv)
-        ours = await open_ours(ports["splitmec"], setup.token, setup.limits)
-        raw, pickled = await open_raw(ports["raw"], setup.plan), await open_pickle(ports["pickle"])
+        ours = OurWay(await connect(HOST, ports["splitmec"], "sender", setup.token, setup.limits))
+        loop = asyncio.get_running_loop()
+        _, raw = await loop.create_connection(lambda: RawWay(setup.plan), HOST, ports["raw"])
+        pickled = PickleWay(*await asyncio.open_connection(HOST, ports["pickle"]))
         gloo = GlooWay(await asyncio.to_thread(open_gloo, setup.store, 0))
-        yield {"splitmec": ours, "raw": raw, "gloo": gloo, "pickle": pickled}
+        yield {"splitmec": ours.hop, "raw": raw.hop, "gloo": gloo.hop, "pickle": pickled.hop}
         await ours.channel.close()
         raw.transport.close()
         pickled.writer.close()
@@ -298,15 +277,11 @@ async def _answer(pipe: Connection, setup: Setup) -> None:
     raw = await loop.create_server(lambda: RawEnd(setup.plan), HOST)
     pickled = await asyncio.start_server(answer_pickle, HOST)
     ours = asyncio.create_task(answer_ours(server))
-    pipe.send({"splitmec": server.port, "raw": _port(raw), "pickle": _port(pickled)})
+    ports = {name: other.sockets[0].getsockname()[1] for name, other in (("raw", raw), ("pickle", pickled))}
+    pipe.send({"splitmec": server.port, **ports})
     await ended.wait()
     loop.remove_reader(pipe.fileno())
     raw.close()
     pickled.close()
     ours.cancel()
     await server.close()
-
-
-def _port(server: asyncio.Server) -> int:
-    port: int = server.sockets[0].getsockname()[1]
-    return port

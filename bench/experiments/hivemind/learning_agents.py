@@ -1,8 +1,4 @@
-"""Split execution of models that are no plain chain: recurrent networks, and agents that learn together.
-
-HiveMind, section VI. Here the models run, and shared parameters travel as messages; ``network.recurrent`` computes
-their cost over HiveMind's network.
-"""
+"""Split execution of recurrent networks and of agents that learn together by messages (HiveMind, section VI)."""
 
 from collections.abc import Iterator
 from itertools import pairwise

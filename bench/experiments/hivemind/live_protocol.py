@@ -14,17 +14,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from bench.experiments.hivemind.live_route import (
-    LiveRouteParameters,
-    RouteNodeName,
-    ServiceParameters,
-    error_of,
-    held,
-    known_of,
-    served,
-    service_of,
-    setup_of,
-)
+from bench.experiments.hivemind import live_route
 from bench.live.inference import LiveService, ServiceSetup
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Count, Positive
@@ -39,7 +29,7 @@ from nodes.wire.messages import TaskReport
 from reports.record import CaseValue
 
 
-class UpdateParameters(ServiceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class UpdateParameters(live_route.ServiceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``updates`` of a chain joined by ``links``, from the UE on, after ``discarded`` others."""
 
     links: tuple[Duplex, ...] = (Duplex(),) * 4
@@ -47,15 +37,15 @@ class UpdateParameters(ServiceParameters, frozen=True, kw_only=True, forbid_unkn
     discarded: Count = 5
 
 
-class RouteParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RouteParameters(live_route.LiveRouteParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A service with a handover from the route ``before`` to ``after``, then the failure of the node ``dies``.
 
     Nodes of ``before`` start with the service, the other nodes of ``after`` join it. ``tasks`` run in each phase, and
     ``calibration`` of them first, to measure the overhead of a hop besides sending and delay (psi of Eq. 10).
     """
 
-    after: list[RouteNodeName]
-    dies: RouteNodeName | None = None
+    after: list[live_route.RouteNodeName]
+    dies: live_route.RouteNodeName | None = None
     calibration: Count = 6
 
     def __post_init__(self) -> None:
@@ -70,19 +60,16 @@ class RouteParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unk
 
 
 def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurement]:
-    """Time of an update, from the runner's request at the last node to the UE's report of its new split.
-
-    It includes the loopback messages between runner and nodes. Bytes are whole frames.
-    """
+    """Time of an update, from the runner's request at the last node to the UE's report; bytes are of whole frames."""
     names = ["ue", *(f"mec{hop}" for hop in range(1, len(parameters.links))), "cloud"]
     shape = (3, parameters.input_side, parameters.input_side)
     layers = len(frames_of_model(parameters.model, 10, shape, parameters.granularity)) - 1
     links = dict(zip(pairwise(names), parameters.links, strict=True))
     setup = ServiceSetup(
-        service=service_of(parameters.model, shape, parameters.granularity, Pace(tasks=0), paced=False),
+        service=live_route.service_of(parameters.model, shape, parameters.granularity, Pace(tasks=0), paced=False),
         layer_s={name: [0.1 / layers / (1 + hop)] * layers for hop, name in enumerate(names)},
         links=links,
-        known={pair: known_of(link.up, 0.0) for pair, link in links.items()},
+        known={pair: live_route.known_of(link.up, 0.0) for pair, link in links.items()},
         seed=context.seed,
     )
 
@@ -96,7 +83,7 @@ def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurem
         return times[parameters.discarded :]
 
     reports: dict[str, NodeReport] = {}
-    live_times, calibration = served(setup, script, context)
+    live_times, calibration = live_route.served(setup, script, context)
     yield from calibration
     for quantile, value in (("median", statistics.median(live_times)), ("mean", statistics.fmean(live_times))):
         yield Measurement("split_update_ms", 1e3 * value, "ms", {"statistic": quantile})
@@ -109,38 +96,28 @@ def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurem
 def handover(parameters: RouteParameters, context: Context) -> Iterator[Measurement]:
     """Tasks before and after a handover and a join, and after a node's failure; predicted and measured."""
     extra_s = _hop_overhead(parameters, context)
-    setup = setup_of(parameters, context, extra_s)
+    setup = live_route.setup_of(parameters, context, extra_s)
     phases: dict[str, list[TaskReport]] = {}
 
     async def script(live: LiveService) -> None:
-        for phase, route in _routes(parameters).items():
-            if phase == "before":
-                await live.join(*route)
-                await live.set_route(*route)
-                await live.begin()
-                await live.until_tasks(parameters.tasks + 1)  # the first is warm-up
-                phases[phase] = live.tasks[1:]
-                continue
-            if phase == "after":
-                await live.join(*(name for name in route if name not in parameters.before))
-                await live.set_route(*route)
-            else:
-                live.kill(str(parameters.dies))
-            seen = len(live.tasks)
-            await live.until_tasks(seen + 3)  # one in flight, and one that the change may meet
-            begun = len(live.tasks)
-            await live.until_tasks(begun + parameters.tasks)
-            phases[phase] = live.tasks[begun:]
+        await live_route.begin(live, parameters, parameters.tasks + 1)
+        phases["before"] = live.tasks[1:]  # the first is warm-up
+        await live.join(*(name for name in parameters.after if name not in parameters.before))
+        await live.set_route(*parameters.after)
+        phases["after"] = await _counted(live, parameters, settling=3)  # one in flight, one that the change may meet
+        if parameters.dies is not None:
+            live.kill(parameters.dies)
+            phases["left"] = await _counted(live, parameters, settling=3)
         await live.end()
         reports.update(live.reports)
 
     reports: dict[str, NodeReport] = {}
-    _, calibration = served(setup, script, context)
+    _, calibration = live_route.served(setup, script, context)
     yield from calibration
     yield Measurement("hop_overhead_s", extra_s / parameters.dilation, "s")
     for phase, tasks in phases.items():
         yield from _phase_measurements(phase, tasks, parameters)
-    errors = [error_of(task) for tasks in phases.values() for task in tasks]
+    errors = [live_route.error_of(task) for tasks in phases.values() for task in tasks]
     yield Measurement("prediction_error", statistics.fmean(errors), "1", {"phase": "all"})
     before, after = (statistics.median(task.latency_s for task in phases[phase]) for phase in ("before", "after"))
     yield Measurement("latency_increase_ms", 1e3 * ((after - before) / parameters.dilation), "ms")
@@ -162,35 +139,29 @@ def _phase_measurements(phase: str, tasks: Sequence[TaskReport], parameters: Rou
             yield Measurement("latency_ms", 1e3 * (value / parameters.dilation), "ms", case)
     median_ms = 1e3 * (statistics.median(task.latency_s for task in tasks) / parameters.dilation)
     yield Measurement("median_latency_ms", median_ms, "ms", {"phase": phase})
-    yield Measurement("prediction_error", statistics.fmean(map(error_of, tasks)), "1", {"phase": phase})
+    yield Measurement("prediction_error", statistics.fmean(map(live_route.error_of, tasks)), "1", {"phase": phase})
     yield Measurement("restarts", sum(task.restarts for task in tasks), "1", {"phase": phase})
     last = tasks[-1]
     for name in _routes(parameters)[phase]:
-        yield Measurement("layers", held(last, name), "layers", {"phase": phase, "node": name})
+        yield Measurement("layers", live_route.held(last, name), "layers", {"phase": phase, "node": name})
 
 
 def changed(phases: Mapping[str, Sequence[TaskReport]], parameters: RouteParameters) -> int:
-    """The number of nodes in the unchanged part of the route with another number of layers after the handover.
-
-    The unchanged part is the nodes with the same upstream neighbour on both routes.
-    """
+    """Nodes with the same upstream neighbour on both routes that have another number of layers after the handover."""
     kept = [lower for _, lower in set(pairwise(parameters.before)) & set(pairwise(parameters.after))]
     first, second = phases["before"][-1], phases["after"][-1]
-    return sum(held(first, name) != held(second, name) for name in kept)
+    return sum(live_route.held(first, name) != live_route.held(second, name) for name in kept)
 
 
 def _hop_overhead(parameters: RouteParameters, context: Context) -> float:
     """Seconds of overhead per hop on this machine, calibrated on separate tasks."""
-    setup = setup_of(parameters, context, 0.0)
+    setup = live_route.setup_of(parameters, context, 0.0)
 
     async def script(live: LiveService) -> list[TaskReport]:
-        await live.join(*parameters.before)
-        await live.set_route(*parameters.before)
-        await live.begin()
-        await live.until_tasks(parameters.calibration + 1)
+        await live_route.begin(live, parameters, parameters.calibration + 1)
         return live.tasks[1:]
 
-    tasks, _ = served(setup, script, context)
+    tasks, _ = live_route.served(setup, script, context)
     hops = [len(task.splits) - 1 for task in tasks]
     found = [(task.latency_s - task.predicted_s) / count for task, count in zip(tasks, hops, strict=True) if count]
     return max(0.0, statistics.median(found)) if found else 0.0
@@ -203,7 +174,7 @@ def _frame_bytes(sent: Traffic) -> float:
 Phases = dict[str, list[TaskReport]]
 
 
-class RateParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RateParameters(live_route.LiveRouteParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The link from the UE is ``slowdown`` times slower in the second of two phases.
 
     The first ``settling`` tasks of each phase are not counted. A measured rate is the median of the last ``transfers``;
@@ -226,7 +197,7 @@ class RateParameters(LiveRouteParameters, frozen=True, kw_only=True, forbid_unkn
 
 def rates(parameters: RateParameters, context: Context) -> Iterator[Measurement]:
     """Latency, its prediction error and the nodes' layers, before and after the link becomes slow."""
-    setup = setup_of(parameters, context)
+    setup = live_route.setup_of(parameters, context)
     blind = parameters.rates == "measured"
     known = {ends: replace(link, rate_bps=None) if blind else link for ends, link in setup.known.items()}
     setup = replace(setup, service=replace(setup.service, policy=parameters.policy), known=known)
@@ -237,28 +208,27 @@ def rates(parameters: RateParameters, context: Context) -> Iterator[Measurement]
     )
 
     async def script(live: LiveService) -> Phases:
-        await live.join(*parameters.before)
-        await live.set_route(*parameters.before)
-        await live.begin()
-        before = await _counted(live, parameters)
+        await live_route.begin(live, parameters)
+        before = await _counted(live, parameters, parameters.settling)
         await live.set_link(upper, lower, Duplex(up=link, down=link))
         if not blind:
-            await live.announce_link(upper, lower, known_of(link, 0.0))
-        slow = await _counted(live, parameters)
+            await live.announce_link(upper, lower, live_route.known_of(link, 0.0))
+        slow = await _counted(live, parameters, parameters.settling)
         await live.end()
         return {"before": before, "slow": slow}
 
-    phases, calibration = served(setup, script, context)
+    phases, calibration = live_route.served(setup, script, context)
     yield from calibration
     for phase, tasks in phases.items():
         latency_ms = 1e3 * (statistics.median(task.latency_s for task in tasks) / parameters.dilation)
         yield Measurement("latency_ms", latency_ms, "ms", {"phase": phase})
-        yield Measurement("prediction_error", statistics.fmean(map(error_of, tasks)), "1", {"phase": phase})
+        yield Measurement("prediction_error", statistics.fmean(map(live_route.error_of, tasks)), "1", {"phase": phase})
         for name in parameters.before:
-            yield Measurement("layers", held(tasks[-1], name), "layers", {"phase": phase, "node": name})
+            yield Measurement("layers", live_route.held(tasks[-1], name), "layers", {"phase": phase, "node": name})
 
 
-async def _counted(live: LiveService, parameters: RateParameters) -> list[TaskReport]:
-    begun = len(live.tasks) + parameters.settling
+async def _counted(live: LiveService, parameters: live_route.LiveRouteParameters, settling: int) -> list[TaskReport]:
+    """The next tasks after ``settling`` others."""
+    begun = len(live.tasks) + settling
     await live.until_tasks(begun + parameters.tasks)
     return live.tasks[begun : begun + parameters.tasks]

@@ -75,24 +75,27 @@ def steady(parameters: LiveRouteParameters, context: Context) -> Iterator[Measur
     """Latency of tasks on a constant route, measured and predicted, and each node's layers."""
 
     async def script(live: LiveService) -> list[TaskReport]:
-        await live.join(*parameters.before)
-        await live.set_route(*parameters.before)
-        await live.begin()
-        await live.until_tasks(parameters.tasks + 1)  # the first warms everything up
+        await begin(live, parameters, tasks=parameters.tasks + 1)  # the first warms everything up
         await live.end()
         return live.tasks[1 : parameters.tasks + 1]
 
     tasks, calibration = served(setup_of(parameters, context), script, context)
     yield from calibration
-    for source, values in (
-        ("measured", [task.latency_s for task in tasks]),
-        ("predicted", [task.predicted_s for task in tasks]),
-    ):
+    measured, predicted = [task.latency_s for task in tasks], [task.predicted_s for task in tasks]
+    for source, values in (("measured", measured), ("predicted", predicted)):
         latency_ms = 1e3 * (statistics.median(values) / parameters.dilation)
         yield Measurement("latency_ms", latency_ms, "ms", {"source": source})
     yield Measurement("prediction_error", statistics.fmean(map(error_of, tasks)), "1")
     for name in parameters.before:
         yield Measurement("layers", held(tasks[-1], name), "layers", {"node": name})
+
+
+async def begin(live: LiveService, parameters: LiveRouteParameters, tasks: int = 0) -> None:
+    """Begin the service on the route ``before``, and wait for its first ``tasks``."""
+    await live.join(*parameters.before)
+    await live.set_route(*parameters.before)
+    await live.begin()
+    await live.until_tasks(tasks)
 
 
 def served(

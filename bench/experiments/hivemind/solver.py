@@ -1,8 +1,4 @@
-"""Speed of the split search, size of its messages, and the error of Algorithm 1; runs no network.
-
-Costs of layers and boundaries are uniform in (0, 1) and drawn from the run's seed; the search time does not depend on
-them.
-"""
+"""Speed of the split search, size of its messages, and the error of Algorithm 1, on random costs; runs no network."""
 
 import statistics
 import time
@@ -72,11 +68,8 @@ def beside_scipy(chain: ChainCosts, repeats: int) -> Iterator[Measurement]:
     for part, value in median_s.items():
         yield Measurement("part_s", value, "s", case | {"part": part})
     costs_s = median_s["costs"] + median_s["path"]
-    for kind, value in {
-        "path": median_s["path"],
-        "costs and path": costs_s,
-        "everything": median_s["edges"] + costs_s,
-    }.items():
+    theirs_s = {"path": median_s["path"], "costs and path": costs_s, "everything": median_s["edges"] + costs_s}
+    for kind, value in theirs_s.items():
         yield Measurement("ratio_to_scipy", value / median_s["ours"], "1", case | {"of": kind})
 
 
@@ -113,10 +106,7 @@ ARCHITECTURES = {"ue": (0,), "cloud": (2,), "single": (0, 2), "edge": (0, 1), "m
 
 
 def figure2(parameters: NoParameters, context: Context) -> Iterator[Measurement]:
-    """Section III, Fig. 2: three layers over UE, MEC and cloud, by the capacity of the link from MEC to cloud.
-
-    An architecture is a set of nodes that may compute. Below ``switch_capacity_units`` the cloud gets no layer.
-    """
+    """Section III, Fig. 2: three layers over UE, MEC and cloud, by the capacity of the link from MEC to cloud."""
     for tenths in range(10, 0, -1):
         chain = figure2_chain(tenths / 10)
         for name, computing in ARCHITECTURES.items():
@@ -126,9 +116,8 @@ def figure2(parameters: NoParameters, context: Context) -> Iterator[Measurement]
             for node, done in zip(("ue", "mec"), split.splits, strict=True):
                 yield Measurement("layers_done", done, "layers", case | {"node": node})
         text = path_cost(*chain, [1, 3])
-        yield Measurement(
-            "latency_units", text, "units", {"capacity": tenths / 10, "architecture": "last two on the MEC"}
-        )
+        case = {"capacity": tenths / 10, "architecture": "last two on the MEC"}
+        yield Measurement("latency_units", text, "units", case)
     low, high = 0.1, 1.0
     while high - low > 1e-9:
         middle = (low + high) / 2
@@ -212,11 +201,9 @@ def seconds(run: Callable[[], Any]) -> float:
 def printed_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float]) -> NodeSplit:
     """HiveMind's Algorithm 1 of one node in O(L^2), which does not always return the optimum; kept to show its error.
 
-    If the best split from i computes up to n_i, lines 10 to 14 set the same stop n_i for each z between, which is
-    correct, and zeta_z = zeta_i - sum(tau_i..tau_z), which is not: it keeps the transfer epsilon_i instead of z's own,
-    and subtracts one layer too many. The latter is corrected here, so that only the former remains.
-
-    Boundary i is the paper's first layer i + 1. A node may compute nothing (j = i), as the paper's text requires.
+    For each z up to the stop of i, lines 10 to 14 set zeta_z = zeta_i - sum(tau_i..tau_z). This keeps the transfer
+    epsilon_i instead of z's own, and subtracts one layer too many; only the latter is corrected here. Boundary i is
+    the paper's first layer i + 1. A node may compute nothing (j = i), as the paper's text requires.
     """
     layers = len(layer_cost)
     done = [0.0, *accumulate(layer_cost)]

@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from bench.cli.main import main
-from bench.experiments.common.chain_job import ChainParameters
 from bench.experiments.general.links import LinkSweep, computing, many, sweep
+from bench.experiments.general.pipeline import ChainParameters
 from bench.live import link_calibration as links
 from bench.suite.experiment import Context
 from bench.suite.parameter_types import decoder

@@ -7,6 +7,7 @@ figures use that chain here, with log-normal densities that are correlated over 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from statistics import fmean, median
 from typing import Annotated, Literal
 
@@ -16,17 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from bench.experiments.common.distribution import spread
+from bench.experiments.general.cellular import generated
+from bench.experiments.hivemind.network import scenario
 from bench.experiments.hivemind.network.inference import latencies_ms
-from bench.experiments.hivemind.network.scenario import (
-    HOP_S,
-    Machine,
-    fastest,
-    generated,
-    make_field,
-    profiles,
-    sci_bytes,
-    update_times,
-)
 from bench.experiments.hivemind.network.tasks import Field, Forecast, TaskTrace, present, tasks
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Count, Duration
@@ -37,14 +30,8 @@ from nodes.splitting.forecast import forecast_bps
 from reports.record import CaseValue
 
 CAPACITIES_BPS = {"1": 4e9, "2": 2e9, "3": 800e6, "4": 400e6, "5": 100e6}  # section IV-F, from the UE on
-MACHINES: tuple[Machine, ...] = (
-    "ue",
-    "iab",
-    "iab",
-    "iab",
-    "core",
-    "core",
-)  # as on the mmWave network's routes: an assumption
+# As on the mmWave network's routes: an assumption.
+MACHINES: tuple[scenario.Machine, ...] = ("ue", "iab", "iab", "iab", "core", "core")
 SHARERS = 8.0  # median of the UEs that share a link with ours: an assumption
 DENSITY_SPREAD = 1.0  # of the logarithm of their number: an assumption
 SPIKE_MS = 100.0
@@ -91,18 +78,15 @@ class ErrorParameters(DynamicsParameters, frozen=True, kw_only=True, forbid_unkn
 def surges(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
     """Latency without prediction: task by task for one second, and its distribution over the whole time."""
     field = field_of(parameters, context)
-    second = tasks(field, fastest(field, "hivemind"), present(field), [0.01 * index for index in range(100)])
+    second = tasks(field, scenario.fastest(field, "hivemind"), present(field), [0.01 * index for index in range(100)])
     for index, value in enumerate(latencies_ms(second)):
         case: dict[str, CaseValue] = {"course": context.seed, "time_s": round(0.01 * index, 2)}
         yield Measurement("latency_over_time_ms", value, "ms", case)
-    yield from spread("latency_ms", latencies(field, parameters, context, present(field)), "ms", {})
+    yield from spread("latency_ms", latencies_ms(traces_of(field, parameters, context, present(field))), "ms", {})
 
 
 def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
-    """Latency and its spikes without prediction, with true future rates, and by the rule of section IV-F.
-
-    The rule predicts nothing if a node looks ahead by less than the coherence time.
-    """
+    """Latency and its spikes without prediction, with true future rates, and by the rule of section IV-F."""
     field = field_of(parameters, context)
     ways = {
         "standard": present(field),
@@ -124,12 +108,12 @@ def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Mea
 def accuracy(parameters: ErrorParameters, context: Context) -> Iterator[Measurement]:
     """Median latency by the forecast's error, against no forecast, and the break-even error."""
     field = field_of(parameters, context)
-    standard = median(latencies(field, parameters, context, present(field)))
+    standard = median(latencies_ms(traces_of(field, parameters, context, present(field))))
     medians = []
     for error in parameters.errors:
         generator = torch.Generator().manual_seed(context.seed)
         forecast = foreseen(field, error, generator)
-        medians.append(median(latencies(field, parameters, context, forecast)))
+        medians.append(median(latencies_ms(traces_of(field, parameters, context, forecast))))
         yield Measurement("median_latency_ms", medians[-1], "ms", {"error": error, "way": "predictive"})
         yield Measurement("median_latency_ms", standard, "ms", {"error": error, "way": "standard"})
         yield Measurement("median_ratio", medians[-1] / standard, "1", {"error": error})
@@ -140,27 +124,22 @@ def field_of(parameters: DynamicsParameters, context: Context) -> Field:
     """ResNet-18 on the chain of figure 6, or in the mmWave network under high load."""
     if parameters.where == "mmwave":
         net = generated("mmwave", "high", parameters.coherence_s, parameters.duration_s, context.seed)
-        return make_field(net, "resnet18-88")
+        return scenario.make_field(net, "resnet18-88")
     return on_chain(showcase(parameters.coherence_s, parameters.duration_s, context.seed))
 
 
 def on_chain(chain: Showcase) -> Field:
     """ResNet-18 on the machines along ``chain``."""
-    kept = profiles("resnet18-88")
+    kept = scenario.profiles("resnet18-88")
     layer_s = {name: kept[kind].forward_s for name, kind in zip(chain.route(0).nodes, MACHINES, strict=True)}
     frame_bytes = wire_bytes(frames_of_bytes(kept["ue"].boundary_bytes))
-    return Field(chain, layer_s, frame_bytes, sci_bytes(len(kept["ue"].layers)), HOP_S)
+    return Field(chain, layer_s, frame_bytes, scenario.sci_bytes(len(kept["ue"].layers)), scenario.HOP_S)
 
 
 def traces_of(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[TaskTrace]:
     """The tasks as HiveMind splits them by ``forecast``."""
-    times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
-    return tasks(field, fastest(field, "hivemind"), forecast, times_s)
-
-
-def latencies(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[float]:
-    """Milliseconds of each of these tasks."""
-    return latencies_ms(traces_of(field, parameters, context, forecast))
+    times_s = scenario.update_times(parameters.duration_s, parameters.tasks, context.seed)
+    return tasks(field, scenario.fastest(field, "hivemind"), forecast, times_s)
 
 
 def foreseen(
@@ -177,9 +156,7 @@ def foreseen(
 
 def break_even(errors: Sequence[float], medians: Sequence[float], standard: float) -> float:
     """The error at which prediction stops gaining, interpolated between measured ones; else the last."""
-    for (error, value), (after, more) in zip(
-        zip(errors, medians, strict=True), zip(errors[1:], medians[1:], strict=True), strict=False
-    ):
+    for (error, value), (after, more) in pairwise(zip(errors, medians, strict=True)):
         if value < standard <= more:
             return error + (after - error) * (standard - value) / (more - value)
     return errors[0] if medians[0] >= standard else errors[-1]

@@ -1,10 +1,9 @@
 """Energy of UE and IAB nodes for a task, of split training, and of moving layers when their nodes change.
 
 HiveMind counts the UE and the IAB MECs (section VII-B1), neither core servers and the cloud nor wired links. A
-radio's power depends on its rate (``nodes.costs.energy.Radio``). In training gradients return through the same
-nodes. If the assignment changes between batches, the parameters of moved layers travel once over all hops between
-their old and new node (Eq. 8). Layers of a node that is not on the UE's new route go to the first later node on both
-routes; the paper does not specify this.
+radio's power depends on its rate. In training gradients return through the same nodes, and the parameters of moved
+layers travel over all hops between their old and new node (Eq. 8). Layers of a node that is not on the UE's new route
+go to the first later node on both routes; the paper does not specify this.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -78,16 +77,14 @@ class Meter:
                 spent.append(fsum(self.layer_j[kind][done : done + count]))
             done += count
         for hop in (*trace.hops, *back):
-            spent.append(self._hop_j(route, hop))
+            rate_bps = 8 * hop.n_bytes / hop.busy_s
+            spent.append(self.link_j(route, route.links.index(hop.link), hop.n_bytes, rate_bps))
         return fsum(spent)
 
     def move_j(self, route: IabRoute, link: int, n_bytes: float, at_s: float) -> float:
         """Joules to move ``n_bytes`` of parameters over a link, beginning at ``at_s``."""
         busy_s = self.field.links[route.links[link]].sent_s(at_s, n_bytes) - at_s
         return self.link_j(route, link, n_bytes, 8 * n_bytes / busy_s)
-
-    def _hop_j(self, route: IabRoute, hop: LinkUse) -> float:
-        return self.link_j(route, route.links.index(hop.link), hop.n_bytes, 8 * hop.n_bytes / hop.busy_s)
 
 
 def inference_meter(kind: NetworkKind, field: Field, workload: str) -> Meter:
@@ -146,21 +143,16 @@ def train(
         still = [[0.0] * len(row) for row in costs.layers]
         kept_splits, forced = rerouted(held, route, before) if held else (None, [])
         if kept_splits:
-            costs = weighted_sum(
-                [costs, ChainMetric(still, moving(meter, route, rates, before, kept_splits))], [1.0, 1.0]
-            )
+            moving_j = ChainMetric(still, moving(meter, route, rates, before, kept_splits))
+            costs = weighted_sum([costs, moving_j], [1.0, 1.0])
         splits = search(*costs).splits
         chosen = moves(route, before, kept_splits, splits) if kept_splits else []
         trace = field.trace(route, updated_s, splits)
         back = field.gradient_hops(trace, backward_s, meter.gradient_bytes)
-        batches.append(
-            Batch(
-                trace,
-                TASKS_A_BATCH * meter.spent_j(trace, back),
-                sum(move.n_bytes for move in [*forced, *chosen]),
-                sum(meter.move_j(move.route, move.link, move.n_bytes, began_s) for move in [*forced, *chosen]),
-            )
-        )
+        all_moves = [*forced, *chosen]
+        moves_j = sum(meter.move_j(move.route, move.link, move.n_bytes, began_s) for move in all_moves)
+        moved_bytes = sum(move.n_bytes for move in all_moves)
+        batches.append(Batch(trace, TASKS_A_BATCH * meter.spent_j(trace, back), moved_bytes, moves_j))
         held = route, splits
     return batches
 

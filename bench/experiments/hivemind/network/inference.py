@@ -13,16 +13,8 @@ import msgspec
 
 from bench.experiments.common.distribution import spread
 from bench.experiments.general.cellular import NetworkParameters
-from bench.experiments.hivemind.network.scenario import (
-    MAY_COMPUTE,
-    Machine,
-    SplitStrategy,
-    fastest,
-    generated,
-    make_field,
-    profiles,
-    update_times,
-)
+from bench.experiments.hivemind.network import scenario
+from bench.experiments.hivemind.network.scenario import Machine, SplitStrategy
 from bench.experiments.hivemind.network.tasks import Field, TaskTrace, present, tasks
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Count, Duration, Positive, WorkloadName
@@ -64,7 +56,7 @@ class HandoverParameters(InferenceParameters, frozen=True, kw_only=True, forbid_
 def latency(parameters: InferenceParameters, context: Context) -> Iterator[Measurement]:
     """Latency by strategy, HiveMind's saving against each, and the time of its updates."""
     field = field_of(parameters, context)
-    by_strategy = {strategy: played(field, strategy, parameters, context) for strategy in MAY_COMPUTE}
+    by_strategy = {strategy: played(field, strategy, parameters, context) for strategy in scenario.MAY_COMPUTE}
     means = {strategy: fmean(latencies_ms(traces)) for strategy, traces in by_strategy.items()}
     for strategy, traces in by_strategy.items():
         case: dict[str, CaseValue] = {"strategy": strategy}
@@ -75,21 +67,19 @@ def latency(parameters: InferenceParameters, context: Context) -> Iterator[Measu
         yield Measurement("relative_efficiency", means["ue"] / means[strategy], "1", case)
     yield Measurement("split_update_ms", fmean(map(update_ms, by_strategy["hivemind"])), "ms")
     yield Measurement("sci_bytes", field.sci_bytes, "B")
-    yield Measurement("mean_output_kb", fmean(profiles(parameters.workload)["ue"].output_bytes) / 1e3, "kB")
+    yield Measurement("mean_output_kb", fmean(scenario.profiles(parameters.workload)["ue"].output_bytes) / 1e3, "kB")
 
 
 def capability(parameters: CapabilityParameters, context: Context) -> Iterator[Measurement]:
     """Latency with faster machines of one kind, and the gain over the original ones."""
-    net = network_of(parameters, context)
-    as_they_are = make_field(net, parameters.workload)
-    improved = make_field(net, parameters.workload, {parameters.improved: parameters.factor})
+    as_they_are = field_of(parameters, context)
+    improved = field_of(parameters, context, {parameters.improved: parameters.factor})
     strategies: tuple[SplitStrategy, ...] = ("hivemind",)
     if parameters.improved == "cloud":
         strategies = ("hivemind", "single-split", "cloud")
     for strategy in strategies:
-        before, after = (
-            fmean(latencies_ms(played(one, strategy, parameters, context))) for one in (as_they_are, improved)
-        )
+        played_by = (played(field, strategy, parameters, context) for field in (as_they_are, improved))
+        before, after = (fmean(latencies_ms(traces)) for traces in played_by)
         yield Measurement("latency_ms", after, "ms", {"strategy": strategy})
         yield Measurement("gain_share", 1 - after / before, "fraction", {"strategy": strategy})
 
@@ -97,14 +87,12 @@ def capability(parameters: CapabilityParameters, context: Context) -> Iterator[M
 def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measurement]:
     """Latency and each node's layers over time, before and after a handover that lengthens the route."""
     field = field_of(parameters, context)
-    net = network_of(parameters, context)
-    at_s, before, after = find_handover(net, parameters)
+    at_s, before, after = find_handover(parameters.make(context.seed), parameters)
     step_s = 2 * parameters.window_s / parameters.tasks
     times_s = [at_s - parameters.window_s + (index + 0.5) * step_s for index in range(parameters.tasks)]
-    traces = tasks(field, fastest(field, "hivemind"), present(field), times_s)
-    names = [
-        name for name in dict.fromkeys([*before.nodes, *after.nodes]) if any(computed(one, name) for one in traces)
-    ]
+    traces = tasks(field, scenario.fastest(field, "hivemind"), present(field), times_s)
+    passed = dict.fromkeys([*before.nodes, *after.nodes])
+    names = [name for name in passed if any(computed(one, name) for one in traces)]
     names.sort(key=lambda name: depth(name, before, after))
     buckets = 40
     for bucket in range(buckets):
@@ -114,42 +102,28 @@ def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measu
         for name in names:
             yield Measurement("layers", fmean(computed(one, name) for one in ours), "layers", {**case, "node": name})
     sides = {
-        "before": [one for one in traces if one.route == before],
-        "after": [one for one in traces if one.route == after],
+        side: [one for one in traces if one.route == route] for side, route in (("before", before), ("after", after))
     }
     for side, ours in sides.items():
         yield from spread("latency_ms", latencies_ms(ours), "ms", {"side": side})
         yield Measurement("hops", len(ours[0].route.links), "hops", {"side": side})
     shared = [name for name in before.nodes if name in after.nodes and name != "ue"]
-    yield Measurement(
-        "moved_layers",
-        sum(
-            abs(
-                fmean(computed(one, name) for one in sides["after"])
-                - fmean(computed(one, name) for one in sides["before"])
-            )
-            for name in shared
-        ),
-        "layers",
-    )
-    differing = [stops_differ(field, before, after, time_s) for time_s in times_s]
-    yield Measurement("differing_stops", sum(differing), "nodes")
+    means = {side: [fmean(computed(one, name) for one in ours) for name in shared] for side, ours in sides.items()}
+    moved = sum(abs(one - other) for one, other in zip(means["after"], means["before"], strict=True))
+    yield Measurement("moved_layers", moved, "layers")
+    differing = sum(stops_differ(field, before, after, time_s) for time_s in times_s)
+    yield Measurement("differing_stops", differing, "nodes")
 
 
 def field_of(parameters: InferenceParameters, context: Context, faster: dict[Machine, float] | None = None) -> Field:
     """The field of machines and network of ``parameters``."""
-    return make_field(network_of(parameters, context), parameters.workload, faster, parameters.input_bytes)
-
-
-def network_of(parameters: InferenceParameters, context: Context) -> Network:
-    """The network of ``parameters``."""
-    return generated(parameters.kind, parameters.load, parameters.coherence_s, parameters.duration_s, context.seed)
+    return scenario.make_field(parameters.make(context.seed), parameters.workload, faster, parameters.input_bytes)
 
 
 def played(field: Field, strategy: SplitStrategy, parameters: InferenceParameters, context: Context) -> list[TaskTrace]:
     """The tasks of ``strategy``, each split by the rates during its update."""
-    times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
-    return tasks(field, fastest(field, strategy), present(field), times_s)
+    times_s = scenario.update_times(parameters.duration_s, parameters.tasks, context.seed)
+    return tasks(field, scenario.fastest(field, strategy), present(field), times_s)
 
 
 def latencies_ms(traces: Sequence[TaskTrace]) -> list[float]:
@@ -181,14 +155,11 @@ def depth(name: str, before: IabRoute, after: IabRoute) -> int:
 
 
 def stops_differ(field: Field, before: IabRoute, after: IabRoute, at_s: float) -> int:
-    """The number of nodes on both routes whose table of stops differs between the routes at the same time.
-
-    HiveMind states that a node's split does not depend on the nodes upstream, so 0 is expected.
-    """
+    """Nodes on both routes whose stops differ; HiveMind says none, as a split depends on later nodes alone."""
     tables = []
     for route in (before, after):
         rates = [field.links[link].rate_bps(at_s) for link in route.links]
-        node_s, link_s = field.node_s(route, MAY_COMPUTE["hivemind"]), field.link_s(rates)
+        node_s, link_s = field.node_s(route, scenario.MAY_COMPUTE["hivemind"]), field.link_s(rates)
         downstream, stops = sink_costs(len(node_s[0])), {}
         for node in range(len(route.nodes) - 1, 0, -1):
             split = split_node(node_s[node], link_s[node - 1], downstream)

@@ -30,10 +30,7 @@ Choose = Callable[[ChainMetric, ChainMetric], Splits]  # from latency in ms and 
 
 
 class ObjectiveParameters(LimitedParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The limit on latency, and the weight of a batch's joule in the linear combination, in milliseconds.
-
-    The paper does not state its weights; by default latency and energy of the UE alone have equal weight.
-    """
+    """``energy_weight``: milliseconds a joule of a batch, by default that of the UE alone, as the paper states none."""
 
     energy_weight: NonNegative | None = None
 
@@ -52,9 +49,8 @@ def objectives(parameters: ObjectiveParameters, context: Context) -> Iterator[Me
             energy_j[objective] = [TASKS_A_BATCH * meter.spent_j(one) for one in traces]
             yield from spread("latency_ms", latency_ms, "ms", case)
             yield from spread("energy_j", energy_j[objective], "J", case)
-            yield Measurement(
-                "deadline_miss_rate", fmean(value > parameters.limit_ms for value in latency_ms), "fraction", case
-            )
+            missed = fmean(value > parameters.limit_ms for value in latency_ms)
+            yield Measurement("deadline_miss_rate", missed, "fraction", case)
             yield Measurement("computing_nodes", fmean(sum(map(bool, one.layers)) for one in traces), "nodes", case)
     exact_j = fmean(energy_j["exact"])
     for objective, values in energy_j.items():

@@ -11,17 +11,9 @@ from statistics import fmean
 from typing import NamedTuple
 
 from bench.experiments.common.distribution import spread
-from bench.experiments.hivemind.network.energy import COUNTED, TASKS_A_BATCH, Meter
-from bench.experiments.hivemind.network.inference import InferenceParameters, LimitedParameters, network_of
-from bench.experiments.hivemind.network.scenario import (
-    DEVICES,
-    HOP_S,
-    MAY_COMPUTE,
-    Machine,
-    machine,
-    sci_bytes,
-    update_times,
-)
+from bench.experiments.hivemind.network import scenario
+from bench.experiments.hivemind.network.energy import COUNTED, FLOAT_BYTES, TASKS_A_BATCH, Meter
+from bench.experiments.hivemind.network.inference import InferenceParameters, LimitedParameters
 from bench.experiments.hivemind.network.tasks import Field, LinkUse, present
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Count
@@ -33,7 +25,6 @@ from nodes.splitting.parameter_server import charge_final_layer, layer_exchange_
 from nodes.splitting.recurrent import unrolled_bytes
 from nodes.splitting.search import path_cost, search
 
-FLOAT_BYTES = 4
 # Split with Eq. 13 or without, costs counted by Eq. 13 or by link; and split by the bytes that each link carries.
 AGENTS_WAYS = ("aware", "standard", "aware-by-link", "standard-by-link", "by-link")
 
@@ -73,7 +64,7 @@ class SplitCostPair(NamedTuple):
 
 def recurrent(parameters: NonlinearParameters, context: Context) -> Iterator[Measurement]:
     """Energy of a batch of sequences, split as one chain and module by module, and deadline misses of each."""
-    net = network_of(parameters, context)
+    net = parameters.make(context.seed)
     module = [gru(parameters.features, parameters.hidden), linear(parameters.hidden, parameters.classes)]
     sizes = [FLOAT_BYTES * size for size in (parameters.features, parameters.hidden, parameters.classes)]
     chain = unrolled_bytes(parameters.steps, sizes[0], [sizes[1]], sizes[2])
@@ -81,7 +72,7 @@ def recurrent(parameters: NonlinearParameters, context: Context) -> Iterator[Mea
     repeated = meter_of(net, parameters, module, [*sizes[:-1], 0])
     limit_ms, steps = parameters.limit_ms, parameters.steps
     played: dict[str, list[SplitCostPair]] = {"unrolled": [], "standard": []}
-    for began_s in update_times(parameters.duration_s, parameters.tasks, context.seed):
+    for began_s in scenario.update_times(parameters.duration_s, parameters.tasks, context.seed):
         played["unrolled"].append(sequence(unrolled, began_s, limit_ms))
         played["standard"].append(sequence(repeated, began_s, limit_ms / steps, steps, sizes[1]))
     yield from compared(played, "unrolled", parameters)
@@ -93,7 +84,7 @@ def agents(parameters: AgentParameters, context: Context) -> Iterator[Measuremen
     By Eq. 13 the node of the last layer sends all parameters. The cost of that plan is also counted by the bytes that
     each link carries, beside the best plan under that count.
     """
-    net = network_of(parameters, context)
+    net = parameters.make(context.seed)
     steps, hidden = parameters.steps, parameters.hidden
     layers = [
         several(linear(parameters.features, hidden), 1, steps),
@@ -102,12 +93,11 @@ def agents(parameters: AgentParameters, context: Context) -> Iterator[Measuremen
     ]
     sizes = [FLOAT_BYTES * steps * size for size in (parameters.features, hidden, hidden)]
     meter = meter_of(net, parameters, layers, [*sizes, 0], training=True)
-    parameter_bytes = sum(layer.parameter_bytes for layer in layers)
     sizes_of = [layer.parameter_bytes for layer in layers]
     plans: dict[str, list[SplitCostPair]] = {way: [] for way in AGENTS_WAYS}
     for route, rates in moments(net, parameters, context):
         energy, latency = costs(meter, route, rates)
-        omega_j, omega_ms = shared(meter, route, rates, parameter_bytes)
+        omega_j, omega_ms = shared(meter, route, rates, sum(sizes_of))
         whole = ChainMetric(charge_final_layer(energy.layers, omega_j), energy.links)
         whole_ms = ChainMetric(charge_final_layer(latency.layers, omega_ms), latency.links)
         aware = within(whole, whole_ms, parameters.limit_ms)
@@ -129,9 +119,8 @@ def compared(
         case = {"way": way}
         yield from spread("energy_j", [one.energy_j for one in found], "J", case)
         yield from spread("latency_ms", [one.latency_ms for one in found], "ms", case)
-        yield Measurement(
-            "deadline_miss_rate", fmean(one.latency_ms > parameters.limit_ms for one in found), "fraction", case
-        )
+        missed = fmean(one.latency_ms > parameters.limit_ms for one in found)
+        yield Measurement("deadline_miss_rate", missed, "fraction", case)
     energies = {way: fmean(one.energy_j for one in found) for way, found in plans.items()}
     yield Measurement("efficiency_over_standard", energies["standard"] / energies[ours], "1")
 
@@ -152,10 +141,7 @@ def within(energy: ChainMetric, latency: ChainMetric, limit_ms: float) -> list[i
 
 
 def sequence(meter: Meter, began_s: float, limit_ms: float, steps: int = 1, state_bytes: int = 0) -> SplitCostPair:
-    """The cost of one sequence after an update at ``began_s``: its chain ``steps`` times, each within the limit.
-
-    Between two steps the state returns over every used link; the split does not account for that.
-    """
+    """The cost of one sequence after an update: its chain ``steps`` times, with the state returning between."""
     field = meter.field
     route = field.network.route(began_s)
     updated_s, rates = field.update(route, began_s, present(field), [0.0] * len(route.nodes))
@@ -177,7 +163,7 @@ def shared(
 ) -> tuple[list[float], list[float]]:
     """omega of Eq. 13 by node, in joules of a batch and in milliseconds: all parameters to the cloud and back."""
     joules = [2 * TASKS_A_BATCH * meter.link_j(route, link, parameter_bytes, rate) for link, rate in enumerate(rates)]
-    seconds = model_exchange_s([parameter_bytes], [(rate, HOP_S) for rate in rates], server=len(rates))
+    seconds = model_exchange_s([parameter_bytes], [(rate, scenario.HOP_S) for rate in rates], server=len(rates))
     return [sum(joules[node:]) for node in range(len(route.nodes))], [1e3 * value for value in seconds]
 
 
@@ -194,7 +180,7 @@ def with_parameters(  # noqa: PLR0917 (the network at one time, and the costs so
     joules = [
         [2 * TASKS_A_BATCH * meter.link_j(route, link, size, rate) for size in held] for link, rate in enumerate(rates)
     ]
-    seconds = layer_exchange_s(parameter_bytes, [(rate, HOP_S) for rate in rates], server=len(rates))
+    seconds = layer_exchange_s(parameter_bytes, [(rate, scenario.HOP_S) for rate in rates], server=len(rates))
     none = [[0.0] * len(parameter_bytes) for _ in route.nodes]
     return (
         weighted_sum([energy, ChainMetric(none, joules)], [1.0, 1.0]),
@@ -205,14 +191,12 @@ def with_parameters(  # noqa: PLR0917 (the network at one time, and the costs so
 def costs(meter: Meter, route: IabRoute, rates: Sequence[float]) -> tuple[ChainMetric, ChainMetric]:
     """Joules of a batch and milliseconds."""
     field = meter.field
-    seconds = ChainMetric(field.node_s(route, MAY_COMPUTE["hivemind"]), field.link_s(rates))
-    back = [[8 * size / rate + field.delay_s if size else 0.0 for size in meter.gradient_bytes] for rate in rates]
+    seconds = [ChainMetric(field.node_s(route, scenario.MAY_COMPUTE["hivemind"]), field.link_s(rates))]
     if meter.gradient_bytes:
-        links = [
-            [a + b for a, b in zip(there, here, strict=True)] for there, here in zip(seconds.links, back, strict=True)
-        ]
-        seconds = ChainMetric(seconds.layers, links)
-    return weighted_sum([meter.costs(route, rates)], [float(TASKS_A_BATCH)]), weighted_sum([seconds], [1e3])
+        none = [[0.0] * len(row) for row in seconds[0].layers]
+        seconds.append(ChainMetric(none, field.link_s(rates, meter.gradient_bytes)))
+    both_ways = weighted_sum(seconds, [1.0] * len(seconds))
+    return weighted_sum([meter.costs(route, rates)], [float(TASKS_A_BATCH)]), weighted_sum([both_ways], [1e3])
 
 
 def meter_of(
@@ -224,20 +208,20 @@ def meter_of(
 ) -> Meter:
     """The meter of ``layers`` on the machines of ``net``; in training with backward passes."""
     passes = 1 + BACKWARD if training else 1.0
-    seconds: dict[Machine, list[float]] = {
+    seconds: dict[scenario.Machine, list[float]] = {
         name: [passes * layer_s(device, layer.flops, layer.moved_bytes) for layer in layers]
-        for name, device in DEVICES.items()
+        for name, device in scenario.DEVICES.items()
     }
     names = {name for cell in net.topology.cells for name in net.topology.route(cell.name).nodes}
-    by_node = {name: seconds[kind] for name in names if (kind := machine(name))}
-    field = Field(net, by_node, boundary_bytes, sci_bytes(len(layers)), HOP_S)
-    layer_j = {name: [DEVICES[name].power_w * value for value in seconds[name]] for name in COUNTED}
+    by_node = {name: seconds[kind] for name in names if (kind := scenario.machine(name))}
+    field = Field(net, by_node, boundary_bytes, scenario.sci_bytes(len(layers)), scenario.HOP_S)
+    layer_j = {name: [scenario.DEVICES[name].power_w * value for value in seconds[name]] for name in COUNTED}
     return Meter(parameters.kind, field, layer_j, [0, *boundary_bytes[1:-1], 0] if training else ())
 
 
 def moments(net: Network, parameters: InferenceParameters, context: Context) -> Iterator[tuple[IabRoute, list[float]]]:
     """Routes and rates at the times of the tasks' updates."""
-    for at_s in update_times(parameters.duration_s, parameters.tasks, context.seed):
+    for at_s in scenario.update_times(parameters.duration_s, parameters.tasks, context.seed):
         route = net.route(at_s)
         yield route, [net.rate_bps(link, at_s) for link in route.links]
 

@@ -11,17 +11,9 @@ from typing import Literal
 import numpy as np
 
 from bench.experiments.hivemind.network.tasks import Decide, Field
-from netem.cellular.iab import CLOUD, UE, IabRoute, NetworkKind
-from netem.cellular.network import Network, network
-from netem.cellular.traffic import Load
-from nodes.costs.devices import (
-    GTX_1080TI_SERVER,
-    MACBOOK_AIR_M1,
-    RASPBERRY_PI_3BP,
-    RTX_2080_PC,
-    Hardware,
-    predict_profile,
-)
+from netem.cellular.iab import CLOUD, UE, IabRoute
+from netem.cellular.network import Network
+from nodes.costs import devices
 from nodes.costs.profile import Profile
 from nodes.costs.workload import load_workload
 from nodes.inference.frames import frames_of_bytes, wire_bytes
@@ -32,11 +24,11 @@ from nodes.wire.split_costs import sci
 SplitStrategy = Literal["ue", "cloud", "edge", "single-split", "single-split-edge", "hivemind"]
 Machine = Literal["ue", "iab", "core", "cloud"]
 
-DEVICES: dict[Machine, Hardware] = {
-    "ue": RASPBERRY_PI_3BP,
-    "iab": MACBOOK_AIR_M1,
-    "core": RTX_2080_PC,
-    "cloud": GTX_1080TI_SERVER,
+DEVICES: dict[Machine, devices.Hardware] = {
+    "ue": devices.RASPBERRY_PI_3BP,
+    "iab": devices.MACBOOK_AIR_M1,
+    "core": devices.RTX_2080_PC,
+    "cloud": devices.GTX_1080TI_SERVER,
 }
 
 # Overhead of a message per hop, calibrated on the 27 ms of an update (section IV-C3). It also stands for psi of Eq. 10,
@@ -68,13 +60,7 @@ def nearest(route: IabRoute) -> int:
 @cache
 def profiles(workload: str) -> dict[Machine, Profile]:
     """The profile of ``workload`` on each machine."""
-    return {name: predict_profile(device, load_workload(workload)) for name, device in DEVICES.items()}
-
-
-@cache
-def generated(kind: NetworkKind, load: Load, coherence_s: float, duration_s: float, seed: int) -> Network:
-    """The network, cached for all experiments of this process."""
-    return network(kind, load, coherence_s, duration_s, seed)
+    return {name: devices.predict_profile(device, load_workload(workload)) for name, device in DEVICES.items()}
 
 
 def make_field(

@@ -158,11 +158,10 @@ class Field:
             gaps.append(at_s - trace.updated_s[node + 1])
         return gaps
 
-    def link_s(self, rates_bps: Sequence[float]) -> list[list[float]]:
-        """Seconds [P-1][L+1] of every boundary's frame over links of ``rates_bps`` (HiveMind, Eq. 10)."""
-        return [
-            [8 * size / rate_bps + self.delay_s if size else 0.0 for size in self.frame_bytes] for rate_bps in rates_bps
-        ]
+    def link_s(self, rates_bps: Sequence[float], sizes: Sequence[int] = ()) -> list[list[float]]:
+        """Seconds [P-1][L+1] of ``sizes``, by default every boundary's frame, over the links (HiveMind, Eq. 10)."""
+        sizes = sizes or self.frame_bytes
+        return [[8 * size / rate_bps + self.delay_s if size else 0.0 for size in sizes] for rate_bps in rates_bps]
 
     def node_s(self, route: IabRoute, may_compute: Callable[[IabRoute, int], bool]) -> list[list[float]]:
         """Seconds [P][L] of each layer on each node; infinite if the node may not or cannot compute."""
@@ -179,10 +178,7 @@ def present(field: Field) -> Forecast:
 
 
 def tasks(field: Field, decide: Decide, forecast: Forecast, times_s: Sequence[float], gaps: int = 8) -> list[TaskTrace]:
-    """One task for each update that begins at one of ``times_s``, in order.
-
-    Each node looks ahead by the gap between updates and tasks of its last ``gaps`` tasks (HiveMind, section IV-F).
-    """
+    """A task for each update; each node looks ahead by the mean gap of its last ``gaps`` tasks (section IV-F)."""
     gap_of: dict[str, LookAhead] = {}
     traces = []
     for began_s in times_s:

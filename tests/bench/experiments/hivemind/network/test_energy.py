@@ -5,6 +5,7 @@ from math import inf
 import numpy as np
 import pytest
 
+from bench.experiments.general.cellular import generated
 from bench.experiments.hivemind.network.energy import (
     TASKS_A_BATCH,
     Meter,
@@ -15,7 +16,7 @@ from bench.experiments.hivemind.network.energy import (
     train,
     training_meter,
 )
-from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, fastest, generated, make_field, profiles
+from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, fastest, make_field, profiles
 from bench.experiments.hivemind.network.tasks import Field, present, tasks
 from netem.cellular.iab import IabRoute
 from nodes.costs.devices import MMWAVE_RECEIVING, MMWAVE_SENDING, RASPBERRY_PI_3BP

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from bench.execution.loader import load, packaged
 from bench.experiments.common.distribution import QUANTILES, intervals, spread
+from bench.experiments.general.cellular import generated
 from bench.experiments.hivemind.network import recurrent as nonlinear
 from bench.experiments.hivemind.network.dynamics import (
     DynamicsParameters,
@@ -27,7 +28,7 @@ from bench.experiments.hivemind.network.inference import (
     latency,
 )
 from bench.experiments.hivemind.network.objectives import ObjectiveParameters, objectives
-from bench.experiments.hivemind.network.scenario import fastest, generated, machine, make_field, nearest, update_times
+from bench.experiments.hivemind.network.scenario import fastest, machine, make_field, nearest, update_times
 from bench.experiments.hivemind.network.tasks import tasks
 from bench.experiments.hivemind.profiles import ProfileParameters, measured
 from bench.suite.experiment import Context, Measurement
@@ -149,7 +150,7 @@ def brute(energy, latency, limit_ms: float) -> tuple[float, float]:
 @pytest.mark.parametrize("load", ["low", "high"])
 def test_plans_of_recurrent_models_are_the_best_of_all(context, load, limit_ms):
     parameters = nonlinear.NonlinearParameters(tasks=3, duration_s=60.0, steps=2, load=load)
-    net = nonlinear.network_of(parameters, context)
+    net = parameters.make(context.seed)
     module = [nonlinear.gru(100, 300), nonlinear.linear(300, 10)]
     meter = nonlinear.meter_of(net, parameters, module * 2, [800, 1600, 1640, 1240, 0])
     for route, rates in nonlinear.moments(net, parameters, context):
@@ -175,7 +176,7 @@ class Steady:
 def test_sequences_played_over_links_that_stay_take_what_their_plan_says(context, limit_ms):
     """A first layer that only the UE does well, so that the model is split and states return."""
     parameters = nonlinear.NonlinearParameters(duration_s=60.0)
-    net = Steady(nonlinear.network_of(parameters, context), 2e7)
+    net = Steady(parameters.make(context.seed), 2e7)
     module = [nonlinear.Layer(0, 0, 0), nonlinear.Layer(20_000_000_000, 0, 0)]
     meter = nonlinear.meter_of(net, parameters, module, [40_000_000, 1200, 0])
     rates = [2e7] * len(net.route(0.0).links)
@@ -195,7 +196,7 @@ def test_sequences_played_over_links_that_stay_take_what_their_plan_says(context
 
 def test_each_link_is_charged_for_the_parameters_that_cross_it(context):
     parameters = nonlinear.AgentParameters(tasks=1, duration_s=60.0)
-    net = nonlinear.network_of(parameters, context)
+    net = parameters.make(context.seed)
     meter = nonlinear.meter_of(net, parameters, [nonlinear.linear(4, 4)] * 2, [16, 16, 0], training=True)
     ((route, rates),) = nonlinear.moments(net, parameters, context)
     energy, latency = nonlinear.costs(meter, route, rates)
@@ -223,7 +224,7 @@ def test_work_of_recurrent_layers_by_hand():
 
 def test_parameters_cross_every_link_to_the_cloud_and_back(context):
     parameters = nonlinear.AgentParameters(tasks=1, duration_s=60.0)
-    net = nonlinear.network_of(parameters, context)
+    net = parameters.make(context.seed)
     meter = nonlinear.meter_of(net, parameters, [nonlinear.linear(4, 4)], [16, 0], training=True)
     ((route, rates),) = nonlinear.moments(net, parameters, context)
     joules, millis = nonlinear.shared(meter, route, rates, 1000)

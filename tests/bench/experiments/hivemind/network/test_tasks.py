@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from bench.experiments.general.cellular import generated
 from bench.experiments.hivemind.network.dynamics import on_chain, showcase
-from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, fastest, generated, make_field
+from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, fastest, make_field
 from bench.experiments.hivemind.network.tasks import Capacity, Field, present, tasks
 from netem.link import Link, LinkProfile
 from nodes.costs.workload import load_workload

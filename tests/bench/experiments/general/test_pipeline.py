@@ -6,8 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.experiments.common.chain_job import ChainParameters, make_job
-from bench.experiments.general.pipeline import chain
+from bench.experiments.general.pipeline import ChainParameters, chain, make_job
 from bench.suite.document import Key
 from bench.suite.experiment import Context
 from bench.suite.parameter_types import decoder
