@@ -16,7 +16,7 @@ settings.load_profile("patient")
 
 # What a user would have beside the package, named as ``module:callable``; and the program of the guest kernel.
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / package / "support") for package in ("nodes", "netem")]
+sys.path[:0] = [str(HERE / package / "support") for package in ("nodes", "netem", "bench")]
 
 # Files whose tests start nodes, runs or kernels or shape links: one after another, beside the others.
 IN_TURN = (

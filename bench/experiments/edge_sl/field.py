@@ -188,10 +188,8 @@ class EdgeField:
 
 
 def make_field(parameters: FieldParameters, kept: Mapping[Machine, Profile], seed: int) -> EdgeField:
-    """The field of ``parameters`` and profiles; ``seed`` draws the starting points. Raises ValueError."""
+    """The field of checked ``parameters`` and profiles; ``seed`` draws the starting points."""
     first = parameters.device_layers
-    if problems := [f"{one.key[0]}: {one.message}" for one in parameters.field_problems(len(kept["ue"].layers))]:
-        raise ValueError(problems[0])
     batch = {name: batch_s(profile, parameters.batch_size) for name, profile in kept.items()}
     counts = kept["ue"].parameters
     held = [FLOAT_BYTES * (1 + parameters.optimizer_states) * count for count in counts]

@@ -17,6 +17,7 @@ import msgspec
 import psutil
 import pytest
 import torch
+from jobs import small_job
 
 from bench.live import processes, run
 from bench.live import training as live
@@ -29,7 +30,6 @@ from nodes.wire.channel import memory_pair
 from nodes.wire.messages import Configure, Shutdown
 
 run_live = functools.partial(live.run_live, self_test="skip")  # a busy machine is no fault here
-SUPPORT = Path(__file__).parents[1] / "support"
 LINK = LinkProfile(rate_bps=200e6)
 LINKS = [Duplex(up=LINK, down=LINK), Duplex()]
 ENDLESS = 100_000
@@ -38,23 +38,8 @@ PATIENCE_S = 60  # only a test that fails waits so long
 PLAIN = StageSpec()
 
 
-@pytest.fixture(autouse=True)
-def _mines_can_be_imported(monkeypatch) -> None:
-    monkeypatch.syspath_prepend(str(SUPPORT))
-
-
 def job(folder: Path, stage: StageSpec = PLAIN, **more) -> Job:
-    fields = {"data": DataSpec(train_samples=16, test_samples=8), "batch_size": 8, "splits": (3, 6)} | more
-    return Job(
-        model="nodes.zoo.small_cnn:small_cnn",
-        input_shape=(3, 32, 32),
-        classes=10,
-        nodes=("ue", "mec", "cloud"),
-        stages=(stage, stage),
-        threads=1,
-        checkpoint=str(folder),
-        **fields,
-    )
+    return small_job(3, 6, stages=(stage, stage), checkpoint=str(folder), **more)
 
 
 def mine(node: str, moment: str, effect: str) -> StageSpec:
@@ -440,18 +425,6 @@ def test_a_run_whose_runner_was_killed_leaves_nothing_and_is_resumed(uninterrupt
 
 @pytest.mark.parametrize("name", ["ue2", "cloud"])
 def test_a_source_or_the_server_of_many_killed_is_named(name):
-    many = Job(
-        model="nodes.zoo.small_cnn:small_cnn",
-        input_shape=(3, 32, 32),
-        classes=10,
-        nodes=("ue", "cloud"),
-        splits=(3,),
-        stages=(PLAIN,),
-        data=DataSpec(train_samples=48, test_samples=6),
-        batch_size=8,
-        threads=1,
-        epochs=ENDLESS,
-        sources=3,
-    )
+    many = small_job(3, data=DataSpec(train_samples=48, test_samples=6), epochs=ENDLESS, sources=3)
     assert error_of(many, say=Once(lambda: process(name).kill())) == f"{name} was killed by SIGKILL"
     assert not [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ue")]

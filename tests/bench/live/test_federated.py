@@ -28,7 +28,6 @@ from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.wire.messages import Begin, ClientFinished, ClientReturned
 
 run_live = functools.partial(live_federation.run_live, self_test="skip", shaping="none")
-SUPPORT = Path(__file__).parents[1] / "support"
 EXAMPLES = Path(__file__).parents[3] / "examples"
 LINK = LinkProfile(rate_bps=500e6, delay_s=0.001)
 BATCH, STEPS, TESTS = 8, 3, 12  # TESTS: pictures of each client
@@ -37,9 +36,8 @@ SEEDED = random.Random(7)
 
 
 @pytest.fixture(autouse=True)
-def _mines_can_be_imported(monkeypatch) -> None:
-    for folder in (SUPPORT, EXAMPLES):
-        monkeypatch.syspath_prepend(str(folder))
+def _examples_can_be_imported(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
 def federation(

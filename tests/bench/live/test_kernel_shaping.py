@@ -7,11 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
+from jobs import small_job
 from pyroute2 import IPRoute, netns
 from pyroute2.netlink import nla_base
 
@@ -26,7 +26,7 @@ from netem.kernel.namespace import in_namespace
 from netem.kernel.namespace_network import ShapeError
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.spec.job import DataSpec
 from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Pace, Service
 from nodes.training.in_process import run_in_process
@@ -45,22 +45,6 @@ def backend() -> str:
 
 BACKEND = backend()
 needs_kernel = pytest.mark.skipif(BACKEND not in ("kernel", "tbf+emulated"), reason=BACKEND)
-
-
-def job(folder: Path, **more) -> Job:
-    return Job(
-        model="nodes.zoo.small_cnn:small_cnn",
-        input_shape=(3, 32, 32),
-        classes=10,
-        nodes=("ue", "mec", "cloud"),
-        splits=(3, 6),
-        stages=(StageSpec(), StageSpec()),
-        data=DataSpec(train_samples=16, test_samples=8),
-        batch_size=8,
-        threads=1,
-        checkpoint=str(folder),
-        **more,
-    )
 
 
 def ours() -> set[str]:
@@ -89,6 +73,14 @@ def rate(path: str, interface: str) -> int:
     return settings.get_attr("TCA_NETEM_RATE" if BACKEND == "kernel" else "TCA_TBF_PARMS")["rate"]
 
 
+def assert_at_home(paths: dict[str, str]) -> None:
+    """Every process of ``paths`` is in its namespace."""
+    for process in psutil.Process().children(recursive=True):
+        if process.name() in paths:
+            home = os.stat(f"/proc/{process.pid}/ns/net").st_ino
+            assert home == os.stat(paths[process.name()]).st_ino
+
+
 @needs_kernel
 def test_a_chain_in_namespaces_trains_the_same_and_its_bytes_cross_the_shaped_links(tmp_path):
     seen: dict[str, int] = {}
@@ -98,13 +90,10 @@ def test_a_chain_in_namespaces_trains_the_same_and_its_bytes_cross_the_shaped_li
         assert paths.keys() == {"ue", "mec", "cloud"}
         seen["up"], seen["down"] = counted_bytes(paths["ue"], "link0"), counted_bytes(paths["mec"], "link0")
         seen["sent"] = int(metrics["sent_bytes"])
-        for process in psutil.Process().children(recursive=True):
-            if process.name() in paths:
-                home = os.stat(f"/proc/{process.pid}/ns/net").st_ino
-                assert home == os.stat(paths[process.name()]).st_ino
+        assert_at_home(paths)
 
-    live = run_live(job(tmp_path), [FAST, Duplex()], say, shaping=BACKEND, self_test="skip")
-    assert live.losses == run_in_process(job(tmp_path / "model")).losses
+    live = run_live(small_job(3, 6), [FAST, Duplex()], say, shaping=BACKEND, self_test="skip")
+    assert live.losses == run_in_process(small_job(3, 6)).losses
     assert all(link.written_bytes == link.acked_bytes for node in live.nodes for link in node.connections)
     assert seen["up"] >= seen["sent"] > 0
     assert seen["down"] > 0
@@ -117,7 +106,7 @@ def test_a_run_that_fails_leaves_nothing(tmp_path):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run_live(job(tmp_path), [FAST, FAST], fail, shaping=BACKEND, self_test="skip")
+        run_live(small_job(3, 6), [FAST, FAST], fail, shaping=BACKEND, self_test="skip")
     assert ours() == set()
 
 
@@ -156,10 +145,7 @@ def test_a_service_lives_in_namespaces_and_so_does_a_node_that_joins_it():
         await live.until_tasks(tasks + 1)
         assert list(live.tasks[-1].splits) == ["ue", "gnb"]
         assert counted_bytes(paths["ue"], "link1") >= 4 * 3 * 32 * 32
-        for process in psutil.Process().children(recursive=True):
-            if process.name() in paths:
-                home = os.stat(f"/proc/{process.pid}/ns/net").st_ino
-                assert home == os.stat(paths[process.name()]).st_ino
+        assert_at_home(paths)
 
     run_service(stage, script, shaping=BACKEND, self_test="skip")
     assert ours() == set()
@@ -233,7 +219,7 @@ def namespaces_of(pid: int) -> list[str]:
 def test_after_a_kill_one_clean_leaves_nothing_of_ours_and_all_of_theirs(decoy, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("BENCH_DATA", raising=False)
     before = machine(decoy)
-    described = (job(tmp_path, epochs=ENDLESS), [FAST, FAST])
+    described = (small_job(3, 6, epochs=ENDLESS), [FAST, FAST])
     arguments = [msgspec.json.encode(value).decode() for value in described]
     runner = subprocess.Popen(
         [sys.executable, "-c", RUNNER, BACKEND, *arguments],
@@ -296,7 +282,7 @@ def test_what_the_kernel_has_decides_what_is_recorded(found, said, monkeypatch):
 
 def test_nodes_started_by_hand_are_in_no_namespace(tmp_path):
     with pytest.raises(ValueError, match="no namespace that could be shaped"):
-        run_live(job(tmp_path), addresses={}, token="t" * 16, shaping="kernel")
+        run_live(small_job(3, 6), addresses={}, token="t" * 16, shaping="kernel")
 
 
 @needs_kernel

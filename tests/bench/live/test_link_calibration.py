@@ -6,6 +6,7 @@ import json
 import msgspec
 import psutil
 import pytest
+from measured import by_case
 from msgspec.structs import replace
 
 from bench.cli.main import main
@@ -137,7 +138,7 @@ def test_many_tasks_in_virtual_time_tell_their_latencies(context: Context) -> No
         dec_hook=decoder(None),
     )
     found = list(many(parameters, msgspec.structs.replace(context, mode="virtual")))
-    values = {(m.metric, *m.case.values()): m.value for m in found}
+    values = by_case(found)
     assert values["tasks",] == 50
     for quantile in (0.5, 0.95):
         assert values["latency_ms", quantile] == pytest.approx(4 * 2 + 2 * 15, rel=1e-6)

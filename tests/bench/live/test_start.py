@@ -5,37 +5,27 @@ import time
 
 import psutil
 import pytest
+from jobs import small_job
 
 from bench.live import processes
 from bench.live.training import run_live
-from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.spec.job import DataSpec
 
 READY_S = 8.0
 OTHERS = 0.1  # of the machine's time: with more of it taken by others a late start says nothing of ours
 TRIES = 3  # whatever else the machine does only slows a start; the quickest says what the code can
-NODES = ("ue", "mec1", "mec2", "mec3", "cloud")
 
 
 def seconds_to_first_epoch() -> float:
     """From the start of a launcher until five nodes, all ready, have trained one step together."""
-    job = Job(
-        model="nodes.zoo.small_cnn:small_cnn",
-        input_shape=(3, 32, 32),
-        classes=10,
-        nodes=NODES,
-        splits=(3, 6, 9, 12),
-        stages=(StageSpec(),) * 4,
-        data=DataSpec(train_samples=8, test_samples=8),
-        batch_size=8,
-        threads=1,
-    )
+    job = small_job(3, 6, 9, 12, data=DataSpec(train_samples=8, test_samples=8))
     reported: list[float] = []
     began = time.monotonic()
     try:
         outcome = run_live(job, say=lambda _: reported.append(time.monotonic()))
     finally:
         processes.launcher().close()  # the next one is cold again
-    assert len({node.pid for node in outcome.nodes}) == len(NODES)
+    assert len({node.pid for node in outcome.nodes}) == 5
     return reported[0] - began
 
 

@@ -2,24 +2,16 @@
 
 import msgspec
 import pytest
+from jobs import small_job
 
 from bench.live.time_dilation import quickened, slowed
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from nodes.spec.job import DataSpec, Device, Job, StageSpec, Timing
+from nodes.spec.job import DataSpec, Device, Timing
 from nodes.training.in_process import run_in_virtual_time
 
-JOB = Job(
-    model="nodes.zoo.small_cnn:small_cnn",
-    input_shape=(3, 32, 32),
-    classes=10,
-    nodes=("ue", "cloud"),
-    splits=(3,),
-    stages=(StageSpec(),),
-    data=DataSpec(name="none", train_samples=24, test_samples=40),
-    batch_size=8,
-    devices=(Device(timing=Timing(forward_s=0.01, backward_s=0.02)), Device(timing=Timing(forward_s=0.003))),
-)
+DEVICES = (Device(timing=Timing(forward_s=0.01, backward_s=0.02)), Device(timing=Timing(forward_s=0.003)))
+JOB = small_job(3, data=DataSpec(name="none", train_samples=24, test_samples=40), devices=DEVICES)
 
 
 @pytest.mark.parametrize("traced", [False, True])

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from jobs import NAMES, small_job
 
 from bench.cli.node import TOKEN_VARIABLE, run_node
 from bench.live.processes import LauncherProcess, RunError
@@ -26,35 +27,22 @@ from nodes.spec.job import DataSpec, Device, Job, OptimizerSpec, StageSpec, Timi
 from nodes.training.in_process import run_in_process
 from nodes.training.report import TrainingOutcome
 
-NAMES = {1: ("all",), 2: ("ue", "cloud"), 3: ("ue", "mec", "cloud"), 5: ("ue", "mec1", "mec2", "mec3", "cloud")}
 NETWORK = "nodes.zoo.small_cnn:small_cnn"  # has batch norm and dropout
-SHAPE = (3, 32, 32)
 OWN_THREADS = torch.get_num_threads()
 MINED = (StageSpec(), StageSpec(name="no_such_module:stage"))
 
 
 def job(nodes: int, folder: Path, model: str = NETWORK, batches: int = 5, batch_size: int = 8, **more) -> Job:
-    fields = {
-        "splits": tuple(layers_of(model) * (index + 1) // (nodes + 1) for index in range(nodes - 1)),
-        "stages": (StageSpec(),) * (nodes - 1),
-        "data": DataSpec(train_samples=batches * batch_size, test_samples=20),
-        "optimizer": OptimizerSpec(lr=0.02, momentum=0.9, weight_decay=5e-4),
-        "threads": 1,
-    }
-    return Job(
-        model=model,
-        input_shape=SHAPE,
-        classes=10,
-        nodes=NAMES[nodes],
-        batch_size=batch_size,
-        checkpoint=str(folder),
-        **fields | more,
-    )
+    splits = tuple(layers_of(model) * (index + 1) // (nodes + 1) for index in range(nodes - 1))
+    fields = {"model": model, "batch_size": batch_size, "checkpoint": str(folder), "splits": splits}
+    data = DataSpec(train_samples=batches * batch_size, test_samples=20)
+    optimizer = OptimizerSpec(lr=0.02, momentum=0.9, weight_decay=5e-4)
+    return small_job(*splits, data=data, optimizer=optimizer, **fields | more)
 
 
 @cache
 def layers_of(model: str) -> int:
-    return len(outline(model, 10, SHAPE))
+    return len(outline(model, 10, (3, 32, 32)))
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Deprune's experiments in their smallest: what they count, against counts made by hand."""
 
 import pytest
+from measured import values
 from msgspec.structs import replace
 
 from bench.experiments.deprune.experiments import METHODS, Family, TrainingCourse, course, epochs_to_best, family
@@ -15,10 +16,6 @@ TINY = {
     "augment": False,
     "threads": 1,
 }
-
-
-def values(found, metric, **case):
-    return [one.value for one in found if one.metric == metric and case.items() <= one.case.items()]
 
 
 def test_bytes_of_a_schedule_are_those_of_its_maps(context):

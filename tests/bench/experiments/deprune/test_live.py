@@ -1,25 +1,16 @@
 """Deprune between real processes against the same job in this one: one source and many; a family that is served."""
 
 import pytest
+from jobs import small_job
 from msgspec.structs import replace
 
 from bench.live.training import run_live
-from nodes.spec.job import DataSpec, Device, Job, StageSpec
+from nodes.spec.job import DataSpec, Device, StageSpec
 from nodes.training.in_process import run_in_process
 from nodes.wire.byte_counter import Traffic
 
-JOB = Job(
-    model="nodes.zoo.small_cnn:small_cnn",
-    input_shape=(3, 32, 32),
-    classes=10,
-    nodes=("ue", "cloud"),
-    splits=(4,),
-    stages=(StageSpec(name="nodes.stages.deprune.stage:Pruned", options={"phases": [[1, 1 / 8], [1, 1.0]]}),),
-    data=DataSpec(train_samples=96, test_samples=24),
-    epochs=2,
-    batch_size=16,
-    threads=1,
-)
+STAGE = StageSpec(name="nodes.stages.deprune.stage:Pruned", options={"phases": [[1, 1 / 8], [1, 1.0]]})
+JOB = small_job(4, stages=(STAGE,), data=DataSpec(train_samples=96, test_samples=24), epochs=2, batch_size=16)
 
 
 def frames(sent: dict[str, Traffic]) -> dict[str, int]:

@@ -1,11 +1,12 @@
 """DynSplit between real processes against the same job in this one: equal losses, parameters and bytes."""
 
 import torch
+from jobs import small_job
 from msgspec.structs import replace
 
 from bench.live.training import run_live
 from nodes.model.checkpoint import checkpoint_path
-from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.spec.job import DataSpec, StageSpec
 from nodes.training.in_process import run_in_process
 from nodes.wire.byte_counter import Traffic
 
@@ -19,21 +20,9 @@ def test_live_equals_in_process_with_a_stage_at_each_of_two_cuts(tmp_path):
         {"paths": [6, 2], "target": [0.3], "lossless": "entropy", "share": 0.6},
         {"paths": [0, 8], "target": [0.5], "loss": "excess"},
     )
-    job = Job(
-        model="nodes.zoo.small_cnn:small_cnn",
-        input_shape=(3, 32, 32),
-        classes=10,
-        nodes=("ue", "mec", "cloud"),
-        splits=(4, 8),
-        stages=tuple(
-            StageSpec(name="nodes.stages.dynsplit.stage:DynSplit", options=options) for options in (first, second)
-        ),
-        data=DataSpec(train_samples=64, test_samples=20),
-        epochs=2,
-        batch_size=16,
-        threads=1,
-        checkpoint=str(tmp_path / "here"),
-    )
+    name, data = "nodes.stages.dynsplit.stage:DynSplit", DataSpec(train_samples=64, test_samples=20)
+    stages = tuple(StageSpec(name=name, options=options) for options in (first, second))
+    job = small_job(4, 8, stages=stages, data=data, epochs=2, batch_size=16, checkpoint=str(tmp_path / "here"))
     here = run_in_process(job)
     job = replace(job, checkpoint=str(tmp_path / "live"))
     live = run_live(job)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from measured import by_case
 from msgspec.structs import replace
 
 from bench.experiments.edge_sl.migration import RoamingParameters, _differences, federation_moves, roaming
@@ -14,7 +15,7 @@ FEW = RoamingParameters(clients=1, rounds=3, batches=2, speed_m_per_s=15.0, test
 
 
 def told(parameters: RoamingParameters, context: Context) -> dict[tuple, float]:
-    return {(one.metric, *one.case.values()): one.value for one in roaming(parameters, context)}
+    return by_case(roaming(parameters, context))
 
 
 @pytest.fixture

@@ -3,20 +3,12 @@
 from itertools import pairwise
 
 import pytest
+from measured import by_case
 from msgspec.structs import replace
 
 from bench.execution.loader import load
+from bench.experiments.edge_sl import placement as edge_placement
 from bench.experiments.edge_sl.field import EdgeField, FieldParameters, edges_along_trajectory, make_field
-from bench.experiments.edge_sl.placement import (
-    MigrationParameters,
-    PlacementParameters,
-    TreeParameters,
-    chain_splits,
-    course,
-    migration,
-    placement,
-    tree,
-)
 from bench.experiments.hivemind.network.scenario import profiles
 from bench.suite.experiment import Context
 from nodes.splitting.migration import CLOUD, BackhaulLink, EdgeNetwork, Model, State
@@ -72,9 +64,9 @@ def test_the_way_passes_all_six_cells():
 
 
 def test_placement_and_course_tell_the_same_rounds(context):
-    parameters = PlacementParameters(rounds=4, every=1, clients=2)
-    told = {(one.metric, *one.case.values()): one.value for one in placement(parameters, context)}
-    rounds = {(one.metric, *one.case.values()): one.value for one in course(parameters, context)}
+    parameters = edge_placement.PlacementParameters(rounds=4, every=1, clients=2)
+    told = by_case(edge_placement.placement(parameters, context))
+    rounds = by_case(edge_placement.course(parameters, context))
     for strategy in ("stay", "migrate", "replicate"):
         parts = sum(told["link_traffic_mb", strategy, kind] for kind in ("smashed", "averaging", "moved"))
         assert told["communication_mb", strategy] == pytest.approx(parts)
@@ -82,7 +74,7 @@ def test_placement_and_course_tell_the_same_rounds(context):
 
 
 def test_without_storage_all_strategies_are_one(context):
-    told = list(placement(PlacementParameters(rounds=6, storage_share=0.0), context))
+    told = list(edge_placement.placement(edge_placement.PlacementParameters(rounds=6, storage_share=0.0), context))
     for metric in ("round_s", "communication_mb"):
         values = [one.value for one in told if one.metric == metric]
         assert len(values) == 3
@@ -91,9 +83,7 @@ def test_without_storage_all_strategies_are_one(context):
 
 def test_a_tree_stores_no_more_than_it_may(context):
     for share in (0.0, 0.1, 0.4):
-        told = {
-            (one.metric, *one.case.values()): one.value for one in tree(TreeParameters(storage_share=share), context)
-        }
+        told = by_case(edge_placement.tree(edge_placement.TreeParameters(storage_share=share), context))
         whole_mb = 2 * 4 * sum(profiles("resnet18-88")["ue"].parameters) / 1e6
         assert told["metro_stored_mb", "together"] <= share * whole_mb
         assert told["edges_stored_mb",] <= 3 * share * whole_mb
@@ -103,13 +93,13 @@ def test_a_tree_stores_no_more_than_it_may(context):
 
 def test_the_holder_is_the_node_that_has_layers():
     edges = ("a", "b", "c")
-    assert chain_splits(State({"b": 3}, {"b": 3}, ("b",)), edges, 4) == (4, 4, 7, 7)
-    assert chain_splits(State({}, {"a": 0}, ("a",)), edges, 4) == (4, 4, 4, 4)
+    assert edge_placement.chain_splits(State({"b": 3}, {"b": 3}, ("b",)), edges, 4) == (4, 4, 7, 7)
+    assert edge_placement.chain_splits(State({}, {"a": 0}, ("a",)), edges, 4) == (4, 4, 4, 4)
 
 
 def test_layers_follow_a_client_and_nothing_else_changes(context):
-    parameters = MigrationParameters(rounds=3, batches=1, batch_size=8, speed_m_per_s=15.0)
-    told = {(one.metric, *one.case.values()): one.value for one in migration(parameters, context)}
+    parameters = edge_placement.MigrationParameters(rounds=3, batches=1, batch_size=8, speed_m_per_s=15.0)
+    told = by_case(edge_placement.migration(parameters, context))
     assert told["moves",] >= 2
     assert told["moved_bytes", "wire"] == told["moved_bytes", "controller"] > 0
     assert told["loss_difference_nats",] == 0
@@ -117,22 +107,17 @@ def test_layers_follow_a_client_and_nothing_else_changes(context):
     assert told["tensors",] == 20  # three convolutions, three norms of five, one linear layer
 
 
-def test_what_cannot_be_placed_is_refused():
-    with pytest.raises(ValueError, match="52 of 52 layers leave none"):
-        make_field(FieldParameters(device_layers=52), profiles("resnet18-88"), 0)
-
-
 @pytest.mark.parametrize(
     ("parameters", "key"),
     [
-        (PlacementParameters(device_layers=52), "device_layers"),
-        (PlacementParameters(access=BackhaulLink(0.0, 0.0)), "access"),
-        (PlacementParameters(backhaul=BackhaulLink(1e6, -1.0)), "backhaul"),
-        (TreeParameters(device_layers=52), "device_layers"),
-        (TreeParameters(core=BackhaulLink(float("nan"), 0.0)), "core"),
-        (MigrationParameters(clients=2), "clients"),
-        (MigrationParameters(device_layers=99), "device_layers"),
-        (MigrationParameters(side=4), "model"),
+        (edge_placement.PlacementParameters(device_layers=52), "device_layers"),
+        (edge_placement.PlacementParameters(access=BackhaulLink(0.0, 0.0)), "access"),
+        (edge_placement.PlacementParameters(backhaul=BackhaulLink(1e6, -1.0)), "backhaul"),
+        (edge_placement.TreeParameters(device_layers=52), "device_layers"),
+        (edge_placement.TreeParameters(core=BackhaulLink(float("nan"), 0.0)), "core"),
+        (edge_placement.MigrationParameters(clients=2), "clients"),
+        (edge_placement.MigrationParameters(device_layers=99), "device_layers"),
+        (edge_placement.MigrationParameters(side=4), "model"),
     ],
 )
 def test_what_does_not_fit_is_named_by_its_key(parameters, key, problems_of):
@@ -140,7 +125,10 @@ def test_what_does_not_fit_is_named_by_its_key(parameters, key, problems_of):
 
 
 def test_a_network_is_trained_in_no_virtual_time(problems_of):
-    found = {mode: list(problems_of(MigrationParameters(), mode)) for mode in ("live", "in-process", "virtual")}
+    found = {
+        mode: list(problems_of(edge_placement.MigrationParameters(), mode))
+        for mode in ("live", "in-process", "virtual")
+    }
     assert found == {"live": [], "in-process": [], "virtual": [()]}
 
 

@@ -4,17 +4,11 @@ import statistics
 from itertools import combinations
 
 import pytest
+from measured import by_case
 from msgspec.structs import replace
 
 from bench.execution.loader import load, packaged
-from bench.experiments.general.cellular import (
-    CourseParameters,
-    NetworkParameters,
-    UploadParameters,
-    bandwidth,
-    course,
-    upload,
-)
+from bench.experiments.general import cellular
 from bench.suite.experiment import Context
 from netem.cellular import network
 from nodes.costs.workload import load_workload
@@ -26,10 +20,7 @@ def context(context: Context) -> Context:
 
 
 def test_bandwidth_tells_network_and_table(context):
-    found = {
-        (one.metric, one.case["link"], one.case["source"]): one.value
-        for one in bandwidth(NetworkParameters(duration_s=20.0), context)
-    }
+    found = by_case(cellular.bandwidth(cellular.NetworkParameters(duration_s=20.0), context))
     rates = network("mmwave", "mid", 0.05, 20.0, 1).rates_bps
     assert found["bandwidth_mean_mbps", "F", "network"] == pytest.approx(rates["F"].mean() / 1e6)
     assert found["bandwidth_std_mbps", "access", "network"] == pytest.approx(rates["access"].std() / 1e6)
@@ -40,7 +31,7 @@ def test_bandwidth_tells_network_and_table(context):
 
 
 def test_a_course_is_made_of_means(context):
-    found = list(course(CourseParameters(duration_s=10.0, step_s=2.0), context))
+    found = list(cellular.course(cellular.CourseParameters(duration_s=10.0, step_s=2.0), context))
     assert len(found) == 5 * (9 + 1)
     rates = network("mmwave", "mid", 0.05, 10.0, 1).rates_bps["A"]
     second = [one.value for one in found if one.case == {"time_s": 2.0, "link": "A"}]
@@ -49,7 +40,8 @@ def test_a_course_is_made_of_means(context):
 
 
 def test_an_upload_crosses_the_whole_route(context):
-    measured = {one.metric: one.value for one in upload(UploadParameters(duration_s=5.0, payload_bytes=1000), context)}
+    asked = cellular.UploadParameters(duration_s=5.0, payload_bytes=1000)
+    measured = {one.metric: one.value for one in cellular.upload(asked, context)}
     rates = network("mmwave", "mid", 0.05, 5.0, 1).rates_bps
     links = ("access", "A", "C", "F", "G", "H")  # the UE starts at IAB node 1
     times = [sum(8000 / rates[link][step] for link in links) for step in range(0, 100, 10)]
@@ -73,7 +65,7 @@ def test_what_the_papers_upload_times_say_of_its_picture():
 
 def test_a_coherence_longer_than_the_run_is_refused():
     with pytest.raises(ValueError, match="is longer than duration_s"):
-        NetworkParameters(coherence_s=2.0, duration_s=1.0)
+        cellular.NetworkParameters(coherence_s=2.0, duration_s=1.0)
 
 
 def test_the_suite_claims_every_number_of_table_i():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from measured import by_case
 
 from bench.experiments.general.pipeline import ChainParameters, chain, make_job
 from bench.suite.document import Key
@@ -64,15 +65,12 @@ def test_devices_of_no_node_and_traces_that_are_not_there_are_found_before_anyth
     assert problems["backhaul", "trace"].endswith("bad.csv:2: rate_bps: 'fast' is not a number")
 
 
-def test_a_trace_that_lets_nothing_through_is_refused(problems_of: ProblemsOf, tmp_path: Path) -> None:
+def test_traces_over_which_data_would_never_arrive_are_refused(problems_of: ProblemsOf, tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text("time_s,rate_bps\n0,0\n1,0\n")
-    ((key, problem),) = problems_of(parameters(link={"trace": str(tmp_path / "none.csv")})).items()
-    assert key == ("link", "trace")
-    assert problem.endswith("none.csv: every rate is 0, so no data would ever arrive")
-
-
-def test_a_trace_that_ends_with_nothing_getting_through_must_repeat(problems_of: ProblemsOf, tmp_path: Path) -> None:
     (tmp_path / "ends.csv").write_text("time_s,rate_bps\n0,1e6\n1,0\n")
+    problems = problems_of(parameters(link={"trace": str(tmp_path / "none.csv")}))
+    assert problems.keys() == {("link", "trace")}
+    assert problems["link", "trace"].endswith("none.csv: every rate is 0, so no data would ever arrive")
     trace = {"trace": {"up": "wifi", "down": str(tmp_path / "ends.csv")}}
     assert not problems_of(parameters(link=trace))
     ((key, problem),) = problems_of(parameters(backhaul=trace | {"repeat": False})).items()
@@ -119,5 +117,5 @@ def test_in_virtual_time_every_node_needs_a_timing(context: Context) -> None:
     with pytest.raises(ValueError, match="in virtual time ue, mec, cloud needs a timing"):
         list(chain(parameters(**given), virtual))
     devices = dict.fromkeys(("ue", "mec", "cloud"), timing)
-    found = {(m.metric, *m.case.values()): m.value for m in chain(parameters(**given, devices=devices), virtual)}
+    found = by_case(chain(parameters(**given, devices=devices), virtual))
     assert found["latency_ms", 0.5] > 3 * 10 + 2 * 3

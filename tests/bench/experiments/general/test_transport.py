@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bench.experiments.general.transport import HopParameters, Loop, hop
 from bench.suite.experiment import Context
@@ -27,25 +28,11 @@ if __name__ == "__main__":
 """
 
 
-def context(scratch: Path, said: list[str]) -> Context:
-    return Context(
-        seed=3,
-        scale="smoke",
-        mode="live",
-        shaping="none",
-        dataset="none",
-        data_dir=None,
-        device="cpu",
-        scratch=scratch,
-        say=said.append,
-    )
-
-
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_every_way_is_measured_at_every_size(tmp_path: Path, loop: Loop) -> None:
+def test_every_way_is_measured_at_every_size(context: Context, loop: Loop) -> None:
     said: list[str] = []
     parameters = HopParameters(sizes_bytes=(4096, 300_000), hops=5, warmup=1, loop=loop)
-    measured = list(hop(parameters, context(tmp_path, said)))
+    measured = list(hop(parameters, replace(context, mode="live", dataset="none", say=said.append)))
     for size in parameters.sizes_bytes:
         here = [m for m in measured if m.case["size_bytes"] == size]
         assert {m.case["loop"] for m in here} == {loop}

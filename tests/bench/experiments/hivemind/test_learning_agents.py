@@ -3,6 +3,7 @@
 from typing import Literal
 
 import pytest
+from measured import by_case
 from msgspec.structs import replace
 
 from bench.experiments.hivemind.learning_agents import GameParameters, LabellerParameters, labeller, two_step_game
@@ -44,7 +45,7 @@ def test_the_game_tells_the_joint_return_and_bytes(
 ) -> None:
     measured = list(two_step_game(GameParameters(mixing=mixing), context))
     assert next(m.value for m in measured if m.metric == "joint_return") == earned
-    told = {(m.metric, *m.case.values()): m.value for m in measured}
+    told = by_case(measured)
     empty = sum(len(part) for part in encode(Parameters(assignment=0, start=0, stop=3, tensors={})))
     for agent in (0, 1):
         for direction in ("uplink", "downlink"):

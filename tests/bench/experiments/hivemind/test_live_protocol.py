@@ -1,8 +1,8 @@
 """The experiments on the live protocol: what they tell of small services, and what they refuse."""
 
-from pathlib import Path
-
 import pytest
+from measured import by_case
+from msgspec.structs import replace
 
 from bench.experiments.hivemind.live_protocol import (
     RateParameters,
@@ -22,21 +22,14 @@ from nodes.wire.codec import wire_size
 from nodes.wire.messages import TaskReport
 from nodes.wire.split_costs import sci
 
-CONTEXT = Context(
-    seed=0,
-    scale="smoke",
-    mode="live",
-    shaping="emulated",
-    dataset="none",
-    data_dir=None,
-    device="cpu",
-    scratch=Path(),
-    say=lambda line: None,
-    self_test="skip",
-)
 SMALL = ModelName("nodes.zoo.small_cnn:small_cnn")
 ROAD = RouteLink(rate_bps=200e6, delay_s=0.0005)
 TIMES = {"step": 0, "predicted_s": 1.0, "began_s": 0.0, "ended_s": 1.0, "returned_s": 1.0}
+
+
+@pytest.fixture
+def context(context: Context) -> Context:
+    return replace(context, mode="live", shaping="emulated", dataset="none")
 
 
 def route(**changes) -> RouteParameters:
@@ -53,8 +46,8 @@ def route(**changes) -> RouteParameters:
     return RouteParameters(**given | changes)
 
 
-def test_a_handover_and_a_death_are_told_phase_by_phase():
-    found = {(m.metric, *sorted(m.case.items())): m.value for m in handover(route(), CONTEXT)}
+def test_a_handover_and_a_death_are_told_phase_by_phase(context):
+    found = {(m.metric, *sorted(m.case.items())): m.value for m in handover(route(), context)}
     layers = len(frames_of_model(SMALL, 10, (3, 32, 32), "module")) - 1
     for phase, names in {"before": ["ue", "one"], "after": ["ue", "two", "one"], "left": ["ue", "two"]}.items():
         counts = [found["layers", ("node", name), ("phase", phase)] for name in [*names, "cloud"]]
@@ -70,7 +63,7 @@ def test_a_handover_and_a_death_are_told_phase_by_phase():
 
 
 @pytest.mark.parametrize(("computing", "holder"), [(["cloud"], "cloud"), (["ue"], "ue"), ([], "cloud")])
-def test_only_who_may_computes(computing, holder):
+def test_only_who_may_computes(computing, holder, context):
     """Of all who may, the cloud is the best: it is fast, and the links to it take next to nothing."""
     links = dict.fromkeys(("ue-one", "one-cloud"), RouteLink(rate_bps=1e9, delay_s=0.0005))
     chain = LiveRouteParameters(
@@ -81,7 +74,7 @@ def test_only_who_may_computes(computing, holder):
         model=SMALL,
         tasks=2,
     )
-    found = {(m.metric, *m.case.values()): m.value for m in steady(chain, CONTEXT)}
+    found = by_case(steady(chain, context))
     layers = len(frames_of_model(SMALL, 10, (3, 32, 32), "module")) - 1
     assert {name: found["layers", name] for name in chain.before} == dict.fromkeys(chain.before, 0) | {holder: layers}
     least_s = chain.model_compute_s[holder]
@@ -89,9 +82,9 @@ def test_only_who_may_computes(computing, holder):
     assert found["latency_ms", "measured"] > 1e3 * least_s
 
 
-def test_updates_tell_their_times_and_the_bytes_of_whole_frames():
+def test_updates_tell_their_times_and_the_bytes_of_whole_frames(context):
     parameters = UpdateParameters(model=SMALL, links=(Duplex(), Duplex()), updates=3, discarded=1)
-    found = {(m.metric, *m.case.values()): m.value for m in updates(parameters, CONTEXT)}
+    found = by_case(updates(parameters, context))
     layers = int(found["layers",])
     numbered = sum(wire_size(sci(1 << 20, "mec1", [0.0] * (layers + 1))))
     first = sum(wire_size(sci(1, "mec1", [0.0] * (layers + 1))))
@@ -128,7 +121,7 @@ def test_routes_that_cannot_be_taken_are_refused(changes, match):
 
 
 @pytest.mark.parametrize("told", ["known", "measured"])
-def test_a_link_that_becomes_slow_is_told_of_or_measured_and_the_ue_computes_itself(told):
+def test_a_link_that_becomes_slow_is_told_of_or_measured_and_the_ue_computes_itself(told, context):
     """The picture takes 12 ms as long as the link is fast, and ten times the UE's 50 ms once it is slow."""
     parameters = RateParameters(
         model_compute_s={"ue": 0.05, "mec": 0.005},
@@ -139,7 +132,7 @@ def test_a_link_that_becomes_slow_is_told_of_or_measured_and_the_ue_computes_its
         slowdown=40,
         tasks=1,
     )
-    found = {(m.metric, *sorted(m.case.items())): m.value for m in rates(parameters, CONTEXT)}
+    found = {(m.metric, *sorted(m.case.items())): m.value for m in rates(parameters, context)}
     layers = len(frames_of_model(SMALL, 10, (3, 32, 32), "module")) - 1
     assert found["layers", ("node", "mec"), ("phase", "before")] == layers
     assert found["layers", ("node", "ue"), ("phase", "slow")] == layers

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measured import values
 from msgspec.structs import replace
 
 from bench.experiments.hivemind import solver as experiment
@@ -27,7 +28,7 @@ def context(context: Context) -> Context:
 
 
 def of(measured: list[Measurement], metric: str, **case: object) -> float:
-    (value,) = (m.value for m in measured if m.metric == metric and case.items() <= m.case.items())
+    (value,) = values(measured, metric, **case)
     return value
 
 

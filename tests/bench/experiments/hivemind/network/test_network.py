@@ -4,34 +4,20 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
+from measured import values
 from msgspec.structs import replace
 
 from bench.execution.loader import load, packaged
 from bench.experiments.common.distribution import QUANTILES, intervals, spread
 from bench.experiments.general.cellular import generated
+from bench.experiments.hivemind.network import dynamics, inference
 from bench.experiments.hivemind.network import recurrent as nonlinear
-from bench.experiments.hivemind.network.dynamics import (
-    DynamicsParameters,
-    break_even,
-    field_of,
-    foreseen,
-    prediction,
-    showcase,
-)
 from bench.experiments.hivemind.network.energy import TASKS_A_BATCH, energy
-from bench.experiments.hivemind.network.inference import (
-    CapabilityParameters,
-    HandoverParameters,
-    InferenceParameters,
-    capability,
-    handover,
-    latency,
-)
 from bench.experiments.hivemind.network.objectives import ObjectiveParameters, objectives
 from bench.experiments.hivemind.network.scenario import fastest, machine, make_field, nearest, update_times
 from bench.experiments.hivemind.network.tasks import tasks
 from bench.experiments.hivemind.profiles import ProfileParameters, measured
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context
 from nodes.splitting.search import path_cost
 
 
@@ -41,10 +27,6 @@ def context(context: Context) -> Context:
 
 
 SMALL = {"tasks": 12, "duration_s": 60.0}
-
-
-def values(found: list[Measurement], metric: str, **case: object) -> list[float]:
-    return [one.value for one in found if one.metric == metric and case.items() <= dict(one.case).items()]
 
 
 def test_machines_stand_where_the_paper_puts_them():
@@ -57,26 +39,24 @@ def test_machines_stand_where_the_paper_puts_them():
 
 
 def test_a_strategy_only_computes_where_it_may(context):
-    found = list(latency(InferenceParameters(**SMALL, load="high"), context))
+    found = list(inference.latency(inference.InferenceParameters(**SMALL, load="high"), context))
     assert values(found, "latency_ms", strategy="ue") == [pytest.approx(130, abs=0.5)]
     assert values(found, "computing_nodes", strategy="edge") == [1]
     best = values(found, "latency_ms", strategy="hivemind")[0]
     assert all(best <= other * 1.02 for other in values(found, "latency_ms"))
-    (over_cloud,), (cloud,) = (
-        values(found, "saving_share", strategy="cloud"),
-        values(found, "latency_ms", strategy="cloud"),
-    )
+    (over_cloud,), (cloud,) = (values(found, name, strategy="cloud") for name in ("saving_share", "latency_ms"))
     assert over_cloud == pytest.approx(1 - best / cloud)
 
 
 def test_faster_machines_take_less_time_and_equally_fast_ones_gain_nothing(context):
-    found = [list(capability(CapabilityParameters(**SMALL, factor=factor), context)) for factor in (1.0, 10.0)]
+    asked = [inference.CapabilityParameters(**SMALL, factor=factor) for factor in (1.0, 10.0)]
+    found = [list(inference.capability(parameters, context)) for parameters in asked]
     assert values(found[0], "gain_share") == [0]
     assert values(found[1], "latency_ms")[0] < values(found[0], "latency_ms")[0]
 
 
 def test_a_handover_adds_a_hop_and_changes_no_split_behind_it(context):
-    found = list(handover(HandoverParameters(tasks=40, duration_s=200.0), context))
+    found = list(inference.handover(inference.HandoverParameters(tasks=40, duration_s=200.0), context))
     assert values(found, "hops", side="after")[0] == values(found, "hops", side="before")[0] + 1
     assert values(found, "differing_stops") == [0]
     layers = [one for one in found if one.metric == "layers"]
@@ -85,28 +65,28 @@ def test_a_handover_adds_a_hop_and_changes_no_split_behind_it(context):
     for time_s in times:
         assert sum(values(layers, "layers", time_s=time_s)) == pytest.approx(52)
     with pytest.raises(ValueError, match="no handover from iab1 to iab9"):
-        list(handover(HandoverParameters(tasks=4, duration_s=60.0, entering="iab9"), context))
+        list(inference.handover(inference.HandoverParameters(tasks=4, duration_s=60.0, entering="iab9"), context))
 
 
 def test_to_foresee_exactly_is_no_worse_than_the_present_on_the_chain(context):
-    found = list(prediction(DynamicsParameters(tasks=300, duration_s=60.0), context))
+    found = list(dynamics.prediction(dynamics.DynamicsParameters(tasks=300, duration_s=60.0), context))
     predicted, standard = (values(found, "latency_ms", way=way)[0] for way in ("predictive", "standard"))
     assert predicted < standard
     assert values(found, "spike_share", way="predictive")[0] <= values(found, "spike_share", way="standard")[0]
 
 
 def test_the_rule_predicts_nothing_below_the_coherence_time(context):
-    parameters = DynamicsParameters(tasks=50, duration_s=1000.0, coherence_s=50.0)
-    field = field_of(parameters, context)
+    parameters = dynamics.DynamicsParameters(tasks=50, duration_s=1000.0, coherence_s=50.0)
+    field = dynamics.field_of(parameters, context)
     times_s = update_times(1000.0, 50, 0)
-    ruled, unruled = foreseen(field, coherence_s=50.0), foreseen(field)
+    ruled, unruled = dynamics.foreseen(field, coherence_s=50.0), dynamics.foreseen(field)
     decide = fastest(field, "hivemind")
     assert ruled("3", 49.9, 0.2) == field.links["3"].rate_bps(49.9) != unruled("3", 49.9, 0.2)
     assert len(tasks(field, decide, ruled, times_s)) == 50
 
 
 def test_the_showcase_is_shared_evenly_and_always_the_same():
-    one, other = (showcase.__wrapped__(0.05, 10.0, 7) for _ in range(2))
+    one, other = (dynamics.showcase.__wrapped__(0.05, 10.0, 7) for _ in range(2))
     assert all((one.rates_bps[link] == other.rates_bps[link]).all() for link in one.rates_bps)
     assert all(
         rates.max() < capacity
@@ -115,9 +95,9 @@ def test_the_showcase_is_shared_evenly_and_always_the_same():
 
 
 def test_break_even_lies_between_the_errors_around_it():
-    assert break_even([0.0, 0.1, 0.2], [8.0, 9.0, 11.0], 10.0) == pytest.approx(0.15)
-    assert break_even([0.0, 0.1], [8.0, 9.0], 10.0) == 0.1
-    assert break_even([0.0, 0.1], [10.0, 9.0], 10.0) == 0.0
+    assert dynamics.break_even([0.0, 0.1, 0.2], [8.0, 9.0, 11.0], 10.0) == pytest.approx(0.15)
+    assert dynamics.break_even([0.0, 0.1], [8.0, 9.0], 10.0) == 0.1
+    assert dynamics.break_even([0.0, 0.1], [10.0, 9.0], 10.0) == 0.0
 
 
 def test_objectives_stand_as_they_must(context):
@@ -130,7 +110,7 @@ def test_objectives_stand_as_they_must(context):
 
 
 def test_training_energy_of_the_ue_is_three_passes(context):
-    found = list(energy(InferenceParameters(**SMALL), context))
+    found = list(energy(inference.InferenceParameters(**SMALL), context))
     assert values(found, "energy_j", strategy="ue") == [pytest.approx(1900 * 3 * 0.130 * 5.5, rel=0.005)]
     assert values(found, "batches_with_moves", strategy="cloud") == [0]
 
@@ -261,9 +241,9 @@ def test_an_interval_is_of_as_many_values_as_there_are(count):
 
 
 def test_the_same_seed_gives_the_same_numbers(context):
-    runs = [list(latency(InferenceParameters(**SMALL), context)) for _ in range(2)]
+    runs = [list(inference.latency(inference.InferenceParameters(**SMALL), context)) for _ in range(2)]
     generated.cache_clear()
-    runs.append(list(latency(InferenceParameters(**SMALL), context)))
+    runs.append(list(inference.latency(inference.InferenceParameters(**SMALL), context)))
     assert runs[0] == runs[1] == runs[2]
 
 
