@@ -44,7 +44,7 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     worth: str
     methods: list[FrontMethod]
     printed: list[PublishedPoints] = []
-    data: str | None = None  # only measurements on this data set are compared with ``printed``; None: all
+    data: str | None = None  # data set of ``printed``, shown beside results on no other; None: shown beside any
 
 
 class ParetoPoint(NamedTuple):
@@ -71,7 +71,10 @@ def measured_points(spec: FrontSpec, records: Iterable[Record]) -> dict[str, lis
     return {name: found for name, found in points.items() if found}
 
 
-def published_points(spec: FrontSpec) -> dict[str, list[ParetoPoint]]:
+def published_points(spec: FrontSpec, dataset: str) -> dict[str, list[ParetoPoint]]:
+    """The paper's points by method, if they are of ``dataset``; empty otherwise."""
+    if spec.data not in (None, dataset):
+        return {}
     return {one.name: [ParetoPoint(one.name, name, *axes) for name, axes in one.points.items()] for one in spec.printed}
 
 

@@ -17,17 +17,21 @@ PointsByMethod = Mapping[str, Sequence[pareto.ParetoPoint]]
 
 
 def pareto_section(directory: Path, stem: str, wanted: EnvironmentTree, records: list[Record]) -> Iterable[str]:
-    """Lines for each set of conditions under which a method of ``wanted``, a FrontSpec, was measured."""
+    """Lines for each set of conditions under which a method of ``wanted``, a FrontSpec, was measured.
+
+    The paper's points are drawn and compared only beside results on the paper's data.
+    """
     try:
         spec = msgspec.convert(wanted, pareto.FrontSpec)
     except msgspec.ValidationError as error:
         yield from (f"> Note: no front: {escape(str(error))}.", "")
         return
     groups = [(conditions, pareto.measured_points(spec, group)) for conditions, group in by_conditions(records).items()]
-    published = pareto.published_points(spec)
     for i, (conditions, found) in enumerate(group for group in groups if group[1]):
         path = directory / "figures" / f"{stem}{f'-{i + 1}' if i else ''}.png"
         front = pareto.pareto_front(point for points in found.values() for point in points)
+        dataset = dict(zip(CONDITIONS, conditions, strict=True))["dataset"]
+        published = pareto.published_points(spec, dataset)
         draw_front(spec, found, published, front, path)
         yield from (f"### {escape(spec.title)}", "", escape(spec.description), "")
         yield from (f"Conditions of what was measured: {conditions_text(conditions)}.", "")
@@ -35,9 +39,8 @@ def pareto_section(directory: Path, stem: str, wanted: EnvironmentTree, records:
         yield from ("Of all that was measured nothing dominates these:", "")
         heads = ["Method", "Point", escape(spec.cost), escape(spec.worth)]
         yield from (grid(heads, [_cells(point) for point in front]), "")
-        dataset = dict(zip(CONDITIONS, conditions, strict=True))["dataset"]
-        yield from _comparison(spec, found, published if spec.data in (None, dataset) else {})
-        if spec.printed and spec.data not in (None, dataset):
+        yield from _comparison(spec, found, published)
+        if spec.printed and not published:
             yield from (f"The paper's points are of {escape(str(spec.data))}, these of {dataset}: not comparable.", "")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from reports.figures.pareto import FrontSpec, ParetoPoint, best_within_cost, measured_points, pareto_front
 from reports.pages.pareto_section import pareto_section
@@ -74,8 +75,21 @@ def test_the_report_says_what_dominates_the_references_and_the_paper(record: Mak
     row = next(line for line in "\n".join(lines).splitlines() if line.startswith("| plain  | 4-C"))
     assert [cell.strip() for cell in row.split("|")[5:10]] == ["mine", "0.2", "60", "+0.100", "yes"]
     assert len(list((tmp_path / "figures").iterdir())) == 1
-    elsewhere = list(pareto_section(tmp_path, "all", {**SPEC, "data": "cifar10"}, records))
-    assert "The paper's points are of cifar10, these of digits: not comparable." in elsewhere
-    assert not any("the paper's own points" in line for line in elsewhere)
     assert not list(pareto_section(tmp_path, "none", SPEC, [record(1, metric="b")]))
     assert "no front" in next(iter(pareto_section(tmp_path, "wrong", {"title": 3}, records)))
+
+
+@pytest.mark.parametrize(("data", "shown"), [("digits", True), ("cifar10", False), (None, True)])
+def test_the_papers_points_are_drawn_and_compared_only_beside_results_on_their_data(
+    record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str | None, shown: bool
+):
+    drawn = []
+    monkeypatch.setattr("reports.pages.pareto_section.draw_front", lambda *arguments: drawn.append(arguments))
+    lines = list(pareto_section(tmp_path, "all", {**SPEC, "data": data}, points(record)))
+    ((_, measured, published, _, _),) = drawn
+    assert measured.keys() == {"plain", "mine", "some"}
+    assert {name: [spot[1:4] for spot in spots] for name, spots in published.items()} == (
+        {"theirs": [("4-C", 64, 0.9), ("2-C", 30, 0.5)]} if shown else {}
+    )
+    assert any("the paper's own points" in line for line in lines) == shown
+    assert (f"The paper's points are of {data}, these of digits: not comparable." in lines) != shown
