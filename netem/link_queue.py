@@ -16,6 +16,13 @@ QUEUE_S = 0.02
 BUFFER_BYTES = 64 * 1024 * 1024  # queued and in flight; the limit on a link of unlimited rate
 
 
+class Pace(NamedTuple):
+    """Mean rate of a trace with stalls, by which bytes are queued, and the most bytes that pass at once."""
+
+    mean_bps: float
+    burst_bytes: float
+
+
 class Chunk(NamedTuple):
     read_at: float
     data: bytes | None  # b"" is the end of the stream, None a reset
@@ -36,6 +43,7 @@ class LinkQueue:
         self._in_flight: deque[tuple[float, Chunk]] = deque()
         self._queued_bytes = 0
         self._in_flight_bytes = 0
+        self._pace: Pace | None = None  # of the schedule that is played
 
     def share_medium(self, opposite: "LinkQueue") -> None:
         self._link.medium = opposite._link.medium
@@ -48,7 +56,7 @@ class LinkQueue:
 
     @property
     def chunk_bytes(self) -> int:
-        rate_bps = self.profile.rate_bps
+        rate_bps = self._rate_bps
         if rate_bps is None:
             return CHUNK_BYTES
         return int(max(SEGMENT_BYTES, min(rate_bps / 8 * CHUNK_S, CHUNK_BYTES)))
@@ -82,10 +90,17 @@ class LinkQueue:
 
     def change(self, now: float, profile: LinkProfile) -> None:
         """Switch to ``profile`` at ``now``; the chunk being transmitted and those in flight keep the old one."""
+        self._pace = None
         self._link.change(now, profile)
 
-    def play(self, schedule: Iterable[ProfileChange]) -> None:
+    def play(self, schedule: Iterable[ProfileChange], pace: Pace | None = None) -> None:
+        """Follow ``schedule``; ``pace`` is that of a trace with stalls."""
+        self._pace = pace
         self._link.play(schedule)
+
+    @property
+    def _rate_bps(self) -> float | None:
+        return self._pace.mean_bps if self._pace else self.profile.rate_bps
 
     def _may_transmit(self) -> bool:
         opposite = self._opposite
@@ -94,6 +109,7 @@ class LinkQueue:
     def _is_full(self) -> bool:
         """Whether reading must pause; it resumes at half the limit, so that it does not pause at every chunk."""
         share = 0.5 if self.full else 1.0
-        queue_limit_bytes = max(QUEUE_BYTES, (self.profile.rate_bps or 0.0) / 8 * QUEUE_S)
+        burst_bytes = self._pace.burst_bytes if self._pace else 0.0  # which half of the limit holds
+        queue_limit_bytes = max(QUEUE_BYTES, (self._rate_bps or 0.0) / 8 * QUEUE_S, 2 * burst_bytes)
         buffered_bytes = self._queued_bytes + self._in_flight_bytes
         return self._queued_bytes >= share * queue_limit_bytes or buffered_bytes >= share * BUFFER_BYTES

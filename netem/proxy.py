@@ -11,7 +11,7 @@ from netem.kernel.namespace import in_namespace
 from netem.link import SEGMENT_BYTES, LinkProfile
 from netem.link_queue import CHUNK_BYTES, LinkQueue
 from netem.profiles import Duplex
-from netem.trace_schedule import schedules
+from netem.trace_schedule import paces, schedules
 
 logger = logging.getLogger(__name__)
 
@@ -171,8 +171,8 @@ class Proxy:
 
     def play(self, link: Duplex, began_at: float) -> None:
         """Follow the traces of ``link``, which began at ``began_at`` (event loop time). Raises TraceError."""
-        for direction, schedule in zip((self.up, self.down), schedules(link), strict=True):
-            direction.queue.play((began_at + at, profile) for at, profile in schedule)
+        for direction, schedule, pace in zip((self.up, self.down), schedules(link), paces(link), strict=True):
+            direction.queue.play(((began_at + at, profile) for at, profile in schedule), pace)
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()

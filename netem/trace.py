@@ -1,25 +1,39 @@
-"""Link traces: reading and writing in two file formats, and their schedule of link profiles.
+"""Link traces: reading, writing, and their schedule of link profiles.
 
-CSV: a header, then one row per change, in base units: ``time_s,rate_bps`` and optionally ``delay_s,jitter_s,loss``.
-Mahimahi: one line per 1,500-byte packet that can be delivered, with the millisecond at which it can; the time of the
-last line is the period, after which the trace repeats.
+Our CSV has a header, then one row per change, in base units: ``time_s,rate_bps`` and optionally ``delay_s,jitter_s,
+loss``. Mahimahi: one line per 1,500-byte packet that can be delivered, with the millisecond at which it can; the time
+of the last line is the period, after which the trace repeats. ``netem.traces.formats`` has the others that are read.
 """
 
 import math
 from collections.abc import Iterator
-from itertools import count, groupby, pairwise
+from contextlib import contextmanager
+from itertools import chain, count, groupby, pairwise
 from pathlib import Path
 
 import msgspec
 
 from netem.link import LinkProfile
+from netem.traces.formats import (
+    KNOWN,
+    MAXIMA,
+    Direction,
+    Format,
+    Line,
+    LineError,
+    Row,
+    format_of,
+    lines_of,
+    packet_times_ms,
+    rows_of,
+)
 
 PACKET_BYTES = 1500  # one line of a Mahimahi trace
 STALLED_BPS = 1.0  # stands for a rate of 0, which a LinkProfile does not allow
 SINGLE_ROW_PERIOD_S = 1.0
 FILE_BYTES = 64 << 20
-MAXIMA = {"time_s": 1e7, "rate_bps": 1e13, "delay_s": 3600.0, "jitter_s": 3600.0, "loss": 0.999999}
-REQUIRED = ("time_s", "rate_bps")
+BURST = 1  # tenths of a millisecond in which the packets of one millisecond pass
+LEAST_STEP_S = 1e-6  # between changes on average; a link takes each in turn, however little time passes
 
 
 class TraceError(ValueError):
@@ -65,6 +79,18 @@ class Trace(msgspec.Struct, frozen=True):
         """
         if not (time_scale > 0 and math.isfinite(time_scale)):
             raise ValueError(f"time_scale must be above 0 and finite, got {time_scale}")
+        if repeat and (problem := self.too_fast(time_scale)):
+            raise ValueError(problem)
+        return self._steps(base, time_scale, repeat)
+
+    def too_fast(self, time_scale: float = 1.0) -> str | None:
+        """What is wrong if the trace changes too often to be followed; None if it does not."""
+        step_s = self.period_s * time_scale / len(self.changes)
+        if step_s >= LEAST_STEP_S:
+            return None
+        return f"a change each {step_s:g} s, expected {LEAST_STEP_S:g} s or more on average; are its times in seconds?"
+
+    def _steps(self, base: LinkProfile, time_scale: float, repeat: bool) -> Iterator[tuple[float, LinkProfile]]:
         steps = [(change.time_s, change.over(base)) for change in self.changes]
         changing = any(profile != steps[0][1] for _, profile in steps)
         before = None
@@ -111,88 +137,113 @@ class Trace(msgspec.Struct, frozen=True):
         return Trace(tuple(changes), self.period_s)
 
 
-def read(path: Path) -> Trace:
-    """Read the trace in ``path``: CSV if the name ends in ``.csv``, otherwise Mahimahi. Raises TraceError."""
+def read(path: Path, form: Format | None = None, direction: Direction = "downlink") -> Trace:
+    """Read the trace in ``path``; times count from its first row, and the last one lasts as long as the one before.
+
+    Args:
+        path: A file in one of the formats that ``docs/traces.md`` lists.
+        form: Its format; None: by its first line.
+        direction: Which rate to take from a file that has both.
+
+    Raises:
+        TraceError: A file that cannot be read or is no trace; names file and line.
+    """
+    with _errors_of(path):
+        first, lines = _open(path)
+        form = form or format_of(first)
+        return _of_packets(lines) if form == "mahimahi" else _of_rows(path, rows_of(lines, form, direction), form)
+
+
+def known_format(path: Path) -> Format:
+    """The format of ``path`` by its first line. Raises TraceError."""
+    with _errors_of(path):
+        return format_of(_open(path)[0])
+
+
+def _open(path: Path) -> tuple[Line, Iterator[Line]]:
+    """The first line of ``path``, and all lines."""
+    size = path.stat().st_size
+    if size > FILE_BYTES:
+        raise TraceError(f"{path}: {size} bytes, expected at most {FILE_BYTES}")
+    lines = lines_of(path.read_text(encoding="utf-8-sig"))
+    first = next(lines, None)
+    if first is None:
+        raise TraceError(f"{path}: no rows; {KNOWN}")
+    return first, chain([first], lines)
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
     try:
-        size = path.stat().st_size
-        if size > FILE_BYTES:
-            raise TraceError(f"{path}: {size} bytes, expected at most {FILE_BYTES}")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        yield
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise TraceError(f"{path}: not a UTF-8 text file") from None
-    return _read_csv(path, lines) if path.suffix.lower() == ".csv" else _read_mahimahi(path, lines)
+    except LineError as error:
+        raise TraceError(f"{path}:{error.line}: {error}") from None
 
 
-def _read_csv(path: Path, lines: list[str]) -> Trace:
-    """The last row lasts as long as the row before it; a single row lasts ``SINGLE_ROW_PERIOD_S``."""
-    header = [name.strip() for name in lines[0].split(",")] if lines else []
-    for name in header:
-        if name not in MAXIMA:
-            raise TraceError(f"{path}:1: unknown column {name!r}, expected {', '.join(MAXIMA)}")
-    if missing := [name for name in REQUIRED if name not in header]:
-        raise TraceError(f"{path}:1: missing column {' and '.join(missing)}")
-    if len(set(header)) < len(header):
-        raise TraceError(f"{path}:1: a column appears twice")
+def _of_rows(path: Path, rows: Iterator[tuple[int, Row]], form: Format) -> Trace:
+    """A single row lasts ``SINGLE_ROW_PERIOD_S``. Rows of one time are averaged, except in our CSV."""
     changes: list[RateChange] = []
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        where, cells = f"{path}:{number}", line.split(",")
-        if len(cells) != len(header):
-            raise TraceError(f"{where}: {len(cells)} values, expected {len(header)}")
-        row = {name: _value(where, name, cell) for name, cell in zip(header, cells, strict=True)}
-        if changes and row["time_s"] <= changes[-1].time_s:
-            raise TraceError(f"{where}: time_s: {row['time_s']} is not above {changes[-1].time_s} of the row before")
-        if not changes and row["time_s"] != 0:
-            raise TraceError(f"{where}: time_s: {row['time_s']}, expected 0 in the first row")
-        changes.append(RateChange(**row))
+    start_s = last_s = 0.0
+    together = 1
+    for line, row in rows:
+        time_s = row["time_s"]
+        if not changes:
+            start_s = time_s
+        elif time_s < last_s or (form == "csv" and time_s == last_s):
+            raise LineError(line, f"time_s: {time_s} is not above {last_s} of the row before")
+        at_s = round(time_s - start_s, 6) if start_s else time_s  # clocks tell microseconds at best
+        for name, value in (row | {"time_s": at_s}).items():
+            if not 0 <= value <= MAXIMA[name]:
+                raise LineError(line, f"{name}: {value} is not between 0 and {MAXIMA[name]:g}")
+        if changes and time_s == last_s:
+            together += 1
+            rate_bps = changes[-1].rate_bps + (row["rate_bps"] - changes[-1].rate_bps) / together
+            changes[-1] = msgspec.structs.replace(changes[-1], rate_bps=rate_bps)
+        else:
+            together = 1
+            changes.append(RateChange(**row | {"time_s": at_s}))
+        last_s = time_s
     if not changes:
         raise TraceError(f"{path}: no rows after the header")
-    last_s = changes[-1].time_s
-    return Trace(tuple(changes), 2 * last_s - changes[-2].time_s if len(changes) > 1 else SINGLE_ROW_PERIOD_S)
+    at_s = changes[-1].time_s
+    period_s = 2 * at_s - changes[-2].time_s if len(changes) > 1 else SINGLE_ROW_PERIOD_S
+    trace = Trace(tuple(changes), period_s)
+    if problem := trace.too_fast():
+        raise TraceError(f"{path}: {problem}")
+    return trace
 
 
-def _value(where: str, name: str, cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        raise TraceError(f"{where}: {name}: {cell.strip()[:40]!r} is not a number") from None
-    if not 0 <= value <= MAXIMA[name]:
-        raise TraceError(f"{where}: {name}: {value} is not between 0 and {MAXIMA[name]:g}")
-    return value
-
-
-def _read_mahimahi(path: Path, lines: list[str]) -> Trace:
-    """Spread a millisecond's packets evenly over the time since the previous ones; those at 0 ms join the next."""
-    times_ms: list[int] = []
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text:
-            continue
-        if not (text.isascii() and text.isdigit()) or len(text) > 11 or int(text) > 1000 * MAXIMA["time_s"]:
-            raise TraceError(f"{path}:{number}: {text[:40]!r} is not a time in whole milliseconds up to 1e10")
-        if times_ms and int(text) < times_ms[-1]:
-            raise TraceError(f"{path}:{number}: {text} ms is below {times_ms[-1]} ms of the line before")
-        times_ms.append(int(text))
-    if not times_ms or times_ms[-1] == 0:
-        raise TraceError(f"{path}: no packet after 0 ms, so the trace has no period")
-    counts = {time_ms: sum(1 for _ in group) for time_ms, group in groupby(times_ms)}
-    carried_over = counts.pop(0, 0)
-    changes = []
-    for before_ms, at_ms in pairwise([0, *counts]):
-        rate_bps = 8 * PACKET_BYTES * (counts[at_ms] + carried_over) * 1000 / (at_ms - before_ms)
-        changes.append(RateChange(before_ms / 1000, rate_bps))
-        carried_over = 0
+def _of_packets(lines: Iterator[Line]) -> Trace:
+    """Nothing passes between the packets' milliseconds; those of one pass together, at its end."""
+    times_ms = packet_times_ms(lines)
+    changes: list[RateChange] = []
+    done = 0  # tenths of a millisecond
+    for time_ms, group in groupby(times_ms):
+        end = max(10 * time_ms, BURST)
+        if end - BURST > done:
+            changes.append(RateChange(done / 1e4, 0.0))
+        packets = sum(1 for _ in group)
+        changes.append(RateChange((end - BURST) / 1e4, 8 * PACKET_BYTES * packets * 1e4 / BURST))
+        done = end
     return Trace(tuple(changes), times_ms[-1] / 1000)
 
 
 def write_csv(trace: Trace, path: Path) -> None:
-    """Write all of ``trace`` as CSV; ``read`` returns an equal trace, its last interval perhaps split in two.
+    """Write all of ``trace`` as CSV (see ``csv_text``). Raises TraceError."""
+    try:
+        path.write_text(csv_text(trace), encoding="ascii", newline="\n")
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from None
 
-    The file has the columns for which the first change has a value; its name should end in ``.csv``, which ``read``
-    looks at. Raises TraceError if another change has values for other columns.
+
+def csv_text(trace: Trace) -> str:
+    """``trace`` as CSV, of which ``read`` makes an equal trace, its last interval perhaps split in two.
+
+    The columns are those for which the first change has a value. Raises TraceError if another change has others.
     """
     changes = list(trace.changes)
     last_s = changes[-1].time_s
@@ -203,9 +254,9 @@ def write_csv(trace: Trace, path: Path) -> None:
     lines = [",".join(columns)]
     for change in changes:
         if columns != [name for name in MAXIMA if getattr(change, name) is not None]:
-            raise TraceError(f"{path}: the change at {change.time_s} s has other columns than the first; give the same")
+            raise TraceError(f"the change at {change.time_s} s has other columns than the first; give the same")
         lines.append(",".join(_short(getattr(change, name)) for name in columns))
-    path.write_text("\n".join(lines) + "\n", encoding="ascii", newline="\n")
+    return "\n".join(lines) + "\n"
 
 
 def _short(value: float) -> str:

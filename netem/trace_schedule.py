@@ -1,14 +1,17 @@
 """Schedules of link profiles, one per direction, for a link that follows a trace."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from netem.link import LinkProfile, ProfileChange
+from netem.link_queue import QUEUE_S, Pace
 from netem.profiles import Duplex, Traces
-from netem.trace import TraceError, read
+from netem.trace import Trace, TraceError, read
 from netem.traces import packaged
+from netem.traces.formats import Direction
 
 
 def schedules(link: Duplex) -> tuple[Iterator[ProfileChange], Iterator[ProfileChange]]:
@@ -21,7 +24,15 @@ def schedules(link: Duplex) -> tuple[Iterator[ProfileChange], Iterator[ProfileCh
     names = _names(link)
     if names is None:
         return iter(()), iter(())
-    return _schedule(names.up, link, link.up), _schedule(names.down, link, link.down)
+    return _schedule(names.up, link, "uplink", link.up), _schedule(names.down, link, "downlink", link.down)
+
+
+def least_step_s(link: Duplex) -> float:
+    """Shortest time between two changes of the traces of ``link``; infinite without any. Raises TraceError."""
+    names = _names(link)
+    traces = [] if names is None else [_read(names.up, "uplink"), _read(names.down, "downlink")]
+    spans = [end_s - start_s for trace in traces for start_s, end_s, _ in trace.spans() if len(trace.changes) > 1]
+    return min(spans, default=math.inf) * link.time_scale
 
 
 def with_absolute_paths(link: Duplex) -> Duplex:
@@ -44,11 +55,34 @@ def _names(link: Duplex) -> Traces | None:
     return Traces(up=link.trace, down=link.trace) if isinstance(link.trace, str) else link.trace
 
 
-def _schedule(name: str, link: Duplex, base: LinkProfile) -> Iterator[ProfileChange]:
-    trace, k = read(locate(name)), link.time_dilation
+def paces(link: Duplex) -> tuple[Pace | None, Pace | None]:
+    """Paces of the uplink's and the downlink's trace; None for a trace without stalls. Raises TraceError."""
+    names = _names(link)
+    if names is None:
+        return None, None
+    return _pace(_read(names.up, "uplink"), link), _pace(_read(names.down, "downlink"), link)
+
+
+def _pace(trace: Trace, link: Duplex) -> Pace | None:
+    if all(change.rate_bps for change in trace.changes):
+        return None
+    short = [(end_s - start_s) * rate_bps for start_s, end_s, rate_bps in trace.spans() if end_s - start_s < QUEUE_S]
+    mean_bps = 8 * trace.delivered_bytes / trace.period_s
+    return Pace(mean_bps / link.time_dilation, max(short, default=0.0) * link.time_scale / 8)
+
+
+def _read(name: str, direction: Direction) -> Trace:
+    return read(locate(name), direction=direction)
+
+
+def _schedule(name: str, link: Duplex, direction: Direction, base: LinkProfile) -> Iterator[ProfileChange]:
+    trace, k = _read(name, direction), link.time_dilation
     if not trace.delivered_bytes:
         raise TraceError(f"{name}: every rate is 0, so no data would ever arrive")
     if not link.repeat and not trace.changes[-1].rate_bps:
         raise TraceError(f"{name}: ends at a rate of 0, so data would never arrive; set repeat or a last rate above 0")
-    schedule = trace.schedule(base.dilated(1 / k), link.time_scale, link.repeat)
+    try:
+        schedule = trace.schedule(base.dilated(1 / k), link.time_scale, link.repeat)
+    except ValueError as error:
+        raise TraceError(f"{name}: {error}") from None
     return ((at * k, profile.dilated(k)) for at, profile in schedule)

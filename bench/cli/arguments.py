@@ -39,6 +39,9 @@ plan.yaml, for two nodes and three layers:
     "links": """
   bench links
   sudo bench links --shaping kernel --json""",
+    "trace": """
+  bench trace convert drive.csv --from ucc --direction uplink --to drive-up.csv
+  bench trace convert lte.down --from mahimahi > lte.csv""",
     "node": """
   export BENCH_TOKEN=$(openssl rand -hex 16)        the same on all nodes and for the runner
   bench node mec1 --port 4000
@@ -60,6 +63,8 @@ RUN_MORE = """
 
 DIR then holds records.jsonl, claims.json, report.md, figures/ and environment.json; run.log says what
 happened when, errors.log has the traceback of each failure."""
+TRACE_MORE = """
+FORMAT is csv, mahimahi, ucc (G-NetTrack), lumos5g, pensieve (seconds and Mbit/s) or fcc."""
 NODE_MORE = """
 The environment variable BENCH_TOKEN holds the shared secret, 16 characters or more."""
 MOST_SEED = (1 << 63) - 10_001  # a suite counts up from it, at most 10,000 times
@@ -150,6 +155,18 @@ def _links(links: argparse.ArgumentParser) -> None:
     links.add_argument("--shaping", choices=("auto", "emulated", "kernel"), default="auto", help=backends)
 
 
+def _trace(trace: argparse.ArgumentParser) -> None:
+    from netem.traces.formats import Direction, Format  # noqa: PLC0415
+
+    trace.add_argument("action", choices=("convert",), help="write the trace as CSV of time_s and rate_bps")
+    trace.add_argument("file", type=Path, metavar="FILE", help="the trace")
+    formats = "its format (default: by its first line)"
+    trace.add_argument("--from", dest="form", choices=get_args(Format), metavar="FORMAT", help=formats)
+    trace.add_argument("--to", type=Path, metavar="FILE", help="file to write (default: standard output)")
+    direction = "which rate to take from a file that has both (default: downlink)"
+    trace.add_argument("--direction", choices=get_args(Direction), help=direction)
+
+
 def _node(node: argparse.ArgumentParser) -> None:
     node.add_argument("name", metavar="NAME", help="name of the node in the job, such as mec1")
     node.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
@@ -212,6 +229,7 @@ COMMANDS = {
     "profile": Command("measure time, bytes and parameters of each layer of a model", "\nRuns on the CPU.", _profile),
     "split": Command("find the best split of a model over a chain of nodes", "\nThe costs are given.", _split),
     "links": Command("measure shaped links on this machine", "\nRate, delay and loss; takes minutes.", _links),
+    "trace": Command("convert a link trace of another format to CSV", TRACE_MORE, _trace),
     "node": Command("start one node of a chain by hand, on this machine or another", NODE_MORE, _node),
     "doctor": Command("show what this machine has: link shaping, root, GPU, data sets", "", _doctor),
 }

@@ -161,6 +161,13 @@ def _links(arguments: Namespace, _words: list[str]) -> int:
     return _show(arguments.json, msgspec.to_builtins(rows, str_keys=True), lambda _: as_lines(rows))
 
 
+def _trace(arguments: Namespace, _words: list[str]) -> int:
+    from bench.cli.trace import convert
+
+    print(convert(arguments.file, arguments.form, arguments.to, arguments.direction))
+    return OK
+
+
 def _node(arguments: Namespace, _words: list[str]) -> int:
     from bench.cli.node import run_node
 
@@ -185,6 +192,7 @@ COMMANDS: dict[str, Callable[[Namespace, list[str]], int]] = {
     "profile": _profile,
     "split": _split,
     "links": _links,
+    "trace": _trace,
     "node": _node,
     "doctor": _doctor,
 }

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,10 +16,13 @@ from bench.suite.document import InputError, Key
 from bench.suite.experiment import Checked, Setting
 from bench.suite.schema import Case, Experiment, Suite
 from netem.profiles import Duplex
+from netem.trace import TraceError
+from netem.trace_schedule import least_step_s
 from nodes.imports import did_you_mean
 from reports.record import Mode, Scale, ShapingBackend
 
 Jobs = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+KERNEL_STEP_S = 0.005  # between changes of a trace that tc can follow
 START_S = 4.0  # until a worker process has imported what it needs
 
 
@@ -139,6 +143,8 @@ def misfits(parameters: Any, mode: Mode, dataset: str, shaping: ShapingBackend) 
     for key, link in _links(parameters, ()):
         if link.half_duplex and shaping in ("kernel", "tbf+emulated"):
             yield (*key, "half_duplex"), "the kernel's links have two directions of their own; give --shaping emulated"
+        if shaping in ("kernel", "tbf+emulated"):
+            yield from (((*key, "trace"), message) for message in _too_fast(link))
         if shaping == "kernel":
             continue
         for direction, profile in (("up", link.up), ("down", link.down)):
@@ -146,6 +152,13 @@ def misfits(parameters: Any, mode: Mode, dataset: str, shaping: ShapingBackend) 
                 profile.check_stream()
             except ValueError as error:
                 yield (*key, direction), str(error)
+
+
+def _too_fast(link: Duplex) -> Iterator[str]:
+    """What keeps the kernel from following the traces of ``link``: each change takes tc about a millisecond."""
+    with suppress(TraceError):  # reported by the experiment
+        if (step_s := least_step_s(link)) < KERNEL_STEP_S:
+            yield f"changes after {step_s:g} s, and the kernel's links after {KERNEL_STEP_S} s; give --shaping emulated"
 
 
 def _links(value: Any, key: Key) -> Iterator[tuple[Key, Duplex]]:

@@ -140,6 +140,18 @@ async def test_a_trace_is_followed_from_its_start_time(emulator, tmp_path):
 
 
 @with_timeout
+async def test_packets_wait_for_the_milliseconds_of_a_trace(emulator, tmp_path):
+    trace = tmp_path / "outage.mahi"
+    trace.write_text("100\n100\n300\n300\n")
+    async with target(reverse) as address:
+        at = await emulator.add_link(address, link := Duplex(trace=str(trace)))
+        begun_at = time.monotonic()
+        await emulator.play(at, link, begun_at)
+        await reversed_by(at, bytes(2000))  # there at 100 ms, back at 300 ms
+    assert time.monotonic() - begun_at >= 0.2998
+
+
+@with_timeout
 async def test_a_missing_or_invalid_trace_is_an_error(emulator, tmp_path):
     with pytest.raises(TraceError, match="no trace 'nowhere'"):
         await emulator.play(("127.0.0.1", 1), Duplex(trace="nowhere"), 0.0)

@@ -167,7 +167,7 @@ def by_second(followed: LinkTimeline, rates_bps: Sequence[float]) -> Iterator[Me
 
 def second_rates(trace: str) -> list[float]:
     """The mean rate in bit/s in each whole second of ``trace``, a packaged one's name or a path. Raises TraceError."""
-    spans = read(locate(trace)).resampled(1.0).spans()
+    spans = read(locate(trace), direction="uplink").resampled(1.0).spans()
     rates = [rate_bps for start_s, end_s, rate_bps in spans if end_s - start_s > 1 - 1e-6]
     if not any(rates):
         raise TraceError(f"{trace}: no whole second has a rate above 0; a followed trace needs one")

@@ -134,6 +134,32 @@ def test_profile_names_an_unknown_model(told: Told) -> None:
     assert error.startswith("MODEL: no model 'resnet19' (did you mean 'resnet18'?)")
 
 
+def test_trace_convert_writes_csv_of_either_direction(
+    folder: Path, command: Command, capsys: Captured, told: Told
+) -> None:
+    rows = ["Timestamp,DL_bitrate,UL_bitrate", "2019.12.14_10.16.30,800,90", "2019.12.14_10.16.32,0,50"]
+    (folder / "drive.csv").write_text("\n".join(rows))
+    for words, rate in (((), 800_000), (("--direction", "uplink"), 90_000)):
+        assert command("trace", "convert", "drive.csv", *words) == 0
+        assert capsys.readouterr().out.startswith(f"time_s,rate_bps\n0,{rate}\n2,")
+    assert command("trace", "convert", "drive.csv", "--from", "ucc", "--to", "mine.csv") == 0
+    assert capsys.readouterr().out == "mine.csv: 2 changes in 4 s\n"
+    assert (folder / "mine.csv").read_text() == "time_s,rate_bps\n0,800000\n2,0\n"
+    assert command("trace", "convert", "drive.csv", "--from", "excel") == 2
+    capsys.readouterr()
+    assert told("trace", "convert", "nosuch.csv") == (2, f"nosuch.csv: {os.strerror(errno.ENOENT)}\n")
+    assert told("trace", "convert", "drive.csv", "--from", "pensieve")[1].startswith(
+        "drive.csv:1: 3 values, expected a"
+    )
+    (folder / "lumos.csv").write_text("run_num,seq_num,Throughput\n1,1,5\n")
+    error = "lumos.csv: lumos5g holds downlink rates alone; leave --direction out\n"
+    assert told("trace", "convert", "lumos.csv", "--direction", "uplink") == (2, error)
+    assert told("trace", "convert", "drive.csv", "--to", "no/such.csv") == (
+        2,
+        f"no/such.csv: {os.strerror(errno.ENOENT)}\n",
+    )
+
+
 def test_doctor_looks_for_data(folder: Path, answer: Callable[..., Any], command: Command) -> None:
     found = answer("doctor", "--data", str(folder))
     assert found["data_sets"]["digits"] == "found"

@@ -15,6 +15,7 @@ from netem.profiles import Duplex
 from reports.record import Mode, ShapingBackend
 
 HALF, OVERTAKING = Duplex(half_duplex=True), Duplex(down=LinkProfile(delay_s=0.01, reorder=0.1))
+FOLLOWED = Duplex(trace="5g-sub6", time_scale=0.1)  # changes after 10 ms
 SUITE = """name: mine
 experiments:
   - name: chain
@@ -49,6 +50,7 @@ Told = Callable[..., tuple[int, str]]
         (HALF, "live", "kernel", ("links", 1, "half_duplex")),
         (HALF, "live", "tbf+emulated", ("links", 1, "half_duplex")),
         (HALF, "live", "none", None),
+        (FOLLOWED, "live", "kernel", None),
         (OVERTAKING, "live", "kernel", None),
         (OVERTAKING, "live", "emulated", ("links", 1, "down")),
         (OVERTAKING, "live", "tbf+emulated", ("links", 1, "down")),
@@ -61,6 +63,15 @@ def test_a_link_wherever_it_stands_is_held_against_who_shapes_it(
 ) -> None:
     parameters = UpdateParameters(model=ModelName("nodes.zoo.small_cnn:small_cnn"), links=(Duplex(), link))
     assert [found for found, _ in misfits(parameters, mode, "none", shaping)] == ([] if key is None else [key])
+
+
+@pytest.mark.parametrize(("shaping", "refused"), [("kernel", True), ("tbf+emulated", True), ("emulated", False)])
+def test_the_kernel_follows_no_trace_of_packets(folder: Path, shaping: ShapingBackend, refused: bool) -> None:
+    (folder / "packets.mahi").write_text("1\n131\n131\n")
+    link = Duplex(trace=str(folder / "packets.mahi"))
+    parameters = UpdateParameters(model=ModelName("nodes.zoo.small_cnn:small_cnn"), links=(link,))
+    told = "changes after 0.0001 s, and the kernel's links after 0.005 s; give --shaping emulated"
+    assert list(misfits(parameters, "live", "none", shaping)) == ([(("links", 0, "trace"), told)] if refused else [])
 
 
 def test_a_half_duplex_link_of_the_kernel_s_is_unusable_input(folder: Path, told: Told, monkeypatch: Any) -> None:
