@@ -14,7 +14,7 @@ from bench.experiments import MODULES
 from bench.suite.document import Document, InputError, Key, read_or_note
 from bench.suite.expansion import expand, plain
 from bench.suite.experiment import Checked, Problem, Setting
-from bench.suite.parameter_types import available_dataset, decoder, make_importable
+from bench.suite.parameter_types import available_dataset, dataset_problem, decoder, make_importable
 from bench.suite.schema import SCALES, Axis, Experiment, ExperimentSpec, Override, Run, Suite, SuiteFile, Teller, points
 from bench.suite.strict_yaml import convert, sound
 from nodes.imports import did_you_mean, load_callable
@@ -58,6 +58,7 @@ def find(name: str, folder: Path) -> Path:
 
 def load(names: Iterable[str], data_dir: Path | None = None) -> list[Suite]:
     """Suites that ``names`` mean and include, each once, without mere includers. Raises InputError with every error."""
+    dataset_problem.cache_clear()  # files may have changed
     loader = _Loader(data_dir)
     for name in names:
         try:

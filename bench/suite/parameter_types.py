@@ -71,11 +71,24 @@ def available_dataset(name: str, data_dir: Path | None) -> str:
     """The data set that ``name`` stands for. Raises ValueError if it is unknown or its files are missing."""
     if name == "none":
         return name
-    from nodes.data import datasets as data  # noqa: PLC0415
+    from nodes.data.datasets import resolve_dataset  # noqa: PLC0415
 
-    resolved = data.resolve_dataset(name, data_dir)
-    data.check_dataset(resolved, data_dir)
+    resolved = resolve_dataset(name, data_dir)
+    if problem := dataset_problem(resolved, data_dir):
+        raise ValueError(problem)
     return resolved
+
+
+@functools.cache
+def dataset_problem(name: str, data_dir: Path | None) -> str | None:
+    """Why a resolved data set cannot be used; cached, since its picture files take seconds."""
+    from nodes.data.datasets import check_dataset  # noqa: PLC0415
+
+    try:
+        check_dataset(name, data_dir)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 @functools.cache

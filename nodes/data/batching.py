@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from nodes.data.images import Bytes, Indices, Pictures, stratified
 from nodes.data.partitioning import partition_iid
+from nodes.data.picture_files import decode_now
 from nodes.errors import DataError
 
 PADDING = 4  # pixels
@@ -19,12 +20,16 @@ ORDER, AUGMENT = 1, 2  # separate the two random streams
 
 
 def subset(pictures: Pictures, count: int | None, seed: int) -> Pictures:
-    """``count`` of ``pictures``, each class keeping its share; all for None or a larger count."""
-    if count is None or count >= len(pictures):
-        return pictures
-    if count < 1:
+    """``count`` of ``pictures``, each class keeping its share; all for None or a larger count.
+
+    Picture files that are kept in memory are decoded now. Raises DataError that names all damaged ones.
+    """
+    if count is not None and count < 1:
         raise DataError(f"subset of {count} pictures, expected at least 1")
-    return pictures.select(stratified(pictures.labels, count, seed))
+    if count is not None and count < len(pictures):
+        pictures = pictures.select(stratified(pictures.labels, count, seed))
+    decode_now(pictures.images, np.arange(len(pictures)))
+    return pictures
 
 
 def split_holdout(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:

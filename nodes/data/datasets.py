@@ -1,19 +1,27 @@
-"""Data sets by name: where their files are, checks and loading. Layouts: ``docs/data.md``."""
+"""Data sets by name: their layouts, checks and loading. ``docs/data.md`` has the layouts as a table."""
 
+import functools
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nodes.data.files import DatasetPart, Stored, npz_headers, npz_name, read_cifar10, read_idx, read_npz, read_stl10
-from nodes.data.folders import read_folder, read_ham10000, read_imagenet
+from nodes.data import arrays
+from nodes.data.folders import CLASS_FOLDERS, has_ham_table, has_parts, read_folder, read_ham10000, read_parts
 from nodes.data.images import AbsentError, Colour, Dataset, Images, Pictures, Resized, resize, statistics, stratified
+from nodes.data.npz import npz_name, read_npz
+from nodes.data.picture_files import damaged, pictures_below, refuse_damaged
+from nodes.data.stored import Layout, Part, Stored, number_labels, visible
 from nodes.errors import DataError
 
-Reader = Callable[[Path, tuple[str, ...], int], Stored]
+logger = logging.getLogger(__name__)
 
 EMBEDDED = "digits"
 DIGITS_SIDE = 32
@@ -21,62 +29,123 @@ DIGITS_TEST = 360  # of 1,797
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Where a data set's own files are under the user's folder, and how they are read."""
+class Known:
+    """A data set: its layouts, the first found one of which is read, and what its files do not say."""
 
-    read: Reader
-    folders: tuple[str, ...]  # the first that has any of the files counts
-    files: tuple[str, ...]  # patterns, each of which must be there
-    npz: tuple[str, ...]  # taken if no folder has files
+    layouts: tuple[Layout, ...]
     classes: tuple[str, ...] = ()
     statistics: tuple[Colour, Colour] | None = None
     side: int = 64  # of picture files where none is asked for
 
 
+def _npz(*files: str) -> Layout:
+    return Layout(files, "", read_npz)
+
+
+def _cifar(kind: str, cifar: arrays.Cifar, archive: str) -> tuple[Layout, Layout]:
+    """A CIFAR data set in the folder ``kind``, and in the archive in which it is published."""
+    read = partial(arrays.read_cifar, cifar=cifar)
+    files = f"{', '.join(cifar.files)}"
+    return Layout((kind, "."), files, read, cifar.files), Layout((archive,), "", read)
+
+
+def _idx(*folders: str) -> Layout:
+    kinds = ("images?idx3", "labels?idx1")
+    files = tuple(f"{part}-{kind}-ubyte*" for part in ("train", "t10k") for kind in kinds)
+    holds = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (or .gz)"
+    return Layout((*folders, "."), holds, arrays.read_idx, files)
+
+
+def _named_parts(start: str, folder: Path) -> bool:
+    """Whether a folder whose name begins with ``start`` has parts: without the name it could be any data set."""
+    return folder.resolve().name.lower().startswith(start) and has_parts(folder)
+
+
+DIGITS = tuple("0123456789")
 SKIN = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 FASHION = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PARTS = "train*/CLASS/* and val*/CLASS/*"
+SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
+STL_FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
+HAM = "HAM10000_metadata (.csv, .tab or without an ending) and the pictures, in any folders"
 KNOWN = {
-    "cifar10": _Layout(
-        read_cifar10,
-        ("cifar-10-batches-bin", "."),
-        (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"),
-        ("cifar10.npz",),
+    "cifar10": Known(
+        (
+            *_cifar("cifar-10-batches-bin", arrays.CIFAR10_BINARY, "cifar-10-binary.tar.gz"),
+            *_cifar("cifar-10-batches-py", arrays.CIFAR10, "cifar-10-python.tar.gz"),
+            _npz("cifar10.npz"),
+        ),
         ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     ),
-    "stl10": _Layout(
-        read_stl10,
-        ("stl10_binary", "."),
-        ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"),
-        ("stl10.npz",),
+    "cifar100": Known(
+        (
+            *_cifar("cifar-100-python", arrays.CIFAR100, "cifar-100-python.tar.gz"),
+            *_cifar("cifar-100-binary", arrays.CIFAR100_BINARY, "cifar-100-binary.tar.gz"),
+            _npz("cifar100.npz"),
+        ),
+        tuple(str(number) for number in range(100)),
+        ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    ),
+    "stl10": Known(
+        (
+            Layout(("stl10_binary", "."), ", ".join(STL_FILES), arrays.read_stl10, STL_FILES),
+            _npz("stl10.npz"),
+        ),
         ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
         ((0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
     ),
-    "imagenet100": _Layout(
-        read_imagenet,
-        ("imagenet100", "."),
-        ("train*/*/*", "val*/*/*"),
-        ("imagenet100.npz",),
-        statistics=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        side=224,
-    ),
-    "ham10000": _Layout(
-        read_ham10000,
-        ("ham10000", "HAM10000", "."),
-        ("HAM10000_metadata.csv", "HAM10000_images_part_1/*.jpg", "HAM10000_images_part_2/*.jpg"),
-        ("ham10000.npz", "dermamnist.npz"),
-        SKIN,
-    ),
-    "fashionmnist": _Layout(
-        read_idx,
-        ("FashionMNIST/raw", "FashionMNIST", "."),
-        tuple(f"{part}-{kind}-ubyte*" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
-        ("fashionmnist.npz",),
+    "mnist": Known((_idx("MNIST/raw", "MNIST"), _npz("mnist.npz")), DIGITS, ((0.1307,) * 3, (0.3081,) * 3)),
+    "fashionmnist": Known(
+        (_idx("FashionMNIST/raw", "FashionMNIST"), _npz("fashionmnist.npz")),
         FASHION,
         ((0.2860, 0.2860, 0.2860), (0.3530, 0.3530, 0.3530)),
+    ),
+    "svhn": Known(
+        (Layout(("SVHN", "svhn", "."), " and ".join(SVHN_FILES), arrays.read_svhn, SVHN_FILES), _npz("svhn.npz")),
+        DIGITS,
+        ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    ),
+    "imagenet100": Known(
+        (Layout(("imagenet100", "."), PARTS, read_parts, claims=has_parts), _npz("imagenet100.npz")),
+        statistics=IMAGENET,
+        side=224,
+    ),
+    "tinyimagenet": Known(
+        (
+            Layout(
+                ("tiny-imagenet-200", "tiny-imagenet", "tinyimagenet", "."),
+                "train/CLASS/images/* and val/images/* with val/val_annotations.txt",
+                read_parts,
+                claims=partial(_named_parts, "tiny"),
+            ),
+            _npz("tinyimagenet.npz"),
+        ),
+        statistics=IMAGENET,
+    ),
+    "imagenette": Known(
+        (
+            Layout(
+                ("imagenette2-160", "imagenette2-320", "imagenette2", "imagenette", "."),
+                "train/CLASS/* and val/CLASS/*",
+                read_parts,
+                claims=partial(_named_parts, "imagenette"),
+            ),
+            _npz("imagenette.npz"),
+        ),
+        statistics=IMAGENET,
+        side=160,
+    ),
+    "ham10000": Known(
+        (
+            Layout(("ham10000", "HAM10000", "."), HAM, read_ham10000, claims=has_ham_table),
+            _npz("ham10000.npz", "dermamnist.npz"),
+        ),
+        SKIN,
     ),
 }
 
@@ -86,20 +155,35 @@ def dataset_names() -> list[str]:
     return [EMBEDDED, *KNOWN]
 
 
+def names_in(directory: Path) -> list[str]:
+    """Names of the data sets that ``directory`` holds: known ones, other folders of pictures, and other npz files."""
+    found = {name: _locate(name, directory)[0] for name in KNOWN if not _absent(name, directory)}
+    taken = {place.relative_to(directory).parts[0] for place in found.values() if place != directory}
+    others = [entry for entry in visible(directory) if entry.name not in taken]
+    folders = [f"folder:{entry.name}" for entry in others if entry.is_dir() and pictures_below(entry)]
+    return [*found, *folders, *(f"npz:{entry.stem}" for entry in others if entry.suffix == ".npz")]
+
+
 def resolve_dataset(name: str, directory: Path | None) -> str:
     """The data set that ``name`` means: for ``auto(X)`` X if a folder is given, else the embedded digits.
 
-    ``optional(X)``, formerly ``perhaps(X)``, is X only if that folder has files of it. Raises DataError for an unknown
-    name.
+    ``optional(X)``, formerly ``perhaps(X)``, is X only if that folder has files of it. Spellings such as CIFAR-10 or
+    tiny_imagenet name the known data sets too. Raises DataError for an unknown name.
     """
     wanted = re.fullmatch(r"(auto|optional|perhaps)\((.*)\)", name)
     plain = wanted[2] if wanted else name
+    plain = _known_name(plain) or plain
     if plain not in dataset_names() and not re.fullmatch(r"(npz|folder):\w[\w.-]*", plain):
         raise DataError(f"no data set {plain!r}; expected {', '.join(dataset_names())}, npz:NAME or folder:NAME")
     if wanted is None:
         return plain
     absent = directory is None or (wanted[1] != "auto" and plain != EMBEDDED and _absent(plain, directory))
     return EMBEDDED if absent else plain
+
+
+def _known_name(name: str) -> str | None:
+    letters = re.sub(r"[-_]", "", name).lower()
+    return letters if letters in dataset_names() else None
 
 
 def _absent(name: str, directory: Path) -> bool:
@@ -111,14 +195,40 @@ def _absent(name: str, directory: Path) -> bool:
 
 
 def check_dataset(name: str, directory: Path | None) -> None:
-    """Raise DataError if there is no such data set or its files are missing. Reads headers at most."""
+    """Raise DataError if there is no such data set, or files are missing or damaged. Pixels are not read.
+
+    Of picture files headers and ends are read; those that look incomplete are decoded.
+    """
     name = resolve_dataset(name, directory)
     if name == EMBEDDED:
         return
     with _naming(name):
-        place, _ = _locate(name, directory)
-        if place.is_file():
-            npz_headers(place)
+        stored, known = _open(name, directory)
+        refuse_damaged(sorted([*stored.train.paths, *stored.test.paths]), whole=False)
+        *_, notes = number_labels(stored, known.classes)
+        _tell(name, notes)
+
+
+class Examined(NamedTuple):
+    """Result of reading all of a data set."""
+
+    pictures: int
+    damaged: list[str]  # picture files with the reason
+    notes: list[str]  # what the files leave open
+
+
+def examine_dataset(name: str, directory: Path | None) -> Examined:
+    """Read and decode every picture of a data set. Raises DataError for anything else that is wrong with it."""
+    name = resolve_dataset(name, directory)
+    with _naming(name):
+        stored, known = _open(name, directory)
+        *_, notes = number_labels(stored, known.classes)
+        parts = (stored.train, stored.test)
+        for part in parts:
+            if not part.paths:
+                part.read(known.side)
+        paths = [path for part in parts for path in part.paths]
+        return Examined(sum(part.size for part in parts), damaged(paths, whole=True), notes)
 
 
 def recorded_name(name: str, directory: Path | None) -> str:
@@ -127,8 +237,8 @@ def recorded_name(name: str, directory: Path | None) -> str:
     if name == EMBEDDED:
         return name
     with _naming(name):
-        place, _ = _locate(name, directory)
-        return npz_name(place) if place.is_file() else name
+        place, layout, _ = _locate(name, directory)
+        return npz_name(place) if layout.read is read_npz else name
 
 
 def load_dataset(name: str, directory: Path | None, side: int | None = None) -> Dataset:
@@ -138,7 +248,7 @@ def load_dataset(name: str, directory: Path | None, side: int | None = None) -> 
         name: A data set, ``auto(X)`` or ``optional(X)``.
         directory: The user's folder; None for the embedded digits.
         side: Height and width to which the centre square is scaled bilinearly. None: arrays as stored, picture files
-            at the layout's side, digits at DIGITS_SIDE.
+            at the data set's side, digits at DIGITS_SIDE.
 
     Raises:
         DataError: An unknown data set, or missing or damaged files.
@@ -147,25 +257,24 @@ def load_dataset(name: str, directory: Path | None, side: int | None = None) -> 
     if side is not None and side < 1:
         raise DataError(f"{name}: side {side}, expected at least 1")
     with _naming(name):
-        stored, known = _read(name, directory, side)
-        train, test = (_sized(part.images, side) for part in (stored.train, stored.test))
-        if not len(train) or not len(test):
-            raise DataError(f"{len(train)} training and {len(test)} test pictures, expected some of each")
-        mean, std = known or statistics(train)
+        stored, known = _open(name, directory)
+        labels, classes, notes = number_labels(stored, known.classes)
+        _tell(name, notes)
+        train, test = (_sized(part.read(side or known.side), side) for part in (stored.train, stored.test))
+        mean, std = known.statistics or statistics(train)
     return Dataset(
-        stored.name or name,
-        stored.classes,
-        Pictures(train, stored.train.labels, mean, std),
-        Pictures(test, stored.test.labels, mean, std),
+        stored.name or name, classes, Pictures(train, labels[0], mean, std), Pictures(test, labels[1], mean, std)
     )
 
 
-def _read(name: str, directory: Path | None, side: int | None) -> tuple[Stored, tuple[Colour, Colour] | None]:
-    if name == EMBEDDED:
-        return _digits(side or DIGITS_SIDE), None
-    place, layout = _locate(name, directory)
-    read = read_npz if place.is_file() else layout.read
-    return read(place, layout.classes, side or layout.side), layout.statistics
+def _tell(name: str, notes: Iterable[str]) -> None:
+    for note in notes:
+        _tell_once(f"{name}: {note}")
+
+
+@functools.cache
+def _tell_once(note: str) -> None:
+    logger.warning("%s", note)
 
 
 @contextmanager
@@ -180,42 +289,45 @@ def _sized(images: Images, side: int | None) -> Images:
     return images if side is None or images.shape[1:3] == (side, side) else Resized(images, side)
 
 
-def _locate(name: str, directory: Path | None) -> tuple[Path, _Layout]:
-    """Folder or npz of ``name`` and its layout. Raises AbsentError without any of its files, DataError without some."""
+def _open(name: str, directory: Path | None) -> tuple[Stored, Known]:
+    """Labels and headers of a resolved data set. Raises DataError."""
+    if name == EMBEDDED:
+        return _digits(), Known((), DIGITS, side=DIGITS_SIDE)
+    place, layout, known = _locate(name, directory)
+    return layout.open(place, known.classes), known
+
+
+def _locate(name: str, directory: Path | None) -> tuple[Path, Layout, Known]:
+    """Place of ``name``, and its layout there. Raises AbsentError if no layout is found."""
     if directory is None:
         raise DataError(f"needs a folder with its files; only {EMBEDDED} is packaged")
     if not directory.is_dir():
         raise DataError(f"{directory} is not a folder")
-    layout = KNOWN.get(name) or _own(name)
-    for folder in (directory / part for part in layout.folders):
-        missing = [pattern for pattern in layout.files if not any(folder.glob(pattern))]
-        if len(missing) < len(layout.files):
-            if missing:
-                raise DataError(f"no {missing[0]} in {folder}; expected {', '.join(layout.files)}")
-            return folder, layout
-    for file in (directory / part for part in layout.npz):
-        if file.is_file():
-            return file, layout
-    choices = [f"{folder}/ with {', '.join(layout.files)}" for folder in layout.folders[:1]] + [*layout.npz]
-    raise AbsentError(f"not found in {directory}; expected {' or '.join(choices)}")
+    known = KNOWN.get(name) or _own(name)
+    for layout in known.layouts:
+        if place := layout.place_in(directory):
+            return place, layout, known
+    raise AbsentError(f"not found in {directory}; expected {', or '.join(layout.text for layout in known.layouts)}")
 
 
-def _own(name: str) -> _Layout:
+def _own(name: str) -> Known:
     """The layout of ``npz:NAME``, the file NAME.npz, or ``folder:NAME``, the folder NAME."""
     kind, _, stem = name.partition(":")
-    if kind == "npz":
-        return _Layout(read_npz, (), (), (f"{stem}.npz",))
-    return _Layout(read_folder, (stem,), ("*/*",), ())
+    layout = _npz(f"{stem}.npz") if kind == "npz" else Layout((stem,), CLASS_FOLDERS, read_folder, claims=Path.is_dir)
+    return Known((layout,))
 
 
-def _digits(side: int) -> Stored:
-    """scikit-learn's 8x8 digits, 0 to 16 scaled to 0 to 255, bilinearly to ``side``; three equal channels."""
+def _digits() -> Stored:
+    """scikit-learn's 8x8 digits, 0 to 16 scaled to 0 to 255, bilinearly to a side; three equal channels."""
     from sklearn.datasets import load_digits  # noqa: PLC0415
 
     bunch = load_digits()
     grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    images = resize(np.repeat(grey[..., None], 3, axis=3), side)
+    images = np.repeat(grey[..., None], 3, axis=3)
     labels = bunch.target.astype(np.int64)
     test = np.isin(np.arange(len(labels)), stratified(labels, DIGITS_TEST, seed=0))
-    classes = tuple(str(digit) for digit in range(10))
-    return Stored(None, classes, DatasetPart(images[~test], labels[~test]), DatasetPart(images[test], labels[test]))
+
+    def part(chosen: NDArray[np.bool_]) -> Part:
+        return Part(labels[chosen], EMBEDDED, len(labels[chosen]), partial(resize, images[chosen]))
+
+    return Stored(part(~test), part(test), DIGITS, first_label=0)

@@ -1,11 +1,7 @@
 """Labelled pictures with pixels in memory, in a mapped file, or in picture files decoded on use."""
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +10,6 @@ from numpy.typing import NDArray
 
 from nodes.errors import DataError
 
-KEPT_BYTES = 1 << 30  # largest split whose decoded pictures stay in memory
 STATISTICS_PICTURES = 1024  # training pictures at most for mean and standard deviation
 
 Indices = NDArray[np.int64]
@@ -84,7 +79,7 @@ def blank(train: int, test: int, classes: int, side: int) -> Dataset:
     return Dataset("none", tuple(str(number) for number in range(classes)), *sets)
 
 
-class _Lazy(ABC):
+class Lazy(ABC):
     shape: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -98,18 +93,18 @@ class _Lazy(ABC):
         """The pictures at ``indices``, each in [0, N): (B, H, W, 3)."""
 
 
-class Selected(_Lazy):
+class Selected(Lazy):
     """The pictures of ``images`` at ``indices``, in that order, without a copy."""
 
     def __init__(self, images: Images, indices: Indices) -> None:
-        self._images, self._indices = images, indices
+        self.images, self.indices = images, indices
         self.shape = (len(indices), *images.shape[1:])
 
     def _take(self, indices: Indices) -> Bytes:
-        return self._images[self._indices[indices]]
+        return self.images[self.indices[indices]]
 
 
-class Resized(_Lazy):
+class Resized(Lazy):
     """The pictures of ``images``, scaled by ``resize``."""
 
     def __init__(self, images: Images, side: int) -> None:
@@ -118,46 +113,6 @@ class Resized(_Lazy):
 
     def _take(self, indices: Indices) -> Bytes:
         return resize(self._images[indices], self._side)
-
-
-class Files(_Lazy):
-    """Picture files, decoded on first use and kept if the split takes at most KEPT_BYTES."""
-
-    def __init__(self, paths: Sequence[Path], side: int) -> None:
-        self._paths, self._side = paths, side
-        self.shape = (len(paths), side, side, 3)
-        keep = len(paths) * side * side * 3 <= KEPT_BYTES
-        self._kept: Bytes | None = np.zeros(self.shape, np.uint8) if keep else None
-        self._decoded = np.zeros(len(paths), bool)
-
-    def _take(self, indices: Indices) -> Bytes:
-        if self._kept is None:
-            return self._decode(indices)
-        fresh = np.unique(indices[~self._decoded[indices]])
-        if len(fresh):
-            self._kept[fresh] = self._decode(fresh)
-            self._decoded[fresh] = True
-        return self._kept[indices]
-
-    def _decode(self, indices: Indices) -> Bytes:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            pictures = list(pool.map(lambda index: decode(self._paths[index], self._side), indices))
-        return np.array(pictures, np.uint8).reshape(len(indices), *self.shape[1:])
-
-
-def decode(path: Path, side: int) -> Bytes:
-    """The centre square of a picture file, scaled bilinearly to (side, side, 3).
-
-    A JPEG of at least twice the side is decoded at 1/2, 1/4 or 1/8, which saves most of the time.
-    """
-    from PIL import Image, ImageOps  # noqa: PLC0415
-
-    try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", (side, side))
-            return np.asarray(ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: expected a picture that can be decoded: {error}") from None
 
 
 def resize(images: Bytes, side: int) -> Bytes:

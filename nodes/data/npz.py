@@ -1,0 +1,106 @@
+"""Reader of npz files: training and test pictures and their labels, in MedMNIST's or in Keras' names."""
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nodes.data.arrays import DEFLATE_RATIO, by, three_channels
+from nodes.data.images import Images
+from nodes.data.stored import Part, Stored
+from nodes.errors import DataError
+
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+KERAS_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+NAME_CHARACTERS = 100
+UNREADABLE = (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+Headers = dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]
+
+
+def read_npz(path: Path, classes: tuple[str, ...]) -> Stored:
+    """Pictures and labels; others, such as those for validation, are not used.
+
+    The data set's name is that of an array ``name``, else the file's.
+    """
+    headers = _headers(path)
+    keys = _keys(headers)
+
+    def part(images: str, labels: str) -> Part:
+        def read(_side: int) -> Images:
+            return three_channels(_loaded(path, images))
+
+        numbers = _loaded(path, labels).reshape(-1)
+        return Part(numbers, f"{path}: {labels}", headers[images][0][0], read)
+
+    return Stored(part(*keys[:2]), part(*keys[2:]), classes, npz_name(path, headers))
+
+
+def npz_name(path: Path, headers: Headers | None = None) -> str:
+    """The name of the data set in ``path`` for records. Raises DataError."""
+    name = str(_loaded(path, "name").item()) if "name" in (headers or _headers(path)) else path.stem
+    if not name or not name.isprintable():
+        raise DataError(f"{path}: name is {name!r}, expected printable characters")
+    return name
+
+
+def _loaded(path: Path, key: str) -> Any:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[key]
+    except UNREADABLE as error:
+        raise DataError(f"{path}: expected arrays that can be read: {error}") from None
+
+
+def _headers(path: Path) -> Headers:
+    """Checked shapes and dtypes of the arrays that ``read_npz`` reads, from their headers alone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            wanted = [key for key in (*ARRAYS, *KERAS_ARRAYS, "name") if key in members]
+            headers = {key: _npy_header(archive, members[key]) for key in wanted}
+    except UNREADABLE as error:
+        raise DataError(f"{path}: expected an npz with {', '.join(ARRAYS)}: {error}") from None
+    _check(path, headers)
+    return headers
+
+
+def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    with archive.open(info) as file:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+        declared = math.prod(shape) * dtype.itemsize + file.tell()
+    possible = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else DEFLATE_RATIO)
+    if dtype.hasobject:
+        raise ValueError(f"{info.filename} holds Python objects")
+    if declared != info.file_size or declared > possible:
+        raise ValueError(f"{info.filename} declares {declared:,} bytes, more or fewer than it holds")
+    return shape, dtype
+
+
+def _check(path: Path, headers: Headers) -> None:
+    keys = _keys(headers)
+    if missing := [key for key in keys if key not in headers]:
+        raise DataError(f"{path}: no array {missing[0]}; expected {', '.join(ARRAYS)}, or {', '.join(KERAS_ARRAYS)}")
+    for images, labels in (keys[:2], keys[2:]):
+        shape, dtype = headers[images]
+        if dtype != np.uint8 or not (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))) or 0 in shape:
+            raise DataError(f"{path}: {images} is {dtype} {shape}, expected uint8 (N, H, W) or (N, H, W, 3)")
+        shape, dtype = headers[labels]
+        if dtype.kind not in "iu" or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)) or 0 in shape:
+            raise DataError(f"{path}: {labels} is {dtype} {shape}, expected integers (N,) or (N, 1)")
+    train, test = (headers[key][0][1:3] for key in keys[::2])
+    if train != test:
+        raise DataError(f"{path}: {keys[0]} of {by(train)}, {keys[2]} of {by(test)}; expected one size")
+    shape, dtype = headers.get("name", ((), np.dtype("U1")))
+    if shape or dtype.kind != "U" or dtype.itemsize > 4 * NAME_CHARACTERS:
+        raise DataError(f"{path}: name is {dtype} {shape}, expected one string of at most {NAME_CHARACTERS}")
+
+
+def _keys(headers: Headers) -> tuple[str, ...]:
+    """Names of the pictures and labels for training, and for testing."""
+    return KERAS_ARRAYS if set(KERAS_ARRAYS) & set(headers) and not set(ARRAYS) & set(headers) else ARRAYS
