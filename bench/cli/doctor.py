@@ -24,7 +24,7 @@ def examine(data_dir: Path | None) -> Facts:
         "left": [Path(path).name for path in namespace_owner.orphaned()],
         "gpu": _gpu(),
         "data": None if data_dir is None else str(data_dir),
-        "data_sets": _data_sets(data_dir),
+        **_data_sets(data_dir),
     }
 
 
@@ -54,18 +54,24 @@ def _gpu() -> str | None:
     return torch.cuda.get_device_name()
 
 
-def _data_sets(data_dir: Path | None) -> dict[str, str]:
-    """ "found", or what is missing, for each data set."""
+def _data_sets(data_dir: Path | None) -> Facts:
+    """ "found", or what is wrong, for each data set; what the user should know of them; and all that is damaged."""
     from nodes.data import datasets as data  # noqa: PLC0415
 
-    found = {}
-    for name in data.dataset_names():
+    states, notes, damaged = {}, [], []
+    present = data.names_in(data_dir) if data_dir else []
+    for name in dict.fromkeys([*data.dataset_names(), *present]):
         try:
-            data.check_dataset(name, data_dir)
-            found[name] = "found"
+            found = data.examine_dataset(name, data_dir)
         except ValueError as error:
-            found[name] = str(error).removeprefix(f"{name}: ")
-    return found
+            states[name] = str(error).removeprefix(f"{name}: ")
+            damaged += [str(error)] if name in present else []
+            continue
+        lost = len(found.damaged)
+        states[name] = f"{lost:,} of {found.pictures:,} pictures cannot be decoded" if lost else "found"
+        notes += [f"{name}: {note}" for note in found.notes]
+        damaged += [f"{name}: {file}" for file in found.damaged]
+    return {"data_sets": states, "data_notes": notes, "damaged": damaged}
 
 
 def as_lines(facts: Facts) -> list[str]:
@@ -82,6 +88,8 @@ def as_lines(facts: Facts) -> list[str]:
         f"gpu       {facts['gpu'] or 'none'}",
         f"data      {facts['data'] or 'no folder; give --data DIR or set BENCH_DATA'}",
         *(f"  {name:<13} {state}" for name, state in facts["data_sets"].items()),
+        *(f"note      {note}" for note in facts["data_notes"]),
+        *(f"damaged   {file}" for file in facts["damaged"]),
     ]
 
 

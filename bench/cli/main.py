@@ -180,7 +180,8 @@ def _doctor(arguments: Namespace, _words: list[str]) -> int:
 
     swept = clean() if arguments.clean else []
     facts = examine(data_folder(arguments.data)) | {"swept": swept}
-    return _show(arguments.json, facts, as_lines)
+    _show(arguments.json, facts, as_lines)
+    return UNUSABLE if facts["damaged"] else OK
 
 
 COMMANDS: dict[str, Callable[[Namespace, list[str]], int]] = {

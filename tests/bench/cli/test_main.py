@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from bench.cli.arguments import EXAMPLES
@@ -168,6 +169,32 @@ def test_doctor_looks_for_data(folder: Path, answer: Callable[..., Any], command
     assert found["machine"]["cores"] >= 1
     assert command("doctor") == 0
     assert command("doctor", "--data", "nosuch") == 2
+
+
+def test_damaged_pictures_are_listed_by_doctor_and_refused_by_validate(
+    folder: Path, command: Command, capsys: Captured, told: Told
+) -> None:
+    for number in range(10):
+        path = folder / f"data/pets/{'cat' if number % 2 else 'dog'}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    assert command("doctor", "--data", "data") == 0
+    damaged = {"cat/1": b"", "dog/2": b"no picture", "dog/4": (folder / "data/pets/dog/4.png").read_bytes()[:-40]}
+    for name, content in damaged.items():
+        (folder / f"data/pets/{name}.png").write_bytes(content)
+    capsys.readouterr()
+    assert command("doctor", "--data", "data", "--json") == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["data_sets"]["folder:pets"] == "3 of 10 pictures cannot be decoded"
+    assert [line.partition(" (")[0] for line in found["damaged"]] == [
+        f"folder:pets: data/pets/{name}.png" for name in damaged
+    ]
+    suite = "name: pets\ndataset: folder:pets\nexperiments:\n  - {name: a, run: pipeline.chain, parameters: {}}\n"
+    (folder / "pets.yaml").write_text(suite)
+    code, error = told("validate", "pets.yaml", "--data", "data")
+    assert code == 2
+    assert error.startswith("pets.yaml:2: dataset: folder:pets: 3 of 10 pictures cannot be decoded: ")
+    assert all(f"data/pets/{name}.png (" in error for name in damaged)
 
 
 @pytest.mark.parametrize(
