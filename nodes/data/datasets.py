@@ -14,10 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes.data import arrays
-from nodes.data.folders import CLASS_FOLDERS, has_ham_table, has_parts, read_folder, read_ham10000, read_parts
+from nodes.data.folders import (
+    CLASS_FOLDERS,
+    has_classes,
+    has_ham_table,
+    has_parts,
+    read_folder,
+    read_ham10000,
+    read_parts,
+    unwrapped,
+)
 from nodes.data.images import AbsentError, Colour, Dataset, Images, Pictures, Resized, resize, statistics, stratified
 from nodes.data.npz import npz_name, read_npz
-from nodes.data.picture_files import damaged, pictures_below, refuse_damaged
+from nodes.data.picture_files import damaged, refuse_damaged
 from nodes.data.stored import Layout, Part, Stored, number_labels, visible
 from nodes.errors import DataError
 
@@ -156,12 +165,15 @@ def dataset_names() -> list[str]:
 
 
 def names_in(directory: Path) -> list[str]:
-    """Names of the data sets that ``directory`` holds: known ones, other folders of pictures, and other npz files."""
+    """Names of the data sets that ``directory`` holds or is: known ones, and other folders of classes and npz files."""
     found = {name: _locate(name, directory)[0] for name in KNOWN if not _absent(name, directory)}
     taken = {place.relative_to(directory).parts[0] for place in found.values() if place != directory}
     others = [entry for entry in visible(directory) if entry.name not in taken]
-    folders = [f"folder:{entry.name}" for entry in others if entry.is_dir() and pictures_below(entry)]
-    return [*found, *folders, *(f"npz:{entry.stem}" for entry in others if entry.suffix == ".npz")]
+    folders = [entry for entry in others if entry.is_dir() and has_classes(unwrapped(entry))]
+    if directory not in found.values() and has_classes(directory):
+        folders = [directory]
+    npz = [f"npz:{entry.stem}" for entry in others if entry.suffix == ".npz"]
+    return [*found, *(f"folder:{entry.resolve().name}" for entry in folders), *npz]
 
 
 def resolve_dataset(name: str, directory: Path | None) -> str:
@@ -294,7 +306,18 @@ def _open(name: str, directory: Path | None) -> tuple[Stored, Known]:
     if name == EMBEDDED:
         return _digits(), Known((), DIGITS, side=DIGITS_SIDE)
     place, layout, known = _locate(name, directory)
-    return layout.open(place, known.classes), known
+    try:
+        return layout.open(place, known.classes), known
+    except DataError as error:
+        if layout.read is read_folder and (owner := _owner(place)):
+            raise DataError(f"{error}; these are files of {owner}: name that, with {place} as the folder") from None
+        raise
+
+
+def _owner(place: Path) -> str | None:
+    """The known data set whose files ``place`` has."""
+    layouts = ((name, layout) for name, known in KNOWN.items() for layout in known.layouts)
+    return next((name for name, layout in layouts if layout.claims is not has_parts and layout.owns(place)), None)
 
 
 def _locate(name: str, directory: Path | None) -> tuple[Path, Layout, Known]:
@@ -303,18 +326,22 @@ def _locate(name: str, directory: Path | None) -> tuple[Path, Layout, Known]:
         raise DataError(f"needs a folder with its files; only {EMBEDDED} is packaged")
     if not directory.is_dir():
         raise DataError(f"{directory} is not a folder")
-    known = KNOWN.get(name) or _own(name)
+    known = KNOWN.get(name) or _own(name, directory)
     for layout in known.layouts:
         if place := layout.place_in(directory):
             return place, layout, known
-    raise AbsentError(f"not found in {directory}; expected {', or '.join(layout.text for layout in known.layouts)}")
+    expected = ", or ".join(layout.text for layout in known.layouts)
+    there = "" if name in KNOWN else f"; it holds {', '.join(names_in(directory)) or 'no data set'}"
+    raise AbsentError(f"not found in {directory}; expected {expected}{there}")
 
 
-def _own(name: str) -> Known:
-    """The layout of ``npz:NAME``, the file NAME.npz, or ``folder:NAME``, the folder NAME."""
+def _own(name: str, directory: Path) -> Known:
+    """The layout of ``npz:NAME``, the file NAME.npz, or ``folder:NAME``, the folder NAME, which may be the user's."""
     kind, _, stem = name.partition(":")
-    layout = _npz(f"{stem}.npz") if kind == "npz" else Layout((stem,), CLASS_FOLDERS, read_folder, claims=Path.is_dir)
-    return Known((layout,))
+    if kind == "npz":
+        return Known((_npz(f"{stem}.npz"),))
+    places = (stem, ".") if directory.resolve().name == stem else (stem,)
+    return Known((Layout(places, CLASS_FOLDERS, read_folder, claims=Path.is_dir),))
 
 
 def _digits() -> Stored:

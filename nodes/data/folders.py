@@ -22,7 +22,10 @@ TRAIN = re.compile(r"train(ing)?(\..*)?", re.IGNORECASE)
 TEST = re.compile(r"test(ing)?(\..*)?", re.IGNORECASE)
 VALIDATION = re.compile(r"val(id|idation)?(\..*)?", re.IGNORECASE)
 ANNOTATIONS = "val_annotations.txt"
-CLASS_FOLDERS = "train/CLASS/* and test/CLASS/* (or val/CLASS/*), or CLASS/* of at least two classes"
+CLASS_FOLDERS = (
+    "train/CLASS/* and test/CLASS/* (or val/CLASS/*, or val/images/* with val_annotations.txt),"
+    " or CLASS/* of at least two classes"
+)
 
 ByClass = dict[str, list[Path]]
 
@@ -32,9 +35,15 @@ def has_parts(folder: Path) -> bool:
     return bool(_named(folder, TRAIN)) and bool(_named(folder, TEST) or _named(folder, VALIDATION))
 
 
+def has_classes(folder: Path) -> bool:
+    """Whether ``folder`` has parts, or pictures right in two or more of its folders."""
+    inside = visible_folders(folder)
+    return has_parts(folder) or sum(any(is_picture(f.name) for f in visible(one)) for one in inside) > 1
+
+
 def read_folder(folder: Path, _classes: tuple[str, ...]) -> Stored:
     """train/CLASS/* and test/CLASS/*, or CLASS/*, of which a fifth of each class is for testing."""
-    folder = _unwrapped(folder)
+    folder = unwrapped(folder)
     if _named(folder, TRAIN):
         return read_parts(folder, ())._replace(name=folder.name)
     found, notes = _by_class([folder])
@@ -89,11 +98,11 @@ def _named(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     return [entry for entry in visible_folders(folder) if pattern.fullmatch(entry.name)]
 
 
-def _unwrapped(folder: Path) -> Path:
+def unwrapped(folder: Path) -> Path:
     """The folder itself, or the only folder in it with folders of its own: archives often wrap their content."""
     inside = [entry for entry in visible(folder) if entry.is_dir() or is_picture(entry.name)]
     if len(inside) == 1 and not _named(folder, TRAIN) and inside[0].is_dir() and visible_folders(inside[0]):
-        return _unwrapped(inside[0])
+        return unwrapped(inside[0])
     return folder
 
 

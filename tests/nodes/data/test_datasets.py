@@ -147,7 +147,15 @@ def test_what_a_folder_holds_is_listed_and_examined(tmp_path: Path) -> None:
         save(tmp_path / f"pets/{'cat' if number % 2 else 'dog'}/{number}.png", (number, 0, 0))
     save(tmp_path / "__MACOSX/cat/0.png", (0, 0, 0))
     (tmp_path / "notes").mkdir()
+    save(tmp_path / "flat/0.png", (0, 0, 0))
     assert data.names_in(tmp_path) == ["stl10", "folder:pets", "npz:mine"]
+    assert data.names_in(tmp_path / "stl10_binary") == ["stl10"]
+    assert data.names_in(tmp_path / "pets") == ["folder:pets"]
+    assert load_dataset("folder:pets", tmp_path / "pets").classes == ("cat", "dog")
+    refused(
+        "not found in .*; expected nosuch/ with .*; it holds stl10, folder:pets, npz:mine", "folder:nosuch", tmp_path
+    )
+    refused("these are files of stl10: name that, with .*stl10_binary as the folder", "folder:stl10_binary", tmp_path)
     assert data.examine_dataset("npz:mine", tmp_path)[:2] == (6, [])
     (tmp_path / "pets/dog/2.png").write_bytes(b"")
     found = data.examine_dataset("folder:pets", tmp_path)
