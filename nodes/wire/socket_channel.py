@@ -111,7 +111,8 @@ class SocketChannel:
             else:
                 await self._websocket.send_bytes(b"".join([header, *payload]))
         except ConnectionError as error:
-            self.broke(f"lost the connection: {error}")
+            if self._websocket.close_code != aiohttp.WSCloseCode.OK:  # else the peer has left in order
+                self.broke(f"lost the connection: {error}")
             await self._ended.wait()
             raise self._closed() from None
 

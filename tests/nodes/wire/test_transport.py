@@ -503,6 +503,32 @@ async def test_a_message_that_its_broken_connection_lost_is_no_clean_end(server:
             await attempt
 
 
+@pytest.mark.parametrize("stays", ["near", "far"])
+@on_both_loops
+async def test_a_message_that_meets_a_goodbye_breaks_nothing(server: Server, stays: str) -> None:
+    """The end that meant to send it ends in order too, and waits until its own goodbye is acknowledged."""
+    near, far = await pair(server)
+    staying, leaving = (near, far) if stays == "near" else (far, near)
+    finish, goodbye_is_there = leaving._bulk.finish, asyncio.Event()
+
+    async def finish_later(graceful: bool) -> None:
+        await goodbye_is_there.wait()
+        await finish(graceful)
+
+    leaving._bulk.finish = finish_later
+    closing = asyncio.create_task(leaving.close())
+    await until(lambda: staying._websocket.closed)
+    sending = asyncio.create_task(staying.send(control(0)))
+    await asyncio.sleep(0)
+    assert not sending.done()  # the channel ends with its tensors
+    goodbye_is_there.set()
+    with pytest.raises(ChannelClosed, match=r"closed the connection$"):
+        await sending
+    await asyncio.gather(closing, staying.close())
+    for connection in (*near.connections, *far.connections):
+        assert connection.written_bytes == connection.acked_bytes > 0
+
+
 @on_both_loops
 async def test_a_message_that_cannot_be_sent_leaves_the_channel_as_it_was(server: Server) -> None:
     near, far = await pair(server)
