@@ -102,8 +102,9 @@ def _validate(arguments: Namespace, _words: list[str]) -> int:
             _show(True, {"valid": False, "errors": error.lines}, list)
         raise
     experiments = [experiment.name for suite in suites for experiment in suite.experiments]
-    answer: dict[str, Any] = {"valid": True, "errors": [], "experiments": experiments}
-    lines = [f"valid: {len(suites)} suites, {len(experiments)} experiments"]
+    notes = [note for suite in suites for note in suite.notes]
+    answer: dict[str, Any] = {"valid": True, "errors": [], "notes": notes, "experiments": experiments}
+    lines = [*notes, f"valid: {len(suites)} suites, {len(experiments)} experiments"]
     if arguments.expand:
         answer["suites"] = [suite.expanded for suite in suites]
         lines = ["---\n".join(map(as_yaml, answer["suites"])).rstrip()]

@@ -152,7 +152,7 @@ def _environment(plan: RunPlan) -> RunEnvironment:
     options = plan.options.plain()
     return {
         **{name: options[name] for name in ("scale", "seed", "data", "arguments")},
-        **_fields(plan, "shaping", "device", "dataset"),
+        **_fields(plan, "shaping", "device", "dataset", "notes"),
         **{"machine": conditions.machine(), "versions": conditions.versions()},
         **{"started": _now(), "ended": None, "suites": []},
     }

@@ -127,7 +127,7 @@ class _Loader:
         _check_claims(document, specs.values())
         _check_fronts(document, [spec.name for spec in specs.values()])
         if not document.problems:
-            self.suites.append(Suite(file, document.path, ready, plain(document)))
+            self.suites.append(Suite(file, document.path, ready, plain(document), list(map(str, document.notes))))
 
 
 def _sound_items(document: Document, name: str, kind: type[T]) -> Iterator[tuple[int, T]]:
@@ -221,9 +221,11 @@ def _check_points(document: Document, at: Key, experiment: Experiment) -> None:
         for case, point in points(here.grid):
             problems = _problems(experiment, here.parameters | point)
             unused.append({(one.key, one.message) for one in problems if one.unused})
-            for key, message in ((one.key, one.message) for one in problems if not one.unused):
+            for key, message, note in ((one.key, one.message, one.note) for one in problems if not one.unused):
                 stands = (*at, *_given_at(experiment.spec, scale, case, key))
-                if (stands, message) not in said:
+                if note:
+                    document.tell(stands, message)
+                elif (stands, message) not in said:
                     said.add((stands, message))
                     values = "".join(f", {name} {value}" for name, value in case.items())
                     document.problem(stands, f"{message} (at scale {scale}{values})")

@@ -1,7 +1,8 @@
 """The plan of a run, made before anything runs, and the status of its experiments, from what is recorded."""
 
+import functools
 import math
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -73,6 +74,11 @@ class RunPlan:
     def selected_cases(self) -> list[Case]:
         return [case for experiment in self.selected for case in self.cases[experiment.name]]
 
+    @functools.cached_property
+    def notes(self) -> list[str]:
+        """Lines of what is worth knowing of the selected cases and no error."""
+        return _told(self.options.scale, self.selected_cases, _notes)
+
     def schedule(self, todo: Iterable[Case]) -> "Schedule":
         """Decide which of ``todo`` run at once: all that may, unless workers take longer to start than they save."""
         cases = [case for case in todo if case.experiment.spec.parallel]
@@ -112,7 +118,8 @@ def make_plan(options: Options) -> RunPlan:
         raise InputError([f"{name}:1: experiments: the suite has none" for name in options.suites])
     selected = _selected(known, options.only)
     cases = {experiment.name: list(experiment.cases(options.scale, options.seed)) for experiment in known}
-    if lines := _misfits(options.scale, shaping, [case for chosen in selected for case in cases[chosen.name]]):
+    asked = [case for chosen in selected for case in cases[chosen.name]]
+    if lines := _told(options.scale, asked, lambda case: _misfits(case, shaping)):
         raise InputError(lines)
     jobs, name = options.jobs or _jobs(options.scale, device), "+".join(map(own_name, options.suites))
     return RunPlan(options, suites, device, shaping, jobs, selected, cases, name)
@@ -123,14 +130,23 @@ def _jobs(scale: Scale, device: str) -> int:
     return 1 if scale == "paper" or device != "cpu" else conditions.cores()
 
 
-def _misfits(scale: Scale, shaping: ShapingBackend, cases: list[Case]) -> list[str]:
-    """Errors for link properties of ``cases`` that ``shaping`` cannot make, each once."""
+def _told(scale: Scale, cases: list[Case], find: Callable[[Case], Iterable[tuple[Key, str]]]) -> list[str]:
+    """Lines of what ``find`` finds in ``cases``, each once."""
     lines: dict[str, None] = {}
     for case in cases:
-        experiment, mode = case.experiment, case.experiment.spec.mode
-        for key, message in misfits(case.parameters, mode, experiment.dataset, conditions.shaping_of(mode, shaping)):
-            lines[experiment.told(scale, case.case, key, message)] = None
+        lines |= {case.experiment.told(scale, case.case, key, message): None for key, message in find(case)}
     return list(lines)
+
+
+def _misfits(case: Case, shaping: ShapingBackend) -> Iterator[tuple[Key, str]]:
+    mode = case.experiment.spec.mode
+    return misfits(case.parameters, mode, case.experiment.dataset, conditions.shaping_of(mode, shaping))
+
+
+def _notes(case: Case) -> Iterator[tuple[Key, str]]:
+    if isinstance(case.parameters, Checked):
+        problems = case.parameters.problems(Setting(case.experiment.spec.mode, case.experiment.dataset))
+        yield from ((problem.key, problem.message) for problem in problems if problem.note)
 
 
 def misfits(parameters: Any, mode: Mode, dataset: str, shaping: ShapingBackend) -> Iterator[tuple[Key, str]]:
@@ -139,7 +155,7 @@ def misfits(parameters: Any, mode: Mode, dataset: str, shaping: ShapingBackend) 
         return
     if isinstance(parameters, Checked):
         problems = parameters.problems(Setting(mode, dataset, shaping))
-        yield from ((problem.key, problem.message) for problem in problems if not problem.unused)
+        yield from ((problem.key, problem.message) for problem in problems if not problem.unused and not problem.note)
     for key, link in _links(parameters, ()):
         if link.half_duplex and shaping in ("kernel", "tbf+emulated"):
             yield (*key, "half_duplex"), "the kernel's links have two directions of their own; give --shaping emulated"

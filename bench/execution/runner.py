@@ -62,6 +62,9 @@ def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Outp
     for line in conditions:
         view.line(line)
     logger.info("run %s started, %d cases to run, %s", output.run, len(todo), ", ".join(conditions))
+    for note in plan.notes:
+        view.line(note, "yellow")
+        logger.info("%s", note)
     rows = []
     for experiment in plan.selected:
         estimates = [schedule.share_s(case, case.estimate_s) for case in todo if case.experiment is experiment]

@@ -112,6 +112,7 @@ class Document:
         self.path = path
         self.files = [path]  # all that values come from
         self.problems: dict[Problem, None] = {}
+        self.notes: dict[Problem, None] = {}  # of what is worth knowing and no error
         self._wrong: set[Key] = set()
         self.place(Node(None, path, 1, ()))
 
@@ -141,6 +142,9 @@ class Document:
     def note(self, node: Node, message: str, *rest: str | int) -> None:
         """Note that ``rest`` of ``node`` is wrong, whether or not the value still holds it."""
         self.problems[Problem(node.path, node.line, (*node.key, *rest), " ".join(message.split()))] = None
+
+    def tell(self, key: Key, message: str) -> None:
+        self.notes[self.at(key, message)] = None
 
     def absorb(self, other: "Document") -> None:
         """Take over the files and problems of ``other``, of which parts are placed here."""

@@ -39,12 +39,14 @@ class Setting(NamedTuple):
 class Problem(NamedTuple):
     """One error in parameters: its key, such as ``("splits",)`` or ``("stage", 1)``, and its message.
 
-    An ``unused`` parameter is an error only if it is unused in every case of its experiment.
+    An ``unused`` parameter is an error only if it is unused in every case of its experiment. A ``note`` is no error: it
+    is shown by ``validate`` and at the start of a run, and kept in ``environment.json``.
     """
 
     key: Key
     message: str
     unused: bool = False
+    note: bool = False
 
 
 def attempt(key: Key, check: Callable[P, T], *given: P.args, **named: P.kwargs) -> Generator[Problem, None, T | None]:

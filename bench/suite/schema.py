@@ -158,12 +158,16 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite that was read and found right; ``expanded`` is its YAML with every short form spelt out."""
+    """A suite that was read and found right; ``expanded`` is its YAML with every short form spelt out.
+
+    ``notes`` are lines of what is worth knowing of its parameters, as errors are told.
+    """
 
     file: SuiteFile
     path: Path
     experiments: list[Experiment]
     expanded: dict[str, Any]
+    notes: list[str]
 
     def sha256(self, scale: Scale) -> str:
         """Covers what decides the numbers of all experiments at ``scale``, but for data sets, which records name."""

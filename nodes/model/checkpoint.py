@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import torch
 
-from nodes.errors import ModelError, one_line
+from nodes.errors import ModelError
 from nodes.files import replacing
 from nodes.model.layer_range import layer_range
 from nodes.spec.job import Job
@@ -60,17 +60,6 @@ def read_checkpoint(job: Job, index: int, epoch: int, device: torch.device) -> d
     if saved["task"] != _task(job):
         raise ModelError(f"{path} belongs to another job; give each job its own checkpoint folder")
     return saved
-
-
-def read_weights(path: str, device: torch.device) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name from a state dict that ``torch.save`` wrote. Raises ModelError."""
-    try:
-        found = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ModelError(f"weights {path} cannot be read: {one_line(error)}") from None
-    if not isinstance(found, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
-        raise ModelError(f"weights {path}: expected tensors by name")
-    return found
 
 
 def _task(job: Job) -> str:

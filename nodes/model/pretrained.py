@@ -3,13 +3,10 @@
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
-import torch
 from torch import hub, nn
 
 from nodes.errors import ModelError, one_line
-from nodes.model.checkpoint import read_weights
-
-COUNTER = "num_batches_tracked"  # buffer of batch norms that older files lack
+from nodes.model.weights import ABSENT, COUNTER, fit_weights
 
 
 def is_published(model: str) -> bool:
@@ -34,8 +31,8 @@ def published_weights(model: str, network: nn.Module) -> Path:
     path = Path(hub.get_dir()) / "checkpoints" / name
     if not path.exists():
         _fetch(model, url, path)
-    found = read_weights(str(path), torch.device("meta"))
-    lacking = [name for name in network.state_dict() if name not in found and not name.endswith(COUNTER)]
+    fit = fit_weights(str(path), network.state_dict(), "meta")
+    lacking = [name for name, why in fit.missing.items() if why == ABSENT and not name.endswith(COUNTER)]
     if lacking:
         raise ModelError(f"weights {path} lack {len(lacking)} layers of {model}, such as {lacking[0]}")
     return path

@@ -11,13 +11,14 @@ import msgspec
 import torch
 from torch import nn
 
-from nodes.errors import ModelError, ProtocolError
+from nodes.errors import ProtocolError
 from nodes.model.boundary import Tensors, pack, unpack
 from nodes.model.chain import Chain, Moment, Part, Values
-from nodes.model.checkpoint import read_checkpoint, read_weights, write_checkpoint
+from nodes.model.checkpoint import read_checkpoint, write_checkpoint
 from nodes.model.factory import build_model, outline
 from nodes.model.layer_range import LayerRange, layer_range
 from nodes.model.state_transfer import checked
+from nodes.model.weights import fit_weights
 from nodes.runtime.actions import Compute
 from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Job
@@ -57,7 +58,7 @@ class Segment:
         self.steps = 0
         self._hold(chain, layer_range(job.splits, index, len(chain)))
         if job.weights and not meta:
-            self._load_weights(job.weights)
+            self._load_weights(job.weights, chain.model)
         self.begin_epoch(0)
 
     def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> TaskMessage:
@@ -266,21 +267,14 @@ class Segment:
             for name, tensor in held.items():
                 tensor.copy_(fitting[name])
 
-    def _load_weights(self, path: str) -> None:
-        """Load the weights at ``path`` that fit in name and shape. Raises ModelError if none does."""
-        found = read_weights(path, self._device)
-        loaded = 0
+    def _load_weights(self, path: str, model: nn.Module) -> None:
+        """Load what the weights at ``path`` have for this part of ``model``. Raises ModelError if they fit no part."""
+        found = fit_weights(path, model.state_dict(), self._device).tensors
         for name, module in self._parts().items():
             prefix, inner = ("", "body.") if name == "part" else (f"{name}.", "")
-            fits = {
-                key: found[prefix + key.removeprefix(inner)]
-                for key, tensor in module.state_dict().items()
-                if getattr(found.get(prefix + key.removeprefix(inner)), "shape", None) == tensor.shape
-            }
+            named = {key: prefix + key.removeprefix(inner) for key in module.state_dict()}
+            fits = {key: found[full] for key, full in named.items() if full in found}
             module.load_state_dict(fits, strict=False)
-            loaded += len(fits)
-        if not loaded and any(self._parts()):
-            raise ModelError(f"weights: {path} fits no layer of node {self.place.index}")
 
     def save(self, epoch: int) -> None:
         """Write the checkpoint after ``epoch`` epochs, if the job has checkpoints."""

@@ -37,6 +37,7 @@ def facts(environment: EnvironmentTree, suites: Sequence[EnvironmentTree]) -> It
             yield f"- **{key.capitalize()}**: {_pairs(environment[key])}"
     if environment.get("arguments"):
         yield f"- **Command**: `{shlex.join(map(str, environment['arguments']))}`"
+    yield from (f"- **Note**: {escape(note)}" for note in environment.get("notes", ()))
     states = [one["status"] for suite in suites for one in suite["experiments"] if "status" in one]
     if states:
         counts = (f"{states.count(state)} {state}" for state in dict.fromkeys(["done", *states]))

@@ -13,7 +13,7 @@ MODULE = """
 import asyncio, os, signal, time
 from pathlib import Path
 import msgspec
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem
 from bench.suite.parameter_types import DatasetName, ModelName
 
 class Parameters(msgspec.Struct):
@@ -29,6 +29,9 @@ class Paired(msgspec.Struct):
     def __post_init__(self):
         if self.low > self.high:
             raise ValueError("low is above high")
+    def problems(self, setting):
+        if self.low == 0:
+            yield Problem(("low",), "there is nothing lower", note=True)
 
 def measure(parameters: Parameters, context: Context):
     with open("calls.txt", "a") as file:

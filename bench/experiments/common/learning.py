@@ -1,24 +1,28 @@
 """Parameters that all training experiments share: network, optimizer, data and batches."""
 
 import functools
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bench.suite.experiment import Context, Problem
+from bench.suite.experiment import Context, Problem, attempt
 from bench.suite.parameter_types import Count, ModelName, check_stage_name
 from nodes.data.batching import subset
-from nodes.data.datasets import load_dataset
+from nodes.data.datasets import EMBEDDED, KNOWN, load_dataset
 from nodes.data.images import Dataset
 from nodes.model.boundary import boundary_bytes
 from nodes.model.chain import Chain, Values
 from nodes.model.factory import outline
 from nodes.model.pretrained import is_published, published_weights
+from nodes.model.weights import fit_weights
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
+
+logger = logging.getLogger(__name__)
 
 PUBLISHED = "torchvision"  # instead of a file of weights
 ANY_CLASSES = 10  # for checks before data is read: the number of classes does not change which layers there are
@@ -96,20 +100,47 @@ def stored(name: str, directory: str | None, side: int) -> Dataset:
     return load_dataset(name, None if directory is None else Path(directory), side)
 
 
-def weights_problems(weights: str | None, model: str) -> Iterator[Problem]:
-    """Problems of ``weights`` that do not exist; fetches nothing."""
+def weights_problems(parameters: Learning, weights: str | None, dataset: str) -> Iterator[Problem]:
+    """Problems of ``weights`` that do not exist or fit nothing, and a note of what is taken of them; fetches nothing.
+
+    A tensor whose shape depends on the number of classes is left out where data would have to be read for that number.
+    """
     if weights == PUBLISHED:
-        if not is_published(model):
-            yield Problem(("weights",), f"torchvision has no weights of {model!r}; give a file or pretrain_epochs")
+        if not is_published(str(parameters.model)):
+            message = f"torchvision has no weights of {str(parameters.model)!r}; give a file or pretrain_epochs"
+            yield Problem(("weights",), message)
     elif weights is not None and not Path(weights).is_file():
         yield Problem(("weights",), f"no file {weights!r}; give a file or {PUBLISHED!r}")
+    elif weights is not None and not list(attempt((), parameters.layout)):  # else the model is the problem
+        stat, model = Path(weights).stat(), str(parameters.model)
+        stamp = stat.st_mtime_ns, stat.st_size
+        fit = yield from attempt(("weights",), _fit, weights, stamp, model, parameters.side, dataset)
+        if fit:
+            yield Problem(("weights",), fit, note=True)
 
 
-def weights_of(weights: str | None, model: str, layout: Chain) -> str | None:
+@functools.lru_cache(maxsize=64)
+def _fit(weights: str, stamp: tuple[int, int], model: str, side: int, dataset: str) -> str:
+    """How the file of ``weights``, as of ``stamp``, fits ``model``. Raises ModelError."""
+    known = ANY_CLASSES if dataset in (EMBEDDED, "none") else len(KNOWN[dataset].classes) if dataset in KNOWN else 0
+    whole = layers_of(model, known or ANY_CLASSES, side).model.state_dict()
+    if known:
+        return str(fit_weights(weights, whole, "meta"))
+    other = layers_of(model, ANY_CLASSES + 1, side).model.state_dict()
+    fit = fit_weights(weights, {name: one for name, one in whole.items() if other[name].shape == one.shape}, "meta")
+    fit = fit._replace(unused=[name for name in fit.unused if name not in whole])
+    return f"{fit}, beside {len(whole) - fit.total} whose shape depends on the data's classes"
+
+
+def weights_of(weights: str | None, model: str, layout: Chain, say: Callable[[str], None]) -> str | None:
     """The path of the initial weights; "torchvision" stands for the published ones. Raises ModelError."""
-    if weights == PUBLISHED:
-        return str(published_weights(model, layout.model))
-    return None if weights is None else str(Path(weights).resolve())
+    if weights is None:
+        return None
+    path = published_weights(model, layout.model) if weights == PUBLISHED else Path(weights).resolve()
+    fit = str(fit_weights(str(path), layout.model.state_dict(), "meta"))
+    say(fit)
+    logger.info("%s", fit)
+    return str(path)
 
 
 def largest_payload(layout: Chain, batch_size: int, whole: bool = False) -> int:

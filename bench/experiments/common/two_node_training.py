@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from bench.experiments.common.inference import restored
 from bench.experiments.common.learning import Learning, check_stage, node_names, weights_of, weights_problems
 from bench.experiments.common.resumable import resumable, resumable_until
-from bench.suite.experiment import Context, Measurement, Problem, attempt
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count
 from nodes.data.batching import split_holdout
 from nodes.data.images import Dataset, Pictures
@@ -40,9 +40,9 @@ class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields
     pretrain_epochs: int = 0
     pretrain_lr: float | None = None
 
-    def training_problems(self, stages: dict[str, StageSpec]) -> Iterator[Problem]:
+    def training_problems(self, setting: Setting, stages: dict[str, StageSpec]) -> Iterator[Problem]:
         """Problems of weights, of the cut and of ``stages``, each by the parameter that holds it."""
-        yield from weights_problems(self.weights, str(self.model))
+        yield from weights_problems(self, self.weights, setting.dataset)
         if self.epsilon is not None and self.optimizer.schedule != "constant":
             yield Problem(("epsilon",), "training until convergence needs optimizer.schedule constant")
         crossing = yield from attempt(("cut",), lambda: self.layout().shapes(boundary_after(self.layout(), self.cut)))
@@ -70,7 +70,7 @@ class TrainingRun:
             train, self.held_out = split_holdout(self.data.train, hold_out, context.seed)
             self.data = dataclasses.replace(self.data, train=train)
         self.layout = parameters.layout(len(self.data.classes))
-        self.weights = weights_of(parameters.weights, str(parameters.model), self.layout)
+        self.weights = weights_of(parameters.weights, str(parameters.model), self.layout, context.say)
         if parameters.pretrain_epochs:
             self.weights = self._pretrained()
 

@@ -16,8 +16,9 @@ from bench.suite.experiment import Context, Measurement, Problem, Setting, attem
 from bench.suite.parameter_types import Count, ModelName, Positive, Share, StageChoice, stage_specs
 from nodes.data.batching import subset
 from nodes.model.chain import Chain
-from nodes.model.checkpoint import read_weights, write_state
+from nodes.model.checkpoint import write_state
 from nodes.model.factory import build_model
+from nodes.model.weights import fit_weights
 from nodes.spec.job import StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.stages.dynsplit import gate as gating
@@ -38,7 +39,7 @@ class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=T
         return stage_specs(self.stage, 1)[0]
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        yield from self.training_problems({"stage": self.spec})
+        yield from self.training_problems(setting, {"stage": self.spec})
 
 
 class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +67,7 @@ class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fie
         return StageSpec(name="nodes.stages.dynsplit.stage:DynSplit", options=self.options | options)
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        yield from self.training_problems({"options": self.spec(target=self.targets[:1])})
+        yield from self.training_problems(setting, {"options": self.spec(target=self.targets[:1])})
         if self.coder_epochs and not self.pretrain_epochs:
             yield Problem(("coder_epochs",), "coders are fitted to a pre-trained network: give pretrain_epochs as well")
         if self.epsilon is not None and len(set(self.options.get("temperatures", (1.0,)))) > 1:
@@ -223,8 +224,8 @@ def _weights(training: TrainingRun, spec: StageSpec, epochs: int) -> dict[str, t
             halves = path.encoder, path.decoder
             pretrain(*halves, activations, bits=path.bits, epochs=epochs, batch_size=job.batch_size, seed=job.seed)
     coders = {name: tensor.cpu() for name, tensor in stage.state_dict().items() if "coder" in name}
-    whole = read_weights(training.weights, torch.device("cpu")) if training.weights else {}
-    return whole | coders
+    whole = training.layout.model.state_dict()
+    return (fit_weights(training.weights, whole).tensors if training.weights else {}) | coders
 
 
 def _activations(training: TrainingRun, segment: Segment) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bench.experiments.common.learning import ANY_CLASSES, Learning, check_stage
+from bench.experiments.common.learning import ANY_CLASSES, Learning, check_stage, weights_problems
 from bench.experiments.common.two_node_training import boundary_after
 from bench.suite.experiment import Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName, Positive, StageChoice, stage_specs
@@ -77,12 +77,17 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     client_flops: Positive = 2e9
     server_flops: Positive = 1e11
     batch_size: Count = 32
+    weights: str | None = None  # of all clients and servers at first: a file, or "torchvision"
     learn: bool = True  # on a virtual clock; if false, only shapes are computed: the same messages at the same times
     times_s: tuple[Positive, ...] = ()  # at which a virtual or live run records accuracy
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         yield from self._mode_problems(setting.mode)
         yield from self._sample_problems(setting.dataset)
+        if self.learn:
+            yield from weights_problems(self, self.weights, setting.dataset)
+        elif self.weights is not None:
+            yield Problem(("weights",), "where nothing is learned weights are unused")
         if setting.shaping in ("kernel", "tbf+emulated"):
             message = "a federation cannot shape its links in the kernel; give --shaping emulated or none"
             yield Problem(("links",), message)

@@ -56,8 +56,8 @@ class Privacy(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=
             yield Problem(("side",), f"got {self.side}; SSIM needs {leakage.WINDOW} pixels or more")
         yield from _cut_problems(self.model, self.side, self.cuts)
         for stage in self.stages:
-            for key, message, _ in self.training_problems({stage: self.spec(stage)}):
-                yield Problem(("stages", stage) if key == (stage,) else key, message)
+            for problem in self.training_problems(setting, {stage: self.spec(stage)}):
+                yield problem._replace(key=("stages", stage)) if problem.key == (stage,) else problem
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

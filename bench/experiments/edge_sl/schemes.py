@@ -8,7 +8,7 @@ import torch
 from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.experiments.common.learning import largest_payload
+from bench.experiments.common.learning import largest_payload, weights_of
 from bench.experiments.edge_sl.parameters import Clients, minimal
 from bench.suite.experiment import Context, Measurement
 from netem.profiles import Duplex, duplex
@@ -30,7 +30,8 @@ def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
     data = None if context.dataset == "none" else parameters.selected(context)
     payload_bytes = largest_payload(layout, parameters.batch_size, whole=True)
     about = minimal(parameters, layout) | {"classes": classes, "payload_bytes": payload_bytes}
-    job = parameters.job(context, layout, **about)
+    weights = weights_of(parameters.weights, str(parameters.model), layout, context.say)
+    job = parameters.job(context, layout, **about, weights=weights)
     federation = parameters.federation(job)
     work = _work(job)
     links = [duplex(parameters.links[number % len(parameters.links)]) for number in range(parameters.clients)]

@@ -54,7 +54,8 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
     def problems(self, setting: Setting) -> Iterator[Problem]:
         yield from self._mode_problems(setting.mode)
         yield from self._node_problems()
-        yield from weights_problems(self.weights, str(self.model))
+        if setting.mode != "virtual":
+            yield from weights_problems(self, self.weights, setting.dataset)
         if self.batch_size % self.microbatches:
             yield Problem(("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}")
         if self.splits is not None and len(self.splits) != self.nodes - 1:
@@ -131,7 +132,7 @@ def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
         microbatches=parameters.microbatches,
         window=parameters.window,
         devices=tuple(parameters.devices.get(name, Device()) for name in names) if parameters.devices else (),
-        weights=weights_of(parameters.weights, str(parameters.model), layout),
+        weights=weights_of(parameters.weights, str(parameters.model), layout, context.say),
     )
     return job, len(layout)
 

@@ -80,7 +80,7 @@ def test_list_says_what_is_packaged(answer: Callable[..., Any], command: Command
 
 
 def test_validate_says_what_is_wrong(folder: Path, answer: Command, command: Command, capsys: Captured) -> None:
-    right = {"valid": True, "errors": [], "experiments": ["toy/sweep", "toy/other"]}
+    right = {"valid": True, "errors": [], "notes": [], "experiments": ["toy/sweep", "toy/other"]}
     assert answer("validate", "toy.yaml") == right
     (folder / "bad.yaml").write_text("nme: a\n")
     assert command("validate", "bad.yaml", "toy.yaml", "--json") == 2
@@ -88,6 +88,22 @@ def test_validate_says_what_is_wrong(folder: Path, answer: Command, command: Com
     lines = ["bad.yaml:1: nme: unknown key (did you mean 'name'?)", "bad.yaml:1: name: this key is required"]
     assert json.loads(printed.out) == {"valid": False, "errors": lines}
     assert printed.err.splitlines() == lines
+
+
+def test_what_is_worth_knowing_and_no_error_is_told_by_validate_and_run(
+    folder: Path, answer: Command, command: Command, told: Told, capsys: Captured
+) -> None:
+    head = "name: noted\nexperiments:\n- name: one\n  run: toy:pair\n  mode: in-process\n"
+    (folder / "noted.yaml").write_text(head + "  parameters: {low: 0}\n  grid: {high: [3, 4]}\n")
+    note = "noted.yaml:6: experiments[0].parameters.low: there is nothing lower"
+    assert answer("validate", "noted.yaml")["notes"] == [note]
+    assert command("validate", "noted.yaml") == 0
+    assert capsys.readouterr().out.splitlines() == [note, "valid: 1 suites, 1 experiments"]
+    assert command("run", "noted.yaml", "--scale", "smoke", "--out", "out") == 0
+    assert capsys.readouterr().out.count(note) == 1
+    assert (folder / "out/run.log").read_text().count(note) == 1
+    assert json.loads((folder / "out/environment.json").read_text())["notes"] == [note]
+    assert "there is nothing lower" in (folder / "out/report.md").read_text()
 
 
 def test_report_is_made_again(folder: Path, told: Told) -> None:

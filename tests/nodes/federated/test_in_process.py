@@ -13,12 +13,13 @@ from nodes.data.partitioning import partition
 from nodes.errors import DataError, ModelError
 from nodes.federated.client_worker import ClientWorker, pictures_of
 from nodes.federated.edge.worker import EdgeWorker
-from nodes.federated.in_process import run_in_process
+from nodes.federated.in_process import run_in_process, workers
 from nodes.federated.schemes import SCHEMES, build_scheme, scheme_of
+from nodes.model.factory import build_model
 from nodes.spec.federation import ALPHA, Absence, ClientMove, Federation, Partition, SchemeSpec
 from nodes.spec.job import DataSpec, OptimizerSpec
 from nodes.training.in_process import run_in_process as run_chain
-from nodes.wire.messages import Gradient
+from nodes.wire.messages import EdgeUpdate, Gradient
 
 STILL = replace(JOB, model="user_models:Still", splits=(2,))
 LINEAR = replace(JOB, model="user_models:Still", splits=(3,))  # the server has a linear layer alone
@@ -43,6 +44,17 @@ def test_one_client_trains_as_the_unsplit_network(scheme):
         assert sum(run.outcome.rounds[0].correct_by_class) / 9 == chain.epochs[0]["test_accuracy"]
     assert sum(run.outcome.rounds[1].correct_by_class) / 9 == chain.epochs[1]["test_accuracy"]
     assert same(run.states["client1"] | run.states["edge1"], oracle.model.state_dict())
+
+
+@pytest.mark.parametrize("scheme", ["psl", "sflv1", "fl"])
+def test_clients_and_servers_begin_with_the_weights_of_a_file(scheme, tmp_path):
+    given = build_model(JOB.model, 10, JOB.input_shape, seed=8).state_dict()
+    torch.save({"state_dict": given}, tmp_path / "w.pt")
+    federation = make_federation(scheme, replace(JOB, weights=str(tmp_path / "w.pt")))
+    made = workers(federation, load_data(JOB))
+    server = made["edge1"][1].give(EdgeUpdate(round=0, samples=1)).server
+    for name in federation.client_names:
+        assert same(made[name][1].segment.state() | server, given)
 
 
 def test_epsl_without_averaged_positions_is_psl():

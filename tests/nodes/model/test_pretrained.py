@@ -66,8 +66,8 @@ def test_what_cannot_be_had_is_one_line(kind, served, monkeypatch, tmp_path):
     if kind == "altered":
         serve(network.state_dict(), hashed=False)
     if kind == "of other names":
-        serve({f"module.{name}": tensor for name, tensor in network.state_dict().items()})
-        words = r"lack \d+ layers of shufflenet_v2_x0_5, such as conv1\.0\.weight"
+        serve({f"theirs.{name}": tensor for name, tensor in network.state_dict().items()})
+        words = r"fits no tensor of the model; the file has theirs\.conv1\.0\.weight"
     with pytest.raises(ModelError, match=words) as error:
         published_weights(NAME, network)
     assert "\n" not in str(error.value)

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 from measured import by_case
 
 from bench.experiments.general.pipeline import ChainParameters, chain, make_job
 from bench.suite.document import Key
 from bench.suite.experiment import Context
 from bench.suite.parameter_types import decoder
+from nodes.model.factory import build_model
 from nodes.spec.job import StageSpec
+from nodes.training.segment import Segment
 
 ProblemsOf = Callable[..., dict[Key, str]]
 
@@ -88,7 +91,41 @@ def test_weights_are_looked_for_before_anything_runs(problems_of: ProblemsOf, co
     (tmp_path / "here.pt").touch()
     kept = parameters(weights=str(tmp_path / "here.pt"))
     assert problems_of(kept, "virtual")["weights",].endswith("weights are unused")
-    assert make_job(kept, context)[0].weights == str(tmp_path / "here.pt")
+    assert "neither safetensors nor what torch.save wrote" in problems_of(kept)["weights",]
+
+
+@pytest.mark.parametrize("splits", [(4, 8), (2, 4), (4, 4), (4, 16)])
+def test_weights_are_judged_over_the_whole_network_whatever_a_node_holds(
+    splits: tuple[int, int], problems_of: ProblemsOf, context: Context, tmp_path: Path
+) -> None:
+    """The server in the middle has convolutions, or ReLU and pooling alone, or relays; or the cloud has nothing."""
+    given = build_model("nodes.zoo.small_cnn:small_cnn", 10, (3, 32, 32), seed=8).state_dict()
+    torch.save({"epoch": 3, "model": {f"module.{name}": tensor for name, tensor in given.items()}}, tmp_path / "w.pt")
+    asked = parameters(weights=str(tmp_path / "w.pt"), splits=splits)
+    note = f"w.pt: {len(given)} of {len(given)} tensors taken; unused in the file: epoch"
+    assert problems_of(asked)["weights",].endswith(note)
+    said: list[str] = []
+    job, _ = make_job(asked, msgspec.structs.replace(context, say=said.append))
+    assert said[0].endswith(note)
+    begun = {name: one for index in range(3) for name, one in Segment(job, index).state().items()}
+    assert begun.keys() == given.keys()
+    assert all(torch.equal(begun[name], given[name]) for name in given)
+
+
+def test_weights_that_fit_in_part_are_told_but_for_what_depends_on_unknown_classes(
+    problems_of: ProblemsOf, tmp_path: Path
+) -> None:
+    given = build_model("nodes.zoo.small_cnn:small_cnn", 12, (3, 32, 32)).state_dict()
+    del given["0.weight"]
+    torch.save(given, tmp_path / "w.pt")
+    asked = parameters(weights=str(tmp_path / "w.pt"))
+    total = len(given) + 1
+    assert (
+        f"fit in part: {total - 3} of {total} tensors taken" in problems_of(asked, "in-process", "digits")["weights",]
+    )
+    told = problems_of(asked, "in-process", "imagenet100")["weights",]
+    assert f"fit in part: {total - 3} of {total - 2} tensors taken" in told
+    assert told.endswith("beside 2 whose shape depends on the data's classes")
 
 
 def test_a_link_is_not_dilated_by_itself(problems_of: ProblemsOf) -> None:
