@@ -30,6 +30,7 @@ from nodes.wire.messages import (
     Gradient,
     Handover,
     Peer,
+    RoundTested,
     RoundTrained,
     Shutdown,
     TrainRound,
@@ -253,9 +254,9 @@ def test_a_client_goes_on_at_its_position_when_it_is_back():
 MOVES = (ClientMove(0, 1, 1),)  # the first of three clients, of which two begin at the first of two edge servers
 
 
-def moving(edge: int, rounds: int = 2) -> EdgeServer:
-    """An edge server of two, its clients there and in their first round."""
-    federation = make_federation("psl", edges=2, moves=MOVES, cloud_every=9, test_every=0, rounds=rounds)
+def moving(edge: int, scheme: str = "psl", **changes) -> EdgeServer:
+    """An edge server of two, its clients there and in their first round of two, or as ``changes`` say."""
+    federation = make_federation(scheme, edges=2, moves=MOVES, **{"cloud_every": 9, "test_every": 0} | changes)
     server = EdgeServer(federation, edge, Peer("cloud"))
     server.receive("runner", Begin(), 0.0)
     server.joined("next", "cloud", 0.0)
@@ -290,6 +291,43 @@ def test_one_that_has_left_before_does_not_come():
     server.lost("client1", 0.5)
     _, leave = over(server, NAMES[1:2])
     assert (type(leave), asdict(leave.handover)) == (HandOver, asdict(handover(here=False)))
+
+
+def test_one_that_is_back_and_waits_for_the_next_round_is_told_where_that_is():
+    server = moving(0)
+    server.lost("client1", 0.5)
+    assert come(server, "client1") == []
+    _, leave, change = over(server, NAMES[1:2])
+    assert (leave.handover.here, change.to, change.message.server) == (True, "client1", "edge2")
+
+
+def test_one_that_comes_early_takes_no_part_in_the_round_before_its_own():
+    server = moving(1, "psl-averaged", test_every=1)
+    assert come(server, "client1") == []
+    server.receive("client3", done(), 0.0)
+    (average,) = server.receive("client3", part(), 0.0)
+    assert [update.client for update in average.trained] == [2]
+    shared = server.computed(ClientModel(round=0, tensors={"w": torch.ones(2)}), 0.0)
+    assert [action.to for action in shared] == ["client3"] * 2
+    assert [action.message.round for action in shared] == [0, 0]
+
+
+def test_an_edge_server_needs_its_cloud_until_its_end():
+    server = moving(1)
+    assert server.lost("next", 0.5) is None
+    server.receive("runner", Shutdown(), 1.0)
+    assert server.lost("next", 1.5) == []
+
+
+def test_answers_of_another_round_count_for_nothing():
+    server = started("psl", rounds=1)
+    over(server, NAMES)
+    tested = {"correct_by_class": torch.zeros(10), "total_by_class": torch.ones(10)}
+    for round_number in (1, 0):
+        for name in NAMES[:2]:
+            assert server.receive(name, RoundTested(round=round_number, **tested), 1.0) == []
+    report, *_ = server.receive("client3", RoundTested(round=0, **tested), 1.0)
+    assert report.message.total_by_class.tolist() == [3.0] * 10
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(("handed", "come", "over"))))
@@ -363,10 +401,21 @@ def test_one_that_lives_again_is_expected_again():
     assert [action.to for action in come(server, "client1")] == ["client1"]
 
 
+def test_one_that_comes_though_its_process_was_said_to_have_died_is_missed_again_when_it_goes():
+    server = moving(1, rounds=3)
+    over(server, NAMES[2:])
+    server.receive("next", handover(), 1.0)
+    server.receive("runner", ClientLost(client="client1"), 2.0)
+    come(server, "client1")
+    server.receive("runner", ClientLost(client="client3"), 3.0)
+    server.lost("client1", 3.0)
+    assert [action.to for action in server.lost("client3", 3.0)] == ["runner"]  # round 2 waits for the first's return
+
+
 def test_one_that_is_back_goes_after_what_is_its_own():
     """Its first server waits in round 2 for what the one in between is to send: it is there, not here."""
     federation = make_federation(
-        "sflv1", edges=2, clients=2, rounds=3, moves=(ClientMove(0, 1, 1), ClientMove(0, 2, 0))
+        "sflv1", edges=2, clients=2, rounds=4, moves=(ClientMove(0, 1, 1), ClientMove(0, 2, 0))
     )
     server = EdgeServer(replace(federation, cloud_every=9, test_every=0), 0, Peer("cloud"))
     server.receive("runner", Begin(), 0.0)
@@ -382,6 +431,9 @@ def test_one_that_is_back_goes_after_what_is_its_own():
     assert server.receive("client1", replace(hello(), round=2), 4.0) == []  # ahead of what follows it
     settle, begin = server.receive("next", Handover(round=2, client=0, to="edge1", here=True), 5.0)
     assert (type(settle), begin.to) == (AdoptHandover, "client1")
+    server.lost("client1", 6.0)
+    (begin,) = come(server, "client1")  # in a new process: it belongs here now
+    assert (begin.to, type(begin.message)) == ("client1", TrainRound)
 
 
 def test_a_client_goes_where_it_is_told_among_its_servers():
