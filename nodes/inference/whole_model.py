@@ -126,4 +126,5 @@ def playing(worker: Shapes | WholeModel) -> CostModel:
 
 def _outline(message: Activation) -> tuple[object, ...]:
     shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in message.tensors.items()}
-    return shapes, message.views, message.scalars
+    views = {name: view for name, view in message.views.items() if view.base != name}  # ``unpack`` checks the others
+    return shapes, views, message.scalars

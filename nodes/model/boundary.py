@@ -1,27 +1,47 @@
-"""Packing of a boundary's values for the wire: each storage once, views by their geometry, and scalars."""
+"""Packing of a boundary's values for the wire: each storage once, views by their geometry, and scalars.
 
+Tensors travel in the order of their indices, so a stage and the wire see plain contiguous ones. A value with other
+strides, such as a channels-last one, has a view of itself that restores them at the receiver. Gradients return the
+same way: the receiver tells strides that are not the value's, as kernels may sum in another order for other strides.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import torch
 
+from nodes.errors import ProtocolError
 from nodes.model.chain import Values
 
 Tensors = dict[str, torch.Tensor]
 Scalar = bool | int | float
+Stride = tuple[int, ...]
+Strides = dict[str, Stride]
+SPREAD = 64  # a gradient may take as many times its memory: it may be a part of a larger one
 
 
 class View(msgspec.Struct, frozen=True, array_like=True):
-    """A value that shares the storage of ``base``; ``stride`` and ``offset`` are in elements of it."""
+    """A value in the storage of ``base``; ``stride`` and ``offset`` are in elements of it.
+
+    A view of itself has the values of ``base`` at its indices, whatever the storage, and these strides.
+    """
 
     base: str
     shape: tuple[int, ...]
-    stride: tuple[int, ...]
+    stride: Stride
     offset: int
 
 
-def pack(values: Values) -> tuple[Tensors, dict[str, View], dict[str, Scalar]]:
-    """Split ``values`` into (tensors with a storage each, views of those, scalars)."""
+def pack(values: Values, strides: Strides | None = None) -> tuple[Tensors, dict[str, View], dict[str, Scalar]]:
+    """Split ``values`` into (tensors with a storage each, views of those, scalars).
+
+    Args:
+        values: The values at a boundary, by name.
+        strides: Filled with the strides of each value whose gradient returns. What it holds in the backward pass are
+            the strides in which the gradient flows on.
+    """
     tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
     scalars = {name: value for name, value in values.items() if name not in tensors}
     views: dict[str, View] = {}
@@ -33,22 +53,163 @@ def pack(values: Values) -> tuple[Tensors, dict[str, View], dict[str, Scalar]]:
             views[name] = view
         else:
             kept.append(name)
-    return {name: tensor for name, tensor in tensors.items() if name not in views}, views, scalars
+    bases = {name: tensor for name, tensor in tensors.items() if name not in views}
+    for name, tensor in bases.items():
+        own = tensor.stride() != row_major(tensor.shape) and _is_dense(tensor.shape, tensor.stride())
+        if own:
+            views[name] = View(name, tuple(tensor.shape), tensor.stride(), 0)
+        if own or (strides is not None and tensor.requires_grad):
+            bases[name] = _Leave.apply(tensor, {} if strides is None else strides, name)
+    return bases, views, scalars
 
 
-def unpack(tensors: Tensors, views: dict[str, View], scalars: dict[str, Scalar]) -> Values:
-    """Rebuild the values given to ``pack``; gradients flow through views to their base."""
+def unpack(
+    tensors: Tensors, views: dict[str, View], scalars: dict[str, Scalar], strides: Strides | None = None
+) -> Values:
+    """Rebuild the values given to ``pack``; gradients flow through views to their base.
+
+    Args:
+        tensors: Tensors with a storage each, by name.
+        views: Views of those.
+        scalars: The other values.
+        strides: Filled in the backward pass with the strides of gradients that are not those of their values.
+
+    Raises:
+        ProtocolError: A view whose elements overlap or are not all in its base.
+    """
+    for name, view in views.items():
+        _check_view(name, view, tensors)
     values: dict[str, Any] = {**tensors, **scalars}
+    for name, tensor in tensors.items():
+        own = views.get(name)
+        if own or (strides is not None and tensor.requires_grad):
+            values[name] = _Arrive.apply(tensor, own.stride if own else row_major(tensor.shape), strides, name)
     for name, view in views.items():
         base = tensors[view.base]
-        same = tuple(base.shape) == view.shape and base.stride() == view.stride and not view.offset
-        values[name] = base if same else base.contiguous().as_strided(view.shape, view.stride, view.offset)
+        if view.base != name and view == _whole(view.base, base):
+            values[name] = values[view.base]
+        elif view.base != name:
+            values[name] = base.contiguous().as_strided(view.shape, view.stride, view.offset)
     return values
+
+
+def rows_of(views: Mapping[str, View], rows: int) -> dict[str, View]:
+    """``views`` of themselves, for the first ``rows`` of their samples; none where samples are interleaved."""
+    outermost = {name: view for name, view in views.items() if view.stride[:1] == (max(view.stride, default=1),)}
+    return {name: msgspec.structs.replace(view, shape=(rows, *view.shape[1:])) for name, view in outermost.items()}
 
 
 def boundary_bytes(values: Values) -> int:
     """Payload bytes of ``values``, each storage counted once."""
     return sum(tensor.nbytes for tensor in pack(values)[0].values())
+
+
+def row_major(shape: Sequence[int]) -> Stride:
+    """Strides of a new tensor of ``shape``."""
+    return tuple(math.prod(max(size, 1) for size in shape[place + 1 :]) for place in range(len(shape)))
+
+
+class _Leave(torch.autograd.Function):
+    """A value in the order of its indices; its gradient flows on with the strides that are known then."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, strides: Strides, name: str) -> torch.Tensor:
+        ctx.strides, ctx.name = strides, name
+        strides[name] = value.stride()
+        return _strided(value, row_major(value.shape))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        stride = ctx.strides[ctx.name]
+        if not _can_have(gradient.shape, stride):
+            raise ProtocolError(f"the gradient of {ctx.name} {list(gradient.shape)} cannot have strides {list(stride)}")
+        kept = gradient[tuple(slice(size) for size in _sizes(gradient.shape, stride))]
+        return _strided(kept, stride).expand(gradient.shape), None, None
+
+
+class _Arrive(torch.autograd.Function):
+    """A value with its strides; its gradient is put in the order of its indices, and its own strides are noted."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, stride: Stride, strides: Strides | None, name: str) -> torch.Tensor:
+        ctx.stride, ctx.strides, ctx.name = stride, strides, name
+        return _strided(value, stride)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        if ctx.strides is not None and gradient.stride() != ctx.stride and _can_have(gradient.shape, gradient.stride()):
+            ctx.strides[ctx.name] = gradient.stride()
+        return _strided(gradient, row_major(gradient.shape)), None, None, None
+
+
+def _strided(tensor: torch.Tensor, stride: Stride) -> torch.Tensor:
+    """``tensor`` with ``stride``, copied only if it has others."""
+    if tensor.stride() == stride:
+        return tensor.view_as(tensor)
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def _is_dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether the elements fill a piece of memory, each in a place of its own."""
+    expected = 1
+    for step, size in sorted((step, size) for size, step in zip(shape, stride, strict=True) if size != 1):
+        if step != expected:
+            return False
+        expected *= size
+    return expected > 0
+
+
+def _can_have(shape: Sequence[int], stride: Stride) -> bool:
+    """Whether a gradient of ``shape`` may flow on with ``stride``: equal elements at most along whole dimensions."""
+    sizes = _sizes(shape, stride)
+    return len(stride) == len(shape) and _is_apart(sizes, stride) and _reach(sizes, stride) < SPREAD * math.prod(sizes)
+
+
+def _sizes(shape: Sequence[int], stride: Sequence[int]) -> list[int]:
+    """``shape`` with size 1 where the stride is 0, for all elements are equal there."""
+    return [size if step else 1 for size, step in zip(shape, stride, strict=False)]
+
+
+def _is_apart(shape: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether each element has a place of its own in memory."""
+    reach = 0
+    for step, size in sorted((step, size) for size, step in zip(shape, stride, strict=True) if size != 1):
+        if step <= reach:
+            return False
+        reach += (size - 1) * step
+    return True
+
+
+def _is_part(view: View, base: torch.Tensor) -> bool:
+    """Whether the elements of ``view`` are apart and all in ``base``, which is contiguous."""
+    last = view.offset + _reach(view.shape, view.stride)
+    return _is_apart(view.shape, view.stride) and 0 <= view.offset <= last < base.numel()
+
+
+def _reach(shape: Sequence[int], stride: Sequence[int]) -> int:
+    """The place of the last element, counted from the first."""
+    return sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+
+
+def _whole(name: str, base: torch.Tensor) -> View:
+    """The view that is ``base`` itself, called ``name``."""
+    return View(name, tuple(base.shape), row_major(base.shape), 0)
+
+
+def _check_view(name: str, view: View, tensors: Tensors) -> None:
+    """Raise ProtocolError unless the elements of ``view`` are apart and in its base."""
+    base = tensors.get(view.base)
+    fits = base is not None and len(view.shape) == len(view.stride)
+    if base is not None and fits and view.base == name:
+        fits = tuple(base.shape) == view.shape and not view.offset and _is_dense(view.shape, view.stride)
+    elif base is not None and fits:
+        fits = view == _whole(view.base, base) or _is_part(view, base)
+    if not fits:
+        of = "nothing" if base is None else f"{list(base.shape)}"
+        raise ProtocolError(
+            f"{name}: a view of shape {list(view.shape)}, strides {list(view.stride)} and offset {view.offset} is not "
+            f"part of {view.base}, which is {of}"
+        )
 
 
 def _view(name: str, base: torch.Tensor, other: torch.Tensor) -> View | None:
@@ -57,8 +218,6 @@ def _view(name: str, base: torch.Tensor, other: torch.Tensor) -> View | None:
         return None  # a detached value must stay detached at the receiver
     offset = int(other.storage_offset() - base.storage_offset())
     if not offset and base.shape == other.shape and base.stride() == other.stride():
-        return View(name, tuple(base.shape), torch.empty(base.shape, device="meta").stride(), 0)
-    reach = sum((size - 1) * stride for size, stride in zip(other.shape, other.stride(), strict=True))
-    if base.is_contiguous() and offset >= 0 and offset + reach < base.numel() and other.numel():
-        return View(name, tuple(other.shape), other.stride(), offset)
-    return None
+        return _whole(name, base)
+    view = View(name, tuple(other.shape), other.stride(), offset)
+    return view if base.is_contiguous() and _is_part(view, base) else None

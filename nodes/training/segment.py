@@ -3,16 +3,16 @@
 Methods take and return messages. On the meta device the same code yields the shapes alone, for virtual time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import torch
 from torch import nn
 
 from nodes.errors import ProtocolError
-from nodes.model.boundary import Tensors, pack, unpack
+from nodes.model.boundary import Strides, Tensors, View, pack, unpack
 from nodes.model.chain import Chain, Moment, Part, Values
 from nodes.model.checkpoint import read_checkpoint, write_checkpoint
 from nodes.model.factory import build_model, outline
@@ -32,11 +32,19 @@ NUMBERS = ("assignment", "step", "microbatch")  # identify a task
 STAGE_LAYERS = 1 << 32  # random streams of stages are numbered from here; in inference from twice this
 
 
+class _Received(NamedTuple):
+    """What the backward pass returns to the previous node: gradients of ``leaves``, and their values' ``strides``."""
+
+    leaves: Tensors
+    strides: Strides
+
+
 class _Pending(msgspec.Struct):
     """State that the backward pass of one microbatch needs."""
 
-    received: Tensors  # leaves whose gradients return upstream
+    received: _Received
     codes: Tensors  # sent values that await gradients
+    strides: Strides  # of the values that were packed, and then of their gradients
     loss: torch.Tensor | None  # the stage's own loss term
     metrics: dict[str, float]  # of the stage
     save: int | None
@@ -65,7 +73,7 @@ class Segment:
         """Run a batch of ``pictures`` (N, C, H, W) through the first node: an Activation, Gradient or Result."""
         message = Activation(tensors={self._input: pictures}, labels=labels, **about)
         self._select_member(message)
-        return self._run(message, {self._input: pictures.to(self._device)}, {})
+        return self._run(message, {self._input: pictures.to(self._device)}, _Received({}, {}))
 
     def forward(self, message: Activation) -> TaskMessage:
         """Run ``message`` through this part: an Activation to send on, a Gradient or Result to return."""
@@ -74,15 +82,16 @@ class Segment:
             codes = self.inbound.decode(self._to_device(message.tensors))
         if unknown := set(message.grads) - set(codes):
             raise ProtocolError(f"gradients requested for values not received: {sorted(unknown)}")
-        received = {
+        leaves = {
             name: code.detach().requires_grad_(message.train and name in message.grads) for name, code in codes.items()
         }
+        received = _Received(leaves, {})
         self.inbound.train(message.train)
         self._seed(message, self.place.inbound, 1)
         with torch.set_grad_enabled(message.train):
-            restored = self.inbound.restore(received)
-            check_restored(restored, self._arriving, set(message.views))
-            return self._run(message, unpack(restored, message.views, message.scalars), received)
+            restored = self.inbound.restore(leaves)
+            check_restored(restored, self._arriving, message.views)
+            return self._run(message, unpack(restored, message.views, message.scalars, received.strides), received)
 
     def backward(self, message: Gradient) -> Gradient:
         """Backpropagate a gradient; the optimizer steps after the last microbatch of a step."""
@@ -91,6 +100,10 @@ class Segment:
             raise ProtocolError(
                 f"unexpected gradient of step {message.step}, microbatch {message.microbatch}: not in progress"
             )
+        if message.strides is not msgspec.UNSET:
+            if unknown := message.strides.keys() - pending.strides.keys():
+                raise ProtocolError(f"strides of gradients of values not sent: {sorted(unknown)}")
+            pending.strides.update(message.strides)
         roots, gradients = [], []
         for name, gradient in self._decode_gradients(self._to_device(message.tensors)).items():
             code = pending.codes.get(name)
@@ -106,7 +119,7 @@ class Segment:
         self.outbound.trained(message.metrics)
         self._step(pending.save)
         metrics = message.metrics | pending.metrics
-        return Gradient(**numbers(message), metrics=metrics, tensors=self._gradients(pending.received))
+        return Gradient(**numbers(message), metrics=metrics, **self._gradients(pending.received))
 
     def _decode_gradients(self, tensors: Tensors) -> Tensors:
         return self.outbound.decode_gradients(tensors)
@@ -119,7 +132,7 @@ class Segment:
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate(self.job.optimizer, epoch, self.job.epochs)
 
-    def _run(self, message: Activation, values: Values, received: Tensors) -> TaskMessage:
+    def _run(self, message: Activation, values: Values, received: _Received) -> TaskMessage:
         moment = Moment(self.job.seed, message.step, message.microbatch)
         with torch.set_grad_enabled(message.train):
             if self._part is not None:
@@ -131,8 +144,9 @@ class Segment:
                 return self._finish(message, values[self._output], received)
             return self._send(message, values, received)
 
-    def _send(self, message: Activation, values: Values, received: Tensors) -> Activation:
-        tensors, views, scalars = pack(values)
+    def _send(self, message: Activation, values: Values, received: _Received) -> Activation:
+        strides: Strides = {}
+        tensors, views, scalars = pack(values, strides)
         self.outbound.train(message.train)
         self._seed(message, self.place.outbound, 0)
         codes, loss = self.outbound.compress(tensors)
@@ -140,7 +154,9 @@ class Segment:
         if message.train:
             metrics = self.outbound.metrics | {"code_bytes": float(sum(tensor.nbytes for tensor in wire.values()))}
             named = {f"link{self.place.outbound}.{name}": value for name, value in metrics.items()}
-            self._pending[message.step, message.microbatch] = _Pending(received, codes, loss, named, message.save)
+            self._pending[message.step, message.microbatch] = _Pending(
+                received, codes, strides, loss, named, message.save
+            )
         return msgspec.structs.replace(
             message,
             grads=tuple(name for name, code in codes.items() if code.requires_grad),
@@ -149,7 +165,7 @@ class Segment:
             tensors=wire,
         )
 
-    def _finish(self, message: Activation, logits: torch.Tensor, received: Tensors) -> Gradient | Result:
+    def _finish(self, message: Activation, logits: torch.Tensor, received: _Received) -> Gradient | Result:
         if not message.train:
             return Result(**numbers(message), tensors=_wire({"logits": logits}))
         if message.labels is None:
@@ -163,14 +179,16 @@ class Segment:
             "loss": number(loss),
             "correct": number((logits.argmax(1) == labels).sum()),
         }
-        return Gradient(**numbers(message), metrics=metrics, tensors=self._gradients(received))
+        return Gradient(**numbers(message), metrics=metrics, **self._gradients(received))
 
     def _to_device(self, tensors: Tensors) -> Tensors:
         return {name: tensor.to(self._device) for name, tensor in tensors.items()}
 
-    def _gradients(self, received: Tensors) -> Tensors:
-        gradients = {name: leaf.grad for name, leaf in received.items() if leaf.grad is not None}
-        return _wire(self.inbound.encode_gradients(gradients))
+    def _gradients(self, received: _Received) -> dict[str, Any]:
+        """The fields of a ``Gradient`` with the gradients of ``received``, encoded."""
+        gradients = {name: leaf.grad for name, leaf in received.leaves.items() if leaf.grad is not None}
+        tensors = _wire(self.inbound.encode_gradients(gradients))
+        return {"tensors": tensors, "strides": received.strides or msgspec.UNSET}
 
     def _step(self, save: int | None) -> None:
         self._microbatches_done += 1
@@ -325,17 +343,19 @@ class Backward(Compute):
         return worker.backward(self.gradient)
 
 
-def check_restored(restored: Tensors, arriving: Values, views: set[str]) -> None:
-    """Raise ProtocolError unless ``restored`` matches ``arriving``, the boundary's values for one image.
+def check_restored(restored: Tensors, arriving: Values, views: Mapping[str, View]) -> None:
+    """Raise ProtocolError unless ``restored`` and ``views`` match ``arriving``, the boundary's values for one image.
 
     The first dimension, and any of size 1, may be the batch's.
     """
+    shapes = {name: list(view.shape) for name, view in views.items()}
+    shapes |= {name: list(tensor.shape) for name, tensor in restored.items()}
     for name, one in arriving.items():
-        if name in views or not isinstance(one, torch.Tensor):
+        if not isinstance(one, torch.Tensor):
             continue
-        if name not in restored:
+        if name not in shapes:
             raise ProtocolError(f"the stage restored {sorted(restored)}, missing {name}")
-        shape, expected = list(restored[name].shape), list(one.shape)
+        shape, expected = shapes[name], list(one.shape)
         fits = len(shape) == len(expected) and all(
             wanted in (size, 1) for size, wanted in zip(shape[1:], expected[1:], strict=True)
         )

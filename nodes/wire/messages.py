@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from nodes.errors import TRACEBACK_CHARACTERS
-from nodes.model.boundary import Scalar, Tensors, View
+from nodes.model.boundary import Scalar, Strides, Tensors, View
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
 from nodes.spec.policy import LinkSpec
@@ -132,12 +132,16 @@ class Activation(Message, frozen=True, kw_only=True, tag="activation"):
 
 
 class Gradient(Message, frozen=True, kw_only=True, tag="gradient"):
-    """Gradients by value name, sent to the previous node, with the last node's metrics (loss, correct, count)."""
+    """Gradients by value name, sent to the previous node, with the last node's metrics (loss, correct, count).
+
+    ``strides`` are those of gradients that differ from their values'.
+    """
 
     assignment: int
     step: int
     microbatch: int = 0
     metrics: dict[str, float] = {}
+    strides: Strides | msgspec.UnsetType = msgspec.UNSET
     tensors: Tensors
 
 

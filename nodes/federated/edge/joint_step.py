@@ -28,7 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nodes.errors import ModelError, ProtocolError, one_line
 from nodes.federated.schemes.base import Statistics
-from nodes.model.boundary import Tensors, unpack
+from nodes.model.boundary import Tensors, rows_of, unpack
 from nodes.model.chain import Moment, Values
 from nodes.model.checkpoint import write_state
 from nodes.model.state_transfer import load_training_state, training_state
@@ -178,8 +178,9 @@ class JointSegment(Segment):
         for batch, some in zip(arrived, codes, strict=True):
             self._seed(batch.message, self.place.inbound, 1)
             restored = self.inbound.restore(some)
-            check_restored(restored, self._arriving, set(batch.message.views))
-            values.append(unpack(restored, batch.message.views, batch.message.scalars))
+            views = batch.message.views if rows == len(batch.labels) else rows_of(batch.message.views, rows)
+            check_restored(restored, self._arriving, views)
+            values.append(unpack(restored, views, batch.message.scalars))
         joined = _joined(values, rows)
         assert self._part is not None
         if missing := set(self._part.inputs) - joined.keys():
@@ -316,7 +317,8 @@ def _common_size(arrived: Sequence[_Batch]) -> int:
 
 def _check_rows(arrived: Sequence[_Batch], size: int) -> None:
     """Raise ProtocolError unless what came has a row for each of ``size`` samples, of numbers with a mean."""
-    if any(batch.message.views or batch.message.scalars for batch in arrived):
+    views = {(name, view.base) for batch in arrived for name, view in batch.message.views.items()}
+    if any(name != base for name, base in views) or any(batch.message.scalars for batch in arrived):
         raise ProtocolError(
             "EPSL cannot average this cut: it contains tensor views or batch-size scalars; choose another cut"
         )

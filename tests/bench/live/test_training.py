@@ -99,8 +99,8 @@ def trained_whole(tmp_path_factory) -> Callable[..., tuple[Job, TrainingOutcome]
 @pytest.mark.parametrize("nodes", [2, 3, 5])
 @pytest.mark.parametrize(
     "what",
-    [("resnet18", 20, 4), ("user_models:narrow_vgg11_bn", 20, 4), (NETWORK, 5, 8)],
-    ids=["resnet18", "vgg11", "small"],
+    [("resnet18", 20, 4), ("user_models:narrow_vgg11_bn", 20, 4), (NETWORK, 5, 8), ("user_models:Permuting", 5, 8)],
+    ids=["resnet18", "vgg11", "small", "permuting"],
 )
 def test_a_chain_of_processes_trains_as_the_unsplit_model(what, nodes, trained_whole, tmp_path):
     model, batches, batch_size = what

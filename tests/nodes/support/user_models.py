@@ -271,3 +271,49 @@ class Still(nn.Module):
 def slim_cnn(classes: int = 10) -> nn.Module:
     """Batch norm on both sides of most cuts, and dropout near the end: 16 modules in a row, each a layer."""
     return small_cnn(classes, width=4)
+
+
+class ChannelsLast(nn.Module):
+    """A convolutional network in channels_last, whose gradient at ``flatten`` is not."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.last = nn.Conv2d(8, 6, 3, stride=2), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6 * 49, classes)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.first(x.contiguous(memory_format=torch.channels_last))))
+        return self.head(self.last(self.second(x)).flatten(1))
+
+
+class Permuting(nn.Module):
+    """As ConvNeXt: a norm and a linear layer over the last axis between permutations, and a residual."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 4, stride=4)
+        self.deep = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.norm, self.linear = nn.LayerNorm(12), nn.Linear(12, 12)
+        self.after = nn.BatchNorm2d(12)
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.linear(self.norm(self.deep(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return self.head(self.after(x + y).sum((2, 3)))
+
+
+class Branches(nn.Module):
+    """Batch norms right before a concatenation: their gradients are parts of a larger tensor."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.left, self.right = (nn.Sequential(nn.Conv2d(8, n, 3), nn.BatchNorm2d(n)) for n in (4, 6))
+        self.head = nn.Linear(10, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.head(torch.relu(torch.cat([self.left(x), self.right(x)], 1)).mean((2, 3)))

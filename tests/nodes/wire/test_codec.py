@@ -46,6 +46,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(allow_nan=False),
     bool: st.booleans(),
     NoneType: st.none(),
+    msgspec.UnsetType: st.just(msgspec.UNSET),
     torch.Tensor: tensors(),
     Job: st.just(JOB),
     Service: st.just(Service(model="resnet18", input_shape=(3, 32, 32), classes=10, pace=Pace(tasks=1))),

@@ -1,0 +1,191 @@
+"""Strides at a cut: values and gradients keep them, so networks of any memory format equal plain PyTorch to the bit."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import assert_equals_unsplit, first_message, make_job
+from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
+
+from nodes.errors import ProtocolError
+from nodes.model.boundary import View, boundary_bytes, pack, row_major, unpack
+from nodes.model.chain import Chain, Moment
+from nodes.model.factory import build_model, outline
+from nodes.wire.messages import Gradient
+
+SHAPE = (3, 16, 16)
+CUTS = [
+    pytest.param(model, cut, id=f"{model} {cut}")
+    for model in ("ChannelsLast", "Permuting", "Branches")
+    for cut in range(1, len(outline(f"user_models:{model}", 10, SHAPE)))
+]
+LAST = torch.arange(120.0).reshape(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("model", "cut"), CUTS)
+def test_a_network_of_any_memory_format_trains_in_parts_as_in_plain_pytorch(model, cut, tmp_path):
+    job = make_job(f"user_models:{model}", (cut,), input_shape=SHAPE, epochs=1, steps=4)
+    assert_equals_unsplit(job, tmp_path)
+
+
+def test_convnext_in_parts_equals_the_whole_with_its_gradients():
+    whole = build_model("convnext_tiny", 10, (3, 32, 32), seed=1).train()
+    for module in whole.modules():  # plain PyTorch would draw at other times
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0
+    chain = Chain(copy.deepcopy(whole), (3, 32, 32))
+    x, labels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3)), torch.tensor([1, 2])
+    F.cross_entropy(whole(x), labels).backward()
+    ends = [0, *(len(chain) * part // 5 for part in range(1, 5)), len(chain)]
+    parts = [chain.part(start, stop).train() for start, stop in itertools.pairwise(ends)]
+    values, sides = {chain.input: x}, []
+    for part in parts:
+        strides, noted = {}, {}
+        sent, views, scalars = pack(values, strides)
+        leaves = {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in sent.items()}
+        assert all(leaf.is_contiguous() for leaf in leaves.values())
+        sides.append((sent, leaves, strides, noted))
+        values = part(unpack(leaves, views, scalars, noted), Moment(1, 0))
+    F.cross_entropy(values[chain.output], labels).backward()
+    for sent, leaves, strides, noted in reversed(sides[1:]):
+        strides.update(noted)
+        torch.autograd.backward([sent[name] for name in leaves], [leaf.grad for leaf in leaves.values()])
+    expected = {name: parameter.grad for name, parameter in whole.named_parameters()}
+    found = {name.removeprefix("body."): one.grad for part in parts for name, one in part.named_parameters()}
+    assert found.keys() == expected.keys()
+    assert [name for name, grad in expected.items() if not torch.equal(found[name], grad)] == []
+
+
+def test_a_channels_last_value_travels_in_the_order_of_its_indices_and_gets_its_strides_back():
+    value = LAST.clone().requires_grad_()
+    tensors, views, scalars = pack({"x": value, "same": value, "n": 4})
+    assert tensors["x"].is_contiguous()
+    assert torch.equal(tensors["x"], value)
+    assert views["x"] == View("x", (2, 3, 4, 5), (60, 1, 15, 3), 0)
+    assert boundary_bytes({"x": value}) == 4 * 120
+    leaf = tensors["x"].detach().requires_grad_()
+    rebuilt = unpack({"x": leaf}, views, scalars)
+    assert rebuilt["x"].stride() == value.stride()
+    assert rebuilt["same"] is rebuilt["x"]
+    assert torch.equal(rebuilt["x"], value)
+    (rebuilt["x"] * 2).sum().backward()
+    tensors["x"].backward(leaf.grad)
+    assert value.grad.stride() == value.stride()
+    assert value.grad.unique().tolist() == [2.0]
+
+
+def test_a_contiguous_value_is_sent_as_it_is():
+    value = torch.ones(2, 3)
+    tensors, views, _ = pack({"x": value})
+    assert tensors["x"] is value
+    assert views == {}
+
+
+GRADIENTS = {  # of a value (2, 3, 4, 5), with the strides in which it has to flow on
+    "channels last": (torch.ones(2, 4, 5, 3).permute(0, 3, 1, 2), (60, 1, 15, 3)),
+    "expanded": (torch.ones(2, 3, 1, 1).expand(2, 3, 4, 5), (3, 1, 0, 0)),
+    "a part": (torch.ones(2, 7, 4, 5)[:, 2:5], (140, 20, 5, 1)),
+    "too small a part": (torch.ones(2, 700, 4, 5)[:, 2:5], None),
+    "as the value": (torch.ones(2, 3, 4, 5), None),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_a_gradient_flows_on_with_the_strides_that_it_has_at_the_receiver(name):
+    gradient, stride = GRADIENTS[name]
+    seen, strides, noted = [], {}, {}
+    value = torch.zeros(2, 3, 4, 5, requires_grad=True) * 1
+    value.register_hook(lambda came: seen.append(came.stride()))
+    tensors, views, scalars = pack({"x": value}, strides)
+    leaf = tensors["x"].detach().requires_grad_()
+    unpack({"x": leaf}, views, scalars, noted)["x"].backward(gradient)
+    assert noted == ({} if stride is None else {"x": stride})
+    assert leaf.grad.is_contiguous()
+    strides.update(noted)
+    tensors["x"].backward(leaf.grad)
+    assert seen == [stride or row_major(gradient.shape)]
+
+
+@pytest.mark.parametrize(
+    ("strides", "words"),
+    [
+        ({"nothing": (1,)}, "values not sent"),
+        ({"x": (1, 1, 1, 1)}, "cannot have strides"),
+        ({"x": (1 << 40, 1, 15, 3)}, "cannot have strides"),
+        ({"x": (-60, 1, 15, 3)}, "cannot have strides"),
+        ({"x": (60, 20, 5)}, "cannot have strides"),
+    ],
+)
+def test_strides_of_a_gradient_that_cannot_be_are_refused(strides, words):
+    ue, sent = first_message(make_job("user_models:Still", (1,), input_shape=SHAPE))
+    ((name, tensor),) = sent.tensors.items()
+    strides = {name if key == "x" else key: stride for key, stride in strides.items()}
+    gradient = Gradient(assignment=0, step=0, tensors={name: torch.ones_like(tensor)}, strides=strides)
+    with pytest.raises(ProtocolError, match=words):
+        ue.backward(gradient)
+
+
+BASE = torch.arange(24.0).reshape(2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        View("b", (2, 3, 4), (0, 4, 1), 0),  # the same elements twice
+        View("b", (23,), (0,), 0),
+        View("b", (4, 4), (2, 1), 0),  # overlapping
+        View("b", (25,), (1,), 0),
+        View("b", (2, 12), (13, 1), 0),  # beyond the base
+        View("b", (4,), (1,), 21),
+        View("b", (4,), (1,), -1),
+        View("b", (4,), (-1,), 8),
+        View("b", (-4,), (1,), 0),
+        View("b", (1 << 60, 1 << 60), (1, 1), 0),
+        View("b", (2, 2), (1,), 0),
+        View("nothing", (4,), (1,), 0),
+        View("v", (2, 3, 4), (12, 4, 1), 0),
+    ],
+    ids=str,
+)
+def test_a_view_that_is_not_part_of_its_base_is_refused(view):
+    with pytest.raises(ProtocolError, match=r"v: a view of shape .* is not part of"):
+        unpack({"b": BASE}, {"v": view}, {})
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        View("b", (2, 3, 4), (1 << 40, 4, 1), 0),
+        View("b", (2, 3, 4), (12, 4, 0), 0),
+        View("b", (2, 3, 4), (13, 4, 1), 0),
+        View("b", (2, 3, 4), (12, 4, 1), 1),
+        View("b", (4, 3, 4), (12, 4, 1), 0),
+        View("b", (24,), (1,), 0),
+    ],
+    ids=str,
+)
+def test_a_value_whose_own_strides_are_not_dense_is_refused(view):
+    with pytest.raises(ProtocolError, match=r"b: a view of shape .* is not part of b"):
+        unpack({"b": BASE}, {"b": view}, {})
+
+
+@given(st.permutations(range(3)), st.lists(st.integers(0, 3), min_size=3, max_size=3), st.data())
+def test_whatever_shares_a_storage_is_rebuilt_with_its_values(order, sizes, data):
+    whole = torch.arange(float(torch.Size(sizes).numel())).reshape(sizes)
+    values = {"whole": whole.permute(*order)}
+    for number in range(data.draw(st.integers(0, 3))):
+        axis, start = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))
+        values[f"part{number}"] = (
+            values["whole"].narrow(axis, min(start, sizes[order[axis]]), 0 if start else 1)
+            if (sizes[order[axis]])
+            else values["whole"].transpose(0, axis)
+        )
+    values["wide"] = whole[:1].expand(4, *sizes[1:]) if sizes[0] else whole
+    tensors, views, scalars = pack(values)
+    rebuilt = unpack({name: tensor.contiguous() for name, tensor in tensors.items()}, views, scalars)
+    assert rebuilt.keys() == values.keys()
+    assert all(torch.equal(rebuilt[name], value) for name, value in values.items())
