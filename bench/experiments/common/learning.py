@@ -19,7 +19,7 @@ from nodes.model.chain import Chain, Values
 from nodes.model.factory import outline
 from nodes.model.pretrained import is_published, published_weights
 from nodes.model.weights import fit_weights
-from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec
+from nodes.spec.job import DataSpec, Granularity, Job, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
 
 logger = logging.getLogger(__name__)
@@ -89,9 +89,9 @@ def _directory(context: Context) -> str | None:
 
 
 @functools.lru_cache(maxsize=16)
-def layers_of(model: str, classes: int, side: int) -> Chain:
+def layers_of(model: str, classes: int, side: int, granularity: Granularity = "op") -> Chain:
     """The layers of ``model`` without data, cached for all cases of this process. Raises ModelError."""
-    return outline(model, classes, (3, side, side))
+    return outline(model, classes, (3, side, side), granularity)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from bench.experiments.common.cuts import cut_problems
 from bench.experiments.common.inference import restored
 from bench.experiments.common.learning import Learning, check_stage, node_names, weights_of, weights_problems
 from bench.experiments.common.resumable import resumable, resumable_until
@@ -45,9 +46,12 @@ class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         yield from weights_problems(self, self.weights, setting.dataset)
         if self.epsilon is not None and self.optimizer.schedule != "constant":
             yield Problem(("epsilon",), "training until convergence needs optimizer.schedule constant")
-        crossing = yield from attempt(("cut",), lambda: self.layout().shapes(boundary_after(self.layout(), self.cut)))
-        for key, spec in stages.items() if crossing else ():
-            yield from attempt((key,), check_stage, spec, crossing)
+        done = yield from attempt(("cut",), lambda: boundary_after(self.layout(), self.cut))
+        if done is None:
+            return
+        for key, spec in stages.items():
+            wrong = list(attempt((key,), check_stage, spec, self.layout().shapes(done)))
+            yield from wrong or cut_problems(("cut",), self.layout(), done, spec)
 
 
 class Trained(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec.structs import replace
 
+from bench.experiments.common.cuts import cut_problems
 from bench.experiments.common.learning import Learning, layers_of, node_names
 from bench.experiments.common.resumable import resumable
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
@@ -65,13 +66,15 @@ class VggTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     augment: bool = True
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        yield from attempt(("cut",), self._check_cut)
+        stage = pruned([BudgetPhase(1, 1.0)], resolution=self.resolution)
+        wrong = list(attempt(("cut",), self._check_cut, stage))
+        yield from wrong or cut_problems(("cut",), self.layout(), layers_before(self.cut), stage)
 
-    def _check_cut(self) -> None:
+    def _check_cut(self, stage: StageSpec) -> None:
         layout, done = self.layout(), layers_before(self.cut)
         if done > len(layout):
             raise ValueError(f"cut {self.cut} follows {done} layers; the model has {len(layout)}")
-        build_stage(pruned([BudgetPhase(1, 1.0)], resolution=self.resolution), layout.shapes(done))
+        build_stage(stage, layout.shapes(done))
 
 
 class TrainingCourse(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from msgspec.structs import replace
 
+from bench.experiments.common.cuts import cut_problems
 from bench.experiments.common.learning import ANY_CLASSES, layers_of
 from bench.experiments.edge_sl.field import EdgeField, TrainedFieldParameters, edges_along_trajectory
 from bench.experiments.edge_sl.placement import held_bytes
@@ -57,6 +58,7 @@ class RoamingParameters(TrainedFieldParameters, frozen=True, kw_only=True, forbi
         yield from problems
         if layout is None or problems:
             return
+        yield from cut_problems(("device_layers",), layout, self.device_layers)
         held = held_bytes(layout, self.optimizer_states)
         copy_bytes, edges = sum(held[self.device_layers :]), len(edges_along_trajectory())
         weights = sum(FLOAT_BYTES * tensor.numel() for tensor in layout.model.parameters())

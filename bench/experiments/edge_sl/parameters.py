@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from bench.experiments.common.cuts import cut_problems
 from bench.experiments.common.learning import ANY_CLASSES, Learning, check_stage, weights_problems
 from bench.experiments.common.two_node_training import boundary_after
 from bench.suite.experiment import Problem, Setting, attempt
@@ -104,6 +105,8 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if wrong := list(attempt(("stage",), check_stage, self.stage_spec, crossing)):
             yield from wrong
         else:
+            if crossing is not None:
+                yield from cut_problems(("cut",), layout, split_point, self.stage_spec)
             joint = scheme.server_parts == "joint" and self.clients > 1
             if joint and (why := _unjoinable(msgspec.json.encode((minimal(self, layout), self.method.spec)))):
                 yield Problem(("cut",) if self.stage == "identity" else ("stage",), why)

@@ -10,6 +10,7 @@ import msgspec
 import torch
 from msgspec.structs import replace
 
+from bench.experiments.common.cuts import service_problems
 from bench.experiments.common.learning import ANY_CLASSES, layers_of
 from bench.experiments.edge_sl import field as edge_field
 from bench.experiments.edge_sl.field import STRATEGIES, FieldParameters, TrainedFieldParameters, make_field
@@ -49,7 +50,9 @@ class MigrationParameters(TrainedFieldParameters, frozen=True, kw_only=True, for
         if self.clients != 1:
             yield Problem(("clients",), f"got {self.clients}; give 1, since layers follow one client")
         layout = yield from attempt(("model",), layers_of, str(self.model), ANY_CLASSES, self.side)
-        yield from self.field_problems(len(layout)) if layout else ()
+        if layout is not None:
+            yield from self.field_problems(len(layout))
+            yield from service_problems(("model",), layout)
 
 
 class TreeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,6 +14,7 @@ import torch
 from msgspec.structs import replace
 from torch.nn import functional as F
 
+from bench.experiments.common.cuts import cut_problems
 from bench.experiments.common.inference import answers, in_order
 from bench.experiments.common.learning import ANY_CLASSES, layers_of
 from bench.experiments.common.threads import one_thread
@@ -202,4 +203,5 @@ def _cut_problems(model: ModelName, side: int, cuts: tuple[str, ...]) -> Iterato
     layout = yield from attempt(("model",), layers_of, str(model), ANY_CLASSES, side)
     for number, cut in enumerate(cuts):
         if layout is not None:
-            yield from attempt(("cuts", number), boundary_after, layout, cut)
+            done = yield from attempt(("cuts", number), boundary_after, layout, cut)
+            yield from () if done is None else cut_problems(("cuts", number), layout, done)

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
+from bench.experiments.common.cuts import cut_problems
 from bench.experiments.common.learning import Learning, check_stage, node_names, weights_of, weights_problems
 from bench.experiments.common.resumable import resumable
 from bench.live.time_dilation import quickened, slowed
@@ -66,10 +67,12 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         if stages is None or layout is None:
             return
         places = (yield from attempt(("splits",), _places, layout, self.splits_of(layout))) or []
-        acts_on = {place.outbound: layout.shapes(place.stop) for place in places if place.outbound is not None}
+        acts_on = {place.outbound: place.stop for place in places if place.outbound is not None}
         for link, spec in enumerate(stages if places else ()):
             key = ("stage", link) if isinstance(self.stage, list) else ("stage",)
-            yield from attempt(key, check_stage, spec, acts_on.get(link))
+            done = acts_on.get(link)
+            wrong = list(attempt(key, check_stage, spec, None if done is None else layout.shapes(done)))
+            yield from wrong or ([] if done is None else cut_problems(("splits",), layout, done, spec))
 
     def _mode_problems(self, mode: Mode) -> Iterator[Problem]:
         """Parameters that ``mode`` needs and that are missing, or that it does not use."""

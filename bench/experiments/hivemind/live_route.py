@@ -12,8 +12,10 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from bench.experiments.common.cuts import service_problems
+from bench.experiments.common.learning import ANY_CLASSES, layers_of
 from bench.live.inference import LiveService, ServiceSetup, run_service
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName, NonNegative, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -43,6 +45,11 @@ class ServiceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     model: ModelName = ModelName("resnet18")
     input_side: Count = 32
     granularity: Granularity = "module"
+
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        given = str(self.model), ANY_CLASSES, self.input_side, self.granularity
+        layout = yield from attempt(("model",), layers_of, *given)
+        yield from service_problems(("model",), layout) if layout is not None else ()
 
 
 class LiveRouteParameters(ServiceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
