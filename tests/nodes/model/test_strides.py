@@ -1,20 +1,17 @@
 """Strides at a cut: values and gradients keep them, so networks of any memory format equal plain PyTorch to the bit."""
 
-import copy
-import itertools
-
 import pytest
 import torch
+from federations import JOB, PlainEpsl, PlainLoop, assert_close, make_federation, same, trained
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from oracle import assert_equals_unsplit, first_message, make_job
-from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
 
+from nodes.data.loading import load_data
 from nodes.errors import ProtocolError
 from nodes.model.boundary import View, boundary_bytes, pack, row_major, unpack
-from nodes.model.chain import Chain, Moment
-from nodes.model.factory import build_model, outline
+from nodes.model.factory import outline
 from nodes.wire.messages import Gradient
 
 SHAPE = (3, 16, 16)
@@ -30,34 +27,6 @@ LAST = torch.arange(120.0).reshape(2, 3, 4, 5).contiguous(memory_format=torch.ch
 def test_a_network_of_any_memory_format_trains_in_parts_as_in_plain_pytorch(model, cut, tmp_path):
     job = make_job(f"user_models:{model}", (cut,), input_shape=SHAPE, epochs=1, steps=4)
     assert_equals_unsplit(job, tmp_path)
-
-
-def test_convnext_in_parts_equals_the_whole_with_its_gradients():
-    whole = build_model("convnext_tiny", 10, (3, 32, 32), seed=1).train()
-    for module in whole.modules():  # plain PyTorch would draw at other times
-        if isinstance(module, StochasticDepth):
-            module.p = 0.0
-    chain = Chain(copy.deepcopy(whole), (3, 32, 32))
-    x, labels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3)), torch.tensor([1, 2])
-    F.cross_entropy(whole(x), labels).backward()
-    ends = [0, *(len(chain) * part // 5 for part in range(1, 5)), len(chain)]
-    parts = [chain.part(start, stop).train() for start, stop in itertools.pairwise(ends)]
-    values, sides = {chain.input: x}, []
-    for part in parts:
-        strides, noted = {}, {}
-        sent, views, scalars = pack(values, strides)
-        leaves = {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in sent.items()}
-        assert all(leaf.is_contiguous() for leaf in leaves.values())
-        sides.append((sent, leaves, strides, noted))
-        values = part(unpack(leaves, views, scalars, noted), Moment(1, 0))
-    F.cross_entropy(values[chain.output], labels).backward()
-    for sent, leaves, strides, noted in reversed(sides[1:]):
-        strides.update(noted)
-        torch.autograd.backward([sent[name] for name in leaves], [leaf.grad for leaf in leaves.values()])
-    expected = {name: parameter.grad for name, parameter in whole.named_parameters()}
-    found = {name.removeprefix("body."): one.grad for part in parts for name, one in part.named_parameters()}
-    assert found.keys() == expected.keys()
-    assert [name for name, grad in expected.items() if not torch.equal(found[name], grad)] == []
 
 
 def test_a_channels_last_value_travels_in_the_order_of_its_indices_and_gets_its_strides_back():
@@ -189,3 +158,19 @@ def test_whatever_shares_a_storage_is_rebuilt_with_its_values(order, sizes, data
     rebuilt = unpack({name: tensor.contiguous() for name, tensor in tensors.items()}, views, scalars)
     assert rebuilt.keys() == values.keys()
     assert all(torch.equal(rebuilt[name], value) for name, value in values.items())
+
+
+@pytest.mark.parametrize("cut", [2, 5])
+def test_a_channels_last_network_of_many_clients_trains_as_in_a_plain_loop(cut):
+    job = replace(JOB, model="user_models:last_cnn", splits=(cut,))
+    joint, averaged = make_federation("psl", job), make_federation("epsl", job, phi=0.5)
+    data = load_data(job)
+    loop, definition = PlainLoop(joint, data), PlainEpsl(averaged, data)
+    for _ in range(4):
+        loop.together()
+        definition.together()
+    states, expected = trained(joint).states, loop.states()
+    assert all(same(states[name], expected[name]) for name in joint.client_names)
+    states, expected = trained(averaged).states, definition.states()
+    for name, state in expected.items():
+        assert_close(states[name], state)

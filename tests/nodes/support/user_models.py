@@ -317,3 +317,8 @@ class Branches(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
         return self.head(torch.relu(torch.cat([self.left(x), self.right(x)], 1)).mean((2, 3)))
+
+
+def last_cnn(classes: int = 10) -> nn.Module:
+    """``slim_cnn`` in channels_last."""
+    return slim_cnn(classes).to(memory_format=torch.channels_last)
