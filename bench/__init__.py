@@ -15,7 +15,7 @@ def run(*suites: str, **options: Any) -> "pd.DataFrame":
     Args:
         suites: Paths of suites, or names of packaged ones.
         options: The options of ``bench run`` by name: scale, out, seed, only (one glob or several), device, shaping,
-            data, jobs, resume, allow_uncalibrated.
+            data, jobs, resume, rerun_changed, allow_uncalibrated.
 
     Returns:
         All records of the run, one a row; ``attrs["out"]`` is the folder of the run.

@@ -14,14 +14,19 @@ class ModelError(ValueError):
     """A model that does not exist, cannot be traced as a chain, or cannot be cut where it was asked."""
 
 
-def one_line(error: Exception) -> str:
+def utf8(text: str) -> str:
+    """``text`` as UTF-8 can encode it: a name of a file may be no text."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def one_line(error: BaseException) -> str:
     """The type and message of ``error`` on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def traceback_of(error: BaseException, most_characters: int | None = None) -> str:
     """The traceback of ``error``, as text that UTF-8 can encode; the middle of a longer one is left out."""
-    text = "".join(traceback.format_exception(error)).encode(errors="backslashreplace").decode()
+    text = utf8("".join(traceback.format_exception(error)))
     if most_characters is None or len(text) <= most_characters:
         return text
     half = (most_characters - len(GAP)) // 2

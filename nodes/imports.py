@@ -22,7 +22,7 @@ def load_callable(name: str) -> Callable[..., Any]:
         raise ValueError(f"{name!r} is not of the form module:callable")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may fail in any way
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way
         raise ValueError(f"{module_name} cannot be imported: {one_line(error)}") from error
     try:
         found: Callable[..., Any] = operator.attrgetter(attribute)(module)

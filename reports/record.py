@@ -46,7 +46,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of ``path``. Raises ValueError, with file and line, for a line that is none."""
+    """Yield the records of ``path``, without a torn last one. Raises ValueError, with file and line, for other lines."""
     decoder = msgspec.json.Decoder(Record)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -54,4 +54,5 @@ def read_records(path: Path) -> Iterator[Record]:
                 try:
                     yield decoder.decode(line)
                 except msgspec.DecodeError as error:
-                    raise ValueError(f"{path}:{number}: {error}") from None
+                    if line.endswith(b"\n"):  # else it is being written, or was torn by a kill
+                        raise ValueError(f"{path}:{number}: {error}") from None

@@ -113,6 +113,8 @@ def _run(run: argparse.ArgumentParser) -> None:
     jobs = "cases of parallel experiments that run at once (default: one a core; 1 at scale paper or on a GPU)"
     run.add_argument("--jobs", type=_whole(1, 1024), metavar="N", help=jobs)
     run.add_argument("--resume", action="store_true", help="continue the run in --out")
+    rerun = "with --resume: drop recorded cases whose suite, code or files have changed, and run them again"
+    run.add_argument("--rerun-changed", action="store_true", help=rerun)
     uncalibrated = "warn of links off by more than 5 %% in rate, 1 ms in delay or half in jitter, instead of failing"
     run.add_argument("--allow-uncalibrated", action="store_true", help=uncalibrated)
     run.add_argument("-v", "--verbose", action="store_true", help="log every step to standard error")

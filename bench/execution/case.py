@@ -15,7 +15,7 @@ from bench.execution.environment import shaping_of
 from bench.execution.plan import RunPlan
 from bench.suite.experiment import Context, Measurement
 from bench.suite.schema import Case
-from nodes.errors import traceback_of
+from nodes.errors import traceback_of, utf8
 from reports.record import Record
 
 T = TypeVar("T")
@@ -37,7 +37,9 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
     records, not_finite = [], []
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        with _threads(plan, case):
+        if changed := [source.name for source in case.sources if source.changed]:
+            raise ValueError(f"{', '.join(changed)} was changed after the run began")
+        with case.experiment.modules.in_use(), _threads(plan, case):
             for measurement in case.experiment.function(case.parameters, context):
                 if isinstance(measurement, Measurement) and not math.isfinite(measurement.value):
                     not_finite.append(measurement)
@@ -59,7 +61,7 @@ def failed_by(case: Case, error: BaseException) -> CaseResult:
 
 def failed(case: Case, reason: str, traceback: str = "") -> CaseResult:
     """The result of a case without records; its reason stands for a traceback that is not known."""
-    line = " ".join(f"{case.title}: {reason}".split())[:500].encode(errors="backslashreplace").decode()
+    line = utf8(" ".join(f"{case.title}: {reason}".split())[:500])
     return CaseResult(failure=line, traceback=traceback or reason)
 
 

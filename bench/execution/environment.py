@@ -3,10 +3,11 @@
 import gzip
 import os
 import platform
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -15,6 +16,14 @@ from reports.record import Mode, ShapingBackend
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 ShapingChoice = Literal["auto", "none", "emulated", "kernel"]
+# What a run and its resumption must have in common, by key of environment.json, and what is told where it differs. All
+# else is noted there without a word: memory, system and kernel, host, process, folders, times.
+SAME = (
+    *("scale", "seed", "dataset", "shaping", "device"),
+    *("versions.torch", "versions.torchvision", "versions.numpy"),
+)
+NOTED = ("started", "ended", "host", "process", "machine", "versions", "arguments")  # of every earlier part of a run
+TOLD = ("machine.cpu", "machine.cores", "versions.python", "versions.splitmec", "versions.aiohttp", "versions.uvloop")
 PACKAGES = ("splitmec", "torch", "torchvision", "aiohttp", "uvloop", "msgspec", "numpy", "pandas")
 
 
@@ -87,8 +96,20 @@ def _kernel_config() -> list[str]:
     with suppress(OSError):
         return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode().splitlines()
     with suppress(OSError):
-        return Path(f"/boot/config-{platform.release()}").read_text().splitlines()
+        return Path(f"/boot/config-{platform.release()}").read_text(encoding="utf-8", errors="replace").splitlines()
     return []
+
+
+def differences(keys: Iterable[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """(before, now) of every dotted key in which two environments differ."""
+
+    def at(environment: Mapping[str, Any], key: str) -> Any:
+        outer, _, inner = key.partition(".")
+        value = environment.get(outer)
+        return value.get(inner) if inner and isinstance(value, dict) else value
+
+    found = {key: (at(before, key), at(now, key)) for key in keys}
+    return {key: values for key, values in found.items() if values[0] != values[1]}
 
 
 def cores() -> int:
@@ -106,7 +127,7 @@ def machine() -> dict[str, str | int | None]:
 
 def _cpu() -> str:
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 

@@ -2,7 +2,11 @@
 
 import itertools
 import logging
-from contextlib import suppress
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,44 +15,82 @@ import msgspec
 
 from bench.execution import environment as conditions
 from bench.execution.journal import Journal
+from bench.execution.lock import NAME, in_use, locked
 from bench.execution.plan import RunOutcome, RunPlan, status
 from bench.suite.document import InputError
-from bench.suite.schema import Case, Experiment, Suite, digest
+from bench.suite.identity import RESULTS_VERSION, digest
+from bench.suite.schema import Case, Experiment, Suite
+from nodes.errors import utf8
 from nodes.files import replacing
 from reports.claims.verdict import judge
 from reports.pages.report import write_report
 from reports.record import read_records
 
-# What a run and its resumption must have in common.
-SAME = ("scale", "seed", "dataset", "shaping", "device", "machine", "versions")
 RunEnvironment = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
 
-class Output:
-    """The folder of one run. Raises InputError if it holds something else, or a run that cannot be resumed."""
+@contextmanager
+def open_output(plan: RunPlan) -> Iterator["Output"]:
+    """The folder of a run, which no other run uses meanwhile.
 
-    def __init__(self, plan: RunPlan) -> None:
-        self._plan = plan
-        self.folder = plan.options.out or _default_folder(plan.name)
+    Raises InputError if another does, or if it holds something else, or a run that cannot be resumed.
+    """
+    folder = plan.options.out
+    with ExitStack() as stack:
         try:
-            found = self.folder.is_dir() and any(self.folder.iterdir())
+            if folder is None:
+                folder = _new_folder(plan.name)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                _check_free(folder, plan.options.resume)  # first, as a lock is left in no folder of another use
+            stack.enter_context(locked(folder))
+            _check_free(folder, plan.options.resume)
+            output = Output(plan, folder)
         except OSError as error:
-            raise InputError([f"--out: {self.folder}: {error.strerror}"]) from None
-        if found and not plan.options.resume:
-            raise InputError([f"--out: {self.folder} is not empty; give --resume to continue the run there"])
-        earlier = _read_environment(self.folder / "environment.json") if found else {}
+            raise InputError([f"--out: {folder}: {error.strerror}"]) from None
+        yield output
+
+
+def _new_folder(name: str) -> Path:
+    base = Path("runs", _run_name(name))
+    base.parent.mkdir(parents=True, exist_ok=True)
+    paths = itertools.chain([base], (base.with_name(f"{base.name}-{number}") for number in itertools.count(2)))
+    while True:
+        with suppress(FileExistsError):  # of a run that started in the same second
+            (path := next(paths)).mkdir()
+            return path
+
+
+def _check_free(folder: Path, resume: bool) -> None:
+    if not resume and _holds_something(folder):
+        problem = in_use(folder) or f"{folder} is not empty; give --resume to continue the run there"
+        raise InputError([f"--out: {problem}"])
+    if resume:
+        _read_environment(folder)
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether there is more in ``folder`` than a run that was killed at its very beginning leaves."""
+    begun = ("records.jsonl", ".cases.jsonl", "run.log")
+    found = [path for path in folder.iterdir() if path.name not in (NAME, ".environment.json.partial")]
+    return any(path.name not in begun or path.is_dir() or path.stat().st_size for path in found)
+
+
+class Output:
+    """The folder of one run."""
+
+    def __init__(self, plan: RunPlan, folder: Path) -> None:
+        self._plan, self.folder = plan, folder
+        earlier = _read_environment(folder)
         self.environment = _environment(plan) | {"run": _run_name(plan.name)}
         if earlier:
             self._check_same(earlier)
             self.environment |= {key: earlier[key] for key in ("run", "started")}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.journal = Journal(self.folder)
-        except OSError as error:
-            raise InputError([f"--out: {self.folder}: {error.strerror}"]) from None
-        self._check_recorded()
+        self.journal = Journal(folder)
+        self._check_recorded(earlier)
+        self._remove_old_scratch()
         self.earlier_failures = {
             f"{suite['name']}/{experiment['name']}": experiment["reason"]
             for suite in earlier.get("suites", [])
@@ -61,24 +103,49 @@ class Output:
         return str(self.environment["run"])
 
     def _check_same(self, earlier: RunEnvironment) -> None:
-        lines = [
-            f"--resume: {self.folder}: {key} was {earlier.get(key)}, is now {self.environment[key]}"
-            for key in SAME
-            if earlier.get(key) != self.environment[key]
-        ]
+        different = conditions.differences(conditions.SAME, earlier, self.environment)
+        lines = [f"{key.removeprefix('versions.')} was {then}, is now {now}" for key, (then, now) in different.items()]
         if lines:
-            raise InputError(lines)
+            raise InputError([f"--resume: {self.folder}: {line}; give another --out" for line in lines])
+        for key, (then, now) in conditions.differences(conditions.TOLD, earlier, self.environment).items():
+            logger.warning("--resume: %s: %s was %s, is now %s", self.folder, key, then, now)
+        noted = {key: value for key, value in earlier.items() if key in conditions.NOTED}
+        self.environment["earlier"] = [*earlier.get("earlier", []), noted]
 
-    def _check_recorded(self) -> None:
+    def _check_recorded(self, earlier: RunEnvironment) -> None:
+        """Refuse recorded cases that are no longer those asked for, or drop them where that is asked for."""
         asked = {case.key: case for cases in self._plan.cases.values() for case in cases}
-        changed = {
-            f"{done.suite}/{done.experiment}"
-            for key, done in self.journal.done.items()
-            if key not in asked or asked[key].sha256 != done.sha256
-        }
-        if changed:
-            names = ", ".join(sorted(changed))
-            raise InputError([f"--resume: {self.folder}: the suites now define other cases in {names}"])
+        same = {key for key, done in self.journal.done.items() if key in asked and asked[key].sha256 == done.sha256}
+        changed = {key: done for key, done in self.journal.done.items() if key not in same}
+        if changed and self._plan.options.rerun_changed:
+            self.journal.drop(changed)
+            logger.warning("--rerun-changed: dropped %d recorded cases", len(changed))
+        elif changed:
+            names = sorted({f"{done.suite}/{done.experiment}" for done in changed.values()})
+            what = f"{len(changed)} recorded case{'s' * (len(changed) != 1)} of {', '.join(names)}"
+            decided_by = {source.name for key in changed.keys() & asked.keys() for source in asked[key].sources}
+            ways = "give another --out, or --rerun-changed to drop these cases and run them again"
+            raise InputError([f"--resume: {self.folder}: {self._change(earlier, decided_by)} {what}; {ways}"])
+
+    def _change(self, earlier: RunEnvironment, decided_by: set[str]) -> str:
+        """What has changed, as a sentence of which the object, recorded cases, follows."""
+        if earlier.get("results") != RESULTS_VERSION:
+            return f"results version was {earlier.get('results', 'unknown')}, is now {RESULTS_VERSION}, which decides"
+        now = {(suite.file.name, *source) for suite in self._plan.suites for source in self._sources(suite).items()}
+        then = {(suite["name"], *source) for suite in earlier["suites"] for source in suite["sources"].items()}
+        gone = {name for _, name, _ in then} - {name for _, name, _ in now}
+        files = sorted({name for _, name, _ in then - now} & (decided_by | gone))
+        return f"{', '.join(files)} has changed, which decides" if files else "the suites no longer define"
+
+    def _remove_old_scratch(self) -> None:
+        """Remove files of cases that are no longer asked for, such as checkpoints of other code."""
+        asked = {self.scratch(case) for cases in self._plan.cases.values() for case in cases}
+        for path in set((self.folder / ".scratch").glob("*")) - asked:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _sources(self, suite: Suite) -> dict[str, str]:
+        cases = (case for experiment in suite.experiments for case in self._plan.cases[experiment.name])
+        return {source.name: source.sha256 for case in cases for source in case.sources}
 
     def recorded_failures(self) -> dict[str, str]:
         """Selected experiments with recorded cases of which some values were not finite, with the reason."""
@@ -108,8 +175,9 @@ class Output:
     def _suite(self, suite: Suite, outcome: RunOutcome) -> RunEnvironment:
         return {
             **_fields(suite.file, "name", "title", "description", "gate", "fronts"),
-            "path": str(suite.path),
+            "path": utf8(str(suite.path)),
             "sha256": suite.sha256(self._plan.options.scale),
+            "sources": self._sources(suite),
             "experiments": [self._experiment(experiment, outcome) for experiment in suite.experiments],
         }
 
@@ -134,12 +202,6 @@ class Output:
         return write_report(self.folder)
 
 
-def _default_folder(name: str) -> Path:
-    base = Path("runs", _run_name(name))
-    names = itertools.chain([base], (base.with_name(f"{base.name}-{n}") for n in itertools.count(2)))
-    return next(path for path in names if not path.exists())
-
-
 def _run_name(name: str) -> str:
     return f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
@@ -150,10 +212,12 @@ def _now() -> str:
 
 def _environment(plan: RunPlan) -> RunEnvironment:
     options = plan.options.plain()
+    options["data"] = options["data"] and utf8(options["data"])
     return {
         **{name: options[name] for name in ("scale", "seed", "data", "arguments")},
         **_fields(plan, "shaping", "device", "dataset", "notes"),
-        **{"machine": conditions.machine(), "versions": conditions.versions()},
+        **{"machine": conditions.machine(), "versions": conditions.versions(), "results": RESULTS_VERSION},
+        **{"host": platform.node(), "process": os.getpid()},
         **{"started": _now(), "ended": None, "suites": []},
     }
 
@@ -162,11 +226,14 @@ def _fields(one: object, *names: str) -> dict[str, Any]:
     return {name: getattr(one, name) for name in names}
 
 
-def _read_environment(path: Path) -> RunEnvironment:
+def _read_environment(folder: Path) -> RunEnvironment:
+    """The conditions of the run in ``folder``, none if it is empty. Raises InputError if it holds something else."""
+    if not _holds_something(folder):
+        return {}
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunEnvironment)
+        return msgspec.json.decode((folder / "environment.json").read_bytes(), type=RunEnvironment)
     except (OSError, msgspec.DecodeError):
-        raise InputError([f"--resume: {path.parent} holds no run of `bench run`; give another --out"]) from None
+        raise InputError([f"--resume: {folder} holds no run of `bench run`; give another --out"]) from None
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,8 @@ that case. Whatever follows in either file was torn by a kill and is cut off.
 """
 
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 import msgspec
@@ -41,6 +42,8 @@ class Journal:
         self.done: dict[str, Done] = {}
         self._cases_bytes = 0
         self._records_bytes = 0
+        self._rewrite = folder / ".rewrite"
+        self._finish_rewrite()
         self.records_path.touch()
         if self.records_path.stat().st_size and not self._cases_path.exists():
             raise InputError([f"{folder}: holds records but no {self._cases_path.name}; give another --out"])
@@ -48,6 +51,31 @@ class Journal:
         self._read()
         self._check_kept()
         self._cut()
+
+    def drop(self, keys: Container[str]) -> None:
+        """Take cases and their records out, both or, where this is killed, both when the journal is next read."""
+        whole, begin = self.records_path.read_bytes(), 0
+        records, cases = b"", b""
+        for key, done in self.done.items():
+            if key not in keys:
+                records += whole[begin : done.records_bytes]
+                cases += _line(msgspec.structs.replace(done, records_bytes=len(records)))
+            begin = done.records_bytes
+        unfinished = self._rewrite.with_suffix(".new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        _append(unfinished / self.records_path.name, records)
+        _append(unfinished / self._cases_path.name, cases)
+        unfinished.rename(self._rewrite)
+        self._finish_rewrite()
+        self.done, self._cases_bytes, self._records_bytes = {}, 0, 0
+        self._read()
+
+    def _finish_rewrite(self) -> None:
+        if self._rewrite.is_dir():
+            for path in self._rewrite.iterdir():
+                path.replace(self._rewrite.parent / path.name)
+            self._rewrite.rmdir()
 
     def _read(self) -> None:
         *lines, _torn = self._cases_path.read_bytes().split(b"\n")
@@ -83,7 +111,7 @@ class Journal:
         suite, experiment = case.experiment.suite, case.experiment.spec.name
         length = self._records_bytes + len(lines)
         done = Done(suite, experiment, case.case, case.seed, case.sha256, seconds, length, failure)
-        line = msgspec.json.encode(done) + b"\n"
+        line = _line(done)
         try:
             _append(self.records_path, lines)
             _append(self._cases_path, line)
@@ -92,6 +120,10 @@ class Journal:
             raise
         self.done[done.key] = done
         self._records_bytes, self._cases_bytes = done.records_bytes, self._cases_bytes + len(line)
+
+
+def _line(done: Done) -> bytes:
+    return msgspec.json.encode(done) + b"\n"
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -14,10 +14,11 @@ from bench.experiments import MODULES
 from bench.suite.document import Document, InputError, Key, read_or_note
 from bench.suite.expansion import expand, plain
 from bench.suite.experiment import Checked, Problem, Setting
-from bench.suite.parameter_types import available_dataset, dataset_problem, decoder, make_importable
+from bench.suite.parameter_types import available_dataset, dataset_problem, decoder
 from bench.suite.schema import SCALES, Axis, Experiment, ExperimentSpec, Override, Run, Suite, SuiteFile, Teller, points
 from bench.suite.strict_yaml import convert, sound
 from nodes.imports import did_you_mean, load_callable
+from nodes.user_modules import UserModules, user_modules
 from reports.claims.claim import Claim
 from reports.figures.pareto import FrontSpec
 from reports.record import CaseValue, Scale
@@ -94,12 +95,13 @@ class _Loader:
         self._read.add(real)
         document = read_suite(path)
         ours = packaged().values()
-        for file in document.files:
-            if file.resolve() not in ours:
-                make_importable(file.resolve().parent)
+        own = [file.resolve().parent for file in document.files if file.resolve() not in ours]
+        modules = user_modules([*own, Path()])
+        modules.forget_changed()
         if document.value is not None:
             self._include(document, (*parents, real))
-            self._check(document)
+            with modules.in_use():
+                self._check(document, modules)
         self.problems += [line for line in document.lines if line not in self.problems]
 
     def _include(self, document: Document, parents: tuple[Path, ...]) -> None:
@@ -114,7 +116,7 @@ class _Loader:
             else:
                 self.add(path, parents)
 
-    def _check(self, document: Document) -> None:
+    def _check(self, document: Document, modules: UserModules) -> None:
         convert(document, SuiteFile)
         file = sound(document, SuiteFile, document.value, ())
         if file is None:
@@ -123,7 +125,7 @@ class _Loader:
             document.problem(("name",), f"there is another suite {file.name!r}")
         self._names.add(file.name)
         specs = dict(_sound_items(document, "experiments", ExperimentSpec))
-        ready = list(_experiments(document, file, specs, self.data_dir))
+        ready = list(_experiments(document, file, specs, self.data_dir, modules))
         _check_claims(document, specs.values())
         _check_fronts(document, [spec.name for spec in specs.values()])
         if not document.problems:
@@ -138,7 +140,7 @@ def _sound_items(document: Document, name: str, kind: type[T]) -> Iterator[tuple
 
 
 def _experiments(
-    document: Document, file: SuiteFile, specs: dict[int, ExperimentSpec], data_dir: Path | None
+    document: Document, file: SuiteFile, specs: dict[int, ExperimentSpec], data_dir: Path | None, modules: UserModules
 ) -> Iterator[Experiment]:
     seen: set[str] = set()
     for index, spec in specs.items():
@@ -159,7 +161,7 @@ def _experiments(
             document.problem((*at, "run"), str(error))
         else:
             told = _teller(document, at, spec)
-            experiment = Experiment(file.name, spec, function, kind, dataset, decoder(data_dir), told)
+            experiment = Experiment(file.name, spec, function, kind, dataset, decoder(data_dir), told, modules)
             _check_parameters(document, at, experiment)
             yield experiment
 

@@ -15,6 +15,7 @@ from bench.execution import environment as conditions
 from bench.execution.loader import load, own_name
 from bench.suite.document import InputError, Key
 from bench.suite.experiment import Checked, Setting
+from bench.suite.identity import content
 from bench.suite.schema import Case, Experiment, Suite
 from netem.profiles import Duplex
 from netem.trace import TraceError
@@ -39,6 +40,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
     resume: bool = False
+    rerun_changed: bool = False  # with resume
     jobs: Jobs | None = None  # cases of parallel experiments that run at once; None: see _jobs
     allow_uncalibrated: bool = False
     arguments: tuple[str, ...] = ()  # of the command line, for environment.json
@@ -111,13 +113,16 @@ def make_plan(options: Options) -> RunPlan:
     """Read and check the suites and the machine. Raises InputError with every error found."""
     if options.resume and options.out is None:
         raise InputError(["--resume: give the folder of the run to continue as --out"])
+    if options.rerun_changed and not options.resume:
+        raise InputError(["--rerun-changed: give --resume too"])
     suites = load(options.suites, options.data)
     device, shaping = conditions.device(options.device), conditions.shaping(options.shaping)
     known = [experiment for suite in suites for experiment in suite.experiments]
     if not known:
         raise InputError([f"{name}:1: experiments: the suite has none" for name in options.suites])
     selected = _selected(known, options.only)
-    cases = {experiment.name: list(experiment.cases(options.scale, options.seed)) for experiment in known}
+    read = functools.cache(content)  # a folder of pictures is looked through once
+    cases = {one.name: list(one.cases(options.scale, options.seed, options.data, read)) for one in known}
     asked = [case for chosen in selected for case in cases[chosen.name]]
     if lines := _told(options.scale, asked, lambda case: _misfits(case, shaping)):
         raise InputError(lines)
@@ -134,7 +139,9 @@ def _told(scale: Scale, cases: list[Case], find: Callable[[Case], Iterable[tuple
     """Lines of what ``find`` finds in ``cases``, each once."""
     lines: dict[str, None] = {}
     for case in cases:
-        lines |= {case.experiment.told(scale, case.case, key, message): None for key, message in find(case)}
+        with case.experiment.modules.in_use():
+            found = list(find(case))
+        lines |= {case.experiment.told(scale, case.case, key, message): None for key, message in found}
     return list(lines)
 
 

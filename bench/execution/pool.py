@@ -13,6 +13,7 @@ from bench.execution.case import CaseResult, failed
 from bench.execution.folder import Output
 from bench.execution.plan import RunPlan
 from bench.execution.progress import Progress
+from bench.suite.identity import digests
 from bench.suite.schema import Case
 
 Keep = Callable[[Case, CaseResult], None]
@@ -67,7 +68,7 @@ class WorkerPool:
     def _start_worker(self) -> None:
         worker = Child("bench.execution.worker", OMP_NUM_THREADS="1")
         self._selector.register(worker.output, selectors.EVENT_READ, worker)
-        worker.send(options=self._plan.options.plain(), run=self._output.run)
+        worker.send(options=self._plan.options.plain(), run=self._output.run, digests=digests)
         logger.debug("worker process started")
         self._assign(worker)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bench.console.view import LiveView, plan_lines
 from bench.execution.case import CaseResult, collect_garbage_between, failed_by, run_case
-from bench.execution.folder import Output
+from bench.execution.folder import Output, open_output
 from bench.execution.plan import Options, RunOutcome, RunPlan, Schedule, make_plan
 from bench.execution.pool import Keep, run_at_once
 from bench.execution.progress import Progress
@@ -25,15 +25,20 @@ logger = logging.getLogger(__name__)
 def run(options: Options, console: Console, log_to: Callable[[Path], None] = lambda _: None) -> RunOutcome:
     """Run what ``options`` ask for; ``log_to`` gets the path of the run's log. Raises InputError before any case."""
     plan = make_plan(options)
-    output = Output(plan)
-    log_to(output.folder / "run.log")
-    outcome = RunOutcome(output.folder, earlier_failures=output.earlier_failures)
-    outcome.failures |= output.recorded_failures()
+    with open_output(plan) as output:
+        outcome = RunOutcome(output.folder, earlier_failures=output.earlier_failures)
+        outcome.failures |= output.recorded_failures()
+        output.write_environment(outcome)
+        log_to(output.folder / "run.log")
+        _run(plan, output, outcome, console)
+    return outcome
+
+
+def _run(plan: RunPlan, output: Output, outcome: RunOutcome, console: Console) -> None:
     todo = [case for case in plan.selected_cases if case.key not in output.journal.done]
     view = LiveView(console, len(todo))
     schedule = plan.schedule(todo)
     _show_plan(plan, todo, schedule, output, view)
-    output.write_environment(outcome)
     progress = Progress(view, todo, schedule)
     keep = partial(_keep, output, outcome)
     try:
@@ -50,7 +55,6 @@ def run(options: Options, console: Console, log_to: Callable[[Path], None] = lam
         outcome.failures["report"] = f"report: {error}"
         logger.error("failed: report: %s", error)
     logger.info("run ended with exit code %d", outcome.exit_code)
-    return outcome
 
 
 def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Output, view: LiveView) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from bench.execution.case import CaseResult, collect_garbage_between, run_case
 from bench.execution.plan import make_plan, options_of
 from bench.suite.document import InputError
+from bench.suite.identity import digests
 
 
 class Worker:
@@ -36,6 +37,7 @@ class Worker:
     def work(self) -> None:
         begin = self._commands.get()
         plan = None
+        digests.update(begin["digests"])
         with suppress(InputError):
             plan = make_plan(options_of(begin["options"]))
         cases = {(case.key, case.sha256): case for case in plan.selected_cases} if plan else {}
@@ -45,7 +47,7 @@ class Worker:
                 say = partial(self._say, command["key"])
                 self._send(result=run_case(plan, case, begin["run"], Path(command["scratch"]), say))
             else:
-                self._send(rejected="the suite was changed after the run began")
+                self._send(rejected="the suite, its code or a file of it was changed after the run began")
 
     def _say(self, key: str, text: str) -> None:
         self._send(key=key, text=text)

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from bench.child_process import END_S, Child, EndedError, exit_text, import_paths
 from nodes.errors import NodeError
+from nodes.user_modules import folders_in_use
 
 LOAD_S = 60.0  # the launcher's imports, also from a slow disk
 START_S = 10.0  # from a fork until the node listens
@@ -88,8 +89,8 @@ class Processes(Nodes):
 
     async def start(self, names: Sequence[str], token: str) -> None:
         await self._until(lambda: self._launcher.ready, LOAD_S, lambda: "the node launcher")
-        paths = import_paths()
-        self._launcher.send(do="start", names=names, token=token, paths=paths, namespaces=self._namespaces)
+        own = {"paths": import_paths(), "folders": folders_in_use(), "namespaces": self._namespaces}
+        self._launcher.send(do="start", names=names, token=token, **own)
         await self._until(
             lambda: self.addresses.keys() >= set(names) or not self._ended.keys().isdisjoint(names),
             START_S,

@@ -14,6 +14,7 @@ import msgspec
 from bench.suite.strict_yaml import DecHook
 from nodes.imports import did_you_mean, load_callable
 from nodes.spec.job import StageSpec
+from nodes.user_modules import cached_by_modules
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
@@ -91,7 +92,7 @@ def dataset_problem(name: str, data_dir: Path | None) -> str | None:
     return None
 
 
-@functools.cache
+@cached_by_modules()
 def check_model(name: str) -> None:
     if ":" in name:
         load_callable(name)

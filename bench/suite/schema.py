@@ -1,6 +1,5 @@
 """A suite's YAML, typed, and the cases that it expands to at a scale."""
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ import msgspec
 from bench.gate.compare import GateRule
 from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import Count, NonNegative
+from bench.suite.identity import Source, content, digest, identity, sources
+from bench.suite.parameter_types import Count, DatasetName, NonNegative
 from bench.suite.strict_yaml import DecHook
+from nodes.user_modules import UserModules
 from reports.claims.claim import Claim
 from reports.figures.panels import FigureSpec
 from reports.figures.pareto import FrontSpec
@@ -107,7 +108,8 @@ class Case:
     parameters: Any
     seed: int
     estimate_s: float | None
-    sha256: str  # of what decides its numbers, not of how they are titled, drawn or judged
+    sha256: str  # see ``bench.suite.identity``
+    sources: tuple[Source, ...]
 
     @property
     def key(self) -> str:
@@ -122,7 +124,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of a suite, ready to run; ``dataset`` is resolved, ``told`` locates a message about a parameter."""
+    """An experiment of a suite, ready to run.
+
+    ``dataset`` is resolved, ``told`` locates a message about a parameter, names of users' modules mean ``modules``.
+    """
 
     suite: str
     spec: ExperimentSpec
@@ -131,19 +136,28 @@ class Experiment:
     dataset: str
     dec_hook: DecHook
     told: Teller
+    modules: UserModules
 
     @property
     def name(self) -> str:
         return f"{self.suite}/{self.spec.name}"
 
-    def cases(self, scale: Scale, seed: int) -> Iterator[Case]:
-        """Every case of it, seeds varying fastest; none where the suite skips it at ``scale``."""
+    def cases(
+        self, scale: Scale, seed: int, data_dir: Path | None = None, read: Callable[[Path], str] = content
+    ) -> Iterator[Case]:
+        """Every case of it, seeds varying fastest; none where the suite skips it at ``scale``.
+
+        ``read`` digests the files that decide it, see ``bench.suite.identity``.
+        """
         here = self.spec.at(scale)
         for case, point in () if here.skip else points(here.grid):
             values = here.parameters | point
-            sha256 = digest([self.spec.run, self.spec.mode, self.dataset, values])
+            parameters = self.parameters(values)
+            names = [self.spec.run, DatasetName(self.dataset), parameters]
+            decided_by = sources(names, self.modules, data_dir, read)
+            sha256 = identity([self.spec.run, self.spec.mode, self.dataset, values], decided_by)
             for repeat in range(here.seeds or 1):
-                yield Case(self, case, self.parameters(values), seed + repeat, here.estimate_s, sha256)
+                yield Case(self, case, parameters, seed + repeat, here.estimate_s, sha256, decided_by)
 
     def skipped(self, scale: Scale) -> str | None:
         """Why it is not run at ``scale``; None if it is."""
@@ -153,7 +167,8 @@ class Experiment:
 
     def parameters(self, values: dict[str, Any]) -> Any:
         """``values`` as the experiment's own type. Raises msgspec.ValidationError."""
-        return msgspec.convert(values, self.parameters_type, dec_hook=self.dec_hook)
+        with self.modules.in_use():
+            return msgspec.convert(values, self.parameters_type, dec_hook=self.dec_hook)
 
 
 @dataclass(frozen=True)
@@ -182,11 +197,6 @@ class Suite:
 def key_of(suite: str, experiment: str, case: dict[str, CaseValue], seed: int) -> str:
     """What tells a case from every other of a run."""
     return msgspec.json.encode((suite, experiment, case, seed), order="sorted").decode()
-
-
-def digest(value: Any) -> str:
-    """The SHA-256 of plain values, whatever the order of their keys."""
-    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()
 
 
 def points(grid: dict[str, Axis]) -> Iterator[tuple[dict[str, CaseValue], dict[str, Any]]]:

@@ -253,6 +253,16 @@ def recorded_name(name: str, directory: Path | None) -> str:
         return npz_name(place) if layout.read is read_npz else name
 
 
+def place_of(name: str, directory: Path | None) -> Path | None:
+    """The file or folder that holds data set ``name``; None for one that is packaged, "none", or not there."""
+    if name in (EMBEDDED, "none"):
+        return None
+    try:
+        return _locate(name, directory)[0]
+    except DataError:
+        return None
+
+
 def load_dataset(name: str, directory: Path | None, side: int | None = None) -> Dataset:
     """Load a data set.
 

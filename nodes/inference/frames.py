@@ -1,6 +1,5 @@
 """A task's messages at each boundary of a model, made from shapes alone."""
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -9,13 +8,14 @@ from nodes.model.boundary import pack
 from nodes.model.chain import Values
 from nodes.model.factory import outline
 from nodes.spec.job import Granularity
+from nodes.user_modules import cached_by_modules
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import Activation
 
 Frames = Sequence[Activation]  # [L+1] a task's message at each boundary; tensors without data
 
 
-@functools.lru_cache(maxsize=8)
+@cached_by_modules(maxsize=8)
 def frames_of_model(
     model: str, classes: int, input_shape: tuple[int, int, int], granularity: Granularity = "op"
 ) -> tuple[Activation, ...]:

@@ -22,6 +22,7 @@ import uvloop
 
 import nodes.process.serve  # imports torch, once for all nodes
 from netem.kernel.namespace import enter
+from nodes.user_modules import user_modules
 
 PRELOADED = ("torchvision", "sklearn.datasets")  # else imported by each node
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # of <sys/prctl.h>
@@ -65,10 +66,10 @@ class Launcher:
 
     def _execute(self, command: dict[str, Any]) -> None:
         match command:
-            case {"do": "start", "names": names, "token": token, "paths": paths, "namespaces": namespaces}:
+            case {"do": "start", "names": names, "token": token, "paths": paths, "folders": folders, **rest}:
                 sys.path[:] = paths
                 for name in names:
-                    self._fork(name, token, namespaces.get(name))
+                    self._fork(name, token, folders, rest["namespaces"].get(name))
             case {"do": "kill", "name": name}:
                 for pid in [pid for pid, called in self._nodes.items() if called == name]:
                     os.kill(pid, signal.SIGKILL)
@@ -93,15 +94,15 @@ class Launcher:
                 code = os.waitstatus_to_exitcode(status)
                 self._emit(event="ended", node=self._nodes.pop(pid), code=code)
 
-    def _fork(self, name: str, token: str, namespace: str | None) -> None:
+    def _fork(self, name: str, token: str, folders: list[str], namespace: str | None) -> None:
         parent = os.getpid()
         pid = os.fork()
         if pid:
             self._nodes[pid] = name
         else:
-            self._become_node(name, token, namespace, parent)
+            self._become_node(name, token, folders, namespace, parent)
 
-    def _become_node(self, name: str, token: str, namespace: str | None, parent: int) -> None:
+    def _become_node(self, name: str, token: str, folders: list[str], namespace: str | None, parent: int) -> None:
         """Run as node ``name`` for one job; never return."""
         code = 1
         try:
@@ -118,7 +119,8 @@ class Launcher:
             if namespace is not None:
                 enter(namespace)
                 host = "0.0.0.0"  # the namespace has only its loopback device, for the runner, and its links
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            modules = user_modules(folders).in_use()
+            with modules, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 code = 0 if runner.run(self._serve(name, token, host)) else 1
             sys.stdout.flush()
         except BaseException:

@@ -36,6 +36,16 @@ def test_a_record_of_another_schema_is_refused_with_its_line(tmp_path, record):
         list(read_records(path))
 
 
+def test_a_torn_last_line_is_left_out_and_a_whole_one_counts_with_or_without_its_end(tmp_path, record):
+    path, line = tmp_path / "records.jsonl", msgspec.json.encode(record(1.0))
+    for end in (b"", b"\n", b"\n" + line[:-9]):
+        path.write_bytes(line + end)
+        assert list(read_records(path)) == [record(1.0)]
+    path.write_bytes(line + b"\n" + line[:-9] + b"\n" + line)
+    with pytest.raises(ValueError, match=r"records.jsonl:2: "):
+        list(read_records(path))
+
+
 def test_a_metric_has_one_unit_and_carries_it_in_its_name(kept):
     units = defaultdict(set)
     for one in kept:

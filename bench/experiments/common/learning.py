@@ -21,6 +21,7 @@ from nodes.model.pretrained import is_published, published_weights
 from nodes.model.weights import fit_weights
 from nodes.spec.job import DataSpec, Granularity, Job, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
+from nodes.user_modules import cached_by_modules
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def _directory(context: Context) -> str | None:
     return str(context.data_dir.resolve()) if context.data_dir else None
 
 
-@functools.lru_cache(maxsize=16)
+@cached_by_modules(maxsize=16)
 def layers_of(model: str, classes: int, side: int, granularity: Granularity = "op") -> Chain:
     """The layers of ``model`` without data, cached for all cases of this process. Raises ModelError."""
     return outline(model, classes, (3, side, side), granularity)
@@ -119,7 +120,7 @@ def weights_problems(parameters: Learning, weights: str | None, dataset: str) ->
             yield Problem(("weights",), fit, note=True)
 
 
-@functools.lru_cache(maxsize=64)
+@cached_by_modules(maxsize=64)
 def _fit(weights: str, stamp: tuple[int, int], model: str, side: int, dataset: str) -> str:
     """How the file of ``weights``, as of ``stamp``, fits ``model``. Raises ModelError."""
     known = ANY_CLASSES if dataset in (EMBEDDED, "none") else len(KNOWN[dataset].classes) if dataset in KNOWN else 0

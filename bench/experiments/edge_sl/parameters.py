@@ -1,6 +1,5 @@
 """Parameters of many clients that train one network together, and their checks."""
 
-import functools
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from nodes.federated.shape_workers import check_joint
 from nodes.model.chain import Chain
 from nodes.spec.federation import Absence, ClientMove, Federation, Partition, SchemeSpec
 from nodes.spec.job import Job, StageSpec
+from nodes.user_modules import cached_by_modules
 from reports.record import Mode
 
 # Parameters that only some modes use; another mode refuses them. In process, compute takes its own time.
@@ -181,7 +181,7 @@ def minimal(parameters: Clients, layout: Chain) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(maxsize=64)
+@cached_by_modules(maxsize=64)
 def _unjoinable(encoded: bytes) -> str:
     """Why the server cannot take a joint step on what several clients send, if it cannot, by job and scheme."""
     job, scheme = msgspec.json.decode(encoded, type=tuple[Job, SchemeSpec])

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,16 @@ def verdicts() -> dict[str, str]:
 def test_a_run_leaves_records_claims_a_report_and_its_conditions(folder: Path, command: Command) -> None:
     assert command(*RUN, "--seed", "4") == 0
     assert {path.name for path in (folder / "out").iterdir()} == {
-        *("records.jsonl", "claims.json", "report.md", "figures", "environment.json", ".cases.jsonl", "run.log")
+        *(
+            "records.jsonl",
+            "claims.json",
+            "report.md",
+            "figures",
+            "environment.json",
+            ".cases.jsonl",
+            ".lock",
+            "run.log",
+        )
     }
     assert recorded() == Counter(ALL)
     assert calls() == ["1/4", "2/4", "3/4", "7/4"]
@@ -109,14 +118,10 @@ def test_a_folder_with_something_in_it_is_left_alone(folder: Path, command: Comm
 
 
 def test_a_folder_that_may_not_be_looked_into_is_told_of(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    is_dir = Path.is_dir
+    def closed(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied")
 
-    def closed(path: Path) -> bool:
-        if path == Path("out"):
-            raise PermissionError(13, "Permission denied")
-        return is_dir(path)
-
-    monkeypatch.setattr(Path, "is_dir", closed)  # a stranger's folder, which root may look into
+    monkeypatch.setattr(Path, "iterdir", closed)  # a stranger's folder, which root may look into
     assert told(*RUN) == (2, "--out: out: Permission denied\n")
 
 
@@ -279,8 +284,8 @@ def test_a_run_keeps_its_name_and_start_when_it_goes_on(folder: Path, command: C
         (("--seed", "1"), "seed was 0, is now 1"),
         (("--scale", "laptop"), "scale was smoke, is now laptop"),
         (("--shaping", "none"), "shaping was emulated, is now none"),
-        ("n: 7}=n: 8}", "the suites now define other cases in toy/other"),
-        ("n: [1, 2, 3]=n: [1, 2]", "the suites now define other cases in toy/sweep"),
+        ("n: 7}=n: 8}", "the suites no longer define 1 recorded case of toy/other"),
+        ("n: [1, 2, 3]=n: [1, 2]", "the suites no longer define 1 recorded case of toy/sweep"),
         ("name: toy\n=name: toy\ndataset: digits\n", "dataset was none, is now digits"),
     ],
 )
