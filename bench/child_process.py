@@ -19,12 +19,14 @@ class Child:
     """A process that runs a module of this project, takes commands and sends events."""
 
     def __init__(self, module: str, **environment: str) -> None:
+        encoding = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
+        escaping = {"PYTHONIOENCODING": f"{encoding}:backslashreplace"}  # whatever users' code prints
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in the terminal reaches this process only, which then ends the child
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(import_paths())} | environment,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(import_paths())} | escaping | environment,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -1,52 +1,71 @@
 """The ``bench`` command: one function a command, each of which imports what it needs.
 
-Exit codes: 0 success, also with failed claims; 1 ``check`` found a regression; 2 unusable input; 3 an experiment
-failed; 130 Ctrl-C; 143 SIGTERM.
+Exit codes: 0 success, also with failed claims; 1 ``check`` found a regression, and nothing else; 2 unusable input; 3 an
+experiment, a node or the command itself failed; 130 Ctrl-C; 143 SIGTERM.
 """
 # ruff: noqa: PLC0415 - so that --help and list need no torch
 
+import json
 import os
 import sys
+import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from bench.cli import streams
 from bench.cli.arguments import parser
-from bench.suite.document import InputError, as_yaml
 
-OK, REGRESSION, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+OK, REGRESSION, UNUSABLE, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    streams.mend()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = parser(words).parse_args(words)
     except SystemExit as stop:  # --help is 0, a wrong argument 2
         return int(stop.code or 0)
+    as_json = getattr(arguments, "json", False)
+    output = streams.Output(apart=as_json)
+    try:
+        return _do(arguments, words, output, as_json)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BaseException as error:  # 1 means a regression and nothing else
+        traceback.print_exception(error)
+        return FAILED
+    finally:
+        output.close(for_good=argv is None)
+
+
+def _do(arguments: Namespace, words: list[str], output: streams.Output, as_json: bool) -> int:
+    from bench.suite.document import InputError
     from bench.suite.parameter_types import make_importable
 
     make_importable(Path())
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads slow other processes
     try:
-        return COMMANDS[arguments.command](arguments, words)
+        found = COMMANDS[arguments.command](arguments, words)
+        if isinstance(found, int):
+            return found
+        output.show(json.dumps(found.value, indent=2) if as_json else "\n".join(found.lines))
+        return found.code
     except InputError as error:
+        if as_json and arguments.command == "validate":
+            output.show(json.dumps({"valid": False, "errors": error.lines}, indent=2))
         print(*error.lines, sep="\n", file=sys.stderr)
         return UNUSABLE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # `bench list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
 
 
-def _show(as_json: bool, value: Any, lines: Callable[[Any], Iterable[str]]) -> int:
-    """Print ``value``, as JSON or as ``lines`` of it."""
-    import json
+class Answer(NamedTuple):
+    """What a command found, for JSON and as lines of text."""
 
-    print(json.dumps(value, indent=2) if as_json else "\n".join(lines(value)))
-    return OK
+    value: Any
+    lines: Iterable[str]
+    code: int = OK
 
 
 def _run(arguments: Namespace, words: list[str]) -> int:
@@ -54,9 +73,10 @@ def _run(arguments: Namespace, words: list[str]) -> int:
     from bench.console.view import Terminal
     from bench.execution.plan import options_of
     from bench.execution.runner import run
+    from nodes.errors import utf8
 
     given = {key: value for key, value in vars(arguments).items() if key not in ("command", "verbose")}
-    options = options_of(given | {"arguments": ["bench", *words]})
+    options = options_of(given | {"arguments": ["bench", *map(utf8, words)]})
     with log_handlers(arguments.verbose) as log_to, _terminable() as terminated:
         try:
             code = run(options, Terminal(), log_to).exit_code
@@ -85,22 +105,18 @@ def _terminable() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _list(arguments: Namespace, _words: list[str]) -> int:
+def _list(_arguments: Namespace, _words: list[str]) -> Answer:
     from bench.cli.list_suites import as_lines, suites
 
-    return _show(arguments.json, suites(), as_lines)
+    return Answer(found := suites(), as_lines(found))
 
 
-def _validate(arguments: Namespace, _words: list[str]) -> int:
+def _validate(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.execution.environment import data_folder
     from bench.execution.loader import load
+    from bench.suite.document import as_yaml
 
-    try:
-        suites = load(arguments.suites, data_folder(arguments.data))
-    except InputError as error:
-        if arguments.json:
-            _show(True, {"valid": False, "errors": error.lines}, list)
-        raise
+    suites = load(arguments.suites, data_folder(arguments.data))
     experiments = [experiment.name for suite in suites for experiment in suite.experiments]
     notes = [note for suite in suites for note in suite.notes]
     answer: dict[str, Any] = {"valid": True, "errors": [], "notes": notes, "experiments": experiments}
@@ -108,84 +124,93 @@ def _validate(arguments: Namespace, _words: list[str]) -> int:
     if arguments.expand:
         answer["suites"] = [suite.expanded for suite in suites]
         lines = ["---\n".join(map(as_yaml, answer["suites"])).rstrip()]
-    return _show(arguments.json, answer, lambda _: lines)
+    return Answer(answer, lines)
 
 
-def _report(arguments: Namespace, _words: list[str]) -> int:
+def _report(arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.execution.lock import in_use
+    from bench.suite.document import InputError
     from reports.pages.report import ReportError, write_report
 
+    if running := in_use(arguments.folder):
+        print(f"{running}, which writes the report; this one is of what is recorded so far", file=sys.stderr)
     try:
-        print(write_report(arguments.folder))
+        path = write_report(arguments.folder)
     except ReportError as error:
         raise InputError([str(error)]) from None
-    return OK
+    return Answer(str(path), [str(path)])
 
 
-def _check(arguments: Namespace, _words: list[str]) -> int:
+def _check(arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.execution.lock import in_use
     from bench.gate import compare as gate
     from bench.gate import report as gate_report
+    from bench.suite.document import InputError
 
+    if running := in_use(arguments.folder):
+        raise InputError([running])
     try:
         run = gate.read_run(arguments.folder)
         if arguments.update:
             count = gate.write_baseline(arguments.against, run)
             updated = {"updated": str(arguments.against), "records": count}
-            return _show(arguments.json, updated, lambda _: [f"{arguments.against}: {count} records"])
+            return Answer(updated, [f"{arguments.against}: {count} records"])
         outcomes = gate.compare(run, gate.read_baseline(arguments.against))
         if arguments.junit:
             arguments.junit.write_text(gate_report.as_junit(outcomes), encoding="utf-8")
     except (gate.GateInputError, OSError) as error:
         raise InputError([str(error)]) from None
-    _show(arguments.json, gate_report.as_json(outcomes), lambda _: [gate_report.as_markdown(outcomes).rstrip()])
-    return REGRESSION if any(outcome.failed for outcome in outcomes) else OK
+    code = REGRESSION if any(outcome.failed for outcome in outcomes) else OK
+    return Answer(gate_report.as_json(outcomes), [gate_report.as_markdown(outcomes).rstrip()], code)
 
 
-def _profile(arguments: Namespace, _words: list[str]) -> int:
+def _profile(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.cli.profile import as_lines, run_profile
 
-    return _show(arguments.json, run_profile(arguments.model, arguments.input, arguments.granularity), as_lines)
+    profile = run_profile(arguments.model, arguments.input, arguments.granularity)
+    return Answer(profile, as_lines(profile))
 
 
-def _split(arguments: Namespace, _words: list[str]) -> int:
+def _split(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.cli.split import run_split
 
-    return _show(arguments.json, run_split(arguments.plan), lambda found: [f"{key}: {found[key]}" for key in found])
+    found = run_split(arguments.plan)
+    return Answer(found, [f"{key}: {value}" for key, value in found.items()])
 
 
-def _links(arguments: Namespace, _words: list[str]) -> int:
+def _links(arguments: Namespace, _words: list[str]) -> Answer:
     import msgspec
 
     from bench.execution.environment import shaping
     from bench.live.link_calibration import as_lines, run_links
 
     rows = run_links(shaping(arguments.shaping))
-    return _show(arguments.json, msgspec.to_builtins(rows, str_keys=True), lambda _: as_lines(rows))
+    return Answer(msgspec.to_builtins(rows, str_keys=True), as_lines(rows))
 
 
-def _trace(arguments: Namespace, _words: list[str]) -> int:
+def _trace(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.cli.trace import convert
 
-    print(convert(arguments.file, arguments.form, arguments.to, arguments.direction))
-    return OK
+    said = convert(arguments.file, arguments.form, arguments.to, arguments.direction)
+    return Answer(said, [said])
 
 
 def _node(arguments: Namespace, _words: list[str]) -> int:
     from bench.cli.node import run_node
 
-    return run_node(arguments.name, arguments.host, arguments.port, arguments.once)
+    return run_node(arguments.name, arguments.host, arguments.port, arguments.once) and FAILED
 
 
-def _doctor(arguments: Namespace, _words: list[str]) -> int:
+def _doctor(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.cli.doctor import as_lines, clean, examine
     from bench.execution.environment import data_folder
 
     swept = clean() if arguments.clean else []
     facts = examine(data_folder(arguments.data)) | {"swept": swept}
-    _show(arguments.json, facts, as_lines)
-    return UNUSABLE if facts["damaged"] else OK
+    return Answer(facts, as_lines(facts), UNUSABLE if facts["damaged"] else OK)
 
 
-COMMANDS: dict[str, Callable[[Namespace, list[str]], int]] = {
+COMMANDS: dict[str, Callable[[Namespace, list[str]], int | Answer]] = {
     "run": _run,
     "list": _list,
     "validate": _validate,

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,6 +24,12 @@ def duration(seconds: float) -> str:
 
 class Terminal(Console):
     """A console that the run outlives, as in ``bench run … | head``."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError:  # a full disk
+            self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
