@@ -19,6 +19,7 @@ from nodes.federated.schemes import Update
 from nodes.runtime.actions import Compute, Connect, Finish, Send
 from nodes.spec.federation import Absence, ClientMove
 from nodes.spec.job import StageSpec
+from nodes.wire import messages
 from nodes.wire.messages import (
     Begin,
     ChangeServer,
@@ -171,6 +172,27 @@ def test_what_is_said_of_a_round_that_was_left_counts_for_nothing():
     assert server.receive("client3", done(), 0.0) == []
 
 
+def test_what_was_said_of_an_earlier_round_is_not_of_this_one():
+    server = started("psl", rounds=3, test_every=0)
+    over(server, NAMES)
+    for name in ("client1", *NAMES[1:]):
+        assert server.receive(name, done(0 if name == "client1" else 1), 0.0) == []
+    report, *_ = server.receive("client1", done(1), 0.0)
+    assert (report.message.round, report.message.metrics["count"]) == (1, 48.0)
+
+
+@pytest.mark.parametrize(("rounds", "tested"), [(1, [0]), (4, [2, 3])])
+def test_clients_test_after_every_third_round_and_after_the_last(rounds, tested):
+    server, seen = started("psl", rounds=rounds, test_every=3), []
+    answers = {"correct_by_class": torch.zeros(10), "total_by_class": torch.ones(10)}
+    for number in range(rounds):
+        if [action for action in over(server, NAMES) if isinstance(action.message, messages.TestRound)]:
+            seen.append(number)
+            for name in NAMES:
+                server.receive(name, RoundTested(round=number, **answers), 1.0)
+    assert seen == tested
+
+
 def test_one_that_comes_and_leaves_before_the_next_round_takes_no_part_in_it():
     server = started("psl", test_every=0)
     server.lost("client3", 0.0)
@@ -197,6 +219,20 @@ def test_an_asynchronous_update_counts_the_less_the_more_it_missed():
         server.computed(stepped(), 0.0)
         scales.append(step.weights)
     assert scales == [(1.0,), (0.5,), (0.5,), (0.5,), (0.2,), (1 / 3,)]  # the first of a client since it came
+
+
+def test_an_asynchronous_client_that_is_back_begins_with_the_slowest_and_has_missed_nothing():
+    server = started("psl-async", staleness=0, staleness_exponent=1.0, rounds=9)
+    for client in range(3):
+        server.receive(NAMES[client], task(client), 0.0)
+        server.computed(stepped(), 0.0)
+    server.lost("client3", 1.0)
+    come(server, "client3")
+    (step,) = server.receive("client3", task(2), 2.0)
+    assert (joined(step), step.weights) == ((2,), (1.0,))
+    server.computed(stepped(), 2.0)
+    (step,) = server.receive("client1", task(0, 1), 3.0)  # the slowest has taken one step, not none
+    assert joined(step) == (0,)
 
 
 def test_an_asynchronous_step_counts_by_the_data_of_those_in_it():
@@ -313,6 +349,8 @@ def test_one_that_comes_early_takes_no_part_in_the_round_before_its_own():
 
 
 def test_an_edge_server_needs_its_cloud_until_its_end():
+    early = EdgeServer(make_federation("psl", edges=2), 0, Peer("cloud"))
+    assert early.receive("runner", Shutdown(), 0.0) == [Finish()]  # before it has reached the cloud
     server = moving(1)
     assert server.lost("next", 0.5) is None
     server.receive("runner", Shutdown(), 1.0)
