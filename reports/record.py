@@ -46,7 +46,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of ``path``, without a torn last one. Raises ValueError, with file and line, for other lines."""
+    """Yield the records of ``path``, without a torn last one. Raises ValueError with file and line for other lines."""
     decoder = msgspec.json.Decoder(Record)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
