@@ -65,7 +65,7 @@ def measure_profile(
     """
     chain = Inspected(model, input_shape, granularity)
     workload = inspect_chain(chain)
-    parts = [chain.part(index, index + 1) for index in range(len(chain))]
+    parts = [chain.part(index, index + 1).eval() for index in range(len(chain))]
     model.to(device).eval()
     pictures = torch.randn(batch, *input_shape, generator=torch.Generator().manual_seed(0))
     inputs = {chain.input: pictures.to(device)}
@@ -123,11 +123,10 @@ def _forward(
     """One pass from ``values``: seconds and [(value, leaf detached from it)] of each layer, and the result."""
     seconds, detached = [], []
     for part in parts:
-        arguments = [values[name] for name in part.inputs]
         began = now()
-        results = part.body(*arguments)
+        results = part(values)
         seconds.append(now() - began)
-        made = new_values(dict(zip(part.outputs, results, strict=True)), values)
+        made = new_values(results, values)
         leaves = {name: value.detach().requires_grad_() for name, value in made.items() if _trained(value)}
         detached.append([(made[name], leaf) for name, leaf in leaves.items()])
         values = {name: (values | made | leaves)[name] for name in part.outputs}

@@ -101,8 +101,8 @@ def _work(part: Part, values: Values) -> tuple[int, int]:
     used = {node.name for node in inputs if any(user.op != "output" for user in node.users)}
     read = boundary_bytes({name: values[name] for name in part.inputs if name in used})
     own = [*part.body.named_parameters(), *part.body.named_buffers()]
-    meta = {name: tensor.detach().to("meta") for name, tensor in own}
-    part.body.eval()
+    meta = {f"body.{name}": tensor.detach().to("meta") for name, tensor in own}
+    part.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        torch.func.functional_call(part.body, meta, tuple(values[name] for name in part.inputs))
+        torch.func.functional_call(part, meta, (values,))
     return int(counter.get_total_flops()), read + sum(tensor.nbytes for _, tensor in own)

@@ -80,8 +80,7 @@ class WholeModel:
         self.seconds = sum(self._layer_s[done:stop]) if self._layer_s else 0.0
         with torch.no_grad():
             for part in self._bodies[done:stop]:
-                results = part.body(*(values[name] for name in part.inputs))
-                values = dict(zip(part.outputs, results, strict=True))
+                values = part(values)
             tensors, views, scalars = pack(values)
         wire = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         return Activation(assignment=0, step=step, train=False, scalars=scalars, views=views, tensors=wire, done=stop)

@@ -9,25 +9,17 @@ later layers need.
 
 import operator
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from nodes.errors import ModelError
-from nodes.model.tracing import clear_in_place, input_and_output, observe, trace
-from nodes.seeds import derive, seed_generators
+from nodes.model.part import Body, Moment, Part, Values, layer_seed
+from nodes.model.tracing import trace
 from nodes.spec.job import Granularity
 
-Values = dict[str, Any]  # tensors and scalars by the name of the fx node that made them
-
-
-class Moment(NamedTuple):
-    """The point in training from which, with the layer's number, the seed of a stochastic layer is derived."""
-
-    seed: int
-    step: int
-    microbatch: int = 0
+__all__ = ["Chain", "Moment", "Part", "Values", "layer_seed"]
 
 
 class Chain:
@@ -43,18 +35,18 @@ class Chain:
     """
 
     def __init__(self, model: nn.Module, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> None:
-        self.model = model
-        graph = trace(model)
-        self._graph = graph
+        self.model = _uncompiled(model)
+        network = trace(self.model, input_shape)
+        self.kept = network.kept
+        self._network, self._graph = network, network.graph
         self.input_shape = input_shape
-        self.input, self.output = input_and_output(graph)
-        observed = observe(fx.GraphModule(model, graph), input_shape)
-        if clear_in_place(model, graph, observed):
-            observed = observe(fx.GraphModule(model, graph), input_shape)
-        layers = _operations(graph, observed)
+        self.input, self.output = network.input, network.output
+        _clear_in_place(self.model, network.graph)
+        observed = {node: node.meta["value"] for node in network.graph.nodes if node.op != "output"}
+        layers = _operations(network.graph, observed)
         if granularity == "module":
             layers = _by_module(layers)
-        self._layers = _merge_uncuttable(layers, observed)
+        self._layers = _late_numbers(_merge_uncuttable(layers, observed), observed)
         self._layer_of = {node: index for index, layer in enumerate(self._layers) for node in layer}
         self._observed = {node.name: value for node, value in observed.items()}
         self.names = _names(self._layers, observed)
@@ -89,7 +81,7 @@ class Chain:
             begins[copies[self._layers[index][0]].name] = index
         outputs = self.boundary(stop)
         graph.output(tuple(copies[by_name[name]] for name in outputs))
-        return Part(fx.GraphModule(self.model, graph), self.boundary(start), outputs, begins)
+        return Part(Body(self.model, graph, self._network), self.boundary(start), outputs, begins)
 
     def check_part(self, start: int, stop: int) -> None:
         """Raise ModelError unless ``part`` can cut out layers ``start`` to ``stop`` - 1."""
@@ -98,61 +90,33 @@ class Chain:
         inside: set[int] = set()
         outside: set[int] = set()
         for node, layer in self._layer_of.items():
-            (inside if start <= layer < stop else outside).update(map(id, _owned(self.model, node)))
+            (inside if start <= layer < stop else outside).update(map(id, self._owned(node)))
         if inside & outside:
             raise ModelError(f"layers {start} to {stop} share trained parameters with other layers; choose another cut")
 
-
-class Part(nn.Module):
-    """Consecutive layers of a chain, from the values at its first boundary to those at its last.
-
-    Parameters keep their names in the whole model. In training every layer draws from generators seeded by
-    (seed, step, microbatch, layer), so the draws do not depend on where the model is cut.
-    """
-
-    def __init__(
-        self, body: fx.GraphModule, inputs: tuple[str, ...], outputs: tuple[str, ...], begins: dict[str, int]
-    ) -> None:
-        super().__init__()
-        self.body = body
-        self.inputs = inputs
-        self.outputs = outputs
-        self._begins = begins  # layer number by the name of its first node
-
-    def forward(self, values: Values, moment: Moment | None = None) -> Values:
-        """Run the layers on ``values``. In training ``moment`` seeds each layer's draws; None leaves the generators."""
-        run = _Run(self.body, self._begins, moment if self.training else None)
-        results = run.run(*(values[name] for name in self.inputs), enable_io_processing=False)
-        return dict(zip(self.outputs, results, strict=True))
+    def _owned(self, node: fx.Node) -> list[nn.Parameter]:
+        """Trained parameters that ``node`` uses. Copies of frozen ones stay equal, so they may be shared."""
+        used: list[Any] = []
+        if node.op == "call_module":
+            used = list(self.model.get_submodule(str(node.target)).parameters())
+        elif node.op == "get_attr" and node.target not in self._network.constants:
+            used = [operator.attrgetter(str(node.target))(self.model)]
+        return [parameter for parameter in used if isinstance(parameter, nn.Parameter) and parameter.requires_grad]
 
 
-class _Run(fx.Interpreter):
-    """Seeds the generators before every layer, whether it draws or not."""
-
-    def __init__(self, body: fx.GraphModule, begins: dict[str, int], moment: Moment | None) -> None:
-        super().__init__(body)
-        self._begins, self._moment = begins, moment
-
-    def run_node(self, n: fx.Node) -> Any:
-        if self._moment is not None and n.name in self._begins:
-            seed_generators(layer_seed(self._moment, self._begins[n.name]))
-        return super().run_node(n)
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` was given."""
+    original: nn.Module = getattr(model, "_orig_mod", model)
+    return original
 
 
-def layer_seed(moment: Moment, layer: int) -> int:
-    """Seed of the draws of layer number ``layer`` at ``moment``."""
-    return derive(moment.seed, moment.step, moment.microbatch, layer)
-
-
-def _owned(model: nn.Module, node: fx.Node) -> list[nn.Parameter]:
-    """Trained parameters of ``model`` that ``node`` uses. Copies of frozen ones stay equal, so they may be shared."""
-    used: list[nn.Parameter] = []
-    if node.op == "call_module":
-        used = list(model.get_submodule(str(node.target)).parameters())
-    if node.op == "get_attr":
-        attribute = operator.attrgetter(str(node.target))(model)
-        used = [attribute] if isinstance(attribute, nn.Parameter) else []
-    return [parameter for parameter in used if parameter.requires_grad]
+def _clear_in_place(model: nn.Module, graph: fx.Graph) -> None:
+    """Clear the flags of the modules that the trace took for operations that make new tensors."""
+    for node in graph.nodes:
+        if node.op == "call_module":
+            module = model.get_submodule(str(node.target))
+            if getattr(module, "inplace", False) and not list(module.children()):
+                module.inplace = False  # type: ignore[assignment]
 
 
 def _operations(graph: fx.Graph, observed: dict[fx.Node, Any]) -> list[list[fx.Node]]:
@@ -164,7 +128,7 @@ def _operations(graph: fx.Graph, observed: dict[fx.Node, Any]) -> list[list[fx.N
             continue
         if _member_of_last(node, layers, observed) and not pending:
             layers[-1].append(node)
-        elif _has_tensor(observed[node]):
+        elif _has_tensor(observed[node]) and not node.meta.get("joined"):
             layers.append([*pending, node])
             pending = []
         else:
@@ -199,7 +163,7 @@ def _by_module(layers: list[list[fx.Node]]) -> list[list[fx.Node]]:
     seen: set[str] = set()
     opened = False  # whether the current group has its module
     for layer in layers:
-        called = {str(node.target) for node in layer if node.op == "call_module"} - seen
+        called = {_name(node) for node in layer if _is_module(node)} - seen
         seen |= called
         if not joined or (called and opened):
             joined.append([])
@@ -240,12 +204,40 @@ def _has_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
+def _late_numbers(layers: list[list[fx.Node]], observed: dict[fx.Node, Any]) -> list[list[fx.Node]]:
+    """Move numbers that are read off a tensor after its last other use to that use, so that they cross in its place."""
+    layer_of = {node: index for index, layer in enumerate(layers) for node in layer}
+    for index, layer in enumerate(layers):
+        for node in [node for node in layer if isinstance(observed[node], (int, float))]:
+            read = [given for given in node.all_input_nodes if isinstance(observed[given], torch.Tensor)]
+            users = [user for given in read for user in given.users if _has_tensor(observed.get(user))]
+            needed = [layer_of.get(one, 0) for one in (*read, *users)]
+            if read and max(needed) < index:
+                layer.remove(node)
+                layers[max(needed)].append(node)
+    return layers
+
+
+def _is_operation(node: fx.Node, value: Any) -> bool:
+    return node.op != "get_attr" and _has_tensor(value) and not node.meta.get("joined")
+
+
+def _is_module(node: fx.Node) -> bool:
+    """Whether ``node`` calls a module, or a function that follows the mode as a module does."""
+    return node.op == "call_module" or "evaluate" in node.meta
+
+
+def _name(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    return f"_by_mode_{node.name}" if "evaluate" in node.meta else node.name
+
+
 def _names(layers: Iterable[list[fx.Node]], observed: dict[fx.Node, Any]) -> list[str]:
     """Names of the layers: the module's path, else the node's name, with #2, #3, ... where it repeats."""
     names: list[str] = []
     for layer in layers:
-        operation = next(node for node in layer if node.op != "get_attr" and _has_tensor(observed[node]))
-        name = str(operation.target) if operation.op == "call_module" else operation.name
+        name = _name(next(node for node in layer if _is_operation(node, observed[node])))
         again = sum(other == name or other.startswith(f"{name}#") for other in names)
         names.append(f"{name}#{again + 1}" if again else name)
     return names

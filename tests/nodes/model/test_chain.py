@@ -137,10 +137,10 @@ def test_what_drops_in_training_alone_is_seeded_and_does_nothing_in_evaluation(h
     assert not torch.equal(one, other)
 
 
-def test_scalars_of_any_kind_cross_a_cut():
+def test_a_number_that_follows_from_the_batch_crosses_a_cut():
     torch.manual_seed(1)
     chain = assert_every_cut_equals_whole(Scalars())
-    assert {type(value) for value in chain.shapes(1).values()} == {torch.Tensor, float, bool}
+    assert {type(value) for value in chain.shapes(2).values()} == {torch.Tensor, float}
 
 
 def test_what_is_detached_stays_so_across_a_cut() -> None:
@@ -192,8 +192,7 @@ def test_what_crosses_is_the_live_tensors_each_storage_once_and_values_as_such()
     chain = outline(EVERYTHING, 10, (3, 6, 8))
     crossing = chain.shapes(chain.names.index("thin"))
     kinds = [type(value) for value in crossing.values()]
-    assert kinds.count(int) >= 2  # batch and sizes, used by a later view
-    assert {6, 8} <= {value for value in crossing.values() if isinstance(value, int)}
+    assert kinds.count(int) == 1  # the batch, used by a later view; height and width are the same for all batches
     shapes = sorted(tuple(value.shape) for value in crossing.values() if isinstance(value, torch.Tensor))
     assert shapes == [(1, 4, 6, 8), (1, 4, 6, 8), (1, 8, 1, 1), (1, 8, 6, 8)]  # halves, parameter, residual
 
@@ -259,7 +258,6 @@ def test_parameters_shared_over_a_cut_are_refused(direct):
         ("user_models:torch.zeros", SMALL, "torch.zeros cannot be built"),
         ("user_models:text", SMALL, "expected a torch.nn.Module"),
         ("user_models:OtherInTraining", SMALL, "differ between training and evaluation"),
-        ("user_models:ThroughView", SMALL, "through a view"),
         ("user_models:TwoInputs", SMALL, "one tensor"),
         ("user_models:TwoResults", SMALL, "returns a tuple; expected one tensor"),
         ("user_models:Everything", (1, 6, 6), r"does not take pictures of shape \(1, 6, 6\)"),

@@ -115,7 +115,7 @@ class Drops(nn.Module):
 
 
 class Scalars(nn.Module):
-    """A number that is no integer, and a truth, which later layers need."""
+    """A number that is no integer, which later layers need, and a decision on a size that no batch changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,8 +123,8 @@ class Scalars(nn.Module):
         self.head = nn.Conv2d(8, 10, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scale, keep = x.size(2) ** -0.5, x.size(2) > 100
-        x = self.head(self.stem(x)) * scale
+        scale, keep = x.size(0) ** -0.5, x.size(2) > 100
+        x = self.head(self.stem(x) * scale) * scale
         return torch.mean(x.flatten(2), 2, keepdim=keep)
 
 
@@ -225,8 +225,8 @@ class Computes(nn.Module):
 
 
 class TwoInputs(nn.Module):
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        return x if mask is None else x * mask
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return x * mask
 
 
 class TwoResults(nn.Module):

@@ -1,0 +1,172 @@
+"""Parts of a chain: consecutive layers that run on the values of a boundary."""
+
+import operator
+import random
+import sys
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx, nn
+
+from nodes.model.tracing import Network
+from nodes.model.tracing.modes import AMBIENT, ModeKeeper
+from nodes.model.tracing.tree import HERE, map_tree
+from nodes.seeds import derive, seed_generators
+
+Values = dict[str, Any]  # tensors and scalars by the name of the fx node that made them
+
+
+class Moment(NamedTuple):
+    """The point in training from which, with the layer's number, the seed of a stochastic layer is derived."""
+
+    seed: int
+    step: int
+    microbatch: int = 0
+
+
+class Body(nn.Module):
+    """The modules and tensors of ``model`` that ``graph`` uses, by their paths in the model."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, network: Network) -> None:
+        super().__init__()
+        self.graph = graph
+        self.flags: dict[str, tuple[bool, bool]] = {}
+        saved = model.state_dict(keep_vars=True)
+        for node in graph.nodes:
+            path = str(node.target)
+            if node.op == "call_module":
+                module = model.get_submodule(path)
+                inner = [f"{path}.{name}" if name else path for name, _ in module.named_modules()]
+                self.flags.update((name, network.training[name]) for name in inner if name in network.training)
+                self._hold(path, module)
+            elif node.op == "get_attr":
+                constant = network.constants.get(path)
+                self._hold(path, operator.attrgetter(path)(model) if constant is None else constant, path in saved)
+
+    def _hold(self, path: str, value: Any, persistent: bool = False) -> None:
+        *owners, name = path.split(".")
+        holder: nn.Module = self
+        for owner in owners:
+            if owner not in holder._modules:
+                holder.add_module(owner, nn.Module())
+            holder = holder.get_submodule(owner)
+        if isinstance(value, nn.Module):
+            holder.add_module(name, value)
+        elif isinstance(value, nn.Parameter):
+            holder.register_parameter(name, value)
+        elif not hasattr(holder, name):
+            holder.register_buffer(name, value, persistent)
+
+    def train(self, mode: bool = True) -> "Body":
+        """Set the mode of each module as the model's own ``train`` sets it."""
+        super().train(mode)
+        for path, flags in self.flags.items():
+            self.get_submodule(path).training = flags[not mode]
+        return self
+
+
+class Part(nn.Module):
+    """Consecutive layers of a chain, from the values at its first boundary to those at its last.
+
+    Parameters keep their names in the whole model. In training every layer draws from generators seeded by
+    (seed, step, microbatch, layer), so the draws do not depend on where the model is cut.
+    """
+
+    def __init__(self, body: Body, inputs: tuple[str, ...], outputs: tuple[str, ...], begins: dict[str, int]) -> None:
+        super().__init__()
+        self.body = body
+        self.inputs = inputs
+        self.outputs = outputs
+        self._begins = begins  # layer number by the name of its first node
+        self._draws_elsewhere = any(node.meta.get("draws") for node in body.graph.nodes)
+        nodes = body.graph.nodes
+        self._casts = any(mode.autocast for node in nodes for mode in node.meta.get("modes", ()))
+        self._last_uses = _last_uses(body.graph)
+
+    def forward(self, values: Values, moment: Moment | None = None) -> Values:
+        """Run the layers on ``values``. In training ``moment`` seeds each layer's draws; None leaves the generators."""
+        given = [values[name] for name in self.inputs]
+        if self._casts:  # autocast takes a leaf for a weight, whose cast it keeps
+            given = [value.view_as(value) if _is_leaf(value) else value for value in given]
+        keeper = ModeKeeper()
+        try:
+            results = self._run(given, moment if self.training else None, keeper)
+        finally:
+            if self._casts:
+                keeper.close()
+        return dict(zip(self.outputs, results, strict=True))
+
+    def _run(self, given: list[Any], moment: Moment | None, keeper: ModeKeeper) -> Any:
+        inputs, made = iter(given), dict[fx.Node, Any]()
+        device = next((value.device for value in given if isinstance(value, torch.Tensor)), torch.device("cpu"))
+
+        def argument(leaf: Any) -> Any:
+            if isinstance(leaf, fx.Node):
+                return made[leaf]
+            return device if leaf is HERE else leaf
+
+        for node in self.body.graph.nodes:
+            if node.op == "placeholder":
+                made[node] = next(inputs)
+                continue
+            if moment is not None and node.name in self._begins:
+                self._seed(layer_seed(moment, self._begins[node.name]))
+            args, kwargs = map_tree(argument, (node.args, node.kwargs) if self.training else _in_evaluation(node))
+            if node.op == "output":
+                return args[0]
+            mode = node.meta["modes"][0 if self.training else 1]
+            if mode is AMBIENT or mode == AMBIENT:
+                made[node] = self._call(node, args, kwargs)
+            else:
+                with keeper.around(mode):
+                    made[node] = self._call(node, args, kwargs)
+            for used in self._last_uses.get(node, ()):
+                del made[used]
+        raise AssertionError("a graph ends with its output")
+
+    def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        match node.op:
+            case "call_module":
+                return self.body.get_submodule(str(node.target))(*args, **kwargs)
+            case "get_attr":
+                return operator.attrgetter(str(node.target))(self.body)
+            case "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _seed(self, seed: int) -> None:
+        seed_generators(seed)
+        if self._draws_elsewhere:
+            random.seed(seed)
+            if "numpy" in sys.modules:
+                sys.modules["numpy"].random.seed(seed % (1 << 32))
+
+
+def _in_evaluation(node: fx.Node) -> tuple[Any, Any]:
+    """The arguments of ``node`` in evaluation."""
+    other = node.meta.get("evaluate", {})
+    args = tuple(other.get(place, given) for place, given in enumerate(node.args))
+    return args, {name: other.get(name, given) for name, given in node.kwargs.items()}
+
+
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad and value.is_leaf
+
+
+def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """The values that are used for the last time by each node."""
+    last: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        last[node] = node
+        for used in node.all_input_nodes:
+            last[used] = node
+    uses: dict[fx.Node, list[fx.Node]] = {}
+    for used, user in last.items():
+        if user.op not in ("output", "placeholder"):
+            uses.setdefault(user, []).append(used)
+    return uses
+
+
+def layer_seed(moment: Moment, layer: int) -> int:
+    """Seed of the draws of layer number ``layer`` at ``moment``."""
+    return derive(moment.seed, moment.step, moment.microbatch, layer)

@@ -1,0 +1,134 @@
+"""What is replaced in torch and Python while a model is traced, and put back afterwards."""
+
+import builtins
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils.checkpoint import CheckpointFunction
+
+from nodes.model.tracing.recorder import Recorder
+from nodes.model.tracing.tree import any_leaf
+from nodes.model.tracing.values import Traced
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A call of an autograd function, which brings its own backward pass."""
+
+    function: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function.apply(*args, **kwargs)
+
+    @property
+    def __name__(self) -> str:
+        name: str = self.function.__name__
+        return name
+
+
+@contextmanager
+def patched(recorder: Recorder, call_module: Callable[..., Any]) -> Iterator[None]:
+    """Let ``recorder`` see calls of modules (``call_module`` is given them), autograd functions and ``len``."""
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(nn.Module, "__call__", call_module))
+        stack.enter_context(_replaced(torch.autograd.Function, "apply", _apply(recorder)))
+        stack.enter_context(_replaced(builtins, "len", _length(recorder)))
+        for (_, name), namespace in list(fx._symbolic_trace._wrapped_fns_to_patch.items()):
+            if name in namespace:
+                stack.callback(namespace.__setitem__, name, namespace[name])
+                namespace[name] = _whole(recorder, namespace[name])
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def _apply(recorder: Recorder) -> Any:
+    descriptor = vars(torch.autograd.Function)["apply"]
+
+    def original(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        return descriptor.__get__(None, cls)(*args, **kwargs)
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if recorder.executing or not recorder.follows((args, kwargs)):
+            return original(cls, *args, **kwargs)
+        if cls is CheckpointFunction:  # its backward pass computes the same values again
+            function, _, *inputs = args
+            trained = any_leaf(lambda value: isinstance(value, torch.Tensor) and value.requires_grad, inputs)
+            with nullcontext() if trained else torch.no_grad():
+                return function(*inputs)
+        return recorder.record(
+            "call_function", Applied(cls), args, kwargs, run=lambda *args, **kwargs: original(cls, *args, **kwargs)
+        )
+
+    return classmethod(apply)
+
+
+def _length(recorder: Recorder) -> Callable[[Any], Any]:
+    original = builtins.len
+
+    def length(of: Any) -> Any:
+        return recorder.length(of) if type(of) is Traced and not recorder.executing else original(of)
+
+    return length
+
+
+def _whole(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, which ``torch.fx.wrap`` marked, as one operation."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if recorder.executing or not recorder.follows((args, kwargs)):
+            return function(*args, **kwargs)
+        return recorder.record("call_function", function, args, kwargs)
+
+    return call
+
+
+@contextmanager
+def _replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
+    before = vars(holder)[name]
+    setattr(holder, name, value)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
+
+
+class Draws:
+    """The states of the generators outside of torch."""
+
+    def __init__(self) -> None:
+        self._random = random.getstate()
+        numpy = sys.modules.get("numpy")
+        self._numpy: Any = numpy and numpy.random.get_state()
+
+    def restore(self) -> None:
+        random.setstate(self._random)
+        if self._numpy:
+            sys.modules["numpy"].random.set_state(self._numpy)
+
+    def changed(self) -> bool:
+        """Whether numbers were drawn since."""
+        if random.getstate() != self._random:
+            return True
+        if not self._numpy:
+            return False
+        _, keys, place, *rest = sys.modules["numpy"].random.get_state()
+        return place != self._numpy[2] or rest != list(self._numpy[3:]) or bool((keys != self._numpy[1]).any())
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put back all generators of random numbers afterwards."""
+    others = Draws()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            others.restore()

@@ -1,0 +1,378 @@
+"""Tracing of a model for training and evaluation; modules that cannot be traced are kept whole."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from nodes.errors import ModelError, one_line
+from nodes.model.tracing.copies import ModelCopy, registered, with_data
+from nodes.model.tracing.modes import Mode
+from nodes.model.tracing.patches import Draws, generators_kept, patched
+from nodes.model.tracing.recorder import META, Recorder
+from nodes.model.tracing.tree import map_tree
+from nodes.model.tracing.values import BATCHES, UntraceableError, WrongInputError, user_line
+
+SMALLEST = {True: 2, False: 1}  # batch of a trace, by training: batch norm needs two
+WAY_OUT = "move that code into a module of its own; what cannot be traced there, or has `whole = True`, stays one layer"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A module that is one layer because it cannot be traced: its path, why, and the file and line."""
+
+    path: str
+    reason: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" + (f" ({self.where})" if self.where else "")
+
+
+@dataclass
+class Network:
+    """A model as one graph over its own modules.
+
+    In the ``meta`` of a node: ``value`` for the smallest batch, a meta tensor or a number; ``modes``, those of torch
+    around the operation in training and evaluation; ``evaluate``, the arguments, by position or name, that differ in
+    evaluation; ``joined``, if it belongs to the layer of the next operation; ``draws``, if it draws outside of torch.
+    """
+
+    graph: fx.Graph
+    input: str
+    output: str
+    constants: dict[str, torch.Tensor] = field(default_factory=dict)  # of ``get_attr`` nodes, besides the model's
+    training: dict[str, tuple[bool, bool]] = field(default_factory=dict)  # flag of a module in training and evaluation
+    kept: tuple[Kept, ...] = ()  # modules that are whole because they cannot be traced
+
+
+@dataclass
+class _Pass:
+    """One traced forward pass, in training or in evaluation."""
+
+    recorder: Recorder
+    output: fx.Node
+    flags: dict[str, bool]
+
+
+def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Network:
+    """The graph of ``model``, which stays as it is, for both modes. Raises ModelError."""
+    initialise(model, input_shape)
+    kept: dict[str, Kept] = {}
+    draws = False
+    with generators_kept():
+        while True:
+            tracing = _Tracing(model, input_shape, kept, draws)
+            try:
+                train, evaluate = tracing.run(True), tracing.run(False)
+            except Exception as error:
+                raise _refused(model, input_shape, error) from error
+            draws = draws or tracing.drew
+            found = tracing.found or _unify(train, evaluate, kept)
+            if not found and not (tracing.drew and not tracing.watching):
+                return _network(train, evaluate, tuple(kept.values()))
+            kept |= found
+
+
+def initialise(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Let lazy modules take their shapes, as the first forward pass would."""
+    lazy = [m for m in model.modules() if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params()]
+    if not lazy:
+        return
+    mode = model.training
+    device = next((tensor.device for _, tensor in registered(model)), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *input_shape, device=device))
+    except Exception as error:
+        raise ModelError(
+            f"the model does not take pictures of shape {tuple(input_shape)}: {one_line(error)}"
+        ) from error
+    finally:
+        model.train(mode)
+
+
+class _Tracing:
+    """Both passes of one attempt, on one copy of the model; ``found`` are modules that failed in it."""
+
+    def __init__(self, model: nn.Module, input_shape: tuple[int, ...], kept: dict[str, Kept], watching: bool) -> None:
+        self.found: dict[str, Kept] = {}
+        self.drew = False
+        self.watching = watching  # for draws outside of torch
+        self._model, self._shape, self._kept = model, input_shape, kept
+        self._copy = ModelCopy(model)
+        self._device = next((t.device for _, t in registered(model) if not t.is_meta), torch.device("cpu"))
+        self._call_original = nn.Module.__call__
+
+    def run(self, training: bool) -> _Pass:
+        """Trace one pass. Raises what the model's own forward raises."""
+        recorder = Recorder(self._copy.named, self._copy.attributes, self._device, SMALLEST[training])
+        self._recorder, self._flags = recorder, dict[str, bool]()
+        model = self._copy.model.train(training)
+        states = Draws()
+        with torch.set_grad_enabled(training), patched(recorder, self._caller()), recorder, recorder.watching_regions():
+            first, second = (torch.empty(b, *self._shape, device=META) for b in (SMALLEST[training], BATCHES[0]))
+            given = recorder.placeholder(_input_name(model), first, second)
+            result = model(given)
+            recorder.check_integers()
+            if not isinstance(result, torch.Tensor):
+                raise ModelError(f"the model returns a {_kind(result)}; expected one tensor")
+            output = recorder.node_of(result)
+            if output is None:
+                raise ModelError("the model returns a constant, which does not follow from its input")
+            recorder.graph.output(output)
+        self.drew = self.drew or states.changed()
+        return _Pass(recorder, output, self._flags)
+
+    def _caller(self) -> Callable[..., Any]:
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if self._recorder.executing:
+                return self._call_original(module, *args, **kwargs)
+            return self._call(module, args, kwargs)
+
+        return call
+
+    def _call(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if type(module).__name__ == "OptimizedModule":
+            module = module._orig_mod  # type: ignore[assignment]
+        path, owners = self._copy.paths.get(id(module)), self._recorder.owners
+        if path and (path in self._kept or path in self.found or _is_leaf(module)):
+            return self._leaf(path, module, args, kwargs)
+        owners.append(owners[-1] if path is None else path)
+        states = Draws() if self.watching else None
+        found = len(self.found)
+        try:
+            if path == "" and _has_backward_hooks(module):
+                raise UntraceableError("a backward hook on the whole model")
+            result = _forward(module, args, kwargs)
+            if states is not None and len(self.found) == found and states.changed():
+                raise UntraceableError("numbers drawn outside of torch, by random or numpy")
+        except (WrongInputError, ModelError):
+            raise
+        except Exception as error:
+            if not path:
+                raise
+            where = getattr(error, "where", "") or user_line(error)
+            self.found[path] = Kept(path, _reason(error), where)
+        else:
+            return result
+        finally:
+            owners.pop()
+        return self._leaf(path, module, args, kwargs)  # so that this attempt finds all that fail
+
+    def _leaf(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        for name, inner in module.named_modules():
+            inside = f"{path}.{name}" if name else path
+            if self._flags.setdefault(inside, inner.training) != inner.training:
+                raise UntraceableError(f"{inside} runs in training and in evaluation mode in one pass")
+        in_place = bool(getattr(module, "inplace", False)) and not list(module.children())
+        if reason := _reason_to_keep(module):
+            self._kept.setdefault(path, Kept(path, reason))
+        before = Draws() if path in self._kept or path in self.found else None
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if in_place:
+                module.inplace = False  # type: ignore[assignment]
+            try:
+                return _normalised(module, *args) if _is_batch_norm(module, args) else _forward(module, args, kwargs)
+            except Exception:  # without data; with data it may run
+                return self._run_with_data(path, module.training, args, kwargs)
+            finally:
+                if in_place:
+                    module.inplace = True  # type: ignore[assignment]
+
+        result = self._recorder.record("call_module", path, args, kwargs, run)
+        if before is not None and before.changed():
+            before.restore()
+            self._recorder.draws(result)
+        return self._recorder.replace(args[0], result) if in_place else result
+
+    def _run_with_data(self, path: str, training: bool, args: Any, kwargs: Any) -> Any:
+        def filled(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return self._device if value == META else value
+            make = torch.randn if value.is_floating_point() else torch.zeros
+            return make(value.shape, dtype=value.dtype, device=self._device).requires_grad_(value.requires_grad)
+
+        try:
+            module = with_data(self._model.get_submodule(path), self._device)
+            for name, inner in module.named_modules():
+                inner.training = self._flags[f"{path}.{name}" if name else path]
+            args, kwargs = map_tree(filled, (args, kwargs))
+            result = _forward(module, args, kwargs)
+        except Exception as error:
+            raise WrongInputError(one_line(error)) from error
+        return map_tree(_without_data, result)
+
+
+def _forward(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """A call of ``module`` with its hooks."""
+    return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def _without_data(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().to(META).requires_grad_(value.requires_grad).clone()
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(module, nn.Sequential)
+    return own or getattr(module, "whole", False) is True or bool(_reason_to_keep(module))
+
+
+def _reason_to_keep(module: nn.Module) -> str:
+    """Why a module that has modules of its own must stay whole; empty if it need not."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is compiled by torch.jit.script"
+    return "it has a backward hook" if _has_backward_hooks(module) and list(module.children()) else ""
+
+
+def _is_batch_norm(module: nn.Module, args: Any) -> bool:
+    plain = isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module).__module__.startswith("torch.nn.")
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return plain and not hooks and args[0].dim() > 1 and args[0].shape[1] == module.num_features
+
+
+def _normalised(module: nn.Module, given: torch.Tensor) -> torch.Tensor:
+    """What a batch norm makes of a tensor without data; torch's own way takes milliseconds."""
+    trained = given.requires_grad or any(parameter.requires_grad for parameter in module.parameters())
+    return torch.empty_like(given).requires_grad_(trained and torch.is_grad_enabled()).clone()
+
+
+def _has_backward_hooks(module: nn.Module) -> bool:
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
+def _input_name(model: nn.Module) -> str:
+    names = list(inspect.signature(model.forward).parameters)
+    return names[0] if names else "input"
+
+
+def _kind(result: Any) -> str:
+    name = type(result).__name__
+    return {"Members": "tuple"}.get(name, name)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UntraceableError) else one_line(error)
+
+
+def _refused(model: nn.Module, input_shape: tuple[int, ...], error: Exception) -> ModelError:
+    """The error of a model whose own forward cannot be traced, or that does not take its input."""
+    if isinstance(error, ModelError):
+        return error
+    pictures = f"the model does not take pictures of shape {tuple(input_shape)}"
+    if isinstance(error, WrongInputError):
+        return ModelError(f"{pictures}: {error}")
+    try:
+        inspect.signature(model.forward).bind(None)
+    except TypeError:
+        return ModelError("the model takes several inputs; expected one tensor, the pictures")
+    try:
+        with torch.no_grad():
+            device = next((tensor.device for _, tensor in registered(model) if not tensor.is_meta), torch.device("cpu"))
+            with_data(model, device).eval()(torch.randn(2, *input_shape, device=device))
+    except Exception as wrong:
+        return ModelError(f"{pictures}: {one_line(wrong)}")
+    where = getattr(error, "where", "") or user_line(error)
+    place = f" ({where})" if where else ""
+    return ModelError(f"the model's own forward cannot be traced: {_reason(error)}{place}; {WAY_OUT}")
+
+
+def _unify(train: _Pass, evaluate: _Pass, kept: dict[str, Kept]) -> dict[str, Kept]:
+    """Join both passes into the graph of ``train``; return modules that differ between them. Raises ModelError."""
+    ones, others = (list(one.recorder.graph.nodes) for one in (train, evaluate))
+    _follow_mode(train, evaluate)
+    if _listing(train) == _listing(evaluate):
+        for one, other in zip(ones, others, strict=True):
+            one.meta["modes"] = (one.meta.get("mode", Mode()), other.meta.get("mode", Mode()))
+            one.meta["value"] = other.meta.get("value")
+        return {}
+    owned, owned_too = _by_owner(train), _by_owner(evaluate)
+    paths = [path for path in owned.keys() | owned_too.keys() if owned.get(path) != owned_too.get(path)]
+    if "" in paths or set(paths) <= kept.keys():
+        raise ModelError(
+            "operations outside any module differ between training and evaluation"
+            f"{_first_difference(ones, others)}; move them into a module"
+        )
+    return {path: Kept(path, "it differs between training and evaluation") for path in paths}
+
+
+def _first_difference(ones: list[fx.Node], others: list[fx.Node]) -> str:
+    for one, other in zip(ones, others, strict=False):
+        if one.target != other.target:
+            return f" ({one.meta.get('where') or other.meta.get('where')})"
+    return ""
+
+
+def _follow_mode(train: _Pass, evaluate: _Pass) -> None:
+    """Let functions take constants that differ in evaluation, such as in ``F.dropout(x, p, self.training)``."""
+    for one, other in zip(train.recorder.graph.nodes, evaluate.recorder.graph.nodes, strict=False):
+        if one.op == "call_function" and one.target is other.target:
+            differing = {
+                key
+                for key, given in _constants(one).items()
+                if key in _constants(other) and given != _constants(other)[key]
+            }
+            if differing:
+                one.meta["evaluate"] = {key: _constants(other)[key] for key in differing}
+                for node in (one, other):
+                    node.meta["differing"] = differing
+
+
+def _constants(node: fx.Node) -> dict[int | str, Any]:
+    def constant(argument: Any) -> bool:
+        made: list[fx.Node] = []
+        fx.map_arg(argument, made.append)
+        return not made
+
+    arguments: list[tuple[int | str, Any]] = [*enumerate(node.args), *node.kwargs.items()]
+    return {key: argument for key, argument in arguments if constant(argument)}
+
+
+def _listing(one: _Pass) -> list[Any]:
+    """The nodes of a pass such that equal ones compute the same."""
+    places = {node: place for place, node in enumerate(one.recorder.graph.nodes)}
+    return [
+        (node.op, _target(one, node), str(map_tree(lambda leaf: places.get(leaf, leaf), _arguments(node))))
+        for node in places
+    ]
+
+
+def _target(one: _Pass, node: fx.Node) -> Any:
+    constant = one.recorder.constants.get(str(node.target)) if node.op == "get_attr" else None
+    return node.target if constant is None else (constant.dtype, constant.tolist())
+
+
+def _arguments(node: fx.Node) -> Any:
+    """The arguments of ``node``; those that follow the mode are left out."""
+    differing = node.meta.get("differing", ())
+    args = [None if place in differing else arg for place, arg in enumerate(node.args)]
+    return args, {key: None if key in differing else arg for key, arg in node.kwargs.items()}
+
+
+def _by_owner(one: _Pass) -> dict[str, list[Any]]:
+    """The operations that each module runs itself, without their operands."""
+    owned: dict[str, list[Any]] = {}
+    for node in one.recorder.graph.nodes:
+        if node.op not in ("placeholder", "output", "get_attr"):
+            arguments = map_tree(lambda leaf: None if isinstance(leaf, fx.Node) else leaf, _arguments(node))
+            owned.setdefault(node.meta["owner"], []).append((node.op, node.target, str(arguments)))
+    return owned
+
+
+def _network(train: _Pass, evaluate: _Pass, kept: tuple[Kept, ...]) -> Network:
+    graph = train.recorder.graph
+    for node in reversed(list(graph.nodes)):
+        value = node.meta.get("value")
+        if not node.users and isinstance(value, (int, float)):
+            graph.erase_node(node)
+        node.meta["value"] = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
+    flags = {path: (flag, evaluate.flags.get(path, flag)) for path, flag in train.flags.items()}
+    first = next(iter(graph.nodes))
+    return Network(graph, first.name, train.output.name, train.recorder.constants, flags, kept)
