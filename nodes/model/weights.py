@@ -198,8 +198,10 @@ def read_file(path: str, device: str | torch.device = "cpu") -> Any:
                 f"weights {path}: holds more than tensors{_objects(path)}, which is not loaded, as that would run code "
                 "of the file; save the tensors alone: torch.save(network.state_dict(), path)"
             ) from None
-        why = f"neither safetensors nor what torch.save wrote, or damaged: {one_line(error)}"
-        raise ModelError(f"weights {path}: {why}") from None
+        why = f": {one_line(error)}" if isinstance(error, (OSError, ValueError)) else ""  # torch's advice is unsafe
+        raise ModelError(
+            f"weights {path} cannot be read: neither safetensors nor what torch.save wrote, or damaged{why}"
+        ) from None
 
 
 def _is_pickle(path: str) -> bool:
