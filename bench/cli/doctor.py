@@ -59,7 +59,10 @@ def _data_sets(data_dir: Path | None) -> Facts:
     from nodes.data import datasets as data  # noqa: PLC0415
 
     states, notes, damaged = {}, [], []
-    present = data.names_in(data_dir) if data_dir else []
+    try:
+        present = data.names_in(data_dir) if data_dir else []
+    except ValueError as error:
+        raise InputError([f"--data: {error}"]) from None
     for name in dict.fromkeys([*data.dataset_names(), *present]):
         try:
             found = data.examine_dataset(name, data_dir)

@@ -56,7 +56,7 @@ def read_cifar(place: Path, classes: tuple[str, ...], *, cifar: Cifar) -> Stored
         batches = [_cifar_batch(f"{place / name}", found[name], cifar) for name in files]
         pixels = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = np.concatenate([labels for _, labels in batches])
-        return Part(labels, place / files[-1], len(pixels), lambda _: pixels)
+        return Part(labels, place / files[0] if len(files) == 1 else place, len(pixels), lambda _: pixels)
 
     if names in found and len(stated := _texts(place / names, found[names], key)) == len(classes):
         classes = stated

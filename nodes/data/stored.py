@@ -74,8 +74,11 @@ class Layout:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Entries of ``folder`` in order, without hidden ones and those that operating systems add."""
-    return sorted(entry for entry in folder.iterdir() if not HIDDEN.fullmatch(entry.name))
+    """Entries of ``folder`` in order, without hidden ones and those that operating systems add. Raises DataError."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not HIDDEN.fullmatch(entry.name))
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}") from None
 
 
 def visible_folders(folder: Path) -> list[Path]:

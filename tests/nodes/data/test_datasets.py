@@ -110,6 +110,7 @@ def test_names_are_known_in_the_spellings_that_people_use() -> None:
         ([1, 2, 3, 1], [3, 1], 1, 3, ["labels run from 1 to 3: taken as classes 0 to 2", "no test picture of class 1"]),
         ([0, 1, 2, 1], [2, 0], 0, 3, ["no test picture of class 1"]),
         ([1, 2, 3, 1], [0, 3], 0, 4, ["no training picture of class 0", "no test picture of class 1, 2"]),
+        ([2, 3, 2, 3], [3, 2], 0, 4, ["no training picture of class 0, 1", "no test picture of class 0, 1"]),
         ([0, 3, 0, 3], [3, 0], 0, 4, ["no training picture of class 1, 2", "no test picture of class 1, 2"]),
     ],
 )
