@@ -162,7 +162,7 @@ def _experiments(
         else:
             told = _teller(document, at, spec)
             experiment = Experiment(file.name, spec, function, kind, dataset, decoder(data_dir), told, modules)
-            _check_parameters(document, at, experiment)
+            _check_parameters(document, at, experiment, data_dir)
             yield experiment
 
 
@@ -186,7 +186,7 @@ def resolve_run(run: str) -> tuple[Run, type[msgspec.Struct]]:
     return function, kind
 
 
-def _check_parameters(document: Document, at: Key, experiment: Experiment) -> None:
+def _check_parameters(document: Document, at: Key, experiment: Experiment, data_dir: Path | None) -> None:
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(experiment.parameters_type)}
     for key, name, value in _given(document, at, experiment.spec):
         if name in fields:
@@ -196,7 +196,7 @@ def _check_parameters(document: Document, at: Key, experiment: Experiment) -> No
             where = key[: key.index(name) + 1]  # not each value of a grid
             document.problem(where, f"no parameter of {experiment.spec.run}{takes}")
     if not document.wrong(at):
-        _check_points(document, at, experiment)
+        _check_points(document, at, experiment, data_dir)
 
 
 def _given(document: Document, at: Key, spec: ExperimentSpec) -> Iterator[tuple[Key, str, Any]]:
@@ -214,14 +214,14 @@ def _given(document: Document, at: Key, spec: ExperimentSpec) -> Iterator[tuple[
                 yield (*key, part), name, value
 
 
-def _check_points(document: Document, at: Key, experiment: Experiment) -> None:
+def _check_points(document: Document, at: Key, experiment: Experiment, data_dir: Path | None) -> None:
     """Note parameters that are each right but not together, each message once, and those that no case uses."""
     said = set()
     unused: list[set[tuple[Key, str]]] = []  # of each case
     for scale in SCALES:
         here = experiment.spec.at(scale)
         for case, point in points(here.grid):
-            problems = _problems(experiment, here.parameters | point)
+            problems = _problems(experiment, here.parameters | point, data_dir)
             unused.append({(one.key, one.message) for one in problems if one.unused})
             for key, message, note in ((one.key, one.message, one.note) for one in problems if not one.unused):
                 stands = (*at, *_given_at(experiment.spec, scale, case, key))
@@ -239,13 +239,13 @@ def _check_points(document: Document, at: Key, experiment: Experiment) -> None:
                 document.problem(stands, idle[name,])
 
 
-def _problems(experiment: Experiment, values: dict[str, Any]) -> list[Problem]:
+def _problems(experiment: Experiment, values: dict[str, Any], data_dir: Path | None) -> list[Problem]:
     """What is wrong with all of ``values`` together; the key is empty where it is unknown."""
     try:
         parameters = experiment.parameters(values)
     except msgspec.ValidationError as error:
         return [Problem((), str(error))]
-    setting = Setting(experiment.spec.mode, experiment.dataset)
+    setting = Setting(experiment.spec.mode, experiment.dataset, data_dir=data_dir)
     return list(parameters.problems(setting)) if isinstance(parameters, Checked) else []
 
 

@@ -5,7 +5,7 @@ as ``module:function``. The annotation of the first argument, a msgspec Struct, 
 ``parameters``. If it has a method ``problems`` (see ``Checked``), the method is called before anything runs.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
@@ -34,6 +34,7 @@ class Setting(NamedTuple):
     mode: Mode
     dataset: str = "none"  # resolved; "none" is no data set
     shaping: ShapingBackend | None = None
+    data_dir: Path | None = None  # the user's folder of data sets; None also once a run is planned
 
 
 class Problem(NamedTuple):
@@ -56,6 +57,15 @@ def attempt(key: Key, check: Callable[P, T], *given: P.args, **named: P.kwargs) 
     except ValueError as error:
         yield Problem(key, str(error))
         return None
+
+
+def unused_in(parameters: msgspec.Struct, used_in: Mapping[str, Sequence[Mode]], mode: Mode) -> Iterator[Problem]:
+    """The problem of every parameter of ``used_in`` that has not its default and that ``mode`` does not use."""
+    for field in msgspec.structs.fields(parameters):
+        modes = used_in.get(field.name, (mode,))
+        default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+        if mode not in modes and getattr(parameters, field.name) != default:
+            yield Problem((field.name,), f"only used in mode {' and '.join(modes)}; this one is {mode}")
 
 
 @runtime_checkable

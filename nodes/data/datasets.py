@@ -243,6 +243,23 @@ def examine_dataset(name: str, directory: Path | None) -> Examined:
         return Examined(sum(part.size for part in parts), damaged(paths, whole=True), notes)
 
 
+class DatasetSize(NamedTuple):
+    """Number of classes and of pictures of a data set."""
+
+    classes: int
+    train: int
+    test: int
+
+
+@functools.cache
+def dataset_size(name: str, directory: Path | None) -> DatasetSize:
+    """The size of a resolved data set, for which no picture file is decoded. Raises DataError."""
+    with _naming(name):
+        stored, known = _open(name, directory)
+        labels, classes, _ = number_labels(stored, known.classes)
+    return DatasetSize(len(classes), *map(len, labels))
+
+
 def recorded_name(name: str, directory: Path | None) -> str:
     """The name of the data set in records; npz files may contain their own. Raises DataError."""
     name = resolve_dataset(name, directory)

@@ -12,6 +12,7 @@ from nodes.model.chain import Chain
 from nodes.seeds import derive
 from nodes.spec.job import Granularity
 
+CLASSES = ("classes", "num_classes", "n_classes", "num_labels")  # words for a constructor's number of classes
 BUILT_IN = {  # short names of the networks of nodes.zoo; none is also torchvision's
     "small_cnn": "nodes.zoo.small_cnn:small_cnn",
     "sequence_labeller": "nodes.zoo.small_cnn:sequence_labeller",
@@ -36,8 +37,9 @@ def import_path(name: str) -> str | None:
 def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:
     """Build a network from ``seed``, on the CPU and in training mode, for pictures of ``input_shape`` (C, H, W).
 
-    ``name`` is of ``BUILT_IN``, a torchvision classifier, or ``module:callable``, called with ``classes=`` if it takes
-    that. Raises ModelError for an unknown name, or a failure in the network's constructor.
+    ``name`` is of ``BUILT_IN``, a torchvision classifier, or ``module:callable``, called with ``classes`` by the first
+    word of ``CLASSES`` that it takes, and by ``num_classes`` if it takes any keyword. Raises ModelError for an unknown
+    name, or a failure in the network's constructor.
     """
     torch.manual_seed(derive(seed))
     try:
@@ -71,7 +73,10 @@ def _own(name: str, classes: int) -> Any:
         make = load_callable(name)
     except ValueError as error:
         raise ModelError(str(error)) from error
-    return make(classes=classes) if "classes" in inspect.signature(make).parameters else make()
+    taken = inspect.signature(make).parameters
+    if word := next((word for word in CLASSES if word in taken), None):
+        return make(**{word: classes})
+    return make(num_classes=classes) if any(one.kind is one.VAR_KEYWORD for one in taken.values()) else make()
 
 
 def _torchvision(name: str, classes: int, input_shape: tuple[int, int, int]) -> Any:

@@ -2,21 +2,24 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
-from bench.suite.experiment import Context, Problem, attempt
+from bench.suite.experiment import Context, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName, check_stage_name
 from nodes.data.batching import subset
-from nodes.data.datasets import EMBEDDED, KNOWN, load_dataset
+from nodes.data.datasets import EMBEDDED, KNOWN, DatasetSize, dataset_size, load_dataset
 from nodes.data.images import Dataset
+from nodes.errors import DataError, one_line
 from nodes.model.boundary import boundary_bytes
 from nodes.model.chain import Chain, Values
-from nodes.model.factory import outline
+from nodes.model.factory import CLASSES, outline
 from nodes.model.pretrained import is_published, published_weights
 from nodes.model.weights import fit_weights
 from nodes.spec.job import DataSpec, Granularity, Job, OptimizerSpec, StageSpec
@@ -44,6 +47,27 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def layout(self, classes: int = ANY_CLASSES) -> Chain:
         """The network's layers without data. Raises ModelError."""
         return layers_of(str(self.model), classes, self.side)
+
+    def checked_layout(self, setting: Setting) -> Generator[Problem, None, Chain | None]:
+        """The network's layers; problems of the model, its result or a batch with one picture give None."""
+        return (yield from checked_layout(str(self.model), self.side, setting))
+
+    def sample_problems(self, setting: Setting, train: tuple[int, str], test: int = 1) -> Iterator[Problem]:
+        """Too few pictures, or no number of blank pictures without a data set.
+
+        ``train`` is the least number of training pictures, and the reason; ``test`` the least number for tests.
+        """
+        size = size_of(setting)
+        one = "one" if test == 1 else "one for each client"
+        needed = {"train_samples": train, "test_samples": (test, one)}
+        for (name, (least, why)), held in zip(needed.items(), size[1:] if size else (None, None), strict=True):
+            given, wanted = getattr(self, name), f"at least {least}, {why}"
+            if given is not None and given < least:
+                yield Problem((name,), f"got {given}; give {wanted}")
+            elif held is not None and held < least:
+                yield Problem((name,), f"{setting.dataset} has {held}; needed are {wanted}")
+            elif given is None and setting.dataset == "none" and least:
+                yield Problem((name,), f"without a data set, give the number of blank pictures: {wanted}")
 
     def classes(self, context: Context) -> int:
         """The number of classes of the case's data set, or ANY_CLASSES without one. Raises DataError."""
@@ -99,6 +123,42 @@ def layers_of(model: str, classes: int, side: int, granularity: Granularity = "o
 def stored(name: str, directory: str | None, side: int) -> Dataset:
     """A data set, cached for all cases of this process."""
     return load_dataset(name, None if directory is None else Path(directory), side)
+
+
+def size_of(setting: Setting) -> DatasetSize | None:
+    """The size of the case's data set, if the setting has one and says where it is."""
+    with suppress(DataError):
+        return None if setting.dataset == "none" else dataset_size(setting.dataset, setting.data_dir)
+    return None
+
+
+def checked_layout(model: str, side: int, setting: Setting) -> Generator[Problem, None, Chain | None]:
+    """The layers of ``model``; None after a problem of the model, or of a result that is not one number a class."""
+    size = size_of(setting)
+    classes = size.classes if size else ANY_CLASSES
+    layout = yield from attempt(("model",), layers_of, model, classes, side)
+    if layout is None or (setting.mode == "virtual" and setting.dataset == "none"):
+        return layout
+    shape = tuple(layout.shapes(len(layout))[layout.output].shape)
+    if shape[1:] == (classes,):
+        return layout
+    got, data = f"(N, {', '.join(map(str, shape[1:]))})", setting.dataset if size else "blank pictures"
+    words = f"{', '.join(CLASSES[:-1])} or {CLASSES[-1]}"
+    message = f"its result has shape {got}; expected (N, {classes}), one number for each class of {data}"
+    yield Problem(("model",), f"{message}; let its constructor take {words}")
+    return None
+
+
+def check_pass(layout: Chain, pictures: int) -> None:
+    """Raise ValueError if the network cannot be trained on so few ``pictures`` at once, as batch norm on one value."""
+    if pictures > 1:
+        return
+    device = next(layout.model.parameters()).device
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            layout.model.train()(torch.zeros(pictures, *layout.input_shape, device=device))
+    except ValueError as error:
+        raise ValueError(f"it cannot be trained on one picture at a time; give more ({one_line(error)})") from None
 
 
 def weights_problems(parameters: Learning, weights: str | None, dataset: str) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -10,11 +10,20 @@ from msgspec.structs import replace
 
 from bench.experiments.common.cuts import cut_problems
 from bench.experiments.common.inference import restored
-from bench.experiments.common.learning import Learning, check_stage, node_names, weights_of, weights_problems
+from bench.experiments.common.learning import (
+    Learning,
+    check_pass,
+    check_stage,
+    node_names,
+    weights_of,
+    weights_problems,
+)
 from bench.experiments.common.resumable import resumable, resumable_until
+from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count
 from nodes.data.batching import split_holdout
+from nodes.data.datasets import EMBEDDED
 from nodes.data.images import Dataset, Pictures
 from nodes.files import replacing
 from nodes.model.chain import Chain
@@ -41,17 +50,34 @@ class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields
     pretrain_epochs: int = 0
     pretrain_lr: float | None = None
 
-    def training_problems(self, setting: Setting, stages: dict[str, StageSpec]) -> Iterator[Problem]:
-        """Problems of weights, of the cut and of ``stages``, each by the parameter that holds it."""
+    def training_problems(
+        self, setting: Setting, stages: Mapping[Key, StageSpec], besides: int = 0
+    ) -> Iterator[Problem]:
+        """Problems of pictures, model, weights, the cut and ``stages``, each by the parameter that holds it.
+
+        ``besides`` are training pictures that are held out of every training.
+        """
+        if self.train_samples is None and setting.dataset == EMBEDDED:
+            besides = 0  # the digits stand in where a larger set is asked for
+        held_out = f" and {besides} held out" if besides else ""
+        why = f"a batch of {self.batch_size}{held_out}"
+        yield from self.sample_problems(setting, (self.batch_size + besides, why))
         yield from weights_problems(self, self.weights, setting.dataset)
+        if not self.pretrain_epochs:
+            yield Problem(("pretrain_lr",), "only used with pretrain_epochs", unused=True)
         if self.epsilon is not None and self.optimizer.schedule != "constant":
             yield Problem(("epsilon",), "training until convergence needs optimizer.schedule constant")
-        done = yield from attempt(("cut",), lambda: boundary_after(self.layout(), self.cut))
-        if done is None:
-            return
+        layout = yield from self.checked_layout(setting)
+        done = None
+        if layout is not None:
+            yield from attempt(("batch_size",), check_pass, layout, self.batch_size)
+            done = yield from attempt(("cut",), boundary_after, layout, self.cut)
         for key, spec in stages.items():
-            wrong = list(attempt((key,), check_stage, spec, self.layout().shapes(done)))
-            yield from wrong or cut_problems(("cut",), self.layout(), done, spec)
+            crossing = None if layout is None or done is None else layout.shapes(done)
+            wrong = list(attempt(key, check_stage, spec, crossing))
+            yield from wrong
+            if layout is not None and done is not None and not wrong:
+                yield from cut_problems(("cut",), layout, done, spec)
 
 
 class Trained(NamedTuple):

@@ -9,10 +9,11 @@ from typing import Any, Literal, NamedTuple
 from msgspec.structs import replace
 
 from bench.experiments.common.cuts import cut_problems
-from bench.experiments.common.learning import Learning, layers_of, node_names
+from bench.experiments.common.learning import Learning, check_pass, layers_of, node_names
 from bench.experiments.common.resumable import resumable
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName, PositiveShare
+from nodes.model.chain import Chain
 from nodes.spec.job import Job, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.stages.deprune.budget import BudgetPhase, rate_factors
@@ -55,23 +56,32 @@ METHODS = {
 
 
 class VggTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Training of a VGG-11 cut at the paper's layer number ``cut``. ``boosted_epochs`` is the paper's l_k."""
+    """Training of a VGG-11 cut at the paper's layer number ``cut``."""
 
     model: ModelName = ModelName("nodes.zoo.vgg:vgg11")
     cut: int = 5
     resolution: Count = 1
     optimizer: OptimizerSpec = OptimizerSpec(lr=1e-2, momentum=0.0)
-    boosted_epochs: Count = 1
     batch_size: Count = 16
     augment: bool = True
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from self.sample_problems(setting, self.least)
+        layout = yield from self.checked_layout(setting)
+        if layout is None:
+            return
+        yield from attempt(("batch_size",), check_pass, layout, self.batch_size)
         stage = pruned([BudgetPhase(1, 1.0)], resolution=self.resolution)
-        wrong = list(attempt(("cut",), self._check_cut, stage))
-        yield from wrong or cut_problems(("cut",), self.layout(), layers_before(self.cut), stage)
+        wrong = list(attempt(("cut",), self._check_cut, layout, stage))
+        yield from wrong or cut_problems(("cut",), layout, layers_before(self.cut), stage)
 
-    def _check_cut(self, stage: StageSpec) -> None:
-        layout, done = self.layout(), layers_before(self.cut)
+    @property
+    def least(self) -> tuple[int, str]:
+        """The least number of training pictures, and the reason."""
+        return self.batch_size, f"a batch of {self.batch_size}"
+
+    def _check_cut(self, layout: Chain, stage: StageSpec) -> None:
+        done = layers_before(self.cut)
         if done > len(layout):
             raise ValueError(f"cut {self.cut} follows {done} layers; the model has {len(layout)}")
         build_stage(stage, layout.shapes(done))
@@ -85,11 +95,17 @@ class TrainingCourse(VggTraining, frozen=True, kw_only=True, forbid_unknown_fiel
     share: PositiveShare = 1 / 32
     milestone: Count = 18
     against: tuple[str, ...] = ()
+    boosted_epochs: Count = 1  # the paper's l_k
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         for key, name in (("method", self.method), *(("against", other) for other in self.against)):
             if name not in METHODS:
                 yield Problem((key,), f"no method {name!r}; there are {', '.join(METHODS)}")
+        methods = [METHODS[name] for name in (self.method, *self.against) if name in METHODS]
+        if all(method.boost == 1 for method in methods):
+            yield Problem(("boosted_epochs",), "only used by the method boosted", unused=True)
+        if not any(method.module for method in methods):
+            yield Problem(("resolution",), "only used by methods with a module at the cut", unused=True)
         if self.milestone > sum(self.epochs):
             yield Problem(("milestone",), f"epoch {self.milestone} is beyond the {sum(self.epochs)} epochs of training")
         yield from super().problems(setting)
@@ -109,6 +125,7 @@ class Family(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True)
     reset: bool = True
     choice: Literal["filter", "random", "magnitude"] = "filter"
     boost: float = 1.0
+    boosted_epochs: Count = 1  # the paper's l_k
     scratch: bool = True
     scratch_epochs: Count | None = None
 
@@ -116,6 +133,10 @@ class Family(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if len(self.epochs) != len(self.shares) or len(self.shares) < 2:
             message = f"{len(self.epochs)} for {len(self.shares)} shares; give one for each of two or more shares"
             yield Problem(("epochs",), message)
+        if self.boost == 1:
+            yield Problem(("boosted_epochs",), "only used with a boost of the learning rate", unused=True)
+        if not self.scratch:
+            yield Problem(("scratch_epochs",), "only used with scratch", unused=True)
         yield from super().problems(setting)
 
 
@@ -161,7 +182,7 @@ def trained(name: str, parameters: TrainingCourse, context: Context) -> Epochs:
     if method.budgets == "low until flat":
         options["flatness"] = FLATNESS
     stage = pruned(phases, resolution=parameters.resolution, **options) if method.module else StageSpec()
-    job = make_job(parameters, context, stage, phases, method.boost)
+    job = make_job(parameters, context, stage, phases, (method.boost, parameters.boosted_epochs))
     if method.lr is not None:
         job = replace(job, optimizer=replace(job.optimizer, lr=method.lr))
     return train(job, context, name).epochs
@@ -193,7 +214,8 @@ def family(parameters: Family, context: Context) -> Iterator[Measurement]:
     """Train a family by prune and each of its smaller members from scratch, then serve all members in turn."""
     phases = [BudgetPhase(*pair) for pair in zip(parameters.epochs, parameters.shares, strict=True)]
     options = {"resolution": parameters.resolution, "choice": parameters.choice}
-    job = make_job(parameters, context, pruned(phases, reset=parameters.reset, **options), phases, parameters.boost)
+    boost = parameters.boost, parameters.boosted_epochs
+    job = make_job(parameters, context, pruned(phases, reset=parameters.reset, **options), phases, boost)
     ends = [sum(parameters.epochs[: number + 1]) for number in range(len(phases))]
     job = replace(job, members=tuple(ends))
     reported = train(job, context, "prune").epochs
@@ -246,9 +268,13 @@ def serving(trained: Epochs, served: Epochs, shares: Sequence[float]) -> Iterato
 
 
 def make_job(
-    parameters: VggTraining, context: Context, stage: StageSpec, phases: Sequence[BudgetPhase], boost: float = 1.0
+    parameters: VggTraining,
+    context: Context,
+    stage: StageSpec,
+    phases: Sequence[BudgetPhase],
+    boost: tuple[float, int] = (1.0, 1),
 ) -> Job:
-    """The job of UE and server with ``stage`` between them, for the epochs of ``phases``."""
+    """The job of UE and server with ``stage`` between them; ``boost`` is a factor of the learning rate and epochs."""
     classes = len(parameters.stored(context).classes)
     layout = parameters.layout(classes)
     return parameters.job(
@@ -258,7 +284,7 @@ def make_job(
         nodes=node_names(2),
         splits=(layers_before(parameters.cut),),
         stages=(stage,),
-        optimizer=replace(parameters.optimizer, factors=rate_factors(phases, boost, parameters.boosted_epochs)),
+        optimizer=replace(parameters.optimizer, factors=rate_factors(phases, *boost)),
         epochs=sum(phase.epochs for phase in phases),
     )
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.experiments.common.learning import layers_of
 from bench.experiments.deprune.experiments import VggTraining, make_job, pruned
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting, unused_in
 from bench.suite.parameter_types import Count, ModelName, PositiveShare
 from netem.profiles import Duplex, LinkName, duplex
 from nodes.spec.job import Device, StageSpec
@@ -42,6 +42,19 @@ class SourceTraffic(VggTraining, frozen=True, kw_only=True, forbid_unknown_field
     epochs: Count = 1
     steps: Count | None = None
 
+    @property
+    def least(self) -> tuple[int, str]:
+        each = f" for each of {self.sources} sources" if self.sources > 1 else ""
+        return self.sources * self.batch_size, f"a batch of {self.batch_size}{each}"
+
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        if setting.mode == "virtual":
+            yield Problem((), "mode virtual is not supported, since a network is trained; give in-process or live")
+        yield from unused_in(self, dict.fromkeys(("link", "core_share"), ("live",)), setting.mode)
+        for name in () if self.module else ("share", "resolution"):
+            yield Problem((name,), "only used with the module", unused=True)
+        yield from super().problems(setting)
+
 
 class Coders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A cut of VGG-11; operations of its coders are counted at ``shares`` of the maps."""
@@ -55,7 +68,8 @@ class Coders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def traffic(parameters: SourceTraffic, context: Context) -> Iterator[Measurement]:
     """Train for some steps: bytes over the link, samples a second, network time, memory of the processes."""
     phases = [BudgetPhase(parameters.epochs, parameters.share)]
-    job = make_job(parameters, context, pruned(phases) if parameters.module else StageSpec(), phases)
+    stage = pruned(phases, resolution=parameters.resolution) if parameters.module else StageSpec()
+    job = make_job(parameters, context, stage, phases)
     devices = (Device(slowdown=1 / parameters.core_share), Device()) if parameters.core_share < 1 else ()
     job = replace(job, sources=parameters.sources, steps=parameters.steps, devices=devices)
     if context.mode == "in-process":

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -39,11 +39,32 @@ class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=T
         return stage_specs(self.stage, 1)[0]
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        yield from self.training_problems(setting, {"stage": self.spec})
+        yield from self.training_problems(setting, {("stage",): self.spec})
 
 
-class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """DynSplit with ``options`` at each target ratio of ``targets``.
+class PathTraining(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """DynSplit with ``options`` at each target ratio of ``targets``."""
+
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    targets: Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)] = (0.2,)
+
+    def spec(self, **options: Any) -> StageSpec:
+        return StageSpec(name="nodes.stages.dynsplit.stage:DynSplit", options=self.options | options)
+
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from self.training_problems(setting, {("options",): self.spec(target=self.targets[:1])})
+        if self.epsilon is not None and len(set(self.options.get("temperatures", (1.0,)))) > 1:
+            yield Problem(("epsilon",), "training until convergence needs one temperature")
+
+
+class OneTarget(PathTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """DynSplit at one target ratio."""
+
+    targets: Annotated[tuple[Share, ...], msgspec.Meta(min_length=1, max_length=1)] = (0.2,)
+
+
+class TargetSweep(PathTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """DynSplit at several target ratios.
 
     The network with target ``steer`` is steered over ``shares`` of the first path and follows links while
     ``samples_per_s`` arrive: a link of ``rates_bps``, one rate a second, and each of ``traces`` (the name of a packaged
@@ -52,8 +73,6 @@ class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fie
     first fitted, for that many epochs, to reconstruct the activations of the pre-trained network.
     """
 
-    options: dict[str, Any] = msgspec.field(default_factory=dict)
-    targets: tuple[Share, ...] = (0.2,)
     alone: tuple[Count, ...] = ()
     coder_epochs: int = 0
     steer: Share | None = None
@@ -63,15 +82,20 @@ class TargetSweep(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fie
     budget_bytes_per_sample: tuple[Positive, ...] = ()
     samples_per_s: Count = 50
 
-    def spec(self, **options: Any) -> StageSpec:
-        return StageSpec(name="nodes.stages.dynsplit.stage:DynSplit", options=self.options | options)
-
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        yield from self.training_problems(setting, {"options": self.spec(target=self.targets[:1])})
+        yield from super().problems(setting)
+        if self.steer is None:
+            for name in ("shares", "rates_bps", "traces", "budget_bytes_per_sample", "samples_per_s"):
+                yield Problem((name,), "only used with steer", unused=True)
+        elif self.steer not in self.targets:
+            yield Problem(("steer",), f"got {self.steer:g}; give one of targets, {', '.join(map(str, self.targets))}")
+        for name, other in (("traces", "budget_bytes_per_sample"), ("budget_bytes_per_sample", "traces")):
+            if getattr(self, name) and not getattr(self, other):
+                yield Problem((name,), f"only used with {other}", unused=True)
+        if not self.traces and not self.rates_bps:
+            yield Problem(("samples_per_s",), "only used with rates_bps or traces", unused=True)
         if self.coder_epochs and not self.pretrain_epochs:
             yield Problem(("coder_epochs",), "coders are fitted to a pre-trained network: give pretrain_epochs as well")
-        if self.epsilon is not None and len(set(self.options.get("temperatures", (1.0,)))) > 1:
-            yield Problem(("epsilon",), "training until convergence needs one temperature")
         for number, trace in enumerate(self.traces):
             yield from attempt(("traces", number), paths.second_rates, trace)
 
@@ -126,7 +150,7 @@ def sweep(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
         yield from _line(name, points)
 
 
-def rationale(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
+def rationale(parameters: OneTarget, context: Context) -> Iterator[Measurement]:
     """Entropy of the original network's and of DynSplit's outputs by path, divided by the gate's ranking (Table IV)."""
     run = TrainingRun(parameters, context)
     (target,) = parameters.targets

@@ -7,7 +7,7 @@ before a round. Rates, delays and the duration of a round are assumptions.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -17,10 +17,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.experiments.common.learning import ANY_CLASSES, Learning, largest_payload
+from bench.experiments.common.learning import ANY_CLASSES, Learning, checked_layout, largest_payload, size_of
 from bench.experiments.hivemind.network.energy import FLOAT_BYTES
 from bench.experiments.hivemind.network.scenario import DEVICES, Machine
-from bench.suite.experiment import Context, Problem
+from bench.suite.experiment import Context, Problem, Setting
 from bench.suite.parameter_types import Count, ModelName, Positive, Share
 from netem.cellular.iab import TOPOLOGIES
 from netem.cellular.mobility import Trajectory, distances, serving_cells
@@ -77,6 +77,14 @@ class TrainedFieldParameters(FieldParameters, frozen=True, kw_only=True, forbid_
     model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
     side: Count = 32
     optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
+
+    def checked_layout(self, setting: Setting) -> Generator[Problem, None, Chain | None]:
+        """The network's layers; None after a problem of the model. Too few pictures for all batches are one too."""
+        least, size = self.clients * self.batches * self.batch_size, size_of(setting)
+        if size and size.train < least:
+            why = f"{least} for {self.batches} batches of {self.batch_size} for each of {self.clients} clients"
+            yield Problem(("batches",), f"{setting.dataset} has {size.train} training pictures, needed are {why}")
+        return (yield from checked_layout(str(self.model), self.side, setting))
 
     def field(self, seed: int) -> tuple[Chain, dict[Machine, Profile], "EdgeField"]:
         """The network's layers, their profile on each machine, and the field."""

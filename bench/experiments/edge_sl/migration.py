@@ -16,12 +16,11 @@ import torch
 from msgspec.structs import replace
 
 from bench.experiments.common.cuts import cut_problems
-from bench.experiments.common.learning import ANY_CLASSES, layers_of
 from bench.experiments.edge_sl.field import EdgeField, TrainedFieldParameters, edges_along_trajectory
 from bench.experiments.edge_sl.placement import held_bytes
 from bench.experiments.hivemind.network.energy import FLOAT_BYTES
 from bench.experiments.hivemind.network.scenario import Machine
-from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
+from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import Count, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -53,7 +52,12 @@ class RoamingParameters(TrainedFieldParameters, frozen=True, kw_only=True, forbi
     def problems(self, setting: Setting) -> Iterator[Problem]:
         if setting.mode == "live":
             yield Problem((), "mode live is not supported; give in-process or virtual, or moves of edge_sl.course")
-        layout = yield from attempt(("model",), layers_of, str(self.model), ANY_CLASSES, self.side)
+        yield Problem(("lateral",), "not used: copies travel from edge to cloud to edge", unused=True)
+        if setting.mode == "in-process":
+            yield Problem(("access",), "only used in mode virtual; this one is in-process", unused=True)
+        if setting.mode == "virtual":
+            yield Problem(("test_samples",), "not used in mode virtual, where nothing is learned", unused=True)
+        layout = yield from self.checked_layout(setting)
         problems = list(self.field_problems(len(layout))) if layout else []
         yield from problems
         if layout is None or problems:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import msgspec
 
 from bench.experiments.common.cuts import cut_problems
-from bench.experiments.common.learning import ANY_CLASSES, Learning, check_stage, weights_problems
+from bench.experiments.common.learning import ANY_CLASSES, Learning, check_pass, check_stage, weights_problems
 from bench.experiments.common.two_node_training import boundary_after
-from bench.suite.experiment import Problem, Setting, attempt
+from bench.suite.experiment import Problem, Setting, attempt, unused_in
 from bench.suite.parameter_types import Count, ModelName, Positive, StageChoice, stage_specs
 from netem.profiles import Duplex, LinkName
 from nodes.errors import ProtocolError
@@ -83,8 +83,12 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     times_s: tuple[Positive, ...] = ()  # at which a virtual or live run records accuracy
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        yield from self._mode_problems(setting.mode)
-        yield from self._sample_problems(setting.dataset)
+        yield from unused_in(self, USED_IN, setting.mode)
+        yield from self._unused(setting.mode)
+        shards = self.partition.shards if self.partition.kind == "shards" else 1
+        least = self.clients * shards * -(-self.batch_size // shards)
+        why = f"a batch of {self.batch_size} for each of {self.clients} clients"
+        yield from self.sample_problems(setting, (least, why), test=self.clients)
         if self.learn:
             yield from weights_problems(self, self.weights, setting.dataset)
         elif self.weights is not None:
@@ -92,14 +96,30 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if setting.shaping in ("kernel", "tbf+emulated"):
             message = "a federation cannot shape its links in the kernel; give --shaping emulated or none"
             yield Problem(("links",), message)
-        for name in ("backhaul", "cloud_every") if self.edges == 1 else ():
-            yield Problem((name,), "only used with several edge servers; edges is 1", unused=True)
-        layout = yield from attempt(("model",), self.layout)
+        layout = yield from self.checked_layout(setting)
         scheme = yield from attempt(("method",), self.method.build)
         if layout is None or scheme is None:
-            return
+            yield from attempt(("stage",), check_stage, self.stage_spec, None)
+        else:
+            yield from self._scheme_problems(layout, scheme)
+
+    def _unused(self, mode: Mode) -> Iterator[Problem]:
+        """Parameters that others leave without a use."""
+        for name in ("backhaul", "cloud_every") if self.edges == 1 else ():
+            yield Problem((name,), "only used with several edge servers; edges is 1", unused=True)
+        for name in () if self.learn else ("optimizer", "augment"):
+            yield Problem((name,), "only used where networks learn; learn is false", unused=True)
+        if mode == "virtual":
+            yield Problem(("test_every",), "not used in mode virtual, where tests take no time", unused=True)
+
+    def _scheme_problems(self, layout: Chain, scheme: Scheme) -> Iterator[Problem]:
+        if self.learn:
+            yield from attempt(("batch_size",), check_pass, layout, self.batch_size)
+        for name in ("cut", "stage") if scheme.server_parts == "none" else ():
+            yield Problem((name,), "not used: clients have the whole network", unused=True)
         split_point = yield from attempt(("cut",), self.split_point, layout)
         if split_point is None:
+            yield from attempt(("stage",), check_stage, self.stage_spec, None)
             return
         crossing = layout.shapes(split_point) if split_point < len(layout) else None
         if wrong := list(attempt(("stage",), check_stage, self.stage_spec, crossing)):
@@ -115,25 +135,6 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         except ValueError as error:
             first, _, _ = str(error).partition(":")
             yield Problem((first if first in self.__struct_fields__ else "method",), str(error))
-
-    def _mode_problems(self, mode: Mode) -> Iterator[Problem]:
-        """Parameters that are given and that ``mode`` does not use."""
-        for field in msgspec.structs.fields(self):
-            modes = USED_IN.get(field.name, (mode,))
-            if mode not in modes and getattr(self, field.name) != field.default:
-                yield Problem((field.name,), f"only used in mode {' and '.join(modes)}; this one is {mode}")
-
-    def _sample_problems(self, dataset: str) -> Iterator[Problem]:
-        """Too few pictures for all clients, or no number of blank pictures without a data set."""
-        each = f"for each of {self.clients} clients"
-        batch = self.clients * self.batch_size, f"a batch of {self.batch_size} {each}"
-        needed = {"train_samples": batch, "test_samples": (self.clients, f"one {each}")}
-        for name, (least, why) in needed.items():
-            given, wanted = getattr(self, name), f"at least {least}, {why}"
-            if given is not None and given < least:
-                yield Problem((name,), f"got {given}; give {wanted}")
-            elif given is None and dataset == "none":
-                yield Problem((name,), f"without a data set, give the number of blank pictures: {wanted}")
 
     @property
     def stage_spec(self) -> StageSpec:

@@ -11,12 +11,11 @@ import torch
 from msgspec.structs import replace
 
 from bench.experiments.common.cuts import service_problems
-from bench.experiments.common.learning import ANY_CLASSES, layers_of
 from bench.experiments.edge_sl import field as edge_field
 from bench.experiments.edge_sl.field import STRATEGIES, FieldParameters, TrainedFieldParameters, make_field
 from bench.experiments.hivemind.network.energy import FLOAT_BYTES
 from bench.experiments.hivemind.network.scenario import profiles
-from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
+from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import Count, Share, WorkloadName
 from nodes.model.chain import Chain
 from nodes.model.checkpoint import checkpoint_path
@@ -30,13 +29,18 @@ from reports.record import Mode
 
 
 class PlacementParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A packaged ``workload`` in the field; ``course`` records one of every ``every`` rounds."""
+    """A packaged ``workload`` in the field."""
 
     workload: WorkloadName = WorkloadName("resnet18-88")
-    every: Count = 1
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         yield from self.field_problems(len(profiles(self.workload)["ue"].layers))
+
+
+class CourseParameters(PlacementParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of every ``every`` rounds is recorded."""
+
+    every: Count = 1
 
 
 class MigrationParameters(TrainedFieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,9 +51,10 @@ class MigrationParameters(TrainedFieldParameters, frozen=True, kw_only=True, for
     def problems(self, setting: Setting) -> Iterator[Problem]:
         if setting.mode == "virtual":
             yield Problem((), "mode virtual is not supported, since a network is trained; give in-process or live")
+        yield Problem(("access",), "only used for times of rounds; here nothing is timed", unused=True)
         if self.clients != 1:
             yield Problem(("clients",), f"got {self.clients}; give 1, since layers follow one client")
-        layout = yield from attempt(("model",), layers_of, str(self.model), ANY_CLASSES, self.side)
+        layout = yield from self.checked_layout(setting)
         if layout is not None:
             yield from self.field_problems(len(layout))
             yield from service_problems(("model",), layout)
@@ -87,7 +92,7 @@ def placement(parameters: PlacementParameters, context: Context) -> Iterator[Mea
         yield Measurement("stored_mb", fmean(one.stored_bytes for one in rounds) / 1e6, "MB", case)
 
 
-def course(parameters: PlacementParameters, context: Context) -> Iterator[Measurement]:
+def course(parameters: CourseParameters, context: Context) -> Iterator[Measurement]:
     """Seconds of each strategy's rounds, one by one and accumulated."""
     field = make_field(parameters, profiles(parameters.workload), context.seed)
     for strategy in STRATEGIES:

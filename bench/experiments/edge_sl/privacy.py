@@ -19,6 +19,7 @@ from bench.experiments.common.inference import answers, in_order
 from bench.experiments.common.learning import ANY_CLASSES, layers_of
 from bench.experiments.common.threads import one_thread
 from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
+from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName, StageChoice, stage_specs
 from nodes.costs.profile import measure_profile
@@ -55,10 +56,11 @@ class Privacy(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=
     def problems(self, setting: Setting) -> Iterator[Problem]:
         if self.side < leakage.WINDOW:
             yield Problem(("side",), f"got {self.side}; SSIM needs {leakage.WINDOW} pixels or more")
+        if not self.shown:
+            yield Problem(("shown_side",), "only used with shown", unused=True)
         yield from _cut_problems(self.model, self.side, self.cuts)
-        for stage in self.stages:
-            for problem in self.training_problems(setting, {stage: self.spec(stage)}):
-                yield problem._replace(key=("stages", stage)) if problem.key == (stage,) else problem
+        stages: dict[Key, StageSpec] = {("stages", stage): self.spec(stage) for stage in self.stages}
+        yield from self.training_problems(setting, stages, besides=self.auxiliary_samples)
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

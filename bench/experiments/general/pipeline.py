@@ -9,10 +9,17 @@ import msgspec
 import numpy as np
 
 from bench.experiments.common.cuts import cut_problems
-from bench.experiments.common.learning import Learning, check_stage, node_names, weights_of, weights_problems
+from bench.experiments.common.learning import (
+    Learning,
+    check_pass,
+    check_stage,
+    node_names,
+    weights_of,
+    weights_problems,
+)
 from bench.experiments.common.resumable import resumable
 from bench.live.time_dilation import quickened, slowed
-from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt, unused_in
 from bench.suite.parameter_types import Count, CountOrZero, Stages, stage_specs
 from netem.profiles import Duplex, LinkName, duplex
 from netem.trace_schedule import schedules
@@ -26,6 +33,12 @@ from nodes.training.report import ReportEpoch, TrainingOutcome
 from reports.record import CaseValue, Mode
 
 LATENCY_QUANTILES = (0.5, 0.95)
+# Parameters that only some modes use; another mode refuses them. In virtual time nothing is computed.
+USED_IN: dict[str, tuple[Mode, ...]] = {
+    **dict.fromkeys(("link", "backhaul", "devices"), ("live", "virtual")),
+    **dict.fromkeys(("optimizer", "augment", "threads", "weights", "unsplit"), ("live", "in-process")),
+    "time_dilation": ("live",),
+}
 
 
 class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,7 +46,6 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
 
     ``link`` joins the UE to the first server, ``backhaul`` each further pair. ``splits`` are the layers done when
     leaving each node; by default layers are divided equally. ``stage`` acts at every link, or lists one a link.
-    ``rounds`` repeats the run; with ``unsplit`` the unsplit model runs in turn, so that both meet the same load.
     ``devices`` are the nodes that are slower than this machine; in virtual time every node needs its device's timing.
     """
 
@@ -47,40 +59,42 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
     microbatches: Count = 1
     window: Count = 4
     weights: str | None = None
-    unsplit: bool = False
-    rounds: Count = 1
     devices: dict[str, Device] = msgspec.field(default_factory=dict)
     time_dilation: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 1.0
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from unused_in(self, USED_IN, setting.mode)
         yield from self._mode_problems(setting.mode)
         yield from self._node_problems()
         if setting.mode != "virtual":
             yield from weights_problems(self, self.weights, setting.dataset)
         if self.batch_size % self.microbatches:
             yield Problem(("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}")
-        if self.splits is not None and len(self.splits) != self.nodes - 1:
-            yield Problem(("splits",), f"{self.nodes} nodes need {self.nodes - 1} splits, got {len(self.splits)}")
-            return
+        fits = self.splits is None or len(self.splits) == self.nodes - 1
+        if not fits:
+            yield Problem(("splits",), f"{self.nodes} nodes need {self.nodes - 1} splits, got {len(self.splits or ())}")
+        least = (self.batch_size, f"a batch of {self.batch_size}") if self.epochs else (0, "")
+        yield from self.sample_problems(setting, least)
         stages = yield from attempt(("stage",), stage_specs, self.stage, self.nodes - 1)
-        layout = yield from attempt(("model",), self.layout)
-        if stages is None or layout is None:
-            return
-        places = (yield from attempt(("splits",), _places, layout, self.splits_of(layout))) or []
-        acts_on = {place.outbound: place.stop for place in places if place.outbound is not None}
-        for link, spec in enumerate(stages if places else ()):
+        layout = yield from self.checked_layout(setting)
+        acts_on: dict[int, int] = {}
+        if layout is not None and fits:
+            divided = "microbatches" if self.microbatches > 1 else "batch_size"
+            if self.epochs and setting.mode != "virtual":
+                yield from attempt((divided,), check_pass, layout, self.batch_size // self.microbatches)
+            places = (yield from attempt(("splits",), _places, layout, self.splits_of(layout))) or []
+            acts_on = {place.outbound: place.stop for place in places if place.outbound is not None}
+        for link, spec in enumerate(stages or ()):
             key = ("stage", link) if isinstance(self.stage, list) else ("stage",)
             done = acts_on.get(link)
-            wrong = list(attempt(key, check_stage, spec, None if done is None else layout.shapes(done)))
-            yield from wrong or ([] if done is None else cut_problems(("splits",), layout, done, spec))
+            wrong = list(attempt(key, check_stage, spec, layout.shapes(done) if layout and done is not None else None))
+            yield from wrong
+            if layout is not None and done is not None and not wrong:
+                yield from cut_problems(("splits",), layout, done, spec)
 
     def _mode_problems(self, mode: Mode) -> Iterator[Problem]:
-        """Parameters that ``mode`` needs and that are missing, or that it does not use."""
-        if mode != "live" and self.time_dilation != 1:
-            yield Problem(("time_dilation",), f"only a live run can be dilated; this one is {mode}")
+        """Timings that virtual time needs and that are missing."""
         if mode == "virtual":
-            if self.weights is not None:
-                yield Problem(("weights",), "in virtual time nothing is computed, so weights are unused")
             for name in node_names(self.nodes):
                 if name not in self.devices:
                     yield Problem(("devices",), f"in virtual time {name} needs a device with a timing")
@@ -107,6 +121,13 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         if self.splits is not None:
             return tuple(self.splits)
         return tuple(round(len(layout) * (p + 1) / self.nodes) for p in range(self.nodes - 1))
+
+
+class ComparedChain(ChainParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A chain that runs ``rounds`` times, with ``unsplit`` in turn with the unsplit model under the same load."""
+
+    unsplit: bool = False
+    rounds: Count = 1
 
 
 def _places(layout: Chain, splits: tuple[int, ...]) -> list[LayerRange]:
@@ -140,7 +161,7 @@ def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
     return job, len(layout)
 
 
-def chain(parameters: ChainParameters, context: Context) -> Iterator[Measurement]:
+def chain(parameters: ComparedChain, context: Context) -> Iterator[Measurement]:
     """Train and test a chain, with ``unsplit`` also the unsplit model; yield everything that was counted."""
     job, layers = make_job(parameters, context)
     whole = msgspec.structs.replace(job, nodes=job.nodes[:1], splits=(), stages=(), devices=job.devices[:1])

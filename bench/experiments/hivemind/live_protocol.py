@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from bench.experiments.hivemind import live_route
 from bench.live.inference import LiveService, ServiceSetup
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import Count, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -186,6 +186,10 @@ class RateParameters(live_route.LiveRouteParameters, frozen=True, kw_only=True, 
     settling: Count = 4
     transfers: Count = 3
     check_s: Positive = 0.02
+
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        for name in ("transfers", "check_s") if self.rates == "known" else ():
+            yield Problem((name,), "only used where nodes measure rates; rates is known", unused=True)
 
     @property
     def policy(self) -> Policy:

@@ -16,7 +16,7 @@ from bench.experiments.general.cellular import NetworkParameters
 from bench.experiments.hivemind.network import scenario
 from bench.experiments.hivemind.network.scenario import Machine, SplitStrategy
 from bench.experiments.hivemind.network.tasks import Field, TaskTrace, present, tasks
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, Duration, Positive, WorkloadName
 from netem.cellular.iab import IabRoute
 from netem.cellular.network import Network
@@ -24,18 +24,17 @@ from nodes.splitting.search import sink_costs, split_node
 from reports.record import CaseValue
 
 
-class InferenceParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``tasks`` over ``duration_s`` of a network; ``input_bytes`` replaces the size of a float32 picture."""
+class TaskParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``tasks`` over ``duration_s`` of a network."""
+
+    tasks: Count = 600
+
+
+class InferenceParameters(TaskParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tasks of a packaged ``workload``; ``input_bytes`` replaces the size of a float32 picture."""
 
     workload: WorkloadName = WorkloadName("resnet18-88")
-    tasks: Count = 600
     input_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] | None = None
-
-
-class LimitedParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Tasks with a limit of latency, ``limit_ms``."""
-
-    limit_ms: Positive = 120.0
 
 
 class CapabilityParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +50,9 @@ class HandoverParameters(InferenceParameters, frozen=True, kw_only=True, forbid_
     leaving: str = "iab1"
     entering: str = "iab2"
     window_s: Duration = 10.0
+
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from attempt(("entering",), find_handover, self.make(0), self)  # cells serve alike for all seeds
 
 
 def latency(parameters: InferenceParameters, context: Context) -> Iterator[Measurement]:

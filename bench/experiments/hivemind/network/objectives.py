@@ -10,11 +10,11 @@ from statistics import fmean
 from bench.experiments.common.distribution import spread
 from bench.experiments.common.threads import one_thread
 from bench.experiments.hivemind.network.energy import TASKS_A_BATCH, Meter, inference_meter
-from bench.experiments.hivemind.network.inference import LimitedParameters, field_of, latencies_ms
+from bench.experiments.hivemind.network.inference import InferenceParameters, field_of, latencies_ms
 from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, update_times
 from bench.experiments.hivemind.network.tasks import Decide, Field, Splits, present, tasks
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import NonNegative
+from bench.suite.parameter_types import NonNegative, Positive
 from netem.cellular.iab import IabRoute
 from nodes.splitting.objectives import (
     ChainMetric,
@@ -29,9 +29,10 @@ from nodes.splitting.search import BestSplit, search
 Choose = Callable[[ChainMetric, ChainMetric], Splits]  # from latency in ms and energy in joules a batch
 
 
-class ObjectiveParameters(LimitedParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ObjectiveParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``energy_weight``: milliseconds a joule of a batch, by default that of the UE alone, as the paper states none."""
 
+    limit_ms: Positive = 120.0
     energy_weight: NonNegative | None = None
 
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 from bench.experiments.common.distribution import spread
 from bench.experiments.hivemind.network import scenario
 from bench.experiments.hivemind.network.energy import COUNTED, FLOAT_BYTES, TASKS_A_BATCH, Meter
-from bench.experiments.hivemind.network.inference import InferenceParameters, LimitedParameters
+from bench.experiments.hivemind.network.inference import TaskParameters
 from bench.experiments.hivemind.network.tasks import Field, LinkUse, present
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import Count
+from bench.suite.parameter_types import Count, Positive
 from netem.cellular.iab import IabRoute
 from netem.cellular.network import Network
 from nodes.costs.devices import BACKWARD, layer_s
@@ -37,9 +37,10 @@ class Layer(NamedTuple):
     parameter_bytes: int
 
 
-class NonlinearParameters(LimitedParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NonlinearParameters(TaskParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A recurrent model of ``steps`` modules; ``limit_ms`` of latency is the paper's."""
 
+    limit_ms: Positive = 120.0
     steps: Count = 200
     features: Count = 100  # of a word, in the labeller that the paper cites: an assumption
     hidden: Count = 300  # likewise
@@ -219,7 +220,7 @@ def meter_of(
     return Meter(parameters.kind, field, layer_j, [0, *boundary_bytes[1:-1], 0] if training else ())
 
 
-def moments(net: Network, parameters: InferenceParameters, context: Context) -> Iterator[tuple[IabRoute, list[float]]]:
+def moments(net: Network, parameters: TaskParameters, context: Context) -> Iterator[tuple[IabRoute, list[float]]]:
     """Routes and rates at the times of the tasks' updates."""
     for at_s in scenario.update_times(parameters.duration_s, parameters.tasks, context.seed):
         route = net.route(at_s)

@@ -1,0 +1,219 @@
+"""What a run would refuse is refused before it: all of it at once, with file, line and key."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from bench.cli.main import main
+from bench.execution.loader import resolve_run
+from bench.suite.experiment import Checked, Setting
+from bench.suite.parameter_types import decoder
+from nodes.model.factory import build_model
+
+HEADS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(4, width)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+def by_classes(classes=1000): return Net(classes)
+def by_num_classes(num_classes=1000): return Net(num_classes)
+def by_n_classes(n_classes=1000): return Net(n_classes)
+def by_num_labels(num_labels=1000): return Net(num_labels)
+def by_any(**settings): return Net(settings.get("num_classes", 1000))
+def seven(**settings): return Net(7)
+def ten(): return Net(10)
+
+class Sequence(Net):
+    def forward(self, x):
+        return super().forward(x)[:, None, :]
+
+def sequence(): return Sequence(10)
+
+def normed():
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 10))
+    return nn.Sequential(nn.Identity(), *head)
+"""
+TAKES = ("by_classes", "by_num_classes", "by_n_classes", "by_num_labels", "by_any")
+
+
+@pytest.fixture(autouse=True)
+def _heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "heads.py").write_text(HEADS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("BENCH_DATA", raising=False)
+
+
+def problems_of(run: str, mode: str = "in-process", dataset: str = "digits", **given: Any) -> dict[tuple, str]:
+    parameters = msgspec.convert(given, resolve_run(run)[1], dec_hook=decoder(None))
+    found = parameters.problems(Setting(mode, dataset)) if isinstance(parameters, Checked) else ()
+    return {one.key: one.message for one in found if not one.unused}
+
+
+CHAIN = {"nodes": 2, "splits": [1], "side": 8, "batch_size": 8}
+
+
+@pytest.mark.parametrize("name", TAKES)
+def test_a_network_is_told_the_number_of_classes_in_its_own_word(name: str) -> None:
+    model = build_model(f"heads:{name}", 13, (3, 8, 8))
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 13)
+    assert not problems_of("pipeline.chain", model=f"heads:{name}", **CHAIN)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("seven", "(N, 7)"), ("sequence", "(N, 1, 10)")])
+@pytest.mark.parametrize("run", ["pipeline.chain", "edge_sl.course", "dynsplit.single", "edge_placement.migration"])
+def test_a_result_that_is_no_number_a_class_is_refused(run: str, name: str, shape: str) -> None:
+    given = CHAIN if run == "pipeline.chain" else {"cut": 1} if run == "edge_sl.course" else {}
+    found = problems_of(run, model=f"heads:{name}", **given)
+    assert f"its result has shape {shape}; expected (N, 10), one number for each class of digits" in found["model",]
+
+
+def test_a_network_of_one_width_is_right_for_as_many_classes() -> None:
+    assert not problems_of("pipeline.chain", model="heads:ten", **CHAIN)
+    virtual = {
+        "devices": {name: {"timing": {"forward_s": 0.1}} for name in ("ue", "cloud")},
+        "epochs": 0,
+        "test_samples": 1,
+    }
+    assert not problems_of("pipeline.chain", "virtual", "none", model="heads:seven", **CHAIN | virtual)
+
+
+SMALL = {"model": "small_cnn", "side": 8}
+ROOMY = SMALL | {"batch_size": 16, "train_samples": 1437}  # all of the digits
+
+
+@pytest.mark.parametrize(
+    ("run", "given", "key", "words"),
+    [
+        ("pipeline.chain", {"batch_size": 64, "train_samples": 10}, "train_samples", "got 10; give at least 64"),
+        ("pipeline.chain", {"batch_size": 2000}, "train_samples", "digits has 1437; needed are at least 2000"),
+        ("dynsplit.single", {"cut": "3", "batch_size": 16, "train_samples": 15}, "train_samples", "at least 16"),
+        (
+            *(
+                "edge_privacy.privacy",
+                {
+                    "cut": "3",
+                    "cuts": ["3"],
+                    "batch_size": 16,
+                    "auxiliary_samples": 1430,
+                    "train_samples": 1440,
+                    "side": 16,
+                },
+            ),
+            *("train_samples", "got 1440; give at least 1446, a batch of 16 and 1430 held out"),
+        ),
+        (
+            "edge_sl.course",
+            {"batch_size": 8, "train_samples": 39},
+            "train_samples",
+            "a batch of 8 for each of 5 clients",
+        ),
+        (
+            *("edge_sl.course", {"batch_size": 8, "train_samples": 44, "partition": {"kind": "shards", "shards": 3}}),
+            *("train_samples", "got 44; give at least 45"),
+        ),
+        (
+            "edge_sl.course",
+            {"clients": 400, "batch_size": 1},
+            "test_samples",
+            "digits has 360; needed are at least 400",
+        ),
+        ("edge_placement.migration", {"batches": 90, "batch_size": 16}, "batches", "needed are 1440"),
+        (
+            "pipeline.chain",
+            {"batch_size": 4, "microbatches": 4, "model": "heads:normed"},
+            "microbatches",
+            "one picture",
+        ),
+        ("edge_sl.course", {"batch_size": 1, "model": "heads:normed", "cut": 1}, "batch_size", "one picture at a time"),
+    ],
+)
+def test_too_few_pictures_are_refused(run: str, given: dict[str, Any], key: str, words: str) -> None:
+    places = {"nodes": 2, "splits": [1]} if run == "pipeline.chain" else {}
+    found = problems_of(run, **SMALL | places | given)
+    assert list(found) == [(key,)]
+    assert words in found[key,]
+
+
+@pytest.mark.parametrize("kind", ["iid", "shards", "dirichlet"])
+def test_as_many_pictures_as_all_clients_need_are_enough_for_a_run(kind: str, context: Any) -> None:
+    """At the least number every client fills a batch, whatever the seed; 17 pictures leave one beside two batches."""
+    from nodes.data.partitioning import partition  # noqa: PLC0415
+    from nodes.spec.federation import Partition  # noqa: PLC0415
+
+    given = {"batch_size": 8, "clients": 3, "partition": {"kind": kind}, "cut": 5}
+    assert not problems_of("edge_sl.course", **SMALL | given | {"train_samples": 24})
+    assert ("train_samples",) in problems_of("edge_sl.course", **SMALL | given | {"train_samples": 23})
+    labels = torch.arange(24).numpy() % 10
+    for seed in range(20):
+        parts = partition(labels, msgspec.convert({"kind": kind}, Partition), 3, seed, 8)
+        assert min(map(len, parts)) >= 8
+
+
+FAULTS = {  # ten files, each with its faults and where they are
+    "one.yaml": ("pipeline.chain", ["{model: heads:seven, nodes: 2, splits: [1]}"], ["parameters.model: its result"]),
+    "two.yaml": (
+        "pipeline.chain",
+        ["{model: small_cnn, nodes: 2, splits: [4], batch_size: 64, train_samples: 10, weights: no.pt, side: 8}"],
+        ["parameters.train_samples: got 10", "parameters.weights: no file 'no.pt'"],
+    ),
+    "three.yaml": (
+        "edge_sl.course",
+        ["{method: {scheme: pls}, side: 8}", "{cut: 99, side: 8}", "{clients: many}"],
+        ["parameters.method: scheme: no scheme 'pls'", "parameters.cut: got 99", "parameters.clients: "],
+    ),
+    "four.yaml": (
+        "pipeline.chain",
+        [
+            "{model: small_cnn, nodes: 2, splits: [99], side: 8, stage: int9, link: {trace: nowhere}}",
+            "{model: rsenet18}",
+        ],
+        [
+            "parameters.splits: ",
+            "parameters.link: only used in mode live",
+            "parameters.model: no model 'rsenet18'",
+            "parameters.stage: no stage 'int9'",
+            "parameters.link.trace: ",
+        ],
+    ),
+    "five.yaml": ("hivemind_inference.handover", ["{entering: iab9}"], ["parameters.entering: no handover from iab1"]),
+    "six.yaml": (
+        "dynsplit.sweep",
+        ["{model: small_cnn, cut: '3', side: 8, batch_size: 8, targets: [0.5], steer: 0.4}", "{targets: [2]}"],
+        ["parameters.steer: got 0.4", "parameters.targets[0]: "],
+    ),
+    "seven.yaml": ("edge_placement.migration", ["{device_layers: 90}"], ["parameters.device_layers: 90 of 16 layers"]),
+    "eight.yaml": ("dynsplit.rationale", ["{targets: [0.2, 0.5]}"], ["parameters.targets: "]),
+    "nine.yaml": ("pipeline.chian", ["{}"], ["run: "]),
+    "ten.yaml": (
+        "hivemind_inference.latency",
+        ["{tsaks: 3}", "{load: lots}"],
+        ["parameters.tsaks: ", "parameters.load: "],
+    ),
+}
+
+
+def test_all_faults_of_ten_files_are_found_in_one_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file, (run, experiments, _) in FAULTS.items():
+        text = "".join(
+            f"  - name: e{number}\n    run: {run}\n    mode: in-process\n    parameters: {parameters}\n"
+            for number, parameters in enumerate(experiments)
+        )
+        (tmp_path / file).write_text(f"name: {file.removesuffix('.yaml')}\ndataset: digits\nexperiments:\n{text}")
+    assert main(["validate", *(str(tmp_path / file) for file in FAULTS)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    for file, (_, _, faults) in FAULTS.items():
+        own = [line.partition(f"{file}:")[2] for line in lines if f"{file}:" in line]
+        assert all(line.split(":")[0].isdigit() for line in own)
+        for fault in faults:
+            assert any(fault in line for line in own), (file, fault, own)
+        assert len(own) == len(faults), (file, own)
