@@ -9,7 +9,7 @@ import msgspec
 from netem.link import LinkProfile, ProfileChange
 from netem.link_queue import QUEUE_S, Pace
 from netem.profiles import Duplex, Traces
-from netem.trace import Trace, TraceError, read
+from netem.trace import Trace, TraceError, known_format, read
 from netem.traces import packaged
 from netem.traces.formats import Direction
 
@@ -29,10 +29,14 @@ def schedules(link: Duplex) -> tuple[Iterator[ProfileChange], Iterator[ProfileCh
 
 def least_step_s(link: Duplex) -> float:
     """Shortest time between two changes of the traces of ``link``; infinite without any. Raises TraceError."""
-    names = _names(link)
-    traces = [] if names is None else [_read(names.up, "uplink"), _read(names.down, "downlink")]
-    spans = [end_s - start_s for trace in traces for start_s, end_s, _ in trace.spans() if len(trace.changes) > 1]
-    return min(spans, default=math.inf) * link.time_scale
+    traces = [trace for trace in _traces(link) if len(trace.changes) > 1]
+    steps_s = [end_s - start_s for trace in traces for start_s, end_s, _ in trace.spans()]
+    return min(steps_s, default=math.inf) * link.time_scale
+
+
+def stalls(link: Duplex) -> bool:
+    """Whether a trace of ``link`` has a rate of 0 at times. Raises TraceError."""
+    return any(not change.rate_bps for trace in _traces(link) for change in trace.changes)
 
 
 def with_absolute_paths(link: Duplex) -> Duplex:
@@ -57,14 +61,18 @@ def _names(link: Duplex) -> Traces | None:
 
 def paces(link: Duplex) -> tuple[Pace | None, Pace | None]:
     """Paces of the uplink's and the downlink's trace; None for a trace without stalls. Raises TraceError."""
+    up, down = (_pace(trace, link) for trace in _traces(link) or (None, None))
+    return up, down
+
+
+def _traces(link: Duplex) -> tuple[Trace, ...]:
+    """The traces of the uplink and the downlink; empty if ``link`` follows none."""
     names = _names(link)
-    if names is None:
-        return None, None
-    return _pace(_read(names.up, "uplink"), link), _pace(_read(names.down, "downlink"), link)
+    return () if names is None else (_read(names.up, "uplink"), _read(names.down, "downlink"))
 
 
-def _pace(trace: Trace, link: Duplex) -> Pace | None:
-    if all(change.rate_bps for change in trace.changes):
+def _pace(trace: Trace | None, link: Duplex) -> Pace | None:
+    if trace is None or all(change.rate_bps for change in trace.changes):
         return None
     short = [(end_s - start_s) * rate_bps for start_s, end_s, rate_bps in trace.spans() if end_s - start_s < QUEUE_S]
     mean_bps = 8 * trace.delivered_bytes / trace.period_s
@@ -81,6 +89,8 @@ def _schedule(name: str, link: Duplex, direction: Direction, base: LinkProfile) 
         raise TraceError(f"{name}: every rate is 0, so no data would ever arrive")
     if not link.repeat and not trace.changes[-1].rate_bps:
         raise TraceError(f"{name}: ends at a rate of 0, so data would never arrive; set repeat or a last rate above 0")
+    if not link.repeat and known_format(locate(name)) == "mahimahi":
+        raise TraceError(f"{name}: packets leave no rate behind their last millisecond; set repeat")
     try:
         schedule = trace.schedule(base.dilated(1 / k), link.time_scale, link.repeat)
     except ValueError as error:

@@ -19,7 +19,7 @@ from bench.suite.identity import content
 from bench.suite.schema import Case, Experiment, Suite
 from netem.profiles import Duplex
 from netem.trace import TraceError
-from netem.trace_schedule import least_step_s
+from netem.trace_schedule import least_step_s, stalls
 from nodes.imports import did_you_mean
 from reports.record import Mode, Scale, ShapingBackend
 
@@ -167,7 +167,7 @@ def misfits(parameters: Any, mode: Mode, dataset: str, shaping: ShapingBackend) 
         if link.half_duplex and shaping in ("kernel", "tbf+emulated"):
             yield (*key, "half_duplex"), "the kernel's links have two directions of their own; give --shaping emulated"
         if shaping in ("kernel", "tbf+emulated"):
-            yield from (((*key, "trace"), message) for message in _too_fast(link))
+            yield from (((*key, "trace"), message) for message in _not_followed(link))
         if shaping == "kernel":
             continue
         for direction, profile in (("up", link.up), ("down", link.down)):
@@ -177,11 +177,16 @@ def misfits(parameters: Any, mode: Mode, dataset: str, shaping: ShapingBackend) 
                 yield (*key, direction), str(error)
 
 
-def _too_fast(link: Duplex) -> Iterator[str]:
-    """What keeps the kernel from following the traces of ``link``: each change takes tc about a millisecond."""
+def _not_followed(link: Duplex) -> Iterator[str]:
+    """What keeps the kernel from following the traces of ``link``.
+
+    Each change takes tc about a millisecond, and a packet that came while the rate was 0 leaves by that rate.
+    """
     with suppress(TraceError):  # reported by the experiment
         if (step_s := least_step_s(link)) < KERNEL_STEP_S:
             yield f"changes after {step_s:g} s, and the kernel's links after {KERNEL_STEP_S} s; give --shaping emulated"
+        elif stalls(link):
+            yield "its rate is 0 at times, from which the kernel's links do not recover; give --shaping emulated"
 
 
 def _links(value: Any, key: Key) -> Iterator[tuple[Key, Duplex]]:

@@ -102,13 +102,15 @@ def test_each_direction_takes_its_rate_from_one_file(tmp_path):
     assert (next(up)[1].rate_bps, next(down)[1].rate_bps) == (300e3, 12.345e6)
 
 
-def test_what_changes_too_fast_to_be_followed_is_refused_or_told(tmp_path):
+def test_what_cannot_be_followed_is_refused_or_told(tmp_path):
     path = written(CSV, tmp_path)
     with pytest.raises(TraceError, match=r"a.txt: a change each 1e-07 s, expected 1e-06 s or more on average"):
         schedules(Duplex(trace=str(path), time_scale=1e-7))
     assert least_step_s(Duplex(trace=str(path), time_scale=0.5)) == 0.5
     assert least_step_s(Duplex()) == float("inf")
     packets = str(written("1\n131\n", tmp_path, "m"))
+    with pytest.raises(TraceError, match="packets leave no rate behind their last millisecond; set repeat"):
+        schedules(Duplex(trace=packets, repeat=False))
     assert least_step_s(Duplex(trace=Traces(up=str(path), down=packets))) == pytest.approx(1e-4)
 
 

@@ -66,11 +66,22 @@ def test_a_link_wherever_it_stands_is_held_against_who_shapes_it(
 
 
 @pytest.mark.parametrize(("shaping", "refused"), [("kernel", True), ("tbf+emulated", True), ("emulated", False)])
-def test_the_kernel_follows_no_trace_of_packets(folder: Path, shaping: ShapingBackend, refused: bool) -> None:
-    (folder / "packets.mahi").write_text("1\n131\n131\n")
-    link = Duplex(trace=str(folder / "packets.mahi"))
+@pytest.mark.parametrize(
+    ("trace", "told"),
+    [
+        ("1\n131\n131\n", "changes after 0.0001 s, and the kernel's links after 0.005 s; give --shaping emulated"),
+        (
+            "0 2.5\n1 0\n",
+            "its rate is 0 at times, from which the kernel's links do not recover; give --shaping emulated",
+        ),
+    ],
+)
+def test_the_kernel_follows_neither_packets_nor_outages(
+    folder: Path, trace: str, told: str, shaping: ShapingBackend, refused: bool
+) -> None:
+    (folder / "trace").write_text(trace)
+    link = Duplex(trace=str(folder / "trace"))
     parameters = UpdateParameters(model=ModelName("nodes.zoo.small_cnn:small_cnn"), links=(link,))
-    told = "changes after 0.0001 s, and the kernel's links after 0.005 s; give --shaping emulated"
     assert list(misfits(parameters, "live", "none", shaping)) == ([(("links", 0, "trace"), told)] if refused else [])
 
 
