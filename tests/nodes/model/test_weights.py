@@ -121,7 +121,9 @@ DAMAGES = {
 def test_damaged_safetensors_are_refused(kind, tmp_path):
     tensors = {"a": torch.ones(2, 2), "b": torch.ones(2)}
     path = write(tmp_path / "w", *DAMAGES[kind](*safetensors(tensors)))
-    with pytest.raises(ModelError, match=r"w cannot be read: neither safetensors nor .*(is said to be|is described as)"):
+    with pytest.raises(
+        ModelError, match=r"w cannot be read: neither safetensors nor .*(is said to be|is described as)"
+    ):
         fit_weights(path, tensors)
 
 
@@ -159,7 +161,9 @@ def test_more_than_tensors_is_refused_with_the_way_out_and_never_run(kind, state
 @pytest.mark.parametrize("content", [b"", b"hello there", b"PK\x03\x04 cut off"])
 def test_what_is_no_such_file_is_one_line(content, tmp_path):
     (tmp_path / "w.pt").write_bytes(content)
-    with pytest.raises(ModelError, match=r"w\.pt cannot be read: neither safetensors nor what torch\.save wrote") as error:
+    with pytest.raises(
+        ModelError, match=r"w\.pt cannot be read: neither safetensors nor what torch\.save wrote"
+    ) as error:
         fit_weights(str(tmp_path / "w.pt"), {"a": torch.ones(1)})
     assert "\n" not in str(error.value)
 
