@@ -123,8 +123,10 @@ class _Leave(torch.autograd.Function):
         stride = ctx.strides[ctx.name]
         if not _can_have(gradient.shape, stride):
             raise ProtocolError(f"the gradient of {ctx.name} {list(gradient.shape)} cannot have strides {list(stride)}")
-        kept = gradient[tuple(slice(size) for size in _sizes(gradient.shape, stride))]
-        return _strided(kept, stride).expand(gradient.shape), None, None
+        sizes = _sizes(gradient.shape, stride)
+        if sizes == list(gradient.shape):  # not through a view: autograd adds to a tensor in place, with its strides
+            return _strided(gradient, stride), None, None
+        return _strided(gradient[tuple(map(slice, sizes))], stride).expand(gradient.shape), None, None
 
 
 class _Arrive(torch.autograd.Function):
@@ -145,7 +147,7 @@ class _Arrive(torch.autograd.Function):
 def _strided(tensor: torch.Tensor, stride: Stride) -> torch.Tensor:
     """``tensor`` with ``stride``, copied only if it has others."""
     if tensor.stride() == stride:
-        return tensor.view_as(tensor)
+        return tensor.detach()  # unlike a view it keeps the strides of dimensions of size 1
     return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 

@@ -79,6 +79,19 @@ def test_a_gradient_flows_on_with_the_strides_that_it_has_at_the_receiver(name):
     assert seen == [stride or row_major(gradient.shape)]
 
 
+def test_a_gradient_that_joins_another_at_the_sender_leaves_its_strides_to_the_sum():
+    """Plain PyTorch adds the later gradient to the earlier one in place, so the earlier one decides."""
+    came, own = torch.ones(2, 6, 1, 1), torch.ones(2, 6, 1, 1)
+    seen, strides = [], {}
+    value = torch.zeros(2, 6, 1, 1, requires_grad=True) * 1
+    value.register_hook(lambda gradient: seen.append(gradient.stride()))
+    result = value * 2
+    sent = pack({"x": value}, strides)[0]["x"]
+    strides["x"] = (6, 1, 6, 6)
+    torch.autograd.backward([sent, result], [came, own])
+    assert seen == [(6, 1, 6, 6)]
+
+
 @pytest.mark.parametrize(
     ("strides", "words"),
     [
