@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Literal
@@ -107,10 +106,13 @@ class Counted:
 
 
 async def patiently(done: Callable[[], bool], progress: Callable[[], int], patience_s: float = PATIENCE_S) -> None:
-    """Return once ``done``, or without ``progress`` for ``patience_s``: a slow link is not dead."""
-    seen, since, pause_s = progress(), time.monotonic(), 0.0005
-    while not done() and time.monotonic() - since < patience_s:
+    """Return once ``done``, or without ``progress`` for ``patience_s``: a slow link is not dead.
+
+    Only the pauses between looks count: a process that stood still has not looked, and may find all it waits for next.
+    """
+    seen, waited_s, pause_s = progress(), 0.0, 0.0005
+    while not done() and waited_s < patience_s:
         await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, 0.02)
+        waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, 0.02)
         if progress() != seen:
-            seen, since = progress(), time.monotonic()
+            seen, waited_s = progress(), 0.0

@@ -2,9 +2,11 @@
 
 import asyncio
 import inspect
+import itertools
 import random
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, get_args, get_type_hints
@@ -16,7 +18,7 @@ import uvloop
 
 from netem.link import SEGMENT_BYTES
 from nodes.model.boundary import Tensors
-from nodes.wire import socket_channel
+from nodes.wire import byte_counter, socket_channel
 from nodes.wire.channel import ChannelClosed
 from nodes.wire.codec import FrameError, Limits, encode, wire_size
 from nodes.wire.messages import Activation, AnyMessage, BeginUpdate, Bulk, Gradient, Result, SplitCost, TaskReport
@@ -501,6 +503,21 @@ async def test_a_message_that_its_broken_connection_lost_is_no_clean_end(server:
     for attempt in (sending, near.receive()):
         with pytest.raises(ChannelClosed, match="mec: lost the bulk connection"):
             await attempt
+
+
+async def test_time_in_which_a_process_stands_still_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute passes in each pause, as on a machine that is stopped and goes on; the peer is quick all the same."""
+    minutes, pauses = itertools.count(), list[float]()
+
+    async def stand_still(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    monkeypatch.setattr(time, "monotonic", lambda: 60.0 * next(minutes))
+    monkeypatch.setattr(byte_counter.asyncio, "sleep", stand_still)
+    await byte_counter.patiently(lambda: len(pauses) == 3, lambda: 0)
+    assert len(pauses) == 3
+    await byte_counter.patiently(lambda: False, lambda: min(len(pauses), 10), patience_s=2.0)
+    assert 2.0 <= sum(pauses[10:]) < 2.1
 
 
 @pytest.mark.parametrize("stays", ["near", "far"])
