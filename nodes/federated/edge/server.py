@@ -335,7 +335,6 @@ class EdgeServer(Role):
         complete = self._round.of_phase("complete")
         for client in complete:
             self._count(client)
-        self._round.tasks = {}
         self._stats.trained = now
         self._samples = sum(client.samples for client in complete)
         self._phase = "averaging"

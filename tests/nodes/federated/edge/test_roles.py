@@ -1,6 +1,7 @@
 """What a client, an edge server and a cloud decide, message by message; and what their workers refuse."""
 
 import itertools
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -9,8 +10,18 @@ from msgspec.structs import asdict, replace
 
 from nodes.data.loading import load_data
 from nodes.errors import NodeError, ProtocolError
+from nodes.federated import client_worker
 from nodes.federated.client import Client
-from nodes.federated.client_worker import Adopted, ClientData, ClientWorker, TrainBatch
+from nodes.federated.client_worker import (
+    Adopted,
+    AdoptPart,
+    Answers,
+    ClientData,
+    ClientWorker,
+    GivePart,
+    ReturnGradient,
+    TrainBatch,
+)
 from nodes.federated.cloud import AggregateEdges, Cloud, CloudWorker
 from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.server import EdgeServer
@@ -287,6 +298,80 @@ def test_a_client_goes_on_at_its_position_when_it_is_back():
     assert client.lost("next", 0.0) is None
 
 
+def training(steps: int = 3, **data: int) -> Client:
+    """A client in the first step of its first round."""
+    servers = [Peer("edge1"), Peer("edge2")]
+    client = Client(make_federation("fl"), 0, servers, DATA._replace(**data))
+    client.joined("next", "edge1", 0.0)
+    assert client.receive("next", TrainRound(round=0, steps=steps), 0.0) == [TrainBatch(0, 0)]
+    return client
+
+
+def test_a_client_takes_its_steps_and_gives_what_they_came_to():
+    client = training(steps=2)
+    assert client.computed(gradient({"count": 8.0, "loss": 2.0, "correct": 3.0}), 0.0) == [TrainBatch(0, 1)]
+    trained, give = client.computed(gradient({"count": 8.0, "loss": 1.0}), 0.0)
+    assert asdict(trained.message) == {"round": 0, "loss": 3.0, "correct": 3.0, "count": 16.0}
+    assert give == GivePart(0)
+    assert client.receive("next", TrainRound(round=1, steps=2), 0.0) == [TrainBatch(1, 2)]
+    client.computed(replace(gradient(), assignment=1), 0.0)
+    trained, _ = client.computed(replace(gradient(), assignment=1), 0.0)
+    assert (trained.message.loss, trained.message.count) == (0.0, 16.0)  # of this round alone
+
+
+@pytest.mark.parametrize("ended", ["by a part", "by tests elsewhere"])
+def test_a_step_of_a_round_that_has_ended_leads_to_no_other(ended):
+    client = training()
+    if ended == "by a part":
+        assert client.receive("next", ClientModel(round=0, tensors={}), 0.0) == [AdoptPart(ANY)]
+    else:
+        client.receive("next", ChangeServer(server="edge2", round=1), 0.0)
+        assert client.computed(gradient(), 0.0) == []  # on its way
+        client.joined("next", "edge2", 1.0)
+        client.receive("next", messages.TestRound(round=1), 1.0)
+    assert client.computed(gradient(), 1.0) == []
+
+
+def test_the_step_under_way_is_the_last_once_all_test():
+    client = training()
+    assert client.receive("next", messages.TestRound(round=0), 0.0) == [client_worker.TestBatch(0, 0)]
+    trained, _ = client.computed(gradient(), 0.0)
+    assert trained.message.count == 8.0
+
+
+def test_a_gradient_of_an_earlier_round_is_dropped():
+    client = training()
+    client.receive("next", TrainRound(round=1, steps=2), 0.0)
+    assert client.receive("next", gradient(), 0.0) == []
+    assert client.receive("next", replace(gradient(), assignment=1), 0.0) == [ReturnGradient(ANY)]
+
+
+def test_tests_fill_the_window_and_no_more():
+    client = training(test_batches=6)
+    assert client.receive("next", messages.TestRound(round=0), 0.0) == [
+        client_worker.TestBatch(0, batch) for batch in range(4)
+    ]
+    answers = Answers(torch.ones(2), torch.full((2,), 3))
+    assert [client.computed(answers, 0.0) for _ in range(5)] == [
+        [client_worker.TestBatch(0, 4)],
+        [client_worker.TestBatch(0, 5)],
+        [],
+        [],
+        [],
+    ]
+    (tested,) = client.computed(answers, 0.0)
+    assert (tested.message.correct_by_class.tolist(), tested.message.total_by_class.tolist()) == ([6, 6], [18, 18])
+
+
+def test_a_step_that_a_round_did_not_wait_for_is_forgotten():
+    federation = make_federation("psl")
+    worker = ClientWorker(federation, 0, load_data(federation.job))
+    late = worker.train(0, 0)
+    worker.train(1, 1)
+    with pytest.raises(ProtocolError, match="unexpected gradient of step 0"):
+        worker.backward(Gradient(assignment=0, step=late.step, tensors=dict(late.tensors)))
+
+
 MOVES = (ClientMove(0, 1, 1),)  # the first of three clients, of which two begin at the first of two edge servers
 
 
@@ -545,7 +630,8 @@ def edge_update(value: float, samples: int) -> EdgeUpdate:
 def test_a_cloud_averages_by_samples_what_all_that_are_left_have_sent():
     cloud = Cloud(make_federation("psl", edges=3))
     assert cloud.receive("edge2", edge_update(2.0, 10), 0.0) == []
-    assert cloud.lost("edge3", 0.0) == []
+    cloud.receive("edge3", edge_update(5.0, 9), 0.0)
+    assert cloud.lost("edge3", 0.0) == []  # what it has sent is not averaged any more
     (average,) = cloud.receive("edge1", edge_update(8.0, 30), 0.0)
     assert isinstance(average, AggregateEdges)
     assert [update.samples for update in average.updates] == [30, 10]
