@@ -232,18 +232,18 @@ def test_an_asynchronous_update_counts_the_less_the_more_it_missed():
     assert scales == [(1.0,), (0.5,), (0.5,), (0.5,), (0.2,), (1 / 3,)]  # the first of a client since it came
 
 
-def test_an_asynchronous_client_that_is_back_begins_with_the_slowest_and_has_missed_nothing():
+def test_an_asynchronous_client_that_is_back_begins_with_the_slowest_and_has_missed_nothing_before():
     server = started("psl-async", staleness=0, staleness_exponent=1.0, rounds=9)
     for client in range(3):
         server.receive(NAMES[client], task(client), 0.0)
         server.computed(stepped(), 0.0)
     server.lost("client3", 1.0)
     come(server, "client3")
-    (step,) = server.receive("client3", task(2), 2.0)
-    assert (joined(step), step.weights) == ((2,), (1.0,))
-    server.computed(stepped(), 2.0)
-    (step,) = server.receive("client1", task(0, 1), 3.0)  # the slowest has taken one step, not none
+    (step,) = server.receive("client1", task(0, 1), 2.0)  # the slowest has taken one step, not none
     assert joined(step) == (0,)
+    server.computed(stepped(), 2.0)
+    (step,) = server.receive("client3", task(2), 3.0)
+    assert (joined(step), step.weights) == ((2,), (0.5,))  # it has missed one since it is back
 
 
 def test_an_asynchronous_step_counts_by_the_data_of_those_in_it():
