@@ -152,6 +152,7 @@ CLIENTS_OTHERS = LEARNING | {
     "client_flops": 1e9,
     "server_flops": 1e9,
     "learn": False,
+    "weights": WEIGHTS,
     "times_s": [10.0],
 }
 MEASURED_LINK = {"bulk_s": 0.1, "messages": 5, "busy": 1}

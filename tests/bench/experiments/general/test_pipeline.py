@@ -8,7 +8,7 @@ import pytest
 import torch
 from measured import by_case
 
-from bench.experiments.general.pipeline import ChainParameters, chain, make_job
+from bench.experiments.general.pipeline import ComparedChain, chain, make_job
 from bench.suite.document import Key
 from bench.suite.experiment import Context
 from bench.suite.parameter_types import decoder
@@ -19,9 +19,9 @@ from nodes.training.segment import Segment
 ProblemsOf = Callable[..., dict[Key, str]]
 
 
-def parameters(**given: object) -> ChainParameters:
+def parameters(**given: object) -> ComparedChain:
     values = {"model": "nodes.zoo.small_cnn:small_cnn", "nodes": 3, "splits": [4, 8], **given}
-    return msgspec.convert(values, ChainParameters, dec_hook=decoder(None))
+    return msgspec.convert(values, ComparedChain, dec_hook=decoder(None))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_devices_of_no_node_and_traces_that_are_not_there_are_found_before_anyth
     asked = parameters(
         devices={"mex": {"slowdown": 2}}, link={"trace": "5g-sub7"}, backhaul={"trace": str(tmp_path / "bad.csv")}
     )
-    problems = problems_of(asked)
+    problems = problems_of(asked, "live", "digits")
     assert problems["devices", "mex"] == "no node 'mex' (did you mean 'mec'?)"
     assert problems["link", "trace"].startswith("no trace '5g-sub7': neither a file nor one of 5g-mmwave-driving,")
     assert problems["backhaul", "trace"].endswith("bad.csv:2: rate_bps: 'fast' is not a number")
@@ -71,12 +71,12 @@ def test_devices_of_no_node_and_traces_that_are_not_there_are_found_before_anyth
 def test_traces_over_which_data_would_never_arrive_are_refused(problems_of: ProblemsOf, tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text("time_s,rate_bps\n0,0\n1,0\n")
     (tmp_path / "ends.csv").write_text("time_s,rate_bps\n0,1e6\n1,0\n")
-    problems = problems_of(parameters(link={"trace": str(tmp_path / "none.csv")}))
+    problems = problems_of(parameters(link={"trace": str(tmp_path / "none.csv")}), "live", "digits")
     assert problems.keys() == {("link", "trace")}
     assert problems["link", "trace"].endswith("none.csv: every rate is 0, so no data would ever arrive")
     trace = {"trace": {"up": "wifi", "down": str(tmp_path / "ends.csv")}}
-    assert not problems_of(parameters(link=trace))
-    ((key, problem),) = problems_of(parameters(backhaul=trace | {"repeat": False})).items()
+    assert not problems_of(parameters(link=trace), "live", "digits")
+    ((key, problem),) = problems_of(parameters(backhaul=trace | {"repeat": False}), "live", "digits").items()
     assert key == ("backhaul", "trace")
     assert "ends.csv: ends at a rate of 0, so data would never arrive" in problem
 
@@ -90,7 +90,7 @@ def test_weights_are_looked_for_before_anything_runs(problems_of: ProblemsOf, co
     }
     (tmp_path / "here.pt").touch()
     kept = parameters(weights=str(tmp_path / "here.pt"))
-    assert problems_of(kept, "virtual")["weights",].endswith("weights are unused")
+    assert problems_of(kept, "virtual", "digits")["weights",].startswith("only used in mode live and in-process")
     assert "neither safetensors nor what torch.save wrote" in problems_of(kept)["weights",]
 
 
@@ -129,16 +129,19 @@ def test_weights_that_fit_in_part_are_told_but_for_what_depends_on_unknown_class
 
 
 def test_a_link_is_not_dilated_by_itself(problems_of: ProblemsOf) -> None:
-    problems = problems_of(parameters(link={"trace": "wifi", "time_dilation": 3}))
+    problems = problems_of(parameters(link={"trace": "wifi", "time_dilation": 3}), "live", "digits")
     assert list(problems) == [("link", "time_dilation")]
 
 
 def test_what_a_mode_needs_or_has_no_use_for_is_found_before_anything_runs(problems_of: ProblemsOf) -> None:
     asked = parameters(time_dilation=5, devices={"ue": {"timing": {"forward_s": 0.01}}, "mec": {"slowdown": 2}})
-    assert not problems_of(asked, "live")
-    dilated = "only a live run can be dilated; this one is {}"
-    assert problems_of(asked, "in-process") == {("time_dilation",): dilated.format("in-process")}
-    assert problems_of(asked, "virtual") == {
+    assert not problems_of(asked, "live", "digits")
+    dilated = "only used in mode live; this one is {}"
+    assert problems_of(asked, "in-process", "digits") == {
+        ("time_dilation",): dilated.format("in-process"),
+        ("devices",): "only used in mode live and virtual; this one is in-process",
+    }
+    assert problems_of(asked, "virtual", "digits") == {
         ("time_dilation",): dilated.format("virtual"),
         ("devices", "mec"): "in virtual time a device needs a timing",
         ("devices",): "in virtual time cloud needs a device with a timing",
