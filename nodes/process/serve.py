@@ -158,7 +158,7 @@ class _Host:
 
     async def _prepare(self, handing_out: asyncio.Task[None], stack: AsyncExitStack) -> list[_Resident]:
         """Join the neighbours, and build the nodes meanwhile. Raises ChannelClosed if the runner goes first."""
-        building = asyncio.get_running_loop().run_in_executor(self._computes[0].pool, self._plan.build)
+        building = self._computes[0].run(self._plan.build)
         joining = asyncio.create_task(self._join(stack))
         preparing = asyncio.gather(building, joining)
         try:

@@ -31,6 +31,10 @@ class ThreadExecutor:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=begin)
 
     async def __call__(self, call: Compute, work: Callable[[], Any]) -> Any:
+        return await self.run(work)
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        """The result of ``work``. Raises NodeError for SystemExit."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, work)
         except SystemExit as stop:  # would end the loop, and the process without a reason

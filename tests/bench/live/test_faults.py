@@ -206,6 +206,7 @@ def test_a_node_that_fails_is_named_with_the_reason(effect, moment, error, tmp_p
     ("what", "error"),
     [
         ({"stage": mine("mec", "build", "memory")}, "mec: ModelError: .*out of memory: .*"),
+        ({"stage": mine("mec", "build", "leave")}, r"mec: NodeError: .* raised SystemExit\(7\)"),
         ({"stage": StageSpec(name="mines:Unsendable")}, r"ue: FrameError: a tensor of torch.float64 .*"),
         ({"data": DataSpec(name="cifar10")}, "ue: DataError: cifar10: .*"),
         ({"splits": (3, 99)}, "(ue|mec|cloud): ModelError: .*"),
