@@ -15,23 +15,29 @@ import torch
 from torch import fx, nn
 
 from nodes.errors import ModelError
-from nodes.model.part import Body, Moment, Part, Values, layer_seed
+from nodes.model.fidelity import check_fidelity
+from nodes.model.part import Body, Moment, Part, PlainPart, Values, layer_seed
 from nodes.model.tracing import trace
+from nodes.model.tracing.copies import registered, with_data
 from nodes.spec.job import Granularity
 
 __all__ = ["Chain", "Moment", "Part", "Values", "layer_seed"]
 
 
 class Chain:
-    """The L layers of a model and the boundaries between them. Clears the in-place flags of the model.
+    """The L layers of a model and the boundaries between them.
+
+    ``kept`` lists the modules that are one layer because they cannot be traced, with the reason. A model with data is
+    held against its layers (``nodes.model.fidelity``) unless it is large; ``compare`` does so for any.
 
     Args:
-        model: A module that takes pictures (N, C, H, W) and returns one tensor.
+        model: A module that takes pictures (N, C, H, W) and returns one tensor. A module in it with ``whole = True``
+            is one layer.
         input_shape: (C, H, W) of a picture.
         granularity: "op" for one executed tensor operation a layer, "module" for one leaf module.
 
     Raises:
-        ModelError: fx cannot trace the model, or the model does not take such pictures.
+        ModelError: The model cannot be traced, does not take such pictures, or its layers compute something else.
     """
 
     def __init__(self, model: nn.Module, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> None:
@@ -41,7 +47,6 @@ class Chain:
         self._network, self._graph = network, network.graph
         self.input_shape = input_shape
         self.input, self.output = network.input, network.output
-        _clear_in_place(self.model, network.graph)
         observed = {node: node.meta["value"] for node in network.graph.nodes if node.op != "output"}
         layers = _operations(network.graph, observed)
         if granularity == "module":
@@ -50,6 +55,7 @@ class Chain:
         self._layer_of = {node: index for index, layer in enumerate(self._layers) for node in layer}
         self._observed = {node.name: value for node, value in observed.items()}
         self.names = _names(self._layers, observed)
+        check_fidelity(self.model, lambda model: self._part_of(model, 0, len(self)), input_shape, always=False)
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -69,6 +75,18 @@ class Chain:
     def part(self, start: int, stop: int) -> "Part":
         """Layers ``start`` to ``stop`` - 1. Raises ModelError if a parameter trains on both sides of a cut."""
         self.check_part(start, stop)
+        return self._part_of(self.model, start, stop)
+
+    def plain(self) -> PlainPart:
+        """All layers at once, as the model's own code in plain PyTorch, which draws what ``part(0, L)`` draws."""
+        copied = with_data(self.model, next((t.device for _, t in registered(self.model)), torch.device("cpu")))
+        return PlainPart(self.model, self._part_of(copied, 0, len(self)), self.input_shape)
+
+    def compare(self) -> None:
+        """Hold the layers against the model, however large it is. Raises ModelError if they differ."""
+        check_fidelity(self.model, lambda model: self._part_of(model, 0, len(self)), self.input_shape, always=True)
+
+    def _part_of(self, model: nn.Module, start: int, stop: int) -> "Part":
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         by_name = {node.name: node for node in self._graph.nodes}
@@ -81,7 +99,7 @@ class Chain:
             begins[copies[self._layers[index][0]].name] = index
         outputs = self.boundary(stop)
         graph.output(tuple(copies[by_name[name]] for name in outputs))
-        return Part(Body(self.model, graph, self._network), self.boundary(start), outputs, begins)
+        return Part(Body(model, graph, self._network), self.boundary(start), outputs, begins)
 
     def check_part(self, start: int, stop: int) -> None:
         """Raise ModelError unless ``part`` can cut out layers ``start`` to ``stop`` - 1."""
@@ -108,15 +126,6 @@ def _uncompiled(model: nn.Module) -> nn.Module:
     """The module that ``torch.compile`` was given."""
     original: nn.Module = getattr(model, "_orig_mod", model)
     return original
-
-
-def _clear_in_place(model: nn.Module, graph: fx.Graph) -> None:
-    """Clear the flags of the modules that the trace took for operations that make new tensors."""
-    for node in graph.nodes:
-        if node.op == "call_module":
-            module = model.get_submodule(str(node.target))
-            if getattr(module, "inplace", False) and not list(module.children()):
-                module.inplace = False  # type: ignore[assignment]
 
 
 def _operations(graph: fx.Graph, observed: dict[fx.Node, Any]) -> list[list[fx.Node]]:

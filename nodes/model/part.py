@@ -1,15 +1,20 @@
 """Parts of a chain: consecutive layers that run on the values of a boundary."""
 
+import copy
 import operator
 import random
 import sys
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
+from torch.overrides import TorchFunctionMode
 
 from nodes.model.tracing import Network
 from nodes.model.tracing.modes import AMBIENT, ModeKeeper
+from nodes.model.tracing.patches import Draws, generators_kept
 from nodes.model.tracing.tree import HERE, map_tree
 from nodes.seeds import derive, seed_generators
 
@@ -38,7 +43,7 @@ class Body(nn.Module):
                 module = model.get_submodule(path)
                 inner = [f"{path}.{name}" if name else path for name, _ in module.named_modules()]
                 self.flags.update((name, network.training[name]) for name in inner if name in network.training)
-                self._hold(path, module)
+                self._hold(path, _pure(module))
             elif node.op == "get_attr":
                 constant = network.constants.get(path)
                 self._hold(path, operator.attrgetter(path)(model) if constant is None else constant, path in saved)
@@ -135,11 +140,40 @@ class Part(nn.Module):
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _seed(self, seed: int) -> None:
-        seed_generators(seed)
         if self._draws_elsewhere:
-            random.seed(seed)
-            if "numpy" in sys.modules:
-                sys.modules["numpy"].random.seed(seed % (1 << 32))
+            seed_all(seed)
+        else:
+            seed_generators(seed)
+
+    def drawing(self, x: torch.Tensor) -> list[tuple[fx.Node, int]]:
+        """The nodes that draw in training, each with its layer. Runs ``x`` through the part: buffers may change."""
+        found: list[tuple[fx.Node, int]] = []
+        layer = [0]
+
+        def watched(node: fx.Node, args: Any, kwargs: Any) -> Any:
+            layer[0] = self._begins.get(node.name, layer[0])
+            before, others = torch.get_rng_state(), Draws()
+            made = Part._call(self, node, args, kwargs)
+            if others.changed() or not torch.equal(before, torch.get_rng_state()):
+                found.append((node, layer[0]))
+            return made
+
+        with generators_kept():
+            self._call = watched  # type: ignore[method-assign]
+            try:
+                self.train()({self.inputs[0]: x})
+            finally:
+                del self._call
+        return found
+
+
+def _pure(module: nn.Module) -> nn.Module:
+    """``module``, or a copy that shares its tensors and does not work in place, as the trace took it."""
+    if not getattr(module, "inplace", False) or list(module.children()):
+        return module
+    made = copy.copy(module)
+    made.inplace = False  # type: ignore[assignment]
+    return made
 
 
 def _in_evaluation(node: fx.Node) -> tuple[Any, Any]:
@@ -170,3 +204,81 @@ def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
 def layer_seed(moment: Moment, layer: int) -> int:
     """Seed of the draws of layer number ``layer`` at ``moment``."""
     return derive(moment.seed, moment.step, moment.microbatch, layer)
+
+
+class PlainPart(nn.Module):
+    """All layers of a model at once: the user's own module in plain PyTorch, not the traced one.
+
+    Only its generators are seeded, where layers of ``whole``, the traced part, draw: in hooks before the modules that
+    draw, and before functions of torch that a mode recognises by their names.
+    """
+
+    def __init__(self, model: nn.Module, whole: Part, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.body = model
+        self.inputs, self.outputs = whole.inputs, whole.outputs
+        self._moment: Moment | None = None
+        self._layer = -1
+        self._at_modules: dict[str, list[int]] = {}  # layers that draw, by the module called, in the order of calls
+        self._at_functions: list[tuple[str, int]] = []
+        for node, layer in whole.drawing(torch.zeros(2, *shape)):
+            seen = node.op == "call_method" or f"{getattr(node.target, '__module__', '')}.".startswith(
+                ("torch.", "None.")
+            )
+            owner = str(node.target if node.op == "call_module" else node.meta["owner"])
+            if node.op != "call_module" and (seen or not owner):
+                self._at_functions.append((node.meta["called"], layer))
+            else:
+                self._at_modules.setdefault(owner, []).append(layer)
+        self._calls: dict[str, int] = {}
+        self._inside = 0  # modules that draw
+        for path in self._at_modules:
+            module = model.get_submodule(path)
+            module.register_forward_pre_hook(partial(self._enter, path))
+            module.register_forward_hook(self._leave, always_call=True)
+
+    def forward(self, values: Values, moment: Moment | None = None) -> Values:
+        """Run the model on ``values``, see ``Part.forward``."""
+        self._moment, self._layer = moment if self.training else None, -1
+        self._calls, self._inside = dict.fromkeys(self._at_modules, 0), 0
+        with _Called(self) if self._at_functions and self._moment else nullcontext():
+            result = self.body(values[self.inputs[0]])
+        self._moment = None
+        return {self.outputs[0]: result}
+
+    def _enter(self, path: str, *_: Any) -> None:
+        if self._moment is not None:
+            layers = self._at_modules[path]
+            self._seed(layers[min(self._calls[path], len(layers) - 1)])
+            self._calls[path] += 1
+        self._inside += 1
+
+    def _leave(self, *_: Any) -> None:
+        self._inside -= 1
+
+    def _seed(self, layer: int) -> None:
+        if self._moment is not None and layer != self._layer:
+            self._layer = layer
+            seed_all(layer_seed(self._moment, layer))
+
+
+class _Called(TorchFunctionMode):
+    """Seeds before each function that draws, known by its name and the order of calls, outside of modules that draw."""
+
+    def __init__(self, part: PlainPart) -> None:
+        super().__init__()
+        self._part, self._expected = part, list(part._at_functions)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if self._expected and name == self._expected[0][0] and not self._part._inside:
+            self._part._seed(self._expected.pop(0)[1])
+        return func(*args, **(kwargs or {}))
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch's generators, Python's and, where it is imported, numpy's."""
+    seed_generators(seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % (1 << 32))

@@ -17,6 +17,7 @@ from nodes.model.chain import Chain, Moment, Part, Values
 from nodes.model.checkpoint import read_checkpoint, write_checkpoint
 from nodes.model.factory import build_model, outline
 from nodes.model.layer_range import LayerRange, layer_range
+from nodes.model.part import PlainPart
 from nodes.model.state_transfer import checked
 from nodes.model.weights import fit_weights
 from nodes.runtime.actions import Compute
@@ -219,9 +220,10 @@ class Segment:
         """Create part ``held`` of ``chain``, its adjacent stages, and their optimizer."""
         self.place = held
         self.names = chain.names[held.start : held.stop]
-        self._part: Part | None = None
+        self._part: Part | PlainPart | None = None
         if held.start < held.stop:
-            self._part = chain.part(held.start, held.stop).to(self._device)
+            alone = len(self.job.nodes) == 1 and self._device.type != "meta"  # nothing is split: plain PyTorch
+            self._part = (chain.plain() if alone else chain.part(held.start, held.stop)).to(self._device)
         self._arriving = chain.shapes(held.start)
         self.inbound = self._stage(held.inbound, self._arriving)
         self.outbound = self._stage(held.outbound, chain.shapes(held.stop))

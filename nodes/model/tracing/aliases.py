@@ -23,6 +23,7 @@ class Entry:
     second: torch.Tensor
     make: Callable[[], fx.Node]
     named: str = ""  # name of a parameter or buffer
+    fixed: bool = False  # whether it follows from buffers alone
     source: torch.Tensor | None = None  # of a constant
     node: fx.Node | None = None
     group: "_Group" = None  # type: ignore[assignment]

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 from torch.utils._device import _device_constructors
 
 from nodes.model.tracing.aliases import Aliases, Entry
+from nodes.model.tracing.autocast import cast_like, casts
 from nodes.model.tracing.modes import ModeReader
 from nodes.model.tracing.pure import SHAPED_IN_PLACE, asks_in_place, pure_call, same_layout
 from nodes.model.tracing.tree import HERE, any_leaf, leaves, map_tree
@@ -160,7 +161,9 @@ class Recorder(TorchFunctionMode):
 
     def check_integers(self) -> None:
         """Raise UntraceableError if a number was converted outside of torch."""
-        for _, where in self._as_integers.values():
+        if self._as_integers:
+            _, where = next(iter(self._as_integers.values()))
+            self._as_integers.clear()
             raise UntraceableError("the size of the batch used as a plain integer, such as in range()", where)
 
     def _check_current(self, number: Number) -> None:
@@ -215,7 +218,12 @@ class Recorder(TorchFunctionMode):
             return result
         node = self._emit(op, target, *nodes)
         node.meta["value"] = first
-        return self._spread(first, second, lambda: node, None, (op, target, lifted))
+        result = self._spread(first, second, lambda: node, None, (op, target, lifted))
+        if entries and all(entry.fixed for entry in entries):  # of buffers alone: part of what reads it
+            node.meta["joined"] = True
+            for tensor in leaves(torch.Tensor, result):
+                self._entries[id(tensor)].fixed = True
+        return result
 
     def _record_change(self, op: str, target: Any, lifted: Any, changed: list[Entry], result: Any) -> Any:
         """Record an operation that changes ``changed`` as one that makes new tensors."""
@@ -230,8 +238,9 @@ class Recorder(TorchFunctionMode):
             return self._held(entry)
         alone = len(changed) == 1 and (result is None or result is entry.first)
         if op != "call_module" and alone and self._pure_like(op, target, lifted, entry):
-            pure = pure_call(op, target, *map_tree(self._node_of, lifted))
-            self._aliases.changed(entry, self._emit(*pure, name))  # type: ignore[misc, call-arg]
+            node = self._emit(*pure_call(op, target, *map_tree(self._node_of, lifted)), name)  # type: ignore[misc, call-arg]
+            node.meta["called"] = target if isinstance(target, str) else target.__name__
+            self._aliases.changed(entry, node)
             return None if result is None else self._held(entry)
         copies = {}
         for entry in changed:
@@ -279,7 +288,8 @@ class Recorder(TorchFunctionMode):
             kwargs = {**kwargs, "device": META}
         try:
             with self._execution():
-                return call(*args, **kwargs)
+                made = call(*args, **kwargs)
+                return cast_like(self._device, call, args, kwargs, made) if casts(self._device) else made
         except (UntraceableError, WrongInputError):
             raise
         except Exception as error:
@@ -328,7 +338,8 @@ class Recorder(TorchFunctionMode):
             if id(tensor) in self._entries:
                 self._entries[id(value)] = self._entries[id(tensor)]
                 return self._entries[id(value)]
-            entry = Entry(tensor, tensor, lambda: self._emit("get_attr", name, (), {}), named=name)
+            make = lambda: self._emit("get_attr", name, (), {})  # noqa: E731
+            entry = Entry(tensor, tensor, make, named=name, fixed=not isinstance(tensor, nn.Parameter))
         elif value.is_meta:
             raise UntraceableError("a tensor kept from an earlier call, or made where torch is not seen", user_frame())
         else:
@@ -464,7 +475,8 @@ class Recorder(TorchFunctionMode):
 
     def _emit(self, op: str, target: Any, args: Any, kwargs: Any, name: str | None = None) -> fx.Node:
         node = self.graph.create_node(op, target, args, kwargs, name)
-        node.meta.update(mode=self._modes.read(), owner=self.owners[-1], where=user_frame())
+        called = target if isinstance(target, str) else getattr(target, "__name__", "")
+        node.meta.update(mode=self._modes.read(), owner=self.owners[-1], where=user_frame(), called=called)
         return node
 
     def _emit_step(self, op: str, target: Any, arguments: Any) -> fx.Node:

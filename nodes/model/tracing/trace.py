@@ -61,6 +61,8 @@ class _Pass:
 
 def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Network:
     """The graph of ``model``, which stays as it is, for both modes. Raises ModelError."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is compiled by torch.jit.script, and has no Python code; give the module itself")
     initialise(model, input_shape)
     kept: dict[str, Kept] = {}
     draws = False
@@ -185,6 +187,7 @@ class _Tracing:
                 if in_place:
                     module.inplace = True  # type: ignore[assignment]
 
+        run.module = module  # type: ignore[attr-defined]
         result = self._recorder.record("call_module", path, args, kwargs, run)
         if before is not None and before.changed():
             before.restore()

@@ -1,115 +1,15 @@
 """Networks that a plain trace would silently change, in parts, against plain PyTorch over two steps."""
 
 import copy
-import itertools
 import random
 
-import numpy as np
 import pytest
 import torch
 from awkward_models import EXACT
-from torch import nn
+from plain_oracle import SHAPE, assert_equals_plain, seed_all
+from user_models import DROPPED, Drops
 
-from nodes.errors import ModelError
-from nodes.model.boundary import pack, unpack
-from nodes.model.chain import Chain, Part
-
-SHAPE = (3, 9, 8)
-
-
-def seed_all(seed: int) -> None:
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-
-
-def all_draws() -> tuple:
-    """Where all generators stand."""
-    return (
-        torch.get_rng_state().tolist(),
-        np.random.get_state()[1].tolist(),
-        np.random.get_state()[2],
-        random.getstate(),
-    )
-
-
-def shares_nothing(chain: Chain, cut: int) -> bool:
-    try:
-        chain.check_part(0, cut)
-    except ModelError:
-        return False
-    return True
-
-
-def run_in_parts(parts: list[Part], x: torch.Tensor, backward: bool) -> torch.Tensor:
-    values, sides = {parts[0].inputs[0]: x}, []
-    for number, part in enumerate(parts):
-        tensors, views, scalars = pack(values)
-        leaves = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        for name, leaf in leaves.items():
-            leaf.requires_grad_(bool(backward and number and tensors[name].requires_grad))
-        sides.append((tensors, leaves))
-        values = part(unpack(leaves, views, scalars))
-    (result,) = values.values()
-    if backward and result.requires_grad:
-        result.square().sum().backward()
-        for tensors, leaves in reversed(sides[1:]):
-            sent = [(tensors[name], leaf.grad) for name, leaf in leaves.items() if leaf.grad is not None]
-            torch.autograd.backward([tensor for tensor, _ in sent], [gradient for _, gradient in sent])
-    return result.detach()
-
-
-def assert_equals_plain(make, ends, kept) -> Chain:
-    """Two training steps with SGD and an evaluation, of batches of different sizes, each with a seed of its own."""
-    seed_all(1)
-    model = make()
-    seed_all(1)
-    whole = make()
-    for module in (model, whole):
-        if any(isinstance(parameter, nn.UninitializedParameter) for parameter in module.parameters()):
-            seed_all(2)
-            module.eval()(torch.zeros(1, *SHAPE))
-    seed_all(1)
-    state, draws = copy.deepcopy(whole.state_dict()), all_draws()
-    chain = Chain(model, SHAPE)
-    assert all_draws() == draws
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-    assert set(kept) == {one.path for one in chain.kept}
-    ends = [0, *(end for end in ends(len(chain)) if shares_nothing(chain, end)), len(chain)]
-    parts = [chain.part(start, stop) for start, stop in itertools.pairwise(ends)]
-    for step, batch in enumerate((3, 5)):
-        x = torch.randn(batch, *SHAPE, generator=torch.Generator().manual_seed(step))
-        for part in parts:
-            part.train()
-        seed_all(step)
-        got = run_in_parts(parts, x, backward=True)
-        seed_all(step)
-        expected = whole.train()(x)
-        expected.square().sum().backward()
-        assert torch.equal(got, expected)
-        found = {name.removeprefix("body."): p for part in parts for name, p in part.named_parameters()}
-        for name, parameter in whole.named_parameters():
-            other = found.get(name)
-            if parameter.grad is None:
-                assert other is None or other.grad is None, name
-            else:
-                assert torch.equal(other.grad, parameter.grad), name
-        buffers = {name.removeprefix("body."): b for part in parts for name, b in part.named_buffers()}
-        for name, buffer in whole.named_buffers():
-            assert name not in buffers or torch.equal(buffers[name], buffer), name
-        for owner in (whole, *parts):
-            for parameter in owner.parameters():
-                if parameter.grad is not None:
-                    parameter.data -= 0.1 * parameter.grad
-                parameter.grad = None
-    for part in parts:
-        part.eval()
-    with torch.no_grad():
-        seed_all(9)
-        got = run_in_parts(parts, x, backward=False)
-        seed_all(9)
-        assert torch.equal(got, whole.eval()(x))
-    return chain
+from nodes.model.chain import Chain, Moment
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -120,3 +20,26 @@ def test_parts_equal_plain_pytorch(name):
         assert_equals_plain(
             make, lambda layers, seed=seed: sorted(random.Random(seed).sample(range(1, layers), 2)), kept
         )
+
+
+@pytest.mark.parametrize("name", ["noise", "checkpoint, new", "numpy's noise", "root hooks", "autocast"])
+def test_the_plain_model_draws_what_its_parts_draw(name):
+    seed_all(1)
+    chain = Chain(EXACT[name][0](), SHAPE)
+    plain, part = chain.plain().train(), copy.deepcopy(chain.part(0, len(chain))).train()
+    x = torch.randn(3, *SHAPE)
+    moments = [Moment(5, step) for step in (0, 1, 0)]
+    one, other, again = (plain({chain.input: x}, moment)[chain.output] for moment in moments)
+    assert torch.equal(one, part({chain.input: x}, moments[0])[chain.output])
+    assert torch.equal(other, part({chain.input: x}, moments[1])[chain.output])
+    assert torch.equal(one, again)
+
+
+@pytest.mark.parametrize("how", DROPPED)
+def test_the_plain_model_draws_in_its_own_forward_what_its_parts_draw(how):
+    chain = Chain(Drops(how), (3, 6, 6))
+    plain, part = chain.plain().train(), chain.part(0, len(chain)).train()
+    x = torch.randn(3, 3, 6, 6)
+    for step in (0, 1):
+        values = ({chain.input: x}, Moment(5, step))
+        assert torch.equal(plain(*values)[chain.output], part(*values)[chain.output])
