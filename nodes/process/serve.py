@@ -161,8 +161,9 @@ class _Host:
         building = self._computes[0].run(self._plan.build)
         joining = asyncio.create_task(self._join(stack))
         preparing = asyncio.gather(building, joining)
+        ends: list[asyncio.Future[Any]] = [preparing, handing_out]
         try:
-            await asyncio.wait([preparing, handing_out], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not preparing.done():
                 raise ChannelClosed(f"{RUNNER} is gone")
             hosted, channels = preparing.result()
