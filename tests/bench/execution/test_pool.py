@@ -185,7 +185,7 @@ def test_a_suite_that_was_changed_meanwhile_is_not_what_is_run(crew: Path, run: 
     # 3 and 4 are run by processes that read the suite anew
     assert run(DO_1="change-suite wake kill", DO_2="wait kill") == 3
     assert [n for _, n, _ in recorded()] == ["c", 9]
-    assert "crew/beside n=d seed 0\nthe suite was changed after" in (crew / "out/errors.log").read_text()
+    assert "crew/beside n=d seed 0\nthe suite, its code or a file" in (crew / "out/errors.log").read_text()
 
 
 def test_progress_tells_cases_apart_by_more_than_their_titles(crew: Path) -> None:
