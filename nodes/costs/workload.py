@@ -36,6 +36,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 class Inspected(Chain):
     """A chain for inspection only, whose parts may share parameters."""
 
+    compared = False
+
     def check_part(self, start: int, stop: int) -> None:
         pass
 

@@ -40,6 +40,8 @@ class Chain:
         ModelError: The model cannot be traced, does not take such pictures, or its layers compute something else.
     """
 
+    compared = True  # whether the model runs, to be held against its layers
+
     def __init__(self, model: nn.Module, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> None:
         self.model = _uncompiled(model)
         network = trace(self.model, input_shape)
@@ -55,7 +57,8 @@ class Chain:
         self._layer_of = {node: index for index, layer in enumerate(self._layers) for node in layer}
         self._observed = {node.name: value for node, value in observed.items()}
         self.names = _names(self._layers, observed)
-        check_fidelity(self.model, lambda model: self._part_of(model, 0, len(self)), input_shape, always=False)
+        if self.compared:
+            check_fidelity(self.model, lambda model: self._part_of(model, 0, len(self)), input_shape, always=False)
 
     def __len__(self) -> int:
         return len(self._layers)

@@ -112,7 +112,8 @@ class _Tracing:
 
     def run(self, training: bool) -> _Pass:
         """Trace one pass. Raises what the model's own forward raises."""
-        recorder = Recorder(self._copy.named, self._copy.attributes, self._device, SMALLEST[training])
+        with torch.set_grad_enabled(training):  # as around the model in a run
+            recorder = Recorder(self._copy.named, self._copy.attributes, self._device, SMALLEST[training])
         self._recorder, self._flags = recorder, dict[str, bool]()
         model = self._copy.model.train(training)
         states = Draws()
