@@ -48,7 +48,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
 def measure_profile(
     model: nn.Module,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     granularity: Granularity = "op",
     *,
     batch: int = 1,

@@ -24,7 +24,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """The L layers of a network for one picture in float32."""
 
     model: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     layers: list[str]  # names
     boundary_bytes: list[int]  # [L+1] that a cut before layer i sends; 0 is the input, L the result
     output_bytes: list[int]  # [L] of the values that each layer makes

@@ -61,6 +61,8 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """An epoch's batches from number ``start`` on: normalised float32 (B, 3, H, W) and labels int64 (B,).
 
+    Tokens are int64 (B, T), as they are.
+
     ``indices`` restricts them to a part of ``pictures``. The order depends on (seed, epoch), augmentation on (seed,
     epoch, batch number). ``drop_last`` drops a last batch that is smaller.
     """
@@ -70,10 +72,15 @@ def batches(
     count = len(order) // batch_size if drop_last else math.ceil(len(order) / batch_size)
     for number in range(start, count):
         chosen = order[number * batch_size : (number + 1) * batch_size]
-        images = pictures.images[chosen].transpose(0, 3, 1, 2)
+        samples = pictures.images[chosen]
+        labels = torch.from_numpy(pictures.labels[chosen])
+        if samples.ndim == 2:  # tokens
+            yield torch.from_numpy(samples), labels
+            continue
+        images = samples.transpose(0, 3, 1, 2)
         if augment:
             images = augmented(images, np.random.default_rng((AUGMENT, seed, epoch, number)))
-        yield normalised(images, pictures), torch.from_numpy(pictures.labels[chosen])
+        yield normalised(images, pictures), labels
 
 
 def augmented(images: Bytes, generator: np.random.Generator) -> Bytes:

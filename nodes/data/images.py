@@ -34,7 +34,10 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures and labels; ``mean`` and ``std`` of pixels in [0, 1] normalise them per channel."""
+    """Pictures and labels; ``mean`` and ``std`` of pixels in [0, 1] normalise them per channel.
+
+    Sequences of tokens, int64 (N, T), are ``images`` too; nothing normalises them.
+    """
 
     images: Images
     labels: Indices

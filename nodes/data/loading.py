@@ -1,13 +1,23 @@
 """Loading of the data of a job: its data set, cut to the requested samples."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from nodes.data.batching import subset
 from nodes.data.datasets import load_dataset
-from nodes.data.images import Dataset, blank
+from nodes.data.images import Colour, Dataset, Indices, Pictures, blank
+from nodes.errors import DataError, one_line
 from nodes.spec.job import Job
 from nodes.spec.service import Service
+
+SYNTHETIC = "tokens"  # drawn sequences
+SYNTHETIC_SEQUENCES = (2048, 512)  # for training and tests
+SYNTHETIC_TOKENS = 256  # different ones
+NO_COLOUR: Colour = (0.0, 0.0, 0.0)  # of tokens
 
 
 def load_data(job: Job | Service) -> Dataset:
@@ -16,6 +26,51 @@ def load_data(job: Job | Service) -> Dataset:
     if spec.name == "none":
         return blank(spec.train_samples or 0, spec.test_samples or 0, job.classes, job.input_shape[-1])
     directory = None if spec.directory is None else Path(spec.directory)
+    if isinstance(job, Job) and job.input_type == "int64":
+        if spec.augment:
+            raise DataError(f"{spec.name}: augment crops and mirrors pictures; tokens have neither")
+        return _cut(_tokens(spec.name, directory, job.input_shape[-1], job.classes), job)
     data = load_dataset(spec.name, directory, job.input_shape[-1])
-    train, test = subset(data.train, spec.train_samples, job.seed), subset(data.test, spec.test_samples, job.seed)
+    return _cut(data, job)
+
+
+def _cut(data: Dataset, job: Job | Service) -> Dataset:
+    train, test = (
+        subset(part, count, job.seed)
+        for part, count in ((data.train, job.data.train_samples), (data.test, job.data.test_samples))
+    )
     return replace(data, train=train, test=test)
+
+
+def _tokens(name: str, directory: Path | None, length: int, classes: int) -> Dataset:
+    """Sequences of ``length`` tokens: drawn ones for "tokens", or for ``npz:NAME`` those of NAME.npz."""
+    if name == SYNTHETIC:
+        parts = [_drawn(count, length, classes, seed) for seed, count in enumerate(SYNTHETIC_SEQUENCES)]
+    else:
+        path = (directory or Path()) / f"{name.removeprefix('npz:')}.npz"
+        parts = [_read(path, part, length, classes) for part in ("train", "test")]
+    return Dataset(name, tuple(map(str, range(classes))), *(Pictures(x, y, NO_COLOUR, NO_COLOUR) for x, y in parts))
+
+
+def _drawn(count: int, length: int, classes: int, seed: int) -> tuple[Any, Indices]:
+    """Random tokens below SYNTHETIC_TOKENS; one in four of a sequence is of its class, equal to it modulo classes."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, count)
+    tokens = generator.integers(0, SYNTHETIC_TOKENS - classes, (count, length))
+    marked = generator.random((count, length)) < 0.25
+    return np.where(marked, tokens - tokens % classes + labels[:, None], tokens), labels
+
+
+def _read(path: Path, part: str, length: int, classes: int) -> tuple[Any, Indices]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            tokens, labels = arrays[f"x_{part}"], arrays[f"y_{part}"].reshape(-1)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: expected the arrays x_train, y_train, x_test and y_test: {one_line(error)}") from None
+    if tokens.dtype.kind not in "iu" or tokens.shape != (len(labels), length) or not len(labels):
+        raise DataError(
+            f"{path}: x_{part} is {tokens.dtype} {tokens.shape}, expected integers ({len(labels)}, {length})"
+        )
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+        raise DataError(f"{path}: y_{part} has other values than the classes 0 to {classes - 1}")
+    return tokens.astype(np.int64), labels.astype(np.int64)

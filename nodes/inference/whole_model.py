@@ -20,7 +20,7 @@ from nodes.model.chain import Values
 from nodes.model.factory import build_model
 from nodes.runtime.actions import Compute
 from nodes.runtime.executors import CostModel
-from nodes.spec.job import Granularity
+from nodes.spec.job import Granularity, ModelSpec
 from nodes.wire.messages import Activation
 
 
@@ -48,9 +48,9 @@ class WholeModel:
 
     def __init__(
         self,
-        model: str,
+        model: str | ModelSpec,
         classes: int,
-        input_shape: tuple[int, int, int],
+        input_shape: tuple[int, ...],
         *,
         granularity: Granularity = "op",
         seed: int = 0,

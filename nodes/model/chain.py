@@ -17,9 +17,9 @@ from torch import fx, nn
 from nodes.errors import ModelError
 from nodes.model.fidelity import check_fidelity
 from nodes.model.part import Body, Moment, Part, PlainPart, Values, layer_seed
-from nodes.model.tracing import trace
+from nodes.model.tracing import Network, trace
 from nodes.model.tracing.copies import registered, with_data
-from nodes.spec.job import Granularity
+from nodes.spec.job import Granularity, InputType
 
 __all__ = ["Chain", "Moment", "Part", "Values", "layer_seed"]
 
@@ -31,10 +31,11 @@ class Chain:
     held against its layers (``nodes.model.fidelity``) unless it is large; ``compare`` does so for any.
 
     Args:
-        model: A module that takes pictures (N, C, H, W) and returns one tensor. A module in it with ``whole = True``
-            is one layer.
-        input_shape: (C, H, W) of a picture.
+        model: A module that takes pictures (N, C, H, W), or tokens (N, T), and returns one tensor. A module in it
+            with ``whole = True`` is one layer.
+        input_shape: (C, H, W) of a picture, or (T,) of a sequence.
         granularity: "op" for one executed tensor operation a layer, "module" for one leaf module.
+        dtype: Of the input: float32 for pictures, int64 for tokens.
 
     Raises:
         ModelError: The model cannot be traced, does not take such pictures, or its layers compute something else.
@@ -42,12 +43,19 @@ class Chain:
 
     compared = True  # whether the model runs, to be held against its layers
 
-    def __init__(self, model: nn.Module, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        input_shape: tuple[int, ...],
+        granularity: Granularity = "op",
+        dtype: InputType = "float32",
+    ) -> None:
         self.model = _uncompiled(model)
-        network = trace(self.model, input_shape)
+        network = _open(self.model, input_shape, getattr(torch, dtype))
         self.kept = network.kept
         self._network, self._graph = network, network.graph
         self.input_shape = input_shape
+        self._sample = torch.empty(input_shape, dtype=getattr(torch, dtype), device="meta")
         self.input, self.output = network.input, network.output
         observed = {node: node.meta["value"] for node in network.graph.nodes if node.op != "output"}
         layers = _operations(network.graph, observed)
@@ -58,7 +66,7 @@ class Chain:
         self._observed = {node.name: value for node, value in observed.items()}
         self.names = _names(self._layers, observed)
         if self.compared:
-            check_fidelity(self.model, lambda model: self._part_of(model, 0, len(self)), input_shape, always=False)
+            check_fidelity(self.model, lambda model: self._part_of(model, 0, len(self)), self._sample, always=False)
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -83,11 +91,11 @@ class Chain:
     def plain(self) -> PlainPart:
         """All layers at once, as the model's own code in plain PyTorch, which draws what ``part(0, L)`` draws."""
         copied = with_data(self.model, next((t.device for _, t in registered(self.model)), torch.device("cpu")))
-        return PlainPart(self.model, self._part_of(copied, 0, len(self)), self.input_shape)
+        return PlainPart(self.model, self._part_of(copied, 0, len(self)), self._sample)
 
     def compare(self) -> None:
         """Hold the layers against the model, however large it is. Raises ModelError if they differ."""
-        check_fidelity(self.model, lambda model: self._part_of(model, 0, len(self)), self.input_shape, always=True)
+        check_fidelity(self.model, lambda model: self._part_of(model, 0, len(self)), self._sample, always=True)
 
     def _part_of(self, model: nn.Module, start: int, stop: int) -> "Part":
         graph = fx.Graph()
@@ -123,6 +131,18 @@ class Chain:
         elif node.op == "get_attr" and node.target not in self._network.constants:
             used = [operator.attrgetter(str(node.target))(self.model)]
         return [parameter for parameter in used if isinstance(parameter, nn.Parameter) and parameter.requires_grad]
+
+
+def _open(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Network:
+    try:
+        return trace(model, input_shape, dtype)
+    except ModelError as refused:
+        from nodes.model.export import export  # noqa: PLC0415  (takes seconds)
+
+        try:
+            return export(model, input_shape, dtype)
+        except ModelError as error:
+            raise ModelError(f"{refused}; {error}") from error
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from nodes.errors import ModelError, one_line
 from nodes.imports import load_callable
 from nodes.model.chain import Chain
 from nodes.seeds import derive
-from nodes.spec.job import Granularity
+from nodes.spec.job import Granularity, InputType, ModelSpec
 
 CLASSES = ("classes", "num_classes", "n_classes", "num_labels")  # words for a constructor's number of classes
 BUILT_IN = {  # short names of the networks of nodes.zoo; none is also torchvision's
@@ -34,54 +34,76 @@ def import_path(name: str) -> str | None:
     return name if ":" in name else BUILT_IN.get(name)
 
 
-def build_model(name: str, classes: int, input_shape: tuple[int, int, int], seed: int = 0) -> nn.Module:
-    """Build a network from ``seed``, on the CPU and in training mode, for pictures of ``input_shape`` (C, H, W).
+def build_model(model: str | ModelSpec, classes: int, input_shape: tuple[int, ...], seed: int = 0) -> nn.Module:
+    """Build a network from ``seed``, on the CPU and in training mode, for samples of ``input_shape``.
 
-    ``name`` is of ``BUILT_IN``, a torchvision classifier, or ``module:callable``, called with ``classes`` by the first
-    word of ``CLASSES`` that it takes, and by ``num_classes`` if it takes any keyword. Raises ModelError for an unknown
-    name, or a failure in the network's constructor.
+    Args:
+        model: A name of ``BUILT_IN``, a torchvision classifier, or ``module:callable``; its options are keyword
+            arguments of the constructor.
+        classes: Given to the constructor by the first word of ``CLASSES`` that it takes, or by
+            ``num_classes`` if it takes any keyword, unless an option says it.
+        input_shape: (C, H, W) of a picture, or (T,) of a sequence of tokens.
+        seed: Seed of the parameters.
+
+    Raises:
+        ModelError: An unknown name, or a failure in the network's constructor.
     """
     torch.manual_seed(derive(seed))
     try:
-        path = import_path(name)
-        model = _own(path, classes) if path else _torchvision(name, classes, input_shape)
+        spec = ModelSpec.read(model)
+        path = import_path(spec.name)
+        built = _own(path, spec, classes) if path else _torchvision(spec, classes, input_shape)
     except ModelError:
         raise
     except Exception as error:
-        pictures = f"{classes} classes of pictures {tuple(input_shape)}"
-        raise ModelError(f"{name} cannot be built for {pictures}: {one_line(error)}") from error
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
-    return model
+        samples = f"{'pictures' if len(input_shape) == 3 else 'inputs'} {tuple(input_shape)}"
+        raise ModelError(f"{model} cannot be built for {classes} classes of {samples}: {one_line(error)}") from error
+    if not isinstance(built, nn.Module):
+        raise ModelError(f"{model} returned a {type(built).__name__}, expected a torch.nn.Module")
+    return built
 
 
-def outline(name: str, classes: int, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> "Chain":
-    """The chain of the model ``name`` for its shapes alone, on the meta device where its constructor permits.
+def outline(
+    model: str | ModelSpec,
+    classes: int,
+    input_shape: tuple[int, ...],
+    granularity: Granularity = "op",
+    dtype: InputType = "float32",
+) -> Chain:
+    """The chain of ``model`` for its shapes alone, on the meta device where its constructor permits.
 
     Arguments and errors are those of ``build_model`` and ``Chain``.
     """
     try:
         with torch.device("meta"):
-            model = build_model(name, classes, input_shape)
+            built = build_model(model, classes, input_shape)
     except ModelError:  # its constructor may compute with the values of tensors
-        model = build_model(name, classes, input_shape)
-    return Chain(model, input_shape, granularity)
+        built = build_model(model, classes, input_shape)
+    return Chain(built, input_shape, granularity, dtype)
 
 
-def _own(name: str, classes: int) -> Any:
+def _own(path: str, spec: ModelSpec, classes: int) -> Any:
     try:
-        make = load_callable(name)
+        make = load_callable(path)
     except ValueError as error:
         raise ModelError(str(error)) from error
-    taken = inspect.signature(make).parameters
-    if word := next((word for word in CLASSES if word in taken), None):
-        return make(**{word: classes})
-    return make(num_classes=classes) if any(one.kind is one.VAR_KEYWORD for one in taken.values()) else make()
+    taken = inspect.signature(make).parameters.values()
+    named = next((name for name in CLASSES if name in {one.name for one in taken}), None)
+    if spec.options.keys() & CLASSES:
+        named = None
+    elif named is None and any(one.kind is one.VAR_KEYWORD for one in taken):
+        try:  # such as timm's create_model, which hands on what it does not know
+            return make(**spec.options, num_classes=classes)
+        except TypeError as error:
+            if "num_classes" not in str(error):
+                raise
+    return make(**spec.options, **({named: classes} if named else {}))
 
 
-def _torchvision(name: str, classes: int, input_shape: tuple[int, int, int]) -> Any:
+def _torchvision(spec: ModelSpec, classes: int, input_shape: tuple[int, ...]) -> Any:
     from torchvision import models  # noqa: PLC0415  (takes seconds to import)
 
+    name = spec.name
     if name not in models.list_models(module=models):
         raise ModelError(f"unknown model {name!r}: neither {', '.join(BUILT_IN)} nor torchvision's nor module:callable")
     settings: dict[str, Any] = {"num_classes": classes}
@@ -91,4 +113,4 @@ def _torchvision(name: str, classes: int, input_shape: tuple[int, int, int]) -> 
         settings["image_size"] = input_shape[-1]
     if name in ("googlenet", "inception_v3"):
         settings |= {"aux_logits": False, "init_weights": True}
-    return models.get_model(name, weights=None, **settings)
+    return models.get_model(name, **{"weights": None} | settings | spec.options)

@@ -17,6 +17,7 @@ from nodes.errors import ModelError, one_line
 from nodes.model.part import Part
 from nodes.model.tracing.copies import registered, with_data
 from nodes.model.tracing.patches import generators_kept
+from nodes.model.tracing.trace import not_taken
 from nodes.seeds import seed_generators
 
 BATCHES = (2, 3)
@@ -27,9 +28,7 @@ Observed = dict[str, torch.Tensor | None]  # by what it is: output, gradient or 
 _equal: set[Any] = set()  # fingerprints of models found equal in this process
 
 
-def check_fidelity(
-    model: nn.Module, part_of: Callable[[nn.Module], Part], shape: tuple[int, ...], always: bool
-) -> None:
+def check_fidelity(model: nn.Module, part_of: Callable[[nn.Module], Part], sample: torch.Tensor, always: bool) -> None:
     """Raise ModelError unless the parts that ``part_of`` makes of copies of ``model`` compute what ``model`` does.
 
     A model without data is not compared; without ``always`` neither is one above ``FLOPS``.
@@ -37,17 +36,17 @@ def check_fidelity(
     tensors = [tensor for _, tensor in registered(model)]
     if any(tensor.is_meta for tensor in tensors):
         return
-    mark = (_fingerprint(model), shape)
-    if mark in _equal or (not always and _flops(part_of(model), shape) > FLOPS):
+    mark = (_fingerprint(model), tuple(sample.shape), sample.dtype)
+    if mark in _equal or (not always and _flops(part_of(model), sample) > FLOPS):
         return
     grads = [(tensor, tensor.grad) for tensor in tensors]
     device = tensors[0].device if tensors else torch.device("cpu")
     with generators_kept(), torch.enable_grad():
-        plain = _observed_plain(model, shape, device)
+        plain = _observed_plain(model, sample, device)
         part = part_of(with_data(model, device))
-        found = _observed(lambda x: next(iter(part({part.inputs[0]: x}).values())), part, shape, device)
+        found = _observed(lambda x: next(iter(part({part.inputs[0]: x}).values())), part, sample, device)
         worst, size = _worst(plain, found)
-        if worst and size <= NOISE * _worst(plain, _observed_plain(model, shape, device))[1]:
+        if worst and size <= NOISE * _worst(plain, _observed_plain(model, sample, device))[1]:
             worst = ""
     for tensor, gradient in grads:  # hooks of a copy may reach the model
         tensor.grad = gradient
@@ -59,20 +58,20 @@ def check_fidelity(
     _equal.add(mark)
 
 
-def _observed_plain(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> Observed:
+def _observed_plain(model: nn.Module, sample: torch.Tensor, device: torch.device) -> Observed:
     copied = with_data(model, device)
     try:
-        return _observed(copied, copied, shape, device)
+        return _observed(copied, copied, sample, device)
     except Exception as error:
-        raise ModelError(f"the model does not take pictures of shape {tuple(shape)}: {one_line(error)}") from error
+        raise ModelError(f"{not_taken(sample)}: {one_line(error)}") from error
 
 
-def _observed(run: Callable[[torch.Tensor], Any], module: nn.Module, shape: tuple[int, ...], device: Any) -> Observed:
+def _observed(run: Callable[[torch.Tensor], Any], module: nn.Module, sample: torch.Tensor, device: Any) -> Observed:
     """Train ``module`` for two steps through ``run``, then evaluate it."""
     seen: Observed = {}
     for step, batch in enumerate(BATCHES):
         module.train()
-        output = run(_seeded(step, batch, shape, device))
+        output = run(_seeded(step, batch, sample, device))
         seen[f"output of training step {step + 1}"] = output.detach().clone()
         if output.requires_grad:
             output.backward(torch.randn(output.shape, generator=torch.Generator().manual_seed(step)).to(output))
@@ -87,17 +86,20 @@ def _observed(run: Callable[[torch.Tensor], Any], module: nn.Module, shape: tupl
             seen[f"buffer {_plain_name(name)} after training step {step + 1}"] = buffer.detach().clone()
     module.eval()
     with torch.no_grad():
-        seen["output in evaluation"] = run(_seeded(0, BATCHES[0], shape, device))
+        seen["output in evaluation"] = run(_seeded(0, BATCHES[0], sample, device))
     return seen
 
 
-def _seeded(step: int, batch: int, shape: tuple[int, ...], device: Any) -> torch.Tensor:
+def _seeded(step: int, batch: int, sample: torch.Tensor, device: Any) -> torch.Tensor:
     """Pictures of a step; all generators are seeded."""
     seed_generators(step)
     random.seed(step)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(step)
-    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(step)).to(device)
+    generator = torch.Generator().manual_seed(step)
+    if not sample.is_floating_point():  # tokens that every vocabulary has
+        return torch.randint(2, (batch, *sample.shape), generator=generator).to(device)
+    return torch.randn(batch, *sample.shape, generator=generator).to(device)
 
 
 def _plain_name(name: str) -> str:
@@ -128,13 +130,13 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(apart.masked_fill(alike, 0).nan_to_num(float("inf")).max())
 
 
-def _flops(part: Part, shape: tuple[int, ...]) -> int:
+def _flops(part: Part, sample: torch.Tensor) -> int:
     named = [*part.named_parameters(), *part.named_buffers()]
     empty = {name: tensor.detach().to("meta") for name, tensor in named}
     mode = part.training
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         try:
-            given = {part.inputs[0]: torch.empty(1, *shape, device="meta")}
+            given = {part.inputs[0]: torch.empty(1, *sample.shape, dtype=sample.dtype, device="meta")}
             torch.func.functional_call(part.eval(), empty, (given,))
         except Exception:  # a module that needs data: it runs, however long it takes
             return 0

@@ -213,7 +213,7 @@ class PlainPart(nn.Module):
     draw, and before functions of torch that a mode recognises by their names.
     """
 
-    def __init__(self, model: nn.Module, whole: Part, shape: tuple[int, ...]) -> None:
+    def __init__(self, model: nn.Module, whole: Part, sample: torch.Tensor) -> None:
         super().__init__()
         self.body = model
         self.inputs, self.outputs = whole.inputs, whole.outputs
@@ -221,7 +221,7 @@ class PlainPart(nn.Module):
         self._layer = -1
         self._at_modules: dict[str, list[int]] = {}  # layers that draw, by the module called, in the order of calls
         self._at_functions: list[tuple[str, int]] = []
-        for node, layer in whole.drawing(torch.zeros(2, *shape)):
+        for node, layer in whole.drawing(torch.zeros(2, *sample.shape, dtype=sample.dtype)):
             seen = node.op == "call_method" or f"{getattr(node.target, '__module__', '')}.".startswith(
                 ("torch.", "None.")
             )

@@ -8,6 +8,7 @@ import msgspec
 from nodes.spec.policy import LinkSpec, Policy
 
 Granularity = Literal["op", "module"]
+InputType = Literal["float32", "int64"]  # of a model's input: pictures or tokens
 
 
 class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,6 +20,31 @@ class StageSpec(_Spec, frozen=True, kw_only=True):
 
     name: str = "identity"  # a built-in stage (``nodes.stages.BUILT_IN``), or ``module:callable``
     options: dict[str, Any] = {}  # keyword arguments of the stage, beside the shapes at its boundary
+
+
+class ModelSpec(_Spec, frozen=True, kw_only=True):
+    """A model with options. Its text, ``NAME{"option": value}``, stands for it wherever a model is named."""
+
+    name: str  # a short name of ``nodes.model.factory``, a torchvision classifier, or ``module:callable``
+    options: dict[str, Any] = {}  # keyword arguments of its constructor, beside the number of classes
+
+    @classmethod
+    def read(cls, model: "str | ModelSpec") -> "ModelSpec":
+        """The specification that a text stands for. Raises ValueError."""
+        if isinstance(model, ModelSpec):
+            return model
+        name, brace, options = model.partition("{")
+        try:
+            given = msgspec.json.decode(brace + options, type=dict[str, Any]) if brace else {}
+        except msgspec.DecodeError as error:
+            raise ValueError(f"model {name!r}: options {brace + options} are no JSON object: {error}") from None
+        return cls(name=name, options=given)
+
+    def __str__(self) -> str:
+        return self.name + (msgspec.json.encode(self.options, order="sorted").decode() if self.options else "")
+
+    def __hash__(self) -> int:
+        return hash(str(self))
 
 
 class OptimizerSpec(_Spec, frozen=True, kw_only=True):
@@ -102,8 +128,8 @@ class Job(_Spec, frozen=True, kw_only=True):
     Raises ValueError for fields that contradict each other.
     """
 
-    model: str  # a torchvision classifier, or ``module:callable``
-    input_shape: tuple[int, int, int]  # (C, H, W) of a picture
+    model: str | ModelSpec  # a torchvision classifier or ``module:callable``; with options, or their text
+    input_shape: tuple[int, ...]  # (C, H, W) of a picture, or (T,) of a sequence of tokens
     classes: int  # classes that the model tells apart
     nodes: tuple[str, ...]  # names of the P nodes, from the UE on
     splits: tuple[int, ...]  # layers done when leaving node 1 to P-1: P-1 numbers that do not decrease
@@ -120,6 +146,7 @@ class Job(_Spec, frozen=True, kw_only=True):
     seed: int = 0  # of parameters, order, augmentation and stochastic layers
     threads: int | None = None  # Torch threads of a node; None: torch's own choice
     device: str = "cpu"  # Torch device of every node
+    input_type: InputType = "float32"  # "int64" for tokens
     payload_bytes: int = 1 << 26  # largest payload of a message
     devices: tuple[Device, ...] = ()  # speed of each node, or none: each as fast as the machine
     # New splits by the training step from which they hold; None: layers stay where they are.

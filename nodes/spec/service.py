@@ -2,7 +2,7 @@
 
 import msgspec
 
-from nodes.spec.job import DataSpec, Granularity
+from nodes.spec.job import DataSpec, Granularity, ModelSpec
 from nodes.spec.policy import Policy
 
 
@@ -24,7 +24,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Inference tasks of one picture each; every node holds the whole model."""
 
-    model: str  # a torchvision classifier, or ``module:callable``
+    model: str | ModelSpec  # a torchvision classifier or ``module:callable``, with options if it takes any
     input_shape: tuple[int, int, int]  # (C, H, W) of a picture
     classes: int  # classes that the model tells apart
     pace: Pace  # when tasks start

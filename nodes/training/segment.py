@@ -211,10 +211,11 @@ class Segment:
         """The job's model; without parameter memory if this node holds no layers."""
         at_end = index == len(job.splits)
         if meta or (index > 0 and (at_end or job.splits[index - 1] == job.splits[index])):
-            chain = outline(job.model, job.classes, job.input_shape)
+            chain = outline(job.model, job.classes, job.input_shape, dtype=job.input_type)
             if meta or layer_range(job.splits, index, len(chain)).relays:
                 return chain
-        return Chain(build_model(job.model, job.classes, job.input_shape, job.seed), job.input_shape)
+        model = build_model(job.model, job.classes, job.input_shape, job.seed)
+        return Chain(model, job.input_shape, dtype=job.input_type)
 
     def _hold(self, chain: Chain, held: LayerRange) -> None:
         """Create part ``held`` of ``chain``, its adjacent stages, and their optimizer."""

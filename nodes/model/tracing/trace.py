@@ -18,6 +18,10 @@ from nodes.model.tracing.tree import map_tree
 from nodes.model.tracing.values import BATCHES, UntraceableError, WrongInputError, user_line
 
 SMALLEST = {True: 2, False: 1}  # batch of a trace, by training: batch norm needs two
+OPENED = (  # of torch's own; a block of an encoder stays whole, since evaluation rounds it otherwise, in one kernel
+    *(nn.Sequential, nn.ModuleList, nn.ModuleDict),
+    *(nn.Transformer, nn.TransformerDecoder, nn.TransformerDecoderLayer, nn.TransformerEncoder),
+)
 WAY_OUT = "move that code into a module of its own; what cannot be traced there, or has `whole = True`, stays one layer"
 
 
@@ -51,36 +55,38 @@ class Network:
 
 
 @dataclass
-class _Pass:
+class Pass:
     """One traced forward pass, in training or in evaluation."""
 
-    recorder: Recorder
+    graph: fx.Graph
     output: fx.Node
+    constants: dict[str, torch.Tensor]
     flags: dict[str, bool]
 
 
-def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Network:
+def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Network:
     """The graph of ``model``, which stays as it is, for both modes. Raises ModelError."""
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError("the model is compiled by torch.jit.script, and has no Python code; give the module itself")
-    initialise(model, input_shape)
+    sample = torch.empty(input_shape, dtype=dtype, device=META)
+    initialise(model, sample)
     kept: dict[str, Kept] = {}
     draws = False
     with generators_kept():
         while True:
-            tracing = _Tracing(model, input_shape, kept, draws)
+            tracing = _Tracing(model, sample, kept, draws)
             try:
                 train, evaluate = tracing.run(True), tracing.run(False)
             except Exception as error:
-                raise _refused(model, input_shape, error) from error
+                raise _refused(model, sample, error) from error
             draws = draws or tracing.drew
-            found = tracing.found or _unify(train, evaluate, kept)
+            found = tracing.found or unify(train, evaluate, kept)
             if not found and not (tracing.drew and not tracing.watching):
-                return _network(train, evaluate, tuple(kept.values()))
+                return as_network(train, evaluate, tuple(kept.values()))
             kept |= found
 
 
-def initialise(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+def initialise(model: nn.Module, sample: torch.Tensor) -> None:
     """Let lazy modules take their shapes, as the first forward pass would."""
     lazy = [m for m in model.modules() if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params()]
     if not lazy:
@@ -89,11 +95,9 @@ def initialise(model: nn.Module, input_shape: tuple[int, ...]) -> None:
     device = next((tensor.device for _, tensor in registered(model)), torch.device("cpu"))
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, *input_shape, device=device))
+            model.eval()(torch.zeros(1, *sample.shape, dtype=sample.dtype, device=device))
     except Exception as error:
-        raise ModelError(
-            f"the model does not take pictures of shape {tuple(input_shape)}: {one_line(error)}"
-        ) from error
+        raise ModelError(f"{not_taken(sample)}: {one_line(error)}") from error
     finally:
         model.train(mode)
 
@@ -101,16 +105,16 @@ def initialise(model: nn.Module, input_shape: tuple[int, ...]) -> None:
 class _Tracing:
     """Both passes of one attempt, on one copy of the model; ``found`` are modules that failed in it."""
 
-    def __init__(self, model: nn.Module, input_shape: tuple[int, ...], kept: dict[str, Kept], watching: bool) -> None:
+    def __init__(self, model: nn.Module, sample: torch.Tensor, kept: dict[str, Kept], watching: bool) -> None:
         self.found: dict[str, Kept] = {}
         self.drew = False
         self.watching = watching  # for draws outside of torch
-        self._model, self._shape, self._kept = model, input_shape, kept
+        self._model, self._sample, self._kept = model, sample, kept
         self._copy = ModelCopy(model)
         self._device = next((t.device for _, t in registered(model) if not t.is_meta), torch.device("cpu"))
         self._call_original = nn.Module.__call__
 
-    def run(self, training: bool) -> _Pass:
+    def run(self, training: bool) -> Pass:
         """Trace one pass. Raises what the model's own forward raises."""
         with torch.set_grad_enabled(training):  # as around the model in a run
             recorder = Recorder(self._copy.named, self._copy.attributes, self._device, SMALLEST[training])
@@ -118,7 +122,7 @@ class _Tracing:
         model = self._copy.model.train(training)
         states = Draws()
         with torch.set_grad_enabled(training), patched(recorder, self._caller()), recorder, recorder.watching_regions():
-            first, second = (torch.empty(b, *self._shape, device=META) for b in (SMALLEST[training], BATCHES[0]))
+            first, second = (_batch(self._sample, size) for size in (SMALLEST[training], BATCHES[0]))
             given = recorder.placeholder(_input_name(model), first, second)
             result = model(given)
             recorder.check_integers()
@@ -129,7 +133,7 @@ class _Tracing:
                 raise ModelError("the model returns a constant, which does not follow from its input")
             recorder.graph.output(output)
         self.drew = self.drew or states.changed()
-        return _Pass(recorder, output, self._flags)
+        return Pass(recorder.graph, output, recorder.constants, self._flags)
 
     def _caller(self) -> Callable[..., Any]:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -143,7 +147,7 @@ class _Tracing:
         if type(module).__name__ == "OptimizedModule":
             module = module._orig_mod  # type: ignore[assignment]
         path, owners = self._copy.paths.get(id(module)), self._recorder.owners
-        if path and (path in self._kept or path in self.found or _is_leaf(module)):
+        if path and (path in self._kept or path in self.found or is_leaf(module)):
             return self._leaf(path, module, args, kwargs)
         owners.append(owners[-1] if path is None else path)
         states = Draws() if self.watching else None
@@ -224,8 +228,8 @@ def _without_data(value: Any) -> Any:
     return value.detach().to(META).requires_grad_(value.requires_grad).clone()
 
 
-def _is_leaf(module: nn.Module) -> bool:
-    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(module, nn.Sequential)
+def is_leaf(module: nn.Module) -> bool:
+    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(module, OPENED)
     return own or getattr(module, "whole", False) is True or bool(_reason_to_keep(module))
 
 
@@ -266,13 +270,22 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, UntraceableError) else one_line(error)
 
 
-def _refused(model: nn.Module, input_shape: tuple[int, ...], error: Exception) -> ModelError:
+def _batch(sample: torch.Tensor, size: int) -> torch.Tensor:
+    return sample.new_empty(size, *sample.shape)
+
+
+def not_taken(sample: torch.Tensor) -> str:
+    """The error of a model that fails on inputs like ``sample``."""
+    kind = "pictures" if sample.is_floating_point() else "tokens"
+    return f"the model does not take {kind} of shape {tuple(sample.shape)}"
+
+
+def _refused(model: nn.Module, sample: torch.Tensor, error: Exception) -> ModelError:
     """The error of a model whose own forward cannot be traced, or that does not take its input."""
     if isinstance(error, ModelError):
         return error
-    pictures = f"the model does not take pictures of shape {tuple(input_shape)}"
     if isinstance(error, WrongInputError):
-        return ModelError(f"{pictures}: {error}")
+        return ModelError(f"{not_taken(sample)}: {error}")
     try:
         inspect.signature(model.forward).bind(None)
     except TypeError:
@@ -280,17 +293,17 @@ def _refused(model: nn.Module, input_shape: tuple[int, ...], error: Exception) -
     try:
         with torch.no_grad():
             device = next((tensor.device for _, tensor in registered(model) if not tensor.is_meta), torch.device("cpu"))
-            with_data(model, device).eval()(torch.randn(2, *input_shape, device=device))
+            with_data(model, device).eval()(torch.ones(2, *sample.shape, dtype=sample.dtype, device=device))
     except Exception as wrong:
-        return ModelError(f"{pictures}: {one_line(wrong)}")
+        return ModelError(f"{not_taken(sample)}: {one_line(wrong)}")
     where = getattr(error, "where", "") or user_line(error)
     place = f" ({where})" if where else ""
     return ModelError(f"the model's own forward cannot be traced: {_reason(error)}{place}; {WAY_OUT}")
 
 
-def _unify(train: _Pass, evaluate: _Pass, kept: dict[str, Kept]) -> dict[str, Kept]:
+def unify(train: Pass, evaluate: Pass, kept: dict[str, Kept]) -> dict[str, Kept]:
     """Join both passes into the graph of ``train``; return modules that differ between them. Raises ModelError."""
-    ones, others = (list(one.recorder.graph.nodes) for one in (train, evaluate))
+    ones, others = (list(one.graph.nodes) for one in (train, evaluate))
     _follow_mode(train, evaluate)
     if _listing(train) == _listing(evaluate):
         for one, other in zip(ones, others, strict=True):
@@ -314,9 +327,9 @@ def _first_difference(ones: list[fx.Node], others: list[fx.Node]) -> str:
     return ""
 
 
-def _follow_mode(train: _Pass, evaluate: _Pass) -> None:
+def _follow_mode(train: Pass, evaluate: Pass) -> None:
     """Let functions take constants that differ in evaluation, such as in ``F.dropout(x, p, self.training)``."""
-    for one, other in zip(train.recorder.graph.nodes, evaluate.recorder.graph.nodes, strict=False):
+    for one, other in zip(train.graph.nodes, evaluate.graph.nodes, strict=False):
         if one.op == "call_function" and one.target is other.target:
             differing = {
                 key
@@ -339,17 +352,17 @@ def _constants(node: fx.Node) -> dict[int | str, Any]:
     return {key: argument for key, argument in arguments if constant(argument)}
 
 
-def _listing(one: _Pass) -> list[Any]:
+def _listing(one: Pass) -> list[Any]:
     """The nodes of a pass such that equal ones compute the same."""
-    places = {node: place for place, node in enumerate(one.recorder.graph.nodes)}
+    places = {node: place for place, node in enumerate(one.graph.nodes)}
     return [
         (node.op, _target(one, node), str(map_tree(lambda leaf: places.get(leaf, leaf), _arguments(node))))
         for node in places
     ]
 
 
-def _target(one: _Pass, node: fx.Node) -> Any:
-    constant = one.recorder.constants.get(str(node.target)) if node.op == "get_attr" else None
+def _target(one: Pass, node: fx.Node) -> Any:
+    constant = one.constants.get(str(node.target)) if node.op == "get_attr" else None
     return node.target if constant is None else (constant.dtype, constant.tolist())
 
 
@@ -360,18 +373,19 @@ def _arguments(node: fx.Node) -> Any:
     return args, {key: None if key in differing else arg for key, arg in node.kwargs.items()}
 
 
-def _by_owner(one: _Pass) -> dict[str, list[Any]]:
+def _by_owner(one: Pass) -> dict[str, list[Any]]:
     """The operations that each module runs itself, without their operands."""
     owned: dict[str, list[Any]] = {}
-    for node in one.recorder.graph.nodes:
+    for node in one.graph.nodes:
         if node.op not in ("placeholder", "output", "get_attr"):
             arguments = map_tree(lambda leaf: None if isinstance(leaf, fx.Node) else leaf, _arguments(node))
             owned.setdefault(node.meta["owner"], []).append((node.op, node.target, str(arguments)))
     return owned
 
 
-def _network(train: _Pass, evaluate: _Pass, kept: tuple[Kept, ...]) -> Network:
-    graph = train.recorder.graph
+def as_network(train: Pass, evaluate: Pass, kept: tuple[Kept, ...]) -> Network:
+    """The network of two passes that ``unify`` has joined."""
+    graph = train.graph
     for node in reversed(list(graph.nodes)):
         value = node.meta.get("value")
         if not node.users and isinstance(value, (int, float)):
@@ -379,4 +393,4 @@ def _network(train: _Pass, evaluate: _Pass, kept: tuple[Kept, ...]) -> Network:
         node.meta["value"] = map_tree(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
     flags = {path: (flag, evaluate.flags.get(path, flag)) for path, flag in train.flags.items()}
     first = next(iter(graph.nodes))
-    return Network(graph, first.name, train.output.name, train.recorder.constants, flags, kept)
+    return Network(graph, first.name, train.output.name, train.constants, flags, kept)

@@ -83,7 +83,8 @@ class MovingSegment(Segment):
         return Settled()
 
     def _chain(self, job: Job, index: int, meta: bool) -> Chain:
-        self._whole = Chain(build_model(job.model, job.classes, job.input_shape, job.seed), job.input_shape)
+        model = build_model(job.model, job.classes, job.input_shape, job.seed)
+        self._whole = Chain(model, job.input_shape, dtype=job.input_type)
         self._whole.model.to(job.device)
         return self._whole
 

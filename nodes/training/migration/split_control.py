@@ -35,8 +35,8 @@ class StepBytes(NamedTuple):
 
 def step_bytes(job: Job) -> StepBytes:
     """Those of ``job``. Raises ModelError."""
-    chain = outline(job.model, job.classes, job.input_shape)
-    looked_at = Inspected(chain.model, job.input_shape)
+    chain = outline(job.model, job.classes, job.input_shape, dtype=job.input_type)
+    looked_at = Inspected(chain.model, job.input_shape, dtype=job.input_type)
     layers, size = range(len(chain)), 1 + moments(job.optimizer)
     crossing = [job.batch_size * boundary_bytes(chain.shapes(index)) for index in layers] + [0]
     parts = [looked_at.part(index, index + 1) for index in layers]

@@ -69,7 +69,7 @@ class Unsplit:
         self.job, self.data = job, data
         self.model = build_model(job.model, job.classes, job.input_shape, job.seed)
         self.moment = [Moment(job.seed, 0)]
-        chain = Chain(build_model(job.model, job.classes, job.input_shape), job.input_shape)
+        chain = Chain(build_model(job.model, job.classes, job.input_shape), job.input_shape, dtype=job.input_type)
         draw_like_parts(self.model, chain, self.moment)
         self.optimizer = optimizer(job, list(self.model.parameters()))
 
@@ -134,7 +134,7 @@ class Staged(Unsplit):
 
     def __init__(self, job: Job, data: Dataset) -> None:
         super().__init__(job, data)
-        chain = Chain(build_model(job.model, job.classes, job.input_shape), job.input_shape)
+        chain = Chain(build_model(job.model, job.classes, job.input_shape), job.input_shape, dtype=job.input_type)
         torch.manual_seed(derive(job.seed, STAGE_LAYERS, 0))
         self.stage = build_stage(job.stages[0], chain.shapes(job.splits[0]))
         self.options = job.stages[0].options

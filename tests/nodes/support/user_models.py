@@ -152,13 +152,6 @@ class ChangesItself(nn.Module):
         return y.flatten(1) + y.flatten(1)
 
 
-class ThroughView(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = x * 2
-        y[:, :1].add_(1)
-        return y.flatten(1)
-
-
 class OtherInTraining(nn.Module):
     """Does something else in training, in its own forward."""
 
