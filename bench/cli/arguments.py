@@ -27,7 +27,8 @@ EXAMPLES = {
   bench check runs/all --against baseline.jsonl --junit gate.xml""",
     "profile": """
   bench profile resnet18 --input 3x32x32 --json
-  bench profile mine:network --granularity module   network() in mine.py, in the current folder""",
+  bench profile mine:network --granularity module   network() in mine.py, in the current folder
+  bench profile timm:create_model --options '{"model_name": "resnet10t"}' """,
     "split": """
   bench split plan.yaml --json
 
@@ -140,6 +141,8 @@ def _check(check: argparse.ArgumentParser) -> None:
 def _profile(profile: argparse.ArgumentParser) -> None:
     _json(profile)
     profile.add_argument("model", metavar="MODEL", help="a model of SplitMEC or torchvision, or module:callable")
+    options = "keyword arguments of the model's constructor, as a JSON object"
+    profile.add_argument("--options", default="", metavar="JSON", help=options)
     shape = "shape of one input picture (default: 3x224x224)"
     profile.add_argument("--input", type=_shape, default=(3, 224, 224), metavar="CxHxW", help=shape)
     layers = "a layer is a tensor operation or a leaf module (default: op)"

@@ -167,7 +167,7 @@ def _check(arguments: Namespace, _words: list[str]) -> Answer:
 def _profile(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.cli.profile import as_lines, run_profile
 
-    profile = run_profile(arguments.model, arguments.input, arguments.granularity)
+    profile = run_profile(arguments.model + arguments.options, arguments.input, arguments.granularity)
     return Answer(profile, as_lines(profile))
 
 

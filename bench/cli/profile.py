@@ -7,15 +7,15 @@ from bench.suite.document import InputError
 from bench.suite.parameter_types import check_model
 from nodes.costs.profile import measure_profile
 from nodes.imports import load_callable
-from nodes.model.factory import build_model, import_path
-from nodes.spec.job import Granularity
+from nodes.model.factory import CLASSES, build_model, import_path
+from nodes.spec.job import Granularity, ModelSpec
 
 COLUMNS = ("layers", "boundary_bytes", "forward_s", "backward_s", "parameters")
 PUBLISHED_CLASSES = 1000  # of torchvision's classifiers
 
 
-def run_profile(model: str, input_shape: tuple[int, int, int], granularity: Granularity = "op") -> dict[str, list[Any]]:
-    """Profile ``model`` (a torchvision name or ``module:callable``) for one picture (C, H, W), on the CPU.
+def run_profile(model: str, input_shape: tuple[int, ...], granularity: Granularity = "op") -> dict[str, list[Any]]:
+    """Profile ``model`` (its name, or a ModelSpec's text) for one picture (C, H, W), on the CPU.
 
     Returns L names, L+1 bytes at boundaries (0 the input, L the result; float32), L times forward and backward in
     seconds, L parameter counts. A user's model has the number of classes that its callable defaults to. Raises
@@ -43,8 +43,9 @@ def as_lines(profile: dict[str, list[Any]]) -> list[str]:
 
 
 def _classes(model: str) -> int:
-    if path := import_path(model):
-        parameter = inspect.signature(load_callable(path)).parameters.get("classes")
-        if parameter and isinstance(parameter.default, int):
-            return parameter.default
+    if path := import_path(ModelSpec.read(model).name):
+        parameters = inspect.signature(load_callable(path)).parameters
+        for parameter in (parameters[name] for name in CLASSES if name in parameters):
+            if isinstance(parameter.default, int):
+                return parameter.default
     return PUBLISHED_CLASSES

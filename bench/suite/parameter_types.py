@@ -5,7 +5,9 @@ named, ``nodes.data.datasets`` only where a data set is.
 """
 
 import functools
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ import msgspec
 
 from bench.suite.strict_yaml import DecHook
 from nodes.imports import did_you_mean, load_callable
-from nodes.spec.job import StageSpec
+from nodes.spec.job import ModelSpec, StageSpec
 from nodes.user_modules import cached_by_modules
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -26,7 +28,7 @@ Duration = Annotated[float, msgspec.Meta(gt=0, le=36_000)]  # seconds of a netwo
 
 
 class ModelName(str):
-    """A short name of ``nodes.model.factory``, a torchvision classifier's, or ``module:callable``."""
+    """A model, checked: its name, or in a suite ``{name: ..., options: {...}}``, which becomes a ModelSpec's text."""
 
 
 class WorkloadName(str):
@@ -55,6 +57,8 @@ def decoder(data_dir: Path | None) -> DecHook:
     def decode(kind: type, value: Any) -> Any:
         if kind not in (ModelName, DatasetName, WorkloadName):
             raise ValueError(f"a suite cannot hold a {kind.__name__}")
+        if kind is ModelName and isinstance(value, dict):
+            value = str(msgspec.convert(value, ModelSpec))
         if not isinstance(value, str):
             raise ValueError(f"expected a name, got {value!r:.80}")
         if kind is DatasetName:
@@ -93,18 +97,32 @@ def dataset_problem(name: str, data_dir: Path | None) -> str | None:
 
 
 @cached_by_modules()
-def check_model(name: str) -> None:
-    if ":" in name:
-        load_callable(name)
+def check_model(model: str) -> None:
+    """Raise ValueError unless ``model``, a ModelSpec's text, names a model that takes its options."""
+    spec = ModelSpec.read(model)
+    if ":" in spec.name:
+        _check_options(spec, load_callable(spec.name))
         return
     from torchvision import models  # noqa: PLC0415
 
     from nodes.model.factory import BUILT_IN  # noqa: PLC0415
 
     known = [*BUILT_IN, *models.list_models(module=models)]
-    if name not in known:
+    if spec.name not in known:
         there_are = f"there are {', '.join(BUILT_IN)}, torchvision's and module:callable"
-        raise ValueError(f"no model {name!r}{did_you_mean(name, known)}; {there_are}")
+        raise ValueError(f"no model {spec.name!r}{did_you_mean(spec.name, known)}; {there_are}")
+    path = BUILT_IN.get(spec.name)
+    _check_options(spec, load_callable(path) if path else models.get_model_builder(spec.name))
+
+
+def _check_options(spec: ModelSpec, make: Callable[..., Any]) -> None:
+    parameters = inspect.signature(make).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    names = [parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY]
+    for name in spec.options.keys() - set(names):
+        takes = f"it takes {', '.join(names) or 'none'}"
+        raise ValueError(f"model {spec.name} has no option {name!r}{did_you_mean(name, names)}; {takes}")
 
 
 @functools.cache

@@ -57,7 +57,7 @@ def totals(machine: str, profile: Profile) -> Iterator[Measurement]:
     yield Measurement("layers", len(profile.layers), "layers", case)
 
 
-def network(name: str, input_shape: tuple[int, int, int]) -> nn.Module:
+def network(name: str, input_shape: tuple[int, ...]) -> nn.Module:
     """The network of a packaged workload."""
     if name != "faster_rcnn":
         return build_model(name, 1000, input_shape)
