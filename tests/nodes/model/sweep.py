@@ -52,7 +52,8 @@ def size(name: str) -> float:
 
 def examine(spec: ModelSpec) -> dict[str, Any]:
     """One row: ``result`` is works, kept whole, refused or differs, with the reason."""
-    found: dict[str, Any] = {"model": spec.options.get("model_name", spec.name), "library": spec.name.partition(":")[0]}
+    library = "timm" if spec.options else "torchvision"
+    found: dict[str, Any] = {"model": spec.options.get("model_name", spec.name), "library": library}
     try:
         side, model = fitting(spec)
     except ModelError as error:
