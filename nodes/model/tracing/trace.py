@@ -121,8 +121,8 @@ class _Tracing:
         self._recorder, self._flags = recorder, dict[str, bool]()
         model = self._copy.model.train(training)
         states = Draws()
+        first, second = (_batch(self._sample, size) for size in (SMALLEST[training], BATCHES[0]))
         with torch.set_grad_enabled(training), patched(recorder, self._caller()), recorder, recorder.watching_regions():
-            first, second = (_batch(self._sample, size) for size in (SMALLEST[training], BATCHES[0]))
             given = recorder.placeholder(_input_name(model), first, second)
             result = model(given)
             recorder.check_integers()
