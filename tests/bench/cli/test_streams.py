@@ -154,5 +154,6 @@ def test_a_command_that_fails_is_no_regression(monkeypatch: pytest.MonkeyPatch, 
 def test_names_of_files_that_are_no_text_are_names_of_files() -> None:
     name = os.fsdecode(b"o\xfft")
     Path("mine.yaml").rename(f"{name}.yaml")
-    assert main(["run", f"{name}.yaml", "--scale", "smoke", "--jobs", "1", "--out", name]) == 0
+    ended = process("run", f"{name}.yaml", "--scale", "smoke", "--jobs", "1", "--out", name)
+    assert ended.returncode == 0, ended.stderr
     assert r"o\udcfft.yaml" in json.loads((Path(name) / "environment.json").read_text(encoding="utf-8"))["arguments"]
