@@ -141,8 +141,8 @@ def _open(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) ->
 
         try:
             return export(model, input_shape, dtype)
-        except ModelError as error:
-            raise ModelError(f"{refused}; {error}") from error
+        except ModelError:
+            raise refused from None
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:

@@ -137,6 +137,8 @@ def checked_layout(model: str, side: int, setting: Setting) -> Generator[Problem
     size = size_of(setting)
     classes = size.classes if size else ANY_CLASSES
     layout = yield from attempt(("model",), layers_of, model, classes, side)
+    for kept in layout.kept if layout else ():
+        yield Problem(("model",), f"one layer, as it cannot be traced: {kept}", note=True)
     if layout is None or (setting.mode == "virtual" and setting.dataset == "none"):
         return layout
     shape = tuple(layout.shapes(len(layout))[layout.output].shape)

@@ -1,11 +1,11 @@
-"""Second front end: tracing by ``torch.export``, for models that fx cannot trace.
+"""Second front end: ``torch.export``, for models that ``nodes.model.tracing`` refuses.
 
-fx runs a model on proxies, which are no tensors: a branch on a shape, an assignment to a slice, or a library that asks
-for tensors stops it. ``torch.export`` runs the model on tensors without data, for any number of samples. What it
-records becomes the same kind of graph as fx's: leaf modules stay calls of the user's own modules, so their modes,
-buffers and hooks work as ever, and only what a model computes between them becomes operations of its own.
+``torch.export`` runs a model on tensors without data, for any number of samples. What it records becomes the same kind
+of graph as a trace: leaf modules stay calls of the user's own modules, so their modes, buffers and hooks work as ever,
+and only what a model computes between them becomes operations of its own.
 """
 
+import logging
 import operator
 import sys
 from collections import OrderedDict
@@ -29,6 +29,7 @@ SAMPLES = 2  # of the example; export takes 0 and 1 for constants
 ALIASES = (nn.Identity, nn.Flatten, nn.Unflatten)  # leaves that return their input or a view of it are recorded
 REASON_CHARACTERS = 80
 CONSTANT = "_exported_constant"
+NOISE = logging.getLogger("torch.fx.experimental.symbolic_shapes")  # prints graphs of what it cannot export
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -167,6 +168,8 @@ def _exported(
 ) -> torch.export.ExportedProgram:
     batch = ({0: torch.export.Dim("batch")},)
     found: list[_KeepWholeError] = []
+    level = NOISE.level
+    NOISE.setLevel(logging.ERROR)
     try:
         with ExitStack() as stack:
             for path, module in _leaf_modules(model, kept):
@@ -179,6 +182,8 @@ def _exported(
         if found:
             raise found[0] from error
         raise ModelError(f"the model cannot be exported: {_reason(error)}") from error
+    finally:
+        NOISE.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

@@ -39,6 +39,12 @@ class Sequence(Net):
 
 def sequence(): return Sequence(10)
 
+class Doubles(nn.Module):
+    def forward(self, x):
+        return 2 * x if x.mean() > 0 else x  # no graph shows both
+
+def doubling(): return nn.Sequential(Doubles(), Net(10))
+
 def normed():
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 10))
     return nn.Sequential(nn.Identity(), *head)
@@ -60,6 +66,13 @@ def problems_of(run: str, mode: str = "in-process", dataset: str = "digits", **g
 
 
 CHAIN = {"nodes": 2, "splits": [1], "side": 8, "batch_size": 8}
+
+
+def test_a_module_that_stays_one_layer_is_told() -> None:
+    ((key, words),) = problems_of("pipeline.chain", model="heads:doubling", **CHAIN).items()
+    assert key == ("model",)
+    assert words.startswith("one layer, as it cannot be traced: 0: ")
+    assert words.endswith("heads.py:29)")
 
 
 @pytest.mark.parametrize("name", TAKES)
