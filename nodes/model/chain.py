@@ -17,7 +17,7 @@ from torch import fx, nn
 from nodes.errors import ModelError
 from nodes.model.fidelity import check_fidelity
 from nodes.model.part import Body, Moment, Part, PlainPart, Values, layer_seed
-from nodes.model.tracing import Network, trace
+from nodes.model.tracing import Network, check_openable, trace
 from nodes.model.tracing.copies import registered, with_data
 from nodes.spec.job import Granularity, InputType
 
@@ -134,6 +134,7 @@ class Chain:
 
 
 def _open(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Network:
+    check_openable(model)
     try:
         return trace(model, input_shape, dtype)
     except ModelError as refused:

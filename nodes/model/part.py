@@ -102,17 +102,17 @@ class Part(nn.Module):
         return dict(zip(self.outputs, results, strict=True))
 
     def _run(self, given: list[Any], moment: Moment | None, keeper: ModeKeeper) -> Any:
-        inputs, made = iter(given), dict[fx.Node, Any]()
+        inputs, made = iter(given), dict[str, Any]()  # by the name of the node
         device = next((value.device for value in given if isinstance(value, torch.Tensor)), torch.device("cpu"))
 
         def argument(leaf: Any) -> Any:
             if isinstance(leaf, fx.Node):
-                return made[leaf]
+                return made[leaf.name]
             return device if leaf is HERE else leaf
 
         for node in self.body.graph.nodes:
             if node.op == "placeholder":
-                made[node] = next(inputs)
+                made[node.name] = next(inputs)
                 continue
             if moment is not None and node.name in self._begins:
                 self._seed(layer_seed(moment, self._begins[node.name]))
@@ -121,11 +121,11 @@ class Part(nn.Module):
                 return args[0]
             mode = node.meta["modes"][0 if self.training else 1]
             if mode is AMBIENT or mode == AMBIENT:
-                made[node] = self._call(node, args, kwargs)
+                made[node.name] = self._call(node, args, kwargs)
             else:
                 with keeper.around(mode):
-                    made[node] = self._call(node, args, kwargs)
-            for used in self._last_uses.get(node, ()):
+                    made[node.name] = self._call(node, args, kwargs)
+            for used in self._last_uses.get(node.name, ()):
                 del made[used]
         raise AssertionError("a graph ends with its output")
 
@@ -187,17 +187,17 @@ def _is_leaf(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.requires_grad and value.is_leaf
 
 
-def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """The values that are used for the last time by each node."""
+def _last_uses(graph: fx.Graph) -> dict[str, list[str]]:
+    """The values, by name, that each node is the last to use."""
     last: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         last[node] = node
         for used in node.all_input_nodes:
             last[used] = node
-    uses: dict[fx.Node, list[fx.Node]] = {}
+    uses: dict[str, list[str]] = {}
     for used, user in last.items():
         if user.op not in ("output", "placeholder"):
-            uses.setdefault(user, []).append(used)
+            uses.setdefault(user.name, []).append(used.name)
     return uses
 
 

@@ -66,8 +66,6 @@ class Pass:
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Network:
     """The graph of ``model``, which stays as it is, for both modes. Raises ModelError."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("the model is compiled by torch.jit.script, and has no Python code; give the module itself")
     sample = torch.empty(input_shape, dtype=dtype, device=META)
     initialise(model, sample)
     kept: dict[str, Kept] = {}
@@ -84,6 +82,14 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
             if not found and not (tracing.drew and not tracing.watching):
                 return as_network(train, evaluate, tuple(kept.values()))
             kept |= found
+
+
+def check_openable(model: nn.Module) -> None:
+    """Raise ModelError for a model whose layers no front end can find."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is compiled by torch.jit.script, and has no Python code; give the module itself")
+    if _has_backward_hooks(model):
+        raise ModelError(f"a backward hook on the whole model, which no layer has; {WAY_OUT}")
 
 
 def initialise(model: nn.Module, sample: torch.Tensor) -> None:
@@ -153,8 +159,6 @@ class _Tracing:
         states = Draws() if self.watching else None
         found = len(self.found)
         try:
-            if path == "" and _has_backward_hooks(module):
-                raise UntraceableError("a backward hook on the whole model")
             result = _forward(module, args, kwargs)
             if states is not None and len(self.found) == found and states.changed():
                 raise UntraceableError("numbers drawn outside of torch, by random or numpy")

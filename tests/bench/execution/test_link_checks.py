@@ -17,6 +17,7 @@ from reports.record import Mode, ShapingBackend
 HALF, OVERTAKING = Duplex(half_duplex=True), Duplex(down=LinkProfile(delay_s=0.01, reorder=0.1))
 FOLLOWED = Duplex(trace="5g-sub6", time_scale=0.1)  # changes after 10 ms
 SUITE = """name: mine
+dataset: digits
 experiments:
   - name: chain
     run: pipeline.chain
@@ -89,7 +90,7 @@ def test_a_half_duplex_link_of_the_kernel_s_is_unusable_input(folder: Path, told
     monkeypatch.setattr(conditions, "shaping", lambda choice: "tbf+emulated")
     (folder / "mine.yaml").write_text(SUITE)
     error = (
-        "mine.yaml:13: experiments[0].grid.link.shared.half_duplex: the kernel's links have two directions of their"
+        "mine.yaml:14: experiments[0].grid.link.shared.half_duplex: the kernel's links have two directions of their"
         " own; give --shaping emulated\n"
     )
     assert told("run", "mine.yaml", "--shaping", "kernel", "--out", "out") == (2, error)
@@ -102,8 +103,8 @@ def test_what_a_mode_lacks_is_unusable_input(folder: Path, told: Told) -> None:
     code, error = told("validate", "mine.yaml")
     assert code == 2
     assert error.splitlines() == [
-        "mine.yaml:23: experiments[1].parameters.devices.cloud: in virtual time a device needs a timing"
+        "mine.yaml:24: experiments[1].parameters.devices.cloud: in virtual time a device needs a timing"
         " (at scale smoke)",
-        "mine.yaml:24: experiments[1].parameters.time_dilation: only a live run can be dilated; this one is"
+        "mine.yaml:25: experiments[1].parameters.time_dilation: only used in mode live; this one is"
         " virtual (at scale smoke)",
     ]

@@ -82,7 +82,7 @@ class Passing(torch.nn.Module):
         self._fuse = fuse
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not x.is_meta:
+        if not x.is_meta and len(x) > 3:  # 2 and 3 where a chain is compared with its model
             self._fuse.come_to("train" if self.training else "test")
         return x
 

@@ -185,7 +185,11 @@ def test_a_job_begins_with_the_weights_that_fit_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"no zip", "cannot be read"), ([1, 2], "tensors by name"), ({"other": torch.zeros(2)}, "fits no layer of node")],
+    [
+        (b"no zip", "cannot be read"),
+        ([1, 2], "fits no tensor of the model; the file has none"),
+        ({"other": torch.zeros(2)}, "fits no tensor of the model; the file has other"),
+    ],
 )
 def test_weights_that_are_none_are_one_error(content, words, tmp_path):
     path = tmp_path / "weights.pt"

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import nodes.model.chain
 from nodes.errors import ModelError
 from nodes.model.chain import Chain
+from nodes.model.export import export
 
 SHAPE = (3, 8, 8)
 
@@ -273,7 +274,7 @@ class Invents(nn.Module):
 )
 def test_what_no_graph_can_stand_for_is_one_error(network: type[nn.Module], words: str) -> None:
     with pytest.raises(ModelError, match=words) as caught:
-        Chain(network(), SHAPE)
+        export(network(), SHAPE)
     assert len(str(caught.value)) < 600
     assert "\n" not in str(caught.value)
 

@@ -112,7 +112,8 @@ def test_within_a_limit_the_least_cost_is_exact(three: list[ChainMetric], most: 
     best, latency = (weighted_sum([metric], [scale]) for metric in three[:2])
     whole_best, whole_latency, _ = three
     oracle = {splits: path_cost(*whole_best, splits) for splits in all_splits(best)}
-    within = [splits for splits, cost in oracle.items() if cost < inf and path_cost(*whole_latency, splits) <= most]
+    within = [splits for splits, cost in oracle.items() if max(cost, path_cost(*whole_latency, splits)) < inf]
+    within = [splits for splits in within if path_cost(*whole_latency, splits) <= most]
     found = search_within_limit(best, Limit(latency, most * scale))
     if not within:
         assert found is None

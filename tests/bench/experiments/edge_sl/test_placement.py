@@ -64,7 +64,7 @@ def test_the_way_passes_all_six_cells():
 
 
 def test_placement_and_course_tell_the_same_rounds(context):
-    parameters = edge_placement.PlacementParameters(rounds=4, every=1, clients=2)
+    parameters = edge_placement.CourseParameters(rounds=4, clients=2)
     told = by_case(edge_placement.placement(parameters, context))
     rounds = by_case(edge_placement.course(parameters, context))
     for strategy in ("stay", "migrate", "replicate"):
