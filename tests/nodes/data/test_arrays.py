@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_sets import (
+    assert_refused,
     batch,
     cifar_file,
     pictures,
-    refused,
     write_cifar,
     write_cifar_pickles,
     write_idx,
@@ -39,11 +39,11 @@ def test_cifar10_that_is_broken(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-bin"
     write_cifar(folder)
     (folder / "test_batch.bin").write_bytes(cifar_file([4, 0])[:-1])
-    refused(r"cifar10: .*test_batch.bin: 6,145 bytes, .*multiple of 3,073", "cifar10", tmp_path)
+    assert_refused(r"cifar10: .*test_batch.bin: 6,145 bytes, .*multiple of 3,073", "cifar10", tmp_path)
     (folder / "test_batch.bin").write_bytes(cifar_file([4, 10]))
-    refused(r"test_batch.bin: label 10, expected 0 to 9", "cifar10", tmp_path)
+    assert_refused(r"test_batch.bin: label 10, expected 0 to 9", "cifar10", tmp_path)
     (folder / "data_batch_3.bin").unlink()
-    refused(r"no data_batch_3.bin in", "cifar10", tmp_path, call=check_dataset)
+    assert_refused(r"no data_batch_3.bin in", "cifar10", tmp_path, call=check_dataset)
 
 
 def test_stl10_is_column_major_and_counts_from_one(tmp_path: Path) -> None:
@@ -58,12 +58,12 @@ def test_stl10_that_is_broken(tmp_path: Path) -> None:
     folder = tmp_path / "stl10_binary"
     write_stl(folder)
     (folder / "train_y.bin").write_bytes(bytes([0, 10]))
-    refused(r"train_y.bin: label 0, expected 1 to 10", "stl10", tmp_path)
+    assert_refused(r"train_y.bin: label 0, expected 1 to 10", "stl10", tmp_path)
     (folder / "train_y.bin").write_bytes(bytes([1, 2, 3]))
-    refused(r"train_y.bin: 3 labels for 2 pictures", "stl10", tmp_path)
+    assert_refused(r"train_y.bin: 3 labels for 2 pictures", "stl10", tmp_path)
     (folder / "test_X.bin").write_bytes(b"")
     (folder / "train_y.bin").write_bytes(bytes([1, 2]))
-    refused(r"test_X.bin: 0 bytes, expected a multiple of 27,648", "stl10", tmp_path)
+    assert_refused(r"test_X.bin: 0 bytes, expected a multiple of 27,648", "stl10", tmp_path)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -92,14 +92,14 @@ def test_fashionmnist(tmp_path: Path, packed: bool, inside: str) -> None:
 def test_idx_that_is_broken(tmp_path: Path, content: bytes, message: str, packed: bool) -> None:
     write_idx(tmp_path / "FashionMNIST", packed)
     write_maybe_packed(tmp_path / "FashionMNIST/train-images-idx3-ubyte", content, packed)
-    refused(f"fashionmnist: .*train-images-idx3-ubyte.*{message}", "fashionmnist", tmp_path)
+    assert_refused(f"fashionmnist: .*train-images-idx3-ubyte.*{message}", "fashionmnist", tmp_path)
 
 
 def test_gz_that_is_cut_short(tmp_path: Path) -> None:
     write_idx(tmp_path / "FashionMNIST", packed=True)
     path = tmp_path / "FashionMNIST/t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
-    refused(r"t10k-images-idx3-ubyte.gz: expected a readable idx file", "fashionmnist", tmp_path)
+    assert_refused(r"t10k-images-idx3-ubyte.gz: expected a readable idx file", "fashionmnist", tmp_path)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 5])
@@ -134,15 +134,15 @@ def test_cifar10_in_the_archive_that_is_downloaded(
     assert (found.train.images[:] == expected.train.images[:]).all()
     assert found.test.labels.tolist() == [4, 0, 7]
     monkeypatch.setattr("nodes.data.stored.MOST_BYTES", 6000)
-    refused(r"bytes, expected at most 6,000", "cifar10", tmp_path, call=check_dataset)
-    refused(r"bytes, expected at most 6,000", "cifar10", tmp_path / "unpacked", call=check_dataset)
+    assert_refused(r"bytes, expected at most 6,000", "cifar10", tmp_path, call=check_dataset)
+    assert_refused(r"bytes, expected at most 6,000", "cifar10", tmp_path / "unpacked", call=check_dataset)
     monkeypatch.undo()
     content = (tmp_path / archive).read_bytes()
     (tmp_path / archive).write_bytes(content[: len(content) // 2])
-    refused("expected a readable tar archive", "cifar10", tmp_path, call=check_dataset)
+    assert_refused("expected a readable tar archive", "cifar10", tmp_path, call=check_dataset)
     with tarfile.open(tmp_path / archive, "w:gz") as packed:
         packed.add(next((tmp_path / "unpacked" / inside).glob("test*")), "a/test_batch")
-    refused("no data_batch_1", "cifar10", tmp_path, call=check_dataset)
+    assert_refused("no data_batch_1", "cifar10", tmp_path, call=check_dataset)
 
 
 def test_cifar10_pickles_that_are_broken(tmp_path: Path) -> None:
@@ -159,9 +159,9 @@ def test_cifar10_pickles_that_are_broken(tmp_path: Path) -> None:
         (good | {b"filenames": print}, r"the pickle names .*print; expected plain data and arrays"),
     ):
         (folder / "test_batch").write_bytes(pickle.dumps(changed, 2))
-        refused(f"cifar10: .*test_batch: .*{message}", "cifar10", tmp_path, call=check_dataset)
+        assert_refused(f"cifar10: .*test_batch: .*{message}", "cifar10", tmp_path, call=check_dataset)
     (folder / "test_batch").unlink()
-    refused("no test_batch in", "cifar10", tmp_path, call=check_dataset)
+    assert_refused("no test_batch in", "cifar10", tmp_path, call=check_dataset)
 
 
 def test_cifar100_in_both_versions(tmp_path: Path) -> None:
@@ -218,9 +218,9 @@ def test_svhn_that_is_broken(tmp_path: Path) -> None:
         ({"X": np.zeros((32, 32, 3, 1))}, r"X is double \(32, 32, 3, 1\), expected uint8"),
     ):
         write_svhn(tmp_path / "test_32x32.mat", [1], **changed)
-        refused(f"svhn: .*test_32x32.mat: {message}", "svhn", tmp_path, call=check_dataset)
+        assert_refused(f"svhn: .*test_32x32.mat: {message}", "svhn", tmp_path, call=check_dataset)
     content = (tmp_path / "train_32x32.mat").read_bytes()
     (tmp_path / "test_32x32.mat").write_bytes(content[:300])
-    refused("svhn: .*test_32x32.mat: ", "svhn", tmp_path, call=check_dataset)
+    assert_refused("svhn: .*test_32x32.mat: ", "svhn", tmp_path, call=check_dataset)
     (tmp_path / "test_32x32.mat").unlink()
-    refused("no test_32x32.mat in", "svhn", tmp_path, call=check_dataset)
+    assert_refused("no test_32x32.mat in", "svhn", tmp_path, call=check_dataset)

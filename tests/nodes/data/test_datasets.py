@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_sets import npy, pictures, refused, save, write_npz, write_stl
+from data_sets import assert_refused, npy, pictures, save, write_npz, write_stl
 from PIL import Image
 
 from nodes.data import datasets as data
@@ -39,7 +39,7 @@ def test_resolve_names_optional_ones_only_where_their_files_are(tmp_path: Path) 
     assert resolve_dataset("stl10", None) == "stl10"
     assert resolve_dataset("npz:mine", None) == "npz:mine"
     for wrong in ("cifar", "auto(cifar)", "npz:../x", "auto(auto(digits))"):
-        refused(r"no data set .*digits, cifar10, .*npz:NAME or folder:NAME", wrong, None, call=resolve_dataset)
+        assert_refused(r"no data set .*digits, cifar10, .*npz:NAME or folder:NAME", wrong, None, call=resolve_dataset)
     assert resolve_dataset("optional(stl10)", None) == "digits"
     assert resolve_dataset("optional(stl10)", tmp_path) == "digits"
     assert resolve_dataset("optional(digits)", tmp_path) == "digits"
@@ -49,18 +49,18 @@ def test_resolve_names_optional_ones_only_where_their_files_are(tmp_path: Path) 
     assert resolve_dataset("optional(imagenet100)", tmp_path) == "digits"
     (tmp_path / "stl10_binary/test_y.bin").unlink()
     assert resolve_dataset("optional(stl10)", tmp_path) == "stl10"
-    refused("no test_y", "optional(stl10)", tmp_path, call=check_dataset)
-    refused("absent is not a folder", "optional(stl10)", tmp_path / "absent", call=check_dataset)
-    refused("no data set 'stl'", "optional(stl)", tmp_path, call=resolve_dataset)
+    assert_refused("no test_y", "optional(stl10)", tmp_path, call=check_dataset)
+    assert_refused("absent is not a folder", "optional(stl10)", tmp_path / "absent", call=check_dataset)
+    assert_refused("no data set 'stl'", "optional(stl)", tmp_path, call=resolve_dataset)
 
 
 def test_check_needs_a_folder_only_where_files_are_needed(tmp_path: Path) -> None:
     check_dataset("digits", None)
     check_dataset("auto(cifar10)", None)
-    refused("cifar10: needs a folder", "cifar10", None, call=check_dataset)
-    refused("absent is not a folder", "cifar10", tmp_path / "absent", call=check_dataset)
+    assert_refused("cifar10: needs a folder", "cifar10", None, call=check_dataset)
+    assert_refused("absent is not a folder", "cifar10", tmp_path / "absent", call=check_dataset)
     for name in data.dataset_names()[1:]:
-        refused(f"^{name}: not found in .*expected .*{name}.npz", name, tmp_path, call=check_dataset)
+        assert_refused(f"^{name}: not found in .*expected .*{name}.npz", name, tmp_path, call=check_dataset)
 
 
 def test_importing_is_cheap() -> None:
@@ -82,7 +82,7 @@ def test_side_scales_the_centre_square(tmp_path: Path) -> None:
     found = load_dataset("npz:mine", tmp_path, side=3)
     assert found.input_shape == (3, 3, 3)
     assert (found.train.images[np.array([2])] == resize(pictures(4, 6, 6)[2:3], 3)).all()
-    refused("side 0", "npz:mine", tmp_path, side=0)
+    assert_refused("side 0", "npz:mine", tmp_path, side=0)
 
 
 def test_stratified_keeps_shares_and_is_nested() -> None:
@@ -138,7 +138,7 @@ def test_labels_of_a_known_set_run_from_one_only_if_they_end_at_its_number_of_cl
     write(9)
     assert load_dataset("cifar10", tmp_path).train.labels.tolist() == [1, 2, 3, 9]
     write(11)
-    refused("label 11, expected 0 to 9", "cifar10", tmp_path, call=check_dataset)
+    assert_refused("label 11, expected 0 to 9", "cifar10", tmp_path, call=check_dataset)
 
 
 def test_what_a_folder_holds_is_listed_and_examined(tmp_path: Path) -> None:
@@ -153,12 +153,14 @@ def test_what_a_folder_holds_is_listed_and_examined(tmp_path: Path) -> None:
     assert data.names_in(tmp_path / "stl10_binary") == ["stl10"]
     assert data.names_in(tmp_path / "pets") == ["folder:pets"]
     assert load_dataset("folder:pets", tmp_path / "pets").classes == ("cat", "dog")
-    refused(
+    assert_refused(
         "not found in .*; expected nosuch/ with .*; it holds stl10, folder:pets, npz:mine", "folder:nosuch", tmp_path
     )
-    refused("these are files of stl10: name that, with .*stl10_binary as the folder", "folder:stl10_binary", tmp_path)
+    assert_refused(
+        "these are files of stl10: name that, with .*stl10_binary as the folder", "folder:stl10_binary", tmp_path
+    )
     assert data.examine_dataset("npz:mine", tmp_path)[:2] == (6, [])
     (tmp_path / "pets/dog/2.png").write_bytes(b"")
     found = data.examine_dataset("folder:pets", tmp_path)
     assert (found.pictures, found.damaged) == (4, [f"{tmp_path}/pets/dog/2.png (empty)"])
-    refused("1 of 4 pictures cannot be decoded: .*2.png", "folder:pets", tmp_path, call=check_dataset)
+    assert_refused("1 of 4 pictures cannot be decoded: .*2.png", "folder:pets", tmp_path, call=check_dataset)

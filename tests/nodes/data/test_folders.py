@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_sets import refused, save, write_ham
+from data_sets import assert_refused, save, write_ham
 
 from nodes.data.datasets import check_dataset, load_dataset
 from nodes.errors import DataError
@@ -35,7 +35,7 @@ def test_folder_with_its_own_parts(tmp_path: Path) -> None:
     assert (found.name, found.classes, found.test.labels.tolist()) == ("pets", ("ant", "cat"), [1])
     assert (found.train.images[:] == [1, 2, 3]).all()
     save(tmp_path / "pets/test/dog/1.png", (1, 2, 3))
-    refused("class dog is in test, not in train", "folder:pets", tmp_path)
+    assert_refused("class dog is in test, not in train", "folder:pets", tmp_path)
 
 
 def test_folder_of_classes_is_split_by_class(tmp_path: Path) -> None:
@@ -52,16 +52,16 @@ def test_folder_of_classes_is_split_by_class(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_used(tmp_path: Path) -> None:
     save(tmp_path / "pets/train/cat/1.png", (1, 2, 3))
-    refused(r"folder:pets: .*no pictures in test/CLASS", "folder:pets", tmp_path)
+    assert_refused(r"folder:pets: .*no pictures in test/CLASS", "folder:pets", tmp_path)
     save(tmp_path / "one/cat/1.png", (1, 2, 3))
-    refused("at least two classes", "folder:one", tmp_path)
+    assert_refused("at least two classes", "folder:one", tmp_path)
     (tmp_path / "pets/test/cat").mkdir(parents=True)
     (tmp_path / "pets/test/cat/1.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     with pytest.raises(DataError, match=r"1 of 1 pictures cannot be decoded: .*1.png \(no picture of a known format\)"):
         load_dataset("folder:pets", tmp_path).test.images[:]
     (tmp_path / "flat").mkdir()
     save(tmp_path / "flat/1.png", (1, 2, 3))
-    refused(
+    assert_refused(
         r"0 folders with pictures; expected train/CLASS/\* and test/CLASS/\* .*or CLASS/\*", "folder:flat", tmp_path
     )
 
@@ -94,9 +94,9 @@ def test_ham10000_table_that_is_wrong(tmp_path: Path, row: str, message: str) ->
     write_ham(tmp_path, lesions=2)
     table = tmp_path / "HAM10000_metadata.csv"
     table.write_text(table.read_text().splitlines()[0] + "\n" + row + "\n")
-    refused(message, "ham10000", tmp_path)
+    assert_refused(message, "ham10000", tmp_path)
     (tmp_path / "HAM10000_metadata.csv").unlink()
-    refused(r"no HAM10000_metadata.csv in", "ham10000", tmp_path, call=check_dataset)
+    assert_refused(r"no HAM10000_metadata.csv in", "ham10000", tmp_path, call=check_dataset)
 
 
 @pytest.mark.parametrize("layout", ["kaggle", "dataverse", "one folder", "no folder", "small letters"])
@@ -133,7 +133,7 @@ def test_ham10000_without_some_pictures(tmp_path: Path) -> None:
     write_ham(tmp_path)
     for number in (3, 4):
         next(tmp_path.glob(f"*/ISIC_000000{number}.jpg")).unlink()
-    refused(r"no picture ISIC_0000003.jpg, 2 of 40 are missing", "ham10000", tmp_path, call=check_dataset)
+    assert_refused(r"no picture ISIC_0000003.jpg, 2 of 40 are missing", "ham10000", tmp_path, call=check_dataset)
 
 
 def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def test_tiny_imagenet_reads_classes_of_its_validation_pictures_in_a_table(tmp_p
         )
         assert np.abs(found.test.images[:].mean((1, 2)) - [[60, 0, 0], [0, 0, 0], [120, 0, 0]]).max() < 4
     (folder / "val/val_annotations.txt").write_text(table + "val_3.JPEG\tn01\n")
-    refused("val_annotations.txt:4: no picture val_3.JPEG", "tinyimagenet", tmp_path, call=check_dataset)
+    assert_refused("val_annotations.txt:4: no picture val_3.JPEG", "tinyimagenet", tmp_path, call=check_dataset)
     (folder / "val/val_annotations.txt").write_text("val_0.JPEG n02\n")
-    refused("val_annotations.txt:1: expected a file and its class", "tinyimagenet", tmp_path, call=check_dataset)
+    assert_refused("val_annotations.txt:1: expected a file and its class", "tinyimagenet", tmp_path, call=check_dataset)
 
 
 def test_imagenette_and_folders_with_val_for_test(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from data_sets import npy, pictures, refused, write_cifar, write_npz
+from data_sets import assert_refused, npy, pictures, write_cifar, write_npz
 
 from nodes.data.datasets import check_dataset, load_dataset, recorded_name
 
@@ -65,7 +65,7 @@ def test_grey_npz_gets_three_channels(tmp_path: Path) -> None:
 )
 def test_npz_that_is_broken(tmp_path: Path, changed: dict[str, bytes | None], message: str) -> None:
     write_npz(tmp_path / "mine.npz", **changed)
-    refused(f"npz:mine: .*mine.npz: .*{message}", "npz:mine", tmp_path)
+    assert_refused(f"npz:mine: .*mine.npz: .*{message}", "npz:mine", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -79,25 +79,27 @@ def test_npz_that_is_broken(tmp_path: Path, changed: dict[str, bytes | None], me
 def test_npz_labels_that_cannot_be(tmp_path: Path, name: str, labels: bytes, message: str) -> None:
     path = tmp_path / f"{name.removeprefix('npz:')}.npz"
     write_npz(path, train_labels=npy("|u1", (len(labels),), labels))
-    refused(message, name, tmp_path)
+    assert_refused(message, name, tmp_path)
 
 
 def test_npz_that_is_no_zip_lies_about_its_sizes_or_has_damaged_pixels(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     path.write_bytes(b"PK\x03\x04 and no more")
-    refused("expected an npz with train_images", "npz:mine", tmp_path, call=check_dataset)
+    assert_refused("expected an npz with train_images", "npz:mine", tmp_path, call=check_dataset)
     write_npz(path, packed=True, train_images=npy("|u1", (10**6, 32, 32, 3), b""))
     content = bytearray(path.read_bytes())
     directory = content.rindex(b"PK\x01\x02", 0, content.index(b"train_images.npy", content.index(b"PK\x01\x02")))
     struct.pack_into("<I", content, directory + 24, 128 + 3072 * 10**6)  # the size once unpacked
     path.write_bytes(content)
-    refused(r"train_images.npy declares 3,072,000,128 bytes, more or fewer", "npz:mine", tmp_path, call=check_dataset)
+    assert_refused(
+        r"train_images.npy declares 3,072,000,128 bytes, more or fewer", "npz:mine", tmp_path, call=check_dataset
+    )
     images = {f"{part}_images": npy("|u1", (n, 60, 60), bytes(n * 3600)) for part, n in (("train", 4), ("test", 2))}
     write_npz(path, **images)
     content = bytearray(path.read_bytes())
     content[14000] ^= 1
     path.write_bytes(content)
-    refused(r"mine.npz: expected arrays that can be read", "npz:mine", tmp_path)
+    assert_refused(r"mine.npz: expected arrays that can be read", "npz:mine", tmp_path)
 
 
 def test_keras_names(tmp_path: Path) -> None:
@@ -116,4 +118,4 @@ def test_keras_names(tmp_path: Path) -> None:
         assert (found.train.labels.tolist(), found.test.labels.tolist()) == ([3, 0, 1, 2], [3, 2])
         assert (found.train.images[:] == grey[..., None]).all()
     write_npz(tmp_path / "mnist.npz", **dict.fromkeys(names.values()), **keras | {"y_test": None})
-    refused("no array y_test; expected train_images, .* or x_train, ", "mnist", tmp_path, call=check_dataset)
+    assert_refused("no array y_test; expected train_images, .* or x_train, ", "mnist", tmp_path, call=check_dataset)

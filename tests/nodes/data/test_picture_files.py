@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_sets import pictures, refused, save
+from data_sets import assert_refused, pictures, save
 from PIL import Image
 
 from nodes.data.batching import subset
@@ -158,7 +158,9 @@ def test_damaged_pictures_are_all_found(tmp_path: Path, whole: bool) -> None:
 def test_damaged_pictures_are_found_before_training(tmp_path: Path) -> None:
     names = damage_some(tmp_path / "pets")
     listed = ".*; .*".join(names)
-    refused(f"^folder:pets: 8 of 25 pictures cannot be decoded: .*{listed} ", "folder:pets", tmp_path, check_dataset)
+    assert_refused(
+        f"^folder:pets: 8 of 25 pictures cannot be decoded: .*{listed} ", "folder:pets", tmp_path, check_dataset
+    )
     for name in names:
         (tmp_path / "pets" / name).unlink()
     check_dataset("folder:pets", tmp_path)

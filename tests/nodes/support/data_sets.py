@@ -15,7 +15,9 @@ from nodes.data.datasets import load_dataset
 from nodes.errors import DataError
 
 
-def refused(words: str, name: str, folder: Path | None, call: Callable[..., object] = load_dataset, **options) -> None:
+def assert_refused(
+    words: str, name: str, folder: Path | None, call: Callable[..., object] = load_dataset, **options
+) -> None:
     with pytest.raises(DataError, match=words):
         call(name, folder, **options)
 
