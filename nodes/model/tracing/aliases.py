@@ -26,7 +26,7 @@ class Entry:
     fixed: bool = False  # whether it follows from buffers alone
     source: torch.Tensor | None = None  # of a constant
     node: fx.Node | None = None
-    group: "_Group" = None  # type: ignore[assignment]
+    group: "_Group" = field(init=False)  # given by ``Aliases.made``
     steps: tuple[Step, ...] | None = ()  # from the group's root; None if unknown
     seen: int = 0  # version of the group that ``node`` shows
     holders: list[Any] = field(default_factory=list)

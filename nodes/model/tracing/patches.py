@@ -126,7 +126,8 @@ class Draws:
 def generators_kept() -> Iterator[None]:
     """Put back all generators of random numbers afterwards."""
     others = Draws()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch has no types here
+    devices = list(range(torch.cuda.device_count())) if started else []
     with torch.random.fork_rng(devices):
         try:
             yield

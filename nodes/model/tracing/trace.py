@@ -11,9 +11,10 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from nodes.errors import ModelError, one_line
 from nodes.model.tracing.copies import ModelCopy, registered, with_data
+from nodes.model.tracing.ledger import META, Ledger
 from nodes.model.tracing.modes import Mode
 from nodes.model.tracing.patches import Draws, generators_kept, patched
-from nodes.model.tracing.recorder import META, Recorder
+from nodes.model.tracing.recorder import Recorder
 from nodes.model.tracing.tree import map_tree
 from nodes.model.tracing.values import BATCHES, UntraceableError, WrongInputError, user_line
 
@@ -123,23 +124,24 @@ class _Tracing:
     def run(self, training: bool) -> Pass:
         """Trace one pass. Raises what the model's own forward raises."""
         with torch.set_grad_enabled(training):  # as around the model in a run
-            recorder = Recorder(self._copy.named, self._copy.attributes, self._device, SMALLEST[training])
+            ledger = Ledger(self._copy.named, self._copy.attributes, self._device, SMALLEST[training])
+        recorder = Recorder(ledger, self._device)
         self._recorder, self._flags = recorder, dict[str, bool]()
         model = self._copy.model.train(training)
         states = Draws()
         first, second = (_batch(self._sample, size) for size in (SMALLEST[training], BATCHES[0]))
-        with torch.set_grad_enabled(training), patched(recorder, self._caller()), recorder, recorder.watching_regions():
-            given = recorder.placeholder(_input_name(model), first, second)
+        with torch.set_grad_enabled(training), patched(recorder, self._caller()), recorder, ledger.watching_regions():
+            given = ledger.placeholder(_input_name(model), first, second)
             result = model(given)
-            recorder.check_integers()
+            ledger.check_integers()
             if not isinstance(result, torch.Tensor):
                 raise ModelError(f"the model returns a {_kind(result)}; expected one tensor")
-            output = recorder.node_of(result)
+            output = ledger.node_of(result)
             if output is None:
                 raise ModelError("the model returns a constant, which does not follow from its input")
-            recorder.graph.output(output)
+            ledger.graph.output(output)
         self.drew = self.drew or states.changed()
-        return Pass(recorder.graph, output, recorder.constants, self._flags)
+        return Pass(ledger.graph, output, ledger.constants, self._flags)
 
     def _caller(self) -> Callable[..., Any]:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -151,8 +153,8 @@ class _Tracing:
 
     def _call(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         if type(module).__name__ == "OptimizedModule":
-            module = module._orig_mod  # type: ignore[assignment]
-        path, owners = self._copy.paths.get(id(module)), self._recorder.owners
+            module = module._orig_mod  # type: ignore[assignment]  # the user's module
+        path, owners = self._copy.paths.get(id(module)), self._recorder.ledger.owners
         if path and (path in self._kept or path in self.found or is_leaf(module)):
             return self._leaf(path, module, args, kwargs)
         owners.append(owners[-1] if path is None else path)
@@ -187,16 +189,16 @@ class _Tracing:
 
         def run(*args: Any, **kwargs: Any) -> Any:
             if in_place:
-                module.inplace = False  # type: ignore[assignment]
+                module.inplace = False  # type: ignore[assignment]  # nn.Module knows tensors and modules
             try:
                 return _normalised(module, *args) if _is_batch_norm(module, args) else _forward(module, args, kwargs)
             except Exception:  # without data; with data it may run
                 return self._run_with_data(path, module.training, args, kwargs)
             finally:
                 if in_place:
-                    module.inplace = True  # type: ignore[assignment]
+                    module.inplace = True  # type: ignore[assignment]  # as above
 
-        run.module = module  # type: ignore[attr-defined]
+        run.module = module  # type: ignore[attr-defined]  # autocast looks at it
         result = self._recorder.record("call_module", path, args, kwargs, run)
         if before is not None and before.changed():
             before.restore()
@@ -223,7 +225,7 @@ class _Tracing:
 
 def _forward(module: nn.Module, args: Any, kwargs: Any) -> Any:
     """A call of ``module`` with its hooks."""
-    return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+    return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch has no types here
 
 
 def _without_data(value: Any) -> Any:

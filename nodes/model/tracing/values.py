@@ -3,6 +3,7 @@
 import operator
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -127,7 +128,7 @@ class Members(tuple[Any, ...]):
 class Traced(torch.Tensor):
     """A tensor without data that stands for one of the model; its operators are recorded by ``Traced.tracer``."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # a built-in function
     __hash__ = torch.Tensor.__hash__
     tracer: Any = None
 
@@ -186,12 +187,12 @@ for _name in REFLECTED:
 
 def user_frame() -> str:
     """File and line of the innermost code that is the user's."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         place = frame.f_code.co_filename
         if not is_internal(place):
             return f"{place}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return ""
 
 
