@@ -127,8 +127,8 @@ def read_idx(folder: Path, classes: tuple[str, ...]) -> Stored:
     return Stored(part("train"), part("t10k"), classes)
 
 
-def _opened(path: Path) -> AbstractContextManager[BinaryIO]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def _opened(path: Path) -> AbstractContextManager[BinaryIO | gzip.GzipFile]:
+    return gzip.GzipFile(path) if path.suffix == ".gz" else path.open("rb")
 
 
 def _idx_shape(path: Path, rank: int) -> tuple[int, ...]:

@@ -16,7 +16,8 @@ from nodes.errors import DataError
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 KERAS_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 NAME_CHARACTERS = 100
-UNREADABLE = (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+# What reading a damaged archive raises: RuntimeError for an encrypted one, which includes an unknown compression.
+UNREADABLE = (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 Headers = dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]
 

@@ -137,7 +137,7 @@ class Part(nn.Module):
                 return operator.attrgetter(str(node.target))(self.body)
             case "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return node.target(*args, **kwargs)  # type: ignore[operator]  # callable, as op says
 
     def _seed(self, seed: int) -> None:
         if self._draws_elsewhere:
@@ -159,7 +159,7 @@ class Part(nn.Module):
             return made
 
         with generators_kept():
-            self._call = watched  # type: ignore[method-assign]
+            self._call = watched  # type: ignore[method-assign]  # of this part alone, until below
             try:
                 self.train()({self.inputs[0]: x})
             finally:
@@ -172,7 +172,7 @@ def _pure(module: nn.Module) -> nn.Module:
     if not getattr(module, "inplace", False) or list(module.children()):
         return module
     made = copy.copy(module)
-    made.inplace = False  # type: ignore[assignment]
+    made.inplace = False  # type: ignore[assignment]  # nn.Module knows tensors and modules
     return made
 
 

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import fx, library, nn
 from torch.utils import _pytree as pytree
 
 from nodes.errors import ModelError, one_line
@@ -54,10 +54,10 @@ _calls: list[_Call] = []  # of the export in progress
 _inside: list[str] = []  # paths of the leaf modules that run
 
 
-@torch.library.custom_op("splitmec::leaf", mutates_args=())
+@library.custom_op("splitmec::leaf", mutates_args=())
 def _leaf(call: int, tensors: list[torch.Tensor], sizes: list[int]) -> list[torch.Tensor]:
     """Stands for a call of a leaf module while its model is exported."""
-    raise NotImplementedError("leaf calls exist in exported graphs alone")
+    raise RuntimeError("leaf calls exist in exported graphs alone")
 
 
 LEAF = torch.ops.splitmec.leaf.default
