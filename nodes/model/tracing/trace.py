@@ -16,7 +16,7 @@ from nodes.model.tracing.modes import Mode
 from nodes.model.tracing.patches import Draws, generators_kept, patched
 from nodes.model.tracing.recorder import Recorder
 from nodes.model.tracing.tree import map_tree
-from nodes.model.tracing.values import BATCHES, UntraceableError, WrongInputError, user_line
+from nodes.model.tracing.values import BATCHES, Members, UntraceableError, WrongInputError, user_line
 
 SMALLEST = {True: 2, False: 1}  # batch of a trace, by training: batch norm needs two
 OPENED = (  # of torch's own; a block of an encoder stays whole, since evaluation rounds it otherwise, in one kernel
@@ -135,7 +135,8 @@ class _Tracing:
             result = model(given)
             ledger.check_integers()
             if not isinstance(result, torch.Tensor):
-                raise ModelError(f"the model returns a {_kind(result)}; expected one tensor")
+                kind = "tuple" if isinstance(result, Members) else type(result).__name__
+                raise ModelError(f"the model returns a {kind}; expected one tensor")
             output = ledger.node_of(result)
             if output is None:
                 raise ModelError("the model returns a constant, which does not follow from its input")
@@ -265,11 +266,6 @@ def _has_backward_hooks(module: nn.Module) -> bool:
 def _input_name(model: nn.Module) -> str:
     names = list(inspect.signature(model.forward).parameters)
     return names[0] if names else "input"
-
-
-def _kind(result: Any) -> str:
-    name = type(result).__name__
-    return {"Members": "tuple"}.get(name, name)
 
 
 def _reason(error: Exception) -> str:
