@@ -63,7 +63,7 @@ def mine(user_folder: Callable[..., Path]) -> Path:
 
 def process(*words: str, code: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
     """A process that runs ``code``, or else ``bench`` with these words."""
-    own = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment
+    own = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": ""} | environment
     command = [sys.executable, *(("-c", code) if code else ("-m", "bench.cli.main")), *words]
     return subprocess.run(command, env=os.environ | own, capture_output=True, check=False, encoding="utf-8")
 
