@@ -22,7 +22,7 @@ from bench.suite.identity import RESULTS_VERSION, digest
 from bench.suite.schema import Case, Experiment, Suite
 from nodes.errors import utf8
 from nodes.files import replacing
-from reports.claims.verdict import judge
+from reports.claims.verdict import judge_all
 from reports.pages.report import write_report
 from reports.record import read_records
 
@@ -197,7 +197,8 @@ class Output:
             (self.folder / ".scratch").rmdir()
         self.write_environment(outcome, ended=True)
         records = list(read_records(self.journal.records_path))
-        judged = [judge(claim, suite.file.name, records) for suite in self._plan.suites for claim in suite.file.claims]
+        suites = [suite.file for suite in self._plan.suites]
+        judged = [one for suite in suites for one in judge_all(suite.claims, suite.name, records)]
         _write_json(self.folder / "claims.json", judged)
         return write_report(self.folder)
 

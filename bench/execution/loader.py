@@ -276,12 +276,17 @@ def _teller(document: Document, at: Key, spec: ExperimentSpec) -> Teller:
 def _check_claims(document: Document, specs: Iterable[ExperimentSpec]) -> None:
     by_name = {spec.name: spec for spec in specs}
     seen: set[str] = set()
-    for index, claim in _sound_items(document, "claims", Claim):
+    claims = dict(_sound_items(document, "claims", Claim))
+    names = [claim.claim for claim in claims.values()]
+    for index, claim in claims.items():
         at: Key = ("claims", index)
         if claim.claim in seen:
             document.problem((*at, "claim"), f"there is another claim {claim.claim!r}")
         seen.add(claim.claim)
-        for selector in claim.selectors:
+        for other in claim.impossible.claims if claim.impossible else ():
+            if other not in names:
+                document.problem((*at, "impossible", "claims"), f"no claim {other!r}{did_you_mean(other, names)}")
+        for selector in claim.needed:
             spec = by_name.get(selector.experiment)
             if spec is None:
                 hint = did_you_mean(selector.experiment, by_name)

@@ -4,10 +4,12 @@ from typing import Literal
 
 import msgspec
 
+from reports.claims.arithmetic import is_true
 from reports.record import CaseValue, Scale
 
 Number = int | float
 Numbers = Number | list[Number] | None
+ClaimClass = Literal["prediction", "calibrated", "identity", "ours"]
 
 
 class Selector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,22 +85,62 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ValueError(f"an order needs two or more selectors in `of`, got {len(self.of)}")
 
 
+class Contradiction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the paper contradicts itself. Raises ValueError unless ``shown_by``, a comparison of numbers, is true."""
+
+    says: str
+    shown_by: str
+
+    def __post_init__(self) -> None:
+        if not is_true(self.shown_by):
+            raise ValueError(f"shown_by: {self.shown_by} is false, so it shows no contradiction")
+
+
+class Together(Contradiction, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why a claim's number cannot hold where that of one of ``claims`` does."""
+
+    claims: list[str]
+
+
+class Premise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What must have come out, beyond its noise, for a claim to be judged at all, as "the network has learned"."""
+
+    of: Selector
+    at_least: float
+
+
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One claim of a paper, in exactly one of five forms. Raises ValueError for fields that do not fit together."""
+    """One claim of a paper, in exactly one of five forms. Raises ValueError for fields that do not fit together.
+
+    ``claim_class``, ``class`` in YAML, says what a verdict on it is worth: a ``prediction`` is a number or direction of
+    the paper to which nothing was fitted; a ``calibrated`` one was fitted to, or follows from one that was; an
+    ``identity`` is true by construction, by arithmetic, or as a self-test; the others are ``ours``, hypotheses and
+    goals of who wrote the suite.
+
+    A claim that ``needs_data`` speaks of learning. It is judged on ``data`` (None: any) where each network was trained
+    on ``trained_pictures`` or more, counted in each epoch, or, if that is None, at ``scale`` or above. The others, of
+    bytes, counts, cuts and costs, are comparable on any data, at any scale. What is ``deterministic`` has the same
+    value for all seeds, so that one is enough.
+    """
 
     claim: str  # name, unique in the suite
     source: str  # table, figure, equation or section of the paper
     statement: str  # in words
+    claim_class: ClaimClass = msgspec.field(name="class", default="prediction")
     paper: Numbers = None
     value: Value | None = None
     bound: Bound | None = None
     ratio: Ratio | None = None
     difference: Difference | None = None
     order: Order | None = None
-    needs_data: bool = True  # False for bytes, counts, cuts and costs, which are comparable on any data, at any scale
-    data: str | None = None  # on which a value claim is comparable; None for any
-    scale: Scale = "paper"  # smallest at which a value claim is comparable
-    inconsistent: str | None = None  # how the paper contradicts itself
+    deterministic: bool = False
+    needs_data: bool = True
+    data: str | None = None
+    scale: Scale = "paper"
+    trained_pictures: int | None = None
+    premise: Premise | None = None
+    inconsistent: Contradiction | str | None = None
+    impossible: Together | None = None
 
     def __post_init__(self) -> None:
         forms = [name for name in FORMS if getattr(self, name) is not None]
@@ -112,8 +154,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ValueError(f"claim {self.claim}: a bound takes at_least and/or at_most; for a tolerance use a value")
         if isinstance(form, Criterion) and form.near and not isinstance(self.paper, int | float):
             raise ValueError(f"claim {self.claim}: tolerance and relative need the paper's number in `paper`")
-        if self.data is not None and not (self.needs_data and isinstance(form, Value)):
-            raise ValueError(f"claim {self.claim}: only a value claim that needs data takes `data`")
+        if not self.needs_data and (self.data is not None or self.trained_pictures is not None):
+            raise ValueError(f"claim {self.claim}: only one that needs data takes `data` and `trained_pictures`")
+        if self.impossible and self.claim in self.impossible.claims:
+            raise ValueError(f"claim {self.claim}: `impossible` names other claims, not its own")
 
     @property
     def form(self) -> Value | Bound | Ratio | Difference | Order:
@@ -130,6 +174,11 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 return [of, other]
             case Value(of=of) | Bound(of=of):
                 return [of]
+
+    @property
+    def needed(self) -> list[Selector]:
+        """All that the claim is judged by, its premise included."""
+        return [*self.selectors, *([self.premise.of] if self.premise else [])]
 
 
 FORMS = ("value", "bound", "ratio", "difference", "order")

@@ -5,9 +5,14 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from scipy.special import stdtrit
+
 from reports.record import CONDITIONS, CaseValue, Record
 
 MIN_SEEDS = 3  # with fewer, noise and effect cannot be distinguished
+CONFIDENCE = 0.95
+MOST_SEEDS = 1000  # that are proposed to decide a claim
+ROUNDING = 1e-12  # part of a value by which sums in another order differ
 
 CaseItems = tuple[tuple[str, CaseValue], ...]  # sorted by key; hashable
 Seeds = dict[int, float]  # seed -> value, the mean over repeats
@@ -18,20 +23,65 @@ class MixedConditionsError(ValueError):
 
 
 class Estimate(NamedTuple):
-    """A mean over ``seeds`` seeds (0: none in common) with its standard error (None with fewer than two seeds)."""
+    """A mean over ``seeds`` seeds (0: none in common) and its standard error.
+
+    The error is None where the noise is not known: with one seed, or none in common. It is 0 where there is none.
+    """
 
     mean: float
     error: float | None
     seeds: int
 
-    def beyond(self, reference: float, sign: int) -> bool:
-        """Above (sign 1) or below (-1) ``reference`` beyond twice the standard error, with at least ``MIN_SEEDS``."""
-        return self.seeds >= MIN_SEEDS and sign * (self.mean - reference) > 2 * (self.error or 0.0)
+    def margin(self, comparisons: int = 1) -> float:
+        """Half the width of the confidence interval of the mean, by Student's t; infinite if the noise is not known.
+
+        The confidence is ``CONFIDENCE`` for all of so many ``comparisons`` together (Bonferroni).
+        """
+        return math.inf if self.error is None else _margin(self.error, self.seeds, comparisons)
+
+    def lies_within(self, low: float, high: float) -> bool:
+        """Whether the confidence interval lies from ``low`` to ``high``, up to the rounding of decimals."""
+        margin = self.margin()
+        return _at_most(low, self.mean - margin) and _at_most(self.mean + margin, high)
+
+    def lies_outside(self, low: float, high: float, comparisons: int = 1) -> bool:
+        """Whether the confidence interval, of as many ``comparisons``, lies below ``low`` or above ``high``."""
+        margin = self.margin(comparisons)
+        return not (_at_most(low, self.mean + margin) and _at_most(self.mean - margin, high))
+
+    def seeds_to_decide(self, low: float, high: float) -> int | None:
+        """How many seeds of this spread tell on which side of ``low`` and ``high`` the mean lies; None: no such number.
+
+        That is the least at which the interval has left both limits behind, at most ``MOST_SEEDS``.
+        """
+        if self.error is None:
+            return None
+        distance = min(abs(self.mean - limit) for limit in (low, high))
+        deviation = self.error * math.sqrt(self.seeds)
+        counts = range(self.seeds + 1, MOST_SEEDS + 1)
+        return next((n for n in counts if _margin(deviation / math.sqrt(n), n) < distance), None)
+
+
+def _margin(error: float, seeds: int, comparisons: int = 1) -> float:
+    beyond = (1 - CONFIDENCE) / comparisons / 2  # on either side
+    return error * float(stdtrit(seeds - 1, 1 - beyond)) if error else 0.0
+
+
+def _at_most(a: float, b: float) -> bool:
+    return a <= b or math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    if len(values) < 2:
+        return Estimate(values[0], None, len(values))
+    spread = statistics.stdev(values)
+    error = 0.0 if spread <= ROUNDING * max(map(abs, values)) else spread / math.sqrt(len(values))
     return Estimate(statistics.fmean(values), error, len(values))
+
+
+def without_noise(measured: Estimate) -> Estimate:
+    """``measured``, of which one seed is enough. A spread over several seeds stays: it is no quantity without noise."""
+    return measured._replace(error=0.0) if measured.error is None else measured
 
 
 def same(a: CaseValue, b: CaseValue) -> bool:

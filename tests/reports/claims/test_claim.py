@@ -30,6 +30,9 @@ def test_each_form_is_accepted(fields: dict[str, object], selectors: int) -> Non
     assert len(claim(**fields).selectors) == selectors
 
 
+SHOWN = {"says": "s", "shown_by": "2 > 1"}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -45,8 +48,12 @@ def test_each_form_is_accepted(fields: dict[str, object], selectors: int) -> Non
         ({"bound": {"of": M}}, "one of tolerance and relative"),
         ({"ratio": {"of": M, "over": M, "at_least": 1, "tolerance": 1}, "paper": 1}, "one of tolerance"),
         ({"order": {"of": [M], "direction": "increasing"}}, "two or more"),
-        ({"bound": {"of": M, "at_least": 1}, "data": "cifar10"}, "only a value claim that needs data"),
         ({"value": {"of": M, "tolerance": 1}, "paper": 1, "needs_data": False, "data": "x"}, "needs data"),
+        ({"bound": {"of": M, "at_least": 1}, "needs_data": False, "trained_pictures": 9}, "needs data"),
+        ({"bound": {"of": M, "at_least": 1}, "class": "guess"}, "guess"),
+        ({"bound": {"of": M, "at_least": 1}, "inconsistent": {"says": "s", "shown_by": "1 > 2"}}, "1 > 2 is false"),
+        ({"bound": {"of": M, "at_least": 1}, "impossible": {"says": "s", "shown_by": "2 > 1"}}, "claims"),
+        ({"bound": {"of": M, "at_least": 1}, "impossible": {**SHOWN, "claims": ["c"]}}, "names other claims"),
         ({"bound": {"of": M, "at_least": 1, "least": 1}}, "`least`"),  # an unknown field
     ],
 )
