@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.execution.loader import packaged, read_suite
 from bench.experiments import MODULES
+from bench.suite.find import packaged, read_suite
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

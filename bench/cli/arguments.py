@@ -12,6 +12,10 @@ EXAMPLES = {
   bench run mine.yaml --data ~/data --seed 7   your own suite and data sets
   bench run all --only 'links/*' --only live   the experiments of links, and those called live
   bench run all --out runs/all --resume        continue a run that was interrupted""",
+    "verify": """
+  bench verify saves-37-to-90-percent-of-cloud
+  bench verify dynsplit/equal-bandwidth --scale paper --data ~/data --out runs/equal --resume
+  bench verify mine-is-smaller --suite mine.yaml""",
     "list": """
   bench list
   bench list --json | jq '.[].name'            the names alone""",
@@ -97,16 +101,28 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _run(run: argparse.ArgumentParser) -> None:
+    _suites(run)
+    only = "run only experiments whose name, or suite/name, matches; may be repeated"
+    run.add_argument("--only", action="append", default=[], metavar="GLOB", help=only)
+    _run_options(run)
+
+
+def _verify(verify: argparse.ArgumentParser) -> None:
+    claims = "a claim as reports name it, or suite/claim where several suites have it"
+    verify.add_argument("claims", nargs="+", metavar="CLAIM", help=claims)
+    suite = "the suite of the claims, a YAML file or a name (default: the suite of the package that has them)"
+    verify.add_argument("--suite", metavar="SUITE", help=suite)
+    _run_options(verify)
+
+
+def _run_options(run: argparse.ArgumentParser) -> None:
     from bench.execution.environment import DeviceChoice, ShapingChoice  # noqa: PLC0415  (msgspec, psutil, yaml)
     from reports.record import Scale  # noqa: PLC0415
 
-    _suites(run)
     scales = "smoke: seconds an experiment; laptop: minutes; paper: the papers' models and epochs (default: laptop)"
     run.add_argument("--scale", choices=get_args(Scale), default="laptop", help=scales)
     run.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<suite>-<UTC time>)")
     run.add_argument("--seed", type=_whole(0, MOST_SEED), default=0, metavar="N", help="first random seed (default: 0)")
-    only = "run only experiments whose name, or suite/name, matches; may be repeated"
-    run.add_argument("--only", action="append", default=[], metavar="GLOB", help=only)
     device = "where models run (default: auto, the GPU if torch can use one)"
     run.add_argument("--device", choices=get_args(DeviceChoice), default="auto", help=device)
     backends = "how links of live runs are shaped; kernel uses tc and needs root (default: auto, which is emulated)"
@@ -227,6 +243,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("run suites and write records, claims and a report", RUN_MORE, _run),
+    "verify": Command("run what claims need, and judge them", RUN_MORE, _verify),
     "list": Command("list the suites of the package and their experiments", "", _json),
     "validate": Command("check suites without running them", "\nErrors name file, line and key.", _validate),
     "report": Command("write the report of a run again", "\nWrites report.md and figures/.", _folder),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.execution.loader import packaged, read_suite
+from bench.suite.find import packaged, read_suite
 from bench.suite.schema import SuiteFile
 from bench.suite.strict_yaml import convert
 

@@ -85,6 +85,14 @@ def _run(arguments: Namespace, words: list[str]) -> int:
     return TERMINATED if terminated and code == INTERRUPTED else code
 
 
+def _verify(arguments: Namespace, words: list[str]) -> int:
+    from bench.suite.judging import find_claims
+
+    suites, claims = find_claims(arguments.claims, arguments.suite)
+    given = {name: value for name, value in vars(arguments).items() if name != "suite"}
+    return _run(Namespace(**given | {"suites": suites, "claims": claims}), words)
+
+
 @contextmanager
 def _terminable() -> Iterator[list[int]]:
     """Let SIGTERM end the run as Ctrl-C does; the yielded list then holds the signal."""
@@ -130,11 +138,15 @@ def _validate(arguments: Namespace, _words: list[str]) -> Answer:
 def _report(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.execution.lock import in_use
     from bench.suite.document import InputError
+    from bench.suite.judging import judge_again
     from reports.pages.report import ReportError, write_report
 
-    if running := in_use(arguments.folder):
-        print(f"{running}, which writes the report; this one is of what is recorded so far", file=sys.stderr)
     try:
+        if running := in_use(arguments.folder):
+            print(f"{running}, which writes the report; this one is of what is recorded so far", file=sys.stderr)
+        else:
+            for line in judge_again(arguments.folder):
+                print(line, file=sys.stderr)
         path = write_report(arguments.folder)
     except ReportError as error:
         raise InputError([str(error)]) from None
@@ -212,6 +224,7 @@ def _doctor(arguments: Namespace, _words: list[str]) -> Answer:
 
 COMMANDS: dict[str, Callable[[Namespace, list[str]], int | Answer]] = {
     "run": _run,
+    "verify": _verify,
     "list": _list,
     "validate": _validate,
     "report": _report,

@@ -19,10 +19,11 @@ from bench.execution.lock import NAME, in_use, locked
 from bench.execution.plan import RunOutcome, RunPlan, status
 from bench.suite.document import InputError
 from bench.suite.identity import RESULTS_VERSION, digest
+from bench.suite.judging import judge_suites, write_claims
 from bench.suite.schema import Case, Experiment, Suite
 from nodes.errors import utf8
 from nodes.files import replacing
-from reports.claims.verdict import judge_all
+from reports.claims.verdict import Judgement
 from reports.pages.report import write_report
 from reports.record import read_records
 
@@ -191,16 +192,16 @@ class Output:
             "seconds": sum(seconds) if seconds else None,
         }
 
-    def finish(self, outcome: RunOutcome) -> Path:
-        """Judge the claims, write the report and return its path."""
+    def finish(self, outcome: RunOutcome) -> tuple[Path, list[Judgement]]:
+        """Judge the claims and write the report, whose path is returned with the verdicts."""
         with suppress(OSError):  # not empty if a case was not recorded
             (self.folder / ".scratch").rmdir()
         self.write_environment(outcome, ended=True)
         records = list(read_records(self.journal.records_path))
-        suites = [suite.file for suite in self._plan.suites]
-        judged = [one for suite in suites for one in judge_all(suite.claims, suite.name, records)]
-        _write_json(self.folder / "claims.json", judged)
-        return write_report(self.folder)
+        claims = {suite.file.name: suite.file.claims for suite in self._plan.suites}
+        judgements = judge_suites(claims, records)
+        write_claims(self.folder, judgements)
+        return write_report(self.folder), judgements
 
 
 def _run_name(name: str) -> str:

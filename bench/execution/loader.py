@@ -1,19 +1,18 @@
 """Suites, found, read and checked: whether all that they ask for is there and fits together. Runs nothing."""
 
 import inspect
-import re
 import typing
 from collections.abc import Iterable, Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from bench.experiments import MODULES
-from bench.suite.document import Document, InputError, Key, read_or_note
-from bench.suite.expansion import expand, plain
+from bench.suite.document import Document, InputError, Key
+from bench.suite.expansion import plain
 from bench.suite.experiment import Checked, Problem, Setting
+from bench.suite.find import find, packaged, read_suite
 from bench.suite.parameter_types import available_dataset, dataset_problem, decoder
 from bench.suite.schema import SCALES, Axis, Experiment, ExperimentSpec, Override, Run, Suite, SuiteFile, Teller, points
 from bench.suite.strict_yaml import convert, sound
@@ -24,37 +23,6 @@ from reports.figures.pareto import FrontSpec
 from reports.record import CaseValue, Scale
 
 T = TypeVar("T")
-
-
-def packaged() -> dict[str, Path]:
-    """The suites that come with the package, by the name that each file gives."""
-    found = {}
-    for path in Path(str(resources.files("suites"))).rglob("*.yaml"):
-        if name := _name(path):
-            found[name] = path
-    return dict(sorted(found.items()))
-
-
-def _name(path: Path) -> str | None:
-    found = re.search(r"^name: *([\w.-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return found[1] if found else None
-
-
-def own_name(asked: str) -> str:
-    """The name that the suite which ``asked`` means gives itself."""
-    path = find(asked, Path())
-    return _name(path) or path.stem
-
-
-def find(name: str, folder: Path) -> Path:
-    """The file that ``name`` means: a path from ``folder``, else a packaged suite. Raises ValueError."""
-    path = folder / name
-    if path.is_file():
-        return path
-    known = packaged()
-    if name not in known:
-        raise ValueError(f"no file and no packaged suite {name!r}{did_you_mean(name, known)}")
-    return known[name]
 
 
 def load(names: Iterable[str], data_dir: Path | None = None) -> list[Suite]:
@@ -69,13 +37,6 @@ def load(names: Iterable[str], data_dir: Path | None = None) -> list[Suite]:
     if loader.problems:
         raise InputError(loader.problems)
     return [suite for suite in loader.suites if suite.experiments or suite.file.claims]
-
-
-def read_suite(path: Path) -> Document:
-    """The suite at ``path`` with its short forms spelt out, as far as it can be read; problems are noted."""
-    document = read_or_note(path)
-    expand(document, find)
-    return document
 
 
 class _Loader:

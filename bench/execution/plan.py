@@ -12,15 +12,18 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 import msgspec
 
 from bench.execution import environment as conditions
-from bench.execution.loader import load, own_name
+from bench.execution.loader import load
 from bench.suite.document import InputError, Key
 from bench.suite.experiment import Checked, Setting
+from bench.suite.find import own_name
 from bench.suite.identity import content
 from bench.suite.schema import Case, Experiment, Suite
 from netem.profiles import Duplex
 from netem.trace import TraceError
 from netem.trace_schedule import least_step_s, stalls
 from nodes.imports import did_you_mean
+from reports.claims.claim import Selector
+from reports.claims.statistics import same
 from reports.record import Mode, Scale, ShapingBackend
 
 Jobs = Annotated[int, msgspec.Meta(ge=1, le=1024)]
@@ -29,13 +32,17 @@ START_S = 4.0  # until a worker process has imported what it needs
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of ``bench run``. ``out`` None is ``runs/<suites>-<UTC>``; ``only`` without globs is everything."""
+    """Options of ``bench run``. ``out`` None is ``runs/<suites>-<UTC>``; ``only`` without globs is everything.
+
+    ``claims`` names claims of the suites; only cases that one of them is judged by are run. Without names all are.
+    """
 
     suites: tuple[str, ...]
     scale: Scale = "laptop"
     out: Path | None = None
     seed: int = 0
     only: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
     device: conditions.DeviceChoice = "auto"
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
@@ -74,7 +81,17 @@ class RunPlan:
 
     @property
     def selected_cases(self) -> list[Case]:
-        return [case for experiment in self.selected for case in self.cases[experiment.name]]
+        return [case for experiment in self.selected for case in self.cases[experiment.name] if self._is_asked(case)]
+
+    def _is_asked(self, case: Case) -> bool:
+        return (
+            any(
+                selector.experiment == case.experiment.spec.name
+                and all(same(case.case[name], value) for name, value in selector.case.items() if name in case.case)
+                for selector in _needed(self.suites, self.options.claims).get(case.experiment.suite, ())
+            )
+            or not self.options.claims
+        )
 
     @functools.cached_property
     def notes(self) -> list[str]:
@@ -121,13 +138,27 @@ def make_plan(options: Options) -> RunPlan:
     if not known:
         raise InputError([f"{name}:1: experiments: the suite has none" for name in options.suites])
     selected = _selected(known, options.only)
+    if options.claims:
+        claims = [claim.claim for suite in suites for claim in suite.file.claims]
+        if unknown := [name for name in options.claims if name not in claims]:
+            raise InputError([f"no claim {name!r} in the suite{did_you_mean(name, claims)}" for name in unknown])
+        needed = _needed(suites, options.claims)
+        asked_for = {f"{suite}/{one.experiment}" for suite, selectors in needed.items() for one in selectors}
+        selected = [experiment for experiment in selected if experiment.name in asked_for]
     read = functools.cache(content)  # a folder of pictures is looked through once
     cases = {one.name: list(one.cases(options.scale, options.seed, options.data, read)) for one in known}
-    asked = [case for chosen in selected for case in cases[chosen.name]]
-    if lines := _told(options.scale, asked, lambda case: _misfits(case, shaping)):
-        raise InputError(lines)
     jobs, name = options.jobs or _jobs(options.scale, device), "+".join(map(own_name, options.suites))
-    return RunPlan(options, suites, device, shaping, jobs, selected, cases, name)
+    plan = RunPlan(options, suites, device, shaping, jobs, selected, cases, name)
+    if lines := _told(options.scale, plan.selected_cases, lambda case: _misfits(case, shaping)):
+        raise InputError(lines)
+    return plan
+
+
+def _needed(suites: list[Suite], claims: Sequence[str]) -> dict[str, list[Selector]]:
+    """What those of ``claims`` that each suite has are judged by."""
+    files = [suite.file for suite in suites]
+    chosen = {file.name: [claim for claim in file.claims if claim.claim in claims] for file in files}
+    return {suite: [selector for claim in found for selector in claim.needed] for suite, found in chosen.items()}
 
 
 def _jobs(scale: Scale, device: str) -> int:
@@ -246,6 +277,7 @@ def status(plan: RunPlan, experiment: Experiment, recorded: Container[str], outc
     if not missing:
         return ExperimentStatus("done")
     if experiment not in plan.selected:
-        return ExperimentStatus("skipped", f"not selected by --only {' '.join(plan.options.only)}")
+        by = f"no need of claim {' '.join(plan.options.claims)}" if plan.options.claims else ""
+        return ExperimentStatus("skipped", by or f"not selected by --only {' '.join(plan.options.only)}")
     why = "interrupted" if outcome.interrupted else "did not end"
     return ExperimentStatus("skipped", f"{why}: {missing} of {len(cases)} cases were not run")

@@ -5,7 +5,7 @@ An experiment that fails does not stop the others. After Ctrl-C the report cover
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from bench.execution.plan import Options, RunOutcome, RunPlan, Schedule, make_pl
 from bench.execution.pool import Keep, run_at_once
 from bench.execution.progress import Progress
 from bench.suite.schema import Case
+from reports.claims.headline import headlines
+from reports.claims.verdict import Judgement
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +52,25 @@ def _run(plan: RunPlan, output: Output, outcome: RunOutcome, console: Console) -
         logger.info("interrupted")
         view.line("interrupted; the report covers the cases that ended", "yellow")
     try:
-        view.line(f"report: {output.finish(outcome)}")
+        path, judgements = output.finish(outcome)
+        for line in _verdicts(judgements, plan.options.claims):
+            view.line(line)
+        view.line(f"report: {path}")
     except OSError as error:  # a full disk; the records are kept
         outcome.failures["report"] = f"report: {error}"
         logger.error("failed: report: %s", error)
     logger.info("run ended with exit code %d", outcome.exit_code)
+
+
+def _verdicts(judgements: list[Judgement], claims: Sequence[str]) -> Iterator[str]:
+    """A line for each of ``claims``, or, without any, for each suite."""
+    if not claims:
+        yield from (headline.text() for headline in headlines(judgements))
+    for one in judgements:
+        if one.claim in claims:
+            yield f"{one.claim}: {one.verdict} ({one.claim_class}). {one.says} {one.why}"
+            if one.reference:
+                yield f"  reference run ({one.reference.run}): {one.reference.verdict}. {one.reference.why}"
 
 
 def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Output, view: LiveView) -> None:

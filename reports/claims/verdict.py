@@ -43,6 +43,18 @@ Verdict = Literal[
 SEVERITY: tuple[Verdict, ...] = ("reproduced", "trend", "inconclusive", "not-reproduced")  # the worst case counts
 
 
+UNDECIDED: tuple[Verdict, ...] = ("not-run", "not-comparable")
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """Verdict of a kept reference run on one claim; ``run`` names its suite, conditions and day."""
+
+    measured: Numbers
+    verdict: Verdict
+    why: str
+    run: str
+
+
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """Verdict on one claim, an entry of ``claims.json``. ``measured`` is in the metric's unit, a list for an order."""
 
@@ -55,6 +67,12 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     measured: Numbers
     verdict: Verdict
     why: str  # with seeds and confidence interval
+    reference: Reference | None = None
+
+    @property
+    def counted(self) -> Verdict:
+        """The verdict that a headline counts: of what ran here, or of the reference run where that decides nothing."""
+        return self.reference.verdict if self.reference and self.verdict in UNDECIDED else self.verdict
 
 
 class Finding(NamedTuple):

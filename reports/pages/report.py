@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
-from reports.claims.statistics import MIN_SEEDS
-from reports.claims.verdict import Judgement, Verdict
+from reports.claims.headline import OTHERS, VERDICTS, headlines
+from reports.claims.statistics import CONFIDENCE, MIN_SEEDS
+from reports.claims.verdict import Judgement
 from reports.figures.draw import draw
 from reports.figures.panels import FigureError, FigureSpec, choose, is_pixel
 from reports.formatting import conditions_text, escape, label, number
@@ -86,8 +87,12 @@ def _report(
 
 LEGEND = (
     "- A number is a mean over seeds ± its standard deviation; without ± there was one seed, or all agreed.",
-    "- *reproduced*: what the paper says was measured. *trend*: its direction was, beyond twice the standard",
-    "  error over three seeds or more; its size was not. *not-comparable*: a value of other data or scale.",
+    "- *reproduced*, *not-reproduced*: what is claimed holds, or fails, beyond its noise, which is the"
+    f" {CONFIDENCE:.0%} interval",
+    "  of the mean over seeds. *trend*: the direction holds so, the size does not. *inconclusive*: the noise leaves it",
+    "  open. *not-comparable*: about learning, and on other data or trained less than the claim needs.",
+    "- *prediction*: a number or direction of the paper to which nothing was fitted; *calibrated*: fitted to it, or",
+    "  to one that implies it; *identity*: true by construction, or a self-test; *ours*: what the suite adds.",
     f"- Unstable: seeds or repeats spread over more than {UNSTABLE:.0%} of the mean."
     f" Fewer than {MIN_SEEDS} seeds are pointed out.",
     "- Every number stands in `records.jsonl` with its conditions; different conditions are never merged.",
@@ -97,24 +102,46 @@ LEGEND = (
 def _claims(judgements: Sequence[Judgement]) -> Iterable[str]:
     if not judgements:
         return
-    verdicts = [judgement.verdict for judgement in judgements]
-    yield from ("## Claims", "")
-    counts = [(name, verdicts.count(name)) for name in get_args(Verdict)]
-    yield f"{len(verdicts)} claims: {', '.join(f'**{count} {name}**' for name, count in counts if count)}."
+    yield from (
+        "## Claims",
+        "",
+        "Predictions of the paper, to which nothing was fitted, and apart from them the rest:",
+        "",
+    )
+    found = headlines(judgements)
+    verdicts = [name for name in VERDICTS if any(one.predictions[name] for one in found)]
+    rows = [
+        [
+            escape(one.suite),
+            str(one.predictions.total()),
+            *(str(one.predictions[name] or "–") for name in verdicts),
+            *(f"{held} of {count}" if count else "–" for held, count in one.others.values()),
+        ]
+        for one in found
+    ]
+    yield grid(["Suite", "Predictions", *verdicts, *(name.capitalize() for name in OTHERS.values())], rows)
     yield ""
+    if by_reference := sum(one.by_reference for one in found):
+        yield f"Of what this run cannot judge, {by_reference} count as the kept reference runs judged them."
+        yield ""
     for suite in dict.fromkeys(judgement.suite for judgement in judgements):
         in_suite = [judgement for judgement in judgements if judgement.suite == suite]
+        rows = [_claim_row(one) for one in in_suite]
         yield from (f"### Claims of {escape(suite)}", "")
-        rows = [
-            [one.verdict, escape(one.claim), escape(one.source), _numbers(one.paper), _numbers(one.measured)]
-            for one in in_suite
-        ]
-        yield grid(["Verdict", "Claim", "Source", "Paper", "Measured"], rows)
+        yield grid(["Here", "Reference", "Claim", "Class", "Source", "Paper", "Measured"], rows)
         yield ""
         for one in in_suite:
             yield f"- **{escape(one.claim)}** ({escape(one.source)}), *{one.verdict}*: {escape(one.says)}  "
-            yield f"  {escape(one.why)}"
+            yield f"  {escape(one.why)}{'  ' if one.reference else ''}"
+            if known := one.reference:
+                yield f"  Reference run ({escape(known.run)}), *{known.verdict}*: {escape(known.why)}"
         yield ""
+
+
+def _claim_row(one: Judgement) -> list[str]:
+    reference = one.reference.verdict if one.reference else "–"
+    cells = [escape(one.claim), one.claim_class, escape(one.source), _numbers(one.paper), _numbers(one.measured)]
+    return [one.verdict, reference, *cells]
 
 
 def _numbers(value: float | Sequence[float] | None) -> str:

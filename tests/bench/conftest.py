@@ -91,9 +91,9 @@ experiments:
     mode: virtual
     parameters: {n: 7}
 claims:
-  - {claim: two, source: Table I, says: n is 2, paper: 2, needs_data: false,
+  - {claim: two, source: Table I, says: n is 2, paper: 2, needs_data: false, deterministic: true,
      value: {of: {experiment: sweep, metric: n, case: {n: 2, part: a}}, tolerance: 0}}
-  - {claim: seven, source: Table I, says: n is 7, paper: 7, needs_data: false,
+  - {claim: seven, source: Table I, says: n is 7, paper: 7, needs_data: false, deterministic: true,
      value: {of: {experiment: other, metric: n, case: {part: a}}, tolerance: 0}}
 """
 

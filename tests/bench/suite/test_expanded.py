@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.execution.loader import packaged, read_suite, resolve_run
+from bench.execution.loader import resolve_run
+from bench.suite.find import packaged, read_suite
 from bench.suite.schema import SCALES, SuiteFile, points
 from bench.suite.strict_yaml import convert
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.execution.loader import load, packaged
+from bench.execution.loader import load
 from bench.suite.document import InputError
+from bench.suite.find import packaged
 
 pytestmark = pytest.mark.usefixtures("folder")
 HEAD = "name: own\nexperiments:\n- name: one\n  run: toy:measure\n"  # lines 1 to 4
@@ -245,7 +246,7 @@ def test_a_path_goes_before_a_packaged_suite(folder: Path, monkeypatch: pytest.M
     assert packaged()["all"].read_text().count("- name") == 0  # it includes alone
     (folder / "packaged.yaml").write_text("name: other\nclaims: []\nexperiments: [{name: a, run: 'toy:measure'}]")
     known = {"toy.yaml": folder / "packaged.yaml", "named": folder / "packaged.yaml"}
-    monkeypatch.setattr("bench.execution.loader.packaged", lambda: known)
+    monkeypatch.setattr("bench.suite.find.packaged", lambda: known)
     assert load(["toy.yaml"])[0].file.name == "toy"
     assert load(["named"])[0].file.name == "other"
 

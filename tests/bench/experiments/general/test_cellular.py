@@ -7,9 +7,10 @@ import pytest
 from measured import by_case
 from msgspec.structs import replace
 
-from bench.execution.loader import load, packaged
+from bench.execution.loader import load
 from bench.experiments.general import cellular
 from bench.suite.experiment import Context
+from bench.suite.find import packaged
 from netem.cellular import network
 from nodes.costs.workload import load_workload
 

@@ -7,7 +7,7 @@ import pytest
 from measured import values
 from msgspec.structs import replace
 
-from bench.execution.loader import load, packaged
+from bench.execution.loader import load
 from bench.experiments.common.distribution import QUANTILES, intervals, spread
 from bench.experiments.general.cellular import generated
 from bench.experiments.hivemind.network import dynamics, inference
@@ -18,6 +18,7 @@ from bench.experiments.hivemind.network.scenario import fastest, machine, make_f
 from bench.experiments.hivemind.network.tasks import tasks
 from bench.experiments.hivemind.profiles import ProfileParameters, measured
 from bench.suite.experiment import Context
+from bench.suite.find import packaged
 from nodes.splitting.search import path_cost
 
 

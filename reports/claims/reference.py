@@ -1,0 +1,48 @@
+"""Verdicts of the kept reference runs, which come with the package and stand beside what ran here.
+
+``python -m reports.claims.reference SUITE FOLDER`` writes those of the kept run in FOLDER on the claims of SUITE to
+``reports/reference/SUITE.json``.
+"""
+
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from reports.claims.verdict import UNDECIDED, Judgement, Reference
+
+
+def references(suite: str) -> dict[str, Reference]:
+    """The reference verdict on each claim of ``suite`` that a reference run could judge."""
+    path = resources.files("reports") / "reference" / f"{suite}.json"
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, Reference]) if path.is_file() else {}
+
+
+def beside(judgements: list[Judgement], known: dict[str, Reference]) -> list[Judgement]:
+    """``judgements`` with the reference verdict on each claim."""
+    return [msgspec.structs.replace(one, reference=known.get(one.claim)) for one in judgements]
+
+
+def distilled(folder: Path) -> dict[str, Reference]:
+    """What the kept run in ``folder`` decided, with its conditions, by claim."""
+    judgements = msgspec.json.decode((folder / "claims.json").read_bytes(), type=list[Judgement])
+    environment: dict[str, Any] = msgspec.json.decode((folder / "environment.json").read_bytes())
+    run = ", ".join(f"{name} {environment[name]}" for name in ("dataset", "scale", "device"))
+    return {
+        one.claim: Reference(
+            measured=one.measured,
+            verdict=one.verdict,
+            why=one.why,
+            run=f"{one.suite}, {run}, {environment['started'][:10]}",
+        )
+        for one in judgements
+        if one.verdict not in UNDECIDED
+    }
+
+
+if __name__ == "__main__":
+    suite, kept = sys.argv[1:]
+    text = msgspec.json.format(msgspec.json.encode(distilled(Path(kept))), indent=1)
+    Path("reports", "reference", f"{suite}.json").write_bytes(text + b"\n")

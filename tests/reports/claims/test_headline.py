@@ -1,0 +1,48 @@
+"""Headlines and reference verdicts, counted by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from reports.claims.headline import headlines
+from reports.claims.reference import beside, distilled
+from reports.claims.verdict import Judgement, Reference
+
+REFERENCE = Reference(measured=0.83, verdict="trend", why="w", run="kept")
+
+
+def judgement(verdict: str, name: str = "c", **fields: Any) -> Judgement:
+    own = {"suite": "s", "claim": name, "source": "Table I", "says": "it holds", "paper": 1, "measured": 1, "why": "w"}
+    return msgspec.convert({**own, "verdict": verdict, **fields}, Judgement)
+
+
+def test_a_headline_counts_predictions_and_all_others_apart() -> None:
+    judged = [judgement(verdict) for verdict in ("reproduced", "reproduced", "inconclusive", "not-reproduced")]
+    judged += [judgement(verdict, **{"class": "identity"}) for verdict in ("reproduced", "reproduced", "trend")]
+    judged += [judgement("not-run", **{"class": "ours"}), judgement("reproduced", suite="t")]
+    assert [one.text() for one in headlines(judged)] == [
+        "s: 4 predictions: 2 reproduced, 1 inconclusive, 1 not-reproduced; identities 2 of 3; ours 0 of 1",
+        "t: 1 prediction: 1 reproduced",
+    ]
+
+
+def test_a_reference_run_counts_where_this_run_decides_nothing() -> None:
+    verdicts = ("reproduced", "not-reproduced", "inconclusive", "not-comparable", "not-run")
+    judged = beside([judgement(verdict, name=verdict) for verdict in verdicts], dict.fromkeys(verdicts, REFERENCE))
+    assert [one.counted for one in judged] == ["reproduced", "not-reproduced", "inconclusive", "trend", "trend"]
+    (found,) = headlines(judged)
+    assert found.text() == (
+        "s: 5 predictions: 1 reproduced, 2 trend, 1 inconclusive, 1 not-reproduced (2 by the reference run)"
+    )
+    assert beside(judged, {})[3].counted == "not-comparable"
+
+
+def test_a_kept_run_gives_what_it_decided_with_its_conditions(tmp_path: Path) -> None:
+    verdicts = ("reproduced", "inconclusive", "not-comparable", "not-run", "inconsistent-in-paper")
+    (tmp_path / "claims.json").write_bytes(msgspec.json.encode([judgement(one, name=one) for one in verdicts]))
+    environment = {"dataset": "cifar10", "scale": "paper", "device": "cpu", "started": "2026-11-30T12:00:00+00:00"}
+    (tmp_path / "environment.json").write_bytes(msgspec.json.encode(environment))
+    found = distilled(tmp_path)
+    assert list(found) == ["reproduced", "inconclusive", "inconsistent-in-paper"]
+    assert found["reproduced"].run == "s, dataset cifar10, scale paper, device cpu, 2026-11-30"
