@@ -1,7 +1,11 @@
 """Claims in five forms, and the errors of invalid ones."""
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
+import yaml
 
 from reports.claims.claim import Claim
 
@@ -60,3 +64,10 @@ SHOWN = {"says": "s", "shown_by": "2 > 1"}
 def test_an_invalid_claim_is_rejected_with_its_error(fields: dict[str, object], message: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=message):
         claim(**fields)
+
+
+def test_the_claim_of_the_documentation_is_one() -> None:
+    text = (Path(__file__).parents[3] / "docs/verdicts.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (found,) = msgspec.convert(yaml.safe_load(block), list[Claim])
+    assert found.impossible is not None
