@@ -25,10 +25,13 @@ from reports.record import CaseValue, Scale
 T = TypeVar("T")
 
 
-def load(names: Iterable[str], data_dir: Path | None = None) -> list[Suite]:
-    """Suites that ``names`` mean and include, each once, without mere includers. Raises InputError with every error."""
+def load(names: Iterable[str], data_dir: Path | None = None, checked: bool = False) -> list[Suite]:
+    """Suites that ``names`` mean and include, each once, without mere includers. Raises InputError with every error.
+
+    Parameters that have been ``checked`` before are not held against each other, and models not built, once more.
+    """
     dataset_problem.cache_clear()  # files may have changed
-    loader = _Loader(data_dir)
+    loader = _Loader(data_dir, checked)
     for name in names:
         try:
             loader.add(find(name, Path()), ())
@@ -42,8 +45,8 @@ def load(names: Iterable[str], data_dir: Path | None = None) -> list[Suite]:
 class _Loader:
     """Reads suites depth first, each file once, and gathers what is wrong with them."""
 
-    def __init__(self, data_dir: Path | None) -> None:
-        self.data_dir = data_dir
+    def __init__(self, data_dir: Path | None, checked: bool) -> None:
+        self.data_dir, self.checked = data_dir, checked
         self.suites: list[Suite] = []
         self.problems: list[str] = []
         self._read: set[Path] = set()
@@ -86,11 +89,14 @@ class _Loader:
             document.problem(("name",), f"there is another suite {file.name!r}")
         self._names.add(file.name)
         specs = dict(_sound_items(document, "experiments", ExperimentSpec))
-        ready = list(_experiments(document, file, specs, self.data_dir, modules))
+        ready = dict(_experiments(document, file, specs, self.data_dir, modules))
+        for at, experiment in () if self.checked else ready.items():
+            _check_parameters(document, at, experiment, self.data_dir)
         _check_claims(document, specs.values())
         _check_fronts(document, [spec.name for spec in specs.values()])
         if not document.problems:
-            self.suites.append(Suite(file, document.path, ready, plain(document), list(map(str, document.notes))))
+            experiments, notes = list(ready.values()), list(map(str, document.notes))
+            self.suites.append(Suite(file, document.path, experiments, plain(document), notes))
 
 
 def _sound_items(document: Document, name: str, kind: type[T]) -> Iterator[tuple[int, T]]:
@@ -102,7 +108,7 @@ def _sound_items(document: Document, name: str, kind: type[T]) -> Iterator[tuple
 
 def _experiments(
     document: Document, file: SuiteFile, specs: dict[int, ExperimentSpec], data_dir: Path | None, modules: UserModules
-) -> Iterator[Experiment]:
+) -> Iterator[tuple[Key, Experiment]]:
     seen: set[str] = set()
     for index, spec in specs.items():
         at: Key = ("experiments", index)
@@ -122,9 +128,7 @@ def _experiments(
             document.problem((*at, "run"), str(error))
         else:
             told = _teller(document, at, spec)
-            experiment = Experiment(file.name, spec, function, kind, dataset, decoder(data_dir), told, modules)
-            _check_parameters(document, at, experiment, data_dir)
-            yield experiment
+            yield at, Experiment(file.name, spec, function, kind, dataset, decoder(data_dir), told, modules)
 
 
 def resolve_run(run: str) -> tuple[Run, type[msgspec.Struct]]:

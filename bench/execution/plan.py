@@ -126,13 +126,16 @@ class Schedule(NamedTuple):
         return seconds / self.jobs if seconds is not None and self.runs_beside(case) else seconds
 
 
-def make_plan(options: Options) -> RunPlan:
-    """Read and check the suites and the machine. Raises InputError with every error found."""
+def make_plan(options: Options, checked: bool = False) -> RunPlan:
+    """Read and check the suites and the machine. Raises InputError with every error found.
+
+    What another process has ``checked`` is not checked again, as far as that takes time.
+    """
     if options.resume and options.out is None:
         raise InputError(["--resume: give the folder of the run to continue as --out"])
     if options.rerun_changed and not options.resume:
         raise InputError(["--rerun-changed: give --resume too"])
-    suites = load(options.suites, options.data)
+    suites = load(options.suites, options.data, checked)
     device, shaping = conditions.device(options.device), conditions.shaping(options.shaping)
     known = [experiment for suite in suites for experiment in suite.experiments]
     if not known:
@@ -149,7 +152,7 @@ def make_plan(options: Options) -> RunPlan:
     cases = {one.name: list(one.cases(options.scale, options.seed, options.data, read)) for one in known}
     jobs, name = options.jobs or _jobs(options.scale, device), "+".join(map(own_name, options.suites))
     plan = RunPlan(options, suites, device, shaping, jobs, selected, cases, name)
-    if lines := _told(options.scale, plan.selected_cases, lambda case: _misfits(case, shaping)):
+    if not checked and (lines := _told(options.scale, plan.selected_cases, lambda case: _misfits(case, shaping))):
         raise InputError(lines)
     return plan
 

@@ -39,7 +39,7 @@ class Worker:
         plan = None
         digests.update(begin["digests"])
         with suppress(InputError):
-            plan = make_plan(options_of(begin["options"]))
+            plan = make_plan(options_of(begin["options"]), checked=True)
         cases = {(case.key, case.sha256): case for case in plan.selected_cases} if plan else {}
         for command in collect_garbage_between(iter(self._commands.get, None)):
             case = cases.get((command["key"], command["sha256"]))

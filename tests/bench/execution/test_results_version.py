@@ -28,7 +28,8 @@ COMPUTED = 1e-6
 
 
 def planned() -> RunPlan:
-    return make_plan(options_of({"suites": ["all"], "scale": "smoke", "only": FIRST_CASES_OF, "device": "cpu"}))
+    options = {"suites": ["all"], "scale": "smoke", "only": FIRST_CASES_OF, "device": "cpu"}
+    return make_plan(options_of(options), checked=True)
 
 
 def numbers(plan: RunPlan, name: str, scratch: Path) -> dict[str, tuple[float, float]]:
