@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import yaml
 
@@ -26,6 +26,7 @@ SCALARS = {  # a plain scalar's type, by YAML 1.2's core schema: pattern and pos
     ),
 }
 TAG = "tag:yaml.org,2002:"
+MOST_NESTED = 64  # lists and mappings within each other
 
 
 class InputError(ValueError):
@@ -36,18 +37,10 @@ class InputError(ValueError):
         super().__init__("\n".join(self.lines))
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's core schema in place of 1.1's, and without aliases."""
+class _Loader(yaml.CSafeLoader):
+    """SafeLoader in C with YAML 1.2's core schema in place of 1.1's."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own way
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(
-                problem="aliases are not supported; write the value out",
-                problem_mark=self.peek_event().start_mark,  # type: ignore[no-untyped-call]
-            )
-        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -189,20 +182,21 @@ def read_or_note(path: Path) -> Document:
     document = Document(path)
     line = 1
     try:
-        text = path.read_bytes().decode()
+        data = path.read_bytes()
+        text = data.decode()
+        _check_events(text)
         node = yaml.compose(text, Loader=_Loader)
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
         message = "is not UTF-8 text"
     except yaml.reader.ReaderError as error:
-        line = text[: error.position].count("\n") + 1
+        line = data[: error.position].count(b"\n") + 1
         message = f"holds the character U+{error.character:04X}, which YAML does not allow"
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        found = error.problem_mark.line + 1 if error.problem_mark else 1
+        line = min(found, len(text.splitlines()))  # not behind the end
         message = f"is not YAML: {error.problem}"
-    except RecursionError:
-        message = "is nested too deeply"
     else:
         if node is not None:
             document.place(_node(document, (), node, 1))
@@ -210,6 +204,20 @@ def read_or_note(path: Path) -> Document:
         message = "is empty"
     document.note(Node(None, path, line, ()), message)
     return document
+
+
+def _check_events(text: str) -> None:
+    """Refuse aliases, which the composer would follow, and a depth that would exhaust the stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            problem = "aliases are not supported; write the value out"
+        elif depth > MOST_NESTED:
+            problem = f"nested more than {MOST_NESTED} deep"
+        else:
+            continue
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=cast(yaml.Mark, event.start_mark))
 
 
 def _node(document: Document, key: Key, node: yaml.Node, line: int) -> Node:

@@ -102,7 +102,8 @@ def test_scalars_are_those_of_yaml_1_2(tmp_path: Path, text: str, value: Any) ->
         ("name: a\neither: {sise: 1}", ["2: either.sise: unknown key (did you mean 'size'?)"]),
         ("name: a\neither:\n- {size: 1}\n- {size: b}", ["4: either[1].size: "]),
         ("name: a\nsome: [near, {size: 1}, foo]", ["2: some[2]: 'foo' is none of near, far"]),
-        ("[" * 5000, ["1: document: is nested too deeply"]),
+        ("[" * 5000, ["1: document: is not YAML: "]),
+        ("[" * 65 + "]" * 65, ["1: document: is not YAML: nested more than 64 deep"]),
     ],
 )  # fmt: skip
 def test_an_error_has_its_line_and_key(tmp_path: Path, text: str | bytes, expected: list[str]) -> None:

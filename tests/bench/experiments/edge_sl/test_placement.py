@@ -133,6 +133,6 @@ def test_a_network_is_trained_in_no_virtual_time(problems_of):
 
 
 def test_nothing_that_claims_are_of_is_left_out_at_smoke():
-    (suite,) = load(["edge_placement"])
+    (suite,) = load(["edge_placement"], checked=True)
     claimed = {selector.experiment for claim in suite.file.claims for selector in claim.selectors}
     assert not [one.name for one in suite.experiments if one.spec.name in claimed and one.skipped("smoke")]

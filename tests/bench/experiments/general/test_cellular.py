@@ -70,7 +70,7 @@ def test_a_coherence_longer_than_the_run_is_refused():
 
 
 def test_the_suite_claims_every_number_of_table_i():
-    (suite,) = load([str(packaged()["cellular"])])
+    (suite,) = load([str(packaged()["cellular"])], checked=True)
     claims = {claim.claim: claim for claim in suite.file.claims}
     for kind in ("mmwave", "sub6"):
         for link, (mean_bps, std_bps) in network(kind, duration_s=1.0).topology.table_bps.items():

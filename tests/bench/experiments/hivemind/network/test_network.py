@@ -249,7 +249,7 @@ def test_the_same_seed_gives_the_same_numbers(context):
 
 
 def test_the_suite_is_right_and_skips_nothing():
-    (suite,) = load([str(packaged()["hivemind"])])
+    (suite,) = load([str(packaged()["hivemind"])], checked=True)
     names = {experiment.spec.name for experiment in suite.experiments}
     assert {"inference", "handover", "prediction", "training", "objectives", "recurrent", "agents"} <= names
     for experiment in suite.experiments:
