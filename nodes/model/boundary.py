@@ -1,8 +1,10 @@
 """Packing of a boundary's values for the wire: each storage once, views by their geometry, and scalars.
 
 Tensors travel in the order of their indices, so a stage and the wire see plain contiguous ones. A value with other
-strides, such as a channels-last one, has a view of itself that restores them at the receiver. Gradients return the
-same way: the receiver tells strides that are not the value's, as kernels may sum in another order for other strides.
+strides, such as a channels-last one, has a view of itself that restores them at the receiver, gaps in memory and
+equal elements in one place included: kernels may sum in another order for other strides. Gaps that would take more than
+SPREAD times the memory are narrowed; which dimensions are apart stays the same. Gradients return the same way: the
+receiver tells strides that are not the value's.
 """
 
 import math
@@ -19,13 +21,14 @@ Tensors = dict[str, torch.Tensor]
 Scalar = bool | int | float
 Stride = tuple[int, ...]
 Strides = dict[str, Stride]
-SPREAD = 64  # a gradient may take as many times its memory: it may be a part of a larger one
+SPREAD = 64  # a value or gradient may take as many times its memory: it may be a part of a larger one
 
 
 class View(msgspec.Struct, frozen=True, array_like=True):
     """A value in the storage of ``base``; ``stride`` and ``offset`` are in elements of it.
 
-    A view of itself has the values of ``base`` at its indices, whatever the storage, and these strides.
+    A view of itself has the values of ``base`` at its indices, whatever the storage, and these strides; along strides
+    of 0 all elements are equal.
     """
 
     base: str
@@ -55,9 +58,10 @@ def pack(values: Values, strides: Strides | None = None) -> tuple[Tensors, dict[
             kept.append(name)
     bases = {name: tensor for name, tensor in tensors.items() if name not in views}
     for name, tensor in bases.items():
-        own = tensor.stride() != row_major(tensor.shape) and _is_dense(tensor.shape, tensor.stride())
+        stride = _narrowed(tensor.shape, tensor.stride())
+        own = tensor.stride() != row_major(tensor.shape) and _can_have(tensor.shape, stride)
         if own:
-            views[name] = View(name, tuple(tensor.shape), tensor.stride(), 0)
+            views[name] = View(name, tuple(tensor.shape), stride, 0)
         if own or (strides is not None and tensor.requires_grad):
             bases[name] = _Leave.apply(tensor, {} if strides is None else strides, name)
     return bases, views, scalars
@@ -115,7 +119,7 @@ class _Leave(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, strides: Strides, name: str) -> torch.Tensor:
         ctx.strides, ctx.name = strides, name
-        strides[name] = value.stride()
+        strides[name] = _narrowed(value.shape, value.stride())
         return _strided(value, row_major(value.shape))
 
     @staticmethod
@@ -123,10 +127,7 @@ class _Leave(torch.autograd.Function):
         stride = ctx.strides[ctx.name]
         if not _can_have(gradient.shape, stride):
             raise ProtocolError(f"the gradient of {ctx.name} {list(gradient.shape)} cannot have strides {list(stride)}")
-        sizes = _sizes(gradient.shape, stride)
-        if sizes == list(gradient.shape):  # not through a view: autograd adds to a tensor in place, with its strides
-            return _strided(gradient, stride), None, None
-        return _strided(gradient[tuple(map(slice, sizes))], stride).expand(gradient.shape), None, None
+        return _strided(gradient, stride), None, None
 
 
 class _Arrive(torch.autograd.Function):
@@ -135,34 +136,44 @@ class _Arrive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, stride: Stride, strides: Strides | None, name: str) -> torch.Tensor:
         ctx.stride, ctx.strides, ctx.name = stride, strides, name
+        first = value[tuple(map(slice, _sizes(value.shape, stride)))]
+        if 0 in stride and not value.is_meta and not torch.equal(first.expand(value.shape), value):
+            return value.detach()  # a stage made equal elements differ
         return _strided(value, stride)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        if ctx.strides is not None and gradient.stride() != ctx.stride and _can_have(gradient.shape, gradient.stride()):
-            ctx.strides[ctx.name] = gradient.stride()
+        stride = _narrowed(gradient.shape, gradient.stride())
+        if ctx.strides is not None and stride != ctx.stride and _can_have(gradient.shape, stride):
+            ctx.strides[ctx.name] = stride
         return _strided(gradient, row_major(gradient.shape)), None, None, None
 
 
 def _strided(tensor: torch.Tensor, stride: Stride) -> torch.Tensor:
-    """``tensor`` with ``stride``, copied only if it has others."""
+    """``tensor`` with ``stride``, copied only if it has others; of those in one place the first is taken."""
     if tensor.stride() == stride:
         return tensor.detach()  # unlike a view it keeps the strides of dimensions of size 1
-    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+    sizes = _sizes(tensor.shape, stride)
+    first = tensor[tuple(map(slice, sizes))]
+    made = torch.empty_strided(sizes, stride, dtype=tensor.dtype, device=tensor.device).copy_(first)
+    # Not through a view if that can be: autograd adds to a tensor in place, with its strides.
+    return made if sizes == list(tensor.shape) else made.expand(tensor.shape)
 
 
-def _is_dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
-    """Whether the elements fill a piece of memory, each in a place of its own."""
-    expected = 1
-    for step, size in sorted((step, size) for size, step in zip(shape, stride, strict=True) if size != 1):
-        if step != expected:
-            return False
-        expected *= size
-    return expected > 0
+def _narrowed(shape: Sequence[int], stride: Stride) -> Stride:
+    """``stride``, with narrower gaps where they would take too much memory."""
+    if 0 in shape or _reach(shape, stride) < SPREAD * math.prod(_sizes(shape, stride)):
+        return stride
+    steps, extent, narrow = list(stride), 1, 1  # the extents so far: given, and with narrower gaps
+    for place in sorted(range(len(shape)), key=lambda place: (stride[place], shape[place])):
+        if stride[place] and shape[place] > 1:
+            steps[place] = narrow if stride[place] == extent else 2 * narrow
+            extent, narrow = stride[place] * shape[place], steps[place] * shape[place]
+    return tuple(steps)
 
 
 def _can_have(shape: Sequence[int], stride: Stride) -> bool:
-    """Whether a gradient of ``shape`` may flow on with ``stride``: equal elements at most along whole dimensions."""
+    """Whether a tensor of ``shape`` may have ``stride``: equal elements at most along whole dimensions."""
     sizes = _sizes(shape, stride)
     return len(stride) == len(shape) and _is_apart(sizes, stride) and _reach(sizes, stride) < SPREAD * math.prod(sizes)
 
@@ -203,7 +214,7 @@ def _check_view(name: str, view: View, tensors: Tensors) -> None:
     base = tensors.get(view.base)
     fits = base is not None and len(view.shape) == len(view.stride)
     if base is not None and fits and view.base == name:
-        fits = tuple(base.shape) == view.shape and not view.offset and _is_dense(view.shape, view.stride)
+        fits = tuple(base.shape) == view.shape and not view.offset and _can_have(view.shape, view.stride)
     elif base is not None and fits:
         fits = view == _whole(view.base, base) or _is_part(view, base)
     if not fits:

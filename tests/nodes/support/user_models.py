@@ -312,6 +312,22 @@ class Branches(nn.Module):
         return self.head(torch.relu(torch.cat([self.left(x), self.right(x)], 1)).mean((2, 3)))
 
 
+class Gaps(nn.Module):
+    """Values that are every second of a tensor's, one of hundreds, or the same many times: sums depend on strides."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 258, 3, stride=2), nn.BatchNorm2d(129)
+        self.scale, self.fc = nn.Parameter(torch.randn(1, 1, 7, 7)), nn.Linear(129, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.conv(x)[:, ::2])
+        x = x + self.scale.expand(129, 1, 7, 7).sum(0) / 129
+        row = torch.relu(x.flatten(2).transpose(1, 2).repeat(1, 3, 1)[:, 100])
+        mean = row.mean(1, keepdim=True).expand(-1, 129)
+        return self.fc(row + mean.sum(1, keepdim=True) / 129)
+
+
 def last_cnn(classes: int = 10) -> nn.Module:
     """``slim_cnn`` in channels_last."""
     return slim_cnn(classes).to(memory_format=torch.channels_last)
