@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from nodes.errors import ModelError
-from nodes.model.fidelity import check_fidelity
+from nodes.model.fidelity import check_fidelity, is_cheap
 from nodes.model.part import Body, Moment, Part, PlainPart, Values, layer_seed
 from nodes.model.tracing import Network, check_openable, trace
 from nodes.model.tracing.copies import registered, with_data
@@ -96,6 +96,11 @@ class Chain:
     def compare(self) -> None:
         """Hold the layers against the model, however large it is. Raises ModelError if they differ."""
         check_fidelity(self.model, lambda model: self._part_of(model, 0, len(self)), self._sample, always=True)
+
+    @property
+    def cheap(self) -> bool:
+        """Whether a model with data is small enough to be compared with its layers when its chain is built."""
+        return is_cheap(self._part_of(self.model, 0, len(self)), self._sample)
 
     def _part_of(self, model: nn.Module, start: int, stop: int) -> "Part":
         graph = fx.Graph()

@@ -1,13 +1,17 @@
 """Comparison of a traced network with the model itself, which runs as plain PyTorch.
 
 Both train for two steps, of 2 and 3 pictures, and are evaluated, with all generators seeded alike. Outputs, gradients
-(their absence too) and buffers must be equal to the bit, unless the model differs from itself from run to run.
+(their absence too) and buffers must be equal to the bit, unless the model differs from itself from run to run. Where
+they are not, both run once more to find the module in which the difference begins.
 """
 
 import random
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from types import FunctionType
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,6 +28,8 @@ BATCHES = (2, 3)
 FLOPS = 3e8  # a picture, forward: above it a model is compared only where that is asked for
 NOISE = 4.0  # times the difference between two plain runs that is taken for chance
 
+UNSET = vars(nn.Module()).keys() - {"training"}  # attributes of every module, its tensors and hooks among them
+
 Observed = dict[str, torch.Tensor | None]  # by what it is: output, gradient or buffer, and when
 _equal: set[Any] = set()  # fingerprints of models found equal in this process
 
@@ -37,7 +43,7 @@ def check_fidelity(model: nn.Module, part_of: Callable[[nn.Module], Part], sampl
     if any(tensor.is_meta for tensor in tensors):
         return
     mark = (_fingerprint(model), tuple(sample.shape), sample.dtype)
-    if mark in _equal or (not always and _flops(part_of(model), sample) > FLOPS):
+    if mark in _equal or (not always and not is_cheap(part_of(model), sample)):
         return
     grads = [(tensor, tensor.grad) for tensor in tensors]
     device = tensors[0].device if tensors else torch.device("cpu")
@@ -48,12 +54,13 @@ def check_fidelity(model: nn.Module, part_of: Callable[[nn.Module], Part], sampl
         worst, size = _worst(plain, found)
         if worst and size <= NOISE * _worst(plain, _observed_plain(model, sample, device))[1]:
             worst = ""
+        begins = _beginning(model, part_of, sample, device, worst) if worst else ""
     for tensor, gradient in grads:  # hooks of a copy may reach the model
         tensor.grad = gradient
     if worst:
         raise ModelError(
-            f"the layers do not compute what the model does: {worst} differs by {size:.3g}; set `whole = True` on the "
-            "module that makes the difference, which keeps it as one layer"
+            f"the layers do not compute what the model does: {worst} differs by {size:.3g}, which begins in {begins}; "
+            "a module with `whole = True` is kept as one layer, which computes what it does"
         )
     _equal.add(mark)
 
@@ -66,12 +73,19 @@ def _observed_plain(model: nn.Module, sample: torch.Tensor, device: torch.device
         raise ModelError(f"{not_taken(sample)}: {one_line(error)}") from error
 
 
-def _observed(run: Callable[[torch.Tensor], Any], module: nn.Module, sample: torch.Tensor, device: Any) -> Observed:
-    """Train ``module`` for two steps through ``run``, then evaluate it."""
+def _observed(
+    run: Callable[[torch.Tensor], Any],
+    module: nn.Module,
+    sample: torch.Tensor,
+    device: Any,
+    begin: Callable[[torch.Tensor], None] = lambda given: None,
+) -> Observed:
+    """Train ``module`` for two steps through ``run``, then evaluate it; ``begin`` gets the pictures of each."""
     seen: Observed = {}
     for step, batch in enumerate(BATCHES):
         module.train()
-        output = run(_seeded(step, batch, sample, device))
+        begin(given := _seeded(step, batch, sample, device))
+        output = run(given)
         seen[f"output of training step {step + 1}"] = output.detach().clone()
         if output.requires_grad:
             output.backward(torch.randn(output.shape, generator=torch.Generator().manual_seed(step)).to(output))
@@ -86,7 +100,8 @@ def _observed(run: Callable[[torch.Tensor], Any], module: nn.Module, sample: tor
             seen[f"buffer {_plain_name(name)} after training step {step + 1}"] = buffer.detach().clone()
     module.eval()
     with torch.no_grad():
-        seen["output in evaluation"] = run(_seeded(0, BATCHES[0], sample, device))
+        begin(given := _seeded(0, BATCHES[0], sample, device))
+        seen["output in evaluation"] = run(given)
     return seen
 
 
@@ -122,12 +137,122 @@ def _worst(plain: Observed, found: Observed) -> tuple[str, float]:
     return worst, size
 
 
+class _Seen(NamedTuple):
+    """A tensor when it was made, and its gradient once that is known."""
+
+    value: torch.Tensor
+    gradient: list[torch.Tensor]
+
+
+class _ModuleCall(NamedTuple):
+    path: str
+    given: list[_Seen]
+    made: list[_Seen]
+
+
+class _Calls:
+    """Calls of the modules of ``watched`` in each of the three runs, in the order of their ends, and ``others``."""
+
+    def __init__(self, watched: nn.Module) -> None:
+        self.runs: list[list[_ModuleCall]] = []
+        self.others: list[list[_Seen]] = []  # tensors seen in each run beside those
+        self._open: list[list[_Seen]] = []
+        for path, module in watched.named_modules():
+            module.register_forward_pre_hook(self._enter, with_kwargs=True)
+            module.register_forward_hook(partial(self._leave, path))
+
+    def begin(self, given: torch.Tensor) -> None:
+        self.runs.append([])
+        self.others.append([_see(given)])
+
+    def note(self, value: Any) -> None:
+        self.others[-1] += map(_see, _tensors(value))
+
+    def of(self, run: int) -> list[_Seen]:
+        """All tensors of a run."""
+        return [*self.others[run], *(one for call in self.runs[run] for one in (*call.given, *call.made))]
+
+    def _enter(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._open.append([_see(tensor) for tensor in _tensors((args, kwargs))])
+
+    def _leave(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        self.runs[-1].append(_ModuleCall(path, self._open.pop(), [_see(tensor) for tensor in _tensors(output)]))
+
+
+def _see(tensor: torch.Tensor) -> _Seen:
+    seen = _Seen(tensor.detach().clone(), [])
+    if tensor.requires_grad:
+        tensor.register_hook(lambda gradient: seen.gradient.append(gradient.detach().clone()))
+    return seen
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def _beginning(
+    model: nn.Module, part_of: Callable[[nn.Module], Part], sample: torch.Tensor, device: torch.device, worst: str
+) -> str:
+    """The module in which the layers begin to compute something else than the model."""
+    path = None
+    with suppress(Exception):  # models that allow no hooks
+        copied, part = with_data(model, device), part_of(with_data(model, device))
+        plain, layers = _Calls(copied), _Calls(part.body)
+        _observed(copied, copied, sample, device, plain.begin)
+        with part.watched(layers.note):
+            run = lambda x: next(iter(part({part.inputs[0]: x}).values()))  # noqa: E731
+            _observed(run, part, sample, device, layers.begin)
+        found = (_first_other(calls, layers.of(number)) for number, calls in enumerate(plain.runs))
+        path = next((one for one in found if one is not None), None)
+    if path is None:  # the owner of what differs
+        name = next((name for name, _ in registered(model) if f" of {name} " in f"{worst} " or f" {name} " in worst), "")
+        path = name.rpartition(".")[0]
+    kind = type(model.get_submodule(path))
+    where = path or "the model's own forward"
+    return f"{where} ({kind.__module__}.{kind.__qualname__})"
+
+
+def _first_other(calls: list[_ModuleCall], layers: list[_Seen]) -> str | None:
+    """The innermost module that makes something else of what the layers make too, in one run; None if there is none."""
+
+    def among_layers(seen: list[_Seen], backward: bool = False) -> bool:
+        return all(any(_alike(one, other, backward) for other in layers) for one in seen)
+
+    for call in calls:
+        if among_layers(call.given) and not among_layers(call.made):
+            return call.path
+    found = None
+    for call in reversed(calls):
+        inside = found is None or call.path.startswith(f"{found}." if found else "")
+        if inside and among_layers(call.made, backward=True) and not among_layers(call.given, backward=True):
+            found = call.path
+    return found
+
+
+def _alike(one: _Seen, other: _Seen, backward: bool) -> bool:
+    pairs = [(one.value, other.value)]
+    if backward:
+        if len(one.gradient) != len(other.gradient):
+            return False
+        pairs += zip(one.gradient, other.gradient, strict=True)
+    return all(a.shape == b.shape and a.dtype == b.dtype and not _difference(a, b) for a, b in pairs)
+
+
 def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
     if torch.equal(one, other):
         return 0.0
     apart = (one.double() - other.double()).abs()
     alike = (one == other) | (one.isnan() & other.isnan())
     return float(apart.masked_fill(alike, 0).nan_to_num(float("inf")).max())
+
+
+def is_cheap(part: Part, sample: torch.Tensor) -> bool:
+    """Whether the forward pass of a picture takes at most ``FLOPS`` operations."""
+    return _flops(part, sample) <= FLOPS
 
 
 def _flops(part: Part, sample: torch.Tensor) -> int:
@@ -153,11 +278,18 @@ def _fingerprint(model: nn.Module) -> Any:
             type(module),
             len(module._forward_hooks),
             len(module._forward_pre_hooks),
-            tuple(sorted((key, value) for key, value in vars(module).items() if isinstance(value, (int, float, str)))),
+            tuple((name, _setting(value)) for name, value in sorted(vars(module).items()) if name not in UNSET),
             tuple((name, tensor.shape, tensor.requires_grad) for name, tensor in _direct(module)),
         )
         for path, module in model.named_modules()
     )
+
+
+def _setting(value: Any) -> Any:
+    """What tells an attribute of a module from another: its text if that shows all, itself, or its type."""
+    if isinstance(value, int | float | str | bytes | list | tuple | dict | set | frozenset | torch.dtype | None):
+        return repr(value)
+    return value if isinstance(value, type | FunctionType) else type(value)
 
 
 def _direct(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

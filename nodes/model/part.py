@@ -4,7 +4,8 @@ import copy
 import operator
 import random
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -144,6 +145,21 @@ class Part(nn.Module):
             seed_all(seed)
         else:
             seed_generators(seed)
+
+    @contextmanager
+    def watched(self, note: Callable[[Any], None]) -> Iterator[None]:
+        """Tell ``note`` the value of each node while this lasts."""
+
+        def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
+            made = Part._call(self, node, args, kwargs)
+            note(made)
+            return made
+
+        self._call = call  # type: ignore[method-assign]  # of this part alone, until below
+        try:
+            yield
+        finally:
+            del self._call
 
     def drawing(self, x: torch.Tensor) -> list[tuple[fx.Node, int]]:
         """The nodes that draw in training, each with its layer. Runs ``x`` through the part: buffers may change."""
