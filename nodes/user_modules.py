@@ -14,6 +14,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TypeVar
 
+from nodes.files import commands
+
 T = TypeVar("T")
 PROJECT = ("bench", "netem", "nodes", "reports", "suites")
 INSTALLED = ("site-packages", "dist-packages")  # folders that packages are installed in
@@ -137,14 +139,19 @@ def folders_in_use() -> tuple[str, ...]:
 
 
 def cached_by_modules(maxsize: int | None = None) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """``functools.lru_cache`` for functions that names of modules are passed to: apart for each user's folders."""
+    """``functools.lru_cache`` for functions that names of modules are passed to: apart for each user's folders.
+
+    Results of users' modules, which may read files, are kept for one command.
+    """
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
         kept = functools.lru_cache(maxsize)(lambda _modules, *arguments: function(*arguments))
 
         @functools.wraps(function)
         def call(*arguments: object) -> T:
-            return kept((folders_in_use(), _current.generation if _current else 0), *arguments)
+            loaded = _current is not None and bool(_current.contents)
+            generation = _current.generation if _current else 0
+            return kept((folders_in_use(), generation, commands() if loaded else 0), *arguments)
 
         return call
 

@@ -31,6 +31,7 @@ EXAMPLES = {
   bench check runs/all --against baseline.jsonl --junit gate.xml""",
     "profile": """
   bench profile resnet18 --input 3x32x32 --json
+  bench profile mine:encoder --input 128:int64 sequences of 128 tokens
   bench profile mine:network --granularity module   network() in mine.py, in the current folder
   bench profile timm:create_model --options '{"model_name": "resnet10t"}' """,
     "split": """
@@ -159,8 +160,9 @@ def _profile(profile: argparse.ArgumentParser) -> None:
     profile.add_argument("model", metavar="MODEL", help="a model of SplitMEC or torchvision, or module:callable")
     options = "keyword arguments of the model's constructor, as a JSON object"
     profile.add_argument("--options", default="", metavar="JSON", help=options)
-    shape = "shape of one input picture (default: 3x224x224)"
-    profile.add_argument("--input", type=_shape, default=(3, 224, 224), metavar="CxHxW", help=shape)
+    shape = "shape of one input sample, and its type unless it is float32 (default: 3x224x224)"
+    pictures = (3, 224, 224), "float32"
+    profile.add_argument("--input", type=_input, default=pictures, metavar="SHAPE[:DTYPE]", help=shape)
     layers = "a layer is a tensor operation or a leaf module (default: op)"
     profile.add_argument("--granularity", choices=("op", "module"), default="op", help=layers)
 
@@ -226,11 +228,13 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return convert
 
 
-def _shape(text: str) -> tuple[int, int, int]:
-    sizes = [int(size) if size.isdecimal() else 0 for size in text.split("x")]
-    if len(sizes) != 3 or min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not CxHxW, such as 3x224x224")
-    return sizes[0], sizes[1], sizes[2]
+def _input(text: str) -> tuple[tuple[int, ...], str]:
+    shape, _, dtype = text.partition(":")
+    sizes = tuple(int(size) if size.isdecimal() else 0 for size in shape.split("x"))
+    if min(sizes) < 1 or dtype not in ("", "float32", "int64"):
+        expected = "a shape such as 3x224x224 for pictures, or 128:int64 for tokens"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return sizes, dtype or "float32"
 
 
 class Command(NamedTuple):

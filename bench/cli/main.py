@@ -179,7 +179,8 @@ def _check(arguments: Namespace, _words: list[str]) -> Answer:
 def _profile(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.cli.profile import as_lines, run_profile
 
-    profile = run_profile(arguments.model + arguments.options, arguments.input, arguments.granularity)
+    shape, dtype = arguments.input
+    profile = run_profile(arguments.model + arguments.options, shape, arguments.granularity, dtype)
     return Answer(profile, as_lines(profile))
 
 

@@ -1,6 +1,7 @@
 """``bench profile``: the cost of each layer of a model, measured on this machine, ready for JSON."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 from bench.suite.document import InputError
@@ -8,29 +9,35 @@ from bench.suite.parameter_types import check_model
 from nodes.costs.profile import measure_profile
 from nodes.imports import load_callable
 from nodes.model.factory import CLASSES, build_model, import_path
-from nodes.spec.job import Granularity, ModelSpec
+from nodes.spec.job import Granularity, InputType, ModelSpec
+from nodes.user_modules import user_modules
 
 COLUMNS = ("layers", "boundary_bytes", "forward_s", "backward_s", "parameters")
 PUBLISHED_CLASSES = 1000  # of torchvision's classifiers
 
 
-def run_profile(model: str, input_shape: tuple[int, ...], granularity: Granularity = "op") -> dict[str, list[Any]]:
-    """Profile ``model`` (its name, or a ModelSpec's text) for one picture (C, H, W), on the CPU.
+def run_profile(
+    model: str, input_shape: tuple[int, ...], granularity: Granularity = "op", dtype: InputType = "float32"
+) -> dict[str, list[Any]]:
+    """Profile ``model`` (its name, or a ModelSpec's text) for one sample, such as a picture (C, H, W), on the CPU.
 
     Returns L names, L+1 bytes at boundaries (0 the input, L the result; float32), L times forward and backward in
     seconds, L parameter counts. A user's model has the number of classes that its callable defaults to. Raises
-    InputError, one line, for a model that cannot be made or run on such pictures, whatever its code raises.
+    InputError, one line, for a model that cannot be made or run on such samples, whatever its code raises.
     """
-    try:
-        check_model(model)
-    except ValueError as error:
-        raise InputError([f"MODEL: {error}"]) from None
-    try:
-        network = build_model(model, _classes(model), input_shape)
-        profile = measure_profile(network, input_shape, granularity)
-    except Exception as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise InputError([f"MODEL: {model}: {message.removeprefix(model).lstrip(': ')}"]) from error
+    modules = user_modules([Path()])
+    modules.forget_changed()
+    with modules.in_use():
+        try:
+            check_model(model)
+        except ValueError as error:
+            raise InputError([f"MODEL: {error}"]) from None
+        try:
+            network = build_model(model, _classes(model), input_shape)
+            profile = measure_profile(network, input_shape, granularity, dtype=dtype)
+        except Exception as error:
+            message = " ".join(str(error).split()) or type(error).__name__
+            raise InputError([f"MODEL: {model}: {message.removeprefix(model).lstrip(': ')}"]) from error
     return {column: getattr(profile, column) for column in COLUMNS}
 
 

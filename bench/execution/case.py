@@ -1,6 +1,5 @@
 """One case of a run: its records as a whole, or the reason why it has none."""
 
-import functools
 import gc
 import math
 import time
@@ -16,6 +15,7 @@ from bench.execution.plan import RunPlan
 from bench.suite.experiment import Context, Measurement
 from bench.suite.schema import Case
 from nodes.errors import traceback_of, utf8
+from nodes.files import cached_reading
 from reports.record import Record
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ def _record(measurement: Measurement, case: Case, context: Context, run: str) ->
     return msgspec.json.decode(msgspec.json.encode(record), type=Record)  # as it will be read
 
 
-@functools.cache
+@cached_reading
 def recorded_dataset(name: str, data_dir: Path | None) -> str:
     """The name of data set ``name`` in records: files may give their own."""
     if name == "none":

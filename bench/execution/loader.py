@@ -8,14 +8,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bench.experiments import MODULES
+from bench.experiments import MODULES, modes_of
 from bench.suite.document import Document, InputError, Key
 from bench.suite.expansion import plain
-from bench.suite.experiment import Checked, Problem, Setting
+from bench.suite.experiment import Checked, Problem
 from bench.suite.find import find, packaged, read_suite
-from bench.suite.parameter_types import available_dataset, dataset_problem, decoder
+from bench.suite.parameter_types import available_dataset, decoder
 from bench.suite.schema import SCALES, Axis, Experiment, ExperimentSpec, Override, Run, Suite, SuiteFile, Teller, points
 from bench.suite.strict_yaml import convert, sound
+from nodes.files import read_anew
 from nodes.imports import did_you_mean, load_callable
 from nodes.user_modules import UserModules, user_modules
 from reports.claims.claim import Claim
@@ -30,7 +31,7 @@ def load(names: Iterable[str], data_dir: Path | None = None, checked: bool = Fal
 
     Parameters that have been ``checked`` before are not held against each other, and models not built, once more.
     """
-    dataset_problem.cache_clear()  # files may have changed
+    read_anew()
     loader = _Loader(data_dir, checked)
     for name in names:
         try:
@@ -127,8 +128,12 @@ def _experiments(
         except ValueError as error:
             document.problem((*at, "run"), str(error))
         else:
+            if (modes := modes_of(spec.run)) and spec.mode not in modes:
+                document.problem((*at, "mode"), f"got {spec.mode}; {spec.run} runs in mode {' or '.join(modes)} alone")
             told = _teller(document, at, spec)
-            yield at, Experiment(file.name, spec, function, kind, dataset, decoder(data_dir), told, modules)
+            stands_in = dataset not in (spec.dataset or file.dataset)
+            given = function, kind, dataset, decoder(data_dir)
+            yield at, Experiment(file.name, spec, *given, told, modules, stands_in)
 
 
 def resolve_run(run: str) -> tuple[Run, type[msgspec.Struct]]:
@@ -160,7 +165,7 @@ def _check_parameters(document: Document, at: Key, experiment: Experiment, data_
             takes = did_you_mean(name, fields) or f"; it takes {', '.join(fields) or 'none'}"
             where = key[: key.index(name) + 1]  # not each value of a grid
             document.problem(where, f"no parameter of {experiment.spec.run}{takes}")
-    if not document.wrong(at):
+    if not document.wrong(at) - {"mode"}:
         _check_points(document, at, experiment, data_dir)
 
 
@@ -210,8 +215,7 @@ def _problems(experiment: Experiment, values: dict[str, Any], data_dir: Path | N
         parameters = experiment.parameters(values)
     except msgspec.ValidationError as error:
         return [Problem((), str(error))]
-    setting = Setting(experiment.spec.mode, experiment.dataset, data_dir=data_dir)
-    return list(parameters.problems(setting)) if isinstance(parameters, Checked) else []
+    return list(parameters.problems(experiment.setting(data_dir))) if isinstance(parameters, Checked) else []
 
 
 def _given_at(spec: ExperimentSpec, scale: Scale, case: dict[str, CaseValue], key: Key) -> Key:

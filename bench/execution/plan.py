@@ -152,8 +152,9 @@ def make_plan(options: Options, checked: bool = False) -> RunPlan:
     cases = {one.name: list(one.cases(options.scale, options.seed, options.data, read)) for one in known}
     jobs, name = options.jobs or _jobs(options.scale, device), "+".join(map(own_name, options.suites))
     plan = RunPlan(options, suites, device, shaping, jobs, selected, cases, name)
-    if not checked and (lines := _told(options.scale, plan.selected_cases, lambda case: _misfits(case, shaping))):
-        raise InputError(lines)
+    for find in () if checked else (lambda case: _misfits(case, shaping), _absent):
+        if lines := _told(options.scale, plan.selected_cases, find):
+            raise InputError(lines)
     return plan
 
 
@@ -182,6 +183,18 @@ def _told(scale: Scale, cases: list[Case], find: Callable[[Case], Iterable[tuple
 def _misfits(case: Case, shaping: ShapingBackend) -> Iterator[tuple[Key, str]]:
     mode = case.experiment.spec.mode
     return misfits(case.parameters, mode, case.experiment.dataset, conditions.shaping_of(mode, shaping))
+
+
+def _absent(case: Case) -> Iterator[tuple[Key, str]]:
+    """What a stand-in has too little of, and published weights that are not there and cannot be downloaded."""
+    experiment, parameters = case.experiment, case.parameters
+    if experiment.stands_in and isinstance(parameters, Checked):
+        problems = parameters.problems(Setting(experiment.spec.mode, experiment.dataset))
+        yield from ((problem.key, problem.message) for problem in problems if not problem.unused and not problem.note)
+    if getattr(case.parameters, "weights", None):
+        from bench.experiments.common.learning import fetch_weights  # noqa: PLC0415  (imports torch)
+
+        yield from ((problem.key, problem.message) for problem in fetch_weights(case.parameters))
 
 
 def _notes(case: Case) -> Iterator[tuple[Key, str]]:

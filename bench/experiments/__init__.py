@@ -24,3 +24,23 @@ MODULES = {
     "split_search": "hivemind.solver",
     "transport": "general.transport",
 }
+
+_LIVE, _HERE, _VIRTUAL = ("live",), ("in-process",), ("virtual",)
+_COMPUTED = ("in-process", "virtual")  # numbers that no link and no clock enters
+MODES = {  # modes of the experiments of a file, or of one of them
+    **dict.fromkeys(("adaptive", "links", "live_rates", "live_route", "transport"), _LIVE),
+    **dict.fromkeys(("deprune", "dynsplit", "edge_privacy", "hivemind_profiles"), _HERE),
+    **dict.fromkeys(("cellular", "edge_placement", "links.many"), _VIRTUAL),
+    **dict.fromkeys(
+        (name for name in MODULES if name.startswith("hivemind_") and name != "hivemind_profiles"), _VIRTUAL
+    ),
+    **dict.fromkeys(("deprune_traffic.coders", "dynsplit.size", "edge_privacy.depth"), _COMPUTED),
+    **dict.fromkeys(("edge_roaming", "nonlinear", "split_search"), _COMPUTED),
+    **dict.fromkeys(("edge_placement.migration", "deprune_traffic"), ("in-process", "live")),
+    **dict.fromkeys(("edge_sl", "pipeline"), ("in-process", "live", "virtual")),
+}
+
+
+def modes_of(run: str) -> tuple[str, ...] | None:
+    """The modes of the experiment ``run``; None for a user's own, which may have any."""
+    return MODES.get(run) or MODES.get(run.partition(".")[0]) if ":" not in run else None

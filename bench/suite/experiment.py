@@ -35,6 +35,7 @@ class Setting(NamedTuple):
     dataset: str = "none"  # resolved; "none" is no data set
     shaping: ShapingBackend | None = None
     data_dir: Path | None = None  # the user's folder of data sets; None also once a run is planned
+    stands_in: bool = False  # whether the data set stands in for one whose files are not there, and nothing runs yet
 
 
 class Problem(NamedTuple):

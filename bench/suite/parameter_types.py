@@ -4,7 +4,6 @@
 named, ``nodes.data.datasets`` only where a data set is.
 """
 
-import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from bench.suite.strict_yaml import DecHook
+from nodes.files import cached_reading
 from nodes.imports import did_you_mean, load_callable
 from nodes.spec.job import ModelSpec, StageSpec
 from nodes.user_modules import cached_by_modules
@@ -74,7 +74,7 @@ def decoder(data_dir: Path | None) -> DecHook:
 
 def available_dataset(name: str, data_dir: Path | None) -> str:
     """The data set that ``name`` stands for. Raises ValueError if it is unknown or its files are missing."""
-    if name == "none":
+    if name in ("none", "tokens"):
         return name
     from nodes.data.datasets import resolve_dataset  # noqa: PLC0415
 
@@ -84,7 +84,7 @@ def available_dataset(name: str, data_dir: Path | None) -> str:
     return resolved
 
 
-@functools.cache
+@cached_reading
 def dataset_problem(name: str, data_dir: Path | None) -> str | None:
     """Why a resolved data set cannot be used; cached, since its picture files take seconds."""
     from nodes.data.datasets import check_dataset  # noqa: PLC0415
@@ -125,7 +125,7 @@ def _check_options(spec: ModelSpec, make: Callable[..., Any]) -> None:
         raise ValueError(f"model {spec.name} has no option {name!r}{did_you_mean(name, names)}; {takes}")
 
 
-@functools.cache
+@cached_reading
 def check_workload(name: str) -> None:
     from nodes.costs.workload import load_workload, packaged_workloads  # noqa: PLC0415
 

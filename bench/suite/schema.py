@@ -10,7 +10,7 @@ import msgspec
 
 from bench.gate.compare import GateRule
 from bench.suite.document import Key
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Setting
 from bench.suite.identity import Source, content, digest, identity, sources
 from bench.suite.parameter_types import Count, DatasetName, NonNegative
 from bench.suite.strict_yaml import DecHook
@@ -137,6 +137,7 @@ class Experiment:
     dec_hook: DecHook
     told: Teller
     modules: UserModules
+    stands_in: bool  # whether the data set stands in for another
 
     @property
     def name(self) -> str:
@@ -158,6 +159,10 @@ class Experiment:
             sha256 = identity([self.spec.run, self.spec.mode, self.dataset, values], decided_by)
             for repeat in range(here.seeds or 1):
                 yield Case(self, case, parameters, seed + repeat, here.estimate_s, sha256, decided_by)
+
+    def setting(self, data_dir: Path | None = None) -> Setting:
+        """The conditions under which its parameters are checked before a run is planned."""
+        return Setting(self.spec.mode, self.dataset, data_dir=data_dir, stands_in=self.stands_in)
 
     def skipped(self, scale: Scale) -> str | None:
         """Why it is not run at ``scale``; None if it is."""

@@ -21,7 +21,7 @@ from nodes.costs.energy import JouleCounter
 from nodes.costs.workload import Inspected, Workload, inspect_chain, new_values
 from nodes.errors import ModelError
 from nodes.model.chain import Part, Values
-from nodes.spec.job import Granularity
+from nodes.spec.job import Granularity, InputType
 
 Clock = Callable[[], float]
 
@@ -51,24 +51,29 @@ def measure_profile(
     input_shape: tuple[int, ...],
     granularity: Granularity = "op",
     *,
+    dtype: InputType = "float32",
     batch: int = 1,
     repeats: int = 5,
     device: str = "cpu",
     clock: Clock = time.perf_counter,
     joules: JouleCounter | None = None,
 ) -> Profile:
-    """Measure the costs of a model's layers on random pictures (C, H, W) of ``input_shape``, ``batch`` a pass.
+    """Measure the costs of a model's layers on random samples of ``input_shape``, ``batch`` a pass.
+
+    Tokens, of ``dtype`` int64, are 0 and 1, which every vocabulary has.
 
     The medians of ``repeats`` passes of each kind are taken; one more is discarded as warm-up. The model's in-place
     flags are cleared; it stays on ``device``, in evaluation mode. Raises ModelError if the model cannot be traced as a
-    chain, or does not take such pictures.
+    chain, or does not take such samples.
     """
-    chain = Inspected(model, input_shape, granularity)
+    chain = Inspected(model, input_shape, granularity, dtype)
     workload = inspect_chain(chain)
     parts = [chain.part(index, index + 1).eval() for index in range(len(chain))]
     model.to(device).eval()
-    pictures = torch.randn(batch, *input_shape, generator=torch.Generator().manual_seed(0))
-    inputs = {chain.input: pictures.to(device)}
+    generator, shape = torch.Generator().manual_seed(0), (batch, *input_shape)
+    tokens = dtype == "int64"
+    samples = torch.randint(2, shape, generator=generator) if tokens else torch.randn(shape, generator=generator)
+    inputs = {chain.input: samples.to(device)}
     now = _after_kernels(clock) if inputs[chain.input].is_cuda else clock
     with torch.no_grad():
         forward_s, forward_w = _passes(lambda: _forward(parts, inputs, now)[0], repeats, now, joules)

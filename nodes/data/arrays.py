@@ -10,18 +10,22 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nodes.data.images import Bytes, Images
+from nodes.data.images import Bytes, Images, resize, stratified
 from nodes.data.pickles import unpickle
 from nodes.data.stored import Part, Stored, contents, locate
 from nodes.errors import DataError
 
 DEFLATE_RATIO = 1032  # upper bound of the compression ratio of deflate
 CIFAR_BYTES = 3 * 32 * 32
+DIGITS = tuple("0123456789")
+DIGITS_TEST = 360  # of 1,797
 
 
 class Cifar(NamedTuple):
@@ -207,3 +211,19 @@ def three_channels(images: Bytes) -> Bytes:
 
 def by(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
+
+
+def read_digits() -> Stored:
+    """scikit-learn's 8x8 digits, 0 to 16 scaled to 0 to 255, bilinearly to a side; three equal channels."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415
+
+    bunch = load_digits()
+    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=3)
+    labels = bunch.target.astype(np.int64)
+    test = np.isin(np.arange(len(labels)), stratified(labels, DIGITS_TEST, seed=0))
+
+    def part(chosen: NDArray[np.bool_]) -> Part:
+        return Part(labels[chosen], "digits", len(labels[chosen]), partial(resize, images[chosen]))
+
+    return Stored(part(~test), part(test), DIGITS, first_label=0)

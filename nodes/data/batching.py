@@ -61,7 +61,7 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """An epoch's batches from number ``start`` on: normalised float32 (B, 3, H, W) and labels int64 (B,).
 
-    Tokens are int64 (B, T), as they are.
+    Tokens are int64 (B, T), and samples in float32, as they are.
 
     ``indices`` restricts them to a part of ``pictures``. The order depends on (seed, epoch), augmentation on (seed,
     epoch, batch number). ``drop_last`` drops a last batch that is smaller.
@@ -74,7 +74,7 @@ def batches(
         chosen = order[number * batch_size : (number + 1) * batch_size]
         samples = pictures.images[chosen]
         labels = torch.from_numpy(pictures.labels[chosen])
-        if samples.ndim == 2:  # tokens
+        if samples.dtype != np.uint8:
             yield torch.from_numpy(samples), labels
             continue
         images = samples.transpose(0, 3, 1, 2)

@@ -10,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nodes.data import arrays
 from nodes.data.folders import (
     CLASS_FOLDERS,
@@ -24,17 +21,29 @@ from nodes.data.folders import (
     read_parts,
     unwrapped,
 )
-from nodes.data.images import AbsentError, Colour, Dataset, Images, Pictures, Resized, resize, statistics, stratified
+from nodes.data.images import (
+    AbsentError,
+    Colour,
+    Dataset,
+    Images,
+    Pictures,
+    Resized,
+    drawn_tokens,
+    statistics,
+    token_data,
+)
 from nodes.data.npz import npz_name, read_npz
 from nodes.data.picture_files import damaged, refuse_damaged
-from nodes.data.stored import Layout, Part, Stored, number_labels, visible
+from nodes.data.stored import Layout, Stored, number_labels, visible
 from nodes.errors import DataError
+from nodes.files import cached_reading
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "digits"
 DIGITS_SIDE = 32
-DIGITS_TEST = 360  # of 1,797
+SYNTHETIC = "tokens"  # drawn sequences
+SYNTHETIC_SEQUENCES, SYNTHETIC_CLASSES = (2048, 512), 10  # for training and tests; of data that no job declares
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,8 @@ def _named_parts(start: str, folder: Path) -> bool:
     return folder.resolve().name.lower().startswith(start) and has_parts(folder)
 
 
-DIGITS = tuple("0123456789")
+PACKAGED = (EMBEDDED, SYNTHETIC)  # need no files
+DIGITS = arrays.DIGITS
 SKIN = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 FASHION = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -183,6 +193,8 @@ def resolve_dataset(name: str, directory: Path | None) -> str:
     tiny_imagenet name the known data sets too. Raises DataError for an unknown name.
     """
     wanted = re.fullmatch(r"(auto|optional|perhaps)\((.*)\)", name)
+    if name == SYNTHETIC:
+        return name
     plain = wanted[2] if wanted else name
     plain = _known_name(plain) or plain
     if plain not in dataset_names() and not re.fullmatch(r"(npz|folder):\w[\w.-]*", plain):
@@ -212,7 +224,7 @@ def check_dataset(name: str, directory: Path | None) -> None:
     Of picture files headers and ends are read; those that look incomplete are decoded.
     """
     name = resolve_dataset(name, directory)
-    if name == EMBEDDED:
+    if name in PACKAGED:
         return
     with _naming(name):
         stored, known = _open(name, directory)
@@ -244,26 +256,29 @@ def examine_dataset(name: str, directory: Path | None) -> Examined:
 
 
 class DatasetSize(NamedTuple):
-    """Number of classes and of pictures of a data set."""
+    """Number of classes and of samples of a data set."""
 
     classes: int
     train: int
     test: int
+    length: int | None = None  # of a sequence of tokens; None for pictures, 0 for sequences of any length
 
 
-@functools.cache
+@cached_reading
 def dataset_size(name: str, directory: Path | None) -> DatasetSize:
     """The size of a resolved data set, for which no picture file is decoded. Raises DataError."""
+    if name == SYNTHETIC:
+        return DatasetSize(SYNTHETIC_CLASSES, *SYNTHETIC_SEQUENCES, 0)
     with _naming(name):
         stored, known = _open(name, directory)
         labels, classes, _ = number_labels(stored, known.classes)
-    return DatasetSize(len(classes), *map(len, labels))
+    return DatasetSize(len(classes), len(labels[0]), len(labels[1]), stored.train.length)
 
 
 def recorded_name(name: str, directory: Path | None) -> str:
     """The name of the data set in records; npz files may contain their own. Raises DataError."""
     name = resolve_dataset(name, directory)
-    if name == EMBEDDED:
+    if name in PACKAGED:
         return name
     with _naming(name):
         place, layout, _ = _locate(name, directory)
@@ -272,7 +287,7 @@ def recorded_name(name: str, directory: Path | None) -> str:
 
 def place_of(name: str, directory: Path | None) -> Path | None:
     """The file or folder that holds data set ``name``; None for one that is packaged, "none", or not there."""
-    if name in (EMBEDDED, "none"):
+    if name in (*PACKAGED, "none"):
         return None
     try:
         return _locate(name, directory)[0]
@@ -287,7 +302,7 @@ def load_dataset(name: str, directory: Path | None, side: int | None = None) -> 
         name: A data set, ``auto(X)`` or ``optional(X)``.
         directory: The user's folder; None for the embedded digits.
         side: Height and width to which the centre square is scaled bilinearly. None: arrays as stored, picture files
-            at the data set's side, digits at DIGITS_SIDE.
+            at the data set's side, digits at DIGITS_SIDE. For tokens the length of drawn sequences.
 
     Raises:
         DataError: An unknown data set, or missing or damaged files.
@@ -295,10 +310,16 @@ def load_dataset(name: str, directory: Path | None, side: int | None = None) -> 
     name = resolve_dataset(name, directory)
     if side is not None and side < 1:
         raise DataError(f"{name}: side {side}, expected at least 1")
+    if name == SYNTHETIC:
+        drawn = [drawn_tokens(n, side or 1, SYNTHETIC_CLASSES, seed) for seed, n in enumerate(SYNTHETIC_SEQUENCES)]
+        return token_data(name, DIGITS, drawn)
     with _naming(name):
         stored, known = _open(name, directory)
         labels, classes, notes = number_labels(stored, known.classes)
         _tell(name, notes)
+        if stored.train.length is not None:
+            sequences = (part.read(0) for part in (stored.train, stored.test))
+            return token_data(stored.name or name, classes, zip(sequences, labels, strict=True))
         train, test = (_sized(part.read(side or known.side), side) for part in (stored.train, stored.test))
         mean, std = known.statistics or statistics(train)
     return Dataset(
@@ -331,7 +352,7 @@ def _sized(images: Images, side: int | None) -> Images:
 def _open(name: str, directory: Path | None) -> tuple[Stored, Known]:
     """Labels and headers of a resolved data set. Raises DataError."""
     if name == EMBEDDED:
-        return _digits(), Known((), DIGITS, side=DIGITS_SIDE)
+        return arrays.read_digits(), Known((), DIGITS, side=DIGITS_SIDE)
     place, layout, known = _locate(name, directory)
     try:
         return layout.open(place, known.classes), known
@@ -369,19 +390,3 @@ def _own(name: str, directory: Path) -> Known:
         return Known((_npz(f"{stem}.npz"),))
     places = (stem, ".") if directory.resolve().name == stem else (stem,)
     return Known((Layout(places, CLASS_FOLDERS, read_folder, claims=Path.is_dir),))
-
-
-def _digits() -> Stored:
-    """scikit-learn's 8x8 digits, 0 to 16 scaled to 0 to 255, bilinearly to a side; three equal channels."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415
-
-    bunch = load_digits()
-    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    images = np.repeat(grey[..., None], 3, axis=3)
-    labels = bunch.target.astype(np.int64)
-    test = np.isin(np.arange(len(labels)), stratified(labels, DIGITS_TEST, seed=0))
-
-    def part(chosen: NDArray[np.bool_]) -> Part:
-        return Part(labels[chosen], EMBEDDED, len(labels[chosen]), partial(resize, images[chosen]))
-
-    return Stored(part(~test), part(test), DIGITS, first_label=0)

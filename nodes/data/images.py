@@ -1,20 +1,24 @@
 """Labelled pictures with pixels in memory, in a mapped file, or in picture files decoded on use."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from nodes.errors import DataError
+from nodes.spec.job import InputSpec
 
 STATISTICS_PICTURES = 1024  # training pictures at most for mean and standard deviation
+SYNTHETIC_TOKENS = 256  # different ones in drawn sequences
 
 Indices = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 Colour = tuple[float, float, float]
+NO_COLOUR: Colour = (0.0, 0.0, 0.0)  # of tokens
 
 
 class AbsentError(DataError):
@@ -36,7 +40,7 @@ class Images(Protocol):
 class Pictures:
     """Pictures and labels; ``mean`` and ``std`` of pixels in [0, 1] normalise them per channel.
 
-    Sequences of tokens, int64 (N, T), are ``images`` too; nothing normalises them.
+    Sequences of tokens, int64 (N, T), and samples in float32 are ``images`` too; nothing normalises them.
     """
 
     images: Images
@@ -68,18 +72,36 @@ class Dataset:
         return channels, height, width
 
 
-def blank(train: int, test: int, classes: int, side: int) -> Dataset:
-    """Black pictures, which take no memory, for runs that measure only times and bytes."""
+def blank(train: int, test: int, classes: int, sample: InputSpec) -> Dataset:
+    """Black pictures, or zeros like ``sample``; they take no memory. For runs that measure only times and bytes."""
+    channels, *sides = sample.shape
+    picture = sample.dtype == "float32" and channels == 3 and len(sides) == 2
+    shape, dtype = ((*sides, 3), "uint8") if picture else (sample.shape, sample.dtype)
     sets = [
         Pictures(
-            np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (count, side, side, 3)),
+            np.broadcast_to(np.zeros((), dtype), (count, *shape)),
             np.arange(count) % classes,
-            mean=(0.0, 0.0, 0.0),
+            mean=NO_COLOUR,
             std=(1.0, 1.0, 1.0),
         )
         for count in (train, test)
     ]
     return Dataset("none", tuple(str(number) for number in range(classes)), *sets)
+
+
+def drawn_tokens(count: int, length: int, classes: int, seed: int) -> tuple[Indices, Indices]:
+    """Random tokens below SYNTHETIC_TOKENS; one in four of a sequence is of its class, equal to it modulo classes."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, count)
+    tokens = generator.integers(0, SYNTHETIC_TOKENS - classes, (count, length))
+    marked = generator.random((count, length)) < 0.25
+    return np.where(marked, tokens - tokens % classes + labels[:, None], tokens), labels
+
+
+def token_data(name: str, classes: tuple[str, ...], parts: Iterable[tuple[Any, Indices]]) -> Dataset:
+    """The data set of (sequences (N, T), labels (N,)) for training and tests."""
+    train, test = (Pictures(tokens, labels, NO_COLOUR, NO_COLOUR) for tokens, labels in parts)
+    return Dataset(name, classes, train, test)
 
 
 class Lazy(ABC):

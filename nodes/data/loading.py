@@ -8,25 +8,20 @@ from typing import Any
 import numpy as np
 
 from nodes.data.batching import subset
-from nodes.data.datasets import load_dataset
-from nodes.data.images import Colour, Dataset, Indices, Pictures, blank
+from nodes.data.datasets import SYNTHETIC, SYNTHETIC_SEQUENCES, load_dataset
+from nodes.data.images import Dataset, Indices, blank, drawn_tokens, token_data
 from nodes.errors import DataError, one_line
 from nodes.spec.job import Job
 from nodes.spec.service import Service
-
-SYNTHETIC = "tokens"  # drawn sequences
-SYNTHETIC_SEQUENCES = (2048, 512)  # for training and tests
-SYNTHETIC_TOKENS = 256  # different ones
-NO_COLOUR: Colour = (0.0, 0.0, 0.0)  # of tokens
 
 
 def load_data(job: Job | Service) -> Dataset:
     """The data set of ``job`` with the requested samples; blank pictures for "none". Raises DataError."""
     spec = job.data
     if spec.name == "none":
-        return blank(spec.train_samples or 0, spec.test_samples or 0, job.classes, job.input_shape[-1])
+        return blank(spec.train_samples or 0, spec.test_samples or 0, job.classes, job.input)
     directory = None if spec.directory is None else Path(spec.directory)
-    if isinstance(job, Job) and job.input_type == "int64":
+    if job.input_type == "int64":
         if spec.augment:
             raise DataError(f"{spec.name}: augment crops and mirrors pictures; tokens have neither")
         return _cut(_tokens(spec.name, directory, job.input_shape[-1], job.classes), job)
@@ -45,20 +40,11 @@ def _cut(data: Dataset, job: Job | Service) -> Dataset:
 def _tokens(name: str, directory: Path | None, length: int, classes: int) -> Dataset:
     """Sequences of ``length`` tokens: drawn ones for "tokens", or for ``npz:NAME`` those of NAME.npz."""
     if name == SYNTHETIC:
-        parts = [_drawn(count, length, classes, seed) for seed, count in enumerate(SYNTHETIC_SEQUENCES)]
+        parts = [drawn_tokens(count, length, classes, seed) for seed, count in enumerate(SYNTHETIC_SEQUENCES)]
     else:
         path = (directory or Path()) / f"{name.removeprefix('npz:')}.npz"
         parts = [_read(path, part, length, classes) for part in ("train", "test")]
-    return Dataset(name, tuple(map(str, range(classes))), *(Pictures(x, y, NO_COLOUR, NO_COLOUR) for x, y in parts))
-
-
-def _drawn(count: int, length: int, classes: int, seed: int) -> tuple[Any, Indices]:
-    """Random tokens below SYNTHETIC_TOKENS; one in four of a sequence is of its class, equal to it modulo classes."""
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, classes, count)
-    tokens = generator.integers(0, SYNTHETIC_TOKENS - classes, (count, length))
-    marked = generator.random((count, length)) < 0.25
-    return np.where(marked, tokens - tokens % classes + labels[:, None], tokens), labels
+    return token_data(name, tuple(map(str, range(classes))), parts)
 
 
 def _read(path: Path, part: str, length: int, classes: int) -> tuple[Any, Indices]:

@@ -1,4 +1,7 @@
-"""Reader of npz files: training and test pictures and their labels, in MedMNIST's or in Keras' names."""
+"""Reader of npz files: training and test pictures and their labels, in MedMNIST's or in Keras' names.
+
+Sequences of tokens, integers (N, T), may stand in the place of the pictures.
+"""
 
 import math
 import zipfile
@@ -31,11 +34,15 @@ def read_npz(path: Path, classes: tuple[str, ...]) -> Stored:
     keys = _keys(headers)
 
     def part(images: str, labels: str) -> Part:
+        (size, *shape), _ = headers[images]
+        length = shape[0] if len(shape) == 1 else None
+
         def read(_side: int) -> Images:
-            return three_channels(_loaded(path, images))
+            values = _loaded(path, images)
+            return three_channels(values) if length is None else values.astype(np.int64)
 
         numbers = _loaded(path, labels).reshape(-1)
-        return Part(numbers, f"{path}: {labels}", headers[images][0][0], read)
+        return Part(numbers, f"{path}: {labels}", size, read, length=length)
 
     return Stored(part(*keys[:2]), part(*keys[2:]), classes, npz_name(path, headers))
 
@@ -89,14 +96,18 @@ def _check(path: Path, headers: Headers) -> None:
         raise DataError(f"{path}: no array {missing[0]}; expected {', '.join(ARRAYS)}, or {', '.join(KERAS_ARRAYS)}")
     for images, labels in (keys[:2], keys[2:]):
         shape, dtype = headers[images]
-        if dtype != np.uint8 or not (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))) or 0 in shape:
-            raise DataError(f"{path}: {images} is {dtype} {shape}, expected uint8 (N, H, W) or (N, H, W, 3)")
+        pictures = dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3)))
+        tokens = dtype.kind in "iu" and len(shape) == 2
+        if not (pictures or tokens) or 0 in shape:
+            expected = "uint8 (N, H, W) or (N, H, W, 3), or integers (N, T)"
+            raise DataError(f"{path}: {images} is {dtype} {shape}, expected {expected}")
         shape, dtype = headers[labels]
         if dtype.kind not in "iu" or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)) or 0 in shape:
             raise DataError(f"{path}: {labels} is {dtype} {shape}, expected integers (N,) or (N, 1)")
     train, test = (headers[key][0][1:3] for key in keys[::2])
     if train != test:
-        raise DataError(f"{path}: {keys[0]} of {by(train)}, {keys[2]} of {by(test)}; expected one size")
+        sizes = [by(size) if len(size) > 1 else f"{size[0]} tokens" for size in (train, test)]
+        raise DataError(f"{path}: {keys[0]} of {sizes[0]}, {keys[2]} of {sizes[1]}; expected one size")
     shape, dtype = headers.get("name", ((), np.dtype("U1")))
     if shape or dtype.kind != "U" or dtype.itemsize > 4 * NAME_CHARACTERS:
         raise DataError(f"{path}: name is {dtype} {shape}, expected one string of at most {NAME_CHARACTERS}")

@@ -28,6 +28,7 @@ class Part(NamedTuple):
     size: int  # pictures
     read: Callable[[int], Images]  # the pixels; picture files are scaled to the given side
     paths: Sequence[Path] = ()  # of picture files
+    length: int | None = None  # of a sequence of tokens; None for pictures
 
 
 class Stored(NamedTuple):

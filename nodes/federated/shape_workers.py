@@ -48,7 +48,7 @@ class ClientShapes:
     def task(self, size: int, train: bool) -> TaskMessage:
         """What ``size`` pictures come to."""
         if (size, train) not in self._tasks:
-            pictures = torch.empty(size, *self.job.input_shape, device="meta")
+            pictures = empty_samples(self.job, size)
             labels = torch.empty(size, dtype=torch.int64, device="meta") if train else None
             self._tasks[size, train] = self._segment.source(pictures, labels, assignment=0, step=0, train=train)
         return self._tasks[size, train]
@@ -163,12 +163,17 @@ class ShapeCloud(CloudWorker):
         return GlobalModel(round=trained.round, server=trained.server, client=trained.client)
 
 
+def empty_samples(job: Job, count: int) -> torch.Tensor:
+    """``count`` inputs of the model without data."""
+    return torch.empty(count, *job.input_shape, dtype=getattr(torch, job.input_type), device="meta")
+
+
 def check_joint(job: Job, scheme: Scheme) -> None:
     """Raise ProtocolError if the server of ``job`` cannot take a joint step on two clients' batches; by shapes alone.
 
     What a stage fails with that cannot do without values is its own.
     """
-    pictures = torch.empty(TRIED, *job.input_shape, device="meta")
+    pictures = empty_samples(job, TRIED)
     labels = torch.empty(TRIED, dtype=torch.int64, device="meta")
     sent = SharingSegment(job, 0, meta=True).source(pictures, labels, assignment=0, step=0, train=True)
     if isinstance(sent, Activation):

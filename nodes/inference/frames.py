@@ -7,7 +7,7 @@ import torch
 from nodes.model.boundary import pack
 from nodes.model.chain import Values
 from nodes.model.factory import outline
-from nodes.spec.job import Granularity, ModelSpec
+from nodes.spec.job import Granularity, InputType, ModelSpec
 from nodes.user_modules import cached_by_modules
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import Activation
@@ -17,10 +17,14 @@ Frames = Sequence[Activation]  # [L+1] a task's message at each boundary; tensor
 
 @cached_by_modules(maxsize=8)
 def frames_of_model(
-    model: str | ModelSpec, classes: int, input_shape: tuple[int, ...], granularity: Granularity = "op"
+    model: str | ModelSpec,
+    classes: int,
+    input_shape: tuple[int, ...],
+    granularity: Granularity = "op",
+    dtype: InputType = "float32",
 ) -> tuple[Activation, ...]:
-    """The frames of ``model`` for one picture. Raises ModelError."""
-    chain = outline(model, classes, input_shape, granularity)
+    """The frames of ``model`` for one sample. Raises ModelError."""
+    chain = outline(model, classes, input_shape, granularity, dtype)
     return tuple(_frame(chain.shapes(done), done) for done in range(len(chain) + 1))
 
 

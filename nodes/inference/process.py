@@ -40,6 +40,7 @@ def _build(name: str, setup: Serve) -> Hosted:
         service.classes,
         service.input_shape,
         granularity=service.granularity,
+        dtype=service.input_type,
         seed=service.seed,
         device=service.device,
         layer_s=setup.layer_s,
@@ -54,7 +55,7 @@ def _build(name: str, setup: Serve) -> Hosted:
 
 
 def pictures_of(service: Service) -> torch.Tensor:
-    """The UE's tasks (N, C, H, W): the first test pictures of the data set. Raises DataError."""
+    """The UE's tasks (N, ...): the first test samples of the data set. Raises DataError."""
     drawn = batches(load_data(service).test, MAX_PICTURES, seed=service.seed, epoch=0, shuffle=False, augment=False)
     return next(iter(drawn))[0]
 

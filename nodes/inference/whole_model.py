@@ -20,7 +20,7 @@ from nodes.model.chain import Values
 from nodes.model.factory import build_model
 from nodes.runtime.actions import Compute
 from nodes.runtime.executors import CostModel
-from nodes.spec.job import Granularity, ModelSpec
+from nodes.spec.job import Granularity, InputType, ModelSpec
 from nodes.wire.messages import Activation
 
 
@@ -44,7 +44,7 @@ class Shapes:
 
 
 class WholeModel:
-    """All layers of a model, in evaluation mode; ``pictures`` (N, C, H, W) are the UE's tasks, over and over."""
+    """All layers of a model, in evaluation mode; ``pictures`` (N, ...) are the UE's tasks, over and over."""
 
     def __init__(
         self,
@@ -53,12 +53,14 @@ class WholeModel:
         input_shape: tuple[int, ...],
         *,
         granularity: Granularity = "op",
+        dtype: InputType = "float32",
         seed: int = 0,
         device: str = "cpu",
         layer_s: Sequence[float] | None = None,
         pictures: torch.Tensor | None = None,
     ) -> None:
-        chain = Inspected(build_model(model, classes, input_shape, seed).to(device).eval(), input_shape, granularity)
+        built = build_model(model, classes, input_shape, seed).to(device).eval()
+        chain = Inspected(built, input_shape, granularity, dtype)
         self.frames = tuple(_frame(chain.shapes(done), done) for done in range(len(chain) + 1))
         self.seconds = 0.0
         self._layer_s = layer_s

@@ -68,6 +68,11 @@ class Chain:
         if self.compared:
             check_fidelity(self.model, lambda model: self._part_of(model, 0, len(self)), self._sample, always=False)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the input."""
+        return self._sample.dtype
+
     def __len__(self) -> int:
         return len(self._layers)
 

@@ -182,7 +182,7 @@ class _Calls:
 def _see(tensor: torch.Tensor) -> _Seen:
     seen = _Seen(tensor.detach().clone(), [])
     if tensor.requires_grad:
-        tensor.register_hook(lambda gradient: seen.gradient.append(gradient.detach().clone()))
+        tensor.register_hook(lambda gradient: seen.gradient.append(gradient.detach().clone()))  # type: ignore[no-untyped-call]
     return seen
 
 
@@ -209,7 +209,7 @@ def _beginning(
         found = (_first_other(calls, layers.of(number)) for number, calls in enumerate(plain.runs))
         path = next((one for one in found if one is not None), None)
     if path is None:  # the owner of what differs
-        name = next((name for name, _ in registered(model) if f" of {name} " in f"{worst} " or f" {name} " in worst), "")
+        name = next((name for name, _ in registered(model) if f" {name} " in worst), "")
         path = name.rpartition(".")[0]
     kind = type(model.get_submodule(path))
     where = path or "the model's own forward"

@@ -47,6 +47,16 @@ class ModelSpec(_Spec, frozen=True, kw_only=True):
         return hash(str(self))
 
 
+class InputSpec(_Spec, frozen=True, kw_only=True):
+    """One sample of a model's input: a picture (C, H, W), a sequence of tokens (T,), or of another shape."""
+
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(min_length=1)]
+    dtype: InputType = "float32"  # "int64" for tokens
+
+    def __str__(self) -> str:
+        return f"{{shape: {list(self.shape)}, dtype: {self.dtype}}}"
+
+
 class OptimizerSpec(_Spec, frozen=True, kw_only=True):
     """Each node's own optimizer, over its own parameters."""
 
@@ -189,6 +199,11 @@ class Job(_Spec, frozen=True, kw_only=True):
             raise ValueError("members: kept states need layers that stay; give neither moves nor control")
         if self.sources > 1 and self.checkpoint:
             raise ValueError("sources: several sources cannot be checkpointed; give no checkpoint")
+
+    @property
+    def input(self) -> InputSpec:
+        """One sample of the model's input."""
+        return InputSpec(shape=self.input_shape, dtype=self.input_type)
 
     @property
     def mobile(self) -> bool:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from nodes.spec.job import DataSpec, Granularity, ModelSpec
+from nodes.spec.job import DataSpec, Granularity, InputSpec, InputType, ModelSpec
 from nodes.spec.policy import Policy
 
 
@@ -22,10 +22,10 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Inference tasks of one picture each; every node holds the whole model."""
+    """Inference tasks of one sample each; every node holds the whole model."""
 
     model: str | ModelSpec  # a torchvision classifier or ``module:callable``, with options if it takes any
-    input_shape: tuple[int, int, int]  # (C, H, W) of a picture
+    input_shape: tuple[int, ...]  # (C, H, W) of a picture, or (T,) of a sequence of tokens
     classes: int  # classes that the model tells apart
     pace: Pace  # when tasks start
     policy: Policy = Policy()  # when splits change
@@ -36,4 +36,10 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: int = 0  # seed of parameters and data
     threads: int | None = None  # Torch threads of a node; None: torch's own choice
     device: str = "cpu"  # Torch device of every node
+    input_type: InputType = "float32"  # "int64" for tokens
     payload_bytes: int = 1 << 26  # largest payload of a message
+
+    @property
+    def input(self) -> InputSpec:
+        """One sample of the model's input."""
+        return InputSpec(shape=self.input_shape, dtype=self.input_type)

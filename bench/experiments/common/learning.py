@@ -1,6 +1,5 @@
 """Parameters that all training experiments share: network, optimizer, data and batches."""
 
-import functools
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -14,15 +13,16 @@ import torch
 from bench.suite.experiment import Context, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName, check_stage_name
 from nodes.data.batching import subset
-from nodes.data.datasets import EMBEDDED, KNOWN, DatasetSize, dataset_size, load_dataset
+from nodes.data.datasets import DatasetSize, dataset_size, load_dataset
 from nodes.data.images import Dataset
-from nodes.errors import DataError, one_line
+from nodes.errors import DataError, ModelError, one_line
+from nodes.files import cached_reading
 from nodes.model.boundary import boundary_bytes
 from nodes.model.chain import Chain, Values
-from nodes.model.factory import CLASSES, outline
-from nodes.model.pretrained import is_published, published_weights
+from nodes.model.factory import CLASSES, build_model, import_path, outline
+from nodes.model.pretrained import check_published, fetch_published, published_file, published_weights, url_of
 from nodes.model.weights import fit_weights
-from nodes.spec.job import DataSpec, Granularity, Job, OptimizerSpec, StageSpec
+from nodes.spec.job import DataSpec, Granularity, InputSpec, Job, ModelSpec, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.user_modules import cached_by_modules
 
@@ -33,24 +33,45 @@ ANY_CLASSES = 10  # for checks before data is read: the number of classes does n
 
 
 class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network, its optimizer, its data and batches; ``threads`` None leaves the number to torch."""
+    """A network, its optimizer, its data and batches; ``threads`` None leaves the number to torch.
+
+    The network takes pictures of ``side`` pixels, or ``input``: tokens, or blank samples of any shape.
+    """
 
     model: ModelName = ModelName("resnet18")
     optimizer: OptimizerSpec = OptimizerSpec()
     batch_size: Count = 128
     side: Count = 32
+    input: InputSpec | None = None
     train_samples: Count | None = None
     test_samples: Count | None = None
     augment: bool = False
     threads: Count | None = None
 
+    @property
+    def sample(self) -> InputSpec:
+        """One sample of the network's input."""
+        return sample_of(self.side, self.input)
+
     def layout(self, classes: int = ANY_CLASSES) -> Chain:
         """The network's layers without data. Raises ModelError."""
-        return layers_of(str(self.model), classes, self.side)
+        return layers_of(str(self.model), classes, self.sample)
 
-    def checked_layout(self, setting: Setting) -> Generator[Problem, None, Chain | None]:
-        """The network's layers; problems of the model, its result or a batch with one picture give None."""
-        return (yield from checked_layout(str(self.model), self.side, setting))
+    def checked_layout(self, setting: Setting, computes: bool = True) -> Generator[Problem, None, Chain | None]:
+        """The network's layers; None after a problem of the model, its input or its result.
+
+        Where the network ``computes``, its layers are held against it.
+        """
+        wrong = list(input_problems(self.input, setting))
+        yield from wrong
+        if self.augment and self.sample.dtype != "float32":
+            yield Problem(("augment",), "crops and mirrors pictures; tokens have neither")
+        if any(not problem.unused for problem in wrong):
+            return None
+        layout = yield from checked_layout(str(self.model), self.sample, setting)
+        if layout is not None and computes:
+            yield from compared(str(self.model), self.sample, setting)
+        return layout
 
     def sample_problems(self, setting: Setting, train: tuple[int, str], test: int = 1) -> Iterator[Problem]:
         """Too few pictures, or no number of blank pictures without a data set.
@@ -60,7 +81,7 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         size = size_of(setting)
         one = "one" if test == 1 else "one for each client"
         needed = {"train_samples": train, "test_samples": (test, one)}
-        for (name, (least, why)), held in zip(needed.items(), size[1:] if size else (None, None), strict=True):
+        for (name, (least, why)), held in zip(needed.items(), size[1:3] if size else (None, None), strict=True):
             given, wanted = getattr(self, name), f"at least {least}, {why}"
             if given is not None and given < least:
                 yield Problem((name,), f"got {given}; give {wanted}")
@@ -75,7 +96,7 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def stored(self, context: Context) -> Dataset:
         """The case's data set, whole. Raises DataError."""
-        return stored(context.dataset, _directory(context), self.side)
+        return stored(context.dataset, _directory(context), self.sample.shape[-1])
 
     def selected(self, context: Context) -> Dataset:
         """The case's data set, cut to the requested samples. Raises DataError."""
@@ -98,6 +119,7 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         fields: dict[str, Any] = {
             "model": str(self.model),
             "input_shape": layout.input_shape,
+            "input_type": self.sample.dtype,
             "data": data,
             "optimizer": self.optimizer,
             "batch_size": self.batch_size,
@@ -113,15 +135,25 @@ def _directory(context: Context) -> str | None:
     return str(context.data_dir.resolve()) if context.data_dir else None
 
 
+def unused_side(name: str) -> Problem:
+    """The problem of a side beside an input."""
+    return Problem((name,), "only used without input", unused=True)
+
+
+def sample_of(side: int, given: InputSpec | None) -> InputSpec:
+    """One sample of a network's input: ``given``, or a picture of ``side`` pixels."""
+    return given or InputSpec(shape=(3, side, side))
+
+
 @cached_by_modules(maxsize=16)
-def layers_of(model: str, classes: int, side: int, granularity: Granularity = "op") -> Chain:
+def layers_of(model: str, classes: int, sample: InputSpec, granularity: Granularity = "op") -> Chain:
     """The layers of ``model`` without data, cached for all cases of this process. Raises ModelError."""
-    return outline(model, classes, (3, side, side), granularity)
+    return outline(model, classes, sample.shape, granularity, sample.dtype)
 
 
-@functools.cache
+@cached_reading
 def stored(name: str, directory: str | None, side: int) -> Dataset:
-    """A data set, cached for all cases of this process."""
+    """A data set, cached for all cases of a command."""
     return load_dataset(name, None if directory is None else Path(directory), side)
 
 
@@ -132,11 +164,57 @@ def size_of(setting: Setting) -> DatasetSize | None:
     return None
 
 
-def checked_layout(model: str, side: int, setting: Setting) -> Generator[Problem, None, Chain | None]:
-    """The layers of ``model``; None after a problem of the model, or of a result that is not one number a class."""
+def input_problems(given: InputSpec | None, setting: Setting) -> Iterator[Problem]:
+    """Problems of an input that the samples of the data set do not fit, or of one that is missing."""
+    if given is not None:
+        yield unused_side("side")
+    if given is None or setting.dataset == "none":
+        if (size := size_of(setting)) and size.length is not None:
+            length = size.length or "LENGTH"
+            needed = f"give input: {{shape: [{length}], dtype: int64}}"
+            yield Problem(("input",), f"{setting.dataset} holds sequences of tokens; {needed}")
+        return
     size = size_of(setting)
-    classes = size.classes if size else ANY_CLASSES
-    layout = yield from attempt(("model",), layers_of, model, classes, side)
+    if size is None:
+        return
+    if size.length is None:
+        channels, *sides = given.shape
+        if given.dtype != "float32" or channels != 3 or len(sides) != 2 or len(set(sides)) > 1:
+            expected = "{shape: [3, SIDE, SIDE], dtype: float32}"
+            yield Problem(("input",), f"got {given}; {setting.dataset} holds pictures, which need {expected}")
+    elif given.dtype != "int64" or given.shape != ((size.length or given.shape[0]),):
+        expected = f"{{shape: [{size.length or 'LENGTH'}], dtype: int64}}"
+        yield Problem(("input",), f"got {given}; {setting.dataset} holds sequences of tokens, which need {expected}")
+
+
+def compared(model: str, sample: InputSpec, setting: Setting) -> Iterator[Problem]:
+    """The problem of a user's model whose layers compute something else than it does."""
+    ours = (import_path(ModelSpec.read(model).name) or "nodes.").startswith("nodes.")  # held against them by tests
+    if not ours and (difference := _difference(model, classes_of(setting), sample)):
+        yield Problem(("model",), difference)
+
+
+@cached_by_modules()
+def _difference(model: str, classes: int, sample: InputSpec) -> str:
+    """How the layers of ``model`` differ from it; its forward runs once a process, and not if it is expensive."""
+    try:
+        if layers_of(model, classes, sample).cheap:
+            Chain(build_model(model, classes, sample.shape), sample.shape, dtype=sample.dtype)
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
+def classes_of(setting: Setting) -> int:
+    """The number of classes of the case's data set, if that is known."""
+    size = size_of(setting)
+    return size.classes if size else ANY_CLASSES
+
+
+def checked_layout(model: str, sample: InputSpec, setting: Setting) -> Generator[Problem, None, Chain | None]:
+    """The layers of ``model``; None after a problem of the model, or of a result that is not one number a class."""
+    size, classes = size_of(setting), classes_of(setting)
+    layout = yield from attempt(("model",), layers_of, model, classes, sample)
     for kept in layout.kept if layout else ():
         yield Problem(("model",), f"one layer, as it cannot be traced: {kept}", note=True)
     if layout is None or (setting.mode == "virtual" and setting.dataset == "none"):
@@ -158,39 +236,48 @@ def check_pass(layout: Chain, pictures: int) -> None:
     device = next(layout.model.parameters()).device
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            layout.model.train()(torch.zeros(pictures, *layout.input_shape, device=device))
+            layout.model.train()(torch.zeros(pictures, *layout.input_shape, dtype=layout.dtype, device=device))
     except ValueError as error:
         raise ValueError(f"it cannot be trained on one picture at a time; give more ({one_line(error)})") from None
 
 
-def weights_problems(parameters: Learning, weights: str | None, dataset: str) -> Iterator[Problem]:
+def weights_problems(parameters: Learning, weights: str | None, setting: Setting) -> Iterator[Problem]:
     """Problems of ``weights`` that do not exist or fit nothing, and a note of what is taken of them; fetches nothing.
 
-    A tensor whose shape depends on the number of classes is left out where data would have to be read for that number.
+    A tensor whose shape depends on the number of classes is left out where that number is unknown.
     """
+    model = str(parameters.model)
+    path = None if weights is None else Path(weights)
     if weights == PUBLISHED:
-        if not is_published(str(parameters.model)):
-            message = f"torchvision has no weights of {str(parameters.model)!r}; give a file or pretrain_epochs"
-            yield Problem(("weights",), message)
-    elif weights is not None and not Path(weights).is_file():
+        path = yield from attempt(("weights",), published_file, model)
+        if path and not path.is_file():
+            told = f"not there: {path}; a run first downloads it from {url_of(model)}, or put it there"
+            yield Problem(("weights",), told, note=True)
+            path = None
+    elif path is not None and not path.is_file():
         yield Problem(("weights",), f"no file {weights!r}; give a file or {PUBLISHED!r}")
-    elif weights is not None and not list(attempt((), parameters.layout)):  # else the model is the problem
-        stat, model = Path(weights).stat(), str(parameters.model)
-        stamp = stat.st_mtime_ns, stat.st_size
-        fit = yield from attempt(("weights",), _fit, weights, stamp, model, parameters.side, dataset)
+        path = None
+    if path and not list(attempt((), parameters.layout)):  # else the model is the problem
+        size = size_of(setting)
+        classes = ANY_CLASSES if setting.dataset == "none" else size.classes if size else 0
+        stat = path.stat()
+        stamp = str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino
+        fit = yield from attempt(("weights",), _fit, stamp, model, parameters.sample, classes, weights == PUBLISHED)
         if fit:
             yield Problem(("weights",), fit, note=True)
 
 
 @cached_by_modules(maxsize=64)
-def _fit(weights: str, stamp: tuple[int, int], model: str, side: int, dataset: str) -> str:
-    """How the file of ``weights``, as of ``stamp``, fits ``model``. Raises ModelError."""
-    known = ANY_CLASSES if dataset in (EMBEDDED, "none") else len(KNOWN[dataset].classes) if dataset in KNOWN else 0
-    whole = layers_of(model, known or ANY_CLASSES, side).model.state_dict()
-    if known:
-        return str(fit_weights(weights, whole, "meta"))
-    other = layers_of(model, ANY_CLASSES + 1, side).model.state_dict()
-    fit = fit_weights(weights, {name: one for name, one in whole.items() if other[name].shape == one.shape}, "meta")
+def _fit(stamp: tuple[str, int, int, int], model: str, sample: InputSpec, classes: int, published: bool) -> str:
+    """How the file of ``stamp`` (its path, time, bytes and inode) fits ``model``; 0 classes: unknown. ModelError."""
+    path = stamp[0]
+    whole = layers_of(model, classes or ANY_CLASSES, sample).model.state_dict()
+    if published:
+        check_published(model, Path(path), whole)
+    if classes:
+        return str(fit_weights(path, whole, "meta"))
+    other = layers_of(model, ANY_CLASSES + 1, sample).model.state_dict()
+    fit = fit_weights(path, {name: one for name, one in whole.items() if other[name].shape == one.shape}, "meta")
     fit = fit._replace(unused=[name for name in fit.unused if name not in whole])
     return f"{fit}, beside {len(whole) - fit.total} whose shape depends on the data's classes"
 
@@ -204,6 +291,12 @@ def weights_of(weights: str | None, model: str, layout: Chain, say: Callable[[st
     say(fit)
     logger.info("%s", fit)
     return str(path)
+
+
+def fetch_weights(parameters: Any) -> Iterator[Problem]:
+    """Download the published weights that ``parameters`` name, if they are not there; the problem of a failure."""
+    if getattr(parameters, "weights", None) == PUBLISHED:
+        yield from attempt(("weights",), fetch_published, str(parameters.model))
 
 
 def largest_payload(layout: Chain, batch_size: int, whole: bool = False) -> int:

@@ -23,7 +23,6 @@ from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count
 from nodes.data.batching import split_holdout
-from nodes.data.datasets import EMBEDDED
 from nodes.data.images import Dataset, Pictures
 from nodes.files import replacing
 from nodes.model.chain import Chain
@@ -55,14 +54,15 @@ class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields
     ) -> Iterator[Problem]:
         """Problems of pictures, model, weights, the cut and ``stages``, each by the parameter that holds it.
 
-        ``besides`` are training pictures that are held out of every training.
+        ``besides`` are training pictures that are held out of every training. Where a stand-in has too few, that is
+        noted; it is an error of a run.
         """
-        if self.train_samples is None and setting.dataset == EMBEDDED:
-            besides = 0  # the digits stand in where a larger set is asked for
         held_out = f" and {besides} held out" if besides else ""
         why = f"a batch of {self.batch_size}{held_out}"
-        yield from self.sample_problems(setting, (self.batch_size + besides, why))
-        yield from weights_problems(self, self.weights, setting.dataset)
+        noted = bool(besides) and setting.stands_in and self.train_samples is None
+        for problem in self.sample_problems(setting, (self.batch_size + besides, why)):
+            yield problem._replace(note=problem.note or (noted and problem.key == ("train_samples",)))
+        yield from weights_problems(self, self.weights, setting)
         if not self.pretrain_epochs:
             yield Problem(("pretrain_lr",), "only used with pretrain_epochs", unused=True)
         if self.epsilon is not None and self.optimizer.schedule != "constant":

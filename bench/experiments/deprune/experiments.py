@@ -302,5 +302,5 @@ def train(job: Job, context: Context, name: str) -> TrainingOutcome:
     def start(job: Job, keep: ReportEpoch) -> TrainingOutcome:
         return run_in_process(job, say=keep, manage=manage)
 
-    layers = len(layers_of(job.model, job.classes, job.input_shape[-1]))
+    layers = len(layers_of(str(job.model), job.classes, job.input))
     return resumable(job, layers, context.scratch / name, start, say)

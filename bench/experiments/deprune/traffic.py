@@ -19,7 +19,7 @@ from bench.experiments.deprune.experiments import VggTraining, make_job, pruned
 from bench.suite.experiment import Context, Measurement, Problem, Setting, unused_in
 from bench.suite.parameter_types import Count, ModelName, PositiveShare
 from netem.profiles import Duplex, LinkName, duplex
-from nodes.spec.job import Device, StageSpec
+from nodes.spec.job import Device, InputSpec, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.stages.deprune.budget import BudgetPhase, map_budget
 from nodes.stages.deprune.stage import MAPS
@@ -48,8 +48,6 @@ class SourceTraffic(VggTraining, frozen=True, kw_only=True, forbid_unknown_field
         return self.sources * self.batch_size, f"a batch of {self.batch_size}{each}"
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        if setting.mode == "virtual":
-            yield Problem((), "mode virtual is not supported, since a network is trained; give in-process or live")
         yield from unused_in(self, dict.fromkeys(("link", "core_share"), ("live",)), setting.mode)
         for name in () if self.module else ("share", "resolution"):
             yield Problem((name,), "only used with the module", unused=True)
@@ -57,9 +55,10 @@ class SourceTraffic(VggTraining, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Coders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A cut of VGG-11; operations of its coders are counted at ``shares`` of the maps."""
+    """A cut of VGG-11 for ``input``; operations of its coders are counted at ``shares`` of the maps."""
 
     model: ModelName = ModelName("nodes.zoo.vgg:vgg11")
+    input: InputSpec = InputSpec(shape=(3, 32, 32))
     cut: int = 5
     resolution: Count = 1
     shares: tuple[PositiveShare, ...] = (1.0, 1 / 4, 1 / 32)
@@ -122,7 +121,7 @@ def products(*shapes: Any, out_shape: Sequence[int], **options: Any) -> int:
 
 def coders(parameters: Coders, context: Context) -> Iterator[Measurement]:
     """Multiplications of coders and filter for a picture, counted and by section 3.4, in all ``printed_macs``."""
-    shapes = layers_of(str(parameters.model), 10, 32).shapes(layers_before(parameters.cut))
+    shapes = layers_of(str(parameters.model), 10, parameters.input).shapes(layers_before(parameters.cut))
     ((_, boundary),) = shapes.items()
     maps, kernel = boundary.shape[1], (2 + parameters.resolution) ** 2
     for share in parameters.shares:

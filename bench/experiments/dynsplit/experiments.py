@@ -19,7 +19,7 @@ from nodes.model.chain import Chain
 from nodes.model.checkpoint import write_state
 from nodes.model.factory import build_model
 from nodes.model.weights import fit_weights
-from nodes.spec.job import StageSpec
+from nodes.spec.job import InputSpec, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.stages.dynsplit import gate as gating
 from nodes.stages.dynsplit.pretraining import pretrain
@@ -101,9 +101,10 @@ class TargetSweep(PathTraining, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class SizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The network and cut whose parameters are counted."""
+    """The network, for ``input``, and the cut whose parameters are counted."""
 
     model: ModelName = ModelName("resnet50")
+    input: InputSpec = InputSpec(shape=(3, 32, 32))
     cut: str = "layer1"
     options: dict[str, Any] = {}
 
@@ -174,8 +175,9 @@ def rationale(parameters: OneTarget, context: Context) -> Iterator[Measurement]:
 
 def size(parameters: SizeParameters, context: Context) -> Iterator[Measurement]:
     """Size of coders and gate relative to the network, (|AE| + |G|) / |M|, for 32x32 pictures of ten classes."""
-    model = build_model(str(parameters.model), 10, (3, 32, 32))
-    chain = Chain(model, (3, 32, 32))
+    sample = parameters.input
+    model = build_model(str(parameters.model), 10, sample.shape)
+    chain = Chain(model, sample.shape, dtype=sample.dtype)
     stage = DynSplit(chain.shapes(boundary_after(chain, parameters.cut)), **parameters.options)
     gate = _count(stage.gate) if stage.gate is not None else 0
     counts = {"model": _count(model), "coders": _count(stage) - gate, "gate": gate}

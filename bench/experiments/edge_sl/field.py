@@ -15,9 +15,10 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from bench.experiments.common.learning import ANY_CLASSES, Learning, checked_layout, largest_payload, size_of
+from bench.experiments.common.learning import ANY_CLASSES, Learning, largest_payload, sample_of, size_of
 from bench.experiments.hivemind.network.energy import FLOAT_BYTES
 from bench.experiments.hivemind.network.scenario import DEVICES, Machine
 from bench.suite.experiment import Context, Problem, Setting
@@ -30,7 +31,7 @@ from nodes.costs.profile import Profile
 from nodes.costs.workload import Inspected, inspect_chain
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
-from nodes.spec.job import Job, OptimizerSpec
+from nodes.spec.job import InputSpec, Job, OptimizerSpec
 from nodes.splitting.migration import (
     CLOUD,
     BackhaulLink,
@@ -72,10 +73,11 @@ class FieldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class TrainedFieldParameters(FieldParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A field whose clients train ``model``."""
+    """A field whose clients train ``model`` on pictures of ``side`` pixels, or on ``input``."""
 
     model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
     side: Count = 32
+    input: InputSpec | None = None
     optimizer_states: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1
 
     def checked_layout(self, setting: Setting) -> Generator[Problem, None, Chain | None]:
@@ -84,29 +86,31 @@ class TrainedFieldParameters(FieldParameters, frozen=True, kw_only=True, forbid_
         if size and size.train < least:
             why = f"{least} for {self.batches} batches of {self.batch_size} for each of {self.clients} clients"
             yield Problem(("batches",), f"{setting.dataset} has {size.train} training pictures, needed are {why}")
-        return (yield from checked_layout(str(self.model), self.side, setting))
+        return (yield from self._learning().checked_layout(setting))
 
     def field(self, seed: int) -> tuple[Chain, dict[Machine, Profile], "EdgeField"]:
         """The network's layers, their profile on each machine, and the field."""
-        shape = (3, self.side, self.side)
-        network = build_model(str(self.model), ANY_CLASSES, shape, seed)
-        work = inspect_chain(Inspected(network, shape))
+        sample = sample_of(self.side, self.input)
+        network = build_model(str(self.model), ANY_CLASSES, sample.shape, seed)
+        work = inspect_chain(Inspected(network, sample.shape, dtype=sample.dtype))
         kept = {name: predict_profile(device, work) for name, device in DEVICES.items()}
-        return Chain(network, shape), kept, make_field(self, kept, seed)
+        return Chain(network, sample.shape, dtype=sample.dtype), kept, make_field(self, kept, seed)
 
     def job(self, context: Context, layout: Chain, train_samples: int, test_samples: int, **rest: Any) -> Job:
         """The job of the training on one thread of the CPU."""
-        learning = Learning(
+        learning = replace(self._learning(), train_samples=train_samples, test_samples=test_samples)
+        payload_bytes = largest_payload(layout, self.batch_size, whole=True)
+        return learning.job(context, layout, classes=ANY_CLASSES, device="cpu", payload_bytes=payload_bytes, **rest)
+
+    def _learning(self) -> Learning:
+        return Learning(
             model=self.model,
             optimizer=OptimizerSpec(momentum=0.9 if self.optimizer_states else 0.0),
             batch_size=self.batch_size,
             side=self.side,
-            train_samples=train_samples,
-            test_samples=test_samples,
+            input=self.input,
             threads=1,
         )
-        payload_bytes = largest_payload(layout, self.batch_size, whole=True)
-        return learning.job(context, layout, classes=ANY_CLASSES, device="cpu", payload_bytes=payload_bytes, **rest)
 
 
 class FieldRound(NamedTuple):

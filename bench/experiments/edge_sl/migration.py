@@ -50,8 +50,6 @@ class RoamingParameters(TrainedFieldParameters, frozen=True, kw_only=True, forbi
     test_samples: Count = 200
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        if setting.mode == "live":
-            yield Problem((), "mode live is not supported; give in-process or virtual, or moves of edge_sl.course")
         yield Problem(("lateral",), "not used: copies travel from edge to cloud to edge", unused=True)
         if setting.mode == "in-process":
             yield Problem(("access",), "only used in mode virtual; this one is in-process", unused=True)

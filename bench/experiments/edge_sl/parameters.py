@@ -90,13 +90,13 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         why = f"a batch of {self.batch_size} for each of {self.clients} clients"
         yield from self.sample_problems(setting, (least, why), test=self.clients)
         if self.learn:
-            yield from weights_problems(self, self.weights, setting.dataset)
+            yield from weights_problems(self, self.weights, setting)
         elif self.weights is not None:
             yield Problem(("weights",), "where nothing is learned weights are unused")
         if setting.shaping in ("kernel", "tbf+emulated"):
             message = "a federation cannot shape its links in the kernel; give --shaping emulated or none"
             yield Problem(("links",), message)
-        layout = yield from self.checked_layout(setting)
+        layout = yield from self.checked_layout(setting, self.learn)
         scheme = yield from attempt(("method",), self.method.build)
         if layout is None or scheme is None:
             yield from attempt(("stage",), check_stage, self.stage_spec, None)
@@ -175,6 +175,7 @@ def minimal(parameters: Clients, layout: Chain) -> dict[str, Any]:
     return {
         "model": str(parameters.model),
         "input_shape": layout.input_shape,
+        "input_type": parameters.sample.dtype,
         "classes": ANY_CLASSES,
         "nodes": ("client", "edge"),
         "splits": (parameters.split_point(layout),),

@@ -49,8 +49,6 @@ class MigrationParameters(TrainedFieldParameters, frozen=True, kw_only=True, for
     clients: Count = 1
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        if setting.mode == "virtual":
-            yield Problem((), "mode virtual is not supported, since a network is trained; give in-process or live")
         yield Problem(("access",), "only used for times of rounds; here nothing is timed", unused=True)
         if self.clients != 1:
             yield Problem(("clients",), f"got {self.clients}; give 1, since layers follow one client")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from bench.experiments.common.cuts import cut_problems
 from bench.experiments.common.inference import answers, in_order
-from bench.experiments.common.learning import ANY_CLASSES, layers_of
+from bench.experiments.common.learning import ANY_CLASSES, layers_of, sample_of, unused_side
 from bench.experiments.common.threads import one_thread
 from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
 from bench.suite.document import Key
@@ -28,7 +28,7 @@ from nodes.data.batching import subset
 from nodes.data.images import Pictures
 from nodes.model.boundary import Tensors
 from nodes.model.factory import build_model
-from nodes.spec.job import StageSpec
+from nodes.spec.job import InputSpec, StageSpec
 from nodes.stages import leakage
 from nodes.training.segment import Segment
 from nodes.wire.messages import Activation
@@ -54,25 +54,34 @@ class Privacy(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=
         return stage_specs(self.stages[stage], 1)[0]
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        if self.side < leakage.WINDOW:
-            yield Problem(("side",), f"got {self.side}; SSIM needs {leakage.WINDOW} pixels or more")
+        key = ("side",) if self.input is None else ("input",)
+        if self.sample.dtype != "float32":
+            yield Problem(key, "reconstructed are pictures; tokens cannot be")
+        elif min(self.sample.shape[1:]) < leakage.WINDOW:
+            yield Problem(key, f"got {self.sample.shape[-1]}; SSIM needs {leakage.WINDOW} pixels or more")
         if not self.shown:
             yield Problem(("shown_side",), "only used with shown", unused=True)
-        yield from _cut_problems(self.model, self.side, self.cuts)
+        yield from _cut_problems(self.model, self.sample, self.cuts)
         stages: dict[Key, StageSpec] = {("stages", stage): self.spec(stage) for stage in self.stages}
+        if self.train_samples is not None and self.attacked_samples > self.train_samples - self.auxiliary_samples:
+            left = max(0, self.train_samples - self.auxiliary_samples)
+            message = f"got {self.attacked_samples}; of {self.train_samples} training pictures {left} are not held out"
+            yield Problem(("attacked_samples",), message)
         yield from self.training_problems(setting, stages, besides=self.auxiliary_samples)
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network and its cuts, for pictures of ``side`` pixels and ten classes."""
+    """A network and its cuts, for pictures of ``side`` pixels, or ``input``, and ten classes."""
 
     model: ModelName
     cuts: tuple[str, ...]
     side: Count = 32
+    input: InputSpec | None = None
     repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        yield from _cut_problems(self.model, self.side, self.cuts)
+        yield from () if self.input is None else [unused_side("side")]
+        yield from _cut_problems(self.model, sample_of(self.side, self.input), self.cuts)
 
 
 class Attack(NamedTuple):
@@ -156,11 +165,12 @@ def depth(parameters: Depth, context: Context) -> Iterator[Measurement]:
     ``device_work_share`` is the client's share of the forward pass's operations (exact), ``device_time_share`` its
     share of the seconds of forward and backward pass on this machine.
     """
-    layout = layers_of(str(parameters.model), ANY_CLASSES, parameters.side)
+    sample = sample_of(parameters.side, parameters.input)
+    layout = layers_of(str(parameters.model), ANY_CLASSES, sample)
     work = inspect_chain(layout)
     with one_thread():
         model = build_model(str(parameters.model), ANY_CLASSES, layout.input_shape)
-        profile = measure_profile(model, layout.input_shape, repeats=parameters.repeats)
+        profile = measure_profile(model, sample.shape, dtype=sample.dtype, repeats=parameters.repeats)
     seconds = [forward + backward for forward, backward in zip(profile.forward_s, profile.backward_s, strict=True)]
     for cut in ("input", *parameters.cuts):
         done = 0 if cut == "input" else boundary_after(layout, cut)
@@ -200,9 +210,9 @@ def _shown(pictures: torch.Tensor, shows: str, parameters: Privacy) -> Iterator[
             yield Measurement("pixel", float(value), "1", case)
 
 
-def _cut_problems(model: ModelName, side: int, cuts: tuple[str, ...]) -> Iterator[Problem]:
+def _cut_problems(model: ModelName, sample: InputSpec, cuts: tuple[str, ...]) -> Iterator[Problem]:
     """Problems of ``cuts`` that the model does not have, or of a model that cannot be cut."""
-    layout = yield from attempt(("model",), layers_of, str(model), ANY_CLASSES, side)
+    layout = yield from attempt(("model",), layers_of, str(model), ANY_CLASSES, sample)
     for number, cut in enumerate(cuts):
         if layout is not None:
             done = yield from attempt(("cuts", number), boundary_after, layout, cut)

@@ -89,8 +89,8 @@ class Work(NamedTuple):
 def _work(job: Job) -> Work:
     """The operations of a client and its server for one picture."""
     model = build_model(job.model, job.classes, job.input_shape, job.seed)
-    chain, (split_point,) = Chain(model, job.input_shape), job.splits
-    values = {chain.input: torch.zeros(1, *job.input_shape)}
+    chain, (split_point,) = Chain(model, job.input_shape, dtype=job.input_type), job.splits
+    values = {chain.input: torch.zeros(1, *job.input_shape, dtype=chain.dtype)}
     counted = []
     for start, stop in ((0, split_point), (split_point, len(chain))):
         with FlopCounterMode(display=False) as counter, torch.no_grad():

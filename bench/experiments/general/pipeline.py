@@ -67,7 +67,7 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         yield from self._mode_problems(setting.mode)
         yield from self._node_problems()
         if setting.mode != "virtual":
-            yield from weights_problems(self, self.weights, setting.dataset)
+            yield from weights_problems(self, self.weights, setting)
         if self.batch_size % self.microbatches:
             yield Problem(("microbatches",), f"{self.microbatches} do not divide a batch of {self.batch_size}")
         fits = self.splits is None or len(self.splits) == self.nodes - 1
@@ -76,7 +76,7 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         least = (self.batch_size, f"a batch of {self.batch_size}") if self.epochs else (0, "")
         yield from self.sample_problems(setting, least)
         stages = yield from attempt(("stage",), stage_specs, self.stage, self.nodes - 1)
-        layout = yield from self.checked_layout(setting)
+        layout = yield from self.checked_layout(setting, setting.mode != "virtual")
         acts_on: dict[int, int] = {}
         if layout is not None and fits:
             divided = "microbatches" if self.microbatches > 1 else "batch_size"

@@ -14,6 +14,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from bench.experiments.common.learning import ANY_CLASSES
 from bench.experiments.hivemind import live_route
 from bench.live.inference import LiveService, ServiceSetup
 from bench.suite.experiment import Context, Measurement, Problem, Setting
@@ -62,11 +63,12 @@ class RouteParameters(live_route.LiveRouteParameters, frozen=True, kw_only=True,
 def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurement]:
     """Time of an update, from the runner's request at the last node to the UE's report; bytes are of whole frames."""
     names = ["ue", *(f"mec{hop}" for hop in range(1, len(parameters.links))), "cloud"]
-    shape = (3, parameters.input_side, parameters.input_side)
-    layers = len(frames_of_model(parameters.model, 10, shape, parameters.granularity)) - 1
+    sample, granularity = parameters.sample, parameters.granularity
+    frames = frames_of_model(parameters.model, ANY_CLASSES, sample.shape, granularity, sample.dtype)
+    layers = len(frames) - 1
     links = dict(zip(pairwise(names), parameters.links, strict=True))
     setup = ServiceSetup(
-        service=live_route.service_of(parameters.model, shape, parameters.granularity, Pace(tasks=0), paced=False),
+        service=live_route.service_of(parameters.model, sample, granularity, Pace(tasks=0), paced=False),
         layer_s={name: [0.1 / layers / (1 + hop)] * layers for hop, name in enumerate(names)},
         links=links,
         known={pair: live_route.known_of(link.up, 0.0) for pair, link in links.items()},

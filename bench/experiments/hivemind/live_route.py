@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from bench.experiments.common.cuts import service_problems
-from bench.experiments.common.learning import ANY_CLASSES, layers_of
+from bench.experiments.common.learning import ANY_CLASSES, compared, layers_of, sample_of, unused_side
 from bench.live.inference import LiveService, ServiceSetup, run_service
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName, NonNegative, Positive
@@ -21,7 +21,7 @@ from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.costs.profile import measure_profile
 from nodes.model.factory import build_model
-from nodes.spec.job import DataSpec, Granularity
+from nodes.spec.job import DataSpec, Granularity, InputSpec
 from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Pace, Service
 from nodes.wire.messages import TaskReport
@@ -40,16 +40,24 @@ class RouteLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ServiceParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model of a service, for pictures of ``input_side`` pixels."""
+    """The model of a service, for pictures of ``input_side`` pixels, or ``input``."""
 
     model: ModelName = ModelName("resnet18")
     input_side: Count = 32
+    input: InputSpec | None = None
     granularity: Granularity = "module"
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
-        given = str(self.model), ANY_CLASSES, self.input_side, self.granularity
-        layout = yield from attempt(("model",), layers_of, *given)
-        yield from service_problems(("model",), layout) if layout is not None else ()
+        yield from () if self.input is None else [unused_side("input_side")]
+        layout = yield from attempt(("model",), layers_of, str(self.model), ANY_CLASSES, self.sample, self.granularity)
+        if layout is not None:
+            yield from service_problems(("model",), layout)
+            yield from compared(str(self.model), self.sample, setting)
+
+    @property
+    def sample(self) -> InputSpec:
+        """One sample of the model's input."""
+        return sample_of(self.input_side, self.input)
 
 
 class LiveRouteParameters(ServiceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,8 +145,9 @@ def error_of(task: TaskReport) -> float:
 
 def setup_of(parameters: LiveRouteParameters, context: Context, extra_s: float = 0.0) -> ServiceSetup:
     """Nodes, links and costs, dilated; ``extra_s`` is the calibrated overhead of a hop."""
-    shape = (3, parameters.input_side, parameters.input_side)
-    profile = measure_profile(build_model(parameters.model, 10, shape), shape, parameters.granularity)
+    sample = parameters.sample
+    model = build_model(parameters.model, ANY_CLASSES, sample.shape)
+    profile = measure_profile(model, sample.shape, parameters.granularity, dtype=sample.dtype)
     k, total_s = parameters.dilation, sum(profile.forward_s)
     links, known = {}, {}
     for ends, spec in parameters.links.items():
@@ -146,7 +155,7 @@ def setup_of(parameters: LiveRouteParameters, context: Context, extra_s: float =
         slow = LinkProfile(rate_bps=spec.rate_bps / k, delay_s=spec.delay_s * k)
         links[upper, lower], known[upper, lower] = Duplex(up=slow, down=slow), known_of(slow, extra_s)
     return ServiceSetup(
-        service=service_of(parameters.model, shape, parameters.granularity, ENDLESS, paced=True),
+        service=service_of(parameters.model, sample, parameters.granularity, ENDLESS, paced=True),
         layer_s={
             name: [k * compute_s * layer_s / total_s for layer_s in profile.forward_s]
             if name in (parameters.computing or parameters.model_compute_s)
@@ -159,14 +168,13 @@ def setup_of(parameters: LiveRouteParameters, context: Context, extra_s: float =
     )
 
 
-def service_of(
-    model: str, shape: tuple[int, int, int], granularity: Granularity, pace: Pace, *, paced: bool
-) -> Service:
-    """A service with one blank picture a task."""
+def service_of(model: str, sample: InputSpec, granularity: Granularity, pace: Pace, *, paced: bool) -> Service:
+    """A service with one blank sample a task."""
     return Service(
         model=str(model),
-        input_shape=shape,
-        classes=10,
+        input_shape=sample.shape,
+        input_type=sample.dtype,
+        classes=ANY_CLASSES,
         pace=pace,
         granularity=granularity,
         paced=paced,

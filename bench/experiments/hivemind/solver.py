@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
+from bench.experiments.common.learning import layers_of, sample_of, unused_side
 from bench.experiments.hivemind.split_graphs import FullGraph, full_size, options, relay_size, sci_size
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName
-from nodes.model.factory import outline
-from nodes.spec.job import Granularity
+from nodes.spec.job import Granularity, InputSpec
 from nodes.splitting.objectives import ChainMetric, Limit, search_accumulated, search_per_edge, search_within_limit
 from nodes.splitting.search import BestSplit, NodeSplit, follow_stops, path_cost, search, sink_costs, split_node
 from nodes.wire.split_costs import message_bytes
@@ -74,17 +74,23 @@ def beside_scipy(chain: ChainCosts, repeats: int) -> Iterator[Measurement]:
 
 
 class GraphSizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``model`` for one picture 3 x ``side`` x ``side``, split over ``nodes``."""
+    """``model`` for one picture 3 x ``side`` x ``side``, or ``input``, split over ``nodes``."""
 
     model: ModelName = ModelName("resnet152")
     side: Count = 224
+    input: InputSpec | None = None
     nodes: Count = 5
+
+    def problems(self, _setting: Setting) -> Iterator[Problem]:
+        yield from () if self.input is None else [unused_side("side")]
+        yield from attempt(("model",), layers_of, str(self.model), 1000, sample_of(self.side, self.input))
 
 
 def sizes(parameters: GraphSizeParameters, context: Context) -> Iterator[Measurement]:
     """Layers, options, edges, messages and bytes of the full graph, the graph with relays, and SCI."""
+    sample = sample_of(parameters.side, parameters.input)
     counts: dict[Granularity, int] = {
-        granularity: len(outline(str(parameters.model), 1000, (3, parameters.side, parameters.side), granularity))
+        granularity: len(layers_of(str(parameters.model), 1000, sample, granularity))
         for granularity in ("op", "module")
     }
     for granularity, count in counts.items():

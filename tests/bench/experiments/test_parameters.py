@@ -24,6 +24,8 @@ EXEMPT = {  # (experiment, parameter, mode): the reason
         "side",
         "virtual",
     ): "layers are traced at this size; of few networks their number depends on it",
+    ("split_search.sizes", "input", "virtual"): "as side; it is there for models that take no pictures",
+    ("dynsplit.size", "input", "virtual"): "counts of parameters are those of any input; models of tokens need it",
     ("edge_roaming.roaming", "backhaul", "in-process"): "a price of moving and of staying alike; few decisions change",
 }
 EXPERIMENTS = sorted(TRIALS)

@@ -6,12 +6,15 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from trials import TRIALS
 
 from bench.cli.main import main
 from bench.execution.loader import resolve_run
+from bench.experiments import modes_of
 from bench.suite.experiment import Checked, Setting
 from bench.suite.parameter_types import decoder
 from nodes.model.factory import build_model
+from nodes.model.pretrained import published_file
 
 HEADS = """
 from torch import nn
@@ -44,6 +47,27 @@ class Doubles(nn.Module):
         return 2 * x if x.mean() > 0 else x  # no graph shows both
 
 def doubling(): return nn.Sequential(Doubles(), Net(10))
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.generator = __import__("numpy").random.default_rng(0)
+
+    def forward(self, x):
+        calls.append(len(x))
+        return x * float(self.generator.uniform())  # draws that leave no trace
+
+calls = []
+
+def odd(): return nn.Sequential(nn.Identity(), nn.Sequential(nn.Conv2d(3, 3, 1), Odd()), Net(10))
+
+class Counting(nn.Module):
+    def forward(self, x):
+        if not x.is_meta:
+            calls.append(self.training)
+        return 2 * x
+
+def counting(): return nn.Sequential(nn.Conv2d(3, 3, 1), Counting(), Net(10))
 
 def normed():
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 10))
@@ -118,6 +142,7 @@ ROOMY = SMALL | {"batch_size": 16, "train_samples": 1437}  # all of the digits
                     "cuts": ["3"],
                     "batch_size": 16,
                     "auxiliary_samples": 1430,
+                    "attacked_samples": 10,
                     "train_samples": 1440,
                     "side": 16,
                 },
@@ -172,7 +197,7 @@ def test_as_many_pictures_as_all_clients_need_are_enough_for_a_run(kind: str, co
         assert min(map(len, parts)) >= 8
 
 
-FAULTS = {  # ten files, each with its faults and where they are
+FAULTS = {  # twelve files, each with its faults and where they are
     "one.yaml": ("pipeline.chain", ["{model: heads:seven, nodes: 2, splits: [1]}"], ["parameters.model: its result"]),
     "two.yaml": (
         "pipeline.chain",
@@ -198,7 +223,14 @@ FAULTS = {  # ten files, each with its faults and where they are
             "parameters.link.trace: ",
         ],
     ),
-    "five.yaml": ("hivemind_inference.handover", ["{entering: iab9}"], ["parameters.entering: no handover from iab1"]),
+    "five.yaml": (
+        "hivemind_inference.handover",
+        ["{entering: iab9}"],
+        [
+            "mode: got in-process; hivemind_inference.handover runs in mode virtual",
+            "parameters.entering: no handover from",
+        ],
+    ),
     "six.yaml": (
         "dynsplit.sweep",
         ["{model: small_cnn, cut: '3', side: 8, batch_size: 8, targets: [0.5], steer: 0.4}", "{targets: [2]}"],
@@ -206,16 +238,26 @@ FAULTS = {  # ten files, each with its faults and where they are
     ),
     "seven.yaml": ("edge_placement.migration", ["{device_layers: 90}"], ["parameters.device_layers: 90 of 16 layers"]),
     "eight.yaml": ("dynsplit.rationale", ["{targets: [0.2, 0.5]}"], ["parameters.targets: "]),
-    "nine.yaml": ("pipeline.chian", ["{}"], ["run: "]),
+    "nine.yaml": (
+        "pipeline.chain",
+        ["{model: 'heads:odd', nodes: 2, splits: [1], side: 8, batch_size: 8, input: {shape: [3, 8]}}"],
+        ["parameters.input: got {shape: [3, 8]"],
+    ),
+    "eleven.yaml": (
+        "pipeline.chain",
+        ["{model: 'heads:odd', nodes: 2, splits: [1], side: 8, batch_size: 8}", "{nodes: 0}"],
+        ["parameters.model: the layers do not compute what the model does", "parameters.nodes: "],
+    ),
+    "twelve.yaml": ("pipeline.chian", ["{}"], ["run: "]),
     "ten.yaml": (
         "hivemind_inference.latency",
         ["{tsaks: 3}", "{load: lots}"],
-        ["parameters.tsaks: ", "parameters.load: "],
+        ["[0].mode: got in-process", "[1].mode: got in-process", "parameters.tsaks: ", "parameters.load: "],
     ),
 }
 
 
-def test_all_faults_of_ten_files_are_found_in_one_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_faults_of_twelve_files_are_found_in_one_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for file, (run, experiments, _) in FAULTS.items():
         text = "".join(
             f"  - name: e{number}\n    run: {run}\n    mode: in-process\n    parameters: {parameters}\n"
@@ -230,3 +272,65 @@ def test_all_faults_of_ten_files_are_found_in_one_pass(tmp_path: Path, capsys: p
         for fault in faults:
             assert any(fault in line for line in own), (file, fault, own)
         assert len(own) == len(faults), (file, own)
+
+
+def test_layers_that_differ_from_the_model_are_refused_with_the_module_in_which_that_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parameters = (
+        "{nodes: 2, splits: [1], side: 8, batch_size: 8, train_samples: 16, test_samples: 8, model: 'heads:odd'}"
+    )
+    text = "name: mine\ndataset: digits\nexperiments:\n  - name: one\n    run: pipeline.chain\n    mode: in-process\n"
+    (tmp_path / "mine.yaml").write_text(f"{text}    parameters: {parameters}\n")
+    for command in ("validate", "run"):
+        assert main([command, str(tmp_path / "mine.yaml")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"{tmp_path}/mine.yaml:7: experiments[0].parameters.model: the layers do not compute")
+        assert "begins in 1.1 (heads.Odd); a module with `whole = True`" in line
+
+
+def test_a_model_runs_once_a_process_to_be_compared() -> None:
+    """Two steps and an evaluation, however often its parameters are checked; its layers do without its forward."""
+    import heads  # noqa: PLC0415  (of the folder above)
+
+    for batch_size in (8, 16, 24):
+        assert not problems_of("pipeline.chain", model="heads:counting", **CHAIN | {"batch_size": batch_size})
+    assert heads.calls == [True, True, False]
+
+
+def test_published_weights_are_judged_by_the_file_that_is_there_and_nothing_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    given = {"model": "squeezenet1_1", "side": 32, "cut": "features.3", "weights": "torchvision", "batch_size": 8}
+    path = published_file("squeezenet1_1")
+    assert path.is_relative_to(tmp_path)
+    absent = problems_of("dynsplit.single", **given)["weights",]
+    assert str(path) in absent
+    assert "a run first downloads it from https://" in absent
+    path.parent.mkdir()
+    network = build_model("squeezenet1_1", 1000, (3, 32, 32)).state_dict()
+    torch.save(network, path)
+    assert "50 of 52 tensors taken" in problems_of("dynsplit.single", **given)["weights",]
+    torch.save({name: one for name, one in network.items() if not name.startswith("features.0")}, path)
+    assert "lack 2 layers of squeezenet1_1" in problems_of("dynsplit.single", **given)["weights",]
+
+
+def test_modes_are_those_of_the_trials() -> None:
+    for run, trial in TRIALS.items():
+        assert set(trial.modes) <= set(modes_of(run) or ())
+
+
+def test_a_stand_in_with_too_few_pictures_to_hold_out_is_noted_and_refused_by_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parameters = "{model: small_cnn, side: 16, cut: '3', cuts: ['3'], batch_size: 16, auxiliary_samples: 1422}"
+    words = "parameters.train_samples: digits has 1437; needed are at least 1438, a batch of 16 and 1422 held out"
+    for dataset, code in (("auto(cifar10)", 0), ("digits", 2)):
+        text = f"name: mine\ndataset: {dataset}\nexperiments:\n  - name: one\n    run: edge_privacy.privacy\n"
+        (tmp_path / "mine.yaml").write_text(f"{text}    mode: in-process\n    parameters: {parameters}\n")
+        assert main(["validate", str(tmp_path / "mine.yaml")]) == code
+        told = capsys.readouterr()
+        assert words in (told.err if code else told.out)
+        assert main(["run", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "out")]) == 2
+        assert f"mine.yaml:7: experiments[0].{words}" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from nodes.data.loading import load_data
 from nodes.inference.frames import frames_of_model
 from nodes.inference.process import pictures_of
 from nodes.model.factory import build_model
-from nodes.spec.job import DataSpec
+from nodes.spec.job import DataSpec, ModelSpec
 from nodes.spec.policy import LinkSpec, Policy
 from nodes.spec.service import Pace, Service
 from nodes.wire.codec import wire_size
@@ -108,6 +108,23 @@ async def do_tasks(live: LiveService, count: int) -> list[TaskReport]:
         await live.update("cloud")
         await live.until_tasks(before + number + 1)
     return live.tasks[before:]
+
+
+def test_a_model_with_options_answers_sequences_of_tokens_on_three_nodes():
+    model = ModelSpec(name="user_models:encoder", options={"width": 8})
+    data = DataSpec(name="tokens", test_samples=8)
+    here = stage(model=model, input_shape=(12,), input_type="int64", data=data)
+    layers = len(frames_of_model(model, 10, (12,), "op", "int64")) - 1
+    here = msgspec.structs.replace(here, layer_s={name: [0.01 / SPEED[name]] * layers for name in NAMES})
+
+    async def script(live: LiveService) -> None:
+        await begin(live, "ue", "mec", "cloud")
+        tasks = await do_tasks(live, 4)
+        assert_answered(here.service, tasks)
+        assert len(tasks[-1].splits) > 1  # some layers ran elsewhere
+        await live.end()
+
+    run_service(here, script, shaping="none")
 
 
 def test_a_node_killed_between_tasks_is_routed_around_and_one_that_joins_takes_part():

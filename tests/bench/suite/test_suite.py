@@ -55,7 +55,7 @@ def errors(text: str, data: Path | None = None) -> list[str]:
         (HEAD + "- {name: two, run: 'toy:untyped'}", ["5: experiments[1].run: toy:untyped: the first argument must be annotated with a msgspec.Struct of parameters"]),
         (HEAD + "- {name: two, run: 'toy:pair'}", ["5: experiments[1].parameters: "]),
         (HEAD + "- {name: two, run: 'toy:pair', parameters: {low: 3}, grid: {high: [5, 2]}}", ["5: experiments[1].parameters: low is above high (at scale smoke, high 2)"]),
-        (HEAD + "- {name: two, run: edge_placement.tree, parameters: {workload: resnet-88}}", [f"5: experiments[1].parameters.workload: no workload 'resnet-88': {NO_FILE} (did you mean 'resnet18-88'?); kept are faster_rcnn-120, resnet18-88, vgg11-88"]),
+        (HEAD + "- {name: two, run: edge_placement.tree, mode: virtual, parameters: {workload: resnet-88}}", [f"5: experiments[1].parameters.workload: no workload 'resnet-88': {NO_FILE} (did you mean 'resnet18-88'?); kept are faster_rcnn-120, resnet18-88, vgg11-88"]),
         (HEAD + "- {name: two, run: edge_sl.course, parameters: {links: [wi-fi]}}", ["5: experiments[1].parameters.links[0]: 'wi-fi' is none of unlimited, wifi, 5g (did you mean 'wifi'?)"]),
         (HEAD + "  dataset: cifra10", ["5: experiments[0].dataset: no data set 'cifra10'; expected "]),
         ("dataset: cifar10\n" + HEAD, ["1: dataset: cifar10: needs a folder with its files; "]),

@@ -27,6 +27,7 @@ LEARNING = {
     "optimizer": {"lr": 0.5},
     "batch_size": 4,
     "side": 24,
+    "input": {"shape": [3, 24, 24]},
     "train_samples": 40,
     "test_samples": 6,
     "augment": True,
@@ -71,7 +72,7 @@ STEERED = {"steer": 0.5, "rates_bps": [1e4, 2e4]}
 TRACED = STEERED | {"traces": ["wifi"], "budget_bytes_per_sample": [100]}
 
 VGG = {"model": "tiny_vgg11", "train_samples": 32, "test_samples": 8, "augment": False, "threads": 1}
-VGG_OTHERS = LEARNING | {"model": "small_vgg11", "cut": 8, "resolution": 2, "side": 64}
+VGG_OTHERS = LEARNING | {"model": "small_vgg11", "cut": 8, "resolution": 2, "side": 64, "input": {"shape": [3, 64, 64]}}
 NETWORK = {"kind": "mmwave", "load": "mid", "duration_s": 12.0}
 NETWORK_OTHERS = {"kind": "sub6", "load": "high", "coherence_s": 0.1, "duration_s": 24.0}
 TASKS = NETWORK | {"tasks": 4}
@@ -103,6 +104,7 @@ FIELD_OTHERS = {
 MIGRATION_OTHERS = FIELD_OTHERS | {
     "model": SLIM_CNN,
     "side": 24,
+    "input": {"shape": [3, 24, 24]},
     "lateral": With([1e3, 0.0], {"batches": 1}),
     "backhaul": With(FAR, {"lateral": FAR, "batches": 2}),
 }
@@ -114,7 +116,7 @@ ROAMING_OTHERS = MIGRATION_OTHERS | {
 }
 TRAINED_FIELD = {"model": SMALL_CNN, "side": 16, "device_layers": 4, "rounds": 4, "speed_m_per_s": 15.0}
 PLACED_OTHERS = FIELD_OTHERS | {"workload": "vgg11-88"}
-SERVICE_OTHERS = {"model": SLIM_CNN, "input_side": 24, "granularity": "op"}
+SERVICE_OTHERS = {"model": SLIM_CNN, "input_side": 24, "input": {"shape": [3, 24, 24]}, "granularity": "op"}
 ROUTE = {
     "model": SMALL_CNN,
     "input_side": 16,
@@ -208,7 +210,7 @@ TRIALS: dict[str, Trial] = {
     ),
     "deprune_traffic.coders": Trial(
         {"model": "tiny_vgg11", "shares": [0.25]},
-        {"model": "small_vgg11", "cut": 8, "resolution": 2, "shares": [0.5]},
+        {"model": "small_vgg11", "cut": 8, "resolution": 2, "shares": [0.5], "input": {"shape": [3, 64, 64]}},
     ),
     "deprune_traffic.traffic": Trial(
         VGG,
@@ -220,7 +222,8 @@ TRIALS: dict[str, Trial] = {
     "dynsplit.rationale": Trial(PATHS, PATHS_OTHERS, ("in-process",), "digits"),
     "dynsplit.single": Trial(TWO_NODES, TWO_NODES_OTHERS | {"stage": "int8"}, ("in-process",), "digits"),
     "dynsplit.size": Trial(
-        {"model": SMALL_CNN, "cut": "3"}, {"model": SLIM_CNN, "cut": "7", "options": {"paths": [3, 1]}}
+        {"model": SMALL_CNN, "cut": "3"},
+        {"model": SLIM_CNN, "cut": "7", "options": {"paths": [3, 1]}, "input": {"shape": [3, 64, 64]}},
     ),
     "dynsplit.sweep": Trial(
         PATHS,
@@ -261,7 +264,7 @@ TRIALS: dict[str, Trial] = {
     ),
     "edge_privacy.depth": Trial(
         {"model": SMALL_CNN, "cuts": ["3"]},
-        {"model": SLIM_CNN, "cuts": ["7"], "side": 16, "repeats": 2},
+        {"model": SLIM_CNN, "cuts": ["7"], "side": 16, "input": {"shape": [3, 16, 16]}, "repeats": 2},
         ("in-process",),
     ),
     "edge_privacy.privacy": Trial(
@@ -347,7 +350,13 @@ TRIALS: dict[str, Trial] = {
     "split_search.figure2": Trial({}, {}),
     "split_search.printed": Trial({"chains": 10, "nodes": 3, "layers": 5}, {"chains": 20, "nodes": 4, "layers": 8}),
     "split_search.sizes": Trial(
-        {"model": SMALL_CNN, "side": 32, "nodes": 3}, {"model": "user_models:Everything", "side": 16, "nodes": 4}
+        {"model": SMALL_CNN, "side": 32, "nodes": 3},
+        {
+            "model": "user_models:Everything",
+            "side": 16,
+            "input": {"shape": [3, 16, 16]},
+            "nodes": 4,
+        },
     ),
     "split_search.speed": Trial(
         {"repeats": 1, "update_layers": 5, "central": [2, 4], "graph": [2, 4]},

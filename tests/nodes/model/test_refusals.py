@@ -8,6 +8,7 @@ from torch import nn
 
 from nodes.errors import ModelError
 from nodes.model.chain import Chain
+from nodes.model.fidelity import check_fidelity
 
 SHAPE = (3, 9, 8)
 HERE = __file__.rpartition("/")[2]
@@ -80,3 +81,85 @@ def test_what_the_trace_does_not_see_is_found_by_comparison():
     net = Net(OwnGenerator())
     net.body[0].whole = True
     assert "body.0" in Chain(net, SHAPE).names
+
+
+class Around(nn.Module):
+    """Draws of its own between two layers that are right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.generator = np.random.default_rng(0)
+
+    def forward(self, x):
+        return self.after(self.before(x) * float(self.generator.uniform()))
+
+
+class Kept(nn.Module):
+    """One layer, whose own modules no layer is."""
+
+    whole = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        return self.inner(x) + 1
+
+
+@pytest.mark.parametrize(
+    ("odd", "where"),
+    [
+        (OwnGenerator, r"body\.0\.1\.1 \(\S*\.OwnGenerator\)"),
+        (Around, r"body\.0\.1\.1 \(\S*\.Around\)"),
+    ],
+)
+def test_the_error_names_the_module_in_which_a_difference_begins(odd, where):
+    inner = nn.Sequential(nn.Conv2d(8, 8, 1), odd(), nn.Conv2d(8, 8, 1))
+    with pytest.raises(ModelError, match=f"begins in {where};"):
+        Chain(Net(nn.Sequential(Kept(), inner)), SHAPE)
+
+
+def test_a_difference_in_the_models_own_forward_is_named_so():
+    class Own(Net):
+        def forward(self, x):
+            return super().forward(x * float(self.generator.uniform()))
+
+    net = Own()
+    net.generator = np.random.default_rng(0)
+    with pytest.raises(ModelError, match=r"begins in the model's own forward \(\S*Own\);"):
+        Chain(net, SHAPE)
+
+
+class Scale(torch.autograd.Function):
+    """Its input, with a gradient ``factor`` times as large."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.factor, None
+
+
+class Scales(nn.Module):
+    whole, factor = True, 2.0
+
+    def forward(self, x):
+        return Scale.apply(x, self.factor)
+
+
+def test_the_error_names_the_module_in_which_gradients_alone_begin_to_differ():
+    net = Net(nn.Sequential(Kept(), nn.Sequential(nn.Conv2d(8, 8, 1), Scales(), nn.Conv2d(8, 8, 1))))
+    chain = Chain(net, SHAPE)
+
+    def other(model):
+        model.get_submodule("body.0.1.1").factor = 3.0
+        return chain._part_of(model, 0, len(chain))
+
+    net.settled = True  # not the model that was compared
+    with pytest.raises(ModelError, match=r"begins in body\.0\.1\.1 \(\S*Scales\);"):
+        check_fidelity(net, other, torch.empty(SHAPE, device="meta"), always=True)

@@ -331,3 +331,18 @@ class Gaps(nn.Module):
 def last_cnn(classes: int = 10) -> nn.Module:
     """``slim_cnn`` in channels_last."""
     return slim_cnn(classes).to(memory_format=torch.channels_last)
+
+
+def encoder(classes: int = 10, width: int = 16) -> nn.Module:
+    """A text encoder for sequences of any length: embeddings, torch's encoder of two blocks, and the mean."""
+    block = nn.TransformerEncoderLayer(width, 2, 32, 0.0, batch_first=True)
+    return nn.Sequential(
+        nn.Embedding(256, width), nn.TransformerEncoder(block, 2), MeanOfPlaces(), nn.Linear(width, classes)
+    )
+
+
+class MeanOfPlaces(nn.Module):
+    """The mean over the places of a sequence."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(1)

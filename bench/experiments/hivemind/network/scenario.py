@@ -16,6 +16,7 @@ from netem.cellular.network import Network
 from nodes.costs import devices
 from nodes.costs.profile import Profile
 from nodes.costs.workload import load_workload
+from nodes.files import cached_reading
 from nodes.inference.frames import frames_of_bytes, wire_bytes
 from nodes.splitting.search import search
 from nodes.wire.codec import wire_size
@@ -57,7 +58,7 @@ def nearest(route: IabRoute) -> int:
     return next(node for node, name in enumerate(route.nodes) if node and machine(name))
 
 
-@cache
+@cached_reading
 def profiles(workload: str) -> dict[Machine, Profile]:
     """The profile of ``workload`` on each machine."""
     return {name: devices.predict_profile(device, load_workload(workload)) for name, device in DEVICES.items()}
