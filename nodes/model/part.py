@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from nodes.model.tracing import Network
 from nodes.model.tracing.modes import AMBIENT, ModeKeeper
 from nodes.model.tracing.patches import Draws, generators_kept
-from nodes.model.tracing.tree import HERE, map_tree
+from nodes.model.tracing.tree import HERE, any_leaf, map_tree
 from nodes.seeds import derive, seed_generators
 
 Values = dict[str, Any]  # tensors and scalars by the name of the fx node that made them
@@ -86,7 +86,9 @@ class Part(nn.Module):
         self._begins = begins  # layer number by the name of its first node
         self._draws_elsewhere = any(node.meta.get("draws") for node in body.graph.nodes)
         nodes = body.graph.nodes
-        self._casts = any(mode.autocast for node in nodes for mode in node.meta.get("modes", ()))
+        self._modes = {mode for node in nodes for mode in node.meta.get("modes", ()) if mode != AMBIENT}
+        self._casts = any(mode.autocast for mode in self._modes)
+        self._nested = {node.name for node in nodes if _is_nested(node)}
         self._last_uses = _last_uses(body.graph)
 
     def forward(self, values: Values, moment: Moment | None = None) -> Values:
@@ -94,15 +96,15 @@ class Part(nn.Module):
         given = [values[name] for name in self.inputs]
         if self._casts:  # autocast takes a leaf for a weight, whose cast it keeps
             given = [value.view_as(value) if _is_leaf(value) else value for value in given]
-        keeper = ModeKeeper()
+        keeper = ModeKeeper() if self._modes else None
         try:
             results = self._run(given, moment if self.training else None, keeper)
         finally:
-            if self._casts:
+            if keeper is not None and self._casts:
                 keeper.close()
         return dict(zip(self.outputs, results, strict=True))
 
-    def _run(self, given: list[Any], moment: Moment | None, keeper: ModeKeeper) -> Any:
+    def _run(self, given: list[Any], moment: Moment | None, keeper: ModeKeeper | None) -> list[Any]:
         inputs, made = iter(given), dict[str, Any]()  # by the name of the node
         device = next((value.device for value in given if isinstance(value, torch.Tensor)), torch.device("cpu"))
 
@@ -115,13 +117,18 @@ class Part(nn.Module):
             if node.op == "placeholder":
                 made[node.name] = next(inputs)
                 continue
+            if node.op == "output":
+                return [made[result.name] for result in node.all_input_nodes]
             if moment is not None and node.name in self._begins:
                 self._seed(layer_seed(moment, self._begins[node.name]))
-            args, kwargs = map_tree(argument, (node.args, node.kwargs) if self.training else _in_evaluation(node))
-            if node.op == "output":
-                return args[0]
+            args, kwargs = (node.args, node.kwargs) if self.training else _in_evaluation(node)
+            if node.name in self._nested:
+                args, kwargs = map_tree(argument, (args, kwargs))
+            else:
+                args = tuple(map(argument, args))
+                kwargs = {name: argument(value) for name, value in kwargs.items()}
             mode = node.meta["modes"][0 if self.training else 1]
-            if mode is AMBIENT or mode == AMBIENT:
+            if keeper is None or mode == AMBIENT:
                 made[node.name] = self._call(node, args, kwargs)
             else:
                 with keeper.around(mode):
@@ -197,6 +204,13 @@ def _in_evaluation(node: fx.Node) -> tuple[Any, Any]:
     other = node.meta.get("evaluate", {})
     args = tuple(other.get(place, given) for place, given in enumerate(node.args))
     return args, {name: other.get(name, given) for name, given in node.kwargs.items()}
+
+
+def _is_nested(node: fx.Node) -> bool:
+    """Whether an argument of ``node`` holds, within a list or the like, a value to fill in."""
+    others = (*node.args, *node.kwargs.values(), *node.meta.get("evaluate", {}).values())
+    inner = [value for value in others if not isinstance(value, fx.Node) and value is not HERE]
+    return any_leaf(lambda leaf: isinstance(leaf, fx.Node) or leaf is HERE, inner)
 
 
 def _is_leaf(value: Any) -> bool:

@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 from nodes.errors import ModelError, one_line
 from nodes.model.export.in_place import changed, pure_graph
 from nodes.model.tracing.copies import ModelCopy, registered
-from nodes.model.tracing.trace import Kept, Network, Pass, as_network, is_leaf, unify
+from nodes.model.tracing.leaves import is_leaf
+from nodes.model.tracing.trace import Kept, Network, Pass, as_network, unify
 from nodes.model.tracing.tree import HERE, map_tree
 from nodes.model.tracing.values import user_line
 

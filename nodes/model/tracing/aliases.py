@@ -25,6 +25,7 @@ class Entry:
     named: str = ""  # name of a parameter or buffer
     fixed: bool = False  # whether it follows from buffers alone
     source: torch.Tensor | None = None  # of a constant
+    view: bool = False  # whether torch takes it for a view, whose change in place is one of what it views
     node: fx.Node | None = None
     group: "_Group" = field(init=False)  # given by ``Aliases.made``
     steps: tuple[Step, ...] | None = ()  # from the group's root; None if unknown
@@ -48,7 +49,7 @@ class _Group:
 class Aliases:
     """The groups of tensors that share a storage. ``emit`` records a step and returns its node."""
 
-    def __init__(self, emit: Callable[[str, Any, Any], fx.Node]) -> None:
+    def __init__(self, emit: Callable[..., fx.Node]) -> None:
         self._emit = emit
         self._groups: dict[int, _Group] = {}
 
@@ -92,6 +93,15 @@ class Aliases:
 
     def changed(self, entry: Entry, node: fx.Node) -> None:
         """``node`` makes the value of ``entry``, which was up to date, after a change in place."""
+        self._check(entry)
+        group = entry.group
+        group.version += 1
+        entry.node, entry.seen = node, group.version
+        if entry is not group.root:
+            group.writes.append((entry.steps or (), node))
+
+    def _check(self, entry: Entry) -> None:
+        """Refuse changes in place that one graph cannot stand for."""
         group = entry.group
         if group.root.named:
             raise UntraceableError(f"a change of {group.root.named}, a parameter or buffer, in place", user_frame())
@@ -99,10 +109,20 @@ class Aliases:
             raise UntraceableError("a change in place of a tensor that shares its memory", user_frame())
         if entry.source is not None and entry.source.untyped_storage().nbytes() != entry.source.nbytes:
             raise UntraceableError("a change in place of a view of a constant", user_frame())
-        group.version += 1
-        entry.node, entry.seen = node, group.version
-        if entry is not group.root:
-            group.writes.append((entry.steps or (), node))
+
+    def has_steps(self, entry: Entry) -> bool:
+        """Whether operations, none of them a module, make ``entry`` of the tensor that it views."""
+        return entry.steps is not None and not any(op == "call_module" for op, _, _ in entry.steps)
+
+    def changed_through(self, entry: Entry, call: Step, name: str) -> None:
+        """Let ``call`` change ``entry``, a view that ``has_steps``, in place: torch changes what it views."""
+        self._check(entry)
+        root = entry.group.root
+        call = map_tree(lambda leaf: SELF if leaf is entry else leaf, call)
+        base = self.node(root)
+        root.node = self._emit("call_function", change_through, ((base, entry.steps, call), {}), name)
+        entry.group.version += 1
+        root.seen = entry.group.version
 
     def reshaped(self, entry: Entry, node: fx.Node, step: Step) -> None:
         """``node`` makes ``entry`` after ``step`` changed its shape in place."""
@@ -140,9 +160,25 @@ def _filled(arguments: Any, value: Any) -> Any:
 def write_through(base: torch.Tensor, value: torch.Tensor, steps: tuple[Step, ...]) -> torch.Tensor:
     """A copy of ``base`` whose view by ``steps`` holds ``value``."""
     made = base.clone()
-    view: Any = made
-    for op, target, arguments in steps:
-        args, kwargs = _filled(arguments, view)
-        view = getattr(args[0], target)(*args[1:], **kwargs) if op == "call_method" else target(*args, **kwargs)
-    view.copy_(value)
+    _viewed(made, steps).copy_(value)
     return made
+
+
+def change_through(base: torch.Tensor, steps: tuple[Step, ...], call: Step) -> torch.Tensor:
+    """A copy of ``base`` after ``call`` changed its view by ``steps`` in place."""
+    made = base.clone()
+    _call(call, _viewed(made, steps) if steps else made.view_as(made))
+    return made
+
+
+def _viewed(base: torch.Tensor, steps: tuple[Step, ...]) -> torch.Tensor:
+    view = base
+    for step in steps:
+        view = _call(step, view)
+    return view
+
+
+def _call(step: Step, view: torch.Tensor) -> Any:
+    op, target, arguments = step
+    args, kwargs = _filled(arguments, view)
+    return getattr(args[0], target)(*args[1:], **kwargs) if op == "call_method" else target(*args, **kwargs)

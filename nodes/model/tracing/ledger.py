@@ -215,7 +215,7 @@ class Ledger:
         for tensor in (first, second):
             if type(tensor) is torch.Tensor:
                 tensor.__class__ = Traced
-        entry = Entry(first, second, make)
+        entry = Entry(first, second, make, view=first._is_view())
         self._keep(first, entry)
         self.aliases.made(entry, step)
         made: torch.Tensor = first
@@ -265,9 +265,9 @@ class Ledger:
         node.meta.update(mode=self._modes.read(), owner=self.owners[-1], where=user_frame(), called=called)
         return node
 
-    def _emit_step(self, op: str, target: Any, arguments: Any) -> fx.Node:
+    def _emit_step(self, op: str, target: Any, arguments: Any, name: str | None = None) -> fx.Node:
         args, kwargs = map_tree(self.graph_node, arguments)
-        return self.emit(op, target, args, kwargs)
+        return self.emit(op, target, args, kwargs, name)
 
     def watching_regions(self) -> Any:
         """See ``ModeReader.watching_regions``."""

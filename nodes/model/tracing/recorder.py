@@ -121,11 +121,10 @@ class Recorder(TorchFunctionMode):
         ]
         if changed:
             return self._record_change(op, target, lifted, changed, first)
-        views = {id(entry.first): entry for entry in entries}
-        if id(first) in views:  # returned as it is; both names must be told apart
-            entry = views[id(first)]
+        same = {id(entry.first): entry for entry in entries}.get(id(first))
+        if same is not None:  # returned as it is; both names must be told apart
             with self.ledger.execution():
-                first, second = entry.first.view_as(entry.first), entry.second.view_as(entry.second)
+                first, second = same.first.view_as(same.first), same.second.view_as(same.second)
         nodes = map_tree(self.ledger.graph_node, lifted)
         if not any_leaf(lambda value: isinstance(value, torch.Tensor), first):
             if op == "call_module":
@@ -138,6 +137,8 @@ class Recorder(TorchFunctionMode):
         node = self.ledger.emit(op, target, *nodes)
         node.meta["value"] = first
         result = self.ledger.spread(first, second, lambda: node, None, (op, target, lifted))
+        if same is not None:
+            self.ledger.lift(result).view = same.view
         if entries and all(entry.fixed for entry in entries):  # of buffers alone: part of what reads it
             node.meta["joined"] = True
             for tensor in leaves(torch.Tensor, result):
@@ -156,6 +157,9 @@ class Recorder(TorchFunctionMode):
             self.ledger.aliases.reshaped(entry, node, (op, target[:-1], lifted))
             return self._held(entry)
         alone = len(changed) == 1 and (result is None or result is entry.first)
+        if op != "call_module" and alone and entry.view and self.ledger.aliases.has_steps(entry):
+            self.ledger.aliases.changed_through(entry, (op, target, lifted), name)
+            return None if result is None else self._held(entry)
         if op != "call_module" and alone and self._pure_like(op, target, lifted, entry):
             pure = pure_call(op, target, *map_tree(self.ledger.graph_node, lifted))
             assert pure is not None, target

@@ -11,6 +11,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from nodes.errors import ModelError, one_line
 from nodes.model.tracing.copies import ModelCopy, registered, with_data
+from nodes.model.tracing.leaves import has_backward_hooks, is_leaf, keeps_form, like, reason_to_keep
 from nodes.model.tracing.ledger import META, Ledger
 from nodes.model.tracing.modes import Mode
 from nodes.model.tracing.patches import Draws, generators_kept, patched
@@ -19,10 +20,6 @@ from nodes.model.tracing.tree import map_tree
 from nodes.model.tracing.values import BATCHES, Members, UntraceableError, WrongInputError, user_line
 
 SMALLEST = {True: 2, False: 1}  # batch of a trace, by training: batch norm needs two
-OPENED = (  # of torch's own; a block of an encoder stays whole, since evaluation rounds it otherwise, in one kernel
-    *(nn.Sequential, nn.ModuleList, nn.ModuleDict),
-    *(nn.Transformer, nn.TransformerDecoder, nn.TransformerDecoderLayer, nn.TransformerEncoder),
-)
 WAY_OUT = "move that code into a module of its own; what cannot be traced there, or has `whole = True`, stays one layer"
 
 
@@ -89,7 +86,7 @@ def check_openable(model: nn.Module) -> None:
     """Raise ModelError for a model whose layers no front end can find."""
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError("the model is compiled by torch.jit.script, and has no Python code; give the module itself")
-    if _has_backward_hooks(model):
+    if has_backward_hooks(model):
         raise ModelError(f"a backward hook on the whole model, which no layer has; {WAY_OUT}")
 
 
@@ -184,7 +181,7 @@ class _Tracing:
             if self._flags.setdefault(inside, inner.training) != inner.training:
                 raise UntraceableError(f"{inside} runs in training and in evaluation mode in one pass")
         in_place = bool(getattr(module, "inplace", False)) and not list(module.children())
-        if reason := _reason_to_keep(module):
+        if reason := reason_to_keep(module):
             self._kept.setdefault(path, Kept(path, reason))
         before = Draws() if path in self._kept or path in self.found else None
 
@@ -192,7 +189,7 @@ class _Tracing:
             if in_place:
                 module.inplace = False  # type: ignore[assignment]  # nn.Module knows tensors and modules
             try:
-                return _normalised(module, *args) if _is_batch_norm(module, args) else _forward(module, args, kwargs)
+                return like(module, *args) if keeps_form(module, args) else _forward(module, args, kwargs)
             except Exception:  # without data; with data it may run
                 return self._run_with_data(path, module.training, args, kwargs)
             finally:
@@ -233,34 +230,6 @@ def _without_data(value: Any) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     return value.detach().to(META).requires_grad_(value.requires_grad).clone()
-
-
-def is_leaf(module: nn.Module) -> bool:
-    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(module, OPENED)
-    return own or getattr(module, "whole", False) is True or bool(_reason_to_keep(module))
-
-
-def _reason_to_keep(module: nn.Module) -> str:
-    """Why a module that has modules of its own must stay whole; empty if it need not."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return "it is compiled by torch.jit.script"
-    return "it has a backward hook" if _has_backward_hooks(module) and list(module.children()) else ""
-
-
-def _is_batch_norm(module: nn.Module, args: Any) -> bool:
-    plain = isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module).__module__.startswith("torch.nn.")
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    return plain and not hooks and args[0].dim() > 1 and args[0].shape[1] == module.num_features
-
-
-def _normalised(module: nn.Module, given: torch.Tensor) -> torch.Tensor:
-    """What a batch norm makes of a tensor without data; torch's own way takes milliseconds."""
-    trained = given.requires_grad or any(parameter.requires_grad for parameter in module.parameters())
-    return torch.empty_like(given).requires_grad_(trained and torch.is_grad_enabled()).clone()
-
-
-def _has_backward_hooks(module: nn.Module) -> bool:
-    return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 def _input_name(model: nn.Module) -> str:

@@ -26,7 +26,8 @@ def map_tree(function: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, list):
         return [map_tree(function, item) for item in value]
     if isinstance(value, dict):
-        return {key: map_tree(function, item) for key, item in value.items()}
+        pairs = ((key, map_tree(function, item)) for key, item in value.items())
+        return type(value)(pairs)  # which may have its items as attributes too
     if isinstance(value, slice):
         return slice(*(map_tree(function, item) for item in (value.start, value.stop, value.step)))
     return function(value)

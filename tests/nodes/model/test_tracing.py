@@ -3,9 +3,10 @@
 import copy
 import random
 
+import crossing
 import pytest
 import torch
-from awkward_models import EXACT
+from awkward_models import EXACT, ChangedSlice
 from plain_oracle import SHAPE, assert_equals_plain, seed_all
 from user_models import DROPPED, Drops
 
@@ -20,6 +21,13 @@ def test_parts_equal_plain_pytorch(name):
         assert_equals_plain(
             make, lambda layers, seed=seed: sorted(random.Random(seed).sample(range(1, layers), 2)), kept
         )
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_slice_changed_in_place_equals_plain_pytorch_in_any_memory_format(memory_format):
+    torch.manual_seed(1)
+    model = ChangedSlice().to(memory_format=memory_format)
+    crossing.assert_equals_plain(model, 4, [[], [1], [3]])
 
 
 @pytest.mark.parametrize("name", ["noise", "checkpoint, new", "numpy's noise", "root hooks", "autocast"])

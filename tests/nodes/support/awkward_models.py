@@ -273,6 +273,44 @@ class SharedNoise(Net):
         return self.head(self.body(x).mean((2, 3)))
 
 
+class ChangedView(nn.Module):
+    """A view changed in place: torch lays out the gradients of all operands anew, so a bias may sum up otherwise."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.weight, self.bias = nn.Parameter(torch.randn(16, 16)), nn.Parameter(torch.randn(16))
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        hidden = self.how == "hidden"  # torch makes a view of its own
+        x = torch.einsum("bchw,cd->bhwd", x, self.weight) if hidden else x.permute(0, 2, 3, 1)
+        if self.how == "by a module":
+            x = self.relu((x + self.bias).transpose(1, 2))
+        else:
+            x += self.bias
+        return self.head(x.permute(0, 3, 1, 2).mean((2, 3)))
+
+
+class ChangedSlice(nn.Module):
+    """A slice changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.side = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 8, 1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(6), nn.BatchNorm2d(8)])
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norms[0](self.stem(x))
+        y = torch.cat([y, y.relu()], 1)[:, :8]
+        y += self.side(x)
+        return self.head(self.norms[1](y).relu().mean((2, 3)))
+
+
 EXACT = {  # networks, and the paths that must stay whole
     "root hooks": (root_hooks, ()),
     "hooks with keywords": (hooks_with_keywords, ()),
@@ -306,4 +344,7 @@ EXACT = {  # networks, and the paths that must stay whole
     "weight norm": (lambda: normalised(nn.utils.parametrizations.weight_norm), ()),
     "lazy": (lazy, ()),
     "constants": (SharedNoise, ()),
+    "a view": (lambda: ChangedView("permuted"), ()),
+    "a hidden view": (lambda: ChangedView("hidden"), ()),
+    "a view, by a module": (lambda: ChangedView("by a module"), ()),
 }

@@ -12,8 +12,15 @@ from torchvision.ops import StochasticDepth
 from nodes.model.boundary import pack, unpack
 from nodes.model.chain import Chain, Moment
 
+FIRST = Moment(1, 0)
 
-def crossed(parts: Sequence[nn.Module], x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+
+def crossed(
+    parts: Sequence[nn.Module],
+    x: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    moment: Moment | None = FIRST,
+) -> torch.Tensor:
     """Logits of ``parts``; with ``labels`` gradients go all the way back."""
     values, sides = {parts[0].inputs[0]: x}, []
     for part in parts:
@@ -24,7 +31,7 @@ def crossed(parts: Sequence[nn.Module], x: torch.Tensor, labels: torch.Tensor | 
             for name, tensor in sent.items()
         }
         sides.append((sent, leaves, strides, noted))
-        values = part(unpack(leaves, views, scalars, noted), Moment(1, 0))
+        values = part(unpack(leaves, views, scalars, noted), moment)
     (logits,) = values.values()
     if labels is not None:
         F.cross_entropy(logits, labels).backward()
