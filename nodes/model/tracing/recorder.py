@@ -8,8 +8,8 @@ from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 from torch.utils._device import _device_constructors
 
 from nodes.model.tracing.aliases import Entry
-from nodes.model.tracing.autocast import cast_like, casts
 from nodes.model.tracing.ledger import META, Ledger
+from nodes.model.tracing.modes import cast_like, casts
 from nodes.model.tracing.pure import SHAPED_IN_PLACE, asks_in_place, pure_call, same_layout
 from nodes.model.tracing.tree import HERE, any_leaf, leaves, map_tree
 from nodes.model.tracing.values import Number, Traced, UntraceableError, WrongInputError, user_frame
