@@ -10,8 +10,8 @@ from bench.child_process import END_S, Child, EndedError, exit_text, import_path
 from nodes.errors import NodeError
 from nodes.user_modules import folders_in_use
 
-LOAD_S = 60.0  # the launcher's imports, also from a slow disk
-START_S = 10.0  # from a fork until the node listens
+LOAD_S = 300.0  # the launcher's imports, also from a slow disk or on a crowded machine; its end is noticed at once
+START_S = 60.0  # from a fork until the node listens; as above
 
 HostPort = tuple[str, int]
 Ended = Callable[[str, str], Awaitable[None]]  # takes the name of a process and how it ended
