@@ -152,7 +152,7 @@ def _open(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) ->
 
         try:
             return export(model, input_shape, dtype)
-        except ModelError:
+        except Exception:  # the exporter, or a model in it, may fail in any way
             raise refused from None
 
 

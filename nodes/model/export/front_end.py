@@ -30,7 +30,9 @@ SAMPLES = 2  # of the example; export takes 0 and 1 for constants
 ALIASES = (nn.Identity, nn.Flatten, nn.Unflatten)  # leaves that return their input or a view of it are recorded
 REASON_CHARACTERS = 80
 CONSTANT = "_exported_constant"
-NOISE = logging.getLogger("torch.fx.experimental.symbolic_shapes")  # prints graphs of what it cannot export
+NOISE = [  # loggers that print graphs and tracebacks of what cannot be exported
+    logging.getLogger(f"torch.{name}") for name in ("fx.experimental.symbolic_shapes", "_subclasses.fake_tensor")
+]
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -159,6 +161,8 @@ def _pass(
     flags: dict[str, bool] = {}
     try:
         program = _exported(blank, example, set(kept), flags)
+        if (kind := program.call_spec.out_spec.type) is not None:
+            raise ModelError(f"the model returns a {kind.__name__}; expected one tensor")
         return _Converted(program, flags).result
     finally:
         _calls.clear()
@@ -169,10 +173,11 @@ def _exported(
 ) -> torch.export.ExportedProgram:
     batch = ({0: torch.export.Dim("batch")},)
     found: list[_KeepWholeError] = []
-    level = NOISE.level
-    NOISE.setLevel(logging.ERROR)
     try:
         with ExitStack() as stack:
+            for noise in NOISE:
+                stack.callback(noise.setLevel, noise.level)
+                noise.setLevel(logging.CRITICAL)
             for path, module in _leaf_modules(model, kept):
                 stack.enter_context(_recorded(path, module))
                 inner = module.named_modules(prefix=path)
@@ -183,8 +188,6 @@ def _exported(
         if found:
             raise found[0] from error
         raise ModelError(f"the model cannot be exported: {_reason(error)}") from error
-    finally:
-        NOISE.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

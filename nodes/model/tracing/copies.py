@@ -57,6 +57,12 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{path}.{name}" if path else name, value
 
 
+def parameters_replaced(module: nn.Module) -> bool:
+    """Whether other tensors are in the places of parameters now, as in ``torch.func.functional_call``."""
+    places = (tensor for one in module.modules() for tensor in one._parameters.values())
+    return any(not isinstance(tensor, nn.Parameter | None) for tensor in places)
+
+
 def with_data(module: nn.Module, device: torch.device) -> nn.Module:
     """A copy of ``module`` to run; parameters that have no data are drawn."""
     memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for _, tensor in attributes(module)}

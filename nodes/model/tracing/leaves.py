@@ -37,7 +37,7 @@ def keeps_form(module: nn.Module, args: Any) -> bool:
         return False
     dense = args[0].is_contiguous() or args[0].is_contiguous(memory_format=torch.channels_last)
     if isinstance(module, NORMS):
-        return dense and args[0].dim() > 1 and args[0].shape[1] == module.num_features
+        return bool(dense and args[0].dim() > 1 and args[0].shape[1] == module.num_features)
     return dense and isinstance(module, ACTIVATIONS) and args[0].is_floating_point()
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import CheckpointFunction
 
 from nodes.model.tracing.recorder import Recorder
 from nodes.model.tracing.tree import any_leaf
-from nodes.model.tracing.values import Traced
+from nodes.model.tracing.values import Traced, UntraceableError, user_frame
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,12 @@ class Applied:
 
 @contextmanager
 def patched(recorder: Recorder, call_module: Callable[..., Any]) -> Iterator[None]:
-    """Let ``recorder`` see calls of modules (``call_module`` is given them), autograd functions and ``len``."""
+    """Let ``recorder`` see calls of modules (``call_module`` is given them), autograd functions, ``len`` and hooks."""
     with ExitStack() as stack:
         stack.enter_context(_replaced(nn.Module, "__call__", call_module))
         stack.enter_context(_replaced(torch.autograd.Function, "apply", _apply(recorder)))
         stack.enter_context(_replaced(builtins, "len", _length(recorder)))
+        stack.enter_context(_replaced(saved_tensors_hooks, "__enter__", _hooks_on_saved(recorder)))
         for (_, name), namespace in list(fx._symbolic_trace._wrapped_fns_to_patch.items()):
             if name in namespace:
                 stack.callback(namespace.__setitem__, name, namespace[name])
@@ -76,6 +78,18 @@ def _length(recorder: Recorder) -> Callable[[Any], Any]:
         return recorder.length(of) if type(of) is Traced and not recorder.executing else original(of)
 
     return length
+
+
+def _hooks_on_saved(recorder: Recorder) -> Callable[[Any], Any]:
+    original = saved_tensors_hooks.__enter__
+
+    def enter(hooks: Any) -> Any:
+        checkpoints = type(hooks).__module__ == "torch.utils.checkpoint"  # the same values, computed again
+        if not recorder.executing and not checkpoints:
+            raise UntraceableError("hooks on tensors saved for the backward pass", user_frame())
+        return original(hooks)
+
+    return enter
 
 
 def _whole(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:

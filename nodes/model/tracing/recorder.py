@@ -27,6 +27,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, ledger: Ledger, device: torch.device) -> None:
         super().__init__()
         self.ledger, self._device = ledger, device
+        self._seed = torch.initial_seed()
 
     @property
     def executing(self) -> bool:
@@ -98,8 +99,7 @@ class Recorder(TorchFunctionMode):
 
     def _record(self, op: str, target: Any, args: Any, kwargs: Any, run: Callable[..., Any] | None) -> Any:
         name = target if isinstance(target, str) else getattr(target, "__name__", "")
-        if op != "call_module" and name in REFUSED:
-            raise UntraceableError(f"{name}() on a tensor of the model", user_frame())
+        self._check_allowed(op, name)
         lifted = map_tree(self.ledger.lift, (args, kwargs))
         entries = leaves(Entry, lifted)
         for number in leaves(Number, lifted):
@@ -144,6 +144,12 @@ class Recorder(TorchFunctionMode):
             for tensor in leaves(torch.Tensor, result):
                 self.ledger.lift(tensor).fixed = True
         return result
+
+    def _check_allowed(self, op: str, name: str) -> None:
+        if torch.initial_seed() != self._seed:
+            raise UntraceableError("the generator of torch is seeded", user_frame())
+        if op != "call_module" and name in REFUSED:
+            raise UntraceableError(f"{name}() on a tensor of the model", user_frame())
 
     def _record_change(self, op: str, target: Any, lifted: Any, changed: list[Entry], result: Any) -> Any:
         """Record an operation that changes ``changed`` as one that makes new tensors."""

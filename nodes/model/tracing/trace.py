@@ -10,16 +10,17 @@ from torch import fx, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from nodes.errors import ModelError, one_line
-from nodes.model.tracing.copies import ModelCopy, registered, with_data
+from nodes.model.tracing.copies import ModelCopy, parameters_replaced, registered, with_data
 from nodes.model.tracing.leaves import has_backward_hooks, is_leaf, keeps_form, like, reason_to_keep
 from nodes.model.tracing.ledger import META, Ledger
 from nodes.model.tracing.modes import Mode
 from nodes.model.tracing.patches import Draws, generators_kept, patched
 from nodes.model.tracing.recorder import Recorder
 from nodes.model.tracing.tree import map_tree
-from nodes.model.tracing.values import BATCHES, Members, UntraceableError, WrongInputError, user_line
+from nodes.model.tracing.values import BATCHES, Members, UntraceableError, WrongInputError, reason_of, user_line
 
 SMALLEST = {True: 2, False: 1}  # batch of a trace, by training: batch norm needs two
+UNLIKELY_SEED = 0x3A17_5C29_D04B_6E81  # a model that seeds the generator is told by another one
 WAY_OUT = "move that code into a module of its own; what cannot be traced there, or has `whole = True`, stays one layer"
 
 
@@ -69,6 +70,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
     kept: dict[str, Kept] = {}
     draws = False
     with generators_kept():
+        torch.default_generator.manual_seed(UNLIKELY_SEED)
         while True:
             tracing = _Tracing(model, sample, kept, draws)
             try:
@@ -126,7 +128,7 @@ class _Tracing:
         self._recorder, self._flags = recorder, dict[str, bool]()
         model = self._copy.model.train(training)
         states = Draws()
-        first, second = (_batch(self._sample, size) for size in (SMALLEST[training], BATCHES[0]))
+        first, second = (self._sample.new_empty(size, *self._sample.shape) for size in (SMALLEST[training], BATCHES[0]))
         with torch.set_grad_enabled(training), patched(recorder, self._caller()), recorder, ledger.watching_regions():
             given = ledger.placeholder(_input_name(model), first, second)
             result = model(given)
@@ -157,9 +159,11 @@ class _Tracing:
             return self._leaf(path, module, args, kwargs)
         owners.append(owners[-1] if path is None else path)
         states = Draws() if self.watching else None
-        found = len(self.found)
+        found, generator = len(self.found), torch.default_generator.get_state()
         try:
             result = _forward(module, args, kwargs)
+            if torch.initial_seed() != UNLIKELY_SEED:
+                raise UntraceableError("the generator of torch is seeded")
             if states is not None and len(self.found) == found and states.changed():
                 raise UntraceableError("numbers drawn outside of torch, by random or numpy")
         except (WrongInputError, ModelError):
@@ -168,7 +172,8 @@ class _Tracing:
             if not path:
                 raise
             where = getattr(error, "where", "") or user_line(error)
-            self.found[path] = Kept(path, _reason(error), where)
+            self.found[path] = Kept(path, reason_of(error), where)
+            torch.default_generator.set_state(generator)
         else:
             return result
         finally:
@@ -183,7 +188,10 @@ class _Tracing:
         in_place = bool(getattr(module, "inplace", False)) and not list(module.children())
         if reason := reason_to_keep(module):
             self._kept.setdefault(path, Kept(path, reason))
+        if parameters_replaced(module):
+            raise UntraceableError(f"{path} runs on other tensors than its parameters")
         before = Draws() if path in self._kept or path in self.found else None
+        generator = torch.default_generator.get_state()
 
         def run(*args: Any, **kwargs: Any) -> Any:
             if in_place:
@@ -193,6 +201,7 @@ class _Tracing:
             except Exception:  # without data; with data it may run
                 return self._run_with_data(path, module.training, args, kwargs)
             finally:
+                torch.default_generator.set_state(generator)
                 if in_place:
                     module.inplace = True  # type: ignore[assignment]  # as above
 
@@ -237,14 +246,6 @@ def _input_name(model: nn.Module) -> str:
     return names[0] if names else "input"
 
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, UntraceableError) else one_line(error)
-
-
-def _batch(sample: torch.Tensor, size: int) -> torch.Tensor:
-    return sample.new_empty(size, *sample.shape)
-
-
 def not_taken(sample: torch.Tensor) -> str:
     """The error of a model that fails on inputs like ``sample``."""
     kind = "pictures" if sample.is_floating_point() else "tokens"
@@ -269,7 +270,7 @@ def _refused(model: nn.Module, sample: torch.Tensor, error: Exception) -> ModelE
         return ModelError(f"{not_taken(sample)}: {one_line(wrong)}")
     where = getattr(error, "where", "") or user_line(error)
     place = f" ({where})" if where else ""
-    return ModelError(f"the model's own forward cannot be traced: {_reason(error)}{place}; {WAY_OUT}")
+    return ModelError(f"the model's own forward cannot be traced: {reason_of(error)}{place}; {WAY_OUT}")
 
 
 def unify(train: Pass, evaluate: Pass, kept: dict[str, Kept]) -> dict[str, Kept]:
@@ -345,12 +346,12 @@ def _arguments(node: fx.Node) -> Any:
 
 
 def _by_owner(one: Pass) -> dict[str, list[Any]]:
-    """The operations that each module runs itself, without their operands."""
+    """The operations that each module runs itself, without their operands, and the constants that it reads."""
     owned: dict[str, list[Any]] = {}
     for node in one.graph.nodes:
-        if node.op not in ("placeholder", "output", "get_attr"):
+        if node.op not in ("placeholder", "output"):
             arguments = map_tree(lambda leaf: None if isinstance(leaf, fx.Node) else leaf, _arguments(node))
-            owned.setdefault(node.meta["owner"], []).append((node.op, node.target, str(arguments)))
+            owned.setdefault(node.meta["owner"], []).append((node.op, _target(one, node), str(arguments)))
     return owned
 
 

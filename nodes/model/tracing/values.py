@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from nodes.errors import one_line
+
 BATCHES = (
     67,
     3,
@@ -25,6 +27,15 @@ class UntraceableError(Exception):
     def __init__(self, reason: str, where: str = "") -> None:
         super().__init__(reason)
         self.where = where
+
+
+REASON_CHARACTERS = 200  # the most of one; messages of compilers hold whole tracebacks
+
+
+def reason_of(error: Exception) -> str:
+    """Why a module cannot be traced."""
+    reason = str(error) if isinstance(error, UntraceableError) else one_line(error)
+    return reason if len(reason) <= REASON_CHARACTERS else f"{reason[:REASON_CHARACTERS]} ..."
 
 
 class WrongInputError(Exception):

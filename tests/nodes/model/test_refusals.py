@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from awkward_models import Calls, Net
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from nodes.errors import ModelError
 from nodes.model.chain import Chain
-from nodes.model.fidelity import check_fidelity
+from nodes.model.fidelity import _fingerprint, check_fidelity
 
 SHAPE = (3, 9, 8)
 HERE = __file__.rpartition("/")[2]
@@ -43,6 +45,8 @@ def line(function) -> str:
         (lambda: Calls(on_the_batch), f"size of the batch.*{line(on_the_batch)}"),
         (lambda: Calls(loops_over_the_batch), f"size of the batch.*{line(loops_over_the_batch)}"),
         (backward_hook, "backward hook on the whole model"),
+        (lambda: Calls(lambda self, x: {"logits": x.flatten(1)}), "the model returns a dict; expected one tensor"),
+        (lambda: Calls(lambda self, x: (x.flatten(1),)), "the model returns a tuple; expected one tensor"),
         (lambda: torch.jit.script(nn.Sequential(nn.Linear(3, 3))), "torch.jit.script"),
     ],
 )
@@ -163,3 +167,56 @@ def test_the_error_names_the_module_in_which_gradients_alone_begin_to_differ():
     net.settled = True  # not the model that was compared
     with pytest.raises(ModelError, match=r"begins in body\.0\.1\.1 \(\S*Scales\);"):
         check_fidelity(net, other, torch.empty(SHAPE, device="meta"), always=True)
+
+
+def test_what_differs_from_run_to_run_is_refused_unless_it_is_said_to_be_whole():
+    calls = []
+
+    def counted(self, x):
+        calls.append(1)
+        return x * (1 + 0.01 * len(calls))
+
+    with pytest.raises(ModelError, match=r"something else each time it runs, .*whole = True"):
+        Chain(Net(Calls(counted)), SHAPE)
+    net = Net(Calls(counted))
+    net.body[0].whole = True
+    assert "body.0" in Chain(net, SHAPE).names
+
+
+class Counted(nn.Module):
+    def __init__(self, counts) -> None:
+        super().__init__()
+        self.counts, self.state = counts, [1]
+
+    def forward(self, x):
+        self.state[0] += self.counts["by"][0]
+        return x * self.state[0]
+
+
+def test_a_network_with_other_settings_is_compared_again():
+    Chain(Net(Counted({"by": [0]})), SHAPE)
+    with pytest.raises(ModelError, match="do not compute what the model does"):
+        Chain(Net(Counted({"by": [1]})), SHAPE)
+
+
+PLAIN = st.none() | st.booleans() | st.integers(-2, 2) | st.floats(allow_nan=False) | st.text(max_size=2)
+SETTINGS = st.recursive(
+    PLAIN,
+    lambda one: st.lists(one, max_size=2) | st.tuples(one) | st.dictionaries(st.text(max_size=1), one),
+    max_leaves=4,
+)
+
+
+@given(SETTINGS, SETTINGS)
+def test_only_networks_of_the_same_settings_are_taken_for_equal(one, other):
+    fingerprints = [_fingerprint(Calls(None, settings=value)) for value in (one, other)]
+    assert None not in fingerprints
+    assert (fingerprints[0] == fingerprints[1]) == (repr(one) == repr(other))
+
+
+def test_functions_are_the_same_where_code_and_what_they_hold_are():
+    def scaled(by):
+        return Calls(lambda self, x: x * by)
+
+    assert _fingerprint(scaled(2)) == _fingerprint(scaled(2)) != _fingerprint(scaled(3))
+    assert _fingerprint(scaled(nn.Linear(1, 1))) is None

@@ -178,6 +178,33 @@ def _numpy_noise(self, x):
     return x + float(np.random.rand()) + random.random()
 
 
+def _seeded(self, x):
+    torch.manual_seed(0)
+    return x + torch.randn(8, 1, 1)
+
+
+def _seeded_for_itself(self, x):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return x + torch.randn(8, 1, 1)
+
+
+def _own_generator(self, x):
+    if not hasattr(self, "generator"):
+        self.generator = torch.Generator().manual_seed(1)
+    return x + torch.randn(8, 1, 1, generator=self.generator)
+
+
+def _saves_less(self, x):
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.bfloat16(), lambda tensor: tensor.float()):
+        return x * x * 1.3
+
+
+def _other_parameters(self, x):
+    halved = {"weight": self.inner.weight * 0.5, "bias": self.inner.bias}
+    return torch.func.functional_call(self.inner, halved, (x,))
+
+
 class Centre(nn.Module):
     """A running centre, written in its forward: ``how`` it is."""
 
@@ -330,6 +357,11 @@ EXACT = {  # networks, and the paths that must stay whole
     "values": (lambda: Net(Calls(_values)), ("body.0",)),
     "noise": (lambda: Net(Calls(_noise)), ()),
     "numpy's noise": (lambda: Net(Calls(_numpy_noise)), ("body.0",)),
+    "seeded in forward": (lambda: Net(Calls(_seeded)), ("body.0",)),
+    "seeded for itself": (lambda: Net(Calls(_seeded_for_itself)), ("body.0",)),
+    "own generator": (lambda: Net(Calls(_own_generator)), ("body.0",)),
+    "saved in bfloat16": (lambda: Net(Calls(_saves_less)), ("body.0",)),
+    "other parameters": (lambda: Net(Calls(_other_parameters, inner=nn.Conv2d(8, 8, 1))), ("body.0",)),
     "centre in place": (lambda: Net(Centre("in place")), ("body.0",)),
     "centre assigned": (lambda: Net(Centre("assigned")), ("body.0",)),
     "calls counted": (lambda: Net(Centre("counted")), ("body.0",)),
