@@ -244,6 +244,11 @@ def test_an_asynchronous_client_that_is_back_begins_with_the_slowest_and_has_mis
     server.computed(stepped(), 2.0)
     (step,) = server.receive("client3", task(2), 3.0)
     assert (joined(step), step.weights) == ((2,), (0.5,))  # it has missed one since it is back
+    server.computed(stepped(), 3.0)
+    server.lost("client3", 4.0)
+    come(server, "client3")
+    (step,) = server.receive("client3", task(2), 5.0)  # client1 has taken two, but the slowest, client2, one as ever
+    assert joined(step) == (2,)
 
 
 def test_an_asynchronous_step_counts_by_the_data_of_those_in_it():
