@@ -11,7 +11,7 @@ from nodes.errors import NodeError
 from nodes.user_modules import folders_in_use
 
 LOAD_S = 300.0  # the launcher's imports, also from a slow disk or on a crowded machine; its end is noticed at once
-START_S = 60.0  # from a fork until the node listens; as above
+START_S = 15.0  # from a fork until the node listens: a hang is told within as much
 
 HostPort = tuple[str, int]
 Ended = Callable[[str, str], Awaitable[None]]  # takes the name of a process and how it ended
