@@ -18,6 +18,7 @@ Scale = Literal["smoke", "laptop", "paper"]
 ShapingBackend = Literal["none", "emulated", "kernel", "tbf+emulated"]
 CaseValue = str | int | float | bool
 CONDITIONS = ("mode", "scale", "dataset", "shaping", "device")  # fields of a record; never merged
+TRAINED_PICTURES = "trained_pictures"  # metric of a training: pictures, each counted in every epoch
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,20 +1,21 @@
 """Whether what was measured may be held against a paper's claim about learning: the data, and how long was trained."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
 from reports.claims.claim import Claim
+from reports.claims.statistics import same
 from reports.formatting import number
-from reports.record import CaseValue, Record, Scale
+from reports.record import Record, Scale
 
 SCALES: tuple[Scale, ...] = get_args(Scale)  # from small to large
-TRAINED_PICTURES = "trained_pictures"  # metric of a training: pictures, each counted in every epoch
 
 
 def not_comparable(claim: Claim, sides: Sequence[Sequence[Record]], trained: Sequence[Record]) -> str | None:
     """Reason why the records of ``sides`` say nothing of ``claim``; None if they do.
 
-    ``trained`` are the suite's records of ``TRAINED_PICTURES``; those of the same experiment, seed and case count.
+    ``trained`` are the suite's records of ``TRAINED_PICTURES``. Those of the same experiment and seed whose case agrees
+    with a record's in their common keys are the trainings that it stems from; the shortest of these counts.
     """
     one = sides[0][0]
     if claim.data not in (None, one.dataset):
@@ -23,12 +24,18 @@ def not_comparable(claim: Claim, sides: Sequence[Sequence[Record]], trained: Seq
         if SCALES.index(one.scale) >= SCALES.index(claim.scale):
             return None
         return f"The claim needs scale {claim.scale}; this was {one.dataset} at scale {one.scale}."
-    by_key = {_key(record): record.value for record in trained}
-    counts = [by_key.get(_key(record), 0.0) for side in sides for record in side]
-    if min(counts) >= claim.trained_pictures:
+    least = min(_least(record, trained) for side in sides for record in side)
+    if least >= claim.trained_pictures:
         return None
-    return f"The claim needs {number(claim.trained_pictures)} trained pictures; these are {number(min(counts))}."
+    return f"The claim needs {number(claim.trained_pictures)} trained pictures; these are {number(least)}."
 
 
-def _key(record: Record) -> tuple[str, int, Iterable[tuple[str, CaseValue]]]:
-    return record.experiment, record.seed, frozenset(record.case.items())
+def _least(record: Record, trained: Sequence[Record]) -> float:
+    """The pictures of the shortest training from which ``record`` stems; 0 if there is none."""
+    found = [
+        one.value
+        for one in trained
+        if (one.experiment, one.seed) == (record.experiment, record.seed)
+        and all(same(value, record.case[key]) for key, value in one.case.items() if key in record.case)
+    ]
+    return min(found, default=0.0)

@@ -26,9 +26,9 @@ from reports.claims.claim import (
     Selector,
     Value,
 )
-from reports.claims.comparable import TRAINED_PICTURES, not_comparable
+from reports.claims.comparable import not_comparable
 from reports.formatting import label, number
-from reports.record import Record
+from reports.record import TRAINED_PICTURES, Record
 
 Verdict = Literal[
     "reproduced",

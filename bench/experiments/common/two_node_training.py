@@ -19,6 +19,7 @@ from bench.experiments.common.learning import (
     weights_problems,
 )
 from bench.experiments.common.resumable import resumable, resumable_until
+from bench.experiments.common.trained_pictures import of_epochs
 from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count
@@ -32,6 +33,7 @@ from nodes.stages.dynsplit.gate import has_converged
 from nodes.training.in_process import run_in_process
 from nodes.training.report import TrainingOutcome
 from nodes.training.segment import Segment
+from reports.record import CaseValue
 
 
 class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,12 +83,17 @@ class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Trained(NamedTuple):
-    """A finished training and the segments at its end."""
+    """A finished training, the segments at its end, and the epochs in which its weights were trained before."""
 
     job: Job
     outcome: TrainingOutcome
     segments: list[Segment]
     data: Dataset
+    pretraining: list[dict[str, float]]
+
+    def pictures(self, case: Mapping[str, CaseValue] = {}) -> Measurement:
+        """The pictures that the network was trained on, before and now."""
+        return of_epochs((*self.pretraining, *self.outcome.epochs), case)
 
 
 class TrainingRun:
@@ -101,8 +108,9 @@ class TrainingRun:
             self.data = dataclasses.replace(self.data, train=train)
         self.layout = parameters.layout(len(self.data.classes))
         self.weights = weights_of(parameters.weights, str(parameters.model), self.layout, context.say)
+        self.pretraining: list[dict[str, float]] = []  # the epochs that have led to these weights
         if parameters.pretrain_epochs:
-            self.weights = self._pretrained()
+            self.weights, self.pretraining = self._pretrained()
 
     def job(self, stage: StageSpec) -> Job:
         """UE and cloud, with ``stage`` between them."""
@@ -148,7 +156,7 @@ class TrainingRun:
         else:
             outcome = resumable_until(job, len(self.layout), folder, start, say, ends=self._settled(job))
             job = replace(job, epochs=len(outcome.epochs))
-        return Trained(job, outcome, restored(job), self.data)
+        return Trained(job, outcome, restored(job), self.data, self.pretraining)
 
     def _settled(self, job: Job) -> Callable[[TrainingOutcome], bool]:
         target, epsilon = job.stages[0].options.get("target", ()), self.parameters.epsilon or 0.0
@@ -165,14 +173,14 @@ class TrainingRun:
         job = replace(self.job(StageSpec()), nodes=node_names(1), splits=(), stages=(), epochs=epochs)
         return replace(job, optimizer=replace(job.optimizer, lr=lr or job.optimizer.lr))
 
-    def _pretrained(self) -> str:
-        """The file with the weights of the unsplit network after ``pretrain_epochs``."""
+    def _pretrained(self) -> tuple[str, list[dict[str, float]]]:
+        """The file with the weights of the unsplit network after ``pretrain_epochs``, and these."""
         path = self.context.scratch / "weights.pt"
+        job = self.whole(self.parameters.pretrain_epochs, self.parameters.pretrain_lr)
+        trained = self.trained(job, "pretrained")
         if not path.exists():
-            job = self.whole(self.parameters.pretrain_epochs, self.parameters.pretrain_lr)
-            (segment,) = self.trained(job, "pretrained").segments
-            write_state(path, segment.state())
-        return str(path.resolve())
+            write_state(path, trained.segments[0].state())
+        return str(path.resolve()), trained.outcome.epochs
 
 
 def boundary_after(chain: Chain, module: str) -> int:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from bench.experiments.common.cuts import cut_problems
 from bench.experiments.common.learning import Learning, check_pass, layers_of, node_names
 from bench.experiments.common.resumable import resumable
+from bench.experiments.common.trained_pictures import of_epochs
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, ModelName, PositiveShare
 from nodes.model.chain import Chain
@@ -151,6 +152,7 @@ def course(parameters: TrainingCourse, context: Context) -> Iterator[Measurement
     method, milestone = METHODS[parameters.method], parameters.milestone
     epochs = trained(parameters.method, parameters, context)
     accuracies, crossed = accuracies_of(epochs), bytes_so_far(epochs)
+    yield of_epochs(epochs)
     for number, (accuracy, sent) in enumerate(zip(accuracies, crossed, strict=True), 1):
         yield Measurement("test_accuracy", accuracy, "fraction", {"epoch": number})
         yield Measurement("bytes_so_far", sent, "B", {"epoch": number})
@@ -162,6 +164,7 @@ def course(parameters: TrainingCourse, context: Context) -> Iterator[Measurement
         yield from learned(epochs)
     for other in parameters.against:
         theirs, case = trained(other, parameters, context), {"against": other}
+        yield of_epochs(theirs, case)
         gained = accuracies[milestone - 1] - accuracies_of(theirs)[milestone - 1]
         yield Measurement("milestone_accuracy_against", gained, "fraction", case)
         spared = bytes_so_far(theirs)[milestone - 1] / crossed[milestone - 1]
@@ -227,12 +230,15 @@ def family(parameters: Family, context: Context) -> Iterator[Measurement]:
     for number, phase in enumerate(phases[1:], 1):
         case = {"share": f"1/{round(1 / phase.share)}"}
         mine = accuracies_of(trained[ends[number - 1] : ends[number]])
+        yield of_epochs(trained[: ends[number]], {"method": "prune", **case})
         yield Measurement("best_accuracy", max(mine), "fraction", {"method": "prune", **case})
         if parameters.scratch:
             length = [BudgetPhase(parameters.scratch_epochs or parameters.epochs[0], phase.share)]
             alone = make_job(parameters, context, pruned(length, **options), length)
-            theirs = accuracies_of(train(alone, context, f"scratch-{number}").epochs)
+            scratch = train(alone, context, f"scratch-{number}").epochs
+            theirs = accuracies_of(scratch)
             speedups.append(epochs_to_best(theirs, mine) / epochs_to_best(mine, theirs))
+            yield of_epochs(scratch, {**case, "method": "scratch"})
             yield Measurement("best_accuracy", max(theirs), "fraction", {**case, "method": "scratch"})
             spread = statistics.pstdev(theirs[len(theirs) // 2 :])  # once it has settled
             yield Measurement("spread", spread, "fraction", {**case, "method": "scratch"})

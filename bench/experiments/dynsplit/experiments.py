@@ -26,7 +26,7 @@ from nodes.stages.dynsplit.pretraining import pretrain
 from nodes.stages.dynsplit.stage import DynSplit
 from nodes.training.segment import Segment
 from nodes.wire.messages import Activation
-from reports.record import CaseValue
+from reports.record import TRAINED_PICTURES, CaseValue
 
 
 class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,7 +146,8 @@ def sweep(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
     for channels in parameters.alone:
         fit(f"alone-{channels}", parameters.spec(paths=[channels]))
         for one in run.once(f"alone-{channels}", parameters.spec(paths=[channels]), _basic_measurements):
-            yield replace(one, metric=f"alone_{one.metric}", case={"channels": channels, **one.case})
+            name = one.metric if one.metric == TRAINED_PICTURES else f"alone_{one.metric}"
+            yield replace(one, metric=name, case={"channels": channels, **one.case})
     for name, points in sent.items():
         yield from _line(name, points)
 
@@ -159,6 +160,8 @@ def rationale(parameters: OneTarget, context: Context) -> Iterator[Measurement]:
     dynamic = run.trained(run.job(parameters.spec(target=[target])), "dynsplit")
     stage = dynamic.segments[0].outbound
     assert isinstance(stage, DynSplit)
+    for network, training in (("original", original), ("dynsplit", dynamic)):
+        yield training.pictures({"network": network})
     for name, pictures in (("train", run.data.train), ("test", run.data.test)):
         stage.threshold = 0.0
         margins = gating.margin(answers(dynamic.segments, pictures).scores)
@@ -187,6 +190,7 @@ def size(parameters: SizeParameters, context: Context) -> Iterator[Measurement]:
 
 
 def _basic_measurements(trained: Trained) -> Iterator[Measurement]:
+    yield trained.pictures()
     yield from paths.learning(trained)
     yield from paths.traffic(trained)
 

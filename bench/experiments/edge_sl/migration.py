@@ -16,6 +16,7 @@ import torch
 from msgspec.structs import replace
 
 from bench.experiments.common.cuts import cut_problems
+from bench.experiments.common.trained_pictures import of_rounds
 from bench.experiments.edge_sl.field import EdgeField, TrainedFieldParameters, edges_along_trajectory
 from bench.experiments.edge_sl.placement import held_bytes
 from bench.experiments.hivemind.network.energy import FLOAT_BYTES
@@ -104,6 +105,7 @@ def roaming(parameters: RoamingParameters, context: Context) -> Iterator[Measure
         if context.mode == "virtual":
             yield _round(outcome, parameters.rounds, {"movement": name})
         elif context.dataset != "none":  # on blank pictures answers are correct by chance
+            yield of_rounds((one.metrics for one in outcome.rounds), {"movement": name})
             yield _accuracy(outcome, {"movement": name})
     if context.mode == "in-process":
         yield from _differences(outcomes["moving"], outcomes["staying"], context.scratch)

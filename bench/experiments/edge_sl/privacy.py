@@ -146,6 +146,7 @@ def privacy(parameters: Privacy, context: Context) -> Iterator[Measurement]:
     def at_cuts(trained: Trained) -> Iterator[Measurement]:
         for cut in parameters.cuts:
             case = {"cut": cut, "stage": "identity"}
+            yield trained.pictures(case)
             segments = recut(trained, boundary_after(run.layout, cut))
             yield from _attacked(attack, segments, run.data.test, case, parameters)
 
@@ -154,6 +155,7 @@ def privacy(parameters: Privacy, context: Context) -> Iterator[Measurement]:
 
         def with_stage(trained: Trained, stage: str = stage) -> Iterator[Measurement]:
             case = {"cut": parameters.cut, "stage": stage}
+            yield trained.pictures(case)
             yield from _attacked(attack, trained.segments, run.data.test, case, parameters)
 
         yield from run.once(f"stage-{number}", parameters.spec(stage), with_stage)

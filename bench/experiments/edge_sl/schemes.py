@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.experiments.common.learning import largest_payload, weights_of
+from bench.experiments.common.trained_pictures import of_rounds
 from bench.experiments.edge_sl.parameters import Clients, minimal
 from bench.suite.experiment import Context, Measurement
 from netem.profiles import Duplex, duplex
@@ -48,6 +49,8 @@ def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
     learned = parameters.learn and context.dataset != "none"
     if not learned:  # on blank pictures answers are correct by chance
         outcome.rounds = [replace(one, correct_by_class=[], total_by_class=[]) for one in outcome.rounds]
+    else:
+        yield of_rounds(one.metrics for one in outcome.rounds)
     yield from _rounds(outcome, parameters, learned, timed=context.mode != "in-process")
     yield from _totals(outcome, parameters, work)
 

@@ -18,6 +18,7 @@ from bench.experiments.common.learning import (
     weights_problems,
 )
 from bench.experiments.common.resumable import resumable
+from bench.experiments.common.trained_pictures import of_epochs
 from bench.live.time_dilation import quickened, slowed
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt, unused_in
 from bench.suite.parameter_types import Count, CountOrZero, Stages, stage_specs
@@ -174,6 +175,8 @@ def chain(parameters: ComparedChain, context: Context) -> Iterator[Measurement]:
     last = split_runs[-1]
     if last.losses:
         yield from learned(last)
+        if context.mode != "virtual":  # there nothing learns
+            yield of_epochs(last.epochs)
         yield Measurement("samples_per_s", rate(job, split_runs), "samples/s")
     yield from tested(last)
     yield from link_measurements(parameters, last, context)

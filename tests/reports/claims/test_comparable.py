@@ -57,6 +57,24 @@ def test_every_side_was_trained_on_enough_pictures(record: Make, form: dict[str,
     assert verdict(both(record) + elsewhere, **fields).verdict == "not-comparable"
 
 
+def test_the_shortest_training_that_a_number_stems_from_counts(record: Make) -> None:
+    def trained(count: int, **case: Any) -> Record:
+        return record(count, metric="trained_pictures", case=case)
+
+    def judged(case: dict[str, Any], *trainings: Record) -> str:
+        bound = {"of": {**M, "case": case}, "at_least": 0.7}
+        return verdict([record(0.8, case=case), *trainings], bound=bound, trained_pictures=100).verdict
+
+    trainings = trained(100, target=1), trained(99, target=2), trained(101, channels=1)
+    assert judged({"target": 1}, *trainings) == "reproduced"
+    assert judged({"target": 1, "epoch": 3, "policy": "follow"}, *trainings) == "reproduced"
+    assert judged({"target": 2, "epoch": 3}, *trainings) == "not-comparable"
+    assert judged({}, *trainings) == "not-comparable"  # of all
+    assert judged({"channels": 1, "target": 1}, *trainings) == "reproduced"
+    assert judged({"target": True}, trained(100, target=1)) == "not-comparable"  # True is not 1
+    assert judged({"target": 1}, record(100, seed=1, metric="trained_pictures", case={"target": 1})) == "not-comparable"
+
+
 def test_a_claim_whose_premise_is_not_met_is_not_judged(record: Make) -> None:
     fields = {"difference": {"of": A, "minus": B, "at_least": 0}, "needs_data": False}
     for at_least, expected in ((0.8, "reproduced"), (0.81, "not-comparable")):

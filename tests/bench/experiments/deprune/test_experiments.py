@@ -31,6 +31,7 @@ def test_bytes_of_a_schedule_are_those_of_its_maps(context):
     assert values(found["deprune"], "budget_maps") == [2]
     assert values(found["deprune"], "first_phase_epochs") == [2]
     assert values(found["none"], "first_phase_epochs") == [3]
+    assert values(found["none"], "trained_pictures") == values(found["deprune"], "trained_pictures") == [3 * 4 * 16]
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("none", "deprune")])
@@ -50,6 +51,8 @@ def test_a_family_is_served_as_it_was_trained(context):
     assert all(64 * 4 * n < size < 64 * 4 * n + 60 for n, size in zip(maps, sizes, strict=True))
     assert len(values(found, "speedup")) == 2
     assert len(values(found, "best_accuracy", method="scratch")) == 2
+    assert values(found, "trained_pictures", method="prune") == [2 * 64, 3 * 64]  # the larger members' epochs too
+    assert values(found, "trained_pictures", method="scratch") == [2 * 64, 2 * 64]
     assert [sum(line.startswith(name) for line in said) for name in ("prune", "scratch-1", "scratch-2")] == [6, 2, 2]
 
 

@@ -217,6 +217,15 @@ def test_pretraining_gives_every_training_its_first_weights(context):
             assert name.startswith(("sender.", "receiver.")) or running or torch.equal(tensor, weights[name])
 
 
+def test_pictures_are_counted_in_each_epoch_of_pretraining_and_training(context):
+    wanted = asked(dynsplit.TargetSweep, options={"paths": [0, 1]}, targets=[0.2, 0.5], alone=[1], pretrain_epochs=1)
+    wanted = msgspec.structs.replace(wanted, train_samples=100)  # 3 whole batches of 32 an epoch
+    for _ in range(2):  # the second time from what an interrupted run keeps
+        measured = list(dynsplit.sweep(wanted, context))
+        for case in ({"target": 0.2}, {"target": 0.5}, {"channels": 1}):
+            assert found(measured, "trained_pictures", **case) == (1 + 2) * 3 * 32
+
+
 def test_training_and_pretraining_begin_with_the_weights_of_a_file(context, tmp_path):
     given = build_model("nodes.zoo.small_cnn:small_cnn", 10, (3, 32, 32), seed=8).state_dict()
     torch.save(given, tmp_path / "weights.pt")

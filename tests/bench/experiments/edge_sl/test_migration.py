@@ -34,6 +34,7 @@ def test_a_copy_follows_its_client_and_nothing_else_changes(context):
     assert found["moved_bytes", "wire"] == found["moves",] * 2 * (2 * parameters + buffers)  # links, and momentum
     assert found["loss_difference_nats",] == found["different_tensors",] == 0
     assert found["final_accuracy", "moving"] == found["final_accuracy", "staying"]
+    assert found["trained_pictures", "moving"] == FEW.rounds * FEW.batches * FEW.batch_size
     assert found["link_traffic_mb", "moving", "smashed"] == found["link_traffic_mb", "staying", "smashed"] > 0
     assert found["link_traffic_mb", "staying", "moved"] == 0
 

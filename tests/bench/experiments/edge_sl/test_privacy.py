@@ -49,6 +49,7 @@ def test_every_cut_and_stage_is_attacked(measured):
     assert sent["3", "int8"] == 32 * 8 * 8 + 8 / 60  # one range for all test pictures, which are one message
     assert sent["3", "2-C"] == 2 * 4 * 4
     assert found["0", "identity", "test_accuracy"] == found["11", "identity", "test_accuracy"]
+    assert {found[*case, "trained_pictures"] for case in cases} == {3 * 32}  # of 100 pictures, in whole batches
     for metric in ("ssim", "distance_correlation"):
         shallow, drowned = found["0", "identity", metric], found["3", "noise", metric]
         assert shallow > 0.7

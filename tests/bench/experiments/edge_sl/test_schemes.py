@@ -44,6 +44,7 @@ def test_samples_bytes_and_operations_are_those_of_the_formulas(context):
     )
     assert (epsl["backward_samples_per_update"], epsl["forward_samples_per_update"]) == ([2 + 3 * 2], [3 * 4 + 2])
     assert psl["client_steps"] == fl["client_steps"] == [6]
+    assert epsl["trained_pictures"] == psl["trained_pictures"] == fl["trained_pictures"] == [6 * 4]
     assert psl["client_operations"][0] == pytest.approx(fl["client_operations"][0] * psl["client_share"][0])
     shared_bytes = 2 * 2 * 64 * 4 * 4 * 4  # rounds x positions x the cut's float32 values
     assert epsl["downlink_bytes"][0] - epsl["downlink_broadcast_bytes"][0] == pytest.approx(2 * shared_bytes)
@@ -63,7 +64,7 @@ def test_nothing_is_told_of_how_well_blank_pictures_are_learned(context, mode, l
     blank = replace(context, mode=mode, dataset="none" if learn else "digits")
     found = measured(replace(SMALL, learn=learn), blank)
     assert found["client_steps"] == [6]
-    assert not [metric for metric in found if "accuracy" in metric or "loss" in metric]
+    assert not [metric for metric in found if "accuracy" in metric or "loss" in metric or "trained" in metric]
 
 
 def test_what_follows_clients_that_move_is_told(context):

@@ -42,9 +42,11 @@ def test_a_stage_stands_at_every_link_or_one_at_each(
 
 def test_each_link_carries_what_its_own_stage_makes(context: Context) -> None:
     asked = parameters(stage=["int8", "float16"], steps=1, batch_size=8, train_samples=8, test_samples=8)
+    found = list(chain(asked, context))
+    assert [one.value for one in found if one.metric == "trained_pictures"] == [8]
     sent = {
         measurement.case["hop"]: measurement.value
-        for measurement in chain(asked, context)
+        for measurement in found
         if measurement.metric == "payload_bytes"
         and (measurement.case["direction"], measurement.case["kind"]) == ("uplink", "activation")
     }
