@@ -18,7 +18,7 @@ def not_comparable(claim: Claim, sides: Sequence[Sequence[Record]], trained: Seq
     with a record's in their common keys are the trainings that it stems from; the shortest of these counts.
     """
     one = sides[0][0]
-    if claim.data not in (None, one.dataset):
+    if claim.data is not None and not _is_of(one.dataset, claim.data):
         return f"The claim is about {claim.data}; this was {one.dataset} at scale {one.scale}."
     if claim.trained_pictures is None:
         if SCALES.index(one.scale) >= SCALES.index(claim.scale):
@@ -39,3 +39,8 @@ def _least(record: Record, trained: Sequence[Record]) -> float:
         and all(same(value, record.case[key]) for key, value in one.case.items() if key in record.case)
     ]
     return min(found, default=0.0)
+
+
+def _is_of(dataset: str, data: str) -> bool:
+    """Whether ``dataset`` is ``data`` or a variant, named ``data-…``: other files or another size of its pictures."""
+    return dataset == data or dataset.startswith(f"{data}-")

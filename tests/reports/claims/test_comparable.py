@@ -38,6 +38,9 @@ def test_every_form_needs_the_data_and_the_scale(record: Make, form: dict[str, A
     found = [verdict(both(record, dataset=data, scale=scale), data="cifar10", **form) for data, scale in conditions]
     assert [one.verdict for one in found] == ["reproduced", *["not-comparable"] * 3]
     assert len({str(one.measured) for one in found}) == 1
+    for dataset, expected in (("cifar10-jpeg", "reproduced"), ("cifar100", "not-comparable")):
+        variant = both(record, dataset=dataset, scale="paper")
+        assert verdict(variant, data="cifar10", **form).verdict == expected
     assert verdict(both(record), **form).verdict == "not-comparable"
     assert verdict(both(record), **form, needs_data=False).verdict == "reproduced"
     assert verdict(both(record), **form, scale="laptop").verdict == "reproduced"
