@@ -123,7 +123,7 @@ def _replaced(document: Document, claims: Nodes, words: Node | None) -> Nodes:
         return node
 
     for name, claim in claims.items():
-        forms = {key: changed(claim.value[key]) for key in FORMS if key in claim.value}
+        forms = {key: changed(claim.value[key]) for key in (*FORMS, "premise") if key in claim.value}
         claims = claims | {name: replace(claim, value=claim.value | forms)}
     for word in others.keys() - used:
         document.note(others[word], f"no claim that is taken over has {word!r}")
