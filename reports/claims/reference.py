@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from reports.claims.verdict import UNDECIDED, Judgement, Reference
+from reports.record import read_records
 
 
 def references(suite: str) -> dict[str, Reference]:
@@ -29,13 +30,13 @@ def distilled(folder: Path) -> dict[str, Reference]:
     """What the kept run in ``folder`` decided, with its conditions, by claim."""
     judgements = msgspec.json.decode((folder / "claims.json").read_bytes(), type=list[Judgement])
     environment: dict[str, Any] = msgspec.json.decode((folder / "environment.json").read_bytes())
-    run = ", ".join(f"{name} {environment[name]}" for name in ("dataset", "scale", "device"))
+    dataset = " and ".join(sorted({record.dataset for record in read_records(folder / "records.jsonl")}))
     return {
         one.claim: Reference(
             measured=one.measured,
             verdict=one.verdict,
             why=one.why,
-            run=f"{one.suite}, {run}, {environment['started'][:10]}",
+            run=f"{one.suite}, {dataset}, scale {environment['scale']}, {environment['started'][:10]}",
         )
         for one in judgements
         if one.verdict not in UNDECIDED

@@ -1,14 +1,17 @@
 """Headlines and reference verdicts, counted by hand."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from reports.claims.headline import headlines
-from reports.claims.reference import beside, distilled
+from reports.claims.reference import beside, distilled, references
 from reports.claims.verdict import Judgement, Reference
+from reports.record import Record
 
+Make = Callable[..., Record]
 REFERENCE = Reference(measured=0.83, verdict="trend", why="w", run="kept")
 
 
@@ -38,11 +41,23 @@ def test_a_reference_run_counts_where_this_run_decides_nothing() -> None:
     assert beside(judged, {})[3].counted == "not-comparable"
 
 
-def test_a_kept_run_gives_what_it_decided_with_its_conditions(tmp_path: Path) -> None:
+def test_a_kept_run_gives_what_it_decided_with_its_conditions(tmp_path: Path, record: Make) -> None:
     verdicts = ("reproduced", "inconclusive", "not-comparable", "not-run", "inconsistent-in-paper")
     (tmp_path / "claims.json").write_bytes(msgspec.json.encode([judgement(one, name=one) for one in verdicts]))
-    environment = {"dataset": "cifar10", "scale": "paper", "device": "cpu", "started": "2026-11-30T12:00:00+00:00"}
+    environment = {"scale": "paper", "started": "2026-11-30T12:00:00+00:00"}
+    (tmp_path / "records.jsonl").write_bytes(msgspec.json.encode(record(1, dataset="cifar10-jpeg")))
     (tmp_path / "environment.json").write_bytes(msgspec.json.encode(environment))
     found = distilled(tmp_path)
     assert list(found) == ["reproduced", "inconclusive", "inconsistent-in-paper"]
-    assert found["reproduced"].run == "s, dataset cifar10, scale paper, device cpu, 2026-11-30"
+    assert found["reproduced"].run == "s, cifar10-jpeg, scale paper, 2026-11-30"
+
+
+def test_the_packaged_references_are_what_the_kept_runs_decided() -> None:
+    root = Path(__file__).parents[3] / "reports"
+    files = sorted((root / "reference").glob("*.json"))
+    assert files
+    for file in files:
+        found = references(file.stem)
+        kept = {reference.run.partition(",")[0] for reference in found.values()}
+        assert found == distilled(root / "results" / kept.pop())
+        assert not kept
