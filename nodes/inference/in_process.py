@@ -2,6 +2,9 @@
 
 Nodes connect as the routes say, where a link joins them. A route may change and a node may die at any time of the run's
 clock.
+
+Several UEs may share nodes and links in virtual time. Each UE's service has roles of its own on every node of its
+route, and of the others knows the queues alone: a node's machine works first come, first served, and so does a link.
 """
 
 import asyncio
@@ -12,13 +15,13 @@ import msgspec
 
 from netem.link import Link
 from nodes.inference.frames import Frames
-from nodes.inference.server import ServiceServer
+from nodes.inference.server import Backlog, ServiceServer, no_backlog
 from nodes.inference.ue import ServiceUe
 from nodes.inference.whole_model import Shapes, WholeModel, playing
 from nodes.runtime.actions import Role
-from nodes.runtime.executors import ProfiledExecutor
 from nodes.runtime.local import Conductor, LocalRun, Member, Mode
 from nodes.runtime.report import NodeReport, node_report
+from nodes.runtime.sharing import SharedLink, SharedMachine, WorkQueue
 from nodes.runtime.virtual_time import LinkChannel, run_virtual
 from nodes.spec.policy import Policy
 from nodes.spec.service import Pace
@@ -45,6 +48,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     deaths: Sequence[tuple[float, str]] = ()
     policy: Policy = Policy()
     deliver: bool = False
+    tell_queues: bool = False  # nodes add what their machine has yet to do to the costs that they tell upstream
 
     @property
     def ue(self) -> str:
@@ -62,31 +66,62 @@ class Served(msgspec.Struct, kw_only=True):
 
 def serve_in_virtual_time(scene: Scene, frames: Frames, links: ServiceLinks) -> Served:
     """Run ``scene`` on a virtual clock: compute takes ``layer_s``, messages what ``links`` do to whole frames."""
+    return serve_together([scene], frames, links)[0]
 
-    def pair(upper: str, lower: str) -> tuple[LinkChannel, LinkChannel]:
-        ends = memory_pair(upper, lower, LinkChannel)
-        for end, link in zip(ends, links[upper, lower], strict=True):
-            end.link = link
-        return ends
 
-    def member(name: str, role: Role) -> Member:
-        worker = Shapes(frames, scene.layer_s[name])
-        return Member(role, worker, ProfiledExecutor(playing(worker)))
+def serve_together(scenes: Sequence[Scene], frames: Frames, links: ServiceLinks) -> list[Served]:
+    """Run ``scenes``, one a UE, on one virtual clock.
 
-    async def run() -> Served:
-        return await _run(scene, member, Mode(asyncio.get_running_loop().time, pair))
+    Nodes of the same name in several scenes are one machine, and links are shared by their ends' names. A scene begins
+    with its first route.
+    """
+    machines = {name: SharedMachine() for scene in scenes for name in scene.layer_s}
+    waiting = {ends: (WorkQueue(), WorkQueue()) for ends in links}
+
+    async def serve(owner: int, scene: Scene) -> Served:
+        def pair(upper: str, lower: str) -> tuple[LinkChannel, LinkChannel]:
+            ends = memory_pair(upper, lower, LinkChannel)
+            for end, link, queue in zip(ends, links[upper, lower], waiting[upper, lower], strict=True):
+                end.link = SharedLink(link, queue, owner)
+            return ends
+
+        def member(name: str, role: Role) -> Member:
+            worker = Shapes(frames, scene.layer_s[name])
+            return Member(role, worker, machines[name].executor(playing(worker), owner))
+
+        def backlog_s(name: str) -> Backlog:
+            return partial(machines[name].queue.backlog_s, owner=owner)
+
+        def estimate(upper: str, lower: str) -> CostEstimate:
+            link_s, queue = scene.estimates(upper, lower), waiting[upper, lower][0]
+
+            def queued(now: float, ahead_s: float) -> list[float]:
+                wait_s = queue.backlog_s(now, owner)
+                return [wait_s + seconds if seconds else 0.0 for seconds in link_s(now, ahead_s)]
+
+            return queued
+
+        told = msgspec.structs.replace(scene, estimates=estimate) if scene.tell_queues else scene
+        mode = Mode(asyncio.get_running_loop().time, pair)
+        return await _run(told, member, mode, backlog_s if scene.tell_queues else lambda name: no_backlog)
+
+    async def run() -> list[Served]:
+        return await asyncio.gather(*(serve(owner, scene) for owner, scene in enumerate(scenes)))
 
     return run_virtual(run())
 
 
 def serve_in_process(scene: Scene, workers: Mapping[str, WholeModel]) -> Served:
     """Run ``scene`` on the machine's clock, over memory, computing with ``workers``."""
-    return asyncio.run(_run(scene, lambda name, role: Member(role, workers[name]), Mode()))
+    return asyncio.run(_run(scene, lambda name, role: Member(role, workers[name]), Mode(), lambda name: no_backlog))
 
 
-async def _run(scene: Scene, member: Callable[[str, Role], Member], mode: Mode) -> Served:
+async def _run(
+    scene: Scene, member: Callable[[str, Role], Member], mode: Mode, backlog_s: Callable[[str], Backlog]
+) -> Served:
     controls = {name: SplitControl(layer_s, scene.policy) for name, layer_s in scene.layer_s.items()}
-    run = LocalRun({name: member(name, _role(scene, name, control)) for name, control in controls.items()}, mode)
+    roles = {name: _role(scene, name, control, backlog_s(name)) for name, control in controls.items()}
+    run = LocalRun({name: member(name, role) for name, role in roles.items()}, mode)
     conductor = _ServiceConductor(scene)
     await run.conduct(conductor)
     nodes = [
@@ -96,10 +131,10 @@ async def _run(scene: Scene, member: Callable[[str, Role], Member], mode: Mode) 
     return Served(tasks=conductor.tasks, split_points=conductor.split_points, nodes=nodes)
 
 
-def _role(scene: Scene, name: str, control: SplitControl) -> Role:
+def _role(scene: Scene, name: str, control: SplitControl, backlog_s: Backlog) -> Role:
     if name == scene.ue:
         return ServiceUe(name, control, scene.pace, scene.deliver)
-    return ServiceServer(name, control, lambda upper: scene.estimates(upper, name), scene.deliver)
+    return ServiceServer(name, control, lambda upper: scene.estimates(upper, name), scene.deliver, backlog_s)
 
 
 class _ServiceConductor(Conductor):

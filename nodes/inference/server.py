@@ -13,11 +13,19 @@ from nodes.splitting.link_estimates import CostEstimate, LinkEstimates
 from nodes.wire.messages import Activation, AnyMessage, LinkState, Replaced, Result, Route, Shutdown, TaskLost
 from nodes.wire.split_costs import sci
 
+Backlog = Callable[[float], float]  # seconds that a task waits at a node, by the time of its arrival
+
+
+def no_backlog(now: float) -> float:
+    """The backlog of a node without a queue, or of one that does not tell it."""
+    return 0.0
+
 
 class ServiceServer(ServiceNode):
     """A node behind the UE. ``estimates`` has the incoming link's costs by the previous node's name.
 
-    Where they are ``LinkEstimates``, they learn what the runner tells of links and what transfers take.
+    Where they are ``LinkEstimates``, they learn what the runner tells of links and what transfers take. ``backlog_s``
+    of the node's queue is part of the costs told upstream.
     """
 
     def __init__(
@@ -26,9 +34,10 @@ class ServiceServer(ServiceNode):
         control: SplitControl,
         estimates: Callable[[str], CostEstimate] | LinkEstimates,
         deliver: bool = False,
+        backlog_s: Backlog = no_backlog,
     ) -> None:
         super().__init__(name, control, deliver)
-        self._estimates = estimates
+        self._estimates, self._backlog_s = estimates, backlog_s
         self._estimate: CostEstimate | None = None  # of the link from the previous node, if there is one
         self._previous = ""  # its name
         self._held: list[Activation] = []
@@ -90,7 +99,7 @@ class ServiceServer(ServiceNode):
         """Update the split and tell the previous node, if there is one and the change is worth a message."""
         if self._estimate is None or self.state not in (OPEN, LAST):
             return []
-        self.control.update(self._estimate(now, self._look_ahead.gap_s))
+        self.control.update(self._estimate(now, self._look_ahead.gap_s), self._backlog_s(now))
         self._updated_s = now
         cost_s = self.control.next_update(now)
         return [] if cost_s is None else [Send("previous", sci(self._update_number, self._name, cost_s))]

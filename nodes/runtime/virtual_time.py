@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from netem.link import Link
 from netem.profiles import Duplex
 from netem.trace_schedule import schedules
+from nodes.runtime.sharing import SharedLink
 from nodes.wire.channel import MemoryChannel, memory_pair
 from nodes.wire.messages import AnyMessage
 
@@ -57,7 +58,7 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
 class LinkChannel(MemoryChannel):
     """One end of an in-memory pair with the delays of a link."""
 
-    link: Link
+    link: Link | SharedLink
 
     def __init__(self, peer: str) -> None:
         super().__init__(peer)
@@ -76,9 +77,10 @@ class LinkChannel(MemoryChannel):
 def linked_pair(first: str, second: str, link: Duplex, seed: int) -> tuple[LinkChannel, LinkChannel]:
     """Two ends joined by ``link``, ``first`` on the UE's side."""
     one, two = memory_pair(first, second, LinkChannel)
-    one.link, two.link = Link(link.up, random.Random(2 * seed)), Link(link.down, random.Random(2 * seed + 1))
+    uplink, downlink = Link(link.up, random.Random(2 * seed)), Link(link.down, random.Random(2 * seed + 1))
     if link.half_duplex:
-        one.link.medium = two.link.medium
-    for end, schedule in zip((one, two), schedules(link), strict=True):
-        end.link.play(schedule)
+        uplink.medium = downlink.medium
+    for direction, schedule in zip((uplink, downlink), schedules(link), strict=True):
+        direction.play(schedule)
+    one.link, two.link = uplink, downlink
     return one, two

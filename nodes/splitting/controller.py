@@ -24,6 +24,7 @@ class SplitControl:
         self._layer_s = layer_s
         self._downstream = sink_costs(self.layers)
         self._link_s: Sequence[float] = [0.0] * (self.layers + 1)
+        self._wait_s = 0.0
         self._sent: list[float] | None = None
         self._sent_at = 0.0
         self._used: dict[int, int] = {}
@@ -61,11 +62,11 @@ class SplitControl:
         """Make ``stop`` the present split of all boundaries up to it, which hysteresis then keeps."""
         self._split = NodeSplit(self._split.cost, [max(done, stop) for done in range(self.layers + 1)])
 
-    def update(self, link_s: Sequence[float]) -> None:
-        """Search the split again, with ``link_s`` [L+1] as the incoming link's costs."""
+    def update(self, link_s: Sequence[float], wait_s: float = 0.0) -> None:
+        """Search the split again, with ``link_s`` [L+1] as the incoming link's costs and ``wait_s`` of own queue."""
         self.updates += 1
-        self._link_s = link_s
-        best = split_node(self._layer_s, link_s, self._downstream)
+        self._link_s, self._wait_s = link_s, wait_s
+        best = split_node(self._layer_s, link_s, self._downstream, wait_s)
         self._split = self._settle(best) if self.policy.hysteresis or self.policy.switch_s else best
 
     def next_update(self, now: float) -> list[float] | None:
@@ -90,7 +91,8 @@ class SplitControl:
         """``best``, with the present stop at each boundary where it is within the hysteresis."""
         cost, stops = list(best.cost), list(best.stop)
         for i, stop in enumerate(self._split.stop):
-            kept = self._link_s[i] + sum(self._layer_s[i:stop]) + self._downstream[stop]
+            wait_s = self._wait_s if stop > i else 0.0
+            kept = self._link_s[i] + wait_s + sum(self._layer_s[i:stop]) + self._downstream[stop]
             if stop != stops[i] and kept <= cost[i] * (1 + self.policy.hysteresis) + self.policy.switch_s:
                 cost[i], stops[i] = kept, stop
         return NodeSplit(cost, stops)

@@ -10,8 +10,12 @@ It includes the incoming link, as in Algorithm 1. Two departures from that algor
 and subtracts nothing, so the relative error of a cost is at most (layers + 2 nodes) * 2^-53 and costs may be
 infinite; and each boundary pays its own incoming transfer (line 13 of Algorithm 1 keeps that of the first boundary).
 
-Costs are seconds, or any weighted sum that is never negative (Eq. 11). A path's cost is a sum of terms that each depend
-on one node's split: of two optima, the later split at each node is optimal too. The one ahead of all is returned.
+A node with a queue (our addition) makes a task wait before its first layer there, whatever the boundary; one that is
+handed on does not wait. This adds a fixed cost to computing at all, and the update stays O(L).
+
+Costs are seconds, or any weighted sum that is never negative (Eq. 11). Without queues a path's cost is a sum of terms
+that each depend on one node's split: of two optima, the later split at each node is optimal too. The one ahead of all
+is returned.
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,24 +72,28 @@ def sink_costs(layers: int) -> list[float]:
     return [*([inf] * layers), 0.0]
 
 
-def split_node(layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float]) -> NodeSplit:
+def split_node(
+    layer_cost: Sequence[float], link_cost: Sequence[float], downstream: Sequence[float], wait: float = 0.0
+) -> NodeSplit:
     """One SCI update of one node (HiveMind, Algorithm 1), in O(L). Of equal costs it computes rather than hands on.
 
     ``layer_cost`` [L] is the node's, ``link_cost`` [L+1] that of its incoming link at each boundary (zeros at the first
-    node), ``downstream`` [L+1] the SCI of the downstream neighbour (``sink_costs`` at the last node).
+    node), ``downstream`` [L+1] the SCI of the downstream neighbour (``sink_costs`` at the last node). ``wait`` is the
+    cost of the node's queue, paid once by a task that computes at least one layer here.
     """
     stop = len(layer_cost)
-    rest = downstream[stop]
+    rest = downstream[stop]  # cost of a task that computes here already
     cost, stops = [link_cost[stop] + rest], [stop]
     for i in range(stop - 1, -1, -1):
         rest += layer_cost[i]
         hand_on = downstream[i]
+        begun = wait + rest
+        cost.append(link_cost[i] + min(begun, hand_on))
+        stops.append(i if begun > hand_on * TIE else stop)
         if rest > hand_on:
             if rest > hand_on * TIE:
                 stop = i
             rest = hand_on
-        cost.append(link_cost[i] + rest)
-        stops.append(stop)
     return NodeSplit(cost[::-1], stops[::-1])
 
 

@@ -145,6 +145,15 @@ def test_a_task_goes_on_only_to_a_neighbour_that_can_go_on():
     assert control.stops[0] == 1
 
 
+def test_a_queue_counts_for_the_split_that_is_kept_as_for_a_new_one():
+    """2 s here or 3 s downstream; with a queue of 1.25 s it is 3.25 here, kept by 20 % of hysteresis, with 2 s 4."""
+    control = SplitControl([2.0], Policy(hysteresis=0.2))
+    control.set_downstream([3.0, 0.0])
+    for wait_s, cost_s, stop in ((0.0, 2.0, 1), (1.25, 3.25, 1), (2.0, 3.0, 0)):
+        control.update([0.0, 0.0], wait_s)
+        assert (control.cost_s, control.stops) == ([cost_s, 0.0], [stop, 1])
+
+
 @pytest.mark.parametrize("vector", [[1.0], [1.0] * 4, [1.0, nan, 0.0], [1.0, -1e-9, 0.0]], ids=str)
 def test_what_is_no_vector_of_costs_is_refused(vector):
     with pytest.raises(ValueError, match="split costs: expected 3 numbers"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.splitting.search import TIE, move_s, path_cost, search, sink_costs, split_node, transfer_s
+from nodes.splitting.search import TIE, follow_stops, move_s, path_cost, search, sink_costs, split_node, transfer_s
 
 Case = dict[str, Any]
 
@@ -152,6 +152,61 @@ def test_what_costs_infinity_is_avoided_and_hides_nothing(case: Case, infinite: 
     found = search(layer_costs, link_costs)
     assert found.cost == min(oracle.values())
     assert found.cost == math.inf or tuple(found.splits) == max(s for s, cost in oracle.items() if cost == found.cost)
+
+
+@st.composite
+def relayed(draw: st.DrawFn) -> tuple[list[list[float]], list[list[float]], list[float]]:
+    """Chains with relays, of which all layers cost infinity, with links that cannot carry some boundaries, and queues.
+
+    Costs are multiples of 1/4, so that sums are exact.
+    """
+    nodes, layers = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    cost = st.integers(0, 12).map(lambda quarters: quarters / 4)
+
+    def row(width: int, odd: st.SearchStrategy[float]) -> st.SearchStrategy[list[float]]:
+        return st.lists(cost | odd, min_size=width, max_size=width)
+
+    relay = st.just([math.inf] * layers)
+    layer_costs = [draw(row(layers, cost) | relay | row(layers, st.just(math.inf))) for _ in range(nodes)]
+    link_costs = [draw(row(layers + 1, st.just(math.inf))) for _ in range(nodes - 1)]
+    return layer_costs, link_costs, draw(row(nodes, cost))
+
+
+@settings(max_examples=300)
+@given(relayed())
+def test_relays_and_queues_leave_the_least_cost_of_all_splits(
+    chain: tuple[list[list[float]], list[list[float]], list[float]],
+) -> None:
+    """Brute force: every split's layers and links, and a node's wait wherever it computes at least one layer."""
+    layer_costs, link_costs, waits = chain
+    layers, nodes = len(layer_costs[0]), len(layer_costs)
+    oracle = {}
+    for splits in combinations_with_replacement(range(layers + 1), nodes - 1):
+        spans = list(pairwise([0, *splits, layers]))
+        waited = sum(wait for wait, (start, stop) in zip(waits, spans, strict=True) if stop > start)
+        oracle[splits] = path_cost(layer_costs, link_costs, splits) + waited
+    least = min(oracle.values())
+    downstream, stops = sink_costs(layers), []
+    for layer_cost, link_cost, wait in zip(
+        reversed(layer_costs), [*reversed(link_costs), [0.0] * (layers + 1)], reversed(waits), strict=True
+    ):
+        downstream, stop = split_node(layer_cost, link_cost, downstream, wait)
+        stops.append(stop)
+    assert downstream[0] == least
+    if least < math.inf:
+        assert oracle[tuple(follow_stops(stops[::-1]))] == least
+    if not any(waits):
+        found = search(layer_costs, link_costs)
+        assert found.cost == least
+        assert least == math.inf or tuple(found.splits) == max(way for way, cost in oracle.items() if cost == least)
+
+
+def test_a_queue_is_paid_once_and_only_where_a_layer_is_computed() -> None:
+    """Two layers of 1 s each behind a queue, or 4.5 s for both at the next node and 2.75 s for the second alone."""
+    node = split_node([1.0, 1.0], [0.0, 0.0, 0.0], [4.5, 2.75, 0.0], wait=3.0)
+    assert (node.cost, node.stop) == ([4.5, 2.75, 0.0], [0, 1, 2])
+    node = split_node([1.0, 1.0], [0.0, 0.0, 0.0], [4.5, 2.75, 0.0], wait=2.0)
+    assert (node.cost, node.stop) == ([4.0, 2.75, 0.0], [2, 1, 2])
 
 
 def test_a_node_continues_where_the_task_left_its_neighbour() -> None:
