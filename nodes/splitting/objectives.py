@@ -8,7 +8,7 @@ with a limit Phi costs W(x) = 1 / (Phi - x), infinite from x = Phi on (Eq. 12). 
 - ``search_accumulated``: the cost of the path from there to its end, which a node adds up from its neighbour's
   message. Its result keeps the limit, but is not always the optimum, and at times there is none: each node chooses
   without knowing how much of the limit is left to it.
-- ``search_within_limit``: no W; the least best-effort cost of all splits within the limit, exact, and not distributed.
+- ``search_within``: no W; the least best-effort cost of all splits within the limits, exact, and not distributed.
 
 All return None if every split costs infinity. A non-linear cost of an edge is not a sum of layers' costs: a node's
 update takes O(L^2), in a few tensor operations.
@@ -17,6 +17,7 @@ update takes O(L^2), in a few tensor operations.
 import heapq
 from collections.abc import Sequence
 from math import inf
+from operator import le
 from typing import NamedTuple
 
 import torch
@@ -107,48 +108,92 @@ def search_accumulated(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit 
 
 
 def search_within_limit(best: ChainMetric, limit: Limit) -> BestSplit | None:
-    """The split of least finite ``best`` cost whose constrained metric is at most the limit's bound, or None; exact.
+    """The split of least finite ``best`` cost whose constrained metric is at most the limit's bound, or None; exact."""
+    return search_within(best, [limit])
+
+
+def search_within(
+    best: ChainMetric, limits: Sequence[Limit], last_stops: Sequence[Sequence[int]] | None = None
+) -> BestSplit | None:
+    """The split of least finite ``best`` cost that keeps all limits (up to their bound, included), or None; exact.
+
+    ``last_stops`` [P][L+1] limits what a node computes: a task that reaches node p at boundary i leaves it with at most
+    ``last_stops[p][i]`` layers done, which must not fall with i.
 
     Label setting: a label is a path to (node, layers done) with its costs so far. Labels are taken in the order of the
-    least cost with which they can end, so the first at the end is the best. A label that is no faster than an earlier
-    one at the same place is dropped, and so is one that exceeds the bound even by the fastest way to the end. Each
-    metric's own SCI gives its least remaining cost. Of costs equal as floats that of the lower constrained metric is
-    taken. In the worst case there are as many labels as splits.
+    least cost with which they can end, so the first at the end is the best. One is dropped that is no better in any
+    constrained metric than an earlier one at the same place, nor has more layers to go there, and so is one that
+    exceeds a bound even by the fastest way to the end. Each metric's own least remaining cost bounds it. Of costs equal
+    as floats that of the lower constrained metrics is taken, then that ahead along the chain. In the worst case there
+    are as many labels as splits.
     """
     nodes, layers = len(best.layers), len(best.layers[0])
-    least, fastest = _to_go(best), _to_go(limit.costs)
-    bound = limit.bound * TIE
-    taken = [[inf] * (layers + 1) for _ in range(nodes)]  # constrained metric of the last label taken at each place
-    labels: list[tuple[float, float, float, float, int, int, tuple[int, ...]]] = []
-    if fastest[0][0] <= bound and least[0][0] < inf:
-        labels.append((least[0][0], fastest[0][0], 0.0, 0.0, 0, 0, ()))
+    rooms = last_stops or [[layers] * (layers + 1)] * nodes
+    least, *fastest = (_to_go(costs, last_stops) for costs in (best, *(limit.costs for limit in limits)))
+    bounds = [limit.bound * TIE for limit in limits]
+    taken: dict[tuple[int, int], list[tuple[tuple[float, ...], int]]] = {}
+    labels: list[_Label] = []
+
+    def push(cost: float, used: tuple[float, ...], room: int, node: int, path: tuple[int, ...]) -> None:
+        done = path[-1]
+        whole = cost + least[node][done]
+        slowest = tuple(spent + rest[node][done] for spent, rest in zip(used, fastest, strict=True))
+        if whole < inf and all(value <= bound for value, bound in zip(slowest, bounds, strict=True)):
+            heapq.heappush(labels, _Label(whole, slowest, tuple(-one for one in path), cost, used, room, node))
+
+    push(0.0, (0.0,) * len(limits), rooms[0][0], 0, (0,))
     while labels:
-        _, _, cost, used, node, done, splits = heapq.heappop(labels)
-        if used >= taken[node][done]:
+        _, _, negated, cost, used, room, node = heapq.heappop(labels)
+        path = tuple(-one for one in negated)
+        done = path[-1]
+        earlier = taken.setdefault((node, done), [])
+        if any(most >= room and all(map(le, spent, used)) for spent, most in earlier):
             continue
-        taken[node][done] = used
+        earlier.append((used, room))
         if node == nodes - 1 and done == layers:
-            return BestSplit(path_cost(*best, splits), list(splits))
-        ways: list[tuple[float, float, int, int, tuple[int, ...]]] = []
-        if done < layers:
-            ways.append((best.layers[node][done], limit.costs.layers[node][done], node, done + 1, splits))
+            return BestSplit(path_cost(*best, path[:-1]), list(path[:-1]))
+        if done < room:
+            spent = tuple(value + limit.costs.layers[node][done] for value, limit in zip(used, limits, strict=True))
+            push(cost + best.layers[node][done], spent, room, node, (*path[:-1], done + 1))
         if node < nodes - 1:
-            ways.append((best.links[node][done], limit.costs.links[node][done], node + 1, done, (*splits, done)))
-        for more, use, to, end, path in ways:
-            whole, slowest = cost + more + least[to][end], used + use + fastest[to][end]
-            if slowest <= bound and whole < inf:
-                heapq.heappush(labels, (whole, slowest, cost + more, used + use, to, end, path))
+            spent = tuple(value + limit.costs.links[node][done] for value, limit in zip(used, limits, strict=True))
+            push(cost + best.links[node][done], spent, rooms[node + 1][done], node + 1, (*path, done))
     return None
 
 
-def _to_go(costs: ChainMetric) -> list[list[float]]:
+class _Label(NamedTuple):
+    """A path of ``search_within``, in the order in which labels are taken."""
+
+    whole: float  # the least cost with which it can end
+    slowest: tuple[float, ...]  # the least constrained metrics with which it can end
+    path: tuple[int, ...]  # layers done when leaving each node, and now; negated, so that the one ahead is first
+    cost: float
+    used: tuple[float, ...]
+    room: int  # the most layers done here
+    node: int
+
+
+def _to_go(costs: ChainMetric, last_stops: Sequence[Sequence[int]] | None) -> list[list[float]]:
     """The least cost [P][L+1] from each node on, by the layers done when the task is there."""
     layers = len(costs.layers[0])
     free, to_go = [0.0] * (layers + 1), [sink_costs(layers)]
-    for layer_cost, link_cost in zip(reversed(costs.layers), [free, *reversed(costs.links)], strict=True):
+    for node, link_cost in zip(range(len(costs.layers) - 1, -1, -1), [free, *reversed(costs.links)], strict=True):
         downstream = [link + rest for link, rest in zip(link_cost, to_go[-1], strict=True)]
-        to_go.append(split_node(layer_cost, free, downstream).cost)
+        if last_stops is None:
+            to_go.append(split_node(costs.layers[node], free, downstream).cost)
+        else:
+            stops = enumerate(last_stops[node])
+            to_go.append([_least_until(costs.layers[node], downstream, start, last) for start, last in stops])
     return to_go[:0:-1]
+
+
+def _least_until(layer_cost: Sequence[float], downstream: Sequence[float], start: int, last: int) -> float:
+    """The least cost of computing from ``start`` to some boundary up to ``last``, and all downstream of it."""
+    spent, least = 0.0, downstream[start]
+    for layer in range(start, last):
+        spent += layer_cost[layer]
+        least = min(least, spent + downstream[layer + 1])
+    return least
 
 
 def _least(ways: Tensor) -> Tensor:
