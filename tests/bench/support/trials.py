@@ -289,6 +289,9 @@ TRIALS: dict[str, Trial] = {
         "digits",
     ),
     "edge_sl.course": Trial(CLIENTS, CLIENTS_OTHERS, ("in-process", "live", "virtual"), "digits"),
+    "hivemind_contention.contention": Trial(
+        TASKS | {"ues": 3}, INFERENCE_OTHERS | {"ues": 4, "place": "apart", "period_s": 0.2}
+    ),
     "hivemind_dynamics.accuracy": Trial(
         {"duration_s": 12.0, "tasks": 5, "errors": [0.0, 0.5]},
         {"where": "mmwave", "coherence_s": 0.1, "duration_s": 24.0, "tasks": 6, "errors": [0.5]},
@@ -315,11 +318,13 @@ TRIALS: dict[str, Trial] = {
         },
     ),
     "hivemind_inference.latency": Trial(TASKS, INFERENCE_OTHERS),
+    "hivemind_moving.moving": Trial(TASKS, INFERENCE_OTHERS | {"pictures": 2}),
     "hivemind_nonlinear.agents": Trial(TASKS | {"steps": 2}, RECURRENT_OTHERS),
     "hivemind_nonlinear.recurrent": Trial(TASKS | {"steps": 2}, RECURRENT_OTHERS),
     "hivemind_objectives.objectives": Trial(TASKS, INFERENCE_OTHERS | {"limit_ms": 60.0, "energy_weight": 0.0}),
     "hivemind_profiles.measured": Trial({}, {"workload": "vgg11-88", "repeats": 2, "power_w": 1.0}, ("in-process",)),
     "hivemind_training.energy": Trial(TASKS, INFERENCE_OTHERS),
+    "hivemind_usage.usage": Trial(TASKS, INFERENCE_OTHERS),
     "links.by_name": Trial({}, MEASURED_LINK, ("live",)),
     "links.many": Trial(TIMED_CHAIN, CHAIN_OTHERS),
     "links.sweep": Trial(

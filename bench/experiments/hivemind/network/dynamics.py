@@ -106,14 +106,19 @@ def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Mea
 
 
 def accuracy(parameters: ErrorParameters, context: Context) -> Iterator[Measurement]:
-    """Median latency by the forecast's error, against no forecast, and the break-even error."""
+    """Median latency and spikes by the forecast's error, against no forecast, and the break-even error."""
     field = field_of(parameters, context)
-    standard = median(latencies_ms(traces_of(field, parameters, context, present(field))))
+    without = latencies_ms(traces_of(field, parameters, context, present(field)))
+    standard, spikes = median(without), sum(value > SPIKE_MS for value in without)
     medians = []
     for error in parameters.errors:
         generator = torch.Generator().manual_seed(context.seed)
         forecast = foreseen(field, error, generator)
-        medians.append(median(latencies_ms(traces_of(field, parameters, context, forecast))))
+        latency_ms = latencies_ms(traces_of(field, parameters, context, forecast))
+        medians.append(median(latency_ms))
+        if spikes:
+            left = sum(value > SPIKE_MS for value in latency_ms) / spikes
+            yield Measurement("spikes_left_share", left, "fraction", {"error": error})
         yield Measurement("median_latency_ms", medians[-1], "ms", {"error": error, "way": "predictive"})
         yield Measurement("median_latency_ms", standard, "ms", {"error": error, "way": "standard"})
         yield Measurement("median_ratio", medians[-1] / standard, "1", {"error": error})
