@@ -30,7 +30,7 @@ EXAMPLES = {
   bench check runs/all --against baseline.jsonl                     compare a later run with it
   bench check runs/all --against baseline.jsonl --junit gate.xml""",
     "profile": """
-  bench profile resnet18 --input 3x32x32 --json
+  bench profile resnet18 --input 3x32x32 --json > ue.json    for bench split
   bench profile mine:encoder --input 128:int64 sequences of 128 tokens
   bench profile mine:network --granularity module   network() in mine.py, in the current folder
   bench profile timm:create_model --options '{"model_name": "resnet10t"}' """,
@@ -41,7 +41,11 @@ plan.yaml, for two nodes and three layers:
   nodes: [ue, edge]
   compute_s: {ue: [0.4, 0.4, 0.2], edge: [0.1, 0.1, 0.1]}   seconds per layer
   boundary_bytes: [150528, 40000, 20000, 0]                 of the input, then of each layer's result
-  links: [{rate_bps: 20e6, delay_s: 0.01}]                  from each node to the next""",
+  links: [{rate_bps: 20e6, delay_s: 0.01}]                  from each node to the next
+
+profiles: {ue: ue.json, edge: edge.json} takes compute_s and boundary_bytes from what
+bench profile MODEL --json wrote on each device. limits: {latency: 0.2} bounds a metric,
+memory_bytes: {ue: 5e6} the parameters on a node; objective: throughput splits a pipeline.""",
     "links": """
   bench links
   sudo bench links --shaping kernel --json""",

@@ -29,8 +29,8 @@ def search_throughput(
     """
     spans = [_spans(row) for row in stages.layers]
     sending_s = torch.tensor(stages.links, dtype=torch.float64)
-    times = torch.cat([seconds.flatten() for seconds in (*spans, sending_s)]).unique()
-    finite = [time for time in times.tolist() if time < inf]
+    times = torch.cat([seconds.flatten() for seconds in (*spans, sending_s)])
+    finite = times[times < inf].sort().values.tolist()
 
     def within(most_s: float) -> BestSplit | None:
         bound = most_s * TIE
