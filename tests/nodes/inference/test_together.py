@@ -64,8 +64,8 @@ def test_a_queue_told_moves_a_task_elsewhere(ue_s, told, splits, predicted_s, la
 
 
 def test_an_own_task_is_no_queue_to_the_next_one() -> None:
-    """One UE alone: the costs that come while its first task is at the server are those of an idle one."""
-    changes = {"pace": Pace(tasks=3), "policy": Policy(period_s=0.25), "tell_queues": True}
+    """One UE alone: the costs told at 2.4 s, with 0.6 s of its own task left, are those of an idle server."""
+    changes = {"pace": Pace(tasks=3), "policy": Policy(period_s=0.8), "tell_queues": True}
     (served,) = together(scene(0, 0.0, ue_s=2.75, **changes))
     assert [task.latency_s for task in served.tasks] == pytest.approx([DELAY_S + MEC_S] * 3)
     assert [task.predicted_s for task in served.tasks] == pytest.approx([DELAY_S + MEC_S] * 3)

@@ -97,6 +97,17 @@ def test_without_limits_the_optimum_that_is_ahead_is_found(chain: Chain, held: b
         assert tuple(found.splits) == max(splits for splits, cost in costs.items() if cost == least)
 
 
+def test_a_dearer_way_to_a_place_with_more_room_left_there_is_kept() -> None:
+    """The second node holds two layers. If these are the first two, the third costs 50, or breaks the limit for 0."""
+    nothing, links = [0.0] * 3, [[0.0] * 4] * 3
+    best = ChainMetric([[5.0, inf, inf], [1.0, 1.0, 3.0], [inf, inf, 50.0], [inf, inf, 0.0]], links)
+    limit = Limit(ChainMetric([nothing, nothing, nothing, [0.0, 0.0, 10.0]], links), 5.0)
+    rooms = [[3] * 4, stops_within([1.0] * 3, 2.0), [3] * 4, [3] * 4]
+    assert search_within(best, [limit], rooms) == (9.0, [1, 3, 3])
+    assert search_within(best, [limit]) == (5.0, [0, 3, 3])
+    assert search_within(best, [], rooms) == (2.0, [0, 2, 2])
+
+
 def stage_times(stages: ChainMetric, splits: Splits) -> list[float]:
     """What each node and each link is busy with, counted one by one."""
     done = [0, *splits, len(stages.layers[0])]
