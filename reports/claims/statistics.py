@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from scipy.special import stdtrit
-
 from reports.record import CONDITIONS, CaseValue, Record
 
 MIN_SEEDS = 3  # with fewer, noise and effect cannot be distinguished
@@ -63,8 +61,12 @@ class Estimate(NamedTuple):
 
 
 def _margin(error: float, seeds: int, comparisons: int = 1) -> float:
+    if not error:
+        return 0.0
+    from scipy.special import stdtrit  # noqa: PLC0415  (as slow to import as all else that reads suites)
+
     beyond = (1 - CONFIDENCE) / comparisons / 2  # on either side
-    return error * float(stdtrit(seeds - 1, 1 - beyond)) if error else 0.0
+    return error * float(stdtrit(seeds - 1, 1 - beyond))
 
 
 def _at_most(a: float, b: float) -> bool:

@@ -81,8 +81,10 @@ def mine(user_folder: Callable[..., Path]) -> Path:
     return user_folder("mine", MODULE)
 
 
-@pytest.mark.parametrize("parameters", RAISERS)
-@pytest.mark.parametrize("where", ["live", "local", "worker"])
+@pytest.mark.parametrize(
+    ("where", "parameters"),
+    [*(("live", one) for one in RAISERS), *(("local", one) for one in RAISERS), ("worker", "{model: 'mine:failing'}")],
+)
 def test_a_failure_of_a_user_s_code_leaves_its_traceback(
     mine: Path, where: str, parameters: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
