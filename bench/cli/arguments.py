@@ -46,6 +46,9 @@ plan.yaml, for two nodes and three layers:
 profiles: {ue: ue.json, edge: edge.json} takes compute_s and boundary_bytes from what
 bench profile MODEL --json wrote on each device. limits: {latency: 0.2} bounds a metric,
 memory_bytes: {ue: 5e6} the parameters on a node; objective: throughput splits a pipeline.""",
+    "fit": """
+  bench fit suites/hivemind/suite.yaml                       writes fitted.yaml beside it, which the suite reads
+  bench fit hivemind --out fitted.yaml --json               writes elsewhere""",
     "links": """
   bench links
   sudo bench links --shaping kernel --json""",
@@ -207,6 +210,12 @@ def _doctor(doctor: argparse.ArgumentParser) -> None:
     _data(doctor)
 
 
+def _fit(command: argparse.ArgumentParser) -> None:
+    command.add_argument("suite", metavar="SUITE", help="a YAML file, or a name that `bench list` shows")
+    command.add_argument("--out", type=Path, metavar="FILE", help="the result (default: as the suite's fit says)")
+    _json(command)
+
+
 def _json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON alone on standard output")
 
@@ -258,6 +267,7 @@ COMMANDS = {
     "check": Command("compare a run with a baseline, for CI", "\nExits with 1 if a number got worse.", _check),
     "profile": Command("measure time, bytes and parameters of each layer of a model", "\nRuns on the CPU.", _profile),
     "split": Command("find the best split of a model over a chain of nodes", "\nThe costs are given.", _split),
+    "fit": Command("fit what a paper leaves open to the numbers that it prints", "\nTakes minutes.", _fit),
     "links": Command("measure shaped links on this machine", "\nRate, delay and loss; takes minutes.", _links),
     "trace": Command("convert a link trace of another format to CSV", TRACE_MORE, _trace),
     "node": Command("start one node of a chain by hand, on this machine or another", NODE_MORE, _node),

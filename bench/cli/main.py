@@ -191,6 +191,13 @@ def _split(arguments: Namespace, _words: list[str]) -> Answer:
     return Answer(found, [f"{key}: {value}" for key, value in found.items()])
 
 
+def _fit(arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.fitting.run import as_lines, run_fit
+
+    found = run_fit(arguments.suite, arguments.out, lambda line: print(line, file=sys.stderr))
+    return Answer(found, as_lines(found))
+
+
 def _links(arguments: Namespace, _words: list[str]) -> Answer:
     import msgspec
 
@@ -232,6 +239,7 @@ COMMANDS: dict[str, Callable[[Namespace, list[str]], int | Answer]] = {
     "check": _check,
     "profile": _profile,
     "split": _split,
+    "fit": _fit,
     "links": _links,
     "trace": _trace,
     "node": _node,

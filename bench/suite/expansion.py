@@ -11,12 +11,13 @@ from typing import Any
 
 from bench.suite.claim_tables import spelt_out
 from bench.suite.document import Document, Key, Node, read_or_note
+from bench.suite.fitted import filled
 from nodes.imports import did_you_mean
 from reports.claims.claim import FORMS
 
 Find = Callable[[str, Path], Path]  # the file that a name means, seen from a folder; raises ValueError
 Nodes = dict[str, Node]
-SHORT = ("defaults", "groups", "extends")  # keys of a suite, spelt out in its experiments and claims
+SHORT = ("defaults", "groups", "extends", "fit")  # keys of a suite, spelt out in its experiments and claims
 
 
 def expand(document: Document, find: Find) -> None:
@@ -35,7 +36,7 @@ def plain(document: Document) -> dict[str, Any]:
 
 
 def _whole(document: Document, root: Node, find: Find, parents: tuple[Path, ...]) -> Node:
-    own: Nodes = dict(root.value)
+    own = filled(document, dict(root.value))
     if "claims" in own:
         own["claims"] = spelt_out(document, _claims_file(document, own["claims"]))
     extends = own.get("extends")

@@ -11,6 +11,7 @@ import msgspec
 from bench.gate.compare import GateRule
 from bench.suite.document import Key
 from bench.suite.experiment import Context, Measurement, Setting
+from bench.suite.fitted import FitSpec
 from bench.suite.identity import Source, content, digest, identity, sources
 from bench.suite.parameter_types import Count, DatasetName, NonNegative
 from bench.suite.strict_yaml import DecHook
@@ -95,6 +96,7 @@ class SuiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     groups: dict[str, dict[str, Any]] = {}
     experiments: list[ExperimentSpec] = []
     claims: list[Claim] = []
+    fit: FitSpec | None = None
     gate: list[GateRule] = []
     fronts: list[FrontSpec] = []
 

@@ -17,7 +17,7 @@ update takes O(L^2), in a few tensor operations.
 import heapq
 from collections.abc import Sequence
 from math import inf
-from operator import le
+from operator import le, mul
 from typing import NamedTuple
 
 import torch
@@ -45,7 +45,10 @@ def weighted_sum(metrics: Sequence[ChainMetric], weights: Sequence[float]) -> Ch
 
     def weighted(rows: tuple[Sequence[float], ...]) -> list[float]:
         counted = [(weight, row) for weight, row in zip(weights, rows, strict=True) if weight]
-        return [sum(weight * row[i] for weight, row in counted) for i in range(len(rows[0]))]
+        if not counted:
+            return [0.0] * len(rows[0])
+        factors = [weight for weight, _ in counted]
+        return [sum(map(mul, factors, column)) for column in zip(*(row for _, row in counted), strict=True)]
 
     return ChainMetric(
         [weighted(rows) for rows in zip(*(metric.layers for metric in metrics), strict=True)],

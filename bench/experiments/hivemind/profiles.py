@@ -9,7 +9,7 @@ import msgspec
 import torch
 from torch import nn
 
-from bench.experiments.hivemind.network.scenario import DEVICES
+from bench.experiments.hivemind.network.scenario import ASSUMED, Unstated
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Positive, WorkloadName
 from nodes.costs.devices import predict_profile
@@ -26,6 +26,7 @@ class ProfileParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     workload: WorkloadName = WorkloadName("resnet18-88")
     repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
     power_w: Positive = 15.0  # of two server cores: an assumption
+    unstated: Unstated = ASSUMED
 
 
 def measured(parameters: ProfileParameters, context: Context) -> Iterator[Measurement]:
@@ -42,7 +43,7 @@ def measured(parameters: ProfileParameters, context: Context) -> Iterator[Measur
     )
     yield from totals("here", here)
     yield Measurement("has_energy_counter", float(counter is not None), "1", {"machine": "here"})
-    for name, device in DEVICES.items():
+    for name, device in parameters.unstated.machines().items():
         yield from totals(name, predict_profile(device, work))
 
 

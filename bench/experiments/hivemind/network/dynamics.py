@@ -20,20 +20,18 @@ from bench.experiments.common.distribution import spread
 from bench.experiments.general.cellular import generated
 from bench.experiments.hivemind.network import scenario
 from bench.experiments.hivemind.network.inference import latencies_ms
-from bench.experiments.hivemind.network.tasks import Field, Forecast, TaskTrace, present, tasks
+from bench.experiments.hivemind.network.tasks import Field, Forecast, TaskTrace, Transfer, foreseen, present, tasks
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import Count, Duration
+from bench.suite.parameter_types import Count, Duration, Positive
 from netem.cellular.iab import IabRoute
 from netem.cellular.traffic import levels
-from nodes.inference.frames import frames_of_bytes, wire_bytes
-from nodes.splitting.forecast import forecast_bps
 from reports.record import CaseValue
 
 CAPACITIES_BPS = {"1": 4e9, "2": 2e9, "3": 800e6, "4": 400e6, "5": 100e6}  # section IV-F, from the UE on
 # As on the mmWave network's routes: an assumption.
 MACHINES: tuple[scenario.Machine, ...] = ("ue", "iab", "iab", "iab", "core", "core")
-SHARERS = 8.0  # median of the UEs that share a link with ours: an assumption
-DENSITY_SPREAD = 1.0  # of the logarithm of their number: an assumption
+SHARERS = 8.0  # an assumption
+DENSITY_SPREAD = 1.0  # an assumption
 SPIKE_MS = 100.0
 
 
@@ -50,23 +48,35 @@ class Showcase:
 
 
 @cache
-def showcase(coherence_s: float, duration_s: float, seed: int) -> Showcase:
-    """Each link is shared equally by its UEs, whose number changes every ``coherence_s``."""
+def showcase(
+    coherence_s: float, duration_s: float, seed: int, sharers: float = SHARERS, spread: float = DENSITY_SPREAD
+) -> Showcase:
+    """Each link is shared equally by its UEs, whose number changes every ``coherence_s``.
+
+    ``sharers`` is the median of the UEs beside ours, ``spread`` the standard deviation of their number's logarithm.
+    """
     rng = np.random.default_rng(seed)
     steps = round(duration_s / coherence_s)
-    sharers = SHARERS * np.exp(DENSITY_SPREAD * levels(steps, len(CAPACITIES_BPS), rng))
-    shares = 1 / (1 + sharers)
+    others = sharers * np.exp(spread * levels(steps, len(CAPACITIES_BPS), rng))
+    shares = 1 / (1 + others)
     rates = {name: capacity * shares[:, link] for link, (name, capacity) in enumerate(CAPACITIES_BPS.items())}
     return Showcase(coherence_s, duration_s, rates)
 
 
 class DynamicsParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The network, the coherence time of its links, and the tasks."""
+    """The network, the coherence time of its links, and the tasks.
+
+    The links of the chain are shared with ``sharers`` other UEs (median, ``density_spread`` of the logarithm).
+    """
 
     where: Literal["chain", "mmwave"] = "chain"
     coherence_s: Duration = 0.05
     duration_s: Duration = 600.0
     tasks: Count = 600
+    transfer: Transfer = "integral"
+    sharers: Positive = SHARERS
+    density_spread: Positive = DENSITY_SPREAD
+    unstated: scenario.Unstated = scenario.ASSUMED
 
 
 class ErrorParameters(DynamicsParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,8 +111,8 @@ def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Mea
         yield Measurement("spike_share", spikes[way] / len(found), "fraction", case)
         if spikes["standard"]:
             yield Measurement("spikes_left_share", spikes[way] / spikes["standard"], "fraction", case)
-        look_ahead_s = fmean(gap_s for one in found for gap_s in field.gaps_s(one))
-        yield Measurement("look_ahead_ms", 1e3 * look_ahead_s, "ms", case)
+        if gaps_s := [gap_s for one in found for gap_s in field.gaps_s(one)]:  # none where the UE computes every task
+            yield Measurement("look_ahead_ms", 1e3 * fmean(gaps_s), "ms", case)
 
 
 def accuracy(parameters: ErrorParameters, context: Context) -> Iterator[Measurement]:
@@ -129,34 +139,23 @@ def field_of(parameters: DynamicsParameters, context: Context) -> Field:
     """ResNet-18 on the chain of figure 6, or in the mmWave network under high load."""
     if parameters.where == "mmwave":
         net = generated("mmwave", "high", parameters.coherence_s, parameters.duration_s, context.seed)
-        return scenario.make_field(net, "resnet18-88")
-    return on_chain(showcase(parameters.coherence_s, parameters.duration_s, context.seed))
+        return scenario.make_field(net, "resnet18-88", parameters.unstated, transfer=parameters.transfer)
+    density = parameters.sharers, parameters.density_spread
+    chain = showcase(parameters.coherence_s, parameters.duration_s, context.seed, *density)
+    return on_chain(chain, parameters.unstated, parameters.transfer)
 
 
-def on_chain(chain: Showcase) -> Field:
+def on_chain(chain: Showcase, unstated: scenario.Unstated = scenario.ASSUMED, transfer: Transfer = "integral") -> Field:
     """ResNet-18 on the machines along ``chain``."""
-    kept = scenario.profiles("resnet18-88")
+    kept = scenario.profiles("resnet18-88", unstated)
     layer_s = {name: kept[kind].forward_s for name, kind in zip(chain.route(0).nodes, MACHINES, strict=True)}
-    frame_bytes = wire_bytes(frames_of_bytes(kept["ue"].boundary_bytes))
-    return Field(chain, layer_s, frame_bytes, scenario.sci_bytes(len(kept["ue"].layers)), scenario.HOP_S)
+    return scenario.field_on(chain, layer_s, kept["ue"].boundary_bytes, unstated, transfer)
 
 
 def traces_of(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[TaskTrace]:
     """The tasks as HiveMind splits them by ``forecast``."""
     times_s = scenario.update_times(parameters.duration_s, parameters.tasks, context.seed)
     return tasks(field, scenario.fastest(field, "hivemind"), forecast, times_s)
-
-
-def foreseen(
-    field: Field, error: float = 0.0, generator: torch.Generator | None = None, coherence_s: float = 0.0
-) -> Forecast:
-    """A forecast of the true rate at the expected arrival of the task, with a relative ``error``."""
-
-    def forecast(link: str, now_s: float, ahead_s: float) -> float:
-        rate_bps = field.links[link].rate_bps
-        return forecast_bps(rate_bps, now_s, ahead_s, coherence_s=coherence_s, error=error, generator=generator)
-
-    return forecast
 
 
 def break_even(errors: Sequence[float], medians: Sequence[float], standard: float) -> float:

@@ -6,7 +6,7 @@ layers travel over all hops between their old and new node (Eq. 8). Layers of a 
 go to the first later node on both routes; the paper does not specify this.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import fsum, inf
@@ -21,11 +21,9 @@ from bench.suite.experiment import Context, Measurement
 from netem.cellular.iab import IabRoute, NetworkKind
 from nodes.costs.devices import MMWAVE_RECEIVING, MMWAVE_SENDING, SUB6_RECEIVING, SUB6_SENDING
 from nodes.costs.energy import Radio
+from nodes.costs.profile import Profile
 from nodes.splitting.objectives import ChainMetric, weighted_sum
 from nodes.splitting.search import search
-
-# Joules are of a batch of tasks, calibrated on the 476 J of figure 18's linear combination; only ratios are results.
-TASKS_A_BATCH = 1900
 
 COUNTED: tuple[Machine, ...] = ("ue", "iab")
 WIRELESS: dict[NetworkKind, tuple[str, ...]] = {"mmwave": ("access", "A", "B", "C", "D", "E"), "sub6": ("A", "B")}
@@ -37,11 +35,15 @@ RADIOS: dict[NetworkKind, tuple[Radio, Radio]] = {
 
 @dataclass(frozen=True)
 class Meter:
-    """The energy of tasks in a network of ``kind``; ``gradient_bytes`` [L+1] return in training."""
+    """The energy of tasks in a network of ``kind``; ``gradient_bytes`` [L+1] return in training.
+
+    Batches are of ``tasks`` tasks.
+    """
 
     kind: NetworkKind
     field: Field
     layer_j: dict[Machine, list[float]]  # of every counted machine, [L]
+    tasks: float
     gradient_bytes: Sequence[int] = ()
 
     def link_j(self, route: IabRoute, link: int, n_bytes: float, rate_bps: float) -> float:
@@ -63,8 +65,8 @@ class Meter:
             kind = machine(name)
             layers.append([inf] * len(free) if kind is None else self.layer_j[kind] if kind in COUNTED else free)
         links = [
-            [self.link_j(route, link, size + gradient, rate) for size, gradient in zip(frames, back, strict=True)]
-            for link, rate in enumerate(rates_bps)
+            [byte_j * (size + gradient) for size, gradient in zip(frames, back, strict=True)]
+            for byte_j in (self.link_j(route, link, 1, rate) for link, rate in enumerate(rates_bps))
         ]
         return ChainMetric(layers, links)
 
@@ -87,9 +89,11 @@ class Meter:
         return self.link_j(route, link, n_bytes, 8 * n_bytes / busy_s)
 
 
-def inference_meter(kind: NetworkKind, field: Field, workload: str) -> Meter:
+def inference_meter(parameters: InferenceParameters, field: Field) -> Meter:
     """The meter of forward passes."""
-    return Meter(kind, field, {name: profiles(workload)[name].forward_j for name in COUNTED})
+    kept = profiles(parameters.workload, parameters.unstated)
+    layer_j = {name: kept[name].forward_j for name in COUNTED}
+    return Meter(parameters.kind, field, layer_j, parameters.unstated.batch_tasks)
 
 
 FLOAT_BYTES = 4
@@ -116,21 +120,25 @@ class ParameterTransfer(NamedTuple):
     n_bytes: float
 
 
-def training_meter(kind: NetworkKind, field: Field, workload: str) -> Meter:
+def training_meter(parameters: InferenceParameters, field: Field) -> Meter:
     """The meter of forward and backward passes; gradients have their boundary's size, the input has none."""
-    kept = profiles(workload)
+    kept = profiles(parameters.workload, parameters.unstated)
     layer_j = {
         name: [one + other for one, other in zip(kept[name].forward_j, kept[name].backward_j, strict=True)]
         for name in COUNTED
     }
-    return Meter(kind, field, layer_j, [0, *kept["ue"].boundary_bytes[1:-1], 0])
+    gradient_bytes = [0, *kept["ue"].boundary_bytes[1:-1], 0]
+    return Meter(parameters.kind, field, layer_j, parameters.unstated.batch_tasks, gradient_bytes)
 
 
 def train(
-    field: Field, meter: Meter, workload: str, may_compute: Callable[[IabRoute, int], bool], times_s: Sequence[float]
+    meter: Meter,
+    kept: Mapping[Machine, Profile],
+    may_compute: Callable[[IabRoute, int], bool],
+    times_s: Sequence[float],
 ) -> list[Batch]:
-    """A batch at each of ``times_s``, each assigned for the least energy, including moves."""
-    kept = profiles(workload)
+    """A batch at each of ``times_s``, each assigned for the least energy, including moves; ``kept`` are profiles."""
+    field = meter.field
     before = list(accumulate((FLOAT_BYTES * count for count in kept["ue"].parameters), initial=0.0))
     backward_s = {name: kept[kind].backward_s for name in field.layer_s if (kind := machine(name))}
     forecast = present(field)
@@ -152,7 +160,7 @@ def train(
         all_moves = [*forced, *chosen]
         moves_j = sum(meter.move_j(move.route, move.link, move.n_bytes, began_s) for move in all_moves)
         moved_bytes = sum(move.n_bytes for move in all_moves)
-        batches.append(Batch(trace, TASKS_A_BATCH * meter.spent_j(trace, back), moved_bytes, moves_j))
+        batches.append(Batch(trace, meter.tasks * meter.spent_j(trace, back), moved_bytes, moves_j))
         held = route, splits
     return batches
 
@@ -161,10 +169,10 @@ def allowed(meter: Meter, route: IabRoute, rates: Sequence[float], node_s: Seque
     """Joules of a batch; infinite where ``node_s`` is, for nodes that may not compute."""
     costs = meter.costs(route, rates)
     layers = [
-        [TASKS_A_BATCH * joules if seconds < inf else seconds for joules, seconds in zip(row, times, strict=True)]
+        [meter.tasks * joules if seconds < inf else seconds for joules, seconds in zip(row, times, strict=True)]
         for row, times in zip(costs.layers, node_s, strict=True)
     ]
-    return ChainMetric(layers, [[TASKS_A_BATCH * joules for joules in row] for row in costs.links])
+    return ChainMetric(layers, [[meter.tasks * joules for joules in row] for row in costs.links])
 
 
 def moving(
@@ -200,12 +208,9 @@ def rerouted(
 def energy(parameters: InferenceParameters, context: Context) -> Iterator[Measurement]:
     """Joules of a batch by strategy, the part for moving layers, and HiveMind's saving against each."""
     field = field_of(parameters, context)
-    meter = training_meter(parameters.kind, field, parameters.workload)
+    meter, kept = training_meter(parameters, field), profiles(parameters.workload, parameters.unstated)
     times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
-    by_strategy = {
-        strategy: train(field, meter, parameters.workload, may_compute, times_s)
-        for strategy, may_compute in MAY_COMPUTE.items()
-    }
+    by_strategy = {strategy: train(meter, kept, may_compute, times_s) for strategy, may_compute in MAY_COMPUTE.items()}
     means = {name: fmean(batch.energy_j for batch in batches) for name, batches in by_strategy.items()}
     for strategy, batches in by_strategy.items():
         case = {"strategy": strategy}

@@ -7,15 +7,13 @@ times. Times are virtual and depend on the seed alone.
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from statistics import fmean
-from typing import Annotated
-
-import msgspec
+from typing import Literal
 
 from bench.experiments.common.distribution import spread
 from bench.experiments.general.cellular import NetworkParameters
 from bench.experiments.hivemind.network import scenario
-from bench.experiments.hivemind.network.scenario import Machine, SplitStrategy
-from bench.experiments.hivemind.network.tasks import Field, TaskTrace, present, tasks
+from bench.experiments.hivemind.network.scenario import ASSUMED, Machine, SplitStrategy, Unstated
+from bench.experiments.hivemind.network.tasks import Field, TaskTrace, Transfer, foreseen, present, tasks
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, Duration, Positive, WorkloadName
 from netem.cellular.iab import IabRoute
@@ -25,16 +23,21 @@ from reports.record import CaseValue
 
 
 class TaskParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``tasks`` over ``duration_s`` of a network."""
+    """``tasks`` over ``duration_s`` of a network, on machines that have what is ``unstated`` in the paper."""
 
     tasks: Count = 600
+    unstated: Unstated = ASSUMED
 
 
 class InferenceParameters(TaskParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Tasks of a packaged ``workload``; ``input_bytes`` replaces the size of a float32 picture."""
+    """Tasks of a packaged ``workload``; see ``tasks`` for ``transfer``.
+
+    Splits go by the ``forecast`` of rates: as at the update, or as they will be at the task (section IV-F).
+    """
 
     workload: WorkloadName = WorkloadName("resnet18-88")
-    input_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] | None = None
+    transfer: Transfer = "integral"
+    forecast: Literal["present", "exact"] = "present"
 
 
 class CapabilityParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,13 +122,15 @@ def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measu
 
 def field_of(parameters: InferenceParameters, context: Context, faster: dict[Machine, float] | None = None) -> Field:
     """The field of machines and network of ``parameters``."""
-    return scenario.make_field(parameters.make(context.seed), parameters.workload, faster, parameters.input_bytes)
+    net = parameters.make(context.seed)
+    return scenario.make_field(net, parameters.workload, parameters.unstated, faster, parameters.transfer)
 
 
 def played(field: Field, strategy: SplitStrategy, parameters: InferenceParameters, context: Context) -> list[TaskTrace]:
     """The tasks of ``strategy``, each split by the rates during its update."""
     times_s = scenario.update_times(parameters.duration_s, parameters.tasks, context.seed)
-    return tasks(field, scenario.fastest(field, strategy), present(field), times_s)
+    forecast = foreseen(field) if parameters.forecast == "exact" else present(field)
+    return tasks(field, scenario.fastest(field, strategy), forecast, times_s)
 
 
 def latencies_ms(traces: Sequence[TaskTrace]) -> list[float]:

@@ -9,12 +9,12 @@ from statistics import fmean
 
 from bench.experiments.common.distribution import spread
 from bench.experiments.common.threads import one_thread
-from bench.experiments.hivemind.network.energy import TASKS_A_BATCH, Meter, inference_meter
+from bench.experiments.hivemind.network.energy import Meter, inference_meter
 from bench.experiments.hivemind.network.inference import InferenceParameters, field_of, latencies_ms
 from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, update_times
 from bench.experiments.hivemind.network.tasks import Decide, Field, Splits, present, tasks
 from bench.suite.experiment import Context, Measurement
-from bench.suite.parameter_types import NonNegative, Positive
+from bench.suite.parameter_types import Positive
 from netem.cellular.iab import IabRoute
 from nodes.splitting.objectives import (
     ChainMetric,
@@ -30,16 +30,20 @@ Choose = Callable[[ChainMetric, ChainMetric], Splits]  # from latency in ms and 
 
 
 class ObjectiveParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``energy_weight``: milliseconds a joule of a batch, by default that of the UE alone, as the paper states none."""
+    """``energy_weight`` of the linear combination: at 1 latency and energy of the UE alone weigh the same.
+
+    ``weights`` are further ones, for the curve of what it takes.
+    """
 
     limit_ms: Positive = 120.0
-    energy_weight: NonNegative | None = None
+    energy_weight: Positive = 1.0
+    weights: tuple[Positive, ...] = ()
 
 
 def objectives(parameters: ObjectiveParameters, context: Context) -> Iterator[Measurement]:
     """Latency, energy and deadline misses of every objective."""
     field = field_of(parameters, context)
-    meter = inference_meter(parameters.kind, field, parameters.workload)
+    meter = inference_meter(parameters, field)
     times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
     energy_j = {}
     with one_thread():
@@ -47,25 +51,35 @@ def objectives(parameters: ObjectiveParameters, context: Context) -> Iterator[Me
             traces = tasks(field, decided(field, meter, choose), present(field), times_s)
             case = {"objective": objective}
             latency_ms = latencies_ms(traces)
-            energy_j[objective] = [TASKS_A_BATCH * meter.spent_j(one) for one in traces]
+            energy_j[objective] = [meter.tasks * meter.spent_j(one) for one in traces]
             yield from spread("latency_ms", latency_ms, "ms", case)
             yield from spread("energy_j", energy_j[objective], "J", case)
             missed = fmean(value > parameters.limit_ms for value in latency_ms)
             yield Measurement("deadline_miss_rate", missed, "fraction", case)
             yield Measurement("computing_nodes", fmean(sum(map(bool, one.layers)) for one in traces), "nodes", case)
-    exact_j = fmean(energy_j["exact"])
+    exact_j, accumulated_j = fmean(energy_j["exact"]), fmean(energy_j["accumulated"])
     for objective, values in energy_j.items():
         yield Measurement("energy_over_exact", fmean(values) / exact_j, "1", {"objective": objective})
+    for weight in parameters.weights:
+        linear = decided(field, meter, linear_combination(field, meter, weight))
+        traces = tasks(field, linear, present(field), times_s)
+        linear_j = meter.tasks * fmean(map(meter.spent_j, traces))
+        at_weight = {"weight": weight}
+        yield Measurement("linear_latency_ms", fmean(latencies_ms(traces)), "ms", at_weight)
+        yield Measurement("linear_energy_j", linear_j, "J", at_weight)
+        yield Measurement("linear_over_exact", linear_j / exact_j, "1", at_weight)
+        yield Measurement("saving_over_linear", 1 - accumulated_j / linear_j, "fraction", at_weight)
+
+
+def linear_combination(field: Field, meter: Meter, weight: float) -> Choose:
+    """The choice by latency and energy added with ``weight`` (Eq. 11)."""
+    ms_a_joule = weight * 1e3 * sum(field.layer_s["ue"]) / (meter.tasks * sum(meter.layer_j["ue"]))
+    return lambda latency, energy: search(*weighted_sum([latency, energy], [1.0, ms_a_joule])).splits
 
 
 def ways(parameters: ObjectiveParameters, field: Field, meter: Meter) -> dict[str, Choose]:
     """Each objective's choice of splits from the costs in latency and energy."""
-    limit_ms, weight = parameters.limit_ms, parameters.energy_weight
-    if weight is None:
-        weight = 1e3 * sum(field.layer_s["ue"]) / (TASKS_A_BATCH * sum(meter.layer_j["ue"]))
-
-    def linear(latency: ChainMetric, energy: ChainMetric) -> Splits:
-        return search(*weighted_sum([latency, energy], [1.0, weight])).splits
+    limit_ms = parameters.limit_ms
 
     def within(kind: Callable[[ChainMetric, list[Limit]], BestSplit | None]) -> Choose:
         def choose(latency: ChainMetric, energy: ChainMetric) -> Splits:
@@ -77,7 +91,7 @@ def ways(parameters: ObjectiveParameters, field: Field, meter: Meter) -> dict[st
     return {
         "latency": lambda latency, energy: search(*latency).splits,
         "energy": lambda latency, energy: search(*energy).splits,
-        "linear": linear,
+        "linear": linear_combination(field, meter, parameters.energy_weight),
         "per-edge": within(search_per_edge),
         "accumulated": within(search_accumulated),
         "exact": within(lambda energy, limits: search_within_limit(energy, limits[0])),
@@ -90,7 +104,7 @@ def decided(field: Field, meter: Meter, choose: Choose) -> Decide:
 
     def decide(route: IabRoute, rates: Sequence[float]) -> Splits:
         latency = weighted_sum([ChainMetric(field.node_s(route, may), field.link_s(rates))], [1e3])
-        energy = weighted_sum([meter.costs(route, rates)], [float(TASKS_A_BATCH)])
+        energy = weighted_sum([meter.costs(route, rates)], [meter.tasks])
         return choose(latency, energy)
 
     return decide

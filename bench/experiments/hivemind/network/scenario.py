@@ -1,16 +1,19 @@
-"""Machines of HiveMind's two networks, the strategies' computing nodes, and calibrated constants.
+"""Machines of HiveMind's two networks, the strategies' computing nodes, and what the paper leaves open of them.
 
 Machines as in section VII-A4: a Raspberry Pi as UE, a MacBook Air at every IAB node, a PC at every MEC server of the
 core network, and a server as cloud. HiveMind and its baselines differ only in the nodes that may compute.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Literal
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
-from bench.experiments.hivemind.network.tasks import Decide, Field
+from bench.experiments.hivemind.network.tasks import Decide, Field, TimeVaryingLinks, Transfer
+from bench.suite.parameter_types import NonNegative, Positive, PositiveShare
 from netem.cellular.iab import CLOUD, UE, IabRoute
 from netem.cellular.network import Network
 from nodes.costs import devices
@@ -31,10 +34,6 @@ DEVICES: dict[Machine, devices.Hardware] = {
     "core": devices.RTX_2080_PC,
     "cloud": devices.GTX_1080TI_SERVER,
 }
-
-# Overhead of a message per hop, calibrated on the 27 ms of an update (section IV-C3). It also stands for psi of Eq. 10,
-# which the paper does not state.
-HOP_S = 0.00482
 
 MAY_COMPUTE: dict[SplitStrategy, Callable[[IabRoute, int], bool]] = {
     "ue": lambda route, node: node == 0,
@@ -58,24 +57,66 @@ def nearest(route: IabRoute) -> int:
     return next(node for node, name in enumerate(route.nodes) if node and machine(name))
 
 
+class Unstated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What HiveMind leaves open of its pictures, machines and hops; the suite gives values that ``bench fit`` finds.
+
+    ``input_bytes`` of a picture as it is sent, None as float32. Parts of their peak that the Raspberry Pi and the
+    MacBooks reach. Seconds that a hop of a task (psi of Eq. 10) and of an update takes beside sending. Joules are of
+    ``batch_tasks`` tasks.
+    """
+
+    input_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] | None = None
+    ue_efficiency: PositiveShare = devices.RASPBERRY_PI_3BP.efficiency
+    iab_efficiency: PositiveShare = devices.MACBOOK_AIR_M1.efficiency
+    data_hop_s: NonNegative = 0.005
+    control_hop_s: NonNegative = 0.005
+    batch_tasks: Positive = 1000.0
+
+    def machines(self) -> dict[Machine, devices.Hardware]:
+        """The machines with what is given here."""
+        ue = replace(DEVICES["ue"], efficiency=self.ue_efficiency)
+        iab = replace(DEVICES["iab"], efficiency=self.iab_efficiency)
+        return DEVICES | {"ue": ue, "iab": iab}
+
+
+ASSUMED = Unstated()
+
+
 @cached_reading
-def profiles(workload: str) -> dict[Machine, Profile]:
+def profiles(workload: str, unstated: Unstated = ASSUMED) -> dict[Machine, Profile]:
     """The profile of ``workload`` on each machine."""
-    return {name: devices.predict_profile(device, load_workload(workload)) for name, device in DEVICES.items()}
+    work = load_workload(workload)
+    return {name: devices.predict_profile(device, work) for name, device in unstated.machines().items()}
 
 
 def make_field(
-    net: Network, workload: str, faster: dict[Machine, float] | None = None, input_bytes: int | None = None
+    net: Network,
+    workload: str,
+    unstated: Unstated = ASSUMED,
+    faster: dict[Machine, float] | None = None,
+    transfer: Transfer = "integral",
 ) -> Field:
-    """``workload`` in ``net``, some machines ``faster`` by a factor; ``input_bytes`` replaces its picture's size."""
-    kept = profiles(workload)
+    """``workload`` in ``net``, some machines ``faster`` by a factor."""
+    kept = profiles(workload, unstated)
     layer_s = {}
     for name in {name for cell in net.topology.cells for name in net.topology.route(cell.name).nodes}:
         if kind := machine(name):
             layer_s[name] = kept[kind].scaled(1 / (faster or {}).get(kind, 1.0)).forward_s
-    picture_bytes, *others = kept["ue"].boundary_bytes
-    frame_bytes = wire_bytes(frames_of_bytes([input_bytes or picture_bytes, *others]))
-    return Field(net, layer_s, frame_bytes, sci_bytes(len(kept["ue"].layers)), HOP_S)
+    return field_on(net, layer_s, kept["ue"].boundary_bytes, unstated, transfer)
+
+
+def field_on(
+    net: TimeVaryingLinks,
+    layer_s: Mapping[str, Sequence[float]],
+    boundary_bytes: Sequence[int],
+    unstated: Unstated,
+    transfer: Transfer = "integral",
+) -> Field:
+    """Layers of ``layer_s`` seconds by node in ``net``, with the picture and the hops of ``unstated``."""
+    picture_bytes, *others = boundary_bytes
+    frame_bytes = wire_bytes(frames_of_bytes([unstated.input_bytes or picture_bytes, *others]))
+    hops_s = unstated.data_hop_s, unstated.control_hop_s
+    return Field(net, layer_s, frame_bytes, sci_bytes(len(others)), *hops_s, transfer)
 
 
 def sci_bytes(layers: int) -> int:

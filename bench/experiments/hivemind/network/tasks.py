@@ -8,17 +8,19 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from netem.cellular.iab import IabRoute
-from nodes.splitting.forecast import LookAhead
+from nodes.splitting.forecast import LookAhead, forecast_bps
 
 Splits = list[int]  # [P-1] layers done when a task leaves each node but the last
 Decide = Callable[[IabRoute, Sequence[float]], Splits]  # from the route and the expected rate of each link
 Forecast = Callable[[str, float, float], float]  # link, now, seconds ahead -> bits a second
+Transfer = Literal["integral", "instant"]  # at the rates while it lasts, or at that of its start (Eq. 10 as printed)
 
 LEAST_BPS = 1.0  # the rate of a blocked link
 
@@ -39,8 +41,9 @@ class TimeVaryingLinks(Protocol):
 class Capacity:
     """A link's rate over time, one value a step, with the cumulative bits that it can carry."""
 
-    def __init__(self, rates_bps: NDArray[np.float64], step_s: float) -> None:
+    def __init__(self, rates_bps: NDArray[np.float64], step_s: float, transfer: Transfer = "integral") -> None:
         self.step_s = step_s
+        self.transfer = transfer
         self._rates_bps: list[float] = np.maximum(rates_bps, LEAST_BPS).tolist()
         self._bits: list[float] = [0.0, *np.cumsum(np.maximum(rates_bps, LEAST_BPS) * step_s).tolist()]
 
@@ -50,6 +53,8 @@ class Capacity:
 
     def sent_s(self, at_s: float, n_bytes: float) -> float:
         """The time at which the last of ``n_bytes`` that enter at ``at_s`` is sent."""
+        if self.transfer == "instant":
+            return at_s + 8 * n_bytes / self.rate_bps(at_s)
         step = min(int(at_s / self.step_s), len(self._rates_bps) - 1)
         target = self._bits[step] + (at_s - step * self.step_s) * self._rates_bps[step] + 8 * n_bytes
         last = min(bisect_left(self._bits, target, step + 1) - 1, len(self._rates_bps) - 1)
@@ -86,7 +91,8 @@ class Field:
     """A network, the compute time of the layers on its nodes, and the frames over its links.
 
     ``layer_s`` are seconds [L] by node, without nodes that cannot compute. ``frame_bytes`` [L+1] are whole frames by
-    boundary, 0 at the last, since a result is not sent. ``delay_s`` is added for every message and hop.
+    boundary, 0 at the last, since a result is not sent. ``delay_s`` (psi of Eq. 10) is added for every hop of a task,
+    ``control_s`` for every hop of an update; None is the same as ``delay_s``.
     """
 
     network: TimeVaryingLinks
@@ -94,22 +100,24 @@ class Field:
     frame_bytes: Sequence[int]
     sci_bytes: int
     delay_s: float
+    control_s: float | None = None
+    transfer: Transfer = "integral"
     links: dict[str, Capacity] = field(init=False)
 
     def __post_init__(self) -> None:
         step_s = self.network.coherence_s
-        self.links = {name: Capacity(rates, step_s) for name, rates in self.network.rates_bps.items()}
+        self.links = {name: Capacity(rates, step_s, self.transfer) for name, rates in self.network.rates_bps.items()}
 
     def update(
         self, route: IabRoute, began_s: float, forecast: Forecast, ahead_s: Sequence[float]
     ) -> tuple[list[float], list[float]]:
         """An update from the last node on: the time of each node's update [P], and the expected rates [P-1]."""
-        at_s = began_s
+        at_s, hop_s = began_s, self.delay_s if self.control_s is None else self.control_s
         times, rates = [at_s], []
         for node in range(len(route.links), 0, -1):
             link = route.links[node - 1]
             rates.append(max(LEAST_BPS, forecast(link, at_s, ahead_s[node])))
-            at_s = self.links[link].sent_s(at_s, self.sci_bytes) + self.delay_s
+            at_s = self.links[link].sent_s(at_s, self.sci_bytes) + hop_s
             times.append(at_s)
         return times[::-1], rates[::-1]
 
@@ -175,6 +183,18 @@ class Field:
 def present(field: Field) -> Forecast:
     """No forecast: every link is expected to keep its rate."""
     return lambda link, now_s, ahead_s: field.links[link].rate_bps(now_s)
+
+
+def foreseen(
+    field: Field, error: float = 0.0, generator: torch.Generator | None = None, coherence_s: float = 0.0
+) -> Forecast:
+    """A forecast of the true rate at the expected arrival of the task, with a relative ``error``."""
+
+    def forecast(link: str, now_s: float, ahead_s: float) -> float:
+        rate_bps = field.links[link].rate_bps
+        return forecast_bps(rate_bps, now_s, ahead_s, coherence_s=coherence_s, error=error, generator=generator)
+
+    return forecast
 
 
 def tasks(field: Field, decide: Decide, forecast: Forecast, times_s: Sequence[float], gaps: int = 8) -> list[TaskTrace]:

@@ -7,7 +7,6 @@ import pytest
 
 from bench.experiments.general.cellular import generated
 from bench.experiments.hivemind.network.energy import (
-    TASKS_A_BATCH,
     Meter,
     inference_meter,
     moves,
@@ -16,8 +15,10 @@ from bench.experiments.hivemind.network.energy import (
     train,
     training_meter,
 )
+from bench.experiments.hivemind.network.inference import InferenceParameters
 from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, fastest, make_field, profiles
 from bench.experiments.hivemind.network.tasks import Field, present, tasks
+from bench.suite.parameter_types import WorkloadName
 from netem.cellular.iab import IabRoute
 from nodes.costs.devices import MMWAVE_RECEIVING, MMWAVE_SENDING, RASPBERRY_PI_3BP
 
@@ -26,6 +27,7 @@ OTHER = IabRoute(
     ("ue", "iab2", "iab4", "iab5", "iab6", "mec7", "mec8", "cloud"), ("access", "B", "D", "E", "F", "G", "H")
 )
 WORKLOAD = "resnet18-88"
+GIVEN = InferenceParameters(workload=WorkloadName(WORKLOAD))
 
 
 class Steady:
@@ -49,7 +51,7 @@ def field() -> Field:
 def test_the_ue_alone_spends_its_power_and_no_radio():
     ours = field()
     (trace,) = tasks(ours, fastest(ours, "ue"), present(ours), [0.0])
-    spent_j = inference_meter("mmwave", ours, WORKLOAD).spent_j(trace)
+    spent_j = inference_meter(GIVEN, ours).spent_j(trace)
     assert spent_j == pytest.approx(RASPBERRY_PI_3BP.power_w * trace.latency_s)
 
 
@@ -58,13 +60,13 @@ def test_the_cloud_costs_three_wireless_hops_of_which_both_ends_count():
     (trace,) = tasks(ours, fastest(ours, "cloud"), present(ours), [0.0])
     size = ours.frame_bytes[0]
     hop_j = sum(radio.transfer_j(size, 50e6) for radio in (MMWAVE_SENDING, MMWAVE_RECEIVING))
-    assert inference_meter("mmwave", ours, WORKLOAD).spent_j(trace) == pytest.approx(3 * hop_j)
+    assert inference_meter(GIVEN, ours).spent_j(trace) == pytest.approx(3 * hop_j)
 
 
 @pytest.mark.parametrize("strategy", list(MAY_COMPUTE))
 def test_what_a_plan_costs_is_what_is_spent_on_links_that_never_change(strategy):
     ours = field()
-    meter = inference_meter("mmwave", ours, WORKLOAD)
+    meter = inference_meter(GIVEN, ours)
     (trace,) = tasks(ours, fastest(ours, strategy), present(ours), [0.0])
     costs = meter.costs(ONE, [50e6] * len(ONE.links))
     done = [0, *trace.splits, len(ours.frame_bytes) - 1]
@@ -75,7 +77,7 @@ def test_what_a_plan_costs_is_what_is_spent_on_links_that_never_change(strategy)
 
 def test_over_sub6_the_ue_alone_counts():
     ours = field()
-    meter = Meter("sub6", ours, {"ue": [1.0] * 52})
+    meter = Meter("sub6", ours, {"ue": [1.0] * 52}, 1.0)
     route = IabRoute(("ue", "gnb", "mec", "cloud"), ("A", "B", "C"))
     assert meter.link_j(route, 0, 1000, 1e6) > 0
     assert meter.link_j(route, 1, 1000, 1e6) == meter.link_j(route, 2, 1000, 1e6) == 0
@@ -85,7 +87,7 @@ def test_over_sub6_the_ue_alone_counts():
 def test_gradients_come_back_as_far_as_layers_are_held():
     ours = field()
     kept = profiles(WORKLOAD)
-    meter = training_meter("mmwave", ours, WORKLOAD)
+    meter = training_meter(GIVEN, ours)
     splits = [10, 10, 30, 30, 30, 30]
     trace = ours.trace(ONE, [0.0] * 7, splits)
     back = ours.gradient_hops(
@@ -109,7 +111,7 @@ def test_layers_cross_each_link_between_their_old_and_new_node():
 
 
 def test_the_price_of_moving_is_what_moving_takes():
-    meter = inference_meter("mmwave", field(), WORKLOAD)
+    meter = inference_meter(GIVEN, field())
     rates = [50e6] * 6
     old, new = [0, 2, 4, 4, 4, 4], [1, 1, 3, 3, 4, 4]
     prices = moving(meter, ONE, rates, BEFORE, old)
@@ -129,13 +131,13 @@ def test_on_another_route_layers_stay_where_they_can_and_go_to_the_first_shared_
 
 def test_dear_moves_keep_an_assignment_and_a_handover_forces_them():
     ours = field()
-    meter = training_meter("mmwave", ours, WORKLOAD)
-    batches = train(ours, meter, WORKLOAD, MAY_COMPUTE["edge"], [0.0, 10.0, 600.0, 610.0])
+    meter = training_meter(GIVEN, ours)
+    batches = train(meter, profiles(WORKLOAD), MAY_COMPUTE["edge"], [0.0, 10.0, 600.0, 610.0])
     assert [batch.moved_bytes > 0 for batch in batches] == [False, False, True, False]
     parameters = 4 * sum(profiles(WORKLOAD)["ue"].parameters)
     assert (
         batches[2].moved_bytes == 2 * parameters + 3 * parameters
     )  # iab1 to iab6 over two links, on to iab2 over three
-    still = train(ours, meter, WORKLOAD, MAY_COMPUTE["cloud"], [0.0, 600.0])
+    still = train(meter, profiles(WORKLOAD), MAY_COMPUTE["cloud"], [0.0, 600.0])
     assert [batch.moves_j for batch in still] == [0, 0]
-    assert still[0].tasks_j == pytest.approx(TASKS_A_BATCH * meter.spent_j(still[0].trace))
+    assert still[0].tasks_j == pytest.approx(meter.tasks * meter.spent_j(still[0].trace))

@@ -12,10 +12,10 @@ from bench.experiments.common.distribution import QUANTILES, intervals, spread
 from bench.experiments.general.cellular import generated
 from bench.experiments.hivemind.network import dynamics, inference
 from bench.experiments.hivemind.network import recurrent as nonlinear
-from bench.experiments.hivemind.network.energy import TASKS_A_BATCH, energy
+from bench.experiments.hivemind.network.energy import energy
 from bench.experiments.hivemind.network.objectives import ObjectiveParameters, objectives
-from bench.experiments.hivemind.network.scenario import fastest, machine, make_field, nearest, update_times
-from bench.experiments.hivemind.network.tasks import tasks
+from bench.experiments.hivemind.network.scenario import Unstated, fastest, machine, make_field, nearest, update_times
+from bench.experiments.hivemind.network.tasks import present, tasks
 from bench.experiments.hivemind.profiles import ProfileParameters, measured
 from bench.suite.experiment import Context
 from bench.suite.find import packaged
@@ -76,6 +76,68 @@ def test_to_foresee_exactly_is_no_worse_than_the_present_on_the_chain(context):
     assert values(found, "spike_share", way="predictive")[0] <= values(found, "spike_share", way="standard")[0]
 
 
+def test_at_an_instant_a_transfer_keeps_the_rate_of_its_start(context):
+    """Eq. 10 as printed; over the changes of rates it ends when their integral has carried all bytes."""
+    chain = dynamics.showcase(0.01, 10.0, 3)
+    by_transfer = {way: dynamics.on_chain(chain, transfer=way) for way in ("instant", "integral")}
+    rates = chain.rates_bps["5"]
+    at_s, n_bytes = 1.0, 400_000
+    sent_s = {way: field.links["5"].sent_s(at_s, n_bytes) for way, field in by_transfer.items()}
+    assert sent_s["instant"] - at_s == pytest.approx(8 * n_bytes / rates[100])
+    steps = np.diff([at_s, *np.arange(1.01, sent_s["integral"], 0.01), sent_s["integral"]])
+    assert (steps * rates[100 : 100 + len(steps)]).sum() == pytest.approx(8 * n_bytes)
+    assert sent_s["instant"] != pytest.approx(sent_s["integral"], rel=0.01)
+
+
+def test_a_hop_of_an_update_has_a_time_of_its_own(context):
+    net = generated("mmwave", "mid", 0.05, 12.0, 3)
+    fields = [make_field(net, "resnet18-88", Unstated(control_hop_s=hop_s)) for hop_s in (0.001, 0.004)]
+    route = net.route(0.0)
+    (short, _), (long, _) = (field.update(route, 0.0, present(field), [0.0] * 7) for field in fields)
+    sent_s = sum(8 * fields[0].sci_bytes / net.rate_bps(link, 0.0) for link in route.links)
+    assert short[0] == pytest.approx(6 * 0.001 + sent_s, abs=2e-4)  # rates change once on the way
+    assert long[0] == pytest.approx(6 * 0.004 + sent_s, abs=2e-4)
+    one, other = (field.trace(route, [0.0] * 7, [0] * 6).latency_s for field in fields)
+    assert one == other  # tasks have psi of their own
+
+
+def test_a_foreseen_split_is_no_worse_than_one_by_rates_that_change(context):
+    asked = [inference.InferenceParameters(**SMALL, kind="sub6", forecast=way) for way in ("present", "exact")]
+    found = [list(inference.latency(parameters, context)) for parameters in asked]
+    present_ms, exact_ms = (values(one, "latency_ms", strategy="hivemind")[0] for one in found)
+    assert exact_ms <= present_ms
+
+
+def test_more_weight_on_energy_takes_less_energy_and_more_time(context):
+    asked = ObjectiveParameters(tasks=8, duration_s=60.0, energy_weight=2.0, weights=(0.01, 2.0, 1e6))
+    found = list(objectives(asked, context))
+    joules, millis = values(found, "linear_energy_j"), values(found, "linear_latency_ms")
+    assert joules == sorted(joules, reverse=True)
+    assert millis == sorted(millis)
+    assert joules[1] == pytest.approx(values(found, "energy_j", objective="linear")[0])
+    assert millis[0] == pytest.approx(values(found, "latency_ms", objective="latency")[0], rel=0.01)
+
+
+def test_sharing_after_more_episodes_costs_a_round_its_part(context):
+    found = [
+        list(nonlinear.agents(nonlinear.AgentParameters(tasks=3, duration_s=60.0, episodes=episodes), context))
+        for episodes in (1.0, 4.0, 1e9)
+    ]
+    gains = [values(one, "efficiency_over_standard")[0] for one in found]
+    assert gains[0] > gains[1] > gains[2] == pytest.approx(1)
+
+
+def test_a_pass_that_may_take_the_whole_limit_leaves_the_ue(context):
+    asked = {
+        limit: nonlinear.RecurrentParameters(tasks=2, duration_s=60.0, limit_of=limit)
+        for limit in ("module", "sequence")
+    }
+    by_limit = {limit: list(nonlinear.recurrent(parameters, context)) for limit, parameters in asked.items()}
+    joules = {limit: values(found, "energy_j", way="standard")[0] for limit, found in by_limit.items()}
+    assert joules["module"] < joules["sequence"]
+    assert 1.0 < values(by_limit["module"], "longest_pass_ms")[0] <= 120
+
+
 def test_the_rule_predicts_nothing_below_the_coherence_time(context):
     parameters = dynamics.DynamicsParameters(tasks=50, duration_s=1000.0, coherence_s=50.0)
     field = dynamics.field_of(parameters, context)
@@ -112,7 +174,7 @@ def test_objectives_stand_as_they_must(context):
 
 def test_training_energy_of_the_ue_is_three_passes(context):
     found = list(energy(inference.InferenceParameters(**SMALL), context))
-    assert values(found, "energy_j", strategy="ue") == [pytest.approx(1900 * 3 * 0.130 * 5.5, rel=0.005)]
+    assert values(found, "energy_j", strategy="ue") == [pytest.approx(1000 * 3 * 0.130 * 5.5, rel=0.005)]
     assert values(found, "batches_with_moves", strategy="cloud") == [0]
 
 
@@ -163,7 +225,7 @@ def test_sequences_played_over_links_that_stay_take_what_their_plan_says(context
     rates = [2e7] * len(net.route(0.0).links)
     energy, latency = nonlinear.costs(meter, net.route(0.0), rates)
     splits = nonlinear.within(energy, latency, limit_ms)
-    back_j = [TASKS_A_BATCH * meter.link_j(net.route(0.0), link, 1200, rate) for link, rate in enumerate(rates)]
+    back_j = [meter.tasks * meter.link_j(net.route(0.0), link, 1200, rate) for link, rate in enumerate(rates)]
     back_ms = [1e3 * (8 * 1200 / rate + meter.field.delay_s) for rate in rates]
     for steps in (1, 3):
         returns = steps - 1, sum(split < len(module) for split in splits)  # links that a state comes back over
@@ -181,14 +243,14 @@ def test_each_link_is_charged_for_the_parameters_that_cross_it(context):
     meter = nonlinear.meter_of(net, parameters, [nonlinear.linear(4, 4)] * 2, [16, 16, 0], training=True)
     ((route, rates),) = nonlinear.moments(net, parameters, context)
     energy, latency = nonlinear.costs(meter, route, rates)
-    real, real_ms = nonlinear.with_parameters(meter, route, rates, [1000, 500], energy, latency)
+    real, real_ms = nonlinear.with_parameters(meter, route, rates, [1000, 500], meter.field.delay_s, energy, latency)
     for split, size in ((0, 0), (1, 1000), (2, 1500)):
         for link, rate in enumerate(rates):
             there_ms = 1e3 * (8 * size / rate + meter.field.delay_s) if size else 0.0
-            there_j = TASKS_A_BATCH * meter.link_j(route, link, size, rate)
+            there_j = meter.tasks * meter.link_j(route, link, size, rate)
             assert real_ms.links[link][split] - latency.links[link][split] == pytest.approx(2 * there_ms)
             assert real.links[link][split] - energy.links[link][split] == pytest.approx(2 * there_j)
-    joules, millis = nonlinear.shared(meter, route, rates, 1500)
+    joules, millis = nonlinear.shared(meter, route, rates, 1500, meter.field.delay_s)
     whole = [2] * len(rates)  # all by the UE: then Eq. 13 charges the same
     assert path_cost(*real_ms, whole) == pytest.approx(path_cost(*latency, whole) + millis[0])
     assert path_cost(*real, whole) == pytest.approx(path_cost(*energy, whole) + joules[0])
@@ -208,7 +270,7 @@ def test_parameters_cross_every_link_to_the_cloud_and_back(context):
     net = parameters.make(context.seed)
     meter = nonlinear.meter_of(net, parameters, [nonlinear.linear(4, 4)], [16, 0], training=True)
     ((route, rates),) = nonlinear.moments(net, parameters, context)
-    joules, millis = nonlinear.shared(meter, route, rates, 1000)
+    joules, millis = nonlinear.shared(meter, route, rates, 1000, meter.field.delay_s)
     assert (joules[-1], millis[-1]) == (0, 0)
     assert millis[0] == pytest.approx(sum(2e3 * (8000 / rate + meter.field.delay_s) for rate in rates))
     donor = route.nodes.index("iab6")
@@ -254,7 +316,7 @@ def test_the_suite_is_right_and_skips_nothing():
     assert {"inference", "handover", "prediction", "training", "objectives", "recurrent", "agents"} <= names
     for experiment in suite.experiments:
         assert experiment.skipped("laptop") is None
-    field = make_field(generated("mmwave", "mid", 0.05, 12.0, 3), "resnet18-88", None, 150_528)
+    field = make_field(generated("mmwave", "mid", 0.05, 12.0, 3), "resnet18-88", Unstated(input_bytes=150_528))
     assert field.frame_bytes[0] > 150_528
 
 
