@@ -76,9 +76,26 @@ VGG_OTHERS = LEARNING | {"model": "small_vgg11", "cut": 8, "resolution": 2, "sid
 NETWORK = {"kind": "mmwave", "load": "mid", "duration_s": 12.0}
 NETWORK_OTHERS = {"kind": "sub6", "load": "high", "coherence_s": 0.1, "duration_s": 24.0}
 TASKS = NETWORK | {"tasks": 4}
-INFERENCE_OTHERS = NETWORK_OTHERS | {"tasks": 5, "workload": "vgg11-88", "input_bytes": 1000}
+UNSTATED = {"ue_efficiency": 0.2, "data_hop_s": 0.002, "control_hop_s": 0.002, "batch_tasks": 10.0}
+INFERENCE_OTHERS = NETWORK_OTHERS | {
+    "tasks": 5,
+    "workload": "vgg11-88",
+    "unstated": UNSTATED,
+}
+DYNAMICS = {"duration_s": 12.0, "tasks": 5}
+DYNAMICS_OTHERS = {
+    "where": "mmwave",
+    "coherence_s": 0.1,
+    "duration_s": 24.0,
+    "tasks": 6,
+    "transfer": "instant",
+    "sharers": 20.0,
+    "density_spread": 2.0,
+    "unstated": UNSTATED,
+}
 RECURRENT_OTHERS = NETWORK_OTHERS | {
     "tasks": 5,
+    "unstated": UNSTATED,
     "limit_ms": 1.0,
     "steps": 3,
     "features": 50,
@@ -292,16 +309,9 @@ TRIALS: dict[str, Trial] = {
     "hivemind_contention.contention": Trial(
         TASKS | {"ues": 3}, INFERENCE_OTHERS | {"ues": 4, "place": "apart", "period_s": 0.2}
     ),
-    "hivemind_dynamics.accuracy": Trial(
-        {"duration_s": 12.0, "tasks": 5, "errors": [0.0, 0.5]},
-        {"where": "mmwave", "coherence_s": 0.1, "duration_s": 24.0, "tasks": 6, "errors": [0.5]},
-    ),
-    "hivemind_dynamics.prediction": Trial(
-        {"duration_s": 12.0, "tasks": 5}, {"where": "mmwave", "coherence_s": 0.1, "duration_s": 24.0, "tasks": 6}
-    ),
-    "hivemind_dynamics.surges": Trial(
-        {"duration_s": 12.0, "tasks": 5}, {"where": "mmwave", "coherence_s": 0.1, "duration_s": 24.0, "tasks": 6}
-    ),
+    "hivemind_dynamics.accuracy": Trial(DYNAMICS | {"errors": [0.0, 0.5]}, DYNAMICS_OTHERS | {"errors": [0.5]}),
+    "hivemind_dynamics.prediction": Trial(DYNAMICS, DYNAMICS_OTHERS),
+    "hivemind_dynamics.surges": Trial(DYNAMICS, DYNAMICS_OTHERS),
     "hivemind_inference.capability": Trial(
         TASKS, INFERENCE_OTHERS | {"improved": With("cloud", {"factor": 2.0}), "factor": 2.0}
     ),
@@ -317,12 +327,22 @@ TRIALS: dict[str, Trial] = {
             "window_s": 5.0,
         },
     ),
-    "hivemind_inference.latency": Trial(TASKS, INFERENCE_OTHERS),
+    "hivemind_inference.latency": Trial(
+        TASKS,
+        INFERENCE_OTHERS
+        | {"forecast": With("exact", {"kind": "sub6", "coherence_s": 0.01, "load": "high", "tasks": 40})},
+    ),
     "hivemind_moving.moving": Trial(TASKS, INFERENCE_OTHERS | {"pictures": 2}),
-    "hivemind_nonlinear.agents": Trial(TASKS | {"steps": 2}, RECURRENT_OTHERS),
-    "hivemind_nonlinear.recurrent": Trial(TASKS | {"steps": 2}, RECURRENT_OTHERS),
-    "hivemind_objectives.objectives": Trial(TASKS, INFERENCE_OTHERS | {"limit_ms": 60.0, "energy_weight": 0.0}),
-    "hivemind_profiles.measured": Trial({}, {"workload": "vgg11-88", "repeats": 2, "power_w": 1.0}, ("in-process",)),
+    "hivemind_nonlinear.agents": Trial(TASKS | {"steps": 2}, RECURRENT_OTHERS | {"episodes": 2.0}),
+    "hivemind_nonlinear.recurrent": Trial(
+        TASKS | {"steps": 2}, RECURRENT_OTHERS | {"limit_of": With("module", {"steps": 60, "limit_ms": 20.0})}
+    ),
+    "hivemind_objectives.objectives": Trial(
+        TASKS, INFERENCE_OTHERS | {"limit_ms": 60.0, "energy_weight": 0.1, "weights": [2.0]}
+    ),
+    "hivemind_profiles.measured": Trial(
+        {}, {"workload": "vgg11-88", "repeats": 2, "power_w": 1.0, "unstated": UNSTATED}, ("in-process",)
+    ),
     "hivemind_training.energy": Trial(TASKS, INFERENCE_OTHERS),
     "hivemind_usage.usage": Trial(TASKS, INFERENCE_OTHERS),
     "links.by_name": Trial({}, MEASURED_LINK, ("live",)),

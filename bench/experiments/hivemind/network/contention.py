@@ -112,7 +112,7 @@ def serve(
 ) -> list[Served]:
     """The tasks of all UEs."""
     picture_bytes, *others = profiles(parameters.workload)["ue"].boundary_bytes
-    frames = frames_of_bytes([parameters.input_bytes or picture_bytes, *others])
+    frames = frames_of_bytes([parameters.unstated.input_bytes or picture_bytes, *others])
     links: dict[Ends, tuple[Link, Link]] = {}
     scenes = []
     for sharer in sharers:

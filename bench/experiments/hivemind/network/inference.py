@@ -13,7 +13,7 @@ from bench.experiments.common.distribution import spread
 from bench.experiments.general.cellular import NetworkParameters
 from bench.experiments.hivemind.network import scenario
 from bench.experiments.hivemind.network.scenario import ASSUMED, Machine, SplitStrategy, Unstated
-from bench.experiments.hivemind.network.tasks import Field, TaskTrace, Transfer, foreseen, present, tasks
+from bench.experiments.hivemind.network.tasks import Field, TaskTrace, foreseen, present, tasks
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, Duration, Positive, WorkloadName
 from netem.cellular.iab import IabRoute
@@ -30,13 +30,14 @@ class TaskParameters(NetworkParameters, frozen=True, kw_only=True, forbid_unknow
 
 
 class InferenceParameters(TaskParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Tasks of a packaged ``workload``; see ``tasks`` for ``transfer``.
-
-    Splits go by the ``forecast`` of rates: as at the update, or as they will be at the task (section IV-F).
-    """
+    """Tasks of a packaged ``workload``."""
 
     workload: WorkloadName = WorkloadName("resnet18-88")
-    transfer: Transfer = "integral"
+
+
+class LatencyParameters(InferenceParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Splits go by the ``forecast`` of rates: as at the update, or as they will be at the task (section IV-F)."""
+
     forecast: Literal["present", "exact"] = "present"
 
 
@@ -58,7 +59,7 @@ class HandoverParameters(InferenceParameters, frozen=True, kw_only=True, forbid_
         yield from attempt(("entering",), find_handover, self.make(0), self)  # cells serve alike for all seeds
 
 
-def latency(parameters: InferenceParameters, context: Context) -> Iterator[Measurement]:
+def latency(parameters: LatencyParameters, context: Context) -> Iterator[Measurement]:
     """Latency by strategy, HiveMind's saving against each, and the time of its updates."""
     field = field_of(parameters, context)
     by_strategy = {strategy: played(field, strategy, parameters, context) for strategy in scenario.MAY_COMPUTE}
@@ -123,14 +124,14 @@ def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measu
 def field_of(parameters: InferenceParameters, context: Context, faster: dict[Machine, float] | None = None) -> Field:
     """The field of machines and network of ``parameters``."""
     net = parameters.make(context.seed)
-    return scenario.make_field(net, parameters.workload, parameters.unstated, faster, parameters.transfer)
+    return scenario.make_field(net, parameters.workload, parameters.unstated, faster)
 
 
 def played(field: Field, strategy: SplitStrategy, parameters: InferenceParameters, context: Context) -> list[TaskTrace]:
     """The tasks of ``strategy``, each split by the rates during its update."""
     times_s = scenario.update_times(parameters.duration_s, parameters.tasks, context.seed)
-    forecast = foreseen(field) if parameters.forecast == "exact" else present(field)
-    return tasks(field, scenario.fastest(field, strategy), forecast, times_s)
+    exact = isinstance(parameters, LatencyParameters) and parameters.forecast == "exact"
+    return tasks(field, scenario.fastest(field, strategy), foreseen(field) if exact else present(field), times_s)
 
 
 def latencies_ms(traces: Sequence[TaskTrace]) -> list[float]:

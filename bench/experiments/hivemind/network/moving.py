@@ -33,7 +33,7 @@ class MovingParameters(InferenceParameters, frozen=True, kw_only=True, forbid_un
 def moving(parameters: MovingParameters, context: Context) -> Iterator[Measurement]:
     """Seconds of a batch with its moves, and how often layers move, by whether the search counts moves."""
     field = field_of(parameters, context)
-    profile = profiles(parameters.workload)["ue"]
+    profile = profiles(parameters.workload, parameters.unstated)["ue"]
     sizes = [float(FLOAT_BYTES * count) for count in profile.parameters]
     times_s = update_times(parameters.duration_s, parameters.tasks, context.seed)
     for way in ("counted", "ignored", "never"):
@@ -56,7 +56,7 @@ def moving(parameters: MovingParameters, context: Context) -> Iterator[Measureme
 
 def batch_s(parameters: MovingParameters, field: Field, route: IabRoute, rates: Sequence[float]) -> ChainMetric:
     """Seconds of all pictures of a batch: layers forward and backward, boundaries there and gradients back (Eq. 8)."""
-    kept = profiles(parameters.workload)
+    kept = profiles(parameters.workload, parameters.unstated)
     forward = ChainMetric(field.node_s(route, MAY_COMPUTE["hivemind"]), field.link_s(rates))
     backward = [
         kept[kind].backward_s if (kind := machine(name)) else row

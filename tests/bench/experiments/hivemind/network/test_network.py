@@ -40,7 +40,7 @@ def test_machines_stand_where_the_paper_puts_them():
 
 
 def test_a_strategy_only_computes_where_it_may(context):
-    found = list(inference.latency(inference.InferenceParameters(**SMALL, load="high"), context))
+    found = list(inference.latency(inference.LatencyParameters(**SMALL, load="high"), context))
     assert values(found, "latency_ms", strategy="ue") == [pytest.approx(130, abs=0.5)]
     assert values(found, "computing_nodes", strategy="edge") == [1]
     best = values(found, "latency_ms", strategy="hivemind")[0]
@@ -102,7 +102,7 @@ def test_a_hop_of_an_update_has_a_time_of_its_own(context):
 
 
 def test_a_foreseen_split_is_no_worse_than_one_by_rates_that_change(context):
-    asked = [inference.InferenceParameters(**SMALL, kind="sub6", forecast=way) for way in ("present", "exact")]
+    asked = [inference.LatencyParameters(**SMALL, kind="sub6", forecast=way) for way in ("present", "exact")]
     found = [list(inference.latency(parameters, context)) for parameters in asked]
     present_ms, exact_ms = (values(one, "latency_ms", strategy="hivemind")[0] for one in found)
     assert exact_ms <= present_ms
@@ -304,9 +304,9 @@ def test_an_interval_is_of_as_many_values_as_there_are(count):
 
 
 def test_the_same_seed_gives_the_same_numbers(context):
-    runs = [list(inference.latency(inference.InferenceParameters(**SMALL), context)) for _ in range(2)]
+    runs = [list(inference.latency(inference.LatencyParameters(**SMALL), context)) for _ in range(2)]
     generated.cache_clear()
-    runs.append(list(inference.latency(inference.InferenceParameters(**SMALL), context)))
+    runs.append(list(inference.latency(inference.LatencyParameters(**SMALL), context)))
     assert runs[0] == runs[1] == runs[2]
 
 
