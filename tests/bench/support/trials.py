@@ -309,7 +309,11 @@ TRIALS: dict[str, Trial] = {
     "hivemind_contention.contention": Trial(
         TASKS | {"ues": 3}, INFERENCE_OTHERS | {"ues": 4, "place": "apart", "period_s": 0.2}
     ),
-    "hivemind_dynamics.accuracy": Trial(DYNAMICS | {"errors": [0.0, 0.5]}, DYNAMICS_OTHERS | {"errors": [0.5]}),
+    "hivemind_dynamics.accuracy": Trial(
+        DYNAMICS | {"errors": [0.0, 0.5]},
+        DYNAMICS_OTHERS
+        | {"errors": [0.5], "transfer": With("instant", {"coherence_s": 0.01, "sharers": 20.0, "tasks": 40})},
+    ),
     "hivemind_dynamics.prediction": Trial(DYNAMICS, DYNAMICS_OTHERS),
     "hivemind_dynamics.surges": Trial(DYNAMICS, DYNAMICS_OTHERS),
     "hivemind_inference.capability": Trial(

@@ -169,7 +169,9 @@ def whole(model: nn.Module) -> Any:
 def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| network | library | side | layers | result | reason |", "|---|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda row: (row["library"] == "timm", row["model"])):
-        cells = [str(row[key]) for key in ("model", "library", "side", "layers", "result", "reason")]
+        cells = [str(row[key]) for key in ("model", "library", "side", "layers", "result")]
+        first, *others = row["reason"].split("; ")
+        cells.append(f"{first}, and {len(others)} more" if others else first)
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines)
 
