@@ -17,6 +17,7 @@ from bench.execution.environment import SAME, TOLD
 from bench.execution.journal import Journal
 from bench.execution.lock import in_use, locked
 from bench.suite.document import InputError
+from bench.suite.identity import RESULTS_VERSION
 from reports.record import read_records
 
 Told = Callable[..., tuple[int, str]]
@@ -212,7 +213,8 @@ def test_a_results_version_that_was_raised_is_told(told: Told, monkeypatch: pyte
     path.write_text(path.read_text().replace('"sha256":"', '"sha256":"0'))
     code, error = told(*OUT, "--resume")
     assert code == 2
-    assert error.startswith("--resume: out: results version was 0, is now 1, which decides 4 recorded cases of ")
+    versions = f"results version was 0, is now {RESULTS_VERSION}"
+    assert error.startswith(f"--resume: out: {versions}, which decides 4 recorded cases of ")
 
 
 def test_a_case_whose_files_change_while_the_run_is_under_way_is_not_run(told: Told) -> None:

@@ -5,6 +5,7 @@ import torch
 from measured import by_case
 from msgspec.structs import replace
 
+from bench.experiments import modes_of
 from bench.experiments.edge_sl.migration import RoamingParameters, _differences, federation_moves, roaming
 from bench.suite.experiment import Context
 from nodes.federated.in_process import FederationOutcome, RoundOutcome
@@ -95,6 +96,5 @@ def test_what_does_not_fit_is_named_by_its_key(change, key, problems_of):
     assert not problems_of(FEW)
 
 
-def test_it_does_not_run_live(problems_of):
-    assert list(problems_of(FEW, "live")) == [()]
-    assert not problems_of(FEW, "virtual")
+def test_it_does_not_run_live():
+    assert set(modes_of("edge_roaming.roaming")) == {"in-process", "virtual"}
