@@ -15,6 +15,6 @@ def derive(seed: int, *purpose: int) -> int:
 def seed_generators(seed: int) -> None:
     """Seed torch's CPU and CUDA generators; much faster than ``torch.manual_seed``, which looks for every device."""
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no types here
         for generator in torch.cuda.default_generators:
             generator.manual_seed(seed)

@@ -202,7 +202,8 @@ class _Calls:
 def _see(tensor: torch.Tensor) -> _Seen:
     seen = _Seen(tensor.detach().clone(), [])
     if tensor.requires_grad:
-        tensor.register_hook(lambda gradient: seen.gradient.append(gradient.detach().clone()))  # type: ignore[no-untyped-call]
+        note = seen.gradient.append
+        tensor.register_hook(lambda gradient: note(gradient.detach().clone()))  # type: ignore[no-untyped-call]  # of torch
     return seen
 
 

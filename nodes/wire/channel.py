@@ -85,7 +85,11 @@ class MemoryChannel:
 M = TypeVar("M", bound=MemoryChannel)
 
 
-def memory_pair(first: str, second: str, kind: type[M] = MemoryChannel) -> tuple[M, M]:  # type: ignore[assignment]
+def memory_pair(
+    first: str,
+    second: str,
+    kind: type[M] = MemoryChannel,  # type: ignore[assignment]  # a default is of no one M
+) -> tuple[M, M]:
     """Two connected ends: that of ``first``, then that of ``second``."""
     one, two = kind(second), kind(first)
     one._other, two._other = two, one

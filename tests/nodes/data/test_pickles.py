@@ -112,4 +112,4 @@ def test_crafted_or_damaged_pickles_are_refused(crafted: bytes, message: str) ->
 def test_any_bytes_are_read_or_refused(data: bytes, place: int, changed: bytes) -> None:
     for crafted in (data, b"\x80\x02" + data + b".", PYTHON2[:place] + changed + PYTHON2[place + len(changed) :]):
         with suppress(DataError):
-            unpickle(crafted)
+            assert type(unpickle(crafted)).__module__ in ("builtins", "numpy")
