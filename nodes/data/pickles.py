@@ -51,9 +51,24 @@ def unpickle(data: bytes) -> Any:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise DataError(f"not a complete pickle: {error}") from None
-    if isinstance(result, dict):
-        return {key: _finished(value) for key, value in result.items()}
-    return _finished(result)
+    whole = isinstance(result, dict)
+    found = {key: _finished(value) for key, value in result.items()} if whole else _finished(result)
+    _check_plain(found)
+    return found
+
+
+def _check_plain(found: Any) -> None:
+    """Refuse what this reader alone knows: names, types of arrays, and arrays deeper than they may stand."""
+    todo, seen = [found], set[int]()
+    while todo:
+        value = todo.pop()
+        if isinstance(value, _Name | _Dtype | _Array):
+            raise DataError(
+                f"the pickle has {value.text if isinstance(value, _Name) else 'a part of an array'} by itself"
+            )
+        if isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            todo += [*value.keys(), *value.values()] if isinstance(value, dict) else value
 
 
 class _Machine:

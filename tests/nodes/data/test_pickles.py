@@ -97,6 +97,8 @@ NDARRAY = b"\x80\x02cnumpy\nndarray\n"
         (pickle.dumps(1.5), "the pickle has BINFLOAT"),
         (pickle.dumps({1, 2}), "the pickle has EMPTY_SET"),
         (b"\x80\x02]K\x01K\x02s.", "not a complete pickle"),
+        (b"\x80\x02cnumpy\nndarray\n.", "the pickle has numpy ndarray by itself"),
+        (b"\x80\x02]cnumpy\nndarray\na.", "the pickle has numpy ndarray by itself"),
         (b"\x80\x02K\x01(0.", "the pickle has POP"),
         (b"\x80\x02K\x01(\x86.", "not a complete pickle"),
         (b"", "not a complete pickle"),
