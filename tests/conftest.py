@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, settings
 # Whoever starts the tests in the background may have Ctrl-C ignored, and programs started from here inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says how busy the machine is.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+# The same examples every time, however long one takes: that says how busy the machine is. The search with other
+# examples in each run is ``--hypothesis-profile search``.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fixed", settings.get_profile("search"), derandomize=True, database=None)
+settings.load_profile("fixed")
 
 # What a user would have beside the package, named as ``module:callable``; and the program of the guest kernel.
 HERE = Path(__file__).parent

@@ -15,6 +15,7 @@ update takes O(L^2), in a few tensor operations.
 """
 
 import heapq
+import sys
 from collections.abc import Sequence
 from math import inf
 from operator import le, mul
@@ -111,14 +112,16 @@ def search_accumulated(best: ChainMetric, limits: Sequence[Limit]) -> BestSplit 
 
 
 def search_within_limit(best: ChainMetric, limit: Limit) -> BestSplit | None:
-    """The split of least finite ``best`` cost whose constrained metric is at most the limit's bound, or None; exact."""
+    """The split of least ``best`` cost whose constrained metric is at most the bound, both finite, or None; exact."""
     return search_within(best, [limit])
 
 
 def search_within(
     best: ChainMetric, limits: Sequence[Limit], last_stops: Sequence[Sequence[int]] | None = None
 ) -> BestSplit | None:
-    """The split of least finite ``best`` cost that keeps all limits (up to their bound, included), or None; exact.
+    """The split of least ``best`` cost that keeps all limits (up to their bound, included), or None; exact.
+
+    An infinite cost, in any metric, is what cannot be done, so no split has one, even below a bound of infinity.
 
     ``last_stops`` [P][L+1] limits what a node computes: a task that reaches node p at boundary i leaves it with at most
     ``last_stops[p][i]`` layers done, which must not fall with i.
@@ -133,7 +136,7 @@ def search_within(
     nodes, layers = len(best.layers), len(best.layers[0])
     rooms = last_stops or [[layers] * (layers + 1)] * nodes
     least, *fastest = (_to_go(costs, last_stops) for costs in (best, *(limit.costs for limit in limits)))
-    bounds = [limit.bound * TIE for limit in limits]
+    bounds = [min(limit.bound * TIE, sys.float_info.max) for limit in limits]  # what is infinite cannot be done
     taken: dict[tuple[int, int], list[tuple[tuple[float, ...], int]]] = {}
     labels: list[_Label] = []
 

@@ -64,7 +64,7 @@ def test_within_limits_and_room_the_cost_is_least(chain: Chain, one: float, othe
     allowed = [
         splits
         for splits in chain.splits
-        if path_cost(*best, splits) < inf
+        if all(path_cost(*metric, splits) < inf for metric in (best, first, second))
         and path_cost(*first, splits) <= one
         and path_cost(*second, splits) <= other
         and (chain.fits(splits) or not held)
@@ -122,7 +122,7 @@ def test_the_slowest_stage_is_least_and_of_such_splits_the_latency(chain: Chain,
     allowed = {
         splits: max(stage_times(stages, splits))
         for splits in chain.splits
-        if path_cost(*latency, splits) < inf
+        if max(path_cost(*latency, splits), path_cost(*limited, splits)) < inf
         and path_cost(*limited, splits) <= most
         and (chain.fits(splits) or not held)
     }
