@@ -1,6 +1,6 @@
 """A node's estimates of its incoming links: as reported to it, or as measured by transfers since.
 
-The receiver measures alone: after a frame's first segment the rest arrives at the link's rate, without the delay and
+The receiver measures alone: after a frame's first bytes the rest arrives at the link's rate, without the delay and
 without the sender's clock. HiveMind takes the rate as known (section IV-F: from the base station); measuring it is
 our addition. The estimate is the median of the last transfers: a few that were held up do not count, and a new rate
 holds once more than half of them have seen it. Measurements expire, or a link that was slow once would never be
@@ -29,7 +29,7 @@ class LinkRate:
         self._remember_s = remember_s
 
     def observe(self, wire_bytes: float, wire_s: float, now: float) -> None:
-        """Add a transfer that ended at ``now``: ``wire_bytes`` after the first segment, received in ``wire_s``."""
+        """Add a transfer that ended at ``now``: ``wire_bytes`` after the first ones, received in ``wire_s``."""
         if wire_bytes >= MIN_BYTES and wire_s > 0:
             self._seen.append((now, 8 * wire_bytes / wire_s))
 

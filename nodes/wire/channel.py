@@ -28,7 +28,7 @@ class Channel(Protocol):
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes received within ``wire_s``: each frame without its first segment."""
+        """Bytes received within ``wire_s``: each frame without what came of it at first, at once."""
 
     @property
     def serialise_s(self) -> float:

@@ -19,6 +19,7 @@ from nodes.wire.messages import AnyMessage
 VERSION = 2
 PREFIX = struct.Struct("<BIIQI")
 CHECKSUM = struct.Struct("<I")  # the last field of the prefix
+JOINED_BYTES = 64 * 1024  # smaller pieces are read and written together: a copy costs less than a system call
 MAX_RANK = 8
 MAX_TENSORS = 4096
 
@@ -67,40 +68,31 @@ def encode(message: AnyMessage, sequence: int = 0) -> list[bytes | memoryview]:
 class Decoder:
     """Incremental decoder of a byte stream into (sequence, message) pairs.
 
-    Write the next bytes into ``buffer()``, then call ``advance(n)``: tensors are filled in place, without a copy.
-    Unusable after a FrameError, which leaves the start of the next frame unknown.
+    Write the next bytes into ``buffer()``, then call ``advance(n)``: large tensors are filled in place, without a copy;
+    all else is read in one piece. Unusable after a FrameError, which leaves the start of the next frame unknown.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self._prefix = bytearray(PREFIX.size)
-        self._header = bytearray()
+        self.frame_bytes = 0  # received of the frame that is incomplete
+        self._joined = memoryview(bytearray(JOINED_BYTES))
+        self._head = bytearray()  # a prefix with its header that did not come in one piece,
+        self._head_bytes = PREFIX.size  # and up to where to collect it
         self._message: tuple[int, AnyMessage] | None = None  # complete once its tensors are filled
-        self._missing = [memoryview(self._prefix)]  # buffers to fill, last first
         self._tensors: list[torch.Tensor] = []
+        self._missing: list[memoryview] = []  # buffers of the tensors to fill, last first
         self._payload_bytes = 0  # not yet claimed by a tensor
         self._decode_header = msgspec.msgpack.Decoder(AnyMessage, dec_hook=self._allocate).decode
 
-    @property
-    def inside_frame(self) -> bool:
-        return len(self._missing[-1]) != PREFIX.size or self._missing[-1].obj is not self._prefix
-
     def buffer(self) -> memoryview:
         """Buffer for the next bytes."""
-        return self._missing[-1]
+        return self._missing[-1] if self._in_place else self._joined
 
     def advance(self, count: int) -> list[tuple[int, AnyMessage]]:
-        """Consume ``count`` bytes written into ``buffer()``; return the completed (sequence, message)."""
-        filled = self._missing[-1]
-        self._missing[-1] = filled[count:]
-        if self._missing[-1]:
-            return []
-        if self._message is not None:
-            self._missing.pop()
-        elif filled.obj is self._prefix:
-            self._read_prefix()
-        else:
-            self._read_header()
+        """Consume ``count`` bytes written into ``buffer()``; return the completed (sequence, message) pairs."""
+        if not self._in_place:
+            return self.feed(self._joined[:count])
+        self._fill(count)
         return self._completed()
 
     def feed(self, data: bytes | memoryview) -> list[tuple[int, AnyMessage]]:
@@ -108,43 +100,74 @@ class Decoder:
         completed: list[tuple[int, AnyMessage]] = []
         data = memoryview(data)
         while data:
-            buffer = self.buffer()
-            count = min(len(data), len(buffer))
-            buffer[:count] = data[:count]
+            if self._missing:
+                missing = self._missing[-1]
+                count = min(len(data), len(missing))
+                missing[:count] = data[:count]
+                self._fill(count)
+            else:
+                count = self._read(data)
+                self.frame_bytes += count
             data = data[count:]
-            completed += self.advance(count)
+            completed += self._completed()
         return completed
 
     def check_end(self) -> None:
         """Raise FrameError if the stream ended inside a frame."""
-        if self.inside_frame:
+        if self.frame_bytes:
             raise FrameError("the stream ended inside a frame")
+
+    @property
+    def _in_place(self) -> bool:
+        return bool(self._missing) and len(self._missing[-1]) >= JOINED_BYTES
+
+    def _fill(self, count: int) -> None:
+        """Take ``count`` bytes of the tensor that is due as filled."""
+        self.frame_bytes += count
+        self._missing[-1] = self._missing[-1][count:]
+        if not self._missing[-1]:
+            self._missing.pop()
 
     def _completed(self) -> list[tuple[int, AnyMessage]]:
         if self._missing or self._message is None:
             return []
         completed = [self._message]
-        self._message, self._tensors, self._missing = None, [], [memoryview(self._prefix)]
+        self._message, self.frame_bytes = None, 0
         return completed
 
-    def _read_prefix(self) -> None:
-        version, header_bytes, _, payload_bytes, _ = PREFIX.unpack(self._prefix)
+    def _read(self, data: memoryview) -> int:
+        """Read prefix and header from ``data``, or collect what has come of them; return the bytes taken."""
+        if not self._head and len(data) >= PREFIX.size and len(data) >= (end := self._end_of_header(data)):
+            self._read_header(data[:end])
+            return end
+        count = min(len(data), self._head_bytes - len(self._head))
+        self._head += data[:count]
+        if len(self._head) == PREFIX.size:
+            self._head_bytes = self._end_of_header(self._head)
+        elif len(self._head) == self._head_bytes:
+            self._read_header(memoryview(self._head))
+            self._head, self._head_bytes = bytearray(), PREFIX.size
+        return count
+
+    def _end_of_header(self, head: bytearray | memoryview) -> int:
+        """Where the header ends, by the prefix."""
+        version, header_bytes, _, payload_bytes, _ = PREFIX.unpack_from(head)
         if version != VERSION:
             raise FrameError(f"frame version {version}, expected {VERSION}")
         if not 0 < header_bytes <= self.limits.header_bytes:
             raise FrameError(f"header of {header_bytes} bytes, 1 to {self.limits.header_bytes} accepted")
         if payload_bytes > self.limits.payload_bytes:
             raise FrameError(f"payload of {payload_bytes} bytes, up to {self.limits.payload_bytes} accepted")
-        self._header = bytearray(header_bytes)
-        self._missing = [memoryview(self._header)]
+        return PREFIX.size + int(header_bytes)
 
-    def _read_header(self) -> None:
-        _, _, sequence, payload_bytes, checksum = PREFIX.unpack(self._prefix)
-        if zlib.crc32(self._header, zlib.crc32(self._prefix[: -CHECKSUM.size])) != checksum:
+    def _read_header(self, head: memoryview) -> None:
+        _, _, sequence, self._payload_bytes, checksum = PREFIX.unpack_from(head)
+        header = head[PREFIX.size :]
+        if zlib.crc32(header, zlib.crc32(head[: PREFIX.size - CHECKSUM.size])) != checksum:
             raise FrameError("the header's checksum does not match")
-        self._tensors, self._payload_bytes = [], payload_bytes
+        self._tensors = []
         try:
-            self._message = (sequence, self._decode_header(self._header))
+            self._message = (sequence, self._decode_header(header))
         except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: nesting, or no memory
             raise FrameError(f"header: {error}") from None
         if self._payload_bytes:
@@ -165,7 +188,9 @@ class Decoder:
 
 def _raw(tensor: torch.Tensor) -> memoryview:
     """Bytes of a contiguous CPU tensor, without a copy."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+    if tensor.dtype is torch.bfloat16:  # numpy has none
+        tensor = tensor.view(torch.int16)
+    return tensor.numpy().data.cast("B")
 
 
 def _header(message: AnyMessage) -> tuple[bytes, list[torch.Tensor]]:

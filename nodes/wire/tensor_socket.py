@@ -8,13 +8,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from netem.link import SEGMENT_BYTES
 from nodes.wire.byte_counter import Counted, patiently
-from nodes.wire.codec import Decoder, FrameError, Limits
+from nodes.wire.codec import JOINED_BYTES, Decoder, FrameError, Limits
 from nodes.wire.messages import AnyMessage
-
-JOINED_BYTES = 64 * 1024
-
 
 Deliver = Callable[[int, AnyMessage], None]  # takes a sequence number and its message; may raise FrameError
 
@@ -31,8 +27,8 @@ class TensorSocket(asyncio.BufferedProtocol):
         self.ended = False  # no more bytes will arrive
         self.lost = asyncio.get_running_loop().create_future()
         self._decoder = Decoder(limits)
-        self._frame_began = 0.0
-        self._frame_bytes = 0
+        self._first_at = 0.0  # when the first bytes of the frame came that is incomplete,
+        self._first_bytes = 0  # and how many
         self._deliver: Deliver | None = None
         self._fail: Callable[[str], None]
         self._broke: Callable[[str], None]
@@ -75,28 +71,34 @@ class TensorSocket(asyncio.BufferedProtocol):
 
     def buffer_updated(self, count: int) -> None:
         began = time.perf_counter()
-        if not self._decoder.inside_frame:
-            self._frame_began = began
-            self._frame_bytes = 0
         self.received_bytes += count
-        self._frame_bytes += count
         if self.ended or self._deliver is None:
             return
+        earlier = self._decoder.frame_bytes
         try:
             frames = self._decoder.advance(count)
             self.serialise_s += time.perf_counter() - began
+            self._time_transfer(count, earlier, len(frames), began)
             for sequence, message in frames:
-                self.wire_s += began - self._frame_began
-                self.wire_bytes += max(0, self._frame_bytes - SEGMENT_BYTES)
-                self._frame_began = began
                 self._deliver(sequence, message)
         except FrameError as error:
             self.ended = True
             self._fail(str(error))
             self.counted.pause_reading()  # the start of the next frame is unknown
 
+    def _time_transfer(self, count: int, earlier: int, frames: int, now: float) -> None:
+        """Time the frame of which ``earlier`` bytes had come before, unless more than one ended with these ``count``.
+
+        A frame's first bytes came at once, whatever the link's rate: those after them are counted, and their time.
+        """
+        if earlier and frames == 1:
+            self.wire_bytes += earlier - self._first_bytes + count - self._decoder.frame_bytes
+            self.wire_s += now - self._first_at
+        if frames or not earlier:
+            self._first_bytes, self._first_at = self._decoder.frame_bytes, now
+
     def eof_received(self) -> bool:
-        self._end("the stream ended inside a frame" if self._decoder.inside_frame else None)
+        self._end("the stream ended inside a frame" if self._decoder.frame_bytes else None)
         return True  # keep our direction open
 
     def connection_lost(self, error: Exception | None) -> None:
