@@ -16,8 +16,9 @@ SCHEMA = 2
 Mode = Literal["live", "in-process", "virtual"]
 Scale = Literal["smoke", "laptop", "paper"]
 ShapingBackend = Literal["none", "emulated", "kernel", "tbf+emulated"]
+Precision = Literal["float32", "bfloat16"]
 CaseValue = str | int | float | bool
-CONDITIONS = ("mode", "scale", "dataset", "shaping", "device")  # fields of a record; never merged
+CONDITIONS = ("mode", "scale", "dataset", "shaping", "device", "precision")  # fields of a record; never merged
 TRAINED_PICTURES = "trained_pictures"  # metric of a training: pictures, each counted in every epoch
 
 
@@ -38,6 +39,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dataset: str
     shaping: ShapingBackend  # how links were shaped
     device: str
+    precision: Precision = "float32"  # in which networks computed
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:

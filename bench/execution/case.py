@@ -125,6 +125,7 @@ def _record(measurement: Measurement, case: Case, context: Context, run: str) ->
     measured = {"metric": measurement.metric, "value": float(measurement.value), "unit": measurement.unit}
     conditions = {name: getattr(context, name) for name in ("mode", "scale", "shaping", "device")}
     dataset = recorded_dataset(context.dataset, context.data_dir)
+    conditions["precision"] = getattr(case.parameters, "precision", "float32")
     fields = of_case | measured | conditions | {"case": {**case.case, **measurement.case}, "dataset": dataset}
     record = msgspec.convert(fields, Record)
     return msgspec.json.decode(msgspec.json.encode(record), type=Record)  # as it will be read

@@ -18,7 +18,7 @@ import msgspec
 from reports.record import CaseValue, Record
 
 GATE_VERSION = 1  # of the header
-CONDITIONS = ("schema", "mode", "scale", "dataset", "shaping", "device")
+CONDITIONS = ("schema", "mode", "scale", "dataset", "shaping", "device", "precision")
 TIMES = ("s", "ms", "us", "µs", "ns", "min", "h", "seconds")
 
 NumberStatus = Literal["ok", "regression", "missing", "new"]

@@ -52,7 +52,8 @@ class ClientWorker:
         scheme = scheme_of(federation)
         if type(scheme).adjust_gradients is not Scheme.adjust_gradients:
             self.segment.adjust_gradients = scheme.adjust_gradients
-        self._source = Source(self.segment, Dataset(data.name, data.classes, own, tests), source=client)
+        own_data = Dataset(data.name, data.classes, own, tests)
+        self._source = Source(self.segment, own_data, source=client, by_step=False)
         self._samples, self._mean_samples = len(own), len(data.train) / federation.clients
         self._labels: dict[int, torch.Tensor] = {}  # of test batches under way
         self._begun = 0

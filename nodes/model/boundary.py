@@ -97,6 +97,26 @@ def unpack(
     return values
 
 
+def check_restored(restored: Tensors, arriving: Values, views: Mapping[str, View]) -> None:
+    """Raise ProtocolError unless ``restored`` and ``views`` match ``arriving``, the boundary's values for one image.
+
+    The first dimension, and any of size 1, may be the batch's.
+    """
+    shapes = {name: list(view.shape) for name, view in views.items()}
+    shapes |= {name: list(tensor.shape) for name, tensor in restored.items()}
+    for name, one in arriving.items():
+        if not isinstance(one, torch.Tensor):
+            continue
+        if name not in shapes:
+            raise ProtocolError(f"the stage restored {sorted(restored)}, missing {name}")
+        shape, expected = shapes[name], list(one.shape)
+        fits = len(shape) == len(expected) and all(
+            wanted in (size, 1) for size, wanted in zip(shape[1:], expected[1:], strict=True)
+        )
+        if not fits:
+            raise ProtocolError(f"the stage restored {name} as {shape}; expected {expected}, except for the batch")
+
+
 def rows_of(views: Mapping[str, View], rows: int) -> dict[str, View]:
     """``views`` of themselves, for the first ``rows`` of their samples; none where samples are interleaved."""
     outermost = {name: view for name, view in views.items() if view.stride[:1] == (max(view.stride, default=1),)}

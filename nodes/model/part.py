@@ -94,8 +94,8 @@ class Part(nn.Module):
     def forward(self, values: Values, moment: Moment | None = None) -> Values:
         """Run the layers on ``values``. In training ``moment`` seeds each layer's draws; None leaves the generators."""
         given = [values[name] for name in self.inputs]
-        if self._casts:  # autocast takes a leaf for a weight, whose cast it keeps
-            given = [value.view_as(value) if _is_leaf(value) else value for value in given]
+        # Autocast takes a leaf for a weight, whose cast it keeps.
+        given = [value.view_as(value) if _is_leaf(value) and self._may_cast(value) else value for value in given]
         keeper = ModeKeeper() if self._modes else None
         try:
             results = self._run(given, moment if self.training else None, keeper)
@@ -103,6 +103,11 @@ class Part(nn.Module):
             if keeper is not None and self._casts:
                 keeper.close()
         return dict(zip(self.outputs, results, strict=True))
+
+    def _may_cast(self, value: torch.Tensor) -> bool:
+        """Whether autocast is on for ``value``, in a layer or around all of them."""
+        kind = value.device.type
+        return self._casts or (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind))
 
     def _run(self, given: list[Any], moment: Moment | None, keeper: ModeKeeper | None) -> list[Any]:
         inputs, made = iter(given), dict[str, Any]()  # by the name of the node

@@ -1,7 +1,7 @@
 """Specification of a training job for a chain of nodes: one frozen description for every node and mode."""
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -9,6 +9,16 @@ from nodes.spec.policy import LinkSpec, Policy
 
 Granularity = Literal["op", "module"]
 InputType = Literal["float32", "int64"]  # of a model's input: pictures or tokens
+Precision = Literal["float32", "bfloat16"]
+MemoryFormat = Literal["contiguous", "channels_last"]
+Schedule = Literal["constant", "cosine", "one_cycle", "warm_cosine"]  # of a learning rate; the last two by step
+ClipOver = Literal["node", "parameter"]
+WARM_UP = 0.3  # if not given
+
+
+def _check_choice(name: str, given: str, choices: Any) -> None:
+    if given not in get_args(choices):
+        raise ValueError(f"{name}: expected {' or '.join(get_args(choices))}, got {given!r}")
 
 
 class _Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,14 +68,40 @@ class InputSpec(_Spec, frozen=True, kw_only=True):
 
 
 class OptimizerSpec(_Spec, frozen=True, kw_only=True):
-    """Each node's own optimizer, over its own parameters."""
+    """Each node's own optimizer, over its own parameters.
+
+    ``constant`` and ``cosine`` set the learning rate of an epoch, ``one_cycle`` and ``warm_cosine`` that of a step,
+    of all steps of the training (``nodes.training.optimizer``). In a federation a round counts as an epoch and a step.
+    """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: Annotated[float, msgspec.Meta(ge=0)] = 0.05
+    lr: Annotated[float, msgspec.Meta(ge=0)] = 0.05  # the highest of the schedule
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: Literal["constant", "cosine"] = "constant"  # per epoch
+    schedule: Schedule = "constant"
+    warm_up: Annotated[float, msgspec.Meta(ge=0, lt=1)] = WARM_UP  # share of the steps in which the rate rises
     factors: tuple[tuple[int, float], ...] = ()  # (epoch, factor of the learning rate from then on); 1 before
+    # Largest norm of the gradients of a step: of all parameters of a node together, which no other node knows, or of
+    # each parameter, which is the same wherever the model is cut.
+    clip_norm: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    clip_over: ClipOver = "node"
+
+    def __post_init__(self) -> None:
+        _check_choice("schedule", self.schedule, Schedule)
+        _check_choice("clip_over", self.clip_over, ClipOver)
+        if not 0 <= self.warm_up < 1:
+            raise ValueError(f"warm_up: expected a share of the steps from 0 to below 1, got {self.warm_up}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm: expected a norm above 0, or none, got {self.clip_norm}")
+        if self.warm_up != WARM_UP and not self.by_step:
+            raise ValueError(f"warm_up {self.warm_up}: only used with schedule one_cycle or warm_cosine")
+        if self.clip_over != "node" and self.clip_norm is None:
+            raise ValueError(f"clip_over {self.clip_over}: only used with clip_norm")
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the learning rate changes from step to step."""
+        return self.schedule in ("one_cycle", "warm_cosine")
 
 
 class DataSpec(_Spec, frozen=True, kw_only=True):
@@ -153,6 +189,11 @@ class Job(_Spec, frozen=True, kw_only=True):
     batch_size: int = 128  # pictures of a batch
     microbatches: int = 1  # parts into which a batch is divided for pipelining
     window: int = 4  # batches in flight during inference
+    label_smoothing: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0  # share of the target spread over all classes
+    # bfloat16: layers compute under torch's autocast, parameters stay in float32. Values cross a cut in the type in
+    # which they were computed; a stage gets float32.
+    precision: Precision = "float32"
+    memory_format: MemoryFormat = "contiguous"  # of parameters and pictures
     seed: int = 0  # of parameters, order, augmentation and stochastic layers
     threads: int | None = None  # Torch threads of a node; None: torch's own choice
     device: str = "cpu"  # Torch device of every node
@@ -199,6 +240,15 @@ class Job(_Spec, frozen=True, kw_only=True):
             raise ValueError("members: kept states need layers that stay; give neither moves nor control")
         if self.sources > 1 and self.checkpoint:
             raise ValueError("sources: several sources cannot be checkpointed; give no checkpoint")
+        self._check_numerics()
+
+    def _check_numerics(self) -> None:
+        _check_choice("precision", self.precision, Precision)
+        _check_choice("memory_format", self.memory_format, MemoryFormat)
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(f"label_smoothing: expected a share from 0 to 1, got {self.label_smoothing}")
+        if self.memory_format == "channels_last" and len(self.input_shape) != 3:
+            raise ValueError(f"memory_format: channels_last needs pictures (C, H, W), got {list(self.input_shape)}")
 
     @property
     def input(self) -> InputSpec:

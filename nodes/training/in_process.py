@@ -47,6 +47,8 @@ def run_in_virtual_time(
     """
     if job.mobile:
         raise ValueError("virtual time needs fixed splits: a job with moving layers must be run with data")
+    if job.precision != "float32":
+        raise ValueError(f"precision: virtual time computes nothing and counts bytes of float32, got {job.precision}")
     job = msgspec.structs.replace(job, checkpoint=None)
     by_ends = {
         (one.name, two.name): (link, derive(job.seed, hop))

@@ -3,7 +3,8 @@
 Methods take and return messages. On the meta device the same code yields the shapes alone, for virtual time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from nodes.errors import ProtocolError
-from nodes.model.boundary import Strides, Tensors, View, pack, unpack
+from nodes.model.boundary import Strides, Tensors, check_restored, pack, unpack
 from nodes.model.chain import Chain, Moment, Part, Values
 from nodes.model.checkpoint import read_checkpoint, write_checkpoint
 from nodes.model.factory import build_model, outline
@@ -25,7 +26,7 @@ from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Job
 from nodes.stages.base import Stage
 from nodes.stages.builtin import build_stage
-from nodes.training.optimizer import learning_rate, make_optimizer
+from nodes.training.optimizer import clip_gradients, learning_rate, make_optimizer
 from nodes.wire.messages import Activation, Gradient, Result
 
 TaskMessage = Activation | Gradient | Result  # a batch on its way, or what came of it where the model ends
@@ -49,6 +50,7 @@ class _Pending(msgspec.Struct):
     loss: torch.Tensor | None  # the stage's own loss term
     metrics: dict[str, float]  # of the stage
     save: int | None
+    steps: tuple[int, int] | None  # this and all of the training, where the learning rate depends on them
 
 
 class Segment:
@@ -59,6 +61,8 @@ class Segment:
         self.job = job
         self.layers = len(chain)
         self._device = torch.device("meta" if meta else job.device)
+        self._casts = job.precision == "bfloat16"
+        self._memory_format = torch.channels_last if job.memory_format == "channels_last" else torch.preserve_format
         self._input, self._output = chain.input, chain.output
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._microbatches_done = 0
@@ -74,7 +78,8 @@ class Segment:
         """Run a batch of ``pictures`` (N, C, H, W) through the first node: an Activation, Gradient or Result."""
         message = Activation(tensors={self._input: pictures}, labels=labels, **about)
         self._select_member(message)
-        return self._run(message, {self._input: pictures.to(self._device)}, _Received({}, {}))
+        pictures = pictures.to(self._device, memory_format=self._memory_format)
+        return self._run(message, {self._input: pictures}, _Received({}, {}))
 
     def forward(self, message: Activation) -> TaskMessage:
         """Run ``message`` through this part: an Activation to send on, a Gradient or Result to return."""
@@ -118,7 +123,7 @@ class Segment:
         if roots:
             torch.autograd.backward(roots, gradients)
         self.outbound.trained(message.metrics)
-        self._step(pending.save)
+        self._step(pending.save, pending.steps)
         metrics = message.metrics | pending.metrics
         return Gradient(**numbers(message), metrics=metrics, **self._gradients(pending.received))
 
@@ -129,9 +134,13 @@ class Segment:
         """Set the learning rate and the stages for ``epoch`` (from 0)."""
         self.inbound.begin_epoch(epoch, self.job.epochs)
         self.outbound.begin_epoch(epoch, self.job.epochs)
-        if self._optimizer is not None:
-            for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate(self.job.optimizer, epoch, self.job.epochs)
+        self._epoch = epoch
+        self._set_rate()
+
+    def _set_rate(self, step: int = 0, steps: int = 0) -> None:
+        """Set the learning rate of the epoch or, if ``steps`` of all training are given, of ``step``."""
+        for group in self._optimizer.param_groups if self._optimizer is not None else ():
+            group["lr"] = learning_rate(self.job.optimizer, self._epoch, self.job.epochs, step, steps)
 
     def _run(self, message: Activation, values: Values, received: _Received) -> TaskMessage:
         moment = Moment(self.job.seed, message.step, message.microbatch)
@@ -140,14 +149,32 @@ class Segment:
                 if missing := set(self._part.inputs) - values.keys():
                     raise ProtocolError(f"missing input values of the node's first layer: {sorted(missing)}")
                 self._part.train(message.train)
-                values = self._part(values, moment)
+                values = self._compute(values, moment)
             if self.place.last:
                 return self._finish(message, values[self._output], received)
             return self._send(message, values, received)
 
+    def _compute(self, values: Values, moment: Moment) -> Values:
+        """The part's results, in the job's precision."""
+        assert self._part is not None
+        casting = torch.autocast(self._device.type, torch.bfloat16) if self._casts else nullcontext()
+        with casting:
+            made: Values = self._part(values, moment)
+        return made
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean cross entropy."""
+        return nn.functional.cross_entropy(self._widened(logits), labels, label_smoothing=self.job.label_smoothing)
+
+    def _widened(self, computed: torch.Tensor) -> torch.Tensor:
+        """``computed`` in float32 if the job computes in bfloat16: the loss and stages do not."""
+        return computed.float() if computed.dtype is torch.bfloat16 and self._casts else computed
+
     def _send(self, message: Activation, values: Values, received: _Received) -> Activation:
         strides: Strides = {}
         tensors, views, scalars = pack(values, strides)
+        if type(self.outbound) is not Stage:  # one that computes does so in float32, whatever the job's precision
+            tensors = {name: self._widened(tensor) for name, tensor in tensors.items()}
         self.outbound.train(message.train)
         self._seed(message, self.place.outbound, 0)
         codes, loss = self.outbound.compress(tensors)
@@ -156,7 +183,7 @@ class Segment:
             metrics = self.outbound.metrics | {"code_bytes": float(sum(tensor.nbytes for tensor in wire.values()))}
             named = {f"link{self.place.outbound}.{name}": value for name, value in metrics.items()}
             self._pending[message.step, message.microbatch] = _Pending(
-                received, codes, strides, loss, named, message.save
+                received, codes, strides, loss, named, message.save, _steps(message)
             )
         return msgspec.structs.replace(
             message,
@@ -172,9 +199,9 @@ class Segment:
         if message.labels is None:
             raise ProtocolError(f"step {message.step} came without labels")
         labels = message.labels.to(self._device)
-        loss = nn.functional.cross_entropy(logits, labels) / self.job.microbatches
+        loss = self._loss(logits, labels) / self.job.microbatches
         torch.autograd.backward(loss)
-        self._step(message.save)
+        self._step(message.save, _steps(message))
         metrics = {
             "count": float(len(labels)),
             "loss": number(loss),
@@ -191,13 +218,16 @@ class Segment:
         tensors = _wire(self.inbound.encode_gradients(gradients))
         return {"tensors": tensors, "strides": received.strides or msgspec.UNSET}
 
-    def _step(self, save: int | None) -> None:
+    def _step(self, save: int | None, steps: tuple[int, int] | None = None) -> None:
         self._microbatches_done += 1
         if self._microbatches_done < self.job.microbatches:
             return
         self._microbatches_done = 0
         self.steps += 1
         if self._optimizer is not None:
+            if steps is not None:
+                self._set_rate(*steps)
+            clip_gradients(list(self._parameters()), self.job.optimizer)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         if save is not None:
@@ -224,7 +254,8 @@ class Segment:
         self._part: Part | PlainPart | None = None
         if held.start < held.stop:
             alone = len(self.job.nodes) == 1 and self._device.type != "meta"  # nothing is split: plain PyTorch
-            self._part = (chain.plain() if alone else chain.part(held.start, held.stop)).to(self._device)
+            self._part = chain.plain() if alone else chain.part(held.start, held.stop)
+            self._part.to(self._device).to(memory_format=self._memory_format)
         self._arriving = chain.shapes(held.start)
         self.inbound = self._stage(held.inbound, self._arriving)
         self.outbound = self._stage(held.outbound, chain.shapes(held.stop))
@@ -346,29 +377,13 @@ class Backward(Compute):
         return worker.backward(self.gradient)
 
 
-def check_restored(restored: Tensors, arriving: Values, views: Mapping[str, View]) -> None:
-    """Raise ProtocolError unless ``restored`` and ``views`` match ``arriving``, the boundary's values for one image.
-
-    The first dimension, and any of size 1, may be the batch's.
-    """
-    shapes = {name: list(view.shape) for name, view in views.items()}
-    shapes |= {name: list(tensor.shape) for name, tensor in restored.items()}
-    for name, one in arriving.items():
-        if not isinstance(one, torch.Tensor):
-            continue
-        if name not in shapes:
-            raise ProtocolError(f"the stage restored {sorted(restored)}, missing {name}")
-        shape, expected = shapes[name], list(one.shape)
-        fits = len(shape) == len(expected) and all(
-            wanted in (size, 1) for size, wanted in zip(shape[1:], expected[1:], strict=True)
-        )
-        if not fits:
-            raise ProtocolError(f"the stage restored {name} as {shape}; expected {expected}, except for the batch")
-
-
 def numbers(message: TaskMessage) -> dict[str, Any]:
     """What identifies the task of ``message``."""
     return {name: getattr(message, name) for name in NUMBERS}
+
+
+def _steps(message: Activation) -> tuple[int, int] | None:
+    return None if message.steps is msgspec.UNSET else (message.step, message.steps)
 
 
 def number(scalar: torch.Tensor) -> float:

@@ -38,9 +38,11 @@ class Score(NamedTuple):
 
 
 class Source:
-    """See the module."""
+    """See the module. Without ``by_step``, schedules of the learning rate by step do not follow its steps."""
 
-    def __init__(self, segment: Segment, data: Dataset, start_epoch: int = 0, source: int = 0) -> None:
+    def __init__(
+        self, segment: Segment, data: Dataset, start_epoch: int = 0, source: int = 0, by_step: bool = True
+    ) -> None:
         self.segment, self._data, self._job = segment, data, segment.job
         self._drawn: tuple[tuple[int, int], torch.Tensor, torch.Tensor] | None = None
         self._labels: dict[int, torch.Tensor] = {}
@@ -48,6 +50,9 @@ class Source:
         self.dataset = data.name
         self._source = source
         self.schedule = schedule(segment.job, data, start_epoch, source)
+        self._steps: int | msgspec.UnsetType = msgspec.UNSET
+        if by_step and self._job.optimizer.by_step:
+            self._steps = self.schedule.epochs * self.schedule.train_steps * self._job.sources
 
     def train(self, epoch: int, batch: int, microbatch: int, save: int | None) -> TaskMessage:
         """Run one microbatch of training batch ``batch`` of ``epoch`` through the first part."""
@@ -64,6 +69,7 @@ class Source:
             microbatch=microbatch,
             train=True,
             save=save,
+            steps=self._steps,
         )
 
     def test(self, batch: int, member: int = 0) -> TaskMessage | Score:

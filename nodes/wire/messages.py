@@ -128,6 +128,7 @@ class Activation(Message, frozen=True, kw_only=True, tag="activation"):
     tensors: Tensors
     labels: torch.Tensor | None = None
     save: int | None = None  # after this step every node saves its state as that after ``save`` epochs
+    steps: int | msgspec.UnsetType = msgspec.UNSET  # of the whole training, where the learning rate depends on them
     done: int | None = None  # layers computed, where each node chooses its own split point
 
 

@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from bench.suite.experiment import Context, Problem, Setting, attempt
-from bench.suite.parameter_types import Count, ModelName, check_stage_name
+from bench.suite.parameter_types import Count, ModelName, Share, check_stage_name
 from nodes.data.batching import subset
 from nodes.data.datasets import DatasetSize, dataset_size, load_dataset
 from nodes.data.images import Dataset
@@ -22,12 +22,24 @@ from nodes.model.chain import Chain, Values
 from nodes.model.factory import CLASSES, build_model, import_path, outline
 from nodes.model.pretrained import check_published, fetch_published, published_file, published_weights, url_of
 from nodes.model.weights import fit_weights
-from nodes.spec.job import DataSpec, Granularity, InputSpec, Job, ModelSpec, OptimizerSpec, StageSpec
+from nodes.spec.job import (
+    DataSpec,
+    Granularity,
+    InputSpec,
+    Job,
+    MemoryFormat,
+    ModelSpec,
+    OptimizerSpec,
+    Precision,
+    StageSpec,
+)
 from nodes.stages.builtin import build_stage
 from nodes.user_modules import cached_by_modules
 
 logger = logging.getLogger(__name__)
 
+# Parameters without a use where nothing is computed.
+TRAINING = ("optimizer", "augment", "label_smoothing", "precision", "memory_format")
 PUBLISHED = "torchvision"  # instead of a file of weights
 ANY_CLASSES = 10  # for checks before data is read: the number of classes does not change which layers there are
 
@@ -46,6 +58,9 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     train_samples: Count | None = None
     test_samples: Count | None = None
     augment: bool = False
+    label_smoothing: Share = 0.0
+    precision: Precision = "float32"
+    memory_format: MemoryFormat = "contiguous"
     threads: Count | None = None
 
     @property
@@ -66,6 +81,8 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         yield from wrong
         if self.augment and self.sample.dtype != "float32":
             yield Problem(("augment",), "crops and mirrors pictures; tokens have neither")
+        if self.memory_format == "channels_last" and len(self.sample.shape) != 3:
+            yield Problem(("memory_format",), f"channels_last needs pictures (C, H, W); input is {self.sample}")
         if any(not problem.unused for problem in wrong):
             return None
         layout = yield from checked_layout(str(self.model), self.sample, setting)
@@ -122,6 +139,9 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "input_type": self.sample.dtype,
             "data": data,
             "optimizer": self.optimizer,
+            "label_smoothing": self.label_smoothing,
+            "precision": self.precision,
+            "memory_format": self.memory_format,
             "batch_size": self.batch_size,
             "seed": context.seed,
             "threads": self.threads,

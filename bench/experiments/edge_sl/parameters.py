@@ -7,7 +7,14 @@ from typing import Annotated, Any
 import msgspec
 
 from bench.experiments.common.cuts import cut_problems
-from bench.experiments.common.learning import ANY_CLASSES, Learning, check_pass, check_stage, weights_problems
+from bench.experiments.common.learning import (
+    ANY_CLASSES,
+    TRAINING,
+    Learning,
+    check_pass,
+    check_stage,
+    weights_problems,
+)
 from bench.experiments.common.two_node_training import boundary_after
 from bench.suite.experiment import Problem, Setting, attempt, unused_in
 from bench.suite.parameter_types import Count, ModelName, Positive, StageChoice, stage_specs
@@ -107,7 +114,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Parameters that others leave without a use."""
         for name in ("backhaul", "cloud_every") if self.edges == 1 else ():
             yield Problem((name,), "only used with several edge servers; edges is 1", unused=True)
-        for name in () if self.learn else ("optimizer", "augment"):
+        for name in () if self.learn else TRAINING:
             yield Problem((name,), "only used where networks learn; learn is false", unused=True)
         if mode == "virtual":
             yield Problem(("test_every",), "not used in mode virtual, where tests take no time", unused=True)

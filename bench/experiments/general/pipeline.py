@@ -10,6 +10,7 @@ import numpy as np
 
 from bench.experiments.common.cuts import cut_problems
 from bench.experiments.common.learning import (
+    TRAINING,
     Learning,
     check_pass,
     check_stage,
@@ -37,7 +38,7 @@ LATENCY_QUANTILES = (0.5, 0.95)
 # Parameters that only some modes use; another mode refuses them. In virtual time nothing is computed.
 USED_IN: dict[str, tuple[Mode, ...]] = {
     **dict.fromkeys(("link", "backhaul", "devices"), ("live", "virtual")),
-    **dict.fromkeys(("optimizer", "augment", "threads", "weights", "unsplit"), ("live", "in-process")),
+    **dict.fromkeys((*TRAINING, "threads", "weights", "unsplit"), ("live", "in-process")),
     "time_dilation": ("live",),
 }
 

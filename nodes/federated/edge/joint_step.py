@@ -23,17 +23,16 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nodes.errors import ModelError, ProtocolError, one_line
 from nodes.federated.schemes.base import Statistics
-from nodes.model.boundary import Tensors, rows_of, unpack
+from nodes.model.boundary import Tensors, check_restored, rows_of, unpack
 from nodes.model.chain import Moment, Values
 from nodes.model.checkpoint import write_state
 from nodes.model.state_transfer import load_training_state, training_state
 from nodes.spec.job import Job
-from nodes.training.segment import Segment, _wire, check_restored, number
+from nodes.training.segment import Segment, _wire, number
 from nodes.wire.messages import Activation, Gradient
 
 SHARED = "shared/"  # before the names of gradients that are the same for all clients
@@ -133,7 +132,7 @@ class JointSegment(Segment):
         logits = self._forward(arrived, leaves, size - positions)
         for batch, mine, score in zip(arrived, torch.split(logits, size - positions), scores, strict=True):
             labels = batch.labels[positions:]
-            part = F.cross_entropy(mine, labels) * ((size - positions) / size)
+            part = self._loss(mine, labels) * ((size - positions) / size)
             loss = loss + part * batch.weight
             score["loss"] += number(part)
             score["correct"] += number((mine.argmax(1) == labels).sum())
@@ -154,8 +153,8 @@ class JointSegment(Segment):
         gradients = []
         for batch, mine, score in zip(arrived, logits, scores, strict=True):
             labels = batch.labels[:positions]
-            gradients.append(_own_gradients(mine, labels, size))
-            score["loss"] += number(F.cross_entropy(mine, labels)) * positions / size
+            gradients.append(_own_gradients(mine, labels, size, self.job.label_smoothing))
+            score["loss"] += number(self._loss(mine, labels)) * positions / size
             score["correct"] += number((mine.argmax(1) == labels).sum())
         weights = [batch.weight for batch in arrived]
         shares = [weight / sum(weights) for weight in weights]
@@ -185,8 +184,8 @@ class JointSegment(Segment):
         assert self._part is not None
         if missing := set(self._part.inputs) - joined.keys():
             raise ProtocolError(f"missing input values of the node's first layer: {sorted(missing)}")
-        logits: torch.Tensor = self._part(joined, Moment(self.job.seed, arrived[0].message.step))[self._output]
-        return logits
+        moment = Moment(self.job.seed, arrived[0].message.step)
+        return self._widened(self._compute(joined, moment)[self._output])
 
     def _time(self) -> float:
         """Seconds, once the device has done what it was given."""
@@ -251,10 +250,10 @@ class SharingSegment(Segment):
             held[name].data = tensor.to(self._device)
         return before
 
-    def _step(self, save: int | None) -> None:
+    def _step(self, save: int | None, steps: tuple[int, int] | None = None) -> None:
         if self.adjust_gradients:
             self.adjust_gradients(self._named_parameters(), self._start)
-        super()._step(save)
+        super()._step(save, steps)
 
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters by their names in ``state``."""
@@ -297,10 +296,12 @@ def joint_reply(gradients: Sequence[Gradient], size: int, positions: int, backwa
     return JointReply(gradients, float(forward), float(backward), backward_s)
 
 
-def _own_gradients(logits: torch.Tensor, labels: torch.Tensor, batch_size: int) -> torch.Tensor:
+def _own_gradients(logits: torch.Tensor, labels: torch.Tensor, batch_size: int, smoothing: float = 0.0) -> torch.Tensor:
     """Last-layer gradients [n, C] of n samples out of a batch, whose loss is the mean cross entropy over it."""
-    answers = labels.unsqueeze(1) == torch.arange(logits.shape[1], device=labels.device)
-    return (logits.softmax(1) - answers.to(logits.dtype)) / batch_size
+    classes = logits.shape[1]
+    answers = labels.unsqueeze(1) == torch.arange(classes, device=labels.device)
+    targets = answers.to(logits.dtype) * (1 - smoothing) + smoothing / classes
+    return (logits.softmax(1) - targets) / batch_size
 
 
 def _mean(values: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:

@@ -93,6 +93,20 @@ def test_a_run_leaves_records_claims_a_report_and_its_conditions(folder: Path, c
     assert "### sweep" in (folder / "out/report.md").read_text()
 
 
+def test_the_precision_of_a_case_is_a_condition_of_its_records(folder: Path, command: Command) -> None:
+    (folder / "half.py").write_text(
+        "import msgspec\nfrom bench.suite.experiment import Measurement\n"
+        "class Parameters(msgspec.Struct):\n    precision: str = 'float32'\n"
+        "def measure(parameters: Parameters, context):\n    yield Measurement('n', 1, '1')\n"
+    )
+    (folder / "half.yaml").write_text(
+        "{name: half, experiments: [{name: both, run: 'half:measure', mode: in-process, "
+        "grid: {precision: [float32, bfloat16]}}]}"
+    )
+    assert command("run", "half.yaml", "--scale", "smoke", "--out", "out") == 0
+    assert [record.precision for record in records()] == ["float32", "bfloat16"]
+
+
 def test_the_plan_comes_first_and_plain_lines_follow(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(*RUN) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -107,7 +107,10 @@ def test_missing_numbers_fail_and_new_ones_are_listed_in_the_order_of_the_baseli
 
 
 ONE, BOTH = side(record(0.9)), side(record(0.9), record(0.9, device="cuda"))
-OTHERS = {"mode": "live", "scale": "laptop", "dataset": "cifar10", "shaping": "kernel", "device": "cuda", "seed": 7}
+OTHERS = {
+    **{"mode": "live", "scale": "laptop", "dataset": "cifar10", "shaping": "kernel", "device": "cuda", "seed": 7},
+    "precision": "bfloat16",
+}
 OVERLAPPING = side(record(1, seed=1), record(1, seed=2)), side(record(1), record(1, seed=1))
 
 

@@ -80,6 +80,19 @@ class Plain(nn.Module):
         return self.head(self.features(x).mean((2, 3)))
 
 
+class Normed(nn.Module):
+    """Two convolutions, the second in a residual, with batch norm."""
+
+    def __init__(self, classes: int = 10, width: int = 8) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.second, self.head = nn.Conv2d(width, width, 3, padding=1), nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        return self.head(F.relu(x + self.second(x)).mean((2, 3)))
+
+
 class Undropped(Plain):
     def __init__(self, classes: int = 10) -> None:
         super().__init__(classes)

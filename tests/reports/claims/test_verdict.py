@@ -185,7 +185,11 @@ def test_a_failed_claim_is_impossible_only_beside_one_that_holds(record: Make) -
 
 
 @pytest.mark.parametrize(
-    "other", [{"mode": "live"}, {"scale": "paper"}, {"dataset": "cifar10"}, {"shaping": "kernel"}, {"device": "cuda"}]
+    "other",
+    [
+        *({"mode": "live"}, {"scale": "paper"}, {"dataset": "cifar10"}, {"shaping": "kernel"}, {"device": "cuda"}),
+        {"precision": "bfloat16"},
+    ],
 )
 def test_records_of_different_conditions_are_never_merged(record: Make, other: dict[str, str]) -> None:
     found = verdict([record(1), record(1, seed=1, **other)], bound={"of": M, "at_least": 0})

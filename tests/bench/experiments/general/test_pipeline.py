@@ -57,6 +57,34 @@ def test_each_link_carries_what_its_own_stage_makes(context: Context) -> None:
     assert sent[2] == 2 * 2 * second + labels
 
 
+def test_bfloat16_halves_what_crosses_and_takes_the_rest_of_the_engine(context: Context) -> None:
+    asked = parameters(
+        splits=[4, 8], steps=1, batch_size=8, train_samples=8, test_samples=8, label_smoothing=0.1,
+        precision="bfloat16", memory_format="channels_last", unsplit=True,
+        optimizer={"schedule": "warm_cosine", "warm_up": 0.5, "clip_norm": 1.0, "clip_over": "parameter"},
+    )  # fmt: skip
+    found = list(chain(asked, context))
+    (payload,) = (
+        one.value
+        for one in found
+        if one.metric == "payload_bytes" and one.case == {"hop": 1, "direction": "uplink", "kind": "activation"}
+    )
+    assert payload == 2 * 2 * 8 * 32 * 16 * 16 + 8 * 8
+    assert [one.value for one in found if one.metric == "largest_loss_difference_nats"] == [0]
+
+
+def test_what_the_engine_cannot_do_is_told_by_its_key(problems_of: ProblemsOf) -> None:
+    problems = problems_of(
+        parameters(memory_format="channels_last", model="user_models:encoder", input={"shape": [16], "dtype": "int64"}),
+        "in-process", "none",
+    )  # fmt: skip
+    assert "channels_last needs pictures (C, H, W)" in problems["memory_format",]
+    timings = {name: {"timing": {"forward_s": 1}} for name in ("ue", "mec", "cloud")}
+    asked = {"precision": "bfloat16", "label_smoothing": 0.1, "devices": timings}
+    problems = problems_of(parameters(**asked), "virtual", "none")
+    assert {("precision",), ("label_smoothing",)} <= problems.keys()
+
+
 def test_devices_of_no_node_and_traces_that_are_not_there_are_found_before_anything_runs(
     problems_of: ProblemsOf, tmp_path: Path
 ) -> None:
