@@ -2,6 +2,8 @@
 
 import gc
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -84,6 +86,8 @@ def _threads(plan: RunPlan, case: Case) -> AbstractContextManager[None]:
     """One torch thread for cases of parallel experiments, also alone, as results depend on it; all at scale paper."""
     if not case.experiment.spec.parallel or plan.options.scale == "paper":
         return nullcontext()
+    if "torch" not in sys.modules and os.environ.get("OMP_NUM_THREADS") == "1":
+        return nullcontext()  # as in worker processes: torch will begin with one, if it is used at all
     from bench.experiments.common.threads import one_thread  # noqa: PLC0415  (imports torch)
 
     return one_thread()

@@ -42,9 +42,7 @@ def sources(
     found: dict[str, Path] = {}
     for name in _texts(names):
         if isinstance(name, DatasetName):
-            from nodes.data.datasets import place_of  # noqa: PLC0415  (imports numpy)
-
-            if place := place_of(name, data_dir):
+            if place := _place_of(name, data_dir):
                 found[f"data set {name}"] = place
         elif match := CALLABLE.fullmatch(name):
             for file in modules.files(match[1]):
@@ -80,6 +78,14 @@ def content(path: Path) -> str:
         return digests[str(path)][1]
     except OSError:
         return ""
+
+
+def _place_of(name: DatasetName, data_dir: Path | None) -> Path | None:
+    if name == "none":
+        return None
+    from nodes.data.datasets import place_of  # noqa: PLC0415  (imports torch)
+
+    return place_of(name, data_dir)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -103,16 +103,18 @@ def check_model(model: str) -> None:
     if ":" in spec.name:
         _check_options(spec, load_callable(spec.name))
         return
-    from torchvision import models  # noqa: PLC0415
+    from nodes.model.factory import BUILT_IN  # noqa: PLC0415  (imports torch)
 
-    from nodes.model.factory import BUILT_IN  # noqa: PLC0415
+    if path := BUILT_IN.get(spec.name):
+        _check_options(spec, load_callable(path))
+        return
+    from torchvision import models  # noqa: PLC0415  (takes seconds to import)
 
-    known = [*BUILT_IN, *models.list_models(module=models)]
+    known = models.list_models(module=models)
     if spec.name not in known:
         there_are = f"there are {', '.join(BUILT_IN)}, torchvision's and module:callable"
-        raise ValueError(f"no model {spec.name!r}{did_you_mean(spec.name, known)}; {there_are}")
-    path = BUILT_IN.get(spec.name)
-    _check_options(spec, load_callable(path) if path else models.get_model_builder(spec.name))
+        raise ValueError(f"no model {spec.name!r}{did_you_mean(spec.name, [*BUILT_IN, *known])}; {there_are}")
+    _check_options(spec, models.get_model_builder(spec.name))
 
 
 def _check_options(spec: ModelSpec, make: Callable[..., Any]) -> None:

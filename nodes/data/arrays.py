@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -215,12 +216,14 @@ def by(shape: Sequence[int]) -> str:
 
 def read_digits() -> Stored:
     """scikit-learn's 8x8 digits, 0 to 16 scaled to 0 to 255, bilinearly to a side; three equal channels."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415
-
-    bunch = load_digits()
-    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    package = find_spec("sklearn")  # not imported, which takes longer than many a training
+    assert package is not None
+    assert package.origin is not None
+    with gzip.open(Path(package.origin).parent / "datasets/data/digits.csv.gz") as file:
+        table = np.loadtxt(file, delimiter=",")
+    grey = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     images = np.repeat(grey[..., None], 3, axis=3)
-    labels = bunch.target.astype(np.int64)
+    labels = table[:, -1].astype(np.int64)
     test = np.isin(np.arange(len(labels)), stratified(labels, DIGITS_TEST, seed=0))
 
     def part(chosen: NDArray[np.bool_]) -> Part:

@@ -24,7 +24,7 @@ import nodes.process.serve  # imports torch, once for all nodes
 from netem.kernel.namespace import enter
 from nodes.user_modules import user_modules
 
-PRELOADED = ("torchvision", "sklearn.datasets")  # else imported by each node
+PRELOADED = ("torchvision",)  # else imported by each node
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # of <sys/prctl.h>
 
 libc = ctypes.CDLL(None)

@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 
 from reports.figures import pareto
-from reports.figures.draw_pareto import draw_front
 from reports.formatting import conditions_text, escape, number
 from reports.pages.environment import EnvironmentTree
 from reports.pages.summary import by_conditions
@@ -32,6 +31,8 @@ def pareto_section(directory: Path, stem: str, wanted: EnvironmentTree, records:
         front = pareto.pareto_front(point for points in found.values() for point in points)
         dataset = dict(zip(CONDITIONS, conditions, strict=True))["dataset"]
         published = pareto.published_points(spec, dataset)
+        from reports.figures.draw_pareto import draw_front  # noqa: PLC0415  (matplotlib, which takes a second)
+
         draw_front(spec, found, published, front, path)
         yield from (f"### {escape(spec.title)}", "", escape(spec.description), "")
         yield from (f"Conditions of what was measured: {conditions_text(conditions)}.", "")

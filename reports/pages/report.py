@@ -10,7 +10,6 @@ import msgspec
 from reports.claims.headline import OTHERS, VERDICTS, headlines
 from reports.claims.statistics import CONFIDENCE, MIN_SEEDS
 from reports.claims.verdict import Judgement
-from reports.figures.draw import draw
 from reports.figures.panels import FigureError, FigureSpec, choose, is_pixel
 from reports.formatting import conditions_text, escape, label, number
 from reports.pages.environment import EnvironmentTree, duration, facts, failures, suites_of
@@ -187,6 +186,8 @@ def _figures(directory: Path, stem: str, experiment: EnvironmentTree, records: l
         except (FigureError, msgspec.ValidationError) as error:
             yield from (f"> Note: no figure: {escape(str(error))}.", "")
             continue
+        from reports.figures.draw import draw  # noqa: PLC0415  (matplotlib, which takes a second)
+
         caption = (spec and spec.title) or title
         draw(panels, caption, path)
         yield from (f"![{escape(caption)}](figures/{path.name})", "")

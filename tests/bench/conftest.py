@@ -112,6 +112,12 @@ def context(tmp_path: Path, context_in: Callable[[Path], Context]) -> Context:
     return context_in(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave figures of runs in this process empty: to draw one takes longer than all else of a small run."""
+    monkeypatch.setattr("reports.figures.draw.draw", lambda panels, title, path: path.touch())
+
+
 @pytest.fixture
 def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Make the current folder that of a user who has a module of this name and text, and a suite of the same name."""

@@ -1,5 +1,6 @@
 """Failures in a user's own code: one line for the terminal, the whole traceback in ``errors.log``."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from nodes.wire.messages import Failure
 MODULE = """
 import msgspec
 import torch
-from bench.live.training import run_live
 from bench.suite.experiment import Context, Measurement
 from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.stages.base import Stage
@@ -59,6 +59,7 @@ def check(parameters):
         raise LookupError("nothing to measure")
 
 def live(parameters: Parameters, context: Context):
+    from bench.live.training import run_live
     check(parameters)
     yield Measurement("loss", run_live(job(parameters), self_test="skip").losses[0], "nats")
 
@@ -81,28 +82,29 @@ def mine(user_folder: Callable[..., Path]) -> Path:
     return user_folder("mine", MODULE)
 
 
-@pytest.mark.parametrize(
-    ("where", "parameters"),
-    [*(("live", one) for one in RAISERS), *(("local", one) for one in RAISERS), ("worker", "{model: 'mine:failing'}")],
-)
+@pytest.mark.parametrize("where", ["live", "local", "worker"])
 def test_a_failure_of_a_user_s_code_leaves_its_traceback(
-    mine: Path, where: str, parameters: str, capfd: pytest.CaptureFixture[str]
+    mine: Path, where: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run, mode = ("live", "live") if where == "live" else ("local", "in-process")
-    beside = ", parallel: true, seeds: 2" if where == "worker" else ""
-    spec = f"{{name: own, run: 'mine:{run}', mode: {mode}, parameters: {parameters}{beside}}}"
-    (mine / "mine.yaml").write_text(f"name: mine\nexperiments: [{spec}]\n")
+    beside = ", parallel: true" if where == "worker" else ""
+    specs = [
+        f"  - {{name: own{number}, run: 'mine:{run}', mode: {mode}, parameters: {parameters}{beside}}}\n"
+        for number, parameters in enumerate(RAISERS)
+    ]
+    (mine / "mine.yaml").write_text(f"name: mine\nexperiments:\n{''.join(specs)}")
     assert main(["run", "mine.yaml", "--scale", "smoke", "--out", "out", "--jobs", "2"]) == 3
-    source, error = RAISERS[parameters]
-    line = MODULE.splitlines().index(next(text for text in MODULE.splitlines() if text.strip() == source)) + 1
     log = (mine / "out/errors.log").read_text()
-    assert log.startswith("mine/own seed 0\n")
-    assert f'File "{mine / "mine.py"}", line {line}, in ' in log
-    assert error in log
+    logged = re.split("^(?=mine/own)", log, flags=re.MULTILINE)[1:]
+    for number, ((source, error), text) in enumerate(zip(RAISERS.values(), logged, strict=True)):
+        line = next(at for at, text in enumerate(MODULE.splitlines(), start=1) if text.strip() == source)
+        assert text.startswith(f"mine/own{number} seed 0\n")
+        assert f'File "{mine / "mine.py"}", line {line}, in ' in text
+        assert error in text
     printed = capfd.readouterr()
     assert "failed" not in printed.out
     failed = [line.partition(": ")[2].split(": ")[0] for line in printed.err.splitlines()]
-    assert failed == [f"mine/own seed {seed}" for seed in range(2 if where == "worker" else 1)]
+    assert failed == [f"mine/own{number} seed 0" for number in range(len(RAISERS))]
 
 
 def nested(depth: int) -> None:

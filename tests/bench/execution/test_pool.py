@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from rich.console import Console
 
 from bench.cli.main import main
@@ -26,7 +27,6 @@ MODULE = """
 import os, signal, sys
 from pathlib import Path
 import msgspec
-import torch
 from bench.suite.experiment import Context, Measurement
 
 class Parameters(msgspec.Struct):
@@ -42,9 +42,15 @@ def measure(parameters: Parameters, context: Context):
     SAY[:] = [context.say]
     for name in os.environ.get(f"DO_{parameters.n}", "").split():
         DOES[name]()
-    torch.manual_seed(context.seed)
-    weights = torch.randn(300, 300) * int(parameters.n)
-    yield Measurement("norm", float((weights @ weights).tanh().sum()), "1")
+    yield Measurement("has_torch", "torch" in sys.modules, "1")
+
+def multiply(parameters: Parameters, context: Context):
+    import torch  # slow, so only here
+    for _ in measure(parameters, context):
+        torch.manual_seed(context.seed)
+        weights = torch.randn(300, 300) * int(parameters.n)
+        yield Measurement("norm", float((weights @ weights).tanh().sum()), "1")
+        yield Measurement("threads", torch.get_num_threads(), "1")
 
 def open_end(flags):
     os.close(os.open("pipe", flags))
@@ -102,6 +108,15 @@ def run(crew: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return start
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads of torch in this process, so that what runs on one is seen to."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def recorded(out: str = "out") -> list[tuple[str, int, float]]:
     """(experiment, n, value) of each record."""
     records = map(json.loads, Path(out, "records.jsonl").read_text().splitlines())
@@ -109,14 +124,17 @@ def recorded(out: str = "out") -> list[tuple[str, int, float]]:
 
 
 def test_records_are_those_of_one_after_another_and_in_their_order(
-    crew: Path, run: Run, capfd: pytest.CaptureFixture[str]
+    crew: Path, run: Run, capfd: pytest.CaptureFixture[str], two_threads: None
 ) -> None:
+    (crew / "crew.yaml").write_text(SUITE.replace("crew:measure", "crew:multiply"))
     assert main([*RUN[:2], "--jobs", "1", "--out", "one"]) == 0
     assert set((crew / "pids.txt").read_text().split()) == {str(os.getpid())}
     (crew / "pids.txt").unlink()
     # 1 waits until 3 runs, so 2 has ended: either alone would stay for ever
     assert run(DO_1="wait", DO_3="wake") == 0
-    assert [(name, n) for name, n, _ in recorded()] == [("beside", n) for n in (1, 2, 3, 4)] + [("alone", 9)]
+    order = [("beside", n) for n in (1, 2, 3, 4)] + [("alone", 9)]
+    assert [(name, n) for name, n, _ in recorded()[::2]] == order
+    assert [threads for _, _, threads in recorded()[1::2]] == [1, 1, 1, 1, 2]
     assert sorted(recorded()) == sorted(recorded("one"))
     assert len(set((crew / "pids.txt").read_text().split()) - {str(os.getpid())}) == 2
     shown = capfd.readouterr().out.splitlines()
@@ -126,7 +144,7 @@ def test_records_are_those_of_one_after_another_and_in_their_order(
 
 def test_a_death_is_one_failure(crew: Path, run: Run) -> None:
     assert run(DO_2="kill", DO_3="fail") == 3
-    assert [n for _, n, _ in recorded()] == [1, 4, 9]
+    assert [(n, has_torch) for _, n, has_torch in recorded()] == [(1, False), (4, False), (9, True)]
     errors = (crew / "out/errors.log").read_text()
     assert "crew/beside n=2 seed 0\nits process was killed by SIGKILL" in errors
     assert "ZeroDivisionError" in errors

@@ -84,7 +84,7 @@ def test_the_papers_points_are_drawn_and_compared_only_beside_results_on_their_d
     record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str | None, shown: bool
 ):
     drawn = []
-    monkeypatch.setattr("reports.pages.pareto_section.draw_front", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr("reports.figures.draw_pareto.draw_front", lambda *arguments: drawn.append(arguments))
     lines = list(pareto_section(tmp_path, "all", {**SPEC, "data": data}, points(record)))
     ((_, measured, published, _, _),) = drawn
     assert measured.keys() == {"plain", "mine", "some"}
