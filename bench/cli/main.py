@@ -25,8 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     streams.mend()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        return _main(words, for_good=argv is None)
+    except streams.OutputError as error:
+        streams.complain(str(error))
+        return FAILED
+
+
+def _main(words: list[str], for_good: bool) -> int:
+    try:
         arguments = parser(words).parse_args(words)
     except SystemExit as stop:  # --help is 0, a wrong argument 2
+        streams.write("", sys.stdout)  # the help
         return int(stop.code or 0)
     as_json = getattr(arguments, "json", False)
     output = streams.Output(apart=as_json)
@@ -34,11 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _do(arguments, words, output, as_json)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except streams.OutputError:
+        raise
     except BaseException as error:  # 1 means a regression and nothing else
-        traceback.print_exception(error)
+        streams.complain("".join(traceback.format_exception(error)).rstrip())
         return FAILED
     finally:
-        output.close(for_good=argv is None)
+        output.close(for_good)
 
 
 def _do(arguments: Namespace, words: list[str], output: streams.Output, as_json: bool) -> int:
@@ -56,7 +67,7 @@ def _do(arguments: Namespace, words: list[str], output: streams.Output, as_json:
     except InputError as error:
         if as_json and arguments.command == "validate":
             output.show(json.dumps({"valid": False, "errors": error.lines}, indent=2))
-        print(*error.lines, sep="\n", file=sys.stderr)
+        streams.complain(*error.lines)
         return UNUSABLE
 
 
@@ -143,10 +154,10 @@ def _report(arguments: Namespace, _words: list[str]) -> Answer:
 
     try:
         if running := in_use(arguments.folder):
-            print(f"{running}, which writes the report; this one is of what is recorded so far", file=sys.stderr)
+            streams.complain(f"{running}, which writes the report; this one is of what is recorded so far")
         else:
             for line in judge_again(arguments.folder):
-                print(line, file=sys.stderr)
+                streams.complain(line)
         path = write_report(arguments.folder)
     except ReportError as error:
         raise InputError([str(error)]) from None
@@ -194,7 +205,7 @@ def _split(arguments: Namespace, _words: list[str]) -> Answer:
 def _fit(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.fitting.run import as_lines, run_fit
 
-    found = run_fit(arguments.suite, arguments.out, lambda line: print(line, file=sys.stderr))
+    found = run_fit(arguments.suite, arguments.out, streams.complain)
     return Answer(found, as_lines(found))
 
 

@@ -19,6 +19,29 @@ def mend() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class OutputError(Exception):
+    """Standard output that cannot be written."""
+
+
+def complain(*lines: str) -> None:
+    """Write ``lines`` to standard error, if it can be written: the exit code says the rest."""
+    try:
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
+
+
+def write(text: str, stream: TextIO) -> None:
+    """Write ``text`` to standard output, ``stream``. Raises OutputError if it fails, unless nobody reads it."""
+    try:
+        print(text, end="", file=stream, flush=True)
+    except BrokenPipeError:  # as in `bench list | head`
+        _discard(stream)
+    except OSError as error:
+        _discard(stream)
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from None
+
+
 class Output:
     """Standard output. While it is ``apart``, what users' code prints goes to standard error."""
 
@@ -31,17 +54,12 @@ class Output:
             sys.stdout = sys.stderr
 
     def show(self, text: str) -> None:
-        """Write the answer. Raises OSError where it cannot be written, unless nobody reads it."""
+        """Write the answer. Raises OutputError where it cannot be written, unless nobody reads it."""
         if self._number is not None:
             _flush(sys.stdout)
             os.dup2(self._number, 1)
         try:
-            print(text, file=self._stdout, flush=True)
-        except BrokenPipeError:  # as in `bench list | head`
-            _discard(self._stdout)
-        except OSError:
-            _discard(self._stdout)
-            raise
+            write(f"{text}\n", self._stdout)
         finally:
             if self._number is not None:
                 os.dup2(2, 1)

@@ -134,6 +134,21 @@ def test_a_regression_is_1_also_where_nobody_reads_and_a_full_disk_is_not() -> N
         assert ended.returncode == code, ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "code"), [(["validate", "mine.yaml"], 3), (["--help"], 3), (["validate", "no.yaml"], 2)]
+)
+@pytest.mark.parametrize("full", [["stdout"], ["stdout", "stderr"]])
+def test_a_full_disk_is_one_line_and_no_regression(
+    words: list[str], code: int, full: list[str], monkeypatch, capsys
+) -> None:
+    for name in full:
+        monkeypatch.setattr(sys, name, open("/dev/full", "w", encoding="utf-8"))  # noqa: SIM115
+    assert main(words) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == ("stderr" not in full)
+    assert all(("standard output cannot be written" in line) == (code == 3) for line in lines)
+
+
 def test_a_command_that_fails_is_no_regression(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     def crash(*_: object) -> int:
         raise ZeroDivisionError("by nothing")
