@@ -5,13 +5,16 @@
 
 Each network takes two pictures of the smallest side that it permits, in up to four parts, with what crosses a cut as on
 the wire. Results in evaluation and training, gradients and buffers are compared with the network in plain PyTorch.
+Each network has a process of its own, with LIMIT_S of time and LIMIT_GB of memory.
 """
 
 import copy
 import importlib.util
 import itertools
 import json
+import multiprocessing
 import re
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +28,7 @@ from torchvision import models
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 from crossing import crossed, equal
 
-from nodes.errors import ModelError
+from nodes.errors import ModelError, one_line
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
 from nodes.spec.job import ModelSpec
@@ -33,6 +36,8 @@ from nodes.spec.job import ModelSpec
 SIDES = (32, 56, 64, 96, 112, 128, 160, 192, 224, 256, 299, 384)
 CLASSES = 10
 PARTS = 4
+LIMIT_S = 1200
+LIMIT_GB = 14
 LAYOUTS = {  # torch's own backward pass of a network of timm in channels_last may end the process
     "torchvision": {"": torch.contiguous_format, " (channels last)": torch.channels_last},
     "timm": {"": torch.contiguous_format},
@@ -41,12 +46,7 @@ State = dict[str, torch.Tensor | None]
 
 
 def networks(done: set[str]) -> Iterator[ModelSpec]:
-    """The smallest network of each family first, then the others of torchvision, without those that are ``done``."""
-    families: dict[str, list[str]] = {}
-    for name in models.list_models(module=models):
-        families.setdefault(models.get_model_builder(name).__module__, []).append(name)
-    smallest = [min(map(torchvision_spec, names), key=size) for names in families.values()]
-    yield from (spec for spec in smallest if spec.name not in done)
+    """The smallest network of each family of timm, then torchvision's by size, without those that are ``done``."""
     if importlib.util.find_spec("timm"):
         import timm  # noqa: PLC0415  (where it is installed)
 
@@ -54,7 +54,8 @@ def networks(done: set[str]) -> Iterator[ModelSpec]:
             names = [name for name in timm.list_models(module=module) if not name.startswith("test_")]
             if names and done.isdisjoint(names):
                 yield min(map(timm_spec, names), key=size)
-    yield from (torchvision_spec(name) for name in models.list_models(module=models) if name not in done)
+    names = [name for name in models.list_models(module=models) if name not in done]
+    yield from sorted(map(torchvision_spec, names), key=size)
 
 
 def torchvision_spec(name: str) -> ModelSpec:
@@ -76,11 +77,11 @@ def size(spec: ModelSpec) -> float:
 
 def examine(spec: ModelSpec) -> dict[str, Any]:
     """One row: ``result`` is works, kept whole, refused or differs, with the reason."""
-    row: dict[str, Any] = {"model": name_of(spec), "library": "timm" if spec.options else "torchvision"}
+    row = row_of(spec)
     try:
         side = fitting(spec)
     except ModelError as error:
-        return row | {"side": 0, "layers": 0, "result": "not built", "reason": told(error)}
+        return row | {"reason": told(error)}
     found = []
     for layout, memory_format in LAYOUTS[row["library"]].items():
         model = build_model(spec, CLASSES, (3, side, side), seed=1).to(memory_format=memory_format)
@@ -97,6 +98,40 @@ def examine(spec: ModelSpec) -> dict[str, Any]:
     if found:
         return row | {"result": "differs", "reason": ", ".join(found[:5])}
     return row | {"result": "kept whole" if chain.kept else "works"}
+
+
+def examine_apart(spec: ModelSpec) -> dict[str, Any]:
+    """The row of ``examine``, from a process that may fail, or take too long or too much memory."""
+    start = multiprocessing.get_context("fork")  # the parent computes on the meta device alone
+    receiver, sender = start.Pipe(duplex=False)
+    process = start.Process(target=_examine_limited, args=(spec, sender))
+    process.start()
+    sender.close()
+    try:
+        if receiver.poll(LIMIT_S):
+            return receiver.recv()  # type: ignore[no-any-return]
+        reason = f"takes more than {LIMIT_S // 60} minutes"
+    except EOFError:
+        reason = "ends its process"
+    finally:
+        process.kill()
+        process.join()
+    return row_of(spec) | {"reason": reason}
+
+
+def _examine_limited(spec: ModelSpec, sender: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_GB << 30, LIMIT_GB << 30))
+    try:
+        row = examine(spec)
+    except Exception as error:  # such as too little memory
+        row = row_of(spec) | {"reason": told(one_line(error))}
+    sender.send(row)
+
+
+def row_of(spec: ModelSpec) -> dict[str, Any]:
+    """The row of a network before it is examined."""
+    library = "timm" if spec.options else "torchvision"
+    return {"model": name_of(spec), "library": library, "side": 0, "layers": 0, "result": "not examined"}
 
 
 def name_of(spec: ModelSpec) -> str:
@@ -116,7 +151,9 @@ def fitting(spec: ModelSpec) -> int:
             model = build_model(spec, CLASSES, (3, side, side))
             for training in (True, False):
                 with torch.no_grad():
-                    model.train(training)(torch.randn(2, 3, side, side))
+                    result = model.train(training)(torch.randn(2, 3, side, side))
+                    if getattr(result, "shape", None) != (2, CLASSES):
+                        raise ModelError("no classifier: its result is not one number a class")
         except Exception as error:  # a network may fail in any way
             last = error if isinstance(error, ModelError) else ModelError(f"{type(error).__name__}: {error}")
         else:
@@ -185,7 +222,7 @@ def main(path: Path, *options: str) -> None:
         if name_of(spec) not in done:
             done.add(name_of(spec))
             with path.open("a") as file:
-                file.write(json.dumps(examine(spec)) + "\n")
+                file.write(json.dumps(examine_apart(spec)) + "\n")
 
 
 if __name__ == "__main__":
