@@ -1,6 +1,7 @@
 """What is replaced in torch and Python while a model is traced, and put back afterwards."""
 
 import builtins
+import inspect
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from nodes.model.tracing.recorder import Recorder
 from nodes.model.tracing.tree import any_leaf
-from nodes.model.tracing.values import Traced, UntraceableError, user_frame
+from nodes.model.tracing.values import PlainType, Traced, UntraceableError, is_internal, user_frame
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,11 @@ class Applied:
 
 
 @contextmanager
-def patched(recorder: Recorder, call_module: Callable[..., Any]) -> Iterator[None]:
-    """Let ``recorder`` see calls of modules (``call_module`` is given them), autograd functions, ``len`` and hooks."""
+def patched(recorder: Recorder, model: nn.Module, call_module: Callable[..., Any]) -> Iterator[None]:
+    """Let ``recorder`` see calls of modules (``call_module`` is given them), autograd functions, ``len`` and hooks.
+
+    ``type`` in the code of the classes of ``model`` tells what it does where the model runs.
+    """
     with ExitStack() as stack:
         stack.enter_context(_replaced(nn.Module, "__call__", call_module))
         stack.enter_context(_replaced(torch.autograd.Function, "apply", _apply(recorder)))
@@ -45,9 +49,24 @@ def patched(recorder: Recorder, call_module: Callable[..., Any]) -> Iterator[Non
             if name in namespace:
                 stack.callback(namespace.__setitem__, name, namespace[name])
                 namespace[name] = _whole(recorder, namespace[name])
+        for namespace in _namespaces(model):
+            stack.callback(namespace.pop, "type")
+            namespace["type"] = PlainType
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def _namespaces(model: nn.Module) -> list[dict[str, Any]]:
+    """Globals of the users' classes in ``model``, those that have no ``type`` of their own."""
+    classes = {kind for module in model.modules() for kind in type(module).__mro__ if "forward" in vars(kind)}
+    found = {}
+    for kind in classes:
+        forward = inspect.unwrap(vars(kind)["forward"])
+        code, namespace = getattr(forward, "__code__", None), getattr(forward, "__globals__", {})
+        if code is not None and not is_internal(code.co_filename) and "type" not in namespace:
+            found[id(namespace)] = namespace
+    return list(found.values())
 
 
 def _apply(recorder: Recorder) -> Any:

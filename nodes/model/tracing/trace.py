@@ -129,7 +129,12 @@ class _Tracing:
         model = self._copy.model.train(training)
         states = Draws()
         first, second = (self._sample.new_empty(size, *self._sample.shape) for size in (SMALLEST[training], BATCHES[0]))
-        with torch.set_grad_enabled(training), patched(recorder, self._caller()), recorder, ledger.watching_regions():
+        with (
+            torch.set_grad_enabled(training),
+            patched(recorder, model, self._caller()),
+            recorder,
+            ledger.watching_regions(),
+        ):
             given = ledger.placeholder(_input_name(model), first, second)
             result = model(given)
             ledger.check_integers()

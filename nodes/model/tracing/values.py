@@ -49,6 +49,7 @@ class Number:
     """
 
     __hash__ = None  # type: ignore[assignment]  # caches must not keep it
+    __class__ = property(lambda self: type(self.values[0]))  # type: ignore[assignment]  # isinstance(number, int)
 
     def __init__(self, values: tuple[Any, ...], make: Callable[[], fx.Node], tracer: Any) -> None:
         self.values, self.tracer = values, tracer
@@ -86,6 +87,7 @@ class Number:
 class Sizes(tuple[Any, ...]):
     """A shape in which some numbers follow from the size of the batch."""
 
+    __class__ = property(lambda self: torch.Size)  # type: ignore[assignment]  # isinstance(shape, torch.Size)
     burn: Callable[[str], None]
 
     def __getitem__(self, index: Any) -> Any:
@@ -142,6 +144,26 @@ class Traced(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # a built-in function
     __hash__ = torch.Tensor.__hash__
     tracer: Any = None
+
+
+def plain_type(value: Any) -> type:
+    """The type that ``value`` of a trace has where the model runs."""
+    kind = type(value)
+    if kind is Number:
+        return type(value.values[0])
+    return {Traced: torch.Tensor, Sizes: torch.Size, Members: tuple}.get(kind, kind)
+
+
+class _PlainTypes(type):
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return plain_type(args[0]) if len(args) == 1 else type(*args, **kwargs)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, type)
+
+
+class PlainType(metaclass=_PlainTypes):
+    """``type`` for the code of a model: ``type(x.shape[0]) is int`` decides as where it runs."""
 
 
 IN_PLACE = {

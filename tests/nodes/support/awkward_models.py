@@ -1,6 +1,7 @@
 """Networks of which a plain trace sees another network: hooks, modes, state, draws, changes in place."""
 
 import contextlib
+import numbers as numbers_abc
 import random
 
 import numpy as np
@@ -164,6 +165,14 @@ def _sizes(self, x):
         y = y + channel
     y = F.interpolate(y, size=size).to(kind)
     return y.reshape(count, -1, *size) / x.shape[0] + x.numel() * 1e-6
+
+
+def _types(self, x):
+    count = len(x)
+    numbers = isinstance(x.size(0), int) and type(x.shape[0]) is int and isinstance(x.numel(), numbers_abc.Integral)
+    shapes = isinstance(x.shape, torch.Size) and type(x.shape) is torch.Size and type(x.chunk(2, 1)) is tuple
+    tensors = type(x) is torch.Tensor and isinstance(type(self), type) and type("Name", (), {}).__name__ == "Name"
+    return x * (2 if numbers else 3) + (4 if shapes else 5) - (6 if tensors else 7) * (type(count / 2) is float)
 
 
 def _values(self, x):
@@ -354,6 +363,7 @@ EXACT = {  # networks, and the paths that must stay whole
     "into a constant": (lambda: Net(Calls(_into_constant)), ()),
     "copies": (lambda: Net(Calls(_copies)), ()),
     "sizes": (lambda: Net(Calls(_sizes)), ()),
+    "types": (lambda: Net(Calls(_types)), ()),
     "values": (lambda: Net(Calls(_values)), ("body.0",)),
     "noise": (lambda: Net(Calls(_noise)), ()),
     "numpy's noise": (lambda: Net(Calls(_numpy_noise)), ("body.0",)),
