@@ -22,10 +22,10 @@ CONDITIONS = ("mode", "scale", "dataset", "shaping", "device", "precision")  # f
 TRAINED_PICTURES = "trained_pictures"  # metric of a training: pictures, each counted in every epoch
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One measured number and its conditions. Raises ValueError for another ``schema``, or a value not finite."""
 
-    schema: int = SCHEMA  # version of this format
+    schema: int  # version of this format
     run: str
     suite: str
     experiment: str
@@ -39,7 +39,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dataset: str
     shaping: ShapingBackend  # how links were shaped
     device: str
-    precision: Precision = "float32"  # in which networks computed
+    precision: Precision = "float32"  # in which networks computed; not written if usual
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:

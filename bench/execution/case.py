@@ -18,7 +18,7 @@ from bench.suite.experiment import Context, Measurement
 from bench.suite.schema import Case
 from nodes.errors import traceback_of, utf8
 from nodes.files import cached_reading
-from reports.record import Record
+from reports.record import SCHEMA, Record
 
 T = TypeVar("T")
 
@@ -125,12 +125,14 @@ def _record(measurement: Measurement, case: Case, context: Context, run: str) ->
     for key, value in measurement.case.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{measurement.metric}: its case has {key} {value}; give a finite number or a text")
-    of_case = {"run": run, "suite": case.experiment.suite, "experiment": case.experiment.spec.name, "seed": case.seed}
+    of_run = {"schema": SCHEMA, "run": run}
+    of_case = {"suite": case.experiment.suite, "experiment": case.experiment.spec.name, "seed": case.seed}
     measured = {"metric": measurement.metric, "value": float(measurement.value), "unit": measurement.unit}
     conditions = {name: getattr(context, name) for name in ("mode", "scale", "shaping", "device")}
     dataset = recorded_dataset(context.dataset, context.data_dir)
     conditions["precision"] = getattr(case.parameters, "precision", "float32")
-    fields = of_case | measured | conditions | {"case": {**case.case, **measurement.case}, "dataset": dataset}
+    fields = of_run | of_case | measured | conditions
+    fields |= {"case": {**case.case, **measurement.case}, "dataset": dataset}
     record = msgspec.convert(fields, Record)
     return msgspec.json.decode(msgspec.json.encode(record), type=Record)  # as it will be read
 

@@ -21,7 +21,7 @@ from bench.suite.fitted import FitSpec, name_of
 from bench.suite.schema import Experiment, Suite, points
 from reports.claims import statistics as stats
 from reports.claims.claim import Bound, Claim, Difference, Order, Ratio, Selector, Value
-from reports.record import Record
+from reports.record import SCHEMA, Record
 
 Values = Mapping[str, int | float]  # of the fitted parameters
 
@@ -103,6 +103,7 @@ class Forward:
 
     def _record(self, experiment: Experiment, one: Measurement, case: dict[str, Any], seed: int) -> Record:
         return Record(
+            schema=SCHEMA,
             run="fit",
             suite=self._suite,
             experiment=experiment.spec.name,

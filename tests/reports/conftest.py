@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from reports.record import Record
+from reports.record import SCHEMA, Record
 
 DEFAULTS = {
-    **{"run": "r", "suite": "s", "experiment": "e", "case": {}, "metric": "m", "unit": "", "seed": 0},
+    **{"schema": SCHEMA, "run": "r", "suite": "s", "experiment": "e", "case": {}, "metric": "m", "unit": "", "seed": 0},
     **{"mode": "in-process", "scale": "laptop", "dataset": "digits", "shaping": "none", "device": "cpu"},
 }
 

@@ -105,6 +105,8 @@ def test_the_precision_of_a_case_is_a_condition_of_its_records(folder: Path, com
     )
     assert command("run", "half.yaml", "--scale", "smoke", "--out", "out") == 0
     assert [record.precision for record in records()] == ["float32", "bfloat16"]
+    usual, other = map(json.loads, Path("out/records.jsonl").read_text().splitlines())
+    assert set(other) - set(usual) == {"precision"}
 
 
 def test_the_plan_comes_first_and_plain_lines_follow(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from bench.gate.compare import GateInputError, GateRule, Side, compare, read_baseline, read_run, write_baseline
 from bench.gate.report import as_json, as_junit, as_markdown
-from reports.record import Record
+from reports.record import SCHEMA, Record
 
 DEFAULTS: dict[str, Any] = {
+    "schema": SCHEMA,
     **{"run": "r", "suite": "s", "experiment": "e", "case": {"method": "split"}, "metric": "accuracy", "unit": ""},
     **{"seed": 0, "mode": "in-process", "scale": "smoke", "dataset": "digits", "shaping": "none", "device": "cpu"},
 }
