@@ -63,7 +63,7 @@ def folded_vgg11(classes: int = 10, width: float = 1.0) -> nn.Sequential:
 
 def folded(weight: torch.Tensor) -> torch.Tensor:
     """The first linear layer's weight (H, 49 C) of ``vgg11`` as that of ``folded_vgg11`` (H, C)."""
-    return weight.unflatten(1, (-1, POOLED**2)).sum(2) / POOLED
+    return weight.reshape(len(weight), -1, POOLED**2).sum(2) / POOLED
 
 
 def half_vgg11(classes: int = 10) -> nn.Sequential:

@@ -49,7 +49,7 @@ class Number:
     """
 
     __hash__ = None  # type: ignore[assignment]  # caches must not keep it
-    __class__ = property(lambda self: type(self.values[0]))  # type: ignore[assignment]  # isinstance(number, int)
+    __class__ = property(lambda self: type(self.values[0]))  # isinstance(number, int)
 
     def __init__(self, values: tuple[Any, ...], make: Callable[[], fx.Node], tracer: Any) -> None:
         self.values, self.tracer = values, tracer
@@ -87,7 +87,7 @@ class Number:
 class Sizes(tuple[Any, ...]):
     """A shape in which some numbers follow from the size of the batch."""
 
-    __class__ = property(lambda self: torch.Size)  # type: ignore[assignment]  # isinstance(shape, torch.Size)
+    __class__ = property(lambda self: torch.Size)  # isinstance(shape, torch.Size)
     burn: Callable[[str], None]
 
     def __getitem__(self, index: Any) -> Any:
