@@ -5,10 +5,13 @@ No state passes from one batch to the next, so a run that resumes at batch k get
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from nodes.data.images import Bytes, Indices, Pictures, stratified
 from nodes.data.partitioning import partition_iid
@@ -74,6 +77,10 @@ def batches(
         chosen = order[number * batch_size : (number + 1) * batch_size]
         samples = pictures.images[chosen]
         labels = torch.from_numpy(pictures.labels[chosen])
+        if isinstance(samples, torch.Tensor):
+            generator = np.random.default_rng((AUGMENT, seed, epoch, number)) if augment else None
+            yield _on_device(samples, generator, pictures), labels
+            continue
         if samples.dtype != np.uint8:
             yield torch.from_numpy(samples), labels
             continue
@@ -90,14 +97,46 @@ def augmented(images: Bytes, generator: np.random.Generator) -> Bytes:
     [0, 2·PADDING]; mirrored where a uniform number (B,) is below 1/2.
     """
     count, _, height, width = images.shape
-    top, left = generator.integers(0, 2 * PADDING + 1, (2, count))
-    mirrored = generator.random(count) < 0.5
+    top, left, mirrored = _crops(generator, count)
     edge = (PADDING, PADDING)
     padded = np.pad(images, ((0, 0), (0, 0), edge, edge))
     crops = sliding_window_view(padded, (height, width), axis=(2, 3))  # (B, 3, 2·PADDING+1, 2·PADDING+1, H, W)
     result: Bytes = crops[np.arange(count), :, top, left]
     result[mirrored] = result[mirrored, :, :, ::-1]
     return result
+
+
+def _crops(generator: np.random.Generator, count: int) -> tuple[Indices, Indices, NDArray[np.bool_]]:
+    """Top, left and whether it is mirrored, of the crop of each of ``count`` pictures."""
+    top, left = generator.integers(0, 2 * PADDING + 1, (2, count))
+    return top, left, generator.random(count) < 0.5
+
+
+def _on_device(samples: torch.Tensor, generator: np.random.Generator | None, pictures: Pictures) -> torch.Tensor:
+    """What ``augmented`` and ``normalised`` make of uint8 (B, H, W, 3), computed where they are, without a wait."""
+    if samples.dtype is not torch.uint8:
+        return samples
+    if generator is not None:
+        samples = _cropped(samples, *_crops(generator, len(samples)))
+    images = samples.permute(0, 3, 1, 2).contiguous()
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (pictures.mean, pictures.std))
+    factor, shift = (1 / (255 * std)).to(images.device), (mean / std).to(images.device)
+    return images.float().mul_(factor).sub_(shift)
+
+
+def _cropped(samples: torch.Tensor, *crops: NDArray[Any]) -> torch.Tensor:
+    """The crops of padded ``samples`` (B, H, W, 3), all by one index into their pixels."""
+    count, height, width, _ = samples.shape
+    device = samples.device
+    top, left, mirrored = (torch.from_numpy(one)[:, None].to(device, non_blocking=True) for one in crops)
+    across = torch.arange(width, device=device)
+    rows = top + torch.arange(height, device=device)  # (B, H)
+    columns = left + torch.where(mirrored, width - 1 - across, across)  # (B, W)
+    tall, wide = height + 2 * PADDING, width + 2 * PADDING
+    rows += tall * torch.arange(count, device=device)[:, None]
+    pixels = rows[:, :, None] * wide + columns[:, None]
+    padded = F.pad(samples, (0, 0) + (PADDING,) * 4)
+    return padded.view(-1, 3)[pixels.view(-1)].view(samples.shape)
 
 
 def normalised(images: Bytes, pictures: Pictures) -> torch.Tensor:

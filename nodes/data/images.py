@@ -1,5 +1,6 @@
 """Labelled pictures with pixels in memory, in a mapped file, or in picture files decoded on use."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from nodes.errors import DataError
 from nodes.spec.job import InputSpec
 
 STATISTICS_PICTURES = 1024  # training pictures at most for mean and standard deviation
+MOST_RESIDENT = 8 << 30  # numbers of pictures on a GPU, where they are kept
 SYNTHETIC_TOKENS = 256  # different ones in drawn sequences
 
 Indices = NDArray[np.int64]
@@ -33,7 +35,7 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, key: slice | Indices, /) -> Bytes: ...
+    def __getitem__(self, key: slice | Indices, /) -> Any: ...  # Bytes, or a tensor where they are ``Resident``
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ class Selected(Lazy):
         self.shape = (len(indices), *images.shape[1:])
 
     def _take(self, indices: Indices) -> Bytes:
-        return self.images[self.indices[indices]]
+        taken: Bytes = self.images[self.indices[indices]]
+        return taken
 
 
 class Resized(Lazy):
@@ -138,6 +141,29 @@ class Resized(Lazy):
 
     def _take(self, indices: Indices) -> Bytes:
         return resize(self._images[indices], self._side)
+
+
+class Resident:
+    """All of ``images`` in the memory of ``device``, where batches of them are taken and prepared."""
+
+    def __init__(self, images: Images, device: torch.device) -> None:
+        self.shape = images.shape
+        self._pixels = torch.from_numpy(np.ascontiguousarray(images[:])).to(device)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: slice | Indices, /) -> torch.Tensor:
+        if isinstance(key, slice):
+            return self._pixels[key]
+        return self._pixels[torch.from_numpy(key).to(self._pixels.device, non_blocking=True)]
+
+
+def resident(pictures: Pictures, device: torch.device) -> Pictures:
+    """``pictures`` on ``device`` if that is a GPU and they are not too many."""
+    if device.type != "cuda" or math.prod(pictures.images.shape) > MOST_RESIDENT:
+        return pictures
+    return replace(pictures, images=Resident(pictures.images, device))
 
 
 def resize(images: Bytes, side: int) -> Bytes:

@@ -16,6 +16,7 @@ from nodes.seeds import derive
 from nodes.spec.job import Device, Job, Timing
 from nodes.training.build import build
 from nodes.training.report import Manage, ReportEpoch, TrainingOutcome, facts, managed, outcome
+from nodes.training.source import Source
 from nodes.wire.channel import Channel
 from nodes.wire.messages import AnyMessage, Begin, EpochReport
 
@@ -78,6 +79,9 @@ async def _run(
 ) -> TrainingOutcome:
     data = data or load_data(job)
     made = {seat.name: build(job, seat.node, None if seat.node else data, meta, seat.source) for seat in job.seats}
+    for _, worker in made.values():
+        segment = worker.segment if isinstance(worker, Source) else worker
+        segment.stays_in_process = True
     members = {name: Member(*made[name], compute) for name, compute in zip(made, computes, strict=True)}
     joins = [(upper.name, lower.name) for upper, lower in job.connections]
     run = LocalRun(members, mode, joins, job.direction_of)

@@ -28,6 +28,7 @@ from nodes.stages.base import Stage
 from nodes.stages.builtin import build_stage
 from nodes.training.optimizer import clip_gradients, learning_rate, make_optimizer
 from nodes.wire.messages import Activation, Gradient, Result
+from nodes.wire.outgoing import LateNumber, number, sendable
 
 TaskMessage = Activation | Gradient | Result  # a batch on its way, or what came of it where the model ends
 NUMBERS = ("assignment", "step", "microbatch")  # identify a task
@@ -56,6 +57,8 @@ class _Pending(msgspec.Struct):
 class Segment:
     """Trainable state of one node and its computations on messages."""
 
+    stays_in_process = False  # what it sends: then tensors of a GPU stay there, and its scores are waited for late
+
     def __init__(self, job: Job, index: int, meta: bool = False) -> None:
         chain = self._chain(job, index, meta)
         self.job = job
@@ -73,6 +76,11 @@ class Segment:
         if job.weights and not meta:
             self._load_weights(job.weights, chain.model)
         self.begin_epoch(0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
 
     def source(self, pictures: torch.Tensor, labels: torch.Tensor | None, **about: Any) -> TaskMessage:
         """Run a batch of ``pictures`` (N, C, H, W) through the first node: an Activation, Gradient or Result."""
@@ -122,7 +130,8 @@ class Segment:
             gradients.append(torch.full_like(pending.loss, 1 / self.job.microbatches))
         if roots:
             torch.autograd.backward(roots, gradients)
-        self.outbound.trained(message.metrics)
+        if type(self.outbound).trained is not Stage.trained:
+            self.outbound.trained({name: float(value) for name, value in message.metrics.items()})
         self._step(pending.save, pending.steps)
         metrics = message.metrics | pending.metrics
         return Gradient(**numbers(message), metrics=metrics, **self._gradients(pending.received))
@@ -178,7 +187,8 @@ class Segment:
         self.outbound.train(message.train)
         self._seed(message, self.place.outbound, 0)
         codes, loss = self.outbound.compress(tensors)
-        wire = _wire(self.outbound.encode({name: code.detach() for name, code in codes.items()}))
+        sent = self.outbound.encode({name: code.detach() for name, code in codes.items()})
+        wire = sendable(sent, self.stays_in_process)
         if message.train:
             metrics = self.outbound.metrics | {"code_bytes": float(sum(tensor.nbytes for tensor in wire.values()))}
             named = {f"link{self.place.outbound}.{name}": value for name, value in metrics.items()}
@@ -195,18 +205,16 @@ class Segment:
 
     def _finish(self, message: Activation, logits: torch.Tensor, received: _Received) -> Gradient | Result:
         if not message.train:
-            return Result(**numbers(message), tensors=_wire({"logits": logits}))
+            return Result(**numbers(message), tensors=sendable({"logits": logits}, self.stays_in_process))
         if message.labels is None:
             raise ProtocolError(f"step {message.step} came without labels")
         labels = message.labels.to(self._device)
         loss = self._loss(logits, labels) / self.job.microbatches
         torch.autograd.backward(loss)
         self._step(message.save, _steps(message))
-        metrics = {
-            "count": float(len(labels)),
-            "loss": number(loss),
-            "correct": number((logits.argmax(1) == labels).sum()),
-        }
+        late = self.stays_in_process and loss.is_cuda and message.save is None
+        scores = [(LateNumber if late else number)(one) for one in (loss, (logits.argmax(1) == labels).sum())]
+        metrics: Any = dict(zip(("count", "loss", "correct"), (float(len(labels)), *scores), strict=True))
         return Gradient(**numbers(message), metrics=metrics, **self._gradients(received))
 
     def _to_device(self, tensors: Tensors) -> Tensors:
@@ -215,7 +223,7 @@ class Segment:
     def _gradients(self, received: _Received) -> dict[str, Any]:
         """The fields of a ``Gradient`` with the gradients of ``received``, encoded."""
         gradients = {name: leaf.grad for name, leaf in received.leaves.items() if leaf.grad is not None}
-        tensors = _wire(self.inbound.encode_gradients(gradients))
+        tensors = sendable(self.inbound.encode_gradients(gradients), self.stays_in_process)
         return {"tensors": tensors, "strides": received.strides or msgspec.UNSET}
 
     def _step(self, save: int | None, steps: tuple[int, int] | None = None) -> None:
@@ -300,7 +308,7 @@ class Segment:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers by name in the model; names of a stage's begin with its half."""
-        return {name: tensor.clone() for name, tensor in _wire(self._held()).items()}
+        return {name: tensor.clone() for name, tensor in sendable(self._held()).items()}
 
     def _held(self) -> Tensors:
         return {
@@ -384,15 +392,3 @@ def numbers(message: TaskMessage) -> dict[str, Any]:
 
 def _steps(message: Activation) -> tuple[int, int] | None:
     return None if message.steps is msgspec.UNSET else (message.step, message.steps)
-
-
-def number(scalar: torch.Tensor) -> float:
-    """Value of ``scalar``; 0 on the meta device."""
-    return 0.0 if scalar.is_meta else float(scalar.detach())
-
-
-def _wire(tensors: Tensors) -> Tensors:
-    """``tensors`` to send: detached, contiguous, on the CPU (meta tensors stay)."""
-    return {
-        name: (tensor if tensor.is_meta else tensor.detach().cpu()).contiguous() for name, tensor in tensors.items()
-    }

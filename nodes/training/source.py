@@ -1,18 +1,22 @@
 """Worker of the UE: runs batches of its dataset through its part of the model."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import msgspec
 import torch
 
 from nodes.data.batching import batches
-from nodes.data.images import Dataset
+from nodes.data.images import Dataset, resident
 from nodes.errors import DataError
 from nodes.runtime.actions import Compute
 from nodes.spec.job import Job
-from nodes.training.segment import Segment, TaskMessage, number
+from nodes.training.segment import Segment, TaskMessage
 from nodes.wire.messages import Result
+from nodes.wire.outgoing import number
+
+Feed = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
 class TrainingSchedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +47,11 @@ class Source:
     def __init__(
         self, segment: Segment, data: Dataset, start_epoch: int = 0, source: int = 0, by_step: bool = True
     ) -> None:
-        self.segment, self._data, self._job = segment, data, segment.job
+        train, test = (resident(pictures, segment.device) for pictures in (data.train, data.test))
+        self.segment, self._data, self._job = segment, replace(data, train=train, test=test), segment.job
+        self._feeds: dict[
+            bool, tuple[tuple[int, int], Feed]
+        ] = {}  # by whether for training, with the batch that is next
         self._drawn: tuple[tuple[int, int], torch.Tensor, torch.Tensor] | None = None
         self._labels: dict[int, torch.Tensor] = {}
         self.backward = segment.backward
@@ -90,18 +98,21 @@ class Source:
         return self._job.batch_size // self._job.microbatches
 
     def draw(self, train: bool, epoch: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and labels of a batch."""
-        drawn = batches(
-            self._data.train if train else self._data.test,
-            self._job.batch_size,
-            seed=self._job.seed,
-            epoch=epoch,
-            shuffle=train,
-            augment=train and self._job.data.augment,
-            drop_last=train,
-            start=batch,
-        )
-        return next(iter(drawn))
+        """Images and labels of a batch; an epoch's order is drawn once where batches follow each other."""
+        due, feed = self._feeds.get(train, (None, iter(())))
+        if due != (epoch, batch):
+            feed = batches(
+                self._data.train if train else self._data.test,
+                self._job.batch_size,
+                seed=self._job.seed,
+                epoch=epoch,
+                shuffle=train,
+                augment=train and self._job.data.augment,
+                drop_last=train,
+                start=batch,
+            )
+        self._feeds[train] = (epoch, batch + 1), feed
+        return next(feed)
 
 
 @dataclass(frozen=True)

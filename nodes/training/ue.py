@@ -1,6 +1,8 @@
 """Role of the UE in split training: starts batches and sums up what returns, epoch by epoch."""
 
 import itertools
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -24,6 +26,7 @@ from nodes.wire.messages import (
     ServeMember,
     Shutdown,
 )
+from nodes.wire.outgoing import LateNumber
 
 SCORES = {"loss", "correct", "count"}  # of a trained batch; all other metrics are the stages'
 
@@ -33,6 +36,7 @@ class Epoch(msgspec.Struct):
 
     began: float
     trained: float  # when its last step ended
+    returned: deque[tuple[bool, Mapping[str, float]]] = msgspec.field(default_factory=deque)  # metrics, not counted yet
     losses: list[float] = []
     ended: list[float] = []  # when each step ended
     correct: float = 0.0
@@ -139,15 +143,24 @@ class Ue(Role):
         microbatches = range(self._schedule.microbatches)
         return [*proposal, *(Train(self._epoch, self._step, microbatch, save) for microbatch in microbatches)]
 
+    def _count(self, late: int) -> None:
+        """Add up the metrics that returned, but for the ``late`` last: a GPU may still be computing them."""
+        epoch = self.history[-1]
+        while len(epoch.returned) > late:
+            first, metrics = epoch.returned.popleft()
+            numbers = {name: float(value) for name, value in metrics.items()}
+            if first:
+                epoch.losses.append(0.0)
+            epoch.losses[-1] += numbers.get("loss", 0.0)
+            epoch.correct += numbers.get("correct", 0.0)
+            epoch.count += numbers.get("count", 0.0)
+            for name in numbers.keys() - SCORES:
+                epoch.told[name] = epoch.told.get(name, 0.0) + numbers[name]
+
     def _trained(self, gradient: Gradient, now: float) -> list[Action]:
         epoch = self.history[-1]
-        if not self._returned:
-            epoch.losses.append(0.0)
-        epoch.losses[-1] += gradient.metrics.get("loss", 0.0)
-        epoch.correct += gradient.metrics.get("correct", 0.0)
-        epoch.count += gradient.metrics.get("count", 0.0)
-        for name in gradient.metrics.keys() - SCORES:
-            epoch.told[name] = epoch.told.get(name, 0.0) + gradient.metrics[name]
+        epoch.returned.append((not self._returned, gradient.metrics))
+        self._count(late=int(isinstance(gradient.metrics.get("loss"), LateNumber)))
         self._returned += 1
         if self._returned < self._schedule.microbatches:
             return []
@@ -155,6 +168,7 @@ class Ue(Role):
         epoch.ended.append(now)
         if self._step < self._schedule.train_steps:
             return self._train()
+        self._count(late=0)
         epoch.trained = now
         return self._test(now)
 

@@ -15,6 +15,7 @@ import msgspec
 import torch
 
 from nodes.wire.messages import AnyMessage
+from nodes.wire.outgoing import LateNumber
 
 VERSION = 2
 PREFIX = struct.Struct("<BIIQI")
@@ -197,7 +198,9 @@ def _header(message: AnyMessage) -> tuple[bytes, list[torch.Tensor]]:
     """``message`` in msgpack, and its tensors in the header's order."""
     tensors: list[torch.Tensor] = []
 
-    def spec(value: Any) -> tuple[str, tuple[int, ...]]:
+    def spec(value: Any) -> float | tuple[str, tuple[int, ...]]:
+        if isinstance(value, LateNumber):
+            return 0.0  # of any float's size; a message that is sent has none
         if not isinstance(value, torch.Tensor):
             raise FrameError(f"a {type(value).__name__} cannot be sent")
         if value.dtype not in DTYPE_NAMES:

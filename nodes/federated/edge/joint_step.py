@@ -32,8 +32,9 @@ from nodes.model.chain import Moment, Values
 from nodes.model.checkpoint import write_state
 from nodes.model.state_transfer import load_training_state, training_state
 from nodes.spec.job import Job
-from nodes.training.segment import Segment, _wire, number
+from nodes.training.segment import Segment
 from nodes.wire.messages import Activation, Gradient
+from nodes.wire.outgoing import number, sendable
 
 SHARED = "shared/"  # before the names of gradients that are the same for all clients
 
@@ -96,7 +97,9 @@ class JointSegment(Segment):
 
     def training_state(self) -> Tensors:
         """All that training goes on from elsewhere."""
-        return {name: tensor.clone() for name, tensor in _wire(training_state(self._named(), self._optimizer)).items()}
+        return {
+            name: tensor.clone() for name, tensor in sendable(training_state(self._named(), self._optimizer)).items()
+        }
 
     def load_training_state(self, tensors: Tensors) -> None:
         """Go on from what ``training_state`` returned. Raises ProtocolError for anything else."""
@@ -204,7 +207,7 @@ class JointSegment(Segment):
 
     def _returned(self, leaves: Tensors, weight: float) -> Tensors:
         gradients = {name: leaf.grad / weight for name, leaf in leaves.items() if leaf.grad is not None}
-        return _wire(self.inbound.encode_gradients(gradients))
+        return sendable(self.inbound.encode_gradients(gradients))
 
     @contextmanager
     def _frozen_statistics(self) -> Iterator[None]:

@@ -22,9 +22,10 @@ from nodes.model.state_transfer import load_training_state, optimizer_state, tra
 from nodes.runtime.actions import Compute
 from nodes.spec.job import Job
 from nodes.stages.base import Stage
-from nodes.training.segment import Segment, TaskMessage, _wire
+from nodes.training.segment import Segment, TaskMessage
 from nodes.training.source import Source
 from nodes.wire.messages import Activation, Parameters, SplitChange
+from nodes.wire.outgoing import sendable
 
 StageKey = tuple[int, int, int, int]  # of a stage: its link, its boundary, its sender and its receiver
 
@@ -57,7 +58,7 @@ class MovingSegment(Segment):
     def give(self, assignment: int, start: int, stop: int) -> Parameters:
         """The state of layers ``start`` to ``stop``, which are held here."""
         tensors = training_state(self._named(start, stop), self._optimizer)
-        return Parameters(assignment=assignment, start=start, stop=stop, tensors=_wire(tensors))
+        return Parameters(assignment=assignment, start=start, stop=stop, tensors=sendable(tensors))
 
     def settle(self, change: SplitChange, parameters: tuple[Parameters, ...]) -> Settled:
         """Hold what ``change`` says, with ``parameters`` of the layers that were not held here before.

@@ -1,6 +1,7 @@
 """Batches against an oracle of single pixels, resumed runs against whole ones; what partitions promise."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from nodes.data.batching import AUGMENT, batches, subset
-from nodes.data.images import Pictures, Selected
+from nodes.data.images import Pictures, Resident, Selected
 from nodes.data.partitioning import partition_dirichlet, partition_iid
 from nodes.errors import DataError
 
@@ -185,3 +186,17 @@ def test_partitions_that_cannot_be() -> None:
             partition_dirichlet(LABELS, 10, alpha, seed=0)
     assert whole(partition_dirichlet(LABELS, 1, 0.5, seed=0))
     assert [len(part) for part in partition_dirichlet(LABELS, 10, 0.01, seed=0, least=50)] == [50] * 10
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_pictures_that_stay_on_a_device_make_the_same_batches(augment):
+    generator = np.random.default_rng(0)
+    bytes_of = generator.integers(0, 256, (30, 12, 10, 3), dtype=np.uint8)
+    here = Pictures(bytes_of, np.arange(30) % 7, (0.5, 0.4, 0.3), (0.25, 0.2, 0.21))
+    there = replace(here, images=Resident(here.images, torch.device("cpu")))
+    settings = {"seed": 3, "epoch": 2, "shuffle": True, "augment": augment}
+    pairs = list(zip(batches(here, 8, **settings), batches(there, 8, **settings), strict=True))
+    assert len(pairs) == 4
+    for (pictures, labels), (prepared, same) in pairs:
+        assert torch.equal(pictures, prepared)
+        assert torch.equal(labels, same)

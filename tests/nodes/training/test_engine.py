@@ -1,5 +1,6 @@
 """Precision, memory format, schedules by step, label smoothing and clipping, against plain loops of torch."""
 
+import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from nodes.model.factory import build_model
 from nodes.spec.job import DataSpec, Job, OptimizerSpec, StageSpec, Timing
 from nodes.training.in_process import run_in_process, run_in_virtual_time
 from nodes.training.segment import Segment
+from nodes.training.source import Source
 
 SMALL = {
     **{"input_shape": (3, 16, 16), "batch_size": 8, "steps": None, "epochs": 2},
@@ -194,3 +196,21 @@ def test_what_does_not_fit_is_refused_by_name():
             small_job(**changes)
     with pytest.raises(ValueError, match="precision: virtual time"):
         run_in_virtual_time(small_job(precision="bfloat16"), [Timing()], [])
+
+
+def test_a_source_draws_the_order_of_an_epoch_once(monkeypatch):
+    drawn = []
+    made = np.random.default_rng
+
+    def noted(seed):
+        drawn.append(seed)
+        return made(seed)
+
+    job = make_job("user_models:Plain", (3,), steps=None)
+    source = Source(Segment(job, 0), load_data(job))
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    for epoch, batch in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 5)]:
+        source.draw(train=True, epoch=epoch, batch=batch)
+        source.draw(train=False, epoch=0, batch=batch % 2)
+    orders = [seed for seed in drawn if seed[0] == 1]
+    assert orders == [(1, 7, 0), (1, 7, 1), (1, 7, 1)]  # one more for a batch that does not follow

@@ -17,8 +17,9 @@ from nodes.training.relay import Relay
 from nodes.training.segment import Backward, Forward, Segment
 from nodes.training.source import Evaluate, Infer, Score, Train, TrainingSchedule
 from nodes.training.ue import Ue
-from nodes.wire.codec import encode
+from nodes.wire.codec import encode, wire_size
 from nodes.wire.messages import Activation, Begin, Gradient, Heartbeat, Result, ServeMember, Shutdown
+from nodes.wire.outgoing import LateNumber
 
 BEGIN = Begin()
 
@@ -102,6 +103,53 @@ def test_the_next_step_waits_for_all_microbatches():
     assert ue.computed(gradient(0, 1, 0.5), 2.0) == []
     assert ue.computed(gradient(0, 2, 1.0), 3.0) == [Train(0, 1, m, 1) for m in range(3)]
     assert ue.history[0].losses == [2.0]
+
+
+class Computing:
+    """A number that notes when it is waited for."""
+
+    is_cuda = False
+
+    def __init__(self, value: float, waited: list[float]) -> None:
+        self.value, self.waited = value, waited
+
+    def detach(self) -> "Computing":
+        return self
+
+    def to(self, device: str, non_blocking: bool) -> "Computing":
+        return self
+
+    def __float__(self) -> float:
+        self.waited.append(self.value)
+        return self.value
+
+
+def test_numbers_that_a_gpu_still_computes_are_waited_for_a_step_late():
+    waited: list[float] = []
+
+    def step(loss: float, last: bool = False) -> Gradient:
+        scores = {"loss": loss, "correct": 0.5} if last else {"loss": LateNumber(Computing(loss, waited))}
+        return Gradient(assignment=0, step=0, metrics={"count": 4.0, **scores}, tensors={})
+
+    ue = make_ue(train_steps=3, test_batches=0)
+    ue.receive("runner", BEGIN, 0.0)
+    seen = []
+    for loss in (3.0, 2.0):
+        ue.computed(step(loss), 1.0)
+        seen.append(list(waited))
+    assert seen == [[], [3.0]]
+    (report, *_) = ue.computed(step(1.0, last=True), 2.0)
+    assert waited == [3.0, 2.0]
+    assert report.message.losses.tolist() == [3.0, 2.0, 1.0]
+    assert report.message.metrics["trained_samples"] == 12.0
+
+
+def test_a_late_number_has_the_size_of_a_float():
+    sizes = [
+        wire_size(Gradient(assignment=0, step=0, metrics={"loss": loss}, tensors={}))
+        for loss in (0.5, LateNumber(torch.tensor(0.5)))
+    ]
+    assert sizes[0] == sizes[1]
 
 
 def test_epochs_follow_each_other_and_begin_where_told():
