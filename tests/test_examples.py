@@ -1,11 +1,11 @@
 """Every file of ``examples/``: it runs as its document says, and documents quote it to the letter."""
 
 import json
-import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from bench.cli.main import main
+
+Command = Callable[..., str]
+Run = Callable[[str], list[dict[str, Any]]]
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,33 +54,60 @@ def test_all_code_in_readme_is_an_example() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A copy of the examples, for what they write."""
-    return Path(shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__")))
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the examples, for what they write; it is the current folder of a machine with one core.
+
+    With more, processes of workers would start, each of which takes seconds.
+    """
+    monkeypatch.setattr("bench.execution.environment.cores", lambda: 1)
+    copy = Path(shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__")))
+    monkeypatch.chdir(copy)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for path in copy.glob("*.py"):
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
+    return copy
 
 
-def python(folder: Path, *words: str) -> str:
-    """What ``python WORDS`` prints in ``folder``, where no checkout is; it must end with 0."""
-    environment = os.environ | {"COLUMNS": "200"}
-    done = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def python(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """What ``python FILE`` prints there; in this process, as each start takes seconds."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(file: str) -> str:
+        capsys.readouterr()
+        runpy.run_path(file, run_name="__main__")
+        return capsys.readouterr().out
+
+    return command
 
 
-def bench(folder: Path, *words: str) -> str:
+@pytest.fixture
+def bench(folder: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     """What ``bench WORDS`` prints there."""
-    return python(folder, "-m", "bench.cli.main", *words)
+
+    def command(*words: str) -> str:
+        capsys.readouterr()
+        code = main(list(words))
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        return printed.out
+
+    return command
 
 
-def run(folder: Path, suite: str) -> list[dict[str, Any]]:
-    """The records of ``suite`` at smoke scale, in ``folder/out``."""
-    bench(folder, "run", suite, "--scale", "smoke", "--allow-uncalibrated", "--out", "out")
-    return [json.loads(line) for line in (folder / "out" / "records.jsonl").read_text().splitlines()]
+@pytest.fixture
+def run(bench: Command) -> Run:
+    """The records of a suite at smoke scale, in the folder ``out``."""
+
+    def records(suite: str) -> list[dict[str, Any]]:
+        bench("run", suite, "--scale", "smoke", "--allow-uncalibrated", "--out", "out")
+        return [json.loads(line) for line in Path("out/records.jsonl").read_text().splitlines()]
+
+    return records
 
 
-def test_plan(folder: Path) -> None:
+def test_plan(bench: Command) -> None:
     plan = yaml.safe_load((EXAMPLES / "plan.yaml").read_text())
     computes, crossing, links = (
         [plan["compute_s"][name] for name in plan["nodes"]],
@@ -90,48 +121,48 @@ def test_plan(folder: Path) -> None:
         return spent + sum(8 * crossing[done] / float(link["rate_bps"]) + link["delay_s"] for link, done in used)
 
     cheapest = min(combinations_with_replacement(range(4), 2), key=lambda splits: cost_s(*splits))
-    found = json.loads(bench(folder, "split", "plan.yaml", "--json"))
+    found = json.loads(bench("split", "plan.yaml", "--json"))
     assert tuple(found["splits"]) == cheapest
     assert found["cost_s"] == pytest.approx(cost_s(*cheapest))
 
 
 @IN_TURN
-def test_a_stage_of_ones_own_and_its_claim(folder: Path) -> None:
-    run(folder, "mine.yaml")
-    (claim,) = json.loads((folder / "out" / "claims.json").read_text())
+def test_a_stage_of_ones_own_and_its_claim(run: Run) -> None:
+    run("mine.yaml")
+    (claim,) = json.loads(Path("out/claims.json").read_text())
     assert claim["verdict"] == "reproduced"
     assert 0.25 < claim["measured"] < 0.26  # a quarter of the tensor; the labels beside it stay
 
 
-def test_a_model_of_ones_own_in_a_job(folder: Path) -> None:
-    lines = python(folder, "job.py").splitlines()
+def test_a_model_of_ones_own_in_a_job(bench: Command, python: Command) -> None:
+    lines = python("job.py").splitlines()
     assert [line.partition(",")[0] for line in lines[:3]] == ["ue: 3 layers", "mec: 2 layers", "cloud: 3 layers"]
     assert lines[3] == f"{2 * 256 // 32} training steps"
-    profiled = json.loads(bench(folder, "profile", "own_model:small_resnet", "--input", "3x16x16", "--json"))
+    profiled = json.loads(bench("profile", "own_model:small_resnet", "--input", "3x16x16", "--json"))
     assert len(profiled["layers"]) == 3 + 2 + 3
 
 
-def test_notebook(folder: Path) -> None:
-    table = python(folder, "notebook.py")
+def test_notebook(python: Command) -> None:
+    table = python("notebook.py")
     assert all(word in table for word in ("case.stage", "identity", "float16", "int8"))
 
 
-def test_federation(folder: Path) -> None:
-    records = run(folder, "federation.yaml")
+def test_federation(run: Run) -> None:
+    records = run("federation.yaml")
     stages = {record["case"]["stage"] for record in records if record["metric"] == "test_accuracy"}
     assert stages == {"identity", "int8"}
 
 
-def test_a_scheme_of_ones_own(folder: Path) -> None:
+def test_a_scheme_of_ones_own(run: Run) -> None:
     """A clients' step of four in five; of its downlink payload only three clients' parts come from means."""
-    records = run(folder, "scheme.yaml")
+    records = run("scheme.yaml")
     steps = {record["case"]["method"]: record["value"] for record in records if record["metric"] == "client_steps"}
     assert steps["trimmed mean"] == pytest.approx(4 / 5 * steps["mean"])
 
 
 @IN_TURN
-def test_link_that_follows_a_trace(folder: Path) -> None:
-    records = run(folder, "trace.yaml")
+def test_link_that_follows_a_trace(run: Run) -> None:
+    records = run("trace.yaml")
     crossed = [
         record["value"]
         for record in records
@@ -141,6 +172,6 @@ def test_link_that_follows_a_trace(folder: Path) -> None:
     assert (64 + 32) * pooled < sum(crossed) < 1.01 * (64 + 32) * pooled  # and its label
 
 
-def test_network_of_ones_own(folder: Path) -> None:
-    median_ms, tail_ms = map(float, re.findall(r"([\d.]+) ms", python(folder, "network.py")))
+def test_network_of_ones_own(python: Command) -> None:
+    median_ms, tail_ms = map(float, re.findall(r"([\d.]+) ms", python("network.py")))
     assert 5 < median_ms < tail_ms  # at least one delay of 5 ms unless all is computed at the UE, which takes longer

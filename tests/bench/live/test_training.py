@@ -99,7 +99,7 @@ def trained_whole(tmp_path_factory) -> Callable[..., tuple[Job, TrainingOutcome]
 @pytest.mark.parametrize("nodes", [2, 3, 5])
 @pytest.mark.parametrize(
     "what",
-    [("resnet18", 20, 4), ("user_models:narrow_vgg11_bn", 20, 4), (NETWORK, 5, 8), ("user_models:Permuting", 5, 8)],
+    [("resnet18", 6, 4), ("user_models:narrow_vgg11_bn", 6, 4), (NETWORK, 5, 8), ("user_models:Permuting", 5, 8)],
     ids=["resnet18", "vgg11", "small", "permuting"],
 )
 def test_a_chain_of_processes_trains_as_the_unsplit_model(what, nodes, trained_whole, tmp_path):
@@ -209,12 +209,12 @@ def test_nodes_started_by_hand_serve_on_after_a_run_that_failed(standing, tmp_pa
 
 def test_a_node_s_threads_are_those_of_its_job(standing, tmp_path):
     said = []
-    for threads in (1, None):
+    for threads in (OWN_THREADS + 1, None):
         asked = job(3, tmp_path, threads=threads, stages=(StageSpec(name="mines:Counting"),) * 2)
         with pytest.raises(RunError) as failed:
             run_live(asked, addresses=standing, token=TOKEN)
         said.append(str(failed.value))
-    assert said[0].endswith(": 1 threads")
+    assert said[0].endswith(f": {OWN_THREADS + 1} threads")
     assert said[1].endswith(f": {OWN_THREADS} threads")
 
 
