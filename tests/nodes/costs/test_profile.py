@@ -129,8 +129,10 @@ def test_bytes_are_of_what_lives_each_storage_once_and_a_parameter_counts_where_
     assert profile.parameters == [8, 20, 0, 0, 0, 27, 0, 1, 0]
 
 
-@pytest.mark.parametrize("granularity", ["op", "module"])
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16"])
+@pytest.mark.parametrize(
+    ("name", "granularity"),
+    [("resnet18", "op"), ("resnet18", "module"), ("mobilenet_v2", "module"), ("vit_b_16", "op")],
+)
 def test_published_networks(name, granularity):
     with torch.device("meta"):
         model = build_model(name, 10, (3, 32, 32))

@@ -132,7 +132,7 @@ def test_what_follows_a_client_is_counted_where_it_crosses(scheme):
 
 
 @pytest.mark.parametrize("scheme", ["sl", "sflv1", "psl", "psl-averaged", "fl"])
-@pytest.mark.parametrize("changes", [{"edges": 1}, {"edges": 2}, {"edges": 2, "rounds": 4, "moves": MOVES}])
+@pytest.mark.parametrize("changes", [{"edges": 1}, {"edges": 2, "rounds": 4, "moves": MOVES}])
 def test_tests_outside_of_a_virtual_run_are_those_of_the_run_itself(scheme, changes):
     inside = make_federation(scheme, **changes)
     outside = replace(inside, test_every=0)
