@@ -81,6 +81,7 @@ class OptimizerSpec(_Spec, frozen=True, kw_only=True):
     schedule: Schedule = "constant"
     warm_up: Annotated[float, msgspec.Meta(ge=0, lt=1)] = WARM_UP  # share of the steps in which the rate rises
     factors: tuple[tuple[int, float], ...] = ()  # (epoch, factor of the learning rate from then on); 1 before
+    renewed: tuple[int, ...] = ()  # epochs, from 0, that begin with a new optimizer, without the old one's momentum
     # Largest norm of the gradients of a step: of all parameters of a node together, which no other node knows, or of
     # each parameter, which is the same wherever the model is cut.
     clip_norm: Annotated[float, msgspec.Meta(gt=0)] | None = None

@@ -239,6 +239,8 @@ class Segment:
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         if save is not None:
+            if self._optimizer is not None and save in self.job.optimizer.renewed:
+                self._optimizer.state.clear()
             if save in self.job.members:
                 kept = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
                 self._family[1 + self.job.members.index(save)] = kept

@@ -8,16 +8,37 @@ A map that is not sent gets only the gradient of Eq. 1, which is equal for all s
 their order, and one enters only when the task pushes a kept map below it, never because it would serve better.
 """
 
+from typing import Literal, get_args
+
 import torch
 from torch import nn
 
+WIDEST, OPEN = 15.0, 0.9  # of f_hat in the authors' code: the largest value, and the least of an open map
+
+# What the authors' code does otherwise than the paper prints it.
+Fact = Literal[
+    "sigmoid",  # one more sigmoid behind the encoder's batch norm
+    "uniform",  # f_hat starts from 0 to WIDEST
+    "squared",  # Eq. 1 sums the squares of the strengths
+    "thrice",  # maps are multiplied by their strengths, and after the coding by their squares, as constants
+    "half",  # maps cross in half precision
+    "norm",  # batch norm of the coders has momentum 0.03 and epsilon 1e-4
+    "frozen",  # where all maps cross, strengths act once, Eq. 1 is left out, and f_hat does not learn
+    "opened",  # a reset opens all maps, see ``ChannelFilter.open``
+]
+FACTS: tuple[Fact, ...] = get_args(Fact)
+
 
 class ChannelFilter(nn.Module):
-    """Strengths (count,) of the maps; f_hat starts from a standard normal distribution (our assumption)."""
+    """Strengths (count,) of the maps; f_hat starts from a standard normal distribution (our assumption).
 
-    def __init__(self, count: int) -> None:
+    ``uniform`` draws f_hat from 0 to WIDEST instead, as the authors' code does: the largest strengths are then
+    saturated, so the maps that are kept are those of the first draw.
+    """
+
+    def __init__(self, count: int, uniform: bool = False) -> None:
         super().__init__()
-        self.f_hat = nn.Parameter(torch.randn(count))
+        self.f_hat = nn.Parameter(WIDEST * torch.rand(count) if uniform else torch.randn(count))
 
     def forward(self) -> torch.Tensor:
         return self.f_hat.sigmoid()
@@ -26,6 +47,12 @@ class ChannelFilter(nn.Module):
     def reset(self, which: torch.Tensor, generator: torch.Generator) -> None:
         """Draw f_hat of the maps ``which`` again (resetprune in Algorithm 3)."""
         self.f_hat[which] = torch.randn(len(which), generator=generator).to(self.f_hat.device)
+
+    @torch.no_grad()
+    def open(self, generator: torch.Generator) -> None:
+        """Set every f_hat to WIDEST, but draw those below OPEN from 0 to WIDEST (the code's reset in deprune)."""
+        drawn = (WIDEST * torch.rand(len(self.f_hat), generator=generator)).to(self.f_hat.device)
+        self.f_hat.copy_(drawn.where(self.f_hat < OPEN, WIDEST))
 
 
 def strongest_maps(strengths: torch.Tensor, budget: int) -> torch.Tensor:

@@ -17,12 +17,13 @@ from nodes.stages.base import Stage
 from nodes.stages.bottleneck import Geometry, decoder, encoder
 from nodes.stages.deprune import budget as budgets
 from nodes.stages.deprune.budget import BudgetPhase, Flatness, PhasePosition, map_budget
-from nodes.stages.deprune.channel_filter import ChannelFilter, prune_loss, strongest_maps
+from nodes.stages.deprune.channel_filter import FACTS, ChannelFilter, Fact, prune_loss, strongest_maps
 from nodes.stages.deprune.kept_maps import decode_maps, encode_maps
 from nodes.stages.deprune.quantiser import dequantise, quantise
 
-MAPS, WHICH, RANGES = "maps", "which", "ranges"
-Choice = Literal["filter", "random", "magnitude"]
+MAPS, WHICH, RANGES, STRENGTHS = "maps", "which", "ranges", "strengths"
+Choice = Literal["filter", "random", "magnitude", "taylor"]
+CODED_NORM = 0.03, 1e-4  # momentum and epsilon of the coders' batch norm in the authors' code
 
 
 class Pruned(Stage):
@@ -37,11 +38,12 @@ class Pruned(Stage):
         delta: Factor in the exponents of Eq. 1.
         epsilon: Weight of Eq. 1 in Eq. 2.
         barrier: lambda of Eq. 1.
-        choice: "filter"; the baselines "random" and "magnitude" (of the coder's kernels) have no filter.
+        choice: "filter", or without one: "random"; "magnitude", of the coder's kernels; "taylor", the sum over all
+            pictures of |g·l|, where l is a map and g its gradient, while all maps cross in the first phase. That is
+            the change of the loss, to first order, without the map.
         code_bits: Quantise the maps to 1 to 8 bits, beyond the paper; None: float32.
         gradient_bits: Quantise their gradients likewise.
-        as_coded: As in the authors' code: one more sigmoid behind the batch norm, strengths applied twice and summed
-            squared.
+        as_coded: As in the authors' code: True for all ``FACTS`` in which it differs from the paper, or some by name.
 
     Raises ValueError for options that make no filter over this boundary.
     """
@@ -59,17 +61,19 @@ class Pruned(Stage):
         choice: Choice = "filter",
         code_bits: int | None = None,
         gradient_bits: int | None = None,
-        as_coded: bool = False,
+        as_coded: bool | Sequence[Fact] = False,
     ) -> None:
         super().__init__(shapes)
         self.phases = tuple(BudgetPhase(*phase) for phase in phases)
         self.name, one = self.single_tensor(4, 2)
+        self._facts = set(FACTS if as_coded is True else as_coded or ())
         _check(self.phases, resolution, choice, (code_bits, gradient_bits))
+        _check_facts(self._facts, code_bits)
         if choice == "magnitude" and one.ndim == 2:
             raise ValueError("choice magnitude needs the kernels of a coder; features have none")
         self.maps = one.shape[1]
         self._flatness = None if flatness is None else Flatness(*flatness)
-        self._resets, self._choice, self._as_coded = reset, choice, as_coded
+        self._resets, self._choice = reset, choice
         self._delta, self._epsilon, self._barrier = delta, epsilon, barrier
         self._code_bits, self._gradient_bits = code_bits, gradient_bits
         self._map_shape = tuple(one.shape[2:])
@@ -78,11 +82,17 @@ class Pruned(Stage):
         if self._map_shape:
             height, width = self._map_shape
             geometry = Geometry(2 + resolution, resolution, resolution)
-            self.sender["encoder"] = encoder(self.maps, self.maps, geometry, sigmoid=as_coded)
+            self.sender["encoder"] = encoder(self.maps, self.maps, geometry, sigmoid="sigmoid" in self._facts)
             self.receiver["decoder"] = decoder(self.maps, self.maps, (height, width), geometry)
+            if "norm" in self._facts:
+                for name in ("encoder", "decoder"):
+                    norm = cast(nn.BatchNorm2d, self._coder(name)[1])
+                    norm.momentum, norm.eps = CODED_NORM
             self._map_shape = (geometry.code_side(height), geometry.code_side(width))
         if choice == "filter":
-            self.sender["filter"] = ChannelFilter(self.maps)
+            self.sender["filter"] = ChannelFilter(self.maps, "uniform" in self._facts)
+        if choice == "taylor":
+            self.sender.register_buffer("importance", torch.zeros(self.maps))
         self._seed = int(torch.randint(2**62, (), device="cpu"))
         self._shuffled = torch.randperm(self.maps, device="cpu")
         # Buffers, so that checkpoints and kept states have them.
@@ -107,7 +117,11 @@ class Pruned(Stage):
         before, moment = self._moment(self._epoch - 1), self._moment(self._epoch)
         self._phase = moment.phase
         if moment.phase != before.phase and self._resets and self._choice == "filter":
-            self._filter().reset(self.which(), torch.Generator().manual_seed(self._seed + moment.phase))
+            generator = torch.Generator().manual_seed(self._seed + moment.phase)
+            if "opened" in self._facts:
+                self._filter().open(generator)
+            else:
+                self._filter().reset(self.which(), generator)
         self._buffer("budget").fill_(map_budget(self.phases[moment.phase].share, self.maps))
         if not moment.since:
             self._buffer("began").zero_()[self.which()] = 1
@@ -132,6 +146,8 @@ class Pruned(Stage):
         if self._choice == "magnitude":
             kernels = self._coder("encoder")[0].get_parameter("weight")
             return strongest_maps(kernels.abs().sum((1, 2, 3)), int(budget))
+        if self._choice == "taylor":
+            return strongest_maps(self._buffer("importance"), int(budget))
         return self._shuffled[: int(budget)].sort().values.to(budget.device)
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
@@ -143,17 +159,43 @@ class Pruned(Stage):
             same = float(self._buffer("began")[which].mean())  # share of the maps kept when the phase began
             self.metrics = {"budget": float(len(value) * len(which)), "same": len(value) * same}
         if self._choice != "filter":
+            if self._choice == "taylor" and len(which) == self.maps and self.training and maps.requires_grad:
+                self._note_importance(maps)
             return {MAPS: maps, WHICH: which}, None
+        return self._filtered(maps, which)
+
+    def _filtered(self, maps: torch.Tensor, which: torch.Tensor) -> tuple[Tensors, torch.Tensor | None]:
+        """The codes of ``maps`` times their strengths, and epsilon times Eq. 1."""
         strengths = self._filter()()
-        strengths = strengths.square() if self._as_coded else strengths
-        if not value.is_meta:
-            self.metrics["strength"] = len(value) * float(strengths.detach().sum())
-        maps = maps * strengths[which].view(-1, *[1] * (maps.ndim - 2))
-        return {MAPS: maps, WHICH: which}, self._epsilon * prune_loss(strengths, len(which), self._delta, self._barrier)
+        still = "frozen" in self._facts and len(which) == self.maps
+        if still:
+            strengths = strengths.detach()
+        summed = strengths.square() if "squared" in self._facts else strengths
+        if not maps.is_meta:
+            self.metrics["strength"] = len(maps) * float(summed.detach().sum())
+        codes = {MAPS: maps * strengths[which].view(-1, *[1] * (maps.ndim - 2)), WHICH: which}
+        if still:
+            return codes, None
+        if "thrice" in self._facts:
+            codes[STRENGTHS] = strengths[which].detach()
+        return codes, self._epsilon * prune_loss(summed, len(which), self._delta, self._barrier)
+
+    def _note_importance(self, maps: torch.Tensor) -> None:
+        """Add |g·l| of each picture, once the gradient g of ``maps`` l has returned."""
+        held, importance = maps.detach(), self._buffer("importance")
+
+        def add(gradient: torch.Tensor) -> None:
+            importance.add_((gradient * held).reshape(*held.shape[:2], -1).sum(2).abs().sum(0))
+
+        maps.register_hook(add)  # type: ignore[no-untyped-call]
 
     def encode(self, codes: Tensors) -> Tensors:
-        """The maps as float32 or packed with their ranges, and their numbers unless all cross."""
+        """The maps as float32, float16, or packed with their ranges, and their numbers unless all cross."""
         wire = self._narrowed(codes[MAPS], self._code_bits)
+        if "half" in self._facts:
+            wire[MAPS] = wire[MAPS].half()
+        if STRENGTHS in codes:
+            wire[STRENGTHS] = codes[STRENGTHS]
         if len(codes[WHICH]) < self.maps:
             wire[WHICH] = codes[WHICH].to(torch.uint8 if self.maps <= 256 else torch.int32)
         return wire
@@ -169,10 +211,20 @@ class Pruned(Stage):
             raise ValueError(
                 f"numbers of maps: got {which.tolist()}, expected ascending ones from 0 to {self.maps - 1}"
             )
-        return {MAPS: self._widened(wire, len(which), self._code_bits), WHICH: which}
+        codes = {WHICH: which}
+        if "thrice" in self._facts and STRENGTHS in wire:
+            wire = dict(wire)
+            codes[STRENGTHS] = wire.pop(STRENGTHS)
+            if (codes[STRENGTHS].shape, codes[STRENGTHS].dtype) != (which.shape, torch.float32):
+                got = f"{codes[STRENGTHS].dtype} {list(codes[STRENGTHS].shape)}"
+                raise ValueError(f"strengths: got {got}, expected float32 ({len(which)},)")
+        dtype = torch.float16 if "half" in self._facts else torch.float32
+        return codes | {MAPS: self._widened(wire, len(which), self._code_bits, dtype)}
 
     def restore(self, codes: Tensors) -> Tensors:
         maps, which = codes[MAPS], codes[WHICH]
+        if STRENGTHS in codes:
+            maps = maps * codes[STRENGTHS].square().view(-1, *[1] * (maps.ndim - 2))
         if "decoder" in self.receiver:
             return {self.name: decode_maps(self._coder("decoder"), maps, which)}
         whole = torch.zeros(len(maps), self.maps, dtype=maps.dtype, device=maps.device)
@@ -193,15 +245,17 @@ class Pruned(Stage):
         rows, ranges = quantise(maps, bits)
         return {MAPS: rows, RANGES: ranges}
 
-    def _widened(self, wire: Tensors, budget: int, bits: int | None) -> torch.Tensor:
+    def _widened(
+        self, wire: Tensors, budget: int, bits: int | None, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
         shape, expected = (budget, *self._map_shape), {MAPS} if bits is None else {MAPS, RANGES}
         if wire.keys() - {WHICH} != expected:
             raise ValueError(f"got wire tensors {sorted(wire)}, expected {sorted(expected)}")
         if bits is not None:
             return dequantise(wire[MAPS], wire[RANGES], bits, shape)
-        if tuple(wire[MAPS].shape[1:]) != shape or wire[MAPS].dtype != torch.float32:
-            raise ValueError(f"maps: got {wire[MAPS].dtype} {list(wire[MAPS].shape)}, expected float32 (N, {shape})")
-        return wire[MAPS]
+        if tuple(wire[MAPS].shape[1:]) != shape or wire[MAPS].dtype != dtype:
+            raise ValueError(f"maps: got {wire[MAPS].dtype} {list(wire[MAPS].shape)}, expected {dtype} (N, {shape})")
+        return wire[MAPS].float()
 
     def _buffer(self, name: str) -> torch.Tensor:
         return self.sender.get_buffer(name)
@@ -220,5 +274,14 @@ def _check(phases: Sequence[BudgetPhase], resolution: int, choice: Choice, bits:
         raise ValueError(f"resolution {resolution}, expected at least 1")
     if choice not in get_args(Choice):
         raise ValueError(f"choice {choice!r}, expected one of {', '.join(get_args(Choice))}")
+    if choice == "taylor" and phases[0].share < 1:
+        raise ValueError("choice taylor weighs the maps while all cross; give a first phase with a share of 1")
     if any(number is not None and not 1 <= number <= 8 for number in bits):
         raise ValueError(f"{list(bits)} bits: 1 to 8, or null for float32")
+
+
+def _check_facts(facts: set[Fact], code_bits: int | None) -> None:
+    if unknown := facts - set(FACTS):
+        raise ValueError(f"as_coded: got {', '.join(sorted(unknown))}, expected some of {', '.join(FACTS)}")
+    if "half" in facts and code_bits is not None:
+        raise ValueError(f"as_coded half sends float16; leave out code_bits, got {code_bits}")

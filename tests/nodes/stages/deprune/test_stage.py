@@ -9,6 +9,7 @@ from oracle import Staged, assert_equals_joint, first_message, staged_job
 from torch.nn import functional as F
 
 from nodes.data.loading import load_data
+from nodes.model.checkpoint import checkpoint_path
 from nodes.spec.job import Job, OptimizerSpec, StageSpec
 from nodes.stages.deprune.stage import Pruned
 from nodes.training.in_process import run_in_process
@@ -80,18 +81,62 @@ class Filtered(Staged):
         extra = None
         if self.options.get("choice", "filter") == "filter":
             f = torch.sigmoid(self.f_hat)
-            if self.options.get("as_coded"):
-                code, f = torch.sigmoid(code), f * f
             code = code * f[kept][:, None, None]
             excess = self.options.get("delta", 0.01) * (f.sum() - self.budget)
             extra = torch.exp(excess) + self.options.get("barrier", 1.0) * torch.exp(-excess)
             extra = self.options.get("epsilon", 1000.0) * extra
+        self.code = code
+        code.retain_grad()
         code = Crossing.apply(code, self.options.get("code_bits"), self.options.get("gradient_bits"))
         lacking = 8 - ((code.shape[-1] - 1) * r - 2 * r + 2 + r)
         b = F.conv_transpose2d(code, up.weight[kept], up.bias, stride=r, padding=r, output_padding=lacking)
         b = F.relu(up_norm(b))
         task = F.cross_entropy(self.model.head(features[CUT:](b).mean((2, 3))), labels)
         return self.trained_on(task, extra)
+
+
+class Weighed(Filtered):
+    """Maps chosen by |g·l|, picture by picture, summed while all of them cross; g by autograd of the whole network."""
+
+    def __init__(self, job, data):
+        super().__init__(job, data)
+        self.importance = [0.0] * MAPS
+
+    def chosen(self):
+        if self.budget == MAPS:
+            return torch.arange(MAPS)
+        return torch.tensor(sorted(sorted(range(MAPS), key=lambda one: -self.importance[one])[: self.budget]))
+
+    def step(self, pictures, labels):
+        total = super().step(pictures, labels)
+        if self.budget == MAPS:
+            for gradients, maps in zip(self.code.grad, self.code.detach(), strict=True):
+                for one in range(MAPS):
+                    self.importance[one] += abs(float(gradients[one].flatten() @ maps[one].flatten()))
+        return total
+
+
+@pytest.mark.parametrize("phases", [[[2, 1.0], [1, 1 / 4]], [[1, 1.0], [1, 1 / 2], [1, 1 / 8]]])
+def test_maps_are_chosen_by_what_the_loss_would_be_without_them(phases, tmp_path):
+    job = make_job(changes={"checkpoint": str(tmp_path)}, phases=phases, choice="taylor")
+    oracle = Weighed(job, load_data(job))
+    assert_equals_joint(job, oracle, (*NOTED, "sender.importance"))
+    assert oracle.kept[-1] != list(range(oracle.budget))  # it did choose
+    kept = torch.load(checkpoint_path(job, 0, 3), weights_only=True)["modules"]["sender"]["importance"]
+    assert kept.tolist() == pytest.approx(oracle.importance, rel=1e-4)
+
+
+def test_where_the_loss_is_linear_importance_is_the_loss_without_a_map_exactly():
+    torch.manual_seed(0)
+    stage = Pruned(BOUNDARY, choice="taylor")
+    weights, pictures = torch.randn(3, MAPS, 8, 8), torch.randn(3, MAPS, 8, 8)
+    codes, _ = stage.compress({"x": pictures})
+    (weights * codes["maps"]).sum().backward()
+    each = [[(weights[n, one] * codes["maps"][n, one]).sum().item() for n in range(3)] for one in range(MAPS)]
+    assert stage.sender.importance.tolist() == pytest.approx([sum(map(abs, losses)) for losses in each], rel=1e-4)
+    stage.eval().compress({"x": pictures})
+    (stage.train().compress({"x": pictures})[0]["maps"] * 0).sum().backward()
+    assert stage.sender.importance.tolist() == pytest.approx([sum(map(abs, losses)) for losses in each], rel=1e-4)
 
 
 class Crossing(torch.autograd.Function):
@@ -127,7 +172,6 @@ OPTIONS = {
     "a budget loss that moves the filter": {"delta": 0.1, "epsilon": 5.0, "barrier": 0.5},
     "random maps": {"choice": "random"},
     "maps by magnitude": {"choice": "magnitude"},
-    "as coded": {"as_coded": True, "epsilon": 1.0},
     "four bits there": {"code_bits": 4},
     "eight bits there and back": {"code_bits": 8, "gradient_bits": 8},
 }
@@ -255,6 +299,9 @@ def test_a_phase_begins_with_the_first_batch_of_training_not_with_a_test_before_
         ({"resolution": 0}, "resolution 0"),
         ({"choice": "best"}, "choice 'best'"),
         ({"code_bits": 9}, "1 to 8"),
+        ({"choice": "taylor", "phases": [[1, 0.5]]}, "first phase with a share of 1"),
+        ({"as_coded": ["sigmoid", "squares"]}, "got squares"),
+        ({"as_coded": True, "code_bits": 8}, "leave out code_bits"),
         ({"shapes": {"x": torch.empty(1, 20, device="meta")}, "choice": "magnitude"}, "features have none"),
     ],
 )
@@ -272,6 +319,7 @@ WIRES = {
     "a number that is negative": {"maps": torch.zeros(3, 1, 8, 8), "which": torch.tensor([-1], dtype=torch.int32)},
     "numbers in a square": {"maps": torch.zeros(3, 1, 8, 8), "which": torch.zeros(1, 1, dtype=torch.uint8)},
     "something more": {"maps": torch.zeros(3, 8, 8, 8), "ranges": torch.zeros(8, 2)},
+    "strengths that nobody reads": {"maps": torch.zeros(3, 8, 8, 8), "strengths": torch.zeros(8)},
 }
 
 
