@@ -18,6 +18,8 @@ from nodes.model.chain import Chain
 from nodes.spec.job import Job, OptimizerSpec, StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.stages.deprune.budget import BudgetPhase, rate_factors
+from nodes.stages.deprune.channel_filter import Fact
+from nodes.stages.deprune.stage import Choice
 from nodes.training.in_process import run_in_process
 from nodes.training.report import ReportEpoch, TrainingOutcome
 from nodes.zoo.vgg import layers_before
@@ -27,6 +29,17 @@ REACHED = 0.005  # distance to the best accuracy that counts as reaching it: an 
 
 Epochs = list[dict[str, float]]  # what a node reports of each
 Budgets = Literal["low", "full", "low then full", "low until flat"]
+
+
+class PhaseChange(NamedTuple):
+    """What a change of budget does to the optimizers: a factor of the learning rate for some epochs; new ones."""
+
+    boost: float = 1.0
+    boosted_epochs: int = 1
+    renewed: bool = False
+
+
+UNCHANGED = PhaseChange()
 
 
 class TrainingMethod(NamedTuple):
@@ -39,6 +52,8 @@ class TrainingMethod(NamedTuple):
     module: bool = True
 
 
+CODED = {"as_coded": True, "reset": True}  # the authors' code, which resets the filter in deprune
+
 METHODS = {
     "without": TrainingMethod("full", module=False),
     "none": TrainingMethod("full"),
@@ -46,7 +61,9 @@ METHODS = {
     "deprune": TrainingMethod("low then full"),
     "random": TrainingMethod("low", {"choice": "random"}),
     "magnitude": TrainingMethod("low", {"choice": "magnitude"}),
-    "as-coded": TrainingMethod("low then full", {"as_coded": True}),
+    "as-coded": TrainingMethod("low then full", CODED),
+    "none-as-coded": TrainingMethod("full", CODED),
+    "high-as-coded": TrainingMethod("low", CODED),
     "one-barrier": TrainingMethod("low then full", {"barrier": 0.0}),
     "boosted": TrainingMethod("low then full", boost=5.0),
     "printed-rate": TrainingMethod("low then full", lr=1e-5),
@@ -116,7 +133,7 @@ class Family(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Prune: ``epochs`` at each of ``shares``, all maps first; and training from scratch at each smaller share.
 
     ``scratch_epochs`` is the length of the latter, by default that of the training of all maps. ``early`` is the epoch
-    after a change of budget at which the two are compared.
+    after a change of budget at which the two are compared. ``as_coded`` is that of the stage.
     """
 
     optimizer: OptimizerSpec = OptimizerSpec(lr=1e-3, momentum=0.9)
@@ -124,7 +141,8 @@ class Family(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True)
     shares: tuple[PositiveShare, ...] = (1.0, 1 / 4, 1 / 32)
     early: Count = 5
     reset: bool = True
-    choice: Literal["filter", "random", "magnitude"] = "filter"
+    choice: Choice = "filter"
+    as_coded: bool | tuple[Fact, ...] = False
     boost: float = 1.0
     boosted_epochs: Count = 1  # the paper's l_k
     scratch: bool = True
@@ -185,7 +203,8 @@ def trained(name: str, parameters: TrainingCourse, context: Context) -> Epochs:
     if method.budgets == "low until flat":
         options["flatness"] = FLATNESS
     stage = pruned(phases, resolution=parameters.resolution, **options) if method.module else StageSpec()
-    job = make_job(parameters, context, stage, phases, (method.boost, parameters.boosted_epochs))
+    change = PhaseChange(method.boost, parameters.boosted_epochs, "as_coded" in method.options)
+    job = make_job(parameters, context, stage, phases, change)
     if method.lr is not None:
         job = replace(job, optimizer=replace(job.optimizer, lr=method.lr))
     return train(job, context, name).epochs
@@ -216,9 +235,10 @@ def learned(epochs: Epochs) -> Iterator[Measurement]:
 def family(parameters: Family, context: Context) -> Iterator[Measurement]:
     """Train a family by prune and each of its smaller members from scratch, then serve all members in turn."""
     phases = [BudgetPhase(*pair) for pair in zip(parameters.epochs, parameters.shares, strict=True)]
-    options = {"resolution": parameters.resolution, "choice": parameters.choice}
-    boost = parameters.boost, parameters.boosted_epochs
-    job = make_job(parameters, context, pruned(phases, reset=parameters.reset, **options), phases, boost)
+    options = {"resolution": parameters.resolution, "choice": parameters.choice, "as_coded": parameters.as_coded}
+    renewed = bool(parameters.as_coded) and parameters.boost != 1
+    change = PhaseChange(parameters.boost, parameters.boosted_epochs, renewed)
+    job = make_job(parameters, context, pruned(phases, reset=parameters.reset, **options), phases, change)
     ends = [sum(parameters.epochs[: number + 1]) for number in range(len(phases))]
     job = replace(job, members=tuple(ends))
     reported = train(job, context, "prune").epochs
@@ -231,6 +251,7 @@ def family(parameters: Family, context: Context) -> Iterator[Measurement]:
         case = {"share": f"1/{round(1 / phase.share)}"}
         mine = accuracies_of(trained[ends[number - 1] : ends[number]])
         yield of_epochs(trained[: ends[number]], {"method": "prune", **case})
+        yield Measurement("first_accuracy", mine[0], "fraction", {"method": "prune", **case})
         yield Measurement("best_accuracy", max(mine), "fraction", {"method": "prune", **case})
         if parameters.scratch:
             length = [BudgetPhase(parameters.scratch_epochs or parameters.epochs[0], phase.share)]
@@ -278,10 +299,12 @@ def make_job(
     context: Context,
     stage: StageSpec,
     phases: Sequence[BudgetPhase],
-    boost: tuple[float, int] = (1.0, 1),
+    change: PhaseChange = UNCHANGED,
 ) -> Job:
-    """The job of UE and server with ``stage`` between them; ``boost`` is a factor of the learning rate and epochs."""
-    classes = len(parameters.stored(context).classes)
+    """The job of UE and server with ``stage`` between them."""
+    classes = parameters.classes(context)
+    factors = rate_factors(phases, change.boost, change.boosted_epochs)
+    renewed = tuple(accumulate(phase.epochs for phase in phases[:-1])) if change.renewed else ()
     layout = parameters.layout(classes)
     return parameters.job(
         context,
@@ -290,7 +313,7 @@ def make_job(
         nodes=node_names(2),
         splits=(layers_before(parameters.cut),),
         stages=(stage,),
-        optimizer=replace(parameters.optimizer, factors=rate_factors(phases, *boost)),
+        optimizer=replace(parameters.optimizer, factors=factors, renewed=renewed),
         epochs=sum(phase.epochs for phase in phases),
     )
 

@@ -4,9 +4,20 @@ import pytest
 from measured import values
 from msgspec.structs import replace
 
-from bench.experiments.deprune.experiments import METHODS, Family, TrainingCourse, course, epochs_to_best, family
+from bench.experiments.deprune.experiments import (
+    METHODS,
+    Family,
+    PhaseChange,
+    TrainingCourse,
+    course,
+    epochs_to_best,
+    family,
+    make_job,
+    pruned,
+)
 from bench.experiments.deprune.traffic import Coders, SourceTraffic, coders, traffic
 from bench.suite.parameter_types import ModelName
+from nodes.stages.deprune.budget import BudgetPhase
 
 TINY = {
     "model": ModelName("nodes.zoo.vgg:tiny_vgg11"),
@@ -54,6 +65,23 @@ def test_a_family_is_served_as_it_was_trained(context):
     assert values(found, "trained_pictures", method="prune") == [2 * 64, 3 * 64]  # the larger members' epochs too
     assert values(found, "trained_pictures", method="scratch") == [2 * 64, 2 * 64]
     assert [sum(line.startswith(name) for line in said) for name in ("prune", "scratch-1", "scratch-2")] == [6, 2, 2]
+
+
+@pytest.mark.parametrize("choice", ["random", "magnitude", "taylor"])
+def test_a_family_without_a_filter_has_its_first_epoch_with_fewer_maps(choice, context):
+    some = Family(**TINY, epochs=(1, 2), shares=(1.0, 1 / 4), early=1, scratch=False, choice=choice)
+    found = list(family(some, context))
+    accuracies = values(found, "test_accuracy")
+    assert values(found, "first_accuracy", share="1/4") == [accuracies[1]]
+    assert values(found, "best_accuracy", share="1/4") == [max(accuracies[1:])]
+
+
+def test_the_authors_code_begins_a_phase_with_new_optimizers(context):
+    phases = [BudgetPhase(2, 0.25), BudgetPhase(3, 0.5), BudgetPhase(1, 1.0)]
+    parameters = TrainingCourse(**TINY)
+    for change, expected in ((PhaseChange(), ()), (PhaseChange(renewed=True), (2, 5))):
+        assert make_job(parameters, context, pruned(phases), phases, change).optimizer.renewed == expected
+    assert METHODS["as-coded"].options["reset"]
 
 
 def test_epochs_to_the_lower_of_both_bests():
