@@ -4,6 +4,7 @@ MODULES = {
     "adaptive": "hivemind.live_protocol",
     "cellular": "general.cellular",
     "deprune": "deprune.experiments",
+    "deprune_testbeds": "deprune.testbeds",
     "deprune_traffic": "deprune.traffic",
     "dynsplit": "dynsplit.experiments",
     "edge_placement": "edge_sl.placement",
@@ -33,7 +34,7 @@ _COMPUTED = ("in-process", "virtual")  # numbers that no link and no clock enter
 MODES = {  # modes of the experiments of a file, or of one of them
     **dict.fromkeys(("adaptive", "links", "live_rates", "live_route", "transport"), _LIVE),
     **dict.fromkeys(("deprune", "dynsplit", "edge_privacy", "hivemind_profiles"), _HERE),
-    **dict.fromkeys(("cellular", "edge_placement", "links.many"), _VIRTUAL),
+    **dict.fromkeys(("cellular", "deprune_testbeds", "edge_placement", "links.many"), _VIRTUAL),
     **dict.fromkeys(
         (name for name in MODULES if name.startswith("hivemind_") and name != "hivemind_profiles"), _VIRTUAL
     ),
