@@ -13,7 +13,8 @@ from bench.experiments.common.learning import layers_of
 from bench.experiments.deprune.experiments import VggTraining, make_job, pruned
 from bench.suite.experiment import Context, Measurement, Problem, Setting
 from bench.suite.parameter_types import Count, Positive, PositiveShare
-from netem.profiles import Duplex, LinkProfile
+from netem.link import LinkProfile
+from netem.profiles import Duplex
 from nodes.costs.devices import BACKWARD
 from nodes.costs.workload import Workload, inspect_chain
 from nodes.spec.job import StageSpec, Timing
