@@ -29,6 +29,8 @@ class Stage(nn.Module):
         self.sender = nn.Module()
         self.receiver = nn.Module()
         self.metrics: dict[str, float] = {}  # sums over the samples of the last ``compress`` in training
+        self.weighs_losses = False  # whether ``restore`` sets ``loss_weights``; then the receiver computes the loss
+        self.loss_weights: torch.Tensor | None = None  # (M,) of the samples last restored in training, of sum 1
 
     def single_tensor(self, *ranks: int) -> tuple[str, torch.Tensor]:
         """Name and shape of the boundary's only tensor. Raises ValueError for another number, or none of ``ranks``."""
@@ -65,7 +67,11 @@ class Stage(nn.Module):
         return wire
 
     def restore(self, codes: Tensors) -> Tensors:
-        """The boundary's tensors (N, ...) of ``codes``, by the names given to ``compress``, differentiably."""
+        """The boundary's tensors (N, ...) of ``codes``, by the names given to ``compress``, differentiably.
+
+        A stage that ``weighs_losses`` may restore each batch several times in training, one after the other, M samples
+        in all. The loss is then the sum of theirs by ``loss_weights``, differentiably.
+        """
         return codes
 
     def encode_gradients(self, gradients: Tensors) -> Tensors:

@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import nn
 
-from nodes.errors import ProtocolError
+from nodes.errors import ModelError, ProtocolError
 from nodes.model.boundary import Strides, Tensors, check_restored, pack, unpack
 from nodes.model.chain import Chain, Moment, Part, Values
 from nodes.model.checkpoint import read_checkpoint, write_checkpoint
@@ -26,6 +26,7 @@ from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Job
 from nodes.stages.base import Stage
 from nodes.stages.builtin import build_stage
+from nodes.training.loss import batch_loss
 from nodes.training.optimizer import clip_gradients, learning_rate, make_optimizer
 from nodes.wire.messages import Activation, Gradient, Result
 from nodes.wire.outgoing import LateNumber, number, sendable
@@ -58,6 +59,7 @@ class Segment:
     """Trainable state of one node and its computations on messages."""
 
     stays_in_process = False  # what it sends: then tensors of a GPU stay there, and its scores are waited for late
+    weighs_losses: ClassVar[bool] = True  # whether its loss may be that of a stage that weighs losses
 
     def __init__(self, job: Job, index: int, meta: bool = False) -> None:
         chain = self._chain(job, index, meta)
@@ -171,9 +173,9 @@ class Segment:
             made: Values = self._part(values, moment)
         return made
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The mean cross entropy."""
-        return nn.functional.cross_entropy(self._widened(logits), labels, label_smoothing=self.job.label_smoothing)
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of a batch, and how many of its answers are right."""
+        return batch_loss(self._widened(logits), labels, self.job.label_smoothing, self.inbound.loss_weights)
 
     def _widened(self, computed: torch.Tensor) -> torch.Tensor:
         """``computed`` in float32 if the job computes in bfloat16: the loss and stages do not."""
@@ -209,11 +211,12 @@ class Segment:
         if message.labels is None:
             raise ProtocolError(f"step {message.step} came without labels")
         labels = message.labels.to(self._device)
-        loss = self._loss(logits, labels) / self.job.microbatches
+        task, correct = self._loss(logits, labels)
+        loss = task / self.job.microbatches
         torch.autograd.backward(loss)
         self._step(message.save, _steps(message))
         late = self.stays_in_process and loss.is_cuda and message.save is None
-        scores = [(LateNumber if late else number)(one) for one in (loss, (logits.argmax(1) == labels).sum())]
+        scores = [(LateNumber if late else number)(one) for one in (loss, correct)]
         metrics: Any = dict(zip(("count", "loss", "correct"), (float(len(labels)), *scores), strict=True))
         return Gradient(**numbers(message), metrics=metrics, **self._gradients(received))
 
@@ -268,6 +271,11 @@ class Segment:
             self._part.to(self._device).to(memory_format=self._memory_format)
         self._arriving = chain.shapes(held.start)
         self.inbound = self._stage(held.inbound, self._arriving)
+        if self.inbound.weighs_losses and not (held.last and self.weighs_losses):
+            raise ModelError(
+                f"stage {self.job.stages[held.inbound or 0].name}: weighs the losses of its samples, which only a "
+                "receiver with the model's last layer can, in a chain of nodes"
+            )
         self.outbound = self._stage(held.outbound, chain.shapes(held.stop))
         self._optimizer = make_optimizer(list(self._parameters()), self.job.optimizer)
 

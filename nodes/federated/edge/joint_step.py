@@ -63,6 +63,8 @@ class _Batch(NamedTuple):
 class JointSegment(Segment):
     """A server part that takes one training step on what several clients sent."""
 
+    weighs_losses = False
+
     def __init__(self, job: Job, index: int, meta: bool = False, statistics: Statistics = "running") -> None:
         super().__init__(job, index, meta)
         self._statistics = statistics

@@ -8,6 +8,7 @@ the gate's layers open. Ours standardises the scores over the batch, so they can
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,10 +53,38 @@ def straight_through(soft: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
     return 1 + (chosen - chosen.detach())
 
 
+def one_hot(soft: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+    """The gates (N, n) of all paths: 1 for ``choice`` (N,) and 0 for the others, with the gradient of ``soft``."""
+    hard = (choice[:, None] == torch.arange(soft.shape[1], device=soft.device)).to(soft.dtype)
+    return hard + (soft - soft.detach())
+
+
+def fit_to_losses(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fit ``scores`` (N, n) to the losses that return: zeros (N, n), whose gradient is each path's share in the loss.
+
+    The second result is a loss term, 0 in the forward pass. Its gradient is that of the mean over the samples of
+    sum_i (score_i - (loss_n - loss_i))^2, so a score predicts how much less a path's loss is than the last path's.
+    """
+    zeros, fit = _Fit.apply(scores)
+    return zeros, fit
+
+
+class _Fit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(scores)
+        return torch.zeros_like(scores), scores.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, shares: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        (scores,) = ctx.saved_tensors
+        gains = shares[:, -1:] - shares  # times ``weight`` / N, as the loss is
+        return 2 * (weight / len(scores) * scores - gains)
+
+
 def observed_shares(soft: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
     """The batch's observed share (n,) of each path, with the gradient of the mean of ``soft`` (N, n)."""
-    hard = nn.functional.one_hot(choice, soft.shape[1]).to(soft.dtype)
-    return (hard + (soft - soft.detach())).mean(0)
+    return one_hot(soft, choice).mean(0)
 
 
 def ratio_loss(observed: torch.Tensor, target: torch.Tensor, above_only: bool = False) -> torch.Tensor:

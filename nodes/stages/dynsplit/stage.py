@@ -1,16 +1,28 @@
 """DynSplit's stage: a gate that chooses one of several paths per sample, each with an encoder and a decoder.
 
-DynSplit, Algorithms 1 and 2. A batch's codes cross path by path, and the choices in ceil(log2 n) bits a sample. The
-receiver decodes each sample by its path and multiplies it by its gate, a 1 with a gradient that returns: so the gate
-learns from the task. The batch norms of a path see only the samples on it.
+DynSplit, Algorithms 1 and 2. A batch's codes cross path by path, and the choices in ceil(log2 n) bits a sample. What
+the gate learns from in training is the option ``gradient``; the paper has the first three.
+
+========= ======================================================= ============================= =====================
+gradient  training                                                crosses to the receiver       and back, a sample
+========= ======================================================= ============================= =====================
+smashed   Algorithm 1: the gate multiplies what is encoded        the chosen path's code        its gradient
+chosen    the gate multiplies what the decoder returns            the chosen path's code        its gradient, 1 number
+all       Eq. 1: a sum over all paths, weighted by the gate       the code of each path         their gradients, n
+                                                                                                numbers
+losses    beyond the paper: the mean loss over all paths, and a   the code of each path         their gradients, n
+          gate that predicts how much less each path's loss is                                  losses
+========= ======================================================= ============================= =====================
+
+The gate is 0 or 1, with the gradient of Eq. 4's relaxation. The batch norms of a path see the samples that cross it;
+through them a chosen path's loss has a gradient for the codes of other samples too, so all codes' gradients return.
 
 Departures from the paper: lambda times the ratio loss is added at the UE, where the gate is, instead of the server
-(Algorithm 1), with the same gradient. The gate multiplies the decoder's output instead of the encoder's (Eq. 1), so
-the server can return its gradient. The choice is sent, which Algorithm 2 leaves out and decoding needs. A single path
-has no gate and is BottleNet++'s auto-encoder.
+(Algorithm 1), with the same gradient. Eq. 1 adds what encoders of different widths return; here their decoders'
+outputs are added. The choice is sent, which Algorithm 2 leaves out and decoding needs. A single path has no gate and
+is BottleNet++'s auto-encoder.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -21,72 +33,14 @@ from nodes.model.boundary import Tensors
 from nodes.stages import bottleneck
 from nodes.stages.base import Stage
 from nodes.stages.bottleneck import Geometry
-from nodes.stages.deflate import deflate, inflate
 from nodes.stages.dynsplit import gate as gating
-from nodes.stages.entropy_coder import Counts, decode_levels, encode_levels
+from nodes.stages.dynsplit.path import CodedPath, Coders, Lossless, Prior
 
 RECENT = 1024  # margins from which the threshold for ``share`` is computed
-CHOICE, GATE = "choice", "gate"  # names of codes; the code of a path has its number
-Lossless = Literal["deflate", "entropy"] | None
-
-
-class CodedPath:
-    """One path for samples of ``shape`` (C, H, W), with ``channels`` in its code; 0 for no coders.
-
-    Codes cross at ``bits`` a number, or as float32 (None, and without coders). ``lossless`` compresses them further:
-    deflated, or entropy-coded at inference with tables that both ends learn from the packed codes of training.
-    """
-
-    def __init__(
-        self, shape: tuple[int, int, int], channels: int, bits: int | None, geometry: Geometry, lossless: Lossless
-    ) -> None:
-        deep, height, width = shape
-        self.bits = bits if channels else None
-        self.lossless = lossless if self.bits else None
-        self.code_shape = (channels, geometry.code_side(height), geometry.code_side(width)) if channels else shape
-        self.encoder = bottleneck.encoder(deep, channels, geometry) if channels else nn.Identity()
-        self.decoder = bottleneck.decoder(channels, deep, (height, width), geometry) if channels else nn.Identity()
-        places = math.prod(self.code_shape[1:])
-        counted = self.lossless == "entropy"
-        self.sent_counts, self.received_counts = (
-            Counts(channels, places, 2 ** (bits or 0)) if counted else None for _ in range(2)
-        )
-
-    @property
-    def sample_bytes(self) -> int:
-        """Bytes of the code of one sample on the wire, without lossless coding."""
-        size = math.prod(self.code_shape)
-        return bottleneck.packed_bytes(size, self.bits) if self.bits else 4 * size
-
-    def rows(self, code: torch.Tensor, training: bool) -> torch.Tensor:
-        """The wire tensor of ``code`` (N, C', H', W'): float32, a row of bytes a sample, or one lossless stream."""
-        if not self.bits:
-            return code
-        numbers = bottleneck.to_levels(code, self.bits).flatten(1)
-        if self.sent_counts is not None and not code.is_meta:
-            if not training:
-                return encode_levels(numbers, self.sent_counts.frequencies()).to(code.device)
-            self.sent_counts.add(numbers)
-        rows = bottleneck.pack(numbers, self.bits)
-        return deflate(rows) if self.lossless == "deflate" and not rows.is_meta else rows
-
-    def code(self, rows: torch.Tensor) -> torch.Tensor:
-        """The codes of the wire tensor ``rows``. Raises ValueError."""
-        if self.bits:
-            return bottleneck.from_levels(self._numbers(rows, self.bits), self.bits).view(-1, *self.code_shape)
-        if rows.shape[1:] != self.code_shape or rows.dtype != torch.float32:
-            raise ValueError(f"codes: got {rows.dtype} {list(rows.shape)}, expected float32 (N, {self.code_shape})")
-        return rows
-
-    def _numbers(self, rows: torch.Tensor, bits: int) -> torch.Tensor:
-        if self.received_counts is not None and rows.ndim == 1:
-            return decode_levels(rows, self.received_counts.frequencies())
-        if self.lossless == "deflate" and not rows.is_meta:
-            rows = inflate(rows, self.sample_bytes)
-        numbers = bottleneck.unpack(rows, bits, math.prod(self.code_shape))
-        if self.received_counts is not None and not rows.is_meta:
-            self.received_counts.add(numbers)
-        return numbers
+CHOICE, GATE, LOSSES = "choice", "gate", "losses"  # names of codes; the code of a path has its number
+EVERY = "every"  # the choice, where every path has a code for every sample
+Gradient = Literal["smashed", "chosen", "all", "losses"]
+Inference = Literal["argmax", "sampled"]
 
 
 class DynSplit(Stage):
@@ -96,15 +50,19 @@ class DynSplit(Stage):
         shapes: The boundary's tensor for one picture.
         paths: Channels of each path's code, the most expensive path first; 0 for a path without coders.
         bits: Bits of a number of a code, 1 to 8; None: float32.
-        target: Share of samples wanted on each path but the last.
-        gate: "learned"; "random" keeps the shares and ignores the samples.
+        target: Share of samples wanted on each path but the last; None: equal shares.
+        gate: "learned"; "random" keeps the shares and ignores the samples; "step" so does, with one path for a batch.
+        gradient: What a learned gate learns from, as above.
+        inference: The path of the largest score ("argmax"), or one drawn as in training ("sampled", section IV-B).
         loss: The ratio loss: Eq. 5 ("distance") or Eq. 6 ("excess").
         weight: Weight of the ratio loss (lambda).
         temperatures: Gumbel-softmax temperature of the first and of the last epoch.
-        spread: Standard deviation of the gate's scores over a batch; None: not standardised.
+        spread: Standard deviation of the gate's scores over a batch; None: not standardised, as those of "losses".
         hidden: Hidden units of the gate.
         warm_up: First epochs with a random choice.
         window: Kernel, stride and padding of the coders.
+        rate: Weight of the bits of a sample's code in the loss, by a factorised prior that learns with the encoder.
+        nested: One encoder and decoder for all paths; a path's code has its first channels.
         lossless: "deflate" always, or "entropy" at inference, with tables learned in training.
         share: Share of samples for the first path at inference, whatever the target: those with a margin among the
             largest of the last RECENT seen. May be set between batches.
@@ -117,8 +75,8 @@ class DynSplit(Stage):
         shapes: Tensors,
         paths: Sequence[int] = (12, 2),
         bits: int | None = 8,
-        target: Sequence[float] = (0.2,),
-        gate: Literal["learned", "random"] = "learned",
+        target: Sequence[float] | None = (0.2,),
+        gate: Literal["learned", "random", "step"] = "learned",
         loss: Literal["distance", "excess"] = "distance",
         weight: float = 1.0,
         temperatures: tuple[float, float] = (1.0, 1.0),
@@ -128,29 +86,44 @@ class DynSplit(Stage):
         window: Sequence[int] = bottleneck.BOTTLENET,
         lossless: Lossless = None,
         share: float | None = None,
+        gradient: Gradient = "chosen",
+        inference: Inference = "argmax",
+        nested: bool = False,
+        rate: float = 0.0,
     ) -> None:
         super().__init__(shapes)
         self.name, one = self.single_tensor(4)
-        _check(paths, bits, target)
-        if share is not None and (not 0 <= share <= 1 or gate != "learned" or len(paths) < 2):
-            raise ValueError(f"share {share}: from 0 to 1, of samples among which a learned gate chooses")
+        target = [1 / len(paths)] * (len(paths) - 1) if target is None else list(target)
+        _check(paths, bits, target, nested)
+        _check_gate(gate == "learned" and len(paths) > 1, gradient, inference, share)
         if lossless not in (None, "deflate", "entropy"):
             raise ValueError(f"lossless {lossless!r}, expected deflate, entropy or null")
-        deep, height, width = one.shape[1:]
-        geometry = Geometry(*window)
-        self.paths = [CodedPath((deep, height, width), channels, bits, geometry, lossless) for channels in paths]
+        shape, geometry = one.shape[1:], Geometry(*window)
+        coders = [Coders(shape, channels, geometry) for channels in ([max(paths)] if nested else paths)]
+        of_path = coders * len(paths) if nested else coders
+        self.paths = [CodedPath(*one, bits, lossless) for one in zip(of_path, paths, strict=True)]
         self.above_only, self.weight = loss == "excess", weight
         self.temperatures, self.warm_up = temperatures, warm_up
-        self.sender = nn.ModuleDict({f"encoder{i}": path.encoder for i, path in enumerate(self.paths)})
-        self.receiver = nn.ModuleDict({f"decoder{i}": path.decoder for i, path in enumerate(self.paths)})
+        self.gradient, self.nested, self._by_step = gradient, nested, gate == "step"
+        self.weighs_losses = gradient == "losses"
+        self.sender = nn.ModuleDict({f"encoder{i}": one.encoder for i, one in enumerate(coders)})
+        self.receiver = nn.ModuleDict({f"decoder{i}": one.decoder for i, one in enumerate(coders)})
         for i, path in enumerate(self.paths):
             if path.sent_counts is not None and path.received_counts is not None:
                 self.sender[f"levels{i}"], self.receiver[f"levels{i}"] = path.sent_counts, path.received_counts
         if gate == "learned" and len(paths) > 1:
-            self.sender[GATE] = gating.Gate(deep, len(paths), hidden, spread)
-        self.target = torch.tensor(list(target)[: len(paths) - 1])
+            self.sender[GATE] = gating.Gate(shape[0], len(paths), hidden, None if self.weighs_losses else spread)
+        self.rate = rate
+        if rate:
+            if bits is None or not all(paths) or nested:
+                raise ValueError("rate: of paths that have coders of their own and bits")
+            for i, channels in enumerate(paths):
+                self.sender[f"prior{i}"] = Prior(channels, 2**bits)
+        self.target = torch.tensor(target[: len(paths) - 1])
         self.sender.register_buffer("threshold", torch.tensor(0.0))  # saved and moved with the gate's parameters
+        self.inference = inference
         self.random_share: float | None = None  # at inference: choose at random with this first path's share
+        self.only: int | None = None  # at inference: the number of the path that all samples take
         self.share = share
         self._margins = torch.empty(0)  # the last of inference, for ``share``
         self.scores: torch.Tensor | None = None  # (N, n), of the last ``compress``
@@ -161,6 +134,11 @@ class DynSplit(Stage):
     def gate(self) -> gating.Gate | None:
         held = cast(nn.ModuleDict, self.sender)
         return cast(gating.Gate, held[GATE]) if GATE in held else None
+
+    @property
+    def samples(self) -> bool:
+        """Whether the gate's scores are those of a distribution over the paths, from which "sampled" draws."""
+        return self.gate is not None and not self.weighs_losses
 
     @property
     def threshold(self) -> float:
@@ -178,58 +156,131 @@ class DynSplit(Stage):
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
         value = values[self.name]
         codes, loss = self._choose(value)
-        for number, path in enumerate(self.paths):
-            rows = _rows(codes[CHOICE], number)
-            if len(rows):
-                codes[str(number)] = path.encoder(value[rows.to(value.device)])
-        return codes, loss
+        rows = None
+        if CHOICE in codes:
+            rows = [_rows(codes[CHOICE], i).to(value.device) for i in range(len(self.paths))]
+            if self.gradient == "smashed" and GATE in codes:
+                value = value * codes.pop(GATE).view(-1, 1, 1, 1)
+        given = {str(i): code for i, code in enumerate(self._encoded(value, rows)) if len(code)}
+        if self.rate and self.training:
+            bits = sum((self._bits(i, code) * len(code) for i, code in given.items()), value.new_zeros(()))
+            loss = self.rate * bits / len(value) + (0 if loss is None else loss)
+        return codes | given, loss
+
+    def _bits(self, number: str, code: torch.Tensor) -> torch.Tensor:
+        """Bits a sample of the ``code`` of path ``number``, with even noise in place of rounding."""
+        prior = cast(Prior, cast(nn.ModuleDict, self.sender)[f"prior{number}"])
+        levels = code * float(2 ** (self.paths[int(number)].bits or 0) - 1)
+        return prior.bits(levels + torch.rand_like(levels) - 0.5)
 
     def encode(self, codes: Tensors) -> Tensors:
         """The wire tensor of each path that has samples, and the choices of all samples in one packed row."""
         wire = {str(i): path.rows(codes[str(i)], self.training) for i, path in enumerate(self.paths) if str(i) in codes}
-        if self.choice_bits:
-            wire[CHOICE] = bottleneck.pack(codes[CHOICE].to(torch.uint8)[None], self.choice_bits)
+        for name in {CHOICE, EVERY} & codes.keys() if self.choice_bits else ():
+            wire[name] = bottleneck.pack(codes[name].to(torch.uint8)[None], self.choice_bits)
         return wire
 
     def decode(self, wire: Tensors) -> Tensors:
         """The codes. Raises ValueError unless their numbers are those of the choices."""
         codes = {str(i): path.code(wire[str(i)]) for i, path in enumerate(self.paths) if str(i) in wire}
-        if not codes or wire.keys() - codes.keys() != ({CHOICE} if self.choice_bits else set()):
+        counts, rest = [len(codes.get(str(i), ())) for i in range(len(self.paths))], wire.keys() - codes.keys()
+        if len(set(counts)) == 1 and rest == {"all": {EVERY}, "losses": set()}.get(self.gradient):
+            return codes | self._of_every(wire, codes["0"])
+        if not codes or rest != ({CHOICE} if self.choice_bits else set()):
             raise ValueError(
                 f"paths: got wire tensors {sorted(wire)}, expected some of {len(self.paths)} paths and their choice"
             )
-        count, device = sum(map(len, codes.values())), next(iter(codes.values())).device
+        count, device = sum(counts), next(iter(codes.values())).device
         choice = torch.zeros(count, dtype=torch.int64, device=device)
         if self.choice_bits:
             choice = bottleneck.unpack(wire[CHOICE], self.choice_bits, count)[0].long()
-        came = [len(codes.get(str(i), ())) for i in range(len(self.paths))]
-        if not choice.is_meta and came != (due := torch.bincount(choice, minlength=len(came)).tolist()):
-            raise ValueError(f"paths: got {came} codes by path, expected {due} by the choices")
+        if not choice.is_meta and counts != (due := torch.bincount(choice, minlength=len(counts)).tolist()):
+            raise ValueError(f"paths: got {counts} codes by path, expected {due} by the choices")
         return {**codes, CHOICE: choice, GATE: torch.ones(count, device=device)}
 
+    def _of_every(self, wire: Tensors, code: torch.Tensor) -> Tensors:
+        """The codes beside those of each path where every path has a code for every sample, as ``code`` has."""
+        count, paths = len(code), len(self.paths)
+        if EVERY not in wire:
+            return {LOSSES: torch.full((count, paths), 1 / paths, device=code.device)}
+        choice = bottleneck.unpack(wire[EVERY], self.choice_bits, count)[0].long()
+        return {EVERY: choice, GATE: (choice[:, None] == torch.arange(paths, device=code.device)).float()}
+
     def restore(self, codes: Tensors) -> Tensors:
-        decoded = {i: path.decoder(codes[str(i)]) for i, path in enumerate(self.paths) if str(i) in codes}
-        restored = torch.zeros_like(next(iter(decoded.values()))[:1]).repeat(len(codes[CHOICE]), 1, 1, 1)
-        for number, some in decoded.items():
-            restored = restored.index_copy(0, _rows(codes[CHOICE], number, len(some)), some)
-        return {self.name: restored * codes[GATE].view(-1, 1, 1, 1)}
+        self.loss_weights = None
+        if CHOICE not in codes:
+            decoded = self._decoded([codes[str(i)] for i in range(len(self.paths))])
+            if LOSSES in codes:
+                self.loss_weights = codes[LOSSES].T.flatten() / len(codes[LOSSES])
+                return {self.name: torch.cat(decoded)}
+            weights = codes[GATE].T[..., None, None, None]
+            return {self.name: (torch.stack(decoded) * weights).sum(0)}
+        choice, gate = codes[CHOICE], codes[GATE]
+        present = [i for i in range(len(self.paths)) if str(i) in codes]
+        decoded = self._decoded([codes[str(i)] for i in present], present)
+        restored = torch.zeros_like(decoded[0][:1]).repeat(len(choice), 1, 1, 1)
+        for i, some in zip(present, decoded, strict=True):
+            restored = restored.index_copy(0, _rows(choice, i, len(some)), some)
+        return {self.name: restored * gate.view(-1, 1, 1, 1)}
+
+    def _encoded(self, value: torch.Tensor, rows: Sequence[torch.Tensor] | None = None) -> list[torch.Tensor]:
+        """The codes of each path, for all samples of ``value`` or for its ``rows``; of a path without any, no code."""
+        if self.nested:
+            whole = self.paths[0].coders.encoder(value)
+            codes = [whole[:, : path.channels] for path in self.paths]
+            return codes if rows is None else [code[some] for code, some in zip(codes, rows, strict=True)]
+        some = [value] * len(self.paths) if rows is None else [value[one] for one in rows]
+        return [path.coders.encoder(one) if len(one) else one for path, one in zip(self.paths, some, strict=True)]
+
+    def _decoded(self, codes: Sequence[torch.Tensor], numbers: Sequence[int] | None = None) -> list[torch.Tensor]:
+        """What the decoders make of ``codes``, of all paths or of those with ``numbers``."""
+        paths = self.paths if numbers is None else [self.paths[i] for i in numbers]
+        if self.nested:
+            wide = [path.widened(code) for path, code in zip(paths, codes, strict=True)]
+            return list(paths[0].coders.decoder(torch.cat(wide)).split([len(code) for code in codes]))
+        return [path.coders.decoder(code) for path, code in zip(paths, codes, strict=True)]
 
     def _choose(self, value: torch.Tensor) -> tuple[Tensors, torch.Tensor | None]:
-        """The choice (N,) of each sample of ``value``; in training also its gate (N,) and the ratio loss."""
-        self.scores = None if self.gate is None or value.is_meta else self.gate(value)
-        if self.scores is None or (self.random_share is not None and not self.training):
-            return self._tell({CHOICE: self._unseeing(value)}), None
+        """The choice (N,) of each sample of ``value``; in training also what the gate learns from, and its loss."""
+        self.scores = None
+        if self.gate is not None and (self.training or not value.is_meta):
+            self.scores = self.gate(value.detach() if self.weighs_losses else value)
         if not self.training:
-            return {CHOICE: gating.choose_paths(self.scores, self._limit(self.scores))}, None
+            return {CHOICE: self._inferred(value)}, None
+        if self.scores is None:
+            choice = self._unseeing(value)
+            self._tell(choice)
+            return {CHOICE: choice}, None
+        if self.weighs_losses:
+            losses, fit = gating.fit_to_losses(self.scores)
+            self._tell(self._unseeing(value) if value.is_meta else self.scores.argmax(1))
+            return {LOSSES: losses}, fit
         warmth = gating.temperature(min(self._epoch, self._epochs - 1), self._epochs, *self.temperatures)
         soft = gating.gumbel_softmax(self.scores, gating.gumbel_noise(torch.rand_like(self.scores)), warmth)
         preferred = soft.argmax(1)
-        choice = self._unseeing(value) if self._epoch < self.warm_up else preferred
+        choice = self._unseeing(value) if self._epoch < self.warm_up or value.is_meta else preferred
+        self._tell(choice)
+        kept = choice.to(soft.device)
+        if self.gradient == "all":
+            codes = {EVERY: choice, GATE: gating.one_hot(soft, kept)}
+        else:
+            codes = {CHOICE: choice, GATE: gating.straight_through(soft, kept)}
+        if value.is_meta:
+            return codes, None
         observed = gating.observed_shares(soft, preferred)
         loss = self.weight * gating.ratio_loss(observed, self.target.to(value.device), self.above_only)
-        codes = self._tell({CHOICE: choice, GATE: gating.straight_through(soft, choice)})
         self.metrics["information"] = len(value) * gating.mutual_information(self.scores.detach().softmax(1))
         return codes, loss
+
+    def _inferred(self, value: torch.Tensor) -> torch.Tensor:
+        """The choice (N,) of each sample of ``value`` at inference."""
+        if self.only is not None:
+            return torch.full((len(value),), self.only, device="cpu" if value.is_meta else value.device)
+        if self.scores is None or self.random_share is not None:
+            return self._unseeing(value)
+        if self.inference == "sampled":
+            return (self.scores + gating.gumbel_noise(torch.rand_like(self.scores))).argmax(1)
+        return gating.choose_paths(self.scores, self._limit(self.scores))
 
     def _limit(self, scores: torch.Tensor) -> float:
         if self.share is None:
@@ -241,15 +292,15 @@ class DynSplit(Stage):
         """A choice (N,) that keeps the shares and ignores the samples; in virtual time, the target's shares."""
         target = self.target.to("cpu" if value.is_meta else value.device)
         if self.training and not value.is_meta:
-            return gating.assign_paths(torch.rand(len(value), device=value.device), target)
+            drawn = torch.rand(1 if self._by_step else len(value), device=value.device)
+            return gating.assign_paths(drawn, target).expand(len(value))
         share = self.share if value.is_meta else self.random_share
         if share is not None and not self.training:
             target = torch.cat([target.new_tensor([share]), target[1:] * (1 - share)])
         return gating.assign_paths(gating.evenly_spaced(len(value)).to(target.device), target)
 
-    def _tell(self, codes: Tensors) -> Tensors:
-        self.metrics = {f"path{i}": float((codes[CHOICE] == i).sum()) for i in range(len(self.paths))}
-        return codes
+    def _tell(self, choice: torch.Tensor) -> None:
+        self.metrics = {f"path{i}": float((choice == i).sum()) for i in range(len(self.paths))}
 
 
 def _rows(choice: torch.Tensor, number: int, count: int = 0) -> torch.Tensor:
@@ -257,10 +308,27 @@ def _rows(choice: torch.Tensor, number: int, count: int = 0) -> torch.Tensor:
     return torch.arange(count, device="meta") if choice.is_meta else (choice == number).nonzero()[:, 0]
 
 
-def _check(paths: Sequence[int], bits: int | None, target: Sequence[float]) -> None:
+def _check(paths: Sequence[int], bits: int | None, target: Sequence[float], nested: bool) -> None:
     if not paths or min(paths) < 0 or len(paths) > 256:
         raise ValueError(f"paths {list(paths)}: one or more numbers of channels, 0 for no coders")
+    if nested and (not all(paths) or max(paths) != paths[0]):
+        raise ValueError(f"paths {list(paths)}: nested ones need coders, the most channels first")
     if bits is not None and not 1 <= bits <= 8:
         raise ValueError(f"{bits} bits: 1 to 8, or null for float32")
     if len(paths) > 1 and (len(target) != len(paths) - 1 or min(target) < 0 or sum(target) > 1):
         raise ValueError(f"target {list(target)}: a share for each of the {len(paths)} paths but the last")
+
+
+def _check_gate(learned: bool, gradient: str, inference: str, share: float | None) -> None:
+    for name, given, known in (
+        ("gradient", gradient, ("smashed", "chosen", "all", "losses")),
+        ("inference", inference, ("argmax", "sampled")),
+    ):
+        if given not in known:
+            raise ValueError(f"{name} {given!r}, expected {', '.join(known[:-1])} or {known[-1]}")
+        if given not in ("chosen", "argmax") and not learned:
+            raise ValueError(f"{name} {given}: only of a learned gate")
+    if share is not None and (not 0 <= share <= 1 or not learned):
+        raise ValueError(f"share {share}: from 0 to 1, of samples among which a learned gate chooses")
+    if inference == "sampled" and (share is not None or gradient == "losses"):
+        raise ValueError("inference sampled: draws by the gate's probabilities; give no share, nor gradient losses")

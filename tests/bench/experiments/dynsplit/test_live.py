@@ -17,8 +17,8 @@ def payload(sent: dict[str, Traffic]) -> dict[str, int]:
 
 def test_live_equals_in_process_with_a_stage_at_each_of_two_cuts(tmp_path):
     first, second = (
-        {"paths": [6, 2], "target": [0.3], "lossless": "entropy", "share": 0.6},
-        {"paths": [0, 8], "target": [0.5], "loss": "excess"},
+        {"paths": [6, 2], "target": [0.3], "lossless": "entropy", "share": 0.6, "gradient": "all"},
+        {"paths": [0, 8], "target": [0.5], "gradient": "losses"},
     )
     name, data = "nodes.stages.dynsplit.stage:DynSplit", DataSpec(train_samples=64, test_samples=20)
     stages = tuple(StageSpec(name=name, options=options) for options in (first, second))

@@ -1,0 +1,23 @@
+"""The loss of a batch where the model ends."""
+
+import torch
+from torch.nn import functional as F
+
+
+def batch_loss(
+    logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0, weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean cross-entropy of a batch, and how many of its answers are right.
+
+    Args:
+        logits: (N, classes), or those of a batch that a stage restored several times, one after the other.
+        labels: (N,).
+        smoothing: Share of the target that is spread over all classes.
+        weights: ``Stage.loss_weights``, (M,) as ``logits``, in place of the mean.
+    """
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing), (logits.argmax(1) == labels).sum()
+    repeated = labels.repeat(len(weights) // len(labels))
+    losses = F.cross_entropy(logits, repeated, reduction="none", label_smoothing=smoothing)
+    right = weights.detach() @ (logits.argmax(1) == repeated).to(weights.dtype)
+    return weights @ losses, len(labels) * right
