@@ -1,4 +1,4 @@
-"""Compressors that DynSplit is compared with, for a boundary of one tensor: C3-SL and top-k.
+"""Compressors that DynSplit is compared with, for a boundary of one tensor: C3-SL, top-k and RandTopk.
 
 C3-SL (Hsieh et al., 2022; DynSplit, related work) binds each sample to a key by circular convolution and adds
 ``ratio`` results to one vector of the same length. Correlation with a key restores its sample; the others add noise,
@@ -6,6 +6,7 @@ which is small because random keys are nearly orthogonal.
 """
 
 import torch
+from torch import nn
 
 from nodes.model.boundary import Tensors
 from nodes.stages.base import Stage
@@ -39,20 +40,30 @@ class CircularConvolution(Stage):
 
 
 class TopK(Stage):
-    """The ``share`` of each sample's values of largest magnitude crosses as float16, with one bit per position."""
+    """The ``share`` of each sample's values of largest magnitude crosses as float16, with one bit per position.
 
-    def __init__(self, shapes: Tensors, share: float = 0.1) -> None:
+    With ``random`` above 0 it is RandTopk (Zheng et al., IJCAI 2023): in training each of the values that cross is,
+    with that probability, one of the others instead, drawn evenly.
+    """
+
+    def __init__(self, shapes: Tensors, share: float = 0.1, random: float = 0.0) -> None:
         super().__init__(shapes)
         self.name, one = self.single_tensor()
         if not 0 < share <= 1:
             raise ValueError(f"share {share}, expected above 0 and at most 1")
+        if not 0 <= random <= 1:
+            raise ValueError(f"random {random}, expected 0 to 1")
+        self.random = random
         self._shape = one.shape[1:]
         self._size = one[0].numel()
         self.kept = max(1, round(share * self._size))
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
         value = values[self.name].flatten(1)
-        places = value.detach().abs().topk(self.kept, dim=1).indices.sort(dim=1).values
+        places = value.detach().abs().topk(self.kept, dim=1).indices
+        if self.random and self.training:
+            places = exchanged(places, self._size, self.random)
+        places = places.sort(dim=1).values
         return {KEPT: value.gather(1, places), PLACES: places}, None
 
     def encode(self, codes: Tensors) -> Tensors:
@@ -77,15 +88,25 @@ class TopK(Stage):
         return {self.name: flat.view(-1, *self._shape)}
 
 
+def exchanged(places: torch.Tensor, size: int, share: float) -> torch.Tensor:
+    """``places`` (N, k) of ``size``, of which each is with probability ``share`` another than these; all differ."""
+    count, kept = places.shape
+    order = torch.rand(count, size, device=places.device).scatter(1, places, -1.0).argsort(dim=1, descending=True)
+    others = order[:, : min(kept, size - kept)]
+    drawn = torch.rand(count, kept, device=places.device) < share
+    drawn[:, others.shape[1] :] = False
+    return torch.where(drawn, nn.functional.pad(others, (0, kept - others.shape[1])), places)
+
+
 def keys(ratio: int, length: int) -> torch.Tensor:
     """(ratio, length) random keys, normal with variance 1 / length, of unit length: drawn from torch's generator."""
-    return torch.nn.functional.normalize(torch.randn(ratio, length) / length**0.5)
+    return nn.functional.normalize(torch.randn(ratio, length) / length**0.5)
 
 
 def bind(samples: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """(N, D) -> (ceil(N / R), D): groups of R samples, each convolved with its row of ``key`` (R, D), added."""
     ratio, length = key.shape
-    padded = torch.nn.functional.pad(samples, (0, 0, 0, -len(samples) % ratio)).view(-1, ratio, length)
+    padded = nn.functional.pad(samples, (0, 0, 0, -len(samples) % ratio)).view(-1, ratio, length)
     bound: torch.Tensor = torch.fft.irfft((torch.fft.rfft(padded) * torch.fft.rfft(key)).sum(1), n=length)
     return bound
 

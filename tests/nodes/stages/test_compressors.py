@@ -5,7 +5,7 @@ import torch
 from oracle import staged_job
 
 from nodes.spec.job import DataSpec, StageSpec
-from nodes.stages.compressors import CircularConvolution, TopK, bind, keys, unbind
+from nodes.stages.compressors import CircularConvolution, TopK, bind, exchanged, keys, unbind
 from nodes.training.in_process import run_in_process
 
 BOUNDARY = {"x": torch.empty(1, 4, 6, 6, device="meta")}
@@ -69,7 +69,33 @@ def test_places_that_do_not_fit_the_values_are_refused():
         stage.decode(wire)
 
 
-@pytest.mark.parametrize(("kind", "options"), [(CircularConvolution, {"ratio": 0}), (TopK, {"share": 0.0})])
+@pytest.mark.parametrize("kept", [30, 80])
+def test_rand_topk_exchanges_its_share_for_others_drawn_evenly(kept):
+    torch.manual_seed(2)
+    places = torch.stack([torch.randperm(100)[:kept] for _ in range(2000)])
+    found = exchanged(places, 100, 0.2)
+    assert all(len(set(row)) == kept for row in found[:50].tolist())
+    top = torch.zeros(2000, 100).scatter(1, places, 1.0)
+    new = torch.zeros(2000, 100).scatter(1, found, 1.0) * (1 - top)
+    replaceable = min(kept, 100 - kept)
+    assert float(new.sum(1).mean()) == pytest.approx(0.2 * replaceable, rel=0.03)
+    chance = new.sum(0) / (1 - top).sum(0)
+    assert torch.allclose(chance, torch.full((100,), 0.2 * replaceable / (100 - kept)), atol=0.06)
+
+
+def test_rand_topk_keeps_the_largest_at_inference():
+    stage, value = made(TopK, share=0.25, random=0.5)
+    plain, _ = made(TopK, share=0.25)
+    drawn, largest = (one.compress({"x": value})[0]["places"] for one in (stage, plain))
+    assert not torch.equal(drawn, largest)
+    assert torch.equal(drawn, drawn.sort(1).values)
+    assert torch.equal(stage.eval().compress({"x": value})[0]["places"], largest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(CircularConvolution, {"ratio": 0}), (TopK, {"share": 0.0}), (TopK, {"share": 0.1, "random": 1.5})],
+)
 def test_wrong_options_are_refused(kind, options):
     with pytest.raises(ValueError, match="expected"):
         kind(BOUNDARY, **options)
