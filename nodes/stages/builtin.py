@@ -60,6 +60,7 @@ BUILT_IN = {  # short names; any other stage is named module:callable
     "topk": "nodes.stages.compressors:TopK",
     "c3sl": "nodes.stages.compressors:CircularConvolution",
     "pruned": "nodes.stages.deprune.stage:Pruned",
+    "picture": "nodes.stages.picture_codec:PictureCodec",
     "dynsplit": "nodes.stages.dynsplit.stage:DynSplit",
 }
 
