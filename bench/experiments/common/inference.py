@@ -45,7 +45,7 @@ def restored(job: Job) -> list[Segment]:
 
 def answers(segments: Sequence[Segment], pictures: Pictures) -> Answers:
     """The answers for ``pictures``, in their order."""
-    parts = [_answers_of_batch(segments, batch, labels) for batch, labels in in_order(pictures)]
+    parts = [_answers_of_batch(segments, step, *batch) for step, batch in enumerate(in_order(pictures))]
     logits, correct, choice, scores, sizes = zip(*parts, strict=True)
     return Answers(torch.cat(logits), torch.cat(correct), torch.cat(choice), torch.cat(scores), sum(sizes))
 
@@ -55,8 +55,8 @@ def in_order(pictures: Pictures) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     return batches(pictures, BATCH, seed=0, epoch=0, shuffle=False, augment=False)
 
 
-def _answers_of_batch(segments: Sequence[Segment], pictures: torch.Tensor, labels: torch.Tensor) -> Answers:
-    message = segments[0].source(pictures, None, assignment=0, step=0, train=False)
+def _answers_of_batch(segments: Sequence[Segment], step: int, pictures: torch.Tensor, labels: torch.Tensor) -> Answers:
+    message = segments[0].source(pictures, None, assignment=0, step=step, train=False)
     sent = message if isinstance(message, Activation) else None
     for segment in segments[1:]:
         assert isinstance(message, Activation)

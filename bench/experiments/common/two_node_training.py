@@ -39,9 +39,10 @@ from reports.record import CaseValue
 class TwoNodeTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The cut of a network in two, and the length of its training.
 
-    ``cut`` names the last module of the UE's part. ``weights`` are the initial ones: a file, or "torchvision" for the
-    published ones. ``pretrain_epochs``, at ``pretrain_lr``, first train the unsplit network. With ``epsilon``
-    (DynSplit's epsilon_c) training ends once it has converged to within that, at the latest after ``epochs``.
+    ``cut`` names the last module of the UE's part; "input" leaves it none. ``weights`` are the initial ones: a file, or
+    "torchvision" for the published ones. ``pretrain_epochs``, at ``pretrain_lr``, first train the unsplit network. With
+    ``epsilon`` (DynSplit's epsilon_c) training ends once it has converged to within that, at the latest after
+    ``epochs``.
     """
 
     cut: str = "layer1"
@@ -184,8 +185,10 @@ class TrainingRun:
 
 
 def boundary_after(chain: Chain, module: str) -> int:
-    """The number of layers up to the last one of ``module``. Raises ValueError if no layer belongs to it."""
+    """The number of layers up to the last one of ``module``; none up to "input". Raises ValueError for another."""
     held = [i for i, name in enumerate(chain.names) if name == module or name.startswith((f"{module}.", f"{module}#"))]
+    if not held and module == "input":
+        return 0
     if not held:
         raise ValueError(f"no layer belongs to {module!r}; the layers are {', '.join(chain.names)}")
     return held[-1] + 1

@@ -20,7 +20,7 @@ from nodes.model.checkpoint import write_state
 from nodes.model.factory import build_model
 from nodes.model.weights import fit_weights
 from nodes.spec.job import InputSpec, StageSpec
-from nodes.stages.builtin import build_stage
+from nodes.stages.builtin import BUILT_IN, build_stage
 from nodes.stages.dynsplit import gate as gating
 from nodes.stages.dynsplit.pretraining import pretrain
 from nodes.stages.dynsplit.stage import DynSplit
@@ -30,9 +30,14 @@ from reports.record import TRAINED_PICTURES, CaseValue
 
 
 class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Training with one stage, without a target ratio."""
+    """Training with one stage, without a target ratio.
+
+    With ``coder_epochs`` the auto-encoders of stage dynsplit are first fitted to the pre-trained network, that long.
+    Stage picture is told the data set's mean and deviation.
+    """
 
     stage: StageChoice = "identity"
+    coder_epochs: int = 0
 
     @property
     def spec(self) -> StageSpec:
@@ -40,6 +45,8 @@ class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         yield from self.training_problems(setting, {("stage",): self.spec})
+        if self.coder_epochs and (not self.pretrain_epochs or BUILT_IN.get(self.spec.name) != BUILT_IN["dynsplit"]):
+            yield Problem(("coder_epochs",), "fits stage dynsplit to a pre-trained network: give pretrain_epochs")
 
 
 class PathTraining(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,14 +117,25 @@ class SizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def single(parameters: Single, context: Context) -> Iterator[Measurement]:
-    """Train with one stage at the cut: accuracy and bytes over it."""
-    yield from TrainingRun(parameters, context).once("single", parameters.spec, _basic_measurements)
+    """Train with one stage at the cut: accuracy and bytes over it, and on each of its paths if it has several."""
+
+    def measure(trained: Trained) -> Iterator[Measurement]:
+        yield from _basic_measurements(trained)
+        yield from paths.by_path(trained)
+
+    run, spec = TrainingRun(parameters, context), parameters.spec
+    if spec.name == "picture":
+        normalised = {"mean": list(run.data.train.mean), "std": list(run.data.train.std)}
+        spec = StageSpec(name=spec.name, options=spec.options | normalised)
+    if parameters.coder_epochs:
+        run.weights = fitted(run, "single", spec, parameters.coder_epochs)
+    yield from run.once("single", spec, measure)
 
 
 def sweep(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
     """Train DynSplit for each target ratio: accuracy, ratio, bytes, information of the gate, and steering."""
     run = TrainingRun(parameters, context)
-    sent: dict[str, dict[float, float]] = {"bytes": {}, "training_bytes": {}}
+    sent: dict[str, dict[float, float]] = {"bytes": {}, "sampled_bytes": {}, "training_bytes": {}}
     initial = run.weights
 
     def fit(name: str, spec: StageSpec) -> None:
@@ -133,6 +151,8 @@ def sweep(parameters: TargetSweep, context: Context) -> Iterator[Measurement]:
             if parameters.epsilon is not None:
                 yield Measurement("epochs", len(trained.outcome.epochs), "epochs")
                 yield Measurement("most_epochs", parameters.epochs, "epochs")
+            if (ratio := trained.outcome.epochs[-1].get("link0.path0")) is not None:
+                yield Measurement("last_epoch_ratio_error", abs(ratio - target), "fraction")
             network = paths.Steered(trained)
             yield from paths.choosing(network, target)
             if target == parameters.steer:
@@ -250,8 +270,8 @@ def _weights(training: TrainingRun, spec: StageSpec, epochs: int) -> dict[str, t
     stage = build_stage(spec, {"x": activations[:1].to("meta")}).to(device)
     assert isinstance(stage, DynSplit)
     for path in stage.paths:
-        if list(path.encoder.parameters()):
-            halves = path.encoder, path.decoder
+        if path.channels:
+            halves = path.coders.encoder, path.coders.decoder
             pretrain(*halves, activations, bits=path.bits, epochs=epochs, batch_size=job.batch_size, seed=job.seed)
     coders = {name: tensor.cpu() for name, tensor in stage.state_dict().items() if "coder" in name}
     whole = training.layout.model.state_dict()

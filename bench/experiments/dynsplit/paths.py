@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from bench.experiments.common.inference import Answers, answers
 from bench.experiments.common.two_node_training import Trained
@@ -20,18 +21,34 @@ CALIBRATION = 2000  # training samples whose scores determine thresholds
 
 
 def learning(trained: Trained) -> Iterator[Measurement]:
-    """Accuracy at the end and by epoch, ratio by epoch, and the share of the training until convergence."""
+    """Accuracies at the end and by epoch, ratio by epoch, and the share of the training until convergence."""
     epochs = trained.outcome.epochs
     accuracies = [epoch["test_accuracy"] for epoch in epochs]
+    in_training = [epoch["train_accuracy"] for epoch in epochs]
     yield Measurement("test_accuracy", accuracies[-1], "fraction")
     for number, epoch in enumerate(epochs, start=1):
         yield Measurement("epoch_accuracy", epoch["test_accuracy"], "fraction", {"epoch": number})
+        yield Measurement("epoch_train_accuracy", epoch["train_accuracy"], "fraction", {"epoch": number})
         if "link0.path1" in epoch:
             yield Measurement("epoch_ratio", epoch["link0.path0"], "fraction", {"epoch": number})
     near = next(i for i, accuracy in enumerate(accuracies) if accuracy >= CONVERGED * max(accuracies))
     yield Measurement("converged_after_share", (near + 1) / len(accuracies), "fraction")
-    late = torch.tensor(accuracies[len(accuracies) // 2 :])
-    yield Measurement("late_fluctuation", float(late.diff().abs().mean()) if len(late) > 1 else 0.0, "fraction")
+    for name, values in (("late_fluctuation", accuracies), ("late_train_fluctuation", in_training)):
+        late = torch.tensor(values[len(values) // 2 :])
+        yield Measurement(name, float(late.diff().abs().mean()) if len(late) > 1 else 0.0, "fraction")
+
+
+def by_path(trained: Trained) -> Iterator[Measurement]:
+    """Accuracy and bytes of a network with several paths where all samples take the same one."""
+    stage = trained.segments[0].outbound
+    if not isinstance(stage, DynSplit) or len(stage.paths) == 1:
+        return
+    for number, path in enumerate(stage.paths):
+        stage.only = number
+        found, case = answers(trained.segments, trained.data.test), {"channels": path.channels}
+        yield Measurement("width_accuracy", found.accuracy, "fraction", case)
+        yield Measurement("width_bytes_per_sample", found.bytes_per_sample, "B", case)
+    stage.only = None
 
 
 def traffic(trained: Trained) -> Iterator[Measurement]:
@@ -66,7 +83,12 @@ class Steered:
 
     def at(self, share: float | None = None) -> Answers:
         """The answers with about ``share`` of the samples on the first path by the gate's ranking; None: by arg-max."""
-        self.stage.threshold = 0.0 if share is None else self.threshold(share)
+        self.stage.inference, self.stage.threshold = "argmax", 0.0 if share is None else self.threshold(share)
+        return answers(self.segments, self.test)
+
+    def sampled(self) -> Answers:
+        """The answers with paths drawn by the gate's probabilities, as in training (section IV-B)."""
+        self.stage.inference = "sampled"
         return answers(self.segments, self.test)
 
     def blindly(self, share: float) -> Answers:
@@ -74,6 +96,13 @@ class Steered:
         self.stage.random_share = share
         found = answers(self.segments, self.test)
         self.stage.random_share = None
+        return found
+
+    def only(self, path: int) -> Answers:
+        """The answers with all samples on ``path`` (from 0)."""
+        self.stage.only = path
+        found = answers(self.segments, self.test)
+        self.stage.only = None
         return found
 
 
@@ -86,18 +115,41 @@ def choosing(network: Steered, target: float) -> Iterator[Measurement]:
     observed, wanted = torch.tensor([share, 1 - share]), torch.tensor([target, 1 - target])
     yield Measurement("choice_bits", float(network.stage.choice_bits), "bits a sample")
     yield Measurement("collapsed", float(gating.is_collapsed(observed, wanted)), "1")
-    for path, blind in ((1, 1.0), (2, 0.0)):
-        yield Measurement("path_accuracy", network.blindly(blind).accuracy, "fraction", {"path": path})
+    paths = [network.only(path) for path in range(len(network.stage.paths))]
+    for number, path in enumerate(paths, start=1):
+        yield Measurement("path_accuracy", path.accuracy, "fraction", {"path": number})
     blind_accuracy = network.blindly(share).accuracy
     yield Measurement("blind_accuracy", blind_accuracy, "fraction")
     yield Measurement("gate_advantage", chosen.accuracy - blind_accuracy, "fraction")
+    if network.stage.samples:
+        drawn = network.sampled()
+        ratio = float((drawn.choice == 0).float().mean())
+        yield Measurement("sampled_ratio", ratio, "fraction")
+        yield Measurement("sampled_ratio_error", abs(ratio - target), "fraction")
+        yield Measurement("sampled_accuracy", drawn.accuracy, "fraction")
+        yield Measurement("sampled_bytes_per_sample", drawn.bytes_per_sample, "B")
     if network.learned:
+        yield from _against_losses(network, target, chosen.scores, paths)
         yield Measurement("information_nats", gating.mutual_information(chosen.scores.softmax(1)), "nats")
         steered = network.at(target)
         yield Measurement("steered_ratio", float((steered.choice == 0).float().mean()), "fraction")
         yield Measurement("steered_accuracy", steered.accuracy, "fraction")
         yield Measurement("steered_bytes_per_sample", steered.bytes_per_sample, "B")
         yield Measurement("steered_advantage", steered.accuracy - network.blindly(target).accuracy, "fraction")
+
+
+def _against_losses(
+    network: Steered, target: float, scores: torch.Tensor, paths: Sequence[Answers]
+) -> Iterator[Measurement]:
+    """How the gate's margins go with what the first path gains, and what a choice by these gains themselves attains."""
+    labels = torch.from_numpy(network.test.labels)
+    dear, cheap = (nn.functional.cross_entropy(one.logits, labels, reduction="none") for one in paths[:2])
+    pair = torch.stack([gating.margin(scores), cheap - dear])
+    yield Measurement("gain_correlation", float(torch.corrcoef(pair)[0, 1].nan_to_num()), "1")
+    first = torch.zeros(len(labels), dtype=torch.bool)
+    first[(cheap - dear).argsort(descending=True)[: round(target * len(labels))]] = True
+    best = torch.where(first, paths[0].correct, paths[1].correct)
+    yield Measurement("oracle_accuracy", float(best.float().mean()), "fraction")
 
 
 def curve(network: Steered, shares: Sequence[float]) -> Iterator[Measurement]:
