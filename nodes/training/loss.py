@@ -3,6 +3,10 @@
 import torch
 from torch.nn import functional as F
 
+from nodes.errors import ModelError
+from nodes.spec.job import Job
+from nodes.stages.base import Stage
+
 
 def batch_loss(
     logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0, weights: torch.Tensor | None = None
@@ -21,3 +25,11 @@ def batch_loss(
     losses = F.cross_entropy(logits, repeated, reduction="none", label_smoothing=smoothing)
     right = weights.detach() @ (logits.argmax(1) == repeated).to(weights.dtype)
     return weights @ losses, len(labels) * right
+
+
+def check_weighing(stage: Stage, job: Job, link: int | None, ends: bool) -> None:
+    """Raise ModelError if ``stage``, that of ``link``, weighs losses and its receiver is none that ``ends`` a chain."""
+    if stage.weighs_losses and not ends:
+        name = job.stages[link or 0].name
+        words = "weighs the losses of its samples; only a chain's node with the last layer can receive that"
+        raise ModelError(f"stage {name}: {words}")

@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import nn
 
-from nodes.errors import ModelError, ProtocolError
+from nodes.errors import ProtocolError
 from nodes.model.boundary import Strides, Tensors, check_restored, pack, unpack
 from nodes.model.chain import Chain, Moment, Part, Values
 from nodes.model.checkpoint import read_checkpoint, write_checkpoint
@@ -26,7 +26,7 @@ from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Job
 from nodes.stages.base import Stage
 from nodes.stages.builtin import build_stage
-from nodes.training.loss import batch_loss
+from nodes.training.loss import batch_loss, check_weighing
 from nodes.training.optimizer import clip_gradients, learning_rate, make_optimizer
 from nodes.wire.messages import Activation, Gradient, Result
 from nodes.wire.outgoing import LateNumber, number, sendable
@@ -173,9 +173,9 @@ class Segment:
             made: Values = self._part(values, moment)
         return made
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of a batch, and how many of its answers are right."""
-        return batch_loss(self._widened(logits), labels, self.job.label_smoothing, self.inbound.loss_weights)
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean cross entropy."""
+        return nn.functional.cross_entropy(self._widened(logits), labels, label_smoothing=self.job.label_smoothing)
 
     def _widened(self, computed: torch.Tensor) -> torch.Tensor:
         """``computed`` in float32 if the job computes in bfloat16: the loss and stages do not."""
@@ -211,7 +211,7 @@ class Segment:
         if message.labels is None:
             raise ProtocolError(f"step {message.step} came without labels")
         labels = message.labels.to(self._device)
-        task, correct = self._loss(logits, labels)
+        task, correct = batch_loss(self._widened(logits), labels, self.job.label_smoothing, self.inbound.loss_weights)
         loss = task / self.job.microbatches
         torch.autograd.backward(loss)
         self._step(message.save, _steps(message))
@@ -271,11 +271,7 @@ class Segment:
             self._part.to(self._device).to(memory_format=self._memory_format)
         self._arriving = chain.shapes(held.start)
         self.inbound = self._stage(held.inbound, self._arriving)
-        if self.inbound.weighs_losses and not (held.last and self.weighs_losses):
-            raise ModelError(
-                f"stage {self.job.stages[held.inbound or 0].name}: weighs the losses of its samples, which only a "
-                "receiver with the model's last layer can, in a chain of nodes"
-            )
+        check_weighing(self.inbound, self.job, held.inbound, held.last and self.weighs_losses)
         self.outbound = self._stage(held.outbound, chain.shapes(held.stop))
         self._optimizer = make_optimizer(list(self._parameters()), self.job.optimizer)
 
