@@ -20,20 +20,30 @@ class Gate(nn.Module):
     """(N, ``channels``, H, W) -> scores (N, ``paths``); the last path's are 0.
 
     With a ``spread`` each score has that standard deviation over a batch (at inference by running estimates) around a
-    learned offset.
+    learned offset. A gate that ``convolves`` sees mean and deviation of ``hidden`` learned features of neighbouring
+    pixels too.
     """
 
-    def __init__(self, channels: int, paths: int, hidden: int = 16, spread: float | None = 2.0) -> None:
+    def __init__(
+        self, channels: int, paths: int, hidden: int = 16, spread: float | None = 2.0, convolves: bool = False
+    ) -> None:
         super().__init__()
         self.spread = spread
-        self.features = nn.BatchNorm1d(2 * channels, affine=False)
-        self.relevance = nn.Sequential(nn.Linear(2 * channels, hidden), nn.ReLU(), nn.Linear(hidden, paths - 1))
+        seen = 2 * (channels + hidden * convolves)
+        self.features = nn.BatchNorm1d(seen, affine=False)
+        self.relevance = nn.Sequential(nn.Linear(seen, hidden), nn.ReLU(), nn.Linear(hidden, paths - 1))
         self.standard = nn.BatchNorm1d(paths - 1, affine=False) if spread else nn.Identity()
         self.offset = nn.Parameter(torch.zeros(paths - 1))
+        self.local: nn.Module | None = None
+        if convolves:
+            neighbours = nn.Conv2d(channels, hidden, 3, stride=2, padding=1)
+            self.local = nn.Sequential(neighbours, nn.BatchNorm2d(hidden), nn.ReLU())
 
     def forward(self, activation: torch.Tensor) -> torch.Tensor:
-        deviation, mean = torch.std_mean(activation.flatten(2), dim=2, correction=0)
-        relevance = self.standard(self.relevance(self.features(torch.cat([mean, deviation], dim=1))))
+        maps = [activation] if self.local is None else [activation, self.local(activation)]
+        moments = [torch.std_mean(one.flatten(2), dim=2, correction=0)[::-1] for one in maps]
+        seen = torch.cat([moment for both in moments for moment in both], dim=1)
+        relevance: torch.Tensor = self.standard(self.relevance(self.features(seen)))
         return nn.functional.pad((self.spread or 1.0) * relevance + self.offset, (0, 1))
 
 

@@ -59,6 +59,7 @@ class DynSplit(Stage):
         temperatures: Gumbel-softmax temperature of the first and of the last epoch.
         spread: Standard deviation of the gate's scores over a batch; None: not standardised, as those of "losses".
         hidden: Hidden units of the gate.
+        convolves: Let the gate see features of neighbouring pixels beside each channel's mean and deviation.
         warm_up: First epochs with a random choice.
         window: Kernel, stride and padding of the coders.
         rate: Weight of the bits of a sample's code in the loss, by a factorised prior that learns with the encoder.
@@ -90,6 +91,7 @@ class DynSplit(Stage):
         inference: Inference = "argmax",
         nested: bool = False,
         rate: float = 0.0,
+        convolves: bool = False,
     ) -> None:
         super().__init__(shapes)
         self.name, one = self.single_tensor(4)
@@ -112,7 +114,8 @@ class DynSplit(Stage):
             if path.sent_counts is not None and path.received_counts is not None:
                 self.sender[f"levels{i}"], self.receiver[f"levels{i}"] = path.sent_counts, path.received_counts
         if gate == "learned" and len(paths) > 1:
-            self.sender[GATE] = gating.Gate(shape[0], len(paths), hidden, None if self.weighs_losses else spread)
+            spread = None if self.weighs_losses else spread
+            self.sender[GATE] = gating.Gate(shape[0], len(paths), hidden, spread, convolves)
         self.rate = rate
         if rate:
             if bits is None or not all(paths) or nested:

@@ -1,10 +1,12 @@
 """What the experiments of DynSplit measure, against counts by hand and against each other."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -110,6 +112,62 @@ def test_bytes_are_those_of_the_paths_that_were_taken(swept):
         assert found(swept, "bytes_per_sample", target=target) == pytest.approx(by_hand)
     assert found(swept, "alone_bytes_per_sample", channels=1) == CHEAP
     assert found(swept, "choice_bits", target=0.5) == 1
+
+
+def test_sampled_paths_have_bytes_and_a_ratio_of_their_own(swept):
+    for target in (0.0, 0.5, 0.9):
+        ratio = found(swept, "sampled_ratio", target=target)
+        by_hand = ratio * DEAR + (1 - ratio) * CHEAP + 12 / 90
+        assert found(swept, "sampled_bytes_per_sample", target=target) == pytest.approx(by_hand)
+        assert found(swept, "sampled_ratio_error", target=target) == pytest.approx(abs(ratio - target))
+        last = found(swept, "epoch_ratio", target=target, epoch=2)
+        assert found(swept, "last_epoch_ratio_error", target=target) == pytest.approx(abs(last - target))
+    ratios = [found(swept, name, target=0.5) for name in ("ratio", "sampled_ratio")]
+    assert ratios[0] != ratios[1]
+
+
+def test_a_gate_is_held_against_what_the_first_path_gains():
+    """Four samples; the first path answers the first two rightly, the second path the last one."""
+    labels = np.array([0, 1, 0, 1])
+    dear = answered([[3.0, 0.0], [0.0, 3.0], [0.0, 3.0], [1.0, 0.0]], labels)
+    cheap = answered([[0.0, 1.0], [1.0, 0.0], [0.0, 3.0], [0.0, 3.0]], labels)
+    network = SimpleNamespace(test=SimpleNamespace(labels=labels))
+    scores = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.5, 0.0], [-1.0, 0.0]])
+    measured = list(paths._against_losses(network, 0.5, scores, [dear, cheap]))
+    both = zip(cheap.logits.tolist(), dear.logits.tolist(), labels, strict=True)
+    gains = [loss(one, label) - loss(other, label) for one, other, label in both]
+    assert found(measured, "gain_correlation") == pytest.approx(np.corrcoef([1, 2, 0.5, -1], gains)[0, 1], abs=1e-5)
+    assert found(measured, "oracle_accuracy") == 3 / 4
+
+
+def loss(logits, label):
+    return math.log(sum(map(math.exp, logits))) - logits[label]
+
+
+def answered(logits, labels):
+    logits = torch.tensor(logits)
+    return SimpleNamespace(logits=logits, correct=logits.argmax(1) == torch.from_numpy(labels))
+
+
+def test_a_network_of_nested_paths_is_measured_at_each_of_its_widths(context):
+    options = {"paths": [4, 2, 1], "nested": True, "gate": "random", "target": None}
+    wanted = asked(dynsplit.Single, stage={"name": "dynsplit", "options": options}, epochs=1)
+    measured = list(dynsplit.single(wanted, context))
+    for channels in (4, 2, 1):
+        assert 0 <= found(measured, "width_accuracy", channels=channels) <= 1
+        choices = math.ceil(90 * 2 / 8)
+        assert found(measured, "width_bytes_per_sample", channels=channels) == channels * 64 + choices / 90
+
+
+def test_pictures_cross_at_the_input_in_the_bytes_of_their_files(context):
+    wanted = asked(dynsplit.Single, stage={"name": "picture", "options": {"format": "raw"}}, cut="input", epochs=1)
+    measured = list(dynsplit.single(wanted, context))
+    assert found(measured, "bytes_per_sample") == 3 * 32 * 32 + 3
+    assert found(measured, "training_bytes_per_sample") == 3 * 32 * 32 + 3  # no gradient returns
+    whole = asked(dynsplit.Single, epochs=1)
+    trained = training.TrainingRun(whole, context)
+    alone = trained.trained(trained.whole(1), "whole")
+    assert found(measured, "test_accuracy") == pytest.approx(alone.outcome.epochs[-1]["test_accuracy"], abs=0.03)
 
 
 def test_bytes_in_training_are_codes_and_their_gradients(swept):

@@ -83,6 +83,16 @@ def test_a_gate_with_a_spread_cannot_score_all_samples_alike(paths):
     assert gating.mutual_information(scores.detach().softmax(1)) > 0.2
 
 
+def test_a_gate_that_convolves_tells_samples_apart_that_have_the_same_means_and_deviations():
+    pixels = torch.randn(8, 6, 64, generator=generator(4))
+    shuffled = pixels[:, :, torch.randperm(64, generator=generator(6))]
+    for convolves in (False, True):
+        torch.manual_seed(0)
+        gate = Gate(6, 2, convolves=convolves).eval()
+        scores = [gate(one.view(8, 6, 8, 8)) for one in (pixels, shuffled)]
+        assert torch.allclose(*scores, atol=1e-4) != convolves
+
+
 def test_a_gate_needs_few_parameters():
     assert 6_000 <= sum(parameter.numel() for parameter in Gate(256, 2).parameters()) <= 9_000
 
