@@ -62,7 +62,7 @@ def _answers_of_batch(segments: Sequence[Segment], step: int, pictures: torch.Te
         assert isinstance(message, Activation)
         message = segment.forward(message)
     assert isinstance(message, Result)
-    logits = message.tensors["logits"]
+    logits = message.tensors["logits"].float()  # whatever the job's precision
     codes = segments[1].inbound.decode(sent.tensors) if sent else {}
     scores = getattr(segments[0].outbound, "scores", None)
     return Answers(

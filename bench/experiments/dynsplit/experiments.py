@@ -286,4 +286,4 @@ def _activations(training: TrainingRun, segment: Segment) -> torch.Tensor:
         message = segment.source(pictures, None, assignment=0, step=0, train=False)
         assert isinstance(message, Activation)
         found += message.tensors.values()
-    return torch.cat(found)
+    return torch.cat(found).float()  # whatever the job's precision

@@ -207,6 +207,8 @@ class DynSplit(Stage):
         if EVERY not in wire:
             return {LOSSES: torch.full((count, paths), 1 / paths, device=code.device)}
         choice = bottleneck.unpack(wire[EVERY], self.choice_bits, count)[0].long()
+        if not choice.is_meta and int(choice.max()) >= paths:
+            raise ValueError(f"paths: got choice {int(choice.max())}, expected one of {paths} paths")
         return {EVERY: choice, GATE: (choice[:, None] == torch.arange(paths, device=code.device)).float()}
 
     def restore(self, codes: Tensors) -> Tensors:

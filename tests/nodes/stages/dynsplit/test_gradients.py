@@ -23,6 +23,7 @@ from nodes.training.segment import Segment
 STEPS, COUNT, TARGET, LAMBDA, TAU = 4, 24, 0.4, 3.0, 0.7
 LR, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
 CHANNELS = (4, 2)  # of codes of 4x4 pixels
+BOUNDARY = {"x": torch.empty(1, 6, 8, 8, device="meta")}
 READINGS = ["smashed", "chosen", "all", "losses"]
 
 
@@ -240,6 +241,22 @@ def decoded_together(paper, a):
     return [paper.decode(i, paper.encode(i, a)) for i in range(2)]
 
 
+def test_codes_of_every_path_that_do_not_fit_are_refused():
+    torch.manual_seed(0)
+    stage = DynSplit(BOUNDARY, paths=[4, 2, 1], target=None, gradient="all").train()
+    wire = stage.encode({n: code.detach() for n, code in stage.compress({"x": torch.randn(9, 6, 8, 8)})[0].items()})
+    assert wire.keys() == {"0", "1", "2", "every"}
+    other = DynSplit(BOUNDARY, paths=[4, 2, 1], target=None)
+    for one, changed, words in [
+        (stage, {"every": torch.full_like(wire["every"], 255)}, "got choice 3"),
+        (stage, {"every": wire["every"][:, :-1]}, "for 9 numbers"),
+        (stage, {"1": wire["1"][:-1]}, "of 3 paths"),
+        (other, {}, "of 3 paths"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            one.decode(wire | changed)
+
+
 def test_losses_are_weighed_where_the_model_ends_alone():
     job = job_of("losses")
     three = replace(job, nodes=("ue", "mec", "cloud"), splits=(3, 4), stages=(*job.stages, StageSpec()))
@@ -262,9 +279,6 @@ def test_losses_are_weighed_where_the_model_ends_alone():
 def test_wrong_options_are_one_error(options, words):
     with pytest.raises(ModelError, match=words):
         Segment(job_of(**{"gradient": "chosen"} | options), 0)
-
-
-BOUNDARY = {"x": torch.empty(1, 6, 8, 8, device="meta")}
 
 
 def made(**options):
