@@ -67,7 +67,7 @@ class PictureCodec(Stage):
         sizes = (wire[SIZES].cpu().long() << torch.tensor([0, 8, 16])).sum(1).tolist()
         if sum(sizes) != len(stream):
             raise ValueError(f"picture files: got {len(stream)} bytes, expected {sum(sizes)} by their sizes")
-        pixels = torch.stack([self._pixels(one.numpy().tobytes()) for one in stream.split(sizes)])
+        pixels = torch.stack([self._pixels(one.numpy().tobytes()) for one in torch.split(stream, sizes)])
         return {self.name: ((pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std).to(device)}
 
     def _file(self, pixels: torch.Tensor) -> bytes:

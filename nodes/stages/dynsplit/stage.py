@@ -100,7 +100,8 @@ class DynSplit(Stage):
         _check_gate(gate == "learned" and len(paths) > 1, gradient, inference, share)
         if lossless not in (None, "deflate", "entropy"):
             raise ValueError(f"lossless {lossless!r}, expected deflate, entropy or null")
-        shape, geometry = one.shape[1:], Geometry(*window)
+        deep, height, width = one.shape[1:]
+        shape, geometry = (deep, height, width), Geometry(*window)
         coders = [Coders(shape, channels, geometry) for channels in ([max(paths)] if nested else paths)]
         of_path = coders * len(paths) if nested else coders
         self.paths = [CodedPath(*one, bits, lossless) for one in zip(of_path, paths, strict=True)]
@@ -115,7 +116,7 @@ class DynSplit(Stage):
                 self.sender[f"levels{i}"], self.receiver[f"levels{i}"] = path.sent_counts, path.received_counts
         if gate == "learned" and len(paths) > 1:
             spread = None if self.weighs_losses else spread
-            self.sender[GATE] = gating.Gate(shape[0], len(paths), hidden, spread, convolves)
+            self.sender[GATE] = gating.Gate(deep, len(paths), hidden, spread, convolves)
         self.rate = rate
         if rate:
             if bits is None or not all(paths) or nested:
