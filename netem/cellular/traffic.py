@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 Floats = NDArray[np.float64]
 Load = Literal["low", "mid", "high"]
@@ -50,9 +51,8 @@ def levels(steps: int, users: int, rng: np.random.Generator) -> Floats:
     """Standard normal first-order autoregression in time with coefficient ``CORRELATION``: [steps, users]."""
     drawn = rng.standard_normal((steps, users))
     drawn[1:] *= np.sqrt(1 - CORRELATION**2)
-    for step in range(1, steps):
-        drawn[step] += CORRELATION * drawn[step - 1]
-    return drawn
+    correlated: Floats = lfilter([1.0], [1.0, -CORRELATION], drawn, axis=0)
+    return correlated
 
 
 def fair_airtime(demands: Floats) -> Floats:

@@ -18,7 +18,7 @@ import heapq
 import sys
 from collections.abc import Sequence
 from math import inf
-from operator import le, mul
+from operator import le
 from typing import NamedTuple
 
 import torch
@@ -48,8 +48,11 @@ def weighted_sum(metrics: Sequence[ChainMetric], weights: Sequence[float]) -> Ch
         counted = [(weight, row) for weight, row in zip(weights, rows, strict=True) if weight]
         if not counted:
             return [0.0] * len(rows[0])
-        factors = [weight for weight, _ in counted]
-        return [sum(map(mul, factors, column)) for column in zip(*(row for _, row in counted), strict=True)]
+        (factor, first), *others = counted
+        total = [factor * value for value in first]
+        for factor, row in others:
+            total = [value + factor * more for value, more in zip(total, row, strict=True)]
+        return total
 
     return ChainMetric(
         [weighted(rows) for rows in zip(*(metric.layers for metric in metrics), strict=True)],

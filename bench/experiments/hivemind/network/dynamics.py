@@ -13,14 +13,13 @@ from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bench.experiments.common.distribution import spread
 from bench.experiments.general.cellular import generated
 from bench.experiments.hivemind.network import scenario
-from bench.experiments.hivemind.network.inference import latencies_ms
-from bench.experiments.hivemind.network.tasks import Field, Forecast, TaskTrace, Transfer, foreseen, present, tasks
+from bench.experiments.hivemind.network.many_tasks import Foresight, Tasks, gaps_s, latencies_ms, play
+from bench.experiments.hivemind.network.tasks import Field, Transfer
 from bench.suite.experiment import Context, Measurement
 from bench.suite.parameter_types import Count, Duration, Positive
 from netem.cellular.iab import IabRoute
@@ -88,43 +87,43 @@ class ErrorParameters(DynamicsParameters, frozen=True, kw_only=True, forbid_unkn
 def surges(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
     """Latency without prediction: task by task for one second, and its distribution over the whole time."""
     field = field_of(parameters, context)
-    second = tasks(field, scenario.fastest(field, "hivemind"), present(field), [0.01 * index for index in range(100)])
+    second = play(field, "hivemind", [0.01 * index for index in range(100)])
     for index, value in enumerate(latencies_ms(second)):
         case: dict[str, CaseValue] = {"course": context.seed, "time_s": round(0.01 * index, 2)}
         yield Measurement("latency_over_time_ms", value, "ms", case)
-    yield from spread("latency_ms", latencies_ms(traces_of(field, parameters, context, present(field))), "ms", {})
+    yield from spread("latency_ms", latencies_ms(played(field, parameters, context)), "ms", {})
 
 
 def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
     """Latency and its spikes without prediction, with true future rates, and by the rule of section IV-F."""
     field = field_of(parameters, context)
     ways = {
-        "standard": present(field),
-        "predictive": foreseen(field),
-        "by-the-rule": foreseen(field, coherence_s=parameters.coherence_s),
+        "standard": None,
+        "predictive": Foresight(),
+        "by-the-rule": Foresight(coherence_s=parameters.coherence_s),
     }
-    by_way = {way: traces_of(field, parameters, context, forecast) for way, forecast in ways.items()}
-    spikes = {way: sum(value > SPIKE_MS for value in latencies_ms(found)) for way, found in by_way.items()}
+    by_way = {way: played(field, parameters, context, foresight) for way, foresight in ways.items()}
+    latency_ms = {way: latencies_ms(found) for way, found in by_way.items()}
+    spikes = {way: sum(value > SPIKE_MS for value in values) for way, values in latency_ms.items()}
     for way, found in by_way.items():
         case = {"way": way}
-        yield from spread("latency_ms", latencies_ms(found), "ms", case)
-        yield Measurement("spike_share", spikes[way] / len(found), "fraction", case)
+        yield from spread("latency_ms", latency_ms[way], "ms", case)
+        yield Measurement("spike_share", spikes[way] / len(latency_ms[way]), "fraction", case)
         if spikes["standard"]:
             yield Measurement("spikes_left_share", spikes[way] / spikes["standard"], "fraction", case)
-        if gaps_s := [gap_s for one in found for gap_s in field.gaps_s(one)]:  # none where the UE computes every task
-            yield Measurement("look_ahead_ms", 1e3 * fmean(gaps_s), "ms", case)
+        # None where the UE computes every task. Section IV-F has the gap end with the task, not with its transfer.
+        if ahead_s := gaps_s(found):
+            yield Measurement("look_ahead_ms", 1e3 * fmean(ahead_s), "ms", case)
 
 
 def accuracy(parameters: ErrorParameters, context: Context) -> Iterator[Measurement]:
     """Median latency and spikes by the forecast's error, against no forecast, and the break-even error."""
     field = field_of(parameters, context)
-    without = latencies_ms(traces_of(field, parameters, context, present(field)))
+    without = latencies_ms(played(field, parameters, context))
     standard, spikes = median(without), sum(value > SPIKE_MS for value in without)
     medians = []
     for error in parameters.errors:
-        generator = torch.Generator().manual_seed(context.seed)
-        forecast = foreseen(field, error, generator)
-        latency_ms = latencies_ms(traces_of(field, parameters, context, forecast))
+        latency_ms = latencies_ms(played(field, parameters, context, Foresight(error, context.seed)))
         medians.append(median(latency_ms))
         if spikes:
             left = sum(value > SPIKE_MS for value in latency_ms) / spikes
@@ -152,10 +151,12 @@ def on_chain(chain: Showcase, unstated: scenario.Unstated = scenario.ASSUMED, tr
     return scenario.field_on(chain, layer_s, kept["ue"].boundary_bytes, unstated, transfer)
 
 
-def traces_of(field: Field, parameters: DynamicsParameters, context: Context, forecast: Forecast) -> list[TaskTrace]:
-    """The tasks as HiveMind splits them by ``forecast``."""
+def played(
+    field: Field, parameters: DynamicsParameters, context: Context, foresight: Foresight | None = None
+) -> list[Tasks]:
+    """The tasks as HiveMind splits them by ``foresight``."""
     times_s = scenario.update_times(parameters.duration_s, parameters.tasks, context.seed)
-    return tasks(field, scenario.fastest(field, "hivemind"), forecast, times_s)
+    return play(field, "hivemind", times_s, foresight)
 
 
 def break_even(errors: Sequence[float], medians: Sequence[float], standard: float) -> float:

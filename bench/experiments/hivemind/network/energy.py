@@ -179,10 +179,8 @@ def moving(
     meter: Meter, route: IabRoute, rates: Sequence[float], before: Sequence[float], kept: Sequence[int]
 ) -> list[list[float]]:
     """Joules [P-1][L+1] of moving each link's split from ``kept`` to every boundary."""
-    return [
-        [meter.link_j(route, link, abs(size - before[split]), rate) for size in before]
-        for link, (rate, split) in enumerate(zip(rates, kept, strict=True))
-    ]
+    byte_j = (meter.link_j(route, link, 1, rate) for link, rate in enumerate(rates))
+    return [[joules * abs(size - before[split]) for size in before] for joules, split in zip(byte_j, kept, strict=True)]
 
 
 def moves(route: IabRoute, before: Sequence[float], old: Sequence[int], new: Sequence[int]) -> list[ParameterTransfer]:

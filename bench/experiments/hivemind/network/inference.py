@@ -12,8 +12,9 @@ from typing import Literal
 from bench.experiments.common.distribution import spread
 from bench.experiments.general.cellular import NetworkParameters
 from bench.experiments.hivemind.network import scenario
+from bench.experiments.hivemind.network.many_tasks import Foresight, Tasks, latencies_ms, many_tasks, play
 from bench.experiments.hivemind.network.scenario import ASSUMED, Machine, SplitStrategy, Unstated
-from bench.experiments.hivemind.network.tasks import Field, TaskTrace, foreseen, present, tasks
+from bench.experiments.hivemind.network.tasks import Field, TaskTrace
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
 from bench.suite.parameter_types import Count, Duration, Positive, WorkloadName
 from netem.cellular.iab import IabRoute
@@ -63,15 +64,17 @@ def latency(parameters: LatencyParameters, context: Context) -> Iterator[Measure
     """Latency by strategy, HiveMind's saving against each, and the time of its updates."""
     field = field_of(parameters, context)
     by_strategy = {strategy: played(field, strategy, parameters, context) for strategy in scenario.MAY_COMPUTE}
-    means = {strategy: fmean(latencies_ms(traces)) for strategy, traces in by_strategy.items()}
-    for strategy, traces in by_strategy.items():
+    latency_ms = {strategy: latencies_ms(parts) for strategy, parts in by_strategy.items()}
+    means = {strategy: fmean(values) for strategy, values in latency_ms.items()}
+    for strategy, parts in by_strategy.items():
         case: dict[str, CaseValue] = {"strategy": strategy}
-        yield from spread("latency_ms", latencies_ms(traces), "ms", case)
-        yield Measurement("computing_nodes", fmean(sum(map(bool, one.layers)) for one in traces), "nodes", case)
+        yield from spread("latency_ms", latency_ms[strategy], "ms", case)
+        nodes = fmean(count for part in parts for count in part.computing_nodes())
+        yield Measurement("computing_nodes", nodes, "nodes", case)
         if strategy != "hivemind":
             yield Measurement("saving_share", 1 - means["hivemind"] / means[strategy], "fraction", case)
         yield Measurement("relative_efficiency", means["ue"] / means[strategy], "1", case)
-    yield Measurement("split_update_ms", fmean(map(update_ms, by_strategy["hivemind"])), "ms")
+    yield Measurement("split_update_ms", fmean(updates_ms(by_strategy["hivemind"])), "ms")
     yield Measurement("sci_bytes", field.sci_bytes, "B")
     yield Measurement("mean_output_kb", fmean(scenario.profiles(parameters.workload)["ue"].output_bytes) / 1e3, "kB")
 
@@ -85,7 +88,7 @@ def capability(parameters: CapabilityParameters, context: Context) -> Iterator[M
         strategies = ("hivemind", "single-split", "cloud")
     for strategy in strategies:
         played_by = (played(field, strategy, parameters, context) for field in (as_they_are, improved))
-        before, after = (fmean(latencies_ms(traces)) for traces in played_by)
+        before, after = (fmean(latencies_ms(parts)) for parts in played_by)
         yield Measurement("latency_ms", after, "ms", {"strategy": strategy})
         yield Measurement("gain_share", 1 - after / before, "fraction", {"strategy": strategy})
 
@@ -96,7 +99,7 @@ def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measu
     at_s, before, after = find_handover(parameters.make(context.seed), parameters)
     step_s = 2 * parameters.window_s / parameters.tasks
     times_s = [at_s - parameters.window_s + (index + 0.5) * step_s for index in range(parameters.tasks)]
-    traces = tasks(field, scenario.fastest(field, "hivemind"), present(field), times_s)
+    traces = many_tasks(field, "hivemind", times_s)
     passed = dict.fromkeys([*before.nodes, *after.nodes])
     names = [name for name in passed if any(computed(one, name) for one in traces)]
     names.sort(key=lambda name: depth(name, before, after))
@@ -104,14 +107,14 @@ def handover(parameters: HandoverParameters, context: Context) -> Iterator[Measu
     for bucket in range(buckets):
         ours = traces[bucket * len(traces) // buckets : (bucket + 1) * len(traces) // buckets]
         case: dict[str, CaseValue] = {"time_s": round((bucket + 0.5) * 2 * parameters.window_s / buckets, 3)}
-        yield Measurement("window_latency_ms", fmean(latencies_ms(ours)), "ms", case)
+        yield Measurement("window_latency_ms", fmean(trace_latencies_ms(ours)), "ms", case)
         for name in names:
             yield Measurement("layers", fmean(computed(one, name) for one in ours), "layers", {**case, "node": name})
     sides = {
         side: [one for one in traces if one.route == route] for side, route in (("before", before), ("after", after))
     }
     for side, ours in sides.items():
-        yield from spread("latency_ms", latencies_ms(ours), "ms", {"side": side})
+        yield from spread("latency_ms", trace_latencies_ms(ours), "ms", {"side": side})
         yield Measurement("hops", len(ours[0].route.links), "hops", {"side": side})
     shared = [name for name in before.nodes if name in after.nodes and name != "ue"]
     means = {side: [fmean(computed(one, name) for one in ours) for name in shared] for side, ours in sides.items()}
@@ -127,20 +130,20 @@ def field_of(parameters: InferenceParameters, context: Context, faster: dict[Mac
     return scenario.make_field(net, parameters.workload, parameters.unstated, faster)
 
 
-def played(field: Field, strategy: SplitStrategy, parameters: InferenceParameters, context: Context) -> list[TaskTrace]:
+def played(field: Field, strategy: SplitStrategy, parameters: InferenceParameters, context: Context) -> list[Tasks]:
     """The tasks of ``strategy``, each split by the rates during its update."""
     times_s = scenario.update_times(parameters.duration_s, parameters.tasks, context.seed)
     exact = isinstance(parameters, LatencyParameters) and parameters.forecast == "exact"
-    return tasks(field, scenario.fastest(field, strategy), foreseen(field) if exact else present(field), times_s)
+    return play(field, strategy, times_s, Foresight() if exact else None)
 
 
-def latencies_ms(traces: Sequence[TaskTrace]) -> list[float]:
+def trace_latencies_ms(traces: Sequence[TaskTrace]) -> list[float]:
     return [round(1e3 * one.latency_s, 6) for one in traces]  # to the nanosecond: float sums differ below it
 
 
-def update_ms(trace: TaskTrace) -> float:
-    """Milliseconds from the start of the update at the last node until the UE has its split."""
-    return 1e3 * (trace.updated_s[0] - trace.updated_s[-1])
+def updates_ms(parts: Sequence[Tasks]) -> list[float]:
+    """Milliseconds of each update, from its start at the last node until the UE has its split."""
+    return [one for part in parts for one in (1e3 * (part.updated_s[:, 0] - part.updated_s[:, -1])).tolist()]
 
 
 def computed(trace: TaskTrace, name: str) -> int:

@@ -45,6 +45,7 @@ MAY_COMPUTE: dict[SplitStrategy, Callable[[IabRoute, int], bool]] = {
 }
 
 
+@cache
 def machine(name: str) -> Machine | None:
     """The machine of the node ``name``; None for a gNB, which only relays."""
     if name in (UE, CLOUD):

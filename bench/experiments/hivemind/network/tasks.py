@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from netem.cellular.iab import IabRoute
 from nodes.splitting.forecast import LookAhead, forecast_bps
 
+Floats = NDArray[np.float64]
 Splits = list[int]  # [P-1] layers done when a task leaves each node but the last
 Decide = Callable[[IabRoute, Sequence[float]], Splits]  # from the route and the expected rate of each link
 Forecast = Callable[[str, float, float], float]  # link, now, seconds ahead -> bits a second
 Transfer = Literal["integral", "instant"]  # at the rates while it lasts, or at that of its start (Eq. 10 as printed)
+
+GapTo = Literal["start", "arrival"]  # of a transfer
 
 LEAST_BPS = 1.0  # the rate of a blocked link
 
@@ -44,8 +46,10 @@ class Capacity:
     def __init__(self, rates_bps: NDArray[np.float64], step_s: float, transfer: Transfer = "integral") -> None:
         self.step_s = step_s
         self.transfer = transfer
-        self._rates_bps: list[float] = np.maximum(rates_bps, LEAST_BPS).tolist()
-        self._bits: list[float] = [0.0, *np.cumsum(np.maximum(rates_bps, LEAST_BPS) * step_s).tolist()]
+        self._all_bps = np.maximum(rates_bps, LEAST_BPS)
+        self._all_bits = np.concatenate([[0.0], np.cumsum(self._all_bps * step_s)])
+        self._rates_bps: list[float] = self._all_bps.tolist()
+        self._bits: list[float] = self._all_bits.tolist()
 
     def rate_bps(self, at_s: float) -> float:
         """The rate at ``at_s``; after the end, the last rate."""
@@ -59,6 +63,23 @@ class Capacity:
         target = self._bits[step] + (at_s - step * self.step_s) * self._rates_bps[step] + 8 * n_bytes
         last = min(bisect_left(self._bits, target, step + 1) - 1, len(self._rates_bps) - 1)
         return last * self.step_s + (target - self._bits[last]) / self._rates_bps[last]
+
+    def rates_at(self, at_s: Floats) -> Floats:
+        """``rate_bps`` at many times."""
+        steps = (at_s / self.step_s + 1e-9).astype(np.int64)
+        rates_bps: Floats = self._all_bps[np.minimum(steps, len(self._all_bps) - 1)]
+        return rates_bps
+
+    def all_sent_s(self, at_s: Floats, n_bytes: Floats | int) -> Floats:
+        """``sent_s`` of many transfers, each alone on the link."""
+        if self.transfer == "instant":
+            return at_s + 8 * n_bytes / self.rates_at(at_s)
+        end = len(self._all_bps) - 1
+        step = np.minimum((at_s / self.step_s).astype(np.int64), end)
+        target = self._all_bits[step] + (at_s - step * self.step_s) * self._all_bps[step] + 8 * n_bytes
+        last = np.minimum(np.maximum(np.searchsorted(self._all_bits, target), step + 1) - 1, end)
+        sent_s: Floats = last * self.step_s + (target - self._all_bits[last]) / self._all_bps[last]
+        return sent_s
 
 
 class LinkUse(NamedTuple):
@@ -155,15 +176,19 @@ class Field:
             at_s = sent_s + self.delay_s
         return hops
 
-    def gaps_s(self, trace: TaskTrace) -> list[float]:
-        """Seconds between each node's update and the task's arrival, for every node reached after the UE."""
+    def gaps_s(self, trace: TaskTrace, gap_to: GapTo = "start") -> list[float]:
+        """Seconds from each node's update to the start of the task's transfer to it, or to its arrival.
+
+        For every node reached after the UE.
+        """
         at_s, done, gaps = trace.began_s, 0, []
         for node, hop in enumerate(trace.hops):
             stop = done + trace.layers[node]
             if stop > done:
                 at_s += sum(self.layer_s[trace.route.nodes[node]][done:stop])
-            at_s, done = at_s + hop.busy_s + self.delay_s, stop
-            gaps.append(at_s - trace.updated_s[node + 1])
+            arrived_s, done = at_s + hop.busy_s + self.delay_s, stop
+            gaps.append((at_s if gap_to == "start" else arrived_s) - trace.updated_s[node + 1])
+            at_s = arrived_s
         return gaps
 
     def link_s(self, rates_bps: Sequence[float], sizes: Sequence[int] = ()) -> list[list[float]]:
@@ -185,20 +210,25 @@ def present(field: Field) -> Forecast:
     return lambda link, now_s, ahead_s: field.links[link].rate_bps(now_s)
 
 
-def foreseen(
-    field: Field, error: float = 0.0, generator: torch.Generator | None = None, coherence_s: float = 0.0
-) -> Forecast:
-    """A forecast of the true rate at the expected arrival of the task, with a relative ``error``."""
-
-    def forecast(link: str, now_s: float, ahead_s: float) -> float:
-        rate_bps = field.links[link].rate_bps
-        return forecast_bps(rate_bps, now_s, ahead_s, coherence_s=coherence_s, error=error, generator=generator)
-
-    return forecast
+def foreseen(field: Field, coherence_s: float = 0.0) -> Forecast:
+    """The true rate at the end of the gap."""
+    links = field.links
+    return lambda link, now_s, ahead_s: forecast_bps(links[link].rate_bps, now_s, ahead_s, coherence_s=coherence_s)
 
 
-def tasks(field: Field, decide: Decide, forecast: Forecast, times_s: Sequence[float], gaps: int = 8) -> list[TaskTrace]:
-    """A task for each update; each node looks ahead by the mean gap of its last ``gaps`` tasks (section IV-F)."""
+def tasks(  # noqa: PLR0917 (as many as the paper's procedure has)
+    field: Field,
+    decide: Decide,
+    forecast: Forecast,
+    times_s: Sequence[float],
+    gaps: int = 8,
+    gap_to: GapTo = "start",
+) -> list[TaskTrace]:
+    """A task for each update; each node looks ahead by the mean gap of its last ``gaps`` tasks (section IV-F).
+
+    Eq. 10 takes a link's rate at the start of the transfer, so that is what a gap ends with. The nodes of
+    ``nodes.inference`` know the arrival alone.
+    """
     gap_of: dict[str, LookAhead] = {}
     traces = []
     for began_s in times_s:
@@ -206,7 +236,7 @@ def tasks(field: Field, decide: Decide, forecast: Forecast, times_s: Sequence[fl
         look = [gap_of.setdefault(name, LookAhead(gaps)) for name in route.nodes]
         updated_s, rates = field.update(route, began_s, forecast, [one.gap_s for one in look])
         trace = field.trace(route, updated_s, decide(route, rates))
-        for one, gap_s in zip(look[1:], field.gaps_s(trace), strict=False):
+        for one, gap_s in zip(look[1:], field.gaps_s(trace, gap_to), strict=False):
             one.observe(0.0, gap_s)
         traces.append(trace)
     return traces

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from statistics import fmean
 
-from bench.experiments.hivemind.network.inference import InferenceParameters, field_of, played, update_ms
+from bench.experiments.hivemind.network.inference import InferenceParameters, field_of, played, updates_ms
 from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, machine
 from bench.experiments.hivemind.network.tasks import Field, TaskTrace
 from bench.suite.experiment import Context, Measurement
@@ -18,7 +18,8 @@ from reports.record import CaseValue
 def usage(parameters: InferenceParameters, context: Context) -> Iterator[Measurement]:
     """Shares of layers, control a task, and seconds of communication over the bound of section IV-D."""
     field = field_of(parameters, context)
-    traces = played(field, "hivemind", parameters, context)
+    parts = played(field, "hivemind", parameters, context)
+    traces = [trace for part in parts for trace in part.traces()]
     layers = Counter({"iab": 0, "core": 0, "cloud": 0, "ue": 0})
     for trace in traces:
         for name, count in zip(trace.route.nodes, trace.layers, strict=True):
@@ -32,9 +33,9 @@ def usage(parameters: InferenceParameters, context: Context) -> Iterator[Measure
     yield Measurement("control_bytes", control_bytes, "B")
     yield Measurement("control_share", control_bytes / (control_bytes + task_bytes), "fraction")
     latency_ms = fmean(1e3 * trace.latency_s for trace in traces)
-    yield Measurement("control_time_share", fmean(map(update_ms, traces)) / latency_ms, "fraction")
-    for strategy in ("hivemind", "cloud"):
-        found = traces if strategy == "hivemind" else played(field, "cloud", parameters, context)
+    yield Measurement("control_time_share", fmean(updates_ms(parts)) / latency_ms, "fraction")
+    cloud = [trace for part in played(field, "cloud", parameters, context) for trace in part.traces()]
+    for strategy, found in (("hivemind", traces), ("cloud", cloud)):
         over = [communication_s(trace) / bound_s(field, trace) for trace in found]
         case: dict[str, CaseValue] = {"strategy": strategy}
         yield Measurement("communication_over_bound", fmean(over), "1", case)

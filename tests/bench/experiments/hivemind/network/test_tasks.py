@@ -86,7 +86,8 @@ def test_the_closed_form_is_what_the_nodes_do(network, strategy, predicting):
         return forecast_bps(capacities[link].rate_bps, now_s, ahead_s)
 
     times_s = [PERIOD_S * index for index in range(COUNT)]
-    traces = tasks(field, fastest(field, strategy), forecast if predicting else present(field), times_s)
+    expected = forecast if predicting else present(field)
+    traces = tasks(field, fastest(field, strategy), expected, times_s, gap_to="arrival")
     served = played(field, strategy, predicting)
     assert [task.began_s for task in served.tasks] == pytest.approx([one.began_s for one in traces], abs=2e-6)
     for task, trace in zip(served.tasks, traces, strict=True):
