@@ -1,4 +1,4 @@
-"""Batches of pictures, determined by seed, epoch and batch number alone.
+"""Batches of pictures, determined by seed, source, epoch and batch number alone.
 
 No state passes from one batch to the next, so a run that resumes at batch k gets the same batches.
 """
@@ -61,24 +61,26 @@ def batches(
     indices: Indices | None = None,
     drop_last: bool = False,
     start: int = 0,
+    source: int = 0,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """An epoch's batches from number ``start`` on: normalised float32 (B, 3, H, W) and labels int64 (B,).
 
     Tokens are int64 (B, T), and samples in float32, as they are.
 
-    ``indices`` restricts them to a part of ``pictures``. The order depends on (seed, epoch), augmentation on (seed,
-    epoch, batch number). ``drop_last`` drops a last batch that is smaller.
+    ``indices`` restricts them to a part of ``pictures``. The order depends on (seed, epoch, source), augmentation on
+    (seed, epoch, batch number, source): several clients or UEs draw apart. ``drop_last`` drops a last batch that is
+    smaller.
     """
     order = np.arange(len(pictures)) if indices is None else indices
     if shuffle:
-        order = np.random.default_rng((ORDER, seed, epoch)).permutation(order)
+        order = _generator(source, ORDER, seed, epoch).permutation(order)
     count = len(order) // batch_size if drop_last else math.ceil(len(order) / batch_size)
     for number in range(start, count):
         chosen = order[number * batch_size : (number + 1) * batch_size]
         samples = pictures.images[chosen]
         labels = torch.from_numpy(pictures.labels[chosen])
         if isinstance(samples, torch.Tensor):
-            generator = np.random.default_rng((AUGMENT, seed, epoch, number)) if augment else None
+            generator = _generator(source, AUGMENT, seed, epoch, number) if augment else None
             yield _on_device(samples, generator, pictures), labels
             continue
         if samples.dtype != np.uint8:
@@ -86,8 +88,13 @@ def batches(
             continue
         images = samples.transpose(0, 3, 1, 2)
         if augment:
-            images = augmented(images, np.random.default_rng((AUGMENT, seed, epoch, number)))
+            images = augmented(images, _generator(source, AUGMENT, seed, epoch, number))
         yield normalised(images, pictures), labels
+
+
+def _generator(source: int, *purpose: int) -> np.random.Generator:
+    """The generator of ``purpose`` at a source; the first draws as one does that is alone."""
+    return np.random.default_rng((*purpose, source) if source else purpose)
 
 
 def augmented(images: Bytes, generator: np.random.Generator) -> Bytes:

@@ -110,6 +110,7 @@ class Source:
                 augment=train and self._job.data.augment,
                 drop_last=train,
                 start=batch,
+                source=self._source,
             )
         self._feeds[train] = (epoch, batch + 1), feed
         return next(feed)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from msgspec.structs import replace
 from oracle import draw_like_parts, optimizer
@@ -118,10 +119,22 @@ def drawn(federation: Federation, data: Dataset) -> list[Iterator[tuple[torch.Te
         pictures, _ = pictures_of(federation, client, data)
         for epoch in itertools.count():
             yield from batches(
-                pictures, job.batch_size, seed=job.seed, epoch=epoch, shuffle=True, augment=False, drop_last=True
+                pictures,
+                job.batch_size,
+                seed=job.seed,
+                epoch=epoch,
+                shuffle=False,
+                augment=False,
+                indices=own_order(job.seed, epoch, client, len(pictures)),
+                drop_last=True,
             )
 
     return [cycle(client) for client in range(federation.clients)]
+
+
+def own_order(seed: int, epoch: int, client: int, count: int) -> np.ndarray:
+    """The order of a client's pictures in its epoch, as docs/data.md has it."""
+    return np.random.default_rng((1, seed, epoch, client) if client else (1, seed, epoch)).permutation(count)
 
 
 class PlainLoop:

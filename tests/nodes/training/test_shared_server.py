@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from federations import own_order
 from msgspec.structs import replace
 from torch.nn import functional as F
 
@@ -97,7 +98,14 @@ def test_sources_train_one_server_as_a_plain_loop_would():
     for epoch in range(2):
         drawn = [
             batches(
-                client_subset(data.train, k, 3, 3), 8, seed=3, epoch=epoch, shuffle=True, augment=False, drop_last=True
+                client_subset(data.train, k, 3, 3),
+                8,
+                seed=3,
+                epoch=epoch,
+                shuffle=False,
+                augment=False,
+                indices=own_order(3, epoch, k, 25),
+                drop_last=True,
             )
             for k in range(3)
         ]
