@@ -20,6 +20,7 @@ Precision = Literal["float32", "bfloat16"]
 CaseValue = str | int | float | bool
 CONDITIONS = ("mode", "scale", "dataset", "shaping", "device", "precision")  # fields of a record; never merged
 TRAINED_PICTURES = "trained_pictures"  # metric of a training: pictures, each counted in every epoch
+DIVERGED = "diverged"  # metric of a training that ended as its loss was no number: it has no accuracy
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from reports.claims.claim import Claim
-from reports.claims.statistics import same
+from reports.claims.statistics import agree
 from reports.formatting import number
 from reports.record import Record, Scale
 
@@ -35,8 +35,7 @@ def _least(record: Record, trained: Sequence[Record]) -> float:
     found = [
         one.value
         for one in trained
-        if (one.experiment, one.seed) == (record.experiment, record.seed)
-        and all(same(value, record.case[key]) for key, value in one.case.items() if key in record.case)
+        if (one.experiment, one.seed) == (record.experiment, record.seed) and agree(record.case, one.case)
     ]
     return min(found, default=0.0)
 

@@ -95,6 +95,11 @@ def has_values(case: Mapping[str, CaseValue], values: Mapping[str, CaseValue]) -
     return all(key in case and same(case[key], value) for key, value in values.items())
 
 
+def agree(case: Mapping[str, CaseValue], values: Mapping[str, CaseValue]) -> bool:
+    """Whether ``case`` has these ``values`` where it has their keys."""
+    return all(same(case[key], value) for key, value in values.items() if key in case)
+
+
 def differing_condition(records: Sequence[Record], names: Sequence[str] = CONDITIONS) -> str | None:
     """First condition that differs among ``records``, as "mode (in-process, live)"; None if all are equal."""
     for name in names:

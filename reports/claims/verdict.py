@@ -28,7 +28,7 @@ from reports.claims.claim import (
 )
 from reports.claims.comparable import not_comparable
 from reports.formatting import label, number
-from reports.record import TRAINED_PICTURES, Record
+from reports.record import DIVERGED, TRAINED_PICTURES, Record
 
 Verdict = Literal[
     "reproduced",
@@ -114,6 +114,8 @@ def judge(claim: Claim, suite: str, records: Iterable[Record]) -> Judgement:
     own = [record for record in records if record.suite == suite]
     sides = [_selected(own, selector) for selector in claim.selectors]
     finding = _worst_finding(claim, sides)
+    if claim.needs_data and (ended := _diverged(claim.selectors, own)):
+        finding = Finding("not-run", ended)
     if claim.inconsistent:
         finding = finding._replace(verdict="inconsistent-in-paper", why=f"{_shown(claim.inconsistent)} {finding.why}")
     elif finding.verdict != "not-run" and (reason := _not_judged(claim, sides, own)):
@@ -147,6 +149,25 @@ def _selected(records: Iterable[Record], selector: Selector) -> list[Record]:
     ]
 
 
+def _diverged(selectors: Iterable[Selector], records: list[Record]) -> str | None:
+    """Reason why a training that ``selectors`` ask for has no accuracy; None if the losses of all are numbers.
+
+    One of several seeds is enough: the others alone would make it better than it is.
+    """
+    for selector in selectors:
+        seeds = {
+            record.seed
+            for record in records
+            if (record.experiment, record.metric) == (selector.experiment, DIVERGED)
+            and stats.agree(record.case, selector.case)
+        }
+        if seeds:
+            where = f" with {label(selector.case.items())}" if selector.case else ""
+            listed = ", ".join(map(str, sorted(seeds)))
+            return f"The loss of {selector.experiment}{where} is no number in seed {listed}: no accuracy to judge."
+    return None
+
+
 def _not_judged(claim: Claim, sides: list[list[Record]], records: list[Record]) -> str | None:
     """Reason why the claim cannot be judged by what was measured; None if it can."""
     if claim.needs_data:
@@ -156,7 +177,7 @@ def _not_judged(claim: Claim, sides: list[list[Record]], records: list[Record]) 
     if claim.premise:
         bound = Bound(of=claim.premise.of, at_least=claim.premise.at_least)
         held = _worst_finding(msgspec.structs.replace(claim, **_only(bound)), [_selected(records, bound.of)])
-        if held.verdict != "reproduced":
+        if held.verdict != "reproduced" or _diverged([bound.of], records):
             return f"The premise of the claim, {bound.of.metric} of {number(claim.premise.at_least)}, is not met."
     return None
 

@@ -87,3 +87,25 @@ def test_a_claim_whose_premise_is_not_met_is_not_judged(record: Make) -> None:
     assert (
         verdict(both(record), **fields, premise={"of": {**A, "metric": "x"}, "at_least": 0}).verdict == "not-comparable"
     )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_claim_on_a_training_that_diverged_is_not_judged_by_the_seeds_that_remain(
+    record: Make, form: dict[str, Any]
+) -> None:
+    fields = {**form, "scale": "laptop"}
+    seeds = [one for seed in (0, 1, 2) for one in both(record, seed=seed)]
+    ended = record(1, metric="diverged", seed=3, case={"method": "a", "round": 7})
+    assert verdict(seeds, **fields).verdict == "reproduced"
+    found = verdict([*seeds, ended], **fields)
+    assert (found.verdict, found.measured) == ("not-run", None)
+    assert "seed 3" in found.why
+    other = record(1, metric="diverged", seed=3, case={"method": "c", "round": 7})
+    assert verdict([*seeds, other], **fields).verdict == "reproduced"
+
+
+def test_a_premise_that_diverged_in_one_seed_is_not_met(record: Make) -> None:
+    bound = {"bound": {"of": A, "at_least": 0.7}, "needs_data": False, "premise": {"of": B, "at_least": 0.3}}
+    ended = record(1, metric="diverged", seed=3, case={"method": "b", "round": 7})
+    assert verdict(both(record), **bound).verdict == "reproduced"
+    assert verdict([*both(record), ended], **bound).verdict == "not-comparable"
