@@ -90,6 +90,7 @@ class Part(nn.Module):
         self._casts = any(mode.autocast for mode in self._modes)
         self._nested = {node.name for node in nodes if _is_nested(node)}
         self._last_uses = _last_uses(body.graph)
+        self._computing: Callable[[fx.Node, Any, Any], Any] | None = None
 
     def forward(self, values: Values, moment: Moment | None = None) -> Values:
         """Run the layers on ``values``. In training ``moment`` seeds each layer's draws; None leaves the generators."""
@@ -111,7 +112,8 @@ class Part(nn.Module):
 
     def _run(self, given: list[Any], moment: Moment | None, keeper: ModeKeeper | None) -> list[Any]:
         inputs, made = iter(given), dict[str, Any]()  # by the name of the node
-        device = next((value.device for value in given if isinstance(value, torch.Tensor)), torch.device("cpu"))
+        device = next((value.device for value in given if hasattr(value, "device")), torch.device("cpu"))
+        compute = self._computing or self.compute
 
         def argument(leaf: Any) -> Any:
             if isinstance(leaf, fx.Node):
@@ -134,15 +136,16 @@ class Part(nn.Module):
                 kwargs = {name: argument(value) for name, value in kwargs.items()}
             mode = node.meta["modes"][0 if self.training else 1]
             if keeper is None or mode == AMBIENT:
-                made[node.name] = self._call(node, args, kwargs)
+                made[node.name] = compute(node, args, kwargs)
             else:
                 with keeper.around(mode):
-                    made[node.name] = self._call(node, args, kwargs)
+                    made[node.name] = compute(node, args, kwargs)
             for used in self._last_uses.get(node.name, ()):
                 del made[used]
         raise AssertionError("a graph ends with its output")
 
-    def _call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+    def compute(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """The value of ``node``, whose arguments are computed."""
         match node.op:
             case "call_module":
                 return self.body.get_submodule(str(node.target))(*args, **kwargs)
@@ -163,15 +166,21 @@ class Part(nn.Module):
         """Tell ``note`` the value of each node while this lasts."""
 
         def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
-            made = Part._call(self, node, args, kwargs)
+            made = self.compute(node, args, kwargs)
             note(made)
             return made
 
-        self._call = call  # type: ignore[method-assign]  # of this part alone, until below
+        with self.computing(call):
+            yield
+
+    @contextmanager
+    def computing(self, call: Callable[[fx.Node, Any, Any], Any]) -> Iterator[None]:
+        """Let ``call`` compute each node from its arguments, in the place of ``compute``, while this lasts."""
+        self._computing = call
         try:
             yield
         finally:
-            del self._call
+            self._computing = None
 
     def drawing(self, x: torch.Tensor) -> list[tuple[fx.Node, int]]:
         """The nodes that draw in training, each with its layer. Runs ``x`` through the part: buffers may change."""
@@ -181,17 +190,13 @@ class Part(nn.Module):
         def watched(node: fx.Node, args: Any, kwargs: Any) -> Any:
             layer[0] = self._begins.get(node.name, layer[0])
             before, others = torch.get_rng_state(), Draws()
-            made = Part._call(self, node, args, kwargs)
+            made = self.compute(node, args, kwargs)
             if others.changed() or not torch.equal(before, torch.get_rng_state()):
                 found.append((node, layer[0]))
             return made
 
-        with generators_kept():
-            self._call = watched  # type: ignore[method-assign]  # of this part alone, until below
-            try:
-                self.train()({self.inputs[0]: x})
-            finally:
-                del self._call
+        with generators_kept(), self.computing(watched):
+            self.train()({self.inputs[0]: x})
         return found
 
 
