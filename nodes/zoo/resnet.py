@@ -1,6 +1,7 @@
 """Residual networks in torchvision's layout, at a fraction of its width."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -66,6 +67,14 @@ def thin_resnet50(classes: int = 10) -> nn.Module:
 def thin_resnet101(classes: int = 10) -> nn.Module:
     """ResNet-101's blocks at a sixteenth of its width."""
     return ThinResNet((3, 4, 23, 3), True, classes, 16)
+
+
+def group_resnet18(classes: int = 10, groups: int = 32) -> nn.Module:
+    """torchvision's ResNet-18 with group norm in the place of batch norm: a sample's result depends on no other."""
+    from torchvision.models import resnet18  # noqa: PLC0415  (takes seconds to import)
+
+    model: nn.Module = resnet18(num_classes=classes, norm_layer=partial(nn.GroupNorm, groups))
+    return model
 
 
 def cifar_resnet18(classes: int = 10) -> nn.Module:
