@@ -9,6 +9,7 @@ MODULES = {
     "dynsplit": "dynsplit.experiments",
     "edge_placement": "edge_sl.placement",
     "edge_privacy": "edge_sl.privacy",
+    "edge_rates": "edge_sl.rates",
     "edge_roaming": "edge_sl.migration",
     "edge_sl": "edge_sl.schemes",
     "hivemind_contention": "hivemind.network.contention",
@@ -39,7 +40,7 @@ MODES = {  # modes of the experiments of a file, or of one of them
         (name for name in MODULES if name.startswith("hivemind_") and name != "hivemind_profiles"), _VIRTUAL
     ),
     **dict.fromkeys(("deprune_traffic.coders", "dynsplit.size", "edge_privacy.depth"), _COMPUTED),
-    **dict.fromkeys(("edge_roaming", "nonlinear", "split_search"), _COMPUTED),
+    **dict.fromkeys(("edge_rates", "edge_roaming", "nonlinear", "split_search"), _COMPUTED),
     **dict.fromkeys(("edge_placement.migration", "deprune_traffic"), ("in-process", "live")),
     **dict.fromkeys(("edge_sl", "pipeline"), ("in-process", "live", "virtual")),
 }

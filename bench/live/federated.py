@@ -13,7 +13,7 @@ from bench.live.run import LiveRun, SilentError, stray
 from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
-from nodes.federated.in_process import FederationOutcome, ReportRound, outcome
+from nodes.federated.in_process import FederationOutcome, ReportRound, diverged, outcome
 from nodes.spec.federation import CLOUD, Federation
 from nodes.wire.messages import (
     AnyMessage,
@@ -87,6 +87,8 @@ class LiveFederation(LiveRun):
                 self.rounds.append(message)
                 if self._say:
                     self._say(message)
+                for edge in self._federation.edge_names if diverged(message) else ():
+                    await self.send(edge, Shutdown())
             case ClientFinished(client=client):
                 await self._tell_visited(client, message)
             case _:

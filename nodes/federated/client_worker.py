@@ -11,8 +11,9 @@ import torch
 
 from nodes.data.images import Dataset, Indices, Pictures
 from nodes.data.partitioning import partition, partition_iid
-from nodes.federated.edge.joint_step import SharingSegment
+from nodes.federated.client_segment import SharingSegment
 from nodes.federated.schemes import Scheme, scheme_of
+from nodes.federated.shared_state import adopt_shared, shared_state
 from nodes.runtime.actions import Compute
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
@@ -52,6 +53,7 @@ class ClientWorker:
         scheme = scheme_of(federation)
         if type(scheme).adjust_gradients is not Scheme.adjust_gradients:
             self.segment.adjust_gradients = scheme.adjust_gradients
+        self._batch_norm = federation.batch_norm
         own_data = Dataset(data.name, data.classes, own, tests)
         self._source = Source(self.segment, own_data, source=client, by_step=False)
         self._samples, self._mean_samples = len(own), len(data.train) / federation.clients
@@ -105,12 +107,13 @@ class ClientWorker:
         return Answers(correct, torch.bincount(labels, minlength=self._classes))
 
     def give(self, round_number: int) -> ClientUpdate:
-        """Copy the client's part as it is now."""
-        return ClientUpdate(round=round_number, samples=self._samples, tensors=self.segment.state())
+        """Copy what the client shares of its part as it is now."""
+        shared = shared_state(self.segment, self._batch_norm)
+        return ClientUpdate(round=round_number, samples=self._samples, tensors=shared)
 
     def adopt(self, model: ClientModel) -> Adopted:
         """Go on from the clients' part that the server sent."""
-        self.segment.adopt(model.tensors)
+        adopt_shared(self.segment, model.tensors, self._batch_norm)
         return Adopted()
 
     @contextmanager
@@ -194,7 +197,10 @@ class AdoptPart(Compute):
 
 def job_of(federation: Federation) -> Job:
     """The job as its nodes' parts need it: steps are numbered apart for each client, rounds are its epochs."""
-    return msgspec.structs.replace(federation.job, sources=federation.clients, epochs=federation.rounds, steps=None)
+    job, size = federation.job, scheme_of(federation).batch_size(federation.job.batch_size)
+    return msgspec.structs.replace(
+        job, sources=federation.clients, epochs=federation.rounds, steps=None, batch_size=size
+    )
 
 
 def pictures_of(federation: Federation, client: int, data: Dataset) -> tuple[Pictures, Pictures]:

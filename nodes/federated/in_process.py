@@ -1,6 +1,7 @@
 """Federations in one process: all nodes as tasks of a loop, at full speed or in virtual time."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from nodes.seeds import derive
 from nodes.spec.federation import CLOUD, Federation
 from nodes.spec.job import Device, Timing
 from nodes.wire.channel import Channel
-from nodes.wire.messages import Activation, AnyMessage, Begin, ClientFinished, Gradient, Peer, RoundReport
+from nodes.wire.messages import Activation, AnyMessage, Begin, ClientFinished, Gradient, Peer, RoundReport, Shutdown
 
 ReportRound = Callable[[RoundReport], None]
 Workers = dict[str, tuple[Role, Any]]  # the role and the worker of every node, by name
@@ -44,7 +45,10 @@ class RoundOutcome(msgspec.Struct, kw_only=True):
 
 
 class FederationOutcome(msgspec.Struct, kw_only=True):
-    """Outcome of a federation: its rounds in their order, those of the first edge server first."""
+    """Outcome of a federation: its rounds in their order, those of the first edge server first.
+
+    It ends with the first round whose loss is no number.
+    """
 
     rounds: list[RoundOutcome]
     nodes: list[NodeReport]
@@ -132,9 +136,11 @@ class LocalFederation(Conductor):
 
     async def heard(self, run: LocalRun, node: str, message: AnyMessage) -> None:
         if isinstance(message, RoundReport):
-            self._reports.append(self._kept(message))
+            self._reports.append(message if diverged(message) else self._kept(message))
             if self._say:
                 self._say(message)
+            for edge in self._federation.edge_names if diverged(message) else ():
+                await run.send(edge, Shutdown())
 
     async def ended(self, run: LocalRun, node: str) -> None:
         if node in self._federation.client_names:
@@ -169,6 +175,11 @@ class VirtualFederation(LocalFederation):
             return reported
         correct, total = evaluated(self._federation, self.made, reported.edge, reported.round)
         return msgspec.structs.replace(reported, correct_by_class=correct, total_by_class=total)
+
+
+def diverged(report: RoundReport) -> bool:
+    """Whether the round's loss is no number; its edge server ends with it, and the others are to."""
+    return not math.isfinite(report.metrics["loss"])
 
 
 def evaluated(federation: Federation, made: Workers, edge: int, round_number: int) -> Answers:

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from nodes.data.images import Dataset, Indices
+from nodes.federated.client_segment import SharingSegment
 from nodes.federated.client_worker import Adopted, Answers, ClientData, indices_of, job_of
 from nodes.federated.cloud import CloudWorker
-from nodes.federated.edge.joint_step import JointReply, JointSegment, SharingSegment, joint_reply
+from nodes.federated.edge.joint_step import JointReply, JointSegment, joint_reply
 from nodes.federated.edge.worker import EdgeWorker
 from nodes.federated.schemes import Scheme, Update
+from nodes.federated.shared_state import shared_state
 from nodes.model.boundary import Tensors
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
@@ -33,6 +35,7 @@ class ClientShapes:
     def __init__(self, federation: Federation, data: Dataset) -> None:
         job = self.job = job_of(federation)
         self._segment = SharingSegment(job, 0, meta=True)
+        self._batch_norm = federation.batch_norm
         self.layers = len(self._segment.names)
         self.mean_samples = len(data.train) / federation.clients
         self._tasks: dict[tuple[int, bool], TaskMessage] = {}
@@ -42,8 +45,8 @@ class ClientShapes:
 
     @functools.cached_property
     def state(self) -> Tensors:
-        """The part's parameters and buffers."""
-        return self._segment.state()
+        """The part's parameters and buffers that a scheme shares."""
+        return shared_state(self._segment, self._batch_norm)
 
     def task(self, size: int, train: bool) -> TaskMessage:
         """What ``size`` pictures come to."""
@@ -107,8 +110,8 @@ class ShapeClient:
 class ShapeJoint(JointSegment):
     """A server part on the meta device, whose replies to messages of one shape differ in their numbers alone."""
 
-    def __init__(self, job: Job, index: int) -> None:
-        super().__init__(job, index, meta=True)
+    def __init__(self, job: Job, index: int, scheme: Scheme) -> None:
+        super().__init__(job, index, meta=True, scheme=scheme)
         self._replies: dict[Any, TaskMessage] = {}
         self._joined: dict[Any, Gradient] = {}
 
@@ -134,7 +137,7 @@ class ShapeJoint(JointSegment):
         gradients = [
             msgspec.structs.replace(gradient, assignment=message.assignment, step=message.step) for message in messages
         ]
-        return joint_reply(gradients, int(gradient.metrics["count"]), positions, 0.0)
+        return joint_reply(gradients, int(gradient.metrics["count"]), positions, self._scheme.through, 0.0)
 
     def adopt(self, tensors: Tensors) -> None:
         """Hold nothing."""
@@ -147,7 +150,7 @@ class ShapeEdge(EdgeWorker):
     """An edge server's worker without data: one part stands for all copies."""
 
     def _parts(self, clients: Sequence[int], copies: bool) -> dict[int, JointSegment]:
-        return dict.fromkeys(clients, ShapeJoint(self._job, 1))
+        return dict.fromkeys(clients, ShapeJoint(self._job, 1, self._scheme))
 
     def aggregate(self, round_number: int, trained: Sequence[Update]) -> ClientModel:
         """A part like those that were given."""
@@ -177,7 +180,7 @@ def check_joint(job: Job, scheme: Scheme) -> None:
     labels = torch.empty(TRIED, dtype=torch.int64, device="meta")
     sent = SharingSegment(job, 0, meta=True).source(pictures, labels, assignment=0, step=0, train=True)
     if isinstance(sent, Activation):
-        JointSegment(job, 1, meta=True).joint([sent] * 2, [0.5] * 2, scheme.averaged_positions(TRIED))
+        JointSegment(job, 1, meta=True, scheme=scheme).joint([sent] * 2, [0.5] * 2, scheme.averaged_positions(TRIED))
 
 
 def _key(message: Activation) -> Any:

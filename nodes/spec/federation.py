@@ -68,8 +68,13 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # pictures again and again.
     local_steps: int | None = None
     partition: Partition = Partition()
+    participants: int | None = None  # clients of an edge server that train in a round, drawn at random; None: all
+    # Batch norm of clients' parts that the scheme shares, and of the servers' copies: averaged or handed on with the
+    # rest, or kept by each client.
+    batch_norm: Literal["shared", "local"] = "shared"
+    server_lr: float | None = None  # learning rate of the servers' parts; None: that of the job's optimizer
     cloud_every: int = 1  # rounds after which the edge servers' parts are aggregated at the cloud
-    test_every: int = 1  # rounds after which clients test, beside the last; 0: only after the last
+    test_every: int = 1  # rounds after which clients test, and after the last; 0: never
     slowdowns: tuple[float, ...] = (1.0,)  # of the clients, from the first again where there are more of them
     client_timing: Timing | None = None
     server_timing: Timing | None = None
@@ -86,6 +91,10 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         self._check_moves()
         if len({*self.places(0), *(move.to_edge for move in self.moves)}) < self.edges:
             raise ValueError("edges: from 1 to as many as clients, or as many as clients come to by their moves")
+        if self.participants is not None and self.participants < 1:
+            raise ValueError(f"participants {self.participants}: from 1 on, or none for all")
+        if self.server_lr is not None and not self.server_lr > 0:
+            raise ValueError(f"server_lr {self.server_lr}: expected a rate above 0, or none for that of the job")
         if self.local_steps is not None and self.local_steps < 1:
             raise ValueError("local_steps: from 1 on, or none for as many as the mean client's pictures fill")
         for absence in self.absences:

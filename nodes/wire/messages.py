@@ -323,7 +323,10 @@ class ClientModel(Message, frozen=True, kw_only=True, tag="client-model"):
 
 
 class EdgeUpdate(Message, frozen=True, kw_only=True, tag="edge-update"):
-    """Edge server to cloud: its part, and the clients' where it is shared, trained on ``samples`` in a round."""
+    """Edge server to cloud: its part, and the clients' where it is shared.
+
+    ``samples`` are those of the clients that completed a round, summed over the rounds since the last average.
+    """
 
     round: int
     samples: int

@@ -114,12 +114,12 @@ def judge(claim: Claim, suite: str, records: Iterable[Record]) -> Judgement:
     own = [record for record in records if record.suite == suite]
     sides = [_selected(own, selector) for selector in claim.selectors]
     finding = _worst_finding(claim, sides)
-    if claim.needs_data and (ended := _diverged(claim.selectors, own)):
-        finding = Finding("not-run", ended)
     if claim.inconsistent:
         finding = finding._replace(verdict="inconsistent-in-paper", why=f"{_shown(claim.inconsistent)} {finding.why}")
     elif finding.verdict != "not-run" and (reason := _not_judged(claim, sides, own)):
         finding = finding._replace(verdict="not-comparable", why=f"{reason} {finding.why}")
+    elif claim.needs_data and (ended := _diverged(claim.selectors, own)):
+        finding = Finding("not-run", ended)
     return Judgement(
         suite=suite,
         claim=claim.claim,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -62,7 +62,8 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     On a virtual clock a client computes ``client_flops`` operations a second, divided by its one of ``slowdowns``, an
     edge server ``server_flops``. ``links`` are the clients', repeated if there are more clients; ``backhaul`` joins
-    an edge server to the cloud. Live, ``clients_per_process`` clients share a process.
+    an edge server to the cloud. ``server_lr`` is the servers' learning rate, if it is not the clients'. In each round
+    ``participants`` clients of an edge server train. Live, ``clients_per_process`` clients share a process.
     """
 
     model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
@@ -75,6 +76,9 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rounds: Count = 1
     local_steps: Count | None = None
     partition: Partition = Partition()
+    server_lr: Positive | None = None
+    participants: Count | None = None
+    batch_norm: Literal["shared", "local"] = "shared"
     cloud_every: Count = 1
     test_every: Count = 1
     slowdowns: tuple[float, ...] = (1.0,)
@@ -92,10 +96,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def problems(self, setting: Setting) -> Iterator[Problem]:
         yield from unused_in(self, USED_IN, setting.mode)
         yield from self._unused(setting.mode)
-        shards = self.partition.shards if self.partition.kind == "shards" else 1
-        least = self.clients * shards * -(-self.batch_size // shards)
-        why = f"a batch of {self.batch_size} for each of {self.clients} clients"
-        yield from self.sample_problems(setting, (least, why), test=self.clients)
+        yield from self.sample_problems(setting, self.least, test=self.clients)
         if self.learn:
             yield from weights_problems(self, self.weights, setting)
         elif self.weights is not None:
@@ -110,11 +111,18 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         else:
             yield from self._scheme_problems(layout, scheme)
 
+    @property
+    def least(self) -> tuple[int, str]:
+        """The least number of training pictures, and the reason."""
+        shards = self.partition.shards if self.partition.kind == "shards" else 1
+        count = self.clients * shards * -(-self.batch_size // shards)
+        return count, f"a batch of {self.batch_size} for each of {self.clients} clients"
+
     def _unused(self, mode: Mode) -> Iterator[Problem]:
         """Parameters that others leave without a use."""
         for name in ("backhaul", "cloud_every") if self.edges == 1 else ():
             yield Problem((name,), "only used with several edge servers; edges is 1", unused=True)
-        for name in () if self.learn else TRAINING:
+        for name in () if self.learn else (*TRAINING, "server_lr"):
             yield Problem((name,), "only used where networks learn; learn is false", unused=True)
         if mode == "virtual":
             yield Problem(("test_every",), "not used in mode virtual, where tests take no time", unused=True)
@@ -122,7 +130,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def _scheme_problems(self, layout: Chain, scheme: Scheme) -> Iterator[Problem]:
         if self.learn:
             yield from attempt(("batch_size",), check_pass, layout, self.batch_size)
-        for name in ("cut", "stage") if scheme.server_parts == "none" else ():
+        for name in ("cut", "stage", "server_lr") if scheme.server_parts == "none" else ():
             yield Problem((name,), "not used: clients have the whole network", unused=True)
         split_point = yield from attempt(("cut",), self.split_point, layout)
         if split_point is None:
@@ -169,6 +177,9 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
             rounds=self.rounds,
             local_steps=self.local_steps,
             partition=self.partition,
+            server_lr=self.server_lr,
+            participants=self.participants,
+            batch_norm=self.batch_norm,
             cloud_every=self.cloud_every,
             test_every=self.test_every,
             slowdowns=self.slowdowns,

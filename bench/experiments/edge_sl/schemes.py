@@ -13,22 +13,27 @@ from bench.experiments.common.trained_pictures import of_rounds
 from bench.experiments.edge_sl.parameters import Clients, minimal
 from bench.suite.experiment import Context, Measurement
 from netem.profiles import Duplex, duplex
+from nodes.data.images import Dataset
 from nodes.federated.in_process import FederationOutcome, ReportRound, RoundOutcome, run_in_process, run_in_virtual_time
 from nodes.model.chain import Chain
 from nodes.model.factory import build_model
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job, Timing
 from nodes.wire.messages import RoundReport
-from reports.record import CaseValue
+from reports.record import DIVERGED, CaseValue
 
 BACKWARD = 2.0  # a backward pass takes twice the operations of a forward pass, as is usual for convolutions
 
 
 def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
     """Train; accuracy and loss by round, bytes, compute, and in live and virtual mode time."""
+    yield from trained(parameters, context, None if context.dataset == "none" else parameters.selected(context))
+
+
+def trained(parameters: Clients, context: Context, data: Dataset | None) -> Iterator[Measurement]:
+    """What ``course`` measures on ``data``; None for blank pictures."""
     classes = parameters.classes(context)
     layout = parameters.layout(classes)
-    data = None if context.dataset == "none" else parameters.selected(context)
     payload_bytes = largest_payload(layout, parameters.batch_size, whole=True)
     about = minimal(parameters, layout) | {"classes": classes, "payload_bytes": payload_bytes}
     weights = weights_of(parameters.weights, str(parameters.model), layout, context.say)
@@ -49,9 +54,16 @@ def course(parameters: Clients, context: Context) -> Iterator[Measurement]:
     learned = parameters.learn and context.dataset != "none"
     if not learned:  # on blank pictures answers are correct by chance
         outcome.rounds = [replace(one, correct_by_class=[], total_by_class=[]) for one in outcome.rounds]
-    else:
+    ended = min((one.round for one in outcome.rounds if not math.isfinite(one.metrics["loss"])), default=None)
+    if ended is not None:  # a finding, not a failure: what was measured before it stands, and there is no result
+        yield from _learning(outcome, ended, learned)
+        yield Measurement(DIVERGED, 1, "1", {"round": ended + 1})
+        return
+    if learned:
         yield of_rounds(one.metrics for one in outcome.rounds)
-    yield from _rounds(outcome, parameters, learned, timed=context.mode != "in-process")
+    yield from _learning(outcome, parameters.rounds, learned)
+    if context.mode != "in-process":
+        yield from _times(outcome, parameters)
     yield from _totals(outcome, parameters, work)
 
 
@@ -104,7 +116,8 @@ def _work(job: Job) -> Work:
 
 def _timings(parameters: Clients, work: Work) -> dict[str, Timing]:
     """Seconds of a batch's forward and backward pass at the fastest client and at a server."""
-    client_s = work.client * parameters.batch_size / parameters.client_flops
+    sent = parameters.method.build().batch_size(parameters.batch_size)
+    client_s = work.client * sent / parameters.client_flops
     server_s = work.server * parameters.batch_size / parameters.server_flops
     return {
         "client_timing": Timing(forward_s=client_s, backward_s=BACKWARD * client_s),
@@ -112,34 +125,30 @@ def _timings(parameters: Clients, work: Work) -> dict[str, Timing]:
     }
 
 
-def _rounds(outcome: FederationOutcome, parameters: Clients, learned: bool, timed: bool) -> Iterator[Measurement]:
+def _learning(outcome: FederationOutcome, rounds: int, learned: bool) -> Iterator[Measurement]:
     """Loss and accuracy by round over all edge servers; losses only if networks ``learned``."""
+    for number in range(rounds):
+        of_round = [one for one in outcome.rounds if one.round == number]
+        case: dict[str, CaseValue] = {"round": number + 1}
+        steps = sum(one.metrics["steps_with_loss"] for one in of_round)
+        if steps and learned:
+            yield Measurement("training_loss_nats", sum(one.metrics["loss"] for one in of_round) / steps, "nats", case)
+        accuracy = _accuracy(of_round)
+        if accuracy is not None:
+            yield Measurement("test_accuracy", accuracy, "fraction", case)
+            yield Measurement("balanced_accuracy", _balanced(of_round), "fraction", case)
+
+
+def _times(outcome: FederationOutcome, parameters: Clients) -> Iterator[Measurement]:
+    """Total and mean round time, and the accuracy at ``times_s``, each of the last round ended by then."""
     began = min(one.metrics["began"] for one in outcome.rounds)
     tests_s = 0.0  # not counted; zero on a virtual clock
     moments: list[tuple[float, float | None]] = []  # seconds at the end of each round, and accuracy if tested
     for number in range(parameters.rounds):
         of_round = [one for one in outcome.rounds if one.round == number]
-        case: dict[str, CaseValue] = {"round": number + 1}
-        steps = sum(one.metrics["steps_with_loss"] for one in of_round)
-        if steps and learned:
-            loss = sum(one.metrics["loss"] for one in of_round) / steps
-            if math.isfinite(loss):
-                yield Measurement("training_loss_nats", loss, "nats", case)
-            else:  # a finding, not a failure
-                yield Measurement("diverged", 1, "1", case)
-        accuracy = _accuracy(of_round)
-        if accuracy is not None:
-            yield Measurement("test_accuracy", accuracy, "fraction", case)
-            yield Measurement("balanced_accuracy", _balanced(of_round), "fraction", case)
         trained = max(max(one.metrics["trained"], one.metrics["averaged"]) for one in of_round)
-        moments.append((trained - began - tests_s, accuracy))
+        moments.append((trained - began - tests_s, _accuracy(of_round)))
         tests_s += max(0.0, max(one.metrics["ended"] for one in of_round) - trained)
-    if timed:
-        yield from _times(moments, parameters)
-
-
-def _times(moments: list[tuple[float, float | None]], parameters: Clients) -> Iterator[Measurement]:
-    """Total and mean round time, and the accuracy at ``times_s``, each of the last round ended by then."""
     total_s, _ = moments[-1]
     yield Measurement("total_s", total_s, "s")
     yield Measurement("round_s", total_s / len(moments), "s")
@@ -160,6 +169,7 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
     if accuracy is not None:
         yield Measurement("final_accuracy", accuracy, "fraction")
         yield Measurement("final_balanced_accuracy", _balanced(last), "fraction")
+        yield Measurement("largest_class_share", _largest_share(last), "fraction")
     steps = total("steps")
     yield Measurement("client_steps", steps, "steps")
     yield Measurement("uplink_bytes", total("uplink_bytes"), "B")
@@ -169,7 +179,8 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
     metrics = [one.metrics for one in outcome.rounds]
     spared = sum(one["shared_bytes"] * (1 - 1 / max(1.0, one["participants"])) for one in metrics)
     yield Measurement("downlink_broadcast_bytes", total("downlink_bytes") - spared, "B")
-    operations = (1 + BACKWARD) * parameters.batch_size * steps * work.client
+    sent = parameters.method.build().batch_size(parameters.batch_size)
+    operations = (1 + BACKWARD) * sent * steps * work.client
     yield Measurement("client_operations", operations, "FLOP")
     yield Measurement("client_share", work.client / (work.client + work.server), "fraction")
     busy = sum(node.compute_s for node in outcome.nodes if node.name.startswith("client"))
@@ -196,3 +207,9 @@ def _balanced(rounds: list[RoundOutcome]) -> float:
     both = [(one.correct_by_class, one.total_by_class) for one in rounds if one.total_by_class]
     right, tested = torch.tensor(both).sum(0)
     return float((right[tested > 0] / tested[tested > 0]).mean())
+
+
+def _largest_share(rounds: list[RoundOutcome]) -> float:
+    """The accuracy of answering the largest class always."""
+    tested = torch.tensor([one.total_by_class for one in rounds if one.total_by_class]).sum(0)
+    return float(tested.max() / tested.sum())

@@ -6,37 +6,50 @@ because others train too, and if the clients' parts are averaged after each step
 training on the joint batch. (The paper does not say how gradients are scaled.)
 
 EPSL(phi): at the first a = ceil(phi b) positions of the batch the last-layer gradients are averaged over the clients.
-They are back-propagated once, through an extra forward pass of the clients' averaged smashed data, and what comes
-of that at the cut is the same for all clients: it could be broadcast. In this pass batch norm uses its running
-statistics or, where asked, those of the averaged data, with which one client's step at phi = 1 is that of training
-alone; either way it leaves the running ones as they are. To back-propagate no more than a + M (b - a) samples the two
-groups of positions are two batches, each with batch statistics of its own; that fills a gap, as does averaging what
-the stage decodes to, for stages whose codes have a row for each sample. Averaged gradients need no scale: with a
-linear server part they are exactly the weighted mean of PSL's.
+The article does not say which activations the mean meets; ``Scheme.through`` chooses. With the last-layer gradient
+z_ij of client i at position j, of its own mean loss, its mean by shares z_j, and M clients, at these positions:
+
+==========  ============================================================  ======================  ============
+through     the server's gradient                                         to the clients          backward
+==========  ============================================================  ======================  ============
+averaged    z_j at the mean of the smashed data, in one more forward pass one, broadcast          a + M (b - a)
+one         z_j at the data of one client, drawn by shares                that one, broadcast     a + M (b - a)
+each        z_j at the data of each client, by shares                     its own, or the mean    M b
+cut         that of PSL                                                   the mean, broadcast     M b
+==========  ============================================================  ======================  ============
+
+``averaged``: in the extra pass batch norm uses its running statistics or, where asked, those of the averaged data;
+either way it leaves the running ones as they are. The two groups of positions are two batches, each with batch
+statistics of its own. ``one``: all positions are one batch, whose statistics are constants in the backward pass unless
+that takes all samples, as with one client. With a linear server part all four return the weighted mean of PSL's
+gradients. Averaging is for stages whose codes have a row for each sample.
 """
 
+import bisect
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nodes.errors import ModelError, ProtocolError, one_line
-from nodes.federated.schemes.base import Statistics
+from nodes.errors import ProtocolError
+from nodes.federated.client_segment import SHARED
+from nodes.federated.edge.partial_backward import run_partially
+from nodes.federated.schemes.base import Scheme, Through
 from nodes.model.boundary import Tensors, check_restored, rows_of, unpack
-from nodes.model.chain import Moment, Values
-from nodes.model.checkpoint import write_state
+from nodes.model.chain import Moment, Part, Values
 from nodes.model.state_transfer import load_training_state, training_state
+from nodes.seeds import derive
 from nodes.spec.job import Job
 from nodes.training.segment import Segment
 from nodes.wire.messages import Activation, Gradient
 from nodes.wire.outgoing import number, sendable
 
-SHARED = "shared/"  # before the names of gradients that are the same for all clients
+CLIENT_DRAWS = 1 << 33  # stands where other purposes of a step have the number of a microbatch
 
 
 class JointReply(NamedTuple):
@@ -61,13 +74,13 @@ class _Batch(NamedTuple):
 
 
 class JointSegment(Segment):
-    """A server part that takes one training step on what several clients sent."""
+    """A server part that takes one training step on what several clients sent, as ``scheme`` says."""
 
     weighs_losses = False
 
-    def __init__(self, job: Job, index: int, meta: bool = False, statistics: Statistics = "running") -> None:
+    def __init__(self, job: Job, index: int, meta: bool = False, scheme: Scheme | None = None) -> None:
         super().__init__(job, index, meta)
-        self._statistics = statistics
+        self._scheme = scheme or Scheme()
 
     def joint(self, messages: Sequence[Activation], weights: Sequence[float], positions: int = 0) -> JointReply:
         """Take one step of the optimizer; gradients are in the order of ``messages``.
@@ -83,19 +96,24 @@ class JointSegment(Segment):
         if self._part is not None:
             self._part.train(True)
         scores = [{"count": float(size), "loss": 0.0, "correct": 0.0} for _ in arrived]
-        shared, backward_s = self._averaged(arrived, positions, size, scores)
-        leaves, own_s = self._own(arrived, positions, size, scores)
+        through = self._scheme.through
+        if positions and through != "averaged":
+            own, shared, backward_s = self._through(arrived, positions, size, scores)
+        else:
+            shared, averaged_s = self._averaged(arrived, positions, size, scores)
+            own, own_s = self._own(arrived, positions, size, scores)
+            backward_s = averaged_s + own_s
         self._step(None)
         gradients = [
             Gradient(
                 assignment=batch.message.assignment,
                 step=batch.message.step,
                 metrics=score,
-                tensors=self._returned(own, batch.weight) | shared,
+                tensors=mine | shared,
             )
-            for batch, score, own in zip(arrived, scores, leaves, strict=True)
+            for batch, score, mine in zip(arrived, scores, own, strict=True)
         ]
-        return joint_reply(gradients, size, positions, backward_s + own_s)
+        return joint_reply(gradients, size, positions, through, backward_s)
 
     def training_state(self) -> Tensors:
         """All that training goes on from elsewhere."""
@@ -123,28 +141,80 @@ class JointSegment(Segment):
     def _own(
         self, arrived: list[_Batch], positions: int, size: int, scores: list[dict[str, float]]
     ) -> tuple[list[Tensors], float]:
-        """Back-propagate each client's own positions; its leaves, which then have gradients."""
+        """Back-propagate each client's own positions; what returns to it."""
         if positions == size:
             return [{} for _ in arrived], 0.0
-        leaves = [
-            {
-                name: (code[positions:] if positions else code).detach().requires_grad_(name in batch.message.grads)
-                for name, code in batch.codes.items()
-            }
-            for batch in arrived
-        ]
-        loss: torch.Tensor | float = 0.0
-        logits = self._forward(arrived, leaves, size - positions)
-        for batch, mine, score in zip(arrived, torch.split(logits, size - positions), scores, strict=True):
-            labels = batch.labels[positions:]
-            part = self._loss(mine, labels) * ((size - positions) / size)
-            loss = loss + part * batch.weight
-            score["loss"] += number(part)
-            score["correct"] += number((mine.argmax(1) == labels).sum())
-        assert isinstance(loss, torch.Tensor)
+        leaves = _leaves(arrived, positions)
+        loss = self._joint_loss(arrived, self._forward(arrived, leaves, size - positions), positions, size, scores)
         began = self._time()
         torch.autograd.backward(loss)
-        return leaves, self._time() - began
+        seconds = self._time() - began
+        pairs = zip(arrived, leaves, strict=True)
+        return [self._returned(_gradients(mine), batch.weight) for batch, mine in pairs], seconds
+
+    def _through(
+        self, arrived: list[_Batch], positions: int, size: int, scores: list[dict[str, float]]
+    ) -> tuple[list[Tensors], Tensors, float]:
+        """Back-propagate through the joint batch; what returns to each client, and to all."""
+        weights, leaves = [batch.weight for batch in arrived], _leaves(arrived)
+        chosen = self._chosen_clients(arrived, positions) if self._scheme.through == "one" else []
+        taken: torch.Tensor | None = None
+        if chosen and len(arrived) > 1:
+            output, logits, taken = self._partially(arrived, leaves, size, chosen)
+        else:
+            output = self._forward(arrived, leaves, size)
+            logits = output.detach()
+        answers = logits.requires_grad_()
+        torch.autograd.backward(self._joint_loss(arrived, answers, 0, size, scores))
+        assert answers.grad is not None
+        last = answers.grad.view(len(arrived), size, -1)  # [M, b, classes], of the joint loss
+        mean = last[:, :positions].sum(0)
+        if self._scheme.through == "each":
+            shares = torch.tensor([weight / sum(weights) for weight in weights], device=last.device, dtype=last.dtype)
+            last[:, :positions] = shares.view(-1, 1, 1) * mean
+        elif chosen:
+            last[:, :positions] = mean
+        began = self._time()
+        rows = last.flatten(0, 1)
+        torch.autograd.backward(output, rows if taken is None else rows.index_select(0, taken.to(rows.device)))
+        seconds = self._time() - began
+        gradients = [_gradients(mine) for mine in leaves]
+        if self._scheme.through == "each" and not self._scheme.broadcast:
+            return [self._returned(*pair) for pair in zip(gradients, weights, strict=True)], {}, seconds
+        common = {name: torch.stack([mine[name][:positions] for mine in gradients]).sum(0) for name in gradients[0]}
+        shared = {f"{SHARED}{name}": tensor for name, tensor in self._returned(common, sum(weights)).items()}
+        rest = [{name: tensor[positions:] for name, tensor in mine.items()} for mine in gradients]
+        own = [self._returned(*pair) for pair in zip(rest, weights, strict=True)]
+        return own if positions < size else [{} for _ in own], shared, seconds
+
+    def _partially(
+        self, arrived: list[_Batch], leaves: list[Tensors], size: int, chosen: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Run all samples, of which few can be back-propagated: of each of the first positions that of one client.
+
+        Returns:
+            Their logits, the logits of all samples without a graph, and the numbers of the few.
+        """
+        rows = [client * size + position for position, client in enumerate(chosen)]
+        rows += [client * size + own for client in range(len(arrived)) for own in range(len(chosen), size)]
+        taken = torch.tensor(sorted(rows))
+        joined, moment = self._joined_input(arrived, leaves, size)
+        assert isinstance(self._part, Part)
+        made = run_partially(self._part, joined, taken, partial(self._compute, moment=moment))[self._output]
+        output, others_output = self._widened(made.chosen), self._widened(made.others)
+        logits = output.new_empty(len(arrived) * size, *output.shape[1:])
+        if not logits.is_meta:
+            taken = taken.to(logits.device)
+            others = torch.ones(len(logits), dtype=torch.bool, device=logits.device).index_fill_(0, taken, False)
+            logits[taken], logits[others] = output.detach(), others_output
+        return output, logits, taken
+
+    def _chosen_clients(self, arrived: list[_Batch], positions: int) -> list[int]:
+        """The client whose data the mean gradient of each position meets, drawn by the clients' shares."""
+        sums = list(itertools.accumulate(batch.weight for batch in arrived))
+        step = arrived[0].message.step
+        draws = [derive(self.job.seed, step, CLIENT_DRAWS, position) / 2**63 for position in range(positions)]
+        return [bisect.bisect_right(sums, draw * sums[-1], hi=len(sums) - 1) for draw in draws]
 
     def _averaged(
         self, arrived: list[_Batch], positions: int, size: int, scores: list[dict[str, float]]
@@ -174,10 +244,34 @@ class JointSegment(Segment):
         began = self._time()
         torch.autograd.backward(output, _mean(gradients, weights))
         seconds = self._time() - began
-        return {f"{SHARED}{name}": tensor for name, tensor in self._returned(means, sum(weights)).items()}, seconds
+        returned = self._returned(_gradients(means), sum(weights))
+        return {f"{SHARED}{name}": tensor for name, tensor in returned.items()}, seconds
+
+    def _joint_loss(
+        self,
+        arrived: Sequence[_Batch],
+        logits: torch.Tensor,
+        start: int,
+        size: int,
+        scores: Sequence[dict[str, float]],
+    ) -> torch.Tensor:
+        """The weighted loss of the positions from ``start`` on out of batches of ``size``; adds to clients' scores."""
+        loss: torch.Tensor | float = 0.0
+        for batch, mine, score in zip(arrived, torch.split(logits, size - start), scores, strict=True):
+            labels = batch.labels[start:]
+            part = self._loss(mine, labels) * ((size - start) / size)
+            loss = loss + part * batch.weight
+            score["loss"] += number(part)
+            score["correct"] += number((mine.argmax(1) == labels).sum())
+        assert isinstance(loss, torch.Tensor)
+        return loss
 
     def _forward(self, arrived: list[_Batch], codes: Sequence[Tensors], rows: int) -> torch.Tensor:
         """The logits of ``codes``, all of them one batch, in which each has ``rows`` samples."""
+        return self._widened(self._compute(*self._joined_input(arrived, codes, rows))[self._output])
+
+    def _joined_input(self, arrived: list[_Batch], codes: Sequence[Tensors], rows: int) -> tuple[Values, Moment]:
+        """The input of the part for ``codes`` as one batch."""
         values: list[Values] = []
         for batch, some in zip(arrived, codes, strict=True):
             self._seed(batch.message, self.place.inbound, 1)
@@ -189,8 +283,7 @@ class JointSegment(Segment):
         assert self._part is not None
         if missing := set(self._part.inputs) - joined.keys():
             raise ProtocolError(f"missing input values of the node's first layer: {sorted(missing)}")
-        moment = Moment(self.job.seed, arrived[0].message.step)
-        return self._widened(self._compute(joined, moment)[self._output])
+        return joined, Moment(self.job.seed, arrived[0].message.step)
 
     def _time(self) -> float:
         """Seconds, once the device has done what it was given."""
@@ -207,9 +300,9 @@ class JointSegment(Segment):
             raise ProtocolError(f"gradients requested for values not received: {sorted(unknown)}")
         return _Batch(message, codes, message.labels.to(self._device), weight)
 
-    def _returned(self, leaves: Tensors, weight: float) -> Tensors:
-        gradients = {name: leaf.grad / weight for name, leaf in leaves.items() if leaf.grad is not None}
-        return sendable(self.inbound.encode_gradients(gradients))
+    def _returned(self, gradients: Tensors, weight: float) -> Tensors:
+        scaled = {name: gradient / weight for name, gradient in gradients.items()}
+        return sendable(self.inbound.encode_gradients(scaled))
 
     @contextmanager
     def _frozen_statistics(self) -> Iterator[None]:
@@ -221,8 +314,8 @@ class JointSegment(Segment):
             if isinstance(module, _BatchNorm) and module.track_running_stats
         ]
         for norm in norms:
-            norm.train(self._statistics == "batch")
-            norm.track_running_stats = self._statistics == "running"
+            norm.train(self._scheme.statistics == "batch")
+            norm.track_running_stats = self._scheme.statistics == "running"
         try:
             yield
         finally:
@@ -231,74 +324,31 @@ class JointSegment(Segment):
                 norm.track_running_stats = True
 
 
-class SharingSegment(Segment):
-    """A client's part, to which gradients may return that are the same for all clients.
-
-    ``adjust_gradients`` is the scheme's hook, if it has one of its own.
-    """
-
-    adjust_gradients: Callable[[Mapping[str, nn.Parameter], Tensors], None] | None = None
-
-    def begin_round(self, round_number: int) -> None:
-        """Begin a round: drop steps that were not finished, note the present parameters for the scheme's hook."""
-        if round_number:  # a segment begins with epoch 0
-            self.begin_epoch(round_number)
-        self._pending.clear()
-        if self.adjust_gradients:
-            self._start = {name: parameter.detach().clone() for name, parameter in self._named_parameters().items()}
-
-    def exchange(self, tensors: Tensors) -> Tensors:
-        """Put ``tensors`` in the place of those of these names in ``state``; what was there. Nothing is copied."""
-        held = {_full_name(*name.split(".", 1)): tensor for name, tensor in self._tensors().items()}
-        before = {name: held[name].data for name in tensors}
-        for name, tensor in tensors.items():
-            held[name].data = tensor.to(self._device)
-        return before
-
-    def _step(self, save: int | None, steps: tuple[int, int] | None = None) -> None:
-        if self.adjust_gradients:
-            self.adjust_gradients(self._named_parameters(), self._start)
-        super()._step(save, steps)
-
-    def _named_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters by their names in ``state``."""
-        return {
-            _full_name(part, key): parameter
-            for part, module in self._parts().items()
-            for key, parameter in module.named_parameters()
-        }
-
-    def keep(self, path: Path, begun: int) -> None:
-        """Save all that it goes on from, once ``begun`` steps were taken."""
-        write_state(path, {"begun": begun, **self._everything()})
-
-    def resume(self, path: Path) -> int:
-        """Go on from what ``keep`` saved; the steps taken. Raises ModelError for a file of anything else."""
-        try:
-            saved = torch.load(path, map_location=self._device, weights_only=True)
-            self._go_on(saved)
-            return int(saved["begun"])
-        except Exception as error:  # whatever stands in the file
-            raise ModelError(f"{path} is no state of this client's part: {one_line(error)}") from None
-
-    def _decode_gradients(self, tensors: Tensors) -> Tensors:
-        shared = {name.removeprefix(SHARED): value for name, value in tensors.items() if name.startswith(SHARED)}
-        own = super()._decode_gradients({name: value for name, value in tensors.items() if not name.startswith(SHARED)})
-        if not shared:
-            return own
-        shared = super()._decode_gradients(shared)
-        return {name: torch.cat([value, own[name]]) if name in own else value for name, value in shared.items()}
-
-
-def _full_name(part: str, key: str) -> str:
-    """The name in ``Segment.state`` of what ``part`` of a segment holds as ``key``."""
-    return key.removeprefix("body.") if part == "part" else f"{part}.{key}"
-
-
-def joint_reply(gradients: Sequence[Gradient], size: int, positions: int, backward_s: float) -> JointReply:
-    """The reply of one step on batches of ``size``: it takes M b + a samples forward and a + M (b - a) backward."""
-    forward, backward = len(gradients) * size + positions, positions + len(gradients) * (size - positions)
+def joint_reply(
+    gradients: Sequence[Gradient], size: int, positions: int, through: Through, backward_s: float
+) -> JointReply:
+    """The reply of one step on batches of ``size``, with the samples that it took forward and backward."""
+    forward = backward = len(gradients) * size
+    if through == "averaged":
+        forward += positions
+    if through in ("averaged", "one"):
+        backward -= (len(gradients) - 1) * positions
     return JointReply(gradients, float(forward), float(backward), backward_s)
+
+
+def _leaves(arrived: Sequence[_Batch], start: int = 0) -> list[Tensors]:
+    """Each client's codes from position ``start`` on, as leaves of the graph."""
+    return [
+        {
+            name: (code[start:] if start else code).detach().requires_grad_(name in batch.message.grads)
+            for name, code in batch.codes.items()
+        }
+        for batch in arrived
+    ]
+
+
+def _gradients(leaves: Tensors) -> Tensors:
+    return {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
 
 
 def _own_gradients(logits: torch.Tensor, labels: torch.Tensor, batch_size: int, smoothing: float = 0.0) -> torch.Tensor:

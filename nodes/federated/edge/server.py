@@ -58,7 +58,7 @@ class EdgeServer(Role):
     def __init__(self, federation: Federation, edge: int, cloud: Peer | None = None) -> None:
         self._federation, self._edge, self._cloud = federation, edge, cloud
         self._scheme = scheme_of(federation)
-        self._decisions = Decisions(self._scheme, federation.scheme.name)
+        self._decisions = Decisions(self._scheme, federation)
         self._membership = Membership(federation, edge)
         self._round = RoundState(steps=federation.local_steps or 0, expected=len(self._membership.numbers))
         self._tasks = Tasks(self._decisions, self._membership, self._round, federation.job.batch_size)
@@ -69,7 +69,7 @@ class EdgeServer(Role):
         self._given: dict[ClientState, ClientUpdate] = {}
         self._trained: dict[ClientState, RoundTrained] = {}  # not counted yet
         self._part: ClientModel | None = None  # the clients', to go on from
-        self._samples = 0  # of those whose training of this round is complete
+        self._samples = 0  # of those who completed a round, summed over the rounds since the cloud's last average
         self._untested: set[str] = set()
         self._to_cloud = False  # what was trained is still to be aggregated there
 
@@ -118,10 +118,8 @@ class EdgeServer(Role):
             case "runner", Begin():
                 self._begun = self._cloud is None
                 return [Connect(self._cloud)] if self._cloud else self._gather(now)
-            case "runner", ClientLost(client=name) | ClientFinished(
-                client=name
-            ):  # should it come all the same, it counts
-                self._membership.dead.add(self._membership.numbers[name])
+            case "runner", ClientLost() | ClientFinished():  # should it come all the same, it counts
+                self._membership.dead.add(self._membership.numbers[message.client])
                 return self._gather(now)
             case "runner", ClientReturned(client=name):
                 self._membership.dead.discard(self._membership.numbers[name])
@@ -284,10 +282,8 @@ class EdgeServer(Role):
     def _start(self, client: ClientState) -> list[Action]:
         """Let ``client`` train."""
         client.phase = "training"
-        return [
-            *self._hand(client),
-            Send(client.name, TrainRound(round=self._round.number, steps=self._round.steps)),
-        ]
+        train = TrainRound(round=self._round.number, steps=self._round.steps)
+        return [*self._hand(client), Send(client.name, train)]
 
     def _hand(self, client: ClientState) -> list[Action]:
         """Send ``client`` the clients' part, unless it holds it or has it from its last server."""
@@ -330,13 +326,15 @@ class EdgeServer(Role):
         if not self._scheme.waits:
             if self._tasks.busy:
                 return []
-            if self._round.number + 1 < self._federation.rounds:
+            if self._round.number + 1 < self._federation.rounds and not self._stats.diverged:
                 return self._count_anew(now)
         complete = self._round.of_phase("complete")
         for client in complete:
             self._count(client)
         self._stats.trained = now
-        self._samples = sum(client.samples for client in complete)
+        if self._stats.diverged:
+            return self._report(now)
+        self._samples += sum(client.samples for client in complete)
         self._phase = "averaging"
         self._to_cloud = self._cloud is not None and (self._round.number + 1) % self._federation.cloud_every == 0
         if complete and (self._scheme.client_parts == "aggregated" or self._scheme.server_parts == "copies"):
@@ -363,6 +361,7 @@ class EdgeServer(Role):
         self._phase, self._to_cloud = "uploading", False
         client = self._part.tensors if self._part and self._samples else {}
         update = EdgeUpdate(round=self._round.number, samples=self._samples, client=client)
+        self._samples = 0
         return [self._tasks.compute(GiveEdgeUpdate(update))]
 
     def _averaged(self, now: float) -> list[Action]:
@@ -386,9 +385,11 @@ class EdgeServer(Role):
         return actions if self._untested else [*actions, *self._report(now)]
 
     def _report(self, now: float) -> list[Action]:
-        report = self._stats.report(self._round.number, self._edge, now)
+        report = Send("runner", self._stats.report(self._round.number, self._edge, now))
+        if self._stats.diverged:
+            return [report, *self._end()]
         self._round.number += 1
-        return [Send("runner", report), *self._begin(now)]
+        return [report, *self._begin(now)]
 
     def _end(self) -> list[Action]:
         self._phase = "over"

@@ -3,12 +3,14 @@
 Each task is counted once, when it is served.
 """
 
+import math
 from collections import deque
 
 import msgspec
 import torch
 
-from nodes.federated.edge.joint_step import SHARED, JointReply
+from nodes.federated.client_segment import SHARED
+from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.membership import Membership
 from nodes.federated.edge.worker import JointStep, ServeTask
 from nodes.federated.schemes import ClientState, RoundState
@@ -41,6 +43,11 @@ class RoundStats(msgspec.Struct):
     staleness: int = 0  # summed over the steps
     correct_by_class: torch.Tensor | None = None
     total_by_class: torch.Tensor | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss is no number."""
+        return not math.isfinite(self.loss)
 
     def add_trained(self, trained: RoundTrained, steps: int) -> None:
         """Count a client's ``steps`` of training."""

@@ -11,10 +11,12 @@ from nodes.federated.aggregation import Aggregation
 from nodes.federated.client_worker import Adopted, job_of
 from nodes.federated.edge.joint_step import JointReply, JointSegment
 from nodes.federated.schemes import Update, scheme_of
+from nodes.federated.shared_state import BatchNorm, adopt_shared, shared_state
 from nodes.model.boundary import Tensors
 from nodes.model.layer_range import layer_range
 from nodes.runtime.actions import Compute
 from nodes.spec.federation import Federation
+from nodes.spec.job import Job
 from nodes.training.segment import TaskMessage
 from nodes.wire.messages import (
     Activation,
@@ -32,8 +34,8 @@ class EdgeWorker:
     """
 
     def __init__(self, federation: Federation, edge: int) -> None:
-        scheme = scheme_of(federation)
-        self._job, self._statistics = job_of(federation), scheme.statistics
+        scheme = self._scheme = scheme_of(federation)
+        self._job = _job_of_server(federation)
         self._segments: dict[int, JointSegment] = {}  # by client; all the same one, but for copies
         self._round = 0
         self._aggregate_clients = Aggregation(federation, scheme, "aggregate_clients", 0)
@@ -41,6 +43,7 @@ class EdgeWorker:
         self._copies, self._shares = scheme.server_parts == "copies", scheme.client_parts == "aggregated"
         if scheme.server_parts != "none":
             self._segments = self._parts(federation.visitors(edge), self._copies)
+        self._batch_norm: BatchNorm = federation.batch_norm if self._copies else "shared"
         self._distinct = list({id(segment): segment for segment in self._segments.values()}.values())
         self.layers = len(self._distinct[0].names) if self._distinct else 0
         if self._distinct and layer_range(self._job.splits, 1, self._distinct[0].layers).relays:
@@ -52,7 +55,7 @@ class EdgeWorker:
         """The part that takes each client's tasks: one for all of them, or copies."""
         if copies:
             return {client: JointSegment(self._job, 1) for client in clients}
-        return dict.fromkeys(clients, JointSegment(self._job, 1, statistics=self._statistics))
+        return dict.fromkeys(clients, JointSegment(self._job, 1, scheme=self._scheme))
 
     @property
     def steps(self) -> int:
@@ -75,14 +78,19 @@ class EdgeWorker:
         Raises NodeError.
         """
         if self._copies:
-            copies = [one._replace(state=self._segments[one.client].state()) for one in trained]
+            copies = [one._replace(state=shared_state(self._segments[one.client], self._batch_norm)) for one in trained]
             self._adopt(self._aggregate_servers(copies))
         return ClientModel(round=round_number, tensors=self._aggregate_clients(trained) if self._shares else {})
 
     def give(self, update: EdgeUpdate) -> EdgeUpdate:
-        """Put the server's part into ``update`` of the cloud, if it was trained."""
-        trained = bool(self._distinct) and update.samples > 0
-        return msgspec.structs.replace(update, server=self._distinct[0].state()) if trained else update
+        """Put the server's part into ``update`` of the cloud, if it was trained.
+
+        Of copies it is what they were averaged to last: a copy that came since, or was left in a round, is not.
+        """
+        if not self._distinct or not update.samples:
+            return update
+        averaged = self._aggregate_servers.last if self._copies else None
+        return msgspec.structs.replace(update, server=averaged or shared_state(self._distinct[0], self._batch_norm))
 
     def adopt(self, model: GlobalModel) -> ClientModel:
         """Go on from what the cloud aggregated, if anything; the clients' part of it."""
@@ -111,13 +119,22 @@ class EdgeWorker:
 
     def _adopt(self, tensors: Tensors) -> None:
         for segment in self._distinct:
-            segment.adopt(tensors)
+            adopt_shared(segment, tensors, self._batch_norm)
 
     def _begin(self, round_number: int) -> None:
         if round_number > self._round:  # clients that do not wait for each other may be in earlier ones
             self._round = round_number
             for segment in self._distinct:
                 segment.begin_epoch(round_number)
+
+
+def _job_of_server(federation: Federation) -> Job:
+    """The job as the server's part needs it, with a learning rate of its own if the federation has one."""
+    job = job_of(federation)
+    if federation.server_lr is None:
+        return job
+    optimizer = msgspec.structs.replace(job.optimizer, lr=federation.server_lr)
+    return msgspec.structs.replace(job, optimizer=optimizer)
 
 
 @dataclass(frozen=True)

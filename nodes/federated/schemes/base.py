@@ -19,11 +19,15 @@ from torch import nn
 from nodes.errors import NodeError
 from nodes.model.averaging import federated_average
 from nodes.model.boundary import Tensors
+from nodes.seeds import derive
+from nodes.spec.federation import Federation
 from nodes.wire.messages import Activation, ClientModel
 
 ServerParts = Literal["none", "one", "joint", "copies"]
 ClientParts = Literal["kept", "handed on", "aggregated"]
 Statistics = Literal["running", "batch"]
+Through = Literal["averaged", "one", "each", "cut"]
+LOTS = 1 << 34  # separates the draws of a round's clients from all others
 Phase = Literal["resting", "idle", "training", "complete"]
 
 
@@ -83,7 +87,8 @@ class RoundState(msgspec.Struct, eq=False):
 class Update(NamedTuple):
     """A part to aggregate: parameters and buffers by name, trained by ``client`` on ``samples`` images in a round.
 
-    At the cloud ``client`` is the number of the edge server, ``samples`` those of its clients.
+    At the cloud ``client`` is the number of the edge server, ``samples`` those that its clients trained on in all
+    rounds since the last average.
     """
 
     client: int
@@ -105,13 +110,19 @@ class Scheme:
             completed before it; "aggregated": at the end of a round all that trained become one.
         waits: Whether clients wait for each other at the end of a round. If not, a round only counts steps, clients go
             on at once, and they test after the last round.
-        statistics: What batch norm uses in the extra pass of averaged positions: "running" statistics or those of the
+        through: What the averaged last-layer gradients are back-propagated through: the "averaged" smashed data of the
+            clients, in an extra forward pass; that of "one" client, drawn by shares; that of "each" client; or "cut",
+            the gradients are averaged at the cut instead.
+        broadcast: With "each", whether the clients' gradients at the cut are averaged and sent once for all.
+        statistics: With "averaged", what batch norm uses in the extra pass: "running" statistics or those of the
             "batch".
     """
 
     server_parts: ServerParts = "joint"
     client_parts: ClientParts = "kept"
     waits: bool = True
+    through: Through = "averaged"
+    broadcast: bool = False
     statistics: Statistics = "running"
 
     # Decisions of an edge server
@@ -163,6 +174,10 @@ class Scheme:
         """
         total = sum(client.samples for client in clients)
         return [client.samples / total for client in clients]
+
+    def batch_size(self, batch_size: int) -> int:
+        """Give the samples of a client's batch, at least 1, where the job names ``batch_size``; by default as many."""
+        return batch_size
 
     def averaged_positions(self, batch_size: int) -> int:
         """Give the batch positions, from the first on, whose last-layer gradients a joint step averages (EPSL)."""
@@ -224,11 +239,15 @@ def mean(updates: Sequence[Update]) -> Tensors:
 class Decisions:
     """The hooks of ``scheme`` that choose and weigh clients. They raise NodeError for what cannot be."""
 
-    def __init__(self, scheme: Scheme, name: str) -> None:
-        self.scheme, self._name = scheme, name
+    def __init__(self, scheme: Scheme, federation: Federation) -> None:
+        self.scheme, self._name = scheme, federation.scheme.name
+        self._seed, self._participants = federation.job.seed, federation.participants
 
     def select(self, round_state: RoundState, present: Sequence[ClientState]) -> list[ClientState]:
-        chosen = self._checked("select", self.scheme.select(round_state, present), present)
+        """Those of the scheme, out of a sample of those that are ``present`` if the federation has one."""
+        by_lot = sorted(present, key=lambda client: derive(self._seed, LOTS, round_state.number, client.index))
+        sample = sorted(by_lot[: self._participants], key=lambda client: client.index)
+        chosen = self._checked("select", self.scheme.select(round_state, sample), sample)
         return sorted(chosen, key=lambda client: client.index)
 
     def start(self, round_state: RoundState) -> list[ClientState]:

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import get_args
 
 from nodes.errors import one_line
-from nodes.federated.schemes.base import ClientParts, ClientState, RoundState, Scheme, ServerParts, Statistics
+from nodes.federated.schemes.base import ClientParts, ClientState, RoundState, Scheme, ServerParts, Statistics, Through
 from nodes.imports import did_you_mean, load_callable
 from nodes.spec.federation import Federation, SchemeSpec
 
@@ -56,7 +56,20 @@ class SflV2(Scheme):
 
 
 class Psl(Scheme):
-    """Parallel split learning: one server step on the joint batch of all clients, whose parts are kept."""
+    """Parallel split learning: one server step on the joint batch of all clients, whose parts are kept.
+
+    Args:
+        share: Share of a batch that a client sends, rounded down. With 1/M for M clients the server's backward pass
+            costs as much as that of EPSL with averages at all positions, which has to be better than this.
+    """
+
+    def __init__(self, share: float = 1.0) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share {share}: expected a share above 0, up to 1")
+        self._share = share
+
+    def batch_size(self, batch_size: int) -> int:
+        return max(1, math.floor(round(self._share * batch_size, 9)))
 
 
 class PslAveraged(Scheme):
@@ -70,15 +83,28 @@ class Epsl(Scheme):
 
     Args:
         phi: Share of the batch's positions, from the first on, whose last-layer gradients are averaged over clients.
-        statistics: What batch norm uses in the extra pass of the averaged smashed data.
+        through: The activations that the mean gradients meet, which the article leaves open; see ``Scheme``.
+        broadcast: With "each", whether what returns to the clients is averaged, too.
+        statistics: With "averaged", what batch norm uses in the extra pass.
     """
 
-    def __init__(self, phi: float = 0.0, statistics: Statistics = "running") -> None:
+    def __init__(
+        self,
+        phi: float = 0.0,
+        through: Through = "averaged",
+        broadcast: bool = False,
+        statistics: Statistics = "running",
+    ) -> None:
         if not 0 <= phi <= 1:
             raise ValueError(f"phi {phi}: expected a share from 0 to 1")
-        if statistics not in get_args(Statistics):
-            raise ValueError(f"statistics {statistics}: expected one of {', '.join(get_args(Statistics))}")
-        self._phi, self.statistics = phi, statistics
+        for name, value, kind in (("through", through, Through), ("statistics", statistics, Statistics)):
+            if value not in get_args(kind):
+                raise ValueError(f"{name} {value}: expected one of {', '.join(get_args(kind))}")
+        if broadcast and through != "each":
+            raise ValueError(f"broadcast: only used with through each, and this is {through}")
+        if statistics != "running" and through != "averaged":
+            raise ValueError(f"statistics: only used with through averaged, and this is {through}")
+        self._phi, self.through, self.broadcast, self.statistics = phi, through, broadcast, statistics
 
     def averaged_positions(self, batch_size: int) -> int:
         return math.ceil(round(self._phi * batch_size, 9))  # of what was meant: 0.07 * 100 is 7.000000000000001
@@ -150,7 +176,12 @@ def build_scheme(spec: SchemeSpec) -> Scheme:
         raise ValueError(f"scheme {spec.name} cannot be made: {one_line(error)}") from error
     if not isinstance(scheme, Scheme):
         raise ValueError(f"scheme {spec.name} made a {type(scheme).__name__}, not a nodes.federated.schemes.Scheme")
-    for attribute, kind in (("server_parts", ServerParts), ("client_parts", ClientParts), ("statistics", Statistics)):
+    for attribute, kind in (
+        ("server_parts", ServerParts),
+        ("client_parts", ClientParts),
+        ("statistics", Statistics),
+        ("through", Through),
+    ):
         if (value := getattr(scheme, attribute)) not in get_args(kind):
             raise ValueError(f"scheme {spec.name}: {attribute} is {value!r}, expected one of {get_args(kind)}")
     if not scheme.waits and (scheme.client_parts != "kept" or scheme.server_parts == "none"):
@@ -168,4 +199,8 @@ def scheme_of(federation: Federation) -> Scheme:
             f"edges: scheme {federation.scheme.name} ends no round for all clients, so edge servers cannot be averaged "
             "and clients cannot move; give one edge"
         )
+    if not scheme.waits and federation.participants is not None:
+        raise ValueError(f"participants: scheme {federation.scheme.name} begins no round that clients are drawn for")
+    if scheme.client_parts == "kept" and federation.batch_norm == "local":
+        raise ValueError(f"batch_norm: scheme {federation.scheme.name} shares no clients' parts; all are local")
     return scheme

@@ -161,6 +161,9 @@ CLIENTS_OTHERS = LEARNING | {
     "rounds": 2,
     "local_steps": 1,
     "partition": {"kind": "shards"},
+    "server_lr": 0.3,
+    "participants": 1,
+    "batch_norm": With("local", {"method": {"scheme": "fl"}}),
     "cloud_every": With(2, {"edges": 2, "rounds": 2}),
     "test_every": 2,
     "slowdowns": [1.0, 2.0],
@@ -173,6 +176,14 @@ CLIENTS_OTHERS = LEARNING | {
     "learn": False,
     "weights": WEIGHTS,
     "times_s": [10.0],
+}
+TUNED = CLIENTS | {"optimizer": {"momentum": 0.0}, "rates": [[0.1, 0.1], [0.2, 0.1]], "held_out": 8}
+TUNED_OTHERS = CLIENTS_OTHERS | {
+    "optimizer": {"momentum": 0.5},
+    "rates": [[0.1, 0.2]],
+    "tuning_rounds": 2,
+    "held_out": 9,
+    "train_samples": 40,
 }
 MEASURED_LINK = {"bulk_s": 0.1, "messages": 5, "busy": 1}
 
@@ -299,6 +310,7 @@ TRIALS: dict[str, Trial] = {
         ("in-process",),
         "digits",
     ),
+    "edge_rates.tuned": Trial(TUNED, TUNED_OTHERS, ("in-process", "virtual"), "digits"),
     "edge_roaming.roaming": Trial(
         TRAINED_FIELD | {"clients": 6, "rounds": 8, "batches": 10},
         ROAMING_OTHERS,

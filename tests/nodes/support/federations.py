@@ -268,6 +268,8 @@ class PlainEdges(PlainLoop):
         parts = [copy.deepcopy(self.server) for _ in range(count)]
         self.parts = [(part, optimizer(self.job, list(part.parameters()))) for part in parts]
         self.handed: dict[int, States] = {}  # by edge server, in sl
+        self.weights = [0] * federation.edges  # since the cloud's last average
+        self.averaged: dict[int, States] = {}  # by edge server, its last round's: the clients' part, and a copy's
 
     def train(self) -> States:
         """All rounds; the clients' states, and the servers'."""
@@ -277,7 +279,7 @@ class PlainEdges(PlainLoop):
                 self._round(edge, group)
                 last |= {edge: group} if group else {}
             if (number + 1) % self.federation.cloud_every == 0:
-                self._cloud(groups)
+                self._cloud()
             for edge, group in enumerate(groups if self.scheme == "sl" else ()):
                 for client in group:  # which all test with the last one's
                     self.clients[client].load_state_dict(self.handed[edge])
@@ -309,24 +311,26 @@ class PlainEdges(PlainLoop):
             self._mean([self.clients[client] for client in group] if self.scheme != "sl" else [], group)
         if group and self.scheme == "sflv1":
             self._mean([self.parts[client][0] for client in group], group)
+        if group:
+            self.weights[edge] += sum(self.samples[client] for client in group)
+            served = self.parts[group[0] if self.scheme == "sflv1" else edge][0]
+            self.averaged[edge] = copy.deepcopy((self.clients[group[0]].state_dict(), served.state_dict()))
 
     def _one(self, client: int, part: int) -> None:
         self.server, self.servers = self.parts[part]
         self.alone(client)
 
-    def _cloud(self, groups: list[tuple[int, ...]]) -> None:
-        """The mean of what the edge servers have, by the samples of their clients."""
-        weights = [sum(self.samples[client] for client in group) for group in groups]
-        trained = [edge for edge, weight in enumerate(weights) if weight]
-        counts = [weights[edge] for edge in trained]
-        serving = [groups[edge][0] if self.scheme == "sflv1" else edge for edge in trained]
-        _set([part for part, _ in self.parts], _mean_of([self.parts[one][0].state_dict() for one in serving], counts))
+    def _cloud(self) -> None:
+        """The mean of what the edge servers have, by the samples of their clients in all rounds since the last one."""
+        trained = [edge for edge, weight in enumerate(self.weights) if weight]
+        counts = [self.weights[edge] for edge in trained]
+        self.weights = [0] * len(self.weights)
+        _set([part for part, _ in self.parts], _mean_of([self.averaged[one][1] for one in trained], counts))
         if self.scheme == "sl":
             mean = _mean_of([self.handed[edge] for edge in trained], counts)
-            self.handed = dict.fromkeys(range(len(groups)), mean)
+            self.handed = dict.fromkeys(range(len(self.weights)), mean)
         elif self.scheme != "psl":
-            ours = [self.clients[groups[edge][0]].state_dict() for edge in trained]
-            _set(self.clients, _mean_of(ours, counts))
+            _set(self.clients, _mean_of([self.averaged[edge][0] for edge in trained], counts))
 
     def _mean(self, modules: list[nn.Module], group: tuple[int, ...]) -> None:
         if modules:

@@ -1,5 +1,6 @@
 """The experiment of all schemes: what it counts against closed forms, and what it refuses."""
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -8,7 +9,7 @@ from msgspec.structs import replace
 
 from bench.execution.plan import misfits
 from bench.experiments.edge_sl.parameters import Clients, SchemeChoice
-from bench.experiments.edge_sl.schemes import _balanced, _rounds, course
+from bench.experiments.edge_sl.schemes import _balanced, _learning, course
 from bench.suite.experiment import Setting
 from nodes.federated.in_process import FederationOutcome, RoundOutcome
 from nodes.spec.federation import Absence, ClientMove, Partition
@@ -74,12 +75,27 @@ def test_what_follows_clients_that_move_is_told(context):
     assert "moved_bytes" not in measured(replace(moving, moves=(), learn=False), replace(context, mode="virtual"))
 
 
-@pytest.mark.parametrize(("loss", "said"), [(6.0, ("training_loss_nats", 1.5)), (float("nan"), ("diverged", 1))])
-def test_a_mean_loss_is_of_the_steps_whose_loss_is_known(loss, said):
-    metrics = dict.fromkeys(("began", "trained", "averaged", "ended"), 0.0)
-    rounds = [RoundOutcome(round=0, edge=0, metrics={**metrics, "loss": loss, "steps_with_loss": 4, "steps": 5})]
-    (found,) = _rounds(FederationOutcome(rounds=rounds, nodes=[]), replace(SMALL, rounds=1), learned=True, timed=False)
-    assert (found.metric, found.value) == said
+def test_a_mean_loss_is_of_the_steps_whose_loss_is_known():
+    rounds = [RoundOutcome(round=0, edge=0, metrics={"loss": 6.0, "steps_with_loss": 4, "steps": 5})]
+    (found,) = _learning(FederationOutcome(rounds=rounds, nodes=[]), 1, learned=True)
+    assert (found.metric, found.value) == ("training_loss_nats", 1.5)
+
+
+@pytest.mark.parametrize("mode", ["in-process", "virtual"])
+@pytest.mark.parametrize("scheme", ["psl", "sl", "psl-async"])
+def test_a_run_whose_loss_is_no_number_ends_there_and_has_no_accuracy(context, mode, scheme):
+    """The rate of the second round is beyond all numbers; the first round's results stand."""
+    diverging = OptimizerSpec(lr=0.01, momentum=0.0, factors=((1, 1e30),))
+    small = replace(SMALL, rounds=9, local_steps=4, optimizer=diverging, method=SchemeChoice(scheme=scheme))
+    measurements = list(course(small, replace(context, mode=mode)))
+    found = {one.metric for one in measurements}
+    assert found <= {"diverged", "training_loss_nats", "test_accuracy", "balanced_accuracy"}
+    (ended,) = [one.case["round"] for one in measurements if one.metric == "diverged"]
+    assert 2 <= ended <= 4
+    losses = [one.value for one in measurements if one.metric == "training_loss_nats"]
+    assert len(losses) == ended - 1
+    assert all(map(math.isfinite, losses))
+    assert max(one.case["round"] for one in measurements) == ended
 
 
 def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur():
