@@ -9,7 +9,7 @@ import math
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -134,10 +134,12 @@ def _fit(path: str, table: dict[str, Any], beside: list[str], model: Mapping[str
     for name, wanted in model.items():
         if name not in origins:
             missing[name] = ABSENT
-        elif (found := table[origins[name]]).shape == wanted.shape:
-            tensors[name] = found
-        else:
+        elif (found := table[origins[name]]).shape != wanted.shape:
             missing[name] = f"the file's is {list(found.shape)}, the model's {list(wanted.shape)}"
+        elif found.layout != wanted.layout or not _same_kind(found.dtype, wanted.dtype):
+            missing[name] = f"the file's is {_form(found)}, the model's {_form(wanted)}"
+        else:
+            tensors[name] = found
     taken = model.keys() - missing.keys()
     used = {*origins.values(), *tensors}
     return Fit(
@@ -152,25 +154,40 @@ def _fit(path: str, table: dict[str, Any], beside: list[str], model: Mapping[str
     )
 
 
+def _same_kind(one: torch.dtype, other: torch.dtype) -> bool:
+    """Whether numbers of both types mean the same: those of quantised weights are not what they stand for."""
+    return (one.is_floating_point, one.is_complex) == (other.is_floating_point, other.is_complex)
+
+
+def _form(tensor: torch.Tensor) -> str:
+    form = "" if tensor.layout == torch.strided else f"{tensor.layout} of "
+    return f"{form}{tensor.dtype}".replace("torch.", "")
+
+
 def _is_of_stage(name: str, value: object) -> bool:
     return isinstance(value, torch.Tensor) and name.startswith(STAGE_HALVES)
 
 
 def _origins(table: dict[str, Any], model: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """The name in the file for each name of the model; of several that with the fewest prefixes."""
+    """The name in the file for each name of the model; of several that with the fewest prefixes.
+
+    Beside ``PREFIXES``, what all names of the file begin with is one.
+    """
     found: dict[str, tuple[int, str]] = {}
+    owners = [name.split(".")[:-1] for name, value in table.items() if isinstance(value, torch.Tensor)]
+    known = (*PREFIXES, *(f"{part}." for part in os.path.commonprefix(owners)))  # noqa: RUF071 (of parts, not of characters)
     for original, value in table.items():
         if isinstance(value, torch.Tensor):
-            for prefixes, name in enumerate(_without_prefixes(original)):
+            for prefixes, name in enumerate(_without_prefixes(original, known)):
                 if name in model:
                     found[name] = min(found.get(name, (prefixes, original)), (prefixes, original))
                     break
     return {name: original for name, (_, original) in found.items()}
 
 
-def _without_prefixes(name: str) -> Iterator[str]:
+def _without_prefixes(name: str, known: Iterable[str]) -> Iterator[str]:
     yield name
-    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
+    while prefix := next((prefix for prefix in known if name.startswith(prefix)), ""):
         name = name.removeprefix(prefix)
         yield name
 

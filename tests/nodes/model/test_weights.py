@@ -52,6 +52,7 @@ WRAPPED = {
     "compiled in DataParallel": (lambda state: {"net": prefixed(state, "module._orig_mod.")}, []),
     "of a trainer": (lambda state: {"state_dict": prefixed(state, "model.") | {"loss.w": torch.ones(1)}}, ["loss.w"]),
     "a backbone and a head": (lambda state: prefixed(state, "backbone.") | {"head.w": torch.ones(3)}, ["head.w"]),
+    "of one attribute": (lambda state: {"state_dict": prefixed(state, "module.classifier.")}, []),
     "of a stage too": (lambda state: state | {"sender.encoder.weight": torch.ones(3)}, []),
 }
 
@@ -183,6 +184,22 @@ def test_weights_of_another_network_are_told_by_how_much_of_them_fits(state, tmp
     assert "fit in part" in str(fit)
     assert "0.weight (the file's is [8, 3, 5, 5], the model's [8, 3, 3, 3])" in str(fit)
     assert "1 more" in str(fit)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (lambda tensor: (10 * tensor).to(torch.int8), "the file's is int8, the model's float32"),
+        (lambda tensor: tensor.to(torch.complex64), "the file's is complex64, the model's float32"),
+        (lambda tensor: tensor.to_sparse(), "the file's is sparse_coo of float32, the model's float32"),
+    ],
+)
+def test_numbers_of_another_kind_are_not_taken(other, words, state, tmp_path):
+    torch.save(state | {"0.weight": other(state["0.weight"])}, tmp_path / "w.pt")
+    assert fit_weights(str(tmp_path / "w.pt"), state).missing == {"0.weight": words}
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    torch.save(halves, tmp_path / "w.pt")
+    assert fit_weights(str(tmp_path / "w.pt"), state).complete
 
 
 def test_counters_that_old_files_lack_are_no_matter(state, tmp_path):
