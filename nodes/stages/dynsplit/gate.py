@@ -87,7 +87,7 @@ class _Fit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, shares: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        (scores,) = ctx.saved_tensors
+        scores: torch.Tensor = ctx.saved_tensors[0]
         gains = shares[:, -1:] - shares  # times ``weight`` / N, as the loss is
         return 2 * (weight / len(scores) * scores - gains)
 
