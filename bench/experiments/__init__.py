@@ -26,6 +26,7 @@ MODULES = {
     "live_route": "hivemind.live_route",
     "nonlinear": "hivemind.learning_agents",
     "pipeline": "general.pipeline",
+    "speed": "general.speed",
     "split_search": "hivemind.solver",
     "transport": "general.transport",
 }
@@ -34,7 +35,7 @@ _LIVE, _HERE, _VIRTUAL = ("live",), ("in-process",), ("virtual",)
 _COMPUTED = ("in-process", "virtual")  # numbers that no link and no clock enters
 MODES = {  # modes of the experiments of a file, or of one of them
     **dict.fromkeys(("adaptive", "links", "live_rates", "live_route", "transport"), _LIVE),
-    **dict.fromkeys(("deprune", "dynsplit", "edge_privacy", "hivemind_profiles"), _HERE),
+    **dict.fromkeys(("deprune", "dynsplit", "edge_privacy", "hivemind_profiles", "speed"), _HERE),
     **dict.fromkeys(("cellular", "deprune_testbeds", "edge_placement", "links.many"), _VIRTUAL),
     **dict.fromkeys(
         (name for name in MODULES if name.startswith("hivemind_") and name != "hivemind_profiles"), _VIRTUAL

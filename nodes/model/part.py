@@ -19,6 +19,9 @@ from nodes.model.tracing.patches import Draws, generators_kept
 from nodes.model.tracing.tree import HERE, any_leaf, map_tree
 from nodes.seeds import derive, seed_generators
 
+# What draws nothing, whatever its arguments.
+STEADY_MODULES = {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten}
+STEADY_FUNCTIONS: set[Any] = {torch.relu, torch.add, torch.flatten, nn.functional.relu, operator.add}
 Values = dict[str, Any]  # tensors and scalars by the name of the fx node that made them
 
 
@@ -83,7 +86,8 @@ class Part(nn.Module):
         self.body = body
         self.inputs = inputs
         self.outputs = outputs
-        self._begins = begins  # layer number by the name of its first node
+        # Layer number by the name of its first node, of the layers that may draw.
+        self._begins = _drawing(body, begins)
         self._draws_elsewhere = any(node.meta.get("draws") for node in body.graph.nodes)
         nodes = body.graph.nodes
         self._modes = {mode for node in nodes for mode in node.meta.get("modes", ()) if mode != AMBIENT}
@@ -91,6 +95,8 @@ class Part(nn.Module):
         self._nested = {node.name for node in nodes if _is_nested(node)}
         self._last_uses = _last_uses(body.graph)
         self._computing: Callable[[fx.Node, Any, Any], Any] | None = None
+        called = {str(node.target) for node in nodes if node.op == "call_module"}
+        self._called = {path: body.get_submodule(path) for path in called}  # which takes longer than some calls
 
     def forward(self, values: Values, moment: Moment | None = None) -> Values:
         """Run the layers on ``values``. In training ``moment`` seeds each layer's draws; None leaves the generators."""
@@ -148,7 +154,7 @@ class Part(nn.Module):
         """The value of ``node``, whose arguments are computed."""
         match node.op:
             case "call_module":
-                return self.body.get_submodule(str(node.target))(*args, **kwargs)
+                return self._called[str(node.target)](*args, **kwargs)
             case "get_attr":
                 return operator.attrgetter(str(node.target))(self.body)
             case "call_method":
@@ -207,6 +213,25 @@ def _pure(module: nn.Module) -> nn.Module:
     made = copy.copy(module)
     made.inplace = False  # type: ignore[assignment]  # nn.Module knows tensors and modules
     return made
+
+
+def _drawing(body: Body, begins: dict[str, int]) -> dict[str, int]:
+    """Those of ``begins`` whose layers may draw: to seed a layer takes longer than to run some."""
+    found, first = {}, ""
+    for node in body.graph.nodes:
+        first = node.name if node.name in begins else first
+        if first and not _is_steady(body, node):
+            found[first] = begins[first]
+    return found
+
+
+def _is_steady(body: Body, node: fx.Node) -> bool:
+    """Whether ``node`` is known to draw nothing."""
+    if node.op == "call_module":
+        module = body.get_submodule(str(node.target))
+        changed = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+        return type(module) in STEADY_MODULES and not changed
+    return node.op in ("get_attr", "output") or node.target in STEADY_FUNCTIONS
 
 
 def _in_evaluation(node: fx.Node) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """Optimizers, learning-rate schedules and gradient clipping of a job."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -57,8 +57,9 @@ def make_optimizer(parameters: list[nn.Parameter], spec: OptimizerSpec) -> torch
     return kind(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], spec: OptimizerSpec) -> None:
+def clip_gradients(parameters: Callable[[], Iterable[nn.Parameter]], spec: OptimizerSpec) -> None:
     """Scale the gradients of a step down to ``clip_norm``, if there is one."""
     if spec.clip_norm is not None:
-        for together in [parameters] if spec.clip_over == "node" else [[one] for one in parameters]:
+        held = list(parameters())
+        for together in [held] if spec.clip_over == "node" else [[one] for one in held]:
             nn.utils.clip_grad_norm_(together, spec.clip_norm)

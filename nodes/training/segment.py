@@ -70,10 +70,8 @@ class Segment:
         self._memory_format = torch.channels_last if job.memory_format == "channels_last" else torch.preserve_format
         self._input, self._output = chain.input, chain.output
         self._pending: dict[tuple[int, int], _Pending] = {}
-        self._microbatches_done = 0
         self._family: dict[int, Tensors] = {}  # by member; 0 is the trained one
-        self._member = 0
-        self.steps = 0
+        self._member = self._microbatches_done = self.steps = 0
         self._hold(chain, layer_range(job.splits, index, len(chain)))
         if job.weights and not meta:
             self._load_weights(job.weights, chain.model)
@@ -159,7 +157,8 @@ class Segment:
             if self._part is not None:
                 if missing := set(self._part.inputs) - values.keys():
                     raise ProtocolError(f"missing input values of the node's first layer: {sorted(missing)}")
-                self._part.train(message.train)
+                if self._part.training != message.train:
+                    self._part.train(message.train)
                 values = self._compute(values, moment)
             if self.place.last:
                 return self._finish(message, values[self._output], received)
@@ -238,7 +237,7 @@ class Segment:
         if self._optimizer is not None:
             if steps is not None:
                 self._set_rate(*steps)
-            clip_gradients(list(self._parameters()), self.job.optimizer)
+            clip_gradients(self._parameters, self.job.optimizer)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         if save is not None:
@@ -268,7 +267,7 @@ class Segment:
         if held.start < held.stop:
             alone = len(self.job.nodes) == 1 and self._device.type != "meta"  # nothing is split: plain PyTorch
             self._part = chain.plain() if alone else chain.part(held.start, held.stop)
-            self._part.to(self._device).to(memory_format=self._memory_format)
+            self._part.to(self._device).to(memory_format=self._memory_format).train()
         self._arriving = chain.shapes(held.start)
         self.inbound = self._stage(held.inbound, self._arriving)
         check_weighing(self.inbound, self.job, held.inbound, held.last and self.weighs_losses)
