@@ -1,5 +1,6 @@
 """Parameters that all training experiments share: network, optimizer, data and batches."""
 
+import functools
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 # Parameters without a use where nothing is computed.
 TRAINING = ("optimizer", "augment", "label_smoothing", "precision", "memory_format")
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of CPUs that compute in it
 PUBLISHED = "torchvision"  # instead of a file of weights
 ANY_CLASSES = 10  # for checks before data is read: the number of classes does not change which layers there are
 
@@ -83,6 +85,8 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             yield Problem(("augment",), "crops and mirrors pictures; tokens have neither")
         if self.memory_format == "channels_last" and len(self.sample.shape) != 3:
             yield Problem(("memory_format",), f"channels_last needs pictures (C, H, W); input is {self.sample}")
+        if self.precision == "bfloat16" and not computes_bfloat16():
+            yield Problem(("precision",), "this CPU only imitates bfloat16, and takes several times longer", note=True)
         if any(not problem.unused for problem in wrong):
             return None
         layout = yield from checked_layout(str(self.model), self.sample, setting)
@@ -149,6 +153,13 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "payload_bytes": largest_payload(layout, self.batch_size),
         }
         return Job(**fields | rest)
+
+
+@functools.cache
+def computes_bfloat16() -> bool:
+    """Whether this machine's CPU has instructions for bfloat16; true where that is not known."""
+    path = Path("/proc/cpuinfo")
+    return not path.exists() or not BFLOAT16.isdisjoint(path.read_text(encoding="utf-8", errors="replace").split())
 
 
 def _directory(context: Context) -> str | None:

@@ -56,10 +56,12 @@ def difference(whole: nn.Sequential, narrow: nn.Sequential) -> float:
     return max(float((expected[name] - found[name]).abs().max()) for name in found)
 
 
-def trained(network: nn.Sequential, optimizer: torch.optim.Optimizer, clip: float | None = None) -> list[float]:
+def trained(
+    network: nn.Sequential, optimizer: torch.optim.Optimizer, clip: float | None = None, steps: int = 20
+) -> list[float]:
     generator = torch.Generator().manual_seed(5)
     losses = []
-    for step in range(20):
+    for step in range(steps):
         pictures = torch.randn(6, 3, 32, 32, generator=generator, dtype=torch.float64)
         labels = torch.randint(0, 10, (6,), generator=generator)
         torch.manual_seed(step)  # dropout
@@ -87,8 +89,7 @@ def test_both_networks_draw_the_same_parameters_from_a_seed() -> None:
     assert difference(*pair) < 1e-7
 
 
-@pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("nesterov", "clip"), [(False, None), (True, 0.5)])
 def test_twenty_steps_with_momentum_and_decay_train_both_alike(nesterov: bool, clip: float | None) -> None:
     whole, narrow = slim_pair()
     settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-2, "nesterov": nesterov}
@@ -97,18 +98,25 @@ def test_twenty_steps_with_momentum_and_decay_train_both_alike(nesterov: bool, c
     assert difference(whole, narrow) < 1e-9
 
 
-def test_without_the_factor_or_with_adam_it_is_another_network() -> None:
-    whole, narrow = slim_pair()
+def test_without_the_factor_the_layer_needs_49_times_the_rate_and_a_49th_of_the_decay() -> None:
     settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-2}
-    layer = next(one for one in narrow if isinstance(one, nn.Linear))
-    with torch.no_grad():
-        layer.weight *= 7  # the sum of the columns itself
-    next(one for one in narrow if isinstance(one, OnePixel)).factor = 1
-    losses = [trained(one, torch.optim.SGD(one.parameters(), **settings)) for one in (whole, narrow)]
+    whole, _ = slim_pair()
+    expected = trained(whole, torch.optim.SGD(whole.parameters(), **settings), steps=5)
+    for factor, alike in ((49, True), (1, False)):
+        _, narrow = slim_pair()
+        layer = next(one for one in narrow if isinstance(one, nn.Linear))
+        with torch.no_grad():
+            layer.weight *= 7  # the sum of the columns itself
+        next(one for one in narrow if isinstance(one, OnePixel)).factor = 1
+        others = [one for one in narrow.parameters() if one is not layer.weight]
+        own = {"params": [layer.weight], "lr": 0.05 * factor, "weight_decay": 5e-2 / factor}
+        losses = trained(narrow, torch.optim.SGD([{"params": others}, own], **settings), steps=5)
+        assert (losses == pytest.approx(expected, rel=1e-6)) == alike
+
+
+def test_with_adam_it_is_another_network() -> None:
+    losses = [trained(one, torch.optim.Adam(one.parameters(), 0.01), steps=5) for one in slim_pair()]
     assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-9)
-    assert losses[1][-1] != pytest.approx(losses[0][-1], rel=1e-3)
-    whole, narrow = slim_pair()
-    losses = [trained(one, torch.optim.Adam(one.parameters(), 0.01)) for one in (whole, narrow)]
     assert losses[1][-1] != pytest.approx(losses[0][-1], rel=1e-3)
 
 
