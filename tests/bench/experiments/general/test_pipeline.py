@@ -8,6 +8,7 @@ import pytest
 import torch
 from measured import by_case
 
+from bench.experiments.common import learning
 from bench.experiments.general.pipeline import ComparedChain, chain, make_job
 from bench.suite.document import Key
 from bench.suite.experiment import Context
@@ -83,6 +84,14 @@ def test_what_the_engine_cannot_do_is_told_by_its_key(problems_of: ProblemsOf) -
     asked = {"precision": "bfloat16", "label_smoothing": 0.1, "devices": timings}
     problems = problems_of(parameters(**asked), "virtual", "none")
     assert {("precision",), ("label_smoothing",)} <= problems.keys()
+
+
+def test_a_cpu_that_only_imitates_bfloat16_is_told(problems_of: ProblemsOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "computes_bfloat16", lambda: False)
+    assert problems_of(parameters(precision="bfloat16")).keys() == {("precision",)}
+    assert not problems_of(parameters())
+    monkeypatch.setattr(learning, "computes_bfloat16", lambda: True)
+    assert not problems_of(parameters(precision="bfloat16"))
 
 
 def test_devices_of_no_node_and_traces_that_are_not_there_are_found_before_anything_runs(
