@@ -337,11 +337,15 @@ def largest_payload(layout: Chain, batch_size: int, whole: bool = False) -> int:
     return 4 * widest * batch_size + (1 << 20) + state_bytes
 
 
-def check_stage(spec: StageSpec, crossing: Values | None) -> None:
-    """Raise ValueError if the stage does not exist or cannot be built for the boundary, if one crosses its link."""
+def check_stage(spec: StageSpec, crossing: Values | None, ends: bool = True) -> None:
+    """Raise ValueError if the stage does not exist or cannot be built for the boundary, if one crosses its link.
+
+    ``ends``: whether its receiver has a chain's last layer, as a stage that weighs losses needs.
+    """
     check_stage_name(spec.name)
-    if crossing is not None:
-        build_stage(spec, crossing)
+    if crossing is not None and build_stage(spec, crossing).weighs_losses and not ends:
+        words = "weighs the losses of its samples, which only a chain's node with the last layer can receive"
+        raise ValueError(f"stage {spec.name} {words}")
 
 
 def node_names(count: int) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
             yield from attempt(("stage",), check_stage, self.stage_spec, None)
             return
         crossing = layout.shapes(split_point) if split_point < len(layout) else None
-        if wrong := list(attempt(("stage",), check_stage, self.stage_spec, crossing)):
+        if wrong := list(attempt(("stage",), check_stage, self.stage_spec, crossing, False)):
             yield from wrong
         else:
             if crossing is not None:

@@ -80,16 +80,19 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         stages = yield from attempt(("stage",), stage_specs, self.stage, self.nodes - 1)
         layout = yield from self.checked_layout(setting, setting.mode != "virtual")
         acts_on: dict[int, int] = {}
+        ending: set[int | None] = set()
         if layout is not None and fits:
             divided = "microbatches" if self.microbatches > 1 else "batch_size"
             if self.epochs and setting.mode != "virtual":
                 yield from attempt((divided,), check_pass, layout, self.batch_size // self.microbatches)
             places = (yield from attempt(("splits",), _places, layout, self.splits_of(layout))) or []
             acts_on = {place.outbound: place.stop for place in places if place.outbound is not None}
+            ending = {place.inbound for place in places if place.last}
         for link, spec in enumerate(stages or ()):
             key = ("stage", link) if isinstance(self.stage, list) else ("stage",)
             done = acts_on.get(link)
-            wrong = list(attempt(key, check_stage, spec, layout.shapes(done) if layout and done is not None else None))
+            crossing = layout.shapes(done) if layout and done is not None else None
+            wrong = list(attempt(key, check_stage, spec, crossing, link in ending))
             yield from wrong
             if layout is not None and done is not None and not wrong:
                 yield from cut_problems(("splits",), layout, done, spec)

@@ -355,6 +355,30 @@ def test_entropies_by_path_add_up_to_that_of_all_samples(context):
         assert mean == pytest.approx(whole, rel=1e-4)
 
 
+CHAIN = "run: pipeline.chain, mode: in-process, parameters: {model: small_cnn, nodes: 3, splits: [4, 8], stage: "
+FEDERATION = "run: edge_sl.course, mode: in-process, parameters: {model: small_cnn, cut: 5, rounds: 1, stage: "
+
+
+@pytest.mark.parametrize(
+    ("start", "stage", "fits"),
+    [
+        (CHAIN, "[STAGE, identity]", False),
+        (CHAIN, "[identity, STAGE]", True),
+        (FEDERATION, "STAGE", False),
+    ],
+)
+def test_a_stage_that_weighs_losses_needs_the_end_of_a_chain(start, stage, fits, tmp_path):
+    stage = stage.replace("STAGE", "{name: dynsplit, options: {paths: [4, 2], gradient: losses}}")
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"name: mine\ndataset: digits\nexperiments:\n  - {{name: one, {start}{stage}}}}}\n")
+    if fits:
+        load([str(file)])
+        return
+    with pytest.raises(InputError) as error:
+        load([str(file)])
+    assert any("weighs the losses" in one for one in error.value.lines), error.value.lines
+
+
 @pytest.mark.parametrize(
     ("given", "line", "words"),
     [
