@@ -8,7 +8,7 @@ the stage from the same seed; each trains its own part.
 import torch
 from torch import nn
 
-from nodes.model.boundary import Tensors
+from nodes.model.boundary import Tensors, View, rows_of
 
 RANKS = {2: "(N, C)", 4: "(N, C, H, W)"}
 
@@ -31,6 +31,10 @@ class Stage(nn.Module):
         self.metrics: dict[str, float] = {}  # sums over the samples of the last ``compress`` in training
         self.weighs_losses = False  # whether ``restore`` sets ``loss_weights``; then the receiver computes the loss
         self.loss_weights: torch.Tensor | None = None  # (M,) of the samples last restored in training, of sum 1
+
+    def views_of(self, views: dict[str, View]) -> dict[str, View]:
+        """``views`` of a batch's tensors, of as many samples as were last restored."""
+        return views if self.loss_weights is None else rows_of(views, len(self.loss_weights))
 
     def single_tensor(self, *ranks: int) -> tuple[str, torch.Tensor]:
         """Name and shape of the boundary's only tensor. Raises ValueError for another number, or none of ``ranks``."""

@@ -103,9 +103,9 @@ class Segment:
         self.inbound.train(message.train)
         self._seed(message, self.place.inbound, 1)
         with torch.set_grad_enabled(message.train):
-            restored = self.inbound.restore(leaves)
-            check_restored(restored, self._arriving, message.views)
-            return self._run(message, unpack(restored, message.views, message.scalars, received.strides), received)
+            restored, views = self.inbound.restore(leaves), self.inbound.views_of(message.views)
+            check_restored(restored, self._arriving, views)
+            return self._run(message, unpack(restored, views, message.scalars, received.strides), received)
 
     def backward(self, message: Gradient) -> Gradient:
         """Backpropagate a gradient; the optimizer steps after the last microbatch of a step."""

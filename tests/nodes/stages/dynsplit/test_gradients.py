@@ -331,8 +331,9 @@ def test_a_path_drawn_for_a_whole_batch_keeps_its_share_over_batches():
 
 
 @pytest.mark.parametrize("gradient", ["all", "losses"])
-def test_a_network_learns_through_nested_paths(gradient):
-    losses = run_in_process(job_of(gradient, nested=True)).losses
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_a_network_learns_through_nested_paths(gradient, memory_format):
+    losses = run_in_process(replace(job_of(gradient, nested=True), memory_format=memory_format)).losses
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
