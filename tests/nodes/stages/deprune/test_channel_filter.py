@@ -11,6 +11,7 @@ from nodes.stages.bottleneck import Geometry, decoder, encoder
 from nodes.stages.deprune.channel_filter import ChannelFilter, prune_loss, strongest_maps
 from nodes.stages.deprune.kept_maps import decode_maps, encode_maps
 from nodes.stages.deprune.quantiser import dequantise, quantise
+from nodes.stages.deprune.stage import Pruned
 
 
 @pytest.mark.parametrize(("budget", "barrier"), [(4, 1.0), (32, 0.5), (100, 0.0)])
@@ -43,6 +44,29 @@ def test_maps_left_out_keep_their_order_under_eq_1_alone():
         optimizer.zero_grad()
     assert maps().sum() < 12
     assert maps.f_hat.argsort().tolist() == order
+
+
+def test_renumbered_maps_train_alike_so_that_from_scratch_all_are_exchangeable():
+    torch.manual_seed(0)
+    one = Pruned({"x": torch.empty(1, 8, 4, 4, device="meta")}, phases=[[1, 1 / 4]], delta=0.1, epsilon=2.0).double()
+    other, order = copy.deepcopy(one), torch.randperm(8)
+    with torch.no_grad():
+        into = other.receiver["decoder"][0].weight
+        for rows in (*other.sender["encoder"].parameters(), other.sender["filter"].f_hat, into):
+            rows.copy_(rows[order])
+    values, wanted = torch.randn(6, 8, 4, 4).double(), torch.randn(6, 8, 4, 4).double()
+    for _ in range(4):
+        losses = []
+        for stage in (one, other):
+            codes, budget_loss = stage.compress({"x": values})
+            loss = (stage.restore(codes)["x"] - wanted).square().mean() + budget_loss
+            stage.zero_grad()
+            loss.backward()
+            torch.optim.SGD(stage.parameters(), lr=0.5).step()
+            losses.append(loss.item())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+        assert set(order[other.which()].tolist()) == set(one.which().tolist())
+    assert not torch.equal(one.which(), other.which())
 
 
 @pytest.mark.parametrize("r", [1, 2, 3])
