@@ -323,10 +323,7 @@ class ClientModel(Message, frozen=True, kw_only=True, tag="client-model"):
 
 
 class EdgeUpdate(Message, frozen=True, kw_only=True, tag="edge-update"):
-    """Edge server to cloud: its part, and the clients' where it is shared.
-
-    ``samples`` are those of the clients that completed a round, summed over the rounds since the last average.
-    """
+    """Edge server to cloud: its part, the clients' if shared, ``samples`` of all rounds since the last average."""
 
     round: int
     samples: int
