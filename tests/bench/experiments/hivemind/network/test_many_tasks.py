@@ -8,9 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.experiments.general.cellular import generated
-from bench.experiments.hivemind.network.chain_search import ChainSearch
 from bench.experiments.hivemind.network.dynamics import on_chain, showcase
-from bench.experiments.hivemind.network.many_tasks import Foresight, gaps_s, latencies_ms, many_tasks, play
+from bench.experiments.hivemind.network.many_tasks import (
+    ChainSearch,
+    Foresight,
+    gaps_s,
+    latencies_ms,
+    many_tasks,
+    play,
+)
 from bench.experiments.hivemind.network.scenario import MAY_COMPUTE, fastest, make_field, update_times
 from bench.experiments.hivemind.network.tasks import Field, foreseen, present, tasks
 from nodes.splitting.search import search
