@@ -15,10 +15,11 @@ import torch
 from torch import fx, nn
 
 from nodes.errors import ModelError
-from nodes.model.fidelity import check_fidelity, is_cheap
+from nodes.model.fidelity import FLOPS, check_fidelity, flops_of
 from nodes.model.part import Body, Moment, Part, PlainPart, Values, layer_seed
 from nodes.model.tracing import Network, check_openable, trace
 from nodes.model.tracing.copies import registered, with_data
+from nodes.model.tracing.values import UnseenError
 from nodes.spec.job import Granularity, InputType
 
 __all__ = ["Chain", "Moment", "Part", "Values", "layer_seed"]
@@ -103,9 +104,25 @@ class Chain:
         check_fidelity(self.model, lambda model: self._part_of(model, 0, len(self)), self._sample, always=True)
 
     @property
+    def flops(self) -> int:
+        """Operations of the forward pass of one input; 0 where they cannot be counted."""
+        return flops_of(self._part_of(self.model, 0, len(self)), self._sample)
+
+    @property
     def cheap(self) -> bool:
         """Whether a model with data is small enough to be compared with its layers when its chain is built."""
-        return is_cheap(self._part_of(self.model, 0, len(self)), self._sample)
+        return self.flops <= FLOPS
+
+    @property
+    def vocabulary(self) -> tuple[str, int] | None:
+        """Name and size of the smallest embedding that takes the input's tokens as they are; None if there is none."""
+        given = next(node for node in self._graph.nodes if node.op == "placeholder")
+        found = []
+        for node in given.users:
+            module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and node.args[:1] == (given,):
+                found.append((str(node.target), module.num_embeddings))
+        return min(found, key=operator.itemgetter(1), default=None)
 
     def _part_of(self, model: nn.Module, start: int, stop: int) -> "Part":
         graph = fx.Graph()
@@ -148,6 +165,8 @@ def _open(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) ->
     try:
         return trace(model, input_shape, dtype)
     except ModelError as refused:
+        if isinstance(refused.__cause__, UnseenError):
+            raise
         from nodes.model.export import export  # noqa: PLC0415  (takes seconds)
 
         try:

@@ -34,10 +34,15 @@ Observed = dict[str, torch.Tensor | None]  # by what it is: output, gradient or 
 _equal: set[Any] = set()  # fingerprints of models found equal in this process
 
 
-def check_fidelity(model: nn.Module, part_of: Callable[[nn.Module], Part], sample: torch.Tensor, always: bool) -> None:
-    """Raise ModelError unless the parts that ``part_of`` makes of copies of ``model`` compute what ``model`` does.
+class UnfaithfulError(ModelError):
+    """A model whose layers compute something else than it does, or which does so itself from run to run."""
 
-    A model without data is not compared; without ``always`` neither is one above ``FLOPS``.
+
+def check_fidelity(model: nn.Module, part_of: Callable[[nn.Module], Part], sample: torch.Tensor, always: bool) -> None:
+    """Raise UnfaithfulError unless the parts that ``part_of`` makes of copies of ``model`` compute what it does.
+
+    ModelError: the model does not run. One without data is not compared; without ``always`` neither is one above
+    ``FLOPS``.
     """
     tensors = [tensor for _, tensor in registered(model)]
     if any(tensor.is_meta for tensor in tensors):
@@ -49,7 +54,7 @@ def check_fidelity(model: nn.Module, part_of: Callable[[nn.Module], Part], sampl
     grads = [(tensor, tensor.grad) for tensor in tensors]
     device = tensors[0].device if tensors else torch.device("cpu")
     with generators_kept(), torch.enable_grad():
-        if not always and not is_cheap(part_of(ModelCopy(model).model), sample):
+        if not always and flops_of(part_of(ModelCopy(model).model), sample) > FLOPS:
             return
         plain = _observed_plain(model, sample, device)
         part = part_of(with_data(model, device))
@@ -64,7 +69,7 @@ def check_fidelity(model: nn.Module, part_of: Callable[[nn.Module], Part], sampl
     for tensor, gradient in grads:  # hooks of a copy may reach the model
         tensor.grad = gradient
     if worst:
-        raise ModelError(
+        raise UnfaithfulError(
             f"the layers do not compute what the model does: {worst} differs by {size:.3g}, which begins in {begins}; "
             "a module with `whole = True` is kept as one layer, which computes what it does"
         )
@@ -72,14 +77,14 @@ def check_fidelity(model: nn.Module, part_of: Callable[[nn.Module], Part], sampl
 
 
 def _check_repeats(model: nn.Module, plain: Observed, differing: str, chance: float) -> None:
-    """Raise ModelError for a model whose plain runs differ, by ``chance``, by more than the order of sums explains.
+    """Raise UnfaithfulError if plain runs of ``model`` differ, by ``chance``, by more than the order of sums explains.
 
     What keeps such a state may be whole; then the model is taken as it is.
     """
     one = plain[differing]
     largest = 0.0 if one is None else float(one.detach().abs().nan_to_num(0).max())
     if chance > ROUNDING * largest and not any(getattr(module, "whole", False) is True for module in model.modules()):
-        raise ModelError(
+        raise UnfaithfulError(
             f"the model computes something else each time it runs, though all generators are seeded: {differing} "
             f"differs by {chance:.3g}; keep what it counts or draws in a module of its own, with `whole = True`"
         )
@@ -271,12 +276,8 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(apart.masked_fill(alike, 0).nan_to_num(float("inf")).max())
 
 
-def is_cheap(part: Part, sample: torch.Tensor) -> bool:
-    """Whether the forward pass of a picture takes at most ``FLOPS`` operations."""
-    return _flops(part, sample) <= FLOPS
-
-
-def _flops(part: Part, sample: torch.Tensor) -> int:
+def flops_of(part: Part, sample: torch.Tensor) -> int:
+    """Operations of the forward pass of one input; 0 where they cannot be counted."""
     named = [*part.named_parameters(), *part.named_buffers()]
     empty = {name: tensor.detach().to("meta") for name, tensor in named}
     mode = part.training

@@ -22,9 +22,9 @@ from nodes.errors import ModelError, one_line
 from nodes.model.export.in_place import changed, pure_graph
 from nodes.model.tracing.copies import ModelCopy, registered
 from nodes.model.tracing.leaves import is_leaf
-from nodes.model.tracing.trace import Kept, Network, Pass, as_network, unify
+from nodes.model.tracing.trace import WAY_OUT, Kept, Network, Pass, as_network, unify
 from nodes.model.tracing.tree import HERE, map_tree
-from nodes.model.tracing.values import user_line
+from nodes.model.tracing.values import UnseenError, user_line
 
 SAMPLES = 2  # of the example; export takes 0 and 1 for constants
 ALIASES = (nn.Identity, nn.Flatten, nn.Unflatten)  # leaves that return their input or a view of it are recorded
@@ -147,7 +147,10 @@ def export(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = 
             found = {error.path: Kept(error.path, f"it {error.reason}")}
         else:
             _observe(model, evaluate, torch.empty(1, *input_shape, dtype=dtype, device="meta"))
-            found = unify(train, evaluate, kept)
+            try:
+                found = unify(train, evaluate, kept)
+            except UnseenError as error:
+                raise ModelError(f"{error} ({error.where}); {WAY_OUT}") from error
             if not found:
                 return as_network(train, evaluate, tuple(kept.values()))
         kept |= found

@@ -16,7 +16,16 @@ from torch import fx, nn
 from nodes.model.tracing.aliases import Aliases, Entry
 from nodes.model.tracing.modes import ModeReader
 from nodes.model.tracing.tree import HERE, map_tree
-from nodes.model.tracing.values import BATCHES, Members, Number, Traced, UntraceableError, sizes, user_frame
+from nodes.model.tracing.values import (
+    BATCHES,
+    Members,
+    Number,
+    Traced,
+    UnseenError,
+    UntraceableError,
+    sizes,
+    user_frame,
+)
 
 META = torch.device("meta")
 
@@ -124,7 +133,7 @@ class Ledger:
         if isinstance(value, torch.device):
             return HERE if value is self._device else value
         if isinstance(value, (nn.Module, torch.Generator)):
-            raise UntraceableError(f"a {type(value).__name__} given to a function of torch", user_frame())
+            raise UnseenError(f"a {type(value).__name__} given to a function of torch", user_frame())
         if not isinstance(value, torch.Tensor):
             return value
         entry = self._entries.get(id(value))

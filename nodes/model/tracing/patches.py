@@ -16,7 +16,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from nodes.model.tracing.recorder import Recorder
 from nodes.model.tracing.tree import any_leaf
-from nodes.model.tracing.values import PlainType, Traced, UntraceableError, is_internal, user_frame
+from nodes.model.tracing.values import PlainType, Traced, UnseenError, is_internal, user_frame
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _hooks_on_saved(recorder: Recorder) -> Callable[[Any], Any]:
     def enter(hooks: Any) -> Any:
         checkpoints = type(hooks).__module__ == "torch.utils.checkpoint"  # the same values, computed again
         if not recorder.executing and not checkpoints:
-            raise UntraceableError("hooks on tensors saved for the backward pass", user_frame())
+            raise UnseenError("hooks on tensors saved for the backward pass", user_frame())
         return original(hooks)
 
     return enter

@@ -12,7 +12,7 @@ from nodes.model.tracing.ledger import META, Ledger
 from nodes.model.tracing.modes import cast_like, casts
 from nodes.model.tracing.pure import SHAPED_IN_PLACE, asks_in_place, pure_call, same_layout
 from nodes.model.tracing.tree import HERE, any_leaf, leaves, map_tree
-from nodes.model.tracing.values import Number, Traced, UntraceableError, WrongInputError, user_frame
+from nodes.model.tracing.values import Number, Traced, UnseenError, UntraceableError, WrongInputError, user_frame
 
 READS_VALUES = {"__bool__", "item", "__int__", "__float__", "__index__", "tolist", "numpy", "__array__", "is_nonzero"}
 READS_VALUES |= {"equal", "allclose", "nonzero", "unique", "masked_select", "__contains__", "argwhere", "__complex__"}
@@ -73,7 +73,7 @@ class Recorder(TorchFunctionMode):
         if not self.ledger.follows(tensor):
             return func(*args)
         if access != "__get__":
-            raise UntraceableError(f"an assignment to .{name} of a tensor", user_frame())
+            raise UnseenError(f"an assignment to .{name} of a tensor", user_frame())
         if name == "device":
             return self._device
         entry = self.ledger.lift(tensor)
@@ -147,9 +147,9 @@ class Recorder(TorchFunctionMode):
 
     def _check_allowed(self, op: str, name: str) -> None:
         if torch.initial_seed() != self._seed:
-            raise UntraceableError("the generator of torch is seeded", user_frame())
+            raise UnseenError("the generator of torch is seeded", user_frame())
         if op != "call_module" and name in REFUSED:
-            raise UntraceableError(f"{name}() on a tensor of the model", user_frame())
+            raise UnseenError(f"{name}() on a tensor of the model", user_frame())
 
     def _record_change(self, op: str, target: Any, lifted: Any, changed: list[Entry], result: Any) -> Any:
         """Record an operation that changes ``changed`` as one that makes new tensors."""

@@ -17,7 +17,7 @@ from nodes.model.tracing.modes import Mode
 from nodes.model.tracing.patches import Draws, generators_kept, patched
 from nodes.model.tracing.recorder import Recorder
 from nodes.model.tracing.tree import map_tree
-from nodes.model.tracing.values import BATCHES, Members, UntraceableError, WrongInputError, reason_of, user_line
+from nodes.model.tracing.values import BATCHES, Members, UnseenError, WrongInputError, reason_of, user_line
 
 SMALLEST = {True: 2, False: 1}  # batch of a trace, by training: batch norm needs two
 UNLIKELY_SEED = 0x3A17_5C29_D04B_6E81  # a model that seeds the generator is told by another one
@@ -75,10 +75,10 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
             tracing = _Tracing(model, sample, kept, draws)
             try:
                 train, evaluate = tracing.run(True), tracing.run(False)
+                found = tracing.found or unify(train, evaluate, kept)
             except Exception as error:
                 raise _refused(model, sample, error) from error
             draws = draws or tracing.drew
-            found = tracing.found or unify(train, evaluate, kept)
             if not found and not (tracing.drew and not tracing.watching):
                 return as_network(train, evaluate, tuple(kept.values()))
             kept |= found
@@ -168,9 +168,9 @@ class _Tracing:
         try:
             result = _forward(module, args, kwargs)
             if torch.initial_seed() != UNLIKELY_SEED:
-                raise UntraceableError("the generator of torch is seeded")
+                raise UnseenError("the generator of torch is seeded")
             if states is not None and len(self.found) == found and states.changed():
-                raise UntraceableError("numbers drawn outside of torch, by random or numpy")
+                raise UnseenError("numbers drawn outside of torch, by random or numpy")
         except (WrongInputError, ModelError):
             raise
         except Exception as error:
@@ -189,12 +189,12 @@ class _Tracing:
         for name, inner in module.named_modules():
             inside = f"{path}.{name}" if name else path
             if self._flags.setdefault(inside, inner.training) != inner.training:
-                raise UntraceableError(f"{inside} runs in training and in evaluation mode in one pass")
+                raise UnseenError(f"{inside} runs in training and in evaluation mode in one pass")
         in_place = bool(getattr(module, "inplace", False)) and not list(module.children())
         if reason := reason_to_keep(module):
             self._kept.setdefault(path, Kept(path, reason))
         if parameters_replaced(module):
-            raise UntraceableError(f"{path} runs on other tensors than its parameters")
+            raise UnseenError(f"{path} runs on other tensors than its parameters")
         before = Draws() if path in self._kept or path in self.found else None
         generator = torch.default_generator.get_state()
 
@@ -279,7 +279,7 @@ def _refused(model: nn.Module, sample: torch.Tensor, error: Exception) -> ModelE
 
 
 def unify(train: Pass, evaluate: Pass, kept: dict[str, Kept]) -> dict[str, Kept]:
-    """Join both passes into the graph of ``train``; return modules that differ between them. Raises ModelError."""
+    """Join both passes into the graph of ``train``; return modules that differ between them. Raises UnseenError."""
     ones, others = (list(one.graph.nodes) for one in (train, evaluate))
     _follow_mode(train, evaluate)
     if _listing(train) == _listing(evaluate):
@@ -290,17 +290,15 @@ def unify(train: Pass, evaluate: Pass, kept: dict[str, Kept]) -> dict[str, Kept]
     owned, owned_too = _by_owner(train), _by_owner(evaluate)
     paths = [path for path in owned.keys() | owned_too.keys() if owned.get(path) != owned_too.get(path)]
     if "" in paths or set(paths) <= kept.keys():
-        raise ModelError(
-            "operations outside any module differ between training and evaluation"
-            f"{_first_difference(ones, others)}; move them into a module"
-        )
+        reason = "operations outside any module differ between training and evaluation"
+        raise UnseenError(reason, _first_difference(ones, others))
     return {path: Kept(path, "it differs between training and evaluation") for path in paths}
 
 
 def _first_difference(ones: list[fx.Node], others: list[fx.Node]) -> str:
     for one, other in zip(ones, others, strict=False):
         if one.target != other.target:
-            return f" ({one.meta.get('where') or other.meta.get('where')})"
+            return str(one.meta.get("where") or other.meta.get("where") or "")
     return ""
 
 

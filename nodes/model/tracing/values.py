@@ -29,6 +29,10 @@ class UntraceableError(Exception):
         self.where = where
 
 
+class UnseenError(UntraceableError):
+    """Code of a model whose effect no graph shows, so that no other front end is asked."""
+
+
 REASON_CHARACTERS = 200  # the most of one; messages of compilers hold whole tracebacks
 
 

@@ -28,6 +28,39 @@ def loops_over_the_batch(self, x):
     return torch.stack([x[index].flatten() * 2 for index in range(x.shape[0])])
 
 
+def hooks_a_gradient(self, x):
+    y = self.stem(x)
+    if y.requires_grad:
+        y.register_hook(lambda gradient: gradient * 3)
+    return y.flatten(1)
+
+
+def draws_outside_torch(self, x):
+    return x.flatten(1) * np.random.rand()
+
+
+def replaces_a_parameter(self, x):
+    return torch.func.functional_call(self.inner, {"weight": self.inner.weight * 2}, (x,)).flatten(1)
+
+
+def follows_the_ambient_mode(self, x):
+    return (x * 2 if torch.is_grad_enabled() else x).flatten(1)
+
+
+def seeds(self, x):
+    torch.manual_seed(0)
+    return x.flatten(1) + torch.rand(1)
+
+
+@pytest.mark.parametrize(
+    "function", [hooks_a_gradient, draws_outside_torch, replaces_a_parameter, follows_the_ambient_mode, seeds]
+)
+def test_what_no_graph_shows_is_refused_before_any_comparison(function, monkeypatch):
+    monkeypatch.setattr(Chain, "compared", False)
+    with pytest.raises(ModelError, match=r"cannot be traced.*whole = True"):
+        Chain(Calls(function, stem=nn.Conv2d(3, 3, 1), inner=nn.Conv2d(3, 3, 1)), SHAPE)
+
+
 def backward_hook() -> nn.Module:
     net = Net()
     net.register_full_backward_hook(lambda module, inputs, outputs: None)
