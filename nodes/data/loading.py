@@ -9,8 +9,9 @@ import numpy as np
 
 from nodes.data.batching import subset
 from nodes.data.datasets import SYNTHETIC, SYNTHETIC_SEQUENCES, load_dataset
-from nodes.data.images import Dataset, Indices, blank, drawn_tokens, token_data
+from nodes.data.images import SYNTHETIC_TOKENS, Dataset, Indices, blank, drawn_tokens, token_data
 from nodes.errors import DataError, one_line
+from nodes.files import cached_reading
 from nodes.spec.job import Job
 from nodes.spec.service import Service
 
@@ -27,6 +28,16 @@ def load_data(job: Job | Service) -> Dataset:
         return _cut(_tokens(spec.name, directory, job.input_shape[-1], job.classes), job)
     data = load_dataset(spec.name, directory, job.input_shape[-1])
     return _cut(data, job)
+
+
+@cached_reading
+def token_range(name: str, directory: Path | None) -> tuple[int, int]:
+    """The least and the largest token of a resolved data set of sequences. Raises DataError."""
+    if name == SYNTHETIC:
+        return 0, SYNTHETIC_TOKENS - 1
+    data = load_dataset(name, directory)
+    parts = [part.images[:] for part in (data.train, data.test)]
+    return min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
 
 
 def _cut(data: Dataset, job: Job | Service) -> Dataset:

@@ -16,11 +16,13 @@ from bench.suite.parameter_types import Count, ModelName, Share, check_stage_nam
 from nodes.data.batching import subset
 from nodes.data.datasets import DatasetSize, dataset_size, load_dataset
 from nodes.data.images import Dataset
+from nodes.data.loading import token_range
 from nodes.errors import DataError, ModelError, one_line
 from nodes.files import cached_reading
 from nodes.model.boundary import boundary_bytes
 from nodes.model.chain import Chain, Values
 from nodes.model.factory import CLASSES, build_model, import_path, outline
+from nodes.model.fidelity import FLOPS, UnfaithfulError
 from nodes.model.pretrained import check_published, fetch_published, published_file, published_weights, url_of
 from nodes.model.weights import fit_weights
 from nodes.spec.job import (
@@ -43,6 +45,7 @@ logger = logging.getLogger(__name__)
 TRAINING = ("optimizer", "augment", "label_smoothing", "precision", "memory_format")
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # flags of CPUs that compute in it
 PUBLISHED = "torchvision"  # instead of a file of weights
+LEAST_SIDE = 8  # of an input on which an expensive model is compared with its layers
 ANY_CLASSES = 10  # for checks before data is read: the number of classes does not change which layers there are
 
 
@@ -219,21 +222,44 @@ def input_problems(given: InputSpec | None, setting: Setting) -> Iterator[Proble
 
 
 def compared(model: str, sample: InputSpec, setting: Setting) -> Iterator[Problem]:
-    """The problem of a user's model whose layers compute something else than it does."""
+    """The problem of a user's model whose layers compute something else than it does, and what was not compared."""
     ours = (import_path(ModelSpec.read(model).name) or "nodes.").startswith("nodes.")  # held against them by tests
-    if not ours and (difference := _difference(model, classes_of(setting), sample)):
-        yield Problem(("model",), difference)
+    if not ours:
+        yield from _comparison(model, classes_of(setting), sample)
 
 
 @cached_by_modules()
-def _difference(model: str, classes: int, sample: InputSpec) -> str:
-    """How the layers of ``model`` differ from it; its forward runs once a process, and not if it is expensive."""
+def _comparison(model: str, classes: int, sample: InputSpec) -> tuple[Problem, ...]:
+    """``compared``, in which the model's forward runs once a process; an expensive one on smaller inputs, if at all."""
     try:
-        if layers_of(model, classes, sample).cheap:
+        flops = layers_of(model, classes, sample).flops
+        if flops <= FLOPS:
             Chain(build_model(model, classes, sample.shape), sample.shape, dtype=sample.dtype)
+            return ()
     except ModelError as error:
-        return str(error)
-    return ""
+        return (Problem(("model",), str(error)),)
+    cost = f"one of {sample} takes {flops / 1e9:.1f} billion operations, more than {FLOPS / 1e9:g}"
+    for smaller in smaller_inputs(sample, flops):
+        with suppress(ModelError):  # a model may need its own inputs
+            if not layers_of(model, classes, smaller).cheap:
+                continue
+            try:
+                Chain(build_model(model, classes, smaller.shape), smaller.shape, dtype=smaller.dtype)
+            except UnfaithfulError as error:
+                return (Problem(("model",), f"on inputs {smaller}: {error}"),)
+            return (Problem(("model",), f"compared with its layers on inputs {smaller} alone: {cost}", note=True),)
+    way = "a Chain of it does so by compare()"
+    return (Problem(("model",), f"not compared with its layers, on smaller inputs neither: {cost}; {way}", note=True),)
+
+
+def smaller_inputs(sample: InputSpec, flops: int) -> Iterator[InputSpec]:
+    """Inputs of a half of the sides, a quarter and so on, from the first that should be cheap enough to compare."""
+    kept, sides = (sample.shape[:1], sample.shape[1:]) if len(sample.shape) > 1 else ((), sample.shape)
+    part = 2
+    while min(sides) // part >= LEAST_SIDE:
+        if flops / part ** len(sides) <= FLOPS:
+            yield msgspec.structs.replace(sample, shape=(*kept, *(side // part for side in sides)))
+        part *= 2
 
 
 def classes_of(setting: Setting) -> int:
@@ -248,6 +274,8 @@ def checked_layout(model: str, sample: InputSpec, setting: Setting) -> Generator
     layout = yield from attempt(("model",), layers_of, model, classes, sample)
     for kept in layout.kept if layout else ():
         yield Problem(("model",), f"one layer, as it cannot be traced: {kept}", note=True)
+    if layout is not None:
+        yield from _token_problems(layout, setting)
     if layout is None or (setting.mode == "virtual" and setting.dataset == "none"):
         return layout
     shape = tuple(layout.shapes(len(layout))[layout.output].shape)
@@ -258,6 +286,19 @@ def checked_layout(model: str, sample: InputSpec, setting: Setting) -> Generator
     message = f"its result has shape {got}; expected (N, {classes}), one number for each class of {data}"
     yield Problem(("model",), f"{message}; let its constructor take {words}")
     return None
+
+
+def _token_problems(layout: Chain, setting: Setting) -> Iterator[Problem]:
+    """The problem of tokens that the network's embedding does not hold."""
+    size, vocabulary = size_of(setting), layout.vocabulary
+    if size is None or size.length is None or vocabulary is None:
+        return
+    with suppress(DataError):  # told of the data set
+        least, largest = token_range(setting.dataset, setting.data_dir)
+        name, held = vocabulary
+        if least < 0 or largest >= held:
+            tokens = f"{setting.dataset} has tokens from {least} to {largest}"
+            yield Problem(("model",), f"{tokens}; the embedding {name} takes 0 to {held - 1}")
 
 
 def check_pass(layout: Chain, pictures: int) -> None:

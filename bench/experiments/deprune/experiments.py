@@ -90,7 +90,7 @@ class VggTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             return
         yield from attempt(("batch_size",), check_pass, layout, self.batch_size)
         stage = pruned([BudgetPhase(1, 1.0)], resolution=self.resolution)
-        wrong = list(attempt(("cut",), self._check_cut, layout, stage))
+        wrong = list(attempt(("cut",), check_cut, self.cut, layout, stage))
         yield from wrong or cut_problems(("cut",), layout, layers_before(self.cut), stage)
 
     @property
@@ -98,11 +98,13 @@ class VggTraining(Learning, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The least number of training pictures, and the reason."""
         return self.batch_size, f"a batch of {self.batch_size}"
 
-    def _check_cut(self, layout: Chain, stage: StageSpec) -> None:
-        done = layers_before(self.cut)
-        if done > len(layout):
-            raise ValueError(f"cut {self.cut} follows {done} layers; the model has {len(layout)}")
-        build_stage(stage, layout.shapes(done))
+
+def check_cut(cut: int, layout: Chain, stage: StageSpec) -> None:
+    """Raise ValueError unless ``stage`` can stand at the paper's ``cut`` of ``layout``."""
+    done = layers_before(cut)
+    if done > len(layout):
+        raise ValueError(f"cut {cut} follows {done} layers; the model has {len(layout)}")
+    build_stage(stage, layout.shapes(done))
 
 
 class TrainingCourse(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.experiments.common.learning import layers_of
-from bench.experiments.deprune.experiments import VggTraining, make_job, pruned
-from bench.suite.experiment import Context, Measurement, Problem, Setting, unused_in
+from bench.experiments.deprune.experiments import VggTraining, check_cut, make_job, pruned
+from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt, unused_in
 from bench.suite.parameter_types import Count, ModelName, PositiveShare
 from netem.profiles import Duplex, LinkName, duplex
 from nodes.spec.job import Device, InputSpec, StageSpec
@@ -62,6 +62,12 @@ class Coders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cut: int = 5
     resolution: Count = 1
     shares: tuple[PositiveShare, ...] = (1.0, 1 / 4, 1 / 32)
+
+    def problems(self, _setting: Setting) -> Iterator[Problem]:
+        layout = yield from attempt(("model",), layers_of, str(self.model), 10, self.input)
+        if layout is not None:
+            stage = pruned([BudgetPhase(1, 1.0)], resolution=self.resolution)
+            yield from attempt(("cut",), check_cut, self.cut, layout, stage)
 
 
 def traffic(parameters: SourceTraffic, context: Context) -> Iterator[Measurement]:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from bench.experiments.common.inference import Answers, answers, in_order
+from bench.experiments.common.learning import layers_of
 from bench.experiments.common.two_node_training import Trained, TrainingRun, TwoNodeTraining, boundary_after
 from bench.experiments.dynsplit import paths
 from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
@@ -114,6 +115,16 @@ class SizeParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     input: InputSpec = InputSpec(shape=(3, 32, 32))
     cut: str = "layer1"
     options: dict[str, Any] = {}
+
+    def problems(self, _setting: Setting) -> Iterator[Problem]:
+        layout = yield from attempt(("model",), layers_of, str(self.model), 10, self.input)
+        end = layout and (yield from attempt(("cut",), boundary_after, layout, self.cut))
+        if layout and end:
+            yield from attempt(("options",), build_stage, self.stage, layout.shapes(end))
+
+    @property
+    def stage(self) -> StageSpec:
+        return StageSpec(name="dynsplit", options=self.options)
 
 
 def single(parameters: Single, context: Context) -> Iterator[Measurement]:

@@ -84,6 +84,21 @@ def test_an_input_that_the_samples_do_not_fit_is_refused(
     assert any(line.startswith(f"{path}:3: experiments[0].parameters") and words in line for line in lines), lines
 
 
+@pytest.mark.parametrize("token", [-1, 256])
+def test_tokens_that_the_embedding_does_not_hold_are_refused(
+    token: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.arange(40) % 10
+    tokens = np.full((40, 12), 7)
+    tokens[39, 11] = token
+    np.savez(tmp_path / "words.npz", x_train=tokens[:, ::-1], y_train=labels, x_test=tokens, y_test=labels)
+    path = suite(tmp_path, one=chain("in-process", dataset="npz:words"))
+    assert main(["validate", path, "--data", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path}:3: experiments[0].parameters.model: npz:words has tokens from {min(token, 7)} to ")
+    assert f" to {max(token, 7)}; the embedding 0 takes 0 to 255" in line
+
+
 def test_tokens_of_a_file_are_trained_on(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     parts = {f"x_{part}": draw.integers(0, 256, (count, 12)) for part, count in (("train", 40), ("test", 10))}

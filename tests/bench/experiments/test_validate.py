@@ -11,10 +11,12 @@ from trials import TRIALS
 from bench.cli.main import main
 from bench.execution.loader import resolve_run
 from bench.experiments import modes_of
+from bench.experiments.common import learning
 from bench.suite.experiment import Checked, Setting
 from bench.suite.parameter_types import decoder
 from nodes.model.factory import build_model
 from nodes.model.pretrained import published_file
+from nodes.spec.job import InputSpec
 
 HEADS = """
 from torch import nn
@@ -45,6 +47,8 @@ def sequence(): return Sequence(10)
 class Doubles(nn.Module):
     def forward(self, x):
         return 2 * x if x.mean() > 0 else x  # no graph shows both
+
+def flat(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 10))
 
 def doubling(): return nn.Sequential(Doubles(), Net(10))
 
@@ -296,6 +300,47 @@ def test_a_model_runs_once_a_process_to_be_compared() -> None:
     for batch_size in (8, 16, 24):
         assert not problems_of("pipeline.chain", model="heads:counting", **CHAIN | {"batch_size": batch_size})
     assert heads.calls == [True, True, False]
+
+
+@pytest.mark.parametrize("model", ["heads:odd", "heads:ten"])
+def test_an_expensive_model_is_compared_on_smaller_inputs(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "FLOPS", 5000)  # as if a side of 16 were expensive, one of 8 not
+    ((key, words),) = problems_of("pipeline.chain", model=model, **CHAIN | {"side": 16}).items()
+    assert key == ("model",)
+    if model == "heads:odd":
+        assert words.startswith("on inputs {shape: [3, 8, 8], dtype: float32}: the layers do not compute")
+    else:
+        assert words.startswith("compared with its layers on inputs {shape: [3, 8, 8], dtype: float32} alone: one of")
+
+
+def test_a_model_too_expensive_at_any_side_it_takes_is_said_not_to_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "FLOPS", 5000)
+    ((_, words),) = problems_of("pipeline.chain", model="heads:flat", **CHAIN | {"side": 16}).items()
+    assert words.startswith("not compared with its layers, on smaller inputs neither: one of")
+
+
+@pytest.mark.parametrize(
+    ("run", "given", "key"),
+    [
+        ("dynsplit.size", {"model": "squeezenet1_1", "cut": "nowhere"}, "cut"),
+        ("dynsplit.size", {"model": "squeezenet1_1", "cut": "features.2", "options": {"bits": 9}}, "options"),
+        ("dynsplit.size", {"model": "squeezenet1_1", "cut": "features.2", "options": {"pahts": [4]}}, "options"),
+        ("dynsplit.size", {"model": "squeezenet1_1", "input": {"shape": [3, 4, 4]}}, "model"),
+        ("deprune_traffic.coders", {"cut": 1}, "cut"),
+        ("deprune_traffic.coders", {"cut": 99}, "cut"),
+    ],
+)
+def test_what_is_only_counted_is_checked_too(run: str, given: dict[str, Any], key: str) -> None:
+    assert [one[0] for one in problems_of(run, **given)] == [key]
+    assert not problems_of("dynsplit.size", model="squeezenet1_1", cut="features.2", options={"paths": [4, 2]})
+    assert not problems_of("deprune_traffic.coders")
+
+
+def test_inputs_become_smaller_until_they_are_cheap() -> None:
+    picture, tokens = InputSpec(shape=(3, 224, 160)), InputSpec(shape=(64,), dtype="int64")
+    shapes = [one.shape for one in learning.smaller_inputs(picture, 20 * learning.FLOPS)]
+    assert shapes == [(3, 28, 20), (3, 14, 10)]
+    assert [one.shape for one in learning.smaller_inputs(tokens, 3 * learning.FLOPS)] == [(16,), (8,)]
 
 
 def test_published_weights_are_judged_by_the_file_that_is_there_and_nothing_is_fetched(
