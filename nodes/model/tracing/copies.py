@@ -57,6 +57,12 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{path}.{name}" if path else name, value
 
 
+def own_numbers(model: nn.Module) -> dict[tuple[str, str], float]:
+    """Numbers that modules hold as plain attributes, by path and name."""
+    held = ((path, name, value) for path, module in model.named_modules() for name, value in vars(module).items())
+    return {(path, name): value for path, name, value in held if type(value) in (int, float)}
+
+
 def parameters_replaced(module: nn.Module) -> bool:
     """Whether other tensors are in the places of parameters now, as in ``torch.func.functional_call``."""
     places = (tensor for one in module.modules() for tensor in one._parameters.values())

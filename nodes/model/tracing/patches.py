@@ -45,6 +45,8 @@ def patched(recorder: Recorder, model: nn.Module, call_module: Callable[..., Any
         stack.enter_context(_replaced(torch.autograd.Function, "apply", _apply(recorder)))
         stack.enter_context(_replaced(builtins, "len", _length(recorder)))
         stack.enter_context(_replaced(saved_tensors_hooks, "__enter__", _hooks_on_saved(recorder)))
+        for holder in (torch, torch.random):
+            stack.enter_context(_replaced(holder, "set_rng_state", _generator_set(recorder)))
         for (_, name), namespace in list(fx._symbolic_trace._wrapped_fns_to_patch.items()):
             if name in namespace:
                 stack.callback(namespace.__setitem__, name, namespace[name])
@@ -109,6 +111,17 @@ def _hooks_on_saved(recorder: Recorder) -> Callable[[Any], Any]:
         return original(hooks)
 
     return enter
+
+
+def _generator_set(recorder: Recorder) -> Callable[[Any], Any]:
+    original = torch.random.set_rng_state
+
+    def set_state(state: Any) -> Any:
+        if not recorder.executing:
+            raise UnseenError("the state of torch's generator is set, as by fork_rng", user_frame())
+        return original(state)
+
+    return set_state
 
 
 def _whole(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,8 +16,17 @@ from nodes.model.tracing.values import Number, Traced, UnseenError, UntraceableE
 
 READS_VALUES = {"__bool__", "item", "__int__", "__float__", "__index__", "tolist", "numpy", "__array__", "is_nonzero"}
 READS_VALUES |= {"equal", "allclose", "nonzero", "unique", "masked_select", "__contains__", "argwhere", "__complex__"}
-REFUSED = {"requires_grad_", "register_hook", "retain_grad", "backward", "grad", "register_post_accumulate_grad_hook"}
+REFUSED = {
+    "data_ptr",
+    "requires_grad_",
+    "register_hook",
+    "retain_grad",
+    "backward",
+    "grad",
+    "register_post_accumulate_grad_hook",
+}
 FILLS = {f"{name}_" for name in ("uniform", "normal", "exponential", "random", "bernoulli", "cauchy", "geometric")}
+IS_ON = {"is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu"}
 TO_DEVICE = {"cpu", "cuda"}  # methods
 
 
@@ -76,6 +85,8 @@ class Recorder(TorchFunctionMode):
             raise UnseenError(f"an assignment to .{name} of a tensor", user_frame())
         if name == "device":
             return self._device
+        if name in IS_ON:
+            return self._device.type == name.removeprefix("is_")
         entry = self.ledger.lift(tensor)
         with self.ledger.execution():
             first, second = getattr(entry.first, name), getattr(entry.second, name)
@@ -154,6 +165,8 @@ class Recorder(TorchFunctionMode):
     def _record_change(self, op: str, target: Any, lifted: Any, changed: list[Entry], result: Any) -> Any:
         """Record an operation that changes ``changed`` as one that makes new tensors."""
         for entry in changed:
+            if entry.first.requires_grad and not torch.is_grad_enabled():
+                raise UnseenError("a change in place, without gradients, of a tensor that has one", user_frame())
             if entry.named:
                 raise UntraceableError(f"a change of {entry.named}, a parameter or buffer, in place", user_frame())
         entry, name = changed[0], self.ledger.target_name(target)

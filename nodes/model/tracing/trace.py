@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from nodes.errors import ModelError, one_line
-from nodes.model.tracing.copies import ModelCopy, parameters_replaced, registered, with_data
+from nodes.model.tracing.copies import ModelCopy, own_numbers, parameters_replaced, registered, with_data
 from nodes.model.tracing.leaves import has_backward_hooks, is_leaf, keeps_form, like, reason_to_keep
 from nodes.model.tracing.ledger import META, Ledger
 from nodes.model.tracing.modes import Mode
@@ -75,7 +75,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
             tracing = _Tracing(model, sample, kept, draws)
             try:
                 train, evaluate = tracing.run(True), tracing.run(False)
-                found = tracing.found or unify(train, evaluate, kept)
+                found = tracing.found or tracing.counting() or unify(train, evaluate, kept)
             except Exception as error:
                 raise _refused(model, sample, error) from error
             draws = draws or tracing.drew
@@ -115,6 +115,7 @@ class _Tracing:
         self.found: dict[str, Kept] = {}
         self.drew = False
         self.watching = watching  # for draws outside of torch
+        self._numbers: list[dict[tuple[str, str], float]] = []  # after each pass
         self._model, self._sample, self._kept = model, sample, kept
         self._copy = ModelCopy(model)
         self._device = next((t.device for _, t in registered(model) if not t.is_meta), torch.device("cpu"))
@@ -146,7 +147,15 @@ class _Tracing:
                 raise ModelError("the model returns a constant, which does not follow from its input")
             ledger.graph.output(output)
         self.drew = self.drew or states.changed()
+        self._numbers.append(own_numbers(model))
         return Pass(ledger.graph, output, ledger.constants, self._flags)
+
+    def counting(self) -> dict[str, Kept]:
+        """Modules whose own numbers the second pass changed again, such as counts of their calls."""
+        one, other = self._numbers
+        changed = [key for key in one.keys() & other.keys() if one[key] != other[key] and key[0] not in self._kept]
+        reason = "its {} changes from call to call"
+        return {path: Kept(path, reason.format(name)) for path, name in changed if path}
 
     def _caller(self) -> Callable[..., Any]:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -147,6 +147,7 @@ class Traced(torch.Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # a built-in function
     __hash__ = torch.Tensor.__hash__
+    __class__ = property(lambda self: torch.Tensor)  # x.__class__ is torch.Tensor
     tracer: Any = None
 
 

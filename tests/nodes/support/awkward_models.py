@@ -171,8 +171,33 @@ def _types(self, x):
     count = len(x)
     numbers = isinstance(x.size(0), int) and type(x.shape[0]) is int and isinstance(x.numel(), numbers_abc.Integral)
     shapes = isinstance(x.shape, torch.Size) and type(x.shape) is torch.Size and type(x.chunk(2, 1)) is tuple
-    tensors = type(x) is torch.Tensor and isinstance(type(self), type) and type("Name", (), {}).__name__ == "Name"
+    tensors = (
+        x.is_cpu
+        and not x.is_meta
+        and x.__class__ is torch.Tensor
+        and type(x) is torch.Tensor
+        and isinstance(type(self), type)
+        and type("Name", (), {}).__name__ == "Name"
+    )
     return x * (2 if numbers else 3) + (4 if shapes else 5) - (6 if tensors else 7) * (type(count / 2) is float)
+
+
+def _counts_calls(self, x):
+    self.calls = getattr(self, "calls", 0) + 1
+    return x * self.calls
+
+
+def _forks(self, x):
+    with torch.random.fork_rng():
+        noise = torch.randn(8, 1, 1)
+    return x + noise * torch.rand(8, 1, 1)
+
+
+def _changed_without_gradient(self, x):
+    y = x * 2
+    with torch.no_grad():
+        y[:, :2].zero_()
+    return y
 
 
 def _values(self, x):
@@ -364,6 +389,9 @@ EXACT = {  # networks, and the paths that must stay whole
     "copies": (lambda: Net(Calls(_copies)), ()),
     "sizes": (lambda: Net(Calls(_sizes)), ()),
     "types": (lambda: Net(Calls(_types)), ()),
+    "calls counted by a number": (lambda: Net(Calls(_counts_calls)), ("body.0",)),
+    "fork_rng": (lambda: Net(Calls(_forks)), ("body.0",)),
+    "a view, without gradients": (lambda: Net(Calls(_changed_without_gradient)), ("body.0",)),
     "values": (lambda: Net(Calls(_values)), ("body.0",)),
     "noise": (lambda: Net(Calls(_noise)), ()),
     "numpy's noise": (lambda: Net(Calls(_numpy_noise)), ("body.0",)),
