@@ -15,7 +15,7 @@ COLUMNS = ("model", "library", "side", "layers", "result", "reason")
 ROWS = [
     dict(zip(COLUMNS, (cell.strip() for cell in line.split("|")[1:-1]), strict=True))
     for line in PAGE.read_text().splitlines()
-    if line.startswith("| ") and ("| torchvision |" in line or "| timm |" in line)
+    if line.startswith("| ") and ("| torchvision |" in line or "| timm |" in line) and "| not examined |" not in line
 ]
 
 
