@@ -35,9 +35,9 @@ IN_TURN = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run on two workers (``-n 2 --dist loadgroup``), give all that take turns to one of them.
 
-    Of any other file one worker runs all tests, so that what they share is made once.
+    Of any other file one worker runs all tests, so that what they share is made once; nightly ones take too long.
     """
     for item in items:
         file = item.path.relative_to(HERE).as_posix()
-        if not item.get_closest_marker("xdist_group"):
+        if not any(map(item.get_closest_marker, ("xdist_group", "nightly"))):
             item.add_marker(pytest.mark.xdist_group("in turn" if file.startswith(IN_TURN) else file))
