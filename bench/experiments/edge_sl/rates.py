@@ -35,6 +35,8 @@ class Tuned(Clients, frozen=True, kw_only=True, forbid_unknown_fields=True):
             yield Problem(("server_lr",), "the servers' rates are those of rates; give no other")
         if self.optimizer.lr != OptimizerSpec().lr:
             yield Problem(("optimizer", "lr"), "the clients' rates are those of rates; give no other")
+        if late := [move for move in self.moves if move.after_rounds >= self.tuning_rounds]:
+            yield Problem(("tuning_rounds",), f"{list(late[0])} moves after the last round of a try; give more rounds")
         if not self.learn or setting.dataset == "none":
             yield Problem(("learn",), "nothing is learned here that rates could be chosen by")
 

@@ -8,6 +8,7 @@ from bench.experiments.edge_sl.parameters import SchemeChoice
 from bench.experiments.edge_sl.rates import Tuned, tuned
 from bench.experiments.edge_sl.schemes import course
 from bench.suite.experiment import Measurement, Setting
+from nodes.spec.federation import ClientMove
 from nodes.spec.job import OptimizerSpec
 
 SMALL = Tuned(
@@ -84,6 +85,7 @@ def test_where_clients_have_the_whole_network_the_servers_rate_makes_no_try():
         ({"server_lr": 0.1}, ("server_lr",)),
         ({"optimizer": OptimizerSpec(lr=0.1)}, ("optimizer", "lr")),
         ({"learn": False}, ("learn",)),
+        ({"edges": 2, "moves": (ClientMove(0, 1, 1),)}, ("tuning_rounds",)),
         ({"held_out": 49}, ("train_samples",)),
     ],
 )
