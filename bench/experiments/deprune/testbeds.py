@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from bench.experiments.common.learning import layers_of
+from bench.experiments.common.learning import TRAINING, layers_of
 from bench.experiments.deprune.experiments import VggTraining, make_job, pruned
 from bench.suite.experiment import Context, Measurement, Problem, Setting
-from bench.suite.parameter_types import Count, Positive, PositiveShare
+from bench.suite.parameter_types import Positive, PositiveShare
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.costs.devices import BACKWARD
@@ -23,6 +23,7 @@ from nodes.stages.deprune.budget import BudgetPhase, map_budget
 from nodes.training.in_process import run_in_virtual_time
 from nodes.zoo.vgg import layers_before
 
+STEPS = 3  # the first fills the pipeline; all later ones take as long
 UPDATE_BYTES = 12  # a parameter of SGD: weight and gradient are read, the weight is written, in float32
 
 
@@ -52,22 +53,28 @@ TESTBEDS = {
 
 
 class NamedDevices(VggTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Some ``steps`` on a ``testbed``, whose sources share each of ``rates_bps`` alike, with ``share`` of the maps."""
+    """Some steps on a ``testbed``, whose sources share each of ``rates_bps`` alike, with ``share`` of the maps."""
 
     testbed: Literal["wifi", "ethernet"] = "wifi"
     rates_bps: tuple[Positive, ...] = (1e9,)
     share: PositiveShare = 1 / 32
-    steps: Count = 3
 
     @property
     def least(self) -> tuple[int, str]:
         sources = TESTBEDS[self.testbed].sources
-        return sources * self.batch_size * self.steps, f"{self.steps} batches for each of {sources} sources"
+        return sources * self.batch_size * STEPS, f"{STEPS} batches for each of {sources} sources"
+
+    @property
+    def with_pictures(self) -> "NamedDevices":
+        """These with as many blank pictures as the steps need."""
+        return replace(self, train_samples=self.least[0], test_samples=TESTBEDS[self.testbed].sources)
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
         if setting.dataset != "none":
             yield Problem(("dataset",), f"got {setting.dataset}; nothing is computed, give dataset: none")
-        yield from super().problems(setting)
+        for name in (*TRAINING, "threads", "train_samples", "test_samples"):
+            yield Problem((name,), "not used: nothing is computed", unused=True)
+        yield from super(NamedDevices, self.with_pictures).problems(setting)
 
 
 def named_devices(parameters: NamedDevices, context: Context) -> Iterator[Measurement]:
@@ -83,8 +90,8 @@ def samples_per_s(parameters: NamedDevices, context: Context, rate_bps: float, m
     """Throughput of all sources after the first step; without the module all maps cross."""
     testbed, phases = TESTBEDS[parameters.testbed], [BudgetPhase(1, parameters.share)]
     stage = pruned(phases, resolution=parameters.resolution) if module else StageSpec()
-    job = make_job(parameters, context, stage, phases)
-    job = replace(job, sources=testbed.sources, steps=parameters.steps)
+    job = make_job(parameters.with_pictures, context, stage, phases)
+    job = replace(job, sources=testbed.sources, steps=STEPS)
     link = LinkProfile(rate_bps=rate_bps / testbed.sources, delay_s=testbed.delay_s)
     source, server = timings(parameters, testbed, module)
     outcome = run_in_virtual_time(

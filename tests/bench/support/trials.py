@@ -31,6 +31,9 @@ LEARNING = {
     "train_samples": 40,
     "test_samples": 6,
     "augment": True,
+    "label_smoothing": 0.1,
+    "precision": "bfloat16",
+    "memory_format": "channels_last",
     "threads": 2,
 }
 SMALL = {"model": SMALL_CNN, "batch_size": 8, "side": 16, "train_samples": 32, "test_samples": 8}
@@ -68,6 +71,7 @@ TWO_NODES_OTHERS = LEARNING | {
 }
 PATHS = TWO_NODES | {"options": {"paths": [4, 1]}, "targets": [0.5]}
 PATHS_OTHERS = TWO_NODES_OTHERS | {"options": {"paths": [3, 1]}, "targets": [0.25]}
+FITTED = {"coder_epochs": With(1, {"pretrain_epochs": 1, "stage": {"name": "dynsplit", "options": {"paths": [4]}}})}
 STEERED = {"steer": 0.5, "rates_bps": [1e4, 2e4]}
 TRACED = STEERED | {"traces": ["wifi"], "budget_bytes_per_sample": [100]}
 
@@ -226,6 +230,7 @@ TRIALS: dict[str, Trial] = {
             "epochs": [1, 2],
             "shares": [1.0, 0.5],
             "early": With(1, {"epochs": [3, 3]}),
+            "as_coded": True,
             "reset": False,
             "choice": "random",
             "boost": 2.0,
@@ -235,6 +240,16 @@ TRIALS: dict[str, Trial] = {
         },
         ("in-process",),
         "digits",
+    ),
+    "deprune_testbeds.named_devices": Trial(
+        VGG | {"testbed": "ethernet"},
+        VGG_OTHERS
+        | {
+            "testbed": "wifi",
+            "rates_bps": [1e8],
+            "share": 0.5,
+            "steps": With(4, {"testbed": "wifi", "rates_bps": [3e7]}),
+        },
     ),
     "deprune_traffic.coders": Trial(
         {"model": "tiny_vgg11", "shares": [0.25]},
@@ -248,7 +263,7 @@ TRIALS: dict[str, Trial] = {
         "digits",
     ),
     "dynsplit.rationale": Trial(PATHS, PATHS_OTHERS, ("in-process",), "digits"),
-    "dynsplit.single": Trial(TWO_NODES, TWO_NODES_OTHERS | {"stage": "int8"}, ("in-process",), "digits"),
+    "dynsplit.single": Trial(TWO_NODES, TWO_NODES_OTHERS | {"stage": "int8"} | FITTED, ("in-process",), "digits"),
     "dynsplit.size": Trial(
         {"model": SMALL_CNN, "cut": "3"},
         {"model": SLIM_CNN, "cut": "7", "options": {"paths": [3, 1]}, "input": {"shape": [3, 64, 64]}},
@@ -389,6 +404,12 @@ TRIALS: dict[str, Trial] = {
     ),
     "pipeline.chain": Trial(CHAIN, COMPARED, ("in-process", "live"), "digits"),
     "split_search.figure2": Trial({}, {}),
+    "speed.in_turn": Trial(
+        SMALL | {"steps": 4, "rounds": 1},
+        LEARNING | {"steps": 5, "rounds": 2, "nodes": 3},
+        ("in-process",),
+        "digits",
+    ),
     "split_search.printed": Trial({"chains": 10, "nodes": 3, "layers": 5}, {"chains": 20, "nodes": 4, "layers": 8}),
     "split_search.sizes": Trial(
         {"model": SMALL_CNN, "side": 32, "nodes": 3},

@@ -34,7 +34,7 @@ def test_a_step_over_ethernet_is_that_by_hand(context):
 
 def test_eight_sources_over_a_slow_channel_gain_what_they_spare(context):
     context = replace(context, mode="virtual", dataset="none")
-    shape = {"model": ModelName("tiny_vgg11"), "batch_size": 16, "train_samples": 8 * 48, "test_samples": 8, "steps": 3}
+    shape = {"model": ModelName("tiny_vgg11"), "batch_size": 16}
     (gain,) = values(list(named_devices(NamedDevices(**shape, rates_bps=(1e5,)), context)), "most_speedup")
     there_and_back = [2 * 16 * maps * 64 * 4 + 16 * 8 for maps in (16, 1)]
     assert gain == pytest.approx(there_and_back[0] / there_and_back[1], rel=0.1)  # headers count beside one map
