@@ -12,7 +12,7 @@ import msgspec
 from bench.suite.parameter_types import DatasetName
 from nodes.user_modules import UserModules
 
-RESULTS_VERSION = 2  # raise it with a change that alters numbers; tests/bench/execution/test_results_version.py tells
+RESULTS_VERSION = 3  # raise it with a change that alters numbers; tests/bench/execution/test_results_version.py tells
 CALLABLE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_][\w.]*")
 
 Stamp = tuple[int, int, int]  # of a file: bytes, time of its last change in nanoseconds, inode
