@@ -67,7 +67,7 @@ def odd(): return nn.Sequential(nn.Identity(), nn.Sequential(nn.Conv2d(3, 3, 1),
 
 class Counting(nn.Module):
     def forward(self, x):
-        if not x.is_meta:
+        if str(x.shape[0]).isdigit():  # while it is traced the size has no one value
             calls.append(self.training)
         return 2 * x
 

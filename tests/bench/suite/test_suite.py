@@ -84,7 +84,7 @@ PARAMETERS = "experiments[0].parameters"
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("  parameters: {stage: flaot16}", f"6: {PARAMETERS}.stage: no stage 'flaot16' (did you mean 'float16'?); there are identity, float16, int8, noise, topk, c3sl, pruned, dynsplit and module:callable"),
+        ("  parameters: {stage: flaot16}", f"6: {PARAMETERS}.stage: no stage 'flaot16' (did you mean 'float16'?); there are identity, float16, int8, noise, topk, c3sl, pruned, picture, dynsplit and module:callable"),
         ("  parameters:\n    stage:\n    - int8\n    - {name: int8, options: {bits: 4}}", f"9: {PARAMETERS}.stage[1]: stage int8 cannot be built: TypeError: "),
         ("  parameters: {stage: {nam: int8}}", f"6: {PARAMETERS}.stage.nam: unknown key (did you mean 'name'?)"),
         ("  parameters: {stage: [int8]}", f"6: {PARAMETERS}.stage: 3 nodes need 2 stages, one a link, got 1 (at scale smoke)"),

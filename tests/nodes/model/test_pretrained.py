@@ -66,7 +66,7 @@ def test_what_cannot_be_had_is_one_line(kind, served, monkeypatch, tmp_path):
     if kind == "altered":
         serve(network.state_dict(), hashed=False)
     if kind == "of other names":
-        serve({f"theirs.{name}": tensor for name, tensor in network.state_dict().items()})
+        serve({f"theirs.{name}": tensor for name, tensor in network.state_dict().items()} | {"mine": torch.ones(1)})
         words = r"fits no tensor of the model; the file has theirs\.conv1\.0\.weight"
     with pytest.raises(ModelError, match=words) as error:
         published_weights(NAME, network)

@@ -38,12 +38,12 @@ def test_wire_dtypes_and_what_passes_through(name):
         assert torch.equal(decoded[exact], codes[exact])
 
 
-OPTIONS = {"noise": {"std": 1.0}, "topk": {"share": 0.5}, "c3sl": {"ratio": 2}, "pruned": {"phases": [[1, 1.0]]}}
+OPTIONS = {"noise": {"std": 1.0}, "topk": {"share": 0.5}, "c3sl": {"ratio": 3}, "pruned": {"phases": [[1, 1.0]]}}
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_short_name_is_the_stage_of_its_import_path(name):
-    picture, options = {"x": torch.empty(1, 4, 8, 8)}, OPTIONS.get(name, {})
+    picture, options = {"x": torch.empty(1, 3, 8, 8)}, OPTIONS.get(name, {})
     short, long = (build_stage(StageSpec(name=one, options=options), picture) for one in (name, BUILT_IN[name]))
     assert type(short) is type(long)
     assert type(short).__name__ == BUILT_IN[name].partition(":")[2]
