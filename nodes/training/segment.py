@@ -172,10 +172,6 @@ class Segment:
             made: Values = self._part(values, moment)
         return made
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The mean cross entropy."""
-        return nn.functional.cross_entropy(self._widened(logits), labels, label_smoothing=self.job.label_smoothing)
-
     def _widened(self, computed: torch.Tensor) -> torch.Tensor:
         """``computed`` in float32 if the job computes in bfloat16: the loss and stages do not."""
         return computed.float() if computed.dtype is torch.bfloat16 and self._casts else computed

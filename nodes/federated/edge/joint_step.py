@@ -45,6 +45,7 @@ from nodes.model.chain import Moment, Part, Values
 from nodes.model.state_transfer import load_training_state, training_state
 from nodes.seeds import derive
 from nodes.spec.job import Job
+from nodes.training.loss import batch_loss
 from nodes.training.segment import Segment
 from nodes.wire.messages import Activation, Gradient
 from nodes.wire.outgoing import number, sendable
@@ -229,8 +230,9 @@ class JointSegment(Segment):
         for batch, mine, score in zip(arrived, logits, scores, strict=True):
             labels = batch.labels[:positions]
             gradients.append(_own_gradients(mine, labels, size, self.job.label_smoothing))
-            score["loss"] += number(self._loss(mine, labels)) * positions / size
-            score["correct"] += number((mine.argmax(1) == labels).sum())
+            loss, correct = batch_loss(mine, labels, self.job.label_smoothing)
+            score["loss"] += number(loss) * positions / size
+            score["correct"] += number(correct)
         weights = [batch.weight for batch in arrived]
         shares = [weight / sum(weights) for weight in weights]
         means = {
@@ -259,10 +261,11 @@ class JointSegment(Segment):
         loss: torch.Tensor | float = 0.0
         for batch, mine, score in zip(arrived, torch.split(logits, size - start), scores, strict=True):
             labels = batch.labels[start:]
-            part = self._loss(mine, labels) * ((size - start) / size)
+            mean, correct = batch_loss(mine, labels, self.job.label_smoothing)
+            part = mean * ((size - start) / size)
             loss = loss + part * batch.weight
             score["loss"] += number(part)
-            score["correct"] += number((mine.argmax(1) == labels).sum())
+            score["correct"] += number(correct)
         assert isinstance(loss, torch.Tensor)
         return loss
 
