@@ -46,6 +46,13 @@ def test_shapes_alone_tell_the_bytes_of_what_is_shared(scheme):
         assert [one.metrics[name] for one in found.rounds] == [one.metrics[name] for one in expected.rounds]
 
 
+@pytest.mark.parametrize(("served", "over"), [(5, False), (6, True), (7, True)])
+def test_where_clients_do_not_wait_a_round_ends_after_as_many_steps_as_all_would_take(served, over):
+    present = RoundState(steps=3, expected=2, served=served)
+    assert scheme_of(make_federation("psl-async", local_steps=3)).is_over(present) is over
+    assert not scheme_of(make_federation("psl")).is_over(present)
+
+
 def test_a_sample_of_the_clients_trains_in_each_round():
     """By the rule of lots alone; over many rounds each client is drawn as often as any other."""
     federation = make_federation("psl", clients=5, participants=2, rounds=2)
