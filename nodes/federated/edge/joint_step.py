@@ -106,13 +106,8 @@ class JointSegment(Segment):
             backward_s = averaged_s + own_s
         self._step(None)
         gradients = [
-            Gradient(
-                assignment=batch.message.assignment,
-                step=batch.message.step,
-                metrics=score,
-                tensors=mine | shared,
-            )
-            for batch, score, mine in zip(arrived, scores, own, strict=True)
+            Gradient(assignment=sent.assignment, step=sent.step, metrics=score, tensors=mine | shared)
+            for sent, score, mine in zip(messages, scores, own, strict=True)
         ]
         return joint_reply(gradients, size, positions, through, backward_s)
 
@@ -147,9 +142,7 @@ class JointSegment(Segment):
             return [{} for _ in arrived], 0.0
         leaves = _leaves(arrived, positions)
         loss = self._joint_loss(arrived, self._forward(arrived, leaves, size - positions), positions, size, scores)
-        began = self._time()
-        torch.autograd.backward(loss)
-        seconds = self._time() - began
+        seconds = self._back_propagate(loss)
         pairs = zip(arrived, leaves, strict=True)
         return [self._returned(_gradients(mine), batch.weight) for batch, mine in pairs], seconds
 
@@ -175,10 +168,8 @@ class JointSegment(Segment):
             last[:, :positions] = shares.view(-1, 1, 1) * mean
         elif chosen:
             last[:, :positions] = mean
-        began = self._time()
         rows = last.flatten(0, 1)
-        torch.autograd.backward(output, rows if taken is None else rows.index_select(0, taken.to(rows.device)))
-        seconds = self._time() - began
+        seconds = self._back_propagate(output, rows if taken is None else rows.index_select(0, taken.to(rows.device)))
         gradients = [_gradients(mine) for mine in leaves]
         if self._scheme.through == "each" and not self._scheme.broadcast:
             return [self._returned(*pair) for pair in zip(gradients, weights, strict=True)], {}, seconds
@@ -243,9 +234,7 @@ class JointSegment(Segment):
         }
         with self._frozen_statistics():
             output = self._forward(arrived[:1], [means], positions)
-        began = self._time()
-        torch.autograd.backward(output, _mean(gradients, weights))
-        seconds = self._time() - began
+        seconds = self._back_propagate(output, _mean(gradients, weights))
         returned = self._returned(_gradients(means), sum(weights))
         return {f"{SHARED}{name}": tensor for name, tensor in returned.items()}, seconds
 
@@ -287,6 +276,12 @@ class JointSegment(Segment):
         if missing := set(self._part.inputs) - joined.keys():
             raise ProtocolError(f"missing input values of the node's first layer: {sorted(missing)}")
         return joined, Moment(self.job.seed, arrived[0].message.step)
+
+    def _back_propagate(self, output: torch.Tensor, gradient: torch.Tensor | None = None) -> float:
+        """Back-propagate; the seconds that it took."""
+        began = self._time()
+        torch.autograd.backward(output, gradient)
+        return self._time() - began
 
     def _time(self) -> float:
         """Seconds, once the device has done what it was given."""

@@ -187,7 +187,7 @@ class Pruned(Stage):
         def add(gradient: torch.Tensor) -> None:
             importance.add_((gradient * held).reshape(*held.shape[:2], -1).sum(2).abs().sum(0))
 
-        maps.register_hook(add)  # type: ignore[no-untyped-call]
+        maps.register_hook(add)  # type: ignore[no-untyped-call]  # torch has no types here
 
     def encode(self, codes: Tensors) -> Tensors:
         """The maps as float32, float16, or packed with their ranges, and their numbers unless all cross."""

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from family_oracle import Family, drawn_data, federation_of, states, trained_states
-from federations import assert_close, make_federation, same, trained
+from family_oracle import Family, assert_trained_as, drawn_data, federation_of, trained_states
+from federations import make_federation, same, trained
 
 from netem.profiles import Duplex
 from nodes.federated.in_process import run_in_process, run_in_virtual_time
@@ -78,10 +78,7 @@ def test_servers_may_have_a_learning_rate_of_their_own(tmp_path):
     oracle.theirs[0].param_groups[0]["lr"] = 0.02
     for _ in range(5):
         oracle.joint()
-    clients, (server,) = trained_states(federation, DATA)
-    for found, expected in zip(clients, states(oracle.clients), strict=True):
-        assert_close(found, expected)
-    assert_close(server, oracle.servers[0].state_dict())
+    assert_trained_as(oracle, federation, DATA)
 
 
 def test_psl_on_a_share_of_the_batch_is_psl_with_smaller_batches_and_as_many_steps(tmp_path):

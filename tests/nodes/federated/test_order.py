@@ -4,8 +4,7 @@ import itertools
 
 import pytest
 import torch
-from family_oracle import Family, drawn_data, federation_of, states, trained_states
-from federations import assert_close
+from family_oracle import Family, assert_trained_as, drawn_data, federation_of
 from msgspec.structs import replace
 
 from nodes.federated.client_worker import ClientWorker
@@ -41,10 +40,7 @@ def test_parallel_split_learning_equals_plain_pytorch(model, tmp_path):
     oracle = Family(federation, DATA)
     for _ in range(10):
         oracle.joint()
-    clients, (server,) = trained_states(federation, DATA)
-    for found, expected in zip(clients, states(oracle.clients), strict=True):
-        assert_close(found, expected)
-    assert_close(server, oracle.servers[0].state_dict())
+    assert_trained_as(oracle, federation, DATA)
 
 
 def test_the_clients_of_a_chain_draw_their_own_batches_too(tmp_path):

@@ -109,7 +109,7 @@ def examine_apart(spec: ModelSpec) -> dict[str, Any]:
     sender.close()
     try:
         if receiver.poll(LIMIT_S):
-            return receiver.recv()  # type: ignore[no-any-return]
+            return receiver.recv()  # type: ignore[no-any-return]  # what the other process sent: a row
         reason = f"takes more than {LIMIT_S // 60} minutes"
     except EOFError:
         reason = "ends its process"

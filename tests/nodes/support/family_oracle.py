@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from federations import assert_close
 from torch import nn
 from torch.nn import functional as F
 
@@ -226,3 +227,11 @@ def trained_states(federation: Federation, data: Dataset) -> tuple[list[Tensors]
 
 def states(parts: list[nn.Module]) -> list[Tensors]:
     return [part.state_dict() for part in parts]
+
+
+def assert_trained_as(oracle: Family, federation: Federation, data: Dataset) -> None:
+    """The clients and the one edge server of ``federation`` come to the oracle's parts."""
+    clients, (server,) = trained_states(federation, data)
+    pairs = [*zip(clients, states(oracle.clients), strict=True), (server, oracle.servers[0].state_dict())]
+    for found, expected in pairs:
+        assert_close(found, expected)

@@ -44,14 +44,19 @@ async def test_what_came_after_a_frames_first_bytes_is_timed(monkeypatch, pieces
     data = 2 * frame(900 - empty - 2)  # two of the length take two bytes more in the header
     assert len(data) == 1800
     monkeypatch.setattr(tensor_socket.time, "perf_counter", lambda: now[0])
-    taken: list[AnyMessage] = []
+    taken: list[Activation] = []
     end = TensorSocket(Still(), Limits())  # type: ignore[arg-type]  # all that is asked of a transport
-    end.attach(lambda _, message: taken.append(message), pytest.fail, pytest.fail)
+
+    def take(_: int, message: AnyMessage) -> None:
+        assert isinstance(message, Activation)
+        taken.append(message)
+
+    end.attach(take, pytest.fail, pytest.fail)
     for count in pieces:
         end.get_buffer(0)[:count] = data[:count]
         data = data[count:]
         end.buffer_updated(count)
         now[0] += 1
     assert (end.wire_bytes, end.wire_s) == (wire_bytes, wire_s)
-    assert all(bool((message.tensors["x"] == 7).all()) for message in taken)  # type: ignore[union-attr]
+    assert all(bool((message.tensors["x"] == 7).all()) for message in taken)
     assert len(taken) == sum(pieces) // 900
