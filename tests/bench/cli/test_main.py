@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bench.cli.arguments import EXAMPLES
-from bench.cli.main import COMMANDS
+from bench.cli.commands import COMMANDS
 from bench.console.view import LiveView
 from bench.execution import environment as conditions
 from reports.record import Mode, ShapingBackend
@@ -38,8 +37,8 @@ def answer(command: Command, capsys: Captured) -> Callable[..., Any]:
 def test_help_has_examples(command: Command, capsys: Captured, name: str) -> None:
     assert command(name, "--help") == 0
     text = capsys.readouterr().out
-    assert EXAMPLES[name] in text
-    assert f"bench {name}" in EXAMPLES[name]
+    assert COMMANDS[name].examples in text
+    assert f"bench {name}" in COMMANDS[name].examples
 
 
 @pytest.mark.parametrize(

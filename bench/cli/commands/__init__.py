@@ -1,0 +1,23 @@
+"""The commands of ``bench``, each with its help, examples, arguments and function in one place.
+
+Functions import what they need, so that ``bench --help`` needs neither torch nor YAML.
+"""
+
+from bench.cli.command import Command
+from bench.cli.commands import hosts, links, models, results, running, suites
+
+COMMANDS: dict[str, Command] = {
+    "run": running.RUN,
+    "verify": running.VERIFY,
+    "list": suites.LIST,
+    "validate": suites.VALIDATE,
+    "report": results.REPORT,
+    "check": results.CHECK,
+    "profile": models.PROFILE,
+    "split": models.SPLIT,
+    "fit": suites.FIT,
+    "links": links.LINKS,
+    "trace": links.TRACE,
+    "node": hosts.NODE,
+    "doctor": hosts.DOCTOR,
+}

@@ -1,0 +1,78 @@
+"""``bench report`` and ``check``: what is made of the records of runs."""
+# ruff: noqa: PLC0415 - so that --help needs no torch
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from bench.cli import streams
+from bench.cli.command import OK, REGRESSION, Answer, Command, folder_argument, json_argument
+
+
+def _report(arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.execution.lock import in_use
+    from bench.suite.document import InputError
+    from bench.suite.judging import judge_again
+    from reports.pages.report import ReportError, write_report
+
+    try:
+        if running := in_use(arguments.folder):
+            streams.complain(f"{running}, which writes the report; this one is of what is recorded so far")
+        else:
+            for line in judge_again(arguments.folder):
+                streams.complain(line)
+        path = write_report(arguments.folder)
+    except ReportError as error:
+        raise InputError([str(error)]) from None
+    return Answer(str(path), [str(path)])
+
+
+def _add_check(command: ArgumentParser) -> None:
+    folder_argument(command)
+    json_argument(command)
+    baseline = "the baseline: a file made by --update, or records.jsonl of another run"
+    command.add_argument("--against", type=Path, required=True, metavar="FILE", help=baseline)
+    command.add_argument("--update", action="store_true", help="write the baseline from the run instead of comparing")
+    command.add_argument("--junit", type=Path, metavar="FILE", help="also write the result as JUnit XML")
+
+
+def _check(arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.execution.lock import in_use
+    from bench.gate import compare as gate
+    from bench.gate import report as gate_report
+    from bench.suite.document import InputError
+
+    if running := in_use(arguments.folder):
+        raise InputError([running])
+    try:
+        run = gate.read_run(arguments.folder)
+        if arguments.update:
+            count = gate.write_baseline(arguments.against, run)
+            updated = {"updated": str(arguments.against), "records": count}
+            return Answer(updated, [f"{arguments.against}: {count} records"])
+        outcomes = gate.compare(run, gate.read_baseline(arguments.against))
+        if arguments.junit:
+            arguments.junit.write_text(gate_report.as_junit(outcomes), encoding="utf-8")
+    except (gate.GateInputError, OSError) as error:
+        raise InputError([str(error)]) from None
+    code = REGRESSION if any(outcome.failed for outcome in outcomes) else OK
+    return Answer(gate_report.as_json(outcomes), [gate_report.as_markdown(outcomes).rstrip()], code)
+
+
+REPORT = Command(
+    "write the report of a run again",
+    """
+  bench report runs/all""",
+    folder_argument,
+    _report,
+    "\nWrites report.md and figures/.",
+)
+CHECK = Command(
+    "compare a run with a baseline, for CI",
+    """
+  bench check runs/all --against baseline.jsonl --update            make the baseline
+  bench check runs/all --against baseline.jsonl                     compare a later run with it
+  bench check runs/all --against baseline.jsonl --junit gate.xml""",
+    _add_check,
+    _check,
+    "\nExits with 1 if a number got worse.",
+)
