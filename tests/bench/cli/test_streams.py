@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.cli import main as command_line
+from bench.cli.commands import COMMANDS
 from bench.cli.main import main
 
 MODULE = """
@@ -47,7 +47,7 @@ gate:
   - {metric: größe}
 """
 ASCII = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
-COMMANDS = [
+CALLS = [
     "run mine.yaml --scale smoke --out out --jobs 2 -v",
     "validate mine.yaml --expand",
     "check out --against base.jsonl --update",
@@ -77,7 +77,7 @@ def process(*words: str, code: str = "", **environment: str) -> "subprocess.Comp
     return subprocess.run(command, env=os.environ | own, capture_output=True, check=False, encoding="utf-8")
 
 
-@pytest.mark.parametrize(("environment", "words"), [(ASCII[0], COMMANDS), (ASCII[1], COMMANDS[:2])])
+@pytest.mark.parametrize(("environment", "words"), [(ASCII[0], CALLS), (ASCII[1], CALLS[:2])])
 def test_an_ascii_terminal_is_enough_for_every_command(environment: dict[str, str], words: list[str]) -> None:
     ended = process(*words, code=ALL, **environment)
     assert ended.returncode == 0, ended.stderr
@@ -156,8 +156,8 @@ def test_a_command_that_fails_is_no_regression(monkeypatch: pytest.MonkeyPatch, 
     def leave(*_: object) -> int:
         raise SystemExit(1)
 
-    for command in (crash, leave):
-        monkeypatch.setitem(command_line.COMMANDS, "list", command)
+    for run in (crash, leave):
+        monkeypatch.setitem(COMMANDS, "list", COMMANDS["list"]._replace(run=run))
         assert main(["list"]) == 3
     assert "by nothing" in capsys.readouterr().err
     Path("leaves.py").write_text("raise SystemExit(1)")
