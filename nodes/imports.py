@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from nodes.errors import one_line
+from nodes.user_code import contained
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -21,8 +22,9 @@ def load_callable(name: str) -> Callable[..., Any]:
     if not module_name or not attribute:
         raise ValueError(f"{name!r} is not of the form module:callable")
     try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a user's module may fail in any way
+        with contained():
+            module = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may fail in any way
         raise ValueError(f"{module_name} cannot be imported: {one_line(error)}") from error
     try:
         found: Callable[..., Any] = operator.attrgetter(attribute)(module)

@@ -19,7 +19,7 @@ MAY_IMPORT = {
 # A wing imports itself and what stands before it.
 WINGS = {
     "nodes": (
-        *("errors", "files", "user_modules", "imports", "seeds"),
+        *("errors", "files", "user_modules", "user_code", "imports", "seeds"),
         *("spec", "model", "zoo", "data", "splitting", "stages", "costs", "wire"),
         *("runtime", "training", "inference", "federated", "agents", "process"),
     ),

@@ -62,11 +62,13 @@ def _main(words: list[str], for_good: bool) -> int:
 def _do(arguments: Namespace, words: list[str], output: streams.Output, as_json: bool) -> int:
     from bench.suite.document import InputError  # noqa: PLC0415  (so that --help needs no YAML)
     from bench.suite.parameter_types import make_importable  # noqa: PLC0415
+    from nodes.user_code import UserExitError, contained  # noqa: PLC0415
 
     make_importable(Path())
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads slow other processes
     try:
-        found = COMMANDS[arguments.command].run(arguments, words)
+        with contained():
+            found = COMMANDS[arguments.command].run(arguments, words)
         if isinstance(found, int):
             return found
         output.show(json.dumps(found.value, indent=2) if as_json else "\n".join(found.lines))
@@ -76,6 +78,9 @@ def _do(arguments: Namespace, words: list[str], output: streams.Output, as_json:
             output.show(json.dumps({"valid": False, "errors": error.lines}, indent=2))
         streams.complain(*error.lines)
         return UNUSABLE
+    except UserExitError as error:
+        streams.complain(str(error))
+        return FAILED
 
 
 def parser(words: Sequence[str]) -> argparse.ArgumentParser:

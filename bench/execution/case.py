@@ -18,6 +18,7 @@ from bench.suite.experiment import Context, Measurement
 from bench.suite.schema import Case
 from nodes.errors import traceback_of, utf8
 from nodes.files import cached_reading
+from nodes.user_code import contained
 from reports.record import SCHEMA, Record
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
         scratch.mkdir(parents=True, exist_ok=True)
         if changed := [source.name for source in case.sources if source.changed]:
             raise ValueError(f"{', '.join(changed)} was changed after the run began")
-        with case.experiment.modules.in_use(), _threads(plan, case):
+        with contained(), case.experiment.modules.in_use(), _threads(plan, case):
             for measurement in case.experiment.function(case.parameters, context):
                 if isinstance(measurement, Measurement) and not math.isfinite(measurement.value):
                     not_finite.append(measurement)
@@ -49,7 +50,7 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
                     records.append(_record(measurement, case, context, run))
         if not records and not not_finite:
             raise ValueError("the experiment measured nothing")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # Ctrl-C
         raise
     except BaseException as error:
         return failed_by(case, error)

@@ -18,6 +18,7 @@ from bench.suite.schema import SCALES, Axis, Experiment, ExperimentSpec, Overrid
 from bench.suite.strict_yaml import convert, sound
 from nodes.files import read_anew
 from nodes.imports import did_you_mean, load_callable
+from nodes.user_code import UserExitError, contained
 from nodes.user_modules import UserModules, user_modules
 from reports.claims.claim import Claim
 from reports.figures.pareto import FrontSpec
@@ -92,7 +93,11 @@ class _Loader:
         specs = dict(_sound_items(document, "experiments", ExperimentSpec))
         ready = dict(_experiments(document, file, specs, self.data_dir, modules))
         for at, experiment in () if self.checked else ready.items():
-            _check_parameters(document, at, experiment, self.data_dir)
+            try:
+                with contained():
+                    _check_parameters(document, at, experiment, self.data_dir)
+            except UserExitError as error:
+                document.problem((*at, "run"), str(error))
         _check_claims(document, specs.values())
         _check_fronts(document, [spec.name for spec in specs.values()])
         if not document.problems:

@@ -152,6 +152,9 @@ def make_plan(options: Options, checked: bool = False) -> RunPlan:
     cases = {one.name: list(one.cases(options.scale, options.seed, options.data, read)) for one in known}
     jobs, name = options.jobs or _jobs(options.scale, device), "+".join(map(own_name, options.suites))
     plan = RunPlan(options, suites, device, shaping, jobs, selected, cases, name)
+    if not plan.selected_cases:
+        skipped = [f"{one.name} is {one.skipped(options.scale)}" for one in selected]
+        raise InputError([f"--scale: {one}; nothing else was asked for" for one in skipped])
     for find in () if checked else (lambda case: _misfits(case, shaping), _absent):
         if lines := _told(options.scale, plan.selected_cases, find):
             raise InputError(lines)

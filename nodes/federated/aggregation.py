@@ -9,6 +9,7 @@ from nodes.federated.schemes import Scheme, Update
 from nodes.model.boundary import Tensors
 from nodes.spec.federation import Federation
 from nodes.training.segment import Segment
+from nodes.user_code import contained
 
 
 class Aggregation:
@@ -24,7 +25,8 @@ class Aggregation:
         """The aggregate of ``updates``. Raises NodeError if the hook fails, or returns other tensors than those."""
         try:
             previous = (self.last or self._initial()) if self._overridden else {}
-            result: Tensors = self._rule(updates, previous)
+            with contained():
+                result: Tensors = self._rule(updates, previous)
             expected, got = _shapes(updates[0].state), _shapes(result)
         except Exception as error:  # a user's hook may fail in any way
             raise NodeError(f"{self._named}: {one_line(error)}") from error

@@ -11,6 +11,7 @@ from nodes.imports import load_callable
 from nodes.model.chain import Chain
 from nodes.seeds import derive
 from nodes.spec.job import Granularity, InputType, ModelSpec
+from nodes.user_code import contained
 
 CLASSES = ("classes", "num_classes", "n_classes", "num_labels")  # words for a constructor's number of classes
 BUILT_IN = {  # short names of the networks of nodes.zoo; none is also torchvision's
@@ -54,7 +55,8 @@ def build_model(model: str | ModelSpec, classes: int, input_shape: tuple[int, ..
     try:
         spec = ModelSpec.read(model)
         path = import_path(spec.name)
-        built = _own(path, spec, classes) if path else _torchvision(spec, classes, input_shape)
+        with contained():
+            built = _own(path, spec, classes) if path else _torchvision(spec, classes, input_shape)
     except ModelError:
         raise
     except Exception as error:

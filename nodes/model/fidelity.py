@@ -24,6 +24,7 @@ from nodes.model.tracing.copies import ModelCopy, registered, with_data
 from nodes.model.tracing.patches import generators_kept
 from nodes.model.tracing.trace import not_taken
 from nodes.seeds import seed_generators
+from nodes.user_code import contained
 
 BATCHES = (2, 3)
 FLOPS = 3e8  # a picture, forward: above it a model is compared only where that is asked for
@@ -93,7 +94,8 @@ def _check_repeats(model: nn.Module, plain: Observed, differing: str, chance: fl
 def _observed_plain(model: nn.Module, sample: torch.Tensor, device: torch.device) -> Observed:
     copied = with_data(model, device)
     try:
-        return _observed(copied, copied, sample, device)
+        with contained():
+            return _observed(copied, copied, sample, device)
     except Exception as error:
         raise ModelError(f"{not_taken(sample)}: {one_line(error)}") from error
 

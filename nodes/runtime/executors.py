@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from nodes.errors import NodeError
 from nodes.runtime.actions import Compute
 from nodes.spec.job import Device, Timing
+from nodes.user_code import contained
 from nodes.wire.messages import Gradient
 
 Executor = Callable[[Compute, Callable[[], Any]], Awaitable[Any]]  # does the work of a call and returns its reply
@@ -19,7 +19,8 @@ Executor = Callable[[Compute, Callable[[], Any]], Awaitable[Any]]  # does the wo
 
 async def inline(call: Compute, work: Callable[[], Any]) -> Any:
     """Compute on the event loop, for nodes that share a process."""
-    return work()
+    with contained():
+        return work()
 
 
 class ThreadExecutor:
@@ -34,11 +35,8 @@ class ThreadExecutor:
         return await self.run(work)
 
     async def run(self, work: Callable[[], Any]) -> Any:
-        """The result of ``work``. Raises NodeError for SystemExit."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, work)
-        except SystemExit as stop:  # would end the loop, and the process without a reason
-            raise NodeError(f"the code that runs at this node raised SystemExit({stop.code!r})") from stop
+        """The result of ``work``."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, contained()(work))
 
     async def end(self) -> None:
         """Drop waiting work and await running work: no other may run while a model is traced."""
@@ -55,7 +53,8 @@ class ProfiledExecutor:
         self._due_s = due_s
 
     async def __call__(self, call: Compute, work: Callable[[], Any]) -> Any:
-        reply = work()
+        with contained():
+            reply = work()
         await asyncio.sleep(self._due_s(call, reply, 0.0))
         return reply
 

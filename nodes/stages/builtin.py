@@ -9,6 +9,7 @@ from nodes.imports import load_callable
 from nodes.model.boundary import Tensors
 from nodes.spec.job import StageSpec
 from nodes.stages.base import Stage
+from nodes.user_code import contained
 
 
 class Float16(Stage):
@@ -80,7 +81,8 @@ def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
         raise ModelError(f"unknown stage {spec.name!r}: neither {', '.join(BUILT_IN)} nor module:callable")
     tensors = {name: value for name, value in shapes.items() if isinstance(value, torch.Tensor)}
     try:
-        stage = load_callable(path)(tensors, **spec.options)
+        with contained():
+            stage = load_callable(path)(tensors, **spec.options)
     except Exception as error:
         raise ModelError(f"stage {spec.name} cannot be built: {one_line(error)}") from error
     if not isinstance(stage, Stage):

@@ -10,6 +10,7 @@ from nodes.model.boundary import Tensors, boundary_bytes, pack
 from nodes.model.chain import Chain
 from nodes.spec.job import StageSpec
 from nodes.stages.builtin import build_stage
+from nodes.user_code import contained
 from nodes.wire.codec import DTYPE_NAMES, DTYPES
 
 IDENTITY = StageSpec()
@@ -43,7 +44,7 @@ def _unsendable(layout: Chain, done: int, stage: StageSpec) -> dict[str, str]:
     sent: Tensors = pack(values)[0]
     if stage.name != IDENTITY.name and done < len(layout):
         try:
-            with torch.no_grad():
+            with torch.no_grad(), contained():
                 built = build_stage(stage, values).to("meta").eval()
                 sent = built.encode(built.compress(sent)[0])
         except Exception:  # a stage that needs more than shapes shows what it sends when it runs

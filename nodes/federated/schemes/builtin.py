@@ -17,6 +17,7 @@ from nodes.errors import one_line
 from nodes.federated.schemes.base import ClientParts, ClientState, RoundState, Scheme, ServerParts, Statistics, Through
 from nodes.imports import did_you_mean, load_callable
 from nodes.spec.federation import Federation, SchemeSpec
+from nodes.user_code import contained
 
 
 class Sl(Scheme):
@@ -171,7 +172,8 @@ def build_scheme(spec: SchemeSpec) -> Scheme:
     try:
         make = SCHEMES.get(spec.name) or load_callable(spec.name)
         inspect.signature(make).bind(**spec.options)  # its error names the option
-        scheme = make(**spec.options)
+        with contained():
+            scheme = make(**spec.options)
     except Exception as error:  # a user's class may fail in any way
         raise ValueError(f"scheme {spec.name} cannot be made: {one_line(error)}") from error
     if not isinstance(scheme, Scheme):

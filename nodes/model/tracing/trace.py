@@ -18,6 +18,7 @@ from nodes.model.tracing.patches import Draws, generators_kept, patched
 from nodes.model.tracing.recorder import Recorder
 from nodes.model.tracing.tree import map_tree
 from nodes.model.tracing.values import BATCHES, Members, UnseenError, WrongInputError, reason_of, user_line
+from nodes.user_code import contained
 
 SMALLEST = {True: 2, False: 1}  # batch of a trace, by training: batch norm needs two
 UNLIKELY_SEED = 0x3A17_5C29_D04B_6E81  # a model that seeds the generator is told by another one
@@ -74,7 +75,8 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
         while True:
             tracing = _Tracing(model, sample, kept, draws)
             try:
-                train, evaluate = tracing.run(True), tracing.run(False)
+                with contained():
+                    train, evaluate = tracing.run(True), tracing.run(False)
                 found = tracing.found or tracing.counting() or unify(train, evaluate, kept)
             except Exception as error:
                 raise _refused(model, sample, error) from error
@@ -100,7 +102,7 @@ def initialise(model: nn.Module, sample: torch.Tensor) -> None:
     mode = model.training
     device = next((tensor.device for _, tensor in registered(model)), torch.device("cpu"))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), contained():
             model.eval()(torch.zeros(1, *sample.shape, dtype=sample.dtype, device=device))
     except Exception as error:
         raise ModelError(f"{not_taken(sample)}: {one_line(error)}") from error
@@ -277,7 +279,7 @@ def _refused(model: nn.Module, sample: torch.Tensor, error: Exception) -> ModelE
     except TypeError:
         return ModelError("the model takes several inputs; expected one tensor, the pictures")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), contained():
             device = next((tensor.device for _, tensor in registered(model) if not tensor.is_meta), torch.device("cpu"))
             with_data(model, device).eval()(torch.ones(2, *sample.shape, dtype=sample.dtype, device=device))
     except Exception as wrong:

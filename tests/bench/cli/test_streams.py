@@ -163,7 +163,7 @@ def test_a_command_that_fails_is_no_regression(monkeypatch: pytest.MonkeyPatch, 
     Path("leaves.py").write_text("raise SystemExit(1)")
     Path("mine.yaml").write_text("name: a\nexperiments: [{name: a, run: 'leaves:it'}]")
     assert main(["validate", "mine.yaml"]) == 2
-    assert "leaves cannot be imported: SystemExit: 1" in capsys.readouterr().err
+    assert "leaves.py:1: the code raised SystemExit(1)" in capsys.readouterr().err
 
 
 def test_names_of_files_that_are_no_text_are_names_of_files() -> None:
