@@ -7,7 +7,7 @@ ratios measured in one run: a rule that matches seconds is an error.
 """
 
 import math
-import statistics
+import sys
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +19,7 @@ from reports.record import CaseValue, Record
 
 GATE_VERSION = 1  # of the header
 CONDITIONS = ("schema", "mode", "scale", "dataset", "shaping", "device", "precision")
+MOST_LINES = 500_000  # of a file of records, which take 1 KB of memory each
 TIMES = ("s", "ms", "us", "µs", "ns", "min", "h", "seconds")
 
 NumberStatus = Literal["ok", "regression", "missing", "new"]
@@ -41,12 +42,13 @@ class GateRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         if self.tolerance is not None and self.relative is not None:
             raise ValueError(f"gate {self.metric}: got tolerance and relative, give only one")
-        if min(self.tolerance or 0, self.relative or 0) < 0:
-            raise ValueError(f"gate {self.metric}: tolerance and relative cannot be negative")
+        for bound in (self.tolerance or 0, self.relative or 0):
+            if not 0 <= bound < math.inf:
+                raise ValueError(f"gate {self.metric}: got {bound}; tolerance and relative are finite, from 0 on")
 
     def allowed(self, baseline: float) -> float:
         """Accepted distance from ``baseline``, in the metric's unit."""
-        return self.tolerance or abs(baseline) * (self.relative or 0.0)
+        return min(self.tolerance or abs(baseline) * (self.relative or 0.0), sys.float_info.max)
 
     def worse_by(self, baseline: float, measured: float) -> float:
         """Distance of ``measured`` on the wrong side of ``baseline``; negative on the right side."""
@@ -113,29 +115,47 @@ def read_baseline(path: Path) -> Side:
 
 def _records(path: Path) -> tuple[Header | None, list[Record]]:
     header, records = None, []
+    lines: dict[RecordKey, int] = {}
+    decode = msgspec.json.Decoder(Record).decode
     try:
-        lines = path.read_bytes().splitlines()
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if number > MOST_LINES:
+                    raise GateInputError(f"{path}: has more than {MOST_LINES} lines; gate fewer metrics or suites")
+                try:
+                    if number == 1 and b'"gate"' in line and b'"metric"' not in line:
+                        header = msgspec.json.decode(line, type=Header)
+                        if header.gate != GATE_VERSION:
+                            raise GateInputError(f"{path}:1: gate version {header.gate}, expected {GATE_VERSION}")
+                    elif line.strip():
+                        records.append(record := decode(line))
+                        if (before := lines.setdefault(_key(record), number)) != number:
+                            raise GateInputError(f"{path}:{number}: {_named(_key(record))} stands on line {before} too")
+                except msgspec.DecodeError as error:
+                    raise GateInputError(f"{path}:{number}: {error}") from None
     except OSError as error:
         raise GateInputError(f"{path}: {error.strerror}") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            if number == 1 and b'"gate"' in line and b'"metric"' not in line:
-                header = msgspec.json.decode(line, type=Header)
-                if header.gate != GATE_VERSION:
-                    raise GateInputError(f"{path}:1: gate version {header.gate}, expected {GATE_VERSION}")
-            elif line.strip():
-                records.append(msgspec.json.decode(line, type=Record))
-        except msgspec.DecodeError as error:
-            raise GateInputError(f"{path}:{number}: {error}") from None
     if not records:
         raise GateInputError(f"{path}: has no records")
     return header, records
 
 
+def _key(record: Record) -> RecordKey:
+    case = tuple(sorted(record.case.items()))
+    return record.suite, record.experiment, record.metric, case, record.seed
+
+
+def _named(key: RecordKey) -> str:
+    """A number as errors name it."""
+    suite, experiment, metric, case, seed = key
+    values = "".join(f" {name}={value}" for name, value in case)
+    return f"{suite}/{experiment}/{metric}{values} seed {seed}"
+
+
 def compare(run: Side, baseline: Side) -> list[GateOutcome]:
     """Compare every gated number, in the baseline's order, new ones last. Raises GateInputError.
 
-    Seeds are compared one by one, repeats are averaged; both sides must have the same conditions.
+    Seeds are compared one by one; a number stands on each side once, and both have the same conditions.
     """
     _check_conditions(run, baseline)
     suites = {record.suite for record in run.records}
@@ -143,7 +163,7 @@ def compare(run: Side, baseline: Side) -> list[GateOutcome]:
     both = [*baseline.records, *run.records]
     rules = _rules(run, both)
     rules |= {key: GateRule(metric=key[2]) for key in unknown}
-    before, after = _numbers(baseline.records, rules), _numbers(run.records, rules)
+    before, after = _numbers(baseline, rules), _numbers(run, rules)
     if not before:
         raise GateInputError(f"{baseline.name}: no rule under `gate` of the run's suites matches its records")
     units = {(record.suite, record.experiment, record.metric): record.unit for record in both}
@@ -186,14 +206,14 @@ def _rules(run: Side, records: Iterable[Record]) -> dict[tuple[str, str, str], G
     return found
 
 
-def _numbers(records: Iterable[Record], rules: dict[tuple[str, str, str], GateRule]) -> dict[RecordKey, float]:
-    groups: dict[RecordKey, list[float]] = {}
-    for record in records:
+def _numbers(side: Side, rules: dict[tuple[str, str, str], GateRule]) -> dict[RecordKey, float]:
+    numbers: dict[RecordKey, float] = {}
+    for record in side.records:
         if (record.suite, record.experiment, record.metric) in rules:
-            case = tuple(sorted(record.case.items()))
-            key = (record.suite, record.experiment, record.metric, case, record.seed)
-            groups.setdefault(key, []).append(record.value)
-    return {key: statistics.fmean(values) for key, values in groups.items()}
+            if (key := _key(record)) in numbers:
+                raise GateInputError(f"{side.name}: {_named(key)} stands there twice")
+            numbers[key] = record.value
+    return numbers
 
 
 def _check_conditions(run: Side, baseline: Side) -> None:

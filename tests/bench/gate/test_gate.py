@@ -138,14 +138,41 @@ def test_suites_are_compared_one_by_one_by_their_hashes_where_these_are_known() 
     assert statuses(run, side(record(0.9), record(1, suite="t"), record(1, suite="t", seed=2))) == ["ok", "new"]
 
 
-def test_repeats_are_averaged_and_told_apart_by_case_and_seed() -> None:
-    repeats = side(cut(1), cut(3))
-    assert statuses(side(cut(2)), repeats) == statuses(repeats, side(cut(2))) == ["ok"]
+def test_a_number_that_stands_twice_on_a_side_is_refused_with_its_lines(tmp_path: Path) -> None:
+    mirrored = [cut(1), record(0.9), cut(3)]  # of which the mean is that of the other side
+    for run, baseline in ((side(*mirrored), side(cut(2))), (side(cut(2)), side(*mirrored))):
+        with pytest.raises(GateInputError, match="s/e/cut method=split seed 0"):
+            compare(run, baseline)
+    folder = run_folder(tmp_path / "run", mirrored)
+    for read, path in ((read_run, folder), (read_baseline, folder / "records.jsonl")):
+        with pytest.raises(GateInputError, match=r"records\.jsonl:3: s/e/cut method=split seed 0 .* line 1"):
+            read(path)
+
+
+def test_numbers_are_told_apart_by_case_and_seed() -> None:
     pairs: list[dict[str, Any]] = [{"case": {"a": 1, "b": 2}}, {"case": {"b": 2, "a": 2}}, {"case": {}, "seed": 1}]
     other_order = [{"case": {"b": 2, "a": 1}}, *pairs[1:]]
     numbers, again = (side(*(cut(n, **fields) for n, fields in enumerate(each))) for each in (pairs, other_order))
     found = [(outcome.baseline, outcome.status) for outcome in compare(again, numbers)]
     assert found == [(0, "ok"), (1, "ok"), (2, "ok")]
+
+
+def test_the_largest_numbers_are_compared_and_bounds_without_an_end_refused() -> None:
+    rules = [GateRule(metric="cut", relative=10.0)]
+    (outcome,) = compare(side(cut(1.7e308), rules=rules), side(cut(1.6e308), rules=rules))
+    assert outcome.status == "ok"
+    assert json.loads(json.dumps(as_json([outcome]), allow_nan=False))["passed"]
+    assert statuses(side(cut(1.7e308)), side(cut(-1.7e308))) == ["regression"]
+    for bound in (float("inf"), float("nan"), -1.0):
+        with pytest.raises(ValueError, match="finite, from 0 on"):
+            GateRule(metric="cut", tolerance=bound)
+
+
+def test_a_baseline_of_too_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.gate.compare.MOST_LINES", 2)
+    folder = run_folder(tmp_path / "run", [cut(1), cut(2, seed=1), cut(3, seed=2)])
+    with pytest.raises(GateInputError, match="more than 2 lines"):
+        read_baseline(folder / "records.jsonl")
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "µs", "ns", "min", "h", "seconds", "pictures/s"])
@@ -213,8 +240,8 @@ def test_a_baseline_that_cannot_be_read_says_where(tmp_path: Path, text: str, me
 
 def test_a_record_may_speak_of_the_gate_and_lines_may_be_empty(tmp_path: Path) -> None:
     path = tmp_path / "baseline.jsonl"
-    path.write_bytes(msgspec.json.encode(record(0.9, case={"gate": True})))
-    path.write_text(f"\n{path.read_text()}\n\n{path.read_text()}")
+    first, second = (msgspec.json.encode(record(0.9, case={"gate": True}, seed=seed)) for seed in (0, 1))
+    path.write_bytes(b"\n" + first + b"\n\n" + second)
     assert [one.case for one in read_baseline(path).records] == [{"gate": True}] * 2
     assert read_baseline(path).suites == {}
 
