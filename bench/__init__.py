@@ -1,6 +1,7 @@
 """SplitMEC's benchmark runner. ``bench.run("pipeline", scale="smoke")`` is ``bench run`` for notebooks."""
 # ruff: noqa: PLC0415 - so that ``bench list`` needs no pandas
 
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,8 +15,9 @@ def run(*suites: str, **options: Any) -> "pd.DataFrame":
 
     Args:
         suites: Paths of suites, or names of packaged ones.
-        options: The options of ``bench run`` by name: scale, out, seed, only (one glob or several), device, shaping,
-            data, jobs, resume, rerun_changed, allow_uncalibrated.
+        options: The options of ``bench run`` by name: scale, out, seed, seeds, only (one glob or several), device,
+            shaping, data, jobs, resume, rerun_changed, allow_uncalibrated; ``set`` is a mapping such as
+            ``{"accuracy.train_samples": 512}``.
 
     Returns:
         All records of the run, one a row; ``attrs["out"]`` is the folder of the run.
@@ -34,6 +36,8 @@ def run(*suites: str, **options: Any) -> "pd.DataFrame":
 
     if isinstance(only := options.get("only"), str):
         options = options | {"only": (only,)}
+    if isinstance(changed := options.get("set"), dict):
+        options = options | {"set": [f"{key}={json.dumps(value)}" for key, value in changed.items()]}
     outcome = run(options_of(options | {"suites": suites}), Console())
     if outcome.interrupted:
         raise KeyboardInterrupt

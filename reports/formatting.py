@@ -31,10 +31,10 @@ def escape(text: str) -> str:
     return "".join(f"\\{char}" if char in "\\|`*<>[]" else char for char in plain)
 
 
-USUAL = ("precision", "float32")  # of nearly all records
+USUAL = (("precision", "float32"), ("set", ""))  # of nearly all records
 
 
 def conditions_text(conditions: Iterable[str]) -> str:
-    """Text of values of ``CONDITIONS``: ``mode live, scale laptop, …``, escaped; a usual precision is left out."""
+    """Text of values of ``CONDITIONS``: ``mode live, scale laptop, …``, escaped; usual ones are left out."""
     named = zip(CONDITIONS, conditions, strict=True)
-    return escape(", ".join(f"{name} {value}" for name, value in named if (name, value) != USUAL))
+    return escape(", ".join(f"{name} {value}" for name, value in named if (name, value) not in USUAL))

@@ -18,7 +18,8 @@ Scale = Literal["smoke", "laptop", "paper"]
 ShapingBackend = Literal["none", "emulated", "kernel", "tbf+emulated"]
 Precision = Literal["float32", "bfloat16"]
 CaseValue = str | int | float | bool
-CONDITIONS = ("mode", "scale", "dataset", "shaping", "device", "precision")  # fields of a record; never merged
+# Fields of a record that are never merged.
+CONDITIONS = ("mode", "scale", "dataset", "shaping", "device", "precision", "set")
 TRAINED_PICTURES = "trained_pictures"  # metric of a training: pictures, each counted in every epoch
 DIVERGED = "diverged"  # metric of a training that ended as its loss was no number: it has no accuracy
 
@@ -41,6 +42,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shaping: ShapingBackend  # how links were shaped
     device: str
     precision: Precision = "float32"  # in which networks computed; not written if usual
+    set: str = ""  # parameters that --set changed, with their values; not written if none
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:

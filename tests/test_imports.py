@@ -23,7 +23,18 @@ WINGS = {
         *("spec", "model", "zoo", "data", "splitting", "stages", "costs", "wire"),
         *("runtime", "training", "inference", "federated", "agents", "process"),
     ),
-    "bench": ("child_process", "gate", "suite", "live", "experiments", "console", "execution", "fitting", "cli"),
+    "bench": (
+        "child_process",
+        "gate",
+        "suite",
+        "planning",
+        "live",
+        "experiments",
+        "console",
+        "execution",
+        "fitting",
+        "cli",
+    ),
 }
 FILES = 12  # in one folder, at most
 

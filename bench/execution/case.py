@@ -133,7 +133,7 @@ def _record(measurement: Measurement, case: Case, context: Context, run: str) ->
     dataset = recorded_dataset(context.dataset, context.data_dir)
     conditions["precision"] = getattr(case.parameters, "precision", "float32")
     fields = of_run | of_case | measured | conditions
-    fields |= {"case": {**case.case, **measurement.case}, "dataset": dataset}
+    fields |= {"case": {**case.case, **measurement.case}, "dataset": dataset, "set": case.experiment.set}
     record = msgspec.convert(fields, Record)
     return msgspec.json.decode(msgspec.json.encode(record), type=Record)  # as it will be read
 

@@ -24,6 +24,7 @@ SAME = (
 )
 NOTED = ("started", "ended", "host", "process", "machine", "versions", "arguments")  # of every earlier part of a run
 TOLD = ("machine.cpu", "machine.cores", "versions.python", "versions.splitmec", "versions.aiohttp", "versions.uvloop")
+MOST_SEEDS = 10_000  # of a case
 PACKAGES = ("splitmec", "torch", "torchvision", "aiohttp", "uvloop", "msgspec", "numpy", "pandas")
 
 

@@ -132,6 +132,10 @@ class Output:
         """What has changed, as a sentence of which the object, recorded cases, follows."""
         if earlier.get("results") != RESULTS_VERSION:
             return f"results version was {earlier.get('results', 'unknown')}, is now {RESULTS_VERSION}, which decides"
+        options = conditions.differences(("set", "seeds"), earlier, self.environment)
+        told = [f"--{key} was {_given(then)}, is now {_given(now)}" for key, (then, now) in options.items()]
+        if told:
+            return f"{', '.join(told)}, which decides"
         now = {(suite.file.name, *source) for suite in self._plan.suites for source in self._sources(suite).items()}
         then = {(suite["name"], *source) for suite in earlier["suites"] for source in suite["sources"].items()}
         gone = {name for _, name, _ in then} - {name for _, name, _ in now}
@@ -215,8 +219,9 @@ def _now() -> str:
 def _environment(plan: RunPlan) -> RunEnvironment:
     options = plan.options.plain()
     options["data"] = options["data"] and utf8(options["data"])
+    options["set"] = list(options["set"])  # as it is read again
     return {
-        **{name: options[name] for name in ("scale", "seed", "data", "arguments")},
+        **{name: options[name] for name in ("scale", "seed", "set", "seeds", "data", "arguments")},
         **_fields(plan, "shaping", "device", "dataset", "notes"),
         **{"machine": conditions.machine(), "versions": conditions.versions(), "results": RESULTS_VERSION},
         **{"host": platform.node(), "process": os.getpid()},
@@ -226,6 +231,10 @@ def _environment(plan: RunPlan) -> RunEnvironment:
 
 def _fields(one: object, *names: str) -> dict[str, Any]:
     return {name: getattr(one, name) for name in names}
+
+
+def _given(option: Any) -> str:
+    return ", ".join(map(str, option)) if isinstance(option, list) and option else str(option or "not given")
 
 
 def _read_environment(folder: Path) -> RunEnvironment:

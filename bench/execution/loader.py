@@ -11,7 +11,6 @@ import msgspec
 from bench.experiments import MODULES, modes_of
 from bench.suite.document import Document, InputError, Key
 from bench.suite.expansion import plain
-from bench.suite.experiment import Checked, Problem
 from bench.suite.find import find, packaged, read_suite
 from bench.suite.parameter_types import available_dataset, decoder
 from bench.suite.schema import SCALES, Axis, Experiment, ExperimentSpec, Override, Run, Suite, SuiteFile, Teller, points
@@ -196,7 +195,7 @@ def _check_points(document: Document, at: Key, experiment: Experiment, data_dir:
     for scale in SCALES:
         here = experiment.spec.at(scale)
         for case, point in points(here.grid):
-            problems = _problems(experiment, here.parameters | point, data_dir)
+            problems = experiment.problems(here.parameters | point, data_dir)
             unused.append({(one.key, one.message) for one in problems if one.unused})
             for key, message, note in ((one.key, one.message, one.note) for one in problems if not one.unused):
                 stands = (*at, *_given_at(experiment.spec, scale, case, key))
@@ -212,15 +211,6 @@ def _check_points(document: Document, at: Key, experiment: Experiment, data_dir:
         for stands, name in given.items():
             if (name,) in idle:
                 document.problem(stands, idle[name,])
-
-
-def _problems(experiment: Experiment, values: dict[str, Any], data_dir: Path | None) -> list[Problem]:
-    """What is wrong with all of ``values`` together; the key is empty where it is unknown."""
-    try:
-        parameters = experiment.parameters(values)
-    except msgspec.ValidationError as error:
-        return [Problem((), str(error))]
-    return list(parameters.problems(experiment.setting(data_dir))) if isinstance(parameters, Checked) else []
 
 
 def _given_at(spec: ExperimentSpec, scale: Scale, case: dict[str, CaseValue], key: Key) -> Key:

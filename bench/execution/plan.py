@@ -13,6 +13,7 @@ import msgspec
 
 from bench.execution import environment as conditions
 from bench.execution.loader import load
+from bench.planning.settings import with_seeds, with_settings
 from bench.suite.document import InputError, Key
 from bench.suite.experiment import Checked, Setting
 from bench.suite.find import own_name
@@ -27,6 +28,7 @@ from reports.claims.statistics import same
 from reports.record import Mode, Scale, ShapingBackend
 
 Jobs = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+Seeds = Annotated[int, msgspec.Meta(ge=1, le=conditions.MOST_SEEDS)]
 KERNEL_STEP_S = 0.005  # between changes of a trace that tc can follow
 START_S = 4.0  # until a worker process has imported what it needs
 
@@ -35,6 +37,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Options of ``bench run``. ``out`` None is ``runs/<suites>-<UTC>``; ``only`` without globs is everything.
 
     ``claims`` names claims of the suites; only cases that one of them is judged by are run. Without names all are.
+    ``set`` has texts ``experiment.key=value`` that change parameters; ``seeds`` is the number of every case's seeds.
     """
 
     suites: tuple[str, ...]
@@ -43,6 +46,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: int = 0
     only: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()
+    seeds: Seeds | None = None
     device: conditions.DeviceChoice = "auto"
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
@@ -136,6 +141,9 @@ def make_plan(options: Options, checked: bool = False) -> RunPlan:
     if options.rerun_changed and not options.resume:
         raise InputError(["--rerun-changed: give --resume too"])
     suites = load(options.suites, options.data, checked)
+    suites = with_settings(suites, options.set, options.scale, options.data, checked)
+    if options.seeds:
+        suites = with_seeds(suites, options.seeds, options.scale)
     device, shaping = conditions.device(options.device), conditions.shaping(options.shaping)
     known = [experiment for suite in suites for experiment in suite.experiments]
     if not known:

@@ -18,7 +18,7 @@ import msgspec
 from reports.record import CaseValue, Record
 
 GATE_VERSION = 1  # of the header
-CONDITIONS = ("schema", "mode", "scale", "dataset", "shaping", "device", "precision")
+CONDITIONS = ("schema", "mode", "scale", "dataset", "shaping", "device", "precision", "set")
 MOST_LINES = 500_000  # of a file of records, which take 1 KB of memory each
 TIMES = ("s", "ms", "us", "µs", "ns", "min", "h", "seconds")
 

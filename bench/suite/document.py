@@ -179,15 +179,23 @@ def read(path: Path) -> Document:
 
 def read_or_note(path: Path) -> Document:
     """Read ``path``; a file that cannot be read is a problem of the document, whose value is then None."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        document = Document(path)
+        document.note(document.root, f"cannot be read: {error.strerror}")
+        return document
+    return parse(path, data)
+
+
+def parse(path: Path, data: bytes) -> Document:
+    """The YAML ``data``, of which problems are told as of ``path``; its value is None where it is no YAML."""
     document = Document(path)
     line = 1
     try:
-        data = path.read_bytes()
         text = data.decode()
         _check_events(text)
         node = yaml.compose(text, Loader=_Loader)
-    except OSError as error:
-        message = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
         message = "is not UTF-8 text"
     except yaml.reader.ReaderError as error:

@@ -10,7 +10,7 @@ import msgspec
 
 from bench.gate.compare import GateRule
 from bench.suite.document import Key
-from bench.suite.experiment import Context, Measurement, Setting
+from bench.suite.experiment import Checked, Context, Measurement, Problem, Setting
 from bench.suite.fitted import FitSpec
 from bench.suite.identity import Source, content, digest, identity, sources
 from bench.suite.parameter_types import Count, DatasetName, NonNegative
@@ -129,6 +129,7 @@ class Experiment:
     """An experiment of a suite, ready to run.
 
     ``dataset`` is resolved, ``told`` locates a message about a parameter, names of users' modules mean ``modules``.
+    ``set`` names the parameters that ``--set`` has changed, with their values; it is empty where none has.
     """
 
     suite: str
@@ -140,6 +141,7 @@ class Experiment:
     told: Teller
     modules: UserModules
     stands_in: bool  # whether the data set stands in for another
+    set: str = ""
 
     @property
     def name(self) -> str:
@@ -158,7 +160,8 @@ class Experiment:
             parameters = self.parameters(values)
             names = [self.spec.run, DatasetName(self.dataset), parameters]
             decided_by = sources(names, self.modules, data_dir, read)
-            sha256 = identity([self.spec.run, self.spec.mode, self.dataset, values], decided_by)
+            definition = [self.spec.run, self.spec.mode, self.dataset, values, *([self.set] if self.set else [])]
+            sha256 = identity(definition, decided_by)
             for repeat in range(here.seeds or 1):
                 yield Case(self, case, parameters, seed + repeat, here.estimate_s, sha256, decided_by)
 
@@ -176,6 +179,14 @@ class Experiment:
         """``values`` as the experiment's own type. Raises msgspec.ValidationError."""
         with self.modules.in_use():
             return msgspec.convert(values, self.parameters_type, dec_hook=self.dec_hook)
+
+    def problems(self, values: dict[str, Any], data_dir: Path | None) -> list[Problem]:
+        """What is wrong with all of ``values`` together; the key is empty where it is unknown."""
+        try:
+            parameters = self.parameters(values)
+        except msgspec.ValidationError as error:
+            return [Problem((), str(error))]
+        return list(parameters.problems(self.setting(data_dir))) if isinstance(parameters, Checked) else []
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,8 @@ def _diverged(selectors: Iterable[Selector], records: list[Record]) -> str | Non
 
 def _not_judged(claim: Claim, sides: list[list[Record]], records: list[Record]) -> str | None:
     """Reason why the claim cannot be judged by what was measured; None if it can."""
+    if changed := sorted({f"{one.experiment} with {one.set}" for side in sides for one in side if one.set}):
+        return f"The claim is about the suite's own parameters; this was {' and '.join(changed)}."
     if claim.needs_data:
         trained = [record for record in records if record.metric == TRAINED_PICTURES]
         if reason := not_comparable(claim, sides, trained):

@@ -20,6 +20,8 @@ def _add_run(command: ArgumentParser) -> None:
     suites_argument(command)
     only = "run only experiments whose name, or suite/name, matches; may be repeated"
     command.add_argument("--only", action="append", default=[], metavar="GLOB", help=only)
+    changed = "change a parameter, as in accuracy.train_samples=512 or links/live.link.up.rate_mbps=5; may be repeated"
+    command.add_argument("--set", action="append", default=[], metavar="EXPERIMENT.KEY=VALUE", help=changed)
     _add_options(command)
 
 
@@ -32,7 +34,7 @@ def _add_verify(command: ArgumentParser) -> None:
 
 
 def _add_options(command: ArgumentParser) -> None:
-    from bench.execution.environment import DeviceChoice, ShapingChoice  # msgspec, psutil, yaml
+    from bench.execution.environment import MOST_SEEDS, DeviceChoice, ShapingChoice  # msgspec, psutil, yaml
     from reports.record import Scale
 
     add = command.add_argument
@@ -40,6 +42,7 @@ def _add_options(command: ArgumentParser) -> None:
     add("--scale", choices=get_args(Scale), default="laptop", help=scales)
     add("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<suite>-<UTC time>)")
     add("--seed", type=whole_number(0, MOST_SEED), default=0, metavar="N", help="first random seed (default: 0)")
+    add("--seeds", type=whole_number(1, MOST_SEEDS), metavar="N", help="seeds of each case, as many for all of them")
     device = "where models run (default: auto, the GPU if torch can use one)"
     add("--device", choices=get_args(DeviceChoice), default="auto", help=device)
     backends = "how links of live runs are shaped; kernel uses tc and needs root (default: auto, which is emulated)"
@@ -107,6 +110,7 @@ RUN = Command(
   bench run suites/all.yaml                    every suite, in about 25 minutes on a laptop
   bench run mine.yaml --data ~/data --seed 7   your own suite and data sets
   bench run all --only 'links/*' --only live   the experiments of links, and those called live
+  bench run pipeline --set accuracy.train_samples=512 --seeds 3   with another parameter, three seeds a case
   bench run all --out runs/all --resume        continue a run that was interrupted""",
     _add_run,
     _run,
