@@ -32,6 +32,7 @@ WINGS = {
         "experiments",
         "console",
         "execution",
+        "describe",
         "fitting",
         "cli",
     ),

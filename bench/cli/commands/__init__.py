@@ -10,6 +10,8 @@ COMMANDS: dict[str, Command] = {
     "run": running.RUN,
     "verify": running.VERIFY,
     "list": suites.LIST,
+    "describe": suites.DESCRIBE,
+    "schema": suites.SCHEMA,
     "validate": suites.VALIDATE,
     "report": results.REPORT,
     "check": results.CHECK,

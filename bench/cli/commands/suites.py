@@ -1,4 +1,4 @@
-"""``bench list``, ``validate`` and ``fit``: what is known of suites without running them."""
+"""``bench list``, ``describe``, ``schema``, ``validate`` and ``fit``: what is known of suites without running them."""
 # ruff: noqa: PLC0415 - so that --help and list need no torch
 
 from argparse import ArgumentParser, Namespace
@@ -13,6 +13,26 @@ def _list(_arguments: Namespace, _words: list[str]) -> Answer:
     from bench.cli.list_suites import as_lines, suites
 
     return Answer(found := suites(), as_lines(found))
+
+
+def _add_describe(command: ArgumentParser) -> None:
+    names = "an experiment as `run:` names it, or stage:NAME, model:NAME, scheme:NAME (default: list all)"
+    command.add_argument("name", nargs="?", metavar="NAME", help=names)
+    json_argument(command)
+
+
+def _describe(arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.describe.answer import as_lines, describe, everything, list_lines
+
+    if arguments.name is None:
+        return Answer(found := everything(), list_lines(found))
+    return Answer(found := describe(arguments.name), as_lines(found))
+
+
+def _schema(_arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.describe.suite_schema import as_text, suite_schema
+
+    return Answer(found := suite_schema(), [as_text(found)])
 
 
 def _add_validate(command: ArgumentParser) -> None:
@@ -58,6 +78,24 @@ LIST = Command(
   bench list --json | jq '.[].name'            the names alone""",
     json_argument,
     _list,
+)
+DESCRIBE = Command(
+    "describe an experiment: parameters, types, units, defaults, metrics",
+    """
+  bench describe                               all experiments, stages, models and schemes
+  bench describe pipeline.chain                what `run: pipeline.chain` takes and measures
+  bench describe mine:measure --json           an experiment of your own, in mine.py
+  bench describe stage:dynsplit                the options of a stage; also model:NAME, scheme:NAME""",
+    _add_describe,
+    _describe,
+)
+SCHEMA = Command(
+    "print the JSON Schema of suites, for editors",
+    """
+  bench schema > suite.schema.json             then, as the first line of mine.yaml:
+  # yaml-language-server: $schema=suite.schema.json""",
+    json_argument,
+    _schema,
 )
 VALIDATE = Command(
     "check suites without running them",
