@@ -34,6 +34,7 @@ WINGS = {
         "execution",
         "describe",
         "fitting",
+        "results",
         "cli",
     ),
 }

@@ -14,6 +14,7 @@ COMMANDS: dict[str, Command] = {
     "schema": suites.SCHEMA,
     "validate": suites.VALIDATE,
     "report": results.REPORT,
+    "compare": results.COMPARE,
     "check": results.CHECK,
     "profile": models.PROFILE,
     "split": models.SPLIT,

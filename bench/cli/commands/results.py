@@ -1,4 +1,4 @@
-"""``bench report`` and ``check``: what is made of the records of runs."""
+"""``bench report``, ``compare`` and ``check``: what is made of the records of runs."""
 # ruff: noqa: PLC0415 - so that --help needs no torch
 
 from argparse import ArgumentParser, Namespace
@@ -24,6 +24,30 @@ def _report(arguments: Namespace, _words: list[str]) -> Answer:
     except ReportError as error:
         raise InputError([str(error)]) from None
     return Answer(str(path), [str(path)])
+
+
+def _add_compare(command: ArgumentParser) -> None:
+    runs = "folder of a run, records.jsonl or a baseline; each is compared with the first"
+    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=runs)
+    json_argument(command)
+    command.add_argument("--html", type=Path, metavar="FILE", help="also write all numbers as a page of its own")
+
+
+def _compare(arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.results.comparison_page import as_html, as_json, as_markdown
+    from bench.results.paired import compare, read_side
+    from bench.suite.document import InputError
+
+    if len(arguments.runs) < 2:
+        raise InputError(["compare: give two runs or more"])
+    first, *others = map(read_side, arguments.runs)
+    found = [compare(first, other) for other in others]
+    if arguments.html:
+        try:
+            arguments.html.write_text(as_html(found), encoding="utf-8")
+        except OSError as error:
+            raise InputError([f"--html: {arguments.html}: {error.strerror}"]) from None
+    return Answer(as_json(found), [as_markdown(found)])
 
 
 def _add_check(command: ArgumentParser) -> None:
@@ -65,6 +89,18 @@ REPORT = Command(
     folder_argument,
     _report,
     "\nWrites report.md and figures/.",
+)
+COMPARE = Command(
+    "compare runs with each other, metric by metric",
+    """
+  bench compare runs/before runs/after
+  bench compare runs/float32 runs/bfloat16 runs/int8 --html compared.html
+  bench compare baseline.jsonl runs/after --json | jq '.[0].rows[:5]'""",
+    _add_compare,
+    _compare,
+    """
+Differences are paired by case and seed, with their standard error and 95 % interval; what changed most
+beyond its noise comes first. Runs of different conditions stand beside each other; nothing is pooled.""",
 )
 CHECK = Command(
     "compare a run with a baseline, for CI",
