@@ -22,7 +22,7 @@ import msgspec
 
 from netem.link import LinkProfile
 from netem.profiles import Duplex
-from netem.proxy import Address, Proxy
+from netem.proxy import Address, Carried, Proxy
 from netem.trace_schedule import with_absolute_paths
 
 SHUTDOWN_TIMEOUT_S = 5.0
@@ -35,7 +35,7 @@ class EmulatorError(RuntimeError):
 class AddLink(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     target: Address
     link: Duplex
-    host: str
+    listen: Address
     seed: int
     namespace: str | None
 
@@ -52,19 +52,19 @@ class Play(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     began_at: float
 
 
-class CountBytes(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class Measure(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     address: Address
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """Reply to one command, in order: the link's address, its forwarded bytes (uplink, downlink), or an error."""
+    """Reply to one command, in order: the link's address, what it carried (uplink, downlink), or an error."""
 
     address: Address | None = None
-    forwarded_bytes: tuple[int, int] = (0, 0)
+    carried: tuple[Carried, Carried] = (Carried(), Carried())
     error: str = ""
 
 
-Command = AddLink | ChangeLink | Play | CountBytes
+Command = AddLink | ChangeLink | Play | Measure
 
 
 def execute(line: bytes, proxies: dict[Address, Proxy]) -> Reply:
@@ -81,13 +81,13 @@ def execute(line: bytes, proxies: dict[Address, Proxy]) -> Reply:
 
 def _execute(command: Command, proxies: dict[Address, Proxy]) -> Reply:
     if isinstance(command, AddLink):
-        proxy = Proxy(command.target, command.link, command.host, seed=command.seed, namespace=command.namespace)
+        proxy = Proxy(command.target, command.link, command.listen, seed=command.seed, namespace=command.namespace)
         proxies[proxy.address] = proxy
         return Reply(address=proxy.address)
     proxy = proxies[command.address]
     match command:
-        case CountBytes():
-            return Reply(forwarded_bytes=(proxy.up.forwarded_bytes, proxy.down.forwarded_bytes))
+        case Measure():
+            return Reply(carried=(proxy.up.carried, proxy.down.carried))
         case Play():
             proxy.play(command.link, command.began_at)
         case ChangeLink():
@@ -127,7 +127,8 @@ async def serve() -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends the links
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole process group; the parent ends the links
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(format="emulator: %(message)s")
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(PreciseSelector())) as runner:
         runner.run(serve())
@@ -167,15 +168,16 @@ class Emulator:
         link: Duplex,
         host: str = "127.0.0.1",
         *,
+        port: int = 0,
         seed: int = 0,
         namespace: str | None = None,
     ) -> Address:
         """Add ``link``, up towards ``target``, without its traces; return the address on ``host`` to connect to.
 
-        ``seed`` is that of jitter and loss, ``namespace`` the path of the network namespace of both addresses; None for
-        that of the emulator.
+        ``port`` is that of this address, 0 a free one. ``seed`` is that of jitter and loss, ``namespace`` the path of
+        the network namespace of both addresses; None for that of the emulator.
         """
-        reply = await self._request(AddLink(target, link, host, seed, namespace))
+        reply = await self._request(AddLink(target, link, (host, port), seed, namespace))
         assert reply.address is not None
         return reply.address
 
@@ -188,10 +190,15 @@ class Emulator:
         await self._request(Play(address, with_absolute_paths(link), began_at))
 
     async def forwarded_bytes(self, address: Address) -> tuple[int, int]:
-        return (await self._request(CountBytes(address))).forwarded_bytes
+        up, down = await self.carried(address)
+        return up.n_bytes, down.n_bytes
 
-    async def watch(self, for_s: float) -> None:
-        """Return after ``for_s`` seconds. Raises EmulatorError as soon as the emulator ends."""
+    async def carried(self, address: Address) -> tuple[Carried, Carried]:
+        """What a link's uplink and downlink have carried so far."""
+        return (await self._request(Measure(address))).carried
+
+    async def watch(self, for_s: float | None = None) -> None:
+        """Return after ``for_s`` seconds, if given. Raises EmulatorError as soon as the emulator ends."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(for_s):
                 raise await self._ended()

@@ -7,6 +7,8 @@ import random
 import socket
 import struct
 
+import msgspec
+
 from netem.kernel.namespace import in_namespace
 from netem.link import SEGMENT_BYTES, LinkProfile
 from netem.link_queue import CHUNK_BYTES, LinkQueue
@@ -25,12 +27,33 @@ ACCEPT_RETRY_S = 0.1
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
+def authority(host: str, port: int) -> str:
+    """``host:port`` as in a URL, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Carried(msgspec.Struct):
+    """What one direction has delivered so far."""
+
+    n_bytes: int = 0
+    busy_s: float = 0.0  # in which at least one byte was in the direction, from its reading to its delivery
+    byte_delay_s: float = 0.0  # sum over all bytes of the time from reading to delivery, waiting included
+    delivered_at: float = 0.0  # the last of them, in event loop time
+
+    def add(self, n_bytes: int, read_at: float, now: float) -> None:
+        """Count a chunk that is delivered ``now``; chunks are in the order of their reading."""
+        self.n_bytes += n_bytes
+        self.busy_s += now - max(read_at, self.delivered_at)
+        self.byte_delay_s += n_bytes * (now - read_at)
+        self.delivered_at = now
+
+
 class LinkDirection:
     """One direction of a running link: its queue, a timer, and the connection ends that feed it."""
 
     def __init__(self, queue: LinkQueue) -> None:
         self.queue = queue
-        self.forwarded_bytes = 0
+        self.carried = Carried()
         self.sources: set[End] = set()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -45,8 +68,9 @@ class LinkDirection:
     def _run(self) -> None:
         """Deliver what has arrived, set the timer for the next event, pause or resume reading at the sources."""
         was_full = self.queue.full
-        for chunk in self.queue.pop_arrived(self._loop.time()):
-            self.forwarded_bytes += len(chunk.data or b"")
+        for chunk in self.queue.pop_arrived(now := self._loop.time()):
+            if chunk.data:
+                self.carried.add(len(chunk.data), chunk.read_at, now)
             chunk.sink.deliver(chunk.data)
         if self._timer is not None:
             self._timer.cancel()
@@ -156,15 +180,18 @@ def tcp_socket(host: str, namespace: str | None) -> socket.socket:
 class Proxy:
     """One emulated link: connects each accepted connection to the target, both in one network namespace."""
 
-    def __init__(self, target: Address, link: Duplex, host: str, *, seed: int, namespace: str | None) -> None:
+    def __init__(self, target: Address, link: Duplex, listen: Address, *, seed: int, namespace: str | None) -> None:
+        """``listen`` is the address to listen on; port 0 takes a free one."""
         profiles = (link.up, link.down)
         up, down = (LinkQueue(profile, random.Random(2 * seed + index)) for index, profile in enumerate(profiles))
         if link.half_duplex:
             up.share_medium(down)
         self.up, self.down = LinkDirection(up), LinkDirection(down)
         self._target, self._namespace = target, namespace
-        self._listener = tcp_socket(host, namespace)
-        self._listener.bind((host, 0))
+        self._listener = tcp_socket(listen[0], namespace)
+        # Else connections of an earlier run that have ended hold a chosen port for a minute.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(listen)
         self._listener.listen(128)
         self.address: Address = self._listener.getsockname()[:2]
         self._tasks = {asyncio.create_task(self._accept())}

@@ -111,6 +111,11 @@ class Trace(msgspec.Struct, frozen=True):
         """Number of bytes that the link can carry in one period."""
         return math.fsum((end_s - start_s) * rate_bps for start_s, end_s, rate_bps in self.spans()) / 8
 
+    def capped(self, rate_bps: float) -> "Trace":
+        """The trace with no rate above ``rate_bps``."""
+        changes = (msgspec.structs.replace(one, rate_bps=min(one.rate_bps, rate_bps)) for one in self.changes)
+        return Trace(tuple(changes), self.period_s)
+
     def resampled(self, step_s: float) -> "Trace":
         """Average the rate over steps of ``step_s`` seconds; every step carries the same bytes as before.
 

@@ -20,7 +20,8 @@ class Answer(NamedTuple):
 class Command(NamedTuple):
     """A command: one line about it, examples, its arguments, what it does, and what its help adds to that line.
 
-    ``run`` takes the parsed arguments and the words that they were parsed from.
+    ``run`` takes the parsed arguments and the words of the command line. Where ``starts_program``, the words behind --
+    are another program's, and not parsed.
     """
 
     help: str
@@ -28,6 +29,11 @@ class Command(NamedTuple):
     add_arguments: Callable[[ArgumentParser], None]
     run: Callable[[Namespace, list[str]], int | Answer]
     more: str = ""
+    starts_program: bool = False
+
+    def own(self, words: list[str]) -> list[str]:
+        """The words of the command line that are to be parsed."""
+        return words[: words.index("--")] if self.starts_program and "--" in words else words
 
 
 def json_argument(command: ArgumentParser) -> None:

@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(words: list[str], for_good: bool) -> int:
     try:
-        arguments = parser(words).parse_args(words)
+        own = COMMANDS[words[0]].own(words) if words and words[0] in COMMANDS else words
+        arguments = parser(words).parse_args(own)
     except SystemExit as stop:  # --help is 0, a wrong argument 2
         streams.write("", sys.stdout)  # the help
         return int(stop.code or 0)

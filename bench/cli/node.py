@@ -5,8 +5,8 @@ import os
 import uvloop
 
 from bench.suite.document import InputError
+from netem.proxy import authority
 from nodes.process.serve import serve
-from nodes.wire.transport import authority
 
 TOKEN_VARIABLE = "BENCH_TOKEN"
 LEAST_TOKEN_CHARACTERS = 16

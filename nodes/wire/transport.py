@@ -16,6 +16,7 @@ import aiohttp
 from aiohttp import web
 
 from netem.kernel.namespace import in_namespace
+from netem.proxy import authority
 from nodes.wire.byte_counter import PATIENCE_S, ChannelKind, Connection, Counted
 from nodes.wire.channel import ChannelClosed
 from nodes.wire.codec import PREFIX, Limits
@@ -127,11 +128,6 @@ class CountingConnector(aiohttp.TCPConnector):
     async def settle(self) -> None:
         for counted in self.opened:
             await counted.settle(patience_s=0)
-
-
-def authority(host: str, port: int) -> str:
-    """``host:port`` as in a URL, an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def connect(

@@ -24,6 +24,7 @@ from netem.calibrate import measure, open_probe, timestamp_server
 from netem.emulate import Emulator, EmulatorError, execute
 from netem.link import LinkProfile
 from netem.profiles import Duplex, Traces
+from netem.proxy import Carried
 from netem.trace import TraceError
 
 FAST_WAY = LinkProfile(rate_bps=400e6, delay_s=0.001)
@@ -80,6 +81,37 @@ async def test_bytes_of_several_connections_arrive_intact_and_are_counted(emulat
         answers = await asyncio.gather(*(reversed_by(link, block) for block in blocks))
     assert answers == [block[::-1] for block in blocks]
     assert await emulator.forwarded_bytes(link) == (800_006, 800_006)
+
+
+def test_what_a_direction_carries_is_counted_while_something_is_on_the_way():
+    carried = Carried()
+    carried.add(100, 1.0, 3.0)
+    carried.add(50, 2.5, 4.0)  # read while the first was on the way
+    carried.add(10, 9.0, 9.5)  # after a pause
+    assert (carried.n_bytes, carried.busy_s) == (160, 3.0 + 0.5)
+    assert carried.byte_delay_s == 100 * 2.0 + 50 * 1.5 + 10 * 0.5
+
+
+@with_timeout
+async def test_an_address_may_be_chosen_and_is_free_again_at_once():
+    port, writers = 0, []
+
+    async def read(reader, writer):
+        await reader.read()
+
+    async with target(read) as address:
+        for _ in range(2):
+            async with Emulator() as emulator:
+                link = await emulator.add_link(address, FAST, port=port)
+                assert port in (0, link[1])
+                port = link[1]
+                _, writer = await asyncio.open_connection(*link)
+                writers.append(writer)  # open, as the emulator ends
+                writer.write(b"abc")
+                while not (await emulator.forwarded_bytes(link))[0]:
+                    pass
+    for writer in writers:
+        writer.close()
 
 
 @with_timeout
@@ -261,11 +293,11 @@ async def test_errors_of_the_emulator_are_raised(emulator):
     [
         (b"{", "invalid command"),
         (b'{"type":"Explode"}', "invalid command"),
-        (b'{"type":"CountBytes"}', "invalid command"),
-        (b'{"type":"CountBytes","address":["::1",1]}', "no link listens on ('::1', 1)"),
+        (b'{"type":"Measure"}', "invalid command"),
+        (b'{"type":"Measure","address":["::1",1]}', "no link listens on ('::1', 1)"),
         (b'{"type":"ChangeLink","address":["::1",1],"up":{"rate_bps":-1},"down":null}', "rate_bps must be above 0"),
         (
-            b'{"type":"AddLink","target":["::1",1],"link":{"up":{"duplicate":0.1}},"host":"::1","seed":0,'
+            b'{"type":"AddLink","target":["::1",1],"link":{"up":{"duplicate":0.1}},"listen":["::1",0],"seed":0,'
             b'"namespace":null}',
             "duplicate: not supported on a byte stream",
         ),

@@ -20,6 +20,7 @@ COMMANDS: dict[str, Command] = {
     "split": models.SPLIT,
     "fit": suites.FIT,
     "links": links.LINKS,
+    "link": links.LINK,
     "trace": links.TRACE,
     "node": hosts.NODE,
     "doctor": hosts.DOCTOR,

@@ -1,4 +1,4 @@
-"""``bench links`` and ``trace``: links without nodes."""
+"""``bench links``, ``link`` and ``trace``: links without nodes."""
 # ruff: noqa: PLC0415 - so that --help needs no torch
 
 from argparse import ArgumentParser, Namespace
@@ -22,6 +22,34 @@ def _links(arguments: Namespace, _words: list[str]) -> Answer:
 
     rows = run_links(shaping(arguments.shaping))
     return Answer(msgspec.to_builtins(rows, str_keys=True), as_lines(rows))
+
+
+def _add_link(command: ArgumentParser) -> None:
+    from bench.cli.link import above_0, at_least_0, pair
+    from netem.profiles import LinkName
+
+    add = command.add_argument
+    add("mappings", nargs="*", metavar="ADDRESS=TARGET", help="where to listen, and where connections lead")
+    rate = "rate in bit/s; with --trace the most that the trace may give"
+    add("--rate", type=pair(above_0, "a number above 0"), metavar="BPS", help=rate)
+    delay = "one-way delay in milliseconds"
+    add("--delay", type=pair(at_least_0, "a number of at least 0"), metavar="MS", help=delay)
+    trace = "a packaged trace's name or a file; it repeats"
+    add("--trace", type=pair(str, "a name"), metavar="T", help=trace)
+    profile = "a named link, which gives what the others leave open (default: unlimited)"
+    add("--profile", choices=get_args(LinkName), default="unlimited", help=profile)
+    json_argument(command)
+
+
+def _link(arguments: Namespace, words: list[str]) -> Answer | int:
+    from bench.cli.link import Asked, run_link
+    from bench.suite.document import InputError
+
+    asked = Asked(arguments.profile, arguments.rate, arguments.delay, arguments.trace)
+    program = words[len(LINK.own(words)) + 1 :]
+    if "--" in words and not program:
+        raise InputError(["--: no command follows; leave it out to shape until Ctrl-C"])
+    return run_link(arguments.mappings, asked, program, arguments.json)
 
 
 def _add_trace(command: ArgumentParser) -> None:
@@ -51,6 +79,21 @@ LINKS = Command(
     _add_links,
     _links,
     "\nRate, delay and loss; takes minutes.",
+)
+LINK = Command(
+    "shape the TCP connections of any program",
+    """
+  bench link 127.0.0.1:9000=192.0.2.7:80 --rate 20e6 --delay 10 -- curl http://127.0.0.1:9000/
+  bench link 9000=localhost:8000 9001=localhost:8001 --profile 5g            until Ctrl-C
+  bench link 9000=localhost:8000 --trace up.mahi,down.mahi --delay 20
+  bench link 9000=localhost:8000 --rate 5e6,50e6 --json -- python load.py > link.json""",
+    _add_link,
+    _link,
+    """
+Connections to ADDRESS (HOST:PORT, or the port alone for 127.0.0.1) reach TARGET over an emulated link.
+BPS, MS and T are for both directions, or UPLINK,DOWNLINK. With a command behind -- the links last as long
+as it runs, and its exit code is that of bench.""",
+    starts_program=True,
 )
 TRACE = Command(
     "convert a link trace of another format to CSV",
