@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -104,20 +104,44 @@ def test_an_order_shows_the_seeds_that_it_compares(record: Make) -> None:
     assert verdict(methods(record, a=[1, 9, 9], b=[2], c=[3]), **ORDER).measured == [1, 2, 3]
 
 
-DECIDED = st.sampled_from([{"at_least": 0.0}, {"at_least": 1.0}, {"at_least": -1.0, "at_most": 1.0}, {"at_most": -1.0}])
+LIMITS: list[dict[str, float]] = [
+    {"at_least": 0.0},
+    {"at_least": 1.0},
+    {"at_least": -1.0, "at_most": 1.0},
+    {"at_most": -1.0},
+]
+NEAR = [{"tolerance": 0.5}, {"relative": 0.2}]
+FORMS: list[dict[str, Any]] = [
+    *({"bound": {"of": A, **limits}} for limits in LIMITS),
+    *({"paper": 2, "value": {"of": A, **near}} for near in NEAR),
+    *({"ratio": {"of": A, "over": B, **limits}} for limits in LIMITS),
+    *({"paper": 2, "ratio": {"of": A, "over": B, **near}} for near in NEAR),
+    *({"difference": {"of": A, "minus": B, **limits}} for limits in LIMITS),
+    *({"paper": -2, "difference": {"of": A, "minus": B, **near}} for near in NEAR),
+    *({"order": {"of": [B, A], "direction": direction}} for direction in ("increasing", "decreasing")),
+    *({"order": {"of": [B, A, C], "direction": direction}} for direction in ("increasing", "decreasing")),
+]
 RANK = {"not-reproduced": 0, "trend": 1, "reproduced": 2}
 
 
-@given(st.integers(1, 8), st.integers(1, 8), st.floats(-3, 3), st.floats(1e-3, 3), DECIDED)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@settings(max_examples=25)
+@given(st.integers(1, 8), st.integers(1, 8), st.floats(-3, 3), st.floats(1e-3, 3), st.integers(1, 3))
 def test_fewer_seeds_are_never_judged_better(  # noqa: PLR0917 - hypothesis gives them
-    record: Make, few: int, more: int, mean: float, deviation: float, limits: dict[str, float]
+    record: Make, form: dict[str, Any], few: int, more: int, mean: float, deviation: float, cases: int
 ) -> None:
     """Of one mean and spread, fewer seeds give no better verdict, and none where more seeds give none."""
 
     def judged(count: int) -> str:
         spread = of_spread(count, mean, deviation) if count > 1 else [mean]
-        sides = methods(record, a=spread, b=[0.0] * count)
-        return verdict(sides, difference={"of": A, "minus": B, **limits}).verdict
+        sides = {"a": spread, "b": [1.0] * count, "c": [2.5 + value / 2 for value in spread]}
+        records = [
+            record(value + (name == "a") * case, seed=seed, case={"method": name, "n": case})
+            for name, each in sides.items()
+            for case in range(cases)
+            for seed, value in enumerate(each)
+        ]
+        return verdict(records, **form).verdict
 
     few, more = min(few, more), max(few, more)
     less, enough = judged(few), judged(more)
