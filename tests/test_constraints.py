@@ -28,7 +28,8 @@ def test_every_requirement_has_a_version_within_its_range() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     tox = ConfigParser(interpolation=None)
     tox.read(ROOT / "tox.ini", encoding="utf-8")
-    asked = [*project["dependencies"], *project["optional-dependencies"]["test"], tox["tox"]["requires"]]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["test"], *extras["docs"], tox["tox"]["requires"]]
     asked += [line for section in tox.values() for line in lines(section.get("deps", ""))]
     versions = pins()
     wanted = {canonicalize_name(one.name): one.specifier for one in map(Requirement, asked)}

@@ -134,6 +134,15 @@ def test_a_stage_of_ones_own_and_its_claim(run: Run) -> None:
     assert 0.25 < claim["measured"] < 0.26  # a quarter of the tensor; the labels beside it stay
 
 
+def test_a_stage_of_ones_own_beside_the_papers(run: Run) -> None:
+    records = run("beside.yaml")
+    uplink = [record for record in records if record["case"].get("kind") == "activation"]
+    sent = {record["case"]["stage"]: record["value"] for record in uplink if record["metric"] == "payload_bytes"}
+    assert len(sent) == 6
+    assert sent["Half"] < sent["none"]
+    assert {record["case"]["stage"] for record in records if record["metric"] == "test_accuracy"} == sent.keys()
+
+
 def test_a_model_of_ones_own_in_a_job(bench: Command, python: Command) -> None:
     lines = python("job.py").splitlines()
     assert [line.partition(",")[0] for line in lines[:3]] == ["ue: 3 layers", "mec: 2 layers", "cloud: 3 layers"]
