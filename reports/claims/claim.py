@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from reports.claims.arithmetic import is_true
+from reports.formatting import number
 from reports.record import CaseValue, Scale
 
 Number = int | float
@@ -120,13 +121,15 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     A claim that ``needs_data`` speaks of learning. It is judged on ``data`` (None: any) where each network was trained
     on ``trained_pictures`` or more, counted in each epoch, or, if that is None, at ``scale`` or above. The others, of
     bytes, counts, cuts and costs, are comparable on any data, at any scale. What is ``deterministic`` has the same
-    value for all seeds, so that one is enough.
+    value for all seeds, so that one is enough. A ``headline`` is one of the about ten numbers that the paper is known
+    for, which the front page of a report shows.
     """
 
     claim: str  # name, unique in the suite
     source: str  # table, figure, equation or section of the paper
     statement: str  # in words
     claim_class: ClaimClass = msgspec.field(name="class", default="prediction")
+    headline: bool = False
     paper: Numbers = None
     value: Value | None = None
     bound: Bound | None = None
@@ -164,6 +167,20 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         form = self.value or self.bound or self.ratio or self.difference or self.order
         assert form is not None  # checked by __post_init__
         return form
+
+    @property
+    def wanted(self) -> str:
+        """What is accepted, in short: ``0.808 to 0.848``, ``at least 3``, ``increasing``."""
+        match self.form:
+            case Order(direction=direction):
+                return direction
+            case Criterion(at_least=low, at_most=high) as form if form.limited:
+                limits = (("at least", low), ("at most", high))
+                return ", ".join(f"{name} {number(limit)}" for name, limit in limits if limit is not None)
+            case Criterion(tolerance=tolerance, relative=relative):
+                assert isinstance(self.paper, int | float)  # checked by __post_init__
+                allowed = abs(self.paper) * (relative or 0.0) if tolerance is None else tolerance
+                return f"{number(self.paper - allowed)} to {number(self.paper + allowed)}"
 
     @property
     def selectors(self) -> list[Selector]:

@@ -18,7 +18,7 @@ def not_comparable(claim: Claim, sides: Sequence[Sequence[Record]], trained: Seq
     with a record's in their common keys are the trainings that it stems from; the shortest of these counts.
     """
     one = sides[0][0]
-    if claim.data is not None and not _is_of(one.dataset, claim.data):
+    if claim.data is not None and not is_of(one.dataset, claim.data):
         return f"The claim is about {claim.data}; this was {one.dataset} at scale {one.scale}."
     if claim.trained_pictures is None:
         if SCALES.index(one.scale) >= SCALES.index(claim.scale):
@@ -40,6 +40,6 @@ def _least(record: Record, trained: Sequence[Record]) -> float:
     return min(found, default=0.0)
 
 
-def _is_of(dataset: str, data: str) -> bool:
+def is_of(dataset: str, data: str) -> bool:
     """Whether ``dataset`` is ``data`` or a variant, named ``data-…``: other files or another size of its pictures."""
     return dataset == data or dataset.startswith(f"{data}-")

@@ -56,7 +56,11 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """Verdict on one claim, an entry of ``claims.json``. ``measured`` is in the metric's unit, a list for an order."""
+    """Verdict on one claim, an entry of ``claims.json``.
+
+    ``measured`` and ``paper`` are in ``unit``, empty for a ratio, and lists for an order. ``of`` selects what was
+    measured, which may be held against the paper's number on ``data`` only (None: on any).
+    """
 
     suite: str
     claim: str
@@ -68,6 +72,12 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     why: str  # with seeds and confidence interval
     reference: Reference | None = None
+    headline: bool = False
+    form: str = ""
+    wanted: str = ""
+    unit: str = ""
+    of: list[Selector] = []
+    data: str | None = None
 
     @property
     def counted(self) -> Verdict:
@@ -130,6 +140,12 @@ def judge(claim: Claim, suite: str, records: Iterable[Record]) -> Judgement:
         measured=finding.measured,
         verdict=finding.verdict,
         why=finding.why,
+        headline=claim.headline,
+        form=type(claim.form).__name__.lower(),
+        wanted=claim.wanted,
+        unit="" if isinstance(claim.form, Ratio) else next((one.unit for side in sides for one in side), ""),
+        of=claim.selectors,
+        data=claim.data,
     )
 
 

@@ -1,71 +1,86 @@
 """Drawing of a Pareto front: measured points filled, the paper's hollow, the front as a line."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
-
-from reports.figures.draw import COLOURS, MARKERS
-from reports.figures.panels import LOG_AXIS_RATIO
+from reports.figures.canvas import MARKS, Drawing, text_width
+from reports.figures.draw import SMALL, Frame, colour_of
 from reports.figures.pareto import FrontSpec, ParetoPoint
+from reports.figures.scale import Scale, scale, tick_text, wants_log
+from reports.formatting import number
 
 PointsByMethod = Mapping[str, Sequence[ParetoPoint]]
-Side = Literal["left", "center", "right"]
+WIDTH, HEIGHT = 860.0, 560.0
+FRAME = Frame(52.0, 30.0, WIDTH - 20, HEIGHT - 40)
 
 
 def draw_front(
-    spec: FrontSpec, measured: PointsByMethod, published: PointsByMethod, front: Sequence[ParetoPoint], path: Path
-) -> None:
-    """Draw measured and published points, and ``front`` as a line, to the PNG file ``path``."""
-    figure = Figure(figsize=(10.5, 6.8), dpi=120, layout="constrained")
-    figure.suptitle(spec.title, fontsize=12)
-    ax = figure.subplots()
-    costs = [point.cost for points in (*measured.values(), *published.values()) for point in points]
-    if max(costs) > LOG_AXIS_RATIO * min(costs) > 0:
-        ax.set_xscale("log")
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes = [point.cost for point in front], [point.worth for point in front]
-    ax.step(*axes, where="post", color="#bbbbbb", linewidth=1.2, zorder=1, label="dominated by nothing measured")
-    for i, (name, points) in enumerate(measured.items()):
-        _points(ax, name, points, i, filled=True)
-    for i, (name, points) in enumerate(published.items()):
-        _points(ax, f"{name} (the paper's)", points, i, filled=False)
-        _annotate(ax, points, (0, 7 if i % 2 else -14), "center")
-    _annotate(ax, front[::2], (5, 6), "left")
-    _annotate(ax, front[1::2], (-5, 6), "right")  # on alternating sides, so that neighbours do not overlap
-    ax.set_xlabel(spec.cost)
-    ax.set_ylabel(spec.worth)
-    ax.grid(True, color="#e4e4e4", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
-    figure.savefig(path)
+    spec: FrontSpec, measured: PointsByMethod, published: PointsByMethod, front: Sequence[ParetoPoint]
+) -> list[Drawing]:
+    """Drawings of measured and published points, with ``front`` as a line, and of their legend."""
+    everything = [point for points in (*measured.values(), *published.values()) for point in points]
+    costs = [point.cost for point in everything]
+    worths = [end for point in everything for end in (point.worth - point.deviation, point.worth + point.deviation)]
+    xs = scale(costs, FRAME.left, FRAME.right, log=wants_log(costs))
+    ys = scale(worths, FRAME.bottom, FRAME.top, log=False)
+    drawing = Drawing(WIDTH, HEIGHT)
+    _axes(drawing, spec, xs, ys)
+    corners = [(xs.at(point.cost), ys.at(point.worth)) for point in front]
+    befores = [corners[0], *corners]
+    steps = [step for (x, y), (_, last) in zip(corners, befores, strict=False) for step in ((x, last), (x, y))]
+    drawing.line(steps, "muted", 1.2)
+    for i, points in enumerate(published.values()):
+        for point in points:
+            place = xs.at(point.cost), ys.at(point.worth)
+            drawing.mark(MARKS[i % len(MARKS)], place, "muted", 5, hollow=True, tip=f"{_tip(point)}, the paper's")
+            drawing.text((place[0], place[1] + (-9 if i % 2 else 16)), point.name, 9, "middle", colour="muted")
+    for i, points in enumerate(measured.values()):
+        for point in points:
+            place = xs.at(point.cost), ys.at(point.worth)
+            if point.deviation:
+                ends = [(place[0], ys.at(point.worth + sign * point.deviation)) for sign in (-1, 1)]
+                drawing.line(ends, colour_of(i))
+            drawing.mark(MARKS[i % len(MARKS)], place, colour_of(i), 4.5, tip=_tip(point))
+    for i, point in enumerate(front):  # on alternating sides, so that neighbours do not overlap
+        side = -1 if i % 2 else 1
+        place = xs.at(point.cost) + 6 * side, ys.at(point.worth) - 7
+        drawing.text(place, point.name, 9, "start" if side > 0 else "end")
+    return [drawing, _legend(measured, published)]
 
 
-def _points(ax: Axes, name: str, points: Sequence[ParetoPoint], index: int, *, filled: bool) -> None:
-    colour = COLOURS[index % len(COLOURS)] if filled else "#555555"
-    ax.errorbar(
-        [point.cost for point in points],
-        [point.worth for point in points],
-        [point.deviation for point in points] if filled else None,
-        label=name,
-        color=colour,
-        marker=MARKERS[index % len(MARKERS)],
-        markersize=6 if filled else 7,
-        markerfacecolor=colour if filled else "white",
-        linestyle="none",
-        elinewidth=0.7,
-        capsize=2,
-        alpha=0.9,
-        zorder=3 if filled else 2,
-    )
+def front_in_words(spec: FrontSpec, measured: PointsByMethod) -> str:
+    return f"{spec.worth} against {spec.cost} of {', '.join(measured)}"
 
 
-def _annotate(ax: Axes, points: Sequence[ParetoPoint], offset: tuple[int, int], side: Side) -> None:
-    for point in points:
-        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": "#333333"}
-        ax.annotate(point.name, (point.cost, point.worth), xytext=offset, ha=side, **style)
+def _tip(point: ParetoPoint) -> str:
+    return f"{point.method}, {point.name}: {number(point.cost)}, {number(point.worth)}"
+
+
+def _axes(drawing: Drawing, spec: FrontSpec, xs: Scale, ys: Scale) -> None:
+    drawing.text((0, 13), spec.worth, colour="muted")
+    for value in ys.ticks():
+        drawing.line([(FRAME.left, ys.at(value)), (FRAME.right, ys.at(value))], "grid", 0.8)
+        drawing.text((FRAME.left - 6, ys.at(value) + 3.5), tick_text(value), SMALL, "end", colour="muted")
+    for value in xs.ticks(8):
+        drawing.line([(xs.at(value), FRAME.bottom), (xs.at(value), FRAME.bottom + 4)], "muted")
+        drawing.text((xs.at(value), FRAME.bottom + 16), tick_text(value), SMALL, "middle", colour="muted")
+    drawing.line([(FRAME.left, FRAME.bottom), (FRAME.right, FRAME.bottom)], "muted")
+    drawing.text(((FRAME.left + FRAME.right) / 2, FRAME.bottom + 33), spec.cost, anchor="middle", colour="muted")
+
+
+def _legend(measured: PointsByMethod, published: PointsByMethod) -> Drawing:
+    entries = [(i, name, False) for i, name in enumerate(measured)]
+    entries += [(i, f"{name} (the paper's)", True) for i, name in enumerate(published)]
+    drawing = Drawing(WIDTH, 0)
+    x, y = 0.0, 13.0
+    for index, name, hollow in entries:
+        width = 20 + text_width(name, SMALL) + 18
+        if x and x + width > WIDTH:
+            x, y = 0.0, y + 18
+        colour = "muted" if hollow else colour_of(index)
+        drawing.mark(MARKS[index % len(MARKS)], (x + 8, y - 4), colour, 4.5, hollow=hollow)
+        drawing.text((x + 20, y), name, SMALL)
+        x += width
+    note = "line: dominated by nothing measured; bars: standard deviation over seeds"
+    drawing.text((0, y + 18), note, SMALL, colour="muted")
+    drawing.height = y + 26
+    return drawing

@@ -6,17 +6,19 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from reports.claims.statistics import CaseItems, has_values, same
+from reports.claims.statistics import MIN_SEEDS, CaseItems, has_values, same
+from reports.figures.scale import LOG_AXIS_RATIO, wants_log
 from reports.formatting import label, value_text
-from reports.pages.summary import SummaryRow, header, varying
+from reports.pages.summary import SummaryRow, varying
 from reports.record import CaseValue
 
 PANELS = 4  # in a figure without a FigureSpec
 LINES = 8  # distinguishable by colour and marker
 BARS = 40  # legible in one panel
 QUANTILE = "quantile"
+UNITLESS = ("", "1", "fraction")
 PIXEL_KEYS = ("picture", "row", "column")  # keys of a pixel's case
-LOG_AXIS_RATIO = 30.0  # largest over smallest value from which an axis is logarithmic
+MILLI_BELOW_S = 0.5  # largest value of seconds that an axis shows in milliseconds
 
 
 class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,8 +27,10 @@ class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     One panel for each of ``metrics`` and each value of the case key ``by``, of the cases that have the values ``case``.
     ``x`` is the case key on the x axis, ``series`` that of lines or bars. ``kind``: ``cdf`` draws metrics recorded at
     each ``quantile``, a case key; ``bands`` stacks the series over x; ``pictures`` shows grey images from values 0 to 1
-    at each ``picture``, ``row`` and ``column``, one row of images per series. ``log`` is for the value axis; the x
-    axis becomes logarithmic from ``LOG_AXIS_RATIO`` on, in uneven steps. ``title`` replaces the experiment's.
+    at each ``picture``, ``row`` and ``column``, one row of images per series. ``log`` is for the value axis, which is
+    logarithmic anyway where magnitudes differ; the x axis becomes so from ``LOG_AXIS_RATIO`` on, in uneven steps.
+    ``diagonal`` draws where the value equals x. ``levels`` are values of the metric to compare with, and ``moments``
+    places on the x axis, each with its name. ``title`` replaces the experiment's.
     """
 
     metrics: list[str]
@@ -36,6 +40,9 @@ class FigureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     by: str | None = None
     kind: Literal["cdf", "bands", "pictures"] | None = None
     log: bool = False
+    diagonal: bool = False
+    levels: dict[str, float] = {}
+    moments: dict[str, float] = {}
     title: str | None = None
 
     def __post_init__(self) -> None:
@@ -48,15 +55,21 @@ class FigureError(ValueError):
 
 
 class FigurePoint(NamedTuple):
-    """A mean with its standard deviation, at an x value or for a named bar."""
+    """A mean at an x value or for a named bar, with the number that a paper prints for it.
+
+    ``deviation`` is the standard deviation over seeds, 0 with fewer than ``MIN_SEEDS``.
+    """
 
     x: float | str
     mean: float
     deviation: float
+    published: float | None = None
 
 
 class Panel(NamedTuple):
     """One metric: lines over numbers or bars over names. ``left_out``: number of lines or bar groups not drawn.
+
+    ``metric`` and ``x`` are the titles of the axes.
 
     In a ``cdf``, a point's x is the value and its mean the quantile. In ``pictures``, a series has the pixels of one
     picture after the other, row by row; ``shape`` is (pictures, rows, columns). ``title`` distinguishes panels.
@@ -72,6 +85,9 @@ class Panel(NamedTuple):
     left_out: int = 0
     title: str = ""
     shape: tuple[int, int, int] = (0, 0, 0)
+    diagonal: bool = False
+    levels: tuple[tuple[str, float], ...] = ()
+    moments: tuple[tuple[str, float], ...] = ()
 
 
 def is_pixel(row: SummaryRow) -> bool:
@@ -95,10 +111,19 @@ def choose(rows: Sequence[SummaryRow], spec: FigureSpec | None = None) -> list[P
     if not several:
         return [_one_case(rows, unit) for unit in dict.fromkeys(row.unit for row in rows)][:PANELS]
     informative = [group for group in several if len({row.mean for row in group}) > 1] or several
-    return [_panel(group, FigureSpec(metrics=[group[0].metric])) for group in informative[:PANELS]]
+    return [panel for group in informative[:PANELS] for panel in _panels(group, FigureSpec(metrics=[group[0].metric]))]
+
+
+def axis_title(metric: str, unit: str) -> str:
+    """``latency [ms]`` for ``latency_ms``: the metric in words, and its unit where it has one."""
+    words = metric.split("_")
+    if unit.lower() in words:
+        words.remove(unit.lower())
+    return " ".join(words) + (f" [{unit}]" if unit not in (*UNITLESS, metric) else "")
 
 
 def _panels(rows: list[SummaryRow], spec: FigureSpec) -> list[Panel]:
+    rows = _in_milliseconds(rows) if spec.kind is None and not (spec.diagonal or spec.levels) else rows
     if spec.by is None:
         return [_panel(rows, spec)]
     if spec.by not in dict(rows[0].case):
@@ -108,6 +133,27 @@ def _panels(rows: list[SummaryRow], spec: FigureSpec) -> list[Panel]:
         panel = _panel([row for row in rows if same(dict(row.case)[spec.by], value)], spec)
         panels.append(panel._replace(title=label([(spec.by, value)])))
     return panels
+
+
+def _in_milliseconds(rows: list[SummaryRow]) -> list[SummaryRow]:
+    """``rows`` of short times in milliseconds; others as they are."""
+    if rows[0].unit != "s" or max(abs(row.mean) for row in rows) > MILLI_BELOW_S:
+        return rows
+    return [
+        row._replace(
+            metric="_".join(word for word in row.metric.split("_") if word != "s"),
+            unit="ms",
+            mean=1000 * row.mean,
+            deviation=row.deviation and 1000 * row.deviation,
+            published=row.published and 1000 * row.published,
+        )
+        for row in rows
+    ]
+
+
+def _point(x: float | str, row: SummaryRow) -> FigurePoint:
+    deviation = row.deviation if row.deviation and row.seeds >= MIN_SEEDS else 0.0
+    return FigurePoint(x, row.mean, deviation, row.published)
 
 
 def _of_metric(rows: Sequence[SummaryRow], metric: str) -> list[SummaryRow]:
@@ -122,9 +168,10 @@ def _of_metric(rows: Sequence[SummaryRow], metric: str) -> list[SummaryRow]:
 
 
 def _one_case(rows: Sequence[SummaryRow], unit: str) -> Panel:
-    points = [FigurePoint(row.metric, row.mean, row.deviation or 0.0) for row in rows if row.unit == unit]
-    name = "value" if unit in ("", "1") else unit
-    return Panel("bar", name, "", "", {"": points[:BARS]}, left_out=max(0, len(points) - BARS))
+    points = [_point(axis_title(row.metric, ""), row) for row in rows if row.unit == unit]
+    name = "value" if unit in UNITLESS else unit
+    log = wants_log([point.mean for point in points[:BARS]])
+    return Panel("bar", name, "", "", {"": points[:BARS]}, log_y=log, left_out=max(0, len(points) - BARS))
 
 
 def _panel(rows: list[SummaryRow], spec: FigureSpec) -> Panel:
@@ -140,7 +187,7 @@ def _panel(rows: list[SummaryRow], spec: FigureSpec) -> Panel:
     x = spec.x or max(sweeps, key=lambda key: len(values[key]), default=None)
     if x is not None and _numeric(_values(rows, x)):
         lines = _lines(rows, x, [key for key in values if key != x], spec)
-        return lines._replace(kind="bands", log_x=False) if spec.kind == "bands" else lines
+        return lines._replace(kind="bands", log_x=False, log_y=False) if spec.kind == "bands" else lines
     if spec.kind == "bands":
         raise FigureError(f"{spec.metrics[0]} was measured without a numeric case key, which bands need")
     return _bars(rows, values, spec)
@@ -151,7 +198,7 @@ def _cdf(rows: list[SummaryRow], keys: list[str], spec: FigureSpec) -> Panel:
         raise FigureError(f"{spec.metrics[0]} was measured without the case key {QUANTILE}, which a cdf needs")
     panel = _lines(rows, QUANTILE, sorted(keys, key=lambda key: key != spec.series), spec)
     turned = {name: [FigurePoint(at.mean, float(at.x), 0.0) for at in points] for name, points in panel.series.items()}
-    value = header(rows[0].metric.removesuffix(f"_{QUANTILE}"), rows[0].unit)
+    value = axis_title(rows[0].metric.removesuffix(f"_{QUANTILE}"), rows[0].unit)
     panel = panel._replace(kind="cdf", metric="share of values below", x=value, series=turned)
     return panel._replace(log_x=panel.log_y, log_y=False)
 
@@ -189,19 +236,27 @@ def _lines(rows: list[SummaryRow], x: str, keys: list[str], spec: FigureSpec) ->
     series: dict[str, list[FigurePoint]] = {}
     for row in rows:
         position = float(dict(row.case)[x])
-        series.setdefault(_name(row.case, keys), []).append(FigurePoint(position, row.mean, row.deviation or 0.0))
+        series.setdefault(_name(row.case, keys), []).append(_point(position, row))
     drawn = {name: sorted(series[name]) for name in evenly(list(series), LINES)}
     xs = [point.x for points in drawn.values() for point in points if isinstance(point.x, float)]
     return Panel(
         "line",
-        header(rows[0].metric, rows[0].unit),
-        x,
+        axis_title(rows[0].metric, rows[0].unit),
+        x.replace("_", " "),
         ", ".join(keys) if len(keys) < 2 else "",
         drawn,
         log_x=min(xs) > 0 and max(xs) >= LOG_AXIS_RATIO * min(xs) and not _even(xs),
-        log_y=spec.log and all(row.mean > 0 for row in rows),
+        log_y=_log(spec, drawn),
         left_out=len(series) - len(drawn),
+        diagonal=spec.diagonal,
+        levels=tuple(spec.levels.items()),
+        moments=tuple(spec.moments.items()),
     )
+
+
+def _log(spec: FigureSpec, series: dict[str, list[FigurePoint]]) -> bool:
+    values = [point.mean for points in series.values() for point in points]
+    return wants_log(values) or (spec.log and min(values) > 0)
 
 
 def _even(xs: list[float]) -> bool:
@@ -221,15 +276,16 @@ def _bars(rows: list[SummaryRow], values: dict[str, list[CaseValue]], spec: Figu
         group = _name(row.case, keys)
         name = value_text(dict(row.case)[series_key]) if series_key else ""
         if group in groups:
-            series.setdefault(name, []).append(FigurePoint(group, row.mean, row.deviation or 0.0))
+            series.setdefault(name, []).append(_point(group, row))
     return Panel(
         "bar",
-        header(rows[0].metric, rows[0].unit),
-        keys[0] if len(keys) == 1 else "",
+        axis_title(rows[0].metric, rows[0].unit),
+        keys[0].replace("_", " ") if len(keys) == 1 else "",
         series_key or "",
         series,
-        log_y=spec.log and all(row.mean > 0 for row in rows),
+        log_y=_log(spec, series),
         left_out=len(names) - len(groups),
+        levels=tuple(spec.levels.items()),
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from reports.claims.comparable import is_of
 from reports.claims.statistics import has_values, same
 from reports.formatting import value_text
 from reports.pages.summary import SummaryRow, summarise
@@ -73,7 +74,7 @@ def measured_points(spec: FrontSpec, records: Iterable[Record]) -> dict[str, lis
 
 def published_points(spec: FrontSpec, dataset: str) -> dict[str, list[ParetoPoint]]:
     """The paper's points by method, if they are of ``dataset``; empty otherwise."""
-    if spec.data not in (None, dataset):
+    if spec.data is not None and not is_of(dataset, spec.data):
         return {}
     return {one.name: [ParetoPoint(one.name, name, *axes) for name, axes in one.points.items()] for one in spec.printed}
 

@@ -1,11 +1,12 @@
 """Report section of a Pareto front: a figure, the front, and a comparison with references and the paper."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
 from reports.figures import pareto
+from reports.figures.draw_pareto import draw_front, front_in_words
+from reports.figures.figure import Figures
 from reports.formatting import conditions_text, escape, number
 from reports.pages.environment import EnvironmentTree
 from reports.pages.summary import by_conditions
@@ -15,7 +16,7 @@ from reports.record import CONDITIONS, Record
 PointsByMethod = Mapping[str, Sequence[pareto.ParetoPoint]]
 
 
-def pareto_section(directory: Path, stem: str, wanted: EnvironmentTree, records: list[Record]) -> Iterable[str]:
+def pareto_section(drawn: Figures, stem: str, wanted: EnvironmentTree, records: list[Record]) -> Iterable[str]:
     """Lines for each set of conditions under which a method of ``wanted``, a FrontSpec, was measured.
 
     The paper's points are drawn and compared only beside results on the paper's data.
@@ -27,16 +28,14 @@ def pareto_section(directory: Path, stem: str, wanted: EnvironmentTree, records:
         return
     groups = [(conditions, pareto.measured_points(spec, group)) for conditions, group in by_conditions(records).items()]
     for i, (conditions, found) in enumerate(group for group in groups if group[1]):
-        path = directory / "figures" / f"{stem}{f'-{i + 1}' if i else ''}.png"
         front = pareto.pareto_front(point for points in found.values() for point in points)
         dataset = dict(zip(CONDITIONS, conditions, strict=True))["dataset"]
         published = pareto.published_points(spec, dataset)
-        from reports.figures.draw_pareto import draw_front  # noqa: PLC0415  (matplotlib, which takes a second)
-
-        draw_front(spec, found, published, front, path)
+        drawings = draw_front(spec, found, published, front)
+        figure = drawn.add(f"{stem}{f'-{i + 1}' if i else ''}", spec.title, front_in_words(spec, found), drawings)
         yield from (f"### {escape(spec.title)}", "", escape(spec.description), "")
         yield from (f"Conditions of what was measured: {conditions_text(conditions)}.", "")
-        yield from (f"![{escape(spec.title)}](figures/{path.name})", "")
+        yield from (f"![{escape(spec.title)}]({figure.file})", "")
         yield from ("Of all that was measured nothing dominates these:", "")
         heads = ["Method", "Point", escape(spec.cost), escape(spec.worth)]
         yield from (grid(heads, [_cells(point) for point in front]), "")

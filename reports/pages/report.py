@@ -1,6 +1,5 @@
 """Report of a run: ``report.md`` and its figures, reproducible from the files of the run."""
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,14 @@ import msgspec
 from reports.claims.headline import OTHERS, VERDICTS, headlines
 from reports.claims.statistics import CONFIDENCE, MIN_SEEDS
 from reports.claims.verdict import Judgement
+from reports.figures.draw import draw
+from reports.figures.figure import Figures, alternative
 from reports.figures.panels import FigureError, FigureSpec, choose, is_pixel
+from reports.figures.published import with_published
 from reports.formatting import conditions_text, escape, label, number
 from reports.pages.environment import EnvironmentTree, duration, facts, failures, suites_of
 from reports.pages.pareto_section import pareto_section
-from reports.pages.summary import UNSTABLE, by_conditions, same_for_all, summarise, unstable
+from reports.pages.summary import UNSTABLE, SummaryRow, by_conditions, same_for_all, summarise, unstable
 from reports.pages.tables import grid, markdown, tables
 from reports.record import Record, read_records
 
@@ -30,7 +32,6 @@ def write_report(directory: Path) -> Path:
     ReportError if none exists, or one cannot be read.
     """
     records, judgements, environment = read_run(directory)
-    (directory / "figures").mkdir(exist_ok=True)
     path = directory / "report.md"
     path.write_text("\n".join(_report(directory, records, judgements, environment)) + "\n", encoding="utf-8")
     return path
@@ -62,6 +63,7 @@ def _report(
     directory: Path, records: list[Record], judgements: list[Judgement], environment: EnvironmentTree
 ) -> Iterable[str]:
     suites = suites_of(records, environment)
+    drawn = Figures(directory)
     yield f"# SplitMEC report: {escape(', '.join(suite['name'] for suite in suites) or 'nothing ran')}"
     yield ""
     yield from facts(environment, suites)
@@ -77,10 +79,10 @@ def _report(
         for experiment in suite["experiments"]:
             key = (suite["name"], experiment["name"])
             chosen = [record for record in records if (record.suite, record.experiment) == key]
-            yield from _experiment(directory, suite["name"], experiment, chosen)
+            yield from _experiment(drawn, suite["name"], experiment, chosen, judgements)
         chosen = [record for record in records if record.suite == suite["name"]]
         for i, wanted in enumerate(suite.get("fronts", ())):
-            yield from pareto_section(directory, slug(f"{suite['name']}-front-{i + 1}"), wanted, chosen)
+            yield from pareto_section(drawn, f"{suite['name']}-front-{i + 1}", wanted, chosen)
     yield from ("## How to read this", "", *LEGEND)
 
 
@@ -149,7 +151,9 @@ def _numbers(value: float | Sequence[float] | None) -> str:
     return "–" if value is None else number(value)
 
 
-def _experiment(directory: Path, suite: str, experiment: EnvironmentTree, records: list[Record]) -> Iterable[str]:
+def _experiment(
+    drawn: Figures, suite: str, experiment: EnvironmentTree, records: list[Record], judgements: Sequence[Judgement]
+) -> Iterable[str]:
     name = experiment["name"]
     yield from (f"### {escape(experiment.get('title') or name)}", "")
     status = f", {experiment['status']}" if experiment.get("status") else ""
@@ -170,29 +174,23 @@ def _experiment(directory: Path, suite: str, experiment: EnvironmentTree, record
             yield from (markdown(table), "")
         for warning in unstable(row for row in summarise(group) if not is_pixel(row)):
             yield from (f"> Note: {warning}", "")
-        stem = slug(f"{suite}-{name}") + (f"-{i + 1}" if len(groups) > 1 else "")
-        yield from _figures(directory, stem, experiment, group)
+        stem = f"{suite}-{name}" + (f"-{i + 1}" if len(groups) > 1 else "")
+        own = [one for one in judgements if one.suite == suite]
+        rows = with_published(summarise(group), name, group[0].dataset, own)
+        yield from _figures(drawn, stem, experiment, rows)
 
 
-def _figures(directory: Path, stem: str, experiment: EnvironmentTree, records: list[Record]) -> Iterable[str]:
+def _figures(drawn: Figures, stem: str, experiment: EnvironmentTree, rows: list[SummaryRow]) -> Iterable[str]:
     title = str(experiment.get("title") or experiment["name"])
-    rows = summarise(records)
     specs: list[Any] = experiment.get("figures") or [None]
     for i, wanted in enumerate(specs):
-        path = directory / "figures" / f"{stem}{f'-{chr(97 + i)}' if len(specs) > 1 else ''}.png"
         try:
             spec = msgspec.convert(wanted, FigureSpec) if wanted else None
             panels = choose(rows, spec)
         except (FigureError, msgspec.ValidationError) as error:
             yield from (f"> Note: no figure: {escape(str(error))}.", "")
             continue
-        from reports.figures.draw import draw  # noqa: PLC0415  (matplotlib, which takes a second)
-
         caption = (spec and spec.title) or title
-        draw(panels, caption, path)
-        yield from (f"![{escape(caption)}](figures/{path.name})", "")
-
-
-def slug(name: str) -> str:
-    """File name without special characters."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "figure"
+        name = f"{stem}-{i + 1}" if len(specs) > 1 else stem
+        figure = drawn.add(name, caption, alternative(panels), draw(panels))
+        yield from (f"![{escape(caption)}]({figure.file})", "")

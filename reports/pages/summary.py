@@ -22,6 +22,7 @@ class SummaryRow(NamedTuple):
     deviation: float | None
     seeds: int
     repeats_deviation: float  # largest within a seed; 0 without repeats
+    published: float | None = None  # what a paper prints for it, measured on the same data
 
 
 def by_conditions(records: Iterable[Record]) -> dict[tuple[str, ...], list[Record]]:
@@ -46,8 +47,8 @@ def summarise(records: Iterable[Record]) -> list[SummaryRow]:
 
 def _row(case: CaseItems, metric: str, unit: str, repeats: list[list[float]]) -> SummaryRow:
     means = [statistics.fmean(values) for values in repeats]
-    deviation = statistics.stdev(means) if len(means) > 1 else None
-    within = max((statistics.stdev(values) for values in repeats if len(values) > 1), default=0.0)
+    deviation = (statistics.stdev(means) if len(set(means)) > 1 else 0.0) if len(means) > 1 else None
+    within = max((statistics.stdev(values) for values in repeats if len(set(values)) > 1), default=0.0)
     return SummaryRow(case, metric, unit, statistics.fmean(means), deviation, len(means), within)
 
 

@@ -47,8 +47,9 @@ NEAR = {"paper": 0.828, "value": {"of": M, "tolerance": 0.02}}
 
 def test_a_judgement_has_the_fields_of_claims_json(record: Make) -> None:
     found = msgspec.json.decode(msgspec.json.encode(verdict(seeds(record, 0.83), **NEAR, **{"class": "ours"})))
-    keys = "suite claim class source says paper measured verdict why reference"
+    keys = "suite claim class source says paper measured verdict why reference headline form wanted unit of data"
     assert list(found) == keys.split()
+    assert (found["form"], found["wanted"], found["of"][0]["metric"]) == ("value", "0.808 to 0.848", M["metric"])
     assert (found["measured"], found["paper"], found["class"]) == (0.83, 0.828, "ours")
     assert found["why"] == "0.83 without noise: within 0.02 of the paper's 0.828."
     assert verdict([record(0.5)], **NEAR).why == "0.5 without noise: not within 0.02 of the paper's 0.828."

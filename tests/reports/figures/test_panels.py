@@ -4,11 +4,14 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from reports.figures.draw import draw
+from reports.figures.figure import Figures, alternative
 from reports.figures.panels import FigureError, FigureSpec, Panel, choose, evenly
+from reports.figures.surfaces import svg
 from reports.pages.summary import summarise
 from reports.pages.tables import tables
 from reports.record import Record
@@ -24,8 +27,10 @@ def sweep(make: Make, metrics: tuple[str, ...] = ("m",), rates: tuple[float, ...
 
 
 def assert_drawn(panels: list[Panel], title: str, folder: Path) -> None:
-    draw(panels, title, folder / "figure.png")
-    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    figure = Figures(folder).add("figure", title, alternative(panels), draw(panels))
+    assert (folder / figure.file).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    for drawing in figure.drawings:
+        ElementTree.fromstring(svg(drawing, figure.alt))  # well-formed
 
 
 def test_a_numeric_sweep_is_a_line_for_each_of_the_other_keys_in_order_of_x(record: Make) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from reports.pages.report import ReportError, slug, write_report
+from reports.figures.figure import slug
+from reports.pages.report import ReportError, write_report
 from reports.record import Record
 
 GOLDEN = Path(__file__).parents[1] / "golden"
