@@ -15,8 +15,8 @@ def run(*suites: str, **options: Any) -> "pd.DataFrame":
 
     Args:
         suites: Paths of suites, or names of packaged ones.
-        options: The options of ``bench run`` by name: scale, out, seed, seeds, only (one glob or several), device,
-            shaping, data, jobs, resume, rerun_changed, allow_uncalibrated; ``set`` is a mapping such as
+        options: The options of ``bench run`` by name: scale, out, seed, seeds, shard, only (one glob or several),
+            device, shaping, data, jobs, resume, rerun_changed, allow_uncalibrated; ``set`` is a mapping such as
             ``{"accuracy.train_samples": 512}``.
 
     Returns:

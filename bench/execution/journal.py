@@ -6,7 +6,7 @@ that case. Whatever follows in either file was torn by a kill and is cut off.
 
 import os
 import shutil
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,8 @@ import msgspec
 from bench.suite.document import InputError
 from bench.suite.schema import Case, key_of
 from reports.record import CaseValue, Record
+
+RECORDS, CASES = "records.jsonl", ".cases.jsonl"
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -33,12 +35,42 @@ class Done(msgspec.Struct, frozen=True):
         return key_of(self.suite, self.experiment, self.case, self.seed)
 
 
+def cases_in(folder: Path) -> Iterator[tuple[Done, bytes]]:
+    """The recorded cases of the run in ``folder`` with the lines of their records; changes nothing there."""
+    path = folder / CASES
+    try:
+        records = (folder / RECORDS).read_bytes()
+        *lines, _torn = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError([f"{error.filename}: {error.strerror}; give the output folder of `bench run`"]) from None
+    begin = 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            done = msgspec.json.decode(line, type=Done)
+        except msgspec.DecodeError as error:
+            raise InputError([f"{path}:{number}: {error}"]) from None
+        if done.records_bytes > len(records):
+            raise InputError([f"{folder / RECORDS}:1: records: some are missing"])
+        yield done, records[begin : done.records_bytes]
+        begin = done.records_bytes
+
+
+def write_cases(folder: Path, cases: Iterable[tuple[Done, bytes]]) -> None:
+    """Write recorded ``cases`` into ``folder``, which has none."""
+    records, lines = b"", b""
+    for done, own in cases:
+        records += own
+        lines += _line(msgspec.structs.replace(done, records_bytes=len(records)))
+    _append(folder / RECORDS, records)
+    _append(folder / CASES, lines)
+
+
 class Journal:
     """The recorded cases of the run in ``folder``, read at construction."""
 
     def __init__(self, folder: Path) -> None:
-        self.records_path = folder / "records.jsonl"
-        self._cases_path = folder / ".cases.jsonl"
+        self.records_path = folder / RECORDS
+        self._cases_path = folder / CASES
         self.done: dict[str, Done] = {}
         self._cases_bytes = 0
         self._records_bytes = 0

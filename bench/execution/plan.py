@@ -14,6 +14,7 @@ import msgspec
 from bench.execution import environment as conditions
 from bench.execution.loader import load
 from bench.planning.settings import with_seeds, with_settings
+from bench.planning.shards import keys_of_shard, shard_of
 from bench.suite.document import InputError, Key
 from bench.suite.experiment import Checked, Setting
 from bench.suite.find import own_name
@@ -37,6 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Options of ``bench run``. ``out`` None is ``runs/<suites>-<UTC>``; ``only`` without globs is everything.
 
     ``claims`` names claims of the suites; only cases that one of them is judged by are run. Without names all are.
+    ``shard`` K/N runs the K-th of N parts of the cases that these name.
     ``set`` has texts ``experiment.key=value`` that change parameters; ``seeds`` is the number of every case's seeds.
     """
 
@@ -48,6 +50,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     claims: tuple[str, ...] = ()
     set: tuple[str, ...] = ()
     seeds: Seeds | None = None
+    shard: str | None = None  # K/N
     device: conditions.DeviceChoice = "auto"
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
@@ -84,9 +87,13 @@ class RunPlan:
     cases: dict[str, list[Case]]
     name: str  # of what was asked for
 
-    @property
+    @functools.cached_property
     def selected_cases(self) -> list[Case]:
-        return [case for experiment in self.selected for case in self.cases[experiment.name] if self._is_asked(case)]
+        asked = [case for experiment in self.selected for case in self.cases[experiment.name] if self._is_asked(case)]
+        if self.options.shard is None:
+            return asked
+        ours = keys_of_shard(asked, shard_of(self.options.shard))
+        return [case for case in asked if case.key in ours]
 
     def _is_asked(self, case: Case) -> bool:
         return (
@@ -140,6 +147,8 @@ def make_plan(options: Options, checked: bool = False) -> RunPlan:
         raise InputError(["--resume: give the folder of the run to continue as --out"])
     if options.rerun_changed and not options.resume:
         raise InputError(["--rerun-changed: give --resume too"])
+    if options.shard is not None:
+        shard_of(options.shard)
     suites = load(options.suites, options.data, checked)
     suites = with_settings(suites, options.set, options.scale, options.data, checked)
     if options.seeds:
@@ -300,6 +309,8 @@ def status(plan: RunPlan, experiment: Experiment, recorded: Container[str], outc
     if failure := (outcome.earlier_failures | outcome.failures).get(experiment.name):
         return ExperimentStatus("failed", failure)
     cases = plan.cases[experiment.name]
+    if plan.options.shard and experiment in plan.selected:
+        cases = [case for case in plan.selected_cases if case.experiment is experiment]
     missing = sum(case.key not in recorded for case in cases)
     if not missing:
         return ExperimentStatus("done")

@@ -78,6 +78,7 @@ def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Outp
     conditions = (
         f"scale {plan.options.scale}, seed {plan.options.seed}, data {plan.dataset}",
         f"device {plan.device}, shaping {plan.shaping}{at_once}, into {output.folder}",
+        *([f"shard {plan.options.shard}"] if plan.options.shard else []),
         *([f"set {', '.join(plan.options.set)}"] if plan.options.set else []),
     )
     for line in conditions:

@@ -114,7 +114,9 @@ def _section(one: Comparison) -> Iterator[str]:
     yield f"<h2>{html.escape(one.after)} against {html.escape(one.before)}</h2>"
     yield f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in summary(one))}</ul>"
     heads = "".join(f'<th scope="col"><button type="button">{html.escape(head)}</button></th>' for head in HEADS)
-    yield f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>'
+    name = html.escape(f"{one.after} against {one.before}")
+    yield f'<div class="wide" tabindex="0" role="region" aria-label="Numbers of {name}"><table>'
+    yield f"<thead><tr>{heads}</tr></thead><tbody>"
     for row in one.rows:
         sorts = [
             str(CHANGES.index(row.change)),
@@ -143,11 +145,11 @@ PAGE = Template("""<!doctype html>
 <title>$title</title>
 <style>
 :root { color-scheme: light dark; --line: light-dark(#d0d0d0, #444); --note: light-dark(#555, #aaa); }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem; }
+body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: left; white-space: nowrap; }
+th, td { border-bottom: 1px solid var(--line); padding: .2rem .45rem; text-align: left; white-space: nowrap; }
 td:nth-child(4) { white-space: normal; min-width: 14rem; }
 td:nth-child(n+5) { text-align: right; }
 th button { all: unset; cursor: pointer; font-weight: 600; }

@@ -15,6 +15,8 @@ COMMANDS: dict[str, Command] = {
     "validate": suites.VALIDATE,
     "report": results.REPORT,
     "compare": results.COMPARE,
+    "merge": results.MERGE,
+    "export": results.EXPORT,
     "check": results.CHECK,
     "profile": models.PROFILE,
     "split": models.SPLIT,

@@ -1,4 +1,4 @@
-"""``bench report``, ``compare`` and ``check``: what is made of the records of runs."""
+"""``bench report``, ``compare``, ``merge``, ``export`` and ``check``: what is made of the records of runs."""
 # ruff: noqa: PLC0415 - so that --help needs no torch
 
 from argparse import ArgumentParser, Namespace
@@ -48,6 +48,40 @@ def _compare(arguments: Namespace, _words: list[str]) -> Answer:
         except OSError as error:
             raise InputError([f"--html: {arguments.html}: {error.strerror}"]) from None
     return Answer(as_json(found), [as_markdown(found)])
+
+
+def _add_merge(command: ArgumentParser) -> None:
+    command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of a run")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, new or empty")
+    json_argument(command)
+
+
+def _merge(arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.results.merge import merge
+
+    found = merge(arguments.folders, arguments.out)
+    for note in found.notes:
+        streams.complain(note)
+    report = found.folder / "report.md"
+    answer = {"folder": str(found.folder), "cases": found.cases, "report": str(report), "notes": found.notes}
+    return Answer(
+        answer, [f"{found.folder}: {found.cases} cases of {len(arguments.folders)} runs", f"report: {report}"]
+    )
+
+
+def _add_export(command: ArgumentParser) -> None:
+    command.add_argument("run", type=Path, metavar="DIR", help="folder of the run, or records.jsonl")
+    tools = "csv needs nothing more; the others need pip install 'splitmec[export]'"
+    command.add_argument("--to", choices=("csv", "parquet", "tensorboard", "mlflow"), required=True, help=tools)
+    out = "file or folder to write (default: records.csv, records.parquet, tensorboard or mlruns in DIR)"
+    command.add_argument("--out", type=Path, metavar="PATH", help=out)
+
+
+def _export(arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.results.export import export
+
+    path = export(arguments.run, arguments.to, arguments.out)
+    return Answer(str(path), [str(path)])
 
 
 def _add_check(command: ArgumentParser) -> None:
@@ -101,6 +135,27 @@ COMPARE = Command(
     """
 Differences are paired by case and seed, with their standard error and 95 % interval; what changed most
 beyond its noise comes first. Runs of different conditions stand beside each other; nothing is pooled.""",
+)
+MERGE = Command(
+    "join the folders of runs of the same suites, such as shards",
+    """
+  bench run all --shard 1/2 --out one; bench run all --shard 2/2 --out two
+  bench merge one two --out all
+  bench run all --out all --resume             runs what no folder has""",
+    _add_merge,
+    _merge,
+    """
+Refuses runs under other conditions, of other suites or versions, and cases recorded with different values.""",
+)
+EXPORT = Command(
+    "write the records of a run for other tools",
+    """
+  bench export runs/all --to csv
+  bench export runs/all --to parquet --out all.parquet
+  bench export runs/all --to tensorboard; tensorboard --logdir runs/all/tensorboard
+  bench export runs/all --to mlflow; mlflow ui --backend-store-uri runs/all/mlruns""",
+    _add_export,
+    _export,
 )
 CHECK = Command(
     "compare a run with a baseline, for CI",

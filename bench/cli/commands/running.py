@@ -47,6 +47,7 @@ def _add_options(command: ArgumentParser) -> None:
     add("--device", choices=get_args(DeviceChoice), default="auto", help=device)
     backends = "how links of live runs are shaped; kernel uses tc and needs root (default: auto, which is emulated)"
     add("--shaping", choices=get_args(ShapingChoice), default="auto", help=backends)
+    add("--shard", metavar="K/N", help="run the K-th of N parts of the cases; bench merge joins the folders")
     jobs = "cases of parallel experiments that run at once (default: one a core; 1 at scale paper or on a GPU)"
     add("--jobs", type=whole_number(1, 1024), metavar="N", help=jobs)
     add("--resume", action="store_true", help="continue the run in --out")
@@ -111,6 +112,7 @@ RUN = Command(
   bench run mine.yaml --data ~/data --seed 7   your own suite and data sets
   bench run all --only 'links/*' --only live   the experiments of links, and those called live
   bench run pipeline --set accuracy.train_samples=512 --seeds 3   with another parameter, three seeds a case
+  bench run all --shard 2/4 --out shard2       the second of four parts, for as many machines
   bench run all --out runs/all --resume        continue a run that was interrupted""",
     _add_run,
     _run,
