@@ -28,6 +28,7 @@ class Done(msgspec.Struct, frozen=True):
     sha256: str
     seconds: float
     records_bytes: int  # length of ``records.jsonl`` up to its last record
+    definition: str = ""  # see Case; not in folders of version 0.2
     failure: str = ""  # why some of its measurements have no record; to run it again would change nothing
 
     @property
@@ -142,7 +143,7 @@ class Journal:
         lines = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
         suite, experiment = case.experiment.suite, case.experiment.spec.name
         length = self._records_bytes + len(lines)
-        done = Done(suite, experiment, case.case, case.seed, case.sha256, seconds, length, failure)
+        done = Done(suite, experiment, case.case, case.seed, case.sha256, seconds, length, case.definition, failure)
         line = _line(done)
         try:
             _append(self.records_path, lines)

@@ -9,19 +9,23 @@ ratios measured in one run: a rule that matches seconds is an error.
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from bench.gate.conditions import facts
 from reports.record import CaseValue, Record
 
 GATE_VERSION = 1  # of the header
+HASH = 16  # hexadecimal digits of a case's hash
 CONDITIONS = ("schema", "mode", "scale", "dataset", "shaping", "device", "precision", "set")
 MOST_LINES = 500_000  # of a file of records, which take 1 KB of memory each
 TIMES = ("s", "ms", "us", "µs", "ns", "min", "h", "seconds")
 
+Direction = Literal["both", "lower-is-worse", "higher-is-worse"]
 NumberStatus = Literal["ok", "regression", "missing", "new"]
 RecordKey = tuple[str, str, str, tuple[tuple[str, CaseValue], ...], int]  # suite, experiment, metric, case, seed
 
@@ -37,7 +41,7 @@ class GateRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     experiment: str = "*"
     tolerance: float | None = None  # in the metric's unit
     relative: float | None = None  # fraction of the baseline
-    direction: Literal["both", "lower-is-worse", "higher-is-worse"] = "both"
+    direction: Direction = "both"
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and self.relative is not None:
@@ -56,9 +60,28 @@ class GateRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {"both": abs(change), "lower-is-worse": -change, "higher-is-worse": change}[self.direction]
 
 
-class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CaseHash(NamedTuple):
+    """Digests of a case: of its parameters, and of all content that decides it, code and data too."""
+
+    definition: str
+    content: str
+
+
+class _RecordedCase(msgspec.Struct):
+    """A line of a run's ``.cases.jsonl``, as far as the gate needs it."""
+
+    suite: str
+    experiment: str
+    case: dict[str, CaseValue]
+    sha256: str
+    definition: str
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     gate: int
-    suites: dict[str, str]  # name -> sha256 of the suite's file
+    suites: dict[str, str]  # name -> sha256 of all that its cases are defined by
+    cases: dict[str, CaseHash] = {}
+    facts: dict[str, str] = {}  # conditions of the run, see bench.gate.conditions
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +92,8 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     suites: dict[str, str] = {}
     rules: dict[str, list[GateRule]] = {}
     failed: list[str] = []  # experiments
+    cases: dict[str, CaseHash] = {}  # suite/experiment{case}, see case_key
+    facts: dict[str, str] = {}
 
 
 class GateOutcome(msgspec.Struct, frozen=True):
@@ -84,6 +109,7 @@ class GateOutcome(msgspec.Struct, frozen=True):
     measured: float | None
     allowed: float
     status: NumberStatus
+    direction: Direction = "both"  # of its rule
 
     @property
     def failed(self) -> bool:
@@ -104,13 +130,31 @@ def read_run(directory: Path) -> Side:
     except (msgspec.DecodeError, TypeError, KeyError, AttributeError) as error:
         raise GateInputError(f"{path}: {error}; expected a file that `bench run` wrote") from None
     records = _records(directory / "records.jsonl")[1]
-    return Side(name=str(directory), records=records, suites=hashes, rules=rules, failed=failed)
+    run = Side(name=str(directory), records=records, suites=hashes, rules=rules, failed=failed)
+    return msgspec.structs.replace(run, cases=_cases(directory / ".cases.jsonl"), facts=facts(environment))
 
 
 def read_baseline(path: Path) -> Side:
     """Read the baseline in ``path``. Raises GateInputError."""
     header, records = _records(path)
-    return Side(name=str(path), records=records, suites=header.suites if header else {})
+    header = header or Header(gate=GATE_VERSION, suites={})
+    return Side(name=str(path), records=records, suites=header.suites, cases=header.cases, facts=header.facts)
+
+
+def case_key(suite: str, experiment: str, case: dict[str, CaseValue]) -> str:
+    """The name of a case in a baseline."""
+    return f"{suite}/{experiment}{msgspec.json.encode(case, order='sorted').decode()}"
+
+
+def _cases(path: Path) -> dict[str, CaseHash]:
+    """The hashes of the cases that a run has recorded; none where they are not known."""
+    found: dict[str, CaseHash] = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(msgspec.DecodeError):  # torn, or of an older version
+            one = msgspec.json.decode(line, type=_RecordedCase)
+            hashes = CaseHash(one.definition[:HASH], one.sha256[:HASH])
+            found[case_key(one.suite, one.experiment, one.case)] = hashes
+    return found
 
 
 def _records(path: Path) -> tuple[Header | None, list[Record]]:
@@ -183,7 +227,8 @@ def _outcome(key: RecordKey, unit: str, rule: GateRule, before: float | None, af
         status = "missing"
     elif (worse := rule.worse_by(before, after)) > allowed and not math.isclose(worse, allowed, rel_tol=1e-9):
         status = "regression"
-    return GateOutcome(suite, experiment, metric, dict(case), seed, unit, before, after, allowed, status)
+    found = (suite, experiment, metric, dict(case), seed, unit, before, after, allowed, status, rule.direction)
+    return GateOutcome(*found)
 
 
 def _rules(run: Side, records: Iterable[Record]) -> dict[tuple[str, str, str], GateRule]:
@@ -220,8 +265,16 @@ def _check_conditions(run: Side, baseline: Side) -> None:
     common = {record.suite for record in run.records} & {record.suite for record in baseline.records}
     if not common:
         raise GateInputError(f"{run.name} and {baseline.name} have no suite in common")
+    if changed := [key for key, one in baseline.cases.items() if _differs(one, run.cases.get(key))]:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        cases = f"{', '.join(changed[:3])}{more}"
+        raise GateInputError(f"{cases}: other parameters than in {baseline.name}; make it again by --update")
     for suite in sorted(common):
-        if suite in baseline.suites and baseline.suites[suite] != run.suites.get(suite):
+        if (
+            not (baseline.cases and run.cases)
+            and suite in baseline.suites
+            and baseline.suites[suite] != run.suites.get(suite)
+        ):
             raise GateInputError(f"suite {suite} has changed since {baseline.name} was made; make it again by --update")
         seeds = [{one.seed for one in side.records if one.suite == suite} for side in (run, baseline)]
         if not (seeds[0] <= seeds[1] or seeds[1] <= seeds[0]):  # a subset: some failed, or some are new
@@ -230,8 +283,12 @@ def _check_conditions(run: Side, baseline: Side) -> None:
     for experiment in sorted(after.keys() & before.keys()):
         for name, now, then in zip(CONDITIONS, after[experiment], before[experiment], strict=True):
             if now != then:
-                what = f"{'/'.join(experiment)}: {name} {', '.join(sorted(now))}"
-                raise GateInputError(f"{what}, in the baseline {', '.join(sorted(then))}")
+                was, is_now = (", ".join(sorted(one or "none" for one in values)) for values in (then, now))
+                raise GateInputError(f"{'/'.join(experiment)}: {name} {is_now}, in the baseline {was}")
+
+
+def _differs(before: CaseHash, after: CaseHash | None) -> bool:
+    return after is not None and after.definition != before.definition
 
 
 def _conditions(records: Sequence[Record]) -> dict[tuple[str, str], list[set[str]]]:
@@ -251,6 +308,6 @@ def write_baseline(path: Path, run: Side) -> int:
     records = [one for one in run.records if (one.suite, one.experiment, one.metric) in rules]
     if not records:
         raise GateInputError(f"{run.name}: no rule under `gate` of its suites matches its records")
-    header = Header(gate=GATE_VERSION, suites=run.suites)
+    header = Header(gate=GATE_VERSION, suites=run.suites, cases=run.cases, facts=run.facts)
     path.write_bytes(msgspec.json.Encoder().encode_lines([header, *records]))
     return len(records)

@@ -1,5 +1,6 @@
 """Outcomes of the gate as Markdown for a pull request, JUnit XML for CI and JSON for scripts."""
 
+import statistics
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from reports.pages.tables import grid
 
 STATUSES = ("regression", "missing", "new", "ok")
 SHOWN = 50  # most rows of the table
+MOST_CHARACTERS = 65_536  # of a comment on GitHub
+CUT = "\n\nThe rest is cut off; see the report.\n"
 
 
 def as_json(outcomes: Sequence[GateOutcome]) -> dict[str, Any]:
@@ -44,6 +47,32 @@ def _cells(one: GateOutcome) -> list[str]:
     allowed = "–" if one.baseline is None else f"± {number(one.allowed)} {one.unit}".strip()
     words = (f"{one.suite}/{one.experiment}", one.metric, label(one.case.items()))
     return [one.status, *map(escape, words), str(one.seed), *values, escape(allowed)]
+
+
+def within_limit(text: str) -> str:
+    """``text``, cut between lines where it is too long for a comment."""
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    room = MOST_CHARACTERS - len(CUT)
+    return text[: text.rindex("\n", 0, room)] + CUT
+
+
+def as_benchmarks(outcomes: Sequence[GateOutcome], bigger_is_better: bool) -> list[dict[str, Any]]:
+    """The measured numbers for github-action-benchmark: ``customBiggerIsBetter`` or ``customSmallerIsBetter``.
+
+    One a case, the mean over its seeds, with their standard deviation as its range. A number that may not move at all
+    is one of the smaller ones.
+    """
+    groups: dict[tuple[str, str], list[float]] = {}
+    for one in outcomes:
+        if one.measured is not None and (one.direction == "lower-is-worse") == bigger_is_better:
+            case = f" ({label(one.case.items())})" if one.case else ""
+            groups.setdefault((f"{one.suite}/{one.experiment}/{one.metric}{case}", one.unit), []).append(one.measured)
+    return [
+        {"name": name, "unit": unit or "1", "value": statistics.fmean(values)}
+        | ({"range": f"± {statistics.stdev(values):.4g}"} if len(values) > 1 else {})
+        for (name, unit), values in groups.items()
+    ]
 
 
 def as_junit(outcomes: Sequence[GateOutcome]) -> str:

@@ -5,13 +5,14 @@ Runs of different conditions are compared as they are, and the conditions that d
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from bench.gate.compare import GateInputError, read_baseline
+from bench.gate.conditions import differing, facts
 from bench.suite.document import InputError
 from reports.claims.statistics import ROUNDING, CaseItems, Estimate, Seeds, estimate
 from reports.figures.panels import PIXEL_KEYS
@@ -25,11 +26,11 @@ Conditions = tuple[str, ...]  # values of CONDITIONS
 
 
 class Side(msgspec.Struct, frozen=True):
-    """A run by the name that it was given as, its records and, of a folder, its ``environment.json``."""
+    """A run by the name that it was given as, its records and, where they are known, its other conditions."""
 
     name: str
     records: list[Record]
-    environment: dict[str, Any] = {}
+    facts: dict[str, str] = {}
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +66,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     before: str
     after: str
-    environment: dict[str, tuple[Any, Any]]  # what differs beside the conditions of records
+    environment: dict[str, tuple[str, str]]  # what differs beside the conditions of records
     rows: list[Row]
     only_before: list[str]  # suite/experiment/metric
     only_after: list[str]
@@ -76,13 +77,15 @@ def read_side(path: Path) -> Side:
     try:
         if path.is_dir():
             records, _, environment = read_run(path)
+            known = facts(environment)
         else:
-            records, environment = read_baseline(path).records, {}
+            baseline = read_baseline(path)
+            records, known = baseline.records, baseline.facts
     except (ReportError, GateInputError) as error:
         raise InputError([str(error)]) from None
     if not records:
         raise InputError([f"{path}: has no records"])
-    return Side(str(path), records, environment)
+    return Side(str(path), records, known)
 
 
 def compare(before: Side, after: Side) -> Comparison:
@@ -93,7 +96,7 @@ def compare(before: Side, after: Side) -> Comparison:
     return Comparison(
         before=before.name,
         after=after.name,
-        environment=dict(_differing(before.environment, after.environment)),
+        environment=differing(before.facts, after.facts),
         rows=rows,
         only_before=_names(sides[0].keys() - sides[1].keys()),
         only_after=_names(sides[1].keys() - sides[0].keys()),
@@ -163,25 +166,3 @@ def _same(a: float, b: float) -> bool:
 
 def _names(keys: Iterable[Key]) -> list[str]:
     return sorted({"/".join(key[:3]) for key in keys})
-
-
-NAMED = ("commit", "results", "seed", "versions", "machine", "suites")  # of environment.json, where both have it
-UNTOLD = ("machine.memory_bytes",)
-
-
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    facts = [dict(_facts(side)) for side in (before, after)]
-    for name in facts[0].keys() & facts[1].keys() if before and after else ():
-        if facts[0][name] != facts[1][name] and name not in UNTOLD:
-            yield name, (facts[0][name], facts[1][name])
-
-
-def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name in NAMED:
-        value = environment.get(name)
-        if name == "suites":
-            yield from ((f"suite {one['name']}", one.get("sha256", "")[:12]) for one in value or ())
-        elif isinstance(value, dict):
-            yield from ((f"{name}.{key}", inner) for key, inner in value.items())
-        elif value is not None:
-            yield name, value

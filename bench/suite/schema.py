@@ -112,6 +112,7 @@ class Case:
     estimate_s: float | None
     sha256: str  # see ``bench.suite.identity``
     sources: tuple[Source, ...]
+    definition: str  # digest of experiment, mode, data set and parameters alone, without any file's content
 
     @property
     def key(self) -> str:
@@ -163,7 +164,9 @@ class Experiment:
             definition = [self.spec.run, self.spec.mode, self.dataset, values, *([self.set] if self.set else [])]
             sha256 = identity(definition, decided_by)
             for repeat in range(here.seeds or 1):
-                yield Case(self, case, parameters, seed + repeat, here.estimate_s, sha256, decided_by)
+                yield Case(
+                    self, case, parameters, seed + repeat, here.estimate_s, sha256, decided_by, digest(definition)
+                )
 
     def setting(self, data_dir: Path | None = None) -> Setting:
         """The conditions under which its parameters are checked before a run is planned."""

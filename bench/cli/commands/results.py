@@ -1,6 +1,8 @@
 """``bench report``, ``compare``, ``merge``, ``export`` and ``check``: what is made of the records of runs."""
 # ruff: noqa: PLC0415 - so that --help needs no torch
 
+import json
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -90,13 +92,20 @@ def _add_check(command: ArgumentParser) -> None:
     baseline = "the baseline: a file made by --update, or records.jsonl of another run"
     command.add_argument("--against", type=Path, required=True, metavar="FILE", help=baseline)
     command.add_argument("--update", action="store_true", help="write the baseline from the run instead of comparing")
+    explained = "say for each regression what changed: its code, files and data, versions, machine"
+    command.add_argument("--explain", action="store_true", help=explained)
     command.add_argument("--junit", type=Path, metavar="FILE", help="also write the result as JUnit XML")
+    benchmark = (
+        "also write the numbers for github-action-benchmark (customSmallerIsBetter); those of which more is better"
+    )
+    command.add_argument("--benchmark", type=Path, metavar="FILE", help=f"{benchmark} beside it, as FILE.bigger.json")
 
 
 def _check(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.execution.lock import in_use
     from bench.gate import compare as gate
     from bench.gate import report as gate_report
+    from bench.gate.explain import explain
     from bench.suite.document import InputError
 
     if running := in_use(arguments.folder):
@@ -107,13 +116,23 @@ def _check(arguments: Namespace, _words: list[str]) -> Answer:
             count = gate.write_baseline(arguments.against, run)
             updated = {"updated": str(arguments.against), "records": count}
             return Answer(updated, [f"{arguments.against}: {count} records"])
-        outcomes = gate.compare(run, gate.read_baseline(arguments.against))
+        baseline = gate.read_baseline(arguments.against)
+        outcomes = gate.compare(run, baseline)
+        explained = explain(outcomes, run, baseline) if arguments.explain else ""
+        text = gate_report.within_limit("\n".join([gate_report.as_markdown(outcomes), explained]).rstrip() + "\n")
         if arguments.junit:
             arguments.junit.write_text(gate_report.as_junit(outcomes), encoding="utf-8")
+        if path := arguments.benchmark:
+            for file, bigger in ((path, False), (path.with_suffix(".bigger.json"), True)):
+                file.write_text(json.dumps(gate_report.as_benchmarks(outcomes, bigger), indent=1), encoding="utf-8")
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write(text)
     except (gate.GateInputError, OSError) as error:
         raise InputError([str(error)]) from None
     code = REGRESSION if any(outcome.failed for outcome in outcomes) else OK
-    return Answer(gate_report.as_json(outcomes), [gate_report.as_markdown(outcomes).rstrip()], code)
+    answer = gate_report.as_json(outcomes)
+    return Answer(answer | ({"explained": explained} if arguments.explain else {}), [text.rstrip()], code)
 
 
 REPORT = Command(
@@ -162,8 +181,10 @@ CHECK = Command(
     """
   bench check runs/all --against baseline.jsonl --update            make the baseline
   bench check runs/all --against baseline.jsonl                     compare a later run with it
-  bench check runs/all --against baseline.jsonl --junit gate.xml""",
+  bench check runs/all --against baseline.jsonl --explain           and what changed for each regression
+  bench check runs/all --against baseline.jsonl --junit gate.xml --benchmark gate.json""",
     _add_check,
     _check,
-    "\nExits with 1 if a number got worse.",
+    """
+Exits with 1 if a number got worse. Where $GITHUB_STEP_SUMMARY is set, the summary is appended to that file too.""",
 )

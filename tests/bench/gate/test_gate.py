@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.gate.compare import GateInputError, GateRule, Side, compare, read_baseline, read_run, write_baseline
-from bench.gate.report import as_json, as_junit, as_markdown
+from bench.gate.report import CUT, as_benchmarks, as_json, as_junit, as_markdown, within_limit
 from reports.record import SCHEMA, Record
 
 DEFAULTS: dict[str, Any] = {
@@ -200,7 +200,7 @@ def test_a_baseline_that_was_written_of_what_is_gated_is_read_and_passes(tmp_pat
     run, path = read_run(run_folder(tmp_path / "run", records)), tmp_path / "baseline.jsonl"
     assert write_baseline(path, run) == 2
     lines = path.read_text().splitlines()
-    assert json.loads(lines[0]) == {"gate": 1, "suites": {"s": "abc"}}
+    assert json.loads(lines[0]) == {"gate": 1, "suites": {"s": "abc"}, "facts": {"suite s": "abc"}}
     assert len(lines) == 3
     baseline = read_baseline(path)
     assert [one.metric for one in baseline.records] == ["accuracy", "up_bytes"]
@@ -315,3 +315,24 @@ def test_json_tells_whether_it_passed(outcomes: list[Any]) -> None:
     assert found["counts"] == {"regression": 1, "missing": 1, "new": 1, "ok": 1}
     assert found["outcomes"][0]["measured"] == 0.5
     assert as_json(outcomes[1:2])["passed"] is True
+
+
+def test_json_of_benchmarks_is_the_mean_over_seeds_by_which_way_is_better() -> None:
+    now = side(record(0.5), record(0.7, seed=1), up_bytes(12), cut(3))
+    found = compare(now, side(record(0.9), record(0.9, seed=1), up_bytes(10), cut(3), cut(4, case={})))
+    assert as_benchmarks(found, bigger_is_better=True) == [
+        {"name": "s/e/accuracy (method=split)", "unit": "1", "value": pytest.approx(0.6), "range": "± 0.1414"}
+    ]
+    assert as_benchmarks(found, bigger_is_better=False) == [
+        {"name": "s/e/up_bytes (method=split)", "unit": "bytes", "value": 12},
+        {"name": "s/e/cut (method=split)", "unit": "1", "value": 3},
+    ]
+
+
+def test_a_comment_is_cut_between_lines() -> None:
+    lines = "".join(f"line {number}\n" for number in range(9000))
+    assert within_limit("short") == "short"
+    assert len(within_limit(lines)) <= 65_536
+    kept = within_limit(lines).removesuffix(CUT)
+    assert lines.startswith(f"{kept}\n")
+    assert len(lines) > 65_536 > len(kept) > 65_000

@@ -9,6 +9,7 @@ import pytest
 from made_records import made
 
 from bench.cli.main import main
+from bench.gate.conditions import facts
 from bench.results.comparison_page import as_html, as_markdown
 from bench.results.paired import Row, Side, compare
 from reports.record import Record
@@ -99,7 +100,8 @@ def test_the_environment_names_what_differs() -> None:
     suite = {"name": "s", "sha256": "0" * 64}
     before = {"commit": "abc", "versions": {"torch": "2.11", "numpy": "2"}, "machine": {"cores": 2}, "suites": [suite]}
     after = {"commit": "def", "versions": {"torch": "2.12", "numpy": "2"}, "machine": {"cores": 2}}
-    found = compare(Side("a", [made("m", 1)], before), Side("b", [made("m", 1)], after | {"suites": []}))
+    sides = (Side(name, [made("m", 1)], facts(one)) for name, one in (("a", before), ("b", after)))
+    found = compare(*sides)
     assert found.environment == {"commit": ("abc", "def"), "versions.torch": ("2.11", "2.12")}
 
 
