@@ -120,9 +120,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     A claim that ``needs_data`` speaks of learning. It is judged on ``data`` (None: any) where each network was trained
     on ``trained_pictures`` or more, counted in each epoch, or, if that is None, at ``scale`` or above. The others, of
-    bytes, counts, cuts and costs, are comparable on any data, at any scale. What is ``deterministic`` has the same
-    value for all seeds, so that one is enough. A ``headline`` is one of the about ten numbers that the paper is known
-    for, which the front page of a report shows.
+    bytes, counts, cuts and costs that nothing learned decides, are comparable on any data, at any scale. What is
+    ``deterministic`` has the same value for all seeds, so that one is enough. A ``headline`` is one of the about ten
+    numbers that the paper is known for, which the front page of a report shows.
     """
 
     claim: str  # name, unique in the suite
