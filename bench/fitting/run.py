@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.execution.loader import load
 from bench.fitting.forward import Forward
-from bench.fitting.solve import Numbers, Target, Values, conflicts, fit, met
+from bench.fitting.solve import Numbers, Search, Target, conflicts, fit, met
 from bench.suite.document import InputError, as_yaml
 from bench.suite.find import find, read_suite
 from bench.suite.fitted import FitSpec, FitTarget
@@ -67,21 +67,23 @@ def _targets(suite: Suite, targets: list[FitTarget]) -> Iterator[Target]:
 def _result(
     spec: FitSpec, used: list[Target], held_out: list[Target], numbers: Numbers, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    found: list[tuple[float, Values]] = []
-    for cost, values in fit(spec.parameters, used, numbers):
-        found.append((cost, values))
-        say(f"cost {shown(cost)}: {', '.join(f'{name} {value}' for name, value in values.items())}")
-    _, best = min(found, key=lambda one: one[0])
+    found: list[Search] = []
+    for one in fit(spec.parameters, used, numbers):
+        found.append(one)
+        ended = "converged" if one.converged else "not converged"
+        values = ", ".join(f"{name} {value}" for name, value in one.values.items())
+        say(f"cost {shown(one.cost)}, {ended} after {one.evaluations} evaluations: {values}")
+    best = min(found, key=lambda one: one.cost).values
     both = [*used, *held_out]
     found_conflicts = list(conflicts(spec.parameters, best, both, numbers))
-    for one in found_conflicts:
-        say(f"{one.claim}: {', '.join(one.gives_way) or 'nothing'} gives way")
+    for conflict in found_conflicts:
+        say(f"{conflict.claim}: {', '.join(conflict.gives_way) or 'nothing'} gives way")
     bounds = {name: one.bounds for name, one in spec.parameters.items() if one.bounds}
     at_bounds = [name for name, (low, high) in bounds.items() if not 1.001 * low < best[name] < 0.999 * high]
     return {
         "values": best,
         "at_bounds": at_bounds,
-        "searches": [{"cost": _short(cost), **values} for cost, values in found],
+        "searches": [{**one._asdict(), "cost": _short(one.cost), "values": dict(one.values)} for one in found],
         "used": [_row(target, numbers(target.claim, best)) for target in used],
         "held_out": [_row(target, numbers(target.claim, best)) for target in held_out],
         "conflicts": [one._asdict() | {"measured": _short(one.measured)} for one in found_conflicts],
@@ -89,8 +91,8 @@ def _result(
 
 
 def _row(target: Target, numbers: list[float]) -> dict[str, Any]:
-    worst = max(numbers, key=lambda one: abs(target.residual([one])))
-    row = {"claim": target.claim.claim, "paper": _printed(target.claim), "measured": _short(worst)}
+    measured = _short(target.worst(numbers))
+    row = {"claim": target.claim.claim, "paper": _printed(target.claim), "measured": measured}
     return row | {"residual": _short(target.residual(numbers)), "met": met(target, numbers)}
 
 

@@ -19,7 +19,8 @@ from reports.claims.claim import Claim, Criterion, Order
 
 STEP = 0.02
 OFFSET = 10.0  # of the variables: scipy's steps are relative to them
-EVALUATIONS = 5  # steps of one least-squares search, at most
+TOLERANCE = 1e-3  # relative change of the cost, and of the parameters, below which a search has converged
+EVALUATIONS = 40  # of one least-squares search at most, without those for slopes
 DIGITS = 4  # of a parameter that is found
 HOLDING = 100.0  # weight of a number for which all others may give way
 MET = 1.05  # residual up to which a number counts as met: parameters are rounded
@@ -35,9 +36,13 @@ class Target(NamedTuple):
     claim: Claim
     spec: FitTarget
 
+    def worst(self, numbers: Sequence[float]) -> float:
+        """The number of the worst case."""
+        return max(numbers, key=lambda number: self._badness(self._distance(number)))
+
     def residual(self, numbers: Sequence[float]) -> float:
         """The distance of the worst case in tolerances: from the number, or from the accepted range (0 within it)."""
-        return max((self._distance(number) for number in numbers), key=self._badness)
+        return self._distance(self.worst(numbers))
 
     def _badness(self, distance: float) -> float:
         """How bad a case is: at a limit that is reached, the more so the farther beyond it."""
@@ -55,6 +60,8 @@ class Target(NamedTuple):
             half = abs(self.claim.paper) * self.spec.relative if self.spec.relative else (high - low) / 2
             return (number - self.claim.paper) / (half or 1.0)
         limit = low if number < low or math.isinf(high) else high
+        if self.spec.reached and isinstance(self.claim.paper, int | float):
+            limit = self.claim.paper  # the limit is of what rounds to it
         beyond = number - limit if self.spec.reached else number - min(max(number, low), high)
         return beyond / ((self.spec.relative or 0.05) * (abs(limit) or 1.0))
 
@@ -62,6 +69,18 @@ class Target(NamedTuple):
         form = self.claim.form
         assert not isinstance(form, Order)
         return accepted(form, self.claim.paper)
+
+
+class Search(NamedTuple):
+    """Where a least-squares search ended: half the sum of squared residuals, and the parameters.
+
+    It has ``converged`` if further steps change little, else its ``evaluations`` reached their limit.
+    """
+
+    cost: float
+    evaluations: int
+    converged: bool
+    values: Values
 
 
 class Conflict(NamedTuple):
@@ -86,10 +105,8 @@ def accepted(form: Criterion, paper: object) -> tuple[float, float]:
     )
 
 
-def fit(
-    parameters: Mapping[str, FitParameter], used: Sequence[Target], numbers: Numbers
-) -> Iterator[tuple[float, Values]]:
-    """(cost, values) for each combination of choices; the least cost is half the sum of squared residuals."""
+def fit(parameters: Mapping[str, FitParameter], used: Sequence[Target], numbers: Numbers) -> Iterator[Search]:
+    """A search for each combination of choices."""
 
     def residuals(values: Values) -> list[float]:
         return [target.spec.weight * target.residual(numbers(target.claim, values)) for target in used]
@@ -128,12 +145,11 @@ def conflicts(
         if holds[index]:
             continue
         kept = [other for other, one in enumerate(holds) if one]
-        _, values = space.search(lambda x: [HOLDING * outside(index, x), *(outside(other, x) for other in kept)], 200)  # noqa: B023
-        measured = numbers(missed.claim, values)
+        found = space.search(lambda x: [HOLDING * outside(index, x), *(outside(other, x) for other in kept)], 200)  # noqa: B023
+        measured = numbers(missed.claim, found.values)
         gone = [targets[other] for other in kept]
-        gives_way = [one.claim.claim for one in gone if not met(one, numbers(one.claim, values))]
-        worst = max(measured, key=lambda one: abs(missed.residual([one])))
-        yield Conflict(missed.claim.claim, gives_way, met(missed, measured), worst, values)
+        gives_way = [one.claim.claim for one in gone if not met(one, numbers(one.claim, found.values))]
+        yield Conflict(missed.claim.claim, gives_way, met(missed, measured), missed.worst(measured), found.values)
 
 
 def power_law(value: float, beside: Sequence[float]) -> Callable[[NDArray[np.float64]], float]:
@@ -182,14 +198,17 @@ class Space:
             larger = math.exp(math.log(self._best[name]) + STEP)
             yield self._best | {self._names[index]: larger}
 
-    def search(self, residuals: Callable[[NDArray[np.float64]], list[float]], evaluations: int) -> tuple[float, Values]:
-        """The least half of the sum of squares, and where it is."""
+    def search(self, residuals: Callable[[NDArray[np.float64]], list[float]], evaluations: int) -> Search:
+        """The least squares, from the start on."""
         found = least_squares(
             lambda x: np.array(residuals(x)),
             self.start,
             bounds=(self.low, self.high),
             diff_step=STEP / OFFSET,
             x_scale=1.0,
+            ftol=TOLERANCE,
+            xtol=TOLERANCE / (OFFSET * math.sqrt(len(self._names))),
+            gtol=None,
             max_nfev=evaluations,
         )
-        return float(found.cost), self.values(found.x)
+        return Search(float(found.cost), int(found.nfev), found.status > 0, self.values(found.x))

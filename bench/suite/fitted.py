@@ -41,8 +41,8 @@ class FitParameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class FitTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A claim with a number that the parameters decide. Its residual is counted in tolerances, times ``weight``.
 
-    ``relative`` is a tolerance in place of the claim's, as a share of its number. Where ``reached``, the limit of a
-    bound is the number that the worst of its cases has.
+    ``relative`` is a tolerance in place of the claim's, as a share of its number. Where ``reached``, the worst of a
+    bound's cases has the paper's number, or the limit where the claim has none.
     """
 
     claim: str

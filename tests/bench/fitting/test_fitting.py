@@ -10,7 +10,7 @@ import yaml
 from bench.cli.main import main
 from bench.execution.loader import load
 from bench.fitting.run import run_fit
-from bench.fitting.solve import Target
+from bench.fitting.solve import EVALUATIONS, Target
 from bench.suite.document import InputError
 from bench.suite.fitted import FitTarget
 from reports.claims.claim import Bound, Claim, Order, Selector, Value
@@ -87,6 +87,15 @@ def test_the_unknowns_are_found_and_the_suite_reads_them():
     (shape,) = load(["own.yaml"])[0].experiments
     assert shape.spec.parameters == {**found, "tasks": 900}
     assert [row["met"] for row in result["used"]] == [True] * 3
+    assert [(one["converged"], one["evaluations"] < EVALUATIONS) for one in result["searches"]] == [(True, True)] * 2
+
+
+def test_a_search_that_reaches_its_limit_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bench.fitting.solve.EVALUATIONS", 2)
+    said: list[str] = []
+    result = run_fit("own.yaml", None, said.append)
+    assert [(one["converged"], one["evaluations"]) for one in result["searches"]] == [(False, 2)] * 2
+    assert all(", not converged after 2 evaluations: " in line for line in said[:2])
 
 
 def test_what_is_held_out_decides_nothing_and_what_cannot_hold_with_it_is_named():
@@ -167,6 +176,9 @@ def test_residuals_are_in_tolerances():
     assert target(most, relative=0.1).residual([3.0, 12.0]) == pytest.approx(2)
     assert target(most, relative=0.1).residual([3.0, 9.0]) == 0
     assert target(most, relative=0.1, reached=True).residual([3.0, 9.0]) == pytest.approx(-1)
+    rounded = target({"paper": 10, "bound": Bound(of=of, at_most=10.5)}, relative=0.1, reached=True)
+    assert rounded.residual([3.0, 10.0]) == 0  # the printed number is what is reached, not what rounds to it
+    assert (rounded.worst([9.0, 3.0]), target({"paper": 10, "value": Value(of=of, relative=1)}).worst([9, 3])) == (9, 3)
     least = {"paper": 10, "bound": Bound(of=of, at_least=10)}
     assert target(least, relative=0.1, reached=True).residual([11.0, 30.0]) == pytest.approx(1)
     order = target({"order": Order(of=[of, of], direction="increasing")}, relative=0.1)
