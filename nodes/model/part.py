@@ -97,12 +97,17 @@ class Part(nn.Module):
         self._computing: Callable[[fx.Node, Any, Any], Any] | None = None
         called = {str(node.target) for node in nodes if node.op == "call_module"}
         self._called = {path: body.get_submodule(path) for path in called}  # which takes longer than some calls
+        self._has_users = not all(type(one).__module__.startswith("torch.") for one in self._called.values())
 
     def forward(self, values: Values, moment: Moment | None = None) -> Values:
         """Run the layers on ``values``. In training ``moment`` seeds each layer's draws; None leaves the generators."""
         given = [values[name] for name in self.inputs]
-        # Autocast takes a leaf for a weight, whose cast it keeps.
-        given = [value.view_as(value) if _is_leaf(value) and self._may_cast(value) else value for value in given]
+        # In the model a value with a gradient is no leaf: autocast takes one for a weight, whose cast it keeps, and
+        # modules of the user may ask.
+        given = [
+            value.view_as(value) if _is_leaf(value) and (self._has_users or self._may_cast(value)) else value
+            for value in given
+        ]
         keeper = ModeKeeper() if self._modes else None
         try:
             results = self._run(given, moment if self.training else None, keeper)

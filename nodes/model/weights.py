@@ -9,7 +9,7 @@ import math
 import os
 import pickle
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -52,6 +52,7 @@ class Fit(NamedTuple):
         total_numbers: Numbers in the model's tensors.
         missing: Names in the model of all others, each with the reason.
         unused: Names in the file that the model does not have.
+        infinite: Names in the model of tensors that hold infinite numbers, if they were loaded.
     """
 
     path: str
@@ -62,6 +63,7 @@ class Fit(NamedTuple):
     total_numbers: int
     missing: dict[str, str]
     unused: list[str]
+    infinite: list[str]
 
     @property
     def complete(self) -> bool:
@@ -76,6 +78,7 @@ class Fit(NamedTuple):
             numbers = f"{self.taken_numbers:,} of {self.total_numbers:,} numbers"
             left = _some([f"{name} ({why})" for name, why in self.missing.items()])
             text = f"weights {self.path} fit in part: {counts}, {numbers}; left as in a new model: {left}"
+        text += f"; infinite numbers in {_some(self.infinite)}" if self.infinite else ""
         return f"{text}; unused in the file: {_some(self.unused)}" if self.unused else text
 
 
@@ -88,7 +91,8 @@ def fit_weights(path: str, model: Mapping[str, torch.Tensor], device: str | torc
         device: Where the tensors are loaded; "meta" reads shapes alone.
 
     Raises:
-        ModelError: The file cannot be read, holds objects beside tensors, or fits no tensor of the model.
+        ModelError: The file cannot be read, holds objects beside tensors, fits no tensor of the model, or has nan in
+            one that fits.
     """
     model = {name: tensor for name, tensor in model.items() if isinstance(tensor, torch.Tensor)}  # no extra state
     content = read_file(path, device)
@@ -100,7 +104,20 @@ def fit_weights(path: str, model: Mapping[str, torch.Tensor], device: str | torc
         raise ModelError(
             f"weights {path}: fits no tensor of the model; the file has {_some(held)}, the model {_some(list(model))}"
         )
-    return best
+    broken = [name for name, tensor in best.tensors.items() if _has(torch.isnan, tensor)]
+    if broken:
+        raise ModelError(
+            f"weights {path}: nan in {_some(broken)}, as of a training that diverged; give a file from before that"
+        )
+    return best._replace(infinite=[name for name, tensor in best.tensors.items() if _has(torch.isinf, tensor)])
+
+
+def _has(kind: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> bool:
+    """Whether ``tensor``, if it has data, holds a number of ``kind``."""
+    numbers = tensor.is_floating_point() or tensor.is_complex()
+    if tensor.is_meta or not numbers:
+        return False
+    return bool(kind(tensor.float() if tensor.dtype.itemsize == 1 else tensor).any())
 
 
 def _rank(where: tuple[str, ...]) -> int:
@@ -151,6 +168,7 @@ def _fit(path: str, table: dict[str, Any], beside: list[str], model: Mapping[str
         total_numbers=sum(tensor.numel() for tensor in model.values()),
         missing=missing,
         unused=beside + [name for name in table if name not in used],
+        infinite=[],
     )
 
 

@@ -347,9 +347,9 @@ def _fit(stamp: tuple[str, int, int, int], model: str, sample: InputSpec, classe
     if published:
         check_published(model, Path(path), whole)
     if classes:
-        return str(fit_weights(path, whole, "meta"))
+        return str(fit_weights(path, whole))
     other = layers_of(model, ANY_CLASSES + 1, sample).model.state_dict()
-    fit = fit_weights(path, {name: one for name, one in whole.items() if other[name].shape == one.shape}, "meta")
+    fit = fit_weights(path, {name: one for name, one in whole.items() if other[name].shape == one.shape})
     fit = fit._replace(unused=[name for name in fit.unused if name not in whole])
     return f"{fit}, beside {len(whole) - fit.total} whose shape depends on the data's classes"
 
@@ -359,7 +359,7 @@ def weights_of(weights: str | None, model: str, layout: Chain, say: Callable[[st
     if weights is None:
         return None
     path = published_weights(model, layout.model) if weights == PUBLISHED else Path(weights).resolve()
-    fit = str(fit_weights(str(path), layout.model.state_dict(), "meta"))
+    fit = str(fit_weights(str(path), layout.model.state_dict()))
     say(fit)
     logger.info("%s", fit)
     return str(path)

@@ -1,13 +1,19 @@
 """Copies of a model: one without data for tracing, and modules of it with data."""
 
 import copy
-from collections.abc import Iterator
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from nodes.errors import ModelError, one_line
+from nodes.model.tracing.ledger import META
+from nodes.model.tracing.tree import map_tree
+
+OF_TORCH = vars(nn.Module()).keys()  # attributes that every module has
 
 
 class ModelCopy:
@@ -57,10 +63,21 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{path}.{name}" if path else name, value
 
 
-def own_numbers(model: nn.Module) -> dict[tuple[str, str], float]:
-    """Numbers that modules hold as plain attributes, by path and name."""
+def own_numbers(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """Numbers that modules hold as plain attributes, in containers too, and how much these hold; by path and name."""
     held = ((path, name, value) for path, module in model.named_modules() for name, value in vars(module).items())
-    return {(path, name): value for path, name, value in held if type(value) in (int, float)}
+    return {(path, name): _numbers(value) for path, name, value in held if name not in OF_TORCH}
+
+
+def _numbers(value: Any, depth: int = 2) -> Any:
+    if type(value) in (int, float):
+        return value
+    if type(value) is itertools.count:
+        return repr(value)
+    if isinstance(value, list | deque | dict | set) and depth:
+        items = value.values() if isinstance(value, dict) else value
+        return len(value), [_numbers(item, depth - 1) for item in items]
+    return None
 
 
 def parameters_replaced(module: nn.Module) -> bool:
@@ -82,3 +99,39 @@ def with_data(module: nn.Module, device: torch.device) -> nn.Module:
                 else:
                     tensor.zero_()
     return made
+
+
+def run_with_data(call: Callable[..., Any], args: Any, kwargs: Any, device: torch.device) -> Any:
+    """What ``call`` returns, without data, for arguments without data in whose place it is given drawn ones.
+
+    What it changes in place counts as changed; a result in the memory of an argument shares that argument's.
+    """
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []  # without data, with data
+
+    def filled(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return device if value == META else value
+        make = torch.randn_like if value.is_floating_point() else torch.zeros_like
+        made = make(value, device=device).requires_grad_(value.requires_grad)
+        with torch.enable_grad():
+            pairs.append((value, made if value.is_leaf else made.clone()))  # a leaf cannot be changed in place
+        return pairs[-1][1]
+
+    def emptied(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        for empty, made in pairs:
+            if value is made:
+                return empty
+            if value.untyped_storage()._cdata == made.untyped_storage()._cdata:
+                whole = empty if value.requires_grad else empty.detach()
+                return whole.as_strided(value.shape, value.stride(), empty.storage_offset() + value.storage_offset())
+        return value.detach().to(META).requires_grad_(value.requires_grad).clone()
+
+    args, kwargs = map_tree(filled, (args, kwargs))
+    versions = [made._version for _, made in pairs]
+    result = call(*args, **kwargs)
+    for (empty, made), version in zip(pairs, versions, strict=True):
+        if made._version != version:
+            empty.detach().zero_()  # so that the change is seen
+    return map_tree(emptied, result)

@@ -131,7 +131,7 @@ class Recorder(TorchFunctionMode):
             if entry.first._version != version or (first is entry.first and asks_in_place(target, args, kwargs))
         ]
         if changed:
-            return self._record_change(op, target, lifted, changed, first)
+            return self._record_change(op, target, lifted, changed, (first, second))
         same = {id(entry.first): entry for entry in entries}.get(id(first))
         if same is not None:  # returned as it is; both names must be told apart
             with self.ledger.execution():
@@ -162,8 +162,9 @@ class Recorder(TorchFunctionMode):
         if op != "call_module" and name in REFUSED:
             raise UnseenError(f"{name}() on a tensor of the model", user_frame())
 
-    def _record_change(self, op: str, target: Any, lifted: Any, changed: list[Entry], result: Any) -> Any:
-        """Record an operation that changes ``changed`` as one that makes new tensors."""
+    def _record_change(self, op: str, target: Any, lifted: Any, changed: list[Entry], results: tuple[Any, Any]) -> Any:
+        """Record an operation that changes ``changed`` as one that makes new tensors. ``results``: of both batches."""
+        result = results[0]
         for entry in changed:
             if entry.first.requires_grad and not torch.is_grad_enabled():
                 raise UnseenError("a change in place, without gradients, of a tensor that has one", user_frame())
@@ -198,7 +199,7 @@ class Recorder(TorchFunctionMode):
             if result is entry.first:
                 return self._held(entry)
         if isinstance(result, torch.Tensor):
-            return self.ledger.spread(result, result, lambda: node)
+            return self.ledger.spread(*results, lambda: node)
         if result is not None:
             raise UntraceableError("an operation that changes a tensor in place and returns several", user_frame())
         return None

@@ -10,7 +10,14 @@ from torch import fx, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from nodes.errors import ModelError, one_line
-from nodes.model.tracing.copies import ModelCopy, own_numbers, parameters_replaced, registered, with_data
+from nodes.model.tracing.copies import (
+    ModelCopy,
+    own_numbers,
+    parameters_replaced,
+    registered,
+    run_with_data,
+    with_data,
+)
 from nodes.model.tracing.leaves import has_backward_hooks, is_leaf, keeps_form, like, reason_to_keep
 from nodes.model.tracing.ledger import META, Ledger
 from nodes.model.tracing.modes import Mode
@@ -77,7 +84,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
             try:
                 with contained():
                     train, evaluate = tracing.run(True), tracing.run(False)
-                found = tracing.found or tracing.counting() or unify(train, evaluate, kept)
+                found = tracing.found or tracing.counting(train) or unify(train, evaluate, kept)
             except Exception as error:
                 raise _refused(model, sample, error) from error
             draws = draws or tracing.drew
@@ -152,12 +159,19 @@ class _Tracing:
         self._numbers.append(own_numbers(model))
         return Pass(ledger.graph, output, ledger.constants, self._flags)
 
-    def counting(self) -> dict[str, Kept]:
-        """Modules whose own numbers the second pass changed again, such as counts of their calls."""
+    def counting(self, train: Pass) -> dict[str, Kept]:
+        """Modules whose own numbers the second pass changed again, such as counts of their calls.
+
+        Raises UnseenError if the model's own forward computes something else than in ``train`` for such a number.
+        """
         one, other = self._numbers
         changed = [key for key in one.keys() & other.keys() if one[key] != other[key] and key[0] not in self._kept]
         reason = "its {} changes from call to call"
-        return {path: Kept(path, reason.format(name)) for path, name in changed if path}
+        found = {path: Kept(path, reason.format(name)) for path, name in changed if path}
+        own = next((name for path, name in changed if not path), None)
+        if own and not found and _listing(self.run(True)) != _listing(train):
+            raise UnseenError(f"it computes with its {own}, which changes from call to call")
+        return found
 
     def _caller(self) -> Callable[..., Any]:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -215,7 +229,7 @@ class _Tracing:
             try:
                 return like(module, *args) if keeps_form(module, args) else _forward(module, args, kwargs)
             except Exception:  # without data; with data it may run
-                return self._run_with_data(path, module.training, args, kwargs)
+                return self._run_with_data(path, args, kwargs)
             finally:
                 torch.default_generator.set_state(generator)
                 if in_place:
@@ -228,33 +242,19 @@ class _Tracing:
             self._recorder.draws(result)
         return self._recorder.replace(args[0], result) if in_place else result
 
-    def _run_with_data(self, path: str, training: bool, args: Any, kwargs: Any) -> Any:
-        def filled(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return self._device if value == META else value
-            make = torch.randn if value.is_floating_point() else torch.zeros
-            return make(value.shape, dtype=value.dtype, device=self._device).requires_grad_(value.requires_grad)
-
+    def _run_with_data(self, path: str, args: Any, kwargs: Any) -> Any:
         try:
             module = with_data(self._model.get_submodule(path), self._device)
             for name, inner in module.named_modules():
                 inner.training = self._flags[f"{path}.{name}" if name else path]
-            args, kwargs = map_tree(filled, (args, kwargs))
-            result = _forward(module, args, kwargs)
+            return run_with_data(lambda *args, **kwargs: _forward(module, args, kwargs), args, kwargs, self._device)
         except Exception as error:
             raise WrongInputError(one_line(error)) from error
-        return map_tree(_without_data, result)
 
 
 def _forward(module: nn.Module, args: Any, kwargs: Any) -> Any:
     """A call of ``module`` with its hooks."""
     return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch has no types here
-
-
-def _without_data(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    return value.detach().to(META).requires_grad_(value.requires_grad).clone()
 
 
 def _input_name(model: nn.Module) -> str:

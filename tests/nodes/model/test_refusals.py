@@ -219,10 +219,10 @@ def test_what_differs_from_run_to_run_is_refused_unless_it_is_said_to_be_whole()
 class Counted(nn.Module):
     def __init__(self, counts) -> None:
         super().__init__()
-        self.counts, self.state = counts, [1]
+        self.counts, self.state = counts, (1,)
 
     def forward(self, x):
-        self.state[0] += self.counts["by"][0]
+        self.state = (self.state[0] + self.counts["by"][0],)
         return x * self.state[0]
 
 

@@ -213,3 +213,17 @@ def test_what_fits_nothing_is_refused(content, state, tmp_path):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(ModelError, match=r"w\.pt: fits no tensor of the model; the file has .*, the model 0\.weight"):
         fit_weights(str(tmp_path / "w.pt"), state)
+
+
+def test_weights_with_nan_are_refused_and_infinite_ones_told_by_name(state, tmp_path):
+    path, name = str(tmp_path / "w.pt"), next(iter(state))
+    state[name].view(-1)[3] = float("inf")
+    torch.save(state, path)
+    assert f"; infinite numbers in {name}" in str(fit_weights(path, state))
+    state[name].view(-1)[5] = float("nan")
+    torch.save(state | {"other.weight": torch.full((2,), float("nan"))}, path)
+    with pytest.raises(ModelError, match=f"nan in {name}, as of a training that diverged"):
+        fit_weights(path, state)
+    assert fit_weights(path, state, "meta").complete
+    torch.save(state | {name: torch.ones_like(state[name]), "other.weight": torch.full((2,), float("nan"))}, path)
+    assert fit_weights(path, state).infinite == []
