@@ -15,6 +15,7 @@ import msgspec
 from bench.execution.environment import shaping_of
 from bench.execution.plan import RunPlan
 from bench.suite.experiment import Context, Measurement
+from bench.suite.identity import Source
 from bench.suite.schema import Case
 from nodes.errors import traceback_of, utf8
 from nodes.files import cached_reading
@@ -40,8 +41,7 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
     records, not_finite = [], []
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        if changed := [source.name for source in case.sources if source.changed]:
-            raise ValueError(f"{', '.join(changed)} was changed after the run began")
+        _check_unchanged(case.sources, "after the run began")
         with contained(), case.experiment.modules.in_use(), _threads(plan, case):
             for measurement in case.experiment.function(case.parameters, context):
                 if isinstance(measurement, Measurement) and not math.isfinite(measurement.value):
@@ -50,12 +50,19 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
                     records.append(_record(measurement, case, context, run))
         if not records and not not_finite:
             raise ValueError("the experiment measured nothing")
+        read_late = [source for source in case.sources if source.path.suffix != ".py"]  # code was loaded before
+        _check_unchanged(read_late, "while the case ran")
     except KeyboardInterrupt:  # Ctrl-C
         raise
     except BaseException as error:
         return failed_by(case, error)
     failure = f"{case.title}: {_not_finite(not_finite)}" if not_finite else ""
     return CaseResult(records=records, seconds=time.monotonic() - started, failure=failure)
+
+
+def _check_unchanged(sources: Iterable[Source], since: str) -> None:
+    if changed := [source.name for source in sources if source.changed]:
+        raise ValueError(f"{', '.join(changed)} was changed {since}")
 
 
 def failed_by(case: Case, error: BaseException) -> CaseResult:

@@ -225,6 +225,14 @@ def test_a_case_whose_files_change_while_the_run_is_under_way_is_not_run(told: T
     assert values() == [5, 10, 15]
 
 
+def test_a_case_whose_file_changes_while_it_runs_is_not_recorded(told: Told) -> None:
+    Path("mine.py").write_text(MODULE + "    parameters.n == 3 and Path('number.txt').write_text('6')\n")
+    code, error = told(*OUT)
+    assert code == 3
+    assert error == "failed: mine/one n=3 seed 0: ValueError: number.txt was changed while the case ran\n"
+    assert values() == [5, 10, 35]
+
+
 @pytest.mark.parametrize("torn_at", range(4))
 def test_cases_are_dropped_whole_however_early_the_run_is_killed(
     told: Told, monkeypatch: pytest.MonkeyPatch, torn_at: int
