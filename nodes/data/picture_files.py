@@ -37,12 +37,18 @@ def is_picture(name: str) -> bool:
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """Picture files in ``folder`` and its folders, always in the same order; links are followed."""
+    """Picture files in ``folder`` and its folders, always in the same order; links are followed, but not upwards."""
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not HIDDEN.fullmatch(name))
+        folders[:] = sorted(name for name in folders if not HIDDEN.fullmatch(name) and not _leads_back(place, name))
         found += [Path(place, name) for name in sorted(files) if is_picture(name)]
     return found
+
+
+def _leads_back(place: str, name: str) -> bool:
+    """Whether the folder ``name`` in ``place`` is a link to ``place`` or what holds it."""
+    path = Path(place, name)
+    return path.is_symlink() and Path(place).resolve().is_relative_to(path.resolve())
 
 
 class Files(Lazy):

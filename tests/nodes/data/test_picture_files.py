@@ -118,6 +118,17 @@ def test_pixels_of_other_types_are_refused(tmp_path: Path) -> None:
     ]
 
 
+def test_links_are_followed_but_not_back_to_a_folder_that_holds_them(tmp_path: Path) -> None:
+    for name in ("set/cat/0.png", "set/cat/deep/1.png", "elsewhere/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures(1, 4, 4)[0]).save(tmp_path / name)
+    (tmp_path / "set/cat/all").symlink_to(tmp_path / "set")
+    (tmp_path / "set/cat/deep/up").symlink_to("..")
+    (tmp_path / "set/cat/more").symlink_to(tmp_path / "elsewhere")
+    found = [path.relative_to(tmp_path).as_posix() for path in pictures_below(tmp_path / "set")]
+    assert found == ["set/cat/0.png", "set/cat/deep/1.png", "set/cat/more/2.png"]
+
+
 def damage_some(folder: Path) -> list[str]:
     """Twelve pictures a class of noise, some damaged; the names of these."""
     noise = np.random.default_rng(0).integers(0, 255, (24, 40, 40, 3), dtype=np.uint8)
