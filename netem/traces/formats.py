@@ -22,6 +22,7 @@ UCC_BITRATE: dict[Direction, str] = {"downlink": "DL_bitrate", "uplink": "UL_bit
 INDEX_COLUMNS = ("", "index", "Unnamed: 0")  # the first column of a table written with its row numbers
 FCC_COLUMNS = ("unit_id", "dtime", "target", "address", "fetch_time", "bytes_total", "bytes_sec")  # of raw rows
 FCC_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+MOST_MBPS = 1e5  # of pairs without a header, in which it must be Mbit/s
 EPOCH_MS = 60_000  # a first packet after this time, and after longer than all others take, is counted from elsewhere
 
 
@@ -51,7 +52,8 @@ def lines_of(text: str) -> Iterator[Line]:
             if mark is None:
                 mark = next((mark for mark in ";,\t" if mark in line), " ")
             cells = line.split() if mark == " " else next(csv.reader([line], delimiter=mark, skipinitialspace=True))
-            yield Line(number, [cell.strip().strip('"') for cell in cells])
+            cells = [cell.strip().strip('"') for cell in cells]
+            yield Line(number, [cell.replace(",", ".") for cell in cells] if mark == ";" else cells)
 
 
 def format_of(first: Line) -> Format:
@@ -139,6 +141,8 @@ def _pensieve(lines: Iterator[Line]) -> Iterator[tuple[int, Row]]:
         if len(line.cells) != 2:
             raise LineError(line.number, f"{len(line.cells)} values, expected a time in seconds and a rate in Mbit/s")
         time_s, rate = (_number(line, name, cell) for name, cell in zip(("time", "rate"), line.cells, strict=True))
+        if rate > MOST_MBPS:
+            raise LineError(line.number, f"{rate:g} Mbit/s; rates of pairs without a header are in Mbit/s, not bit/s")
         yield line.number, {"time_s": time_s, "rate_bps": 1e6 * rate}
 
 
@@ -178,7 +182,7 @@ def _number(line: Line, name: str, cell: str) -> float:
     if cell in {"", "-"}:
         raise LineError(line.number, f"{name} is empty; give a number, 0 if nothing passes, or remove the line")
     try:
-        return float(cell.replace(",", "."))
+        return float(cell)
     except ValueError:
         raise LineError(line.number, f"{name}: {cell[:40]!r} is not a number") from None
 

@@ -46,6 +46,7 @@ def written(text: str, folder: Path, name: str = "a.txt") -> Path:
         ("pensieve", "0.0 2.5\n1.0 1.25\n2.0 3.0\n", [(0, 2.5e6), (1, 1.25e6), (2, 3e6)]),
         ("pensieve", "# of a bus\n1452.5\t2.5\n1453.5\t0\n", [(0, 2.5e6), (1, 0)]),
         ("pensieve", "0,2.5\r\n1,3\r\n", [(0, 2.5e6), (1, 3e6)]),
+        ("pensieve", "0;2,5\n0,5;3\n", [(0, 2.5e6), (0.5, 3e6)]),
         ("csv", '"time_s","rate_bps"\n0,1e6\n1,2e6\n', [(0, 1e6), (1, 2e6)]),
         ("csv", "time_s;rate_bps\n0;1000000\n0,5;2e6\n", [(0, 1e6), (0.5, 2e6)]),
         ("csv", ",time_s,rate_bps\n0,0,1e6\n1,1,2e6\n", [(0, 1e6), (1, 2e6)]),
@@ -75,6 +76,8 @@ def test_formats_are_read_in_base_units_from_time_0_on(tmp_path, form, text, row
         (UCC.replace("10.17.31", "10.16.29"), ":5: time_s: 1576318589.0 is not above 1576318591.0 of the row before"),
         (UCC.replace("2019.12.14_10.17.31", "10:17"), ":5: '10:17' is not a time like 2019.12.14_10.16.30"),
         (LUMOS5G.replace("500.5", "-"), ":2: Throughput is empty"),
+        ('time_s,rate_bps\n0,"500,000"\n', ":2: rate_bps: '500,000' is not a number"),  # not 500.0
+        ("0 2500000\n1 1250000\n", ":1: 2.5e+06 Mbit/s; rates of pairs without a header are in Mbit/s, not bit/s"),
         (LUMOS5G.replace("seq_num", "seq"), ":1: 'run_num, seq, abstractSignalStr"),
         (FCC.replace("\n4,", "\n5,"), ":2: unit_id 5 after 4; keep the rows of one unit"),
         (FCC.replace("250000", "-1"), ":1: rate_bps: -8.0 is not between 0 and 1e+13"),
