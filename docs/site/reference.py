@@ -16,6 +16,7 @@ from reports.claims.claim import Claim
 from reports.record import Record
 
 WIDTH = 100  # characters of a line of help
+MOST = 90  # characters of a cell
 
 
 def command_pages() -> Iterator[str]:
@@ -77,12 +78,18 @@ def table(parameters: list[dict[str, Any]]) -> str:
     """A row for each parameter, as ``bench describe --json`` gives them."""
     if not parameters:
         return ""
-    rows = ["| name | type | default | unit | |", "|---|---|---|---|---|"]
+    rows = ["| name | type | default | |", "|---|---|---|---|"]
     for one in parameters:
-        default = "required" if one["required"] else f"`{msgspec.json.encode(one['default']).decode()}`"
-        cells = (f"`{one['key']}`", one["type"], default, one["unit"], one["comment"])
+        default = "required" if one["required"] else f"`{shortened(msgspec.json.encode(one['default']).decode())}`"
+        unit = f" [{one['unit']}]" if one["unit"] else ""
+        cells = (f"`{one['key']}`", shortened(one["type"] + unit), default, one["comment"])
         rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |")
     return "\n".join(rows)
+
+
+def shortened(text: str) -> str:
+    """``text``, or its beginning and an ellipsis; ``bench describe --json`` has the whole."""
+    return text if len(text) <= MOST else f"{text[: MOST - 2]} …"
 
 
 def fenced(language: str, text: str) -> str:
