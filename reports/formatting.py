@@ -28,13 +28,13 @@ def value_text(value: CaseValue) -> str:
 def escape(text: str) -> str:
     """Escape ``text`` for Markdown, also in a table cell."""
     plain = " ".join(text.split())
-    return "".join(f"\\{char}" if char in "\\|`*<>[]" else char for char in plain)
+    return "".join(f"\\{char}" if char in "\\|`*<>[]$" else char for char in plain)
 
 
 USUAL = (("precision", "float32"), ("set", ""))  # of nearly all records
 
 
 def conditions_text(conditions: Iterable[str]) -> str:
-    """Text of values of ``CONDITIONS``: ``mode live, scale laptop, …``, escaped; usual ones are left out."""
+    """Text of values of ``CONDITIONS``: ``mode live, scale laptop, …``; usual ones are left out."""
     named = zip(CONDITIONS, conditions, strict=True)
-    return escape(", ".join(f"{name} {value}" for name, value in named if (name, value) not in USUAL))
+    return ", ".join(f"{name} {value}" for name, value in named if (name, value) not in USUAL)

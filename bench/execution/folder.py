@@ -179,7 +179,7 @@ class Output:
 
     def _suite(self, suite: Suite, outcome: RunOutcome) -> RunEnvironment:
         return {
-            **_fields(suite.file, "name", "title", "description", "gate", "fronts"),
+            **_fields(suite.file, "name", "title", "paper", "description", "gate", "fronts"),
             "path": utf8(str(suite.path)),
             "sha256": suite.sha256(self._plan.options.scale),
             "sources": self._sources(suite),

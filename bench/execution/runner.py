@@ -18,8 +18,8 @@ from bench.execution.plan import Options, RunOutcome, RunPlan, Schedule, make_pl
 from bench.execution.pool import Keep, run_at_once
 from bench.execution.progress import Progress
 from bench.suite.schema import Case
-from reports.claims.headline import headlines
 from reports.claims.verdict import Judgement
+from reports.pages.front import terminal
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ def _run(plan: RunPlan, output: Output, outcome: RunOutcome, console: Console) -
         view.line("interrupted; the report covers the cases that ended", "yellow")
     try:
         path, judgements = output.finish(outcome)
-        for line in _verdicts(judgements, plan.options.claims):
+        papers = {suite.file.name: suite.file.paper for suite in plan.suites if suite.file.paper}
+        for line in _verdicts(judgements, plan.options.claims, papers):
             view.line(line)
         view.line(f"report: {path}")
     except OSError as error:  # a full disk; the records are kept
@@ -62,10 +63,10 @@ def _run(plan: RunPlan, output: Output, outcome: RunOutcome, console: Console) -
     logger.info("run ended with exit code %d", outcome.exit_code)
 
 
-def _verdicts(judgements: list[Judgement], claims: Sequence[str]) -> Iterator[str]:
-    """A line for each of ``claims``, or, without any, for each suite."""
+def _verdicts(judgements: list[Judgement], claims: Sequence[str], papers: dict[str, str]) -> Iterator[str]:
+    """A line for each of ``claims``, or, without any, the summary of the report's front page."""
     if not claims:
-        yield from (headline.text() for headline in headlines(judgements))
+        yield from terminal(judgements, papers)
     for one in judgements:
         if one.claim in claims:
             yield f"{one.claim}: {one.verdict} ({one.claim_class}). {one.says} {one.why}"

@@ -84,10 +84,14 @@ class Extends(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class SuiteFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A suite's YAML, expanded; ``dataset`` is that of experiments that name none. See ``bench.suite.expansion``."""
+    """A suite's YAML, expanded; ``dataset`` is that of experiments that name none. See ``bench.suite.expansion``.
+
+    Suites of one ``paper`` are one line of a report's front page.
+    """
 
     name: Identifier
     title: str = ""
+    paper: str = ""
     description: str = ""
     include: list[str] = []
     extends: str | Extends | None = None

@@ -1,48 +1,56 @@
-"""Report lines from ``environment.json``, of which any key may be missing."""
+"""What ``environment.json`` tells of a run, of which any key may be missing, as items of lists."""
 
 import shlex
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from reports.formatting import escape
+from reports.pages.document import Badge, Code, Words
 from reports.record import Record
 
 EnvironmentTree = dict[str, Any]  # content of environment.json
 RUN = ("scale", "seed", "dataset", "shaping", "device")
+COMMAND = 500  # characters of the command line
 
 
 def suites_of(records: Iterable[Record], environment: EnvironmentTree) -> list[EnvironmentTree]:
     """Suites and experiments of the environment, and those that only the records name."""
     listed = environment.get("suites", ())
     suites = {suite["name"]: {**suite, "experiments": list(suite.get("experiments", ()))} for suite in listed}
-    for record in records:
-        suite = suites.setdefault(record.suite, {"name": record.suite, "experiments": []})
-        if record.experiment not in [experiment["name"] for experiment in suite["experiments"]]:
-            suite["experiments"].append({"name": record.experiment})
+    known = {(name, experiment["name"]) for name, suite in suites.items() for experiment in suite["experiments"]}
+    for name, experiment in dict.fromkeys((record.suite, record.experiment) for record in records):
+        suite = suites.setdefault(name, {"name": name, "experiments": []})
+        if (name, experiment) not in known:
+            suite["experiments"].append({"name": experiment})
     return list(suites.values())
 
 
-def facts(environment: EnvironmentTree, suites: Sequence[EnvironmentTree]) -> Iterable[str]:
-    for suite in suites:
-        if "path" in suite or "sha256" in suite:
-            digest = f", sha256 `{suite['sha256'][:12]}`" if suite.get("sha256") else ""
-            yield f"- **Suite** {escape(suite['name'])}: `{suite.get('path', '?')}`{digest}"
+def suite_file(suite: EnvironmentTree) -> Words:
+    """The file of a suite, and the digest of what it asks for."""
+    if "path" not in suite and "sha256" not in suite:
+        return ""
+    digest: list[Words] = [", sha256 ", Code(suite["sha256"][:12])] if suite.get("sha256") else []
+    return ["Suite ", Code(str(suite.get("path", "?"))), *digest]  # type: ignore[list-item]
+
+
+def facts(environment: EnvironmentTree) -> Iterable[Words]:
+    """Conditions of the run."""
     if run := _pairs({key: environment.get(key) for key in RUN}):
-        yield f"- **Run**: {run}"
+        yield f"Run: {run}"
     if "started" in environment:
-        yield f"- **Time**: {_time(environment)}"
+        yield f"Time: {time(environment)}"
     for key in ("machine", "versions"):
         if environment.get(key):
-            yield f"- **{key.capitalize()}**: {_pairs(environment[key])}"
+            yield f"{key.capitalize()}: {_pairs(environment[key])}"
     if environment.get("arguments"):
-        yield f"- **Command**: `{shlex.join(map(str, environment['arguments']))}`"
-    yield from (f"- **Note**: {escape(note)}" for note in environment.get("notes", ()))
-    states = [one["status"] for suite in suites for one in suite["experiments"] if "status" in one]
-    if states:
-        counts = (f"{states.count(state)} {state}" for state in dict.fromkeys(["done", *states]))
-        yield f"- **Experiments**: {', '.join(counts)}"
-    yield ""
+        yield ["Command: ", Code(shlex.join(map(str, environment["arguments"]))[:COMMAND])]
+    yield from (f"Note: {note}" for note in environment.get("notes", ()))
+
+
+def states(suites: Sequence[EnvironmentTree]) -> str:
+    """``140 done, 2 failed``; empty if no status is known."""
+    found = [one["status"] for suite in suites for one in suite["experiments"] if "status" in one]
+    return ", ".join(f"{found.count(state)} {state}" for state in dict.fromkeys(["done", *found])) if found else ""
 
 
 def _pairs(values: EnvironmentTree) -> str:
@@ -51,10 +59,10 @@ def _pairs(values: EnvironmentTree) -> str:
             return f"{key.removesuffix('_bytes')} {value / 2**30:.1f} GiB"
         return f"{key} {value}"
 
-    return escape(", ".join(shown(key, value) for key, value in values.items() if value is not None))
+    return ", ".join(shown(key, value) for key, value in values.items() if value is not None)
 
 
-def _time(environment: EnvironmentTree) -> str:
+def time(environment: EnvironmentTree) -> str:
     if not environment.get("ended"):
         return f"{environment['started']}, not ended"
     started, ended = (datetime.fromisoformat(environment[key]).astimezone(UTC) for key in ("started", "ended"))
@@ -66,13 +74,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def failures(suites: Sequence[EnvironmentTree]) -> Iterable[str]:
-    rows = [
-        f"- **{one['status']}** {escape(suite['name'] + '/' + one['name'])}: "
-        + escape(str(one.get("reason") or "no reason given"))
+def failures(suites: Sequence[EnvironmentTree]) -> list[Words]:
+    """Each experiment that failed or was skipped, with the reason."""
+    return [
+        [Badge(one["status"]), f" {suite['name']}/{one['name']}: {one.get('reason') or 'no reason given'}"]
         for suite in suites
         for one in suite["experiments"]
         if one.get("status", "done") != "done"
     ]
-    if rows:
-        yield from ("## What failed or was skipped", "", *rows, "")

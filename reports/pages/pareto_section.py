@@ -1,22 +1,22 @@
 """Report section of a Pareto front: a figure, the front, and a comparison with references and the paper."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from reports.figures import pareto
 from reports.figures.draw_pareto import draw_front, front_in_words
 from reports.figures.figure import Figures
-from reports.formatting import conditions_text, escape, number
+from reports.formatting import conditions_text, number
+from reports.pages.document import Block, Heading, Paragraph, Picture, Table, anchor
 from reports.pages.environment import EnvironmentTree
 from reports.pages.summary import by_conditions
-from reports.pages.tables import grid
 from reports.record import CONDITIONS, Record
 
 PointsByMethod = Mapping[str, Sequence[pareto.ParetoPoint]]
 
 
-def pareto_section(drawn: Figures, stem: str, wanted: EnvironmentTree, records: list[Record]) -> Iterable[str]:
+def pareto_section(drawn: Figures, stem: str, wanted: EnvironmentTree, records: list[Record]) -> Iterator[Block]:
     """Lines for each set of conditions under which a method of ``wanted``, a FrontSpec, was measured.
 
     The paper's points are drawn and compared only beside results on the paper's data.
@@ -24,7 +24,7 @@ def pareto_section(drawn: Figures, stem: str, wanted: EnvironmentTree, records: 
     try:
         spec = msgspec.convert(wanted, pareto.FrontSpec)
     except msgspec.ValidationError as error:
-        yield from (f"> Note: no front: {escape(str(error))}.", "")
+        yield Paragraph(f"no front: {error}.", note=True)
         return
     groups = [(conditions, pareto.measured_points(spec, group)) for conditions, group in by_conditions(records).items()]
     for i, (conditions, found) in enumerate(group for group in groups if group[1]):
@@ -33,18 +33,19 @@ def pareto_section(drawn: Figures, stem: str, wanted: EnvironmentTree, records: 
         published = pareto.published_points(spec, dataset)
         drawings = draw_front(spec, found, published, front)
         figure = drawn.add(f"{stem}{f'-{i + 1}' if i else ''}", spec.title, front_in_words(spec, found), drawings)
-        yield from (f"### {escape(spec.title)}", "", escape(spec.description), "")
-        yield from (f"Conditions of what was measured: {conditions_text(conditions)}.", "")
-        yield from (f"![{escape(spec.title)}]({figure.file})", "")
-        yield from ("Of all that was measured nothing dominates these:", "")
-        heads = ["Method", "Point", escape(spec.cost), escape(spec.worth)]
-        yield from (grid(heads, [_cells(point) for point in front]), "")
+        yield Heading(2, spec.title, anchor("front", figure.stem))
+        yield Paragraph(" ".join(spec.description.split()))
+        yield Paragraph(f"Conditions of what was measured: {conditions_text(conditions)}.")
+        yield Picture(figure)
+        yield Paragraph("Of all that was measured nothing dominates these:")
+        heads = ["Method", "Point", spec.cost, spec.worth]
+        yield Table(f"{spec.title}: the front", heads, [_cells(point) for point in front])
         yield from _comparison(spec, found, published)
         if spec.printed and not published:
-            yield from (f"The paper's points are of {escape(str(spec.data))}, these of {dataset}: not comparable.", "")
+            yield Paragraph(f"The paper's points are of {spec.data}, these of {dataset}: not comparable.")
 
 
-def _comparison(spec: pareto.FrontSpec, found: PointsByMethod, published: PointsByMethod) -> Iterable[str]:
+def _comparison(spec: pareto.FrontSpec, found: PointsByMethod, published: PointsByMethod) -> Iterator[Block]:
     """Compare each reference point, and each of the paper, with the best other method of at most its cost."""
     references = {method.name for method in spec.methods if method.reference}
     others = [point for name, points in found.items() if name not in references for point in points]
@@ -57,10 +58,11 @@ def _comparison(spec: pareto.FrontSpec, found: PointsByMethod, published: Points
         pairs = [(point, pareto.best_within_cost(others, point.cost)) for point in targets]
         dominated = sum(best is not None and best.dominates(point) for point, best in pairs)
         if pairs:
-            yield from (f"Against {against}: the other methods dominate {dominated} of {len(pairs)}.", "")
-            heads = ["Method", "Point", escape(spec.cost), escape(spec.worth)]
+            yield Paragraph(f"Against {against}: the other methods dominate {dominated} of {len(pairs)}.")
+            heads = ["Method", "Point", spec.cost, spec.worth]
             heads += ["Best at no more", "Its point", "Its cost", "Difference", "Dominates"]
-            yield from (grid(heads, [[*_cells(point), *_best_cells(point, best)] for point, best in pairs]), "")
+            rows = [[*_cells(point), *_best_cells(point, best)] for point, best in pairs]
+            yield Table(f"{spec.title}: against {against}", heads, rows)
 
 
 def _best_cells(point: pareto.ParetoPoint, best: pareto.ParetoPoint | None) -> list[str]:
@@ -71,4 +73,4 @@ def _best_cells(point: pareto.ParetoPoint, best: pareto.ParetoPoint | None) -> l
 
 
 def _cells(point: pareto.ParetoPoint) -> list[str]:
-    return [escape(point.method), escape(point.name), number(point.cost), number(point.worth)]
+    return [point.method, point.name, number(point.cost), number(point.worth)]

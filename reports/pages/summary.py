@@ -80,7 +80,7 @@ def unstable(rows: Iterable[SummaryRow]) -> list[str]:
             if not worst.mean:
                 size = f"{number(worst.deviation or 0)} about a mean of 0"
             where = f" in {count} of {len(group)} cases, most with {label(worst.case)}" if len(group) > 1 else ""
-            warnings.append(f"`{metric}` is unstable{where}: its standard deviation is {size}.")
+            warnings.append(f"{metric} is unstable{where}: its standard deviation is {size}.")
     return warnings
 
 

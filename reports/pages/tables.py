@@ -1,4 +1,4 @@
-"""Records as a pandas frame, and as Markdown tables of means with their spread."""
+"""Records as a pandas frame, and as tables of means with their spread."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 import pandas as pd
 
 from reports.figures.panels import QUANTILE, is_pixel
-from reports.formatting import escape, label, number, value_text
-from reports.pages.summary import SummaryRow, header, summarise, varying
+from reports.formatting import label, number, value_text
+from reports.pages.document import Table
+from reports.pages.summary import SummaryRow, header, varying
 from reports.record import CONDITIONS, Record
 
 COLUMNS = 6  # metrics per table; more continue in another one
 FOLDED = 30  # rows above which a table is folded
 SHOWN = 200  # maximum of rows
+ALIGNED = 32  # characters up to which cells are padded in Markdown, so that a long one costs no space in the others
 QUANTILES = (0.05, 0.5, 0.95)  # columns of a distribution; figures draw all recorded quantiles
 
 FIELDS = ("run", "suite", "experiment", "metric", "value", "unit", "seed", *CONDITIONS)
@@ -39,7 +41,7 @@ def measured(row: SummaryRow) -> str:
     return f"{mean:,.{max(decimals, 0)}f} ± {spread:,.{max(decimals, 0)}f}"
 
 
-def tables(records: Iterable[Record]) -> list[pd.DataFrame]:
+def tables(rows: Iterable[SummaryRow]) -> list[pd.DataFrame]:
     """Tables of text of one experiment under one set of conditions: one row per case, one column per metric.
 
     Metrics with different case keys (per run, per client) get separate tables. Constant case keys are left out. A
@@ -47,7 +49,7 @@ def tables(records: Iterable[Record]) -> list[pd.DataFrame]:
     key, become columns. Pixels are left out.
     """
     groups: dict[tuple[str, ...], list[SummaryRow]] = {}
-    for row in _quantiles(row for row in summarise(records) if not is_pixel(row)):
+    for row in _quantiles(row for row in rows if not is_pixel(row)):
         groups.setdefault(tuple(sorted(key for key, _ in row.case)), []).append(row)
     single = [row for rows in groups.values() if len({row.case for row in rows}) == 1 for row in rows]
     several = [rows for rows in groups.values() if len({row.case for row in rows}) > 1]
@@ -86,22 +88,19 @@ def _by_case(rows: list[SummaryRow]) -> list[pd.DataFrame]:
     return found
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """GitHub table with aligned columns; long tables are folded, very long ones cut."""
-    heads = [escape(str(name)) for name in table.columns]
-    rows = [[escape(str(cell)) for cell in row] for row in table.head(SHOWN).to_numpy().tolist()]
-    text = grid(heads, rows)
-    if len(table) > SHOWN:
-        text += f"\n\n{len(table) - SHOWN} more rows are in `records.jsonl`."
-    if len(table) > FOLDED:
-        text = f"<details><summary>{len(table)} rows</summary>\n\n{text}\n\n</details>"
-    return text
+def block(table: pd.DataFrame, caption: str) -> Table:
+    """A table of a page; a long one is folded, a very long one cut."""
+    rows = table.head(SHOWN).to_numpy().tolist()
+    left_out = len(table) - len(rows)
+    more = f"{left_out:,} more rows are in `records.jsonl`." if left_out else ""
+    return Table(caption, [str(name) for name in table.columns], rows, folded=len(table) > FOLDED, more=more)
 
 
 def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown table of escaped cells; numeric columns are right-aligned."""
-    numeric = [bool(rows) and all(_numeric(row[i]) for row in rows) for i in range(len(heads))]
-    widths = [max(3, len(head), *(len(row[i]) for row in rows)) for i, head in enumerate(heads)]
+    """Markdown table of escaped cells, padded; numeric columns are right-aligned."""
+    numeric = [bool(rows) and all(is_numeric(row[i]) for row in rows) for i in range(len(heads))]
+    longest = [max(3, len(head), *(len(row[i]) for row in rows)) for i, head in enumerate(heads)]
+    widths = [min(width, max(ALIGNED, len(head))) for width, head in zip(longest, heads, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
         padded = (f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(cells, widths, numeric, strict=True))
@@ -111,5 +110,6 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(heads), line(rule), *map(line, rows)])
 
 
-def _numeric(cell: str) -> bool:
-    return cell[:1] in "-–0123456789" and cell[-1:] in "–0123456789"
+def is_numeric(cell: str) -> bool:
+    """Whether ``cell`` is a number, one with its deviation, or a dash for none."""
+    return cell[:1] in "-–0123456789" and cell[-1:] in "–0123456789)"

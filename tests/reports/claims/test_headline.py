@@ -28,6 +28,9 @@ def test_a_headline_counts_predictions_and_all_others_apart() -> None:
         "s: 4 predictions: 2 reproduced, 1 inconclusive, 1 not-reproduced; identities 2 of 3; ours 0 of 1",
         "t: 1 prediction: 1 reproduced",
     ]
+    found = headlines([*judged, judgement("trend", suite="u")], {"t": "A paper", "u": "A paper"})
+    assert found[0].text() == "A paper: 2 predictions: 1 reproduced, 1 trend"  # papers first
+    assert [one.name for one in found] == ["A paper", "s"]
 
 
 def test_a_reference_run_counts_where_this_run_decides_nothing() -> None:
@@ -35,6 +38,8 @@ def test_a_reference_run_counts_where_this_run_decides_nothing() -> None:
     judged = beside([judgement(verdict, name=verdict) for verdict in verdicts], dict.fromkeys(verdicts, REFERENCE))
     assert [one.counted for one in judged] == ["reproduced", "not-reproduced", "inconclusive", "trend", "trend"]
     (found,) = headlines(judged)
+    assert dict(found.here) == dict.fromkeys(verdicts, 1)
+    assert dict(found.reference) == {"trend": 5}
     assert found.text() == (
         "s: 5 predictions: 1 reproduced, 2 trend, 1 inconclusive, 1 not-reproduced (2 by the reference run)"
     )

@@ -178,7 +178,7 @@ def test_pictures_are_assembled_from_pixels(record: Make, tmp_path: Path) -> Non
     means = [point.mean for point in panel.series["original"]]
     assert means == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert_drawn([panel], "Pictures", tmp_path)
-    assert [table.to_numpy().tolist() for table in tables([*pixels, number])] == [[["m", "rate=1", "3"]]]
+    assert [table.to_numpy().tolist() for table in tables(rows)] == [[["m", "rate=1", "3"]]]
     assert [panel.metric for panel in choose(rows)] == ["value"]
 
 

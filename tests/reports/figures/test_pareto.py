@@ -11,6 +11,7 @@ import pytest
 from reports.figures.canvas import Drawing
 from reports.figures.figure import Figures
 from reports.figures.pareto import FrontSpec, ParetoPoint, best_within_cost, measured_points, pareto_front
+from reports.pages.document import Paragraph, Table
 from reports.pages.pareto_section import pareto_section
 from reports.record import Record
 
@@ -71,14 +72,16 @@ def test_points_are_means_of_the_cases_with_both_metrics(record: Make):
 def test_the_report_says_what_dominates_the_references_and_the_paper(record: Make, tmp_path: Path):
     figures = Figures(tmp_path)
     records = [*points(record), record(1, metric="b", mode="live", experiment="other")]
-    lines = list(pareto_section(figures, "all", SPEC, records))
+    blocks = list(pareto_section(figures, "all", SPEC, records))
+    lines = [block.words for block in blocks if isinstance(block, Paragraph)]
     assert "Against the references measured here: the other methods dominate 1 of 2." in lines
     assert "Against the paper's own points: the other methods dominate 0 of 2." in lines
-    row = next(line for line in "\n".join(lines).splitlines() if line.startswith("| plain  | 4-C"))
-    assert [cell.strip() for cell in row.split("|")[5:10]] == ["mine", "0.2", "60", "+0.100", "yes"]
+    _, references, _ = [block for block in blocks if isinstance(block, Table)]
+    assert references.rows[0] == ["plain", "4-C", "64", "0.6", "mine", "0.2", "60", "+0.100", "yes"]
     assert len(list((tmp_path / "figures").iterdir())) == 1
     assert not list(pareto_section(figures, "none", SPEC, [record(1, metric="b")]))
-    assert "no front" in next(iter(pareto_section(figures, "wrong", {"title": 3}, records)))
+    (note,) = pareto_section(figures, "wrong", {"title": 3}, records)
+    assert "no front" in note.words
 
 
 @pytest.mark.parametrize(("data", "shown"), [("digits", True), ("cifar10", False), (None, True)])
@@ -89,7 +92,8 @@ def test_the_papers_points_are_drawn_and_compared_only_beside_results_on_their_d
     monkeypatch.setattr(
         "reports.pages.pareto_section.draw_front", lambda *arguments: drawn.append(arguments) or [Drawing(9, 9)]
     )
-    lines = list(pareto_section(Figures(tmp_path), "all", {**SPEC, "data": data}, points(record)))
+    blocks = list(pareto_section(Figures(tmp_path), "all", {**SPEC, "data": data}, points(record)))
+    lines = [block.words for block in blocks if isinstance(block, Paragraph)]
     ((_, measured, published, _),) = drawn
     assert measured.keys() == {"plain", "mine", "some"}
     assert {name: [spot[1:4] for spot in spots] for name, spots in published.items()} == (

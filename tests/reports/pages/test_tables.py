@@ -1,15 +1,27 @@
 """Frames, means with their spread, warnings and Markdown tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import pandas as pd
 import pytest
 
 from reports.formatting import escape, label, number
+from reports.pages.as_markdown import as_markdown
+from reports.pages.document import Page
 from reports.pages.summary import header, summarise, unstable
-from reports.pages.tables import frame, grid, markdown, measured, tables
+from reports.pages.tables import block, frame, grid, measured
+from reports.pages.tables import tables as tables_of
 from reports.record import Record
 
 Make = Callable[..., Record]
+
+
+def tables(records: Iterable[Record]) -> list[pd.DataFrame]:
+    return tables_of(summarise(records))
+
+
+def markdown(table: pd.DataFrame) -> str:
+    return as_markdown(Page("report", "", [block(table, "a table")]))
 
 
 def test_a_frame_has_a_column_for_every_case_key(record: Make) -> None:
@@ -73,7 +85,7 @@ def test_markdown_is_aligned_escaped_and_folded_or_cut_where_it_is_long(record: 
     assert r"x\|y" in markdown(table)
     (table,) = tables(record(1, case={"epoch": epoch}) for epoch in range(250))
     text = markdown(table)
-    assert text.startswith("<details><summary>250 rows</summary>\n\n|")
+    assert text.startswith("<details><summary>200 rows</summary>\n\n|")
     assert "50 more rows are in `records.jsonl`" in text
     assert text.count("\n|") == 202
     assert "details" not in markdown(table.head(30))
@@ -92,13 +104,13 @@ def test_a_large_spread_and_few_seeds_cause_warnings_of_the_worst_case(record: M
         return unstable(summarise(record(value, seed=seed) for seed, value in enumerate(values)))
 
     assert warnings(1, 1, 1.01) == []
-    assert warnings(1, 2, 3) == ["`m` is unstable: its standard deviation is 50% of the mean."]
+    assert warnings(1, 2, 3) == ["m is unstable: its standard deviation is 50% of the mean."]
     assert warnings(1, 1)[0].startswith("Measured with 2 seeds")
     assert "mean of 0" in warnings(-1, 0, 1)[0]
     assert warnings(0, 0, 0) == []
     spreads = {"a": 0.3, "b": 0.5, "c": 0.01}
     records = [record(1 + k * s, seed=s + 1, case={"k": n}) for n, k in spreads.items() for s in (-1, 0, 1)]
-    worst = "`m` is unstable in 2 of 3 cases, most with k=b: its standard deviation is 50% of the mean."
+    worst = "m is unstable in 2 of 3 cases, most with k=b: its standard deviation is 50% of the mean."
     assert unstable(summarise(records)) == [worst]
 
 
