@@ -1,13 +1,41 @@
-"""Loading of ``module:callable`` names, and suggestions for misspelt words. Imports no torch."""
+"""Loading of ``module:callable`` names, names that packages register, and suggestions. Imports no torch."""
 
 import difflib
+import functools
 import importlib
+import importlib.metadata
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from nodes.errors import one_line
 from nodes.user_code import contained
+
+Group = Literal["stages", "models", "schemes", "experiments", "suites"]
+
+
+def registered(group: Group, name: str) -> str | None:
+    """What installed packages register as ``name``: the ``module:callable`` of an entry point ``splitmec.<group>``.
+
+    Raises ValueError if two packages register the name for different things.
+    """
+    found = sorted(_entry_points(group).get(name, ()))
+    if len(found) > 1:
+        raise ValueError(f"{name!r} is registered for {' and '.join(found)}; write the one that is meant")
+    return found[0] if found else None
+
+
+def registered_names(group: Group) -> list[str]:
+    """The names that installed packages register under ``splitmec.<group>``."""
+    return sorted(_entry_points(group))
+
+
+@functools.cache
+def _entry_points(group: Group) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for one in importlib.metadata.entry_points(group=f"splitmec.{group}"):
+        found.setdefault(one.name, set()).add(one.value)
+    return found
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ import inspect
 import textwrap
 import typing
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,7 +16,7 @@ from bench.execution.loader import resolve_run
 from bench.experiments import MODULES, modes_of
 from bench.suite.document import InputError
 from bench.suite.experiment import Context, Measurement
-from nodes.imports import did_you_mean, load_callable
+from nodes.imports import Group, did_you_mean, load_callable, registered, registered_names
 
 Found = dict[str, Any]
 WIDTH = 100  # of lines of text
@@ -31,19 +32,27 @@ class Kind(NamedTuple):
 def _stages() -> dict[str, Any]:
     from nodes.stages.builtin import BUILT_IN  # noqa: PLC0415  (imports torch)
 
-    return dict(BUILT_IN)
+    return dict(BUILT_IN) | _registered("stages")
 
 
 def _models() -> dict[str, Any]:
     from nodes.model.factory import BUILT_IN  # noqa: PLC0415  (imports torch)
 
-    return dict(BUILT_IN)
+    return dict(BUILT_IN) | _registered("models")
 
 
 def _schemes() -> dict[str, Any]:
     from nodes.federated.schemes import SCHEMES  # noqa: PLC0415  (imports torch)
 
-    return dict(SCHEMES)
+    return dict(SCHEMES) | _registered("schemes")
+
+
+def _registered(group: Group) -> dict[str, Any]:
+    found = {}
+    for name in registered_names(group):
+        with suppress(ValueError):  # of several packages; told where the name is used
+            found[name] = registered(group, name)
+    return found
 
 
 KINDS = {
@@ -57,18 +66,21 @@ def everything() -> Found:
     """One line about every experiment, stage, model and scheme, by the name that ``describe`` takes."""
     found: Found = {"experiments": {run: _one_line(function) for run, function in experiments().items()}}
     for kind, (names, _) in KINDS.items():
-        found[f"{kind}s"] = {f"{kind}:{name}": _one_line(_made(one)) for name, one in names().items()}
+        found[f"{kind}s"] = {f"{kind}:{name}": _about(one) for name, one in names().items()}
     return found
 
 
 def experiments() -> dict[str, Callable[..., Any]]:
-    """The experiments of the project by the name that suites use."""
+    """The experiments of the project, and those that packages register, by the name that suites use."""
     found: dict[str, Callable[..., Any]] = {}
     for file, path in sorted(MODULES.items()):
         module = importlib.import_module(f"bench.experiments.{path}")
         for name, one in vars(module).items():
             if inspect.isfunction(one) and one.__module__ == module.__name__ and _is_experiment(one):
                 found[f"{file}.{name}"] = one
+    for name in registered_names("experiments"):
+        with suppress(ValueError):  # of a package that is broken; told where the name is used
+            found[name] = resolve_run(name)[0]
     return found
 
 
@@ -89,7 +101,7 @@ def describe(name: str) -> Found:
 
 
 def _experiment(run: str) -> Found:
-    if ":" not in run and "." not in run:
+    if ":" not in run and "." not in run and run not in registered_names("experiments"):
         raise ValueError(f"no experiment{did_you_mean(run, experiments())}; `bench describe` lists all")
     function, kind = resolve_run(run)
     return {
@@ -121,6 +133,13 @@ def _component(kind: str, name: str) -> Found:
 
 def _made(one: str | Callable[..., Any]) -> Callable[..., Any]:
     return load_callable(one) if isinstance(one, str) else one
+
+
+def _about(one: str | Callable[..., Any]) -> str:
+    try:
+        return _one_line(_made(one))
+    except ValueError as error:  # of a package that is broken
+        return str(error)
 
 
 def _one_line(one: Callable[..., Any]) -> str:

@@ -16,7 +16,7 @@ from bench.suite.parameter_types import available_dataset, decoder
 from bench.suite.schema import SCALES, Axis, Experiment, ExperimentSpec, Override, Run, Suite, SuiteFile, Teller, points
 from bench.suite.strict_yaml import convert, sound
 from nodes.files import read_anew
-from nodes.imports import did_you_mean, load_callable
+from nodes.imports import did_you_mean, load_callable, registered, registered_names
 from nodes.user_code import UserExitError, contained
 from nodes.user_modules import UserModules, user_modules
 from reports.claims.claim import Claim
@@ -142,14 +142,17 @@ def _experiments(
 
 def resolve_run(run: str) -> tuple[Run, type[msgspec.Struct]]:
     """The function that ``run`` names and the type of its parameters. Raises ValueError."""
+    file, _, name = run.rpartition(".")
     if ":" in run:
         function = load_callable(run)
-    else:
-        file, _, name = run.rpartition(".")
-        if file not in MODULES:
-            hint = did_you_mean(file, MODULES) or "; functions of one's own are module:function"
-            raise ValueError(f"no file {file!r} in bench.experiments{hint}")
+    elif file in MODULES:
         function = load_callable(f"bench.experiments.{MODULES[file]}:{name}")
+    elif path := registered("experiments", run):
+        function = load_callable(path)
+    else:
+        known = [*MODULES, *registered_names("experiments")]
+        hint = did_you_mean(file or run, known) or "; functions of one's own are module:function"
+        raise ValueError(f"no file {file!r} in bench.experiments{hint}")
     try:
         first = next(iter(inspect.signature(function).parameters), "")
         kind = typing.get_type_hints(function).get(first)

@@ -1,21 +1,33 @@
 """Where suites are, and what each says before anything of it is checked."""
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
 from bench.suite.document import Document, read_or_note
 from bench.suite.expansion import expand
-from nodes.imports import did_you_mean
+from nodes.imports import did_you_mean, registered, registered_names
 
 
 def packaged() -> dict[str, Path]:
-    """The suites that come with the package, by the name that each file gives."""
+    """The suites of this package, and of packages that register theirs, by the name that each file gives.
+
+    A package registers the module in whose folder its suites are, as an entry point of ``splitmec.suites``.
+    """
     found = {}
-    for path in Path(str(resources.files("suites"))).rglob("*.yaml"):
-        if name := _name(path):
-            found[name] = path
+    for folder in (*_registered_folders(), Path(str(resources.files("suites")))):  # the last of a name counts
+        for path in folder.rglob("*.yaml"):
+            if name := _name(path):
+                found[name] = path
     return dict(sorted(found.items()))
+
+
+def _registered_folders() -> Iterator[Path]:
+    for name in registered_names("suites"):
+        with suppress(ImportError, ValueError):  # one that is broken takes no suite away from the others
+            yield Path(str(resources.files(registered("suites", name) or "")))
 
 
 def _name(path: Path) -> str | None:

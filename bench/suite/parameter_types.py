@@ -14,7 +14,7 @@ import msgspec
 
 from bench.suite.strict_yaml import DecHook
 from nodes.files import cached_reading
-from nodes.imports import did_you_mean, load_callable
+from nodes.imports import did_you_mean, load_callable, registered_names
 from nodes.spec.job import ModelSpec, StageSpec
 from nodes.user_modules import cached_by_modules
 
@@ -103,17 +103,18 @@ def check_model(model: str) -> None:
     if ":" in spec.name:
         _check_options(spec, load_callable(spec.name))
         return
-    from nodes.model.factory import BUILT_IN  # noqa: PLC0415  (imports torch)
+    from nodes.model.factory import BUILT_IN, import_path  # noqa: PLC0415  (imports torch)
 
-    if path := BUILT_IN.get(spec.name):
+    if path := import_path(spec.name):
         _check_options(spec, load_callable(path))
         return
     from torchvision import models  # noqa: PLC0415  (takes seconds to import)
 
     known = models.list_models(module=models)
     if spec.name not in known:
-        there_are = f"there are {', '.join(BUILT_IN)}, torchvision's and module:callable"
-        raise ValueError(f"no model {spec.name!r}{did_you_mean(spec.name, [*BUILT_IN, *known])}; {there_are}")
+        ours = [*BUILT_IN, *registered_names("models")]
+        there_are = f"there are {', '.join(ours)}, torchvision's and module:callable"
+        raise ValueError(f"no model {spec.name!r}{did_you_mean(spec.name, [*ours, *known])}; {there_are}")
     _check_options(spec, models.get_model_builder(spec.name))
 
 
@@ -142,11 +143,11 @@ def check_stage_name(name: str) -> None:
     if ":" in name:
         load_callable(name)
         return
-    from nodes.stages.builtin import BUILT_IN  # noqa: PLC0415  (imports torch)
+    from nodes.stages.builtin import BUILT_IN, stage_path  # noqa: PLC0415  (imports torch)
 
+    path = stage_path(name)
     if name not in BUILT_IN:
-        known = f"there are {', '.join(BUILT_IN)} and module:callable"
-        raise ValueError(f"no stage {name!r}{did_you_mean(name, BUILT_IN)}; {known}")
+        load_callable(path)
 
 
 def make_importable(folder: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nodes.errors import ModelError, one_line
-from nodes.imports import load_callable
+from nodes.imports import load_callable, registered
 from nodes.model.chain import Chain
 from nodes.seeds import derive
 from nodes.spec.job import Granularity, InputType, ModelSpec
@@ -33,8 +33,8 @@ BUILT_IN = {  # short names of the networks of nodes.zoo; none is also torchvisi
 
 
 def import_path(name: str) -> str | None:
-    """The ``module:callable`` that the model ``name`` means; None for one of torchvision's."""
-    return name if ":" in name else BUILT_IN.get(name)
+    """The ``module:callable`` that the model ``name`` means; None for one of torchvision's. Raises ValueError."""
+    return name if ":" in name else BUILT_IN.get(name) or registered("models", name)
 
 
 def build_model(model: str | ModelSpec, classes: int, input_shape: tuple[int, ...], seed: int = 0) -> nn.Module:

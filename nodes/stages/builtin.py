@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from nodes.errors import ModelError, one_line
-from nodes.imports import load_callable
+from nodes.imports import did_you_mean, load_callable, registered, registered_names
 from nodes.model.boundary import Tensors
 from nodes.spec.job import StageSpec
 from nodes.stages.base import Stage
@@ -53,7 +53,7 @@ class Int8(Stage):
         return decoded.to(self.shapes[name].dtype)
 
 
-BUILT_IN = {  # short names; any other stage is named module:callable
+BUILT_IN = {  # short names; packages may register more, and any other stage is named module:callable
     "identity": "nodes.stages.base:Stage",
     "float16": "nodes.stages.builtin:Float16",
     "int8": "nodes.stages.builtin:Int8",
@@ -66,19 +66,30 @@ BUILT_IN = {  # short names; any other stage is named module:callable
 }
 
 
+def stage_path(name: str) -> str:
+    """The ``module:callable`` of the stage ``name``, built-in, registered or of that form. Raises ValueError."""
+    if ":" in name:
+        return name
+    if path := BUILT_IN.get(name) or registered("stages", name):
+        return path
+    known = [*BUILT_IN, *registered_names("stages")]
+    raise ValueError(f"no stage {name!r}{did_you_mean(name, known)}; there are {', '.join(known)} and module:callable")
+
+
 def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
     """Build the stage of a cut.
 
     Args:
-        spec: Its name, built-in or ``module:callable``, and its options.
+        spec: Its name, built-in, registered or ``module:callable``, and its options.
         shapes: What crosses the boundary for one picture, by name; scalars are left out.
 
     Raises:
         ModelError: An unknown name, a failing constructor, or parameters outside ``sender`` and ``receiver``.
     """
-    path = BUILT_IN.get(spec.name, spec.name)
-    if ":" not in path:
-        raise ModelError(f"unknown stage {spec.name!r}: neither {', '.join(BUILT_IN)} nor module:callable")
+    try:
+        path = stage_path(spec.name)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
     tensors = {name: value for name, value in shapes.items() if isinstance(value, torch.Tensor)}
     try:
         with contained():

@@ -15,7 +15,7 @@ from typing import get_args
 
 from nodes.errors import one_line
 from nodes.federated.schemes.base import ClientParts, ClientState, RoundState, Scheme, ServerParts, Statistics, Through
-from nodes.imports import did_you_mean, load_callable
+from nodes.imports import did_you_mean, load_callable, registered, registered_names
 from nodes.spec.federation import Federation, SchemeSpec
 from nodes.user_code import contained
 
@@ -166,11 +166,13 @@ SCHEMES: dict[str, type[Scheme]] = {  # short names; any other scheme is named m
 
 def build_scheme(spec: SchemeSpec) -> Scheme:
     """The scheme that ``spec`` names. Raises ValueError."""
-    if spec.name not in SCHEMES and ":" not in spec.name:
-        known = f"there are {', '.join(SCHEMES)} and module:callable"
-        raise ValueError(f"scheme: no scheme {spec.name!r}{did_you_mean(spec.name, SCHEMES)}; {known}")
+    path = spec.name if ":" in spec.name else registered("schemes", spec.name)
+    if spec.name not in SCHEMES and path is None:
+        names = [*SCHEMES, *registered_names("schemes")]
+        known = f"there are {', '.join(names)} and module:callable"
+        raise ValueError(f"scheme: no scheme {spec.name!r}{did_you_mean(spec.name, names)}; {known}")
     try:
-        make = SCHEMES.get(spec.name) or load_callable(spec.name)
+        make = SCHEMES.get(spec.name) or load_callable(path or spec.name)
         inspect.signature(make).bind(**spec.options)  # its error names the option
         with contained():
             scheme = make(**spec.options)

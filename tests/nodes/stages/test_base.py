@@ -82,7 +82,7 @@ def test_int8_of_a_constant_is_that_constant(constant):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (StageSpec(name="zip"), "unknown stage 'zip': neither identity, float16, int8, .* nor module:callable"),
+        (StageSpec(name="zip"), "no stage 'zip'; there are identity, float16, int8, .* and module:callable"),
         (StageSpec(name="int8", options={"bits": 4}), "int8 cannot be built.*bits"),
         (StageSpec(name="user_stages:NoSuchStage"), "NoSuchStage"),
         (StageSpec(name="user_stages:Bottleneck"), "cannot be built"),  # two values cross, it takes one
