@@ -56,6 +56,7 @@ class LiveRun(ABC):
         self._shaping, self._by_hand = shaping, nodes
         self._token, self._id = token or secrets.token_urlsafe(32), secrets.token_hex(4)
         self._controls: dict[str, Channel] = {}
+        self._early: dict[str, list[AnyMessage]] = {}  # for processes that are not set up yet
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
         self._changed = asyncio.Event()
@@ -108,13 +109,16 @@ class LiveRun(ABC):
     async def start(self, names: Sequence[str]) -> None:
         """Start processes and attend to them. Raises RunError."""
         await self._nodes.start(names, self._token)
+        self._early |= {name: [] for name in names}
         setups = [await self.setup(name) for name in names]
         for name, setup in zip(names, setups, strict=True):
             self.spawn(self._attend(name, setup))
 
     async def send(self, name: str, message: AnyMessage) -> None:
-        """Send ``message`` to a process, if it is there."""
-        if control := self._controls.get(name):
+        """Send ``message`` to a process, if it is there; to one that is not set up yet, once it is."""
+        if name in self._early:
+            self._early[name].append(message)
+        elif control := self._controls.get(name):
             with suppress(ChannelClosed):
                 await control.send(message)
 
@@ -161,13 +165,19 @@ class LiveRun(ABC):
         address, namespace = self._nodes.addresses[name], self._shaping.namespaces.get(name)
         try:
             control = await connect(*address, me, self._token, Limits(), bulk=False, peer=name, namespace=namespace)
-            self._controls[name] = control
-            await control.send(setup)
+            await self._set_up(name, control, setup)
             while True:
                 await self._take(name, control)
         except ChannelClosed as error:
             if name not in self.ended:
                 await self.gone(name, RunError(f"lost {error}", weight=1))
+
+    async def _set_up(self, name: str, control: Channel, setup: Setup) -> None:
+        self._controls[name] = control
+        await control.send(setup)
+        while self._early[name]:  # grows meanwhile
+            await control.send(self._early[name].pop(0))
+        del self._early[name]
 
     async def _take(self, name: str, control: Channel) -> None:
         try:

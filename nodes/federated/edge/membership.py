@@ -32,8 +32,10 @@ class Membership:
         self._came: dict[tuple[int, int], Handover] = {}  # by round and client
 
     def come(self, newcomer: ClientState, round_number: int) -> ChangeServer | None:
-        """Note that a client lives, which comes for a round (0 if new or back); where to send it on, if at all."""
-        self.dead.discard(newcomer.index)
+        """Where to send on a client which comes for a round (0 if new or back), if at all.
+
+        One that is dead by the runner's word stays so: its hello may be late, and nobody tells of its death again.
+        """
         change = self._sent_on.get(newcomer.index)
         return change if change and round_number < change.round else None
 

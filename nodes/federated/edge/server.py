@@ -65,6 +65,7 @@ class EdgeServer(Role):
         self._stats = RoundStats(began=0.0)
         self._phase: RoundPhase = "gathering"
         self._begun = False  # by the runner's word, and the cloud is there
+        self._calls = False  # the cloud
         self._all_train = True  # in this round, none rests
         self._given: dict[ClientState, ClientUpdate] = {}
         self._trained: dict[ClientState, RoundTrained] = {}  # not counted yet
@@ -78,22 +79,20 @@ class EdgeServer(Role):
         client = self._membership.members.get(name)
         return self._part if client is None or self._scheme.hands_part(self._round, client) else None
 
-    # Who is here
-
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
         """Take note of a client, which counts once its hello has come; the end of its last channel may go unnoticed."""
         if direction == "next":
             self._begun = True
-            return self._gather(now)
+            return self._end() if self._phase == "over" else self._gather(now)
         if peer not in self._membership.numbers:
             raise ProtocolError(f"{peer} is no client of this server")
         gone = self._without(direction, now) if direction in self._membership.here else []
         self._membership.here.add(direction)
-        return gone
+        return [*gone, Send(direction, Shutdown())] if self._phase == "over" else gone
 
     def lost(self, direction: Direction, now: float) -> list[Action] | None:
         if direction == "next":
-            return [] if self._phase == "over" else None
+            return [Finish()] if self._phase == "over" else None
         return self._without(direction, now)
 
     def woke(self, why: str, now: float) -> list[Action]:
@@ -111,14 +110,12 @@ class EdgeServer(Role):
         self._untested.discard(name)
         return self._go_on(now)
 
-    # Messages
-
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:  # noqa: PLR0911 (one a message)
         match sender, message:
             case "runner", Begin():
-                self._begun = self._cloud is None
-                return [Connect(self._cloud)] if self._cloud else self._gather(now)
-            case "runner", ClientLost() | ClientFinished():  # should it come all the same, it counts
+                self._begun = not self._cloud
+                return self._call_cloud() if self._cloud else self._gather(now)
+            case "runner", ClientLost() | ClientFinished():
                 self._membership.dead.add(self._membership.numbers[message.client])
                 return self._gather(now)
             case "runner", ClientReturned(client=name):
@@ -280,10 +277,8 @@ class EdgeServer(Role):
         return bool(clients) and all(one.phase != "training" or one in self._round.tasks for one in clients)
 
     def _start(self, client: ClientState) -> list[Action]:
-        """Let ``client`` train."""
         client.phase = "training"
-        train = TrainRound(round=self._round.number, steps=self._round.steps)
-        return [*self._hand(client), Send(client.name, train)]
+        return [*self._hand(client), Send(client.name, TrainRound(round=self._round.number, steps=self._round.steps))]
 
     def _hand(self, client: ClientState) -> list[Action]:
         """Send ``client`` the clients' part, unless it holds it or has it from its last server."""
@@ -299,8 +294,8 @@ class EdgeServer(Role):
 
     def _lacks_part(self, client: ClientState) -> bool:
         """Whether there is a shared part which ``client`` is to have and does not hold."""
-        shared = self._part is not None and client.holds is not self._part
-        return shared and self._scheme.hands_part(self._round, client)
+        lacks = self._part is not None and client.holds is not self._part
+        return lacks and self._scheme.hands_part(self._round, client)
 
     def _check_complete(self, client: ClientState) -> None:
         """Take note of a client that has done its part of the training; its part may be the next one's."""
@@ -345,8 +340,8 @@ class EdgeServer(Role):
 
     def _is_over(self) -> bool:
         """Whether the scheme ends the round, or all are complete whom it waits for."""
-        all_complete = all(client.phase == "complete" for client in self._round.clients)
-        return self._scheme.is_over(self._round) or (self._scheme.waits and all_complete)
+        complete = self._scheme.waits and all(client.phase == "complete" for client in self._round.clients)
+        return complete or self._scheme.is_over(self._round)
 
     def _count_anew(self, now: float) -> list[Action]:
         """End a round which no client waits for: the next one begins with what is under way."""
@@ -392,6 +387,13 @@ class EdgeServer(Role):
         return [report, *self._begin(now)]
 
     def _end(self) -> list[Action]:
+        """Let all know; the cloud, which waits for every edge server, before this one finishes."""
+        to_clients = [Send(name, Shutdown()) for name in sorted(self._membership.here)] if self._phase != "over" else []
         self._phase = "over"
-        to_cloud = [Send("next", Shutdown())] if self._cloud and self._begun else []
-        return [*(Send(name, Shutdown()) for name in sorted(self._membership.here)), *to_cloud, Finish()]
+        if not self._cloud:
+            return [*to_clients, Finish()]
+        return [*to_clients, *([Send("next", Shutdown()), Finish()] if self._begun else self._call_cloud())]
+
+    def _call_cloud(self) -> list[Action]:
+        called, self._calls = self._calls, True
+        return [] if called else [Connect(self._cloud)]

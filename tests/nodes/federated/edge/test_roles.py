@@ -27,7 +27,7 @@ from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.server import EdgeServer
 from nodes.federated.edge.worker import AdoptHandover, Aggregate, EdgeWorker, HandOver, JointStep
 from nodes.federated.schemes import Update
-from nodes.runtime.actions import Compute, Connect, Finish, Send
+from nodes.runtime.actions import Compute, Connect, Finish, Send, Wake
 from nodes.spec.federation import Absence, ClientMove
 from nodes.spec.job import StageSpec
 from nodes.wire import messages
@@ -440,11 +440,26 @@ def test_one_that_comes_early_takes_no_part_in_the_round_before_its_own():
 
 def test_an_edge_server_needs_its_cloud_until_its_end():
     early = EdgeServer(make_federation("psl", edges=2), 0, Peer("cloud"))
-    assert early.receive("runner", Shutdown(), 0.0) == [Finish()]  # before it has reached the cloud
+    assert early.receive("runner", Shutdown(), 0.0) == [Connect(Peer("cloud"))]  # which waits for every edge server
+    assert early.receive("runner", Begin(), 0.1) == early.receive("runner", Shutdown(), 0.1) == []
+    (late,) = early.joined("client1", "client1", 0.1)
+    last, end = early.joined("next", "cloud", 0.2)
+    assert [(one.to, type(one.message)) for one in (late, last)] == [("client1", Shutdown), ("next", Shutdown)]
+    assert end == Finish()
     server = moving(1)
     assert server.lost("next", 0.5) is None
     server.receive("runner", Shutdown(), 1.0)
-    assert server.lost("next", 1.5) == []
+    assert server.lost("next", 1.5) == [Finish()]
+
+
+def test_a_client_that_is_dead_by_the_runner_s_word_is_not_waited_for_after_a_late_hello():
+    server = EdgeServer(make_federation("psl"), 0)
+    server.receive("runner", Begin(), 0.0)
+    server.receive("runner", ClientLost(client="client1"), 0.0)
+    come(server, "client1")  # sent before its death
+    server.lost("client1", 0.0)
+    assert come(server, "client2") == []
+    assert [action.to for action in come(server, "client3")] == ["client2", "client3"]
 
 
 def test_answers_of_another_round_count_for_nothing():
@@ -529,7 +544,7 @@ def test_one_that_lives_again_is_expected_again():
     assert [action.to for action in come(server, "client1")] == ["client1"]
 
 
-def test_one_that_comes_though_its_process_was_said_to_have_died_is_missed_again_when_it_goes():
+def test_one_whose_hello_comes_after_the_word_of_its_death_is_waited_for_no_more():
     server = moving(1, rounds=3)
     over(server, NAMES[2:])
     server.receive("next", handover(), 1.0)
@@ -537,7 +552,8 @@ def test_one_that_comes_though_its_process_was_said_to_have_died_is_missed_again
     come(server, "client1")
     server.receive("runner", ClientLost(client="client3"), 3.0)
     server.lost("client1", 3.0)
-    assert [action.to for action in server.lost("client3", 3.0)] == ["runner"]  # round 2 waits for the first's return
+    report, passed = server.lost("client3", 3.0)
+    assert (report.to, passed) == ("runner", Wake(3.0, "pass"))  # round 2 is passed by
 
 
 def test_one_that_is_back_goes_after_what_is_its_own():
