@@ -56,7 +56,7 @@ def run_split(path: Path) -> dict[str, Any]:
     told ``latency_s``, and ``energy_j`` if it has energies. Raises InputError, also if no split is within the limits.
     """
     document, plan = _read(path)
-    split = _search(plan)
+    split = search_plan(plan)
     if split is None:
         raise InputError([_none_fits(document, plan)])
     sci_bytes = [message_bytes(node, len(plan.boundary_bytes) - 1) for node in plan.nodes[1:]]
@@ -108,14 +108,21 @@ def _read(path: Path) -> tuple[Document, SplitPlan]:
     return document, plan
 
 
-def _search(plan: SplitPlan) -> BestSplit | None:
-    """The best split; None if none is within the limits."""
+def plan_costs(plan: SplitPlan) -> ChainMetric:
+    """What the objective adds up, or, for throughput, its stages."""
+    if plan.objective == "throughput":
+        return plan_stages(plan)
+    used = [metric for metric in UNITS if _weight(plan, metric)]
+    return weighted_sum([plan_metric(plan, metric) for metric in used], [_weight(plan, metric) for metric in used])
+
+
+def search_plan(plan: SplitPlan, costs: ChainMetric | None = None) -> BestSplit | None:
+    """The best split by ``costs`` (None: the plan's own); None if none is within the limits."""
+    costs = costs or plan_costs(plan)
     limits = [Limit(plan_metric(plan, metric), bound) for metric, bound in plan.limits.items()]
     rooms = _last_stops(plan)
     if plan.objective == "throughput":
-        return search_throughput(plan_stages(plan), plan_metric(plan, "latency"), limits, rooms)
-    used = [metric for metric in UNITS if _weight(plan, metric)]
-    costs = weighted_sum([plan_metric(plan, metric) for metric in used], [_weight(plan, metric) for metric in used])
+        return search_throughput(costs, plan_metric(plan, "latency"), limits, rooms)
     return search_within(costs, limits, rooms) if limits or rooms else search(*costs)
 
 

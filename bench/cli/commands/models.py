@@ -40,13 +40,21 @@ def _profile(arguments: Namespace, _words: list[str]) -> Answer:
 def _add_split(command: ArgumentParser) -> None:
     json_argument(command)
     command.add_argument("plan", type=Path, metavar="PLAN.yaml", help="nodes, their compute times and their links")
+    why = "also show the next best splits, and which rates and speeds would change the choice"
+    command.add_argument("--why", action="store_true", help=why)
 
 
 def _split(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.cli.split import run_split
 
     found = run_split(arguments.plan)
-    return Answer(found, [f"{key}: {value}" for key, value in found.items()])
+    lines = [f"{key}: {value}" for key, value in found.items()]
+    if arguments.why:
+        from bench.cli.split_reasons import as_lines, reasons
+
+        found |= reasons(arguments.plan)
+        lines += as_lines(found)
+    return Answer(found, lines)
 
 
 PROFILE = Command(
@@ -64,6 +72,7 @@ SPLIT = Command(
     "find the best split of a model over a chain of nodes",
     """
   bench split plan.yaml --json
+  bench split plan.yaml --why                  the next best splits, and what would change the choice
 
 plan.yaml, for two nodes and three layers:
   nodes: [ue, edge]
