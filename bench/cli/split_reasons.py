@@ -2,15 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bench.cli.split import SplitPlan, plan_costs, read_plan, search_plan
+from bench.suite.document import InputError
 from nodes.splitting.alternatives import SAME, by_split_point, flip, next_best
 from nodes.splitting.search import BestSplit, path_cost
 from nodes.splitting.throughput import slowest_stage
+from reports.figures.draw import draw as draw_panels
+from reports.figures.figure import Figure, alternative, composed
+from reports.figures.panels import FigurePoint, Panel
+from reports.figures.surfaces import write_png
 
 ALTERNATIVES = 5  # that are shown
 MOST_FACTOR = 1000.0  # by which a rate or a speed is changed
@@ -48,6 +54,22 @@ def as_lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"  {one['what']}, {one['times']:.3g} times {one['how']}{rate}: {one['splits']}"
     if not found["flips"]:
         yield f"  no rate of a link and no speed of a node, up to {MOST_FACTOR:g} times higher or lower"
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Draw the least cost of each split point into the PNG file ``path``. Raises InputError."""
+    series = {
+        f"leaving {node}": [FigurePoint(i, cost, 0.0) for i, cost in enumerate(curve) if cost is not None]
+        for node, curve in found["cost_by_split_point"].items()
+    }
+    panel = Panel(
+        "line", "least cost", "layers done", "", series, log_y=all(p.mean > 0 for p in chain(*series.values()))
+    )
+    figure = Figure("split", "Cost by split point", alternative([panel]), draw_panels([panel]))
+    try:
+        write_png(composed(figure), path)
+    except (OSError, ValueError) as error:  # ValueError: an ending that is not a picture's
+        raise InputError([f"{path}: {getattr(error, 'strerror', None) or error}"]) from None
 
 
 def _flips_by_rate(plan: SplitPlan, best: BestSplit) -> Iterator[dict[str, Any]]:

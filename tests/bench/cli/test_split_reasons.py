@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from bench.cli.split import run_split
 from bench.cli.split_reasons import reasons
@@ -99,4 +100,7 @@ def test_a_pipeline_and_a_limit_have_reasons_too(tmp_path: Path, command: Callab
         path = saved(plan_of(1) | more, tmp_path)
         assert reasons(path)["alternatives"]
         assert command("split", str(path), "--why") == 0
-        assert command("split", str(path), "--why", "--json") == 0
+        assert command("split", str(path), "--why", "--json", "--figure", str(tmp_path / "cost.png")) == 0
+        with Image.open(tmp_path / "cost.png") as picture:
+            assert min(picture.size) > 100
+    assert command("split", str(path), "--why", "--figure", str(tmp_path / "none" / "cost.png")) == 2
