@@ -221,7 +221,7 @@ def _environment(plan: RunPlan) -> RunEnvironment:
     options["data"] = options["data"] and utf8(options["data"])
     options["set"] = list(options["set"])  # as it is read again
     return {
-        **{name: options[name] for name in ("scale", "seed", "set", "seeds", "shard", "data", "arguments")},
+        **{name: options[name] for name in ("scale", "seed", "set", "seeds", "shard", "cluster", "data", "arguments")},
         **_fields(plan, "shaping", "device", "dataset", "notes"),
         **{"machine": conditions.machine(), "versions": conditions.versions(), "results": RESULTS_VERSION},
         **{"host": platform.node(), "process": os.getpid()},

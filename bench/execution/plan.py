@@ -51,6 +51,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     set: tuple[str, ...] = ()
     seeds: Seeds | None = None
     shard: str | None = None  # K/N
+    cluster: str | None = None  # address or file of a Dask scheduler, which runs the cases of parallel experiments
     device: conditions.DeviceChoice = "auto"
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
@@ -114,6 +115,8 @@ class RunPlan:
         """Decide which of ``todo`` run at once: all that may, unless workers take longer to start than they save."""
         cases = [case for case in todo if case.experiment.spec.parallel]
         whole_s = sum(math.inf if case.estimate_s is None else case.estimate_s for case in cases)
+        if self.options.cluster is not None:
+            return Schedule(max(1, self.jobs), frozenset(case.key for case in cases))
         jobs = min(self.jobs, len(cases))
         worth = jobs > 1 and whole_s * (1 - 1 / jobs) > START_S
         return Schedule(jobs, frozenset(case.key for case in cases) if worth else frozenset())

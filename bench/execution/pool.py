@@ -1,10 +1,11 @@
-"""Cases that run at once, each in a worker process of its own with one compute thread."""
+"""Cases that run at once, each in a worker process of its own with one compute thread, or as tasks of a cluster."""
 
 import logging
 import os
 import selectors
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,6 +17,9 @@ from bench.execution.progress import Progress
 from bench.suite.identity import digests
 from bench.suite.schema import Case
 
+if TYPE_CHECKING:
+    from bench.execution.cluster.pool import ClusterPool
+
 Keep = Callable[[Case, CaseResult], None]
 
 logger = logging.getLogger(__name__)
@@ -26,7 +30,7 @@ def run_at_once(plan: RunPlan, cases: Sequence[Case], output: Output, progress: 
 
     After Ctrl-C ``keep`` also gets the results of cases that ended before one ahead of them.
     """
-    pool = WorkerPool(plan, cases, output, progress)
+    pool = _pool(plan, cases, output, progress)
     try:
         pool.start()
         for case in cases:
@@ -40,6 +44,14 @@ def run_at_once(plan: RunPlan, cases: Sequence[Case], output: Output, progress: 
         raise
     finally:
         pool.close()
+
+
+def _pool(plan: RunPlan, cases: Sequence[Case], output: Output, progress: Progress) -> "WorkerPool | ClusterPool":
+    if plan.options.cluster is None:
+        return WorkerPool(plan, cases, output, progress)
+    from bench.execution.cluster.pool import ClusterPool  # noqa: PLC0415  (an extra)
+
+    return ClusterPool(plan, cases, output, progress)
 
 
 class WorkerPool:

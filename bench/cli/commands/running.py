@@ -47,6 +47,8 @@ def _add_options(command: ArgumentParser) -> None:
     add("--device", choices=get_args(DeviceChoice), default="auto", help=device)
     backends = "how links of live runs are shaped; kernel uses tc and needs root (default: auto, which is emulated)"
     add("--shaping", choices=get_args(ShapingChoice), default="auto", help=backends)
+    cluster = "run the cases of parallel experiments on the workers of a Dask scheduler, tcp://HOST:PORT or its file"
+    add("--cluster", metavar="SCHEDULER", help=cluster)
     add("--shard", metavar="K/N", help="run the K-th of N parts of the cases; bench merge joins the folders")
     jobs = "cases of parallel experiments that run at once (default: one a core; 1 at scale paper or on a GPU)"
     add("--jobs", type=whole_number(1, 1024), metavar="N", help=jobs)
