@@ -97,7 +97,12 @@ def describe(name: str) -> Found:
     try:
         return _component(kind, rest) if kind in KINDS and rest else _experiment(name)
     except ValueError as error:
-        raise InputError([f"describe {name}: {error}"]) from None
+        hint = (
+            f"; a stage is stage:{name}, a model model:{name}, a scheme scheme:{name}"
+            if rest and kind not in KINDS
+            else ""
+        )
+        raise InputError([f"describe {name}: {error}{hint}"]) from None
 
 
 def _experiment(run: str) -> Found:

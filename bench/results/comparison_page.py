@@ -55,9 +55,9 @@ def summary(one: Comparison) -> Iterator[str]:
     counts = {change: sum(row.change == change for row in one.rows) for change in CHANGES}
     said = ", ".join(f"{count:,} {WORDS[change]}" for change, count in counts.items() if count)
     yield f"{len(one.rows):,} numbers in common: {said}." if one.rows else "No number in common."
-    if judged := counts["changed"] + counts["within-noise"]:
+    if judged := sum(bool(row.error) for row in one.rows):
         by_chance = math.ceil(judged * (1 - CONFIDENCE))
-        yield f"Of {judged:,} with known noise, about {by_chance:,} would seem changed by chance alone."
+        yield f"Of {judged:,} that vary over the seeds, about {by_chance:,} would seem changed by chance alone."
     if counts["unknown"]:
         yield f"Noise is known from two seeds in common on; {MIN_SEEDS} or more tell it from an effect (--seeds)."
     conditions: dict[str, set[str]] = {}

@@ -89,7 +89,7 @@ def _export(arguments: Namespace, _words: list[str]) -> Answer:
 def _add_check(command: ArgumentParser) -> None:
     folder_argument(command)
     json_argument(command)
-    baseline = "the baseline: a file made by --update, or records.jsonl of another run"
+    baseline = "the baseline: a file made by --update, or the folder or records.jsonl of another run"
     command.add_argument("--against", type=Path, required=True, metavar="FILE", help=baseline)
     command.add_argument("--update", action="store_true", help="write the baseline from the run instead of comparing")
     explained = "say for each regression what changed: its code, files and data, versions, machine"
@@ -113,6 +113,8 @@ def _check(arguments: Namespace, _words: list[str]) -> Answer:
     try:
         run = gate.read_run(arguments.folder)
         if arguments.update:
+            if arguments.against.is_dir():
+                raise InputError([f"--against: {arguments.against} is a folder; give the file to write"])
             count = gate.write_baseline(arguments.against, run)
             updated = {"updated": str(arguments.against), "records": count}
             return Answer(updated, [f"{arguments.against}: {count} records"])

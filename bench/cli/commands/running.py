@@ -20,7 +20,9 @@ def _add_run(command: ArgumentParser) -> None:
     suites_argument(command)
     only = "run only experiments whose name, or suite/name, matches; may be repeated"
     command.add_argument("--only", action="append", default=[], metavar="GLOB", help=only)
-    changed = "change a parameter, as in accuracy.train_samples=512 or links/live.link.up.rate_mbps=5; may be repeated"
+    changed = (
+        "change a parameter, as in accuracy.train_samples=512 or pipeline/accuracy.optimizer.lr=0.1; may be repeated"
+    )
     command.add_argument("--set", action="append", default=[], metavar="EXPERIMENT.KEY=VALUE", help=changed)
     _add_options(command)
 
@@ -42,7 +44,9 @@ def _add_options(command: ArgumentParser) -> None:
     add("--scale", choices=get_args(Scale), default="laptop", help=scales)
     add("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<suite>-<UTC time>)")
     add("--seed", type=whole_number(0, MOST_SEED), default=0, metavar="N", help="first random seed (default: 0)")
-    add("--seeds", type=whole_number(1, MOST_SEEDS), metavar="N", help="seeds of each case, as many for all of them")
+    add(
+        "--seeds", type=whole_number(1, MOST_SEEDS), metavar="N", help="seeds of each case (default: as the suite says)"
+    )
     device = "where models run (default: auto, the GPU if torch can use one)"
     add("--device", choices=get_args(DeviceChoice), default="auto", help=device)
     backends = "how links of live runs are shaped; kernel uses tc and needs root (default: auto, which is emulated)"

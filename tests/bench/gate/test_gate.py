@@ -122,7 +122,7 @@ OVERLAPPING = side(record(1, seed=1), record(1, seed=2)), side(record(1), record
         (*OVERLAPPING, r"seeds \[1, 2\], in the baseline \[0, 1\]"),  # asked for differently
         (ONE, BOTH, r"device c.*, in the baseline c"),
         (BOTH, ONE, r"device c.*, in the baseline c"),
-        (ONE, side(record(0.9), suites={"s": "def"}), "suite s has changed"),
+        (ONE, side(record(0.9), suites={"s": "def"}), "suite s: other parameters than in x"),
         (ONE, side(record(0.9, suite="t")), "no suite in common"),
         (side(record(0.9), rules=[]), ONE, "no rule"),
     ],
