@@ -15,7 +15,7 @@ from bench.suite.document import InputError
 from bench.suite.schema import Case, key_of
 from reports.record import CaseValue, Record
 
-RECORDS, CASES = "records.jsonl", ".cases.jsonl"
+RECORDS, CASES, REWRITE = "records.jsonl", ".cases.jsonl", ".rewrite"
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -39,6 +39,8 @@ class Done(msgspec.Struct, frozen=True):
 def cases_in(folder: Path) -> Iterator[tuple[Done, bytes]]:
     """The recorded cases of the run in ``folder`` with the lines of their records; changes nothing there."""
     path = folder / CASES
+    if (folder / REWRITE).exists():
+        raise InputError([f"{folder}: a run was killed here as it dropped cases; continue it by --resume first"])
     try:
         records = (folder / RECORDS).read_bytes()
         *lines, _torn = path.read_bytes().split(b"\n")
@@ -75,7 +77,7 @@ class Journal:
         self.done: dict[str, Done] = {}
         self._cases_bytes = 0
         self._records_bytes = 0
-        self._rewrite = folder / ".rewrite"
+        self._rewrite = folder / REWRITE
         self._finish_rewrite()
         self.records_path.touch()
         if self.records_path.stat().st_size and not self._cases_path.exists():
