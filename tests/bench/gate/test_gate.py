@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.gate.compare import GateInputError, GateRule, Side, compare, read_baseline, read_run, write_baseline
+from bench.gate.compare import (
+    CaseHash,
+    GateInputError,
+    GateRule,
+    Side,
+    compare,
+    read_baseline,
+    read_run,
+    write_baseline,
+)
+from bench.gate.explain import explain
 from bench.gate.report import CUT, as_benchmarks, as_json, as_junit, as_markdown, within_limit
 from reports.record import SCHEMA, Record
 
@@ -336,3 +346,33 @@ def test_a_comment_is_cut_between_lines() -> None:
     kept = within_limit(lines).removesuffix(CUT)
     assert lines.startswith(f"{kept}\n")
     assert len(lines) > 65_536 > len(kept) > 65_000
+
+
+def explained(now: CaseHash | None, **facts: str) -> str:
+    """What is said of a number that got worse in a case of this hash, under these conditions."""
+    key, before = 's/e{"method":"split"}', {"versions.torch": "2.11", "machine.cpu": "a"}
+    baseline = side(record(0.9), cases={key: CaseHash("d", "c")}, facts=before)
+    run = side(
+        record(0.5, case={"method": "split", "part": 1}), record(0.5), cases={key: now} if now else {}, facts=facts
+    )
+    return explain(compare(run, baseline), run, baseline)
+
+
+def test_what_changed_for_a_regression_is_told() -> None:
+    same = explained(CaseHash("d", "c"), **{"versions.torch": "2.12", "machine.cpu": "a"})
+    assert "By content the parameters, own code and data are the same:\n\n- s/e/accuracy (method=split), seed 0" in same
+    assert "- versions.torch: 2.11 → 2.12" in same
+    assert "machine" not in same
+    assert "or the results version, have changed" in explained(CaseHash("d", "other"))
+    assert "is not known of both" in explained(None)
+    assert "All conditions that are recorded are the same" in explained(None, **{"versions.torch": "2.11"})
+    assert "does not tell its conditions" in explained(None)
+
+
+def test_nothing_is_explained_where_nothing_got_worse() -> None:
+    assert explain(compare(ONE, ONE), ONE, ONE) == ""
+
+
+def test_a_run_may_be_the_baseline(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", [record(0.9)])
+    assert statuses(read_run(folder), read_baseline(folder)) == ["ok"]

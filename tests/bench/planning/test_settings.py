@@ -165,3 +165,24 @@ def test_the_function_takes_a_mapping() -> None:
     frame = api.run("toy.yaml", scale="smoke", out="out", only="sweep", set={"sweep.n": 9}, seeds=2)
     assert set(frame["set"]) == {"n=9"}
     assert sorted(set(frame["seed"])) == [0, 1]
+
+
+IDLE = """
+class Idle(msgspec.Struct):
+    used: int = 1
+    idle: int = 1
+    def problems(self, setting):
+        if self.idle != 1:
+            yield Problem(("idle",), "nothing uses it", unused=self.used < 3)
+
+def rest(parameters: Idle, context: Context):
+    yield Measurement("used", parameters.used, "1")
+"""
+
+
+def test_a_parameter_that_no_case_uses_cannot_be_set(told: Told, folder: Path) -> None:
+    (folder / "toy.py").write_text((folder / "toy.py").read_text() + IDLE)
+    suite = "name: toy\nexperiments:\n  - {name: rest, run: toy:rest, mode: in-process, grid: {used: [1, 2]}}\n"
+    (folder / "toy.yaml").write_text(suite)
+    assert told(*RUN, "--set", "rest.idle=2") == (2, "--set rest.idle=2: nothing uses it\n")
+    assert told(*RUN, "--set", "rest.idle=1")[0] == 0
