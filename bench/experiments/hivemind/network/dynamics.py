@@ -65,7 +65,8 @@ def showcase(
 class DynamicsParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The network, the coherence time of its links, and the tasks.
 
-    The links of the chain are shared with ``sharers`` other UEs (median, ``density_spread`` of the logarithm).
+    The links of the chain are shared with ``sharers`` other UEs (median, ``density_spread`` of the logarithm). A node
+    expects the mean gap of its last ``gaps`` tasks (g of section IV-F, which is not stated).
     """
 
     where: Literal["chain", "mmwave"] = "chain"
@@ -75,6 +76,7 @@ class DynamicsParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     transfer: Transfer = "integral"
     sharers: Positive = SHARERS
     density_spread: Positive = DENSITY_SPREAD
+    gaps: Count = 8
     unstated: scenario.Unstated = scenario.ASSUMED
 
 
@@ -99,8 +101,8 @@ def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Mea
     field = field_of(parameters, context)
     ways = {
         "standard": None,
-        "predictive": Foresight(),
-        "by-the-rule": Foresight(coherence_s=parameters.coherence_s),
+        "predictive": Foresight(gaps=parameters.gaps),
+        "by-the-rule": Foresight(gaps=parameters.gaps, coherence_s=parameters.coherence_s),
     }
     by_way = {way: played(field, parameters, context, foresight) for way, foresight in ways.items()}
     latency_ms = {way: latencies_ms(found) for way, found in by_way.items()}
@@ -123,7 +125,9 @@ def accuracy(parameters: ErrorParameters, context: Context) -> Iterator[Measurem
     standard, spikes = median(without), sum(value > SPIKE_MS for value in without)
     medians = []
     for error in parameters.errors:
-        latency_ms = latencies_ms(played(field, parameters, context, Foresight(error, context.seed)))
+        latency_ms = latencies_ms(
+            played(field, parameters, context, Foresight(error, context.seed, gaps=parameters.gaps))
+        )
         medians.append(median(latency_ms))
         if spikes:
             left = sum(value > SPIKE_MS for value in latency_ms) / spikes
