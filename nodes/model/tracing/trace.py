@@ -84,7 +84,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = t
             try:
                 with contained():
                     train, evaluate = tracing.run(True), tracing.run(False)
-                found = tracing.found or tracing.counting(train) or unify(train, evaluate, kept)
+                    found = tracing.found or tracing.counting(train) or unify(train, evaluate, kept)
             except Exception as error:
                 raise _refused(model, sample, error) from error
             draws = draws or tracing.drew
