@@ -93,6 +93,9 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if any(not problem.unused for problem in wrong):
             return None
         layout = yield from checked_layout(str(self.model), self.sample, setting)
+        if layout and getattr(self, "epochs", 1) and not any(one.requires_grad for one in layout.model.parameters()):
+            yield Problem(("model",), "none of its parameters is trained; set requires_grad of some")
+            return None
         if layout is not None and computes:
             yield from compared(str(self.model), self.sample, setting)
         return layout
@@ -282,9 +285,8 @@ def checked_layout(model: str, sample: InputSpec, setting: Setting) -> Generator
     if shape[1:] == (classes,):
         return layout
     got, data = f"(N, {', '.join(map(str, shape[1:]))})", setting.dataset if size else "blank pictures"
-    words = f"{', '.join(CLASSES[:-1])} or {CLASSES[-1]}"
     message = f"its result has shape {got}; expected (N, {classes}), one number for each class of {data}"
-    yield Problem(("model",), f"{message}; let its constructor take {words}")
+    yield Problem(("model",), f"{message}; let its constructor take {', '.join(CLASSES[:-1])} or {CLASSES[-1]}")
     return None
 
 

@@ -52,6 +52,8 @@ def flat(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784
 
 def doubling(): return nn.Sequential(Doubles(), Net(10))
 
+def frozen(): return Net(10).requires_grad_(False)
+
 class Odd(nn.Module):
     def __init__(self):
         super().__init__()
@@ -116,6 +118,15 @@ def test_a_result_that_is_no_number_a_class_is_refused(run: str, name: str, shap
     given = CHAIN if run == "pipeline.chain" else {"cut": 1} if run == "edge_sl.course" else {}
     found = problems_of(run, model=f"heads:{name}", **given)
     assert f"its result has shape {shape}; expected (N, 10), one number for each class of digits" in found["model",]
+
+
+@pytest.mark.parametrize("run", ["pipeline.chain", "edge_sl.course"])
+def test_a_network_that_trains_nothing_is_refused(run: str) -> None:
+    given = CHAIN if run == "pipeline.chain" else {"cut": 1}
+    told = problems_of(run, model="heads:frozen", **given)
+    assert told == {("model",): "none of its parameters is trained; set requires_grad of some"}
+    if run == "pipeline.chain":
+        assert problems_of(run, model="heads:frozen", epochs=0, **given) == {}
 
 
 def test_a_network_of_one_width_is_right_for_as_many_classes() -> None:
