@@ -1,9 +1,11 @@
 """Errors of the library, and an exception as one line of text or as its whole traceback."""
 
+import re
 import traceback
 
 TRACEBACK_CHARACTERS = 16 * 1024  # the most that a node sends of one
 GAP = "\n[...]\n"
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class DataError(ValueError):
@@ -17,6 +19,11 @@ class ModelError(ValueError):
 def utf8(text: str) -> str:
     """``text`` as UTF-8 can encode it: a name of a file may be no text."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def printable(text: str) -> str:
+    """``text`` with the control characters spelt out that terminals obey and XML forbids; tabs and line ends stay."""
+    return UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def one_line(error: BaseException) -> str:

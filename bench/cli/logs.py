@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nodes.errors import printable
+
 PACKAGES = ("bench", "nodes", "netem", "reports")  # verbose is about these, not about all that they import
 
 logger = logging.getLogger(__name__)
@@ -17,7 +19,7 @@ class TerminalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError, ValueError):  # it may be closed
-            print(self.format(record).rstrip(), file=sys.stderr, flush=True)
+            print(printable(self.format(record).rstrip()), file=sys.stderr, flush=True)
 
 
 class FileHandler(logging.Handler):

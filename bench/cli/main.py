@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.cli import streams
 from bench.cli.command import FAILED, INTERRUPTED, UNUSABLE
 from bench.cli.commands import COMMANDS
+from nodes.errors import printable
 
 MAIN_EPILOG = """examples:
   bench doctor                         what this machine can run
@@ -72,7 +73,7 @@ def _do(arguments: Namespace, words: list[str], output: streams.Output, as_json:
             found = COMMANDS[arguments.command].run(arguments, words)
         if isinstance(found, int):
             return found
-        output.show(json.dumps(found.value, indent=2) if as_json else "\n".join(found.lines))
+        output.show(json.dumps(found.value, indent=2) if as_json else printable("\n".join(found.lines)))
         return found.code
     except InputError as error:
         if as_json and arguments.command == "validate":

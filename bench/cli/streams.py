@@ -6,6 +6,8 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+from nodes.errors import printable
+
 
 def mend() -> None:
     """Open streams that the caller closed, and escape text that the encoding of a stream lacks."""
@@ -26,7 +28,7 @@ class OutputError(Exception):
 def complain(*lines: str) -> None:
     """Write ``lines`` to standard error, if it can be written: the exit code says the rest."""
     try:
-        print(*lines, sep="\n", file=sys.stderr, flush=True)
+        print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
     except OSError:
         _discard(sys.stderr)
 

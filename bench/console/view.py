@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from nodes.errors import printable
+
 QUIET_S = 10.0  # least time between two progress lines of a case outside a terminal
 
 
@@ -63,12 +65,13 @@ class LiveView:
             self._live.stop()
 
     def line(self, text: str, style: str = "") -> None:
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        self._console.print(Text(printable(text), style=style), soft_wrap=True)
 
     def start(self, key: str, title: str, left_s: float | None) -> None:
         """Show that the case of ``key``, called ``title``, starts when about ``left_s`` seconds of the run remain."""
         self._begun += 1
         self._left = "" if left_s is None else f"about {duration(left_s)} left"
+        title = printable(title)
         shown = RunningCase(title, f"[{self._begun}/{self._total}] {title}", time.monotonic())
         self._running = self._running | {key: shown}  # a new dict, as another thread may be drawing the old one
         if not self._console.is_terminal:
@@ -79,7 +82,7 @@ class LiveView:
         shown = self._running.get(key)
         if shown is None:
             return  # from a thread or a finalizer that outlived its case
-        shown.text = text
+        shown.text = printable(text)
         if not self._console.is_terminal and time.monotonic() - shown.printed_at >= QUIET_S:
             shown.printed_at = time.monotonic()
             self.line(f"    {f'{shown.title}: ' if len(self._running) > 1 else ''}{shown.text}")

@@ -21,11 +21,12 @@ from bench.suite.document import InputError
 from bench.suite.identity import RESULTS_VERSION, digest
 from bench.suite.judging import judge_suites, write_claims
 from bench.suite.schema import Case, Experiment, Suite
-from nodes.errors import utf8
+from nodes.errors import one_line, utf8
 from nodes.files import replacing
 from reports.claims.verdict import Judgement
 from reports.pages.report import write_report
 from reports.record import read_records
+from reports.run_environment import read_environment
 
 RunEnvironment = dict[str, Any]
 
@@ -242,9 +243,13 @@ def _read_environment(folder: Path) -> RunEnvironment:
     if not _holds_something(folder):
         return {}
     try:
-        return msgspec.json.decode((folder / "environment.json").read_bytes(), type=RunEnvironment)
-    except (OSError, msgspec.DecodeError):
-        raise InputError([f"--resume: {folder} holds no run of `bench run`; give another --out"]) from None
+        earlier = read_environment((folder / "environment.json").read_bytes())
+        if missing := {"run", "started", "suites"} - earlier.keys():
+            raise ValueError(f"{', '.join(sorted(missing))} missing")
+    except (OSError, ValueError) as error:
+        why = f"holds no run of `bench run` ({one_line(error)}); give another --out"
+        raise InputError([f"--resume: {folder} {why}"]) from None
+    return earlier
 
 
 def _write_json(path: Path, value: Any) -> None:

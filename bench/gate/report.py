@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from bench.gate.compare import GateOutcome
+from nodes.errors import printable
 from reports.formatting import escape, label, number
 from reports.pages.tables import grid
 
@@ -92,7 +93,7 @@ def as_junit(outcomes: Sequence[GateOutcome]) -> str:
             elif one.status == "new":
                 ET.SubElement(test, "skipped", message=sentence(one))
     ET.indent(root)
-    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    return printable(ET.tostring(root, encoding="unicode", xml_declaration=True)) + "\n"
 
 
 def sentence(one: GateOutcome) -> str:

@@ -13,6 +13,7 @@ from reports.pages.as_markdown import as_markdown
 from reports.pages.environment import EnvironmentTree, suites_of
 from reports.pages.suite_page import suite_page
 from reports.record import Record, read_records
+from reports.run_environment import read_environment
 
 
 class ReportError(ValueError):
@@ -60,7 +61,14 @@ def read_run(directory: Path) -> tuple[list[Record], list[Judgement], Environmen
         records = list(read_records(records_path)) if records_path.exists() else []
     except ValueError as error:
         raise ReportError(str(error)) from None
-    return records, _json(claims_path, list[Judgement], []), _json(environment_path, EnvironmentTree, {})
+    return records, _json(claims_path, list[Judgement], []), _environment(environment_path)
+
+
+def _environment(path: Path) -> EnvironmentTree:
+    try:
+        return read_environment(path.read_bytes()) if path.exists() else {}
+    except ValueError as error:
+        raise ReportError(f"{path}: {error}") from None
 
 
 def _json(path: Path, kind: Any, missing: Any) -> Any:

@@ -376,3 +376,9 @@ def test_nothing_is_explained_where_nothing_got_worse() -> None:
 def test_a_run_may_be_the_baseline(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", [record(0.9)])
     assert statuses(read_run(folder), read_baseline(folder)) == ["ok"]
+
+
+def test_control_characters_of_a_case_are_spelt_out_in_xml() -> None:
+    outcomes = compare(side(record(0.8, case={"method": "\x1b[31m\x00\ud800"})), side(record(0.9)))
+    (suite,) = ET.fromstring(as_junit(outcomes))
+    assert suite[1].get("name") == "accuracy [method=\\x1b[31m\\x00\\xd800] seed 0"
