@@ -1,6 +1,7 @@
 """Suites, found, read and checked: whether all that they ask for is there and fits together. Runs nothing."""
 
 import inspect
+import math
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from reports.figures.pareto import FrontSpec
 from reports.record import CaseValue, Scale
 
 T = TypeVar("T")
+MOST_CASES = 10_000  # of an experiment at one scale: each is held against the others before anything runs
 
 
 def load(names: Iterable[str], data_dir: Path | None = None, checked: bool = False) -> list[Suite]:
@@ -164,6 +166,8 @@ def resolve_run(run: str) -> tuple[Run, type[msgspec.Struct]]:
 
 
 def _check_parameters(document: Document, at: Key, experiment: Experiment, data_dir: Path | None) -> None:
+    if not _is_bounded(document, at, experiment.spec):
+        return
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(experiment.parameters_type)}
     for key, name, value in _given(document, at, experiment.spec):
         if name in fields:
@@ -176,6 +180,18 @@ def _check_parameters(document: Document, at: Key, experiment: Experiment, data_
         _check_points(document, at, experiment, data_dir)
 
 
+def _is_bounded(document: Document, at: Key, spec: ExperimentSpec) -> bool:
+    """Whether there are few enough cases to look at each; else the largest axis is noted."""
+    for here in map(spec.at, SCALES):
+        size = math.prod(len(axis) for axis in here.grid.values()) * (here.seeds or 1)
+        if size > MOST_CASES:
+            largest = max(here.grid, key=lambda name: len(here.grid[name]), default="")
+            key: Key = ("grid", largest) if here.grid and len(here.grid[largest]) > 1 else ("seeds",)
+            document.problem((*at, *key), f"{size:,} cases at one scale, at most {MOST_CASES:,}; divide the experiment")
+            return False
+    return True
+
+
 def _given(document: Document, at: Key, spec: ExperimentSpec) -> Iterator[tuple[Key, str, Any]]:
     """(where it stands, name, value) of every parameter in ``spec``."""
     layers: list[tuple[Key, dict[str, Any], dict[str, Axis]]] = [(at, spec.parameters, spec.grid)]
@@ -185,7 +201,7 @@ def _given(document: Document, at: Key, spec: ExperimentSpec) -> Iterator[tuple[
             yield (*here, "parameters", name), name, value
         for name, axis in grid.items():
             key: Key = (*here, "grid", name)
-            if not axis or (isinstance(axis, list) and any(axis.count(value) > 1 for value in axis)):
+            if not axis or (isinstance(axis, list) and len(set(axis)) < len(axis)):
                 document.problem(key, "needs one value or more, each once")
             for part, value in axis.items() if isinstance(axis, dict) else enumerate(axis):
                 yield (*key, part), name, value

@@ -26,6 +26,7 @@ SCALARS = {  # a plain scalar's type, by YAML 1.2's core schema: pattern and pos
     ),
 }
 TAG = "tag:yaml.org,2002:"
+MOST_BYTES = 1_000_000  # of a file
 MOST_NESTED = 64  # lists and mappings within each other
 
 
@@ -180,10 +181,14 @@ def read(path: Path) -> Document:
 def read_or_note(path: Path) -> Document:
     """Read ``path``; a file that cannot be read is a problem of the document, whose value is then None."""
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if path.stat().st_size <= MOST_BYTES else None
     except OSError as error:
         document = Document(path)
         document.note(document.root, f"cannot be read: {error.strerror}")
+        return document
+    if data is None:
+        document = Document(path)
+        document.note(document.root, f"is larger than {MOST_BYTES:,} bytes, which takes seconds to read; divide it")
         return document
     return parse(path, data)
 
