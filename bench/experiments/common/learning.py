@@ -93,7 +93,8 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if any(not problem.unused for problem in wrong):
             return None
         layout = yield from checked_layout(str(self.model), self.sample, setting)
-        if layout and getattr(self, "epochs", 1) and not any(one.requires_grad for one in layout.model.parameters()):
+        trains = getattr(self, "epochs", 1) != 0
+        if layout and trains and not any(one.requires_grad for one in layout.model.parameters()):
             yield Problem(("model",), "none of its parameters is trained; set requires_grad of some")
             return None
         if layout is not None and computes:
