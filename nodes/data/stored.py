@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes.data.images import Images, Indices
-from nodes.errors import DataError
+from nodes.errors import DataError, one_line
 
 MOST_BYTES = 1 << 30  # of one file that is read as a whole
 HIDDEN = re.compile(r"\..*|__macosx|@eadir|\$recycle\.bin|thumbs\.db|desktop\.ini", re.IGNORECASE)
@@ -118,7 +118,7 @@ def contents(place: Path, names: Collection[str]) -> dict[str, bytes]:
                 if len(found) == len(names):
                     break
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{place}: expected a readable tar archive: {error}") from None
+        raise DataError(f"{place}: expected a readable tar archive: {one_line(error)}") from None
     return found
 
 

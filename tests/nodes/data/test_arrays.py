@@ -140,6 +140,8 @@ def test_cifar10_in_the_archive_that_is_downloaded(
     content = (tmp_path / archive).read_bytes()
     (tmp_path / archive).write_bytes(content[: len(content) // 2])
     assert_refused("expected a readable tar archive", "cifar10", tmp_path, call=check_dataset)
+    (tmp_path / archive).write_text("<html>not found</html>")
+    assert_refused(r"\A[^\n]*expected a readable tar archive[^\n]*\Z", "cifar10", tmp_path, call=check_dataset)
     with tarfile.open(tmp_path / archive, "w:gz") as packed:
         packed.add(next((tmp_path / "unpacked" / inside).glob("test*")), "a/test_batch")
     assert_refused("no data_batch_1", "cifar10", tmp_path, call=check_dataset)
