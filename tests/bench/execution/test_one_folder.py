@@ -163,7 +163,8 @@ def test_a_run_goes_on_after_a_reboot_and_with_a_word_or_not_at_all_elsewhere(
     told: Told, key: str, code: int, says: str | None
 ) -> None:
     assert told(*OUT, "--only", "other")[0] == 0
-    edit(*key.split(), value="former")
+    former = ["former"] if key == "arguments" else "former"
+    edit(*key.split(), value=former)
     got, error = told(*OUT, "--resume")
     assert got == (0 if says is None else code)  # the cases' own identities decide, not what is noted
     assert error.startswith(says or "")
@@ -171,7 +172,7 @@ def test_a_run_goes_on_after_a_reboot_and_with_a_word_or_not_at_all_elsewhere(
     if says == "":
         assert error == ""
         (earlier,) = json.loads(Path("out/environment.json").read_text())["earlier"]
-        assert "former" in (earlier.get(key), earlier["machine"].get(key.rpartition(" ")[2]))
+        assert former in (earlier.get(key), earlier["machine"].get(key.rpartition(" ")[2]))
 
 
 @pytest.mark.parametrize(
