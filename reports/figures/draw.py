@@ -54,9 +54,10 @@ def _line(panel: Panel) -> Drawing:
         low, high = max(xs.low, ys.low), min(xs.high, ys.high)
         drawing.line([(xs.at(low), ys.at(low)), (xs.at(high), ys.at(high))], "muted", 1.2, dashed=True)
     for i, (name, line) in enumerate(panel.series.items()):
-        # Earlier lines are wider where a later one covers them, so that none is hidden.
-        covered = sum(_coincide(line, other, ys) for other in list(panel.series.values())[i + 1 :])
-        _one_line(drawing, (name, line), i, (xs, ys, panel.kind), 1.8 + 2.2 * covered)
+        # A line that later ones cover is wider, and they are dashed, so that none is hidden.
+        others = [_coincide(line, other, ys) for other in panel.series.values()]
+        look = 1.8 + 2.2 * sum(others[i + 1 :]), any(others[:i])
+        _one_line(drawing, (name, line), i, (xs, ys, panel.kind), look)
     for i, line in enumerate(panel.series.values()):
         _published(drawing, [((xs.at(float(p.x)), ys.at(p.published)), p) for p in line if p.published is not None], i)
     return drawing
@@ -67,9 +68,9 @@ def _one_line(
     named: tuple[str, Sequence[FigurePoint]],
     index: int,
     where: tuple[Scale, Scale, str],
-    width: float,
+    look: tuple[float, bool],
 ) -> None:
-    (name, line), (xs, ys, kind) = named, where
+    (name, line), (xs, ys, kind), (width, dashed) = named, where, look
     colour = colour_of(index)
     places = [(xs.at(float(point.x)), ys.at(point.mean)) for point in line]
     many = len(line) > MAX_MARKS or kind == "cdf"
@@ -79,7 +80,7 @@ def _one_line(
             for sign in (-1, 1)
         )
         drawing.area([*below, *reversed(above)], colour, 0.15)
-    drawing.line(places, colour, width)
+    drawing.line(places, colour, width, dashed=dashed)
     for (x, y), point in zip(places, line, strict=True) if not many else ():
         if point.deviation:
             low, high = (ys.at(point.mean + sign * point.deviation) for sign in (-1, 1))

@@ -16,6 +16,7 @@ PANELS = 4  # in a figure without a FigureSpec
 LINES = 8  # distinguishable by colour and marker
 BARS = 40  # legible in one panel
 QUANTILE = "quantile"
+WRITTEN = {"Mbit/s": "mbps", "bit/s": "bps", "B": "bytes", "%": "percent"}  # units, as names of metrics have them
 UNITLESS = ("", "1", "fraction")
 PIXEL_KEYS = ("picture", "row", "column")  # keys of a pixel's case
 MILLI_BELOW_S = 0.5  # largest value of seconds that an axis shows in milliseconds
@@ -116,9 +117,7 @@ def choose(rows: Sequence[SummaryRow], spec: FigureSpec | None = None) -> list[P
 
 def axis_title(metric: str, unit: str) -> str:
     """``latency [ms]`` for ``latency_ms``: the metric in words, and its unit where it has one."""
-    words = metric.split("_")
-    if unit.lower() in words:
-        words.remove(unit.lower())
+    words = [word for word in metric.split("_") if word not in (unit.lower(), WRITTEN.get(unit))] or [metric]
     return " ".join(words) + (f" [{unit}]" if unit not in (*UNITLESS, metric) else "")
 
 
@@ -260,8 +259,9 @@ def _log(spec: FigureSpec, series: dict[str, list[FigurePoint]]) -> bool:
 
 
 def _even(xs: list[float]) -> bool:
-    steps = [after - before for before, after in pairwise(sorted(set(xs)))]
-    return max(steps) <= 1.01 * min(steps)
+    """Whether most values are equally far apart, as those of a count with gaps."""
+    steps = sorted(after - before for before, after in pairwise(sorted(set(xs))))
+    return steps[len(steps) // 2] <= 1.01 * steps[0]
 
 
 def _bars(rows: list[SummaryRow], values: dict[str, list[CaseValue]], spec: FigureSpec) -> Panel:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from reports.claims.comparable import is_of
-from reports.claims.statistics import has_values, same
+from reports.claims.statistics import MIN_SEEDS, has_values, same
 from reports.formatting import value_text
 from reports.pages.summary import SummaryRow, summarise
 from reports.record import CaseValue, Record
@@ -49,7 +49,7 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ParetoPoint(NamedTuple):
-    """A named point of one method, with the standard deviation of its worth over seeds."""
+    """A named point of one method; the standard deviation of its worth over seeds is 0 with too few of them."""
 
     method: str
     name: str
@@ -85,7 +85,8 @@ def _points(method: FrontMethod, rows: Sequence[SummaryRow]) -> Iterator[ParetoP
         case = dict(row.case)
         if row.metric == method.worth and row.case in costs and _selected(method, case):
             name = value_text(case[method.key])
-            yield ParetoPoint(method.name, name, costs[row.case], row.mean, row.deviation or 0.0)
+            deviation = row.deviation if row.deviation and row.seeds >= MIN_SEEDS else 0.0
+            yield ParetoPoint(method.name, name, costs[row.case], row.mean, deviation)
 
 
 def _selected(method: FrontMethod, case: Mapping[str, CaseValue]) -> bool:

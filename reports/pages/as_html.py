@@ -27,6 +27,7 @@ from reports.pages.document import (
 from reports.pages.tables import is_numeric
 
 LONG = 60  # characters from which a column gets more room
+WRAPPED = 24  # from which numbers, which are several then, stand on more than one line
 TALL = 16  # rows from which a table scrolls by itself
 
 
@@ -109,7 +110,7 @@ def _table(table: Table) -> Iterator[str]:
 
 def _kind(column: Sequence[str]) -> str:
     if all(map(is_numeric, column)):
-        return ' class="n"'
+        return ' class="n"' if max(map(len, column)) < WRAPPED else ' class="n wrapped"'
     return ' class="long"' if max(map(len, column)) > LONG else ""
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from reports.figures.figure import Figure
+from reports.figures.figure import Figure, slug
 
 
 class Link(NamedTuple):
@@ -80,6 +80,11 @@ class Page(NamedTuple):
 def anchor(*names: str) -> str:
     """Anchor of what ``names`` name: lower case, without special characters."""
     return "-".join(re.sub(r"[^a-z0-9_.]+", "-", name.lower()).strip("-") for name in names)
+
+
+def suite_path(name: str) -> str:
+    """Path of the page of a suite, below the run's folder whatever the name."""
+    return f"suites/{slug(name)}"
 
 
 def parts(words: Words) -> Sequence[Inline]:

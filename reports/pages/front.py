@@ -9,7 +9,19 @@ from reports.claims.verdict import Judgement, Verdict
 from reports.figures.figure import Figures
 from reports.pages import numbers
 from reports.pages.as_markdown import as_markdown
-from reports.pages.document import Block, Bullets, Heading, Link, Page, Paragraph, Picture, Table, Words, anchor
+from reports.pages.document import (
+    Block,
+    Bullets,
+    Heading,
+    Link,
+    Page,
+    Paragraph,
+    Picture,
+    Table,
+    Words,
+    anchor,
+    suite_path,
+)
 from reports.pages.environment import EnvironmentTree, facts, failures, states, time
 from reports.pages.summary import UNSTABLE
 
@@ -158,7 +170,7 @@ def _index(run: Run) -> Iterator[Block]:
         claims[one.suite] = claims.get(one.suite, 0) + 1
     rows: list[list[Words]] = [
         [
-            Link(suite["name"], f"suites/{suite['name']}", anchor("suite", suite["name"])),
+            Link(suite["name"], suite_path(suite["name"]), anchor("suite", suite["name"])),
             numbers.shortened(str(suite.get("title", ""))),
             str(len(suite["experiments"])),
             str(claims[suite["name"]]),

@@ -7,7 +7,7 @@ from reports.figures.canvas import Drawing, text_width
 from reports.figures.draw import SMALL
 from reports.figures.scale import scale, tick_text
 from reports.formatting import number
-from reports.pages.document import Badge, Link, Table, Words, anchor, parts
+from reports.pages.document import Badge, Link, Table, Words, anchor, parts, suite_path
 
 NUMBERS = 10  # of a paper
 STATEMENT = 100  # characters of a claim's statement on the front page
@@ -37,7 +37,7 @@ def table_of(paper: str, judgements: Sequence[Judgement]) -> Table:
 def _row(one: Judgement) -> list[Words]:
     reference = one.reference
     return [
-        Link(shortened(one.says), f"suites/{one.suite}", claim_anchor(one)),
+        Link(shortened(one.says), suite_path(one.suite), claim_anchor(one)),
         numbers(one.paper),
         numbers(one.measured),
         one.unit if one.unit not in ("1", "fraction") else "",

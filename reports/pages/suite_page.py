@@ -11,7 +11,20 @@ from reports.figures.figure import Figures, alternative
 from reports.figures.panels import FigureError, FigureSpec, choose, is_pixel
 from reports.figures.published import with_published
 from reports.formatting import conditions_text, label
-from reports.pages.document import Badge, Block, Code, Heading, Link, Page, Paragraph, Picture, Table, Words, anchor
+from reports.pages.document import (
+    Badge,
+    Block,
+    Code,
+    Heading,
+    Link,
+    Page,
+    Paragraph,
+    Picture,
+    Table,
+    Words,
+    anchor,
+    suite_path,
+)
 from reports.pages.environment import EnvironmentTree, duration, suite_file
 from reports.pages.numbers import claim_anchor, numbers
 from reports.pages.pareto_section import pareto_section
@@ -29,7 +42,7 @@ def suite_page(
     """``records`` and ``judgements`` are those of ``suite``."""
     name = suite["name"]
     title = f"{name}: {suite['title']}" if suite.get("title") else name
-    return Page(f"suites/{name}", title, list(_blocks(suite, title, records, judgements, figures)))
+    return Page(suite_path(name), title, list(_blocks(suite, title, records, judgements, figures)))
 
 
 def _blocks(
@@ -57,9 +70,9 @@ def _blocks(
 def _claim(one: Judgement) -> list[Words]:
     known = one.reference
     measured_in = list(dict.fromkeys(selector.experiment for selector in one.of))
-    links: list[Any] = [Link(name, f"suites/{one.suite}", _place(one.suite, name)) for name in measured_in]
+    links: list[Any] = [Link(name, suite_path(one.suite), _place(one.suite, name)) for name in measured_in]
     return [
-        [Link(one.claim, f"suites/{one.suite}", claim_anchor(one), target=True), f": {one.says}"],
+        [Link(one.claim, suite_path(one.suite), claim_anchor(one), target=True), f": {one.says}"],
         Badge(one.verdict),
         one.claim_class,
         one.source,
@@ -94,7 +107,8 @@ def _experiment(
         every = f" In every case: {label(fixed.items())}." if fixed else ""
         yield Paragraph(f"Conditions: {conditions_text(conditions)}, seeds {seeds}.{every}")
         rows = with_published(summarise(group), name, group[0].dataset, judgements)
-        yield from (block(table, f"{suite}/{name}") for table in tables(rows))
+        number = f" under conditions {i + 1}" if len(groups) > 1 else ""
+        yield from (block(table, f"{suite}/{name}{number}, table {j + 1}") for j, table in enumerate(tables(rows)))
         yield from (Paragraph(warning, note=True) for warning in unstable(row for row in rows if not is_pixel(row)))
         stem = f"{suite}-{name}" + (f"-{i + 1}" if len(groups) > 1 else "")
         yield from _figures(figures, stem, experiment, rows)

@@ -108,7 +108,7 @@ def test_a_running_run_has_its_folder_for_itself_until_it_is_killed(
     code, error = told("report", "out")  # a long run's user wants to see how it goes
     assert code == 0
     assert error.startswith(said)
-    assert "5" in Path("out/report.md").read_text()
+    assert "5" in Path("out/suites/mine.md").read_text()
     assert Path("out/records.jsonl").read_bytes() == records
 
     running.send_signal(signal.SIGKILL)

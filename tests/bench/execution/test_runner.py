@@ -68,6 +68,8 @@ def test_a_run_leaves_records_claims_a_report_and_its_conditions(folder: Path, c
             "records.jsonl",
             "claims.json",
             "report.md",
+            "report.html",
+            "suites",
             "figures",
             "environment.json",
             ".cases.jsonl",
@@ -90,7 +92,7 @@ def test_a_run_leaves_records_claims_a_report_and_its_conditions(folder: Path, c
     assert known["arguments"] == ["bench", *RUN, "--seed", "4"]
     assert known["started"] <= known["ended"]
     assert len(known["suites"][0]["sha256"]) == 64
-    assert "### sweep" in (folder / "out/report.md").read_text()
+    assert "## sweep" in (folder / "out/suites/toy.md").read_text()
 
 
 def test_the_precision_of_a_case_is_a_condition_of_its_records(folder: Path, command: Command) -> None:
@@ -114,6 +116,7 @@ def test_the_plan_comes_first_and_plain_lines_follow(command: Command, capsys: p
     lines = capsys.readouterr().out.splitlines()
     plan = ["  toy/sweep  3 cases, time unknown", "  toy/other  1 case, time unknown", "4 cases, time unknown in all"]
     assert lines[2:6] == [*plan, "[1/4] toy/sweep n=1 seed 0"]
+    assert any(line.startswith("toy: ") and "prediction" in line for line in lines)
     assert lines[-1] == "report: out/report.md"
 
 

@@ -64,12 +64,13 @@ def test_error_bars_need_three_seeds_and_are_explained(record: Make) -> None:
         assert bool(explained) == drawn
 
 
-def test_a_line_that_lies_on_another_is_drawn_wider_below_it(record: Make) -> None:
+def test_of_lines_that_lie_on_each_other_the_lowest_is_widest_and_the_others_dashed(record: Make) -> None:
     records = [record(rate, case={"rate": rate, "way": way}) for way in "abc" for rate in (1, 2, 3)]
     (panel,) = choose(summarise(records))
     lines = [shape for shape in draw([panel])[0].shapes if isinstance(shape, Line) and shape.colour in "012"]
     assert [line.colour for line in lines] == ["0", "1", "2"]
     assert all(before.width >= after.width + 2 for before, after in pairwise(lines))
+    assert [line.dashed for line in lines] == [False, True, True]
 
 
 def test_magnitudes_make_an_axis_logarithmic_on_which_no_bar_begins(record: Make) -> None:
@@ -84,8 +85,17 @@ def test_short_times_are_in_milliseconds_and_units_stand_once(record: Make) -> N
     records = [record(0.002 * i, metric="delay_s", unit="s", case={"way": way}) for i, way in enumerate("abc")]
     (panel,) = choose(summarise(records), FigureSpec(metrics=["delay_s"]))
     assert (panel.metric, [point.mean for point in panel.series[""]]) == ("delay [ms]", [0.0, 2.0, 4.0])
-    found = [axis_title(*pair) for pair in (("latency_ms", "ms"), ("energy_j_p95", "J"), ("accuracy", "fraction"))]
-    assert found == ["latency [ms]", "energy p95 [J]", "accuracy"]
+    found = [
+        axis_title(*pair)
+        for pair in (
+            ("latency_ms", "ms"),
+            ("energy_j_p95", "J"),
+            ("accuracy", "fraction"),
+            ("rate_mbps", "Mbit/s"),
+            ("layers", "layers"),
+        )
+    ]
+    assert found == ["latency [ms]", "energy p95 [J]", "accuracy", "rate [Mbit/s]", "layers"]
 
 
 def test_levels_moments_and_the_diagonal_are_drawn_and_named(record: Make) -> None:
