@@ -67,7 +67,7 @@ def test_what_is_set_is_a_condition_of_the_records_of_its_experiment_alone(comma
     assert command(*RUN, "--set", "sweep.rate=1e-3", "--set", "sweep.inner.a.1=7") == 0
     assert {one.set for one in records() if one.experiment == "sweep"} == {"inner.a.1=7, rate=0.001"}
     assert {one.set for one in records() if one.experiment != "sweep"} == {""}
-    assert "set inner.a.1=7, rate=0.001, seeds 0" in Path("out/report.md").read_text()
+    assert "set inner.a.1=7, rate=0.001, seeds 0" in Path("out/suites/toy.md").read_text()
     verdicts = json.loads(Path("out/claims.json").read_text())
     assert [one["verdict"] for one in verdicts] == ["not-comparable"]
     assert "sweep with inner.a.1=7, rate=0.001" in verdicts[0]["why"]
