@@ -10,7 +10,7 @@ from bench.cli.command import Answer, Command, data_argument, json_argument, sui
 
 
 def _list(_arguments: Namespace, _words: list[str]) -> Answer:
-    from bench.cli.list_suites import as_lines, suites
+    from bench.describe.list_suites import as_lines, suites
 
     return Answer(found := suites(), as_lines(found))
 
