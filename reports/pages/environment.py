@@ -37,6 +37,9 @@ def facts(environment: EnvironmentTree) -> Iterable[Words]:
     """Conditions of the run."""
     if run := _pairs({key: environment.get(key) for key in RUN}):
         yield f"Run: {run}"
+    for one in environment.get("merged", ()):
+        shard = f", shard {one['shard']}" if one.get("shard") else ""
+        yield f"Merged: {one.get('run')}{shard}, on {one.get('host')}"
     if "started" in environment:
         yield f"Time: {time(environment)}"
     for key in ("machine", "versions"):
@@ -45,6 +48,13 @@ def facts(environment: EnvironmentTree) -> Iterable[Words]:
     if environment.get("arguments"):
         yield ["Command: ", Code(shlex.join(map(str, environment["arguments"]))[:COMMAND])]
     yield from (f"Note: {note}" for note in environment.get("notes", ()))
+
+
+def asked(environment: EnvironmentTree) -> list[str]:
+    """What the command line changed: parameters and seeds, and the shard of a run that is part of one."""
+    given = {f"--{key}": environment.get(key) for key in ("set", "seeds", "shard")}
+    texts = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in given.items()}
+    return [f"{key} {text}"[:COMMAND] for key, text in texts.items() if text]
 
 
 def states(suites: Sequence[EnvironmentTree]) -> str:

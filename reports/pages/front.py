@@ -22,7 +22,7 @@ from reports.pages.document import (
     anchor,
     suite_path,
 )
-from reports.pages.environment import EnvironmentTree, facts, failures, states, time
+from reports.pages.environment import EnvironmentTree, asked, facts, failures, states, time
 from reports.pages.summary import UNSTABLE
 
 PATH = "report"
@@ -132,6 +132,7 @@ def _blocks(run: Run, most: int, plots: dict[str, Picture]) -> Iterator[Block]:
 def _summary(run: Run) -> str:
     environment = run.environment
     words = [f"{key} {environment[key]}" for key in ("scale", "dataset", "device") if environment.get(key)]
+    words += asked(environment)
     if "started" in environment:
         words.append(time(environment))
     if counted := states(run.suites):

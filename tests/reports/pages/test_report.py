@@ -71,6 +71,15 @@ def test_an_environment_alone_shows_failures_and_a_figure_without_data_is_noted(
     assert "- failed example/kernel-links: ShapeError: tc needs root" in write_report(run).read_text()
 
 
+def test_the_front_page_says_what_the_command_line_changed() -> None:
+    environment = {"scale": "smoke", "set": ["a.n=1", "b.lr=0.1"], "seeds": 3, "shard": None}
+    page = as_markdown(front_page(Run([], environment, [])))
+    assert "scale smoke; --set a.n=1, b.lr=0.1; --seeds 3" in page
+    merged = [{"run": "r1", "shard": "1/2", "host": "one"}, {"run": "r2", "shard": None, "host": "two"}]
+    page = as_markdown(front_page(Run([], {"merged": merged}, [])))
+    assert "- Merged: r1, shard 1/2, on one\n- Merged: r2, on two" in page
+
+
 def test_an_empty_folder_has_no_run(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="no run in this folder"):
         write_report(tmp_path)
