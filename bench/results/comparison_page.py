@@ -55,6 +55,8 @@ def summary(one: Comparison) -> Iterator[str]:
     counts = {change: sum(row.change == change for row in one.rows) for change in CHANGES}
     said = ", ".join(f"{count:,} {WORDS[change]}" for change, count in counts.items() if count)
     yield f"{len(one.rows):,} numbers in common: {said}." if one.rows else "No number in common."
+    if shared := sorted(set(one.only_before) & set(one.only_after)):
+        yield f"Of other cases in each, and so not compared: {_listed(shared)}"
     if judged := sum(bool(row.error) for row in one.rows):
         by_chance = math.ceil(judged * (1 - CONFIDENCE))
         yield f"Of {judged:,} that vary over the seeds, about {by_chance:,} would seem changed by chance alone."
@@ -70,9 +72,12 @@ def summary(one: Comparison) -> Iterator[str]:
         yield f"Other conditions, {text}, in {_listed(sorted(experiments))}"
     for name, (then, now) in sorted(one.environment.items()):
         yield f"Other environment, {name}: {then} → {now}"
-    for name, only in ((one.before, one.only_before), (one.after, one.only_after)):
-        if only:
-            yield f"Only in {name}: {_listed(only)}"
+    for name, only, other in (
+        (one.before, one.only_before, one.only_after),
+        (one.after, one.only_after, one.only_before),
+    ):
+        if names := sorted(set(only) - set(other)):
+            yield f"Only in {name}: {_listed(names)}"
 
 
 def _listed(names: list[str]) -> str:

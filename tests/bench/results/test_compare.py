@@ -139,3 +139,11 @@ def test_unusable_input_is_said(run_of: Write, capsys: pytest.CaptureFixture[str
     ):
         assert main(["compare", str(run), *([str(path)] if path else [])]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_same_metrics_of_other_cases_are_told_apart_from_those_of_one_run() -> None:
+    found = compare(Side("a", [made("m", 1, n=1), made("old", 1)]), Side("b", [made("m", 1, n=2), made("new", 1)]))
+    lines = as_markdown([found]).splitlines()
+    assert "- No number in common." in lines
+    assert "- Of other cases in each, and so not compared: s/e/m" in lines
+    assert lines[-2:] == ["- Only in a: s/e/old", "- Only in b: s/e/new"]
