@@ -70,6 +70,7 @@ async def serve(
             finally:
                 beating.cancel()
                 await control.close()
+                listener.drop(run)
             jobs = None if jobs is None else jobs - 1
     finally:
         await listener.close()
@@ -131,7 +132,9 @@ class _Host:
     async def run(self, stack: AsyncExitStack) -> Report:
         """Host the nodes until each has finished; their reports. Raises what a node or its worker raises."""
         plan, cpu_before = self._plan, time.process_time()
-        self._listener.limits.payload_bytes = plan.payload_bytes
+        limits = self._listener.limits
+        stack.callback(setattr, limits, "payload_bytes", limits.payload_bytes)  # the next job declares its own
+        limits.payload_bytes = plan.payload_bytes
         if plan.threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())  # the next job chooses for itself
         for compute in self._computes:

@@ -8,6 +8,8 @@ import msgspec
 from nodes.spec.policy import LinkSpec, Policy
 
 Granularity = Literal["op", "module"]
+# Largest payload of a message; the most that aiohttp can be told, with the header.
+PayloadBytes = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 InputType = Literal["float32", "int64"]  # of a model's input: pictures or tokens
 Precision = Literal["float32", "bfloat16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
@@ -199,7 +201,7 @@ class Job(_Spec, frozen=True, kw_only=True):
     threads: int | None = None  # Torch threads of a node; None: torch's own choice
     device: str = "cpu"  # Torch device of every node
     input_type: InputType = "float32"  # "int64" for tokens
-    payload_bytes: int = 1 << 26  # largest payload of a message
+    payload_bytes: PayloadBytes = 1 << 26  # largest payload of a message
     devices: tuple[Device, ...] = ()  # speed of each node, or none: each as fast as the machine
     # New splits by the training step from which they hold; None: layers stay where they are.
     moves: dict[int, tuple[int, ...]] | None = None

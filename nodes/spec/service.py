@@ -2,7 +2,7 @@
 
 import msgspec
 
-from nodes.spec.job import DataSpec, Granularity, InputSpec, InputType, ModelSpec
+from nodes.spec.job import DataSpec, Granularity, InputSpec, InputType, ModelSpec, PayloadBytes
 from nodes.spec.policy import Policy
 
 
@@ -37,7 +37,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     threads: int | None = None  # Torch threads of a node; None: torch's own choice
     device: str = "cpu"  # Torch device of every node
     input_type: InputType = "float32"  # "int64" for tokens
-    payload_bytes: int = 1 << 26  # largest payload of a message
+    payload_bytes: PayloadBytes = 1 << 26  # largest payload of a message
 
     @property
     def input(self) -> InputSpec:

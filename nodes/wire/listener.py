@@ -1,13 +1,16 @@
 """Listening side of a node: accepts channels from runners and from upstream neighbours, by run."""
 
 import asyncio
-from collections import defaultdict
 
 from nodes.wire.channel import Channel
 from nodes.wire.codec import Limits
 from nodes.wire.messages import RUNNER
 from nodes.wire.socket_channel import SocketChannel
 from nodes.wire.transport import Server
+
+EARLY_BYTES = 1 << 20  # that may wait in a channel of a run that this node does not know yet
+EARLY_S = 60.0  # until such a channel is closed
+MOST_EARLY = 256  # of them
 
 
 def peer_id(name: str, run: str) -> str:
@@ -22,7 +25,8 @@ class Listener(Server):
         super().__init__(token, Limits(), host, port)
         self.name = name
         self._runners: asyncio.Queue[tuple[Channel, str]] = asyncio.Queue()
-        self._neighbours: dict[str, asyncio.Queue[Channel]] = defaultdict(asyncio.Queue)  # by run
+        self._neighbours: dict[str, asyncio.Queue[SocketChannel]] = {}  # by run
+        self._early: dict[SocketChannel, str] = {}  # the run of each that no one has asked for
 
     async def runner(self) -> tuple[Channel, str]:
         """Channel of the next runner, and the name of its run."""
@@ -30,7 +34,18 @@ class Listener(Server):
 
     async def neighbour(self, run: str) -> Channel:
         """Next channel that a neighbour opens in ``run``."""
-        return await self._neighbours[run].get()
+        waiting = self._neighbours.setdefault(run, asyncio.Queue())
+        for channel in [channel for channel, early in self._early.items() if early == run]:
+            del self._early[channel]
+            channel.inbox_bytes = None
+            waiting.put_nowait(channel)
+        return await waiting.get()
+
+    def drop(self, run: str) -> None:
+        """Close the channels of ``run``, which is over, that no one has taken."""
+        waiting = self._neighbours.pop(run, asyncio.Queue())
+        while not waiting.empty():
+            waiting.get_nowait().fail("the run is over")
 
     def _take(self, channel: SocketChannel) -> None:
         channel.peer, _, run = channel.peer.rpartition("/")
@@ -38,5 +53,14 @@ class Listener(Server):
             connection.peer = channel.peer
         if channel.peer == RUNNER:
             self._runners.put_nowait((channel, run))
-        else:
+        elif run in self._neighbours:
             self._neighbours[run].put_nowait(channel)
+        elif len(self._early) < MOST_EARLY:
+            self._early[channel], channel.inbox_bytes = run, EARLY_BYTES
+            asyncio.get_running_loop().call_later(EARLY_S, self._give_up, channel)
+        else:
+            channel.fail(f"{self.name} knows no run {run}, and {MOST_EARLY} channels wait for theirs")
+
+    def _give_up(self, channel: SocketChannel) -> None:
+        if self._early.pop(channel, None) is not None:
+            channel.fail(f"{self.name} has not become part of the run within {EARLY_S:g} s")

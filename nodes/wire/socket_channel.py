@@ -13,12 +13,14 @@ import aiohttp
 from aiohttp import web
 
 from nodes.wire.byte_counter import PATIENCE_S, Counted, Traffic, count, patiently
-from nodes.wire.channel import ChannelClosed
+from nodes.wire.channel import ChannelClosed, held_bytes
 from nodes.wire.codec import Decoder, FrameError, Limits, encode
 from nodes.wire.messages import AnyMessage, Bulk
 from nodes.wire.tensor_socket import TensorSocket
 
 MAX_EARLY = 1 << 14  # messages waiting for an earlier one: control overtakes tensors on a slow link
+INBOX_PAYLOADS = 16  # of the largest size, that wait to be received
+MESSAGE_BYTES = 1 << 10  # of memory, beside its tensors
 LAST_WORD_S = 3.0  # for a peer to report over one connection why the other broke
 
 WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
@@ -50,7 +52,8 @@ class SocketChannel:
     """See ``Channel``. Without ``bulk`` everything goes over the WebSocket.
 
     Messages are read at once and queued until ``receive``, so gradients and control always get through; the windows of
-    the protocol above bound the queue.
+    the protocol above bound the queue, and a peer that sends more ends the channel. ``inbox_bytes`` is the most that
+    may wait; None: as many payloads of the largest size as there are windows for.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class SocketChannel:
         self._bulk = bulk
         self._sequence = 0
         self._serialise_s = 0.0
+        self.inbox_bytes: int | None = None
+        self._limits, self._held_bytes = limits, 0
         self._decoder = Decoder(limits)
         self._reorder = Reorder()
         self._inbox: asyncio.Queue[AnyMessage | None] = asyncio.Queue()
@@ -121,6 +126,7 @@ class SocketChannel:
         if message is None:
             self._inbox.put_nowait(None)
             raise self._closed()
+        self._held_bytes -= held_bytes(message) + MESSAGE_BYTES
         return message
 
     async def close(self) -> None:
@@ -133,8 +139,12 @@ class SocketChannel:
         await asyncio.wait([self._running])
 
     def deliver(self, sequence: int, message: AnyMessage) -> None:
-        """Queue a message of either connection. Raises FrameError for an impossible number."""
+        """Queue a message of either connection. Raises FrameError for an impossible number, and if too much waits."""
         if not self._end_reason:
+            self._held_bytes += held_bytes(message) + MESSAGE_BYTES
+            most = self.inbox_bytes or INBOX_PAYLOADS * max(self._limits.payload_bytes, self._limits.header_bytes)
+            if self._held_bytes > most:
+                raise FrameError(f"more than {most} bytes wait to be received")
             for ready in self._reorder.take(sequence, message):
                 self._inbox.put_nowait(ready)
 

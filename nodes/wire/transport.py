@@ -24,6 +24,7 @@ from nodes.wire.socket_channel import SocketChannel
 from nodes.wire.tensor_socket import TensorSocket
 
 OPENING_S = 10.0
+MOST_WEBSOCKET = (1 << 32) - 1  # that aiohttp can be told
 CONTROL_PATH, BULK_PATH = "/control", "/bulk"
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 
@@ -90,7 +91,8 @@ class Server:
 
     async def _open_channel(self, request: web.BaseRequest, peer: str, bulk: TensorSocket | None) -> web.StreamResponse:
         counted = count_accepted(request, Connection(peer, "websocket"))
-        websocket = web.WebSocketResponse(compress=False, max_msg_size=largest_message(self.limits), timeout=PATIENCE_S)
+        largest = largest_message(self.limits, bulk is not None)
+        websocket = web.WebSocketResponse(compress=False, max_msg_size=largest, timeout=PATIENCE_S)
         try:
             await websocket.prepare(request)
         except BaseException:
@@ -164,7 +166,7 @@ async def connect(
             websocket = await session.ws_connect(
                 url + CONTROL_PATH,
                 params=query,
-                max_msg_size=largest_message(limits),
+                max_msg_size=largest_message(limits, bulk),
                 timeout=aiohttp.ClientWSTimeout(ws_close=PATIENCE_S),
             )
             return SocketChannel(
@@ -183,9 +185,10 @@ def count_accepted(request: web.BaseRequest, record: Connection) -> Counted:
     return counted
 
 
-def largest_message(limits: Limits) -> int:
-    """aiohttp's ``max_msg_size``, an exclusive bound."""
-    return PREFIX.size + limits.header_bytes + limits.payload_bytes + 1
+def largest_message(limits: Limits, bulk: bool) -> int:
+    """aiohttp's ``max_msg_size``, an exclusive bound; what is large has a connection of its own where there is one."""
+    payload_bytes = min(limits.payload_bytes, Limits().payload_bytes) if bulk else limits.payload_bytes
+    return min(PREFIX.size + limits.header_bytes + payload_bytes + 1, MOST_WEBSOCKET)
 
 
 def bearer(token: str) -> str:
