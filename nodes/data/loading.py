@@ -1,6 +1,5 @@
 """Loading of the data of a job: its data set, cut to the requested samples."""
 
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ import numpy as np
 from nodes.data.batching import subset
 from nodes.data.datasets import SYNTHETIC, SYNTHETIC_SEQUENCES, load_dataset
 from nodes.data.images import SYNTHETIC_TOKENS, Dataset, Indices, blank, drawn_tokens, token_data
-from nodes.errors import DataError, one_line
+from nodes.data.npz import loaded
+from nodes.errors import DataError
 from nodes.files import cached_reading
 from nodes.spec.job import Job
 from nodes.spec.service import Service
@@ -60,10 +60,9 @@ def _tokens(name: str, directory: Path | None, length: int, classes: int) -> Dat
 
 def _read(path: Path, part: str, length: int, classes: int) -> tuple[Any, Indices]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            tokens, labels = arrays[f"x_{part}"], arrays[f"y_{part}"].reshape(-1)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: expected the arrays x_train, y_train, x_test and y_test: {one_line(error)}") from None
+        tokens, labels = loaded(path, f"x_{part}"), loaded(path, f"y_{part}").reshape(-1)
+    except DataError as error:
+        raise DataError(f"{error}; expected the arrays x_train, y_train, x_test and y_test") from None
     if tokens.dtype.kind not in "iu" or tokens.shape != (len(labels), length) or not len(labels):
         raise DataError(
             f"{path}: x_{part} is {tokens.dtype} {tokens.shape}, expected integers ({len(labels)}, {length})"

@@ -3,7 +3,9 @@
 Sequences of tokens, integers (N, T), may stand in the place of the pictures.
 """
 
+import lzma
 import math
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,8 +21,9 @@ from nodes.errors import DataError
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 KERAS_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 NAME_CHARACTERS = 100
+MOST_ARRAY_BYTES = 1 << 35  # unpacked
 # What reading a damaged archive raises: RuntimeError for an encrypted one, which includes an unknown compression.
-UNREADABLE = (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 Headers = dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]
 
@@ -38,10 +41,10 @@ def read_npz(path: Path, classes: tuple[str, ...]) -> Stored:
         length = shape[0] if len(shape) == 1 else None
 
         def read(_side: int) -> Images:
-            values = _loaded(path, images)
+            values = loaded(path, images)
             return three_channels(values) if length is None else values.astype(np.int64)
 
-        numbers = _loaded(path, labels).reshape(-1)
+        numbers = loaded(path, labels).reshape(-1)
         return Part(numbers, f"{path}: {labels}", size, read, length=length)
 
     return Stored(part(*keys[:2]), part(*keys[2:]), classes, npz_name(path, headers))
@@ -49,16 +52,21 @@ def read_npz(path: Path, classes: tuple[str, ...]) -> Stored:
 
 def npz_name(path: Path, headers: Headers | None = None) -> str:
     """The name of the data set in ``path`` for records. Raises DataError."""
-    name = str(_loaded(path, "name").item()) if "name" in (headers or _headers(path)) else path.stem
+    name = str(loaded(path, "name").item()) if "name" in (headers or _headers(path)) else path.stem
     if not name or not name.isprintable():
         raise DataError(f"{path}: name is {name!r}, expected printable characters")
     return name
 
 
-def _loaded(path: Path, key: str) -> Any:
+def loaded(path: Path, key: str) -> Any:
+    """Array ``key`` of ``path``, once its header is known to be of what is there. Raises DataError."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            _npy_header(archive, _members(archive)[key])
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[key]
+    except KeyError:
+        raise DataError(f"{path}: no array {key}") from None
     except UNREADABLE as error:
         raise DataError(f"{path}: expected arrays that can be read: {error}") from None
 
@@ -67,7 +75,7 @@ def _headers(path: Path) -> Headers:
     """Checked shapes and dtypes of the arrays that ``read_npz`` reads, from their headers alone."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            members = _members(archive)
             wanted = [key for key in (*ARRAYS, *KERAS_ARRAYS, "name") if key in members]
             headers = {key: _npy_header(archive, members[key]) for key in wanted}
     except UNREADABLE as error:
@@ -76,7 +84,23 @@ def _headers(path: Path) -> Headers:
     return headers
 
 
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The members by the names of their arrays. Raises ValueError if two have one name, or one is not in the file."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    size = os.fstat(archive.fp.fileno()).st_size if archive.fp else 0
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        if name in members:
+            raise ValueError(f"holds {name} twice")
+        if info.header_offset + info.compress_size > size:
+            raise ValueError(f"{info.filename} is said to take {info.compress_size:,} bytes, more than the file has")
+        members[name] = info
+    return members
+
+
 def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{info.filename} is compressed by method {info.compress_type}; expected deflate or none")
     with archive.open(info) as file:
         first = np.lib.format.read_magic(file) == (1, 0)
         read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
@@ -85,8 +109,10 @@ def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[
     possible = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else DEFLATE_RATIO)
     if dtype.hasobject:
         raise ValueError(f"{info.filename} holds Python objects")
-    if declared != info.file_size or declared > possible:
+    if declared != info.file_size or declared > possible or min(shape, default=0) < 0:
         raise ValueError(f"{info.filename} declares {declared:,} bytes, more or fewer than it holds")
+    if declared > MOST_ARRAY_BYTES:
+        raise ValueError(f"{info.filename} declares {declared:,} bytes, expected at most {MOST_ARRAY_BYTES:,}")
     return shape, dtype
 
 

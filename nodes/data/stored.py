@@ -1,5 +1,6 @@
 """Data sets as they are stored: their layouts, labels that are read at once, and pixels that are read when needed."""
 
+import lzma
 import re
 import tarfile
 import zlib
@@ -117,7 +118,7 @@ def contents(place: Path, names: Collection[str]) -> dict[str, bytes]:
                     found[name] = file.read()
                 if len(found) == len(names):
                     break
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{place}: expected a readable tar archive: {one_line(error)}") from None
     return found
 

@@ -1,6 +1,7 @@
 """npz files, written member by member, and what is refused."""
 
 import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,38 @@ def test_npz_that_is_no_zip_lies_about_its_sizes_or_has_damaged_pixels(tmp_path:
     content[14000] ^= 1
     path.write_bytes(content)
     assert_refused(r"mine.npz: expected arrays that can be read", "npz:mine", tmp_path)
+
+
+def patched(path: Path, member: bytes, field: int, value: int) -> None:
+    """Change a 32-bit field of ``member``'s entry in the directory of the archive."""
+    content = bytearray(path.read_bytes())
+    named = content.index(member, content.index(b"PK\x01\x02"))
+    struct.pack_into("<I", content, content.rindex(b"PK\x01\x02", 0, named) + field, value)
+    path.write_bytes(content)
+
+
+def test_npz_that_lies_about_what_it_takes_in_the_file_is_refused_before_anything_is_allocated(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    write_npz(path, packed=True, train_images=npy("|u1", (10**6, 32, 32, 3), b""))
+    patched(path, b"train_images.npy", 24, 128 + 3072 * 10**6)  # unpacked
+    patched(path, b"train_images.npy", 20, 3072 * 10**4)  # packed
+    assert_refused(r"train_images.npy is said to take .* than the file has", "npz:mine", tmp_path, call=check_dataset)
+
+
+def test_npz_of_a_huge_array_with_two_members_of_a_name_or_in_lzma_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.npz"
+    write_npz(path)
+    monkeypatch.setattr("nodes.data.npz.MOST_ARRAY_BYTES", 200)
+    assert_refused(r"train_images.npy declares 560 bytes, expected at most 200", "npz:mine", tmp_path)
+    monkeypatch.undo()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("train_labels", npy("|u1", (4,), bytes(4)))
+    assert_refused(r"holds train_labels twice", "npz:mine", tmp_path, call=check_dataset)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("train_labels.npy", npy("|u1", (4,), bytes(4)))
+    assert_refused(r"method 14; expected deflate or none", "npz:mine", tmp_path, call=check_dataset)
 
 
 def test_keras_names(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_tokens_of_a_file_and_what_is_wrong_with_others(tmp_path) -> None:
         with pytest.raises(DataError, match=rf"words\.npz: {name[0]}_{name[2:]}|words\.npz: x_{name[2:]}"):
             load_data(job((4,), data=data))
     np.savez(tmp_path / "words.npz", x_train=given["x_train"])
-    with pytest.raises(DataError, match=r"words\.npz: expected the arrays x_train, y_train"):
+    with pytest.raises(DataError, match=r"words\.npz: no array y_train; expected the arrays x_train, y_train"):
         load_data(job((4,), data=data))
     with pytest.raises(DataError, match="augment"):
         load_data(job((4,), data=replace(data, augment=True)))
