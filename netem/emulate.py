@@ -87,7 +87,7 @@ def _execute(command: Command, proxies: dict[Address, Proxy]) -> Reply:
     proxy = proxies[command.address]
     match command:
         case Measure():
-            return Reply(carried=(proxy.up.carried, proxy.down.carried))
+            return Reply(carried=(proxy.up.measure(), proxy.down.measure()))
         case Play():
             proxy.play(command.link, command.began_at)
         case ChangeLink():

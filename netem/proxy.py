@@ -39,6 +39,7 @@ class Carried(msgspec.Struct):
     busy_s: float = 0.0  # in which at least one byte was in the direction, from its reading to its delivery
     byte_delay_s: float = 0.0  # sum over all bytes of the time from reading to delivery, waiting included
     delivered_at: float = 0.0  # the last of them, in event loop time
+    rate_bps: float | None = None  # of the bytes sent last, when this was asked for
 
     def add(self, n_bytes: int, read_at: float, now: float) -> None:
         """Count a chunk that is delivered ``now``; chunks are in the order of their reading."""
@@ -64,6 +65,11 @@ class LinkDirection:
 
     def change(self, profile: LinkProfile) -> None:
         self.queue.change(self._loop.time(), profile)
+
+    def measure(self) -> Carried:
+        """What was carried so far, with the rate now."""
+        self.carried.rate_bps = self.queue.profile.rate_bps
+        return self.carried
 
     def _run(self) -> None:
         """Deliver what has arrived, set the timer for the next event, pause or resume reading at the sources."""

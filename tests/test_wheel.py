@@ -37,6 +37,7 @@ def test_suites_are_in_the_wheel(tmp_path: Path) -> None:
     assert {"suites/all.yaml", "suites/pipeline.yaml", "suites/transport.yaml"} <= packaged
     assert {"suites/dynsplit/suite.yaml", "suites/dynsplit/claims.yaml", "suites/deprune/cifar10.yaml"} <= packaged
     assert {"netem/traces/wifi.csv", "suites/cellular.yaml"} <= packaged
+    assert {f"bench/watch/page/watch.{kind}" for kind in ("html", "css", "js")} <= packaged
     assert {f"{package}/py.typed" for package in ("bench", "nodes", "netem", "reports", "suites")} <= packaged
     listed = installed("list", "--json", folder=tmp_path)
     assert listed.returncode == 0, listed.stderr

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from bench import events
 from bench.execution.environment import shaping_of
 from bench.execution.plan import RunPlan
 from bench.suite.experiment import Context, Measurement
@@ -42,7 +43,7 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         _check_unchanged(case.sources, "after the run began")
-        with contained(), case.experiment.modules.in_use(), _threads(plan, case):
+        with contained(), case.experiment.modules.in_use(), _threads(plan, case), events.of_case(case.key):
             for measurement in case.experiment.function(case.parameters, context):
                 if isinstance(measurement, Measurement) and not math.isfinite(measurement.value):
                     not_finite.append(measurement)

@@ -29,6 +29,7 @@ from reports.claims.statistics import same
 from reports.record import Mode, Scale, ShapingBackend
 
 Jobs = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Seeds = Annotated[int, msgspec.Meta(ge=1, le=conditions.MOST_SEEDS)]
 KERNEL_STEP_S = 0.005  # between changes of a trace that tc can follow
 START_S = 4.0  # until a worker process has imported what it needs
@@ -59,6 +60,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     rerun_changed: bool = False  # with resume
     jobs: Jobs | None = None  # cases of parallel experiments that run at once; None: see _jobs
     allow_uncalibrated: bool = False
+    watch: Port | None = None  # of the page that shows the run; 0 a free one, None no page
     arguments: tuple[str, ...] = ()  # of the command line, for environment.json
 
     def plain(self) -> dict[str, Any]:

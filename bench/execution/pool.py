@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bench import events
 from bench.child_process import Child, EndedError
 from bench.execution.case import CaseResult, failed
 from bench.execution.folder import Output
@@ -102,15 +103,17 @@ class WorkerPool:
     def _read(self, worker: Child) -> None:
         case = self._busy[worker]
         try:
-            events = worker.events()
+            events_of_worker = worker.events()
         except EndedError as end:
             self._end_worker(worker)
             self._end_case(case, failed(case, f"its process {end}"))
             if self._waiting:
                 self._start_worker()
             return
-        for event in events:
-            match event:
+        for said in events_of_worker:
+            match said:
+                case {"event": emitted}:
+                    events.forward(emitted)
                 case {"key": key, "text": text}:
                     self._progress.say(key, text)
                 case {"rejected": reason}:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from bench import events
 from bench.console.view import LiveView
 from bench.execution.plan import Schedule
 from bench.suite.schema import Case
@@ -30,12 +31,15 @@ class Progress:
 
     def start(self, case: Case) -> None:
         left = [(one.experiment.name, self._schedule.share_s(one, one.estimate_s)) for one in self._left.values()]
-        self._view.start(case.key, case.title, time_left(self._done, left))
+        left_s = time_left(self._done, left)
+        self._view.start(case.key, case.title, left_s)
+        events.emit("started", case=case.key, title=case.title, experiment=case.experiment.name, left_s=left_s)
         self._started[case.key] = time.monotonic()
         logger.info("case started: %s", case.title)
 
     def say(self, key: str, text: str) -> None:
         self._view.say(key, text)
+        events.emit("say", case=key, text=text)
         logger.debug("%s: %s", key, text)
 
     def end(self, case: Case) -> None:
@@ -43,6 +47,7 @@ class Progress:
         share_s, seconds = self._schedule.share_s, time.monotonic() - self._started.pop(case.key)
         self._done.append(Spent(case.experiment.name, share_s(case, case.estimate_s), share_s(case, seconds) or 0.0))
         self._view.end(case.key)
+        events.emit("ended", case=case.key, seconds=seconds)
         logger.info("case ended: %s, %.1f s", case.title, seconds)
 
 

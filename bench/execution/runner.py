@@ -6,17 +6,20 @@ An experiment that fails does not stop the others. After Ctrl-C the report cover
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from bench import events
 from bench.console.view import LiveView, plan_lines
 from bench.execution.case import CaseResult, collect_garbage_between, failed_by, run_case
 from bench.execution.folder import Output, open_output
 from bench.execution.plan import Options, RunOutcome, RunPlan, Schedule, make_plan
 from bench.execution.pool import Keep, run_at_once
 from bench.execution.progress import Progress
+from bench.suite.document import InputError
 from bench.suite.schema import Case
 from reports.claims.verdict import Judgement
 from reports.pages.front import terminal
@@ -32,8 +35,22 @@ def run(options: Options, console: Console, log_to: Callable[[Path], None] = lam
         outcome.failures |= output.recorded_failures()
         output.write_environment(outcome)
         log_to(output.folder / "run.log")
-        _run(plan, output, outcome, console)
+        with ExitStack() as stack:
+            if options.watch is not None:
+                address = _watched(output.folder, options.watch, stack)
+                console.print(f"watch: {address}", highlight=False)
+            _run(plan, output, outcome, console)
     return outcome
+
+
+def _watched(folder: Path, port: int, stack: ExitStack) -> str:
+    """The address of the page that shows the run. Raises InputError if it cannot be served."""
+    from bench.watch.process import WatchError, watching  # noqa: PLC0415  (so that other runs do without)
+
+    try:
+        return stack.enter_context(watching(folder, port))
+    except WatchError as error:
+        raise InputError([f"--watch: {error}"]) from None
 
 
 def _run(plan: RunPlan, output: Output, outcome: RunOutcome, console: Console) -> None:
@@ -56,11 +73,13 @@ def _run(plan: RunPlan, output: Output, outcome: RunOutcome, console: Console) -
         papers = {suite.file.name: suite.file.paper for suite in plan.suites if suite.file.paper}
         for line in _verdicts(judgements, plan.options.claims, papers):
             view.line(line)
+            events.emit("verdict", text=line)
         view.line(f"report: {path}")
     except OSError as error:  # a full disk; the records are kept
         outcome.failures["report"] = f"report: {error}"
         logger.error("failed: report: %s", error)
     logger.info("run ended with exit code %d", outcome.exit_code)
+    events.emit("end", exit_code=outcome.exit_code)
 
 
 def _verdicts(judgements: list[Judgement], claims: Sequence[str], papers: dict[str, str]) -> Iterator[str]:
@@ -84,6 +103,9 @@ def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Outp
     )
     for line in conditions:
         view.line(line)
+    options = plan.options
+    of_run = {"scale": options.scale, "seed": options.seed, "device": plan.device, "shaping": plan.shaping}
+    events.emit("run", name=output.run, cases=len(todo), **of_run)
     logger.info("run %s started, %d cases to run, %s", output.run, len(todo), ", ".join(conditions))
     for note in plan.notes:
         view.line(note, "yellow")
@@ -116,6 +138,7 @@ def _keep(output: Output, outcome: RunOutcome, case: Case, result: CaseResult) -
     if result.traceback:
         output.log_error(case.title, result.traceback)
     if result.failure:
+        events.emit("failed", case=case.key, text=result.failure)
         outcome.failures.setdefault(case.experiment.name, result.failure)
         logger.error("failed: %s", result.failure)
     try:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from bench import events
 from bench.execution.case import CaseResult, collect_garbage_between, run_case
 from bench.execution.plan import make_plan, options_of
 from bench.suite.document import InputError
@@ -41,18 +42,21 @@ class Worker:
         with suppress(InputError):
             plan = make_plan(options_of(begin["options"]), checked=True)
         cases = {(case.key, case.sha256): case for case in plan.selected_cases} if plan else {}
+        sink = (lambda event: self._send(event=event)) if plan and plan.options.watch is not None else None
         for command in collect_garbage_between(iter(self._commands.get, None)):
             case = cases.get((command["key"], command["sha256"]))
             if plan and case:
                 say = partial(self._say, command["key"])
-                self._send(result=run_case(plan, case, begin["run"], Path(command["scratch"]), say))
+                with events.to(sink):
+                    result = run_case(plan, case, begin["run"], Path(command["scratch"]), say)
+                self._send(result=result)
             else:
                 self._send(rejected="the suite, its code or a file of it was changed after the run began")
 
     def _say(self, key: str, text: str) -> None:
         self._send(key=key, text=text)
 
-    def _send(self, **event: str | CaseResult) -> None:
+    def _send(self, **event: str | CaseResult | events.Event) -> None:
         with self._sending:
             self._events.write(msgspec.json.encode(event) + b"\n")
             self._events.flush()

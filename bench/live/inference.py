@@ -13,10 +13,11 @@ from itertools import chain
 
 import msgspec
 
+from bench import events
 from bench.live.backends import shaped
 from bench.live.link_self_test import Pair
 from bench.live.processes import HostPort, RunError
-from bench.live.run import PARTS, LiveRun, SilentError, T, stray
+from bench.live.run import PARTS, LiveRun, SilentError, T, of_link, stray
 from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
@@ -37,6 +38,7 @@ from nodes.wire.messages import (
 from reports.record import ShapingBackend as Backend
 
 STANDSTILL_S = 30.0  # a service without a task or an update for so long has come to a stop
+SHOWN_S = 0.1  # between events of tasks that are split alike
 FIRST_UPDATE = 1 << 20  # updates that the runner asks for are numbered from here on
 
 
@@ -61,6 +63,8 @@ class LiveService(LiveRun):
         self._setup = setup
         self._links = {ends: number for number, ends in enumerate(setup.links)}
         self._ue = next(iter(setup.layer_s))
+        self._shown: dict[str, int] = {}  # layers done on leaving each node, as last emitted
+        self._shown_at = 0.0
 
     async def setup(self, name: str) -> Serve:
         known = self._setup.known
@@ -75,10 +79,20 @@ class LiveService(LiveRun):
         match message:
             case TaskReport():
                 self.tasks.append(message)
+                self._show(message)
             case SplitPoint():
                 self.split_points.append(message)
+                events.emit("update", number=message.number, layers=message.layers)
             case _:
                 raise stray(name, message)
+
+    def _show(self, task: TaskReport) -> None:
+        """Emit an event of a task that was split otherwise than the one before, of others now and then."""
+        now, again = time.monotonic(), task.splits == self._shown
+        if events.watched() and not (again and now < self._shown_at + SHOWN_S):
+            self._shown, self._shown_at = task.splits, now
+            of_task = {"task": task.step, "latency_s": task.latency_s, "restarts": task.restarts}
+            events.emit("layers", done=task.splits, total=len(self._setup.layer_s[self._ue]), **of_task)
 
     async def gone(self, name: str, error: RunError) -> None:
         if name == self._ue and not isinstance(error, SilentError):
@@ -108,6 +122,7 @@ class LiveService(LiveRun):
 
     async def set_route(self, *route: str) -> None:
         """Send each node of ``route`` the nodes behind it, as far as a link joins it to them."""
+        events.emit("route", nodes=route)
         for hop, upper in enumerate(route):
             reachable = [lower for lower in route[hop + 1 :] if (upper, lower) in self._links]
             peers = [Peer(lower, *await self._address(upper, lower)) for lower in reachable]
@@ -121,6 +136,7 @@ class LiveService(LiveRun):
     async def set_link(self, upper: str, lower: str, link: Duplex) -> None:
         """Give the link between two nodes new profiles from now on; no node is told."""
         await self._shaping.change(self._links[upper, lower], link.up, link.down)
+        events.emit("changed", link=of_link(upper, lower, link))
 
     async def announce_link(self, upper: str, lower: str, link: LinkSpec) -> None:
         """Tell ``lower`` what its link from ``upper`` is from now on."""

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 import uvloop
 
+from bench import events
 from bench.live.link_self_test import Pair
 from bench.live.link_self_test import self_test as try_links
 from bench.live.processes import Nodes, Processes, RunError, launcher
@@ -92,6 +93,7 @@ class LiveRun(ABC):
         async def play() -> T:
             self.uncalibrated = await try_links(*links, backend, self_test)
             async with self._shaping, AsyncExitStack() as stack:
+                events.emit("chain", links=[of_link(*ends, link) for ends, link in zip(*links, strict=False)])
                 self._nodes: Nodes = self._by_hand or Processes(launcher(), self._shaping.namespaces)
                 stack.push_async_callback(self._nodes.end, PATIENCE_S)
                 stack.push_async_callback(self._close)
@@ -184,6 +186,7 @@ class LiveRun(ABC):
             message = await hear(control, self.silence_s)
         except SilentError as error:
             self.silent.add(name)
+            events.emit("node", nodes=self.members(name), state="silent")
             return await self.gone(name, error)
         self.silent.discard(name)
         match message:
@@ -191,6 +194,7 @@ class LiveRun(ABC):
                 return None
             case Ready(pid=pid):
                 self.pids |= dict.fromkeys(self.members(name), pid)
+                events.emit("node", nodes=self.members(name), state="ready")
             case Report(report=reports):
                 self.reported.add(name)
                 self.reports |= {one.name: one for one in msgspec.convert(reports, list[NodeReport])}
@@ -204,6 +208,7 @@ class LiveRun(ABC):
 
     async def _ended(self, name: str, how: str) -> None:
         self.ended.add(name)
+        events.emit("node", nodes=self.members(name), state="done" if name in self.reported else "lost")
         await self.gone(name, RunError(f"{name} {how}", weight=2))
         self._changed.set()
 
@@ -214,6 +219,12 @@ class LiveRun(ABC):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(control.close() for control in self._controls.values()))
+
+
+def of_link(upper: str, lower: str, link: Duplex) -> events.Event:
+    """A link in an event; its trace, if it has one, sets the rate."""
+    up, down = ({"rate_bps": one.rate_bps, "delay_s": one.delay_s} for one in (link.up, link.down))
+    return {"upper": upper, "lower": lower, "up": up, "down": down, "trace": link.trace is not None}
 
 
 async def hear(control: Channel, within_s: float) -> AnyMessage:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Self
 
+from bench import events
 from bench.live.processes import HostPort, RunError
 from netem.emulate import Emulator
 from netem.link import LinkProfile
@@ -80,14 +81,20 @@ class Shaping:
         """Raise RunError once the links fail."""
         try:
             while self._limited:
-                if self._emulated_at:
+                for hop in self._asked():
                     async with asyncio.timeout(SILENCE_S):
-                        await self._emulator.forwarded_bytes(next(iter(self._emulated_at.values())))
+                        up, down = await self._emulator.carried(self._emulated_at[hop])
+                    sent = {"up_bytes": up.n_bytes, "down_bytes": down.n_bytes}
+                    events.emit("traffic", link=hop, **sent, up_bps=up.rate_bps, down_bps=down.rate_bps)
                 await self._emulator.watch(ASK_S)
         except TimeoutError:
             raise RunError(f"the link emulator did not answer for {SILENCE_S:g} s", weight=2) from None
         except RuntimeError as error:  # EmulatorError, or a transport to an ended process
             raise RunError(f"the link emulator ended: {error}", weight=2) from None
+
+    def _asked(self) -> list[int]:
+        """Links about which the emulator is asked: one, to see that it lives, and all where somebody watches."""
+        return list(self._emulated_at)[: None if events.watched() else 1]
 
 
 async def follow(link: Duplex, change: Callable[[LinkProfile | None, LinkProfile | None], Awaitable[None]]) -> None:

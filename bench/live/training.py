@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
+from bench import events
 from bench.live.backends import shaped
 from bench.live.processes import HostPort, Nodes
 from bench.live.run import LiveRun, stray
@@ -79,6 +80,7 @@ class _LiveTraining(LiveRun):
         await self.start(list(self._seats))
         await self.until(lambda: self.pids.keys() >= self._seats.keys())
         await self._shaping.play()
+        events.emit("layers", done=dict(zip(self._job.nodes, [*self._job.splits, None], strict=True)))
         for name in reversed(self._seats):  # the UE begins at once
             await self.send(name, Begin())
         await self.until(lambda: self.reported >= self._seats.keys())

@@ -4,11 +4,12 @@ Functions import what they need, so that ``bench --help`` needs neither torch no
 """
 
 from bench.cli.command import Command
-from bench.cli.commands import hosts, links, models, results, running, suites
+from bench.cli.commands import hosts, links, models, results, running, suites, watch
 
 COMMANDS: dict[str, Command] = {
     "run": running.RUN,
     "verify": running.VERIFY,
+    "watch": watch.WATCH,
     "list": suites.LIST,
     "describe": suites.DESCRIBE,
     "schema": suites.SCHEMA,

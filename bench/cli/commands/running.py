@@ -62,6 +62,8 @@ def _add_options(command: ArgumentParser) -> None:
     uncalibrated = "warn of links off by more than 5 %% in rate, 1 ms in delay or half in jitter, instead of failing"
     add("--allow-uncalibrated", action="store_true", help=uncalibrated)
     add("-v", "--verbose", action="store_true", help="log every step to standard error")
+    watch = "serve a page on 127.0.0.1 that shows the run as it goes (default PORT: a free one, which is shown)"
+    add("--watch", nargs="?", type=whole_number(0, 65535), const=0, metavar="PORT", help=watch)
     data_argument(command)
 
 
@@ -119,7 +121,8 @@ RUN = Command(
   bench run all --only 'links/*' --only live   the experiments of links, and those called live
   bench run pipeline --set accuracy.train_samples=512 --seeds 3   with another parameter, three seeds a case
   bench run all --shard 2/4 --out shard2       the second of four parts, for as many machines
-  bench run all --out runs/all --resume        continue a run that was interrupted""",
+  bench run all --out runs/all --resume        continue a run that was interrupted
+  bench run hivemind --watch                   show it in a browser; bench watch DIR does so later""",
     _add_run,
     _run,
     MORE,

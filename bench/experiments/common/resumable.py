@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bench import events
 from nodes.files import replacing
 from nodes.model.checkpoint import drop_later_checkpoints, last_checkpoint
 from nodes.spec.job import Job
@@ -34,6 +35,8 @@ def resumable(job: Job, layers: int, folder: Path, run: Run, say: ReportEpoch) -
         with journal.open("ab") as file:
             file.write(_encoded(metrics) + b"\n")
         say(metrics)
+        curve = {name: metrics[name] for name in ("loss", "train_accuracy", "test_accuracy") if name in metrics}
+        events.emit("learned", curve=f"{folder.name}, {len(job.nodes)} nodes", at_epoch=metrics["epoch"], **curve)
 
     outcome = run(job, keep)
     outcome.epochs, outcome.earlier = earlier + outcome.epochs, len(earlier)

@@ -8,6 +8,7 @@ import torch
 from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import events
 from bench.experiments.common.learning import largest_payload, weights_of
 from bench.experiments.common.trained_pictures import of_rounds
 from bench.experiments.edge_sl.parameters import Clients, minimal
@@ -90,6 +91,7 @@ def _saying(context: Context) -> ReportRound:
     def say(report: RoundReport) -> None:
         loss = report.metrics["loss"] / max(1.0, report.metrics["steps_with_loss"])
         context.say(f"edge {report.edge + 1}, round {report.round + 1}: training loss {loss:.3f}")
+        events.emit("learned", curve=f"edge {report.edge + 1}", at_epoch=report.round + 1, loss=loss)
 
     return say
 
