@@ -10,6 +10,7 @@ from reports.formatting import number
 
 PointsByMethod = Mapping[str, Sequence[ParetoPoint]]
 WIDTH, HEIGHT = 860.0, 560.0
+FEW = 10  # points that are all named; of more only those of the front
 FRAME = Frame(52.0, 30.0, WIDTH - 20, HEIGHT - 40)
 
 
@@ -40,7 +41,9 @@ def draw_front(
                 ends = [(place[0], ys.at(point.worth + sign * point.deviation)) for sign in (-1, 1)]
                 drawing.line(ends, colour_of(i))
             drawing.mark(MARKS[i % len(MARKS)], place, colour_of(i), 4.5, tip=_tip(point))
-    for i, point in enumerate(front):  # on alternating sides, so that neighbours do not overlap
+    own = [point for points in measured.values() for point in points]
+    named = sorted(own, key=lambda point: point.cost) if len(own) <= FEW else front
+    for i, point in enumerate(named):  # on alternating sides, so that neighbours do not overlap
         side = -1 if i % 2 else 1
         place = xs.at(point.cost) + 6 * side, ys.at(point.worth) - 7
         drawing.text(place, point.name, 9, "start" if side > 0 else "end")

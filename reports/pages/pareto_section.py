@@ -1,8 +1,11 @@
 """Report section of a Pareto front: a figure, the front, and a comparison with references and the paper."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from reports.figures import pareto
 from reports.figures.draw_pareto import draw_front, front_in_words
@@ -14,6 +17,37 @@ from reports.pages.summary import by_conditions
 from reports.record import CONDITIONS, Record
 
 PointsByMethod = Mapping[str, Sequence[pareto.ParetoPoint]]
+ACCURACY, BYTES, ALL_BYTES = "test_accuracy", "payload_bytes", "all_payload_bytes"
+BY_STAGE = {
+    "title": "Accuracy against bytes, by stage",
+    "description": "Payload bytes of all that crossed in a run: training and tests, all links, both directions.",
+    "cost": "payload bytes",
+    "worth": "test accuracy",
+}
+
+
+def by_stage(records: Iterable[Record]) -> tuple[EnvironmentTree, list[Record]] | None:
+    """The front of a suite that asks for none and varies the stage, with the records that it needs; None for others."""
+    learned, crossed = [], defaultdict(list)
+    for record in records:
+        if record.metric == ACCURACY and "stage" in record.case:
+            learned.append(record)
+        elif record.metric == BYTES and "stage" in record.case:
+            crossed[record.experiment, record.seed].append(record)
+    found = [(one, _of_case(one, crossed[one.experiment, one.seed])) for one in learned]
+    sums = [replace(one, metric=ALL_BYTES, value=math.fsum(each.value for each in some)) for one, some in found if some]
+    experiments = dict.fromkeys(one.experiment for one in sums)
+    if len({one.case["stage"] for one in sums}) < 2:
+        return None
+    common = {"cost": ALL_BYTES, "worth": ACCURACY, "key": "stage"}
+    methods = [{"name": name, "experiment": name} | common for name in experiments]
+    return BY_STAGE | {"methods": methods}, learned + sums
+
+
+def _of_case(record: Record, others: Iterable[Record]) -> list[Record]:
+    """Those of ``others`` of the case and conditions of ``record``."""
+    alike = by_conditions(others).get(next(iter(by_conditions([record]))), [])
+    return [one for one in alike if record.case.items() <= one.case.items()]
 
 
 def pareto_section(drawn: Figures, stem: str, wanted: EnvironmentTree, records: list[Record]) -> Iterator[Block]:

@@ -27,7 +27,7 @@ from reports.pages.document import (
 )
 from reports.pages.environment import EnvironmentTree, duration, suite_file
 from reports.pages.numbers import claim_anchor, numbers
-from reports.pages.pareto_section import pareto_section
+from reports.pages.pareto_section import by_stage, pareto_section
 from reports.pages.summary import SummaryRow, by_conditions, same_for_all, summarise, unstable
 from reports.pages.tables import block, tables
 from reports.record import Record
@@ -62,6 +62,8 @@ def _blocks(
         yield from _experiment(name, experiment, by_experiment.get(experiment["name"], []), judgements, figures)
     for i, wanted in enumerate(suite.get("fronts", ())):
         yield from pareto_section(figures, f"{name}-front-{i + 1}", wanted, list(records))
+    if not suite.get("fronts") and (usual := by_stage(records)):
+        yield from pareto_section(figures, f"{name}-front", *usual)
     if words := suite_file(suite):
         yield Heading(2, "Files", anchor("files", name))
         yield Paragraph(words)
