@@ -21,6 +21,7 @@ class _Experiment(msgspec.Struct):
 class _Suite(msgspec.Struct):
     name: str
     title: str = ""
+    paper: str = ""
     description: str = ""
     path: str = ""
     sha256: str = ""

@@ -24,7 +24,7 @@ def places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 def test_no_value_in_any_place_gives_anything_but_a_report_or_an_error_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reports.pages.report._figures", lambda *_: ())
+    monkeypatch.setattr("reports.pages.suite_page._figures", lambda *_: ())
     whole = json.loads((GOLDEN / "environment.json").read_text())
     refused = 0
     for *way, last in places(whole):
