@@ -23,6 +23,7 @@ from reports.pages.tables import grid
 
 
 def as_markdown(page: Page) -> str:
+    """``page`` in Markdown; one without a path stands alone, so that its links are text."""
     lines = [line for block in page.blocks for line in _block(block, page.path)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -63,6 +64,8 @@ def _inline(part: Inline, path: str) -> str:
     match part:
         case Link(text, _, anchor, True):
             return f'<a id="{anchor}"></a>{escape(text)}'
+        case Link(text) if not path:
+            return escape(text)
         case Link(text, page, anchor):
             file = page if page.rpartition("/")[2].count(".") else f"{page}.md"
             target = "" if page == path else relpath(file, dirname(path) or ".")

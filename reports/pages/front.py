@@ -85,8 +85,8 @@ def front_page(run: Run, figures: Figures | None = None) -> Page:
 
 
 def step_summary(run: Run) -> str:
-    """The front page without figures, as Markdown for ``$GITHUB_STEP_SUMMARY``."""
-    return as_markdown(front_page(run))
+    """The front page without figures and links, as Markdown for ``$GITHUB_STEP_SUMMARY``."""
+    return as_markdown(front_page(run)._replace(path=""))
 
 
 def _plots(run: Run, figures: Figures) -> Iterator[tuple[str, Picture]]:

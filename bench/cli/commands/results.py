@@ -143,7 +143,7 @@ REPORT = Command(
   bench report runs/all""",
     folder_argument,
     _report,
-    "\nWrites report.md and figures/.",
+    "\nWrites report.md, a page of each suite in suites/, figures/, and report.html: all in one file.",
 )
 COMPARE = Command(
     "compare runs with each other, metric by metric",

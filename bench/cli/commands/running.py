@@ -12,7 +12,7 @@ from bench.cli.command import INTERRUPTED, TERMINATED, Command, data_argument, s
 MOST_SEED = (1 << 63) - 10_001  # a suite counts up from it, at most 10,000 times
 MORE = """
 
-DIR then holds records.jsonl, claims.json, report.md, figures/ and environment.json; run.log says what
+DIR then holds records.jsonl, claims.json, report.md, report.html and environment.json; run.log says what
 happened when, errors.log has the traceback of each failure."""
 
 
