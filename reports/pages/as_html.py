@@ -91,7 +91,7 @@ def _table(table: Table) -> Iterator[str]:
     kinds = [_kind(column) for column in columns] or [""] * len(table.heads)
     if table.folded:
         yield f"<details><summary>{len(table.rows)} rows</summary>\n"
-    label = escape(table.caption)
+    label = escape(f"{table.caption}: {', '.join(table.heads)}")  # tables of one caption differ in their columns
     tall = " tall" if len(table.rows) > TALL else ""
     yield f'<div class="table{tall}" role="region" aria-label="{label}" tabindex="0"><table>'
     yield f'<caption class="hidden">{label}</caption><thead><tr>'
