@@ -1,8 +1,10 @@
 """Conditions of a run: data folder, device, link shaping, machine and versions."""
 
+import functools
 import gzip
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib import metadata
@@ -22,9 +24,20 @@ SAME = (
     *("scale", "seed", "dataset", "shaping", "device"),
     *("versions.torch", "versions.torchvision", "versions.numpy"),
 )
-NOTED = ("started", "ended", "host", "process", "machine", "versions", "arguments")  # of every earlier part of a run
+NOTED = (
+    "started",
+    "ended",
+    "host",
+    "process",
+    "machine",
+    "versions",
+    "commit",
+    "arguments",
+)  # of every earlier part of a run
 TOLD = ("machine.cpu", "machine.cores", "versions.python", "versions.splitmec", "versions.aiohttp", "versions.uvloop")
 MOST_SEEDS = 10_000  # of a case
+ROOT = Path(__file__).parents[2]  # of the checkout, or of what packages are installed in
+GIT_S = 10.0
 PACKAGES = ("splitmec", "torch", "torchvision", "aiohttp", "uvloop", "msgspec", "numpy", "pandas")
 
 
@@ -131,6 +144,19 @@ def _cpu() -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+@functools.cache
+def commit(root: Path = ROOT) -> str | None:
+    """The commit of the checkout at ``root``, with ``-dirty`` where files have changed; None without a checkout."""
+    if not (root / ".git").exists():
+        return None
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=GIT_S, check=False)
+    except (OSError, subprocess.SubprocessError):  # no git, or a very slow disk
+        return None
+    return done.stdout.strip() or None
 
 
 def versions() -> dict[str, str | None]:

@@ -224,7 +224,12 @@ def _environment(plan: RunPlan) -> RunEnvironment:
     return {
         **{name: options[name] for name in ("scale", "seed", "set", "seeds", "shard", "cluster", "data", "arguments")},
         **_fields(plan, "shaping", "device", "dataset", "notes"),
-        **{"machine": conditions.machine(), "versions": conditions.versions(), "results": RESULTS_VERSION},
+        **{
+            "machine": conditions.machine(),
+            "versions": conditions.versions(),
+            "commit": conditions.commit(),
+            "results": RESULTS_VERSION,
+        },
         **{"host": platform.node(), "process": os.getpid()},
         **{"started": _now(), "ended": None, "suites": []},
     }

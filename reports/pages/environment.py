@@ -9,7 +9,7 @@ from reports.pages.document import Badge, Code, Words
 from reports.record import Record
 
 EnvironmentTree = dict[str, Any]  # content of environment.json
-RUN = ("scale", "seed", "dataset", "shaping", "device")
+RUN = ("scale", "seed", "dataset", "shaping", "device", "commit")
 COMMAND = 500  # characters of the command line
 
 
