@@ -107,6 +107,7 @@ def _check(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.gate import report as gate_report
     from bench.gate.explain import explain
     from bench.suite.document import InputError
+    from reports.pages.report import ReportError, step_summary
 
     if running := in_use(arguments.folder):
         raise InputError([running])
@@ -129,8 +130,8 @@ def _check(arguments: Namespace, _words: list[str]) -> Answer:
                 file.write_text(json.dumps(gate_report.as_benchmarks(outcomes, bigger), indent=1), encoding="utf-8")
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             with open(summary, "a", encoding="utf-8") as file:
-                file.write(text)
-    except (gate.GateInputError, OSError) as error:
+                file.write(f"{text}\n{step_summary(arguments.folder)}")
+    except (gate.GateInputError, ReportError, OSError) as error:
         raise InputError([str(error)]) from None
     code = REGRESSION if any(outcome.failed for outcome in outcomes) else OK
     answer = gate_report.as_json(outcomes)
@@ -188,5 +189,6 @@ CHECK = Command(
     _add_check,
     _check,
     """
-Exits with 1 if a number got worse. Where $GITHUB_STEP_SUMMARY is set, the summary is appended to that file too.""",
+Exits with 1 if a number got worse. Where $GITHUB_STEP_SUMMARY is set, the summary and
+the front page of the report are appended to that file too.""",
 )

@@ -71,6 +71,7 @@ def test_a_regression_is_explained_and_left_for_the_workflow(
     assert (code, error) == (1, "")
     text = (folder / "summary.md").read_text()
     assert text.startswith("before\n# Gate: failed\n")
+    assert text.index("# SplitMEC report: ") > text.index("Conditions that differ")
     assert "own code, files or data that decide the case (toy.py)" in text
     assert "- toy: toy.py: " in text.partition("Conditions that differ")[2]
     assert len(json.loads((folder / "gate.json").read_text())) == 6
