@@ -1,5 +1,7 @@
 """Checkpoints of a job: one file per node and epoch in its folder, written atomically."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,22 @@ def drop_later_checkpoints(job: Job, epoch: int) -> None:
 
 
 def last_checkpoint(job: Job, layers: int) -> int:
-    """The last epoch for which every node that holds layers has a checkpoint; 0 if none."""
+    """The last epoch for which every node that holds layers has a whole checkpoint; 0 if none."""
     if job.checkpoint is None:
         return 0
     holders = [index for index in range(len(job.nodes)) if not layer_range(job.splits, index, layers).relays]
-    return max(set.intersection(*(_epochs(job, index) for index in holders)), default=0)
+    epochs = sorted(set.intersection(*(_epochs(job, index) for index in holders)), reverse=True)
+    whole = (epoch for epoch in epochs if all(_is_whole(checkpoint_path(job, index, epoch)) for index in holders))
+    return next(whole, 0)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is neither torn nor damaged: a machine that loses power may keep a name without its content."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def _epochs(job: Job, index: int) -> set[int]:

@@ -1,7 +1,9 @@
 """Training that a killed run resumes: nodes save a checkpoint each epoch, this module the reports of epochs."""
 
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +23,7 @@ def resumable(job: Job, layers: int, folder: Path, run: Run, say: ReportEpoch) -
     """The outcome of ``run`` on ``job``, whose model has ``layers``; resumes from what ``folder`` holds."""
     folder.mkdir(parents=True, exist_ok=True)
     finished, journal = folder / "outcome.json", folder / "epochs.jsonl"
-    if finished.exists():
+    with suppress(OSError, ValueError):  # none, or one that is torn: the last epoch is run again
         return _decoded(finished.read_bytes(), TrainingOutcome)
     if job.epochs > 1:
         job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
@@ -34,6 +36,8 @@ def resumable(job: Job, layers: int, folder: Path, run: Run, say: ReportEpoch) -
     def keep(metrics: dict[str, float]) -> None:
         with journal.open("ab") as file:
             file.write(_encoded(metrics) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
         say(metrics)
         curve = {name: metrics[name] for name in ("loss", "train_accuracy", "test_accuracy") if name in metrics}
         events.emit("learned", curve=f"{folder.name}, {len(job.nodes)} nodes", at_epoch=metrics["epoch"], **curve)
@@ -60,11 +64,13 @@ def resumable_until(
 
 
 def _reported(journal: Path) -> list[dict[str, float]]:
-    """The epochs of ``journal`` without a last line that a kill left incomplete."""
-    if not journal.exists():
-        return []
-    whole, _, _ = journal.read_bytes().rpartition(b"\n")
-    return [_decoded(line, dict[str, float]) for line in whole.split(b"\n") if line]
+    """The epochs of ``journal`` up to the first line that a kill or a loss of power left incomplete."""
+    epochs: list[dict[str, float]] = []
+    with suppress(OSError, ValueError):
+        whole, _, _ = journal.read_bytes().rpartition(b"\n")
+        for line in whole.split(b"\n"):
+            epochs.append(_decoded(line, dict[str, float]))
+    return epochs
 
 
 def _encoded(value: Any) -> bytes:

@@ -96,8 +96,10 @@ def assert_ends_like(whole, job: Job, since: int) -> None:
         (4, lambda job: None, 4),
         (3, lambda job: checkpoint_path(job, 2, 3).unlink(), 2),  # the third node was killed before it had saved
         (2, lambda job: half_written(job, 3), 2),
+        (3, lambda job: os.truncate(checkpoint_path(job, 2, 3), 900), 2),
+        (3, lambda job: zeroed(checkpoint_path(job, 0, 3)), 2),
     ],
-    ids=["one", "three", "four", "nodes that fell at different epochs", "files half written"],
+    ids=["one", "three", "four", "nodes that fell at different epochs", "files half written", "one torn", "one zeroed"],
 )
 def test_a_run_cut_off_after_an_epoch_ends_like_one_that_was_not(whole, tmp_path, epoch, damage, last):
     job = make_job(tmp_path)
@@ -105,6 +107,10 @@ def test_a_run_cut_off_after_an_epoch_ends_like_one_that_was_not(whole, tmp_path
     damage(job)
     assert last_checkpoint(job, LAYERS) == last
     assert_ends_like(whole, job, since=last)
+
+
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
 
 
 def half_written(job: Job, epoch: int) -> None:

@@ -1,0 +1,46 @@
+"""Training that goes on from whatever a kill or a loss of power has left of its files."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.experiments.common import resumable as module
+from bench.experiments.common.resumable import resumable
+from nodes.spec.job import Job, StageSpec
+from nodes.training.report import TrainingOutcome
+
+EPOCHS: list[dict[str, float]] = [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": 1.0}, {"epoch": 3.0, "loss": 0.5}]
+TORN = {
+    "nothing": (lambda text: text, 2),
+    "the last line": (lambda text: text[:-30], 1),
+    "the first line": (lambda text: bytes(20) + text[20:], 0),
+    "a line in the middle": (lambda text: text[:40] + bytes(20) + text[60:], 1),
+    "all": (lambda text: bytes(len(text)), 0),
+}
+
+
+@pytest.mark.parametrize("what", TORN)
+def test_reports_of_epochs_count_up_to_the_first_that_is_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    about = {"model": "small_cnn", "input_shape": (3, 16, 16), "classes": 10, "nodes": ("ue", "mec"), "epochs": 3}
+    job = Job(**about, splits=(3,), stages=(StageSpec(),))  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "last_checkpoint", lambda *_: 9)  # checkpoints are all there
+    trained: list[int] = []
+
+    def run(job: Job, keep: Any) -> TrainingOutcome:
+        done = len((tmp_path / "epochs.jsonl").read_bytes().splitlines())
+        trained.append(done)
+        for epoch in EPOCHS[done:]:
+            keep(epoch)
+        return TrainingOutcome(dataset="digits", epochs=EPOCHS[done:], losses=[], step_s=[], nodes=[])
+
+    assert resumable(job, 5, tmp_path, run, lambda _: None).epochs == EPOCHS
+    tear, kept = TORN[what]
+    (tmp_path / "epochs.jsonl").write_bytes(tear((tmp_path / "epochs.jsonl").read_bytes()))
+    (tmp_path / "outcome.json").write_bytes((tmp_path / "outcome.json").read_bytes()[:-5])  # torn as well
+    assert resumable(job, 5, tmp_path, run, lambda _: None).epochs == EPOCHS
+    assert trained == [0, kept]
+    assert resumable(job, 5, tmp_path, run, lambda _: None).epochs == EPOCHS  # now it is whole
+    assert trained == [0, kept]
