@@ -1,7 +1,8 @@
 """Creation and removal of this project's network namespaces, including those of dead processes.
 
-A namespace's name contains its owner's process id and start time, which are unique within a boot. Only namespaces with
-such a name and a dead owner count as orphaned; all others are left alone.
+A namespace's name contains its owner's process id and start time, which are unique within a boot, and the owner's PID
+namespace: only within that can anyone see whether the owner lives. Only namespaces with such a name, of this PID
+namespace and with a dead owner count as orphaned; all others are left alone.
 """
 
 import itertools
@@ -13,7 +14,7 @@ from pathlib import Path
 from pyroute2 import netns
 
 FOLDER = Path("/run/netns")  # that of ``ip netns``
-NAME = re.compile(r"splitmec-(?P<pid>\d+)-(?P<started>\d+)-\d+-.+")
+NAME = re.compile(r"splitmec-(?P<pid>\d+)-(?P<started>\d+)-(?P<seen_by>\d+)-\d+-.+")
 
 _counter = itertools.count()
 
@@ -21,7 +22,8 @@ _counter = itertools.count()
 def create(label: str) -> str:
     """Create a network namespace, with ``label`` at the end of its name; return its path. Raises OSError."""
     label = re.sub(r"[^\w.-]", "_", label)[:100]
-    name = f"splitmec-{os.getpid()}-{_start_ticks(os.getpid())}-{next(_counter)}-{label}"
+    owner = f"{os.getpid()}-{_start_ticks(os.getpid())}-{pid_namespace()}"
+    name = f"splitmec-{owner}-{next(_counter)}-{label}"
     path = str(FOLDER / name)
     try:
         netns.create(name)
@@ -39,8 +41,13 @@ def remove(path: str) -> None:
 
 def orphaned() -> list[str]:
     names = sorted(os.listdir(FOLDER)) if FOLDER.is_dir() else []
-    matches = [match for name in names if (match := NAME.fullmatch(name))]
-    return [str(FOLDER / match[0]) for match in matches if _start_ticks(int(match["pid"])) != match["started"]]
+    ours = [match for name in names if (match := NAME.fullmatch(name)) and int(match["seen_by"]) == pid_namespace()]
+    return [str(FOLDER / match[0]) for match in ours if _start_ticks(int(match["pid"])) != match["started"]]
+
+
+def pid_namespace() -> int:
+    """The number of the PID namespace of this process."""
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def remove_orphaned() -> list[str]:

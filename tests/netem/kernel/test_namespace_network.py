@@ -187,7 +187,7 @@ def test_only_namespaces_of_dead_processes_are_removed(network):
 
 def test_neither_a_zombie_nor_a_later_process_with_the_same_pid_is_an_owner():
     pid, started = os.getpid(), int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    names = [f"splitmec-{pid}-{started + offset}-0-x" for offset in (0, -1)]
+    names = [f"splitmec-{pid}-{started + offset}-{namespace_owner.pid_namespace()}-0-x" for offset in (0, -1)]
     for name in names:
         netns.create(name)
     try:
@@ -197,7 +197,7 @@ def test_neither_a_zombie_nor_a_later_process_with_the_same_pid_is_an_owner():
     child = subprocess.Popen([sys.executable, "-c", "print(open('/proc/self/stat').read())"], stdout=subprocess.PIPE)
     started = child.stdout.read().decode().rpartition(")")[2].split()[19]
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    name = f"splitmec-{child.pid}-{started}-0-x"
+    name = f"splitmec-{child.pid}-{started}-{namespace_owner.pid_namespace()}-0-x"
     netns.create(name)
     assert name in namespace_owner.remove_orphaned()
     child.wait()
