@@ -177,17 +177,17 @@ class Emulator:
         ``port`` is that of this address, 0 a free one. ``seed`` is that of jitter and loss, ``namespace`` the path of
         the network namespace of both addresses; None for that of the emulator.
         """
-        reply = await self._request(AddLink(target, link, (host, port), seed, namespace))
+        reply = await self.request(AddLink(target, link, (host, port), seed, namespace))
         assert reply.address is not None
         return reply.address
 
     async def change(self, address: Address, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
         """Give a link new profiles from now on; None keeps the old one. See ``LinkQueue.change``."""
-        await self._request(ChangeLink(address, up, down))
+        await self.request(ChangeLink(address, up, down))
 
     async def play(self, address: Address, link: Duplex, began_at: float) -> None:
         """Let a link follow the traces of ``link``, which began at ``began_at`` (time.monotonic). Raises TraceError."""
-        await self._request(Play(address, with_absolute_paths(link), began_at))
+        await self.request(Play(address, with_absolute_paths(link), began_at))
 
     async def forwarded_bytes(self, address: Address) -> tuple[int, int]:
         up, down = await self.carried(address)
@@ -195,7 +195,7 @@ class Emulator:
 
     async def carried(self, address: Address) -> tuple[Carried, Carried]:
         """What a link's uplink and downlink have carried so far."""
-        return (await self._request(Measure(address))).carried
+        return (await self.request(Measure(address))).carried
 
     async def watch(self, for_s: float | None = None) -> None:
         """Return after ``for_s`` seconds, if given. Raises EmulatorError as soon as the emulator ends."""
@@ -206,7 +206,8 @@ class Emulator:
     async def _ended(self) -> EmulatorError:
         return EmulatorError(f"the emulator ended with status {await self._process.wait()}; see its log on stderr")
 
-    async def _request(self, command: Command) -> Reply:
+    async def request(self, command: Command) -> Reply:
+        """The reply to ``command``. Raises EmulatorError if it is rejected, or if the emulator has ended."""
         pipe_in, pipe_out = self._process.stdin, self._process.stdout
         assert pipe_in is not None
         assert pipe_out is not None

@@ -47,6 +47,12 @@ def with_absolute_paths(link: Duplex) -> Duplex:
     return msgspec.structs.replace(link, trace=Traces(up=str(locate(names.up)), down=str(locate(names.down))))
 
 
+def files_of(link: Duplex) -> list[str]:
+    """The traces of ``link`` that are no packaged ones but files."""
+    names = _names(link)
+    return [] if names is None else [name for name in dict.fromkeys((names.up, names.down)) if name not in packaged()]
+
+
 def locate(name: str) -> Path:
     """Path of the trace ``name``: a packaged trace's name, otherwise a file. Raises TraceError."""
     path = packaged().get(name, Path(name)).resolve()

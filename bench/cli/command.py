@@ -52,6 +52,11 @@ def data_argument(command: ArgumentParser) -> None:
     command.add_argument("--data", type=Path, metavar="DIR", help="folder with data sets (default: $BENCH_DATA)")
 
 
+def insecure_argument(command: ArgumentParser) -> None:
+    insecure = "use addresses that other machines reach without TLS: who sees the network sees the token and all data"
+    command.add_argument("--insecure", action="store_true", help=insecure)
+
+
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """A type of argument: a whole number from ``least`` to ``most``."""
 

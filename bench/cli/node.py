@@ -1,35 +1,94 @@
-"""``bench node``: one node of a chain, started by hand, on this machine or another."""
+"""``bench node``: one node on this machine, started by hand, as a service, or by a run on another machine."""
 
+import asyncio
 import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import uvloop
 
+from bench.live.hosts.document import NEEDED_TOKEN, is_loopback, token_of_environment, usable_token
 from bench.suite.document import InputError
 from netem.proxy import authority
-from nodes.process.serve import serve
-
-TOKEN_VARIABLE = "BENCH_TOKEN"
-LEAST_TOKEN_CHARACTERS = 16
+from nodes.process.standby import await_runner
+from nodes.wire.tls import tls_of
 
 
-def run_node(name: str, host: str = "127.0.0.1", port: int = 0, once: bool = False) -> int:
+def run_node(  # noqa: PLR0917 (the arguments of the command)
+    name: str,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    once: bool = False,
+    attached: bool = False,
+    standby: bool = False,
+    tls: Path | None = None,
+    insecure: bool = False,
+) -> int:
     """Serve as node ``name``, one run after the other or ``once``; returns 0, or 1 if the last run failed.
 
-    Prints the address that it listens on. Nodes and runner share the token in the environment variable BENCH_TOKEN.
-    Raises InputError if there is no token, or if the node cannot listen.
+    Prints the address that it listens on. Nodes and runner share the token in the environment variable BENCH_TOKEN;
+    ``attached``, it is the first line of standard input, with whose end the node ends. SIGTERM ends it as well, also
+    during a job, of which the runner is told. On ``standby`` torch is loaded for the first runner. ``tls`` is the
+    folder of its certificate. Raises InputError if there is no token, or if the node cannot listen.
     """
     if not name.strip() or not name.isprintable():
         raise InputError([f"NAME: {name!r} is not a name of a node; give one such as mec1"])
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    if len(token) < LEAST_TOKEN_CHARACTERS or not (token.isascii() and token.isprintable()):
-        needs = f"at least {LEAST_TOKEN_CHARACTERS} printable ASCII characters"
-        raise InputError([f"{TOKEN_VARIABLE}: needs {needs}, the same for all nodes and the runner"])
+    if not (tls or insecure or is_loopback(host)):
+        raise InputError([f"--host: {host} is reached by other machines; give --tls, or --insecure"])
+    try:
+        secured = None if tls is None else tls_of(tls)
+    except ValueError as error:
+        raise InputError([f"--tls: {error}"]) from None
+    token = _token_of_input() if attached else token_of_environment()
 
     def announce(bound: int) -> None:
         print(f"{name} listens at {authority(host, bound)}", flush=True)
 
+    async def serve_until_told(listening: socket.socket | None) -> bool:
+        from nodes.process.serve import serve  # noqa: PLC0415  (torch, which takes most of the memory)
+
+        loop = asyncio.get_running_loop()
+        how: dict[str, Any] = {"jobs": 1 if once else None, "tls": secured, "listening": listening}
+        told = announce if listening is None else lambda _: None
+        serving = asyncio.ensure_future(serve(name, token, host, port, told, **how))
+        loop.add_signal_handler(signal.SIGTERM, serving.cancel)
+        if attached:
+            threading.Thread(target=_await_end_of_input, args=(loop, serving), daemon=True).start()
+        try:
+            return await serving
+        except asyncio.CancelledError:
+            return True
+
     try:
-        well = uvloop.run(serve(name, token, host, port, announce, jobs=1 if once else None))
+        listening = _stand_by(name, host, port, announce) if standby else None
+        well = uvloop.run(serve_until_told(listening))
     except OSError as error:
         raise InputError([f"{authority(host, port)}: {error.strerror or error}"]) from None
     return int(not well)
+
+
+def _stand_by(name: str, host: str, port: int, announce: Callable[[int], None]) -> socket.socket:
+    """A socket that listens, once a runner has come. Raises OSError."""
+    listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    announce(listening.getsockname()[1])
+    await_runner(listening, name)
+    return listening
+
+
+def _token_of_input() -> str:
+    token = sys.stdin.readline().rstrip("\n")
+    if not usable_token(token):
+        raise InputError([f"--attached: the first line of standard input needs {NEEDED_TOKEN}"])
+    return token
+
+
+def _await_end_of_input(loop: asyncio.AbstractEventLoop, serving: "asyncio.Future[bool]") -> None:
+    """Cancel ``serving`` once this process's runner closes the input, or is gone."""
+    while os.read(0, 4096):
+        pass
+    loop.call_soon_threadsafe(serving.cancel)

@@ -15,6 +15,7 @@ import msgspec
 from bench import events
 from bench.execution.environment import shaping_of
 from bench.execution.plan import RunPlan
+from bench.live.hosts.in_use import on_hosts
 from bench.suite.experiment import Context, Measurement
 from bench.suite.identity import Source
 from bench.suite.schema import Case
@@ -43,7 +44,13 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         _check_unchanged(case.sources, "after the run began")
-        with contained(), case.experiment.modules.in_use(), _threads(plan, case), events.of_case(case.key):
+        with (
+            contained(),
+            case.experiment.modules.in_use(),
+            _threads(plan, case),
+            on_hosts(plan.hosts),
+            events.of_case(case.key),
+        ):
             for measurement in case.experiment.function(case.parameters, context):
                 if isinstance(measurement, Measurement) and not math.isfinite(measurement.value):
                     not_finite.append(measurement)

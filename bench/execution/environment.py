@@ -21,7 +21,7 @@ ShapingChoice = Literal["auto", "none", "emulated", "kernel"]
 # What a run and its resumption must have in common, by key of environment.json, and what is told where it differs. All
 # else is noted there without a word: memory, system and kernel, host, process, folders, times.
 SAME = (
-    *("scale", "seed", "dataset", "shaping", "device"),
+    *("scale", "seed", "dataset", "shaping", "device", "hosts"),
     *("versions.torch", "versions.torchvision", "versions.numpy"),
 )
 NOTED = (

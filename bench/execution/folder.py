@@ -90,6 +90,7 @@ class Output:
         if earlier:
             self._check_same(earlier)
             self.environment |= {key: earlier[key] for key in ("run", "started")}
+            self.environment["measured_hosts"] = earlier.get("measured_hosts", {})
         self.journal = Journal(folder)
         self._check_recorded(earlier)
         self._remove_old_scratch()
@@ -175,6 +176,8 @@ class Output:
     def write_environment(self, outcome: RunOutcome, ended: bool = False) -> None:
         """Write ``environment.json`` with the status of each experiment so far."""
         self.environment["ended"] = _now() if ended else None
+        if self._plan.hosts is not None:
+            self.environment["measured_hosts"] |= msgspec.to_builtins(self._plan.hosts.measured)
         self.environment["suites"] = [self._suite(suite, outcome) for suite in self._plan.suites]
         _write_json(self.folder / "environment.json", self.environment)
 
@@ -231,6 +234,7 @@ def _environment(plan: RunPlan) -> RunEnvironment:
             "results": RESULTS_VERSION,
         },
         **{"host": platform.node(), "process": os.getpid()},
+        **{"hosts": plan.hosts and plan.hosts.addresses, "measured_hosts": {}},
         **{"started": _now(), "ended": None, "suites": []},
     }
 

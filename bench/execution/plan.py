@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -13,6 +14,7 @@ import msgspec
 
 from bench.execution import environment as conditions
 from bench.execution.loader import load
+from bench.live.hosts.document import Hosts, read_hosts
 from bench.planning.settings import with_seeds, with_settings
 from bench.planning.shards import keys_of_shard, shard_of
 from bench.suite.document import InputError, Key
@@ -22,7 +24,7 @@ from bench.suite.identity import content
 from bench.suite.schema import Case, Experiment, Suite
 from netem.profiles import Duplex
 from netem.trace import TraceError
-from netem.trace_schedule import least_step_s, stalls
+from netem.trace_schedule import files_of, least_step_s, stalls
 from nodes.imports import did_you_mean
 from reports.claims.claim import Selector
 from reports.claims.statistics import same
@@ -56,6 +58,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     device: conditions.DeviceChoice = "auto"
     shaping: conditions.ShapingChoice = "auto"
     data: Path | None = None
+    hosts: Path | None = None  # the file of the machines that nodes of live experiments run on; None: this one
+    insecure: bool = False  # whether hosts without TLS may be others than this machine
     resume: bool = False
     rerun_changed: bool = False  # with resume
     jobs: Jobs | None = None  # cases of parallel experiments that run at once; None: see _jobs
@@ -89,6 +93,7 @@ class RunPlan:
     selected: list[Experiment]
     cases: dict[str, list[Case]]
     name: str  # of what was asked for
+    hosts: Hosts | None = None
 
     @functools.cached_property
     def selected_cases(self) -> list[Case]:
@@ -111,7 +116,7 @@ class RunPlan:
     @functools.cached_property
     def notes(self) -> list[str]:
         """Lines of what is worth knowing of the selected cases and no error."""
-        return _told(self.options.scale, self.selected_cases, _notes)
+        return _told(self.options.scale, self.selected_cases, partial(_notes, _named(self.hosts)))
 
     def schedule(self, todo: Iterable[Case]) -> "Schedule":
         """Decide which of ``todo`` run at once: all that may, unless workers take longer to start than they save."""
@@ -154,6 +159,7 @@ def make_plan(options: Options, checked: bool = False) -> RunPlan:
         raise InputError(["--rerun-changed: give --resume too"])
     if options.shard is not None:
         shard_of(options.shard)
+    hosts = None if options.hosts is None or checked else read_hosts(options.hosts, options.insecure)
     suites = load(options.suites, options.data, checked)
     suites = with_settings(suites, options.set, options.scale, options.data, checked)
     if options.seeds:
@@ -173,11 +179,13 @@ def make_plan(options: Options, checked: bool = False) -> RunPlan:
     read = functools.cache(content)  # a folder of pictures is looked through once
     cases = {one.name: list(one.cases(options.scale, options.seed, options.data, read)) for one in known}
     jobs, name = options.jobs or _jobs(options.scale, device), "+".join(map(own_name, options.suites))
-    plan = RunPlan(options, suites, device, shaping, jobs, selected, cases, name)
+    if hosts is not None and shaping in ("kernel", "tbf+emulated"):
+        raise InputError(["--shaping: kernel: links between hosts are emulated; give emulated or none"])
+    plan = RunPlan(options, suites, device, shaping, jobs, selected, cases, name, hosts)
     if not plan.selected_cases:
         skipped = [f"{one.name} is {one.skipped(options.scale)}" for one in selected]
         raise InputError([f"--scale: {one}; nothing else was asked for" for one in skipped])
-    for find in () if checked else (lambda case: _misfits(case, shaping), _absent):
+    for find in () if checked else (lambda case: _misfits(case, shaping), _absent, partial(_off_hosts, hosts, shaping)):
         if lines := _told(options.scale, plan.selected_cases, find):
             raise InputError(lines)
     return plan
@@ -222,9 +230,26 @@ def _absent(case: Case) -> Iterator[tuple[Key, str]]:
         yield from ((problem.key, problem.message) for problem in fetch_weights(case.parameters))
 
 
-def _notes(case: Case) -> Iterator[tuple[Key, str]]:
+def _off_hosts(hosts: Hosts | None, shaping: ShapingBackend, case: Case) -> Iterator[tuple[Key, str]]:
+    """What a live case asks for that ``hosts`` cannot do."""
+    mode, parameters = case.experiment.spec.mode, case.parameters
+    if hosts is None or mode != "live":
+        return
+    if isinstance(parameters, Checked):
+        problems = parameters.problems(Setting(mode, case.experiment.dataset, shaping, hosts=_named(hosts)))
+        yield from ((problem.key, problem.message) for problem in problems if not problem.unused and not problem.note)
+    for key, link in _links(parameters, ()):
+        if files := files_of(link):
+            yield (*key, "trace"), f"hosts do not have the file {', '.join(files)}; name a packaged trace"
+
+
+def _named(hosts: Hosts | None) -> frozenset[str] | None:
+    return None if hosts is None else frozenset(hosts.nodes)
+
+
+def _notes(hosts: frozenset[str] | None, case: Case) -> Iterator[tuple[Key, str]]:
     if isinstance(case.parameters, Checked):
-        problems = case.parameters.problems(Setting(case.experiment.spec.mode, case.experiment.dataset))
+        problems = case.parameters.problems(Setting(case.experiment.spec.mode, case.experiment.dataset, hosts=hosts))
         yield from ((problem.key, problem.message) for problem in problems if problem.note)
 
 

@@ -107,6 +107,8 @@ def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Outp
     of_run = {"scale": options.scale, "seed": options.seed, "device": plan.device, "shaping": plan.shaping}
     events.emit("run", name=output.run, cases=len(todo), **of_run)
     logger.info("run %s started, %d cases to run, %s", output.run, len(todo), ", ".join(conditions))
+    for line in plan.hosts.lines if plan.hosts else ():
+        view.line(line)
     for note in plan.notes:
         view.line(note, "yellow")
         logger.info("%s", note)

@@ -7,7 +7,9 @@ death of a server is one, and so is whatever a node raises. Clients may share a 
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from bench.live.backends import shaped
+from msgspec.structs import replace
+
+from bench.live.hosts.shaping import shaped_on_hosts
 from bench.live.processes import RunError
 from bench.live.run import LiveRun, SilentError, stray
 from bench.live.shaping import Shaping
@@ -169,7 +171,11 @@ def run_live(
     by_name = dict(zip(federation.client_names, all_links, strict=True))
     all_links = [by_name.get(near, backhaul) for near, _ in pairs]
     ends = [(names.index(near), names.index(far)) for near, far in pairs]
-    joined = shaped(names, all_links, shaping, federation.job.seed, ends)
+    joined = shaped_on_hosts(names, all_links, shaping, federation.job.seed, ends)
+    if joined.hosts and clients_per_process > 1:
+        raise ValueError(f"clients_per_process: {clients_per_process}; on hosts each client has a machine of its own")
+    if joined.hosts:
+        federation = replace(federation, folder=None)  # one of this machine
 
     live = LiveFederation(federation, joined, say)
     result = live.play(lambda run: run.conduct(clients_per_process, script), (pairs, all_links), shaping, self_test)

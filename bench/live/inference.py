@@ -14,7 +14,7 @@ from itertools import chain
 import msgspec
 
 from bench import events
-from bench.live.backends import shaped
+from bench.live.hosts.shaping import shaped_on_hosts
 from bench.live.link_self_test import Pair
 from bench.live.processes import HostPort, RunError
 from bench.live.run import PARTS, LiveRun, SilentError, T, of_link, stray
@@ -78,8 +78,9 @@ class LiveService(LiveRun):
     async def heard(self, name: str, message: AnyMessage) -> None:
         match message:
             case TaskReport():
-                self.tasks.append(message)
-                self._show(message)
+                task = self._on_one_clock(message)
+                self.tasks.append(task)
+                self._show(task)
             case SplitPoint():
                 self.split_points.append(message)
                 events.emit("update", number=message.number, layers=message.layers)
@@ -93,6 +94,12 @@ class LiveService(LiveRun):
             self._shown, self._shown_at = task.splits, now
             of_task = {"task": task.step, "latency_s": task.latency_s, "restarts": task.restarts}
             events.emit("layers", done=task.splits, total=len(self._setup.layer_s[self._ue]), **of_task)
+
+    def _on_one_clock(self, task: TaskReport) -> TaskReport:
+        """``task`` with its end by the clock of the UE, as its start is; its last node's may be ahead of that."""
+        last = next(reversed(task.splits), self._ue)
+        ahead_s = self._nodes.offset_s(last) - self._nodes.offset_s(self._ue)
+        return msgspec.structs.replace(task, ended_s=task.ended_s - ahead_s) if ahead_s else task
 
     async def gone(self, name: str, error: RunError) -> None:
         if name == self._ue and not isinstance(error, SilentError):
@@ -200,5 +207,5 @@ def run_service(
     number = {name: index for index, name in enumerate(dict.fromkeys([*service.layer_s, *chain(*service.links)]))}
     ends, links = list(service.links), list(service.links.values())
     pairs = [(number[upper], number[lower]) for upper, lower in ends]
-    live = LiveService(service, shaped(list(number), links, shaping, service.seed, pairs))
+    live = LiveService(service, shaped_on_hosts(list(number), links, shaping, service.seed, pairs))
     return live.play(script, (ends, links), shaping, self_test)

@@ -103,12 +103,13 @@ async def rows(
         async def row(one: Asked, end: Probe) -> CalibrationRow:
             async with turn:
                 found = await measure(end, one.duplex.up, bulk_s=bulk_s, messages=messages, sizes=one.sizes)
-            return _row(one, found, messages)
+            return row_of(one, found, messages)
 
         return await asyncio.gather(*map(row, asked, ends))
 
 
-def _row(asked: Asked, found: Calibration, messages: int) -> CalibrationRow:
+def row_of(asked: Asked, found: Calibration, messages: int) -> CalibrationRow:
+    """What was ``found`` of a link, beside what was asked for."""
     profile = asked.duplex.up
     rate_off = found.rate_bps / profile.rate_bps - 1 if profile.rate_bps else 0.0
     delay_off_s = found.delay_s - profile.delay_s

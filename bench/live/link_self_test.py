@@ -6,7 +6,7 @@ late. A profile that passed is not tested again in the process.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from bench.live.link_calibration import DELAY_TOLERANCE_S, RATE_TOLERANCE, Asked, CalibrationRow, rows
@@ -29,7 +29,9 @@ Pair = tuple[str, str]  # two nodes, the one nearer to the UE first
 
 logger = logging.getLogger(__name__)
 
-_passed: set[tuple[Backend, LinkProfile]] = set()
+Measure = Callable[[list[LinkProfile]], Awaitable[list[CalibrationRow]]]
+
+_passed: set[tuple[str, LinkProfile]] = set()  # by the place of the test
 
 
 async def self_test(ends: Sequence[Pair], links: Sequence[Duplex], backend: Backend, mode: SelfTest) -> list[str]:
@@ -37,24 +39,31 @@ async def self_test(ends: Sequence[Pair], links: Sequence[Duplex], backend: Back
 
     Raises RunError instead in mode ``refuse``. Unlimited directions are not tested.
     """
-    if mode == "skip" or backend == "none":
+    return [] if backend == "none" else await test_at(backend, ends, links, mode, partial(_try, backend=backend))
+
+
+async def test_at(
+    place: str, ends: Sequence[Pair], links: Sequence[Duplex], mode: SelfTest, measure: Measure
+) -> list[str]:
+    """As ``self_test``, by what ``measure`` finds at ``place``: this machine's backend, or a host."""
+    if mode == "skip":
         return []
     best: dict[LinkProfile, CalibrationRow] = {}
     for _ in range(ATTEMPTS):
         wanted = dict.fromkeys(part for _, profile in _directions(ends, links) for part in tried(profile))
-        failing = [profile for profile in wanted if (backend, profile) not in _passed]
+        failing = [profile for profile in wanted if (place, profile) not in _passed]
         if not failing:
             return []
-        for profile, row in zip(failing, await _try(failing, backend), strict=True):
+        for profile, row in zip(failing, await measure(failing), strict=True):
             best[profile] = min(row, best.get(profile, row), key=partial(_distance, profile))
             if _within(profile, row):
-                _passed.add((backend, profile))
+                _passed.add((place, profile))
             logger.info("link tested: %s", _one_line(profile, row))
     complaints = [
         f"link {name} is off: {_one_line(part, best[part])}"
         for name, profile in _directions(ends, links)
         for part in tried(profile)
-        if (backend, part) not in _passed
+        if (place, part) not in _passed
     ]
     if complaints and mode == "refuse":
         raise RunError(f"{'; '.join(complaints)} (--allow-uncalibrated runs anyway)", weight=2)

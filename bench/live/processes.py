@@ -9,6 +9,7 @@ from contextlib import suppress
 from bench.child_process import END_S, Child, EndedError, exit_text, import_paths
 from nodes.errors import NodeError
 from nodes.user_modules import folders_in_use
+from nodes.wire.tls import Tls
 
 LOAD_S = 300.0  # the launcher's imports, also from a slow disk or on a crowded machine; its end is noticed at once
 START_S = 15.0  # from a fork until the node listens: a hang is told within as much
@@ -35,11 +36,17 @@ class RunError(NodeError):
 class Nodes:
     """Nodes started by hand, which run before and after the run, and the addresses that they listen on.
 
-    An address is as seen from the node's own network namespace.
+    An address is as seen from the node's own network namespace. ``token`` is what they share, if it is given.
     """
 
-    def __init__(self, addresses: dict[str, HostPort]) -> None:
-        self.addresses = addresses
+    tls: Tls | None = None  # of all connections; None: they are not encrypted
+
+    def __init__(self, addresses: dict[str, HostPort], token: str | None = None) -> None:
+        self.addresses, self.token = addresses, token
+
+    def offset_s(self, name: str) -> float:
+        """By how much the clock of ``name`` is ahead of this process's."""
+        return 0.0
 
     async def start(self, names: Sequence[str], token: str) -> None:
         """Return when all of ``names`` listen. Raises RunError."""

@@ -45,8 +45,8 @@ class SilentError(RunError):
 class LiveRun(ABC):
     """The runner's part of a run; a protocol says what it sets up, hears and loses."""
 
-    def __init__(self, shaping: Shaping, nodes: Nodes | None = None, token: str | None = None) -> None:
-        """``nodes`` were started by hand and share ``token``; None: processes of the run's own."""
+    def __init__(self, shaping: Shaping, nodes: Nodes | None = None) -> None:
+        """``nodes`` were started by hand; None: those of ``shaping``'s hosts, or processes of the run's own."""
         self.pids: dict[str, int] = {}  # by node, once its process was ready
         self.ended: set[str] = set()  # processes
         self.silent: set[str] = set()
@@ -54,8 +54,10 @@ class LiveRun(ABC):
         self.reports: dict[str, NodeReport] = {}  # by node
         self.silence_s = SILENCE_S
         self.uncalibrated: list[str] = []  # complaints of the test of the links
-        self._shaping, self._by_hand = shaping, nodes
-        self._token, self._id = token or secrets.token_urlsafe(32), secrets.token_hex(4)
+        self._shaping, self._given = shaping, nodes or shaping.hosts
+        self._token = (self._given and self._given.token) or secrets.token_urlsafe(32)
+        self._id = secrets.token_hex(4)
+        self._self_test: SelfTest = "skip"
         self._controls: dict[str, Channel] = {}
         self._early: dict[str, list[AnyMessage]] = {}  # for processes that are not set up yet
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,10 +93,12 @@ class LiveRun(ABC):
         """
 
         async def play() -> T:
-            self.uncalibrated = await try_links(*links, backend, self_test)
+            self._self_test = self_test
+            if self._shaping.hosts is None:
+                self.uncalibrated = await try_links(*links, backend, self_test)
             async with self._shaping, AsyncExitStack() as stack:
                 events.emit("chain", links=[of_link(*ends, link) for ends, link in zip(*links, strict=False)])
-                self._nodes: Nodes = self._by_hand or Processes(launcher(), self._shaping.namespaces)
+                self._nodes: Nodes = self._given or Processes(launcher(), self._shaping.namespaces)
                 stack.push_async_callback(self._nodes.end, PATIENCE_S)
                 stack.push_async_callback(self._close)
                 self.spawn(self._nodes.watch(self._ended))
@@ -111,6 +115,7 @@ class LiveRun(ABC):
     async def start(self, names: Sequence[str]) -> None:
         """Start processes and attend to them. Raises RunError."""
         await self._nodes.start(names, self._token)
+        self.uncalibrated += await self._shaping.test(names, self._self_test)
         self._early |= {name: [] for name in names}
         setups = [await self.setup(name) for name in names]
         for name, setup in zip(names, setups, strict=True):
@@ -166,7 +171,8 @@ class LiveRun(ABC):
         me = peer_id(RUNNER, self._id)
         address, namespace = self._nodes.addresses[name], self._shaping.namespaces.get(name)
         try:
-            control = await connect(*address, me, self._token, Limits(), bulk=False, peer=name, namespace=namespace)
+            token, limits, tls = self._token, Limits(), self._nodes.tls
+            control = await connect(*address, me, token, limits, bulk=False, peer=name, namespace=namespace, tls=tls)
             await self._set_up(name, control, setup)
             while True:
                 await self._take(name, control)

@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from bench import events
-from bench.live.processes import HostPort, RunError
+from bench.live.processes import HostPort, Nodes, RunError
+from bench.suite.experiment import SelfTest
 from netem.emulate import Emulator
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -25,8 +26,10 @@ class Shaping:
     """Links of one run, numbered from the UE on; an async context manager, entered before any node starts.
 
     Limited links have an emulator in front of their downstream node. ``namespaces`` are the network namespace paths of
-    the nodes that run in one.
+    the nodes that run in one. ``hosts`` are the nodes of the run where they run on machines of their own.
     """
+
+    hosts: Nodes | None = None
 
     def __init__(self, nodes: Sequence[str], links: Sequence[Duplex], seed: int, ends: Sequence[LinkEnds]) -> None:
         self.namespaces: Mapping[str, str] = {}
@@ -51,7 +54,7 @@ class Shaping:
         if link is None:
             return far
         if hop not in self._emulated_at:
-            self._emulated_at[hop] = await self._emulator.add_link(
+            self._emulated_at[hop] = await self._emulator_of(hop).add_link(
                 far, link, seed=self._seed + hop, namespace=self.namespaces.get(self._near[hop])
             )
             await self._follow(hop)
@@ -67,15 +70,28 @@ class Shaping:
         """Play the trace of link ``hop``, if it has one and traces have started."""
         link = self._limited[hop]
         if link.trace is not None and self._began is not None:
-            await self._emulator.play(self._emulated_at[hop], link, self._began)
+            began_s = self._began + self._offset_s(hop)
+            await self._emulator_of(hop).play(self._emulated_at[hop], link, began_s)
 
     async def change(self, hop: int, up: LinkProfile | None = None, down: LinkProfile | None = None) -> None:
         """Give link ``hop`` new profiles; None keeps the old one. Raises ValueError for an unlimited link."""
         if hop in self._emulated_at:
-            await self._emulator.change(self._emulated_at[hop], up, down)
+            await self._emulator_of(hop).change(self._emulated_at[hop], up, down)
         elif not all(profile is None or profile.unlimited for profile in (up, down)):
             near = self._near[hop]
             raise ValueError(f"link from {near}: an unlimited link cannot be changed; give it a limit at the start")
+
+    async def test(self, names: Sequence[str], mode: SelfTest) -> list[str]:
+        """Try the links that lead away from ``names`` on hosts that have started; complaints. Raises RunError."""
+        return []
+
+    def _emulator_of(self, hop: int) -> Emulator:
+        """The emulator of link ``hop``."""
+        return self._emulator
+
+    def _offset_s(self, hop: int) -> float:
+        """By how much the clock of the emulator of link ``hop`` is ahead of this process's."""
+        return 0.0
 
     async def watch(self) -> None:
         """Raise RunError once the links fail."""

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
+from msgspec.structs import replace
+
 from bench import events
 from bench.live.backends import shaped
+from bench.live.hosts.shaping import shaped_on_hosts
 from bench.live.processes import HostPort, Nodes
 from bench.live.run import LiveRun, stray
 from bench.live.shaping import Shaping
@@ -52,15 +55,17 @@ def run_live(
         raise ValueError(f"{shaping}: nodes started by hand live in no namespace that could be shaped")
     if job.sources > 1 and shaping not in ("none", "emulated"):
         raise ValueError(f"{shaping}: the link of several sources is emulated or not shaped")
-    by_hand = None if addresses is None else Nodes(dict(addresses))
-    joined = shaped(job.nodes, links or [], shaping, job.seed)
+    by_hand = None if addresses is None else Nodes(dict(addresses), token)
+    joined = (shaped if by_hand else shaped_on_hosts)(job.nodes, links or [], shaping, job.seed)
+    if joined.hosts and job.checkpoint is not None:
+        job = replace(job, checkpoint=None)  # a folder of this machine, which hosts do not share
 
     def answer(metrics: dict[str, float]) -> AnyMessage | None:
         if say:
             say(metrics)
         return managed(job, metrics, manage)
 
-    run = _LiveTraining(job, joined, by_hand, token, answer)
+    run = _LiveTraining(job, joined, by_hand, answer)
     outcome = run.play(_LiveTraining.conduct, (list(pairwise(job.nodes)), links or []), shaping, self_test)
     outcome.uncalibrated = run.uncalibrated
     return outcome
@@ -69,8 +74,8 @@ def run_live(
 class _LiveTraining(LiveRun):
     """One job at work."""
 
-    def __init__(self, job: Job, shaping: Shaping, by_hand: Nodes | None, token: str | None, answer: Answer) -> None:
-        super().__init__(shaping, by_hand, token)
+    def __init__(self, job: Job, shaping: Shaping, by_hand: Nodes | None, answer: Answer) -> None:
+        super().__init__(shaping, by_hand)
         self._job, self._answer = job, answer
         self._seats = {seat.name: seat for seat in job.seats}
         self._epochs: list[EpochReport] = []

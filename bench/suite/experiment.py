@@ -36,6 +36,7 @@ class Setting(NamedTuple):
     shaping: ShapingBackend | None = None
     data_dir: Path | None = None  # the user's folder of data sets; None also once a run is planned
     stands_in: bool = False  # whether the data set stands in for one whose files are not there, and nothing runs yet
+    hosts: frozenset[str] | None = None  # nodes that have machines of their own; None: all nodes run on this one
 
 
 class Problem(NamedTuple):
@@ -58,6 +59,21 @@ def attempt(key: Key, check: Callable[P, T], *given: P.args, **named: P.kwargs) 
     except ValueError as error:
         yield Problem(key, str(error))
         return None
+
+
+def absent_hosts(key: Key, names: Iterable[str], setting: Setting) -> Iterator[Problem]:
+    """The problem of parameter ``key``, by which a live case starts ``names``, where some have no machine."""
+    if setting.hosts is None or setting.mode != "live":
+        return
+    if missing := [name for name in names if name not in setting.hosts]:
+        has = f"it has {', '.join(sorted(setting.hosts))}"
+        yield Problem(key, f"needs node {', '.join(missing)}, which the file of --hosts has not; {has}")
+
+
+def measures_here(setting: Setting) -> Iterator[Problem]:
+    """The note of a live experiment that starts no nodes, where others run on hosts."""
+    if setting.hosts is not None and setting.mode == "live":
+        yield Problem((), "measures this machine, whatever hosts there are", note=True)
 
 
 def unused_in(parameters: msgspec.Struct, used_in: Mapping[str, Sequence[Mode]], mode: Mode) -> Iterator[Problem]:

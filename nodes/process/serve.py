@@ -7,6 +7,7 @@ leaves its connections to the neighbours as they are, so that they do not fail i
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -19,6 +20,7 @@ import torch
 from nodes.errors import TRACEBACK_CHARACTERS, NodeError, PeerLostError, one_line, traceback_of
 from nodes.federated import process as federated
 from nodes.inference import process as inference
+from nodes.process.host_control import HOST_PATH, Host
 from nodes.runtime.actions import Direction
 from nodes.runtime.allocator import keep_freed_memory, resident_bytes
 from nodes.runtime.executors import PacedExecutor, ThreadExecutor
@@ -41,6 +43,7 @@ from nodes.wire.messages import (
     Report,
     Serve,
 )
+from nodes.wire.tls import Tls
 from nodes.wire.transport import connect
 
 HEARTBEAT_S = 1.0
@@ -50,20 +53,32 @@ T = TypeVar("T")
 
 
 async def serve(
-    name: str, token: str, host: str, port: int, announce: Callable[[int], None], *, jobs: int | None = None
+    name: str,
+    token: str,
+    host: str,
+    port: int,
+    announce: Callable[[int], None],
+    *,
+    jobs: int | None = None,
+    tls: Tls | None = None,
+    listening: socket.socket | None = None,
 ) -> bool:
     """Be process ``name`` for ``jobs`` jobs (None: until cancelled), one by one; False if the last failed.
 
-    ``announce`` is given the port once the process listens. Raises OSError if it cannot listen.
+    ``announce`` is given the port once the process listens. With ``tls`` all connections are encrypted. Raises OSError
+    if it cannot listen.
     """
     keep_freed_memory()
-    listener = Listener(name, token, host, port)
-    await listener.start()
+    listener, machine, serving = Listener(name, token, host, port, tls), Host(), False
+    listener.handlers[HOST_PATH] = machine.attend
+    listener.health = lambda: {"node": name, "state": "busy" if serving or machine.held else "idle"}
+    await listener.start(listening)
     announce(listener.port)
     succeeded = True
     try:
         while jobs is None or jobs > 0:
             control, run = await listener.runner()
+            serving = True
             beating = asyncio.create_task(_beat(name, control))
             try:
                 succeeded = await _serve_job(listener, control, run)
@@ -71,6 +86,7 @@ async def serve(
                 beating.cancel()
                 await control.close()
                 listener.drop(run)
+                serving = False
             jobs = None if jobs is None else jobs - 1
     finally:
         await listener.close()
@@ -81,11 +97,15 @@ async def _serve_job(listener: Listener, control: Channel, run: str) -> bool:
     """Run one job for the runner behind ``control``, report what came of it, and stay until the runner is gone."""
     last: AnyMessage | None = None
     with suppress(ChannelClosed):
-        async with AsyncExitStack() as stack:
-            last = await _do_job(listener, control, run, stack)
-            await control.send(last)
-            while True:
-                await control.receive()  # too late for whatever it is
+        try:
+            async with AsyncExitStack() as stack:
+                last = await _do_job(listener, control, run, stack)
+                await control.send(last)
+                while True:
+                    await control.receive()  # too late for whatever it is
+        except asyncio.CancelledError:
+            await control.send(Failure(node=listener.name, reason="the node was told to end"))
+            raise
     return isinstance(last, Report)
 
 
@@ -197,7 +217,9 @@ class _Host:
 
     async def _reach(self, name: str, peer: Peer) -> Channel:
         me, listener = peer_id(name, self._run), self._listener
-        return await connect(peer.host, peer.port, me, listener.token, listener.limits, peer=peer.name)
+        return await connect(
+            peer.host, peer.port, me, listener.token, listener.limits, peer=peer.name, tls=listener.tls
+        )
 
     def _settle(self, number: int, hosted: Hosted, channels: dict[Direction, Channel]) -> _Resident:
         name, compute, runner = self._plan.names[number], self._computes[number], self._runners[number]

@@ -1,9 +1,12 @@
 """Bytes of frames by kind of message, bytes written to a socket, and bytes that the kernel saw acknowledged."""
 
 import asyncio
+import fcntl
 import os
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Literal
@@ -33,7 +36,8 @@ class Traffic(msgspec.Struct):
 class Connection(msgspec.Struct):
     """Bytes sent by one end of a TCP connection, with HTTP handshakes and WebSocket framing.
 
-    Once the channel is closed, ``acked_bytes`` (the kernel's count) equals ``written_bytes`` unless it broke.
+    Once the channel is closed, ``acked_bytes`` (the kernel's count) equals ``written_bytes`` unless it broke. Over TLS
+    ``written_bytes`` are those before encryption, and the kernel's further ones are ``tls_bytes``.
     """
 
     peer: str
@@ -41,6 +45,7 @@ class Connection(msgspec.Struct):
     written_bytes: int = 0
     acked_bytes: int = 0
     retransmitted_bytes: int = 0
+    tls_bytes: int = 0
 
 
 def count(sent: dict[str, Traffic], message: AnyMessage, header_bytes: int, payload_bytes: int) -> None:
@@ -62,6 +67,7 @@ class Counted:
         self.record = record
         self._transport = transport
         self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        self.tls = transport.get_extra_info("ssl_object") is not None
         self._syn_bytes = int(opened)  # the kernel counts the opener's SYN as an acknowledged byte
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -83,6 +89,11 @@ class Counted:
         await patiently(lambda: not self._unsettled(), self._unsettled, patience_s)
         info = self._info()
         self.record.acked_bytes = self._acked(info)
+        if self.tls:
+            self.record.tls_bytes = max(0, self.record.acked_bytes - self.record.written_bytes)
+            self.record.acked_bytes -= self.record.tls_bytes
+            self._transport.close()  # tells the peer's TLS that this end is on purpose
+            await asyncio.sleep(0)
         self.record.retransmitted_bytes = struct.unpack_from("<Q", info, BYTES_RETRANS)[0]
         with suppress(OSError):  # the peer may have reset the connection
             self._socket.shutdown(socket.SHUT_WR)
@@ -96,7 +107,15 @@ class Counted:
     def _unsettled(self) -> int:
         """Bytes written and not yet acknowledged; 0 on a closed connection."""
         info = self._info()
-        return 0 if STATE.unpack_from(info)[0] == TCP_CLOSE else self.record.written_bytes - self._acked(info)
+        if STATE.unpack_from(info)[0] == TCP_CLOSE:
+            return 0
+        if self.tls:
+            return self._transport.get_write_buffer_size() + self._queued()
+        return self.record.written_bytes - self._acked(info)
+
+    def _queued(self) -> int:
+        """Bytes that the kernel has and that are not acknowledged."""
+        return int.from_bytes(fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def _acked(self, info: bytes) -> int:
         return int(struct.unpack_from("<Q", info, BYTES_ACKED)[0]) - self._syn_bytes

@@ -6,6 +6,7 @@ from nodes.wire.channel import Channel
 from nodes.wire.codec import Limits
 from nodes.wire.messages import RUNNER
 from nodes.wire.socket_channel import SocketChannel
+from nodes.wire.tls import Tls
 from nodes.wire.transport import Server
 
 EARLY_BYTES = 1 << 20  # that may wait in a channel of a run that this node does not know yet
@@ -21,8 +22,8 @@ def peer_id(name: str, run: str) -> str:
 class Listener(Server):
     """Server of a node that sorts accepted channels by peer and run."""
 
-    def __init__(self, name: str, token: str, host: str, port: int) -> None:
-        super().__init__(token, Limits(), host, port)
+    def __init__(self, name: str, token: str, host: str, port: int, tls: Tls | None = None) -> None:
+        super().__init__(token, Limits(), host, port, tls)
         self.name = name
         self._runners: asyncio.Queue[tuple[Channel, str]] = asyncio.Queue()
         self._neighbours: dict[str, asyncio.Queue[SocketChannel]] = {}  # by run

@@ -180,6 +180,8 @@ class SocketChannel:
                 self._end_reason = self._end_reason or "the reader failed"
                 self._ended.set()
                 self._inbox.put_nowait(None)
+            if self._counted.tls:
+                await self._goodbye  # only then the peer has sent its last
             if self._bulk is not None:
                 await self._bulk.finish(self._graceful)
             await self._goodbye

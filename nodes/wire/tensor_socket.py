@@ -38,7 +38,8 @@ class TensorSocket(asyncio.BufferedProtocol):
         transport.pause_reading()
         transport.set_protocol(self)
         # A write then returns only when the kernel has all bytes, so tensors may change.
-        transport.set_write_buffer_limits(high=0)
+        # A transport over TLS pauses from the limit on, not above it, so that 0 would pause it for good.
+        transport.set_write_buffer_limits(high=int(transport.tls), low=0)
 
     def attach(self, deliver: Deliver, fail: Callable[[str], None], broke: Callable[[str], None]) -> None:
         """Begin to read. ``fail`` is told why received bytes are invalid, ``broke`` why the connection is lost."""
@@ -61,6 +62,7 @@ class TensorSocket(asyncio.BufferedProtocol):
     async def finish(self, graceful: bool) -> None:
         """Flush, end our direction, wait for the peer's end, and close; close at once if not ``graceful``."""
         if graceful:
+            self.ended = self.ended or self.counted.tls  # TLS here ends both directions at once
             await self.counted.settle()
             await patiently(lambda: self.ended, lambda: self.received_bytes)
         self.counted.abort()
@@ -99,7 +101,7 @@ class TensorSocket(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self._end("the stream ended inside a frame" if self._decoder.frame_bytes else None)
-        return True  # keep our direction open
+        return not self.counted.tls  # keep our direction open, which TLS cannot
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end(None if self.ended else f"lost the bulk connection: {error or 'reset'}")

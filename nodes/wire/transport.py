@@ -9,6 +9,7 @@ import hmac
 import logging
 import secrets
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
@@ -22,21 +23,37 @@ from nodes.wire.channel import ChannelClosed
 from nodes.wire.codec import PREFIX, Limits
 from nodes.wire.socket_channel import SocketChannel
 from nodes.wire.tensor_socket import TensorSocket
+from nodes.wire.tls import Tls, names_of
 
 OPENING_S = 10.0
 MOST_WEBSOCKET = (1 << 32) - 1  # that aiohttp can be told
 CONTROL_PATH, BULK_PATH = "/control", "/bulk"
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
+HEALTH_PATH = "/health"
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 log = logging.getLogger(__name__)
 
 
 class Server:
-    """Accepts channels; ``limits`` apply to all of them and may grow later."""
+    """Accepts channels; ``limits`` apply to all of them and may grow later.
 
-    def __init__(self, token: str, limits: Limits | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.host, self.port = host, port
+    ``handlers`` answer other requests with the token, by path, and ``health`` is what is told without it.
+    """
+
+    def __init__(
+        self,
+        token: str,
+        limits: Limits | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: Tls | None = None,
+    ) -> None:
+        self.host, self.port, self.tls = host, port, tls
         self.token, self.limits = token, limits or Limits()
+        self.handlers: dict[str, Handler] = {}
+        self.health: Callable[[], dict[str, str]] = dict
         self._runner = web.ServerRunner(
             web.Server(self._handle, access_log=None, keepalive_timeout=OPENING_S), shutdown_timeout=0.1
         )
@@ -44,10 +61,14 @@ class Server:
         self._channels: set[SocketChannel] = set()
         self._unpaired: dict[str, TensorSocket] = {}
 
-    async def start(self) -> None:
-        """Start to listen and set ``port`` to the bound one."""
+    async def start(self, listening: socket.socket | None = None) -> None:
+        """Start to listen, on ``listening`` if it is given, and set ``port`` to the bound one."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, self.host, self.port).start()
+        secured = self.tls and self.tls.accepting
+        if listening is None:
+            await web.TCPSite(self._runner, self.host, self.port, ssl_context=secured).start()
+        else:
+            await web.SockSite(self._runner, listening, ssl_context=secured).start()
         self.port = self._runner.addresses[0][1]
 
     async def accept(self) -> SocketChannel:
@@ -67,16 +88,30 @@ class Server:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, bearer(self.token).encode()):
-            log.warning("%s: refused, wrong token", request.remote)
-            return web.Response(status=401)
+        if request.path == HEALTH_PATH:
+            return web.json_response(self.health())
+        if refusal := self._refusal(request):
+            return web.Response(status=refusal)
+        if handler := self.handlers.get(request.path):
+            return await handler(request)
         peer, key = request.query.get("node", ""), request.query.get("channel")
         if request.path == BULK_PATH and key and key not in self._unpaired:
             return await self._open_bulk(request, peer, key)
         if request.path == CONTROL_PATH and (key is None or key in self._unpaired):
             return await self._open_channel(request, peer, self._unpaired.pop(key) if key else None)
         return web.Response(status=404)
+
+    def _refusal(self, request: web.BaseRequest) -> int | None:
+        """The status with which ``request`` is refused: for its token, or the name in its certificate."""
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, bearer(self.token).encode()):
+            log.warning("%s: refused, wrong token", request.remote)
+            return 401
+        named = request.query.get("node", "").partition("/")[0]
+        if self.tls is not None and named not in names_of(peer_certificate(request)):
+            log.warning("%s: refused, its certificate is not that of %r", request.remote, named)
+            return 403
+        return None
 
     async def _open_bulk(self, request: web.BaseRequest, peer: str, key: str) -> web.StreamResponse:
         counted = count_accepted(request, Connection(peer, "bulk"))
@@ -142,14 +177,17 @@ async def connect(
     bulk: bool = True,
     peer: str | None = None,
     namespace: str | None = None,
+    tls: Tls | None = None,
 ) -> SocketChannel:
     """Open a channel to the server ``peer`` at ``host``, ``port`` as ``node``. Raises ChannelClosed.
 
-    ``namespace`` is the path of the network namespace to connect from. Without ``bulk`` only the WebSocket is opened,
+    ``namespace`` is the path of the network namespace to connect from; over ``tls`` the server must be ``peer`` by its
+    certificate. Without ``bulk`` only the WebSocket is opened,
     and messages must fit the present ``limits``.
     """
     limits, peer = limits or Limits(), peer or authority(host, port)
-    url, query, upgraded = f"http://{authority(host, port)}", {"node": node}, None
+    url, query, upgraded = f"{'https' if tls else 'http'}://{authority(host, port)}", {"node": node}, None
+    secured = secured_by(tls, peer)
     connector = CountingConnector(peer, namespace)
     try:
         async with asyncio.timeout(OPENING_S), AsyncExitStack() as resources:
@@ -158,7 +196,7 @@ async def connect(
             await resources.enter_async_context(session)
             if bulk:
                 query["channel"] = secrets.token_hex(16)
-                response = await session.get(url + BULK_PATH, params=query, headers=UPGRADE)
+                response = await session.get(url + BULK_PATH, params=query, headers=UPGRADE, **secured)
                 resources.callback(response.close)
                 if response.status != 101:
                     raise ConnectionError(f"refused with status {response.status}")
@@ -168,6 +206,7 @@ async def connect(
                 params=query,
                 max_msg_size=largest_message(limits, bulk),
                 timeout=aiohttp.ClientWSTimeout(ws_close=PATIENCE_S),
+                **secured,
             )
             return SocketChannel(
                 peer, websocket, connector.opened[-1], bulk=upgraded, limits=limits, resources=resources.pop_all()
@@ -176,6 +215,15 @@ async def connect(
         raise ChannelClosed(f"{peer}: refused with status {error.status}") from None
     except (aiohttp.ClientError, OSError) as error:
         raise ChannelClosed(f"{peer}: {str(error) or type(error).__name__}") from None
+
+
+def secured_by(tls: Tls | None, peer: str) -> dict[str, Any]:
+    """Arguments of a request over ``tls`` to ``peer``."""
+    return {} if tls is None else {"ssl": tls.connecting, "server_hostname": peer}
+
+
+def peer_certificate(request: web.BaseRequest) -> object:
+    return request.transport.get_extra_info("peercert") if request.transport else None
 
 
 def count_accepted(request: web.BaseRequest, record: Connection) -> Counted:

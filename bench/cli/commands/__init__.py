@@ -26,5 +26,6 @@ COMMANDS: dict[str, Command] = {
     "link": links.LINK,
     "trace": links.TRACE,
     "node": hosts.NODE,
+    "certs": hosts.CERTS,
     "doctor": hosts.DOCTOR,
 }

@@ -2,8 +2,19 @@
 # ruff: noqa: PLC0415 - so that --help needs no torch
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from bench.cli.command import FAILED, OK, UNUSABLE, Answer, Command, data_argument, json_argument, whole_number
+from bench.cli.command import (
+    FAILED,
+    OK,
+    UNUSABLE,
+    Answer,
+    Command,
+    data_argument,
+    insecure_argument,
+    json_argument,
+    whole_number,
+)
 
 
 def _add_node(command: ArgumentParser) -> None:
@@ -12,12 +23,40 @@ def _add_node(command: ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=whole_number(0, 65535), default=0, help="port to listen on (default: a free one, shown)")
     add("--once", action="store_true", help="end after one job")
+    standby = "load torch for the first runner, which waits for it: until then the node takes 50 MB"
+    add("--standby", action="store_true", help=standby)
+    attached = "read the token from the first line of standard input, and end when that ends; for bench run --hosts"
+    add("--attached", action="store_true", help=attached)
+    add("--tls", type=Path, metavar="DIR", help="folder with the node's certificate, see bench certs; then all is TLS")
+    insecure_argument(command)
 
 
 def _node(arguments: Namespace, _words: list[str]) -> int:
     from bench.cli.node import run_node
 
-    return run_node(arguments.name, arguments.host, arguments.port, arguments.once) and FAILED
+    given = {key: value for key, value in vars(arguments).items() if key != "command"}
+    return run_node(**given) and FAILED
+
+
+def _add_certs(command: ArgumentParser) -> None:
+    makes = command.add_subparsers(dest="make", required=True, metavar="init|node")
+    init = makes.add_parser("init", help="make an authority, whose certificates nodes and runner trust")
+    node = makes.add_parser("node", help="make a certificate of the authority in DIR, into DIR/NAME")
+    node.add_argument("name", metavar="NAME", help="name of the node, or runner")
+    host = "a host name or address of the node, beside its name; may be repeated"
+    node.add_argument("--host", action="append", default=[], dest="hosts", metavar="HOST", help=host)
+    for one in (init, node):
+        one.add_argument("folder", type=Path, metavar="DIR", help="folder of the authority")
+
+
+def _certs(arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.live.hosts.certificates import make_authority, make_leaf
+
+    if arguments.make == "init":
+        made = make_authority(arguments.folder)
+    else:
+        made = make_leaf(arguments.folder, arguments.name, arguments.hosts)
+    return Answer([str(path) for path in made], [str(path) for path in made])
 
 
 def _add_doctor(command: ArgumentParser) -> None:
@@ -40,11 +79,24 @@ NODE = Command(
     """
   export BENCH_TOKEN=$(openssl rand -hex 16)        the same on all nodes and for the runner
   bench node mec1 --port 4000
-  bench node mec1 --host 0.0.0.0 --port 4000 --once""",
+  bench node mec1 --host 10.0.0.3 --port 4000 --tls certs/mec1
+  curl http://127.0.0.1:4000/health                 busy or idle""",
     _add_node,
     _node,
     """
-The environment variable BENCH_TOKEN holds the shared secret, 16 characters or more.""",
+The environment variable BENCH_TOKEN holds the shared secret, 16 characters or more. SIGTERM ends the node; a
+runner whose job it had is told.""",
+)
+CERTS = Command(
+    "make certificates for nodes and their runner",
+    """
+  bench certs init certs                            the authority; keep certs/ca.key where nobody else reads it
+  bench certs node runner certs                     of bench run --hosts, into certs/runner
+  bench certs node mec1 --host mec1.lan --host 10.0.0.3 certs
+  scp -r certs/mec1 pi@mec1.lan:                    for bench node mec1 --tls mec1""",
+    _add_certs,
+    _certs,
+    "\nNeeds the command openssl, 1.1.1 or later.",
 )
 DOCTOR = Command(
     "show what this machine has: link shaping, root, GPU, data sets",

@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
-from bench.cli.command import INTERRUPTED, TERMINATED, Command, data_argument, suites_argument, whole_number
+from bench.cli.command import (
+    INTERRUPTED,
+    TERMINATED,
+    Command,
+    data_argument,
+    insecure_argument,
+    suites_argument,
+    whole_number,
+)
 
 MOST_SEED = (1 << 63) - 10_001  # a suite counts up from it, at most 10,000 times
 MORE = """
@@ -54,6 +62,9 @@ def _add_options(command: ArgumentParser) -> None:
     cluster = "run the cases of parallel experiments on the workers of a Dask scheduler, tcp://HOST:PORT or its file"
     add("--cluster", metavar="SCHEDULER", help=cluster)
     add("--shard", metavar="K/N", help="run the K-th of N parts of the cases; bench merge joins the folders")
+    hosts = "machines on which live experiments run their nodes, see docs/hosts.md (default: this machine)"
+    add("--hosts", type=Path, metavar="FILE", help=hosts)
+    insecure_argument(command)
     jobs = "cases of parallel experiments that run at once (default: one a core; 1 at scale paper or on a GPU)"
     add("--jobs", type=whole_number(1, 1024), metavar="N", help=jobs)
     add("--resume", action="store_true", help="continue the run in --out")
@@ -118,6 +129,7 @@ RUN = Command(
   bench run pipeline --scale smoke             a suite of the package, in seconds
   bench run suites/all.yaml                    every suite, in about 25 minutes on a laptop
   bench run mine.yaml --data ~/data --seed 7   your own suite and data sets
+  bench run pipeline --hosts hosts.yaml        nodes of live experiments on machines of their own
   bench run all --only 'links/*' --only live   the experiments of links, and those called live
   bench run pipeline --set accuracy.train_samples=512 --seeds 3   with another parameter, three seeds a case
   bench run all --shard 2/4 --out shard2       the second of four parts, for as many machines

@@ -14,9 +14,9 @@ import torch
 from msgspec.structs import replace
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.experiments.common.learning import layers_of
+from bench.experiments.common.learning import layers_of, node_names
 from bench.experiments.deprune.experiments import VggTraining, check_cut, make_job, pruned
-from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt, unused_in
+from bench.suite.experiment import Context, Measurement, Problem, Setting, absent_hosts, attempt, unused_in
 from bench.suite.parameter_types import Count, ModelName, PositiveShare
 from netem.profiles import Duplex, LinkName, duplex
 from nodes.spec.job import Device, InputSpec, StageSpec
@@ -51,6 +51,9 @@ class SourceTraffic(VggTraining, frozen=True, kw_only=True, forbid_unknown_field
         yield from unused_in(self, dict.fromkeys(("link", "core_share"), ("live",)), setting.mode)
         for name in () if self.module else ("share", "resolution"):
             yield Problem((name,), "only used with the module", unused=True)
+        ue, server = node_names(2)
+        sources = [ue] if self.sources == 1 else [f"{ue}{source + 1}" for source in range(self.sources)]
+        yield from absent_hosts(("sources",), [*sources, server], setting)
         yield from super().problems(setting)
 
 

@@ -16,14 +16,14 @@ from bench.experiments.common.learning import (
     weights_problems,
 )
 from bench.experiments.common.two_node_training import boundary_after
-from bench.suite.experiment import Problem, Setting, attempt, unused_in
+from bench.suite.experiment import Problem, Setting, absent_hosts, attempt, unused_in
 from bench.suite.parameter_types import Count, ModelName, Positive, StageChoice, stage_specs
 from netem.profiles import Duplex, LinkName
 from nodes.errors import ProtocolError
 from nodes.federated.schemes import Scheme, build_scheme, scheme_of
 from nodes.federated.shape_workers import check_joint
 from nodes.model.chain import Chain
-from nodes.spec.federation import Absence, ClientMove, Federation, Partition, SchemeSpec
+from nodes.spec.federation import CLOUD, Absence, ClientMove, Federation, Partition, SchemeSpec
 from nodes.spec.job import Job, StageSpec
 from nodes.user_modules import cached_by_modules
 from reports.record import Mode
@@ -104,6 +104,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if setting.shaping in ("kernel", "tbf+emulated"):
             message = "a federation cannot shape its links in the kernel; give --shaping emulated or none"
             yield Problem(("links",), message)
+        yield from self._host_problems(setting)
         layout = yield from self.checked_layout(setting, self.learn)
         scheme = yield from attempt(("method",), self.method.build)
         if layout is None or scheme is None:
@@ -126,6 +127,14 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
             yield Problem((name,), "only used where networks learn; learn is false", unused=True)
         if mode == "virtual":
             yield Problem(("test_every",), "not used in mode virtual, where tests take no time", unused=True)
+
+    def _host_problems(self, setting: Setting) -> Iterator[Problem]:
+        """What machines of their own cannot do."""
+        servers = [f"edge{number + 1}" for number in range(self.edges)]
+        yield from absent_hosts(("clients",), (f"client{number + 1}" for number in range(self.clients)), setting)
+        yield from absent_hosts(("edges",), [*servers, *([CLOUD] if self.edges > 1 else [])], setting)
+        if setting.hosts is not None and self.clients_per_process > 1:
+            yield Problem(("clients_per_process",), "each client has a machine of its own; give 1 with --hosts")
 
     def _scheme_problems(self, layout: Chain, scheme: Scheme) -> Iterator[Problem]:
         if self.learn:

@@ -52,6 +52,8 @@ class MigrationParameters(TrainedFieldParameters, frozen=True, kw_only=True, for
         yield Problem(("access",), "only used for times of rounds; here nothing is timed", unused=True)
         if self.clients != 1:
             yield Problem(("clients",), f"got {self.clients}; give 1, since layers follow one client")
+        if setting.hosts is not None and setting.mode == "live":
+            yield Problem(("model",), "compares the files of all nodes' state, which hosts keep to themselves")
         layout = yield from self.checked_layout(setting)
         if layout is not None:
             yield from self.field_problems(len(layout))

@@ -12,7 +12,7 @@ import msgspec
 
 from bench.experiments.general.pipeline import ChainParameters, make_job, run, tested
 from bench.live.link_calibration import SWEPT, Asked, CalibrationRow, named, rows
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting, measures_here
 from bench.suite.parameter_types import Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -28,6 +28,9 @@ class LinkMeasurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     bulk_s: Positive = 0.3
     messages: Annotated[int, msgspec.Meta(ge=2)] = 20
     busy: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from measures_here(setting)
 
 
 class LinkSweep(LinkMeasurement, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ from bench.experiments.common.learning import (
 from bench.experiments.common.resumable import resumable
 from bench.experiments.common.trained_pictures import of_epochs
 from bench.live.time_dilation import quickened, slowed
-from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt, unused_in
+from bench.suite.experiment import Context, Measurement, Problem, Setting, absent_hosts, attempt, unused_in
 from bench.suite.parameter_types import Count, CountOrZero, Stages, stage_specs
 from netem.profiles import Duplex, LinkName, duplex
 from netem.trace_schedule import schedules
@@ -68,6 +68,7 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         yield from unused_in(self, USED_IN, setting.mode)
         yield from self._mode_problems(setting.mode)
         yield from self._node_problems()
+        yield from absent_hosts(("nodes",), node_names(self.nodes), setting)
         if setting.mode != "virtual":
             yield from weights_problems(self, self.weights, setting)
         if self.batch_size % self.microbatches:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import uvloop
 
-from bench.suite.experiment import Context, Measurement
+from bench.suite.experiment import Context, Measurement, Problem, Setting, measures_here
 from nodes.runtime.allocator import keep_freed_memory
 from nodes.wire.codec import Limits
 from nodes.wire.messages import Activation, Result
@@ -180,6 +180,9 @@ class HopParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     hops: int = 200
     warmup: int = 10
     loop: Loop = "uvloop"
+
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from measures_here(setting)
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):

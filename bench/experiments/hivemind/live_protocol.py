@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from bench.experiments.common.learning import ANY_CLASSES
 from bench.experiments.hivemind import live_route
 from bench.live.inference import LiveService, ServiceSetup
-from bench.suite.experiment import Context, Measurement, Problem, Setting
+from bench.suite.experiment import Context, Measurement, Problem, Setting, absent_hosts
 from bench.suite.parameter_types import Count, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -37,6 +37,15 @@ class UpdateParameters(live_route.ServiceParameters, frozen=True, kw_only=True, 
     updates: Count = 60
     discarded: Count = 5
 
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from super().problems(setting)
+        yield from absent_hosts(("links",), self.names, setting)
+
+    @property
+    def names(self) -> list[str]:
+        """The nodes of the chain, from the UE on."""
+        return ["ue", *(f"mec{hop}" for hop in range(1, len(self.links))), "cloud"]
+
 
 class RouteParameters(live_route.LiveRouteParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A service with a handover from the route ``before`` to ``after``, then the failure of the node ``dies``.
@@ -48,6 +57,12 @@ class RouteParameters(live_route.LiveRouteParameters, frozen=True, kw_only=True,
     after: list[live_route.RouteNodeName]
     dies: live_route.RouteNodeName | None = None
     calibration: Count = 6
+
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from super().problems(setting)
+        yield from absent_hosts(("after",), self.after, setting)
+        if setting.hosts is not None and self.dies is not None:
+            yield Problem(("dies",), "a run cannot kill a node on another machine; leave it out with --hosts")
 
     def __post_init__(self) -> None:
         self.check_routes(self.before, self.after, self.left or [])
@@ -62,7 +77,7 @@ class RouteParameters(live_route.LiveRouteParameters, frozen=True, kw_only=True,
 
 def updates(parameters: UpdateParameters, context: Context) -> Iterator[Measurement]:
     """Time of an update, from the runner's request at the last node to the UE's report; bytes are of whole frames."""
-    names = ["ue", *(f"mec{hop}" for hop in range(1, len(parameters.links))), "cloud"]
+    names = parameters.names
     sample, granularity = parameters.sample, parameters.granularity
     frames = frames_of_model(parameters.model, ANY_CLASSES, sample.shape, granularity, sample.dtype)
     layers = len(frames) - 1

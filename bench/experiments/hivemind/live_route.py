@@ -15,7 +15,7 @@ import msgspec
 from bench.experiments.common.cuts import service_problems
 from bench.experiments.common.learning import ANY_CLASSES, compared, layers_of, sample_of, unused_side
 from bench.live.inference import LiveService, ServiceSetup, run_service
-from bench.suite.experiment import Context, Measurement, Problem, Setting, attempt
+from bench.suite.experiment import Context, Measurement, Problem, Setting, absent_hosts, attempt
 from bench.suite.parameter_types import Count, ModelName, NonNegative, Positive
 from netem.link import LinkProfile
 from netem.profiles import Duplex
@@ -73,6 +73,10 @@ class LiveRouteParameters(ServiceParameters, frozen=True, kw_only=True, forbid_u
     computing: list[RouteNodeName] = []
     tasks: Count = 8
     dilation: Annotated[float, msgspec.Meta(ge=1)] = 1.0
+
+    def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from super().problems(setting)
+        yield from absent_hosts(("before",), self.before, setting)
 
     def __post_init__(self) -> None:
         self.check_routes(self.before)

@@ -15,7 +15,8 @@ import pytest
 import torch
 from jobs import NAMES, small_job
 
-from bench.cli.node import TOKEN_VARIABLE, run_node
+from bench.cli.node import run_node
+from bench.live.hosts.document import TOKEN_VARIABLE
 from bench.live.processes import LauncherProcess, RunError
 from bench.live.training import run_live
 from bench.suite.document import InputError

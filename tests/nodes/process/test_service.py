@@ -1,0 +1,61 @@
+"""A node as a service: its health, its end during a job, and its wait for the first runner without torch."""
+
+import asyncio
+import json
+import socket
+import threading
+
+import aiohttp
+import pytest
+
+from nodes.process.serve import serve
+from nodes.process.standby import await_runner
+from nodes.wire.channel import ChannelClosed
+from nodes.wire.messages import RUNNER, Failure
+from nodes.wire.transport import connect
+
+TOKEN = "correct horse battery staple"
+
+
+async def health(port: int) -> dict[str, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/health") as answer:
+        return await answer.json()
+
+
+async def test_health_is_told_without_a_token_and_a_runner_is_told_of_the_end_of_its_job():
+    listens: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve("mec", TOKEN, "127.0.0.1", 0, listens.set_result))
+    port = await listens
+    assert await health(port) == {"node": "mec", "state": "idle"}
+    runner = await connect("127.0.0.1", port, f"{RUNNER}/1", TOKEN, bulk=False)
+    while await health(port) == {"node": "mec", "state": "idle"}:
+        pass  # until the node has taken the runner's connection
+    assert await health(port) == {"node": "mec", "state": "busy"}
+    serving.cancel()  # as SIGTERM does
+    told = await runner.receive()
+    assert isinstance(told, Failure)
+    assert (told.node, told.reason) == ("mec", "the node was told to end")
+    with pytest.raises(ChannelClosed):
+        await runner.receive()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await runner.close()
+
+
+def test_on_standby_a_node_answers_health_checks_until_a_runner_comes():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        waiting = threading.Thread(target=await_runner, args=(listening, "mec"), daemon=True)
+        waiting.start()
+        where = listening.getsockname()
+        socket.create_connection(where).close()  # a probe of the port alone
+        for _ in range(2):
+            with socket.create_connection(where) as probe:
+                probe.sendall(b"GET /health HTTP/1.1\r\nHost: mec\r\n\r\n")
+                head, _, body = probe.makefile("rb").read().partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK")
+            assert json.loads(body) == {"node": "mec", "state": "idle"}
+        assert waiting.is_alive()
+        with socket.create_connection(where) as runner:
+            runner.sendall(b"GET /host?node=runner HTTP/1.1\r\n\r\n")
+            waiting.join(10)
+        assert not waiting.is_alive()
