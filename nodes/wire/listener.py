@@ -12,6 +12,7 @@ from nodes.wire.transport import Server
 EARLY_BYTES = 1 << 20  # that may wait in a channel of a run that this node does not know yet
 EARLY_S = 60.0  # until such a channel is closed
 MOST_EARLY = 256  # of them
+BUSY_S = 5.0  # that a runner waits for the end of the run before
 
 
 def peer_id(name: str, run: str) -> str:
@@ -25,13 +26,18 @@ class Listener(Server):
     def __init__(self, name: str, token: str, host: str, port: int, tls: Tls | None = None) -> None:
         super().__init__(token, Limits(), host, port, tls)
         self.name = name
-        self._runners: asyncio.Queue[tuple[Channel, str]] = asyncio.Queue()
+        self._runners: asyncio.Queue[tuple[SocketChannel, str]] = asyncio.Queue()
+        self._waiting: set[SocketChannel] = set()  # of these
         self._neighbours: dict[str, asyncio.Queue[SocketChannel]] = {}  # by run
         self._early: dict[SocketChannel, str] = {}  # the run of each that no one has asked for
 
     async def runner(self) -> tuple[Channel, str]:
-        """Channel of the next runner, and the name of its run."""
-        return await self._runners.get()
+        """Channel of the next runner, and the name of its run; one that waits too long is told that this is busy."""
+        while True:
+            channel, run = await self._runners.get()
+            if channel in self._waiting:
+                self._waiting.discard(channel)
+                return channel, run
 
     async def neighbour(self, run: str) -> Channel:
         """Next channel that a neighbour opens in ``run``."""
@@ -53,7 +59,9 @@ class Listener(Server):
         for connection in channel.connections:
             connection.peer = channel.peer
         if channel.peer == RUNNER:
+            self._waiting.add(channel)
             self._runners.put_nowait((channel, run))
+            asyncio.get_running_loop().call_later(BUSY_S, self._turn_away, channel)
         elif run in self._neighbours:
             self._neighbours[run].put_nowait(channel)
         elif len(self._early) < MOST_EARLY:
@@ -61,6 +69,11 @@ class Listener(Server):
             asyncio.get_running_loop().call_later(EARLY_S, self._give_up, channel)
         else:
             channel.fail(f"{self.name} knows no run {run}, and {MOST_EARLY} channels wait for theirs")
+
+    def _turn_away(self, channel: SocketChannel) -> None:
+        if channel in self._waiting:
+            self._waiting.discard(channel)
+            channel.fail(f"{self.name} is busy with another run")
 
     def _give_up(self, channel: SocketChannel) -> None:
         if self._early.pop(channel, None) is not None:

@@ -15,7 +15,7 @@ from nodes.wire import listener as listening
 from nodes.wire.channel import ChannelClosed
 from nodes.wire.codec import Decoder, FrameError, Limits, encode
 from nodes.wire.listener import EARLY_BYTES, Listener, peer_id
-from nodes.wire.messages import Activation, Configure
+from nodes.wire.messages import RUNNER, Activation, Configure
 from nodes.wire.socket_channel import SocketChannel
 from nodes.wire.transport import connect, largest_message
 
@@ -85,6 +85,26 @@ async def test_channels_of_a_run_that_is_over_or_never_comes_are_closed(listener
     finally:
         listening.EARLY_S = before
     await first.close()
+
+
+@served
+async def test_a_second_runner_is_told_that_the_node_is_busy(listener: Listener) -> None:
+    listening.BUSY_S, before = 0.2, listening.BUSY_S
+    try:
+        first, second = [
+            await connect("127.0.0.1", listener.port, peer_id(RUNNER, run), TOKEN, bulk=False, peer="mec")
+            for run in ("one", "two")
+        ]
+        taken, run = await listener.runner()
+        assert run == "one"
+        assert "mec is busy with another run" in await refused(second)
+        await first.close()
+        third = await connect("127.0.0.1", listener.port, peer_id(RUNNER, "three"), TOKEN, bulk=False, peer="mec")
+        assert (await listener.runner())[1] == "three"
+    finally:
+        listening.BUSY_S = before
+    await third.close()
+    await taken.close()
 
 
 def test_a_payload_is_declared_within_what_the_wire_can_carry() -> None:
