@@ -44,16 +44,25 @@ class HostNodes(Nodes):
                     group.create_task(self._start(self._hosts.nodes[name], token))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        await self._measure_clocks()
+        for name in names:
+            await self._measure_clock(name)
 
     async def watch(self, ended: Ended) -> None:
-        """Call ``ended`` for each that was started for this run and ends; meanwhile measure the clocks again."""
+        """Call ``ended`` for each that was started for this run and ends; meanwhile measure the clocks again.
+
+        The loss of a machine is told by the connection to its node: the protocol decides whether the run goes on.
+        """
         while True:
             try:
                 async with asyncio.timeout(CLOCK_S):
                     name, how = await self._ended.get()
             except TimeoutError:
-                await self._measure_clocks()
+                for name in list(self.controls):
+                    try:
+                        await self._measure_clock(name)
+                    except RunError as lost:
+                        logger.info("%s", lost)
+                        await self.controls.pop(name).close()
             else:
                 await ended(name, how)
 
@@ -111,11 +120,10 @@ class HostNodes(Nodes):
         logger.info("node %s %s", name, how)
         self._ended.put_nowait((name, how))
 
-    async def _measure_clocks(self) -> None:
-        for name, control in list(self.controls.items()):
-            offset_s, uncertainty_s = await control.clock()
-            measured = self._hosts.measured.setdefault(name, HostMeasurement(offset_s, uncertainty_s))
-            measured.clock_offset_s, measured.clock_uncertainty_s = offset_s, uncertainty_s
+    async def _measure_clock(self, name: str) -> None:
+        offset_s, uncertainty_s = await self.controls[name].clock()
+        measured = self._hosts.measured.setdefault(name, HostMeasurement(offset_s, uncertainty_s))
+        measured.clock_offset_s, measured.clock_uncertainty_s = offset_s, uncertainty_s
 
 
 async def _last_words(node: NodeHost, child: asyncio.subprocess.Process) -> str:
@@ -137,4 +145,5 @@ async def _end(child: asyncio.subprocess.Process, patience_s: float) -> None:
         if child.returncode is not None:
             break
         act()
+    child.stdin.close()
     await child.wait()
