@@ -33,7 +33,7 @@ FOUND = Calibration(
 
 
 def row(profile: LinkProfile, messages: int = 40, **found: float) -> links.CalibrationRow:
-    return links._row(
+    return links.row_of(
         links.Asked("wifi", "uplink", Duplex(up=profile)), msgspec.structs.replace(FOUND, **found), messages
     )
 
