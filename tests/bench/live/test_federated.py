@@ -18,6 +18,7 @@ from bench.live import federated as live_federation
 from bench.live import run
 from bench.live.federated import LiveFederation
 from bench.live.processes import RunError
+from bench.live.shaping import Shaping
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.federated.in_process import FederationOutcome, run_in_process
@@ -290,7 +291,7 @@ def test_clients_that_move_train_live_as_in_one_process(tmp_path):
 
 async def test_edge_servers_that_a_client_visits_hear_that_it_lives_again_and_that_it_has_ended(monkeypatch):
     whole = federation("sflv1", edges=3, moves=(ClientMove(1, 1, 0),))
-    here = LiveFederation(whole, None)
+    here = LiveFederation(whole, Shaping((), (), 0, ()))
     heard: list[tuple] = []
 
     async def tell(process: str, message: Any) -> None:
@@ -312,7 +313,7 @@ async def test_edge_servers_that_a_client_visits_hear_that_it_lives_again_and_th
 
 
 async def test_the_death_of_the_last_client_is_a_failure_while_a_server_is_at_work():
-    here = LiveFederation(federation(clients=1), None)
+    here = LiveFederation(federation(clients=1), Shaping((), (), 0, ()))
     here._crews, here.ended, died = {"client1": ("client1",)}, {"client1"}, RunError("it died", weight=2)
     with pytest.raises(RunError, match="no client is left: it died"):
         await here.gone("client1", died)

@@ -14,6 +14,7 @@ from federations import make_federation
 
 from bench.live.federated import LiveFederation
 from bench.live.processes import RunError
+from bench.live.shaping import Shaping
 from nodes.federated.client import Client
 from nodes.federated.client_worker import Adopted, AdoptPart, ClientData, GivePart, ReturnGradient, TrainBatch
 from nodes.federated.cloud import AggregateEdges, Cloud
@@ -87,7 +88,7 @@ class Runner(LiveFederation):
     """The runner, whose words go into channels of the model."""
 
     def __init__(self, federation: Federation) -> None:
-        super().__init__(federation, shaping=None)  # type: ignore[arg-type]  # no links here
+        super().__init__(federation, Shaping((), (), 0, ()))
         self._crews = {name: (name,) for name in federation.names}
         self._early = {name: [] for name in federation.names}
 

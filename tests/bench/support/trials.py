@@ -97,6 +97,7 @@ DYNAMICS_OTHERS = {
     "density_spread": 2.0,
     "unstated": UNSTATED,
 }
+FORESIGHT_OTHERS = DYNAMICS_OTHERS | {"gaps": With(1, {"tasks": 200, "duration_s": 60.0, "coherence_s": 0.02})}
 RECURRENT_OTHERS = NETWORK_OTHERS | {
     "tasks": 5,
     "unstated": UNSTATED,
@@ -338,10 +339,10 @@ TRIALS: dict[str, Trial] = {
     ),
     "hivemind_dynamics.accuracy": Trial(
         DYNAMICS | {"errors": [0.0, 0.5]},
-        DYNAMICS_OTHERS
+        FORESIGHT_OTHERS
         | {"errors": [0.5], "transfer": With("instant", {"coherence_s": 0.01, "sharers": 20.0, "tasks": 40})},
     ),
-    "hivemind_dynamics.prediction": Trial(DYNAMICS, DYNAMICS_OTHERS),
+    "hivemind_dynamics.prediction": Trial(DYNAMICS, FORESIGHT_OTHERS),
     "hivemind_dynamics.surges": Trial(DYNAMICS, DYNAMICS_OTHERS),
     "hivemind_inference.capability": Trial(
         TASKS, INFERENCE_OTHERS | {"improved": With("cloud", {"factor": 2.0}), "factor": 2.0}

@@ -13,7 +13,9 @@ from nodes.wire.tensor_socket import TensorSocket
 
 
 class Still:
-    """A transport that carries nothing."""
+    """A transport that carries nothing, in the clear."""
+
+    tls = False
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *args, **options: None

@@ -65,8 +65,7 @@ def showcase(
 class DynamicsParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The network, the coherence time of its links, and the tasks.
 
-    The links of the chain are shared with ``sharers`` other UEs (median, ``density_spread`` of the logarithm). A node
-    expects the mean gap of its last ``gaps`` tasks (g of section IV-F, which is not stated).
+    The links of the chain are shared with ``sharers`` other UEs (median, ``density_spread`` of the logarithm).
     """
 
     where: Literal["chain", "mmwave"] = "chain"
@@ -76,11 +75,16 @@ class DynamicsParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     transfer: Transfer = "integral"
     sharers: Positive = SHARERS
     density_spread: Positive = DENSITY_SPREAD
-    gaps: Count = 8
     unstated: scenario.Unstated = scenario.ASSUMED
 
 
-class ErrorParameters(DynamicsParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ForesightParameters(DynamicsParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A node expects the mean gap of its last ``gaps`` tasks (g of section IV-F, which is not stated)."""
+
+    gaps: Count = 8
+
+
+class ErrorParameters(ForesightParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Relative standard deviations of the forecast's error."""
 
     errors: tuple[Annotated[float, msgspec.Meta(ge=0, le=10)], ...] = (0.0, 0.05, 0.1, 0.13, 0.17, 0.25, 0.5)
@@ -96,7 +100,7 @@ def surges(parameters: DynamicsParameters, context: Context) -> Iterator[Measure
     yield from spread("latency_ms", latencies_ms(played(field, parameters, context)), "ms", {})
 
 
-def prediction(parameters: DynamicsParameters, context: Context) -> Iterator[Measurement]:
+def prediction(parameters: ForesightParameters, context: Context) -> Iterator[Measurement]:
     """Latency and its spikes without prediction, with true future rates, and by the rule of section IV-F."""
     field = field_of(parameters, context)
     ways = {
