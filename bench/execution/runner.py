@@ -74,6 +74,9 @@ def _run(plan: RunPlan, output: Output, outcome: RunOutcome, console: Console) -
         for line in _verdicts(judgements, plan.options.claims, papers):
             view.line(line)
             events.emit("verdict", text=line)
+        if failed := len(outcome.failures):
+            log = output.folder / "errors.log"
+            view.line(f"{failed} of {len(plan.selected)} experiments failed; tracebacks are in {log}", "red")
         view.line(f"report: {path}")
     except OSError as error:  # a full disk; the records are kept
         outcome.failures["report"] = f"report: {error}"

@@ -66,7 +66,7 @@ async def test_at(
         if (place, part) not in _passed
     ]
     if complaints and mode == "refuse":
-        raise RunError(f"{'; '.join(complaints)} (--allow-uncalibrated runs anyway)", weight=2)
+        raise RunError(f"{'; '.join(complaints)} (is the machine busy? --allow-uncalibrated runs anyway)", weight=2)
     for complaint in complaints:
         logger.warning("%s", complaint)
     return complaints

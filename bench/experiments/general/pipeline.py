@@ -199,8 +199,9 @@ def run(job: Job, layers: int, folder: Path, parameters: ChainParameters, contex
     """Run ``job`` in the context's mode; ``folder`` keeps the state for a resumed run."""
 
     def say(metrics: dict[str, float]) -> None:
+        nodes = "one node" if len(job.nodes) == 1 else f"{len(job.nodes)} nodes"
         context.say(
-            f"{len(job.nodes)} nodes, epoch {metrics['epoch']:.0f}: loss {metrics['loss']:.3f}, "
+            f"{nodes}, epoch {metrics['epoch']:.0f}: loss {metrics['loss']:.3f}, "
             f"test accuracy {metrics['test_accuracy']:.3f}, {metrics['sent_bytes'] / 1e6:.1f} MB sent by the UE in it"
         )
 

@@ -166,6 +166,12 @@ def test_a_failure_does_not_stop_the_others_and_can_be_made_good(folder: Path, c
     assert not (folder / "out/.scratch").exists()
 
 
+def test_the_last_lines_say_how_many_failed(folder: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "fail").touch()
+    assert command(*RUN) == 3
+    assert "1 of 2 experiments failed; tracebacks are in out/errors.log" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [

@@ -68,7 +68,7 @@ def test_a_link_that_is_off_is_refused_with_the_requested_and_measured_values(mo
         complaints([Duplex(down=SLOW), Duplex()])
     assert str(raised.value) == (
         "link mec to ue is off: 20 Mbit/s requested, 15.00 measured; 4 ms requested, 4.00 measured"
-        " (--allow-uncalibrated runs anyway)"
+        " (is the machine busy? --allow-uncalibrated runs anyway)"
     )
 
 
