@@ -205,6 +205,7 @@ class RateParameters(live_route.LiveRouteParameters, frozen=True, kw_only=True, 
     check_s: Positive = 0.02
 
     def problems(self, setting: Setting) -> Iterator[Problem]:
+        yield from super().problems(setting)
         for name in ("transfers", "check_s") if self.rates == "known" else ():
             yield Problem((name,), "only used where nodes measure rates; rates is known", unused=True)
 

@@ -1,5 +1,6 @@
 """What a run would refuse is refused before it: all of it at once, with file, line and key."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -390,3 +391,11 @@ def test_a_stand_in_with_too_few_pictures_to_hold_out_is_noted_and_refused_by_a_
         assert words in (told.err if code else told.out)
         assert main(["run", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "out")]) == 2
         assert f"mine.yaml:7: experiments[0].{words}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", TRIALS)
+def test_parameters_check_what_they_inherit(run: str) -> None:
+    """An experiment whose parameters have problems of their own has those of what it extends too."""
+    owners = [kind for kind in resolve_run(run)[1].__mro__ if "problems" in vars(kind)]
+    for own in owners[: -1 if owners else None]:
+        assert "super(" in inspect.getsource(vars(own)["problems"]), own
