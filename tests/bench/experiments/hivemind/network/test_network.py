@@ -70,7 +70,7 @@ def test_a_handover_adds_a_hop_and_changes_no_split_behind_it(context):
 
 
 def test_to_foresee_exactly_is_no_worse_than_the_present_on_the_chain(context):
-    found = list(dynamics.prediction(dynamics.DynamicsParameters(tasks=300, duration_s=60.0), context))
+    found = list(dynamics.prediction(dynamics.ForesightParameters(tasks=300, duration_s=60.0), context))
     predicted, standard = (values(found, "latency_ms", way=way)[0] for way in ("predictive", "standard"))
     assert predicted < standard
     assert values(found, "spike_share", way="predictive")[0] <= values(found, "spike_share", way="standard")[0]
