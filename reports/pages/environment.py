@@ -30,7 +30,7 @@ def suite_file(suite: EnvironmentTree) -> Words:
     if "path" not in suite and "sha256" not in suite:
         return ""
     digest: list[Words] = [", sha256 ", Code(suite["sha256"][:12])] if suite.get("sha256") else []
-    return ["Suite ", Code(str(suite.get("path", "?"))), *digest]  # type: ignore[list-item]
+    return ["Suite ", Code(str(suite.get("path", "?"))), *digest]  # type: ignore[list-item]  # a list of Words is Words
 
 
 def facts(environment: EnvironmentTree) -> Iterable[Words]:

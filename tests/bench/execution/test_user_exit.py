@@ -135,7 +135,7 @@ def leave() -> None:
 @pytest.mark.parametrize("compute", [inline, ThreadExecutor()])
 def test_a_node_s_computation_cannot_end_its_process(compute: Callable[..., object]) -> None:
     with pytest.raises(UserExitError, match=r"test_user_exit\.py:\d+: "):
-        asyncio.run(compute(None, leave))  # type: ignore[arg-type]
+        asyncio.run(compute(None, leave))  # type: ignore[arg-type]  # no worker is asked
 
 
 def press() -> None:

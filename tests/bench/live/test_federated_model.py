@@ -154,7 +154,7 @@ class World:
         match event:
             case ("set up", name):
                 self.set_up.add(name)
-                finished(self.runner._set_up(name, Control(self._channel(RUNNER, name)), None))  # type: ignore[arg-type]
+                finished(self.runner._set_up(name, Control(self._channel(RUNNER, name)), None))  # type: ignore[arg-type]  # a channel of the model
                 self._channel(RUNNER, name).pop(0)  # the set-up message
             case ("begin",):
                 self.phase = "running"
@@ -307,6 +307,7 @@ def test_two_clients_in_every_order_with_two_detours() -> None:
 @pytest.mark.parametrize("scheme", ["sl", "psl", "sflv1"])
 @pytest.mark.parametrize("form", FEDERATIONS)
 def test_larger_federations_in_orders_drawn_at_random(form: str, scheme: str) -> None:
+    """``wander`` asserts, by ``check``, that where nothing can happen any more the run is over."""
     federation = federation_of(scheme, **FEDERATIONS[form])
     for seed in range(40):
         wander(federation, deaths=seed % 3, seed=seed)

@@ -52,4 +52,6 @@ def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_disk_that_fails_ends_no_run(tmp_path: Path) -> None:
     keep = events.EventFile(tmp_path / "missing")
     keep({"kind": "a", "at": 1.0})
+    (tmp_path / "missing").mkdir()
     keep({"kind": "a", "at": 2.0})
+    assert not (tmp_path / "missing" / events.FILE).exists()  # given up at the first error

@@ -25,7 +25,7 @@ def test_reports_of_epochs_count_up_to_the_first_that_is_torn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     about = {"model": "small_cnn", "input_shape": (3, 16, 16), "classes": 10, "nodes": ("ue", "mec"), "epochs": 3}
-    job = Job(**about, splits=(3,), stages=(StageSpec(),))  # type: ignore[arg-type]
+    job = Job(**about, splits=(3,), stages=(StageSpec(),))  # type: ignore[arg-type]  # of many types
     monkeypatch.setattr(module, "last_checkpoint", lambda *_: 9)  # checkpoints are all there
     trained: list[int] = []
 
