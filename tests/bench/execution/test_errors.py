@@ -102,7 +102,9 @@ def test_a_failure_of_a_user_s_code_leaves_its_traceback(
         assert f'File "{mine / "mine.py"}", line {line}, in ' in text
         assert error in text
     printed = capfd.readouterr()
-    assert "failed" not in printed.out
+    assert [line for line in printed.out.splitlines() if "failed" in line] == [
+        "5 of 5 experiments failed; tracebacks are in out/errors.log"
+    ]
     failed = [line.partition(": ")[2].split(": ")[0] for line in printed.err.splitlines()]
     assert failed == [f"mine/own{number} seed 0" for number in range(len(RAISERS))]
 
