@@ -5,7 +5,7 @@
 
 Each network takes two pictures of the smallest side that it permits, in up to four parts, with what crosses a cut as on
 the wire. Results in evaluation and training, gradients and buffers are compared with the network in plain PyTorch.
-Each network has a process of its own, with LIMIT_S of time and LIMIT_GB of memory.
+Each network has a process of its own, with LIMIT_S of processor time and LIMIT_GB of memory.
 """
 
 import copy
@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import re
 import resource
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ SIDES = (32, 56, 64, 96, 112, 128, 160, 192, 224, 256, 299, 384)
 CLASSES = 10
 PARTS = 4
 LIMIT_S = 1200
-LIMIT_GB = 14
+LIMIT_GB = 10
 LAYOUTS = {  # torch's own backward pass of a network of timm in channels_last may end the process
     "torchvision": {"": torch.contiguous_format, " (channels last)": torch.channels_last},
     "timm": {"": torch.contiguous_format},
@@ -108,19 +109,18 @@ def examine_apart(spec: ModelSpec) -> dict[str, Any]:
     process.start()
     sender.close()
     try:
-        if receiver.poll(LIMIT_S):
-            return receiver.recv()  # type: ignore[no-any-return]  # what the other process sent: a row
-        reason = f"takes more than {LIMIT_S // 60} minutes"
+        return receiver.recv()  # type: ignore[no-any-return]  # what the other process sent: a row
     except EOFError:
-        reason = "ends its process"
+        pass
     finally:
-        process.kill()
         process.join()
-    return row_of(spec) | {"reason": reason}
+    late = process.exitcode == -signal.SIGXCPU  # the processor time is used up
+    return row_of(spec) | {"reason": f"takes more than {LIMIT_S // 60} minutes" if late else "ends its process"}
 
 
 def _examine_limited(spec: ModelSpec, sender: Any) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_GB << 30, LIMIT_GB << 30))
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S + 1))
     try:
         row = examine(spec)
     except Exception as error:  # such as too little memory
