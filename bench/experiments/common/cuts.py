@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
 import torch
 
 from bench.suite.document import Key
@@ -11,6 +12,7 @@ from nodes.model.chain import Chain
 from nodes.spec.job import StageSpec
 from nodes.stages.builtin import build_stage
 from nodes.user_code import contained
+from nodes.user_modules import cached_by_modules
 from nodes.wire.codec import DTYPE_NAMES, DTYPES
 
 IDENTITY = StageSpec()
@@ -40,6 +42,12 @@ def service_problems(key: Key, layout: Chain) -> Iterator[Problem]:
 
 def _unsendable(layout: Chain, done: int, stage: StageSpec) -> dict[str, str]:
     """The dtypes, by name, of what ``stage`` would send after ``done`` layers and the wire cannot carry."""
+    return _unsendable_by(layout, done, msgspec.json.encode(stage))
+
+
+@cached_by_modules(maxsize=1024)
+def _unsendable_by(layout: Chain, done: int, encoded: bytes) -> dict[str, str]:
+    stage = msgspec.json.decode(encoded, type=StageSpec)
     values = layout.shapes(done)
     sent: Tensors = pack(values)[0]
     if stage.name != IDENTITY.name and done < len(layout):

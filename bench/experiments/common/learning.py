@@ -183,7 +183,7 @@ def sample_of(side: int, given: InputSpec | None) -> InputSpec:
     return given or InputSpec(shape=(3, side, side))
 
 
-@cached_by_modules(maxsize=16)
+@cached_by_modules(maxsize=32)
 def layers_of(model: str, classes: int, sample: InputSpec, granularity: Granularity = "op") -> Chain:
     """The layers of ``model`` without data, cached for all cases of this process. Raises ModelError."""
     return outline(model, classes, sample.shape, granularity, sample.dtype)

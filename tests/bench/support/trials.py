@@ -243,7 +243,7 @@ TRIALS: dict[str, Trial] = {
         "digits",
     ),
     "deprune_testbeds.named_devices": Trial(
-        VGG | {"testbed": "ethernet"},
+        VGG | {"testbed": "ethernet", "rates_bps": [1e9]},
         VGG_OTHERS
         | {
             "testbed": "wifi",
