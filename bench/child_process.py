@@ -52,6 +52,10 @@ class Child:
         return [json.loads(line) for line in lines]
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def runs(self) -> bool:
         return self._process.poll() is None
 

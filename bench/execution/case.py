@@ -14,6 +14,7 @@ import msgspec
 
 from bench import events
 from bench.execution.environment import shaping_of
+from bench.execution.limits.time_limit import CaseTimeoutError, limited
 from bench.execution.plan import RunPlan
 from bench.live.hosts.in_use import on_hosts
 from bench.suite.experiment import Context, Measurement
@@ -37,7 +38,10 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[str], None]) -> CaseResult:
-    """Run ``case`` of the run named ``run``; an exception of the experiment, except KeyboardInterrupt, is a failure."""
+    """Run ``case`` of the run named ``run``; an exception of the experiment, except Ctrl-C, is a failure.
+
+    So is a case that exceeds its time limit.
+    """
     context = _context(plan, case, scratch, say)
     started = time.monotonic()
     records, not_finite = [], []
@@ -45,6 +49,7 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
         scratch.mkdir(parents=True, exist_ok=True)
         _check_unchanged(case.sources, "after the run began")
         with (
+            limited(case.limit_s),
             contained(),
             case.experiment.modules.in_use(),
             _threads(plan, case),
@@ -60,6 +65,8 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
             raise ValueError("the experiment measured nothing")
         read_late = [source for source in case.sources if source.path.suffix != ".py"]  # code was loaded before
         _check_unchanged(read_late, "while the case ran")
+    except CaseTimeoutError as error:
+        return failed(case, "; ".join([str(error), *getattr(error, "__notes__", [])]), traceback_of(error))
     except KeyboardInterrupt:  # Ctrl-C
         raise
     except BaseException as error:

@@ -9,6 +9,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,12 @@ import msgspec
 
 from bench import events
 from bench.execution.case import CaseResult, collect_garbage_between, run_case
+from bench.execution.limits.stacks import write_on_request
 from bench.execution.plan import make_plan, options_of
 from bench.suite.document import InputError
 from bench.suite.identity import digests
+
+HEARTBEAT_S = 5.0
 
 
 class Worker:
@@ -34,9 +38,11 @@ class Worker:
         self._sending = threading.Lock()  # experiments may report progress from any thread
         self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._beat, daemon=True).start()
 
     def work(self) -> None:
         begin = self._commands.get()
+        write_on_request(begin["stacks"])
         plan = None
         digests.update(begin["digests"])
         with suppress(InputError):
@@ -47,6 +53,7 @@ class Worker:
             case = cases.get((command["key"], command["sha256"]))
             if plan and case:
                 say = partial(self._say, command["key"])
+                self._send(began=command["key"])
                 with events.to(sink):
                     result = run_case(plan, case, begin["run"], Path(command["scratch"]), say)
                 self._send(result=result)
@@ -60,6 +67,12 @@ class Worker:
         with self._sending:
             self._events.write(msgspec.json.encode(event) + b"\n")
             self._events.flush()
+
+    def _beat(self) -> None:
+        with suppress(OSError):  # the runner is gone
+            while True:
+                self._send(alive="")
+                time.sleep(HEARTBEAT_S)
 
     def _listen(self) -> None:
         for line in self._input:

@@ -13,7 +13,7 @@ from bench.suite.document import Key
 from bench.suite.experiment import Checked, Context, Measurement, Problem, Setting
 from bench.suite.fitted import FitSpec
 from bench.suite.identity import Source, content, digest, identity, sources
-from bench.suite.parameter_types import Count, DatasetName, NonNegative
+from bench.suite.parameter_types import Count, DatasetName, NonNegative, Positive
 from bench.suite.strict_yaml import DecHook
 from nodes.user_modules import UserModules
 from reports.claims.claim import Claim
@@ -22,6 +22,7 @@ from reports.figures.pareto import FrontSpec
 from reports.record import CaseValue, Mode, Scale
 
 SCALES: tuple[Scale, ...] = get_args(Scale)
+ESTIMATES, LEAST_LIMIT_S = 50.0, 1800.0  # of a time limit: a slow machine under load takes 25 times an estimate
 Identifier = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*$")]
 Axis = list[CaseValue] | dict[str, Any]  # values, or {label: value}
 Run = Callable[[Any, Context], Iterable[Measurement]]
@@ -35,6 +36,7 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     grid: dict[str, Axis] = {}
     seeds: Count | None = None
     estimate_s: NonNegative | None = None
+    timeout_s: Positive | None = None
     skip: bool | str = False
 
 
@@ -43,8 +45,9 @@ class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     ``group`` is one of the suite's ``groups``. ``run`` is ``file.function`` of ``bench.experiments`` or
     ``module:function``. Each point of the grid's product runs with seeds S to S + ``seeds`` - 1, and one of them takes
-    about ``estimate_s``. Cases of a ``parallel`` experiment may run beside each other, on one core each: no claim
-    judges a time measured in it, and it starts no nodes.
+    about ``estimate_s``. One that takes longer than ``timeout_s`` has failed; without it the limit is 50 times the
+    estimate, at least 30 minutes, and there is none without an estimate. Cases of a ``parallel`` experiment may run
+    beside each other, on one core each: no claim judges a time measured in it, and it starts no nodes.
     """
 
     name: Identifier
@@ -59,6 +62,7 @@ class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     seeds: Count = 1
     parallel: bool = False
     estimate_s: NonNegative | None = None
+    timeout_s: Positive | None = None
     scales: dict[Scale, Override] = {}
     figures: list[FigureSpec] = []
 
@@ -70,6 +74,7 @@ class ExperimentSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             grid=self.grid | other.grid,
             seeds=other.seeds or self.seeds,
             estimate_s=self.estimate_s if other.estimate_s is None else other.estimate_s,
+            timeout_s=self.timeout_s if other.timeout_s is None else other.timeout_s,
             skip=other.skip,
         )
 
@@ -117,10 +122,18 @@ class Case:
     sha256: str  # see ``bench.suite.identity``
     sources: tuple[Source, ...]
     definition: str  # digest of experiment, mode, data set and parameters alone, without any file's content
+    timeout_s: float | None = None  # as the suite says
 
     @property
     def key(self) -> str:
         return key_of(self.experiment.suite, self.experiment.spec.name, self.case, self.seed)
+
+    @property
+    def limit_s(self) -> float | None:
+        """How long it may take: what the suite says, else many times its estimate; None without either."""
+        if self.timeout_s is None and self.estimate_s is not None:
+            return max(LEAST_LIMIT_S, ESTIMATES * self.estimate_s)
+        return self.timeout_s
 
     @property
     def title(self) -> str:
@@ -169,7 +182,15 @@ class Experiment:
             sha256 = identity(definition, decided_by)
             for repeat in range(here.seeds or 1):
                 yield Case(
-                    self, case, parameters, seed + repeat, here.estimate_s, sha256, decided_by, digest(definition)
+                    experiment=self,
+                    case=case,
+                    parameters=parameters,
+                    seed=seed + repeat,
+                    estimate_s=here.estimate_s,
+                    timeout_s=here.timeout_s,
+                    sha256=sha256,
+                    sources=decided_by,
+                    definition=digest(definition),
                 )
 
     def setting(self, data_dir: Path | None = None) -> Setting:
