@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Self, TypeVar
 
-import msgspec
 import uvloop
 
 from bench import events
@@ -22,7 +21,8 @@ from bench.live.processes import Nodes, Processes, RunError, launcher
 from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
-from nodes.runtime.report import NodeReport
+from nodes.errors import ProtocolError
+from nodes.runtime.report import NodeReport, ReportParts
 from nodes.wire.channel import Channel, ChannelClosed
 from nodes.wire.codec import Limits
 from nodes.wire.listener import peer_id
@@ -53,6 +53,7 @@ class LiveRun(ABC):
         self.reported: set[str] = set()
         self.reports: dict[str, NodeReport] = {}  # by node
         self.silence_s = SILENCE_S
+        self._parts: dict[str, ReportParts] = {}  # by process
         self.uncalibrated: list[str] = []  # complaints of the test of the links
         self._shaping, self._given = shaping, nodes or shaping.hosts
         self._token = (self._given and self._given.token) or secrets.token_urlsafe(32)
@@ -199,11 +200,11 @@ class LiveRun(ABC):
             case Heartbeat():
                 return None
             case Ready(pid=pid):
+                self._parts.pop(name, None)  # of a process before this one
                 self.pids |= dict.fromkeys(self.members(name), pid)
                 events.emit("node", nodes=self.members(name), state="ready")
-            case Report(report=reports):
-                self.reported.add(name)
-                self.reports |= {one.name: one for one in msgspec.convert(reports, list[NodeReport])}
+            case Report():
+                self._take_report(name, message)
             case Failure(reason=reason, traceback=traceback):
                 raise RunError(f"{name}: {reason}", weight=2, traceback=traceback)
             case PeerLost(reason=reason):
@@ -211,6 +212,16 @@ class LiveRun(ABC):
             case _:
                 await self.heard(name, message)
         self._changed.set()
+
+    def _take_report(self, name: str, message: Report) -> None:
+        parts = self._parts.setdefault(name, ReportParts(self.members(name)))
+        try:
+            reports = parts.take(message)
+        except ProtocolError as error:
+            raise RunError(f"{name}: {error}", weight=2) from None
+        if reports is not None:
+            self.reported.add(name)
+            self.reports |= {one.name: one for one in reports}
 
     async def _ended(self, name: str, how: str) -> None:
         self.ended.add(name)

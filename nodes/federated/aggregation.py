@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from nodes.errors import NodeError, one_line
+from nodes.errors import NodeError, ProtocolError, one_line
 from nodes.federated.client_worker import job_of
 from nodes.federated.schemes import Scheme, Update
 from nodes.model.boundary import Tensors
@@ -22,7 +22,13 @@ class Aggregation:
         self._initial = partial(_initial, federation, part)
 
     def __call__(self, updates: Sequence[Update]) -> Tensors:
-        """The aggregate of ``updates``. Raises NodeError if the hook fails, or returns other tensors than those."""
+        """The aggregate of ``updates``.
+
+        Raises:
+            NodeError: The hook fails, or returns other tensors than those.
+            ProtocolError: A client or edge server gave other tensors than the part has.
+        """
+        self._check(updates)
         try:
             previous = (self.last or self._initial()) if self._overridden else {}
             with contained():
@@ -34,6 +40,19 @@ class Aggregation:
             raise NodeError(f"{self._named}: {odd[0]} is {got.get(odd[0])}, expected {expected.get(odd[0])}")
         self.last = result
         return result
+
+    def _check(self, updates: Sequence[Update]) -> None:
+        """Find the update that differs from the part, if not all are alike."""
+        shapes = [_shapes(update.state) for update in updates]
+        if all(one == shapes[0] for one in shapes):
+            return
+        due = _shapes(self._initial())
+        for update, got in zip(updates, shapes, strict=True):
+            if odd := sorted(name for name in due | got if due.get(name, "absent") != got.get(name, "absent")):
+                name = odd[0]
+                raise ProtocolError(
+                    f"part of {update.client}: {name} is {got.get(name, 'absent')}, expected {due.get(name, 'absent')}"
+                )
 
 
 def _initial(federation: Federation, part: int) -> Tensors:

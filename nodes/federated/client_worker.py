@@ -18,7 +18,7 @@ from nodes.runtime.actions import Compute
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
 from nodes.training.segment import TaskMessage
-from nodes.training.source import Source
+from nodes.training.source import Source, logits_of
 from nodes.wire.messages import ClientModel, ClientUpdate, Gradient, Result
 
 
@@ -101,8 +101,10 @@ class ClientWorker:
 
     def answers(self, result: Result) -> Answers:
         """Compare the result of a test batch with its labels."""
-        labels = self._labels.pop(result.step)
-        found = result.tensors["logits"].argmax(1).to(labels.device)
+        labels = self._labels.pop(result.step, None)
+        logits = logits_of(result, labels)
+        assert labels is not None
+        found = logits.argmax(1).to(labels.device)
         correct = torch.bincount(labels[found == labels], minlength=self._classes)
         return Answers(correct, torch.bincount(labels, minlength=self._classes))
 

@@ -115,6 +115,9 @@ def check_restored(restored: Tensors, arriving: Values, views: Mapping[str, View
         )
         if not fits:
             raise ProtocolError(f"the stage restored {name} as {shape}; expected {expected}, except for the batch")
+        came = restored[views[name].base if name in views else name].dtype
+        if came != one.dtype and not (came.is_floating_point and one.dtype.is_floating_point):
+            raise ProtocolError(f"the stage restored {name} as {came}; expected {one.dtype}")
 
 
 def rows_of(views: Mapping[str, View], rows: int) -> dict[str, View]:

@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
 import torch
 
 from nodes.errors import TRACEBACK_CHARACTERS, NodeError, PeerLostError, one_line, traceback_of
@@ -26,7 +25,7 @@ from nodes.runtime.allocator import keep_freed_memory, resident_bytes
 from nodes.runtime.executors import PacedExecutor, ThreadExecutor
 from nodes.runtime.hosting import Hosted, HostPlan
 from nodes.runtime.node import Node
-from nodes.runtime.report import NodeReport, node_report
+from nodes.runtime.report import NodeReport, node_report, report_messages
 from nodes.training import build as training
 from nodes.wire.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
 from nodes.wire.listener import Listener, peer_id
@@ -95,30 +94,31 @@ async def serve(
 
 async def _serve_job(listener: Listener, control: Channel, run: str) -> bool:
     """Run one job for the runner behind ``control``, report what came of it, and stay until the runner is gone."""
-    last: AnyMessage | None = None
+    last: Sequence[AnyMessage] = ()
     with suppress(ChannelClosed):
         try:
             async with AsyncExitStack() as stack:
                 last = await _do_job(listener, control, run, stack)
-                await control.send(last)
+                for message in last:
+                    await control.send(message)
                 while True:
                     await control.receive()  # too late for whatever it is
         except asyncio.CancelledError:
             await control.send(Failure(node=listener.name, reason="the node was told to end"))
             raise
-    return isinstance(last, Report)
+    return all(isinstance(message, Report) for message in last) and bool(last)
 
 
-async def _do_job(listener: Listener, control: Channel, run: str, stack: AsyncExitStack) -> Report | Failure | PeerLost:
+async def _do_job(listener: Listener, control: Channel, run: str, stack: AsyncExitStack) -> Sequence[AnyMessage]:
     """What the nodes did, or what failed; if so, channels to the neighbours are left to ``stack``."""
     try:
         plan = _plan(listener.name, await control.receive())
         return await _Host(listener, control, run, plan).run(stack)
     except PeerLostError as lost:
-        return PeerLost(peer=lost.peer, reason=str(lost))
+        return [PeerLost(peer=lost.peer, reason=str(lost))]
     except Exception as error:  # whatever it is, the runner must know
         reason = one_line(error)[:REASON_CHARACTERS]
-        return Failure(node=listener.name, reason=reason, traceback=traceback_of(error, TRACEBACK_CHARACTERS))
+        return [Failure(node=listener.name, reason=reason, traceback=traceback_of(error, TRACEBACK_CHARACTERS))]
 
 
 def _plan(name: str, setup: AnyMessage) -> HostPlan:
@@ -149,7 +149,7 @@ class _Host:
         self._runners: list[tuple[MemoryChannel, MemoryChannel]]
         self._runners = [memory_pair(name, RUNNER) for name in plan.names]
 
-    async def run(self, stack: AsyncExitStack) -> Report:
+    async def run(self, stack: AsyncExitStack) -> list[Report]:
         """Host the nodes until each has finished; their reports. Raises what a node or its worker raises."""
         plan, cpu_before = self._plan, time.process_time()
         limits = self._listener.limits
@@ -177,7 +177,7 @@ class _Host:
             self._let_in(residents[0].node, stack)  # one that comes now is told of the end
         reports = [_report(resident) for resident in residents]
         reports[0].resident_bytes, reports[0].cpu_s = held_bytes, time.process_time() - cpu_before
-        return Report(report=msgspec.to_builtins(reports))
+        return report_messages(reports)
 
     async def _prepare(self, handing_out: asyncio.Task[None], stack: AsyncExitStack) -> list[_Resident]:
         """Join the neighbours, and build the nodes meanwhile. Raises ChannelClosed if the runner goes first."""

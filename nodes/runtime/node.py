@@ -10,14 +10,14 @@ channel still brings is dropped. One that comes after the role's end is told to 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from nodes.errors import PeerLostError
+from nodes.errors import PeerLostError, ProtocolError
 from nodes.runtime.actions import Action, Compute, Connect, Direction, Finish, Role, Send, Wake
 from nodes.runtime.executors import Executor
 from nodes.wire.channel import Channel, ChannelClosed
@@ -60,7 +60,8 @@ class Node:
         self._observes = type(role).carried is not Role.carried
         self._needs_all = type(role).lost is Role.lost
         self._events: asyncio.Queue[Callable[[float], list[Action]]] = asyncio.Queue()
-        self._work: asyncio.Queue[Compute] = asyncio.Queue()
+        self._work: asyncio.Queue[tuple[Compute, str]] = asyncio.Queue()  # with the peer that sent what it carries
+        self._last: tuple[Any, str] = None, ""  # message, and its sender
         self._initial = dict(channels)
         self._neighbours: dict[Direction, _Neighbour] = {}
         self._outgoing: dict[Direction, asyncio.Queue[AnyMessage | None]] = {}  # of neighbours that are gone too
@@ -110,6 +111,7 @@ class Node:
             event = await self._events.get()
             for action in event(self._clock()):
                 self._act(action)
+            self._last = None, ""
         for queue in self._outgoing.values():
             queue.put_nowait(None)
 
@@ -118,7 +120,9 @@ class Node:
             case Send(to, message):
                 self._outgoing[to].put_nowait(message)
             case Compute():
-                self._work.put_nowait(action)
+                message, sender = self._last
+                carries = message is not None and any(value is message for value in vars(action).values())
+                self._work.put_nowait((action, sender if carries else ""))
             case Finish():
                 self._finished = True
             case Connect(peer):
@@ -131,9 +135,10 @@ class Node:
 
     async def _work_off(self) -> None:
         while True:
-            call = await self._work.get()
+            call, sender = await self._work.get()
             began = self._clock()
-            reply = await self._compute(call, partial(call.run, self._worker))
+            with _naming(sender):
+                reply = await self._compute(call, partial(call.run, self._worker))
             self.usage.compute_s += self._clock() - began
             self._events.put_nowait(partial(self._role.computed, reply))
 
@@ -218,7 +223,9 @@ class Node:
         if isinstance(message, Replaced):
             self._forget(direction)
             self._spawn(channel.close())
-        return self._role.receive(direction, message, now)
+        self._last = message, channel.peer
+        with _naming(channel.peer):
+            return self._role.receive(direction, message, now)
 
     async def _speak(self, to: Direction, channel: Channel) -> ChannelClosed | None:
         """Send what is decided, in order; the failure, of which ``_hear`` tells the role too until its end."""
@@ -252,6 +259,17 @@ class Node:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()):
             self._events.put_nowait(partial(_fail, error))
+
+
+@contextmanager
+def _naming(peer: str) -> Iterator[None]:
+    """Name the peer, if it is known, whose message cannot be used."""
+    try:
+        yield
+    except ProtocolError as error:
+        if not peer:
+            raise
+        raise ProtocolError(f"{peer}: {error}") from error
 
 
 async def _dismiss(channel: Channel, word: Shutdown | Replaced) -> None:

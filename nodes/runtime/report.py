@@ -1,12 +1,17 @@
 """Report of what one node did, the same for every protocol and mode."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from nodes.errors import ProtocolError
 from nodes.runtime.node import Node
 from nodes.wire.byte_counter import Connection, Traffic
+from nodes.wire.messages import Report
+
+PART_BYTES = 1 << 18  # of a message with a part of the reports of a process, which may host thousands of nodes
+MOST_BYTES = 1 << 26  # of all parts
 
 Sent = dict[str, Traffic]  # by kind of message
 
@@ -76,3 +81,32 @@ def together(parts: Iterable[Sent]) -> Sent:
         so_far.header_bytes += traffic.header_bytes
         so_far.payload_bytes += traffic.payload_bytes
     return total
+
+
+def report_messages(reports: Sequence[NodeReport]) -> list[Report]:
+    """The messages that carry the ``reports`` of a process to the runner."""
+    data = msgspec.msgpack.encode(reports)
+    starts = range(0, len(data), PART_BYTES)
+    return [Report(part=data[start : start + PART_BYTES], last=start == starts[-1]) for start in starts]
+
+
+class ReportParts:
+    """Reports of a process with the nodes ``names``, joined from their messages."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names, self._data = set(names), bytearray()
+
+    def take(self, message: Report) -> list[NodeReport] | None:
+        """The reports with the last message, None before. Raises ProtocolError."""
+        self._data += message.part
+        if len(self._data) > MOST_BYTES:
+            raise ProtocolError(f"report: more than {MOST_BYTES} bytes")
+        if not message.last:
+            return None
+        try:
+            reports = msgspec.msgpack.decode(self._data, type=list[NodeReport])
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"report: {error}") from None
+        if odd := {one.name for one in reports} ^ self._names:
+            raise ProtocolError(f"report: {sorted(odd)} on one side only, expected {sorted(self._names)}")
+        return reports

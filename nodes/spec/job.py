@@ -1,6 +1,7 @@
 """Specification of a training job for a chain of nodes: one frozen description for every node and mode."""
 
 from itertools import pairwise
+from math import isfinite
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
@@ -132,8 +133,8 @@ class Timing(_Spec, frozen=True, kw_only=True):
     backward_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.forward_s >= 0 and self.backward_s >= 0):
-            raise ValueError("forward_s and backward_s must not be negative")
+        if not all(isfinite(seconds) and seconds >= 0 for seconds in (self.forward_s, self.backward_s)):
+            raise ValueError("forward_s and backward_s must be finite and not negative")
 
 
 class Device(_Spec, frozen=True, kw_only=True):
@@ -146,8 +147,8 @@ class Device(_Spec, frozen=True, kw_only=True):
     timing: Timing | None = None
 
     def __post_init__(self) -> None:
-        if not self.slowdown >= 1:
-            raise ValueError(f"slowdown must be at least 1, got {self.slowdown}")
+        if not (isfinite(self.slowdown) and self.slowdown >= 1):
+            raise ValueError(f"slowdown must be finite and at least 1, got {self.slowdown}")
         if self.timing is not None and self.slowdown != 1:
             raise ValueError("give slowdown or timing, not both")
 
@@ -169,6 +170,8 @@ class Control(_Spec, frozen=True, kw_only=True):
             raise ValueError("every_steps and horizon_steps must be at least 1")
         if 0 not in self.links:
             raise ValueError(f"links: no entry for step 0, got {sorted(self.links)}")
+        if not all(isfinite(seconds) and seconds >= 0 for row in self.layer_s for seconds in row):
+            raise ValueError("layer_s: expected finite seconds that are not negative")
 
 
 class Job(_Spec, frozen=True, kw_only=True):

@@ -1,5 +1,7 @@
 """Policy of split updates, and the properties of a link as reported to a node."""
 
+from math import isfinite
+
 import msgspec
 
 
@@ -28,7 +30,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     patience_s: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.min_change or 0.0, self.hysteresis, self.switch_s, self.rate_transfers) < 0 or self.gap_tasks < 1:
+        numbers = (self.min_change or 0.0, self.hysteresis, self.switch_s, self.rate_transfers)
+        if not all(number >= 0 for number in numbers) or self.gap_tasks < 1:
             raise ValueError("min_change, hysteresis, switch_s, rate_transfers must be 0 or more, gap_tasks 1 or more")
         times = (self.repeat_s, self.period_s, self.check_s, self.remember_s, self.patience_s)
         if any(seconds is not None and not seconds > 0 for seconds in times):
@@ -40,3 +43,9 @@ class LinkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     rate_bps: float | None = None  # rate in bit/s; None: unlimited
     delay_s: float = 0.0  # seconds that each transfer takes beside that, with HiveMind's psi (Eq. 10)
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.delay_s) and self.delay_s >= 0):
+            raise ValueError(f"delay_s must be finite and not negative, got {self.delay_s}")
+        if self.rate_bps is not None and not self.rate_bps >= 0:
+            raise ValueError(f"rate_bps must not be negative, got {self.rate_bps}")

@@ -5,9 +5,13 @@ that requires grad at the sender, by its name, straight through the encoding; it
 the stage from the same seed; each trains its own part.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
+from nodes.errors import ProtocolError, one_line
 from nodes.model.boundary import Tensors, View, rows_of
 
 RANKS = {2: "(N, C)", 4: "(N, C, H, W)"}
@@ -85,3 +89,14 @@ class Stage(nn.Module):
     def decode_gradients(self, wire: Tensors) -> Tensors:
         """At the sender: the codes' gradients of the wire tensors. Raises ValueError as ``decode`` does."""
         return wire
+
+
+@contextmanager
+def reading(kind: str, step: int) -> Iterator[None]:
+    """Raise ProtocolError where a stage cannot take the tensors of a message of ``kind``."""
+    try:
+        yield
+    except ProtocolError:
+        raise
+    except Exception as error:  # a stage, which may be a user's, fails in its own way
+        raise ProtocolError(f"tensors of the {kind} of step {step}: {one_line(error)}") from error

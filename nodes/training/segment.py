@@ -24,9 +24,9 @@ from nodes.model.weights import fit_weights
 from nodes.runtime.actions import Compute
 from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Job
-from nodes.stages.base import Stage
+from nodes.stages.base import Stage, reading
 from nodes.stages.builtin import build_stage
-from nodes.training.loss import batch_loss, check_weighing
+from nodes.training.loss import batch_loss, check_weighing, labels_of
 from nodes.training.optimizer import clip_gradients, learning_rate, make_optimizer
 from nodes.wire.messages import Activation, Gradient, Result
 from nodes.wire.outgoing import LateNumber, number, sendable
@@ -92,10 +92,7 @@ class Segment:
     def forward(self, message: Activation) -> TaskMessage:
         """Run ``message`` through this part: an Activation to send on, a Gradient or Result to return."""
         self._select_member(message)
-        with torch.no_grad():
-            codes = self.inbound.decode(self._to_device(message.tensors))
-        if unknown := set(message.grads) - set(codes):
-            raise ProtocolError(f"gradients requested for values not received: {sorted(unknown)}")
+        codes = self._decode(message)
         leaves = {
             name: code.detach().requires_grad_(message.train and name in message.grads) for name, code in codes.items()
         }
@@ -103,25 +100,35 @@ class Segment:
         self.inbound.train(message.train)
         self._seed(message, self.place.inbound, 1)
         with torch.set_grad_enabled(message.train):
-            restored, views = self.inbound.restore(leaves), self.inbound.views_of(message.views)
+            with reading("activation", message.step):
+                restored, views = self.inbound.restore(leaves), self.inbound.views_of(message.views)
             check_restored(restored, self._arriving, views)
             return self._run(message, unpack(restored, views, message.scalars, received.strides), received)
+
+    def _decode(self, message: Activation) -> Tensors:
+        """The codes that ``message`` carries. Raises ProtocolError for what its stage or autograd cannot take."""
+        with torch.no_grad(), reading("activation", message.step):
+            codes = self.inbound.decode(self._to_device(message.tensors))
+        if odd := [name for name in message.grads if name not in codes or not codes[name].is_floating_point()]:
+            raise ProtocolError(f"gradients requested for values not received, or of whole numbers: {sorted(odd)}")
+        return codes
 
     def backward(self, message: Gradient) -> Gradient:
         """Backpropagate a gradient; the optimizer steps after the last microbatch of a step."""
         pending = self._pending.pop((message.step, message.microbatch), None)
         if pending is None:
-            raise ProtocolError(
-                f"unexpected gradient of step {message.step}, microbatch {message.microbatch}: not in progress"
-            )
+            raise ProtocolError(f"unexpected gradient of step {message.step}, microbatch {message.microbatch}")
         if message.strides is not msgspec.UNSET:
             if unknown := message.strides.keys() - pending.strides.keys():
                 raise ProtocolError(f"strides of gradients of values not sent: {sorted(unknown)}")
             pending.strides.update(message.strides)
         roots, gradients = [], []
-        for name, gradient in self._decode_gradients(self._to_device(message.tensors)).items():
+        with reading("gradient", message.step):
+            decoded = self._decode_gradients(self._to_device(message.tensors))
+        for name, gradient in decoded.items():
             code = pending.codes.get(name)
-            if code is None or not code.requires_grad or code.shape != gradient.shape:
+            usable = gradient.is_floating_point() and code is not None and code.requires_grad
+            if code is None or not usable or code.shape != gradient.shape:
                 raise ProtocolError(f"gradient of {name} {list(gradient.shape)} matches no sent value")
             roots.append(code)
             gradients.append(gradient)
@@ -203,9 +210,7 @@ class Segment:
     def _finish(self, message: Activation, logits: torch.Tensor, received: _Received) -> Gradient | Result:
         if not message.train:
             return Result(**numbers(message), tensors=sendable({"logits": logits}, self.stays_in_process))
-        if message.labels is None:
-            raise ProtocolError(f"step {message.step} came without labels")
-        labels = message.labels.to(self._device)
+        labels = labels_of(message, self.job.classes).to(self._device)
         task, correct = batch_loss(self._widened(logits), labels, self.job.label_smoothing, self.inbound.loss_weights)
         loss = task / self.job.microbatches
         torch.autograd.backward(loss)

@@ -9,7 +9,7 @@ import torch
 
 from nodes.data.batching import batches
 from nodes.data.images import Dataset, resident
-from nodes.errors import DataError
+from nodes.errors import DataError, ProtocolError
 from nodes.runtime.actions import Compute
 from nodes.spec.job import Job
 from nodes.training.segment import Segment, TaskMessage
@@ -88,8 +88,9 @@ class Source:
 
     def score(self, result: Result) -> Score:
         """Count the correct answers of ``result``."""
-        labels = self._labels.pop(result.step)
-        logits = result.tensors["logits"]
+        labels = self._labels.pop(result.step, None)
+        logits = logits_of(result, labels)
+        assert labels is not None
         correct = (logits.argmax(1) == labels.to(logits.device)).sum()
         return Score(result.step, result.assignment, number(correct), float(len(labels)))
 
@@ -150,6 +151,19 @@ class Evaluate(Compute):
 
     def run(self, worker: Source) -> Score:
         return worker.score(self.result)
+
+
+def logits_of(result: Result, labels: torch.Tensor | None) -> torch.Tensor:
+    """The logits (N, classes) of ``result``. Raises ProtocolError unless they answer a test batch of ``labels``."""
+    logits = result.tensors.get("logits")
+    if labels is None or logits is None:
+        raise ProtocolError(f"result of test batch {result.step}: not under way, or without logits")
+    if logits.ndim < 2 or len(logits) != len(labels) or not logits.is_floating_point():
+        raise ProtocolError(
+            f"result of test batch {result.step}: got {logits.dtype} {list(logits.shape)}, expected "
+            f"floating-point logits of {len(labels)} samples"
+        )
+    return logits
 
 
 def schedule(job: Job, data: Dataset, start_epoch: int, source: int = 0) -> TrainingSchedule:

@@ -96,13 +96,6 @@ def memory_pair(
     return one, two
 
 
-def held_bytes(message: AnyMessage) -> int:
-    """Bytes of the tensors that ``message`` holds."""
-    values = [getattr(message, name) for name in message.__struct_fields__]
-    parts = [part for value in values for part in (value.values() if isinstance(value, dict) else (value,))]
-    return sum(part.nbytes for part in parts if isinstance(part, torch.Tensor))
-
-
 def owned(message: AnyMessage) -> AnyMessage:
     """``message`` with copied tensors, as received over a wire."""
     changes: dict[str, Any] = {}

@@ -9,7 +9,7 @@ little-endian buffers in that order, protected by TCP's checksum only.
 import math
 import struct
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -23,6 +23,9 @@ CHECKSUM = struct.Struct("<I")  # the last field of the prefix
 JOINED_BYTES = 64 * 1024  # smaller pieces are read and written together: a copy costs less than a system call
 MAX_RANK = 8
 MAX_TENSORS = 4096
+HEADER_BYTES = 1 << 20  # of the largest header that is sent or accepted
+HEADER_MEMORY = 16  # bytes of memory that a byte of a header may take once it is decoded
+MESSAGE_MEMORY = 1 << 10  # bytes of memory of any message, beside those of its header and its tensors
 
 DTYPES = {
     "bool": torch.bool,
@@ -43,8 +46,26 @@ class FrameError(ValueError):
 class Limits(msgspec.Struct):
     """Largest header and payload accepted in a frame; ``payload_bytes`` grows to what a job declares."""
 
-    header_bytes: int = 1 << 20
+    header_bytes: int = HEADER_BYTES
     payload_bytes: int = 1 << 20
+
+    @property
+    def message_memory(self) -> int:
+        """Bytes of memory that the largest message takes."""
+        return memory_bytes(self.header_bytes, self.payload_bytes)
+
+
+class Received(NamedTuple):
+    """A message with its sequence number, and the bytes of memory that it counts for while it waits."""
+
+    sequence: int
+    message: AnyMessage
+    memory_bytes: int
+
+
+def memory_bytes(header_bytes: int, payload_bytes: int) -> int:
+    """Bytes of memory that a message of these sizes takes at most."""
+    return MESSAGE_MEMORY + HEADER_MEMORY * header_bytes + payload_bytes
 
 
 def wire_size(message: AnyMessage) -> tuple[int, int]:
@@ -67,7 +88,7 @@ def encode(message: AnyMessage, sequence: int = 0) -> list[bytes | memoryview]:
 
 
 class Decoder:
-    """Incremental decoder of a byte stream into (sequence, message) pairs.
+    """Incremental decoder of a byte stream into messages.
 
     Write the next bytes into ``buffer()``, then call ``advance(n)``: large tensors are filled in place, without a copy;
     all else is read in one piece. Unusable after a FrameError, which leaves the start of the next frame unknown.
@@ -79,7 +100,7 @@ class Decoder:
         self._joined = memoryview(bytearray(JOINED_BYTES))
         self._head = bytearray()  # a prefix with its header that did not come in one piece,
         self._head_bytes = PREFIX.size  # and up to where to collect it
-        self._message: tuple[int, AnyMessage] | None = None  # complete once its tensors are filled
+        self._message: Received | None = None  # complete once its tensors are filled
         self._tensors: list[torch.Tensor] = []
         self._missing: list[memoryview] = []  # buffers of the tensors to fill, last first
         self._payload_bytes = 0  # not yet claimed by a tensor
@@ -89,16 +110,16 @@ class Decoder:
         """Buffer for the next bytes."""
         return self._missing[-1] if self._in_place else self._joined
 
-    def advance(self, count: int) -> list[tuple[int, AnyMessage]]:
-        """Consume ``count`` bytes written into ``buffer()``; return the completed (sequence, message) pairs."""
+    def advance(self, count: int) -> list[Received]:
+        """Consume ``count`` bytes written into ``buffer()``; return the completed messages."""
         if not self._in_place:
             return self.feed(self._joined[:count])
         self._fill(count)
         return self._completed()
 
-    def feed(self, data: bytes | memoryview) -> list[tuple[int, AnyMessage]]:
-        """Consume ``data``; return the completed (sequence, message) pairs."""
-        completed: list[tuple[int, AnyMessage]] = []
+    def feed(self, data: bytes | memoryview) -> list[Received]:
+        """Consume ``data``; return the completed messages."""
+        completed: list[Received] = []
         data = memoryview(data)
         while data:
             if self._missing:
@@ -129,7 +150,7 @@ class Decoder:
         if not self._missing[-1]:
             self._missing.pop()
 
-    def _completed(self) -> list[tuple[int, AnyMessage]]:
+    def _completed(self) -> list[Received]:
         if self._missing or self._message is None:
             return []
         completed = [self._message]
@@ -162,15 +183,16 @@ class Decoder:
         return PREFIX.size + int(header_bytes)
 
     def _read_header(self, head: memoryview) -> None:
-        _, _, sequence, self._payload_bytes, checksum = PREFIX.unpack_from(head)
-        header = head[PREFIX.size :]
+        _, _, sequence, payload_bytes, checksum = PREFIX.unpack_from(head)
+        header, self._payload_bytes = head[PREFIX.size :], payload_bytes
         if zlib.crc32(header, zlib.crc32(head[: PREFIX.size - CHECKSUM.size])) != checksum:
             raise FrameError("the header's checksum does not match")
         self._tensors = []
         try:
-            self._message = (sequence, self._decode_header(header))
+            message = self._decode_header(header)
         except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: nesting, or no memory
             raise FrameError(f"header: {error}") from None
+        self._message = Received(sequence, message, memory_bytes(len(header), payload_bytes))
         if self._payload_bytes:
             raise FrameError(f"{self._payload_bytes} payload bytes belong to no tensor")
         self._missing = [_raw(tensor) for tensor in reversed(self._tensors) if tensor.numel()]
@@ -208,7 +230,10 @@ def _header(message: AnyMessage) -> tuple[bytes, list[torch.Tensor]]:
         tensors.append(value)
         return DTYPE_NAMES[value.dtype], tuple(value.shape)
 
-    return msgspec.msgpack.encode(message, enc_hook=spec), tensors
+    header = msgspec.msgpack.encode(message, enc_hook=spec)
+    if len(header) > HEADER_BYTES:
+        raise FrameError(f"{type(message).__name__}: header of {len(header)} bytes, 1 to {HEADER_BYTES} can be sent")
+    return header, tensors
 
 
 def _tensor_spec(spec: Any) -> tuple[torch.dtype, tuple[int, ...]]:

@@ -4,7 +4,7 @@ A message of a task names its ``assignment`` (number of the split, or federated 
 Uplink leads away from the UE, to the next node; downlink towards the UE. In virtual time tensors are meta tensors.
 """
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import torch
@@ -17,6 +17,11 @@ from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Service
 
 RUNNER = "runner"  # the runner's name as a peer
+# What a peer may send in a field, held against it before a message is made.
+Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
+Port = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]  # neither infinite nor NaN
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, eq=False, forbid_unknown_fields=True):
@@ -28,7 +33,7 @@ class Peer(NamedTuple):
 
     name: str
     host: str = ""
-    port: int = 0
+    port: Port = 0
 
 
 # Control: connection and lifecycle of a node
@@ -38,7 +43,7 @@ class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     """Node to runner: the node is set up and waits for ``Begin``."""
 
     node: str
-    pid: int = 0
+    pid: Number = 0
 
 
 class Begin(Message, frozen=True, kw_only=True, tag="begin"):
@@ -60,9 +65,10 @@ class Replaced(Message, frozen=True, kw_only=True, tag="replaced"):
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):
-    """Node to runner: the nodes of the process are done; their ``NodeReport``s as plain data."""
+    """Node to runner: the nodes of the process are done; a part of their reports (``nodes.runtime.report``)."""
 
-    report: Any = None
+    part: bytes
+    last: bool
 
 
 class Failure(Message, frozen=True, kw_only=True, tag="failure"):
@@ -87,16 +93,23 @@ class Configure(Message, frozen=True, kw_only=True, tag="configure"):
     """Runner to node: be node ``index`` of ``job``, as source ``source``; ``downstream`` is the next node's address."""
 
     job: Job
-    index: int
-    downstream: tuple[str, int] | None = None
-    source: int = 0
+    index: Number
+    downstream: tuple[str, Port] | None = None
+    source: Number = 0
+
+    def __post_init__(self) -> None:
+        nodes, sources = len(self.job.nodes), self.job.sources
+        if self.index >= nodes or self.source >= sources:
+            raise ValueError(
+                f"index {self.index}, source {self.source}: expected below {nodes} nodes and {sources} sources"
+            )
 
 
 class Serve(Message, frozen=True, kw_only=True, tag="serve"):
     """Runner to node: take part in ``service``; ``source`` marks the UE."""
 
     service: Service
-    layer_s: tuple[float, ...]  # [L], compute time of each layer on this node
+    layer_s: tuple[Seconds, ...]  # [L], compute time of each layer on this node
     incoming: dict[str, LinkSpec] = {}  # by the previous node's name
     source: bool = False
 
@@ -118,18 +131,22 @@ class Activation(Message, frozen=True, kw_only=True, tag="activation"):
     ``tensors`` are the stage's wire tensors; ``scalars`` and ``views`` complete the boundary's values.
     """
 
-    assignment: int
-    step: int
-    microbatch: int = 0
+    assignment: Number
+    step: Number
+    microbatch: Number = 0
     train: bool
     grads: tuple[str, ...] = ()  # values whose gradients return
     scalars: dict[str, Scalar] = {}
     views: dict[str, View] = {}
     tensors: Tensors
     labels: torch.Tensor | None = None
-    save: int | None = None  # after this step every node saves its state as that after ``save`` epochs
-    steps: int | msgspec.UnsetType = msgspec.UNSET  # of the whole training, where the learning rate depends on them
-    done: int | None = None  # layers computed, where each node chooses its own split point
+    save: Number | None = None  # after this step every node saves its state as that after ``save`` epochs
+    steps: Number | msgspec.UnsetType = msgspec.UNSET  # of the whole training, where the learning rate depends on them
+    done: Number | None = None  # layers computed, where each node chooses its own split point
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.labels.dtype is not torch.int64:
+            raise ValueError(f"labels: expected int64, got {self.labels.dtype}")
 
 
 class Gradient(Message, frozen=True, kw_only=True, tag="gradient"):
@@ -138,9 +155,9 @@ class Gradient(Message, frozen=True, kw_only=True, tag="gradient"):
     ``strides`` are those of gradients that differ from their values'.
     """
 
-    assignment: int
-    step: int
-    microbatch: int = 0
+    assignment: Number
+    step: Number
+    microbatch: Number = 0
     metrics: dict[str, float] = {}
     strides: Strides | msgspec.UnsetType = msgspec.UNSET
     tensors: Tensors
@@ -149,10 +166,10 @@ class Gradient(Message, frozen=True, kw_only=True, tag="gradient"):
 class Result(Message, frozen=True, kw_only=True, tag="result"):
     """Output of the model for a batch or task, sent towards the UE; nodes on the way add ``metrics``."""
 
-    assignment: int
-    step: int
-    microbatch: int = 0
-    metrics: dict[str, float] = {}
+    assignment: Number
+    step: Number
+    microbatch: Number = 0
+    metrics: dict[str, Finite] = {}
     tensors: Tensors = {}
 
 
@@ -168,7 +185,7 @@ class EpochReport(Message, frozen=True, kw_only=True, tag="epoch-report"):
 class ServeMember(Message, frozen=True, kw_only=True, tag="serve-member"):
     """Runner to UE: serve later requests with ``member`` of the trained family."""
 
-    member: int
+    member: Number
 
 
 # Changing routes and splits
@@ -190,7 +207,7 @@ class LinkState(Message, frozen=True, kw_only=True, tag="link"):
 class SplitCost(Message, frozen=True, kw_only=True, tag="sci"):
     """Split costs (HiveMind, section IV-C): ``cost_s``, float32 [L+1], the least cost from each boundary on."""
 
-    assignment: int  # number of the update
+    assignment: Number  # number of the update
     node: str
     tensors: Tensors
 
@@ -198,32 +215,32 @@ class SplitCost(Message, frozen=True, kw_only=True, tag="sci"):
 class BeginUpdate(Message, frozen=True, kw_only=True, tag="begin-update"):
     """Runner to the last node of a route: begin split-cost update ``number``."""
 
-    number: int
+    number: Number
 
 
 class SplitPoint(Message, frozen=True, kw_only=True, tag="split-point"):
     """UE to runner: the UE's split point since split-cost update ``number``."""
 
-    number: int
-    layers: int
+    number: Number
+    layers: Number
 
 
 class TaskLost(Message, frozen=True, kw_only=True, tag="task-lost"):
     """To the previous node of a service: task ``step`` is lost."""
 
-    step: int
+    step: Number
 
 
 class TaskReport(Message, frozen=True, kw_only=True, tag="task-report"):
     """UE to runner: one task of a service. Times are by the nodes' clocks."""
 
-    step: int
-    predicted_s: float  # the UE's least cost at the start
-    began_s: float
-    ended_s: float  # last layer done, result at its destination
-    returned_s: float  # result received by the UE
-    restarts: int = 0  # by failures of nodes that held the task
-    splits: dict[str, int] = {}  # layers done on leaving each node
+    step: Number
+    predicted_s: Finite  # the UE's least cost at the start
+    began_s: Finite
+    ended_s: Finite  # last layer done, result at its destination
+    returned_s: Finite  # result received by the UE
+    restarts: Number = 0  # by failures of nodes that held the task
+    splits: dict[str, Number] = {}  # layers done on leaving each node
     tensors: Tensors = {}
 
     @property
@@ -234,15 +251,15 @@ class TaskReport(Message, frozen=True, kw_only=True, tag="task-report"):
 class SplitRequest(Message, frozen=True, kw_only=True, tag="split-request"):
     """Runner to UE: move layers to these ``splits`` before the next training step."""
 
-    splits: tuple[int, ...]
+    splits: tuple[Number, ...]
 
 
 class SplitChange(Message, frozen=True, kw_only=True, tag="split-change"):
     """To the next node: hold the layers of ``splits`` from the next training step on, in ``epoch`` (from 0)."""
 
-    assignment: int  # number of the change
-    splits: tuple[int, ...]  # layers done on leaving each node
-    epoch: int = 0
+    assignment: Number  # number of the change
+    splits: tuple[Number, ...]  # layers done on leaving each node
+    epoch: Number = 0
 
 
 class Proposal(Message, frozen=True, kw_only=True, tag="proposal"):
@@ -251,16 +268,16 @@ class Proposal(Message, frozen=True, kw_only=True, tag="proposal"):
     The last node returns the complete proposal to the UE after its split-cost update.
     """
 
-    step: int
-    splits: tuple[int, ...]
+    step: Number
+    splits: tuple[Number, ...]
 
 
 class Parameters(Message, frozen=True, kw_only=True, tag="parameters"):
     """State of layers ``start`` to ``stop`` (parameters, buffers and optimizer state), by name."""
 
-    assignment: int
-    start: int
-    stop: int
+    assignment: Number
+    start: Number
+    stop: Number
     tensors: Tensors
 
 
@@ -270,39 +287,39 @@ class Parameters(Message, frozen=True, kw_only=True, tag="parameters"):
 class ClientHello(Message, frozen=True, kw_only=True, tag="client-hello"):
     """Client to edge server: join for round ``round`` (0: new, or back after a failure)."""
 
-    round: int
-    begun: int  # training steps taken before
-    samples: int
-    mean_samples: float  # over all clients
+    round: Number
+    begun: Number  # training steps taken before
+    samples: Number
+    mean_samples: Annotated[float, msgspec.Meta(ge=0, le=1e15)]  # over all clients
     current: bool = False  # whether the client has the part that its last server shared
 
 
 class TrainRound(Message, frozen=True, kw_only=True, tag="train-round"):
     """Edge server to client: take ``steps`` training steps of round ``round`` (from 0)."""
 
-    round: int
+    round: Number
     steps: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class TestRound(Message, frozen=True, kw_only=True, tag="test-round"):
     """Edge server to client: test after round ``round``."""
 
-    round: int
+    round: Number
 
 
 class RoundTrained(Message, frozen=True, kw_only=True, tag="round-trained"):
     """Client to edge server: sums over the samples of the round's training steps."""
 
-    round: int
+    round: Number
     loss: float
-    correct: float
-    count: float
+    correct: Finite
+    count: Finite
 
 
 class RoundTested(Message, frozen=True, kw_only=True, tag="round-tested"):
     """Client to edge server: correct and all answers by class."""
 
-    round: int
+    round: Number
     correct_by_class: torch.Tensor
     total_by_class: torch.Tensor
 
@@ -310,23 +327,23 @@ class RoundTested(Message, frozen=True, kw_only=True, tag="round-tested"):
 class ClientUpdate(Message, frozen=True, kw_only=True, tag="client-update"):
     """Client to edge server: the client's part of the model after ``round``, trained on ``samples``."""
 
-    round: int
-    samples: int
+    round: Number
+    samples: Number
     tensors: Tensors
 
 
 class ClientModel(Message, frozen=True, kw_only=True, tag="client-model"):
     """Edge server to client: the clients' part of the model to continue from."""
 
-    round: int
+    round: Number
     tensors: Tensors
 
 
 class EdgeUpdate(Message, frozen=True, kw_only=True, tag="edge-update"):
     """Edge server to cloud: its part, the clients' if shared, ``samples`` of all rounds since the last average."""
 
-    round: int
-    samples: int
+    round: Number
+    samples: Number
     server: Tensors = {}
     client: Tensors = {}
 
@@ -334,7 +351,7 @@ class EdgeUpdate(Message, frozen=True, kw_only=True, tag="edge-update"):
 class GlobalModel(Message, frozen=True, kw_only=True, tag="global-model"):
     """Cloud to edge server: the averaged parts, empty if no client trained."""
 
-    round: int
+    round: Number
     server: Tensors = {}
     client: Tensors = {}
 
@@ -342,8 +359,8 @@ class GlobalModel(Message, frozen=True, kw_only=True, tag="global-model"):
 class Handover(Message, frozen=True, kw_only=True, tag="handover"):
     """Edge server to edge server ``to``, through the cloud: ``client`` belongs to ``to`` from ``round`` on."""
 
-    round: int
-    client: int
+    round: Number
+    client: Number
     to: str
     here: bool  # whether the client is about to join, not away
     tensors: Tensors = {}  # the client's own server copy
@@ -353,7 +370,7 @@ class ChangeServer(Message, frozen=True, kw_only=True, tag="change-server"):
     """Edge server to client: connect to edge server ``server``, for round ``round``."""
 
     server: str
-    round: int
+    round: Number
 
 
 class ClientLost(Message, frozen=True, kw_only=True, tag="client-lost"):
@@ -378,8 +395,8 @@ class ClientFinished(Message, frozen=True, kw_only=True, tag="client-finished"):
 class RoundReport(Message, frozen=True, kw_only=True, tag="round-report"):
     """Edge server to runner: metrics of one round at server ``edge``; answers by class if clients tested."""
 
-    round: int
-    edge: int
+    round: Number
+    edge: Number
     metrics: dict[str, float]
     correct_by_class: torch.Tensor | None = None
     total_by_class: torch.Tensor | None = None

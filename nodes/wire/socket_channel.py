@@ -13,14 +13,13 @@ import aiohttp
 from aiohttp import web
 
 from nodes.wire.byte_counter import PATIENCE_S, Counted, Traffic, count, patiently
-from nodes.wire.channel import ChannelClosed, held_bytes
-from nodes.wire.codec import Decoder, FrameError, Limits, encode
+from nodes.wire.channel import ChannelClosed
+from nodes.wire.codec import Decoder, FrameError, Limits, Received, encode
 from nodes.wire.messages import AnyMessage, Bulk
 from nodes.wire.tensor_socket import TensorSocket
 
 MAX_EARLY = 1 << 14  # messages waiting for an earlier one: control overtakes tensors on a slow link
-INBOX_PAYLOADS = 16  # of the largest size, that wait to be received
-MESSAGE_BYTES = 1 << 10  # of memory, beside its tensors
+INBOX_MESSAGES = 16  # of the largest size, that wait to be received
 LAST_WORD_S = 3.0  # for a peer to report over one connection why the other broke
 
 WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
@@ -31,13 +30,14 @@ class Reorder:
 
     def __init__(self) -> None:
         self._next = 0
-        self._early: dict[int, AnyMessage] = {}
+        self._early: dict[int, Received] = {}
 
-    def take(self, sequence: int, message: AnyMessage) -> Iterator[AnyMessage]:
+    def take(self, received: Received) -> Iterator[Received]:
         """Yield the messages now due. Raises FrameError for a repeated number or one too far ahead."""
+        sequence = received.sequence
         if sequence in self._early or not self._next <= sequence < self._next + MAX_EARLY:
             raise FrameError(f"got message {sequence}, expected {self._next}")
-        self._early[sequence] = message
+        self._early[sequence] = received
         while self._next in self._early:
             yield self._early.pop(self._next)
             self._next += 1
@@ -53,7 +53,7 @@ class SocketChannel:
 
     Messages are read at once and queued until ``receive``, so gradients and control always get through; the windows of
     the protocol above bound the queue, and a peer that sends more ends the channel. ``inbox_bytes`` is the most that
-    may wait; None: as many payloads of the largest size as there are windows for.
+    of memory may wait; None: that of ``INBOX_MESSAGES`` of the largest size.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class SocketChannel:
         self._sequence = 0
         self._serialise_s = 0.0
         self.inbox_bytes: int | None = None
-        self._limits, self._held_bytes = limits, 0
+        self._limits, self._waiting_bytes = limits, 0
         self._decoder = Decoder(limits)
         self._reorder = Reorder()
-        self._inbox: asyncio.Queue[AnyMessage | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Received | None] = asyncio.Queue()
         self._end_reason = ""  # the channel ends once this is set
         self._ended = asyncio.Event()
         self._broken = ""  # how a connection first broke
@@ -122,12 +122,12 @@ class SocketChannel:
             raise self._closed() from None
 
     async def receive(self) -> AnyMessage:
-        message = await self._inbox.get()
-        if message is None:
+        received = await self._inbox.get()
+        if received is None:
             self._inbox.put_nowait(None)
             raise self._closed()
-        self._held_bytes -= held_bytes(message) + MESSAGE_BYTES
-        return message
+        self._waiting_bytes -= received.memory_bytes
+        return received.message
 
     async def close(self) -> None:
         """Send pending messages, then close; drop what the peer still sends."""
@@ -138,14 +138,14 @@ class SocketChannel:
         """Return once the channel has ended and ``connections`` are final."""
         await asyncio.wait([self._running])
 
-    def deliver(self, sequence: int, message: AnyMessage) -> None:
+    def deliver(self, received: Received) -> None:
         """Queue a message of either connection. Raises FrameError for an impossible number, and if too much waits."""
         if not self._end_reason:
-            self._held_bytes += held_bytes(message) + MESSAGE_BYTES
-            most = self.inbox_bytes or INBOX_PAYLOADS * max(self._limits.payload_bytes, self._limits.header_bytes)
-            if self._held_bytes > most:
+            self._waiting_bytes += received.memory_bytes
+            most = self.inbox_bytes or INBOX_MESSAGES * self._limits.message_memory
+            if self._waiting_bytes > most:
                 raise FrameError(f"more than {most} bytes wait to be received")
-            for ready in self._reorder.take(sequence, message):
+            for ready in self._reorder.take(received):
                 self._inbox.put_nowait(ready)
 
     def fail(self, why: str) -> None:
@@ -197,8 +197,8 @@ class SocketChannel:
                     frames = self._decoder.feed(received.data)
                     self._decoder.check_end()
                     self._serialise_s += time.perf_counter() - began
-                    for sequence, message in frames:
-                        self.deliver(sequence, message)
+                    for received_message in frames:
+                        self.deliver(received_message)
                 case aiohttp.WSMsgType.CLOSE if received.data == aiohttp.WSCloseCode.OK:
                     break
                 case aiohttp.WSMsgType.CLOSE:

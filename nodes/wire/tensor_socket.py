@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 
 from nodes.wire.byte_counter import Counted, patiently
-from nodes.wire.codec import JOINED_BYTES, Decoder, FrameError, Limits
-from nodes.wire.messages import AnyMessage
+from nodes.wire.codec import JOINED_BYTES, Decoder, FrameError, Limits, Received
 
-Deliver = Callable[[int, AnyMessage], None]  # takes a sequence number and its message; may raise FrameError
+Deliver = Callable[[Received], None]  # may raise FrameError
 
 
 class TensorSocket(asyncio.BufferedProtocol):
@@ -81,8 +80,8 @@ class TensorSocket(asyncio.BufferedProtocol):
             frames = self._decoder.advance(count)
             self.serialise_s += time.perf_counter() - began
             self._time_transfer(count, earlier, len(frames), began)
-            for sequence, message in frames:
-                self._deliver(sequence, message)
+            for received in frames:
+                self._deliver(received)
         except FrameError as error:
             self.ended = True
             self._fail(str(error))

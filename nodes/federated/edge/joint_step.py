@@ -45,7 +45,7 @@ from nodes.model.chain import Moment, Part, Values
 from nodes.model.state_transfer import load_training_state, training_state
 from nodes.seeds import derive
 from nodes.spec.job import Job
-from nodes.training.loss import batch_loss
+from nodes.training.loss import batch_loss, labels_of
 from nodes.training.segment import Segment
 from nodes.wire.messages import Activation, Gradient
 from nodes.wire.outgoing import number, sendable
@@ -290,13 +290,8 @@ class JointSegment(Segment):
         return time.perf_counter()
 
     def _decoded(self, message: Activation, weight: float) -> _Batch:
-        if message.labels is None:
-            raise ProtocolError(f"step {message.step} came without labels")
-        with torch.no_grad():
-            codes = self.inbound.decode(self._to_device(message.tensors))
-        if unknown := set(message.grads) - set(codes):
-            raise ProtocolError(f"gradients requested for values not received: {sorted(unknown)}")
-        return _Batch(message, codes, message.labels.to(self._device), weight)
+        labels = labels_of(message, self.job.classes).to(self._device)
+        return _Batch(message, self._decode(message), labels, weight)
 
     def _returned(self, gradients: Tensors, weight: float) -> Tensors:
         scaled = {name: gradient / weight for name, gradient in gradients.items()}

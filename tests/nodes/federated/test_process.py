@@ -8,6 +8,7 @@ from federations import make_federation
 
 from nodes.federated.process import servers_of
 from nodes.process.serve import _do_job
+from nodes.runtime.report import NodeReport, ReportParts
 from nodes.spec.federation import ClientMove
 from nodes.wire.channel import MemoryChannel, memory_pair
 from nodes.wire.codec import Limits
@@ -66,11 +67,11 @@ class Enlisted:
         self.stack = AsyncExitStack()
         self.done = asyncio.ensure_future(self._do_job(control, enlist))
 
-    async def _do_job(self, control: MemoryChannel, enlist: Enlist) -> Report:
+    async def _do_job(self, control: MemoryChannel, enlist: Enlist) -> list[NodeReport] | None:
         await self.runner.send(enlist)
-        report = await _do_job(self.home, control, "run", self.stack)
+        (report,) = await _do_job(self.home, control, "run", self.stack)
         assert isinstance(report, Report)
-        return report
+        return ReportParts(enlist.names).take(report)
 
     async def heard(self, kind: type[AnyMessage]) -> AnyMessage:
         """The next message, which is of that kind."""
@@ -100,7 +101,7 @@ async def test_the_end_of_one_client_is_told_while_another_of_its_process_goes_o
     assert not crew.done.done()
     await other.send(Shutdown())
     assert (await crew.heard(ClientFinished)).client == "client2"
-    assert [node["name"] for node in (await crew.done).report] == ["client1", "client2"]
+    assert [node.name for node in await crew.done] == ["client1", "client2"]
     await crew.end()
     for server in servers:
         await server.close()

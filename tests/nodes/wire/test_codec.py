@@ -15,7 +15,7 @@ from nodes.spec.federation import Federation, SchemeSpec
 from nodes.spec.job import DataSpec, Job, StageSpec
 from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Pace, Service
-from nodes.wire.codec import DTYPES, PREFIX, Decoder, FrameError, Limits, encode, wire_size
+from nodes.wire.codec import DTYPES, PREFIX, Decoder, FrameError, Limits, Received, encode, wire_size
 from nodes.wire.messages import Activation, AnyMessage, Configure, Result, Shutdown, SplitCost
 
 JOB = Job(
@@ -45,6 +45,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     int: counts,
     float: st.floats(allow_nan=False),
     bool: st.booleans(),
+    bytes: st.binary(max_size=8),
     NoneType: st.none(),
     msgspec.UnsetType: st.just(msgspec.UNSET),
     torch.Tensor: tensors(),
@@ -62,8 +63,13 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         case _ if kind in VALUES:
             found = VALUES[kind]
         case annotated if annotated is Annotated:
-            low, some = kind.__metadata__[0].ge, kind.__metadata__[0].min_length
-            found = values(arguments[0]).filter(lambda value: (low is None or value >= low) and (not some or value))
+            bounds = kind.__metadata__[0]
+            if arguments[0] is int:
+                found = st.integers(bounds.ge or 0, (bounds.lt or bounds.le or 2**31) - 1)
+            elif arguments[0] is float:
+                found = st.floats(bounds.ge, bounds.le)
+            else:
+                found = values(arguments[0]).filter(lambda value: value or not bounds.min_length)
         case origin if origin in (Union, UnionType):
             found = st.one_of(*map(values, arguments))
         case origin if origin is dict:
@@ -73,12 +79,23 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         case origin if origin is tuple:
             found = st.tuples(*map(values, arguments))
         case _:
-            found = st.builds(kind, **{name: values(field) for name, field in get_type_hints(kind).items()})
+            found = st.builds(
+                kind, **{name: values(field) for name, field in get_type_hints(kind, include_extras=True).items()}
+            )
     return found
 
 
+# Fields whose messages say more of them than their types do.
+SPECIAL: dict[str, st.SearchStrategy[Any]] = {
+    "index": st.just(1),
+    "labels": st.none() | st.lists(st.integers(-1, 9), max_size=3).map(lambda some: torch.tensor(some).long()),
+}
+
+
 def messages(kind: type) -> st.SearchStrategy[AnyMessage]:
-    return st.builds(kind, **{field.name: values(field.type) for field in msgspec.structs.fields(kind)})
+    fields = {field.name: values(field.type) for field in msgspec.structs.fields(kind)}
+    special = SPECIAL | ({"source": st.just(0)} if kind is Configure else {})
+    return st.builds(kind, **fields | {name: special[name] for name in special.keys() & fields.keys()})
 
 
 MESSAGES = st.one_of(*map(messages, get_args(AnyMessage)))
@@ -132,11 +149,11 @@ def read(data: bytes, limits: Limits | None = None) -> AnyMessage:
     decoder = Decoder(limits)
     messages = decoder.feed(data)
     decoder.check_end()
-    ((_, message),) = messages
+    ((_, message, _),) = messages
     return message
 
 
-def through_buffer(decoder: Decoder, data: bytes, chunk: int) -> list[tuple[int, AnyMessage]]:
+def through_buffer(decoder: Decoder, data: bytes, chunk: int) -> list[Received]:
     """Feed ``data`` as a BufferedProtocol does, at most ``chunk`` bytes a read."""
     got = []
     while data:
@@ -153,7 +170,7 @@ def test_a_message_survives_every_cut_of_its_frame_in_two(message: AnyMessage, s
     data = frame(message, sequence)
     for cut in range(len(data) + 1):
         decoder = Decoder()
-        ((got, copy),) = [*decoder.feed(data[:cut]), *decoder.feed(data[cut:])]
+        ((got, copy, _),) = [*decoder.feed(data[:cut]), *decoder.feed(data[cut:])]
         assert (got, plain(copy)) == (sequence, plain(message))
 
 
@@ -162,8 +179,8 @@ def test_frames_back_to_back_come_out_in_order_at_any_chunking(messages: list[An
     data = b"".join(frame(message, number) for number, message in enumerate(messages))
     expected = [(number, plain(message)) for number, message in enumerate(messages)]
     for size in (1, chunk, len(data)):
-        assert [(n, plain(m)) for n, m in through_buffer(Decoder(), data, size)] == expected
-    assert [(n, plain(m)) for n, m in Decoder().feed(data)] == expected
+        assert [(n, plain(m)) for n, m, _ in through_buffer(Decoder(), data, size)] == expected
+    assert [(n, plain(m)) for n, m, _ in Decoder().feed(data)] == expected
 
 
 @given(MESSAGES)
@@ -197,7 +214,7 @@ def test_a_frame_typed_out_by_hand() -> None:
     message = SplitCost(assignment=7, node="ue", tensors={"cost_s": torch.tensor([1.0, -2.0])})
     assert len(header) == 0x35
     assert frame(message, 5) == whole
-    assert [(n, plain(m)) for n, m in Decoder().feed(whole)] == [(5, plain(message))]
+    assert [(n, plain(m)) for n, m, _ in Decoder().feed(whole)] == [(5, plain(message))]
 
 
 @pytest.mark.parametrize("tensor", [torch.tensor(3.5), torch.empty(0, 4), torch.empty(2, 0), torch.tensor(True)])
@@ -225,7 +242,7 @@ def test_contiguous_tensors_are_not_copied() -> None:
 
 def test_received_tensors_own_their_memory() -> None:
     data, decoder = bytearray(frame(ACTIVATION) * 2), Decoder()
-    (_, first), (_, second) = decoder.feed(data)
+    (_, first, _), (_, second, _) = decoder.feed(data)
     data[:] = bytes(len(data))
     first.tensors["x"].add_(1)
     assert torch.equal(second.tensors["x"], ACTIVATION.tensors["x"])
@@ -367,7 +384,7 @@ def test_limits_may_grow_after_the_decoder_was_made() -> None:
 
 def test_of_a_name_given_twice_the_last_counts_and_the_next_frame_is_read() -> None:
     twice = b"\x84\xa4type\xa6result\xaaassignment\x00\xa4step\x00\xa7tensors\x82" + b"\xa1x\x92\xa2u8\x91\x01" * 2
-    (_, first), (_, second) = Decoder().feed(framed(twice, b"\x01\x02") + frame(Shutdown()))
+    (_, first, _), (_, second, _) = Decoder().feed(framed(twice, b"\x01\x02") + frame(Shutdown()))
     assert first.tensors["x"].tolist() == [2]
     assert isinstance(second, Shutdown)
 

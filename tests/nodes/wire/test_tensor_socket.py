@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from nodes.wire import tensor_socket
-from nodes.wire.codec import Limits, encode
-from nodes.wire.messages import Activation, AnyMessage
+from nodes.wire.codec import Limits, Received, encode
+from nodes.wire.messages import Activation
 from nodes.wire.tensor_socket import TensorSocket
 
 
@@ -49,9 +49,9 @@ async def test_what_came_after_a_frames_first_bytes_is_timed(monkeypatch, pieces
     taken: list[Activation] = []
     end = TensorSocket(Still(), Limits())  # type: ignore[arg-type]  # all that is asked of a transport
 
-    def take(_: int, message: AnyMessage) -> None:
-        assert isinstance(message, Activation)
-        taken.append(message)
+    def take(received: Received) -> None:
+        assert isinstance(received.message, Activation)
+        taken.append(received.message)
 
     end.attach(take, pytest.fail, pytest.fail)
     for count in pieces:

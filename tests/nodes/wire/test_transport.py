@@ -19,7 +19,7 @@ import uvloop
 from nodes.model.boundary import Tensors
 from nodes.wire import byte_counter, socket_channel
 from nodes.wire.channel import ChannelClosed
-from nodes.wire.codec import JOINED_BYTES, FrameError, Limits, encode, wire_size
+from nodes.wire.codec import JOINED_BYTES, FrameError, Limits, Received, encode, wire_size
 from nodes.wire.messages import Activation, AnyMessage, BeginUpdate, Bulk, Gradient, Result, SplitCost, TaskReport
 from nodes.wire.socket_channel import MAX_EARLY, Reorder, SocketChannel
 from nodes.wire.transport import Server, connect
@@ -128,7 +128,7 @@ def test_messages_with_tensors_travel_in_bulk_but_for_two_small_ones() -> None:
 def test_reorder_gives_messages_in_order() -> None:
     reorder = Reorder()
     order = [3, 0, 2, 1, 5, 4]
-    got = [[m.number for m in reorder.take(n, control(n))] for n in order]
+    got = [[m.message.number for m in reorder.take(Received(n, control(n), 0))] for n in order]
     assert got == [[], [0], [], [1, 2, 3], [], [4, 5]]
     assert not reorder.gap
 
@@ -136,11 +136,11 @@ def test_reorder_gives_messages_in_order() -> None:
 @pytest.mark.parametrize("sequence", [0, 2, 1 + MAX_EARLY, 2**32 - 1])
 def test_reorder_refuses_a_number_used_before_or_far_ahead(sequence: int) -> None:
     reorder = Reorder()
-    list(reorder.take(0, control(0)))
-    list(reorder.take(2, control(2)))
+    list(reorder.take(Received(0, control(0), 0)))
+    list(reorder.take(Received(2, control(2), 0)))
     assert reorder.gap
     with pytest.raises(FrameError, match=f"got message {sequence}, expected 1"):
-        list(reorder.take(sequence, control(9)))
+        list(reorder.take(Received(sequence, control(9), 0)))
 
 
 @pytest.mark.parametrize("proxied", [False, True])
