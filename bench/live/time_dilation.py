@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from nodes.spec.job import Device, Job, Timing
+from nodes.spec.job import Device, Job
 from nodes.training.report import TrainingOutcome
 
 PHASES = ("compute_s", "overrun_s", "serialise_s", "wire_s", "total_s")
@@ -22,9 +22,7 @@ def slowed(job: Job, k: float) -> Job:
 
 
 def _slowed(device: Device, k: float) -> Device:
-    if device.timing is None:
-        return Device(slowdown=k * device.slowdown)
-    return Device(timing=Timing(forward_s=k * device.timing.forward_s, backward_s=k * device.timing.backward_s))
+    return Device(slowdown=k * device.slowdown) if device.timing is None else Device(timing=device.timing.times(k))
 
 
 def quickened(outcome: TrainingOutcome, k: float) -> TrainingOutcome:

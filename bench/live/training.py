@@ -85,7 +85,7 @@ class _LiveTraining(LiveRun):
         await self.start(list(self._seats))
         await self.until(lambda: self.pids.keys() >= self._seats.keys())
         await self._shaping.play()
-        events.emit("layers", done=dict(zip(self._job.nodes, [*self._job.splits, None], strict=True)))
+        events.emit("layers", done=dict(zip(self._job.nodes, [*self._job.splits, self._job.tail], strict=True)))
         for name in reversed(self._seats):  # the UE begins at once
             await self.send(name, Begin())
         await self.until(lambda: self.reported >= self._seats.keys())

@@ -44,10 +44,10 @@ Stages = StageChoice | list[StageChoice]  # the same at every link, or one for e
 
 
 def stage_specs(stages: Stages, links: int) -> tuple[StageSpec, ...]:
-    """The stage of each of ``links`` links. Raises ValueError if ``stages`` lists more or fewer."""
+    """The stage of each of ``links`` links, or cuts. Raises ValueError if ``stages`` lists more or fewer."""
     listed = stages if isinstance(stages, list) else [stages] * links
     if len(listed) != links:
-        raise ValueError(f"{links + 1} nodes need {links} stages, one a link, got {len(listed)}")
+        raise ValueError(f"expected {links} stages, one a link, got {len(listed)}")
     return tuple(StageSpec(name=stage) if isinstance(stage, str) else stage for stage in listed)
 
 

@@ -15,13 +15,13 @@ from nodes.spec.job import Job
 
 
 def checkpoint_path(job: Job, index: int, epoch: int) -> Path:
-    """The file of node ``index`` after ``epoch`` epochs."""
+    """The file of node ``index`` after ``epoch`` epochs; the UE's last layers count as one more node."""
     return Path(job.checkpoint or ".") / f"node-{index}-{epoch}.pt"
 
 
 def drop_later_checkpoints(job: Job, epoch: int) -> None:
     """Delete the checkpoints of epochs after ``epoch``."""
-    for index in range(len(job.nodes)):
+    for index in range(len(job.cuts) + 1):
         for later in _epochs(job, index):
             if later > epoch:
                 checkpoint_path(job, index, later).unlink()
@@ -31,7 +31,7 @@ def last_checkpoint(job: Job, layers: int) -> int:
     """The last epoch for which every node that holds layers has a whole checkpoint; 0 if none."""
     if job.checkpoint is None:
         return 0
-    holders = [index for index in range(len(job.nodes)) if not layer_range(job.splits, index, layers).relays]
+    holders = [index for index in range(len(job.cuts) + 1) if not layer_range(job.cuts, index, layers).relays]
     epochs = sorted(set.intersection(*(_epochs(job, index) for index in holders)), reverse=True)
     whole = (epoch for epoch in epochs if all(_is_whole(checkpoint_path(job, index, epoch)) for index in holders))
     return next(whole, 0)

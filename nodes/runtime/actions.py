@@ -27,6 +27,7 @@ class Compute(ABC):
     """
 
     runs_forward: ClassVar[bool] = False  # whether layers run forward, which a device's timing charges for
+    tail_passes: ClassVar[tuple[str, ...]] = ()  # its fields for the last layers, where these return to the UE
 
     @abstractmethod
     def run(self, worker: Any) -> Any:

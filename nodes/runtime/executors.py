@@ -95,4 +95,5 @@ def on_device(device: Device) -> CostModel:
 def cost_s(timing: Timing, call: Compute, reply: Any) -> float:
     """Time of ``call``; at the last node forward continues into backward."""
     forward, backward = call.runs_forward, isinstance(reply, Gradient)
-    return forward * timing.forward_s + backward * timing.backward_s
+    tail_s: float = sum(getattr(timing, name) for name in call.tail_passes)
+    return forward * timing.forward_s + backward * timing.backward_s + tail_s

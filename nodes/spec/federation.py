@@ -179,5 +179,4 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         slowdown = self.slowdown(client)
         if self.client_timing is None:
             return Device(slowdown=slowdown)
-        timing = self.client_timing
-        return Device(timing=Timing(forward_s=slowdown * timing.forward_s, backward_s=slowdown * timing.backward_s))
+        return Device(timing=self.client_timing.times(slowdown))

@@ -127,14 +127,23 @@ class Seat(NamedTuple):
 
 
 class Timing(_Spec, frozen=True, kw_only=True):
-    """Seconds of one batch at a node: forward, and backward with the optimizer's step."""
+    """Seconds of one batch at a node: forward, and backward with the optimizer's step.
+
+    ``tail_forward_s`` and ``tail_backward_s`` are those of the last layers, where they return to the UE.
+    """
 
     forward_s: float = 0.0
     backward_s: float = 0.0
+    tail_forward_s: float = 0.0
+    tail_backward_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if not all(isfinite(seconds) and seconds >= 0 for seconds in (self.forward_s, self.backward_s)):
-            raise ValueError("forward_s and backward_s must be finite and not negative")
+        if not all(isfinite(seconds) and seconds >= 0 for seconds in msgspec.structs.astuple(self)):
+            raise ValueError(f"{', '.join(self.__struct_fields__)} must be finite and not negative")
+
+    def times(self, factor: float) -> "Timing":
+        """The timing of a device that is ``factor`` times as slow."""
+        return Timing(**{name: factor * getattr(self, name) for name in self.__struct_fields__})
 
 
 class Device(_Spec, frozen=True, kw_only=True):
@@ -185,9 +194,12 @@ class Job(_Spec, frozen=True, kw_only=True):
     classes: int  # classes that the model tells apart
     nodes: tuple[str, ...]  # names of the P nodes, from the UE on
     splits: tuple[int, ...]  # layers done when leaving node 1 to P-1: P-1 numbers that do not decrease
-    # One stage a link. Where relays lie between two parts of the model, the stage of the last link before the
-    # receiving part is used, and the relays pass its wire tensors on.
+    # One stage a link, and with ``tail`` one for the return. Where relays lie between two parts of the model, the stage
+    # of the last link before the receiving part is used, and the relays pass its wire tensors on.
     stages: tuple[StageSpec, ...]
+    # U-shaped split: layers done when a task returns to the UE, which holds the others and keeps the labels. None: the
+    # model ends at the last node with layers, which the labels are sent to.
+    tail: int | None = None
     data: DataSpec = DataSpec()  # the data that the UE reads
     optimizer: OptimizerSpec = OptimizerSpec()  # each node's own
     epochs: int = 1  # of training; 0 only tests
@@ -221,9 +233,11 @@ class Job(_Spec, frozen=True, kw_only=True):
         links = len(self.nodes) - 1
         if links < 0 or len(set(self.nodes)) != len(self.nodes):
             raise ValueError(f"nodes: expected one or more different names, got {list(self.nodes)}")
-        if len(self.splits) != links or len(self.stages) != links:
+        if len(self.splits) != links or len(self.stages) != links + (self.tail is not None):
+            returns = "" if self.tail is None else ", and one stage more for the return"
             raise ValueError(
-                f"{links + 1} nodes need {links} splits and stages, got {len(self.splits)} and {len(self.stages)}"
+                f"{links + 1} nodes need {links} splits and stages{returns}, "
+                f"got {len(self.splits)} and {len(self.stages)}"
             )
         if len(self.devices) not in (0, links + 1):
             raise ValueError(f"{links + 1} nodes need {links + 1} devices or none, got {len(self.devices)}")
@@ -246,7 +260,19 @@ class Job(_Spec, frozen=True, kw_only=True):
             raise ValueError("members: kept states need layers that stay; give neither moves nor control")
         if self.sources > 1 and self.checkpoint:
             raise ValueError("sources: several sources cannot be checkpointed; give no checkpoint")
+        self._check_tail()
         self._check_numerics()
+
+    def _check_tail(self) -> None:
+        if self.tail is None:
+            return
+        if not self.splits or not self.splits[0] < self.tail or self.splits[-1] > self.tail:
+            raise ValueError(
+                f"tail {self.tail}: expected more layers than the UE's first ones, and no less than the last split; "
+                f"splits are {list(self.splits)}"
+            )
+        if self.mobile or self.members:
+            raise ValueError(f"tail {self.tail}: layers that return to the UE stay there; give no moves and no members")
 
     def _check_numerics(self) -> None:
         _check_choice("precision", self.precision, Precision)
@@ -260,6 +286,11 @@ class Job(_Spec, frozen=True, kw_only=True):
     def input(self) -> InputSpec:
         """One sample of the model's input."""
         return InputSpec(shape=self.input_shape, dtype=self.input_type)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Layers done at each cut: ``splits``, and where tasks return to the UE, ``tail``."""
+        return self.splits if self.tail is None else (*self.splits, self.tail)
 
     @property
     def mobile(self) -> bool:

@@ -19,7 +19,7 @@ from nodes.training.report import facts
 from nodes.training.segment import Segment
 from nodes.training.shape_segment import ShapeSegment
 from nodes.training.shared_server import SharedServer
-from nodes.training.source import Source
+from nodes.training.source import Source, Tail
 from nodes.training.ue import Ue
 from nodes.wire.messages import Configure, Peer
 
@@ -28,19 +28,23 @@ def build(
     job: Job, index: int, data: Dataset | None, meta: bool = False, source: int = 0
 ) -> tuple[Role, Segment | Source]:
     """The role and the worker of node ``index``; training goes on from the last checkpoint that all have."""
-    segment = (MovingSegment if job.mobile else ShapeSegment if meta else Segment)(job, index)
+    kind = MovingSegment if job.mobile else ShapeSegment if meta else Segment
+    segment = kind(job, index)
     start_epoch = last_checkpoint(job, segment.layers)
     if start_epoch and job.mobile:
         raise ModelError("a job whose layers move cannot be resumed: its checkpoints name one split for all epochs")
     if start_epoch and not segment.place.relays:
         segment.restore(start_epoch)
     end, layers = index == len(job.nodes) - 1, segment.layers
+    if job.tail is not None and job.sources > 1:
+        raise ValueError(f"tail {job.tail}: several sources share no U-shaped split; give a federation's clients")
     control = TrainingControl(job.control, index, step_bytes(job), job.nodes[index - 1]) if job.control else None
     if index and job.sources > 1:
         return SharedServer(tuple(seat.name for seat in job.seats[:-1])), segment
     if index:
         moved = RelayMigration(segment.place, end, job.splits, layers, control) if job.mobile else None
-        return Relay(segment.place, end, moved), segment
+        turns = None if job.tail is None else segment.place.outbound == len(job.nodes) - 1
+        return Relay(segment.place, end, moved, turns), segment
     if data is None:
         raise ValueError("the first node needs the data")
     train, test = (client_subset(half, source, job.sources, job.seed) for half in (data.train, data.test))
@@ -48,7 +52,10 @@ def build(
     if isinstance(segment, MovingSegment):
         moving = MovingSource(segment, own)
         return Ue(moving.schedule, end, UeMigration(job.splits, layers, job.moves or {}, control)), moving
-    worker = Source(segment, own, start_epoch, source)
+    tail = None if job.tail is None else Tail(kind(job, len(job.nodes)))
+    if tail and start_epoch:
+        tail.segment.restore(start_epoch)
+    worker = Source(segment, own, start_epoch, source, tail=tail)
     return Ue(worker.schedule, end), worker
 
 

@@ -80,8 +80,8 @@ async def _run(
     data = data or load_data(job)
     made = {seat.name: build(job, seat.node, None if seat.node else data, meta, seat.source) for seat in job.seats}
     for _, worker in made.values():
-        segment = worker.segment if isinstance(worker, Source) else worker
-        segment.stays_in_process = True
+        for segment in worker.segments if isinstance(worker, Source) else (worker,):
+            segment.stays_in_process = True
     members = {name: Member(*made[name], compute) for name, compute in zip(made, computes, strict=True)}
     joins = [(upper.name, lower.name) for upper, lower in job.connections]
     run = LocalRun(members, mode, joins, job.direction_of)

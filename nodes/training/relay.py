@@ -15,17 +15,28 @@ from nodes.wire.messages import Activation, AnyMessage, Begin, Gradient, Paramet
 
 
 class Relay(Role):
-    """A node that holds ``layers``, with a previous node and, unless it is the chain's ``end``, a next one."""
+    """A node that holds ``layers``, with a previous node and, unless it is the chain's ``end``, a next one.
 
-    def __init__(self, layers: LayerRange, end: bool, migration: RelayMigration | None = None) -> None:
+    In a U-shaped split a task ``turns`` at the last node with layers and returns to the UE, from where its gradient
+    comes the same way. In any other split ``turns`` is None.
+    """
+
+    def __init__(
+        self, layers: LayerRange, end: bool, migration: RelayMigration | None = None, turns: bool | None = None
+    ) -> None:
         self._layers = layers
         self._end = end
         self._migration = migration
+        self._turns = turns
 
-    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
+    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:  # noqa: PLR0911 (one a message)
         match sender, message:
             case "previous", Activation():
                 return self._task(message)
+            case "next", Activation() if self._turns is False:
+                return [Send("previous", message)]
+            case "previous", Gradient() if self._turns is not None:
+                return [Backward(message)] if self._turns else [Send("next", message)]
             case "next", Gradient() | Result():
                 if isinstance(message, Gradient) and not self._layers.relays:
                     return [Backward(message)]
@@ -48,7 +59,7 @@ class Relay(Role):
     def computed(self, reply: Any, now: float) -> list[Action]:
         match reply:
             case Activation():
-                return [Send("next", reply)]
+                return [Send("previous" if self._turns else "next", reply)]
             case Gradient() | Result():
                 return [Send("previous", reply)]
             case Parameters():

@@ -32,9 +32,9 @@ Manage = Callable[[dict[str, float]], int | None]  # the UE's last report to the
 
 def facts(worker: Segment | Source) -> Mapping[str, Any]:
     """Fields of a node's report about its worker."""
-    segment = worker.segment if isinstance(worker, Source) else worker
+    segments = worker.segments if isinstance(worker, Source) else (worker,)
     dataset = worker.dataset if isinstance(worker, Source) else ""
-    return {"layers": len(segment.names), "steps": segment.steps, "dataset": dataset}
+    return {"layers": sum(len(one.names) for one in segments), "steps": segments[0].steps, "dataset": dataset}
 
 
 def managed(job: Job, metrics: Mapping[str, float], manage: Manage | None) -> ServeMember | Shutdown | None:

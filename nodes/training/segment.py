@@ -72,7 +72,7 @@ class Segment:
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._family: dict[int, Tensors] = {}  # by member; 0 is the trained one
         self._member = self._microbatches_done = self.steps = 0
-        self._hold(chain, layer_range(job.splits, index, len(chain)))
+        self._hold(chain, layer_range(job.cuts, index, len(chain)))
         if job.weights and not meta:
             self._load_weights(job.weights, chain.model)
         self.begin_epoch(0)
@@ -252,10 +252,10 @@ class Segment:
 
     def _chain(self, job: Job, index: int, meta: bool) -> Chain:
         """The job's model; without parameter memory if this node holds no layers."""
-        at_end = index == len(job.splits)
-        if meta or (index > 0 and (at_end or job.splits[index - 1] == job.splits[index])):
+        at_end = index == len(job.cuts)
+        if meta or (index > 0 and (at_end or job.cuts[index - 1] == job.cuts[index])):
             chain = outline(job.model, job.classes, job.input_shape, dtype=job.input_type)
-            if meta or layer_range(job.splits, index, len(chain)).relays:
+            if meta or layer_range(job.cuts, index, len(chain)).relays:
                 return chain
         model = build_model(job.model, job.classes, job.input_shape, job.seed)
         return Chain(model, job.input_shape, dtype=job.input_type)

@@ -1,19 +1,20 @@
-"""Worker of the UE: runs batches of its dataset through its part of the model."""
+"""Worker of the UE: runs batches of its dataset through its part of the model, or through its first and last layers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import torch
+from msgspec.structs import replace as replaced
 
 from nodes.data.batching import batches
 from nodes.data.images import Dataset, resident
-from nodes.errors import DataError, ProtocolError
+from nodes.errors import DataError, ModelError, ProtocolError
 from nodes.runtime.actions import Compute
 from nodes.spec.job import Job
 from nodes.training.segment import Segment, TaskMessage
-from nodes.wire.messages import Result
+from nodes.wire.messages import Activation, Gradient, Result
 from nodes.wire.outgoing import number
 
 Feed = Iterator[tuple[torch.Tensor, torch.Tensor]]
@@ -30,6 +31,7 @@ class TrainingSchedule(msgspec.Struct, frozen=True, kw_only=True):
     start_epoch: int = 0
     source: int | None = None  # index among several
     managed: bool = False  # after training, serve the manager's members until its Shutdown
+    returns: bool = False  # tasks return to the UE for the last layers
 
 
 class Score(NamedTuple):
@@ -41,11 +43,65 @@ class Score(NamedTuple):
     samples: float
 
 
+class TailGradient(NamedTuple):
+    """What returns from the last layers of a U-shaped split to the node before them."""
+
+    gradient: Gradient
+
+
+class Tail:
+    """The last layers of a U-shaped split, with the labels and scores of tasks under way, none of which are sent."""
+
+    def __init__(self, segment: Segment) -> None:
+        if segment.place.relays:
+            raise ModelError(f"tail {segment.place.start}: expected fewer than the model's {segment.layers} layers")
+        self.segment = segment
+        self._labels: dict[tuple[int, int], torch.Tensor] = {}
+        self._scores: dict[tuple[int, int], Mapping[str, float]] = {}
+
+    def begin(self, message: TaskMessage, labels: torch.Tensor) -> None:
+        """Keep the ``labels`` of a task that begins."""
+        self._labels[message.step, message.microbatch] = labels
+
+    def clear(self) -> None:
+        """Drop the tasks under way."""
+        self._labels.clear()
+        self._scores.clear()
+
+    def train(self, message: Activation) -> TailGradient:
+        """Train the last layers on a task that has returned. Raises ProtocolError if none is due."""
+        task = message.step, message.microbatch
+        if task not in self._labels:
+            raise ProtocolError(f"step {task[0]}, microbatch {task[1]} returned, which is not in progress")
+        reply = self.segment.forward(replaced(message, labels=self._labels.pop(task)))
+        assert isinstance(reply, Gradient)
+        self._scores[task] = reply.metrics
+        return TailGradient(replaced(reply, metrics={"count": reply.metrics["count"]}))
+
+    def scored(self, gradient: Gradient) -> Gradient:
+        """``gradient`` of the first layers with the scores of its task."""
+        scores = self._scores.pop((gradient.step, gradient.microbatch))
+        return replaced(gradient, metrics={**gradient.metrics, **scores})
+
+    def infer(self, message: Activation) -> Result:
+        """Run a test batch that has returned through the last layers."""
+        reply = self.segment.forward(message)
+        assert isinstance(reply, Result)
+        return reply
+
+
 class Source:
     """See the module. Without ``by_step``, schedules of the learning rate by step do not follow its steps."""
 
     def __init__(
-        self, segment: Segment, data: Dataset, start_epoch: int = 0, source: int = 0, by_step: bool = True
+        self,
+        segment: Segment,
+        data: Dataset,
+        start_epoch: int = 0,
+        source: int = 0,
+        *,
+        by_step: bool = True,
+        tail: Tail | None = None,
     ) -> None:
         train, test = (resident(pictures, segment.device) for pictures in (data.train, data.test))
         self.segment, self._data, self._job = segment, replace(data, train=train, test=test), segment.job
@@ -54,13 +110,18 @@ class Source:
         ] = {}  # by whether for training, with the batch that is next
         self._drawn: tuple[tuple[int, int], torch.Tensor, torch.Tensor] | None = None
         self._labels: dict[int, torch.Tensor] = {}
-        self.backward = segment.backward
+        self.tail = tail
         self.dataset = data.name
         self._source = source
         self.schedule = schedule(segment.job, data, start_epoch, source)
         self._steps: int | msgspec.UnsetType = msgspec.UNSET
         if by_step and self._job.optimizer.by_step:
             self._steps = self.schedule.epochs * self.schedule.train_steps * self._job.sources
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The parts of the model that it holds."""
+        return (self.segment,) if self.tail is None else (self.segment, self.tail.segment)
 
     def train(self, epoch: int, batch: int, microbatch: int, save: int | None) -> TaskMessage:
         """Run one microbatch of training batch ``batch`` of ``epoch`` through the first part."""
@@ -69,9 +130,9 @@ class Source:
             self._drawn = (epoch, batch), pictures, labels
         _, pictures, labels = self._drawn
         some = slice(microbatch * self._microbatch_size, (microbatch + 1) * self._microbatch_size)
-        return self.segment.source(
+        message = self.segment.source(
             pictures[some],
-            labels[some],
+            None if self.tail else labels[some],
             assignment=0,
             step=(epoch * self.schedule.train_steps + batch) * self._job.sources + self._source,
             microbatch=microbatch,
@@ -79,6 +140,20 @@ class Source:
             save=save,
             steps=self._steps,
         )
+        if self.tail:
+            self.tail.begin(message, labels[some])
+        return message
+
+    def backward(self, message: Gradient) -> Gradient:
+        """Take a gradient back through the first part."""
+        reply = self.segment.backward(message)
+        return self.tail.scored(reply) if self.tail else reply
+
+    def finish(self, message: Activation) -> TailGradient | Score:
+        """Run a task that has returned through the last layers."""
+        if self.tail is None:
+            raise ProtocolError(f"step {message.step} returned, but its last layers are not the UE's")
+        return self.tail.train(message) if message.train else self.score(self.tail.infer(message))
 
     def test(self, batch: int, member: int = 0) -> TaskMessage | Score:
         """Run test batch ``batch`` through the first part of ``member`` of the family."""
@@ -166,6 +241,34 @@ def logits_of(result: Result, labels: torch.Tensor | None) -> torch.Tensor:
     return logits
 
 
+@dataclass(frozen=True)
+class TrainTail(Compute):
+    """Train the last layers of a U-shaped split on a task that has returned."""
+
+    message: Activation
+    tail_passes: ClassVar[tuple[str, ...]] = ("tail_forward_s", "tail_backward_s")
+
+    def run(self, worker: Any) -> TailGradient:
+        gradient: TailGradient = worker.finish(self.message)
+        return gradient
+
+
+@dataclass(frozen=True)
+class InferTail(Compute):
+    """Run a test batch that has returned through the last layers of a U-shaped split."""
+
+    message: Activation
+    tail_passes: ClassVar[tuple[str, ...]] = ("tail_forward_s",)
+
+    def run(self, worker: Any) -> Any:
+        return worker.finish(self.message)
+
+
+def finishing(message: Activation) -> TrainTail | InferTail:
+    """The computation of the last layers for a task that has returned to the UE."""
+    return TrainTail(message) if message.train else InferTail(message)
+
+
 def schedule(job: Job, data: Dataset, start_epoch: int, source: int = 0) -> TrainingSchedule:
     """Schedule of ``job`` on ``data``: full batches in training, all images in tests. Raises DataError."""
     steps = len(data.train.labels) // job.batch_size
@@ -180,4 +283,5 @@ def schedule(job: Job, data: Dataset, start_epoch: int, source: int = 0) -> Trai
         start_epoch=start_epoch,
         source=source if job.sources > 1 else None,
         managed=bool(job.members),
+        returns=job.tail is not None,
     )

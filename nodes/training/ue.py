@@ -13,7 +13,7 @@ from nodes.runtime.actions import Action, Direction, Finish, Role, Send
 from nodes.training.migration.roles import UeMigration
 from nodes.training.migration.segment import Settled
 from nodes.training.segment import Backward
-from nodes.training.source import Evaluate, Infer, Score, Train, TrainingSchedule
+from nodes.training.source import Evaluate, Infer, Score, TailGradient, Train, TrainingSchedule, finishing
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import (
     Activation,
@@ -70,7 +70,7 @@ class Ue(Role):
         self._sent, self._scored = 0, 0  # test batches
         self._waits, self._serving, self._member = False, False, 0
 
-    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:
+    def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:  # noqa: PLR0911 (one a message)
         match sender, message:
             case "runner", Begin():
                 return self._begin(now)
@@ -83,6 +83,9 @@ class Ue(Role):
                 return [Backward(message)]
             case "next", Result():
                 return [Evaluate(message)]
+            case "next", Activation() if self._schedule.returns:
+                self.history[-1].down_bytes += sum(wire_size(message)) if message.train else 0
+                return [finishing(message)]
             case _ if self._migration:
                 return self._migration.receive(sender, message, now)
         raise unexpected(message, sender)
@@ -92,6 +95,9 @@ class Ue(Role):
             case Activation():
                 self.history[-1].up_bytes += sum(wire_size(reply)) if reply.train else 0
                 return [Send("next", reply)]
+            case TailGradient(gradient):
+                self.history[-1].up_bytes += sum(wire_size(gradient))
+                return [Send("next", gradient)]
             case Gradient():
                 return self._trained(reply, now)
             case Score():

@@ -29,7 +29,7 @@ from nodes.imports import did_you_mean
 from nodes.model.chain import Chain
 from nodes.model.layer_range import LayerRange, layer_range
 from nodes.runtime.report import NodeReport
-from nodes.spec.job import Device, Job, Timing
+from nodes.spec.job import Device, Job, StageSpec, Timing
 from nodes.training.in_process import run_in_process, run_in_virtual_time
 from nodes.training.report import ReportEpoch, TrainingOutcome
 from reports.record import CaseValue, Mode
@@ -48,11 +48,14 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
 
     ``link`` joins the UE to the first server, ``backhaul`` each further pair. ``splits`` are the layers done when
     leaving each node; by default layers are divided equally. ``stage`` acts at every link, or lists one a link.
-    ``devices`` are the nodes that are slower than this machine; in virtual time every node needs its device's timing.
+    With ``tail``, the layers done when a batch returns to the UE, the UE computes the others and keeps the labels, and
+    ``stage`` lists one more, for the return. ``devices`` are the nodes that are slower than this machine; in virtual
+    time every node needs its device's timing.
     """
 
     nodes: Count = 3
     splits: list[int] | None = None
+    tail: Count | None = None
     stage: Stages = "identity"
     link: LinkName | Duplex = "unlimited"
     backhaul: LinkName | Duplex = "unlimited"
@@ -78,7 +81,7 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
             yield Problem(("splits",), f"{self.nodes} nodes need {self.nodes - 1} splits, got {len(self.splits or ())}")
         least = (self.batch_size, f"a batch of {self.batch_size}") if self.epochs else (0, "")
         yield from self.sample_problems(setting, least)
-        stages = yield from attempt(("stage",), stage_specs, self.stage, self.nodes - 1)
+        stages = yield from attempt(("stage",), self.stage_specs)
         layout = yield from self.checked_layout(setting, setting.mode != "virtual")
         acts_on: dict[int, int] = {}
         ending: set[int | None] = set()
@@ -86,7 +89,8 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
             divided = "microbatches" if self.microbatches > 1 else "batch_size"
             if self.epochs and setting.mode != "virtual":
                 yield from attempt((divided,), check_pass, layout, self.batch_size // self.microbatches)
-            places = (yield from attempt(("splits",), _places, layout, self.splits_of(layout))) or []
+            last = "splits" if self.tail is None else "tail"
+            places = (yield from attempt((last,), self._places, layout)) or []
             acts_on = {place.outbound: place.stop for place in places if place.outbound is not None}
             ending = {place.inbound for place in places if place.last}
         for link, spec in enumerate(stages or ()):
@@ -126,7 +130,25 @@ class ChainParameters(Learning, frozen=True, kw_only=True, forbid_unknown_fields
         """Layers done when leaving each node but the last."""
         if self.splits is not None:
             return tuple(self.splits)
-        return tuple(round(len(layout) * (p + 1) / self.nodes) for p in range(self.nodes - 1))
+        return tuple(round((self.tail or len(layout)) * (p + 1) / self.nodes) for p in range(self.nodes - 1))
+
+    def stage_specs(self) -> tuple[StageSpec, ...]:
+        """The stage at each cut. Raises ValueError."""
+        return stage_specs(self.stage, self.nodes - 1 + (self.tail is not None))
+
+    def _places(self, layout: Chain) -> list[LayerRange]:
+        """The layers of each part. Raises ModelError if the model cannot be cut there, ValueError for the return."""
+        cuts = self.splits_of(layout)
+        if self.tail is not None:
+            if not cuts or not cuts[0] < self.tail < len(layout):
+                first = cuts[0] if cuts else len(layout)
+                raise ValueError(f"got {self.tail}; the UE computes {first} of {len(layout)} layers first: give others")
+            cuts = (*cuts, self.tail)
+        places = [layer_range(cuts, index, len(layout)) for index in range(len(cuts) + 1)]
+        for place in places:
+            if place.start < place.stop:
+                layout.check_part(place.start, place.stop)
+        return places
 
 
 class ComparedChain(ChainParameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,15 +156,6 @@ class ComparedChain(ChainParameters, frozen=True, kw_only=True, forbid_unknown_f
 
     unsplit: bool = False
     rounds: Count = 1
-
-
-def _places(layout: Chain, splits: tuple[int, ...]) -> list[LayerRange]:
-    """The layers of each node. Raises ModelError if the model cannot be cut at ``splits``."""
-    places = [layer_range(splits, index, len(layout)) for index in range(len(splits) + 1)]
-    for place in places:
-        if place.start < place.stop:
-            layout.check_part(place.start, place.stop)
-    return places
 
 
 def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
@@ -156,7 +169,8 @@ def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
         classes=classes,
         nodes=names,
         splits=parameters.splits_of(layout),
-        stages=stage_specs(parameters.stage, parameters.nodes - 1),
+        stages=parameters.stage_specs(),
+        tail=parameters.tail,
         epochs=parameters.epochs,
         steps=parameters.steps,
         microbatches=parameters.microbatches,
@@ -170,7 +184,7 @@ def make_job(parameters: ChainParameters, context: Context) -> tuple[Job, int]:
 def chain(parameters: ComparedChain, context: Context) -> Iterator[Measurement]:
     """Train and test a chain, with ``unsplit`` also the unsplit model; yield everything that was counted."""
     job, layers = make_job(parameters, context)
-    whole = msgspec.structs.replace(job, nodes=job.nodes[:1], splits=(), stages=(), devices=job.devices[:1])
+    whole = msgspec.structs.replace(job, nodes=job.nodes[:1], splits=(), stages=(), tail=None, devices=job.devices[:1])
     split_runs, whole_runs = [], []
     for number in range(parameters.rounds):
         folder = context.scratch / str(number)

@@ -87,7 +87,7 @@ PARAMETERS = "experiments[0].parameters"
         ("  parameters: {stage: flaot16}", f"6: {PARAMETERS}.stage: no stage 'flaot16' (did you mean 'float16'?); there are identity, float16, int8, noise, topk, c3sl, pruned, picture, dynsplit and module:callable"),
         ("  parameters:\n    stage:\n    - int8\n    - {name: int8, options: {bits: 4}}", f"9: {PARAMETERS}.stage[1]: stage int8 cannot be built: TypeError: "),
         ("  parameters: {stage: {nam: int8}}", f"6: {PARAMETERS}.stage.nam: unknown key (did you mean 'name'?)"),
-        ("  parameters: {stage: [int8]}", f"6: {PARAMETERS}.stage: 3 nodes need 2 stages, one a link, got 1 (at scale smoke)"),
+        ("  parameters: {stage: [int8]}", f"6: {PARAMETERS}.stage: expected 2 stages, one a link, got 1 (at scale smoke)"),
         ("  parameters: {stage: ['toy:Nosuch', int8]}", f"6: {PARAMETERS}.stage[0]: toy has no 'Nosuch'"),
         ("  grid: {stage: {one: [int8, int8],\n    two: [int8, 'toy:nothing']}}", "7: experiments[0].grid.stage.two[1]: stage toy:nothing cannot be built: TypeError: "),
         ("  parameters: {splits: [3]}", f"6: {PARAMETERS}.splits: 3 nodes need 2 splits, got 1"),

@@ -42,6 +42,7 @@ CHAIN = SMALL | {"nodes": 3, "splits": [4, 8]}
 CHAIN_OTHERS = LEARNING | {
     "nodes": With(2, {"splits": None}),
     "splits": [4, 9],
+    "tail": 10,
     "stage": "int8",
     "link": SLOW,
     "backhaul": SLOW,

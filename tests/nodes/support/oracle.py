@@ -182,7 +182,7 @@ def first_message(job: Job, count: int = 24) -> tuple[Segment, Activation]:
 
 def unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor], float]:
     """Losses, in float32 as they are reported, state and test accuracy of a plain torch loop on the whole network."""
-    return _unsplit(replace(job, nodes=("all",), splits=(), stages=(), moves=None, control=None))
+    return _unsplit(replace(job, nodes=("all",), splits=(), stages=(), tail=None, moves=None, control=None))
 
 
 @functools.lru_cache
@@ -201,7 +201,7 @@ def _unsplit(job: Job) -> tuple[list[float], dict[str, torch.Tensor], float]:
 def final_state(job: Job) -> dict[str, torch.Tensor]:
     """The parameters and buffers that the nodes saved after the last epoch, by their names in model and stage."""
     state = {}
-    for path in (checkpoint_path(job, index, job.epochs) for index in range(len(job.nodes))):
+    for path in (checkpoint_path(job, index, job.epochs) for index in range(len(job.cuts) + 1)):
         if path.exists():
             saved = torch.load(path, weights_only=True)["modules"]
             state |= {name.removeprefix("body."): tensor for name, tensor in saved.get("part", {}).items()}
