@@ -16,8 +16,8 @@ def run(*suites: str, **options: Any) -> "pd.DataFrame":
     Args:
         suites: Paths of suites, or names of packaged ones.
         options: The options of ``bench run`` by name: scale, out, seed, seeds, shard, only (one glob or several),
-            device, shaping, data, jobs, resume, rerun_changed, allow_uncalibrated; ``set`` is a mapping such as
-            ``{"accuracy.train_samples": 512}``.
+            device, shaping, data, jobs, restart, resume, rerun_changed, allow_uncalibrated; ``set`` is a mapping such
+            as ``{"accuracy.train_samples": 512}``.
 
     Returns:
         All records of the run, one a row; ``attrs["out"]`` is the folder of the run.

@@ -13,14 +13,18 @@ _commands = 0
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which replaces ``path`` at the end, once it is on the disk; after an error ``path`` is kept."""
+def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write, which replaces ``path`` at the end, if ``durable`` once it is on the disk.
+
+    After an error ``path`` is kept.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

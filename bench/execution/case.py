@@ -16,6 +16,7 @@ from bench import events
 from bench.execution.environment import shaping_of
 from bench.execution.limits.time_limit import CaseTimeoutError, limited
 from bench.execution.plan import RunPlan
+from bench.live.faults.restarts import restarting
 from bench.live.hosts.in_use import on_hosts
 from bench.suite.experiment import Context, Measurement
 from bench.suite.identity import Source
@@ -35,6 +36,7 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     failure: str = ""
     traceback: str = ""  # of the error because of which nothing was measured
+    restarts: list[str] = []  # a line for each
 
 
 def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[str], None]) -> CaseResult:
@@ -42,6 +44,12 @@ def run_case(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[
 
     So is a case that exceeds its time limit.
     """
+    with restarting(plan.options.restart, scratch) as restarts:
+        result = _result(plan, case, run, scratch, say)
+    return msgspec.structs.replace(result, restarts=restarts.lines)
+
+
+def _result(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[str], None]) -> CaseResult:
     context = _context(plan, case, scratch, say)
     started = time.monotonic()
     records, not_finite = [], []

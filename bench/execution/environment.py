@@ -36,6 +36,7 @@ NOTED = (
 )  # of every earlier part of a run
 TOLD = ("machine.cpu", "machine.cores", "versions.python", "versions.splitmec", "versions.aiohttp", "versions.uvloop")
 MOST_SEEDS = 10_000  # of a case
+MOST_RESTARTS = 1000  # of a case
 ROOT = Path(__file__).parents[2]  # of the checkout, or of what packages are installed in
 GIT_S = 10.0
 PACKAGES = ("splitmec", "torch", "torchvision", "aiohttp", "uvloop", "msgspec", "numpy", "pandas")

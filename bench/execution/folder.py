@@ -90,7 +90,7 @@ class Output:
         if earlier:
             self._check_same(earlier)
             self.environment |= {key: earlier[key] for key in ("run", "started")}
-            self.environment["measured_hosts"] = earlier.get("measured_hosts", {})
+            self.environment |= {key: earlier.get(key, {}) for key in ("measured_hosts", "restarts")}
         self.journal = Journal(folder)
         self._check_recorded(earlier)
         self._remove_old_scratch()
@@ -173,6 +173,11 @@ class Output:
         except OSError as error:  # the records of other cases are worth more than this log
             logger.warning("errors.log: %s: the traceback of %s is lost", error.strerror, title)
 
+    def note_restarts(self, title: str, lines: list[str]) -> None:
+        """Keep in ``environment.json`` why nodes of a case started again; they may have run in another process."""
+        logger.info("%s: nodes started again %d times", title, len(lines))
+        self.environment["restarts"][title] = [*self.environment["restarts"].get(title, []), *lines]
+
     def write_environment(self, outcome: RunOutcome, ended: bool = False) -> None:
         """Write ``environment.json`` with the status of each experiment so far."""
         self.environment["ended"] = _now() if ended else None
@@ -234,7 +239,7 @@ def _environment(plan: RunPlan) -> RunEnvironment:
             "results": RESULTS_VERSION,
         },
         **{"host": platform.node(), "process": os.getpid()},
-        **{"hosts": plan.hosts and plan.hosts.addresses, "measured_hosts": {}},
+        **{"hosts": plan.hosts and plan.hosts.addresses, "measured_hosts": {}, "restarts": {}},
         **{"started": _now(), "ended": None, "suites": []},
     }
 

@@ -33,6 +33,7 @@ from reports.record import Mode, Scale, ShapingBackend
 Jobs = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Seeds = Annotated[int, msgspec.Meta(ge=1, le=conditions.MOST_SEEDS)]
+Restarts = Annotated[int, msgspec.Meta(ge=0, le=conditions.MOST_RESTARTS)]
 KERNEL_STEP_S = 0.005  # between changes of a trace that tc can follow
 START_S = 4.0  # until a worker process has imported what it needs
 
@@ -62,6 +63,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     insecure: bool = False  # whether hosts without TLS may be others than this machine
     resume: bool = False
     rerun_changed: bool = False  # with resume
+    restart: Restarts = 0  # of live chains and federations in which a process has died, at most so many a case
     jobs: Jobs | None = None  # cases of parallel experiments that run at once; None: see _jobs
     allow_uncalibrated: bool = False
     watch: Port | None = None  # of the page that shows the run; 0 a free one, None no page

@@ -134,6 +134,8 @@ def _run_one_by_one(plan: RunPlan, cases: list[Case], output: Output, progress: 
 
 def _keep(output: Output, outcome: RunOutcome, case: Case, result: CaseResult) -> None:
     outcome.earlier_failures.pop(case.experiment.name, None)
+    if result.restarts:
+        output.note_restarts(case.title, result.restarts)
     if not result.traceback:
         try:
             output.journal.add(case, result.records, result.seconds, result.failure)

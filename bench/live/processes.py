@@ -33,6 +33,10 @@ class RunError(NodeError):
             self.add_note(f"In the process of the node:\n{traceback}")
 
 
+class LostError(RunError):
+    """A process or a connection is lost; the run may do better if it is started again."""
+
+
 class Nodes:
     """Nodes started by hand, which run before and after the run, and the addresses that they listen on.
 
@@ -138,7 +142,7 @@ class Processes(Nodes):
     def _raise_if_ended(self, names: Iterable[str]) -> None:
         ends = [f"{name} {exit_text(self._ended[name])}" for name in names if name in self._ended]
         if ends:
-            raise RunError("; ".join(ends), weight=2)
+            raise LostError("; ".join(ends), weight=2)
 
     async def _until(
         self, condition: Callable[[], bool], within_s: float | None = None, awaited: Callable[[], str] = str
@@ -152,13 +156,13 @@ class Processes(Nodes):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise RunError(f"{awaited()} not ready within {within_s:g} s", weight=2) from None
+            raise LostError(f"{awaited()} not ready within {within_s:g} s", weight=2) from None
 
     def _read(self) -> None:
         try:
             events = self._launcher.events()
         except EndedError as error:
-            self._broken, events = RunError(f"the node launcher {error}", weight=2), []
+            self._broken, events = LostError(f"the node launcher {error}", weight=2), []
             self._loop.remove_reader(self._launcher.output)
         for event in events:
             match event:

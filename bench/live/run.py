@@ -17,7 +17,7 @@ import uvloop
 from bench import events
 from bench.live.link_self_test import Pair
 from bench.live.link_self_test import self_test as try_links
-from bench.live.processes import Nodes, Processes, RunError, launcher
+from bench.live.processes import LostError, Nodes, Processes, RunError, launcher
 from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
@@ -38,7 +38,7 @@ PATIENCE_S = 5.0  # for processes to end by themselves once the run is over
 T = TypeVar("T")
 
 
-class SilentError(RunError):
+class SilentError(LostError):
     """A process has been silent for too long."""
 
 
@@ -179,7 +179,7 @@ class LiveRun(ABC):
                 await self._take(name, control)
         except ChannelClosed as error:
             if name not in self.ended:
-                await self.gone(name, RunError(f"lost {error}", weight=1))
+                await self.gone(name, LostError(f"lost {error}", weight=1))
 
     async def _set_up(self, name: str, control: Channel, setup: Setup) -> None:
         self._controls[name] = control
@@ -208,7 +208,7 @@ class LiveRun(ABC):
             case Failure(reason=reason, traceback=traceback):
                 raise RunError(f"{name}: {reason}", weight=2, traceback=traceback)
             case PeerLost(reason=reason):
-                raise RunError(f"{name} lost {reason}", weight=0)
+                raise LostError(f"{name} lost {reason}", weight=0)
             case _:
                 await self.heard(name, message)
         self._changed.set()
@@ -226,7 +226,7 @@ class LiveRun(ABC):
     async def _ended(self, name: str, how: str) -> None:
         self.ended.add(name)
         events.emit("node", nodes=self.members(name), state="done" if name in self.reported else "lost")
-        await self.gone(name, RunError(f"{name} {how}", weight=2))
+        await self.gone(name, LostError(f"{name} {how}", weight=2))
         self._changed.set()
 
     async def _close(self) -> None:

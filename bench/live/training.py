@@ -1,25 +1,27 @@
 """Jobs on real processes: one for each node, joined by links that are emulated or shaped."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 
 from msgspec.structs import replace
 
 from bench import events
 from bench.live.backends import shaped
+from bench.live.faults.restarts import restarts_in_use
+from bench.live.hosts.in_use import hosts_in_use
 from bench.live.hosts.shaping import shaped_on_hosts
 from bench.live.processes import HostPort, Nodes
 from bench.live.run import LiveRun, stray
 from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
-from nodes.spec.job import Job
+from nodes.model.checkpoint import last_step
+from nodes.spec.job import Job, KeepSpec
 from nodes.training.report import Manage, ReportEpoch, TrainingOutcome, managed, outcome
 from nodes.wire.messages import AnyMessage, Begin, Configure, EpochReport
 from reports.record import ShapingBackend as Backend
 
 LiveLinks = list[Duplex]
-Answer = Callable[[dict[str, float]], AnyMessage | None]  # to the metrics of an epoch
 
 
 def run_live(
@@ -56,29 +58,58 @@ def run_live(
     if job.sources > 1 and shaping not in ("none", "emulated"):
         raise ValueError(f"{shaping}: the link of several sources is emulated or not shaped")
     by_hand = None if addresses is None else Nodes(dict(addresses), token)
-    joined = (shaped if by_hand else shaped_on_hosts)(job.nodes, links or [], shaping, job.seed)
-    if joined.hosts and job.checkpoint is not None:
-        job = replace(job, checkpoint=None)  # a folder of this machine, which hosts do not share
+    shape, ends = (shaped if by_hand else shaped_on_hosts), list(pairwise(job.nodes))
+    restarts, uncalibrated = restarts_in_use(), list[str]()
+    with restarts.kept() as folder:
+        if by_hand is None and hosts_in_use():  # their disks are not this machine's
+            job = replace(job, checkpoint=None)
+        elif folder is not None and job.keepable:
+            job = replace(job, keep=KeepSpec(folder=str(folder)))
 
-    def answer(metrics: dict[str, float]) -> AnyMessage | None:
-        if say:
-            say(metrics)
-        return managed(job, metrics, manage)
+        epochs = _Epochs(job, say, manage)
 
-    run = _LiveTraining(job, joined, by_hand, answer)
-    outcome = run.play(_LiveTraining.conduct, (list(pairwise(job.nodes)), links or []), shaping, self_test)
-    outcome.uncalibrated = run.uncalibrated
+        def attempt() -> TrainingOutcome:
+            run = _LiveTraining(job, shape(job.nodes, links or [], shaping, job.seed), by_hand, epochs)
+            try:
+                return run.play(_LiveTraining.conduct, (ends, links or []), shaping, self_test)
+            finally:
+                uncalibrated.extend(run.uncalibrated)
+
+        outcome = restarts.run(attempt, lambda: _from_step(last_step(job)))
+    outcome.uncalibrated = uncalibrated
     return outcome
+
+
+def _from_step(step: int | None) -> str:
+    return "from the beginning" if step is None else f"from training step {step}"
+
+
+class _Epochs:
+    """Reports of epochs, each once although nodes that start again may repeat it, and the runner's answers."""
+
+    def __init__(self, job: Job, say: ReportEpoch | None, manage: Manage | None) -> None:
+        self.reports: list[EpochReport] = []
+        self._job, self._say, self._manage = job, say, manage
+        self._answers: dict[tuple[float, float], AnyMessage | None] = {}
+
+    def answer(self, report: EpochReport) -> AnyMessage | None:
+        """Take ``report``, unless it is known; what the UE is told."""
+        key = report.metrics.get("source", 0.0), report.metrics["epoch"]
+        if key not in self._answers:
+            self.reports.append(report)
+            if self._say:
+                self._say(report.metrics)
+            self._answers[key] = managed(self._job, report.metrics, self._manage)
+        return self._answers[key]
 
 
 class _LiveTraining(LiveRun):
     """One job at work."""
 
-    def __init__(self, job: Job, shaping: Shaping, by_hand: Nodes | None, answer: Answer) -> None:
+    def __init__(self, job: Job, shaping: Shaping, by_hand: Nodes | None, epochs: _Epochs) -> None:
         super().__init__(shaping, by_hand)
-        self._job, self._answer = job, answer
+        self._job, self._epochs = job, epochs
         self._seats = {seat.name: seat for seat in job.seats}
-        self._epochs: list[EpochReport] = []
 
     async def conduct(self) -> TrainingOutcome:
         """Run the job to its end."""
@@ -89,7 +120,7 @@ class _LiveTraining(LiveRun):
         for name in reversed(self._seats):  # the UE begins at once
             await self.send(name, Begin())
         await self.until(lambda: self.reported >= self._seats.keys())
-        return outcome(self._epochs, [self.reports[name] for name in self._seats])
+        return outcome(self._epochs.reports, [self.reports[name] for name in self._seats])
 
     async def setup(self, name: str) -> Configure:
         seat, downstream = self._seats[name], None
@@ -101,6 +132,5 @@ class _LiveTraining(LiveRun):
     async def heard(self, name: str, message: AnyMessage) -> None:
         if not isinstance(message, EpochReport):
             raise stray(name, message)
-        self._epochs.append(message)
-        if answer := self._answer(message.metrics):
+        if answer := self._epochs.answer(message):
             await self.send(name, answer)

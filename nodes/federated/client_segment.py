@@ -54,13 +54,13 @@ class SharingSegment(Segment):
 
     def keep(self, path: Path, begun: int) -> None:
         """Save all that it goes on from, once ``begun`` steps were taken."""
-        write_state(path, {"begun": begun, **self._everything()})
+        write_state(path, {"begun": begun, **self.everything()})
 
     def resume(self, path: Path) -> int:
         """Go on from what ``keep`` saved; the steps taken. Raises ModelError for a file of anything else."""
         try:
             saved = torch.load(path, map_location=self._device, weights_only=True)
-            self._go_on(saved)
+            self.go_on(saved)
             return int(saved["begun"])
         except Exception as error:  # whatever stands in the file
             raise ModelError(f"{path} is no state of this client's part: {one_line(error)}") from None

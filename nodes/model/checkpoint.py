@@ -1,4 +1,7 @@
-"""Checkpoints of a job: one file per node and epoch in its folder, written atomically."""
+"""Checkpoints of a job: one file per node and epoch in its folder, written atomically.
+
+Where a job keeps the states of training steps too, each node has the last two of its own in a folder apart.
+"""
 
 import zipfile
 import zlib
@@ -11,7 +14,7 @@ import torch
 from nodes.errors import ModelError
 from nodes.files import replacing
 from nodes.model.layer_range import layer_range
-from nodes.spec.job import Job
+from nodes.spec.job import Job, KeepSpec
 
 
 def checkpoint_path(job: Job, index: int, epoch: int) -> Path:
@@ -59,16 +62,52 @@ def write_checkpoint(job: Job, index: int, epoch: int, state: dict[str, Any]) ->
     checkpoint_path(job, index, epoch - 2).unlink(missing_ok=True)
 
 
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path`` atomically."""
+def last_step(job: Job) -> int | None:
+    """The last training step, counted over all epochs, before which every node has kept its state; None without."""
+    if job.keep is None:
+        return None
+    nodes = range(len(job.cuts) + 1)
+    steps = sorted(set.intersection(*(_kept_steps(job.keep, index) for index in nodes)), reverse=True)
+    whole = (step for step in steps if all(_is_whole(_kept_path(job.keep, index, step)) for index in nodes))
+    return next(whole, None)
+
+
+def _kept_path(keep: KeepSpec, index: int, step: int) -> Path:
+    return Path(keep.folder) / f"step-{index}-{step}.pt"
+
+
+def _kept_steps(keep: KeepSpec, index: int) -> set[int]:
+    return {int(path.stem.rpartition("-")[2]) for path in Path(keep.folder).glob(f"step-{index}-*.pt")}
+
+
+def keep_step(job: Job, index: int, step: int, state: dict[str, Any]) -> None:
+    """Keep ``state`` of node ``index`` before training step ``step``, and of those kept earlier the last."""
+    if job.keep is None:
+        return
+    write_state(_kept_path(job.keep, index, step), {"task": _task(job), **state}, durable=False)
+    for earlier in sorted(_kept_steps(job.keep, index) - {step})[:-1]:
+        _kept_path(job.keep, index, earlier).unlink()
+
+
+def kept_step(job: Job, index: int, step: int, device: torch.device) -> dict[str, Any]:
+    """The state given to ``keep_step``. Raises ModelError if another job kept it."""
+    assert job.keep is not None
+    return _read(_kept_path(job.keep, index, step), job, device)
+
+
+def write_state(path: Path, state: dict[str, Any], durable: bool = True) -> None:
+    """Write ``state`` to ``path`` atomically; not ``durable``: it outlives processes, and not a loss of power."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
+    with replacing(path, durable) as file:
         torch.save(state, file)
 
 
 def read_checkpoint(job: Job, index: int, epoch: int, device: torch.device) -> dict[str, Any]:
     """The state given to ``write_checkpoint``. Raises ModelError if another job saved it."""
-    path = checkpoint_path(job, index, epoch)
+    return _read(checkpoint_path(job, index, epoch), job, device)
+
+
+def _read(path: Path, job: Job, device: torch.device) -> dict[str, Any]:
     saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     if saved["task"] != _task(job):
         raise ModelError(f"{path} belongs to another job; give each job its own checkpoint folder")
@@ -77,7 +116,9 @@ def read_checkpoint(job: Job, index: int, epoch: int, device: torch.device) -> d
 
 def _task(job: Job) -> str:
     """The fields of ``job`` that determine training, as JSON; its length and where it runs are left out."""
-    same = msgspec.structs.replace(job, checkpoint=None, device="cpu", threads=None, window=1, payload_bytes=0)
+    same = msgspec.structs.replace(
+        job, checkpoint=None, keep=None, device="cpu", threads=None, window=1, payload_bytes=0
+    )
     if job.optimizer.schedule == "constant":
         same = msgspec.structs.replace(same, epochs=0)
     return msgspec.json.encode(same).decode()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
+from torch import nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from nodes.errors import ModelError, one_line
@@ -110,6 +111,18 @@ def fit_weights(path: str, model: Mapping[str, torch.Tensor], device: str | torc
             f"weights {path}: nan in {_some(broken)}, as of a training that diverged; give a file from before that"
         )
     return best._replace(infinite=[name for name, tensor in best.tensors.items() if _has(torch.isinf, tensor)])
+
+
+def load_weights(path: str, model: nn.Module, parts: Mapping[str, nn.Module], device: torch.device) -> None:
+    """Load what the weights at ``path`` have for the ``parts`` of ``model`` that a node holds.
+
+    The one called "part" has layers of the model. Raises ModelError if the weights fit no part of the model.
+    """
+    found = fit_weights(path, model.state_dict(), device).tensors
+    for name, module in parts.items():
+        prefix, inner = ("", "body.") if name == "part" else (f"{name}.", "")
+        named = {key: prefix + key.removeprefix(inner) for key in module.state_dict()}
+        module.load_state_dict({key: found[full] for key, full in named.items() if full in found}, strict=False)
 
 
 def _has(kind: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> bool:

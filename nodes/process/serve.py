@@ -226,7 +226,8 @@ class _Host:
         paced = PacedExecutor(compute, hosted.cost) if hosted.cost else None
         reach = partial(self._reach, name)
         channels = {**channels, RUNNER: runner[0]}
-        node = Node(name, hosted.role, hosted.worker, paced or compute, channels, time.perf_counter, reach)
+        of_node = (paced or compute, channels, time.perf_counter, reach, hosted.earlier)
+        node = Node(name, hosted.role, hosted.worker, *of_node)
         return _Resident(node, hosted, paced, runner)
 
     def _let_in(self, node: Node, stack: AsyncExitStack) -> None:

@@ -4,9 +4,10 @@ A role holds no clock, no channel and no tensor work, so a test of it is a list 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from nodes.runtime.account import Account
 from nodes.wire.messages import AnyMessage, Peer
 
 Direction = str  # "previous", "next" or "runner"; the neighbour's name where there are several of a kind
@@ -32,6 +33,13 @@ class Compute(ABC):
     @abstractmethod
     def run(self, worker: Any) -> Any:
         """Do it with ``worker``; the reply."""
+
+
+@dataclass(frozen=True)
+class Keep(Compute):
+    """Let the worker keep the node's state, with the node's ``account``, before anything else is done; no reply."""
+
+    account: Account = field(default_factory=Account, kw_only=True)
 
 
 class Finish(NamedTuple):

@@ -3,19 +3,24 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from nodes.runtime.account import Account
 from nodes.runtime.actions import Direction, Role
 from nodes.runtime.executors import CostModel
 from nodes.wire.messages import AnyMessage, Peer
 
 
 class Hosted(NamedTuple):
-    """A node to host: ``cost`` if it is slower than this machine, ``facts`` for its report, last word to the runner."""
+    """A node to host: ``cost`` if it is slower than this machine, ``facts`` for its report, last word to the runner.
+
+    ``earlier`` is what it had done when the state was kept that it goes on from.
+    """
 
     role: Role
     worker: Any
     cost: CostModel | None = None
     facts: Callable[[], Mapping[str, Any]] = dict
     last_word: AnyMessage | None = None
+    earlier: Account | None = None
 
 
 class HostPlan(NamedTuple):

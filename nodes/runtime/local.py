@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from nodes.runtime.account import Account
 from nodes.runtime.actions import Direction, Role
 from nodes.runtime.executors import Executor, inline
 from nodes.runtime.node import Node
@@ -20,11 +21,12 @@ T = TypeVar("T")
 
 
 class Member(NamedTuple):
-    """A node's role, its worker and its executor."""
+    """A node's role, its worker and its executor, and what it had done earlier if it goes on from a kept state."""
 
     role: Role
     worker: Any
     compute: Executor = inline
+    earlier: Account | None = None
 
 
 class Mode(NamedTuple):
@@ -74,7 +76,8 @@ class LocalRun:
             ours: MemoryChannel
             ours, self._runners[name] = memory_pair(name, RUNNER)
             channels[name][RUNNER] = ours
-            self.nodes[name] = Node(name, *member, channels[name], mode.clock, partial(self._reach, name))
+            reach = partial(self._reach, name)
+            self.nodes[name] = Node(name, *member[:3], channels[name], mode.clock, reach, member.earlier)
 
     @property
     def now(self) -> float:

@@ -10,15 +10,18 @@ channel still brings is dropped. One that comes after the role's end is told to 
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from nodes.errors import PeerLostError, ProtocolError
-from nodes.runtime.actions import Action, Compute, Connect, Direction, Finish, Role, Send, Wake
+from nodes.runtime.account import Account, of_channels
+from nodes.runtime.actions import Action, Compute, Connect, Direction, Finish, Keep, Role, Send, Wake
 from nodes.runtime.executors import Executor
 from nodes.wire.channel import Channel, ChannelClosed
 from nodes.wire.messages import RUNNER, AnyMessage, EpochReport, Peer, Replaced, RoundReport, Shutdown
@@ -52,7 +55,9 @@ class Node:
         channels: Mapping[Direction, Channel],
         clock: Callable[[], float],
         reach: Reach | None = None,
+        earlier: Account | None = None,
     ) -> None:
+        """``earlier`` is what the node had done when its state was kept, if it goes on from one."""
         self.name = name
         self.usage = Usage()
         self.used: list[tuple[Direction, Channel]] = []  # every channel to a neighbour, past ones included
@@ -67,7 +72,10 @@ class Node:
         self._outgoing: dict[Direction, asyncio.Queue[AnyMessage | None]] = {}  # of neighbours that are gone too
         self._coming: list[Channel] = []  # attached, and the role has not been told yet
         self._background: set[asyncio.Task[Any]] = set()
-        self._reported_bytes = 0  # of those sent, included in a report to the runner
+        self._earlier = earlier or Account()
+        # Of the bytes sent, those included in a report to the runner.
+        self._reported_bytes = self._earlier.sent_bytes - self._earlier.unreported_bytes
+        self._began: float | None = None  # while it runs
         self._finished = False
 
     async def attach(self, direction: Direction, channel: Channel) -> None:
@@ -83,7 +91,7 @@ class Node:
         Raises:
             PeerLostError: A channel ended before, and the role cannot go on without it.
         """
-        began = self._clock()
+        self._began = began = self._clock()
         for direction, channel in self._initial.items():
             self._take_up(direction, channel)
         tasks = [asyncio.create_task(self._decide()), asyncio.create_task(self._work_off())]
@@ -103,14 +111,24 @@ class Node:
             for task in [*tasks, *self._background]:
                 task.cancel()
             await asyncio.gather(*tasks, *self._background, return_exceptions=True)
-            self.usage.total_s += self._clock() - began
+            self.usage.total_s, self._began = self._clock() - began, None
+
+    def account(self) -> Account:
+        """What the node has done so far, also before its state was kept."""
+        total_s = self.usage.total_s if self._began is None else self._clock() - self._began
+        account = self._earlier.before(of_channels(self.used, self.usage.compute_s, total_s))
+        return replace(account, unreported_bytes=account.sent_bytes - self._reported_bytes)
 
     async def _decide(self) -> None:
         """Let the role decide on each event until it finishes; then the senders end as well."""
         while not self._finished:
             event = await self._events.get()
             for action in event(self._clock()):
-                self._act(action)
+                if isinstance(action, Keep):
+                    keep = dataclasses.replace(action, account=self.account())
+                    await self._compute(keep, partial(keep.run, self._worker))
+                else:
+                    self._act(action)
             self._last = None, ""
         for queue in self._outgoing.values():
             queue.put_nowait(None)
@@ -234,7 +252,7 @@ class Node:
             while (message := await outgoing.get()) is not None:
                 if to == RUNNER and isinstance(message, EpochReport | RoundReport):
                     metrics = {**message.metrics, "sent_bytes": self._newly_sent_bytes()}
-                    message = msgspec.structs.replace(message, metrics=metrics)
+                    message = replace(message, metrics=metrics)
                 await channel.send(message)
         except ChannelClosed as error:
             return error
@@ -242,8 +260,7 @@ class Node:
 
     def _newly_sent_bytes(self) -> float:
         """Bytes of frames sent to the neighbours since the last report."""
-        sent = [traffic for _, channel in self.used for traffic in channel.sent.values()]
-        total, before = sum(traffic.header_bytes + traffic.payload_bytes for traffic in sent), self._reported_bytes
+        total, before = self.account().sent_bytes, self._reported_bytes
         self._reported_bytes = total
         return float(total - before)
 

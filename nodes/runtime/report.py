@@ -6,14 +6,13 @@ from typing import Any
 import msgspec
 
 from nodes.errors import ProtocolError
+from nodes.runtime.account import Sent, together
 from nodes.runtime.node import Node
-from nodes.wire.byte_counter import Connection, Traffic
+from nodes.wire.byte_counter import Connection
 from nodes.wire.messages import Report
 
 PART_BYTES = 1 << 18  # of a message with a part of the reports of a process, which may host thousands of nodes
 MOST_BYTES = 1 << 26  # of all parts
-
-Sent = dict[str, Traffic]  # by kind of message
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
@@ -58,29 +57,17 @@ class NodeReport(msgspec.Struct, kw_only=True):
 
 def node_report(node: Node, **facts: Any) -> NodeReport:
     """What ``node`` did, as far as it knows itself; ``facts`` are the protocol's."""
-    channels = [channel for _, channel in node.used]
-    directions = dict.fromkeys(direction for direction, _ in node.used)
+    done = node.account()
     return NodeReport(
         name=node.name,
-        compute_s=node.usage.compute_s,
-        total_s=node.usage.total_s,
-        serialise_s=sum(channel.serialise_s for channel in channels),
-        wire_s=sum(channel.wire_s for channel in channels),
-        sent={to: together(channel.sent for way, channel in node.used if way == to) for to in directions},
-        connections=[connection for channel in channels for connection in channel.connections],
+        compute_s=done.compute_s,
+        total_s=done.total_s,
+        serialise_s=done.serialise_s,
+        wire_s=done.wire_s,
+        sent=done.sent,
+        connections=done.connections,
         **facts,
     )
-
-
-def together(parts: Iterable[Sent]) -> Sent:
-    """Sums of ``parts`` by kind of message."""
-    total: Sent = {}
-    for kind, traffic in (item for sent in parts for item in sent.items()):
-        so_far = total.setdefault(kind, Traffic())
-        so_far.messages += traffic.messages
-        so_far.header_bytes += traffic.header_bytes
-        so_far.payload_bytes += traffic.payload_bytes
-    return total
 
 
 def report_messages(reports: Sequence[NodeReport]) -> list[Report]:

@@ -118,6 +118,13 @@ class DataSpec(_Spec, frozen=True, kw_only=True):
     augment: bool = False  # crop and mirror training pictures at random
 
 
+class KeepSpec(_Spec, frozen=True, kw_only=True):
+    """Where nodes save their state between two training steps, from which they go on if one is started again."""
+
+    folder: str
+    every_steps: Annotated[int, msgspec.Meta(ge=1)] = 10  # counted over all epochs; the last two states are kept
+
+
 class Seat(NamedTuple):
     """One node process of a job: its name, its place in the chain, and its number among several sources."""
 
@@ -228,6 +235,7 @@ class Job(_Spec, frozen=True, kw_only=True):
     # own copy of the UE's part; they share one link and train the server's part in turn.
     sources: int = 1
     checkpoint: str | None = None  # folder in which each node saves its part after every epoch
+    keep: KeepSpec | None = None  # save the state of training steps too
 
     def __post_init__(self) -> None:
         links = len(self.nodes) - 1
@@ -258,10 +266,15 @@ class Job(_Spec, frozen=True, kw_only=True):
             )
         if self.members and self.mobile:
             raise ValueError("members: kept states need layers that stay; give neither moves nor control")
-        if self.sources > 1 and self.checkpoint:
-            raise ValueError("sources: several sources cannot be checkpointed; give no checkpoint")
+        self._check_saving()
         self._check_tail()
         self._check_numerics()
+
+    def _check_saving(self) -> None:
+        if self.sources > 1 and self.checkpoint:
+            raise ValueError("sources: several sources cannot be checkpointed; give no checkpoint")
+        if self.keep and not self.keepable:
+            raise ValueError("keep: needs one source and layers that stay")
 
     def _check_tail(self) -> None:
         if self.tail is None:
@@ -296,6 +309,11 @@ class Job(_Spec, frozen=True, kw_only=True):
     def mobile(self) -> bool:
         """Whether layers may move between nodes during training."""
         return self.moves is not None or self.control is not None
+
+    @property
+    def keepable(self) -> bool:
+        """Whether the nodes' states before a training step fit each other: one source, and layers that stay."""
+        return self.sources == 1 and not self.mobile
 
     @property
     def seats(self) -> tuple[Seat, ...]:

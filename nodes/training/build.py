@@ -2,15 +2,19 @@
 
 from functools import partial
 
+import msgspec
+
 from nodes.data.batching import client_subset
 from nodes.data.images import Dataset
 from nodes.data.loading import load_data
 from nodes.errors import ModelError
-from nodes.model.checkpoint import last_checkpoint
+from nodes.model.checkpoint import last_checkpoint, last_step
 from nodes.runtime.actions import Role
 from nodes.runtime.executors import on_device
 from nodes.runtime.hosting import Hosted, HostPlan
 from nodes.spec.job import Job
+from nodes.training.keeping.schedule import Keeping
+from nodes.training.keeping.state import go_on_before
 from nodes.training.migration.roles import RelayMigration, UeMigration
 from nodes.training.migration.segment import MovingSegment, MovingSource
 from nodes.training.migration.split_control import TrainingControl, step_bytes
@@ -20,17 +24,20 @@ from nodes.training.segment import Segment
 from nodes.training.shape_segment import ShapeSegment
 from nodes.training.shared_server import SharedServer
 from nodes.training.source import Source, Tail
-from nodes.training.ue import Ue
+from nodes.training.ue import Progress, Ue
 from nodes.wire.messages import Configure, Peer
 
 
 def build(
     job: Job, index: int, data: Dataset | None, meta: bool = False, source: int = 0
 ) -> tuple[Role, Segment | Source]:
-    """The role and the worker of node ``index``; training goes on from the last checkpoint that all have."""
+    """The role and the worker of node ``index``; training goes on from the last state that all have."""
     kind = MovingSegment if job.mobile else ShapeSegment if meta else Segment
     segment = kind(job, index)
-    start_epoch = last_checkpoint(job, segment.layers)
+    step, progress = last_step(job), None
+    if step is not None:
+        progress, segment.earlier = go_on_before(segment, step)
+    start_epoch = last_checkpoint(job, segment.layers) if step is None else 0
     if start_epoch and job.mobile:
         raise ModelError("a job whose layers move cannot be resumed: its checkpoints name one split for all epochs")
     if start_epoch and not segment.place.relays:
@@ -44,7 +51,7 @@ def build(
     if index:
         moved = RelayMigration(segment.place, end, job.splits, layers, control) if job.mobile else None
         turns = None if job.tail is None else segment.place.outbound == len(job.nodes) - 1
-        return Relay(segment.place, end, moved, turns), segment
+        return Relay(segment.place, end, moved, turns, Keeping(job.keep)), segment
     if data is None:
         raise ValueError("the first node needs the data")
     train, test = (client_subset(half, source, job.sources, job.seed) for half in (data.train, data.test))
@@ -53,10 +60,13 @@ def build(
         moving = MovingSource(segment, own)
         return Ue(moving.schedule, end, UeMigration(job.splits, layers, job.moves or {}, control)), moving
     tail = None if job.tail is None else Tail(kind(job, len(job.nodes)))
-    if tail and start_epoch:
+    if tail and step is not None:
+        go_on_before(tail.segment, step)
+    elif tail and start_epoch:
         tail.segment.restore(start_epoch)
     worker = Source(segment, own, start_epoch, source, tail=tail)
-    return Ue(worker.schedule, end), worker
+    going_on = None if progress is None else msgspec.convert(progress, Progress)
+    return Ue(worker.schedule, end, keeping=Keeping(job.keep), progress=going_on), worker
 
 
 def host_plan(name: str, setup: Configure) -> HostPlan:
@@ -77,4 +87,5 @@ def _hosted(setup: Configure) -> list[Hosted]:
     job, index = setup.job, setup.index
     role, worker = build(job, index, load_data(job) if index == 0 else None, source=setup.source)
     cost = on_device(job.devices[index]) if job.devices else None
-    return [Hosted(role, worker, cost, partial(facts, worker))]
+    segment = worker.segment if isinstance(worker, Source) else worker
+    return [Hosted(role, worker, cost, partial(facts, worker), earlier=segment.earlier)]

@@ -79,10 +79,13 @@ async def _run(
 ) -> TrainingOutcome:
     data = data or load_data(job)
     made = {seat.name: build(job, seat.node, None if seat.node else data, meta, seat.source) for seat in job.seats}
-    for _, worker in made.values():
-        for segment in worker.segments if isinstance(worker, Source) else (worker,):
-            segment.stays_in_process = True
-    members = {name: Member(*made[name], compute) for name, compute in zip(made, computes, strict=True)}
+    segments = [worker.segments if isinstance(worker, Source) else (worker,) for _, worker in made.values()]
+    for segment in (one for of_node in segments for one in of_node):
+        segment.stays_in_process = True
+    members = {
+        name: Member(*made[name], compute, first.earlier)
+        for name, compute, (first, *_) in zip(made, computes, segments, strict=True)
+    }
     joins = [(upper.name, lower.name) for upper, lower in job.connections]
     run = LocalRun(members, mode, joins, job.direction_of)
     conductor = _TrainingConductor(job, say, manage)

@@ -8,6 +8,8 @@ from typing import Any
 from nodes.errors import unexpected
 from nodes.model.layer_range import LayerRange
 from nodes.runtime.actions import Action, Direction, Finish, Role, Send
+from nodes.training.keeping.schedule import Keeping
+from nodes.training.keeping.state import KeepStep
 from nodes.training.migration.roles import RelayMigration
 from nodes.training.migration.segment import Settled
 from nodes.training.segment import Backward, Forward
@@ -22,12 +24,17 @@ class Relay(Role):
     """
 
     def __init__(
-        self, layers: LayerRange, end: bool, migration: RelayMigration | None = None, turns: bool | None = None
+        self,
+        layers: LayerRange,
+        end: bool,
+        migration: RelayMigration | None = None,
+        turns: bool | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self._layers = layers
         self._end = end
         self._migration = migration
-        self._turns = turns
+        self._turns, self._keeping = turns, keeping or Keeping()
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:  # noqa: PLR0911 (one a message)
         match sender, message:
@@ -54,7 +61,9 @@ class Relay(Role):
     def _task(self, message: Activation) -> list[Action]:
         if self._migration and self._migration.holds(message):
             return []
-        return [Send("next", message)] if self._layers.relays else [Forward(message)]
+        begins = message.train and message.microbatch == 0
+        keep = [KeepStep(message.step)] if begins and self._keeping.due(message.step) else []
+        return [*keep, Send("next", message) if self._layers.relays else Forward(message)]
 
     def computed(self, reply: Any, now: float) -> list[Action]:
         match reply:

@@ -20,7 +20,8 @@ from nodes.model.factory import build_model, outline
 from nodes.model.layer_range import LayerRange, layer_range
 from nodes.model.part import PlainPart
 from nodes.model.state_transfer import checked
-from nodes.model.weights import fit_weights
+from nodes.model.weights import load_weights
+from nodes.runtime.account import Account
 from nodes.runtime.actions import Compute
 from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Job
@@ -72,9 +73,10 @@ class Segment:
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._family: dict[int, Tensors] = {}  # by member; 0 is the trained one
         self._member = self._microbatches_done = self.steps = 0
+        self.earlier: Account | None = None  # what the node had done when the state was kept that it goes on from
         self._hold(chain, layer_range(job.cuts, index, len(chain)))
         if job.weights and not meta:
-            self._load_weights(job.weights, chain.model)
+            load_weights(job.weights, chain.model, self._parts(), self._device)
         self.begin_epoch(0)
 
     @property
@@ -150,13 +152,13 @@ class Segment:
         """Set the learning rate and the stages for ``epoch`` (from 0)."""
         self.inbound.begin_epoch(epoch, self.job.epochs)
         self.outbound.begin_epoch(epoch, self.job.epochs)
-        self._epoch = epoch
+        self.epoch = epoch
         self._set_rate()
 
     def _set_rate(self, step: int = 0, steps: int = 0) -> None:
         """Set the learning rate of the epoch or, if ``steps`` of all training are given, of ``step``."""
         for group in self._optimizer.param_groups if self._optimizer is not None else ():
-            group["lr"] = learning_rate(self.job.optimizer, self._epoch, self.job.epochs, step, steps)
+            group["lr"] = learning_rate(self.job.optimizer, self.epoch, self.job.epochs, step, steps)
 
     def _run(self, message: Activation, values: Values, received: _Received) -> TaskMessage:
         moment = Moment(self.job.seed, message.step, message.microbatch)
@@ -333,20 +335,12 @@ class Segment:
             for name, tensor in held.items():
                 tensor.copy_(fitting[name])
 
-    def _load_weights(self, path: str, model: nn.Module) -> None:
-        """Load what the weights at ``path`` have for this part of ``model``. Raises ModelError if they fit no part."""
-        found = fit_weights(path, model.state_dict(), self._device).tensors
-        for name, module in self._parts().items():
-            prefix, inner = ("", "body.") if name == "part" else (f"{name}.", "")
-            named = {key: prefix + key.removeprefix(inner) for key in module.state_dict()}
-            fits = {key: found[full] for key, full in named.items() if full in found}
-            module.load_state_dict(fits, strict=False)
-
     def save(self, epoch: int) -> None:
         """Write the checkpoint after ``epoch`` epochs, if the job has checkpoints."""
-        write_checkpoint(self.job, self.place.index, epoch, self._everything())
+        write_checkpoint(self.job, self.place.index, epoch, self.everything())
 
-    def _everything(self) -> dict[str, Any]:
+    def everything(self) -> dict[str, Any]:
+        """All that ``go_on`` needs."""
         return {
             "modules": {name: module.state_dict() for name, module in self._parts().items()},
             "optimizer": self._optimizer.state_dict() if self._optimizer is not None else {},
@@ -359,10 +353,11 @@ class Segment:
 
         Random streams need no state: each draw has its own seed.
         """
-        self._go_on(read_checkpoint(self.job, self.place.index, epoch, self._device))
+        self.go_on(read_checkpoint(self.job, self.place.index, epoch, self._device))
         self.begin_epoch(epoch)
 
-    def _go_on(self, saved: dict[str, Any]) -> None:
+    def go_on(self, saved: dict[str, Any]) -> None:
+        """Continue from ``everything`` of a segment of the same node."""
         for name, module in self._parts().items():
             module.load_state_dict(saved["modules"][name])
         if self._optimizer is not None:

@@ -1,15 +1,17 @@
 """Role of the UE in split training: starts batches and sums up what returns, epoch by epoch."""
 
 import itertools
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import torch
+from msgspec.structs import replace
 
 from nodes.errors import ProtocolError, unexpected
 from nodes.runtime.actions import Action, Direction, Finish, Role, Send
+from nodes.training.keeping.schedule import Keeping
+from nodes.training.keeping.state import KeepStep
 from nodes.training.migration.roles import UeMigration
 from nodes.training.migration.segment import Settled
 from nodes.training.segment import Backward
@@ -36,7 +38,7 @@ class Epoch(msgspec.Struct):
 
     began: float
     trained: float  # when its last step ended
-    returned: deque[tuple[bool, Mapping[str, float]]] = msgspec.field(default_factory=deque)  # metrics, not counted yet
+    returned: list[tuple[bool, Mapping[str, float]]] = []  # metrics, not counted yet
     losses: list[float] = []
     ended: list[float] = []  # when each step ended
     correct: float = 0.0
@@ -51,19 +53,43 @@ class Epoch(msgspec.Struct):
     served: dict[int, tuple[float, float]] = {}  # right answers and all, by member of the family
 
 
+class Progress(msgspec.Struct, frozen=True):
+    """What a UE knows before training step ``step`` of ``epoch``, ``at`` a time of the node's clock."""
+
+    epoch: int
+    step: int
+    at: float
+    so_far: Epoch
+
+    def going_on(self, now: float) -> Epoch:
+        """The epoch as if no time had passed since."""
+        late, epoch = now - self.at, self.so_far
+        ended = [end + late for end in epoch.ended]
+        return replace(epoch, began=epoch.began + late, trained=epoch.trained + late, ended=ended)
+
+
 class Ue(Role):
     """Source of all tasks: trains step by step, then tests, with at most ``window`` batches in flight.
 
     A result or gradient that returns lets the next batch start; nothing else bounds the chain's load. A family is
     served once it is trained: ``ServeMember`` starts a pass over the test pictures if none is under way, and every
-    request that starts after it is for that member. ``migration`` moves layers between training steps.
+    request that starts after it is for that member. ``migration`` moves layers between training steps. ``progress`` is
+    that of an earlier UE, which this one goes on from.
     """
 
-    def __init__(self, schedule: TrainingSchedule, alone: bool, migration: UeMigration | None = None) -> None:
+    def __init__(
+        self,
+        schedule: TrainingSchedule,
+        alone: bool,
+        migration: UeMigration | None = None,
+        keeping: Keeping | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         self.history: list[Epoch] = []
         self._schedule = schedule
         self._alone = alone
         self._migration = migration
+        self._keeping, self._progress = keeping or Keeping(), progress
         self._epoch = schedule.start_epoch
         self._step = 0  # within the epoch
         self._returned = 0  # microbatches of this step
@@ -110,13 +136,17 @@ class Ue(Role):
 
     def _begin(self, now: float) -> list[Action]:
         """Begin an epoch, or end the job."""
+        if progress := self._progress:
+            self._progress, self._epoch, self._step = None, progress.epoch, progress.step
+            self.history.append(progress.going_on(now))
+            return self._train(now)
         self._step, self._sent, self._scored = 0, 0, 0
         schedule = self._schedule
         if self._epoch >= schedule.epochs and (self.history or schedule.epochs):
             self._waits = schedule.managed
             return [] if schedule.managed else self._end()
         self.history.append(Epoch(now, now))
-        return self._train() if self._epoch < schedule.epochs and schedule.train_steps else self._test(now)
+        return self._train(now) if self._epoch < schedule.epochs and schedule.train_steps else self._test(now)
 
     def _end(self) -> list[Action]:
         return [Finish()] if self._alone else [Send("next", Shutdown()), Finish()]
@@ -129,11 +159,14 @@ class Ue(Role):
         self.history.append(Epoch(now, now))
         return self._test(now)
 
-    def _train(self) -> list[Action]:
-        """Start the next step, after a move of layers if one is due."""
+    def _train(self, now: float) -> list[Action]:
+        """Start the next step, after a move of layers or once the state is kept, if one of them is due."""
         if self._migration and (change := self._migration.change(self._now, self._epoch)):
             return change
-        return self._start_step()
+        if not self._keeping.due(self._now):
+            return self._start_step()
+        progress = Progress(self._epoch, self._step, now, self.history[-1])
+        return [KeepStep(self._now, msgspec.to_builtins(progress)), *self._start_step()]
 
     @property
     def _now(self) -> int:
@@ -153,7 +186,7 @@ class Ue(Role):
         """Add up the metrics that returned, but for the ``late`` last: a GPU may still be computing them."""
         epoch = self.history[-1]
         while len(epoch.returned) > late:
-            first, metrics = epoch.returned.popleft()
+            first, metrics = epoch.returned.pop(0)
             numbers = {name: float(value) for name, value in metrics.items()}
             if first:
                 epoch.losses.append(0.0)
@@ -173,7 +206,7 @@ class Ue(Role):
         self._step += 1
         epoch.ended.append(now)
         if self._step < self._schedule.train_steps:
-            return self._train()
+            return self._train(now)
         self._count(late=0)
         epoch.trained = now
         return self._test(now)

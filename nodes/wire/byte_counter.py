@@ -46,6 +46,7 @@ class Connection(msgspec.Struct):
     acked_bytes: int = 0
     retransmitted_bytes: int = 0
     tls_bytes: int = 0
+    opening_bytes: int = 0  # of those written, up to the first frame
 
 
 def count(sent: dict[str, Traffic], message: AnyMessage, header_bytes: int, payload_bytes: int) -> None:

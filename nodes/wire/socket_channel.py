@@ -69,6 +69,8 @@ class SocketChannel:
         self.peer = peer
         self.sent: dict[str, Traffic] = {}
         self.connections = [counted.record] + ([bulk.counted.record] if bulk else [])
+        for connection in self.connections:
+            connection.opening_bytes = connection.written_bytes
         self._resources = resources or AsyncExitStack()  # released at the end of the channel
         self._websocket = websocket
         self._counted = counted

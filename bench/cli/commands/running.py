@@ -44,7 +44,8 @@ def _add_verify(command: ArgumentParser) -> None:
 
 
 def _add_options(command: ArgumentParser) -> None:
-    from bench.execution.environment import MOST_SEEDS, DeviceChoice, ShapingChoice  # msgspec, psutil, yaml
+    from bench.execution import environment  # msgspec, psutil, yaml
+    from bench.execution.environment import DeviceChoice, ShapingChoice
     from reports.record import Scale
 
     add = command.add_argument
@@ -52,9 +53,8 @@ def _add_options(command: ArgumentParser) -> None:
     add("--scale", choices=get_args(Scale), default="laptop", help=scales)
     add("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/<suite>-<UTC time>)")
     add("--seed", type=whole_number(0, MOST_SEED), default=0, metavar="N", help="first random seed (default: 0)")
-    add(
-        "--seeds", type=whole_number(1, MOST_SEEDS), metavar="N", help="seeds of each case (default: as the suite says)"
-    )
+    seeds = "seeds of each case (default: as the suite says)"
+    add("--seeds", type=whole_number(1, environment.MOST_SEEDS), metavar="N", help=seeds)
     device = "where models run (default: auto, the GPU if torch can use one)"
     add("--device", choices=get_args(DeviceChoice), default="auto", help=device)
     backends = "how links of live runs are shaped; kernel uses tc and needs root (default: auto, which is emulated)"
@@ -65,6 +65,14 @@ def _add_options(command: ArgumentParser) -> None:
     hosts = "machines on which live experiments run their nodes, see docs/hosts.md (default: this machine)"
     add("--hosts", type=Path, metavar="FILE", help=hosts)
     insecure_argument(command)
+    restart = "start the nodes of a live case again if one dies or hangs, at most N times a case; training goes on"
+    add(
+        "--restart",
+        type=whole_number(0, environment.MOST_RESTARTS),
+        default=0,
+        metavar="N",
+        help=f"{restart} (default: 0)",
+    )
     jobs = "cases of parallel experiments that run at once (default: one a core; 1 at scale paper or on a GPU)"
     add("--jobs", type=whole_number(1, 1024), metavar="N", help=jobs)
     add("--resume", action="store_true", help="continue the run in --out")
@@ -134,6 +142,7 @@ RUN = Command(
   bench run pipeline --set accuracy.train_samples=512 --seeds 3   with another parameter, three seeds a case
   bench run all --shard 2/4 --out shard2       the second of four parts, for as many machines
   bench run all --out runs/all --resume        continue a run that was interrupted
+  bench run pipeline --restart 3               a node that dies is started again, and training goes on
   bench run hivemind --watch                   show it in a browser; bench watch DIR does so later""",
     _add_run,
     _run,

@@ -41,18 +41,34 @@ EFFECTS = {
 class Fuse:
     """Does ``effect`` to process ``node`` when that comes to ``moment``, build, train or test, ``after`` so many times.
 
-    Or it kills the process ``victim`` of the same launcher.
+    Or it kills the process ``victim`` of the same launcher. With ``once`` only if it can make that file.
     """
 
-    def __init__(self, node: str, moment: str, effect: str = "kill", after: int = 0, victim: str | None = None) -> None:
+    def __init__(  # noqa: PLR0917 (as mined networks name them)
+        self,
+        node: str,
+        moment: str,
+        effect: str = "kill",
+        after: int = 0,
+        victim: str | None = None,
+        once: str | None = None,
+    ) -> None:
         self._node, self._moment, self._effect = node, moment, effect
-        self._left, self._victim = after, victim
+        self._left, self._victim, self._once = after, victim, once
 
     def come_to(self, moment: str) -> None:
         if (moment, Path("/proc/self/comm").read_text().strip()) == (self._moment, self._node):
             self._left -= 1
-            if self._left == -1:
+            if self._left == -1 and self._goes_off():
                 EFFECTS[self._effect]() if self._victim is None else kill_other(self._victim)
+
+    def _goes_off(self) -> bool:
+        try:
+            if self._once is not None:
+                Path(self._once).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
 
 class Mine(Stage):
@@ -70,6 +86,14 @@ class Mine(Stage):
     def restore(self, codes: Tensors) -> Tensors:
         self._fuse.come_to("train" if self.training else "test")
         return codes
+
+    def encode_gradients(self, gradients: Tensors) -> Tensors:
+        self._fuse.come_to("backward")
+        return gradients
+
+    def decode_gradients(self, wire: Tensors) -> Tensors:
+        self._fuse.come_to("backward")
+        return wire
 
 
 class Passing(torch.nn.Module):

@@ -88,3 +88,24 @@ class Counts(Stage):
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
         (value,) = values.values()
         return values | {"counts": torch.arange(len(value))}, None
+
+
+class Fading(Stage):
+    """Values fade with each batch of an epoch, which both sides count, and by what was sent last."""
+
+    def __init__(self, shapes: Tensors) -> None:
+        super().__init__(shapes)
+        self.batches, self.last = 0, torch.zeros(1)
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        self.batches = 0
+
+    def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
+        self.batches += self.training
+        faded = {name: value / (1 + self.batches) + self.last.mean() for name, value in values.items()}
+        self.last = next(iter(faded.values())).detach() if self.training else self.last
+        return faded, None
+
+    def restore(self, codes: Tensors) -> Tensors:
+        self.batches += self.training
+        return {name: code * (1 + self.batches) for name, code in codes.items()}

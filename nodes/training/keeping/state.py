@@ -1,0 +1,80 @@
+"""The state of a node between two training steps: what its segment, its role and the node itself hold."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from nodes.model.checkpoint import keep_step, kept_step
+from nodes.runtime.account import Account
+from nodes.runtime.actions import Keep
+from nodes.stages.base import Stage
+from nodes.training.segment import Segment
+from nodes.training.source import Source
+
+OF_MODULES = vars(nn.Module()).keys()
+SCALARS = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class KeepStep(Keep):
+    """Save the node's state before training step ``step``, with ``progress`` of the role as plain data."""
+
+    step: int
+    progress: Any = None
+
+    def run(self, worker: Segment | Source) -> None:
+        about = {"progress": self.progress, "account": msgspec.to_builtins(self.account)}
+        for segment in worker.segments if isinstance(worker, Source) else (worker,):
+            stages = [_plain_attributes(stage) for stage in _stages(segment)]
+            state = segment.everything() | {"epoch": segment.epoch, "stages": stages}
+            keep_step(segment.job, segment.place.index, self.step, state | about)
+
+
+def go_on_before(segment: Segment, step: int) -> tuple[Any, Account]:
+    """Give ``segment`` the state before ``step``; the role's progress, and what the node had done."""
+    saved = kept_step(segment.job, segment.place.index, step, segment.device)
+    segment.go_on(saved)
+    segment.begin_epoch(saved["epoch"])
+    for stage, attributes in zip(_stages(segment), saved["stages"], strict=True):
+        for name, value in attributes.items():
+            _set(stage, name, value)
+    return saved["progress"], msgspec.convert(saved["account"], Account)
+
+
+def _stages(segment: Segment) -> tuple[Stage, Stage]:
+    return segment.inbound, segment.outbound
+
+
+def _plain_attributes(stage: Stage) -> dict[str, Any]:
+    """Numbers, texts and tensors that ``stage`` holds beside its parts, such as what it counts within an epoch."""
+    return {name: _detached(value) for name, value in vars(stage).items() if name not in OF_MODULES and _plain(value)}
+
+
+def _plain(value: Any) -> bool:
+    if type(value) is torch.Tensor:
+        return not value.is_meta
+    if type(value) is dict:
+        return all(map(_plain, [*value, *value.values()]))
+    return all(map(_plain, value)) if type(value) in (list, tuple) else type(value) in SCALARS
+
+
+def _detached(value: Any) -> Any:
+    if type(value) is torch.Tensor:
+        return value.detach()
+    if type(value) is dict:
+        return {key: _detached(one) for key, one in value.items()}
+    return type(value)(map(_detached, value)) if type(value) in (list, tuple) else value
+
+
+def _set(stage: Stage, name: str, value: Any) -> None:
+    """Give ``stage`` its attribute; a tensor of the same form in place, as it may be a part's too."""
+    held = getattr(stage, name, None)
+    if isinstance(held, torch.Tensor) and isinstance(value, torch.Tensor):
+        if (held.shape, held.dtype) == (value.shape, value.dtype):
+            held.detach().copy_(value)
+            return
+        value = value.to(held.device)
+    setattr(stage, name, value)
