@@ -6,12 +6,14 @@ import importlib
 import importlib.metadata
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from nodes.errors import one_line
 from nodes.user_code import contained
 
 Group = Literal["stages", "models", "schemes", "experiments", "suites"]
+BUILT_IN_PACKAGES = ("nodes.zoo", "nodes.stages", "nodes.federated.schemes", "torchvision.models")
+_allowed: frozenset[str] | None = None  # modules beside these; None: any
 
 
 def registered(group: Group, name: str) -> str | None:
@@ -38,6 +40,26 @@ def _entry_points(group: Group) -> dict[str, set[str]]:
     return found
 
 
+def allow_modules(modules: Iterable[str]) -> None:
+    """Let names of ``module:callable`` lead to ``modules``, built-in and registered ones alone, in this process."""
+    global _allowed  # noqa: PLW0603  (one for all jobs of a node)
+    _allowed = frozenset(modules)
+
+
+def _is_within(module: str, packages: Iterable[str]) -> bool:
+    return any(module == one or module.startswith(f"{one}.") for one in packages)
+
+
+def _check_allowed(name: str, module: str) -> None:
+    """Raise ValueError if this process may not import ``module``."""
+    if _allowed is None or _is_within(module, (*BUILT_IN_PACKAGES, *_allowed)):
+        return
+    groups: tuple[Group, ...] = get_args(Group)
+    values = [value for group in groups for found in _entry_points(group).values() for value in found]
+    if module not in {value.partition(":")[0] for value in values}:
+        raise ValueError(f"{name}: this node may not import {module}; start it with --allow {module} if you trust it")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` where one of ``known`` looks like ``word``, else nothing."""
     near = difflib.get_close_matches(word, list(known), n=1)
@@ -49,6 +71,7 @@ def load_callable(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise ValueError(f"{name!r} is not of the form module:callable")
+    _check_allowed(name, module_name)
     try:
         with contained():
             module = importlib.import_module(module_name)
@@ -60,4 +83,6 @@ def load_callable(name: str) -> Callable[..., Any]:
         raise ValueError(f"{module_name} has no {attribute!r}{did_you_mean(attribute, vars(module))}") from None
     if not callable(found):
         raise ValueError(f"{name} is not callable")
+    if _is_within(module_name, BUILT_IN_PACKAGES):  # these import modules of Python's own
+        _check_allowed(name, getattr(found, "__module__", None) or "builtins")
     return found

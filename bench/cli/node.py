@@ -6,16 +6,18 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from bench.live.hosts.document import NEEDED_TOKEN, is_loopback, token_of_environment, usable_token
+from bench.live.hosts.document import NEEDED_TOKEN, TOKEN_VARIABLE, is_loopback, token_of_environment, usable_token
 from bench.suite.document import InputError
 from netem.proxy import authority
+from nodes.imports import allow_modules
 from nodes.process.standby import await_runner
+from nodes.spec.credentials import Credentials, is_of_node
 from nodes.wire.tls import tls_of
 
 
@@ -28,13 +30,16 @@ def run_node(  # noqa: PLR0917 (the arguments of the command)
     standby: bool = False,
     tls: Path | None = None,
     insecure: bool = False,
+    allow: Sequence[str] = (),
 ) -> int:
     """Serve as node ``name``, one run after the other or ``once``; returns 0, or 1 if the last run failed.
 
-    Prints the address that it listens on. Nodes and runner share the token in the environment variable BENCH_TOKEN;
-    ``attached``, it is the first line of standard input, with whose end the node ends. SIGTERM ends it as well, also
-    during a job, of which the runner is told. On ``standby`` torch is loaded for the first runner. ``tls`` is the
-    folder of its certificate. Raises InputError if there is no token, or if the node cannot listen.
+    Prints the address that it listens on, and whom it serves. The environment variable BENCH_TOKEN has the runner's
+    secret, or the node's credentials made of it; ``attached``, the first line of standard input has, with whose end the
+    node ends. SIGTERM ends it as well, also during a job, of which the runner is told. On ``standby`` torch is loaded
+    for the first runner. ``tls`` is the folder of its certificate. Models, stages and schemes are built-in ones, those
+    of installed packages that register them, and those of the modules ``allow``. Raises InputError if there is no
+    token, or if the node cannot listen.
     """
     if not name.strip() or not name.isprintable():
         raise InputError([f"NAME: {name!r} is not a name of a node; give one such as mec1"])
@@ -44,10 +49,13 @@ def run_node(  # noqa: PLR0917 (the arguments of the command)
         secured = None if tls is None else tls_of(tls)
     except ValueError as error:
         raise InputError([f"--tls: {error}"]) from None
-    token = _token_of_input() if attached else token_of_environment()
+    credentials = _credentials(name, _token_of_input() if attached else token_of_environment(), attached)
+    allow_modules(allow)
+    whom = f"the runner with {'its credentials' if attached else TOKEN_VARIABLE}{' and its certificate' if tls else ''}"
 
     def announce(bound: int) -> None:
         print(f"{name} listens at {authority(host, bound)}", flush=True)
+        print(f"{name} serves {whom}; modules: {', '.join(('built-in', *allow))}", flush=True)
 
     async def serve_until_told(listening: socket.socket | None) -> bool:
         from nodes.process.serve import serve  # noqa: PLC0415  (torch, which takes most of the memory)
@@ -55,7 +63,7 @@ def run_node(  # noqa: PLR0917 (the arguments of the command)
         loop = asyncio.get_running_loop()
         how: dict[str, Any] = {"jobs": 1 if once else None, "tls": secured, "listening": listening}
         told = announce if listening is None else lambda _: None
-        serving = asyncio.ensure_future(serve(name, token, host, port, told, **how))
+        serving = asyncio.ensure_future(serve(name, credentials, host, port, told, **how))
         loop.add_signal_handler(signal.SIGTERM, serving.cancel)
         if attached:
             threading.Thread(target=_await_end_of_input, args=(loop, serving), daemon=True).start()
@@ -78,6 +86,14 @@ def _stand_by(name: str, host: str, port: int, announce: Callable[[int], None]) 
     announce(listening.getsockname()[1])
     await_runner(listening, name)
     return listening
+
+
+def _credentials(name: str, token: str, attached: bool) -> Credentials:
+    """What ``token`` is or gives for node ``name``. Raises InputError."""
+    try:
+        return Credentials.read(token) if is_of_node(token) else Credentials.of(token, name)
+    except ValueError as error:
+        raise InputError([f"{'standard input' if attached else TOKEN_VARIABLE}: {error}"]) from None
 
 
 def _token_of_input() -> str:

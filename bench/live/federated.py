@@ -17,6 +17,7 @@ from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
 from nodes.federated.in_process import FederationOutcome, ReportRound, diverged, outcome
 from nodes.spec.federation import CLOUD, Federation
+from nodes.spec.modules import modules_of
 from nodes.wire.messages import (
     AnyMessage,
     Begin,
@@ -38,7 +39,7 @@ class LiveFederation(LiveRun):
 
     def __init__(self, federation: Federation, shaping: Shaping, say: ReportRound | None = None) -> None:
         """``shaping`` has the links of ``ways``."""
-        super().__init__(shaping)
+        super().__init__(shaping, modules=modules_of(federation))
         self.rounds: list[RoundReport] = []  # from the edge servers
         self.lost: dict[str, str] = {}  # clients that are gone, and how they ended
         self._federation, self._say = federation, say

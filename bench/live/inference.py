@@ -21,6 +21,7 @@ from bench.live.run import PARTS, LiveRun, SilentError, T, of_link, stray
 from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
+from nodes.spec.modules import modules_of
 from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Service
 from nodes.wire.messages import (
@@ -57,7 +58,7 @@ class LiveService(LiveRun):
 
     def __init__(self, setup: ServiceSetup, shaping: Shaping) -> None:
         """``shaping`` has the service's links, in their order."""
-        super().__init__(shaping)
+        super().__init__(shaping, modules=modules_of(setup.service))
         self.tasks: list[TaskReport] = []  # in the order in which they came back
         self.split_points: list[SplitPoint] = []  # the UE's own, at each update
         self._setup = setup

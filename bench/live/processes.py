@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from bench.child_process import END_S, Child, EndedError, exit_text, import_paths
 from nodes.errors import NodeError
+from nodes.spec.credentials import Credentials
 from nodes.user_modules import folders_in_use
 from nodes.wire.tls import Tls
 
@@ -44,6 +45,7 @@ class Nodes:
     """
 
     tls: Tls | None = None  # of all connections; None: they are not encrypted
+    modules: Sequence[str] = ()  # that the nodes which this run starts may import, beside built-in ones
 
     def __init__(self, addresses: dict[str, HostPort], token: str | None = None) -> None:
         self.addresses, self.token = addresses, token
@@ -101,7 +103,9 @@ class Processes(Nodes):
     async def start(self, names: Sequence[str], token: str) -> None:
         await self._until(lambda: self._launcher.ready, LOAD_S, lambda: "the node launcher")
         own = {"paths": import_paths(), "folders": folders_in_use(), "namespaces": self._namespaces}
-        self._launcher.send(do="start", names=names, token=token, **own)
+        own["modules"] = self.modules
+        credentials = {name: Credentials.of(token, name) for name in names}
+        self._launcher.send(do="start", credentials=credentials, **own)
         await self._until(
             lambda: self.addresses.keys() >= set(names) or not self._ended.keys().isdisjoint(names),
             START_S,

@@ -23,6 +23,7 @@ from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
 from nodes.errors import ProtocolError
 from nodes.runtime.report import NodeReport, ReportParts
+from nodes.spec.credentials import Credentials
 from nodes.wire.channel import Channel, ChannelClosed
 from nodes.wire.codec import Limits
 from nodes.wire.listener import peer_id
@@ -45,8 +46,11 @@ class SilentError(LostError):
 class LiveRun(ABC):
     """The runner's part of a run; a protocol says what it sets up, hears and loses."""
 
-    def __init__(self, shaping: Shaping, nodes: Nodes | None = None) -> None:
-        """``nodes`` were started by hand; None: those of ``shaping``'s hosts, or processes of the run's own."""
+    def __init__(self, shaping: Shaping, nodes: Nodes | None = None, modules: Sequence[str] = ()) -> None:
+        """``nodes`` were started by hand; None: those of ``shaping``'s hosts, or processes of the run's own.
+
+        ``modules`` are those that the run names, beside built-in ones.
+        """
         self.pids: dict[str, int] = {}  # by node, once its process was ready
         self.ended: set[str] = set()  # processes
         self.silent: set[str] = set()
@@ -55,6 +59,7 @@ class LiveRun(ABC):
         self.silence_s = SILENCE_S
         self._parts: dict[str, ReportParts] = {}  # by process
         self.uncalibrated: list[str] = []  # complaints of the test of the links
+        self.modules = modules
         self._shaping, self._given = shaping, nodes or shaping.hosts
         self._token = (self._given and self._given.token) or secrets.token_urlsafe(32)
         self._id = secrets.token_hex(4)
@@ -100,6 +105,7 @@ class LiveRun(ABC):
             async with self._shaping, AsyncExitStack() as stack:
                 events.emit("chain", links=[of_link(*ends, link) for ends, link in zip(*links, strict=False)])
                 self._nodes: Nodes = self._given or Processes(launcher(), self._shaping.namespaces)
+                self._nodes.modules = self.modules
                 stack.push_async_callback(self._nodes.end, PATIENCE_S)
                 stack.push_async_callback(self._close)
                 self.spawn(self._nodes.watch(self._ended))
@@ -172,7 +178,7 @@ class LiveRun(ABC):
         me = peer_id(RUNNER, self._id)
         address, namespace = self._nodes.addresses[name], self._shaping.namespaces.get(name)
         try:
-            token, limits, tls = self._token, Limits(), self._nodes.tls
+            token, limits, tls = Credentials.of(self._token, name).token(me), Limits(), self._nodes.tls
             control = await connect(*address, me, token, limits, bulk=False, peer=name, namespace=namespace, tls=tls)
             await self._set_up(name, control, setup)
             while True:

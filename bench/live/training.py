@@ -17,6 +17,7 @@ from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
 from nodes.model.checkpoint import last_step
 from nodes.spec.job import Job, KeepSpec
+from nodes.spec.modules import modules_of
 from nodes.training.report import Manage, ReportEpoch, TrainingOutcome, managed, outcome
 from nodes.wire.messages import AnyMessage, Begin, Configure, EpochReport
 from reports.record import ShapingBackend as Backend
@@ -107,7 +108,7 @@ class _LiveTraining(LiveRun):
     """One job at work."""
 
     def __init__(self, job: Job, shaping: Shaping, by_hand: Nodes | None, epochs: _Epochs) -> None:
-        super().__init__(shaping, by_hand)
+        super().__init__(shaping, by_hand, modules_of(job))
         self._job, self._epochs = job, epochs
         self._seats = {seat.name: seat for seat in job.seats}
 

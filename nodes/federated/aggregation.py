@@ -50,9 +50,8 @@ class Aggregation:
         for update, got in zip(updates, shapes, strict=True):
             if odd := sorted(name for name in due | got if due.get(name, "absent") != got.get(name, "absent")):
                 name = odd[0]
-                raise ProtocolError(
-                    f"part of {update.client}: {name} is {got.get(name, 'absent')}, expected {due.get(name, 'absent')}"
-                )
+                what = f"{name} is {got.get(name, 'absent')}, expected {due.get(name, 'absent')}"
+                raise ProtocolError(f"{self._named}: part of {update.client}: {what}")
 
 
 def _initial(federation: Federation, part: int) -> Tensors:

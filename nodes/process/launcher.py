@@ -22,6 +22,8 @@ import uvloop
 
 import nodes.process.serve  # imports torch, once for all nodes
 from netem.kernel.namespace import enter
+from nodes.imports import allow_modules
+from nodes.spec.credentials import Credentials
 from nodes.user_modules import user_modules
 
 PRELOADED = ("torchvision",)  # else imported by each node
@@ -38,6 +40,7 @@ class Launcher:
         self._events = os.dup(1)
         os.dup2(2, 1)  # output of a user's model is no event
         self._nodes: dict[int, str] = {}
+        self._modules: list[str] = []  # that the next nodes may import, beside built-in ones
         self._wake = os.pipe()
         os.set_blocking(self._wake[1], False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -66,10 +69,11 @@ class Launcher:
 
     def _execute(self, command: dict[str, Any]) -> None:
         match command:
-            case {"do": "start", "names": names, "token": token, "paths": paths, "folders": folders, **rest}:
+            case {"do": "start", "credentials": credentials, "paths": paths, "folders": folders, **rest}:
                 sys.path[:] = paths
-                for name in names:
-                    self._fork(name, token, folders, rest["namespaces"].get(name))
+                self._modules = rest["modules"]
+                for name, own in credentials.items():
+                    self._fork(name, Credentials(*own), folders, rest["namespaces"].get(name))
             case {"do": "kill", "name": name}:
                 for pid in [pid for pid, called in self._nodes.items() if called == name]:
                     os.kill(pid, signal.SIGKILL)
@@ -94,15 +98,17 @@ class Launcher:
                 code = os.waitstatus_to_exitcode(status)
                 self._emit(event="ended", node=self._nodes.pop(pid), code=code)
 
-    def _fork(self, name: str, token: str, folders: list[str], namespace: str | None) -> None:
+    def _fork(self, name: str, credentials: Credentials, folders: list[str], namespace: str | None) -> None:
         parent = os.getpid()
         pid = os.fork()
         if pid:
             self._nodes[pid] = name
         else:
-            self._become_node(name, token, folders, namespace, parent)
+            self._become_node(name, credentials, folders, namespace, parent)
 
-    def _become_node(self, name: str, token: str, folders: list[str], namespace: str | None, parent: int) -> None:
+    def _become_node(
+        self, name: str, credentials: Credentials, folders: list[str], namespace: str | None, parent: int
+    ) -> None:
         """Run as node ``name`` for one job; never return."""
         code = 1
         try:
@@ -119,21 +125,22 @@ class Launcher:
             if namespace is not None:
                 enter(namespace)
                 host = "0.0.0.0"  # the namespace has only its loopback device, for the runner, and its links
+            allow_modules(self._modules)
             modules = user_modules(folders).in_use()
             with modules, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                code = 0 if runner.run(self._serve(name, token, host)) else 1
+                code = 0 if runner.run(self._serve(name, credentials, host)) else 1
             sys.stdout.flush()
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
 
-    async def _serve(self, name: str, token: str, host: str) -> bool:
+    async def _serve(self, name: str, credentials: Credentials, host: str) -> bool:
         def announce(port: int) -> None:
             self._emit(event="listening", node=name, port=port)
             os.close(self._events)  # else the runner misses the launcher's own end
 
-        return await nodes.process.serve.serve(name, token, host, 0, announce, jobs=1)
+        return await nodes.process.serve.serve(name, credentials, host, 0, announce, jobs=1)
 
 
 def main() -> None:

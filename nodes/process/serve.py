@@ -26,6 +26,7 @@ from nodes.runtime.executors import PacedExecutor, ThreadExecutor
 from nodes.runtime.hosting import Hosted, HostPlan
 from nodes.runtime.node import Node
 from nodes.runtime.report import NodeReport, node_report, report_messages
+from nodes.spec.credentials import Credentials
 from nodes.training import build as training
 from nodes.wire.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
 from nodes.wire.listener import Listener, peer_id
@@ -53,7 +54,7 @@ T = TypeVar("T")
 
 async def serve(
     name: str,
-    token: str,
+    credentials: Credentials,
     host: str,
     port: int,
     announce: Callable[[int], None],
@@ -68,7 +69,7 @@ async def serve(
     if it cannot listen.
     """
     keep_freed_memory()
-    listener, machine, serving = Listener(name, token, host, port, tls), Host(), False
+    listener, machine, serving = Listener(name, credentials, host, port, tls), Host(), False
     listener.handlers[HOST_PATH] = machine.attend
     listener.health = lambda: {"node": name, "state": "busy" if serving or machine.held else "idle"}
     await listener.start(listening)
@@ -217,9 +218,8 @@ class _Host:
 
     async def _reach(self, name: str, peer: Peer) -> Channel:
         me, listener = peer_id(name, self._run), self._listener
-        return await connect(
-            peer.host, peer.port, me, listener.token, listener.limits, peer=peer.name, tls=listener.tls
-        )
+        token, tls = listener.credentials.token(me), listener.tls
+        return await connect(peer.host, peer.port, me, token, listener.limits, peer=peer.name, tls=tls)
 
     def _settle(self, number: int, hosted: Hosted, channels: dict[Direction, Channel]) -> _Resident:
         name, compute, runner = self._plan.names[number], self._computes[number], self._runners[number]

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from nodes.spec.credentials import Credentials
 from nodes.wire.channel import Channel
 from nodes.wire.codec import Limits
 from nodes.wire.messages import RUNNER
@@ -23,9 +24,9 @@ def peer_id(name: str, run: str) -> str:
 class Listener(Server):
     """Server of a node that sorts accepted channels by peer and run."""
 
-    def __init__(self, name: str, token: str, host: str, port: int, tls: Tls | None = None) -> None:
-        super().__init__(token, Limits(), host, port, tls)
-        self.name = name
+    def __init__(self, name: str, credentials: Credentials, host: str, port: int, tls: Tls | None = None) -> None:
+        super().__init__("", Limits(), host, port, tls)
+        self.name, self.credentials = name, credentials
         self._runners: asyncio.Queue[tuple[SocketChannel, str]] = asyncio.Queue()
         self._waiting: set[SocketChannel] = set()  # of these
         self._neighbours: dict[str, asyncio.Queue[SocketChannel]] = {}  # by run
@@ -53,6 +54,9 @@ class Listener(Server):
         waiting = self._neighbours.pop(run, asyncio.Queue())
         while not waiting.empty():
             waiting.get_nowait().fail("the run is over")
+
+    def _token_of(self, peer: str) -> str:
+        return self.credentials.token(peer)
 
     def _take(self, channel: SocketChannel) -> None:
         channel.peer, _, run = channel.peer.rpartition("/")

@@ -11,12 +11,13 @@ import torch
 
 from nodes.errors import TRACEBACK_CHARACTERS
 from nodes.model.boundary import Scalar, Strides, Tensors, View
+from nodes.spec import credentials
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
 from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Service
 
-RUNNER = "runner"  # the runner's name as a peer
+RUNNER = credentials.RUNNER  # the runner's name as a peer
 # What a peer may send in a field, held against it before a message is made.
 Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
 Port = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]

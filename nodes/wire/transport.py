@@ -75,6 +75,10 @@ class Server:
         """Next channel opened by a peer."""
         return await self._accepted.get()
 
+    def _token_of(self, peer: str) -> str:
+        """The token that ``peer`` must have."""
+        return self.token
+
     def _take(self, channel: SocketChannel) -> None:
         self._accepted.put_nowait(channel)
 
@@ -104,7 +108,8 @@ class Server:
     def _refusal(self, request: web.BaseRequest) -> int | None:
         """The status with which ``request`` is refused: for its token, or the name in its certificate."""
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, bearer(self.token).encode()):
+        expected = bearer(self._token_of(request.query.get("node", ""))).encode("utf-8", "surrogatepass")
+        if not hmac.compare_digest(given, expected):
             log.warning("%s: refused, wrong token", request.remote)
             return 401
         named = request.query.get("node", "").partition("/")[0]

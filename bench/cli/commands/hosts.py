@@ -29,6 +29,8 @@ def _add_node(command: ArgumentParser) -> None:
     add("--attached", action="store_true", help=attached)
     add("--tls", type=Path, metavar="DIR", help="folder with the node's certificate, see bench certs; then all is TLS")
     insecure_argument(command)
+    allowed = "let jobs name models, stages and schemes of this module; may be repeated (default: built-in ones only)"
+    add("--allow", action="append", default=[], metavar="MODULE", help=allowed)
 
 
 def _node(arguments: Namespace, _words: list[str]) -> int:
@@ -39,9 +41,11 @@ def _node(arguments: Namespace, _words: list[str]) -> int:
 
 
 def _add_certs(command: ArgumentParser) -> None:
-    makes = command.add_subparsers(dest="make", required=True, metavar="init|node")
+    makes = command.add_subparsers(dest="make", required=True, metavar="init|node|token")
     init = makes.add_parser("init", help="make an authority, whose certificates nodes and runner trust")
     node = makes.add_parser("node", help="make a certificate of the authority in DIR, into DIR/NAME")
+    token = makes.add_parser("token", help="print the credentials of node NAME, made of the secret in BENCH_TOKEN")
+    token.add_argument("name", metavar="NAME", help="name of the node")
     node.add_argument("name", metavar="NAME", help="name of the node, or runner")
     host = "a host name or address of the node, beside its name; may be repeated"
     node.add_argument("--host", action="append", default=[], dest="hosts", metavar="HOST", help=host)
@@ -51,7 +55,12 @@ def _add_certs(command: ArgumentParser) -> None:
 
 def _certs(arguments: Namespace, _words: list[str]) -> Answer:
     from bench.live.hosts.certificates import make_authority, make_leaf
+    from bench.live.hosts.document import secret_of_environment
+    from nodes.spec.credentials import Credentials
 
+    if arguments.make == "token":
+        text = Credentials.of(secret_of_environment(), arguments.name).text
+        return Answer([text], [text])
     if arguments.make == "init":
         made = make_authority(arguments.folder)
     else:
@@ -80,20 +89,23 @@ NODE = Command(
   export BENCH_TOKEN=$(openssl rand -hex 16)        the same on all nodes and for the runner
   bench node mec1 --port 4000
   bench node mec1 --host 10.0.0.3 --port 4000 --tls certs/mec1
+  bench node mec1 --port 4000 --allow mine          jobs may name what is in mine.py, such as mine:Stage
   curl http://127.0.0.1:4000/health                 busy or idle""",
     _add_node,
     _node,
     """
-The environment variable BENCH_TOKEN holds the shared secret, 16 characters or more. SIGTERM ends the node; a
+The environment variable BENCH_TOKEN holds the runner's secret, 16 characters or more, or the credentials of this node
+that bench certs token makes of it: with these nobody can act as the runner of another node. SIGTERM ends the node; a
 runner whose job it had is told.""",
 )
 CERTS = Command(
-    "make certificates for nodes and their runner",
+    "make certificates and credentials for nodes and their runner",
     """
   bench certs init certs                            the authority; keep certs/ca.key where nobody else reads it
   bench certs node runner certs                     of bench run --hosts, into certs/runner
   bench certs node mec1 --host mec1.lan --host 10.0.0.3 certs
-  scp -r certs/mec1 pi@mec1.lan:                    for bench node mec1 --tls mec1""",
+  scp -r certs/mec1 pi@mec1.lan:                    for bench node mec1 --tls mec1
+  bench certs token mec1                            BENCH_TOKEN for mec1 alone, in place of the runner's""",
     _add_certs,
     _certs,
     "\nNeeds the command openssl, 1.1.1 or later.",

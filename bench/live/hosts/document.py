@@ -14,6 +14,7 @@ import msgspec
 from bench.suite.document import Document, InputError, read
 from bench.suite.strict_yaml import convert
 from netem.proxy import authority
+from nodes.spec.credentials import is_of_node
 from nodes.wire.tls import Tls, tls_of
 
 TOKEN_VARIABLE = "BENCH_TOKEN"
@@ -117,7 +118,7 @@ def read_hosts(path: Path, insecure: bool = False) -> Hosts:
     tls = None if file is None else _tls(document, file)
     document.check()
     assert file is not None
-    return Hosts(path, nodes, file.wait_s, token_of_environment() if by_hand else None, tls)
+    return Hosts(path, nodes, file.wait_s, secret_of_environment() if by_hand else None, tls)
 
 
 def _tls(document: Document, file: HostsFile) -> Tls | None:
@@ -184,8 +185,15 @@ def _command(spec: HostSpec) -> tuple[str, ...] | None:
         raise _WrongError("command", f"is no command line: {error}") from None
 
 
+def secret_of_environment() -> str:
+    """The runner's secret. Raises InputError."""
+    if is_of_node(token := token_of_environment()):
+        raise InputError([f"{TOKEN_VARIABLE}: is the credentials of one node, expected the secret they were made of"])
+    return token
+
+
 def token_of_environment() -> str:
-    """The shared secret of nodes started by hand. Raises InputError."""
+    """The secret of the runner of nodes started by hand, or the credentials of a node. Raises InputError."""
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not usable_token(token):
         raise InputError([f"{TOKEN_VARIABLE}: needs {NEEDED_TOKEN}, the same for all nodes and the runner"])

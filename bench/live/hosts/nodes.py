@@ -12,6 +12,8 @@ from bench.live.hosts.control import AbsentError, HostControl
 from bench.live.hosts.document import HostMeasurement, Hosts, NodeHost
 from bench.live.processes import Ended, Nodes, RunError
 from netem.proxy import authority
+from nodes.spec.credentials import Credentials
+from nodes.wire.messages import RUNNER
 
 RETRY_S = 0.25  # between looks whether a node listens
 CLOCK_S = 10.0  # between measurements of the clocks: oscillators differ by some microseconds a second
@@ -80,11 +82,12 @@ class HostNodes(Nodes):
 
     async def _start(self, node: NodeHost, token: str) -> None:
         """Start ``node`` if that is ours to do, and connect to its machine. Raises RunError."""
-        child = None if node.command is None else await self._spawn(node, node.command, token)
+        own = Credentials.of(token, node.name)
+        child = None if node.command is None else await self._spawn(node, node.command, own)
         deadline_s = time.monotonic() + self._hosts.wait_s
         while True:
             try:
-                self.controls[node.name] = await HostControl.open(node.name, node.address, token, self.tls)
+                self.controls[node.name] = await HostControl.open(node.name, node.address, own.token(RUNNER), self.tls)
             except AbsentError as absent:
                 if child is not None and child.returncode is not None:
                     raise RunError(f"{node.name}: {await _last_words(node, child)}", weight=2) from None
@@ -98,9 +101,12 @@ class HostNodes(Nodes):
         there = f"{node.name} at {authority(*node.address)} {why} after {self._hosts.wait_s:g} s"
         return f"{there}; start it there: {node.by_hand}" if node.command is None else there
 
-    async def _spawn(self, node: NodeHost, command: Sequence[str], token: str) -> asyncio.subprocess.Process:
-        """Start the command of ``node``, which reads the token and ends when its standard input does."""
-        words, pipe = [*command, *node.arguments, "--once", "--attached"], asyncio.subprocess.PIPE
+    async def _spawn(
+        self, node: NodeHost, command: Sequence[str], credentials: Credentials
+    ) -> asyncio.subprocess.Process:
+        """Start the command of ``node``, which reads its credentials and ends when its standard input does."""
+        allowed = [word for module in self.modules for word in ("--allow", module)]
+        words, pipe = [*command, *node.arguments, "--once", "--attached", *allowed], asyncio.subprocess.PIPE
         try:
             child = await asyncio.create_subprocess_exec(
                 *words, stdin=pipe, stdout=asyncio.subprocess.DEVNULL, stderr=pipe, start_new_session=True
@@ -110,7 +116,7 @@ class HostNodes(Nodes):
         self._children[node.name] = child
         logger.info("node %s started: %s", node.name, shlex.join(words))
         assert child.stdin is not None
-        child.stdin.write(f"{token}\n".encode())
+        child.stdin.write(f"{credentials.text}\n".encode())
         task = asyncio.create_task(self._await_end(node.name, child))
         self._watching.add(task)
         return child

@@ -178,7 +178,9 @@ def standing() -> Iterator[dict[str, tuple[str, int]]]:
 
 
 TOKEN = "correct horse battery staple"
-BY_HAND = "import sys; from bench.cli.node import run_node; sys.exit(run_node(sys.argv[1], %r, once=%r))"
+BY_HAND = (
+    "import sys; from bench.cli.node import run_node; sys.exit(run_node(sys.argv[1], %r, once=%r, allow=['mines']))"
+)
 
 
 def start_by_hand(name: str, once: bool = False, host: str = "127.0.0.1") -> subprocess.Popen[str]:

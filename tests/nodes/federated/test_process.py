@@ -9,12 +9,13 @@ from federations import make_federation
 from nodes.federated.process import servers_of
 from nodes.process.serve import _do_job
 from nodes.runtime.report import NodeReport, ReportParts
+from nodes.spec.credentials import Credentials
 from nodes.spec.federation import ClientMove
 from nodes.wire.channel import MemoryChannel, memory_pair
 from nodes.wire.codec import Limits
 from nodes.wire.listener import Listener, peer_id
 from nodes.wire.messages import AnyMessage, Begin, ClientFinished, ClientHello, Enlist, Peer, Ready, Report, Shutdown
-from nodes.wire.transport import Server, connect
+from nodes.wire.transport import connect
 
 EDGE1, EDGE2, CLOUD = Peer("edge1", "here", 1), Peer("edge2", "here", 2), Peer("cloud", "here", 3)
 
@@ -60,7 +61,7 @@ class Enlisted:
     """The nodes of an enlistment, at work in this process, and their runner's end."""
 
     def __init__(self, enlist: Enlist) -> None:
-        self.home = Listener("process", "secret", "127.0.0.1", 0)
+        self.home = Listener("process", Credentials.of("secret", "process"), "127.0.0.1", 0)
         self.runner: MemoryChannel
         control, self.runner = memory_pair("process", "runner")
         self.listening = asyncio.ensure_future(self.home.start())
@@ -85,7 +86,7 @@ class Enlisted:
 
 
 async def test_the_end_of_one_client_is_told_while_another_of_its_process_goes_on():
-    servers = [Server("secret", Limits()) for _ in range(2)]
+    servers = [Listener(name, Credentials.of("secret", name), "127.0.0.1", 0) for name in ("edge1", "edge2")]
     peers = []
     for number, server in enumerate(servers):
         await server.start()
@@ -95,7 +96,7 @@ async def test_the_end_of_one_client_is_told_while_another_of_its_process_goes_o
     crew = Enlisted(Enlist(federation=federation, names=("client1", "client2"), servers=visited))
     await crew.heard(Ready)
     await crew.runner.send(Begin())
-    one, other = [await server.accept() for server in servers]
+    one, other = [await server.neighbour("run") for server in servers]
     await one.send(Shutdown())
     assert (await crew.heard(ClientFinished)).client == "client1"
     assert not crew.done.done()
@@ -113,7 +114,9 @@ async def test_one_that_comes_to_an_edge_server_that_has_ended_is_told_so():
     await edge.heard(Ready)
     await edge.runner.send(Shutdown())
     await edge.done
-    came = await connect("127.0.0.1", edge.home.port, peer_id("client1", "run"), "secret", Limits())
+    client = peer_id("client1", "run")
+    token = Credentials.of("secret", "process").token(client)
+    came = await connect("127.0.0.1", edge.home.port, client, token, Limits())
     await came.send(ClientHello(round=0, begun=0, samples=20, mean_samples=20.0))
     assert isinstance(await came.receive(), Shutdown)
     await came.close()

@@ -10,11 +10,12 @@ import pytest
 
 from nodes.process.serve import serve
 from nodes.process.standby import await_runner
+from nodes.spec.credentials import Credentials
 from nodes.wire.channel import ChannelClosed
 from nodes.wire.messages import RUNNER, Failure
 from nodes.wire.transport import connect
 
-TOKEN = "correct horse battery staple"
+KEYS = Credentials.of("correct horse battery staple", "mec")
 
 
 async def health(port: int) -> dict[str, str]:
@@ -24,10 +25,10 @@ async def health(port: int) -> dict[str, str]:
 
 async def test_health_is_told_without_a_token_and_a_runner_is_told_of_the_end_of_its_job():
     listens: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve("mec", TOKEN, "127.0.0.1", 0, listens.set_result))
+    serving = asyncio.create_task(serve("mec", KEYS, "127.0.0.1", 0, listens.set_result))
     port = await listens
     assert await health(port) == {"node": "mec", "state": "idle"}
-    runner = await connect("127.0.0.1", port, f"{RUNNER}/1", TOKEN, bulk=False)
+    runner = await connect("127.0.0.1", port, f"{RUNNER}/1", KEYS.token(f"{RUNNER}/1"), bulk=False)
     while await health(port) == {"node": "mec", "state": "idle"}:
         pass  # until the node has taken the runner's connection
     assert await health(port) == {"node": "mec", "state": "busy"}

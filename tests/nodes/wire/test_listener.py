@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import torch
 
+from nodes.spec.credentials import Credentials
 from nodes.spec.job import Job, StageSpec
 from nodes.spec.service import Service
 from nodes.wire import listener as listening
@@ -19,7 +20,7 @@ from nodes.wire.messages import RUNNER, Activation, Configure
 from nodes.wire.socket_channel import SocketChannel
 from nodes.wire.transport import connect, largest_message
 
-TOKEN = "a secret"
+KEYS = Credentials.of("a secret", "mec")
 MIB = 1 << 20
 
 
@@ -27,7 +28,7 @@ def served(scenario: Callable[[Listener], Coroutine[Any, Any, None]]) -> Callabl
     """A test that runs ``scenario`` with a node that listens."""
 
     async def serve() -> None:
-        listener = Listener("mec", TOKEN, "127.0.0.1", 0)
+        listener = Listener("mec", KEYS, "127.0.0.1", 0)
         await listener.start()
         try:
             await asyncio.wait_for(scenario(listener), 60)
@@ -38,7 +39,13 @@ def served(scenario: Callable[[Listener], Coroutine[Any, Any, None]]) -> Callabl
 
 
 async def opened(listener: Listener, run: str) -> SocketChannel:
-    return await connect("127.0.0.1", listener.port, peer_id("ue", run), TOKEN, Limits(MIB, 64 * MIB), peer="mec")
+    peer = peer_id("ue", run)
+    return await connect("127.0.0.1", listener.port, peer, KEYS.token(peer), Limits(MIB, 64 * MIB), peer="mec")
+
+
+async def as_runner(listener: Listener, run: str) -> SocketChannel:
+    me = peer_id(RUNNER, run)
+    return await connect("127.0.0.1", listener.port, me, KEYS.token(me), bulk=False, peer="mec")
 
 
 def activation(size: int) -> Activation:
@@ -91,15 +98,12 @@ async def test_channels_of_a_run_that_is_over_or_never_comes_are_closed(listener
 async def test_a_second_runner_is_told_that_the_node_is_busy(listener: Listener) -> None:
     listening.BUSY_S, before = 0.2, listening.BUSY_S
     try:
-        first, second = [
-            await connect("127.0.0.1", listener.port, peer_id(RUNNER, run), TOKEN, bulk=False, peer="mec")
-            for run in ("one", "two")
-        ]
+        first, second = [await as_runner(listener, run) for run in ("one", "two")]
         taken, run = await listener.runner()
         assert run == "one"
         assert "mec is busy with another run" in await refused(second)
         await first.close()
-        third = await connect("127.0.0.1", listener.port, peer_id(RUNNER, "three"), TOKEN, bulk=False, peer="mec")
+        third = await as_runner(listener, "three")
         assert (await listener.runner())[1] == "three"
     finally:
         listening.BUSY_S = before
@@ -124,3 +128,29 @@ def test_a_payload_is_declared_within_what_the_wire_can_carry() -> None:
 
 def test_what_a_job_declares_is_no_bound_of_the_websocket_beside_a_tensor_socket() -> None:
     assert largest_message(Limits(payload_bytes=1 << 31), bulk=True) == largest_message(Limits(), bulk=True)
+
+
+@served
+async def test_a_peer_is_no_runner_of_another_node_and_its_token_is_good_for_one_run(
+    listener: Listener,
+) -> None:
+    cloud = Credentials.of("a secret", "cloud")  # what another node of the same runner holds
+    assert cloud.peers == KEYS.peers
+    tokens = {
+        peer_id(RUNNER, "run"): [cloud.token(peer_id(RUNNER, "run")), KEYS.token(peer_id("ue", "run"))],
+        peer_id("ue", "run"): [KEYS.token(peer_id("ue", "run before")), KEYS.token(peer_id("mec2", "run")), "a secret"],
+        peer_id("ue", "other"): [KEYS.token(peer_id(RUNNER, "other")), KEYS.peers, KEYS.runner],
+    }
+    for peer, wrong in tokens.items():
+        for token in wrong:
+            with pytest.raises(ChannelClosed, match="refused with status 401"):
+                await connect("127.0.0.1", listener.port, peer, token, peer="mec")
+    await (await as_runner(listener, "run")).close()
+
+
+def test_credentials_are_read_as_they_are_written_and_shown_nowhere() -> None:
+    assert Credentials.read(KEYS.text) == KEYS
+    assert not any(key in f"{KEYS!r} {KEYS}" for key in KEYS)
+    for text in ("node", "node.a.b", KEYS.text[:-1], KEYS.text + ".x", KEYS.text.removeprefix("node.")):
+        with pytest.raises(ValueError, match=r"expected node\.KEY\.KEY"):
+            Credentials.read(text)

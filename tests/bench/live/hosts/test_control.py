@@ -18,24 +18,26 @@ from netem.calibrate import Calibration
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.process.host_control import HOST_PATH, ClockReading, Host, TimeConnection, TryLinks
+from nodes.spec.credentials import RUNNER, Credentials
 from nodes.spec.service import Pace, Service
 from nodes.wire.messages import TaskReport
 from nodes.wire.transport import Server
 
 TOKEN = "correct horse battery staple"
+BEARER = Credentials.of(TOKEN, "mec").token(RUNNER)
 LINK = LinkProfile(rate_bps=50e6, delay_s=0.004)
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
-    one = Server(TOKEN)
+    one = Server(BEARER)
     one.handlers[HOST_PATH] = Host().attend
     await one.start()
     yield one
     await one.close()
 
 
-async def opened(server: Server, token: str = TOKEN) -> HostControl:
+async def opened(server: Server, token: str = BEARER) -> HostControl:
     return await HostControl.open("mec", (server.host, server.port), token)
 
 

@@ -14,6 +14,7 @@ from bench.live.hosts.control import HostControl
 from bench.live.processes import RunError
 from bench.suite.document import InputError
 from nodes.process.host_control import HOST_PATH, Host
+from nodes.spec.credentials import Credentials
 from nodes.wire.channel import ChannelClosed
 from nodes.wire.codec import Limits
 from nodes.wire.listener import Listener
@@ -21,7 +22,7 @@ from nodes.wire.messages import RUNNER, Heartbeat, Parameters
 from nodes.wire.tls import tls_of
 from nodes.wire.transport import connect
 
-TOKEN = "correct horse battery staple"
+KEYS = Credentials.of("correct horse battery staple", "mec")
 LIMITS = Limits(payload_bytes=1 << 24)
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no command openssl")
 
@@ -42,7 +43,7 @@ def run(test: object) -> None:
 
 
 async def listening(certs: Path) -> Listener:
-    listener = Listener("mec", TOKEN, "127.0.0.1", 0, tls_of(certs / "mec"))
+    listener = Listener("mec", KEYS, "127.0.0.1", 0, tls_of(certs / "mec"))
     listener.limits.payload_bytes = LIMITS.payload_bytes
     listener.handlers[HOST_PATH] = Host().attend
     await listener.start()
@@ -57,7 +58,9 @@ def tensors(megabytes: int, step: int) -> Parameters:
 def test_large_tensors_cross_both_ways_and_all_written_bytes_are_acknowledged(certs):
     async def test() -> None:
         listener = await listening(certs)
-        near = await connect("127.0.0.1", listener.port, "ue/1", TOKEN, LIMITS, peer="mec", tls=tls_of(certs / "ue"))
+        near = await connect(
+            "127.0.0.1", listener.port, "ue/1", KEYS.token("ue/1"), LIMITS, peer="mec", tls=tls_of(certs / "ue")
+        )
         far = await listener.neighbour("1")
 
         async def send(channel, count: int) -> None:
@@ -108,7 +111,7 @@ def test_who_is_not_by_certificate_who_they_say_is_refused(own, peer, told, cert
         listener = await listening(certs)
         tls = own and tls_of(certs.parent / own)
         with pytest.raises(ChannelClosed, match=f"(?i){told}"):
-            await connect("127.0.0.1", listener.port, "ue/1", TOKEN, peer=peer, tls=tls)
+            await connect("127.0.0.1", listener.port, "ue/1", KEYS.token("ue/1"), peer=peer, tls=tls)
         await listener.close()
 
     run(test())
@@ -119,12 +122,12 @@ def test_a_runner_is_held_to_its_certificate_and_the_token_is_needed_too(certs):
         listener = await listening(certs)
         where = ("mec", ("127.0.0.1", listener.port))
         with pytest.raises(RunError, match="the certificate here is not that of 'runner'"):
-            await HostControl.open(*where, TOKEN, tls_of(certs / "ue"))
+            await HostControl.open(*where, KEYS.token(RUNNER), tls_of(certs / "ue"))
         with pytest.raises(RunError, match="the token is another one"):
             await HostControl.open(*where, "another one that is long", tls_of(certs / RUNNER))
         with pytest.raises(RunError, match=r"cloud at .* is not to be trusted"):
-            await HostControl.open("cloud", where[1], TOKEN, tls_of(certs / RUNNER))
-        control = await HostControl.open(*where, TOKEN, tls_of(certs / RUNNER))
+            await HostControl.open("cloud", where[1], KEYS.token(RUNNER), tls_of(certs / RUNNER))
+        control = await HostControl.open(*where, KEYS.token(RUNNER), tls_of(certs / RUNNER))
         assert abs((await control.clock())[0]) < 0.1
         await control.close()
         await listener.close()
