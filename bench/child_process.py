@@ -8,6 +8,19 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from nodes.user_modules import working_folders
+
+# Runs a module with the given search path. An environment variable with the same would have Python itself import
+# sitecustomize of a working folder at its start.
+START = """
+import json, runpy, sys
+module, paths, folders = sys.argv[1:]
+sys.path[:] = json.loads(paths)
+del sys.argv[1:]
+from nodes.user_modules import keep_from_packages
+keep_from_packages(*json.loads(folders))
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
 END_S = 3.0  # from the end of a child's input until it must have ended
 
 
@@ -22,11 +35,11 @@ class Child:
         encoding = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
         escaping = {"PYTHONIOENCODING": f"{encoding}:backslashreplace"}  # whatever users' code prints
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
+            [sys.executable, "-P", "-c", START, module, json.dumps(import_paths()), json.dumps(working_folders())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in the terminal reaches this process only, which then ends the child
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(import_paths())} | escaping | environment,
+            env=os.environ | escaping | environment,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

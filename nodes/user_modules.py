@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import resolve_name
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import TypeVar
 
 from nodes.files import commands
@@ -119,9 +119,42 @@ class _Loader(SourceFileLoader):
 class _Finder:
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, _target: ModuleType | None = None) -> ModuleSpec | None:
+        if path is None and _is_kept(name) and _asks_package():
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return _current.find_spec(name, path) if _current else None
 
 
+def keep_from_packages(*folders: str) -> None:
+    """Keep the modules in ``folders`` from imports of installed packages, which look for optional ones by name."""
+    _working.update(dict.fromkeys(folders))
+    if _Finder not in sys.meta_path:
+        sys.meta_path.insert(0, _Finder)
+
+
+def working_folders() -> list[str]:
+    """The folders whose modules only the project and users' code import."""
+    return list(_working)
+
+
+def _is_kept(top: str) -> bool:
+    """Whether ``top`` is a module of a user's folder, and no installed one."""
+    folders = (*_working, *folders_in_use())
+    return any(_there(folder, top) for folder in folders) and not _is_installed(top)
+
+
+def _asks_package() -> bool:
+    """Whether the code that imports is that of an installed package, and not the project's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        if module != __name__ and module.partition(".")[0] != "importlib":
+            is_installed = any(f"{os.sep}{folder}{os.sep}" in frame.f_code.co_filename for folder in INSTALLED)
+            return is_installed and module.partition(".")[0] not in PROJECT
+        frame = frame.f_back
+    return False
+
+
+_working: dict[str, None] = {}  # the folder in which a command was started
 _current: UserModules | None = None
 _known: dict[tuple[str, ...], UserModules] = {}
 
@@ -129,8 +162,7 @@ _known: dict[tuple[str, ...], UserModules] = {}
 def user_modules(folders: Iterable[Path | str]) -> UserModules:
     """The modules in ``folders``, the same object each time."""
     names = tuple(dict.fromkeys(os.path.realpath(folder) for folder in folders))
-    if _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)
+    keep_from_packages()
     return _known.setdefault(names, UserModules(names))
 
 

@@ -16,7 +16,7 @@ from bench.suite.strict_yaml import DecHook
 from nodes.files import cached_reading
 from nodes.imports import did_you_mean, load_callable, registered_names
 from nodes.spec.job import ModelSpec, StageSpec
-from nodes.user_modules import cached_by_modules
+from nodes.user_modules import cached_by_modules, keep_from_packages
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
@@ -153,5 +153,6 @@ def check_stage_name(name: str) -> None:
 def make_importable(folder: Path) -> None:
     """Let ``module:callable`` find modules in ``folder``; last, so that none hides an installed package."""
     path = str(folder.resolve())
+    keep_from_packages(path)
     if path not in sys.path:
         sys.path.append(path)

@@ -27,6 +27,7 @@ ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # near the end
 TAIL_BYTES = 64
 GROUP = 16  # pictures that a thread takes at once
 CHUNK = 1024  # pictures that are decoded before they are kept
+MOST_PIXELS = 1 << 27  # of a picture: 400 MB decoded
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")  # modes with an alpha channel
 
 T = TypeVar("T")
@@ -150,7 +151,12 @@ def _opened(path: Path) -> Iterator["Image.Image"]:
 
     try:
         with Image.open(path) as picture:
+            width, height = picture.size
+            if width * height > MOST_PIXELS:
+                raise DataError(f"{path} ({width} x {height} pixels, expected at most {MOST_PIXELS:,})")
             yield picture
+    except DataError:
+        raise
     except UnidentifiedImageError:
         why = "no picture of a known format" if path.stat().st_size else "empty"
         raise DataError(f"{path} ({why})") from None

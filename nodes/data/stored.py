@@ -114,10 +114,10 @@ def contents(place: Path, names: Collection[str]) -> dict[str, bytes]:
             for member in archive:
                 name = PurePosixPath(member.name).name
                 _check_size(f"{place}: {name}", member.size)
-                if name in names and name not in found and (file := archive.extractfile(member)):
+                if name in names and (file := archive.extractfile(member)):
+                    if name in found:
+                        raise DataError(f"{place}: holds {name} twice, expected it once")
                     found[name] = file.read()
-                if len(found) == len(names):
-                    break
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{place}: expected a readable tar archive: {one_line(error)}") from None
     return found

@@ -1,5 +1,6 @@
 """Published files of arrays are written here by hand, and must be read back as the pixels that were meant."""
 
+import io
 import pickle
 import struct
 import tarfile
@@ -21,6 +22,8 @@ from data_sets import (
 from scipy.io import savemat
 
 from nodes.data.datasets import check_dataset, load_dataset
+from nodes.data.stored import contents
+from nodes.errors import DataError
 
 
 @pytest.mark.parametrize("inside", ["cifar-10-batches-bin", "."])
@@ -226,3 +229,14 @@ def test_svhn_that_is_broken(tmp_path: Path) -> None:
     assert_refused("svhn: .*test_32x32.mat: ", "svhn", tmp_path, call=check_dataset)
     (tmp_path / "test_32x32.mat").unlink()
     assert_refused("no test_32x32.mat in", "svhn", tmp_path, call=check_dataset)
+
+
+def test_a_name_is_in_an_archive_once(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "two.tar", "w") as packed:
+        for folder, text in (("a", b"1"), ("b", b"2")):
+            member = tarfile.TarInfo(f"{folder}/labels")
+            member.size = 1
+            packed.addfile(member, io.BytesIO(text))
+    assert contents(tmp_path / "two.tar", ["other"]) == {}
+    with pytest.raises(DataError, match=r"two\.tar: holds labels twice"):
+        contents(tmp_path / "two.tar", ["labels"])

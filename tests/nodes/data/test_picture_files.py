@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,3 +187,23 @@ def test_damaged_pictures_are_found_before_training(tmp_path: Path) -> None:
     for part in (found.train, found.test):
         with pytest.raises(DataError, match=r"^2 of 17 pictures cannot be decoded: .*cat/1.png .*; .*dog/21.png "):
             subset(part, 16, seed=0)
+
+
+def test_a_picture_that_says_it_is_huge_is_refused_before_its_pixels_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header of a PNG of 60,000 x 60,000 pixels with the data of one of 4 x 4, and one a pixel above the cap."""
+    small = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(small, "PNG")
+    head = b"IHDR" + (60_000).to_bytes(4) * 2 + small.getvalue()[24:29]
+    huge = small.getvalue()[:12] + head + zlib.crc32(head).to_bytes(4) + small.getvalue()[33:]
+    path = tmp_path / "huge.png"
+    path.write_bytes(huge)
+    with pytest.raises(DataError, match=r"huge\.png"):
+        decode(path, 4)
+    Image.new("RGB", (5, 4)).save(tmp_path / "wide.png")
+    monkeypatch.setattr("nodes.data.picture_files.MOST_PIXELS", 20)
+    assert decode(tmp_path / "wide.png", 4).shape == (4, 4, 3)
+    monkeypatch.setattr("nodes.data.picture_files.MOST_PIXELS", 19)
+    with pytest.raises(DataError, match=r"wide\.png \(5 x 4 pixels, expected at most 19\)"):
+        decode(tmp_path / "wide.png", 4)
