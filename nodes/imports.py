@@ -1,11 +1,12 @@
 """Loading of ``module:callable`` names, names that packages register, and suggestions. Imports no torch."""
 
+import contextlib
 import difflib
 import functools
 import importlib
 import importlib.metadata
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, get_args
 
 from nodes.errors import one_line
@@ -40,10 +41,15 @@ def _entry_points(group: Group) -> dict[str, set[str]]:
     return found
 
 
-def allow_modules(modules: Iterable[str]) -> None:
+@contextlib.contextmanager
+def modules_allowed(modules: Iterable[str]) -> Iterator[None]:
     """Let names of ``module:callable`` lead to ``modules``, built-in and registered ones alone, in this process."""
     global _allowed  # noqa: PLW0603  (one for all jobs of a node)
-    _allowed = frozenset(modules)
+    before, _allowed = _allowed, frozenset(modules)
+    try:
+        yield
+    finally:
+        _allowed = before
 
 
 def _is_within(module: str, packages: Iterable[str]) -> bool:

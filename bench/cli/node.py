@@ -15,7 +15,7 @@ import uvloop
 from bench.live.hosts.document import NEEDED_TOKEN, TOKEN_VARIABLE, is_loopback, token_of_environment, usable_token
 from bench.suite.document import InputError
 from netem.proxy import authority
-from nodes.imports import allow_modules
+from nodes.imports import modules_allowed
 from nodes.process.standby import await_runner
 from nodes.spec.credentials import Credentials, is_of_node
 from nodes.wire.tls import tls_of
@@ -50,7 +50,6 @@ def run_node(  # noqa: PLR0917 (the arguments of the command)
     except ValueError as error:
         raise InputError([f"--tls: {error}"]) from None
     credentials = _credentials(name, _token_of_input() if attached else token_of_environment(), attached)
-    allow_modules(allow)
     whom = f"the runner with {'its credentials' if attached else TOKEN_VARIABLE}{' and its certificate' if tls else ''}"
 
     def announce(bound: int) -> None:
@@ -74,7 +73,8 @@ def run_node(  # noqa: PLR0917 (the arguments of the command)
 
     try:
         listening = _stand_by(name, host, port, announce) if standby else None
-        well = uvloop.run(serve_until_told(listening))
+        with modules_allowed(allow):
+            well = uvloop.run(serve_until_told(listening))
     except OSError as error:
         raise InputError([f"{authority(host, port)}: {error.strerror or error}"]) from None
     return int(not well)

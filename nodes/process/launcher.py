@@ -22,7 +22,7 @@ import uvloop
 
 import nodes.process.serve  # imports torch, once for all nodes
 from netem.kernel.namespace import enter
-from nodes.imports import allow_modules
+from nodes.imports import modules_allowed
 from nodes.spec.credentials import Credentials
 from nodes.user_modules import user_modules
 
@@ -125,9 +125,8 @@ class Launcher:
             if namespace is not None:
                 enter(namespace)
                 host = "0.0.0.0"  # the namespace has only its loopback device, for the runner, and its links
-            allow_modules(self._modules)
             modules = user_modules(folders).in_use()
-            with modules, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with modules_allowed(self._modules), modules, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 code = 0 if runner.run(self._serve(name, credentials, host)) else 1
             sys.stdout.flush()
         except BaseException:

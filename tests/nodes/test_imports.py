@@ -5,9 +5,8 @@ import sys
 
 import pytest
 
-from nodes import imports
 from nodes.federated.schemes.builtin import SCHEMES
-from nodes.imports import allow_modules, load_callable
+from nodes.imports import load_callable, modules_allowed
 from nodes.model.factory import BUILT_IN as MODELS
 from nodes.model.factory import build_model
 from nodes.spec.federation import Federation, SchemeSpec
@@ -15,12 +14,6 @@ from nodes.spec.job import Job, StageSpec
 from nodes.spec.modules import modules_of
 from nodes.spec.service import Pace, Service
 from nodes.stages.builtin import BUILT_IN as STAGES
-
-
-@pytest.fixture(autouse=True)
-def restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put back what a test allows; one process may import anything."""
-    monkeypatch.setattr(imports, "_allowed", None)
 
 
 @pytest.mark.parametrize(
@@ -40,27 +33,27 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_names_of_other_modules_are_refused_before_their_import(name: str) -> None:
-    allow_modules([])
     before = set(sys.modules)
-    with pytest.raises(ValueError, match=r"this node may not import|has no|cannot be imported"):
+    with modules_allowed([]), pytest.raises(ValueError, match=r"this node may not import|has no|cannot be imported"):
         load_callable(name)
     assert "antigravity" not in set(sys.modules) - before
 
 
 def test_an_allowed_module_and_no_other_is_imported() -> None:
-    allow_modules(["subprocess"])
-    assert load_callable("subprocess:call") is subprocess.call
-    with pytest.raises(ValueError, match="this node may not import os; start it with --allow os"):
-        load_callable("os:system")
+    with modules_allowed(["subprocess"]):
+        assert load_callable("subprocess:call") is subprocess.call
+        with pytest.raises(ValueError, match="this node may not import os; start it with --allow os"):
+            load_callable("os:system")
+    assert callable(load_callable("os:system"))
 
 
 def test_what_is_built_in_is_always_allowed() -> None:
-    allow_modules([])
     named = [*MODELS.values(), *STAGES.values()]
-    assert all(callable(load_callable(name)) for name in named)
-    assert SCHEMES
-    assert build_model("small_cnn", 10, (3, 16, 16), 0) is not None
-    assert load_callable("torchvision.models:resnet18").__name__ == "resnet18"
+    with modules_allowed([]):
+        assert all(callable(load_callable(name)) for name in named)
+        assert SCHEMES
+        assert build_model("small_cnn", 10, (3, 16, 16), 0) is not None
+        assert load_callable("torchvision.models:resnet18").__name__ == "resnet18"
 
 
 def test_a_run_names_the_modules_of_its_callables() -> None:
