@@ -52,17 +52,23 @@ def run_node(  # noqa: PLR0917 (the arguments of the command)
     credentials = _credentials(name, _token_of_input() if attached else token_of_environment(), attached)
     whom = f"the runner with {'its credentials' if attached else TOKEN_VARIABLE}{' and its certificate' if tls else ''}"
 
+    bound_port = port
+
     def announce(bound: int) -> None:
+        nonlocal bound_port
+        bound_port = bound
         print(f"{name} listens at {authority(host, bound)}", flush=True)
         print(f"{name} serves {whom}; modules: {', '.join(('built-in', *allow))}", flush=True)
 
     async def serve_until_told(listening: socket.socket | None) -> bool:
+        from nodes.process.attendance import SILENCE_S  # noqa: PLC0415
         from nodes.process.serve import serve  # noqa: PLC0415  (torch, which takes most of the memory)
+        from nodes.runtime.executors import StuckThreadError  # noqa: PLC0415
 
         loop = asyncio.get_running_loop()
-        how: dict[str, Any] = {"jobs": 1 if once else None, "tls": secured, "listening": listening}
+        how: dict[str, Any] = {"jobs": 1 if once else None, "silence_s": SILENCE_S, "tls": secured}
         told = announce if listening is None else lambda _: None
-        serving = asyncio.ensure_future(serve(name, credentials, host, port, told, **how))
+        serving = asyncio.create_task(serve(name, credentials, host, port, told, listening=listening, **how))
         loop.add_signal_handler(signal.SIGTERM, serving.cancel)
         if attached:
             threading.Thread(target=_await_end_of_input, args=(loop, serving), daemon=True).start()
@@ -70,6 +76,12 @@ def run_node(  # noqa: PLR0917 (the arguments of the command)
             return await serving
         except asyncio.CancelledError:
             return True
+        except StuckThreadError as error:
+            ends = once or attached or serving.cancelling() > 0
+            print(f"{name}: {error}; the process {'ends' if ends else 'starts anew'}", file=sys.stderr, flush=True)
+            if ends:
+                os._exit(1)  # an ordinary exit would wait for the thread
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], "--port", str(bound_port)])
 
     try:
         listening = _stand_by(name, host, port, announce) if standby else None

@@ -17,13 +17,14 @@ from bench import events
 from bench.live.hosts.shaping import shaped_on_hosts
 from bench.live.link_self_test import Pair
 from bench.live.processes import HostPort, RunError
-from bench.live.run import PARTS, LiveRun, SilentError, T, of_link, stray
+from bench.live.run import LiveRun, SilentError, T, of_link, stray
 from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
 from nodes.spec.modules import modules_of
 from nodes.spec.policy import LinkSpec
 from nodes.spec.service import Service
+from nodes.wire.channel import PARTS
 from nodes.wire.messages import (
     AnyMessage,
     Begin,

@@ -24,15 +24,15 @@ from netem.profiles import Duplex
 from nodes.errors import ProtocolError
 from nodes.runtime.report import NodeReport, ReportParts
 from nodes.spec.credentials import Credentials
-from nodes.wire.channel import Channel, ChannelClosed
+from nodes.wire.channel import HEARTBEAT_S, Channel, ChannelClosed, receive_within
 from nodes.wire.codec import Limits
 from nodes.wire.listener import peer_id
-from nodes.wire.messages import RUNNER, AnyMessage, Failure, Heartbeat, PeerLost, Ready, Report, Setup
+from nodes.wire.messages import RUNNER, AnyMessage, Computation, Failure, Heartbeat, PeerLost, Ready, Report, Setup
 from nodes.wire.transport import connect
 from reports.record import ShapingBackend as Backend
 
 SILENCE_S = 10.0  # a process without a message for so long, not even a heartbeat, is silent
-PARTS = 5  # of that time: a runner that stood still itself, as by Ctrl-Z, then hears what has come meanwhile
+STUCK_S = 3600.0  # a computation, such as the pretraining of a stage, takes minutes; this long it does not return
 SETTLE_S = 1.0  # after a first failure, time for a cause that is certain
 PATIENCE_S = 5.0  # for processes to end by themselves once the run is over
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class SilentError(LostError):
-    """A process has been silent for too long."""
+    """A process has been silent for too long, or a computation of its nodes has not returned for too long."""
 
 
 class LiveRun(ABC):
@@ -60,6 +60,7 @@ class LiveRun(ABC):
         self._parts: dict[str, ReportParts] = {}  # by process
         self.uncalibrated: list[str] = []  # complaints of the test of the links
         self.modules = modules
+        self._computing: dict[str, tuple[Computation, ...]] = {}  # that take long, by process, as last heard
         self._shaping, self._given = shaping, nodes or shaping.hosts
         self._token = (self._given and self._given.token) or secrets.token_urlsafe(32)
         self._id = secrets.token_hex(4)
@@ -116,8 +117,12 @@ class LiveRun(ABC):
                     await self._nodes.end()  # first of all: a process that is stopped answers no goodbye
                     raise
 
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(play())
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(play())
+        except KeyboardInterrupt as stop:  # also of a time limit, whose reason this may be
+            stop.add_note(self._standing())
+            raise
 
     async def start(self, names: Sequence[str]) -> None:
         """Start processes and attend to them. Raises RunError."""
@@ -189,6 +194,7 @@ class LiveRun(ABC):
 
     async def _set_up(self, name: str, control: Channel, setup: Setup) -> None:
         self._controls[name] = control
+        self.spawn(_beat(control))
         await control.send(setup)
         while self._early[name]:  # grows meanwhile
             await control.send(self._early[name].pop(0))
@@ -203,7 +209,11 @@ class LiveRun(ABC):
             return await self.gone(name, error)
         self.silent.discard(name)
         match message:
-            case Heartbeat():
+            case Heartbeat(computing=computing):
+                self._computing[name] = computing
+                for one in computing:
+                    if one.seconds > STUCK_S:
+                        await self.gone(name, SilentError(f"{_text(one)}, at most {STUCK_S:g} s is right", weight=2))
                 return None
             case Ready(pid=pid):
                 self._parts.pop(name, None)  # of a process before this one
@@ -229,6 +239,11 @@ class LiveRun(ABC):
             self.reported.add(name)
             self.reports |= {one.name: one for one in reports}
 
+    def _standing(self) -> str:
+        """What the nodes were at, as far as their heartbeats told."""
+        computing = [_text(one) for found in self._computing.values() for one in found]
+        return "; ".join(computing) or f"no node computed of {', '.join(self._controls) or 'those to start'}"
+
     async def _ended(self, name: str, how: str) -> None:
         self.ended.add(name)
         events.emit("node", nodes=self.members(name), state="done" if name in self.reported else "lost")
@@ -252,11 +267,23 @@ def of_link(upper: str, lower: str, link: Duplex) -> events.Event:
 
 async def hear(control: Channel, within_s: float) -> AnyMessage:
     """The next message of a process. Raises SilentError if none comes ``within_s``, and ChannelClosed."""
-    for _ in range(PARTS):
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s / PARTS):
-                return await control.receive()
-    raise SilentError(f"{control.peer} has not been heard of for {within_s:g} s", weight=2)
+    try:
+        return await receive_within(control, within_s)
+    except TimeoutError:
+        raise SilentError(f"{control.peer} has not been heard of for {within_s:g} s", weight=2) from None
+
+
+async def _beat(control: Channel) -> None:
+    """Let a process know each second that this runner lives."""
+    with suppress(ChannelClosed):
+        while True:
+            await control.send(Heartbeat(node=RUNNER))
+            await asyncio.sleep(HEARTBEAT_S)
+
+
+def _text(computation: Computation) -> str:
+    node, seconds, where = computation
+    return f"{node} has been computing for {seconds:.0f} s at {where}"
 
 
 def _weight(error: BaseException) -> int:

@@ -7,7 +7,7 @@ another one is told that the node is busy. The emulator of a runner ends with it
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from statistics import median
 from typing import Any
 
@@ -21,6 +21,9 @@ from netem.kernel.namespace import connect_from
 from netem.link import LinkProfile
 from netem.profiles import Duplex
 from netem.trace_schedule import files_of, with_absolute_paths
+from nodes.process.attendance import SILENCE_S
+from nodes.wire.channel import PARTS
+from nodes.wire.listener import BUSY_S
 
 HOST_PATH = "/host"
 BUSY_STATUS = 503
@@ -69,24 +72,41 @@ class Host:
 
     def __init__(self) -> None:
         self.held = False  # by a runner
+        self._session: web.WebSocketResponse | None = None  # the present one, or the last
+        self._free = asyncio.Event()
 
     async def attend(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a runner's requests until it leaves; another one is refused meanwhile."""
+        """Answer a runner's requests until it leaves or is silent; another one is refused meanwhile.
+
+        One that comes while the session of a runner that has left still ends waits for that.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BUSY_S):
+                while self.held and self._session is not None and self._session.closed:
+                    await self._free.wait()
         if self.held:
             return web.Response(status=BUSY_STATUS, text="busy")
         self.held = True
+        self._free.clear()
         try:
-            websocket = web.WebSocketResponse(compress=False, max_msg_size=MOST_BYTES)
+            self._session = websocket = web.WebSocketResponse(compress=False, max_msg_size=MOST_BYTES)
             await websocket.prepare(request)
             async with _Session() as session:
-                async for message in websocket:
-                    if message.type is not aiohttp.WSMsgType.BINARY:
-                        break
+                while (message := await _next(websocket)).type is aiohttp.WSMsgType.BINARY:
                     answer = await session.answer(message.data, time.monotonic())
                     await websocket.send_bytes(msgspec.json.encode(answer))
             return websocket
         finally:
             self.held = False
+            self._free.set()
+
+
+async def _next(websocket: web.WebSocketResponse) -> aiohttp.WSMessage:
+    """The next message of a runner; its end, also where it is silent for too long."""
+    for _ in range(PARTS):
+        with suppress(TimeoutError):
+            return await websocket.receive(SILENCE_S / PARTS)
+    return aiohttp.WSMessage(aiohttp.WSMsgType.CLOSED, None, None)
 
 
 class _Session(AsyncExitStack):

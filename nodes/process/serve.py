@@ -19,6 +19,7 @@ import torch
 from nodes.errors import TRACEBACK_CHARACTERS, NodeError, PeerLostError, one_line, traceback_of
 from nodes.federated import process as federated
 from nodes.inference import process as inference
+from nodes.process.attendance import RunnerChannel
 from nodes.process.host_control import HOST_PATH, Host
 from nodes.runtime.actions import Direction
 from nodes.runtime.allocator import keep_freed_memory, resident_bytes
@@ -28,11 +29,12 @@ from nodes.runtime.node import Node
 from nodes.runtime.report import NodeReport, node_report, report_messages
 from nodes.spec.credentials import Credentials
 from nodes.training import build as training
-from nodes.wire.channel import Channel, ChannelClosed, MemoryChannel, memory_pair
+from nodes.wire.channel import HEARTBEAT_S, Channel, ChannelClosed, MemoryChannel, memory_pair
 from nodes.wire.listener import Listener, peer_id
 from nodes.wire.messages import (
     RUNNER,
     AnyMessage,
+    Computation,
     Configure,
     Enlist,
     Failure,
@@ -46,10 +48,10 @@ from nodes.wire.messages import (
 from nodes.wire.tls import Tls
 from nodes.wire.transport import connect
 
-HEARTBEAT_S = 1.0
 REASON_CHARACTERS = 1000
 
 T = TypeVar("T")
+Computes = list[tuple[str, ThreadExecutor]]  # by node
 
 
 async def serve(
@@ -60,13 +62,15 @@ async def serve(
     announce: Callable[[int], None],
     *,
     jobs: int | None = None,
+    silence_s: float | None = None,
     tls: Tls | None = None,
     listening: socket.socket | None = None,
 ) -> bool:
     """Be process ``name`` for ``jobs`` jobs (None: until cancelled), one by one; False if the last failed.
 
-    ``announce`` is given the port once the process listens. With ``tls`` all connections are encrypted. Raises OSError
-    if it cannot listen.
+    ``announce`` is given the port once the process listens. A runner that is silent for ``silence_s`` is given up, None
+    waits for ever. With ``tls`` all connections are encrypted. Raises OSError if it cannot listen, and StuckThreadError
+    after a job whose computation does not return.
     """
     keep_freed_memory()
     listener, machine, serving = Listener(name, credentials, host, port, tls), Host(), False
@@ -77,11 +81,12 @@ async def serve(
     succeeded = True
     try:
         while jobs is None or jobs > 0:
-            control, run = await listener.runner()
-            serving = True
-            beating = asyncio.create_task(_beat(name, control))
+            channel, run = await listener.runner()
+            control, serving = RunnerChannel(channel, silence_s), True
+            computes: Computes = []
+            beating = asyncio.create_task(_beat(name, control, computes))
             try:
-                succeeded = await _serve_job(listener, control, run)
+                succeeded = await _serve_job(listener, control, run, computes)
             finally:
                 beating.cancel()
                 await control.close()
@@ -93,28 +98,29 @@ async def serve(
     return succeeded
 
 
-async def _serve_job(listener: Listener, control: Channel, run: str) -> bool:
+async def _serve_job(listener: Listener, control: RunnerChannel, run: str, computes: Computes) -> bool:
     """Run one job for the runner behind ``control``, report what came of it, and stay until the runner is gone."""
     last: Sequence[AnyMessage] = ()
     with suppress(ChannelClosed):
         try:
             async with AsyncExitStack() as stack:
-                last = await _do_job(listener, control, run, stack)
-                for message in last:
-                    await control.send(message)
-                while True:
-                    await control.receive()  # too late for whatever it is
+                last = await _do_job(listener, control, run, computes, stack)
+                await control.send_last(last)
         except asyncio.CancelledError:
             await control.send(Failure(node=listener.name, reason="the node was told to end"))
             raise
     return all(isinstance(message, Report) for message in last) and bool(last)
 
 
-async def _do_job(listener: Listener, control: Channel, run: str, stack: AsyncExitStack) -> Sequence[AnyMessage]:
+async def _do_job(
+    listener: Listener, control: RunnerChannel, run: str, computes: Computes, stack: AsyncExitStack
+) -> Sequence[AnyMessage]:
     """What the nodes did, or what failed; if so, channels to the neighbours are left to ``stack``."""
     try:
         plan = _plan(listener.name, await control.receive())
-        return await _Host(listener, control, run, plan).run(stack)
+        host = _Host(listener, control, run, plan)
+        computes += zip(plan.names, host.computes, strict=True)
+        return await host.run(stack)
     except PeerLostError as lost:
         return [PeerLost(peer=lost.peer, reason=str(lost))]
     except Exception as error:  # whatever it is, the runner must know
@@ -143,10 +149,10 @@ class _Resident(NamedTuple):
 class _Host:
     """One job of this process."""
 
-    def __init__(self, listener: Listener, control: Channel, run: str, plan: HostPlan) -> None:
+    def __init__(self, listener: Listener, control: RunnerChannel, run: str, plan: HostPlan) -> None:
         self._listener, self._control, self._run, self._plan = listener, control, run, plan
         # One executor a node: a paced one must not hold up another.
-        self._computes = [ThreadExecutor(plan.threads) for _ in plan.names]
+        self.computes = [ThreadExecutor(plan.threads) for _ in plan.names]
         self._runners: list[tuple[MemoryChannel, MemoryChannel]]
         self._runners = [memory_pair(name, RUNNER) for name in plan.names]
 
@@ -158,7 +164,7 @@ class _Host:
         limits.payload_bytes = plan.payload_bytes
         if plan.threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())  # the next job chooses for itself
-        for compute in self._computes:
+        for compute in self.computes:
             stack.push_async_callback(compute.end)
         handing_out = asyncio.create_task(self._hand_out())
         stack.callback(handing_out.cancel)
@@ -182,7 +188,7 @@ class _Host:
 
     async def _prepare(self, handing_out: asyncio.Task[None], stack: AsyncExitStack) -> list[_Resident]:
         """Join the neighbours, and build the nodes meanwhile. Raises ChannelClosed if the runner goes first."""
-        building = self._computes[0].run(self._plan.build)
+        building = self.computes[0].run(self._plan.build)
         joining = asyncio.create_task(self._join(stack))
         preparing = asyncio.gather(building, joining)
         ends: list[asyncio.Future[Any]] = [preparing, handing_out]
@@ -222,7 +228,7 @@ class _Host:
         return await connect(peer.host, peer.port, me, token, listener.limits, peer=peer.name, tls=tls)
 
     def _settle(self, number: int, hosted: Hosted, channels: dict[Direction, Channel]) -> _Resident:
-        name, compute, runner = self._plan.names[number], self._computes[number], self._runners[number]
+        name, compute, runner = self._plan.names[number], self.computes[number], self._runners[number]
         paced = PacedExecutor(compute, hosted.cost) if hosted.cost else None
         reach = partial(self._reach, name)
         channels = {**channels, RUNNER: runner[0]}
@@ -282,8 +288,10 @@ def _report(resident: _Resident) -> NodeReport:
     return report
 
 
-async def _beat(name: str, control: Channel) -> None:
+async def _beat(name: str, control: RunnerChannel, computes: Computes) -> None:
+    """Let the runner know each second that this process lives, and which of its nodes compute for long."""
     with suppress(ChannelClosed):
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            await control.send(Heartbeat(node=name))
+            long = [Computation(node, *since) for node, compute in computes if (since := compute.long_since())]
+            await control.send(Heartbeat(node=name, computing=tuple(long)))

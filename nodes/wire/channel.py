@@ -1,6 +1,7 @@
 """Ordered channels between two nodes: the interface, and the in-memory pair."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -9,6 +10,9 @@ import torch
 from nodes.wire.byte_counter import Connection, Traffic, count
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import AnyMessage
+
+HEARTBEAT_S = 1.0  # between two heartbeats of a node, and of its runner
+PARTS = 5  # of a time of silence: who stood still itself, as by Ctrl-Z, then takes what has come meanwhile
 
 
 class ChannelClosed(ConnectionError):  # noqa: N818 (a normal end, not an error)
@@ -94,6 +98,15 @@ def memory_pair(
     one, two = kind(second), kind(first)
     one._other, two._other = two, one
     return one, two
+
+
+async def receive_within(channel: Channel, within_s: float) -> AnyMessage:
+    """The next message of ``channel``. Raises TimeoutError if none comes ``within_s``, and ChannelClosed."""
+    for _ in range(PARTS):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s / PARTS):
+                return await channel.receive()
+    raise TimeoutError
 
 
 def owned(message: AnyMessage) -> AnyMessage:

@@ -13,7 +13,7 @@ from nodes.wire.transport import Server
 EARLY_BYTES = 1 << 20  # that may wait in a channel of a run that this node does not know yet
 EARLY_S = 60.0  # until such a channel is closed
 MOST_EARLY = 256  # of them
-BUSY_S = 5.0  # that a runner waits for the end of the run before
+BUSY_S = 5.0  # that a runner waits for the end of a run whose own runner is gone
 
 
 def peer_id(name: str, run: str) -> str:
@@ -29,15 +29,20 @@ class Listener(Server):
         self.name, self.credentials = name, credentials
         self._runners: asyncio.Queue[tuple[SocketChannel, str]] = asyncio.Queue()
         self._waiting: set[SocketChannel] = set()  # of these
+        self._served: SocketChannel | None = None  # the runner of the present run, or of the last one
         self._neighbours: dict[str, asyncio.Queue[SocketChannel]] = {}  # by run
         self._early: dict[SocketChannel, str] = {}  # the run of each that no one has asked for
 
-    async def runner(self) -> tuple[Channel, str]:
-        """Channel of the next runner, and the name of its run; one that waits too long is told that this is busy."""
+    async def runner(self) -> tuple[SocketChannel, str]:
+        """Channel of the next runner, and the name of its run.
+
+        Others that come are told that this node is busy: at once, but for ``BUSY_S`` in which a run ends.
+        """
         while True:
             channel, run = await self._runners.get()
             if channel in self._waiting:
                 self._waiting.discard(channel)
+                self._served = channel
                 return channel, run
 
     async def neighbour(self, run: str) -> Channel:
@@ -63,9 +68,10 @@ class Listener(Server):
         for connection in channel.connections:
             connection.peer = channel.peer
         if channel.peer == RUNNER:
+            busy = self._served is not None and not self._served.ended
             self._waiting.add(channel)
             self._runners.put_nowait((channel, run))
-            asyncio.get_running_loop().call_later(BUSY_S, self._turn_away, channel)
+            asyncio.get_running_loop().call_later(0 if busy else BUSY_S, self._turn_away, channel)
         elif run in self._neighbours:
             self._neighbours[run].put_nowait(channel)
         elif len(self._early) < MOST_EARLY:

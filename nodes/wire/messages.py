@@ -51,10 +51,19 @@ class Begin(Message, frozen=True, kw_only=True, tag="begin"):
     """Runner to node: begin the job, service or federation."""
 
 
-class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
-    """Node to runner: the node is alive."""
+class Computation(NamedTuple):
+    """A computation of node ``node`` that has run for ``seconds``, and the call that its thread is in."""
 
     node: str
+    seconds: float
+    where: str
+
+
+class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
+    """The sender is alive: a node, with its computations that take long, or the runner."""
+
+    node: str
+    computing: tuple[Computation, ...] = ()
 
 
 class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):

@@ -131,6 +131,11 @@ class SocketChannel:
         self._waiting_bytes -= received.memory_bytes
         return received.message
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can be sent."""
+        return bool(self._end_reason)
+
     async def close(self) -> None:
         """Send pending messages, then close; drop what the peer still sends."""
         self._end("this end is closed")

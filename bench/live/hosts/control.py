@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class AbsentError(Exception):
-    """A node that does not listen yet, or that serves another run."""
+    """A node that does not listen yet."""
 
 
 class HostControl:
@@ -38,7 +38,7 @@ class HostControl:
 
     @classmethod
     async def open(cls, name: str, address: Address, token: str, tls: Tls | None = None) -> "HostControl":
-        """Raises AbsentError, and RunError if the node refuses this run, or is not ``name``."""
+        """Raises AbsentError, and RunError if the node is busy, refuses this run, or is not ``name``."""
         session = aiohttp.ClientSession(headers={"Authorization": bearer(token)})
         try:
             async with asyncio.timeout(OPEN_S):
@@ -48,10 +48,11 @@ class HostControl:
         except BaseException as error:
             await session.close()
             if isinstance(error, aiohttp.WSServerHandshakeError):
+                where = f"{name} at {authority(*address)}"
                 if error.status == BUSY_STATUS:
-                    raise AbsentError("is busy with another run") from None
+                    raise RunError(f"{where} is busy with another run; wait for its end", weight=2) from None
                 why = REFUSALS.get(error.status, f"status {error.status}")
-                raise RunError(f"{name} at {authority(*address)} refused the runner: {why}", weight=2) from None
+                raise RunError(f"{where} refused the runner: {why}", weight=2) from None
             if isinstance(error, aiohttp.ClientSSLError):
                 why = f"{name} at {authority(*address)} is not to be trusted: {error.__cause__ or error}"
                 raise RunError(" ".join(why.split()), weight=2) from None

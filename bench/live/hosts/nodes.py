@@ -17,6 +17,7 @@ from nodes.wire.messages import RUNNER
 
 RETRY_S = 0.25  # between looks whether a node listens
 CLOCK_S = 10.0  # between measurements of the clocks: oscillators differ by some microseconds a second
+ANSWER_S = 20.0  # for a machine to tell its clock
 LAST_WORDS = 500  # characters of what a command that ended wrote to its standard error
 
 logger = logging.getLogger(__name__)
@@ -59,12 +60,7 @@ class HostNodes(Nodes):
                 async with asyncio.timeout(CLOCK_S):
                     name, how = await self._ended.get()
             except TimeoutError:
-                for name in list(self.controls):
-                    try:
-                        await self._measure_clock(name)
-                    except RunError as lost:
-                        logger.info("%s", lost)
-                        await self.controls.pop(name).close()
+                await asyncio.gather(*map(self._look_at_clock, list(self.controls)))
             else:
                 await ended(name, how)
 
@@ -125,6 +121,15 @@ class HostNodes(Nodes):
         how = exit_text(await child.wait())
         logger.info("node %s %s", name, how)
         self._ended.put_nowait((name, how))
+
+    async def _look_at_clock(self, name: str) -> None:
+        """Measure the clock of ``name`` again, whose machine hears of this runner by it, or go on without."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._measure_clock(name)
+        except (RunError, TimeoutError) as lost:
+            logger.info("%s", lost or f"{name}: its host control does not answer")
+            await self.controls.pop(name).close()
 
     async def _measure_clock(self, name: str) -> None:
         offset_s, uncertainty_s = await self.controls[name].clock()

@@ -12,7 +12,8 @@ from nodes.process.serve import serve
 from nodes.process.standby import await_runner
 from nodes.spec.credentials import Credentials
 from nodes.wire.channel import ChannelClosed
-from nodes.wire.messages import RUNNER, Failure
+from nodes.wire.messages import RUNNER, AnyMessage, Begin, Failure, Heartbeat
+from nodes.wire.socket_channel import SocketChannel
 from nodes.wire.transport import connect
 
 KEYS = Credentials.of("correct horse battery staple", "mec")
@@ -41,6 +42,34 @@ async def test_health_is_told_without_a_token_and_a_runner_is_told_of_the_end_of
     with pytest.raises(asyncio.CancelledError):
         await serving
     await runner.close()
+
+
+async def last_word(runner: SocketChannel) -> AnyMessage:
+    """What the node says beside its heartbeats."""
+    while isinstance(told := await runner.receive(), Heartbeat):
+        pass
+    return told
+
+
+@pytest.mark.parametrize("beats", [False, True])
+async def test_a_runner_that_is_silent_is_given_up_and_the_node_is_free(beats: bool) -> None:
+    listens: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve("mec", KEYS, "127.0.0.1", 0, listens.set_result, silence_s=0.5))
+    port = await listens
+    first = await connect("127.0.0.1", port, f"{RUNNER}/1", KEYS.token(f"{RUNNER}/1"), bulk=False)
+    for _ in range(20 if beats else 0):  # each well within the time
+        await first.send(Heartbeat(node=RUNNER))
+        await asyncio.sleep(0.05)
+    with pytest.raises(ChannelClosed, match=r"the runner has not been heard of for 0\.5 s"):
+        await last_word(first)
+    second = await connect("127.0.0.1", port, f"{RUNNER}/2", KEYS.token(f"{RUNNER}/2"), bulk=False)
+    await second.send(Begin())
+    assert isinstance(await last_word(second), Failure)  # it serves the second one, which begins with the wrong message
+    await second.close()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await first.close()
 
 
 def test_on_standby_a_node_answers_health_checks_until_a_runner_comes():

@@ -95,19 +95,32 @@ async def test_channels_of_a_run_that_is_over_or_never_comes_are_closed(listener
 
 
 @served
-async def test_a_second_runner_is_told_that_the_node_is_busy(listener: Listener) -> None:
-    listening.BUSY_S, before = 0.2, listening.BUSY_S
+async def test_a_second_runner_is_told_at_once_that_the_node_is_busy(listener: Listener) -> None:
+    listening.BUSY_S, before = 600.0, listening.BUSY_S  # longer than this test may take
     try:
-        first, second = [await as_runner(listener, run) for run in ("one", "two")]
+        first = await as_runner(listener, "one")
         taken, run = await listener.runner()
         assert run == "one"
-        assert "mec is busy with another run" in await refused(second)
+        assert "mec is busy with another run" in await refused(await as_runner(listener, "two"))
         await first.close()
-        third = await as_runner(listener, "three")
+        third = await as_runner(listener, "three")  # while the node still ends the first run
         assert (await listener.runner())[1] == "three"
     finally:
         listening.BUSY_S = before
     await third.close()
+    await taken.close()
+
+
+@served
+async def test_a_runner_waits_a_while_for_the_end_of_a_run_that_has_lost_its_own(listener: Listener) -> None:
+    listening.BUSY_S, before = 0.1, listening.BUSY_S
+    try:
+        first = await as_runner(listener, "one")
+        taken, _ = await listener.runner()
+        await first.close()
+        assert "mec is busy with another run" in await refused(await as_runner(listener, "two"))
+    finally:
+        listening.BUSY_S = before
     await taken.close()
 
 

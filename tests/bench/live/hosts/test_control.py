@@ -111,10 +111,8 @@ async def test_a_machine_reads_no_file_for_a_runner_and_says_what_is_wrong(serve
 
 async def test_a_second_runner_is_told_that_the_node_is_busy_and_a_stranger_is_refused(server, tmp_path):
     first = await opened(server)
-    with pytest.raises(AbsentError, match="busy with another run"):
-        await opened(server)
     busy = HostNodes(hosts(server, tmp_path))
-    with pytest.raises(RunError, match=r"mec at .* is busy with another run after 0 s; start it there: bench node mec"):
+    with pytest.raises(RunError, match=r"^mec at .* is busy with another run; wait for its end$"):
         await busy.start(["mec"], TOKEN)
     await first.close()
     with pytest.raises(RunError, match="refused the runner: the token is another one"):
@@ -123,6 +121,20 @@ async def test_a_second_runner_is_told_that_the_node_is_busy_and_a_stranger_is_r
     await server.close()
     with pytest.raises(AbsentError, match="does not answer"):
         await opened(server)
+
+
+async def test_a_runner_that_asks_for_nothing_any_more_holds_no_machine(server, monkeypatch):
+    monkeypatch.setattr("nodes.process.host_control.SILENCE_S", 0.2)
+    silent = await opened(server)
+    while True:  # until it is given up
+        try:
+            control = await opened(server)
+            break
+        except RunError as busy:
+            assert "is busy with another run" in str(busy)  # noqa: PT017 (each try but the last)
+    assert (await control.clock())[1] < 1
+    await control.close()
+    await silent.close()
 
 
 async def test_a_machine_that_is_lost_ends_no_run_by_itself(server, tmp_path, monkeypatch):
