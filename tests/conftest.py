@@ -24,6 +24,7 @@ settings.load_profile("fixed")
 # What a user would have beside the package, named as ``module:callable``; and the program of the guest kernel.
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / package / "support") for package in ("nodes", "netem", "bench")]
+pytest_plugins = ["promises"]
 
 # Files whose tests shape links, or hold nodes to a time, and that must not meet: one after another, beside the others.
 IN_TURN = (

@@ -54,7 +54,7 @@ def _result(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[s
     started = time.monotonic()
     records, not_finite = [], []
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(exist_ok=True)
         _check_unchanged(case.sources, "after the run began")
         with (
             limited(case.limit_s),
@@ -78,7 +78,7 @@ def _result(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[s
     except KeyboardInterrupt:  # Ctrl-C
         raise
     except BaseException as error:
-        return failed_by(case, error)
+        return failed(case, f"{type(error).__name__}: {error}", traceback_of(error))
     failure = f"{case.title}: {_not_finite(not_finite)}" if not_finite else ""
     return CaseResult(records=records, seconds=time.monotonic() - started, failure=failure)
 
@@ -86,10 +86,6 @@ def _result(plan: RunPlan, case: Case, run: str, scratch: Path, say: Callable[[s
 def _check_unchanged(sources: Iterable[Source], since: str) -> None:
     if changed := [source.name for source in sources if source.changed]:
         raise ValueError(f"{', '.join(changed)} was changed {since}")
-
-
-def failed_by(case: Case, error: BaseException) -> CaseResult:
-    return failed(case, f"{type(error).__name__}: {error}", traceback_of(error))
 
 
 def failed(case: Case, reason: str, traceback: str = "") -> CaseResult:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from bench.execution import environment as conditions
-from bench.execution.journal import Journal
+from bench.execution.journal import Journal, UnwritableError
 from bench.execution.lock import NAME, in_use, locked
 from bench.execution.plan import RunOutcome, RunPlan, status
 from bench.suite.document import InputError
@@ -94,12 +94,18 @@ class Output:
         self.journal = Journal(folder)
         self._check_recorded(earlier)
         self._remove_old_scratch()
+        self.scratch_folder.mkdir(exist_ok=True)
         self.earlier_failures = {
             f"{suite['name']}/{experiment['name']}": experiment["reason"]
             for suite in earlier.get("suites", [])
             for experiment in suite["experiments"]
             if experiment["status"] == "failed"
         }
+
+    @property
+    def scratch_folder(self) -> Path:
+        """The folder of ``scratch``, made once: a run's folder that vanishes is not made again."""
+        return self.folder / ".scratch"
 
     @property
     def run(self) -> str:
@@ -147,7 +153,7 @@ class Output:
     def _remove_old_scratch(self) -> None:
         """Remove files of cases that are no longer asked for, such as checkpoints of other code."""
         asked = {self.scratch(case) for cases in self._plan.cases.values() for case in cases}
-        for path in set((self.folder / ".scratch").glob("*")) - asked:
+        for path in set(self.scratch_folder.glob("*")) - asked:
             shutil.rmtree(path, ignore_errors=True)
 
     def _sources(self, suite: Suite) -> dict[str, str]:
@@ -164,7 +170,7 @@ class Output:
     def scratch(self, case: Case) -> Path:
         """The folder for files of ``case``, such as checkpoints; kept until the case is recorded."""
         name = case.experiment.name.replace("/", "-")
-        return self.folder / ".scratch" / f"{name}-{digest([case.key, case.sha256])[:12]}"
+        return self.scratch_folder / f"{name}-{digest([case.key, case.sha256])[:12]}"
 
     def log_error(self, title: str, text: str) -> None:
         try:
@@ -179,12 +185,16 @@ class Output:
         self.environment["restarts"][title] = [*self.environment["restarts"].get(title, []), *lines]
 
     def write_environment(self, outcome: RunOutcome, ended: bool = False) -> None:
-        """Write ``environment.json`` with the status of each experiment so far."""
+        """Write ``environment.json`` with the status of each experiment so far. Raises UnwritableError."""
         self.environment["ended"] = _now() if ended else None
         if self._plan.hosts is not None:
             self.environment["measured_hosts"] |= msgspec.to_builtins(self._plan.hosts.measured)
         self.environment["suites"] = [self._suite(suite, outcome) for suite in self._plan.suites]
-        _write_json(self.folder / "environment.json", self.environment)
+        path = self.folder / "environment.json"
+        try:
+            _write_json(path, self.environment)
+        except OSError as error:
+            raise UnwritableError(path, error) from error
 
     def _suite(self, suite: Suite, outcome: RunOutcome) -> RunEnvironment:
         return {
@@ -208,7 +218,7 @@ class Output:
     def finish(self, outcome: RunOutcome) -> tuple[Path, list[Judgement]]:
         """Judge the claims and write the report, whose path is returned with the verdicts."""
         with suppress(OSError):  # not empty if a case was not recorded
-            (self.folder / ".scratch").rmdir()
+            self.scratch_folder.rmdir()
         self.write_environment(outcome, ended=True)
         records = list(read_records(self.journal.records_path))
         claims = {suite.file.name: suite.file.claims for suite in self._plan.suites}

@@ -4,9 +4,11 @@
 that case. Whatever follows in either file was torn by a kill and is cut off.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -16,6 +18,13 @@ from bench.suite.schema import Case, key_of
 from reports.record import CaseValue, Record
 
 RECORDS, CASES, REWRITE = "records.jsonl", ".cases.jsonl", ".rewrite"
+
+
+class UnwritableError(RuntimeError):
+    """The folder of a run cannot be written any more: nothing that is measured from now on would be kept."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"{error.filename or path}: {error.strerror}")
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -122,6 +131,7 @@ class Journal:
             self.done[done.key] = done
             self._cases_bytes += len(line) + 1
             self._records_bytes = done.records_bytes
+        self._files = self._identities()
 
     def _check_kept(self) -> None:
         with self.records_path.open("rb") as file:
@@ -140,18 +150,36 @@ class Journal:
         os.truncate(self.records_path, self._records_bytes)
         os.truncate(self._cases_path, self._cases_bytes)
 
+    def _check_there(self) -> None:
+        if self._identities() != self._files:
+            raise FileExistsError(errno.EEXIST, "another file has taken its place")
+
+    def _identities(self) -> list[tuple[int, int]]:
+        files = (path.stat() for path in (self.records_path, self._cases_path))
+        return [(file.st_dev, file.st_ino) for file in files]
+
     def add(self, case: Case, records: Iterable[Record], seconds: float, failure: str = "") -> None:
-        """Record ``case`` as a whole: all of it is on the disk afterwards, or nothing where this raises."""
+        """Record ``case`` as a whole: all of it is on the disk afterwards, or nothing where this raises.
+
+        Raises UnwritableError, also if the files were moved, deleted or replaced: a new one would begin in the middle.
+        """
         lines = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
         suite, experiment = case.experiment.suite, case.experiment.spec.name
         length = self._records_bytes + len(lines)
         done = Done(suite, experiment, case.case, case.seed, case.sha256, seconds, length, case.definition, failure)
         line = _line(done)
+        path = self.records_path
         try:
-            _append(self.records_path, lines)
-            _append(self._cases_path, line)
-        except BaseException:
-            self._cut()
+            self._check_there()
+            _append(path, lines)
+            path = self._cases_path
+            _append(path, line)
+        except BaseException as error:
+            with suppress(OSError):  # it is cut when it is next read
+                self._check_there()
+                self._cut()
+            if isinstance(error, OSError):
+                raise UnwritableError(path, error) from error
             raise
         self.done[done.key] = done
         self._records_bytes, self._cases_bytes = done.records_bytes, self._cases_bytes + len(line)

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from bench import events
 from bench.console.view import LiveView, plan_lines
-from bench.execution.case import CaseResult, collect_garbage_between, failed_by, run_case
+from bench.execution.case import CaseResult, collect_garbage_between, run_case
 from bench.execution.folder import Output, open_output
+from bench.execution.journal import UnwritableError
 from bench.execution.plan import Options, RunOutcome, RunPlan, Schedule, make_plan
 from bench.execution.pool import Keep, run_at_once
 from bench.execution.progress import Progress
@@ -33,7 +34,10 @@ def run(options: Options, console: Console, log_to: Callable[[Path], None] = lam
     with open_output(plan) as output:
         outcome = RunOutcome(output.folder, earlier_failures=output.earlier_failures)
         outcome.failures |= output.recorded_failures()
-        output.write_environment(outcome)
+        try:
+            output.write_environment(outcome)
+        except UnwritableError as error:
+            raise InputError([f"--out: {error}"]) from None
         log_to(output.folder / "run.log")
         with ExitStack() as stack:
             if options.watch is not None:
@@ -68,6 +72,17 @@ def _run(plan: RunPlan, output: Output, outcome: RunOutcome, console: Console) -
         outcome.interrupted = True
         logger.info("interrupted")
         view.line("interrupted; the report covers the cases that ended", "yellow")
+    except UnwritableError as error:
+        outcome.failures["records"] = str(error)
+        kept = f"with {len(output.journal.done)} of {len(plan.selected_cases)} cases recorded"
+        logger.error("%s; the run stops here, %s; continue it by --resume once its folder can be written", error, kept)
+    if "records" not in outcome.failures:
+        _report(plan, output, outcome, view)
+    logger.info("run ended with exit code %d", outcome.exit_code)
+    events.emit("end", exit_code=outcome.exit_code)
+
+
+def _report(plan: RunPlan, output: Output, outcome: RunOutcome, view: LiveView) -> None:
     try:
         path, judgements = output.finish(outcome)
         papers = {suite.file.name: suite.file.paper for suite in plan.suites if suite.file.paper}
@@ -78,11 +93,10 @@ def _run(plan: RunPlan, output: Output, outcome: RunOutcome, console: Console) -
             log = output.folder / "errors.log"
             view.line(f"{failed} of {len(plan.selected)} experiments failed; tracebacks are in {log}", "red")
         view.line(f"report: {path}")
-    except OSError as error:  # a full disk; the records are kept
-        outcome.failures["report"] = f"report: {error}"
-        logger.error("failed: report: %s", error)
-    logger.info("run ended with exit code %d", outcome.exit_code)
-    events.emit("end", exit_code=outcome.exit_code)
+    except (OSError, UnwritableError) as error:  # a full disk; the records are kept
+        why = f"{error.filename or output.folder}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        outcome.failures["report"] = f"report: {why}"
+        logger.error("failed: report: %s; all records are kept: write it by bench report %s", why, output.folder)
 
 
 def _verdicts(judgements: list[Judgement], claims: Sequence[str], papers: dict[str, str]) -> Iterator[str]:
@@ -137,18 +151,12 @@ def _keep(output: Output, outcome: RunOutcome, case: Case, result: CaseResult) -
     if result.restarts:
         output.note_restarts(case.title, result.restarts)
     if not result.traceback:
-        try:
-            output.journal.add(case, result.records, result.seconds, result.failure)
-            shutil.rmtree(output.scratch(case), ignore_errors=True)
-        except OSError as error:
-            result = failed_by(case, error)
+        output.journal.add(case, result.records, result.seconds, result.failure)
+        shutil.rmtree(output.scratch(case), ignore_errors=True)
     if result.traceback:
         output.log_error(case.title, result.traceback)
     if result.failure:
         events.emit("failed", case=case.key, text=result.failure)
         outcome.failures.setdefault(case.experiment.name, result.failure)
         logger.error("failed: %s", result.failure)
-    try:
-        output.write_environment(outcome)
-    except OSError as error:  # the next case writes it again
-        logger.warning("environment.json: %s", error.strerror)
+    output.write_environment(outcome)

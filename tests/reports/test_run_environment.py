@@ -21,6 +21,9 @@ def places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(value, (*at, key))
 
 
+@pytest.mark.promise(
+    "Files", "`environment.json` has values of another form", "a report, or one line that names the file"
+)
 def test_no_value_in_any_place_gives_anything_but_a_report_or_an_error_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_json_in_one_process_leaves_the_streams_as_they_were(capfd: pytest.Captu
 
 
 @pytest.mark.parametrize(("closed", "jobs"), [("<&-", 1), (">&-", 1), ("2>&-", 1), ("<&- >&- 2>&-", 2)])
+@pytest.mark.promise("Machine", "standard input, output or error is closed", "the run ends as usual")
 def test_closed_streams_harm_no_run(closed: str, jobs: int) -> None:
     words = f"{sys.executable} -m bench.cli.main run mine.yaml --scale smoke --jobs {jobs} --out out {closed}"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -138,6 +139,7 @@ def test_a_regression_is_1_also_where_nobody_reads_and_a_full_disk_is_not() -> N
     ("words", "code"), [(["validate", "mine.yaml"], 3), (["--help"], 3), (["validate", "no.yaml"], 2)]
 )
 @pytest.mark.parametrize("full", [["stdout"], ["stdout", "stderr"]])
+@pytest.mark.promise("Machine", "the disk that standard output goes to is full", "one line, exit code 3")
 def test_a_full_disk_is_one_line_and_no_regression(
     words: list[str], code: int, full: list[str], monkeypatch, capsys
 ) -> None:

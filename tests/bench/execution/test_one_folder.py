@@ -93,6 +93,9 @@ def test_runs_that_start_at_once_get_a_folder_each() -> None:
         assert len(list(read_records(folder / "records.jsonl"))) == 4
 
 
+@pytest.mark.promise(
+    "Runner and workers", "a second run or resume in the folder of a running one", "it is refused with exit code 2"
+)
 def test_a_running_run_has_its_folder_for_itself_until_it_is_killed(
     running: "subprocess.Popen[str]", told: Told
 ) -> None:
@@ -235,6 +238,11 @@ def test_a_case_whose_file_changes_while_it_runs_is_not_recorded(told: Told) -> 
 
 
 @pytest.mark.parametrize("torn_at", range(4))
+@pytest.mark.promise(
+    "Files",
+    "the run is killed as `--rerun-changed` rewrites the journal",
+    "records and cases fit each other at the next resume",
+)
 def test_cases_are_dropped_whole_however_early_the_run_is_killed(
     told: Told, monkeypatch: pytest.MonkeyPatch, torn_at: int
 ) -> None:

@@ -142,6 +142,7 @@ def test_records_are_those_of_one_after_another_and_in_their_order(
     assert "device cpu, shaping emulated, 2 at once where cases are parallel, into out" in shown
 
 
+@pytest.mark.promise("Runner and workers", "a worker of `--jobs` dies", "its case has failed, the others are recorded")
 def test_a_death_is_one_failure(crew: Path, run: Run) -> None:
     assert run(DO_2="kill", DO_3="fail") == 3
     assert [(n, has_torch) for _, n, has_torch in recorded()] == [(1, False), (4, False), (9, True)]
@@ -163,6 +164,7 @@ def test_ctrl_c_keeps_what_had_ended_and_leaves_no_process(crew: Path, run: Run)
     assert [n for _, n, _ in recorded()] == [2, 1, 3, 4, 9]
 
 
+@pytest.mark.promise("Runner and workers", "the runner of `--jobs` is killed", "its workers end")
 def test_a_killed_runner_takes_them_along(crew: Path) -> None:
     environment = os.environ | {"DO_1": "stay", "DO_2": "kill-runner stay"}
     ended = subprocess.run([sys.executable, "-m", "bench.cli.main", *RUN], env=environment, check=False)

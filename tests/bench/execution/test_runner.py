@@ -205,6 +205,7 @@ def test_what_is_finite_is_kept_of_a_case_with_numbers_that_are_not(folder: Path
     assert len(records()) == len(kept)
 
 
+@pytest.mark.promise("Runner and workers", "Ctrl-C", "records are kept, the report is written, exit code 130")
 def test_ctrl_c_keeps_the_records_and_writes_the_report(folder: Path, command: Command) -> None:
     (folder / "interrupt").touch()
     assert command(*RUN) == 130
@@ -236,6 +237,9 @@ def test_sigterm_is_as_ctrl_c_but_for_the_exit_code(
     assert "interrupted" in (folder / "out/report.md").read_text()
 
 
+@pytest.mark.promise(
+    "Runner and workers", "the runner is killed in a case", "`--resume` runs that case and the later ones alone"
+)
 def test_a_killed_run_goes_on_after_its_last_whole_case(folder: Path, command: Command) -> None:
     (folder / "kill").touch()
     environment_ = {"PYTHONPATH": ":".join(filter(None, sys.path)), "PATH": ""}
@@ -274,6 +278,9 @@ def test_a_marker_whose_line_did_not_end_does_not_count(folder: Path, command: C
         (lambda out: spoil_line(out / ".cases.jsonl"), r".cases.jsonl:1: "),
         (lambda out: spoil_line(out / "records.jsonl"), r"records.jsonl:1: "),
     ],
+)
+@pytest.mark.promise(
+    "Files", "records or journal of a run were changed by hand", "`--resume` refuses with file and line, exit code 2"
 )
 def test_a_run_whose_files_were_changed_is_left_alone(folder: Path, told: Told, spoil: Any, message: str) -> None:
     assert told(*RUN)[0] == 0

@@ -77,6 +77,11 @@ experiments:
 
 @pytest.mark.parametrize("kind", ["exit", "interrupt"])
 @pytest.mark.parametrize("place", ["module", "parameters", "problems", "stage", "model", "forward"])
+@pytest.mark.promise(
+    "User code",
+    "user code raises SystemExit or KeyboardInterrupt as a suite is validated",
+    "file and line of suite and code, exit code 2",
+)
 def test_validate_names_the_line_of_the_suite_and_of_the_code(
     user_folder: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -99,6 +104,11 @@ def test_validate_names_the_line_of_the_suite_and_of_the_code(
 
 @pytest.mark.parametrize("kind", ["exit", "interrupt"])
 @pytest.mark.parametrize("place", ["experiment", "end"])
+@pytest.mark.promise(
+    "User code",
+    "an experiment raises SystemExit or KeyboardInterrupt",
+    "it has failed with file and line, the others run, exit code 3",
+)
 def test_an_experiment_that_would_end_the_run_has_failed(
     user_folder: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -119,6 +129,7 @@ def test_an_experiment_that_would_end_the_run_has_failed(
     assert not (folder / "out/records.jsonl").read_bytes()
 
 
+@pytest.mark.promise("User code", "nothing that was asked for runs at the scale", "exit code 2")
 def test_a_run_of_nothing_is_refused(
     user_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -148,6 +148,9 @@ def test_suites_are_compared_one_by_one_by_their_hashes_where_these_are_known() 
     assert statuses(run, side(record(0.9), record(1, suite="t"), record(1, suite="t", seed=2))) == ["ok", "new"]
 
 
+@pytest.mark.promise(
+    "Files", "a number stands twice in a run or a baseline", "`bench check` refuses with its lines, exit code 2"
+)
 def test_a_number_that_stands_twice_on_a_side_is_refused_with_its_lines(tmp_path: Path) -> None:
     mirrored = [cut(1), record(0.9), cut(3)]  # of which the mean is that of the other side
     for run, baseline in ((side(*mirrored), side(cut(2))), (side(cut(2)), side(*mirrored))):

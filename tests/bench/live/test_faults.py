@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 from jobs import small_job
+from promises import see
 
 from bench.live import processes, run
 from bench.live import training as live
@@ -78,6 +79,7 @@ def error_of(*arguments, **more) -> str:
     with pytest.raises(RunError) as raised:
         run_live(*arguments, **more)
     assert nodes_left() == []
+    see(str(raised.value).partition(": ")[0])
     return str(raised.value)
 
 
@@ -101,6 +103,9 @@ def soonest_s(act: Callable[[], None], said: str, folder: Path, within_s: float)
 
 
 @pytest.mark.parametrize("node", ["ue", "mec", "cloud"])
+@pytest.mark.promise(
+    "Nodes", "a node of a chain is killed as it trains", "the run ends within 3 s and names it; the next run works"
+)
 def test_a_killed_node_is_named_within_three_seconds(node, tmp_path):
     assert soonest_s(lambda: process(node).kill(), f"{node} was killed by SIGKILL", tmp_path, 3) < 3
     assert_runs(tmp_path / "next")
@@ -108,10 +113,12 @@ def test_a_killed_node_is_named_within_three_seconds(node, tmp_path):
 
 @pytest.mark.parametrize("node", ["ue", "mec", "cloud"])
 @pytest.mark.parametrize("moment", ["build", "train", "test"])
+@pytest.mark.promise("Nodes", "a node of a chain is killed as it builds, trains or tests", "the run ends and names it")
 def test_a_node_killed_at_any_moment_is_named(node, moment, tmp_path):
     assert error_of(job(tmp_path, mine(node, moment, "kill"))) == f"{node} was killed by SIGKILL"
 
 
+@pytest.mark.promise("Nodes", "a node of a chain is killed before it knows its job", "the run ends and names it")
 def test_a_node_killed_before_it_is_configured_is_named(tmp_path, monkeypatch):
     attend = run.LiveRun._attend
 
@@ -142,6 +149,9 @@ def test_a_node_killed_before_it_listens_is_named(tmp_path, monkeypatch):
     assert error_of(job(tmp_path)) == "ue was killed by SIGKILL"
 
 
+@pytest.mark.promise(
+    "Nodes", "a node of a chain is killed as the run ends", "the run ends, finished or with the node's name"
+)
 def test_a_node_killed_at_the_end_hangs_nothing(tmp_path):
     error = None
     try:
@@ -175,6 +185,11 @@ async def test_a_runner_that_stood_still_hears_what_has_come_meanwhile():
         await sending[0]
 
 
+@pytest.mark.promise(
+    "Nodes",
+    "a node of a chain is stopped (SIGSTOP) as it trains",
+    "the run ends within 15 s and names it; the next run works",
+)
 def test_a_stopped_node_is_named_within_fifteen_seconds(tmp_path, monkeypatch):
     rest_s = 15 - run.SILENCE_S  # for all that comes after the silence, which is shorter here
     monkeypatch.setattr(run, "SILENCE_S", 4.0)
@@ -184,6 +199,7 @@ def test_a_stopped_node_is_named_within_fifteen_seconds(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("node", "moment"), [("ue", "test"), ("cloud", "build")])
+@pytest.mark.promise("Nodes", "a node of a chain is stopped as it builds or tests", "the run ends and names it")
 def test_a_node_stopped_at_any_moment_is_named(node, moment, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "SILENCE_S", 4.0)
     assert error_of(job(tmp_path, mine(node, moment, "stop"))) == f"{node} has not been heard of for 4 s"
@@ -198,6 +214,9 @@ def test_a_node_stopped_at_any_moment_is_named(node, moment, tmp_path, monkeypat
     ],
 )
 @pytest.mark.parametrize("moment", ["train", "test"])
+@pytest.mark.promise(
+    "Nodes", "a node runs out of memory, or its process ends", "the run ends with the node and the reason"
+)
 def test_a_node_that_fails_is_named_with_the_reason(effect, moment, error, tmp_path):
     assert re.fullmatch(error, error_of(job(tmp_path, mine("mec", moment, effect))))
 
@@ -247,6 +266,7 @@ def killed_with_launcher() -> list[psutil.Process]:
     return nodes
 
 
+@pytest.mark.promise("Nodes", "the process that starts nodes is killed", "the run ends and names it; no node is left")
 def test_a_killed_launcher_ends_the_run_and_its_nodes(tmp_path):
     nodes: list[psutil.Process] = []
     kill = Once(lambda: nodes.extend(killed_with_launcher()))
@@ -275,6 +295,7 @@ def test_a_launcher_that_cannot_start_is_an_error(tmp_path, monkeypatch):
         run_live(job(tmp_path))
 
 
+@pytest.mark.promise("Links", "the link emulator is killed", "the run ends and names it; the next run works")
 def test_a_killed_emulator_is_named(tmp_path):
     error = error_of(job(tmp_path, epochs=ENDLESS), LINKS, Once(lambda: emulator().kill()))
     assert error.startswith("the link emulator")
@@ -357,6 +378,11 @@ ENDS = {
     ("how", "moment"),
     [("Ctrl-C at the runner", ["begins"]), ("SIGKILL", ["begins"]), ("Ctrl-C in the terminal", ["begins", "epoch"])],
 )
+@pytest.mark.promise(
+    "Runner and workers",
+    "the runner is killed or interrupted, at the beginning or in training",
+    "no process, port or temporary file is left",
+)
 def test_a_runner_that_ends_leaves_nothing(how, moment, start, tmp_path):
     runner = start(job(tmp_path / "checkpoints", epochs=ENDLESS), LINKS, tmp_path)
     runner.wait_for(*moment)
@@ -409,6 +435,9 @@ def assert_same_end(resumed: Job, uninterrupted: Job) -> None:
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
+@pytest.mark.promise(
+    "Nodes", "a chain goes on after one of its nodes was killed", "weights equal to an undisturbed run, bit for bit"
+)
 def test_a_run_whose_node_was_killed_is_resumed(uninterrupted, tmp_path):
     split = job(tmp_path, epochs=6)
     assert error_of(split, say=Once(lambda: process("mec").kill())) == "mec was killed by SIGKILL"
@@ -417,6 +446,11 @@ def test_a_run_whose_node_was_killed_is_resumed(uninterrupted, tmp_path):
     assert_same_end(split, uninterrupted)
 
 
+@pytest.mark.promise(
+    "Runner and workers",
+    "a chain goes on after the runner was killed",
+    "weights equal to an undisturbed run, bit for bit",
+)
 def test_a_run_whose_runner_was_killed_leaves_nothing_and_is_resumed(uninterrupted, start, tmp_path):
     split = job(tmp_path / "checkpoints", epochs=6)
     runner = start(split, LINKS, tmp_path)
@@ -428,6 +462,7 @@ def test_a_run_whose_runner_was_killed_leaves_nothing_and_is_resumed(uninterrupt
 
 
 @pytest.mark.parametrize("name", ["ue2", "cloud"])
+@pytest.mark.promise("Nodes", "a UE or the server of sequential split learning is killed", "the run ends and names it")
 def test_a_source_or_the_server_of_many_killed_is_named(name):
     many = small_job(3, data=DataSpec(train_samples=48, test_samples=6), epochs=ENDLESS, sources=3)
     assert error_of(many, say=Once(lambda: process(name).kill())) == f"{name} was killed by SIGKILL"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 import torch
+from promises import see
 
 from bench.live import federated as live_federation
 from bench.live import run
@@ -182,6 +183,11 @@ def mined(at: Moment) -> Federation:
 @pytest.mark.parametrize(
     "at", [seeded_moment(number) for number in range(2 * len(SORTS))], ids=lambda at: "-".join(map(str, at))
 )
+@pytest.mark.promise(
+    "Nodes",
+    "a client of a federation is killed, also before the runner has reached its edge server",
+    "the others finish; clients and samples are counted right",
+)
 def test_a_client_killed_at_any_moment_leaves_a_finished_run_with_right_counts(at):
     """Told counts, less what the others did by their own: what is left is the victim's, of which the moment is known.
 
@@ -190,6 +196,7 @@ def test_a_client_killed_at_any_moment_leaves_a_finished_run_with_right_counts(a
     whole, free = mined(at), at.scheme == "psl-async"
     came = run_live(whole)
     assert came.lost == {at.victim: f"{at.victim} was killed by SIGKILL"}
+    see("all rounds ended, one client lost")
     edges = range(at.edges)
     assert [(one.edge, one.round) for one in came.rounds] == list(itertools.product(edges, range(2)))
     nodes = {node.name: node for node in came.nodes}
@@ -229,6 +236,7 @@ def test_a_client_killed_at_any_moment_leaves_a_finished_run_with_right_counts(a
         assert there == [everyone, everyone if rounds else everyone - 1]
 
 
+@pytest.mark.promise("Nodes", "a client is killed and started again", "it goes on from its state")
 def test_a_client_comes_back_in_a_new_process_and_goes_on_from_its_state(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "SILENCE_S", 60.0)
     whole = federation("psl", rounds=12, local_steps=1, test_every=12, folder=str(tmp_path))
@@ -259,6 +267,9 @@ def test_a_client_comes_back_in_a_new_process_and_goes_on_from_its_state(tmp_pat
     assert steps["client2"] > 12 - 4  # more than one that begins anew could have
 
 
+@pytest.mark.promise(
+    "Nodes", "all clients of one of two edge servers are killed", "that edge server ends, the other goes on"
+)
 def test_an_edge_server_whose_clients_are_all_gone_ends_and_the_other_goes_on():
     went_off = mine(node="client2", moment="train", after=STEPS)
     came = run_live(federation("psl", 2, edges=2, job=went_off))
@@ -323,6 +334,9 @@ async def test_the_death_of_the_last_client_is_a_failure_while_a_server_is_at_wo
 
 
 @pytest.mark.parametrize("back", [False, True])
+@pytest.mark.promise(
+    "Nodes", "a client is killed as it moves to another edge server", "it is counted once; the run ends"
+)
 def test_a_client_killed_in_the_middle_of_its_move_is_counted_once(back, monkeypatch):
     """Its new edge server stops at its first step; once its last one has reported the next round, it is between them.
 
@@ -359,6 +373,7 @@ def error_of(*arguments: Any, **more: Any) -> str:
     with pytest.raises(RunError) as raised:
         run_live(*arguments, **more)
     assert nodes_left() == []
+    see(str(raised.value))
     return str(raised.value)
 
 
@@ -369,6 +384,11 @@ def error_of(*arguments: Any, **more: Any) -> str:
         ("cloud", "cloud was killed by SIGKILL"),
         ("emulator", "the link emulator ended: the emulator ended with status -9; see its log on stderr"),
     ],
+)
+@pytest.mark.promise(
+    "Nodes",
+    "an edge server, the cloud or the link emulator of a federation is killed",
+    "the run ends within 3 s and names it",
 )
 def test_a_server_or_the_emulator_that_is_killed_is_named_within_three_seconds(killed, said):
     killed_at: list[float] = []
@@ -390,6 +410,11 @@ def test_a_server_or_the_emulator_that_is_killed_is_named_within_three_seconds(k
 
 
 @pytest.mark.parametrize("hung", ["client2", "edge1"])
+@pytest.mark.promise(
+    "Nodes",
+    "a client or an edge server of a federation is stopped",
+    "without the client the others finish; of the edge server the run ends and names it",
+)
 def test_a_client_that_hangs_is_missed_and_a_server_is_named(hung, monkeypatch):
     monkeypatch.setattr(run, "SILENCE_S", 4.0)
     silent = f"{hung} has not been heard of for 4 s"
@@ -399,6 +424,7 @@ def test_a_client_that_hangs_is_missed_and_a_server_is_named(hung, monkeypatch):
     else:
         came = run_live(whole)
         assert came.lost == {hung: silent}
+        see(silent)
         assert {node.name: node.steps for node in came.nodes} == {"edge1": 3 * 6 - 2, "client1": 6, "client3": 6}
 
 

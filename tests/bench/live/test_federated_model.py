@@ -299,6 +299,9 @@ def federation_of(scheme: str, **changes: Any) -> Federation:
     return make_federation(scheme, **{"local_steps": 1, "test_every": 0} | changes)
 
 
+@pytest.mark.promise(
+    "Nodes", "messages and deaths of two clients in every order with up to two detours", "every order ends"
+)
 def test_two_clients_in_every_order_with_two_detours() -> None:
     world = World(federation_of("psl", clients=2, rounds=1), deaths=1)
     assert explore(pickle.dumps(world), detours=2) > 300
@@ -306,6 +309,7 @@ def test_two_clients_in_every_order_with_two_detours() -> None:
 
 @pytest.mark.parametrize("scheme", ["sl", "psl", "sflv1"])
 @pytest.mark.parametrize("form", FEDERATIONS)
+@pytest.mark.promise("Nodes", "messages, moves and up to two deaths in orders drawn at random", "every order ends")
 def test_larger_federations_in_orders_drawn_at_random(form: str, scheme: str) -> None:
     """``wander`` asserts, by ``check``, that where nothing can happen any more the run is over."""
     federation = federation_of(scheme, **FEDERATIONS[form])

@@ -157,6 +157,9 @@ def test_a_node_killed_between_tasks_is_routed_around_and_one_that_joins_takes_p
 
 
 @pytest.mark.parametrize("dead", ["gnb", "mec", "cloud"])
+@pytest.mark.promise(
+    "Nodes", "a node of an inference service is killed in a task", "the task is computed on another route"
+)
 def test_a_node_killed_at_any_moment_costs_no_task(dead):
     here = stage(pace=Pace(tasks=ENDLESS))
 
@@ -174,6 +177,7 @@ def test_a_node_killed_at_any_moment_costs_no_task(dead):
 
 
 @pytest.mark.parametrize("hung", ["gnb", "cloud"])
+@pytest.mark.promise("Nodes", "a node of an inference service is stopped", "the task is computed on another route")
 def test_a_node_that_hangs_is_passed_by_and_costs_no_task(hung):
     here = stage(pace=Pace(tasks=ENDLESS), policy=Policy(patience_s=1.0))
 
@@ -313,6 +317,7 @@ def test_links_of_no_shaping_are_unlimited():
     run_service(slow, script, shaping="none")
 
 
+@pytest.mark.promise("Nodes", "the UE of an inference service is killed", "the run ends and names it")
 def test_a_dead_ue_ends_the_service():
     async def script(live: LiveService) -> None:
         await live.join("ue", "gnb")

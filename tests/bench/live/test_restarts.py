@@ -74,6 +74,11 @@ def undisturbed() -> Any:
     return counted(outcome)
 
 
+@pytest.mark.promise(
+    "Nodes",
+    "with `--restart N`, a node of a chain is stopped as it trains",
+    "all start again, and end as if nothing had happened",
+)
 def test_a_stopped_node_s_training_goes_on_from_the_step_that_all_have(undisturbed, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(run, "SILENCE_S", 4.0)
     with again(tmp_path) as restarts:
@@ -84,6 +89,7 @@ def test_a_stopped_node_s_training_goes_on_from_the_step_that_all_have(undisturb
     assert [(record.levelno, record.message) for record in caplog.records] == [(logging.WARNING, line)]
 
 
+@pytest.mark.promise("Nodes", "with `--restart N`, a node dies each time", "the run ends and names it after N restarts")
 def test_a_node_that_dies_each_time_ends_the_run_after_so_many_restarts(tmp_path):
     with restarting(2, tmp_path) as restarts, pytest.raises(RunError, match=r"^mec was killed by SIGKILL$"):
         run_live(mined(node="mec", moment="build"))
@@ -156,6 +162,11 @@ def test_states_are_kept_for_a_run_that_may_start_again_alone(tmp_path):
 # -- all roles, all phases
 
 
+@pytest.mark.promise(
+    "Nodes",
+    "with `--restart N`, any node of a chain is killed or stopped, in any phase",
+    "all start again, and end as if nothing had happened",
+)
 @pytest.mark.nightly
 @pytest.mark.parametrize("lost", list(itertools.product(NAMES[3], LATEST, ("kill", "stop"))), ids="-".join)
 def test_a_node_lost_at_any_moment_changes_nothing(lost, undisturbed, tmp_path, monkeypatch):

@@ -101,6 +101,9 @@ def assert_ends_like(whole, job: Job, since: int) -> None:
     ],
     ids=["one", "three", "four", "nodes that fell at different epochs", "files half written", "one torn", "one zeroed"],
 )
+@pytest.mark.promise(
+    "Files", "a checkpoint is cut short, zeroed or missing", "training goes on from the one before, and ends equal"
+)
 def test_a_run_cut_off_after_an_epoch_ends_like_one_that_was_not(whole, tmp_path, epoch, damage, last):
     job = make_job(tmp_path)
     run_until(job, epoch)
@@ -118,6 +121,9 @@ def half_written(job: Job, epoch: int) -> None:
         Path(job.checkpoint, f".node-{index}-{epoch}.pt.partial").write_bytes(b"half of it")
 
 
+@pytest.mark.promise(
+    "Files", "a node is killed as it saves its checkpoint", "training goes on from the one before, and ends equal"
+)
 def test_a_kill_in_the_middle_of_a_save_leaves_the_epoch_before(whole, tmp_path, monkeypatch):
     job = make_job(tmp_path)
     saves, sync = itertools.count(1), os.fsync

@@ -414,6 +414,7 @@ async def test_a_bad_frame_ends_its_own_channel_with_one_error(
 
 
 @pytest.mark.usefixtures("soon")
+@pytest.mark.promise("Links", "a connection is reset inside a frame", "the channel ends with the reason")
 @on_both_loops
 async def test_a_reset_inside_a_frame_ends_the_channel(server: Server) -> None:
     async with rogue(server) as (channel, writer, _):
@@ -427,6 +428,7 @@ async def test_a_reset_inside_a_frame_ends_the_channel(server: Server) -> None:
     await serves(server)
 
 
+@pytest.mark.promise("Links", "a connection ends without a goodbye", "the channel ends with the reason")
 @on_both_loops
 async def test_a_websocket_lost_without_a_goodbye_ends_the_channel(server: Server) -> None:
     async with rogue(server) as (channel, _, websocket):

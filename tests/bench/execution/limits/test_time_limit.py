@@ -148,6 +148,11 @@ def slow(user_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> C
     return run
 
 
+@pytest.mark.promise(
+    "Time",
+    "a case takes longer than its time limit",
+    "it has failed, the others are recorded; `errors.log` says where it was",
+)
 @pytest.mark.parametrize("kind", ["sleeps", "waits"])
 def test_a_case_beyond_its_limit_fails_alone(
     slow: Callable[..., int], kind: str, capsys: pytest.CaptureFixture[str]
@@ -163,6 +168,11 @@ def test_a_case_beyond_its_limit_fails_alone(
     assert recorded() == ["a", "b", kind]
 
 
+@pytest.mark.promise(
+    "Time",
+    "a worker of `--jobs` is stopped, deaf to interrupts or stuck in C",
+    "it is killed, its case has failed, the others are recorded",
+)
 @pytest.mark.parametrize("kind", ["deaf", "stops", "in_c"])
 def test_a_worker_that_cannot_be_interrupted_is_killed(
     slow: Callable[..., int], kind: str, monkeypatch: pytest.MonkeyPatch

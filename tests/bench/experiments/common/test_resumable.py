@@ -21,6 +21,11 @@ TORN = {
 
 
 @pytest.mark.parametrize("what", TORN)
+@pytest.mark.promise(
+    "Files",
+    "`epochs.jsonl` or `outcome.json` is torn",
+    "epochs before the torn line count, the others are trained again",
+)
 def test_reports_of_epochs_count_up_to_the_first_that_is_torn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
