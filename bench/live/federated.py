@@ -2,6 +2,8 @@
 
 A client that dies, or that hangs and is killed for it, is no failure: its edge server goes on with the others. The
 death of a server is one, and so is whatever a node raises. Clients may share a process.
+
+Where the case may start again, any death is a reason to, and all begin anew: without a client others would learn.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
@@ -9,8 +11,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from bench.live.faults.restarts import restarts_in_use
+from bench.live.hosts.in_use import hosts_in_use
 from bench.live.hosts.shaping import shaped_on_hosts
-from bench.live.processes import RunError
+from bench.live.processes import LostError, RunError
 from bench.live.run import LiveRun, SilentError, stray
 from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
@@ -37,9 +41,12 @@ ProcessMembers = tuple[str, ...]  # the nodes of one process
 class LiveFederation(LiveRun):
     """A federation at work, as a script sees it that kills clients and lets them come back."""
 
-    def __init__(self, federation: Federation, shaping: Shaping, say: ReportRound | None = None) -> None:
-        """``shaping`` has the links of ``ways``."""
+    def __init__(
+        self, federation: Federation, shaping: Shaping, say: ReportRound | None = None, needs_all: bool = False
+    ) -> None:
+        """``shaping`` has the links of ``ways``; ``needs_all``: the death of a client is a failure too."""
         super().__init__(shaping, modules=modules_of(federation))
+        self._needs_all = needs_all
         self.rounds: list[RoundReport] = []  # from the edge servers
         self.lost: dict[str, str] = {}  # clients that are gone, and how they ended
         self._federation, self._say = federation, say
@@ -125,13 +132,13 @@ class LiveFederation(LiveRun):
     async def _miss(self, crew: ProcessMembers, how: str) -> None:
         """Let edge servers know of clients that ended; one without clients ends too, unless clients move.
 
-        Raises RunError for a server, and for the last of all clients while there is a server at work.
+        Raises LostError for a server, and for the last of all clients while there is a server at work.
         """
         federation = self._federation
-        if crew[0] in self._servers:
-            raise RunError(how, weight=2)
+        if crew[0] in self._servers or self._needs_all:
+            raise LostError(how, weight=2)
         if len(self.lost.keys() | crew) == federation.clients and not self.reported >= set(self._servers):
-            raise RunError(f"no client is left: {how}", weight=2)
+            raise LostError(f"no client is left: {how}", weight=2)
         self.lost |= dict.fromkeys(crew, how)
         self._changed.set()
         for client in crew:
@@ -172,16 +179,35 @@ def run_live(
     by_name = dict(zip(federation.client_names, all_links, strict=True))
     all_links = [by_name.get(near, backhaul) for near, _ in pairs]
     ends = [(names.index(near), names.index(far)) for near, far in pairs]
-    joined = shaped_on_hosts(names, all_links, shaping, federation.job.seed, ends)
-    if joined.hosts and clients_per_process > 1:
+    if hosts_in_use() and clients_per_process > 1:
         raise ValueError(f"clients_per_process: {clients_per_process}; on hosts each client has a machine of its own")
-    if joined.hosts:
+    if hosts_in_use():
         federation = replace(federation, folder=None)  # one of this machine
+    restarts, say_once = restarts_in_use(), _once(say)
 
-    live = LiveFederation(federation, joined, say)
-    result = live.play(lambda run: run.conduct(clients_per_process, script), (pairs, all_links), shaping, self_test)
-    result.uncalibrated = live.uncalibrated
-    return result
+    def attempt() -> FederationOutcome:
+        joined = shaped_on_hosts(names, all_links, shaping, federation.job.seed, ends)
+        live = LiveFederation(federation, joined, say_once, restarts.left > 0 and script is None)
+        result = live.play(lambda run: run.conduct(clients_per_process, script), (pairs, all_links), shaping, self_test)
+        result.uncalibrated = live.uncalibrated
+        return result
+
+    if script or federation.folder:  # what is killed on purpose, and clients that would go on where servers begin anew
+        return attempt()
+    return restarts.run(attempt, lambda: "from the beginning")
+
+
+def _once(say: ReportRound | None) -> ReportRound:
+    """``say``, but for reports of rounds that it knows, as of a federation that has started again."""
+    known: set[tuple[int, int]] = set()
+
+    def say_new(report: RoundReport) -> None:
+        key = report.edge, report.round
+        if say and key not in known:
+            say(report)
+        known.add(key)
+
+    return say_new
 
 
 def ways(federation: Federation) -> list[tuple[str, str]]:

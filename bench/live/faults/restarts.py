@@ -23,10 +23,15 @@ class Restarts:
         self.lines: list[str] = []  # one for each restart
         self._most, self._folder, self._runs = most, folder, 0
 
+    @property
+    def left(self) -> int:
+        """Restarts that there may still be."""
+        return self._most - len(self.lines)
+
     @contextmanager
     def kept(self) -> Iterator[Path | None]:
         """A folder for what the nodes of one run keep, removed at its end; None where no restart is left."""
-        if len(self.lines) >= self._most:
+        if not self.left:
             yield None
             return
         self._runs += 1
@@ -47,7 +52,7 @@ class Restarts:
             try:
                 return attempt()
             except LostError as error:
-                if len(self.lines) >= self._most:
+                if not self.left:
                     raise
                 number = len(self.lines) + 1
                 line = f"{error}; the nodes start again {goes_on()} (restart {number} of at most {self._most})"

@@ -17,6 +17,7 @@ from promises import see
 
 from bench.live import federated as live_federation
 from bench.live import run
+from bench.live.faults.restarts import restarting
 from bench.live.federated import LiveFederation
 from bench.live.processes import RunError
 from bench.live.shaping import Shaping
@@ -99,6 +100,19 @@ def assert_same_state(one: Path, other: Path, clients: int) -> None:
         assert parts[0]["steps"] == parts[1]["steps"]
         pairs = zip(*(part["modules"]["part"].values() for part in parts), strict=True)
         assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+@pytest.mark.parametrize("node", ["edge1", "client2"])
+def test_a_federation_of_which_a_process_dies_starts_again_and_ends_as_if_none_had(node, tmp_path):
+    reported: list[tuple[int, int]] = []
+    fuse = {"node": node, "moment": "train", "after": STEPS + 1, "once": str(tmp_path / "once")}  # in the second round
+    with restarting(1, tmp_path) as restarts:
+        came = run_live(federation(job=mine(**fuse)), say=lambda one: reported.append((one.edge, one.round)))
+    death = "was killed by SIGKILL; the nodes start again from the beginning (restart 1 of at most 1)"
+    assert restarts.lines == [f"{node} {death}"]
+    assert reported == [(0, 0), (0, 1)]
+    assert_equal(came, run_in_process(federation()))
+    assert (came.lost, nodes_left()) == ({}, [])
 
 
 @pytest.mark.parametrize("scheme", ["psl", "sflv1"])
