@@ -132,6 +132,7 @@ def _context(plan: RunPlan, case: Case, scratch: Path, say: Callable[[str], None
         device=plan.device,
         scratch=scratch,
         self_test="warn" if plan.options.allow_uncalibrated else "refuse",
+        log_samples=plan.options.log_samples,
         say=lambda text: say(" ".join(text.split())),
     )
 

@@ -18,6 +18,7 @@ from bench.execution.journal import Journal, UnwritableError
 from bench.execution.lock import NAME, in_use, locked
 from bench.execution.plan import RunOutcome, RunPlan, status
 from bench.suite.document import InputError
+from bench.suite.experiment import SAMPLES
 from bench.suite.identity import RESULTS_VERSION, digest
 from bench.suite.judging import judge_suites, write_claims
 from bench.suite.schema import Case, Experiment, Suite
@@ -155,6 +156,10 @@ class Output:
         asked = {self.scratch(case) for cases in self._plan.cases.values() for case in cases}
         for path in set(self.scratch_folder.glob("*")) - asked:
             shutil.rmtree(path, ignore_errors=True)
+        names = {path.name for path in asked}
+        for path in (self.folder / SAMPLES).glob("*.jsonl"):
+            if path.stem not in names:
+                path.unlink()
 
     def _sources(self, suite: Suite) -> dict[str, str]:
         cases = (case for experiment in suite.experiments for case in self._plan.cases[experiment.name])
@@ -171,6 +176,30 @@ class Output:
         """The folder for files of ``case``, such as checkpoints; kept until the case is recorded."""
         name = case.experiment.name.replace("/", "-")
         return self.scratch_folder / f"{name}-{digest([case.key, case.sha256])[:12]}"
+
+    def keep_samples(self, case: Case) -> None:
+        """Keep what ``case`` has logged sample by sample, each line with its case. Raises UnwritableError."""
+        scratch = self.scratch(case)
+        if not (logged := sorted((scratch / SAMPLES).glob("*.jsonl"))):
+            return
+        of_case = {"suite": case.experiment.suite, "experiment": case.experiment.spec.name, "seed": case.seed}
+        kept = self.folder / SAMPLES / f"{scratch.name}.jsonl"
+        try:
+            kept.parent.mkdir(exist_ok=True)
+            with replacing(kept) as file:
+                for path in logged:
+                    head = of_case | {"case": case.case, "training": path.stem}
+                    for line in path.read_bytes().splitlines():
+                        file.write(msgspec.json.encode(head | msgspec.json.decode(line)) + b"\n")
+        except OSError as error:
+            raise UnwritableError(kept, error) from error
+
+    def samples_line(self) -> str:
+        """Where samples were logged, as a sentence."""
+        folder = self.folder / SAMPLES
+        if folder.is_dir():
+            return f"samples: {folder}"
+        return "--log-samples: no experiment that was run logs samples; dynsplit and edge_privacy do"
 
     def log_error(self, title: str, text: str) -> None:
         try:

@@ -66,6 +66,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     restart: Restarts = 0  # of live chains and federations in which a process has died, at most so many a case
     jobs: Jobs | None = None  # cases of parallel experiments that run at once; None: see _jobs
     allow_uncalibrated: bool = False
+    log_samples: bool = False  # a line for each test sample, in samples/; never in records
     watch: Port | None = None  # of the page that shows the run; 0 a free one, None no page
     arguments: tuple[str, ...] = ()  # of the command line, for environment.json
 
@@ -159,6 +160,8 @@ def make_plan(options: Options, checked: bool = False) -> RunPlan:
         raise InputError(["--resume: give the folder of the run to continue as --out"])
     if options.rerun_changed and not options.resume:
         raise InputError(["--rerun-changed: give --resume too"])
+    if options.log_samples and options.cluster is not None:
+        raise InputError(["--log-samples: not with --cluster, whose workers keep no files; use --shard"])
     if options.shard is not None:
         shard_of(options.shard)
     hosts = None if options.hosts is None or checked else read_hosts(options.hosts, options.insecure)

@@ -92,6 +92,8 @@ def _report(plan: RunPlan, output: Output, outcome: RunOutcome, view: LiveView) 
         if failed := len(outcome.failures):
             log = output.folder / "errors.log"
             view.line(f"{failed} of {len(plan.selected)} experiments failed; tracebacks are in {log}", "red")
+        if plan.options.log_samples:
+            view.line(output.samples_line())
         view.line(f"report: {path}")
     except (OSError, UnwritableError) as error:  # a full disk; the records are kept
         why = f"{error.filename or output.folder}: {error.strerror}" if isinstance(error, OSError) else str(error)
@@ -151,6 +153,7 @@ def _keep(output: Output, outcome: RunOutcome, case: Case, result: CaseResult) -
     if result.restarts:
         output.note_restarts(case.title, result.restarts)
     if not result.traceback:
+        output.keep_samples(case)
         output.journal.add(case, result.records, result.seconds, result.failure)
         shutil.rmtree(output.scratch(case), ignore_errors=True)
     if result.traceback:

@@ -1,14 +1,19 @@
 """Records of a run in files of other tools: CSV, Parquet, TensorBoard, MLflow. Libraries are the extra ``export``."""
 
 import importlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.results.paired import read_side
 from bench.suite.document import InputError
+from bench.suite.experiment import SAMPLES
 from reports.formatting import label
 from reports.record import CONDITIONS, CaseValue, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STEPS = ("epoch", "round", "step", "second", "task")  # keys of a case that are the x-axis of a curve
 
@@ -40,11 +45,14 @@ def export(folder: Path, to: str, out: Path | None) -> Path:
     """Write the records of the run in ``folder``; return the path of the file or folder. Raises InputError."""
     records = read_side(folder).records
     write, name = WRITERS[to]
+    samples = read_samples(folder / SAMPLES) if to in TABLES else None
     base = folder if folder.is_dir() else folder.parent
     path = out or base / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(records, path)
+        if samples is not None:
+            TABLES[to](samples, path.with_name(f"samples{Path(name).suffix}"))
     except OSError as error:
         raise InputError([f"--out: {path}: {error.strerror or error}"]) from None
     return path
@@ -59,17 +67,39 @@ def _library(name: str, to: str, package: str) -> Any:
         ) from None
 
 
+def read_samples(folder: Path) -> "pd.DataFrame | None":
+    """All that a run has logged sample by sample, a row each; None if that is nothing."""
+    if not (files := sorted(folder.glob("*.jsonl"))):
+        return None
+    import pandas as pd  # noqa: PLC0415
+
+    rows = []
+    for line in (line for path in files for line in path.read_bytes().splitlines()):
+        row = json.loads(line)
+        case = {f"case.{key}": value for key, value in row.pop("case").items()}
+        gate = {f"gate.{path}": value for path, value in enumerate(row.pop("gate", []), start=1)}
+        rows.append(row | case | gate)
+    return pd.DataFrame(rows)
+
+
 def _csv(records: list[Record], path: Path) -> None:
     from reports.pages.tables import frame  # noqa: PLC0415  (pandas)
 
-    frame(records).to_csv(path, index=False)
+    _csv_table(frame(records), path)
+
+
+def _csv_table(table: "pd.DataFrame", path: Path) -> None:
+    table.to_csv(path, index=False)
 
 
 def _parquet(records: list[Record], path: Path) -> None:
     _library("pyarrow", "parquet", "pyarrow")
     from reports.pages.tables import frame  # noqa: PLC0415  (pandas)
 
-    table = frame(records)
+    _parquet_table(frame(records), path)
+
+
+def _parquet_table(table: "pd.DataFrame", path: Path) -> None:
     for column in table.select_dtypes("object").columns:  # a key with numbers and texts
         table[column] = table[column].map(str, na_action="ignore")
     table.to_parquet(path, index=False, engine="pyarrow")
@@ -96,6 +126,7 @@ def _mlflow(records: list[Record], path: Path) -> None:
                 mlflow.log_metric(point.metric, point.value, step=point.step)
 
 
+TABLES = {"csv": _csv_table, "parquet": _parquet_table}
 WRITERS: dict[str, tuple[Callable[[list[Record], Path], None], str]] = {
     "csv": (_csv, "records.csv"),
     "parquet": (_parquet, "records.parquet"),

@@ -16,6 +16,7 @@ from reports.record import CaseValue, Mode, Scale, ShapingBackend
 
 T = TypeVar("T")
 P = ParamSpec("P")
+SAMPLES = "samples"  # folder of what is logged sample by sample, of a case and of a run
 SelfTest = Literal["refuse", "warn", "skip"]  # the action of a live run on links out of tolerance; skip: no self-test
 
 
@@ -115,4 +116,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     device: str  # "cpu" or "cuda"
     scratch: Path  # an empty folder of this run's own, kept for --resume, removed once the case is recorded
     self_test: SelfTest = "refuse"
+    log_samples: bool = False  # whether to write a line for each test sample to ``samples_file``
     say: Callable[[str], None]  # shows one line of progress (accuracy, bytes so far)
+
+    def samples_file(self, training: str) -> Path:
+        """The file for JSON lines, one for each test sample of ``training``, which the run keeps in ``samples/``."""
+        return self.scratch / SAMPLES / f"{training}.jsonl"

@@ -80,6 +80,8 @@ def _add_options(command: ArgumentParser) -> None:
     add("--rerun-changed", action="store_true", help=rerun)
     uncalibrated = "warn of links off by more than 5 %% in rate, 1 ms in delay or half in jitter, instead of failing"
     add("--allow-uncalibrated", action="store_true", help=uncalibrated)
+    samples = "write path, gate, bytes and answer of each test sample to DIR/samples, for experiments with a gate"
+    add("--log-samples", action="store_true", help=samples)
     add("-v", "--verbose", action="store_true", help="log every step to standard error")
     watch = "serve a page on 127.0.0.1 that shows the run as it goes (default PORT: a free one, which is shown)"
     add("--watch", nargs="?", type=whole_number(0, 65535), const=0, metavar="PORT", help=watch)
@@ -134,16 +136,16 @@ def _terminable() -> Iterator[list[int]]:
 RUN = Command(
     "run suites and write records, claims and a report",
     """
-  bench run pipeline --scale smoke             a suite of the package, in seconds
-  bench run suites/all.yaml                    every suite, in about 25 minutes on a laptop
-  bench run mine.yaml --data ~/data --seed 7   your own suite and data sets
-  bench run pipeline --hosts hosts.yaml        nodes of live experiments on machines of their own
-  bench run all --only 'links/*' --only live   the experiments of links, and those called live
-  bench run pipeline --set accuracy.train_samples=512 --seeds 3   with another parameter, three seeds a case
-  bench run all --shard 2/4 --out shard2       the second of four parts, for as many machines
-  bench run all --out runs/all --resume        continue a run that was interrupted
-  bench run pipeline --restart 3               a node that dies is started again, and training goes on
-  bench run hivemind --watch                   show it in a browser; bench watch DIR does so later""",
+  bench run pipeline --scale smoke             # a suite of the package, in about a minute
+  bench run suites/all.yaml                    # every suite, in about 25 minutes on a laptop
+  bench run mine.yaml --data ~/data --seed 7   # your own suite and data sets
+  bench run pipeline --hosts hosts.yaml        # nodes of live experiments on machines of their own
+  bench run all --only 'links/*' --only live   # the experiments of links, and those called live
+  bench run pipeline --set accuracy.train_samples=512 --seeds 3   # with another parameter, three seeds a case
+  bench run all --shard 2/4 --out shard2       # the second of four parts, for as many machines
+  bench run all --out runs/all --resume        # continue a run that was interrupted
+  bench run pipeline --restart 3               # a node that dies is started again, and training goes on
+  bench run hivemind --watch                   # show it in a browser; bench watch DIR does so later""",
     _add_run,
     _run,
     MORE,

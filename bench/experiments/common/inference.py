@@ -1,13 +1,14 @@
 """Inference of a trained chain in this process, from its last checkpoint, with the bytes of the wire's messages."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from nodes.data.batching import batches
 from nodes.data.images import Pictures
 from nodes.spec.job import Job
+from nodes.stages.dynsplit.stage import DynSplit
 from nodes.training.segment import Segment
 from nodes.wire.codec import wire_size
 from nodes.wire.messages import Activation, Result
@@ -48,6 +49,28 @@ def answers(segments: Sequence[Segment], pictures: Pictures) -> Answers:
     parts = [_answers_of_batch(segments, step, *batch) for step, batch in enumerate(in_order(pictures))]
     logits, correct, choice, scores, sizes = zip(*parts, strict=True)
     return Answers(torch.cat(logits), torch.cat(correct), torch.cat(choice), torch.cat(scores), sum(sizes))
+
+
+def sample_rows(segments: Sequence[Segment], pictures: Pictures) -> Iterator[dict[str, Any]]:
+    """What is known of each of ``pictures``, in their order.
+
+    ``path`` counts from 1, ``gate`` has its probability of each path (none without a gate), and ``payload_bytes`` is
+    what the path sends of a sample, or the mean over all where a stage has no paths.
+    """
+    seen = answers(segments, pictures)
+    stage = segments[0].outbound
+    by_path = [path.sample_bytes + stage.choice_bits / 8 for path in stage.paths] if isinstance(stage, DynSplit) else []
+    for index, (label, logits) in enumerate(zip(pictures.labels, seen.logits, strict=True)):
+        path = int(seen.choice[index])
+        yield {
+            "sample": index,
+            "label": int(label),
+            "answer": int(logits.argmax()),
+            "correct": bool(seen.correct[index]),
+            "path": path + 1,
+            "gate": seen.scores[index].softmax(0).tolist(),
+            "payload_bytes": by_path[path] if by_path else seen.bytes_per_sample,
+        }
 
 
 def in_order(pictures: Pictures) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bench.experiments.common.cuts import cut_problems
-from bench.experiments.common.inference import restored
+from bench.experiments.common.inference import restored, sample_rows
 from bench.experiments.common.learning import (
     Learning,
     check_pass,
@@ -135,7 +135,14 @@ class TrainingRun:
         kept = self.context.scratch / name / "measured.json"
         if kept.exists():
             return msgspec.json.decode(kept.read_bytes(), type=list[Measurement])
-        found = list(measure(self.trained(self.job(stage), name)))
+        trained = self.trained(self.job(stage), name)
+        if self.context.log_samples:
+            path = self.context.samples_file(name)
+            path.parent.mkdir(exist_ok=True)
+            with replacing(path) as file:
+                for row in sample_rows(trained.segments, trained.data.test):
+                    file.write(msgspec.json.encode(row) + b"\n")
+        found = list(measure(trained))
         with replacing(kept) as file:
             file.write(msgspec.json.encode(found))
         shutil.rmtree(kept.parent / "checkpoints", ignore_errors=True)
