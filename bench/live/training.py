@@ -117,7 +117,9 @@ class _LiveTraining(LiveRun):
         await self.start(list(self._seats))
         await self.until(lambda: self.pids.keys() >= self._seats.keys())
         await self._shaping.play()
-        events.emit("layers", done=dict(zip(self._job.nodes, [*self._job.splits, self._job.tail], strict=True)))
+        if events.watched():
+            done = dict(zip(self._job.nodes, [*self._job.splits, self._job.tail], strict=True))
+            events.emit("layers", done=done, total=_layers(self._job))
         for name in reversed(self._seats):  # the UE begins at once
             await self.send(name, Begin())
         await self.until(lambda: self.reported >= self._seats.keys())
@@ -135,3 +137,10 @@ class _LiveTraining(LiveRun):
             raise stray(name, message)
         if answer := self._epochs.answer(message):
             await self.send(name, answer)
+
+
+def _layers(job: Job) -> int:
+    """The number of layers of the job's model."""
+    from nodes.model.factory import outline  # noqa: PLC0415  (imports torch)
+
+    return len(outline(job.model, job.classes, job.input_shape, dtype=job.input_type))

@@ -44,11 +44,12 @@ HEADERS = {
 class Watch:
     """The page of a run with its events in ``path``, or in ``lines`` if there is no such file.
 
-    ``over`` is set when no event will follow.
+    ``over`` is set when no event will follow and the server is to end. ``ended`` tells whether no event will follow,
+    as the run has ended or was killed, while the server goes on.
     """
 
-    def __init__(self, path: Path, lines: bytes = b"") -> None:
-        self.over = asyncio.Event()
+    def __init__(self, path: Path, lines: bytes = b"", ended: Callable[[], bool] = lambda: False) -> None:
+        self.over, self._ended = asyncio.Event(), ended
         self._path, self._lines, self._streams = path, lines, 0
 
     def app(self) -> web.Application:
@@ -76,9 +77,11 @@ class Watch:
 
     async def _blocks(self, offset: int) -> AsyncIterator[bytes]:
         """Whole lines of the file from ``offset`` on, as server-sent events; b": " tells that the server lives."""
-        quiet_s = 0.0
+        quiet_s, looked = 0.0, -1
         while True:
             over = self.over.is_set()  # asked first: what was written before is read below
+            if not over and int(quiet_s) != looked:  # once a second
+                over, looked = self._ended(), int(quiet_s)
             whole, _, _ = self._read(offset).rpartition(b"\n")
             if whole:
                 parts = []

@@ -17,6 +17,7 @@ def _watch(arguments: Namespace, _words: list[str]) -> int:
     import os
 
     from bench.events import FILE
+    from bench.execution.lock import in_use
     from bench.suite.document import InputError
     from bench.watch.server import HOST, Watch, serve
     from bench.watch.unwatched import LOG, lines_of_log
@@ -29,7 +30,8 @@ def _watch(arguments: Namespace, _words: list[str]) -> int:
         raise InputError([f"{folder}: neither {FILE} nor {LOG} is there; give the folder of a run"]) from None
 
     async def show() -> None:
-        await serve(Watch(kept, lines), port, lambda address: print(f"watch: {address}", flush=True))
+        watch = Watch(kept, lines, ended=lambda: in_use(folder) is None)
+        await serve(watch, port, lambda address: print(f"watch: {address}", flush=True))
 
     try:
         asyncio.run(show())
@@ -42,8 +44,8 @@ def _watch(arguments: Namespace, _words: list[str]) -> int:
 WATCH = Command(
     "show a run in a browser, as it goes or again",
     """
-  bench watch runs/hivemind                   a finished run, to be played again
-  bench run hivemind --watch                  a run that begins""",
+  bench watch runs/hivemind                   # a finished run, to be played again
+  bench run hivemind --watch                  # a run that begins""",
     _add_watch,
     _watch,
     """

@@ -86,6 +86,19 @@ async def test_the_last_events_reach_the_page_when_the_run_ends(client: Client, 
         assert (await next_event(response))["event"] == "over"
 
 
+async def test_of_a_run_that_was_killed_no_event_will_follow(path: Path, write: Write) -> None:
+    write(b'{"kind":"run"}\n')
+    running = iter([True, False])
+    watch = Watch(path, ended=lambda: not next(running))
+    async with TestClient(TestServer(watch.app(), host="127.0.0.1")) as client:
+        async with client.get("/events") as response:
+            assert (await next_event(response))["data"] == '{"kind":"run"}'
+            assert (await next_event(response))["event"] == "over"
+        async with client.get("/") as response:
+            assert response.status == 200
+    assert not watch.over.is_set()
+
+
 @pytest.mark.parametrize("name", ["/", "/watch.css", "/watch.js"])
 async def test_the_page_loads_nothing_from_elsewhere(client: Client, name: str) -> None:
     async with client.get(name) as response:
