@@ -19,10 +19,10 @@ from bench.cli.commands import COMMANDS
 from nodes.errors import printable
 
 MAIN_EPILOG = """examples:
-  bench doctor                         what this machine can run
-  bench run pipeline --scale smoke     the first run
-  bench report runs/DIR                its report again
-  bench COMMAND --help                 options and examples of a command
+  bench doctor                         # what this machine can run
+  bench run pipeline --scale smoke     # the first run
+  bench report runs/DIR                # its report again
+  bench COMMAND --help                 # options and examples of a command
 
 exit codes:
   0 success, also if claims failed; 1 bench check found a regression; 2 unusable input;

@@ -86,11 +86,11 @@ def _doctor(arguments: Namespace, _words: list[str]) -> Answer:
 NODE = Command(
     "start one node of a chain by hand, on this machine or another",
     """
-  export BENCH_TOKEN=$(openssl rand -hex 16)        the same on all nodes and for the runner
+  export BENCH_TOKEN=$(openssl rand -hex 16)        # the same on all nodes and for the runner
   bench node mec1 --port 4000
   bench node mec1 --host 10.0.0.3 --port 4000 --tls certs/mec1
-  bench node mec1 --port 4000 --allow mine          jobs may name what is in mine.py, such as mine:Stage
-  curl http://127.0.0.1:4000/health                 busy or idle""",
+  bench node mec1 --port 4000 --allow mine          # jobs may name what is in mine.py, such as mine:Stage
+  curl http://127.0.0.1:4000/health                 # busy or idle""",
     _add_node,
     _node,
     """
@@ -101,11 +101,11 @@ runner whose job it had is told.""",
 CERTS = Command(
     "make certificates and credentials for nodes and their runner",
     """
-  bench certs init certs                            the authority; keep certs/ca.key where nobody else reads it
-  bench certs node runner certs                     of bench run --hosts, into certs/runner
+  bench certs init certs                            # the authority; keep certs/ca.key where nobody else reads it
+  bench certs node runner certs                     # of bench run --hosts, into certs/runner
   bench certs node mec1 --host mec1.lan --host 10.0.0.3 certs
-  scp -r certs/mec1 pi@mec1.lan:                    for bench node mec1 --tls mec1
-  bench certs token mec1                            BENCH_TOKEN for mec1 alone, in place of the runner's""",
+  scp -r certs/mec1 pi@mec1.lan:                    # for bench node mec1 --tls mec1
+  bench certs token mec1                            # BENCH_TOKEN for mec1 alone, in place of the runner's""",
     _add_certs,
     _certs,
     "\nNeeds the command openssl, 1.1.1 or later.",

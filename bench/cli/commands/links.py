@@ -84,7 +84,7 @@ LINK = Command(
     "shape the TCP connections of any program",
     """
   bench link 127.0.0.1:9000=192.0.2.7:80 --rate 20e6 --delay 10 -- curl http://127.0.0.1:9000/
-  bench link 9000=localhost:8000 9001=localhost:8001 --profile 5g            until Ctrl-C
+  bench link 9000=localhost:8000 9001=localhost:8001 --profile 5g            # until Ctrl-C
   bench link 9000=localhost:8000 --trace up.mahi,down.mahi --delay 20
   bench link 9000=localhost:8000 --rate 5e6,50e6 --json -- python load.py > link.json""",
     _add_link,

@@ -64,9 +64,9 @@ def _split(arguments: Namespace, _words: list[str]) -> Answer:
 PROFILE = Command(
     "measure time, bytes and parameters of each layer of a model",
     """
-  bench profile resnet18 --input 3x32x32 --json > ue.json    for bench split
-  bench profile mine:encoder --input 128:int64 sequences of 128 tokens
-  bench profile mine:network --granularity module   network() in mine.py, in the current folder
+  bench profile resnet18 --input 3x32x32 --json > ue.json    # for bench split
+  bench profile mine:encoder --input 128:int64          # sequences of 128 tokens
+  bench profile mine:network --granularity module   # network() in mine.py, in the current folder
   bench profile timm:create_model --options '{"model_name": "resnet10t"}' """,
     _add_profile,
     _profile,
@@ -76,7 +76,7 @@ SPLIT = Command(
     "find the best split of a model over a chain of nodes",
     """
   bench split plan.yaml --json
-  bench split plan.yaml --why                  the next best splits, and what would change the choice
+  bench split plan.yaml --why                  # the next best splits, and what would change the choice
 
 plan.yaml, for two nodes and three layers:
   nodes: [ue, edge]

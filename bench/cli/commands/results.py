@@ -163,7 +163,7 @@ MERGE = Command(
     """
   bench run all --shard 1/2 --out one; bench run all --shard 2/2 --out two
   bench merge one two --out all
-  bench run all --out all --resume             runs what no folder has""",
+  bench run all --out all --resume             # runs what no folder has""",
     _add_merge,
     _merge,
     """
@@ -182,9 +182,9 @@ EXPORT = Command(
 CHECK = Command(
     "compare a run with a baseline, for CI",
     """
-  bench check runs/all --against baseline.jsonl --update            make the baseline
-  bench check runs/all --against baseline.jsonl                     compare a later run with it
-  bench check runs/all --against baseline.jsonl --explain           and what changed for each regression
+  bench check runs/all --against baseline.jsonl --update            # make the baseline
+  bench check runs/all --against baseline.jsonl                     # compare a later run with it
+  bench check runs/all --against baseline.jsonl --explain           # and what changed for each regression
   bench check runs/all --against baseline.jsonl --junit gate.xml --benchmark gate.json""",
     _add_check,
     _check,

@@ -9,10 +9,17 @@ from bench.cli import streams
 from bench.cli.command import Answer, Command, data_argument, json_argument, suites_argument
 
 
-def _list(_arguments: Namespace, _words: list[str]) -> Answer:
-    from bench.describe.list_suites import as_lines, suites
+def _add_list(command: ArgumentParser) -> None:
+    globs = "list the experiments of these suites, by name or glob (default: a line for each suite)"
+    command.add_argument("suites", nargs="*", metavar="SUITE", help=globs)
+    json_argument(command)
 
-    return Answer(found := suites(), as_lines(found))
+
+def _list(arguments: Namespace, _words: list[str]) -> Answer:
+    from bench.describe.list_suites import as_lines, overview, suites
+
+    found = suites(arguments.suites)
+    return Answer(found, as_lines(found) if arguments.suites else overview(found))
 
 
 def _add_describe(command: ArgumentParser) -> None:
@@ -75,24 +82,26 @@ LIST = Command(
     "list the suites of the package and their experiments",
     """
   bench list
-  bench list --json | jq '.[].name'            the names alone""",
-    json_argument,
+  bench list hivemind                          # its experiments
+  bench list '*_cifar10'                       # those of all suites with such a name
+  bench list --json | jq '.[].name'            # the names alone""",
+    _add_list,
     _list,
 )
 DESCRIBE = Command(
     "describe an experiment: parameters, types, units, defaults, metrics",
     """
-  bench describe                               all experiments, stages, models and schemes
-  bench describe pipeline.chain                what `run: pipeline.chain` takes and measures
-  bench describe mine:measure --json           an experiment of your own, in mine.py
-  bench describe stage:dynsplit                the options of a stage; also model:NAME, scheme:NAME""",
+  bench describe                               # all experiments, stages, models and schemes
+  bench describe pipeline.chain                # what `run: pipeline.chain` takes and measures
+  bench describe mine:measure --json           # an experiment of your own, in mine.py
+  bench describe stage:dynsplit                # the options of a stage; also model:NAME, scheme:NAME""",
     _add_describe,
     _describe,
 )
 SCHEMA = Command(
     "print the JSON Schema of suites, for editors",
     """
-  bench schema > suite.schema.json             then, as the first line of mine.yaml:
+  bench schema > suite.schema.json             # then, as the first line of mine.yaml:
   # yaml-language-server: $schema=suite.schema.json""",
     json_argument,
     _schema,
@@ -102,7 +111,7 @@ VALIDATE = Command(
     """
   bench validate mine.yaml
   bench validate mine.yaml --data ~/data --json
-  bench validate dynsplit --expand | less      all experiments and claims, without defaults and tables""",
+  bench validate dynsplit --expand | less      # all experiments and claims, without defaults and tables""",
     _add_validate,
     _validate,
     "\nErrors name file, line and key.",
@@ -110,8 +119,8 @@ VALIDATE = Command(
 FIT = Command(
     "fit what a paper leaves open to the numbers that it prints",
     """
-  bench fit suites/hivemind/suite.yaml                       writes fitted.yaml beside it, which the suite reads
-  bench fit hivemind --out fitted.yaml --json               writes elsewhere""",
+  bench fit suites/hivemind/suite.yaml                       # writes fitted.yaml beside it, which the suite reads
+  bench fit hivemind --out fitted.yaml --json               # writes elsewhere""",
     _add_fit,
     _fit,
     "\nTakes minutes.",

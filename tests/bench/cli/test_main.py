@@ -75,7 +75,17 @@ def test_list_says_what_is_packaged(answer: Callable[..., Any], command: Command
     assert suites["all"]["include"]
     assert Path(suites["all"]["path"]).is_file()
     assert command("list") == 0
-    assert "all: " in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(suites) + 1
+    (line,) = (line for line in lines if line.startswith("links "))
+    assert line.split()[1] == str(len(suites["links"]["experiments"]))
+    assert max(map(len, lines)) <= 120
+
+
+def test_list_shows_the_experiments_of_some_suites(answer: Command, command: Command, told: Told) -> None:
+    assert [suite["name"] for suite in answer("list", "edge_p*")] == ["edge_placement", "edge_privacy"]
+    assert told("list", "hivemnd") == (2, "no suite matches 'hivemnd' (did you mean 'hivemind'?)\n")
+    assert command("list", "cellular") == 0
 
 
 def test_validate_says_what_is_wrong(folder: Path, answer: Command, command: Command, capsys: Captured) -> None:
