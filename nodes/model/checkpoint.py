@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import torch
 
-from nodes.errors import ModelError
+from nodes.errors import ModelError, one_line
 from nodes.files import replacing
 from nodes.model.layer_range import layer_range
 from nodes.spec.job import Job, KeepSpec
@@ -108,8 +108,12 @@ def read_checkpoint(job: Job, index: int, epoch: int, device: torch.device) -> d
 
 
 def _read(path: Path, job: Job, device: torch.device) -> dict[str, Any]:
-    saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    if saved["task"] != _task(job):
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        task = saved["task"]
+    except Exception as error:  # whatever stands in the file
+        raise ModelError(f"{path}: is no checkpoint of a node: {one_line(error)}") from None
+    if task != _task(job):
         raise ModelError(f"{path} belongs to another job; give each job its own checkpoint folder")
     return saved
 
