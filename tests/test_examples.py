@@ -143,6 +143,17 @@ def test_a_stage_of_ones_own_beside_the_papers(run: Run) -> None:
     assert {record["case"]["stage"] for record in records if record["metric"] == "test_accuracy"} == sent.keys()
 
 
+def test_a_stage_with_a_trained_part(bench: Command) -> None:
+    """Of each sample two maps of 8x8 in float32 go up in place of 32, and its label."""
+    asked = 'stages.stage={name: "squeeze:Squeeze", options: {channels: 2}}'
+    bench("run", "beside.yaml", "--scale", "smoke", "--set", asked, "--out", "out")
+    records = [json.loads(line) for line in Path("out/records.jsonl").read_text().splitlines()]
+    uplink = [record for record in records if record["case"].get("kind") == "activation"]
+    (sent,) = [record["value"] for record in uplink if record["metric"] == "payload_bytes"]
+    maps = 2 * 8 * 8 * 4
+    assert (128 + 60) * maps < sent < 1.02 * (128 + 60) * maps
+
+
 def test_a_model_of_ones_own_in_a_job(bench: Command, python: Command) -> None:
     lines = python("job.py").splitlines()
     assert [line.partition(",")[0] for line in lines[:3]] == ["ue: 3 layers", "mec: 2 layers", "cloud: 3 layers"]

@@ -27,8 +27,10 @@ class Stage(nn.Module):
         shapes: The boundary's tensors for one picture, by name: meta tensors (1, ...).
     """
 
-    def __init__(self, shapes: Tensors) -> None:
+    def __init__(self, shapes: Tensors | None = None) -> None:
         super().__init__()
+        if shapes is None:  # as it is easily forgotten
+            raise ValueError("its __init__ takes the boundary's shapes and passes them on: super().__init__(shapes)")
         self.shapes = shapes
         self.sender = nn.Module()
         self.receiver = nn.Module()

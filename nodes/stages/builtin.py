@@ -100,5 +100,8 @@ def build_stage(spec: StageSpec, shapes: dict[str, Any]) -> Stage:
         raise ModelError(f"stage {spec.name} returned a {type(stage).__name__}, expected a nodes.stages.Stage")
     halves = [set(half.parameters()) for half in (stage.sender, stage.receiver)]
     if set.union(*halves) != set(stage.parameters()) or set.intersection(*halves):
-        raise ModelError(f"stage {spec.name}: each parameter must belong to either sender or receiver")
+        raise ModelError(
+            f"stage {spec.name}: each parameter must belong to either sender or receiver; "
+            "make its module an attribute of self.sender or self.receiver"
+        )
     return stage
