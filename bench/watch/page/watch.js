@@ -273,8 +273,10 @@ function drawCurves(state) {
   const curves = [...state.curves.values()].slice(-6);
   byId("curves-part").hidden = !curves.length;
   if (!curves.length) return;
+  const cases = new Set(curves.map((curve) => curve.of)), several = (of) => curves.filter((curve) => curve.of === of).length > 1;
+  const title = (curve) => [cases.size > 1 ? state.cases.get(curve.of)?.title : "", cases.size > 1 && !several(curve.of) ? "" : curve.name].filter(Boolean).join(": ");
   const charts = [["loss", "Training loss"], ["test_accuracy", "Test accuracy"]].filter(([name]) => curves.some((curve) => curve.points.some((point) => Number.isFinite(point[name]))));
-  fill("curves", ...charts.map(([name, title]) => chart(title, curves.map((curve) => ({ name: curve.name, points: curve.points.filter((point) => Number.isFinite(point[name])).map((point) => [point.at_epoch, point[name]]) })))));
+  fill("curves", ...charts.map(([name, about]) => chart(about, curves.map((curve) => ({ name: title(curve), points: curve.points.filter((point) => Number.isFinite(point[name])).map((point) => [point.at_epoch, point[name]]) })))));
 }
 
 function chart(title, series) {
@@ -290,7 +292,7 @@ function chart(title, series) {
     for (const [at, value] of one.points.slice(-60)) art.append(drawing("circle", { class: "dot", hue, cx: x(at), cy: y(value), r: 2.5 }));
   });
   const legend = element("div", { className: "note" });
-  legend.append(...series.map((one, index) => { const made = element("span", { textContent: `${one.name}  ` }); made.style.color = `var(--n${index % 8})`; return made; }));
+  legend.append(...series.map((one, index) => { const made = element("span", { className: "curve-name", textContent: one.name }); made.style.color = `var(--n${index % 8})`; return made; }));
   return element("div", {}, art, legend);
 }
 
@@ -298,9 +300,10 @@ function drawCases(state) {
   const total = state.run?.cases ?? state.cases.size, rank = { running: 0, failed: 1, done: 2 };
   const sorted = [...state.cases.values()].reverse().sort((one, two) => rank[one.state] - rank[two.state]);
   fillList("cases", sorted.slice(0, 200).map((one) => element("li", { className: one.state }, element("b", { textContent: one.title }), element("span", { className: "note", textContent: one.state === "done" ? duration(one.seconds) : one.text }))));
+  const gone = over && !replaying && !state.end; // killed: nothing runs any more
   const running = sorted.filter((one) => one.state === "running").length, failed = sorted.filter((one) => one.state === "failed").length;
   const left = Math.max(0, total - state.done - running);
-  byId("count").textContent = [`${state.done} of ${total} cases done`, `${running} running`, `${left} left`, failed ? `${failed} failed` : "", state.left !== null && !state.end ? `about ${duration(state.left)} to go` : ""].filter(Boolean).join(" · ");
+  byId("count").textContent = [`${state.done} of ${total} cases done`, running ? `${running} ${gone ? "cut off" : "running"}` : "", left ? `${left} left` : "", failed ? `${failed} failed` : "", state.left !== null && (running || left) && !state.end && !gone ? `about ${duration(state.left)} to go` : ""].filter(Boolean).join(" · ");
   byId("bar").setAttribute("aria-valuemax", Math.max(total, 1));
   byId("bar").setAttribute("aria-valuenow", state.done);
   byId("bar").firstElementChild.style.width = `${(100 * state.done) / Math.max(total, 1)}%`;

@@ -88,6 +88,15 @@ def test_an_earlier_time_is_shown_again(page: Any) -> None:
     page.get_by_text("ue layers 1–4,").wait_for()
 
 
+def test_curves_of_several_cases_are_told_apart(page: Any) -> None:
+    events.emit("started", case="b", title="toy/b", experiment="toy/b", left_s=None)
+    for case in ("a", "b"):
+        events.emit("learned", curve="split, 2 nodes", at_epoch=1, loss=1.0, case=case)
+    page.locator("#curves", has_text="toy/b").wait_for()
+    names = page.locator(".curve-name").all_inner_texts()
+    assert [name.split()[0] for name in names] == ["toy/a", "toy/b"]
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_fits_its_window_and_tells_of_the_end(page: Any, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
@@ -96,5 +105,5 @@ def test_the_page_fits_its_window_and_tells_of_the_end(page: Any, width: int) ->
     events.emit("ended", case="a", seconds=2.0)
     events.emit("end", exit_code=3)
     page.get_by_text("ended with exit code 3").wait_for()
-    assert "1 of 2 cases done" in page.locator("#count").inner_text()
+    assert page.locator("#count").inner_text() == "1 of 2 cases done · 1 left"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
