@@ -124,6 +124,11 @@ def test_plan(bench: Command) -> None:
     found = json.loads(bench("split", "plan.yaml", "--json"))
     assert tuple(found["splits"]) == cheapest
     assert found["cost_s"] == pytest.approx(cost_s(*cheapest))
+    assert cheapest == (1, 2)
+    told = bench("split", "plan.yaml", "--figure", "why.png")
+    assert "ue     layer 1\nmec    layer 2\ncloud  layer 3\n" in told
+    assert told.endswith("\nfigure: why.png\n")
+    assert Path("why.png").stat().st_size > 1000
 
 
 @IN_TURN

@@ -89,11 +89,19 @@ def as_lines(facts: Facts) -> list[str]:
         *(f"removed   {name}" for name in facts.get("swept", [])),
         *(f"left      {name}, of a run that was killed; bench doctor --clean removes it" for name in facts["left"]),
         f"gpu       {facts['gpu'] or 'none'}",
-        f"data      {facts['data'] or 'no folder; give --data DIR or set BENCH_DATA'}",
-        *(f"  {name:<13} {state}" for name, state in facts["data_sets"].items()),
+        *_data_lines(facts),
         *(f"note      {note}" for note in facts["data_notes"]),
         *(f"damaged   {file}" for file in facts["damaged"]),
     ]
+
+
+def _data_lines(facts: Facts) -> list[str]:
+    if not facts["data"]:
+        packaged = [name for name, state in facts["data_sets"].items() if state == "found"]
+        return [
+            f"data      {', '.join(packaged)}, packaged; for others give --data DIR or set BENCH_DATA (docs/data.md)"
+        ]
+    return [f"data      {facts['data']}", *(f"  {name:<13} {state}" for name, state in facts["data_sets"].items())]
 
 
 def _kernel_shaping(facts: Facts) -> str:

@@ -4,7 +4,8 @@ The cost of a split is its compute, plus 8 * bytes / rate + delay for each link 
 and ties see ``nodes.splitting.search``. Times in seconds, sizes in bytes, energy in joules.
 """
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,6 +72,17 @@ def run_split(path: Path) -> dict[str, Any]:
 def read_plan(path: Path) -> SplitPlan:
     """Read and check the plan at ``path``. Raises InputError with every error found."""
     return _read(path)[1]
+
+
+def layers_of(plan: SplitPlan, splits: Sequence[int]) -> list[str]:
+    """A line for each node with the layers that it computes, counted from 1."""
+    ends = [0, *splits, len(plan.boundary_bytes) - 1]
+    spans = [
+        "no layer" if first == last else f"layer {last}" if first + 1 == last else f"layers {first + 1} to {last}"
+        for first, last in pairwise(ends)
+    ]
+    width = max(map(len, plan.nodes))
+    return [f"{node:<{width}}  {span}" for node, span in zip(plan.nodes, spans, strict=True)]
 
 
 def plan_metric(plan: SplitPlan, metric: Metric) -> ChainMetric:

@@ -15,7 +15,7 @@ def suites(globs: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The suites whose names match one of ``globs``, or all. Raises InputError for a glob that matches none."""
     files, found = packaged(), []
     if unmatched := [glob for glob in globs if not any(fnmatchcase(name, glob) for name in files)]:
-        raise InputError([f"no suite matches {glob!r}{did_you_mean(glob, files)}" for glob in unmatched])
+        raise InputError([f"no suite of the package matches {glob!r}{did_you_mean(glob, files)}" for glob in unmatched])
     for name, path in files.items():
         if globs and not any(fnmatchcase(name, glob) for glob in globs):
             continue

@@ -33,7 +33,7 @@ class Headline(NamedTuple):
         total = self.predictions.total()
         predictions = f"{total} prediction{'s' * (total != 1)}" + (f": {counts}{reference}" if total else "")
         others = [f"{OTHERS[name]} {held} of {count}" for name, (held, count) in self.others.items() if count]
-        return f"{self.name}: {'; '.join([predictions, *others])}"
+        return f"{self.name}: {'; '.join([predictions, *others] if total or not others else others)}"
 
 
 def headlines(judgements: Iterable[Judgement], papers: Mapping[str, str] | None = None) -> list[Headline]:

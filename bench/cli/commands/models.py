@@ -42,22 +42,24 @@ def _add_split(command: ArgumentParser) -> None:
     command.add_argument("plan", type=Path, metavar="PLAN.yaml", help="nodes, their compute times and their links")
     why = "also show the next best splits, and which rates and speeds would change the choice"
     command.add_argument("--why", action="store_true", help=why)
-    figure = "with --why: draw the least cost of each split point into a PNG file"
+    figure = "as --why, and draw the least cost of each split point into a PNG file"
     command.add_argument("--figure", type=Path, metavar="FILE", help=figure)
 
 
 def _split(arguments: Namespace, _words: list[str]) -> Answer:
-    from bench.cli.split import run_split
+    from bench.cli.split import layers_of, read_plan, run_split
 
     found = run_split(arguments.plan)
     lines = [f"{key}: {value}" for key, value in found.items()]
-    if arguments.why:
+    lines += ["", *layers_of(read_plan(arguments.plan), found["splits"])]
+    if arguments.why or arguments.figure:
         from bench.cli.split_reasons import as_lines, draw, reasons
 
         found |= reasons(arguments.plan)
         lines += as_lines(found)
         if arguments.figure:
             draw(found, arguments.figure)
+            lines += ["", f"figure: {arguments.figure}"]
     return Answer(found, lines)
 
 

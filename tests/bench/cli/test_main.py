@@ -84,7 +84,7 @@ def test_list_says_what_is_packaged(answer: Callable[..., Any], command: Command
 
 def test_list_shows_the_experiments_of_some_suites(answer: Command, command: Command, told: Told) -> None:
     assert [suite["name"] for suite in answer("list", "edge_p*")] == ["edge_placement", "edge_privacy"]
-    assert told("list", "hivemnd") == (2, "no suite matches 'hivemnd' (did you mean 'hivemind'?)\n")
+    assert told("list", "hivemnd") == (2, "no suite of the package matches 'hivemnd' (did you mean 'hivemind'?)\n")
     assert command("list", "cellular") == 0
 
 

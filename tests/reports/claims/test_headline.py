@@ -28,6 +28,8 @@ def test_a_headline_counts_predictions_and_all_others_apart() -> None:
         "s: 4 predictions: 2 reproduced, 1 inconclusive, 1 not-reproduced; identities 2 of 3; ours 0 of 1",
         "t: 1 prediction: 1 reproduced",
     ]
+    (own,) = headlines([judgement("reproduced", **{"class": "ours"})])
+    assert own.text() == "s: ours 1 of 1"
     found = headlines([*judged, judgement("trend", suite="u")], {"t": "A paper", "u": "A paper"})
     assert found[0].text() == "A paper: 2 predictions: 1 reproduced, 1 trend"  # papers first
     assert [one.name for one in found] == ["A paper", "s"]
