@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -16,19 +16,41 @@ _commands = 0
 def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which replaces ``path`` at the end, if ``durable`` once it is on the disk.
 
-    After an error ``path`` is kept.
+    After an error ``path`` is kept. Raises OSError with its name, as where the disk is full.
     """
     partial = path.with_name(f".{path.name}.partial")
+    with _naming(path, partial):
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            with suppress(OSError):  # on a disk that is read-only now
+                partial.unlink(missing_ok=True)
+            raise
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append ``data`` to ``path``; it is on the disk afterwards. Raises OSError with its name."""
+    with _naming(path), path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _naming(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Let an error of writing name ``path``: a full disk names none, and torch raises an error of its own after it."""
     try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.errno is None or cause.filename not in (None, str(partial)):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
 def cached_reading(function: Function) -> Function:

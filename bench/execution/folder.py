@@ -219,11 +219,10 @@ class Output:
         if self._plan.hosts is not None:
             self.environment["measured_hosts"] |= msgspec.to_builtins(self._plan.hosts.measured)
         self.environment["suites"] = [self._suite(suite, outcome) for suite in self._plan.suites]
-        path = self.folder / "environment.json"
         try:
-            _write_json(path, self.environment)
+            _write_json(self.folder / "environment.json", self.environment)
         except OSError as error:
-            raise UnwritableError(path, error) from error
+            raise UnwritableError(error) from error
 
     def _suite(self, suite: Suite, outcome: RunOutcome) -> RunEnvironment:
         return {

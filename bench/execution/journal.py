@@ -15,6 +15,7 @@ import msgspec
 
 from bench.suite.document import InputError
 from bench.suite.schema import Case, key_of
+from nodes.files import append
 from reports.record import CaseValue, Record
 
 RECORDS, CASES, REWRITE = "records.jsonl", ".cases.jsonl", ".rewrite"
@@ -23,8 +24,8 @@ RECORDS, CASES, REWRITE = "records.jsonl", ".cases.jsonl", ".rewrite"
 class UnwritableError(RuntimeError):
     """The folder of a run cannot be written any more: nothing that is measured from now on would be kept."""
 
-    def __init__(self, path: Path, error: OSError) -> None:
-        super().__init__(f"{error.filename or path}: {error.strerror}")
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"{error.filename}: {error.strerror}")
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -73,8 +74,8 @@ def write_cases(folder: Path, cases: Iterable[tuple[Done, bytes]]) -> None:
     for done, own in cases:
         records += own
         lines += _line(msgspec.structs.replace(done, records_bytes=len(records)))
-    _append(folder / RECORDS, records)
-    _append(folder / CASES, lines)
+    append(folder / RECORDS, records)
+    append(folder / CASES, lines)
 
 
 class Journal:
@@ -108,8 +109,8 @@ class Journal:
         unfinished = self._rewrite.with_suffix(".new")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        _append(unfinished / self.records_path.name, records)
-        _append(unfinished / self._cases_path.name, cases)
+        append(unfinished / self.records_path.name, records)
+        append(unfinished / self._cases_path.name, cases)
         unfinished.rename(self._rewrite)
         self._finish_rewrite()
         self.done, self._cases_bytes, self._records_bytes = {}, 0, 0
@@ -152,7 +153,7 @@ class Journal:
 
     def _check_there(self) -> None:
         if self._identities() != self._files:
-            raise FileExistsError(errno.EEXIST, "another file has taken its place")
+            raise FileExistsError(errno.EEXIST, "another file has taken its place", str(self.records_path))
 
     def _identities(self) -> list[tuple[int, int]]:
         files = (path.stat() for path in (self.records_path, self._cases_path))
@@ -168,18 +169,16 @@ class Journal:
         length = self._records_bytes + len(lines)
         done = Done(suite, experiment, case.case, case.seed, case.sha256, seconds, length, case.definition, failure)
         line = _line(done)
-        path = self.records_path
         try:
             self._check_there()
-            _append(path, lines)
-            path = self._cases_path
-            _append(path, line)
+            append(self.records_path, lines)
+            append(self._cases_path, line)
         except BaseException as error:
             with suppress(OSError):  # it is cut when it is next read
                 self._check_there()
                 self._cut()
             if isinstance(error, OSError):
-                raise UnwritableError(path, error) from error
+                raise UnwritableError(error) from error
             raise
         self.done[done.key] = done
         self._records_bytes, self._cases_bytes = done.records_bytes, self._cases_bytes + len(line)
@@ -187,10 +186,3 @@ class Journal:
 
 def _line(done: Done) -> bytes:
     return msgspec.json.encode(done) + b"\n"
-
-
-def _append(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

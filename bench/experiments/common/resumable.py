@@ -1,7 +1,6 @@
 """Training that a killed run resumes: nodes save a checkpoint each epoch, this module the reports of epochs."""
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bench import events
-from nodes.files import replacing
+from nodes.files import append, replacing
 from nodes.model.checkpoint import drop_later_checkpoints, last_checkpoint
 from nodes.spec.job import Job
 from nodes.training.report import ReportEpoch, TrainingOutcome
@@ -34,10 +33,7 @@ def resumable(job: Job, layers: int, folder: Path, run: Run, say: ReportEpoch) -
         file.writelines(_encoded(epoch) + b"\n" for epoch in earlier)
 
     def keep(metrics: dict[str, float]) -> None:
-        with journal.open("ab") as file:
-            file.write(_encoded(metrics) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(journal, _encoded(metrics) + b"\n")
         say(metrics)
         curve = {name: metrics[name] for name in ("loss", "train_accuracy", "test_accuracy") if name in metrics}
         events.emit("learned", curve=f"{folder.name}, {len(job.nodes)} nodes", at_epoch=metrics["epoch"], **curve)

@@ -2,12 +2,14 @@
 
 import itertools
 import os
+import resource
 from pathlib import Path
 
 import oracle
 import pytest
 import torch
 from msgspec.structs import replace
+from promises import see
 
 from nodes.errors import ModelError
 from nodes.model.checkpoint import checkpoint_path, last_checkpoint
@@ -139,6 +141,27 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_epoch_before(whole, tmp_path,
     monkeypatch.undo()
     assert last_checkpoint(job, LAYERS) == 1
     assert_ends_like(whole, job, since=1)
+
+
+@pytest.mark.promise(
+    "Files",
+    "the disk is full as a node saves its checkpoint (RLIMIT_FSIZE)",
+    "the error names the file; training goes on from the checkpoint before, and ends equal",
+)
+def test_a_disk_that_is_full_at_a_save_leaves_the_epoch_before(whole, tmp_path):
+    job = make_job(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(metrics):
+        if metrics["epoch"] == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+
+    with pytest.raises(OSError, match="node-") as raised:
+        run_in_process(job, say=fill)
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    see(f"{raised.value.strerror}: {Path(raised.value.filename).name}")
+    assert last_checkpoint(job, LAYERS) in (1, 2)
+    assert_ends_like(whole, job, since=last_checkpoint(job, LAYERS))
 
 
 def test_a_node_that_saved_more_than_the_others_does_not_decide(tmp_path):
