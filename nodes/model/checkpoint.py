@@ -1,5 +1,7 @@
 """Checkpoints of a job: one file per node and epoch in its folder, written atomically.
 
+Beside it stands the node's account, of what it had done when the next epoch began: with tests and their bytes.
+
 Where a job keeps the states of training steps too, each node has the last two of its own in a folder apart.
 """
 
@@ -28,6 +30,7 @@ def drop_later_checkpoints(job: Job, epoch: int) -> None:
         for later in _epochs(job, index):
             if later > epoch:
                 checkpoint_path(job, index, later).unlink()
+                _account_path(job, index, later).unlink(missing_ok=True)
 
 
 def last_checkpoint(job: Job, layers: int) -> int:
@@ -60,6 +63,27 @@ def write_checkpoint(job: Job, index: int, epoch: int, state: dict[str, Any]) ->
         return
     write_state(checkpoint_path(job, index, epoch), {"task": _task(job), **state})
     checkpoint_path(job, index, epoch - 2).unlink(missing_ok=True)
+
+
+def _account_path(job: Job, index: int, epoch: int) -> Path:
+    return checkpoint_path(job, index, epoch).with_suffix(".json")
+
+
+def write_account(job: Job, index: int, epoch: int, account: bytes) -> None:
+    """Save the ``account`` of node ``index`` when the epoch after ``epoch`` began; delete that before the last."""
+    path = _account_path(job, index, epoch)
+    path.parent.mkdir(parents=True, exist_ok=True)  # a relay has no checkpoint
+    with replacing(path) as file:
+        file.write(account)
+    _account_path(job, index, epoch - 2).unlink(missing_ok=True)
+
+
+def accounts(job: Job, epoch: int) -> list[bytes] | None:
+    """The accounts of all nodes from when the epoch after ``epoch`` began; None if one is missing."""
+    try:
+        return [_account_path(job, index, epoch).read_bytes() for index in range(len(job.nodes))]
+    except OSError:
+        return None
 
 
 def last_step(job: Job) -> int | None:

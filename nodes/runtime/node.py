@@ -75,6 +75,7 @@ class Node:
         self._earlier = earlier or Account()
         # Of the bytes sent, those included in a report to the runner.
         self._reported_bytes = self._earlier.sent_bytes - self._earlier.unreported_bytes
+        self._waiting_reports = 0  # to the runner, which will include all that is sent by then
         self._began: float | None = None  # while it runs
         self._finished = False
 
@@ -117,7 +118,8 @@ class Node:
         """What the node has done so far, also before its state was kept."""
         total_s = self.usage.total_s if self._began is None else self._clock() - self._began
         account = self._earlier.before(of_channels(self.used, self.usage.compute_s, total_s))
-        return replace(account, unreported_bytes=account.sent_bytes - self._reported_bytes)
+        unreported = 0 if self._waiting_reports else account.sent_bytes - self._reported_bytes
+        return replace(account, unreported_bytes=unreported)
 
     async def _decide(self) -> None:
         """Let the role decide on each event until it finishes; then the senders end as well."""
@@ -136,6 +138,7 @@ class Node:
     def _act(self, action: Action) -> None:
         match action:
             case Send(to, message):
+                self._waiting_reports += isinstance(message, EpochReport | RoundReport)
                 self._outgoing[to].put_nowait(message)
             case Compute():
                 message, sender = self._last
@@ -261,7 +264,7 @@ class Node:
     def _newly_sent_bytes(self) -> float:
         """Bytes of frames sent to the neighbours since the last report."""
         total, before = self.account().sent_bytes, self._reported_bytes
-        self._reported_bytes = total
+        self._reported_bytes, self._waiting_reports = total, self._waiting_reports - 1
         return float(total - before)
 
     # Tasks

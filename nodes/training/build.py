@@ -14,7 +14,7 @@ from nodes.runtime.executors import on_device
 from nodes.runtime.hosting import Hosted, HostPlan
 from nodes.spec.job import Job
 from nodes.training.keeping.schedule import Keeping
-from nodes.training.keeping.state import go_on_before
+from nodes.training.keeping.state import account_after, go_on_before
 from nodes.training.migration.roles import RelayMigration, UeMigration
 from nodes.training.migration.segment import MovingSegment, MovingSource
 from nodes.training.migration.split_control import TrainingControl, step_bytes
@@ -42,6 +42,8 @@ def build(
         raise ModelError("a job whose layers move cannot be resumed: its checkpoints name one split for all epochs")
     if start_epoch and not segment.place.relays:
         segment.restore(start_epoch)
+    if start_epoch:
+        segment.earlier = account_after(job, index, start_epoch)
     end, layers = index == len(job.nodes) - 1, segment.layers
     if job.tail is not None and job.sources > 1:
         raise ValueError(f"tail {job.tail}: several sources share no U-shaped split; give a federation's clients")
@@ -51,7 +53,7 @@ def build(
     if index:
         moved = RelayMigration(segment.place, end, job.splits, layers, control) if job.mobile else None
         turns = None if job.tail is None else segment.place.outbound == len(job.nodes) - 1
-        return Relay(segment.place, end, moved, turns, Keeping(job.keep)), segment
+        return Relay(segment.place, end, moved, turns, Keeping(job)), segment
     if data is None:
         raise ValueError("the first node needs the data")
     train, test = (client_subset(half, source, job.sources, job.seed) for half in (data.train, data.test))
@@ -66,7 +68,7 @@ def build(
         tail.segment.restore(start_epoch)
     worker = Source(segment, own, start_epoch, source, tail=tail)
     going_on = None if progress is None else msgspec.convert(progress, Progress)
-    return Ue(worker.schedule, end, keeping=Keeping(job.keep), progress=going_on), worker
+    return Ue(worker.schedule, end, keeping=Keeping(job), progress=going_on), worker
 
 
 def host_plan(name: str, setup: Configure) -> HostPlan:

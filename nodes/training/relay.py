@@ -9,7 +9,6 @@ from nodes.errors import unexpected
 from nodes.model.layer_range import LayerRange
 from nodes.runtime.actions import Action, Direction, Finish, Role, Send
 from nodes.training.keeping.schedule import Keeping
-from nodes.training.keeping.state import KeepStep
 from nodes.training.migration.roles import RelayMigration
 from nodes.training.migration.segment import Settled
 from nodes.training.segment import Backward, Forward
@@ -35,6 +34,7 @@ class Relay(Role):
         self._end = end
         self._migration = migration
         self._turns, self._keeping = turns, keeping or Keeping()
+        self._saved: int | None = None  # the epoch that the last step ended
 
     def receive(self, sender: Direction, message: AnyMessage, now: float) -> list[Action]:  # noqa: PLR0911 (one a message)
         match sender, message:
@@ -61,9 +61,12 @@ class Relay(Role):
     def _task(self, message: Activation) -> list[Action]:
         if self._migration and self._migration.holds(message):
             return []
-        begins = message.train and message.microbatch == 0
-        keep = [KeepStep(message.step)] if begins and self._keeping.due(message.step) else []
+        keep = self._kept_before(message) if message.train and message.microbatch == 0 else []
         return [*keep, Send("next", message) if self._layers.relays else Forward(message)]
+
+    def _kept_before(self, message: Activation) -> list[Action]:
+        epoch, self._saved = self._saved, message.save
+        return self._keeping.before(message.step, epoch)
 
     def computed(self, reply: Any, now: float) -> list[Action]:
         match reply:

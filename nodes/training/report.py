@@ -23,6 +23,7 @@ class TrainingOutcome(msgspec.Struct, kw_only=True):
     latency_s: list[float] = []  # of each test batch, from its start to its score
     nodes: list[NodeReport]
     earlier: int = 0  # of the epochs, run before the job was resumed; the other fields are of later ones
+    counted: bool = True  # whether ``nodes`` are of all epochs nevertheless, times included
     uncalibrated: list[str] = []  # warnings of a live run's link self-test
 
 

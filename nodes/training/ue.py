@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from nodes.errors import ProtocolError, unexpected
 from nodes.runtime.actions import Action, Direction, Finish, Role, Send
 from nodes.training.keeping.schedule import Keeping
-from nodes.training.keeping.state import KeepStep
 from nodes.training.migration.roles import UeMigration
 from nodes.training.migration.segment import Settled
 from nodes.training.segment import Backward
@@ -163,10 +162,9 @@ class Ue(Role):
         """Start the next step, after a move of layers or once the state is kept, if one of them is due."""
         if self._migration and (change := self._migration.change(self._now, self._epoch)):
             return change
-        if not self._keeping.due(self._now):
-            return self._start_step()
         progress = Progress(self._epoch, self._step, now, self.history[-1])
-        return [KeepStep(self._now, msgspec.to_builtins(progress)), *self._start_step()]
+        keep = self._keeping.before(self._now, self._epoch if not self._step else None, progress)
+        return [*keep, *self._start_step()]
 
     @property
     def _now(self) -> int:

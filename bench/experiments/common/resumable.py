@@ -10,7 +10,7 @@ import msgspec
 
 from bench import events
 from nodes.files import append, replacing
-from nodes.model.checkpoint import drop_later_checkpoints, last_checkpoint
+from nodes.model.checkpoint import accounts, drop_later_checkpoints, last_checkpoint
 from nodes.spec.job import Job
 from nodes.training.report import ReportEpoch, TrainingOutcome
 
@@ -38,8 +38,9 @@ def resumable(job: Job, layers: int, folder: Path, run: Run, say: ReportEpoch) -
         curve = {name: metrics[name] for name in ("loss", "train_accuracy", "test_accuracy") if name in metrics}
         events.emit("learned", curve=f"{folder.name}, {len(job.nodes)} nodes", at_epoch=metrics["epoch"], **curve)
 
+    counted = not earlier or accounts(job, len(earlier)) is not None
     outcome = run(job, keep)
-    outcome.epochs, outcome.earlier = earlier + outcome.epochs, len(earlier)
+    outcome.epochs, outcome.earlier, outcome.counted = earlier + outcome.epochs, len(earlier), counted
     with replacing(finished) as file:
         file.write(_encoded(outcome))
     return outcome

@@ -201,10 +201,10 @@ def chain(parameters: ComparedChain, context: Context) -> Iterator[Measurement]:
     yield from link_measurements(parameters, last, context)
     for node in last.nodes:
         yield from node_measurements(node)
-    if last.earlier:
-        yield Measurement("resumed_after_epochs", last.earlier, "epochs")  # byte counts are incomplete
-    else:
+    if last.counted:
         yield from wire_measurements(last)
+    else:
+        yield Measurement("resumed_after_epochs", last.earlier, "epochs")  # byte counts are incomplete
     if parameters.unsplit:
         yield from comparison(job, split_runs, whole_runs)
 

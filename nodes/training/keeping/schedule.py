@@ -1,20 +1,35 @@
-"""Training steps before which nodes keep their state, to go on from there if one of them has died.
+"""Moments between two training steps at which nodes keep their state or their account, to go on from there.
 
 The first message of a training step reaches a node when all gradients of the step before have returned to the UE, and
 tests have ended: nothing is on its way, so the states of all nodes before one step fit each other, with all bytes sent
 until then.
 """
 
-from nodes.spec.job import KeepSpec
+from typing import Any
+
+from nodes.runtime.actions import Action
+from nodes.spec.job import Job
+from nodes.training.keeping.state import KeepAccount, KeepStep
 
 
 class Keeping:
-    """Before which steps the state is kept: the first that this node sees, and each ``every_steps``-th of all."""
+    """What is kept before which steps.
 
-    def __init__(self, spec: KeepSpec | None = None) -> None:
-        self._spec, self._begun = spec, False
+    The state is kept before the first step that this node sees and each ``every_steps``-th of all, if the job keeps
+    steps; the account before the first of an epoch, if it has checkpoints.
+    """
 
-    def due(self, step: int) -> bool:
-        """Whether to keep the state before ``step``, counted over all epochs."""
+    def __init__(self, job: Job | None = None) -> None:
+        self._every = job.keep.every_steps if job and job.keep else None
+        self._counts = job is not None and job.checkpoint is not None and job.keepable
+        self._begun = False
+
+    def before(self, step: int, epoch: int | None, progress: Any = None) -> list[Action]:
+        """What to keep before ``step``, counted over all epochs; ``epoch`` epochs were trained, None within one."""
         first, self._begun = not self._begun, True
-        return self._spec is not None and (first or step % self._spec.every_steps == 0)
+        keeps_step = self._every is not None and (first or step % self._every == 0)
+        counts = self._counts and epoch is not None
+        return [
+            *([KeepAccount(epoch)] if counts and epoch is not None else []),
+            *([KeepStep(step, progress)] if keeps_step else []),
+        ]

@@ -7,9 +7,10 @@ import msgspec
 import torch
 from torch import nn
 
-from nodes.model.checkpoint import keep_step, kept_step
+from nodes.model.checkpoint import accounts, keep_step, kept_step, write_account
 from nodes.runtime.account import Account
 from nodes.runtime.actions import Keep
+from nodes.spec.job import Job
 from nodes.stages.base import Stage
 from nodes.training.segment import Segment
 from nodes.training.source import Source
@@ -20,17 +21,34 @@ SCALARS = (bool, int, float, str, type(None))
 
 @dataclass(frozen=True)
 class KeepStep(Keep):
-    """Save the node's state before training step ``step``, with ``progress`` of the role as plain data."""
+    """Save the node's state before training step ``step``, with ``progress`` of the role."""
 
     step: int
     progress: Any = None
 
     def run(self, worker: Segment | Source) -> None:
-        about = {"progress": self.progress, "account": msgspec.to_builtins(self.account)}
+        about = {"progress": msgspec.to_builtins(self.progress), "account": msgspec.to_builtins(self.account)}
         for segment in worker.segments if isinstance(worker, Source) else (worker,):
             stages = [_plain_attributes(stage) for stage in _stages(segment)]
             state = segment.everything() | {"epoch": segment.epoch, "stages": stages}
             keep_step(segment.job, segment.place.index, self.step, state | about)
+
+
+@dataclass(frozen=True)
+class KeepAccount(Keep):
+    """Save the node's account when the epoch after ``epoch`` begins."""
+
+    epoch: int
+
+    def run(self, worker: Segment | Source) -> None:
+        segment = worker.segment if isinstance(worker, Source) else worker
+        write_account(segment.job, segment.place.index, self.epoch, msgspec.json.encode(self.account))
+
+
+def account_after(job: Job, index: int, epoch: int) -> Account | None:
+    """What node ``index`` had done when the epoch after ``epoch`` began; None unless that of every node is known."""
+    kept = accounts(job, epoch)
+    return None if kept is None else msgspec.json.decode(kept[index], type=Account)
 
 
 def go_on_before(segment: Segment, step: int) -> tuple[Any, Account]:

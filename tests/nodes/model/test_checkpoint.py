@@ -175,9 +175,10 @@ def test_a_node_that_saved_more_than_the_others_does_not_decide(tmp_path):
     assert last_checkpoint(job, LAYERS) == 0
 
 
-def test_the_last_two_epochs_are_kept_with_momentum_a_relay_saves_nothing_and_a_finished_run_stays(whole):
+def test_the_last_two_epochs_are_kept_with_momentum_a_relay_saves_its_account_and_a_finished_run_stays(whole):
     names = sorted(path.name for path in Path(whole[0].checkpoint).iterdir())
-    assert names == [f"node-{index}-{epoch}.pt" for index in (0, 2, 3) for epoch in (4, 5)]
+    states = [f"node-{index}-{epoch}.pt" for index in (0, 2, 3) for epoch in (4, 5)]
+    assert names == sorted([*states, *(f"node-{index}-{epoch}.json" for index in range(4) for epoch in (3, 4))])
     state = saved(whole[0], 0, 5)["optimizer"]["state"]
     assert state
     assert all(entry["momentum_buffer"].abs().sum() > 0 for entry in state.values())

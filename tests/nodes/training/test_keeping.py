@@ -16,14 +16,14 @@ from msgspec.structs import replace
 from oracle import make_job
 
 from nodes.errors import ModelError
-from nodes.model.checkpoint import last_step
+from nodes.model.checkpoint import accounts, drop_later_checkpoints, last_checkpoint, last_step
 from nodes.model.layer_range import layer_range
 from nodes.runtime.account import Account
 from nodes.runtime.actions import Send
 from nodes.spec.job import DataSpec, Job, KeepSpec, OptimizerSpec, StageSpec
 from nodes.training.in_process import run_in_process
 from nodes.training.keeping.schedule import Keeping
-from nodes.training.keeping.state import KeepStep
+from nodes.training.keeping.state import KeepAccount, KeepStep
 from nodes.training.relay import Relay
 from nodes.training.report import TrainingOutcome
 from nodes.training.segment import Forward, Segment
@@ -133,6 +133,21 @@ def test_what_broke_off_anywhere_ends_as_if_it_had_not(cut, share):
     assert measured(gone_on, reported[:epochs_before]) == measured(whole)
 
 
+def test_a_job_that_is_resumed_after_an_epoch_has_the_bytes_of_one_that_was_not(tmp_path):
+    cut = CUTS[1]
+    whole, computations = undisturbed(*cut)
+    job = replace(small_job(*cut), checkpoint=str(tmp_path))
+    with watched_by(Interruption(at=computations - 2)), pytest.raises(BrokenError):
+        run_in_process(job)
+    assert last_checkpoint(job, 99) == 2  # which was not reported
+    drop_later_checkpoints(job, 1)
+    assert accounts(job, 1) is not None
+    assert accounts(job, 2) is None
+    resumed = run_in_process(job)
+    assert measured(resumed, whole.epochs[:1]) == measured(whole)
+    assert resumed.losses == whole.losses[STEPS:]
+
+
 def test_a_network_that_is_cut_has_the_losses_of_the_whole_one():
     assert undisturbed(*CUTS[0])[0].losses == run_in_process(small_job(())).losses  # plain torch
 
@@ -153,10 +168,25 @@ def test_steps_of_sources_that_take_turns_or_with_layers_that_move_are_not_kept(
 # -- decisions
 
 
+def every(steps: int) -> Keeping:
+    return Keeping(small_job((2,), keep=KeepSpec(folder="kept", every_steps=steps)))
+
+
 def test_the_state_is_kept_before_the_first_step_and_each_so_many():
-    kept = Keeping(KeepSpec(folder="kept", every_steps=4))
-    assert [step for step in range(6, 18) if kept.due(step)] == [6, 8, 12, 16]
-    assert not any(map(Keeping().due, range(9)))
+    kept = every(4)
+    assert [step for step in range(6, 18) if kept.before(step, None)] == [6, 8, 12, 16]
+    assert not any(Keeping().before(step, step) for step in range(9))
+
+
+def test_the_account_is_kept_where_an_epoch_begins_and_the_job_has_checkpoints():
+    kept = Keeping(small_job((2,), checkpoint="kept"))
+    assert [kept.before(step, epoch) for step, epoch in ((3, 1), (4, None))] == [[KeepAccount(1)], []]
+    relay = Relay(layer_range((2, 2), 1, 4), False, keeping=kept)
+    for message, keep in (
+        *((activation(5), []), (replace(activation(6), save=2), []), (replace(activation(6, 1), save=2), [])),
+        *((activation(0, train=False), []), (activation(7), [KeepAccount(2)]), (activation(8), [])),
+    ):
+        assert relay.receive("previous", message, 0.0) == [*keep, Send("next", message)]
 
 
 def activation(step: int, microbatch: int = 0, train: bool = True) -> Activation:
@@ -164,9 +194,8 @@ def activation(step: int, microbatch: int = 0, train: bool = True) -> Activation
 
 
 def test_a_node_keeps_its_state_before_the_first_microbatch_of_a_step_and_a_relay_too():
-    every_third = KeepSpec(folder="kept", every_steps=3)
-    node = Relay(layer_range((2,), 1, 4), True, keeping=Keeping(every_third))
-    relay = Relay(layer_range((2, 2), 1, 4), False, keeping=Keeping(every_third))
+    node = Relay(layer_range((2,), 1, 4), True, keeping=every(3))
+    relay = Relay(layer_range((2, 2), 1, 4), False, keeping=every(3))
     for message, keeps in (
         *((activation(5), True), (activation(5, 1), False), (activation(6), True), (activation(7), False)),
         *((activation(0, train=False), False), (activation(9, 1), False)),
@@ -183,12 +212,12 @@ def test_a_ue_goes_on_within_an_epoch_as_if_no_time_had_passed():
         metrics = {"loss": loss, "correct": 1.0, "count": 4.0}
         return Gradient(assignment=0, step=step, microbatch=0, metrics=metrics, tensors={})
 
-    first = Ue(schedule, alone=False, keeping=Keeping(KeepSpec(folder="kept", every_steps=1)))
+    first = Ue(schedule, alone=False, keeping=every(1))
     assert first.receive("runner", Begin(), 10.0)[0].step == 0
     assert first.computed(back(0, 3.0), 12.0)[0].step == 1
     keep, train = first.computed(back(1, 5.0), 15.0)
     assert (keep.step, train) == (2, Train(0, 2, 0, 1))
-    progress = msgspec.convert(msgspec.json.decode(msgspec.json.encode(keep.progress)), Progress)
+    progress = msgspec.json.decode(msgspec.json.encode(keep.progress), type=Progress)
     second = Ue(schedule, alone=False, progress=progress)
     assert second.receive("runner", Begin(), 115.0) == [Train(0, 2, 0, 1)]
     report, train = second.computed(back(2, 4.0), 119.0)
