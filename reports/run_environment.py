@@ -40,6 +40,7 @@ class _Environment(msgspec.Struct):
     versions: dict[str, Any] = {}
     arguments: list[str] = []
     notes: list[str] = []
+    restarts: dict[str, list[str]] = {}
     earlier: list[dict[str, Any]] = []
 
 

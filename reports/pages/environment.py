@@ -10,7 +10,7 @@ from reports.record import Record
 
 EnvironmentTree = dict[str, Any]  # content of environment.json
 RUN = ("scale", "seed", "dataset", "shaping", "device", "commit")
-COMMAND = 500  # characters of the command line
+COMMAND = 500  # characters of the command line, and of a case's restarts
 
 
 def suites_of(records: Iterable[Record], environment: EnvironmentTree) -> list[EnvironmentTree]:
@@ -48,6 +48,8 @@ def facts(environment: EnvironmentTree) -> Iterable[Words]:
     if environment.get("arguments"):
         yield ["Command: ", Code(shlex.join(map(str, environment["arguments"]))[:COMMAND])]
     yield from (f"Note: {note}" for note in environment.get("notes", ()))
+    for case, lines in environment.get("restarts", {}).items():
+        yield f"Restarts of {case}: {'; '.join(lines)}"[:COMMAND]
 
 
 def asked(environment: EnvironmentTree) -> list[str]:

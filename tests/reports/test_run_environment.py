@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from reports.pages.environment import facts
 from reports.pages.report import ReportError, write_report
+from reports.run_environment import read_environment
 
 GOLDEN = Path(__file__).with_name("golden")
 STRANGE: list[Any] = [None, True, -1, 1e300, "", "\x1b[31m", "2026-13-99", [], [None], [[]], {}, {"name": 3}]
@@ -44,3 +46,10 @@ def test_no_value_in_any_place_gives_anything_but_a_report_or_an_error_of_the_fi
                 assert str(error).startswith(f"{tmp_path / 'environment.json'}: ")  # noqa: PT017 (one of two ends)
                 refused += 1
     assert refused > 100
+
+
+def test_restarts_of_a_case_stand_among_the_conditions() -> None:
+    tree = read_environment(json.dumps({"restarts": {"a/b seed 0": ["ue died", "mec died"]}}).encode())
+    assert list(facts(tree)) == ["Restarts of a/b seed 0: ue died; mec died"]
+    with pytest.raises(ValueError, match="restarts"):
+        read_environment(b'{"restarts": {"a/b seed 0": 2}}')
