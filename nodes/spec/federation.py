@@ -68,6 +68,10 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # pictures again and again.
     local_steps: int | None = None
     partition: Partition = Partition()
+    # Seconds that the training of a round may take, and its tests, before it goes on without those that are late; None:
+    # it waits. A round that fewer than ``least_clients`` of an edge server have trained in ends the run.
+    round_deadline_s: float | None = None
+    least_clients: int = 1
     participants: int | None = None  # clients of an edge server that train in a round, drawn at random; None: all
     # Batch norm of clients' parts that the scheme shares, and of the servers' copies: averaged or handed on with the
     # rest, or kept by each client.
@@ -93,6 +97,7 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError("edges: from 1 to as many as clients, or as many as clients come to by their moves")
         if self.participants is not None and self.participants < 1:
             raise ValueError(f"participants {self.participants}: from 1 on, or none for all")
+        self._check_deadline()
         if self.server_lr is not None and not self.server_lr > 0:
             raise ValueError(f"server_lr {self.server_lr}: expected a rate above 0, or none for that of the job")
         if self.local_steps is not None and self.local_steps < 1:
@@ -104,6 +109,16 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 raise ValueError(f"absences: {list(absence)}: client, steps from 0 on, up to {LONGEST_S:g} s above 0")
         if any(slowdown < 1 for slowdown in self.slowdowns) or not self.slowdowns:
             raise ValueError("slowdowns: one at least, none below 1")
+
+    def _check_deadline(self) -> None:
+        if self.round_deadline_s is not None and not 0 < self.round_deadline_s <= LONGEST_S:
+            raise ValueError(f"round_deadline_s {self.round_deadline_s}: above 0, up to {LONGEST_S:g}, or none to wait")
+        if self.round_deadline_s is not None and self.moves:
+            raise ValueError("round_deadline_s: not with moves, as clients that move are waited for")
+        groups = [len(self.group(edge)) for edge in range(self.edges)]
+        most = min(self.participants or self.clients, *(groups if not self.moves else ()), self.clients)
+        if not 1 <= self.least_clients <= most:
+            raise ValueError(f"least_clients {self.least_clients}: from 1 to {most}, who train at one edge server")
 
     def _check_moves(self) -> None:
         at = {client: client * self.edges // self.clients for client in range(self.clients)}

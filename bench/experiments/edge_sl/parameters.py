@@ -34,6 +34,7 @@ USED_IN: dict[str, tuple[Mode, ...]] = {
     "backhaul": ("live", "virtual"),
     "slowdowns": ("live", "virtual"),
     "times_s": ("live", "virtual"),
+    "round_deadline_s": ("live", "virtual"),
     "client_flops": ("virtual",),
     "server_flops": ("virtual",),
     "learn": ("virtual",),
@@ -63,7 +64,8 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     On a virtual clock a client computes ``client_flops`` operations a second, divided by its one of ``slowdowns``, an
     edge server ``server_flops``. ``links`` are the clients', repeated if there are more clients; ``backhaul`` joins
     an edge server to the cloud. ``server_lr`` is the servers' learning rate, if it is not the clients'. In each round
-    ``participants`` clients of an edge server train. Live, ``clients_per_process`` clients share a process.
+    ``participants`` clients of an edge server train. After ``round_deadline_s`` it goes on without those that are late;
+    fewer than ``least_clients`` end the run. Live, ``clients_per_process`` clients share a process.
     """
 
     model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
@@ -78,6 +80,8 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     partition: Partition = Partition()
     server_lr: Positive | None = None
     participants: Count | None = None
+    round_deadline_s: Positive | None = None
+    least_clients: Count = 1
     batch_norm: Literal["shared", "local"] = "shared"
     cloud_every: Count = 1
     test_every: Count = 1
@@ -188,6 +192,8 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
             partition=self.partition,
             server_lr=self.server_lr,
             participants=self.participants,
+            round_deadline_s=self.round_deadline_s,
+            least_clients=self.least_clients,
             batch_norm=self.batch_norm,
             cloud_every=self.cloud_every,
             test_every=self.test_every,

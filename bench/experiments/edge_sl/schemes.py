@@ -90,7 +90,8 @@ def _live(parameters: Clients, context: Context, federation: Federation, links: 
 def _saying(context: Context) -> ReportRound:
     def say(report: RoundReport) -> None:
         loss = report.metrics["loss"] / max(1.0, report.metrics["steps_with_loss"])
-        context.say(f"edge {report.edge + 1}, round {report.round + 1}: training loss {loss:.3f}")
+        late = f", {late:.0f} clients late: their results dropped" if (late := report.metrics["late"]) else ""
+        context.say(f"edge {report.edge + 1}, round {report.round + 1}: training loss {loss:.3f}{late}")
         events.emit("learned", curve=f"edge {report.edge + 1}", at_epoch=report.round + 1, loss=loss)
 
     return say

@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 from nodes.errors import ProtocolError, unexpected
 from nodes.federated.client_worker import Adopted
+from nodes.federated.edge.deadline import Deadline
 from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.membership import Membership
+from nodes.federated.edge.shared_part import SharedPart
 from nodes.federated.edge.tasks import RoundStats, Tasks
 from nodes.federated.edge.worker import AdoptGlobal, AdoptHandover, Aggregate, GiveEdgeUpdate, HandOver, ServeTask
 from nodes.federated.schemes import ClientState, RoundState, Update, scheme_of
@@ -69,15 +71,15 @@ class EdgeServer(Role):
         self._all_train = True  # in this round, none rests
         self._given: dict[ClientState, ClientUpdate] = {}
         self._trained: dict[ClientState, RoundTrained] = {}  # not counted yet
-        self._part: ClientModel | None = None  # the clients', to go on from
+        self._part = SharedPart(self._scheme, self._round)
+        self._deadline = Deadline(federation, self._round)
         self._samples = 0  # of those who completed a round, summed over the rounds since the cloud's last average
         self._untested: set[str] = set()
         self._to_cloud = False  # what was trained is still to be aggregated there
 
     def part_for(self, name: str) -> ClientModel | None:
         """The shared part that client ``name`` is to be tested with; None if that is its own."""
-        client = self._membership.members.get(name)
-        return self._part if client is None or self._scheme.hands_part(self._round, client) else None
+        return self._part.of(self._membership.members.get(name))
 
     def joined(self, direction: Direction, peer: str, now: float) -> list[Action]:
         """Take note of a client, which counts once its hello has come; the end of its last channel may go unnoticed."""
@@ -96,17 +98,31 @@ class EdgeServer(Role):
         return self._without(direction, now)
 
     def woke(self, why: str, now: float) -> list[Action]:
-        return self._end_training(now)
+        return self._at_deadline(now) if self._deadline.has_come(why) else self._end_training(now)
+
+    def _at_deadline(self, now: float) -> list[Action]:
+        """Go on without the clients that are late; their results count for nothing."""
+        self._untested.clear()
+        late = self._deadline.strike(self._tasks.served) if self._phase == "training" else []
+        self._stats.late += len(late)
+        for client in late:
+            client.phase = "resting"
+            self._drop(client)
+        return [*self._go_on(now), *(self._deadline.arm(now) if self._phase == "training" else [])]
+
+    def _drop(self, client: ClientState) -> None:
+        for held in (self._round.tasks, self._given, self._trained):
+            held.pop(client, None)
+        if client in self._round.clients:
+            self._round.clients.remove(client)
 
     def _without(self, name: str, now: float) -> list[Action]:
         """Go on with the clients that remain."""
         client = self._membership.gone(name)
         if client is None:
             return []
-        for held in (self._round.tasks, self._given, self._trained):
-            held.pop(client, None)
-        if client in self._round.clients:
-            self._round.clients.remove(client)
+        self._drop(client)
+        self._deadline.late.discard(name)
         self._untested.discard(name)
         return self._go_on(now)
 
@@ -154,6 +170,7 @@ class EdgeServer(Role):
         self, client: ClientState, message: Activation | RoundTrained | RoundTested | ClientUpdate, now: float
     ) -> list[Action]:
         """Take the message of a client of this round; training of a round that ended without it is dropped."""
+        self._deadline.late.discard(client.name)
         match message:
             case Activation(train=False):
                 return [self._tasks.compute(ServeTask(message, client.index), client)]
@@ -200,7 +217,7 @@ class EdgeServer(Role):
                 self._phase = "averaging"
                 return [Send("next", reply)]
             case ClientModel():
-                self._part = reply if reply.tensors else self._part
+                self._part.value = reply if reply.tensors else self._part.value
                 return self._upload() if self._to_cloud else self._averaged(now)
         raise unexpected(reply, "the worker")
 
@@ -229,16 +246,16 @@ class EdgeServer(Role):
         arrivals = self._membership.take(self._round.number)
         self._stats.moved_bytes = sum(sum(wire_size(handover)) for handover in arrivals)
         adopted = [self._tasks.compute(AdoptHandover(handover)) for handover in arrivals]
-        return [*adopted, *(self._go_on(now) if self._round.clients else [Wake(now, PASS)])]
+        begin = [*self._deadline.arm(now), *self._go_on(now)] if self._round.clients else [Wake(now, PASS)]
+        return [*adopted, *begin]
 
     def _select(self) -> None:
         """Begin the round with the clients that the scheme selects."""
         present = list(self._membership.members.values())
-        self._round.tasks, self._given, self._trained = {}, {}, {}
-        for client in present:
-            client.served, client.reported, client.phase = 0, False, "resting"
-        self._round.served, self._round.clients = 0, []
-        self._round.clients = self._decisions.select(self._round, present) if self._scheme.waits else present
+        self._given, self._trained = {}, {}
+        self._round.begin(present)
+        able = self._deadline.selectable(present)
+        self._round.clients = self._decisions.select(self._round, able) if self._scheme.waits else present
         for client in self._round.clients:
             client.phase = "idle"
         self._all_train = len(self._round.clients) == len(present)
@@ -267,14 +284,9 @@ class EdgeServer(Role):
         started = self._decisions.start(self._round)
         actions = list(chain.from_iterable(self._start(client) for client in started))
         actions += [*self._tasks.serve(self._stats), *self._end_training(now)]
-        if not actions and not self._tasks.busy and self._is_stuck():
-            raise self._decisions.stuck(self._round)
+        if not actions and not self._tasks.busy:
+            self._decisions.check_goes_on(self._round)
         return actions
-
-    def _is_stuck(self) -> bool:
-        """Whether no selected client will send anything before the server does."""
-        clients = self._round.clients
-        return bool(clients) and all(one.phase != "training" or one in self._round.tasks for one in clients)
 
     def _start(self, client: ClientState) -> list[Action]:
         client.phase = "training"
@@ -282,20 +294,10 @@ class EdgeServer(Role):
 
     def _hand(self, client: ClientState) -> list[Action]:
         """Send ``client`` the clients' part, unless it holds it or has it from its last server."""
-        brought, client.current = client.current, False
-        if not self._lacks_part(client):
+        if (part := self._part.hand(client)) is None:
             return []
-        assert self._part is not None
-        client.holds = self._part
-        if brought:
-            return []
-        self._stats.downlink_bytes += sum(wire_size(self._part))
-        return [Send(client.name, self._part)]
-
-    def _lacks_part(self, client: ClientState) -> bool:
-        """Whether there is a shared part which ``client`` is to have and does not hold."""
-        lacks = self._part is not None and client.holds is not self._part
-        return lacks and self._scheme.hands_part(self._round, client)
+        self._stats.downlink_bytes += sum(wire_size(part))
+        return [Send(client.name, part)]
 
     def _check_complete(self, client: ClientState) -> None:
         """Take note of a client that has done its part of the training; its part may be the next one's."""
@@ -306,7 +308,7 @@ class EdgeServer(Role):
         if parts == "handed on":
             self._count(client)
             given = self._given[client]
-            self._part = client.holds = ClientModel(round=given.round, tensors=given.tensors)
+            self._part.value = client.holds = ClientModel(round=given.round, tensors=given.tensors)
 
     def _count(self, client: ClientState) -> None:
         """Count the training of a client that is complete."""
@@ -316,7 +318,7 @@ class EdgeServer(Role):
 
     def _end_training(self, now: float) -> list[Action]:
         """Aggregate what the scheme shares, once the round is over."""
-        if self._phase != "training" or not self._is_over():
+        if self._phase != "training" or not self._decisions.is_over(self._round):
             return []
         if not self._scheme.waits:
             if self._tasks.busy:
@@ -324,6 +326,8 @@ class EdgeServer(Role):
             if self._round.number + 1 < self._federation.rounds and not self._stats.diverged:
                 return self._count_anew(now)
         complete = self._round.of_phase("complete")
+        if self._scheme.waits:
+            self._deadline.check_complete(complete)
         for client in complete:
             self._count(client)
         self._stats.trained = now
@@ -338,11 +342,6 @@ class EdgeServer(Role):
             return [self._tasks.compute(Aggregate(self._round.number, updates))]
         return self._upload() if self._to_cloud else self._averaged(now)
 
-    def _is_over(self) -> bool:
-        """Whether the scheme ends the round, or all are complete whom it waits for."""
-        complete = self._scheme.waits and all(client.phase == "complete" for client in self._round.clients)
-        return complete or self._scheme.is_over(self._round)
-
     def _count_anew(self, now: float) -> list[Action]:
         """End a round which no client waits for: the next one begins with what is under way."""
         self._stats.trained = now
@@ -354,7 +353,8 @@ class EdgeServer(Role):
     def _upload(self) -> list[Action]:
         """Let the cloud aggregate what was trained here with what was elsewhere."""
         self._phase, self._to_cloud = "uploading", False
-        client = self._part.tensors if self._part and self._samples else {}
+        part = self._part.value
+        client = part.tensors if part and self._samples else {}
         update = EdgeUpdate(round=self._round.number, samples=self._samples, client=client)
         self._samples = 0
         return [self._tasks.compute(GiveEdgeUpdate(update))]
@@ -371,13 +371,12 @@ class EdgeServer(Role):
         if not every or ((self._round.number + 1) % every and not last):
             return [*actions, *self._report(now)]
         self._phase = "testing"
-        self._untested = set(self._membership.members)
-        for name, client in self._membership.members.items():
-            if self._lacks_part(client):
-                assert self._part is not None
-                actions.append(Send(name, self._part))  # for its tests: not counted, and handed on again to train
+        self._untested = self._membership.members.keys() - self._deadline.late
+        for name in filter(self._untested.__contains__, self._membership.members):
+            if part := self._part.lacking(self._membership.members[name]):
+                actions.append(Send(name, part))  # for its tests: not counted, and handed on again to train
             actions.append(Send(name, TestRound(round=self._round.number)))
-        return actions if self._untested else [*actions, *self._report(now)]
+        return [*actions, *(self._deadline.arm(now) if self._untested else self._report(now))]
 
     def _report(self, now: float) -> list[Action]:
         report = Send("runner", self._stats.report(self._round.number, self._edge, now))

@@ -27,6 +27,7 @@ class RoundStats(msgspec.Struct):
     trained: float = 0.0  # when its last step was taken
     averaged: float = 0.0  # when the clients could go on
     participants: int = 0
+    late: int = 0  # of them, that the round went on without
     steps: int = 0  # of the clients, that were served
     updates: int = 0  # of the server's part
     steps_with_loss: int = 0  # of these steps, those whose loss is known
@@ -95,6 +96,11 @@ class Tasks:
     def busy(self) -> bool:
         """Whether the worker has something to compute."""
         return bool(self._asked)
+
+    @property
+    def served(self) -> list[ClientState]:
+        """The clients whose tasks the worker computes or has still to compute."""
+        return [*self._joining, *(client for client in self._asked if client)]
 
     def compute(self, call: Compute, client: ClientState | None = None) -> Compute:
         """Note that the next reply of the worker but those before is that of ``call``."""

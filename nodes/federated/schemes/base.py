@@ -75,6 +75,12 @@ class RoundState(msgspec.Struct, eq=False):
     served: int = 0
     updates: int = 0
 
+    def begin(self, present: Sequence[ClientState]) -> None:
+        """Begin a round, for which no client of ``present`` is selected yet."""
+        self.tasks, self.served, self.clients = {}, 0, []
+        for client in present:
+            client.served, client.reported, client.phase = 0, False, "resting"
+
     def of_phase(self, phase: Phase) -> list[ClientState]:
         """The selected clients that are in ``phase``, by their index."""
         return [client for client in self.clients if client.phase == phase]
@@ -262,11 +268,19 @@ class Decisions:
             raise self._error("weights", f"got {list(weights)}, expected {len(clients)} numbers above 0")
         return weights
 
-    def stuck(self, round_state: RoundState) -> NodeError:
-        """The error of a round in which nobody can go on."""
+    def is_over(self, round_state: RoundState) -> bool:
+        """Whether the scheme ends the round, or all are complete whom it waits for."""
+        complete = self.scheme.waits and all(client.phase == "complete" for client in round_state.clients)
+        return complete or self.scheme.is_over(round_state)
+
+    def check_goes_on(self, round_state: RoundState) -> None:
+        """Raise NodeError if no selected client will send anything before the server does."""
+        clients = round_state.clients
+        if not clients or any(one.phase == "training" and one not in round_state.tasks for one in clients):
+            return
         waiting = [client.name for client in round_state.tasks]
         idle = [client.name for client in round_state.of_phase("idle")]
-        return self._error("due", f"round {round_state.number} cannot go on: tasks of {waiting} wait, {idle} are idle")
+        raise self._error("due", f"round {round_state.number} cannot go on: tasks of {waiting} wait, {idle} are idle")
 
     def _checked(self, hook: str, chosen: Sequence[ClientState], allowed: Iterable[ClientState]) -> list[ClientState]:
         allowed, listed = list(allowed), list(chosen)

@@ -205,6 +205,9 @@ def scheme_of(federation: Federation) -> Scheme:
         )
     if not scheme.waits and federation.participants is not None:
         raise ValueError(f"participants: scheme {federation.scheme.name} begins no round that clients are drawn for")
+    if not scheme.waits and (federation.round_deadline_s is not None or federation.least_clients > 1):
+        name = "least_clients" if federation.round_deadline_s is None else "round_deadline_s"
+        raise ValueError(f"{name}: scheme {federation.scheme.name} ends no round for all clients, so none is late")
     if scheme.client_parts == "kept" and federation.batch_norm == "local":
         raise ValueError(f"batch_norm: scheme {federation.scheme.name} shares no clients' parts; all are local")
     return scheme

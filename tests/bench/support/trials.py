@@ -169,6 +169,8 @@ CLIENTS_OTHERS = LEARNING | {
     "partition": {"kind": "shards"},
     "server_lr": 0.3,
     "participants": 1,
+    "round_deadline_s": 5.0,
+    "least_clients": 2,
     "batch_norm": With("local", {"method": {"scheme": "fl"}}),
     "cloud_every": With(2, {"edges": 2, "rounds": 2}),
     "test_every": 2,
