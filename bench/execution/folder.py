@@ -192,7 +192,7 @@ class Output:
                     for line in path.read_bytes().splitlines():
                         file.write(msgspec.json.encode(head | msgspec.json.decode(line)) + b"\n")
         except OSError as error:
-            raise UnwritableError(kept, error) from error
+            raise UnwritableError(error) from error
 
     def samples_line(self) -> str:
         """Where samples were logged, as a sentence."""
