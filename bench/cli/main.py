@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.cli import streams
 from bench.cli.command import FAILED, INTERRUPTED, UNUSABLE
 from bench.cli.commands import COMMANDS
+from bench.execution.limits.supervisor import supervised
 from nodes.errors import printable
 
 MAIN_EPILOG = """examples:
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     streams.mend()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        if argv is None and words[:1] in (["run"], ["verify"]):
+            return supervised(lambda: _main(words, for_good=True))
         return _main(words, for_good=argv is None)
     except streams.OutputError as error:
         streams.complain(str(error))

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import msgspec
 
 from bench.execution import environment as conditions
 from bench.execution.journal import Journal, UnwritableError
+from bench.execution.limits.supervisor import started_process
 from bench.execution.lock import NAME, in_use, locked
 from bench.execution.plan import RunOutcome, RunPlan, status
 from bench.suite.document import InputError
@@ -276,7 +276,7 @@ def _environment(plan: RunPlan) -> RunEnvironment:
             "commit": conditions.commit(),
             "results": RESULTS_VERSION,
         },
-        **{"host": platform.node(), "process": os.getpid()},
+        **{"host": platform.node(), "process": started_process()},
         **{"hosts": plan.hosts and plan.hosts.addresses, "measured_hosts": {}, "restarts": {}},
         **{"started": _now(), "ended": None, "suites": []},
     }

@@ -10,10 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from bench.execution.limits.supervisor import started_process
 from bench.suite.document import InputError
 
 NAME = ".lock"
-ATTEMPTS, ATTEMPT_S = 5, 0.02
+ATTEMPTS, ATTEMPT_S = 12, 0.04  # a run that was just killed takes a moment to end
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:  # as on some network file systems
             logger.warning("%s cannot be locked: %s; start no other run in it", folder, error.strerror)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}".encode(errors="replace"))
+        file.write(f"process {started_process()} on {platform.node()}".encode(errors="replace"))
         _held.add(file)
         try:
             yield
@@ -38,11 +39,11 @@ def locked(folder: Path) -> Iterator[None]:
             _held.discard(file)
 
 
-def _locks(file: BinaryIO) -> bool:
+def _locks(file: BinaryIO, kind: int = fcntl.LOCK_EX) -> bool:
     """Lock ``file``, unless a run holds it; a command that only looks does so for a moment."""
     for _ in range(ATTEMPTS):
         with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
             return True
         time.sleep(ATTEMPT_S)
     return False
@@ -51,9 +52,7 @@ def _locks(file: BinaryIO) -> bool:
 def in_use(folder: Path) -> str | None:
     """Which run holds the lock of ``folder``, as a sentence; None if none does."""
     with suppress(OSError), (folder / NAME).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locks(file, fcntl.LOCK_SH):
             holder = file.read().decode(errors="replace")
             return f"{folder}: a run is in progress here ({holder or 'just begun'}); wait for its end"
     return None

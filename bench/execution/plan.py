@@ -324,6 +324,7 @@ class RunOutcome:
     folder: Path
     failures: dict[str, str] = field(default_factory=dict)
     earlier_failures: dict[str, str] = field(default_factory=dict)
+    given_up: set[str] = field(default_factory=set)  # cases that failed before this process took the run over
     interrupted: bool = False
 
     @property

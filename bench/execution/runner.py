@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 
 from bench import events
@@ -17,6 +18,7 @@ from bench.console.view import LiveView, plan_lines
 from bench.execution.case import CaseResult, collect_garbage_between, run_case
 from bench.execution.folder import Output, open_output
 from bench.execution.journal import UnwritableError
+from bench.execution.limits.supervisor import FailedCase, earlier_part, tell
 from bench.execution.plan import Options, RunOutcome, RunPlan, Schedule, make_plan
 from bench.execution.pool import Keep, run_at_once
 from bench.execution.progress import Progress
@@ -30,10 +32,17 @@ logger = logging.getLogger(__name__)
 
 def run(options: Options, console: Console, log_to: Callable[[Path], None] = lambda _: None) -> RunOutcome:
     """Run what ``options`` ask for; ``log_to`` gets the path of the run's log. Raises InputError before any case."""
+    earlier = earlier_part()
+    if earlier is not None:
+        options = msgspec.structs.replace(options, out=Path(earlier.folder), resume=True)
     plan = make_plan(options)
     with open_output(plan) as output:
+        tell(folder=str(output.folder.absolute()))
         outcome = RunOutcome(output.folder, earlier_failures=output.earlier_failures)
         outcome.failures |= output.recorded_failures()
+        for failed in earlier.failed if earlier else ():
+            outcome.given_up.add(failed.key)
+            _note_failure(output, outcome, failed)
         try:
             output.write_environment(outcome)
         except UnwritableError as error:
@@ -58,7 +67,8 @@ def _watched(folder: Path, port: int, stack: ExitStack) -> str:
 
 
 def _run(plan: RunPlan, output: Output, outcome: RunOutcome, console: Console) -> None:
-    todo = [case for case in plan.selected_cases if case.key not in output.journal.done]
+    past = output.journal.done.keys() | outcome.given_up
+    todo = [case for case in plan.selected_cases if case.key not in past]
     view = LiveView(console, len(todo))
     schedule = plan.schedule(todo)
     _show_plan(plan, todo, schedule, output, view)
@@ -143,7 +153,10 @@ def _show_plan(plan: RunPlan, todo: list[Case], schedule: Schedule, output: Outp
 def _run_one_by_one(plan: RunPlan, cases: list[Case], output: Output, progress: Progress, keep: Keep) -> None:
     for case in collect_garbage_between(cases):
         progress.start(case)
+        limit = {"limit_s": case.limit_s, "experiment": case.experiment.name}
+        tell(began={"key": case.key, "title": case.title, **limit})
         result = run_case(plan, case, output.run, output.scratch(case), partial(progress.say, case.key))
+        tell(ended=case.key)
         progress.end(case)
         keep(case, result)
 
@@ -156,10 +169,19 @@ def _keep(output: Output, outcome: RunOutcome, case: Case, result: CaseResult) -
         output.keep_samples(case)
         output.journal.add(case, result.records, result.seconds, result.failure)
         shutil.rmtree(output.scratch(case), ignore_errors=True)
-    if result.traceback:
-        output.log_error(case.title, result.traceback)
     if result.failure:
-        events.emit("failed", case=case.key, text=result.failure)
-        outcome.failures.setdefault(case.experiment.name, result.failure)
-        logger.error("failed: %s", result.failure)
+        failed = FailedCase(case.key, case.experiment.name, case.title, result.failure, result.traceback)
+        tell(failed=failed._replace(traceback="", told=True))
+        _note_failure(output, outcome, failed)
     output.write_environment(outcome)
+
+
+def _note_failure(output: Output, outcome: RunOutcome, failed: FailedCase) -> None:
+    outcome.earlier_failures.pop(failed.experiment, None)
+    outcome.failures.setdefault(failed.experiment, failed.reason)
+    if failed.told:
+        return
+    if failed.traceback:
+        output.log_error(failed.title, failed.traceback)
+    events.emit("failed", case=failed.key, text=failed.reason)
+    logger.error("failed: %s", failed.reason)

@@ -121,6 +121,8 @@ def _terminable() -> Iterator[list[int]]:
     terminated: list[int] = []
 
     def end(number: int, _frame: Any) -> None:
+        if terminated:  # sent to this process, and passed on by the one that watches over it
+            return
         terminated.append(number)
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells set it for background jobs
             raise KeyboardInterrupt

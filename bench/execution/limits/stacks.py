@@ -20,8 +20,8 @@ class Stacks:
     """The file for the calls of another process."""
 
     def __init__(self) -> None:
-        self._file = tempfile.NamedTemporaryFile(prefix="bench-calls-", mode="r")  # noqa: SIM115  (see ``close``)
-        self.path = self._file.name
+        self._file = tempfile.TemporaryFile("r")  # noqa: SIM115  (see ``close``)
+        self.path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
 
     def ask(self, pid: int) -> str:
         """The calls of the process ``pid``, which has called ``write_on_request``; none if it cannot answer."""

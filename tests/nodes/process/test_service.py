@@ -51,6 +51,9 @@ async def last_word(runner: SocketChannel) -> AnyMessage:
     return told
 
 
+@pytest.mark.promise(
+    "Time", "the runner of a `bench node` is silent (0.5 s here, 60 s there)", "the next one is served"
+)
 @pytest.mark.parametrize("beats", [False, True])
 async def test_a_runner_that_is_silent_is_given_up_and_the_node_is_free(beats: bool) -> None:
     listens: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -97,7 +97,7 @@ async def test_channels_of_a_run_that_is_over_or_never_comes_are_closed(listener
     await first.close()
 
 
-@pytest.mark.promise("Time", "a second runner comes to a busy `bench node`", "it gets an answer after 5 s")
+@pytest.mark.promise("Time", "a second runner comes to a busy `bench node`", "it is told so at once")
 @served
 async def test_a_second_runner_is_told_at_once_that_the_node_is_busy(listener: Listener) -> None:
     listening.BUSY_S, before = 600.0, listening.BUSY_S  # longer than this test may take

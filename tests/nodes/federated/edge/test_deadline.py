@@ -203,6 +203,9 @@ def test_schemes_that_wait_for_nobody_have_no_deadline(changes) -> None:
 # On a virtual clock
 
 
+@pytest.mark.promise(
+    "Time", "a client is late for `round_deadline_s`", "rounds go on without it: its results do not count"
+)
 @pytest.mark.parametrize("scheme", ["psl", "sflv1", "sflv2", "fl"])
 def test_a_client_that_is_much_slower_is_left_behind(scheme: str) -> None:
     """The others take a second a step, it takes 1,000: it is late once, and is not heard of again before the end."""
