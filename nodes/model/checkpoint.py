@@ -43,6 +43,12 @@ def last_checkpoint(job: Job, layers: int) -> int:
     return next(whole, 0)
 
 
+def torn_checkpoints(job: Job) -> list[Path]:
+    """The checkpoints of ``job`` that are not whole."""
+    files = (checkpoint_path(job, index, epoch) for index in range(len(job.nodes)) for epoch in _epochs(job, index))
+    return sorted(path for path in files if not _is_whole(path))
+
+
 def _is_whole(path: Path) -> bool:
     """Whether the file is neither torn nor damaged: a machine that loses power may keep a name without its content."""
     try:

@@ -1,6 +1,7 @@
 """Training that a killed run resumes: nodes save a checkpoint each epoch, this module the reports of epochs."""
 
 import json
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +11,11 @@ import msgspec
 
 from bench import events
 from nodes.files import append, replacing
-from nodes.model.checkpoint import accounts, drop_later_checkpoints, last_checkpoint
+from nodes.model.checkpoint import accounts, drop_later_checkpoints, last_checkpoint, torn_checkpoints
 from nodes.spec.job import Job
 from nodes.training.report import ReportEpoch, TrainingOutcome
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Run = Callable[[Job, ReportEpoch], TrainingOutcome]
@@ -26,9 +29,13 @@ def resumable(job: Job, layers: int, folder: Path, run: Run, say: ReportEpoch) -
         return _decoded(finished.read_bytes(), TrainingOutcome)
     if job.epochs > 1:
         job = msgspec.structs.replace(job, checkpoint=str(folder / "checkpoints"))
-    reported = _reported(journal)[: job.epochs - 1]  # without an outcome the last epoch is run again
+    whole = _reported(journal)
+    reported = whole[: job.epochs - 1]  # without an outcome the last epoch is run again
     drop_later_checkpoints(job, len(reported))  # an epoch whose report is missing is trained again
     earlier = reported[: last_checkpoint(job, layers)]
+    torn = torn_checkpoints(job) if len(earlier) < len(reported) else []
+    for path in [*([journal] if journal.exists() and _lines(journal) > len(whole) else []), *torn]:
+        logger.warning("%s is torn: training goes on after epoch %d", path, len(earlier))
     with replacing(journal) as file:
         file.writelines(_encoded(epoch) + b"\n" for epoch in earlier)
 
@@ -58,6 +65,10 @@ def resumable_until(
             return outcome
         epochs = len(outcome.epochs) + 1
         (folder / "outcome.json").unlink()
+
+
+def _lines(journal: Path) -> int:
+    return len(journal.read_bytes().splitlines())
 
 
 def _reported(journal: Path) -> list[dict[str, float]]:

@@ -102,6 +102,11 @@ def assert_same_state(one: Path, other: Path, clients: int) -> None:
         assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
+@pytest.mark.promise(
+    "Nodes",
+    "with `--restart N`, an edge server or a client of a federation is killed",
+    "all start again, and end as if nothing had happened",
+)
 @pytest.mark.parametrize("node", ["edge1", "client2"])
 def test_a_federation_of_which_a_process_dies_starts_again_and_ends_as_if_none_had(node, tmp_path):
     reported: list[tuple[int, int]] = []

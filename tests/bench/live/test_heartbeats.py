@@ -33,6 +33,9 @@ def beat(*computing: tuple[str, float]) -> Heartbeat:
     return Heartbeat(node="mec", computing=tuple(Computation(node, s, "stage.py:3 in encode") for node, s in computing))
 
 
+@pytest.mark.promise(
+    "Time", "a node's computation does not return for an hour", "the run ends and names the node with its computation"
+)
 @pytest.mark.parametrize(
     ("heartbeat", "lost"),
     [
@@ -51,6 +54,9 @@ async def test_a_computation_that_does_not_return_is_told_with_its_node(heartbea
     assert run.lost == lost
 
 
+@pytest.mark.promise(
+    "Time", "a run is interrupted as a node's computation does not return", "the node is named with its computation"
+)
 async def test_an_interrupted_run_tells_what_its_nodes_were_at() -> None:
     run, (theirs, ours) = Lonely(), memory_pair("mec", RUNNER)
     assert run._standing() == "no node computed of those to start"
