@@ -133,6 +133,11 @@ def test_what_broke_off_anywhere_ends_as_if_it_had_not(cut, share):
     assert measured(gone_on, reported[:epochs_before]) == measured(whole)
 
 
+@pytest.mark.promise(
+    "Runner and workers",
+    "a chain is interrupted and resumed after an epoch",
+    "its bytes are those of an undisturbed run",
+)
 def test_a_job_that_is_resumed_after_an_epoch_has_the_bytes_of_one_that_was_not(tmp_path):
     cut = CUTS[1]
     whole, computations = undisturbed(*cut)

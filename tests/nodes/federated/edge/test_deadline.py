@@ -111,6 +111,9 @@ def test_a_late_client_is_not_waited_for_in_tests_and_tests_have_a_deadline_too(
     assert report.metrics["late"] == 1
 
 
+@pytest.mark.promise(
+    "Time", "fewer clients than `least_clients` are done at the deadline", "the run ends and names the late ones"
+)
 def test_fewer_than_the_least_clients_end_the_run() -> None:
     server, deadline = started("fl", least_clients=3)
     for name in NAMES[:2]:
@@ -204,7 +207,9 @@ def test_schemes_that_wait_for_nobody_have_no_deadline(changes) -> None:
 
 
 @pytest.mark.promise(
-    "Time", "a client is late for `round_deadline_s`", "rounds go on without it: its results do not count"
+    "Time",
+    "a client of a federation is later than `round_deadline_s`",
+    "the round goes on without it; rounds tell who was late",
 )
 @pytest.mark.parametrize("scheme", ["psl", "sflv1", "sflv2", "fl"])
 def test_a_client_that_is_much_slower_is_left_behind(scheme: str) -> None:
