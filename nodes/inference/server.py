@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from nodes.errors import ProtocolError
 from nodes.inference.service_node import ANY, DONE, LAST, OPEN, TRANSITIONS, UNROUTED, ServiceNode, layers_done
 from nodes.inference.whole_model import Forward
 from nodes.runtime.actions import Action, Direction, Send, Wake
@@ -85,7 +86,10 @@ class ServiceServer(ServiceNode):
         return self._update(now) if message.upper == self._previous else []
 
     def _join(self, peer: str, now: float) -> list[Action]:
-        self._estimate, self._previous = self._estimates(peer), peer
+        try:
+            self._estimate, self._previous = self._estimates(peer), peer
+        except KeyError:
+            raise ProtocolError(f"{peer} connected, no link leads from there to {self._name}") from None
         self.control.forget_sent()
         return self._update(now)
 

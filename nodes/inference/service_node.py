@@ -33,11 +33,14 @@ from nodes.wire.messages import (
 from nodes.wire.split_costs import set_downstream
 
 DONE = "done."  # before a node's name in a result's metrics: layers done when the task left that node
+MOST_LAYERS = 1 << 32
 OVERDUE = "overdue "  # before an alarm's number
 
 
 def splits_of(result: Result) -> dict[str, int]:
-    """Layers done when the task left each node that it reached, as ``result`` says."""
+    """Layers done when the task left each node that it reached, as ``result`` says. Raises ProtocolError."""
+    if odd := [key for key, value in result.metrics.items() if key.startswith(DONE) and not 0 <= value < MOST_LAYERS]:
+        raise ProtocolError(f"result of task {result.step}: {odd[0]} is {result.metrics[odd[0]]}")
     return {key.removeprefix(DONE): int(value) for key, value in result.metrics.items() if key.startswith(DONE)}
 
 

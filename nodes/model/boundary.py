@@ -9,7 +9,7 @@ receiver tells strides that are not the value's.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -19,7 +19,8 @@ from nodes.model.chain import Values
 
 Tensors = dict[str, torch.Tensor]
 Scalar = bool | int | float
-Stride = tuple[int, ...]
+Place = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]  # of an element, or a size, as a peer may send it
+Stride = tuple[Place, ...]
 Strides = dict[str, Stride]
 SPREAD = 64  # a value or gradient may take as many times its memory: it may be a part of a larger one
 
@@ -32,9 +33,9 @@ class View(msgspec.Struct, frozen=True, array_like=True):
     """
 
     base: str
-    shape: tuple[int, ...]
+    shape: tuple[Place, ...]
     stride: Stride
-    offset: int
+    offset: Place
 
 
 def pack(values: Values, strides: Strides | None = None) -> tuple[Tensors, dict[str, View], dict[str, Scalar]]:

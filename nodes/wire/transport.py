@@ -95,7 +95,9 @@ class Server:
         if request.path == HEALTH_PATH:
             return web.json_response(self.health())
         if refusal := self._refusal(request):
-            return web.Response(status=refusal)
+            refused = web.Response(status=refusal)
+            refused.force_close()
+            return refused
         if handler := self.handlers.get(request.path):
             return await handler(request)
         peer, key = request.query.get("node", ""), request.query.get("channel")

@@ -7,12 +7,14 @@ import struct
 import tarfile
 import zlib
 from pathlib import Path
+from random import Random
 
 import msgspec
 import numpy as np
 import torch
 from aiohttp import web
 from fuzz import MIB, Target
+from roles import deliver, drawn_messages
 
 import suites
 from bench.cli.split import read_plan
@@ -110,6 +112,7 @@ def targets(folder: Path) -> list[Target]:
         Target("frames", frames, _decode, (FrameError,)),
         Target("frames-with-checksum", frames, _decode, (FrameError,), mend=_with_checksum),
         Target("headers", headers, lambda header: _decode(_framed(header)), (FrameError,)),
+        Target("roles", [b"any"], lambda data: deliver(JOB, drawn_messages(Random(data))), (FrameError,)),
         Target("views", _view_seeds(), _view, (FrameError, ProtocolError)),
         Target("reports", [msgspec.msgpack.encode([NodeReport(name="mec")])], _report, (ProtocolError,)),
         Target("host-control", _host_seeds(), lambda data: msgspec.json.decode(data, type=Request), (ValueError,)),

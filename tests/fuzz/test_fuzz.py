@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parent))
 from fuzz import FindingError, Target, drawn, fuzz
 from targets import targets
 
-INPUTS = {"suites": 15, "checkpoints": 40, "npz": 40, "requests": 60}  # slow ones; of each other target:
+INPUTS = {"suites": 15, "roles": 80, "checkpoints": 40, "npz": 40, "requests": 60}  # slow ones; of each other target:
 MOST_INPUTS = 200
 
 
@@ -21,10 +21,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-NAMES = (
-    *("frames", "frames-with-checksum", "headers", "views", "reports", "host-control", "requests", "credentials"),
-    *("suites", "plans", "hosts", "traces", "npz", "archives", "checkpoints", "records", "environments"),
-)
+NAMES = [
+    "frames",
+    "frames-with-checksum",
+    "headers",
+    "roles",
+    "views",
+    "reports",
+    "host-control",
+    "requests",
+    "credentials",
+    "suites",
+    "plans",
+    "hosts",
+    "traces",
+    "npz",
+    "archives",
+    "checkpoints",
+    "records",
+    "environments",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,7 +52,7 @@ def test_mutated_inputs_raise_our_errors_alone(name: str, folder: Path) -> None:
 
 
 def test_every_target_is_run(folder: Path) -> None:
-    assert [one.name for one in targets(folder)] == list(NAMES)
+    assert [one.name for one in targets(folder)] == NAMES
 
 
 @settings(max_examples=50)

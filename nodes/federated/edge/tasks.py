@@ -9,6 +9,7 @@ from collections import deque
 import msgspec
 import torch
 
+from nodes.errors import ProtocolError
 from nodes.federated.client_segment import SHARED
 from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.membership import Membership
@@ -64,8 +65,11 @@ class RoundStats(msgspec.Struct):
             setattr(self, name, getattr(self, name) + gradient.metrics.get(name, 0.0))
 
     def add_tested(self, tested: RoundTested) -> None:
-        """Count a client's answers."""
+        """Count a client's answers. Raises ProtocolError for others than numbers of the same classes."""
         correct, total = tested.correct_by_class, tested.total_by_class
+        like = total if self.total_by_class is None else self.total_by_class
+        if any((one.shape, one.dtype) != (like.shape, like.dtype) for one in (correct, total)) or like.ndim != 1:
+            raise ProtocolError(f"answers by class: got {list(correct.shape)} of {list(total.shape)}")
         self.correct_by_class = correct if self.correct_by_class is None else self.correct_by_class + correct
         self.total_by_class = total if self.total_by_class is None else self.total_by_class + total
 

@@ -117,6 +117,9 @@ class RelayMigration:
     def _begin(self, change: SplitChange) -> list[Action]:
         if self._move or change.assignment != self._number + 1:
             raise ProtocolError(f"assignment {change.assignment} came, {self._number + 1} may be next")
+        if len(change.splits) != len(self._splits):
+            raise ProtocolError(f"splits {list(change.splits)} came, {len(self._splits)} are needed")
+        layer_range(change.splits, self.layers.index, self._total)  # before anything changes
         if self._control:
             self._control.moved()
         self._move = LayerMove(self.layers.index, self._total, self._splits, change)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nodes.errors import ProtocolError
+from nodes.model.boundary import View
 from nodes.runtime.report import MOST_BYTES, PART_BYTES, NodeReport, ReportParts, report_messages
 from nodes.spec.job import Device, Job, StageSpec, Timing
 from nodes.spec.policy import LinkSpec, Policy
@@ -169,3 +170,9 @@ def test_a_header_counts_for_the_memory_that_it_takes() -> None:
     header, *payload = encode(message)
     ((_, _, counted),) = Decoder().feed(b"".join([header, *payload]))
     assert counted >= HEADER_MEMORY * 100_000 + 12
+
+
+def test_sizes_strides_and_places_of_views_are_counts(sent: Activation) -> None:
+    for odd in (("x", (2, -1), (3, 1), 0), ("x", (2,), (-1,), 0), ("x", (2,), (1,), -1), ("x", (1 << 48,), (1,), 0)):
+        with pytest.raises(FrameError, match=r"header: .*\$\.views"):
+            Decoder().feed(forged(sent, views={"y": View(*odd)}))

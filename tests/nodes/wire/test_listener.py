@@ -171,3 +171,11 @@ def test_credentials_are_read_as_they_are_written_and_shown_nowhere() -> None:
     for text in ("node", "node.a.b", KEYS.text[:-1], KEYS.text + ".x", KEYS.text.removeprefix("node.")):
         with pytest.raises(ValueError, match=r"expected node\.KEY\.KEY"):
             Credentials.read(text)
+
+
+@served
+async def test_a_refused_request_ends_its_connection(listener: Listener) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    writer.write(b"GET /control?node=ue/run HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wrong\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 401")  # to the end of the stream
+    writer.close()
