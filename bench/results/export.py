@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -116,6 +117,7 @@ def _tensorboard(records: list[Record], path: Path) -> None:
 
 
 def _mlflow(records: list[Record], path: Path) -> None:
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # newer versions refuse folders without it
     mlflow = _library("mlflow", "mlflow", "mlflow-skinny")
     mlflow.set_tracking_uri(path.resolve().as_uri())
     for run, points in runs(records):

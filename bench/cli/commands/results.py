@@ -175,7 +175,7 @@ EXPORT = Command(
   bench export runs/all --to csv
   bench export runs/all --to parquet --out all.parquet
   bench export runs/all --to tensorboard; tensorboard --logdir runs/all/tensorboard
-  bench export runs/all --to mlflow; mlflow ui --backend-store-uri runs/all/mlruns""",
+  bench export runs/all --to mlflow; MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri runs/all/mlruns""",
     _add_export,
     _export,
 )

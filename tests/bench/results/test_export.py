@@ -1,6 +1,7 @@
 """``bench export``: tables and curves of other tools; their libraries stand in where they are not installed."""
 
 import csv
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -59,8 +60,11 @@ def test_mlflow_gets_a_run_for_each_case_and_seed(run_of: Write, monkeypatch: py
     fake.log_params = calls.append
     fake.log_metric = lambda name, value, step: calls.append((name, value, step))
     monkeypatch.setitem(sys.modules, "mlflow", fake)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "")
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
     folder = run_of("run", RECORDS)
     assert main(["export", str(folder), "--to", "mlflow", "--out", str(folder / "runs")]) == 0
+    assert os.environ["MLFLOW_ALLOW_FILE_STORE"] == "true"
     conditions = {"mode": "in-process", "scale": "smoke", "dataset": "none", "shaping": "none", "device": "cpu"}
     assert calls[0] == ("uri", (folder / "runs").resolve().as_uri())
     assert calls[1:4] == [
