@@ -22,6 +22,7 @@ from nodes.federated.client_worker import (
 from nodes.federated.schemes import scheme_of
 from nodes.runtime.actions import Action, Connect, Direction, Finish, Role, Send, Wake
 from nodes.spec.federation import Federation
+from nodes.training.source import TailGradient, finishing
 from nodes.wire.messages import (
     Activation,
     AnyMessage,
@@ -50,6 +51,7 @@ class Client(Role):
     def __init__(self, federation: Federation, client: int, servers: Sequence[Peer], data: ClientData) -> None:
         self.begun = data.begun
         self._data, self._window = data, federation.job.window
+        self._returns = federation.job.tail is not None
         self._gives_part = scheme_of(federation).client_parts != "kept"
         self._edge = servers[0]
         self._servers = {server.name: server for server in servers}
@@ -88,6 +90,8 @@ class Client(Role):
                 return [ReturnGradient(message)] if self._trains(message) else []
             case "next", Result():
                 return [CountAnswers(message)]
+            case "next", Activation() if self._returns:
+                return [finishing(message)] if not message.train or self._trains(message) else []
             case "next", ClientModel():
                 self._current, self._left = True, 0
                 return [AdoptPart(message)]
@@ -111,6 +115,8 @@ class Client(Role):
                 return []
             case Activation() | ClientUpdate():
                 return [Send("next", reply)]
+            case TailGradient(gradient):
+                return [Send("next", gradient)]
             case Gradient():
                 return self._trained(reply, now)
             case Answers():
@@ -128,9 +134,9 @@ class Client(Role):
         self.begun += 1
         return [TrainBatch(self._round, self.begun - 1)]
 
-    def _trains(self, gradient: Gradient) -> bool:
-        """Whether ``gradient`` is of the present round, and that has steps left."""
-        return self._left > 0 and gradient.assignment == self._round
+    def _trains(self, returned: Gradient | Activation) -> bool:
+        """Whether what has ``returned`` is of the present round, and that has steps left."""
+        return self._left > 0 and returned.assignment == self._round
 
     def _trained(self, gradient: Gradient, now: float) -> list[Action]:
         if not self._trains(gradient):

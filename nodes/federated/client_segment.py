@@ -1,6 +1,6 @@
 """A client's part of the network: gradients may return to it that are the same for all clients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,14 +31,6 @@ class SharingSegment(Segment):
         if self.adjust_gradients:
             self._start = {name: parameter.detach().clone() for name, parameter in self._named_parameters().items()}
 
-    def exchange(self, tensors: Tensors) -> Tensors:
-        """Put ``tensors`` in the place of those of these names in ``state``; what was there. Nothing is copied."""
-        held = {full_name(*name.split(".", 1)): tensor for name, tensor in self._tensors().items()}
-        before = {name: held[name].data for name in tensors}
-        for name, tensor in tensors.items():
-            held[name].data = tensor.to(self._device)
-        return before
-
     def _step(self, save: int | None, steps: tuple[int, int] | None = None) -> None:
         if self.adjust_gradients:
             self.adjust_gradients(self._named_parameters(), self._start)
@@ -52,19 +44,6 @@ class SharingSegment(Segment):
             for key, parameter in module.named_parameters()
         }
 
-    def keep(self, path: Path, begun: int) -> None:
-        """Save all that it goes on from, once ``begun`` steps were taken."""
-        write_state(path, {"begun": begun, **self.everything()})
-
-    def resume(self, path: Path) -> int:
-        """Go on from what ``keep`` saved; the steps taken. Raises ModelError for a file of anything else."""
-        try:
-            saved = torch.load(path, map_location=self._device, weights_only=True)
-            self.go_on(saved)
-            return int(saved["begun"])
-        except Exception as error:  # whatever stands in the file
-            raise ModelError(f"{path} is no state of this client's part: {one_line(error)}") from None
-
     def _decode_gradients(self, tensors: Tensors) -> Tensors:
         shared = {name.removeprefix(SHARED): value for name, value in tensors.items() if name.startswith(SHARED)}
         own = super()._decode_gradients({name: value for name, value in tensors.items() if not name.startswith(SHARED)})
@@ -72,3 +51,33 @@ class SharingSegment(Segment):
             return own
         shared = super()._decode_gradients(shared)
         return {name: torch.cat([value, own[name]]) if name in own else value for name, value in shared.items()}
+
+
+def exchange(segments: Sequence[Segment], tensors: Tensors) -> Tensors:
+    """Put ``tensors`` in the place of those of these names in ``state``; what was there. Nothing is copied."""
+    held = {
+        full_name(*name.split(".", 1)): (tensor, one.device)
+        for one in segments
+        for name, tensor in one._tensors().items()
+    }
+    before = {name: held[name][0].data for name in tensors}
+    for name, tensor in tensors.items():
+        holder, device = held[name]
+        holder.data = tensor.to(device)
+    return before
+
+
+def keep(segments: Sequence[Segment], path: Path, begun: int) -> None:
+    """Save all that a client's ``segments`` go on from, once ``begun`` steps were taken."""
+    write_state(path, {"begun": begun, "parts": [one.everything() for one in segments]})
+
+
+def resume(segments: Sequence[Segment], path: Path) -> int:
+    """Go on from what ``keep`` saved; the steps taken. Raises ModelError for a file of anything else."""
+    try:
+        saved = torch.load(path, map_location=segments[0].device, weights_only=True)
+        for one, part in zip(segments, saved["parts"], strict=True):
+            one.go_on(part)
+        return int(saved["begun"])
+    except Exception as error:  # whatever stands in the file
+        raise ModelError(f"{path} is no state of this client's part: {one_line(error)}") from None

@@ -11,15 +11,15 @@ import torch
 
 from nodes.data.images import Dataset, Indices, Pictures
 from nodes.data.partitioning import partition, partition_iid
-from nodes.federated.client_segment import SharingSegment
+from nodes.federated.client_segment import SharingSegment, exchange, keep, resume
 from nodes.federated.schemes import Scheme, scheme_of
 from nodes.federated.shared_state import adopt_shared, shared_state
 from nodes.runtime.actions import Compute
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
 from nodes.training.segment import TaskMessage
-from nodes.training.source import Source, logits_of
-from nodes.wire.messages import ClientModel, ClientUpdate, Gradient, Result
+from nodes.training.source import Source, Tail, TailGradient, logits_of
+from nodes.wire.messages import Activation, ClientModel, ClientUpdate, Gradient, Result
 
 
 class ClientData(NamedTuple):
@@ -48,14 +48,18 @@ class ClientWorker:
     def __init__(self, federation: Federation, client: int, data: Dataset) -> None:
         own, tests = pictures_of(federation, client, data)
         self.client = client
-        self.segment = SharingSegment(job_of(federation), 0)
-        self.layers = len(self.segment.names)
+        job = job_of(federation)
+        self.segment = SharingSegment(job, 0)
+        self._parts = [self.segment, *([] if job.tail is None else [SharingSegment(job, 2)])]
+        self.tail = None if job.tail is None else Tail(self._parts[-1])
+        self.layers = sum(len(part.names) for part in self._parts)
         scheme = scheme_of(federation)
         if type(scheme).adjust_gradients is not Scheme.adjust_gradients:
-            self.segment.adjust_gradients = scheme.adjust_gradients
+            for part in self._parts:
+                part.adjust_gradients = scheme.adjust_gradients
         self._batch_norm = federation.batch_norm
         own_data = Dataset(data.name, data.classes, own, tests)
-        self._source = Source(self.segment, own_data, source=client, by_step=False)
+        self._source = Source(self.segment, own_data, source=client, by_step=False, tail=self.tail)
         self._samples, self._mean_samples = len(own), len(data.train) / federation.clients
         self._labels: dict[int, torch.Tensor] = {}  # of test batches under way
         self._begun = 0
@@ -63,7 +67,7 @@ class ClientWorker:
         self._round = -1
         self._path = None if federation.folder is None else Path(federation.folder) / f"client-{client}.pt"
         if self._path is not None and self._path.exists():
-            self._begun = self.segment.resume(self._path)
+            self._begun = resume(self._parts, self._path)
 
     @property
     def data(self) -> ClientData:
@@ -79,7 +83,10 @@ class ClientWorker:
         """Run training batch ``number`` of all rounds through the client's part; a Gradient if the model ends there."""
         if round_number != self._round:
             self._round = round_number
-            self.segment.begin_round(round_number)
+            for part in self._parts:
+                part.begin_round(round_number)
+            if self.tail:
+                self.tail.clear()
         epoch, batch = divmod(number, self._source.schedule.train_steps)
         reply = self._source.train(epoch, batch, 0, None)
         self._begun = number + 1
@@ -89,9 +96,14 @@ class ClientWorker:
 
     def backward(self, message: Gradient) -> Gradient:
         """Take a gradient back through the client's part."""
-        reply = self.segment.backward(message)
+        reply = self._source.backward(message)
         self._keep()
         return reply
+
+    def finish(self, message: Activation) -> TailGradient | Answers:
+        """Run a batch that has returned through the client's last layers."""
+        assert self.tail is not None
+        return self.tail.train(message) if message.train else self.tested(message)
 
     def test(self, round_number: int, batch: int) -> TaskMessage | Answers:
         """Run test batch ``batch`` through the client's part."""
@@ -108,29 +120,36 @@ class ClientWorker:
         correct = torch.bincount(labels[found == labels], minlength=self._classes)
         return Answers(correct, torch.bincount(labels, minlength=self._classes))
 
+    def tested(self, returned: Activation | Result) -> Answers:
+        """Compare what has returned of a test batch with its labels."""
+        if self.tail and isinstance(returned, Activation):
+            returned = self.tail.infer(returned)
+        assert isinstance(returned, Result)
+        return self.answers(returned)
+
     def give(self, round_number: int) -> ClientUpdate:
         """Copy what the client shares of its part as it is now."""
-        shared = shared_state(self.segment, self._batch_norm)
+        shared = shared_state(self._parts, self._batch_norm)
         return ClientUpdate(round=round_number, samples=self._samples, tensors=shared)
 
     def adopt(self, model: ClientModel) -> Adopted:
         """Go on from the clients' part that the server sent."""
-        adopt_shared(self.segment, model.tensors, self._batch_norm)
+        adopt_shared(self._parts, model.tensors, self._batch_norm)
         return Adopted()
 
     @contextmanager
     def borrowing(self, model: ClientModel | None) -> Iterator[None]:
         """Test with the clients' part ``model`` instead of its own; a step that is under way goes on afterwards."""
-        own = self.segment.exchange(model.tensors) if model else {}
+        own = exchange(self._parts, model.tensors if model else {})
         try:
             yield
         finally:
-            self.segment.exchange(own)
+            exchange(self._parts, own)
 
     def _keep(self) -> None:
         """Save the client's state after a step, where the federation asks for it."""
         if self._path is not None:
-            self.segment.keep(self._path, self._begun)
+            keep(self._parts, self._path, self._begun)
 
 
 @dataclass(frozen=True)

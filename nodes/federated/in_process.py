@@ -16,8 +16,9 @@ from nodes.federated.client import Client
 from nodes.federated.client_worker import Answers, ClientWorker
 from nodes.federated.cloud import Cloud, CloudWorker
 from nodes.federated.edge.joint_step import JointReply
+from nodes.federated.edge.returning import JointStart
 from nodes.federated.edge.server import EdgeServer
-from nodes.federated.edge.worker import EdgeWorker, JointStep, ServeTask
+from nodes.federated.edge.worker import EdgeWorker, EndJoint, JointStep, ServeGradient, ServeTask, StartJoint
 from nodes.federated.shape_workers import ClientShapes, ShapeClient, ShapeCloud, ShapeEdge
 from nodes.runtime.actions import Compute, Role
 from nodes.runtime.executors import CostModel, Executor, ProfiledExecutor, inline, on_device
@@ -198,7 +199,8 @@ def evaluated(federation: Federation, made: Workers, edge: int, round_number: in
             for batch in range(worker.data.test_batches):
                 answers = worker.test(round_number, batch)
                 if isinstance(answers, Activation):
-                    answers = worker.answers(server.forward(answers, client))
+                    returned = server.forward(answers, client)
+                    answers = worker.tested(returned)
                 assert isinstance(answers, Answers)
                 correct, total = correct + answers.correct_by_class, total + answers.total_by_class
     return Answers(correct, total)
@@ -222,6 +224,12 @@ def _serving(timing: Timing, batch_size: int) -> CostModel:
             case JointStep(), JointReply():
                 forward_s = timing.forward_s * reply.forward_samples
                 return (forward_s + timing.backward_s * reply.backward_samples) / batch_size
+            case StartJoint(), JointStart():
+                return timing.forward_s * reply.forward_samples / batch_size
+            case EndJoint(), JointReply():
+                return timing.backward_s * reply.backward_samples / batch_size
+            case ServeGradient(), _:
+                return timing.backward_s
             case ServeTask(), _:
                 return timing.forward_s + (timing.backward_s if isinstance(reply, Gradient) else 0.0)
         return 0.0

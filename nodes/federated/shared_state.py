@@ -1,5 +1,6 @@
-"""What of a segment's state clients share: all of it, or all but batch norm, which then is local to each."""
+"""What of a node's parts clients share: all of it, or all but batch norm, which then is local to each."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -10,14 +11,18 @@ from nodes.training.segment import Segment
 BatchNorm = Literal["shared", "local"]
 
 
-def shared_state(segment: Segment, batch_norm: BatchNorm) -> Tensors:
-    """Copies of the tensors that ``segment`` shares, by their names in its ``state``."""
-    return _divided(segment, batch_norm)[0]
+def shared_state(segments: Sequence[Segment], batch_norm: BatchNorm) -> Tensors:
+    """Copies of the tensors that ``segments`` share, by their names in their ``state``."""
+    return {name: tensor for one in segments for name, tensor in _divided(one, batch_norm)[0].items()}
 
 
-def adopt_shared(segment: Segment, tensors: Tensors, batch_norm: BatchNorm) -> None:
+def adopt_shared(segments: Sequence[Segment], tensors: Tensors, batch_norm: BatchNorm) -> None:
     """Go on from ``tensors`` that were shared. Raises ProtocolError if they do not fit."""
-    segment.adopt(tensors | _divided(segment, batch_norm)[1] if batch_norm == "local" else tensors)
+    rest = dict(tensors)
+    for segment in segments:
+        last = segment is segments[-1]
+        own = rest if last else {name: rest.pop(name) for name in segment._held() if name in rest}
+        segment.adopt(own | _divided(segment, batch_norm)[1] if batch_norm == "local" else own)
 
 
 def full_name(part: str, key: str) -> str:

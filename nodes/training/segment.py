@@ -3,7 +3,7 @@
 Methods take and return messages. On the meta device the same code yields the shapes alone, for virtual time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -94,6 +94,10 @@ class Segment:
     def forward(self, message: Activation) -> TaskMessage:
         """Run ``message`` through this part: an Activation to send on, a Gradient or Result to return."""
         self._select_member(message)
+        return self._run(message, *self._arrived(message))
+
+    def _arrived(self, message: Activation) -> tuple[Values, _Received]:
+        """The boundary's values from ``message``, and what their gradients return to."""
         codes = self._decode(message)
         leaves = {
             name: code.detach().requires_grad_(message.train and name in message.grads) for name, code in codes.items()
@@ -105,7 +109,7 @@ class Segment:
             with reading("activation", message.step):
                 restored, views = self.inbound.restore(leaves), self.inbound.views_of(message.views)
             check_restored(restored, self._arriving, views)
-            return self._run(message, unpack(restored, views, message.scalars, received.strides), received)
+            return unpack(restored, views, message.scalars, received.strides), received
 
     def _decode(self, message: Activation) -> Tensors:
         """The codes that ``message`` carries. Raises ProtocolError for what its stage or autograd cannot take."""
@@ -117,33 +121,40 @@ class Segment:
 
     def backward(self, message: Gradient) -> Gradient:
         """Backpropagate a gradient; the optimizer steps after the last microbatch of a step."""
-        pending = self._pending.pop((message.step, message.microbatch), None)
-        if pending is None:
-            raise ProtocolError(f"unexpected gradient of step {message.step}, microbatch {message.microbatch}")
-        if message.strides is not msgspec.UNSET:
-            if unknown := message.strides.keys() - pending.strides.keys():
-                raise ProtocolError(f"strides of gradients of values not sent: {sorted(unknown)}")
-            pending.strides.update(message.strides)
-        roots, gradients = [], []
-        with reading("gradient", message.step):
-            decoded = self._decode_gradients(self._to_device(message.tensors))
-        for name, gradient in decoded.items():
-            code = pending.codes.get(name)
-            usable = gradient.is_floating_point() and code is not None and code.requires_grad
-            if code is None or not usable or code.shape != gradient.shape:
-                raise ProtocolError(f"gradient of {name} {list(gradient.shape)} matches no sent value")
-            roots.append(code)
-            gradients.append(gradient)
-        if pending.loss is not None and pending.loss.requires_grad:
-            roots.append(pending.loss)
-            gradients.append(torch.full_like(pending.loss, 1 / self.job.microbatches))
-        if roots:
-            torch.autograd.backward(roots, gradients)
+        (pending,) = self._back_propagated([message])
         if type(self.outbound).trained is not Stage.trained:
             self.outbound.trained({name: float(value) for name, value in message.metrics.items()})
         self._step(pending.save, pending.steps)
         metrics = message.metrics | pending.metrics
         return Gradient(**numbers(message), metrics=metrics, **self._gradients(pending.received))
+
+    def _back_propagated(self, messages: Sequence[Gradient], weights: Sequence[float] = (1.0,)) -> list[_Pending]:
+        """Take ``messages``, each times its weight, back in one pass; the state of their tasks."""
+        roots, gradients, found = [], [], []
+        for message, weight in zip(messages, weights, strict=True):
+            pending = self._pending.pop((message.step, message.microbatch), None)
+            if pending is None:
+                raise ProtocolError(f"unexpected gradient of step {message.step}, microbatch {message.microbatch}")
+            if message.strides is not msgspec.UNSET:
+                if unknown := message.strides.keys() - pending.strides.keys():
+                    raise ProtocolError(f"strides of gradients of values not sent: {sorted(unknown)}")
+                pending.strides.update(message.strides)
+            with reading("gradient", message.step):
+                decoded = self._decode_gradients(self._to_device(message.tensors))
+            for name, gradient in decoded.items():
+                code = pending.codes.get(name)
+                usable = gradient.is_floating_point() and code is not None and code.requires_grad
+                if code is None or not usable or code.shape != gradient.shape:
+                    raise ProtocolError(f"gradient of {name} {list(gradient.shape)} matches no sent value")
+                roots.append(code)
+                gradients.append(gradient if weight == 1 else weight * gradient)
+            if pending.loss is not None and pending.loss.requires_grad:
+                roots.append(pending.loss)
+                gradients.append(torch.full_like(pending.loss, weight / self.job.microbatches))
+            found.append(pending)
+        if roots:
+            torch.autograd.backward(roots, gradients)
+        return found
 
     def _decode_gradients(self, tensors: Tensors) -> Tensors:
         return self.outbound.decode_gradients(tensors)

@@ -61,6 +61,8 @@ class SchemeChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``clients`` that train ``model`` by ``method``; ``cut`` is a client's last module or its number of layers.
 
+    ``tail`` makes the split U-shaped: it is the server's last module or the layers done there; the layers after it and
+    the labels stay with the client. ``stage`` acts at both cuts.
     On a virtual clock a client computes ``client_flops`` operations a second, divided by its one of ``slowdowns``, an
     edge server ``server_flops``. ``links`` are the clients', repeated if there are more clients; ``backhaul`` joins
     an edge server to the cloud. ``server_lr`` is the servers' learning rate, if it is not the clients'. In each round
@@ -70,6 +72,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
     cut: str | Count = 5
+    tail: str | Count | None = None
     method: SchemeChoice = SchemeChoice()
     stage: StageChoice = "identity"
     clients: Count = 5
@@ -143,18 +146,25 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def _scheme_problems(self, layout: Chain, scheme: Scheme) -> Iterator[Problem]:
         if self.learn:
             yield from attempt(("batch_size",), check_pass, layout, self.batch_size)
-        for name in ("cut", "stage", "server_lr") if scheme.server_parts == "none" else ():
+        for name in ("cut", "tail", "stage", "server_lr") if scheme.server_parts == "none" else ():
             yield Problem((name,), "not used: clients have the whole network", unused=True)
         split_point = yield from attempt(("cut",), self.split_point, layout)
         if split_point is None:
             yield from attempt(("stage",), check_stage, self.stage_spec, None)
             return
         crossing = layout.shapes(split_point) if split_point < len(layout) else None
-        if wrong := list(attempt(("stage",), check_stage, self.stage_spec, crossing, False)):
-            yield from wrong
+        returns_at = yield from attempt(("tail",), self.returns_at, layout)
+        if returns_at is None and self.tail is not None and scheme.server_parts != "none":
+            return
+        cuts = (crossing, None if returns_at is None else layout.shapes(returns_at))
+        wrong = [one for at in cuts for one in attempt(("stage",), check_stage, self.stage_spec, at, False)]
+        if wrong:
+            yield from wrong[:1]
         else:
             if crossing is not None:
                 yield from cut_problems(("cut",), layout, split_point, self.stage_spec)
+            if returns_at is not None:
+                yield from cut_problems(("tail",), layout, returns_at, self.stage_spec)
             joint = scheme.server_parts == "joint" and self.clients > 1
             if joint and (why := _unjoinable(msgspec.json.encode((minimal(self, layout), self.method.spec)))):
                 yield Problem(("cut",) if self.stage == "identity" else ("stage",), why)
@@ -178,6 +188,16 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(
                 f"got {self.cut}; give a client at least one of the model's {len(layout)} layers, and not all"
             )
+        return point
+
+    def returns_at(self, layout: Chain) -> int | None:
+        """The layers done when a task returns to its client, if it does. Raises ValueError."""
+        if self.tail is None or self.method.build().server_parts == "none":
+            return None
+        point = boundary_after(layout, self.tail) if isinstance(self.tail, str) else self.tail
+        first = self.split_point(layout) + 1
+        if not first <= point < len(layout):
+            raise ValueError(f"got {self.tail}, {point} layers; give {first} to {len(layout) - 1}, beyond the cut")
         return point
 
     def federation(self, job: Job) -> Federation:
@@ -205,6 +225,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def minimal(parameters: Clients, layout: Chain) -> dict[str, Any]:
     """The fields of a job that do not depend on the data."""
+    returns_at = parameters.returns_at(layout)
     return {
         "model": str(parameters.model),
         "input_shape": layout.input_shape,
@@ -212,7 +233,8 @@ def minimal(parameters: Clients, layout: Chain) -> dict[str, Any]:
         "classes": ANY_CLASSES,
         "nodes": ("client", "edge"),
         "splits": (parameters.split_point(layout),),
-        "stages": (parameters.stage_spec,),
+        "stages": (parameters.stage_spec,) * (1 if returns_at is None else 2),
+        "tail": returns_at,
     }
 
 

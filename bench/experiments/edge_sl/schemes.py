@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -102,15 +103,21 @@ class Work(NamedTuple):
 
     client: float
     server: float
+    tail: float = 0.0  # of the last layers, where these are the client's
+
+    @property
+    def client_share(self) -> float:
+        """The share that clients compute."""
+        return (self.client + self.tail) / (self.client + self.server + self.tail)
 
 
 def _work(job: Job) -> Work:
     """The operations of a client and its server for one picture."""
     model = build_model(job.model, job.classes, job.input_shape, job.seed)
-    chain, (split_point,) = Chain(model, job.input_shape, dtype=job.input_type), job.splits
+    chain = Chain(model, job.input_shape, dtype=job.input_type)
     values = {chain.input: torch.zeros(1, *job.input_shape, dtype=chain.dtype)}
     counted = []
-    for start, stop in ((0, split_point), (split_point, len(chain))):
+    for start, stop in pairwise((0, *job.cuts, len(chain))):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             values = chain.part(start, stop).eval()(values) if start < stop else values
         counted.append(float(counter.get_total_flops()))
@@ -120,10 +127,15 @@ def _work(job: Job) -> Work:
 def _timings(parameters: Clients, work: Work) -> dict[str, Timing]:
     """Seconds of a batch's forward and backward pass at the fastest client and at a server."""
     sent = parameters.method.build().batch_size(parameters.batch_size)
-    client_s = work.client * sent / parameters.client_flops
+    client_s, tail_s = (one * sent / parameters.client_flops for one in (work.client, work.tail))
     server_s = work.server * parameters.batch_size / parameters.server_flops
     return {
-        "client_timing": Timing(forward_s=client_s, backward_s=BACKWARD * client_s),
+        "client_timing": Timing(
+            forward_s=client_s,
+            backward_s=BACKWARD * client_s,
+            tail_forward_s=tail_s,
+            tail_backward_s=BACKWARD * tail_s,
+        ),
         "server_timing": Timing(forward_s=server_s, backward_s=BACKWARD * server_s),
     }
 
@@ -183,9 +195,9 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
     spared = sum(one["shared_bytes"] * (1 - 1 / max(1.0, one["participants"])) for one in metrics)
     yield Measurement("downlink_broadcast_bytes", total("downlink_bytes") - spared, "B")
     sent = parameters.method.build().batch_size(parameters.batch_size)
-    operations = (1 + BACKWARD) * sent * steps * work.client
+    operations = (1 + BACKWARD) * sent * steps * (work.client + work.tail)
     yield Measurement("client_operations", operations, "FLOP")
-    yield Measurement("client_share", work.client / (work.client + work.server), "fraction")
+    yield Measurement("client_share", work.client_share, "fraction")
     busy = sum(node.compute_s for node in outcome.nodes if node.name.startswith("client"))
     yield Measurement("client_compute_s_per_step", busy / max(1.0, steps), "s/step")
     updates = total("updates")

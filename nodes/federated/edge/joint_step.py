@@ -38,6 +38,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nodes.errors import ProtocolError
 from nodes.federated.client_segment import SHARED
+from nodes.federated.edge.joining import Batch, check_rows, common_size, joined_batch
 from nodes.federated.edge.partial_backward import run_partially
 from nodes.federated.schemes.base import Scheme, Through
 from nodes.model.boundary import Tensors, check_restored, rows_of, unpack
@@ -65,15 +66,6 @@ class JointReply(NamedTuple):
     backward_s: float
 
 
-class _Batch(NamedTuple):
-    """What one client sent, decoded."""
-
-    message: Activation
-    codes: Tensors
-    labels: torch.Tensor
-    weight: float
-
-
 class JointSegment(Segment):
     """A server part that takes one training step on what several clients sent, as ``scheme`` says."""
 
@@ -90,9 +82,9 @@ class JointSegment(Segment):
         that cannot be joined.
         """
         arrived = [self._decoded(*parts) for parts in zip(messages, weights, strict=True)]
-        size = _common_size(arrived)
+        size = common_size(arrived)
         if positions:
-            _check_rows(arrived, size)
+            check_rows(arrived, size)
         self.inbound.train(True)
         if self._part is not None:
             self._part.train(True)
@@ -135,7 +127,7 @@ class JointSegment(Segment):
         }
 
     def _own(
-        self, arrived: list[_Batch], positions: int, size: int, scores: list[dict[str, float]]
+        self, arrived: list[Batch], positions: int, size: int, scores: list[dict[str, float]]
     ) -> tuple[list[Tensors], float]:
         """Back-propagate each client's own positions; what returns to it."""
         if positions == size:
@@ -147,7 +139,7 @@ class JointSegment(Segment):
         return [self._returned(_gradients(mine), batch.weight) for batch, mine in pairs], seconds
 
     def _through(
-        self, arrived: list[_Batch], positions: int, size: int, scores: list[dict[str, float]]
+        self, arrived: list[Batch], positions: int, size: int, scores: list[dict[str, float]]
     ) -> tuple[list[Tensors], Tensors, float]:
         """Back-propagate through the joint batch; what returns to each client, and to all."""
         weights, leaves = [batch.weight for batch in arrived], _leaves(arrived)
@@ -170,17 +162,23 @@ class JointSegment(Segment):
             last[:, :positions] = mean
         rows = last.flatten(0, 1)
         seconds = self._back_propagate(output, rows if taken is None else rows.index_select(0, taken.to(rows.device)))
+        return *self._returns(leaves, weights, positions, size), seconds
+
+    def _returns(
+        self, leaves: Sequence[Tensors], weights: Sequence[float], positions: int, size: int
+    ) -> tuple[list[Tensors], Tensors]:
+        """What returns to each client and what to all, the mean of the first ``positions``."""
         gradients = [_gradients(mine) for mine in leaves]
-        if self._scheme.through == "each" and not self._scheme.broadcast:
-            return [self._returned(*pair) for pair in zip(gradients, weights, strict=True)], {}, seconds
+        if not positions or (self._scheme.through == "each" and not self._scheme.broadcast):
+            return [self._returned(*pair) for pair in zip(gradients, weights, strict=True)], {}
         common = {name: torch.stack([mine[name][:positions] for mine in gradients]).sum(0) for name in gradients[0]}
         shared = {f"{SHARED}{name}": tensor for name, tensor in self._returned(common, sum(weights)).items()}
         rest = [{name: tensor[positions:] for name, tensor in mine.items()} for mine in gradients]
         own = [self._returned(*pair) for pair in zip(rest, weights, strict=True)]
-        return own if positions < size else [{} for _ in own], shared, seconds
+        return own if positions < size else [{} for _ in own], shared
 
     def _partially(
-        self, arrived: list[_Batch], leaves: list[Tensors], size: int, chosen: list[int]
+        self, arrived: list[Batch], leaves: list[Tensors], size: int, chosen: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Run all samples, of which few can be back-propagated: of each of the first positions that of one client.
 
@@ -201,7 +199,7 @@ class JointSegment(Segment):
             logits[taken], logits[others] = output.detach(), others_output
         return output, logits, taken
 
-    def _chosen_clients(self, arrived: list[_Batch], positions: int) -> list[int]:
+    def _chosen_clients(self, arrived: list[Batch], positions: int) -> list[int]:
         """The client whose data the mean gradient of each position meets, drawn by the clients' shares."""
         sums = list(itertools.accumulate(batch.weight for batch in arrived))
         step = arrived[0].message.step
@@ -209,7 +207,7 @@ class JointSegment(Segment):
         return [bisect.bisect_right(sums, draw * sums[-1], hi=len(sums) - 1) for draw in draws]
 
     def _averaged(
-        self, arrived: list[_Batch], positions: int, size: int, scores: list[dict[str, float]]
+        self, arrived: list[Batch], positions: int, size: int, scores: list[dict[str, float]]
     ) -> tuple[Tensors, float]:
         """Back-propagate the averaged gradients of the first ``positions``; what returns to all clients."""
         if not positions:
@@ -240,7 +238,7 @@ class JointSegment(Segment):
 
     def _joint_loss(
         self,
-        arrived: Sequence[_Batch],
+        arrived: Sequence[Batch],
         logits: torch.Tensor,
         start: int,
         size: int,
@@ -258,11 +256,11 @@ class JointSegment(Segment):
         assert isinstance(loss, torch.Tensor)
         return loss
 
-    def _forward(self, arrived: list[_Batch], codes: Sequence[Tensors], rows: int) -> torch.Tensor:
+    def _forward(self, arrived: list[Batch], codes: Sequence[Tensors], rows: int) -> torch.Tensor:
         """The logits of ``codes``, all of them one batch, in which each has ``rows`` samples."""
         return self._widened(self._compute(*self._joined_input(arrived, codes, rows))[self._output])
 
-    def _joined_input(self, arrived: list[_Batch], codes: Sequence[Tensors], rows: int) -> tuple[Values, Moment]:
+    def _joined_input(self, arrived: list[Batch], codes: Sequence[Tensors], rows: int) -> tuple[Values, Moment]:
         """The input of the part for ``codes`` as one batch."""
         values: list[Values] = []
         for batch, some in zip(arrived, codes, strict=True):
@@ -271,7 +269,7 @@ class JointSegment(Segment):
             views = batch.message.views if rows == len(batch.labels) else rows_of(batch.message.views, rows)
             check_restored(restored, self._arriving, views)
             values.append(unpack(restored, views, batch.message.scalars))
-        joined = _joined(values, rows)
+        joined = joined_batch(values, rows)
         assert self._part is not None
         if missing := set(self._part.inputs) - joined.keys():
             raise ProtocolError(f"missing input values of the node's first layer: {sorted(missing)}")
@@ -289,9 +287,9 @@ class JointSegment(Segment):
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
-    def _decoded(self, message: Activation, weight: float) -> _Batch:
+    def _decoded(self, message: Activation, weight: float) -> Batch:
         labels = labels_of(message, self.job.classes).to(self._device)
-        return _Batch(message, self._decode(message), labels, weight)
+        return Batch(message, self._decode(message), labels, weight)
 
     def _returned(self, gradients: Tensors, weight: float) -> Tensors:
         scaled = {name: gradient / weight for name, gradient in gradients.items()}
@@ -329,7 +327,7 @@ def joint_reply(
     return JointReply(gradients, float(forward), float(backward), backward_s)
 
 
-def _leaves(arrived: Sequence[_Batch], start: int = 0) -> list[Tensors]:
+def _leaves(arrived: Sequence[Batch], start: int = 0) -> list[Tensors]:
     """Each client's codes from position ``start`` on, as leaves of the graph."""
     return [
         {
@@ -355,38 +353,3 @@ def _own_gradients(logits: torch.Tensor, labels: torch.Tensor, batch_size: int, 
 def _mean(values: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
     """The weighted mean of the clients' ``values``, which all have one shape."""
     return torch.stack([value * weight for value, weight in zip(values, weights, strict=True)]).sum(0)
-
-
-def _common_size(arrived: Sequence[_Batch]) -> int:
-    sizes = {len(batch.labels) for batch in arrived}
-    if len(sizes) > 1:
-        raise ProtocolError(f"batches of {sorted(sizes)} samples cannot be joined")
-    return sizes.pop()
-
-
-def _check_rows(arrived: Sequence[_Batch], size: int) -> None:
-    """Raise ProtocolError unless what came has a row for each of ``size`` samples, of numbers with a mean."""
-    views = {(name, view.base) for batch in arrived for name, view in batch.message.views.items()}
-    if any(name != base for name, base in views) or any(batch.message.scalars for batch in arrived):
-        raise ProtocolError(
-            "EPSL cannot average this cut: it contains tensor views or batch-size scalars; choose another cut"
-        )
-    for name, code in arrived[0].codes.items():
-        shapes = {batch.codes[name].shape if name in batch.codes else None for batch in arrived}
-        if len(shapes) > 1 or code.shape[:1] != (size,):
-            raise ProtocolError(f"{name} has no row for each sample: no positions of it can be averaged")
-        if not code.is_floating_point():
-            raise ProtocolError(f"{name} holds no numbers that have a mean over clients: no epsl with this stage")
-
-
-def _joined(values: list[Values], rows: int) -> Values:
-    """One batch of all, each of ``rows`` samples. Raises ProtocolError for what is not of single samples."""
-    if len(values) == 1:
-        return values[0]
-    joined: Values = {}
-    for name, first in values[0].items():
-        parts = [one[name] for one in values if isinstance(one.get(name), torch.Tensor)]
-        if len(parts) < len(values) or any(part.shape != (rows, *first.shape[1:]) for part in parts):
-            raise ProtocolError(f"{name} cannot be joined over clients: cut where tensors of equal batches cross")
-        joined[name] = torch.cat(parts)
-    return joined

@@ -17,6 +17,7 @@ from nodes.federated.client_worker import Adopted
 from nodes.federated.edge.deadline import Deadline
 from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.membership import Membership
+from nodes.federated.edge.returning import JointStart
 from nodes.federated.edge.shared_part import SharedPart
 from nodes.federated.edge.tasks import RoundStats, Tasks
 from nodes.federated.edge.worker import AdoptGlobal, AdoptHandover, Aggregate, GiveEdgeUpdate, HandOver, ServeTask
@@ -51,6 +52,7 @@ from nodes.wire.messages import (
 
 PASS = "pass"  # a round in which nobody trains
 
+FromClient = Activation | Gradient | RoundTrained | RoundTested | ClientUpdate
 RoundPhase = Literal["gathering", "training", "averaging", "uploading", "testing", "over"]
 
 
@@ -63,7 +65,7 @@ class EdgeServer(Role):
         self._decisions = Decisions(self._scheme, federation)
         self._membership = Membership(federation, edge)
         self._round = RoundState(steps=federation.local_steps or 0, expected=len(self._membership.numbers))
-        self._tasks = Tasks(self._decisions, self._membership, self._round, federation.job.batch_size)
+        self._tasks = Tasks(self._decisions, self._membership, self._round, federation.job)
         self._stats = RoundStats(began=0.0)
         self._phase: RoundPhase = "gathering"
         self._begun = False  # by the runner's word, and the cloud is there
@@ -161,23 +163,21 @@ class EdgeServer(Role):
                 return [Send(name, change)] if change else self._introduced(newcomer, message.mean_samples, now)
             case Shutdown() | Replaced():
                 return self._without(name, now)
-            case Activation() | RoundTrained() | RoundTested() | ClientUpdate():
+            case Activation() | Gradient() | RoundTrained() | RoundTested() | ClientUpdate():
                 client = self._membership.members.get(name)
                 return self._from_member(client, message, now) if client else []
         raise unexpected(message, name)
 
-    def _from_member(
-        self, client: ClientState, message: Activation | RoundTrained | RoundTested | ClientUpdate, now: float
-    ) -> list[Action]:
+    def _from_member(self, client: ClientState, message: FromClient, now: float) -> list[Action]:
         """Take the message of a client of this round; training of a round that ended without it is dropped."""
         self._deadline.late.discard(client.name)
         match message:
             case Activation(train=False):
                 return [self._tasks.compute(ServeTask(message, client.index), client)]
-            case Activation():
+            case Activation() | Gradient():
                 self._stats.uplink_bytes += sum(wire_size(message))
                 if self._trains(client, message.assignment):
-                    self._round.tasks[client] = message
+                    return [*self._tasks.take(client, message), *self._go_on(now)]
             case ClientUpdate():
                 self._stats.uplink_bytes += sum(wire_size(message))
                 if self._trains(client, message.round):
@@ -204,9 +204,9 @@ class EdgeServer(Role):
         match reply:
             case Gradient() if client:
                 return [*self._tasks.send_gradient(client, reply, self._stats), *self._go_on(now)]
-            case Result() if client:
-                return [Send(client.name, reply)] if self._tasks.is_here(client) else []
-            case JointReply():
+            case Activation() | Result() if client:
+                return self._tasks.send_on(client, reply, self._stats)
+            case JointReply() | JointStart():
                 return [*self._tasks.stepped(reply, self._stats), *self._go_on(now)]
             case Handover():
                 self._membership.sent()

@@ -13,12 +13,14 @@ from nodes.errors import ProtocolError
 from nodes.federated.client_segment import SHARED
 from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.membership import Membership
-from nodes.federated.edge.worker import JointStep, ServeTask
+from nodes.federated.edge.returning import JointStart
+from nodes.federated.edge.worker import EndJoint, JointStep, ServeGradient, ServeTask, StartJoint
 from nodes.federated.schemes import ClientState, RoundState
 from nodes.federated.schemes.base import Decisions
 from nodes.runtime.actions import Action, Compute, Send
+from nodes.spec.job import Job
 from nodes.wire.codec import wire_size
-from nodes.wire.messages import Gradient, RoundReport, RoundTested, RoundTrained
+from nodes.wire.messages import Activation, Gradient, Result, RoundReport, RoundTested, RoundTrained
 
 
 class RoundStats(msgspec.Struct):
@@ -90,11 +92,16 @@ class RoundStats(msgspec.Struct):
 class Tasks:
     """Tasks of the clients of ``membership``, in the round of ``round_state``."""
 
-    def __init__(self, decisions: Decisions, membership: Membership, round_state: RoundState, batch_size: int) -> None:
+    def __init__(self, decisions: Decisions, membership: Membership, round_state: RoundState, job: Job) -> None:
         self._decisions, self._scheme = decisions, decisions.scheme
-        self._membership, self._round, self._batch_size = membership, round_state, batch_size
+        self._membership, self._round, self._batch_size = membership, round_state, job.batch_size
+        self._returns = job.tail is not None  # tasks return to the clients, which send gradients for them
+        self._gradients: dict[ClientState, Gradient] = {}  # of the joint step under way
+        self._weights: dict[ClientState, float] = {}
+        self._step_round = 0  # of the step under way
+        self._awaiting = False  # of its clients, gradients of their last layers
         self._asked: deque[ClientState | None] = deque()  # for whom the worker computes, in order; None: the server
-        self._joining: list[ClientState] = []  # clients of the joint step under way
+        self._joining: list[ClientState] = []  # clients of the step under way, which the next one waits for
 
     @property
     def busy(self) -> bool:
@@ -121,6 +128,8 @@ class Tasks:
 
     def serve(self, stats: RoundStats) -> list[Action]:
         """Compute the tasks that are due."""
+        if self._awaiting and (ending := self._end_step()):
+            return ending
         if self._joining or self._scheme.is_over(self._round):
             return []
         clients = self._decisions.due(self._round)
@@ -128,11 +137,15 @@ class Tasks:
             return []
         joint = self._scheme.server_parts == "joint"
         weights = self._decisions.weights(self._round, clients) if joint else ()
+        if self._returns and self._scheme.server_parts == "one":
+            clients = clients[:1]  # until its gradient has come: a step changes the part
         messages = tuple(self._round.tasks.pop(client) for client in clients)
         self._round.served += len(clients)
         stats.steps += len(clients)
         for client in clients:
             client.served, client.total = client.served + 1, client.total + 1
+        if self._returns and self._scheme.server_parts != "copies":
+            self._joining, self._step_round, self._awaiting = clients, self._round.number, not joint
         if not joint:
             tasks = zip(clients, messages, strict=True)
             return [self.compute(ServeTask(message, client.index), client) for client, message in tasks]
@@ -142,22 +155,64 @@ class Tasks:
         for client in clients:
             client.seen = self._round.updates
         self._joining = clients
-        positions = self._scheme.averaged_positions(self._batch_size)
-        return [self.compute(JointStep(messages, weights, positions))]
+        if self._returns:
+            self._weights, self._gradients = dict(zip(clients, weights, strict=True)), {}
+            return [self.compute(StartJoint(messages, self._positions))]
+        return [self.compute(JointStep(messages, weights, self._positions))]
 
-    def stepped(self, reply: JointReply, stats: RoundStats) -> list[Action]:
-        """Return the gradients of a joint step."""
+    @property
+    def _positions(self) -> int:
+        return self._scheme.averaged_positions(self._batch_size)
+
+    def take(self, client: ClientState, message: Activation | Gradient) -> list[Action]:
+        """Take up a client's task, or the gradient of its last layers."""
+        if isinstance(message, Activation):
+            self._round.tasks[client] = message
+        elif self._scheme.server_parts != "joint":
+            return [self.compute(ServeGradient(message, client.index), client)]
+        else:
+            self._gradients[client] = message
+        return []
+
+    def _end_step(self) -> list[Action]:
+        """End the step that awaits gradients; clients that have left, or are in a later round, send none."""
+        current = self._step_round == self._round.number
+        left = [client for client in self._joining if current and self.is_here(client)]
+        joint = self._scheme.server_parts == "joint"
+        if not left or not joint or not self._gradients.keys() >= set(left):
+            self._joining, self._awaiting = left, bool(left)
+            return []
+        self._joining, self._awaiting = left, False
+        gradients = tuple(self._gradients[client] for client in left)
+        weights = tuple(self._weights[client] for client in left)
+        return [self.compute(EndJoint(gradients, weights, self._positions))]
+
+    def stepped(self, reply: JointReply | JointStart, stats: RoundStats) -> list[Action]:
+        """Return the gradients of a joint step or, for the clients' last layers, what its first half has made."""
+        if isinstance(reply, JointStart):
+            self._awaiting = True
+            pairs = zip(self._joining, reply.activations, strict=True)
+            return [action for client, one in pairs for action in self.send_on(client, one, stats)]
         joined, self._joining = self._joining, []
         stats.updates += 1
         stats.forward_samples += reply.forward_samples
         stats.backward_samples += reply.backward_samples
         stats.backward_s += reply.backward_s
-        pairs = zip(joined, reply.gradients, strict=True)
-        return [action for client, gradient in pairs for action in self.send_gradient(client, gradient, stats)]
+        returned = zip(joined, reply.gradients, strict=True)
+        return [action for client, gradient in returned for action in self.send_gradient(client, gradient, stats)]
+
+    def send_on(self, client: ClientState, reply: Activation | Result, stats: RoundStats) -> list[Action]:
+        """Send ``client`` what the server's part has made of its batch, if it is still here."""
+        if not self.is_here(client):
+            return []
+        if isinstance(reply, Activation) and reply.train:
+            stats.downlink_bytes += sum(wire_size(reply))
+        return [Send(client.name, reply)]
 
     def send_gradient(self, client: ClientState, gradient: Gradient, stats: RoundStats) -> list[Action]:
         """Return ``gradient`` to ``client``, if it is still here."""
         if self._scheme.server_parts != "joint":
+            self._joining = [one for one in self._joining if one is not client]
             stats.updates += 1
             stats.forward_samples += gradient.metrics["count"]
             stats.backward_samples += gradient.metrics["count"]

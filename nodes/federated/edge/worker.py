@@ -10,6 +10,7 @@ from nodes.errors import ProtocolError
 from nodes.federated.aggregation import Aggregation
 from nodes.federated.client_worker import Adopted, job_of
 from nodes.federated.edge.joint_step import JointReply, JointSegment
+from nodes.federated.edge.returning import JointStart, ReturningSegment
 from nodes.federated.schemes import Update, scheme_of
 from nodes.federated.shared_state import BatchNorm, adopt_shared, shared_state
 from nodes.model.boundary import Tensors
@@ -23,6 +24,7 @@ from nodes.wire.messages import (
     ClientModel,
     EdgeUpdate,
     GlobalModel,
+    Gradient,
     Handover,
 )
 
@@ -46,16 +48,17 @@ class EdgeWorker:
         self._batch_norm: BatchNorm = federation.batch_norm if self._copies else "shared"
         self._distinct = list({id(segment): segment for segment in self._segments.values()}.values())
         self.layers = len(self._distinct[0].names) if self._distinct else 0
-        if self._distinct and layer_range(self._job.splits, 1, self._distinct[0].layers).relays:
+        if self._distinct and layer_range(self._job.cuts, 1, self._distinct[0].layers).relays:
             raise ValueError(
                 f"scheme {federation.scheme.name}: all layers are the clients', none is left for the server"
             )
 
     def _parts(self, clients: Sequence[int], copies: bool) -> dict[int, JointSegment]:
         """The part that takes each client's tasks: one for all of them, or copies."""
+        kind = JointSegment if self._job.tail is None else ReturningSegment
         if copies:
-            return {client: JointSegment(self._job, 1) for client in clients}
-        return dict.fromkeys(clients, JointSegment(self._job, 1, scheme=self._scheme))
+            return {client: kind(self._job, 1) for client in clients}
+        return dict.fromkeys(clients, kind(self._job, 1, scheme=self._scheme))
 
     @property
     def steps(self) -> int:
@@ -66,6 +69,25 @@ class EdgeWorker:
         """Run one client's task through the server's part."""
         self._begin(message.assignment)
         return self._segments[client].forward(message)
+
+    def backward(self, message: Gradient, client: int) -> Gradient:
+        """Take the gradient of one client's last layers back through the server's part."""
+        return self._segments[client].backward(message)
+
+    def start_joint(self, messages: Sequence[Activation], positions: int) -> JointStart:
+        """Run the tasks of several clients as one batch, whose results return to them."""
+        self._begin(messages[0].assignment)
+        return self._returning.start_joint(messages, positions)
+
+    def end_joint(self, messages: Sequence[Gradient], weights: Sequence[float], positions: int) -> JointReply:
+        """Take one step on the gradients of these clients' last layers, weighted."""
+        return self._returning.end_joint(messages, weights, positions)
+
+    @property
+    def _returning(self) -> ReturningSegment:
+        part = self._distinct[0]
+        assert isinstance(part, ReturningSegment)
+        return part
 
     def joint(self, messages: Sequence[Activation], weights: Sequence[float], positions: int) -> JointReply:
         """Take one step on the tasks of several clients, weighted."""
@@ -78,7 +100,9 @@ class EdgeWorker:
         Raises NodeError.
         """
         if self._copies:
-            copies = [one._replace(state=shared_state(self._segments[one.client], self._batch_norm)) for one in trained]
+            copies = [
+                one._replace(state=shared_state([self._segments[one.client]], self._batch_norm)) for one in trained
+            ]
             self._adopt(self._aggregate_servers(copies))
         return ClientModel(round=round_number, tensors=self._aggregate_clients(trained) if self._shares else {})
 
@@ -90,7 +114,7 @@ class EdgeWorker:
         if not self._distinct or not update.samples:
             return update
         averaged = self._aggregate_servers.last if self._copies else None
-        return msgspec.structs.replace(update, server=averaged or shared_state(self._distinct[0], self._batch_norm))
+        return msgspec.structs.replace(update, server=averaged or shared_state(self._distinct[:1], self._batch_norm))
 
     def adopt(self, model: GlobalModel) -> ClientModel:
         """Go on from what the cloud aggregated, if anything; the clients' part of it."""
@@ -119,7 +143,7 @@ class EdgeWorker:
 
     def _adopt(self, tensors: Tensors) -> None:
         for segment in self._distinct:
-            adopt_shared(segment, tensors, self._batch_norm)
+            adopt_shared([segment], tensors, self._batch_norm)
 
     def _begin(self, round_number: int) -> None:
         if round_number > self._round:  # clients that do not wait for each other may be in earlier ones
@@ -159,6 +183,40 @@ class JointStep(Compute):
 
     def run(self, worker: EdgeWorker) -> JointReply:
         return worker.joint(self.messages, self.weights, self.positions)
+
+
+@dataclass(frozen=True)
+class ServeGradient(Compute):
+    """Take the gradient of one client's last layers back through the server's part."""
+
+    gradient: Gradient
+    client: int
+
+    def run(self, worker: EdgeWorker) -> Gradient:
+        return worker.backward(self.gradient, self.client)
+
+
+@dataclass(frozen=True)
+class StartJoint(Compute):
+    """Run the tasks of several clients as one batch, whose results return to them."""
+
+    messages: tuple[Activation, ...]
+    positions: int
+
+    def run(self, worker: EdgeWorker) -> JointStart:
+        return worker.start_joint(self.messages, self.positions)
+
+
+@dataclass(frozen=True)
+class EndJoint(Compute):
+    """Take one step on the gradients of clients' last layers, weighted."""
+
+    gradients: tuple[Gradient, ...]
+    weights: tuple[float, ...]
+    positions: int
+
+    def run(self, worker: EdgeWorker) -> JointReply:
+        return worker.end_joint(self.gradients, self.weights, self.positions)
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,24 @@ def scheme_of(federation: Federation) -> Scheme:
     if not scheme.waits and (federation.round_deadline_s is not None or federation.least_clients > 1):
         name = "least_clients" if federation.round_deadline_s is None else "round_deadline_s"
         raise ValueError(f"{name}: scheme {federation.scheme.name} ends no round for all clients, so none is late")
+    if federation.job.tail is not None:
+        _check_tail(scheme, federation)
     if scheme.client_parts == "kept" and federation.batch_norm == "local":
         raise ValueError(f"batch_norm: scheme {federation.scheme.name} shares no clients' parts; all are local")
     return scheme
+
+
+def _check_tail(scheme: Scheme, federation: Federation) -> None:
+    """Raise ValueError for a scheme that is not defined where the last layers stay with the clients."""
+    name = federation.scheme.name
+    if scheme.server_parts == "none":
+        raise ValueError(f"tail: scheme {name} leaves all layers with the clients, and the labels")
+    if not scheme.waits:
+        raise ValueError(
+            f"tail: a step of the server waits for its clients' last layers, and clients of scheme {name} for nobody"
+        )
+    if scheme.through != "cut" and scheme.averaged_positions(federation.job.batch_size):
+        raise ValueError(
+            f"tail: scheme {name} averages last-layer gradients, which the clients have; only through cut averages "
+            "what the server has"
+        )

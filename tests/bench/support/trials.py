@@ -175,6 +175,7 @@ CLIENTS_OTHERS = LEARNING | {
     "cloud_every": With(2, {"edges": 2, "rounds": 2}),
     "test_every": 2,
     "slowdowns": [1.0, 2.0],
+    "tail": 12,
     "absences": [[0, 1, 1.0]],
     "moves": With([[1, 1, 0]], {"edges": 2, "rounds": 3, "method": {"scheme": "sflv1"}}),
     "links": ["wifi"],

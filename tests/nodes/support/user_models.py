@@ -279,6 +279,11 @@ def slim_cnn(classes: int = 10) -> nn.Module:
     return small_cnn(classes, width=4)
 
 
+def bounded_cnn(classes: int = 10) -> nn.Module:
+    """A last layer without parameters."""
+    return nn.Sequential(*slim_cnn(classes), nn.Tanh())
+
+
 class ChannelsLast(nn.Module):
     """A convolutional network in channels_last, whose gradient at ``flatten`` is not."""
 
