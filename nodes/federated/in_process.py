@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
+from netem.link import Link, Medium
 from netem.profiles import Duplex
 from nodes.data.images import Dataset
 from nodes.data.loading import load_data
@@ -66,17 +67,25 @@ def run_in_process(
 
 
 def run_in_virtual_time(
-    federation: Federation, links: Mapping[str, Duplex], data: Dataset | None = None, learn: bool = True
+    federation: Federation,
+    links: Mapping[str, Duplex],
+    data: Dataset | None = None,
+    learn: bool = True,
+    *,
+    shared_cell: bool = False,
 ) -> FederationOutcome:
     """Run ``federation`` on a virtual clock: compute takes what its timings say, messages what ``links`` do.
 
     ``links`` are by the name of the node towards the UE: a client's to its edge server, an edge server's to the cloud.
+    In a ``shared_cell`` what the clients of an edge server send is transmitted one after the other, and what is sent to
+    them, too; else each has its link for itself.
+
     Where clients never test, they are tested after each round outside of the run. Unless networks are to ``learn``,
     tensors have shapes and no data, which takes next to no time for any number of clients: what crosses and when is
     the same, losses and correct answers are zero, and no state is kept.
     """
     made = (workers if learn else shapes)(federation, data or load_data(federation.job))
-    return run_virtual(VirtualFederation(federation, made, links).run())
+    return run_virtual(VirtualFederation(federation, made, links, shared_cell).run())
 
 
 def workers(federation: Federation, data: Dataset) -> Workers:
@@ -159,9 +168,12 @@ class LocalFederation(Conductor):
 class VirtualFederation(LocalFederation):
     """The same on a virtual clock."""
 
-    def __init__(self, federation: Federation, made: Workers, links: Mapping[str, Duplex]) -> None:
+    def __init__(
+        self, federation: Federation, made: Workers, links: Mapping[str, Duplex], shared_cell: bool = False
+    ) -> None:
         super().__init__(federation, made)
-        self._links = links
+        self._links, self._shared = links, shared_cell
+        self._media: dict[tuple[str, str], Medium] = {}  # of shared cells, by edge server and direction
         self._mode = Mode(lambda: asyncio.get_running_loop().time(), self._pair)
 
     def _compute(self, name: str) -> Executor:
@@ -169,7 +181,13 @@ class VirtualFederation(LocalFederation):
 
     def _pair(self, upper: str, lower: str) -> tuple[Channel, Channel]:
         seed = derive(self._federation.job.seed, list(self.made).index(upper))
-        return linked_pair(upper, lower, self._links[upper], seed)
+        near, far = linked_pair(upper, lower, self._links[upper], seed)
+        if self._shared and upper in self._federation.client_names:
+            half_duplex = self._links[upper].half_duplex
+            for end, direction in ((near, "uplink"), (far, "uplink" if half_duplex else "downlink")):
+                assert isinstance(end.link, Link)
+                end.link.medium = self._media.setdefault((lower, direction), Medium())
+        return near, far
 
     def _kept(self, reported: RoundReport) -> RoundReport:
         if self._federation.test_every:

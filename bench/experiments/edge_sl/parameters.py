@@ -38,6 +38,7 @@ USED_IN: dict[str, tuple[Mode, ...]] = {
     "client_flops": ("virtual",),
     "server_flops": ("virtual",),
     "learn": ("virtual",),
+    "shared_cell": ("virtual",),
     "clients_per_process": ("live",),
 }
 
@@ -63,11 +64,13 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     ``tail`` makes the split U-shaped: it is the server's last module or the layers done there; the layers after it and
     the labels stay with the client. ``stage`` acts at both cuts.
+
     On a virtual clock a client computes ``client_flops`` operations a second, divided by its one of ``slowdowns``, an
     edge server ``server_flops``. ``links`` are the clients', repeated if there are more clients; ``backhaul`` joins
-    an edge server to the cloud. ``server_lr`` is the servers' learning rate, if it is not the clients'. In each round
-    ``participants`` clients of an edge server train. After ``round_deadline_s`` it goes on without those that are late;
-    fewer than ``least_clients`` end the run. Live, ``clients_per_process`` clients share a process.
+    an edge server to the cloud; in a ``shared_cell`` the clients of an edge server transmit one after the other.
+    ``server_lr`` is the servers' learning rate, if it is not the clients'. In each round ``participants`` clients of an
+    edge server train. After ``round_deadline_s`` it goes on without those that are late; fewer than ``least_clients``
+    end the run. Live, ``clients_per_process`` clients share a process.
     """
 
     model: ModelName = ModelName("nodes.zoo.small_cnn:small_cnn")
@@ -92,6 +95,7 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     absences: tuple[Absence, ...] = ()
     moves: tuple[ClientMove, ...] = ()
     links: Annotated[tuple[LinkName | Duplex, ...], msgspec.Meta(min_length=1)] = ("unlimited",)
+    shared_cell: bool = False
     backhaul: LinkName | Duplex = "unlimited"
     client_flops: Positive = 2e9
     server_flops: Positive = 1e11

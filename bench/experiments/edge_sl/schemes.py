@@ -50,7 +50,8 @@ def trained(parameters: Clients, context: Context, data: Dataset | None) -> Iter
         federation = replace(federation, test_every=0, **_timings(parameters, work))
         joined = dict(zip(federation.client_names, links, strict=True))
         joined |= dict.fromkeys(federation.edge_names, duplex(parameters.backhaul))
-        outcome = run_in_virtual_time(federation, joined, data, parameters.learn)
+        shared = parameters.shared_cell
+        outcome = run_in_virtual_time(federation, joined, data, parameters.learn, shared_cell=shared)
     else:
         outcome = run_in_process(federation, data, _saying(context))
     learned = parameters.learn and context.dataset != "none"
@@ -65,7 +66,7 @@ def trained(parameters: Clients, context: Context, data: Dataset | None) -> Iter
         yield of_rounds(one.metrics for one in outcome.rounds)
     yield from _learning(outcome, parameters.rounds, learned)
     if context.mode != "in-process":
-        yield from _times(outcome, parameters)
+        yield from _times(outcome, parameters, context.mode == "virtual")
     yield from _totals(outcome, parameters, work)
 
 
@@ -154,8 +155,11 @@ def _learning(outcome: FederationOutcome, rounds: int, learned: bool) -> Iterato
             yield Measurement("balanced_accuracy", _balanced(of_round), "fraction", case)
 
 
-def _times(outcome: FederationOutcome, parameters: Clients) -> Iterator[Measurement]:
-    """Total and mean round time, and the accuracy at ``times_s``, each of the last round ended by then."""
+def _times(outcome: FederationOutcome, parameters: Clients, virtual: bool) -> Iterator[Measurement]:
+    """Total and mean round time, and the accuracy at ``times_s``, each of the last round ended by then.
+
+    On a virtual clock also the share of the time in which the busiest server computes.
+    """
     began = min(one.metrics["began"] for one in outcome.rounds)
     tests_s = 0.0  # not counted; zero on a virtual clock
     moments: list[tuple[float, float | None]] = []  # seconds at the end of each round, and accuracy if tested
@@ -167,6 +171,9 @@ def _times(outcome: FederationOutcome, parameters: Clients) -> Iterator[Measurem
     total_s, _ = moments[-1]
     yield Measurement("total_s", total_s, "s")
     yield Measurement("round_s", total_s / len(moments), "s")
+    if virtual:
+        served_s = max(node.compute_s for node in outcome.nodes if node.name.startswith("edge"))
+        yield Measurement("server_busy_share", served_s / total_s, "fraction")
     for time_s in parameters.times_s:
         ended = [accuracy for elapsed_s, accuracy in moments if elapsed_s <= time_s and accuracy is not None]
         if ended:

@@ -176,6 +176,7 @@ CLIENTS_OTHERS = LEARNING | {
     "test_every": 2,
     "slowdowns": [1.0, 2.0],
     "tail": 12,
+    "shared_cell": With(True, {"links": ["wifi"]}),
     "absences": [[0, 1, 1.0]],
     "moves": With([[1, 1, 0]], {"edges": 2, "rounds": 3, "method": {"scheme": "sflv1"}}),
     "links": ["wifi"],

@@ -328,3 +328,16 @@ def test_an_asynchronous_client_comes_back_at_once():
     assert sum(one["steps"] for one in metrics) == gradients
     assert sum(one["forward_samples"] for one in metrics) == sum(one["count"] for one in metrics) == 8 * gradients
     assert sum(one["updates"] for one in metrics) == edge.steps
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_in_a_shared_cell_all_frames_of_a_step_are_transmitted_one_after_the_other(shared):
+    """Clients of PSL whose compute takes no time: three times the seconds of a frame each way, and one delay."""
+    federation = make_federation("psl", STILL, rounds=1, local_steps=1, test_every=0)
+    cost, above = Costs(federation), links(federation, rates_bps=(1e6,))
+    outcome = run_in_virtual_time(federation, above, learn=False, shared_cell=shared)
+    times = 3 if shared else 1
+    crossing_s = [(up, 1e6) for up in (cost.up, cost.done)] + [(down, 1e7) for down in (cost.down, cost.round)]
+    expected = sum(times * 8 * wire_bytes / rate_bps + DELAY_S for wire_bytes, rate_bps in crossing_s)
+    took = outcome.rounds[0].metrics["trained"] - outcome.rounds[0].metrics["began"]
+    assert took == pytest.approx(expected, rel=2e-2)  # the first frames are short and overlap with the next ones
