@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import events
 from bench.experiments.common.learning import largest_payload, weights_of
 from bench.experiments.common.trained_pictures import of_rounds
+from bench.experiments.edge_sl.memory import memory_bytes
 from bench.experiments.edge_sl.parameters import Clients, minimal
 from bench.suite.experiment import Context, Measurement
 from netem.profiles import Duplex, duplex
@@ -68,6 +70,7 @@ def trained(parameters: Clients, context: Context, data: Dataset | None) -> Iter
     if context.mode != "in-process":
         yield from _times(outcome, parameters, context.mode == "virtual")
     yield from _totals(outcome, parameters, work)
+    yield from _memory(job, layout, parameters)
 
 
 def _live(parameters: Clients, context: Context, federation: Federation, links: list[Duplex]) -> FederationOutcome:
@@ -216,6 +219,16 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
         yield Measurement("backward_s_per_update", total("backward_s") / updates, "s/update")
     if not parameters.method.build().waits:
         yield Measurement("staleness_updates", total("staleness") / steps, "updates")
+
+
+def _memory(job: Job, layout: Chain, parameters: Clients) -> Iterator[Measurement]:
+    """What a client's layers take in training."""
+    sent = parameters.method.build().batch_size(parameters.batch_size)
+    taken = None
+    with suppress(Exception):  # a user's layers may need data
+        taken = memory_bytes(job, layout, (0, 2), sent)
+    if taken is not None:
+        yield Measurement("client_memory_bytes", taken, "B")
 
 
 def _accuracy(rounds: list[RoundOutcome]) -> float | None:
