@@ -9,7 +9,7 @@ from collections import deque
 import msgspec
 import torch
 
-from nodes.errors import ProtocolError
+from nodes.errors import ProtocolError, unexpected
 from nodes.federated.client_segment import SHARED
 from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.membership import Membership
@@ -165,9 +165,11 @@ class Tasks:
         return self._scheme.averaged_positions(self._batch_size)
 
     def take(self, client: ClientState, message: Activation | Gradient) -> list[Action]:
-        """Take up a client's task, or the gradient of its last layers."""
+        """Take up a client's task, or the gradient of its last layers. Raises ProtocolError for one not asked for."""
         if isinstance(message, Activation):
             self._round.tasks[client] = message
+        elif not self._returns:
+            raise unexpected(message, client.name)
         elif self._scheme.server_parts != "joint":
             return [self.compute(ServeGradient(message, client.index), client)]
         else:

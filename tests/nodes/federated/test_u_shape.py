@@ -15,6 +15,7 @@ from netem.link import LinkProfile
 from netem.profiles import Duplex
 from nodes.data.images import Dataset
 from nodes.data.loading import load_data
+from nodes.errors import ProtocolError
 from nodes.federated.edge.returning import JointStart
 from nodes.federated.edge.worker import EndJoint, ServeGradient, ServeTask, StartJoint
 from nodes.federated.in_process import FederationOutcome, LocalFederation, run_in_virtual_time, workers
@@ -306,6 +307,13 @@ def test_a_server_with_one_part_goes_on_when_the_client_that_it_waits_for_is_los
     (goes_on,) = server.lost("client1", 0.0)
     assert isinstance(goes_on, ServeTask)
     assert goes_on.client == 1
+
+
+@pytest.mark.parametrize("scheme", ["psl", "sflv1"])
+def test_a_gradient_of_last_layers_that_are_the_servers_is_refused(scheme):
+    server, _ = begun(make_federation(scheme))
+    with pytest.raises(ProtocolError):
+        server.receive("client1", gradient(0), 0.0)
 
 
 @pytest.mark.parametrize(
