@@ -94,11 +94,13 @@ class Stage(nn.Module):
 
 
 @contextmanager
-def reading(kind: str, step: int) -> Iterator[None]:
-    """Raise ProtocolError where a stage cannot take the tensors of a message of ``kind``."""
+def reading(stage: Stage, kind: str, step: int) -> Iterator[None]:
+    """Raise ProtocolError where a built-in ``stage`` cannot take the tensors of a message of ``kind``."""
     try:
         yield
     except ProtocolError:
         raise
-    except Exception as error:  # a stage, which may be a user's, fails in its own way
+    except Exception as error:
+        if not type(stage).__module__.startswith("nodes."):  # a user's code fails for reasons of its own
+            raise
         raise ProtocolError(f"tensors of the {kind} of step {step}: {one_line(error)}") from error

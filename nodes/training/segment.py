@@ -106,14 +106,14 @@ class Segment:
         self.inbound.train(message.train)
         self._seed(message, self.place.inbound, 1)
         with torch.set_grad_enabled(message.train):
-            with reading("activation", message.step):
+            with reading(self.inbound, "activation", message.step):
                 restored, views = self.inbound.restore(leaves), self.inbound.views_of(message.views)
             check_restored(restored, self._arriving, views)
             return unpack(restored, views, message.scalars, received.strides), received
 
     def _decode(self, message: Activation) -> Tensors:
         """The codes that ``message`` carries. Raises ProtocolError for what its stage or autograd cannot take."""
-        with torch.no_grad(), reading("activation", message.step):
+        with torch.no_grad(), reading(self.inbound, "activation", message.step):
             codes = self.inbound.decode(self._to_device(message.tensors))
         if odd := [name for name in message.grads if name not in codes or not codes[name].is_floating_point()]:
             raise ProtocolError(f"gradients requested for values not received, or of whole numbers: {sorted(odd)}")
@@ -139,7 +139,7 @@ class Segment:
                 if unknown := message.strides.keys() - pending.strides.keys():
                     raise ProtocolError(f"strides of gradients of values not sent: {sorted(unknown)}")
                 pending.strides.update(message.strides)
-            with reading("gradient", message.step):
+            with reading(self.outbound, "gradient", message.step):
                 decoded = self._decode_gradients(self._to_device(message.tensors))
             for name, gradient in decoded.items():
                 code = pending.codes.get(name)
