@@ -70,13 +70,16 @@ class Enlisted:
 
     async def _do_job(self, control: MemoryChannel, enlist: Enlist) -> list[NodeReport] | None:
         await self.runner.send(enlist)
-        (report,) = await _do_job(self.home, control, "run", self.stack)
+        (report,) = await _do_job(self.home, control, "run", [], self.stack)
         assert isinstance(report, Report)
         return ReportParts(enlist.names).take(report)
 
     async def heard(self, kind: type[AnyMessage]) -> AnyMessage:
         """The next message, which is of that kind."""
-        message = await self.runner.receive()
+        receiving = asyncio.ensure_future(self.runner.receive())
+        await asyncio.wait({receiving, self.done}, return_when=asyncio.FIRST_COMPLETED)
+        assert receiving.done() or self.done.result() is None
+        message = await receiving
         assert isinstance(message, kind)
         return message
 
