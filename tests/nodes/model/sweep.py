@@ -123,8 +123,9 @@ def _examine_limited(spec: ModelSpec, sender: Any) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S + 1))
     try:
         row = examine(spec)
-    except Exception as error:  # such as too little memory
-        row = row_of(spec) | {"reason": told(one_line(error))}
+    except Exception as error:
+        short = isinstance(error, MemoryError) or "allocate memory" in str(error)
+        row = row_of(spec) | {"reason": f"needs more than {LIMIT_GB} GB" if short else told(one_line(error))}
     sender.send(row)
 
 
