@@ -50,7 +50,7 @@ REPORTED = (
 
 
 class Ones(dict):
-    """Metrics of a round, of which each is 1."""
+    """Metrics of a round, of which each is 1 unless it is given."""
 
     def __missing__(self, name: str) -> float:
         return 1.0
@@ -94,11 +94,13 @@ class Recorder:
     def federate(self, federation: Any, *rest: Any, **named: Any) -> FederationOutcome:
         self.keep("federate", federation, *rest, named)
         rounds = [
-            RoundOutcome(round=number, edge=0, metrics=Ones(), correct_by_class=[1.0], total_by_class=[1.0])
+            RoundOutcome(round=number, edge=0, metrics=Ones(began=0.0), correct_by_class=[1.0], total_by_class=[1.0])
             for number in range(federation.rounds)
         ]
-        node = NodeReport(name="client1", sent={"next": {"activation": Traffic(1, 1, 1)}})
-        return FederationOutcome(rounds=rounds, nodes=[node])
+        sent = {"next": {"activation": Traffic(1, 1, 1)}}
+        return FederationOutcome(
+            rounds=rounds, nodes=[NodeReport(name=name, sent=sent) for name in ("client1", "edge1")]
+        )
 
     def serve(self, setup: Any, play: Any, **named: Any) -> Any:
         self.keep("serve", setup, named)
