@@ -119,7 +119,7 @@ class Serve(Message, frozen=True, kw_only=True, tag="serve"):
     """Runner to node: take part in ``service``; ``source`` marks the UE."""
 
     service: Service
-    layer_s: tuple[Seconds, ...]  # [L], compute time of each layer on this node
+    layer_s: tuple[Annotated[float, msgspec.Meta(ge=0)], ...]  # [L], of each layer here; infinite: it computes none
     incoming: dict[str, LinkSpec] = {}  # by the previous node's name
     source: bool = False
 

@@ -196,12 +196,15 @@ class _Requests:
     """Bytes before the token: the server answers each connection, opens no channel, and serves on."""
 
     def __call__(self, data: bytes) -> None:
-        asyncio.run(self._serve(data))
+        logging.disable(logging.CRITICAL)  # of each refusal
+        try:
+            asyncio.run(self._serve(data))
+        finally:
+            logging.disable(logging.NOTSET)
 
     async def _serve(self, data: bytes) -> None:
         server = Server("the token is another one", LIMITS)
         handled = web.Server(server._handle, access_log=None)
-        logging.disable(logging.CRITICAL)  # of each refusal
         for piece in (data, REQUESTS[0]):
             protocol, transport = handled(), _Transport()
             protocol.connection_made(transport)

@@ -226,8 +226,9 @@ def _all_kept(folder: Path) -> dict[str, torch.Tensor]:
     """The clients' parts and optimizer states after their last steps, by file and name."""
     kept: dict[str, torch.Tensor] = {}
     for path in folder.iterdir():
-        state = torch.load(path, weights_only=True)
-        optimizer = state["optimizer"]["state"].items()
-        own = {f"{key}.{kind}": value for key, one in optimizer for kind, value in one.items() if value is not None}
-        kept |= {f"{path.stem}.{name}": tensor for name, tensor in (*state["modules"]["part"].items(), *own.items())}
+        for number, state in enumerate(torch.load(path, weights_only=True)["parts"]):
+            optimizer = state["optimizer"]["state"].items()
+            own = {f"{key}.{kind}": value for key, one in optimizer for kind, value in one.items() if value is not None}
+            named = (*state["modules"]["part"].items(), *own.items())
+            kept |= {f"{path.stem}.{number}.{name}": tensor for name, tensor in named}
     return kept

@@ -84,5 +84,7 @@ if __name__ == "__main__":
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for one in FIRST_CASES_OF:
-            found[one] = {what: value for what, (value, _) in numbers(made, one, Path(folder, one)).items()}
+            found[one] = {
+                what: value for what, (value, _) in numbers(made, one, Path(folder, one.replace("/", "-"))).items()
+            }
     FROZEN.write_text(json.dumps({"results": RESULTS_VERSION, "numbers": found}, indent=1) + "\n", encoding="utf-8")

@@ -97,8 +97,8 @@ def assert_equal(came: FederationOutcome, expected: FederationOutcome) -> None:
 def assert_same_state(one: Path, other: Path, clients: int) -> None:
     for client in range(clients):
         parts = [torch.load(folder / f"client-{client}.pt", weights_only=True) for folder in (one, other)]
-        assert parts[0]["steps"] == parts[1]["steps"]
-        pairs = zip(*(part["modules"]["part"].values() for part in parts), strict=True)
+        assert parts[0]["begun"] == parts[1]["begun"]
+        pairs = zip(*(part["parts"][0]["modules"]["part"].values() for part in parts), strict=True)
         assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 

@@ -49,14 +49,15 @@ def test_answers_to_blank_pictures_tell_of_no_accuracy(context):
 def test_nothing_is_bit_equal_to_nothing_or_to_what_has_other_names(tmp_path):
     metrics = {"loss": 0.0, "steps_with_loss": 1.0}
     outcome = FederationOutcome(rounds=[RoundOutcome(round=0, edge=0, metrics=metrics)], nodes=[])
-    state = {"modules": {"part": {"w": torch.zeros(1)}}, "optimizer": {"state": {0: {"momentum": torch.zeros(1)}}}}
+    part = {"modules": {"part": {"w": torch.zeros(1)}}, "optimizer": {"state": {0: {"momentum": torch.zeros(1)}}}}
+    state = {"parts": [part]}
     for name in ("moving", "staying"):
         (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match="cannot compare 0 tensors"):
         list(_differences(outcome, outcome, tmp_path))
     torch.save(state, tmp_path / "moving" / "client-0.pt")
-    torch.save({**state, "optimizer": {"state": {}}}, tmp_path / "staying" / "client-0.pt")
-    with pytest.raises(ValueError, match=r"client-0\.0\.momentum"):
+    torch.save({"parts": [{**part, "optimizer": {"state": {}}}]}, tmp_path / "staying" / "client-0.pt")
+    with pytest.raises(ValueError, match=r"client-0\.0\.0\.momentum"):
         list(_differences(outcome, outcome, tmp_path))
     torch.save(state, tmp_path / "staying" / "client-0.pt")
     assert {one.metric: one.value for one in _differences(outcome, outcome, tmp_path)}["tensors"] == 2
