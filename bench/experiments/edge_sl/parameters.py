@@ -165,11 +165,15 @@ class Clients(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if wrong:
             yield from wrong[:1]
         else:
-            if crossing is not None:
-                yield from cut_problems(("cut",), layout, split_point, self.stage_spec)
-            if returns_at is not None:
-                yield from cut_problems(("tail",), layout, returns_at, self.stage_spec)
-            joint = scheme.server_parts == "joint" and self.clients > 1
+            crossings = {"cut": None if crossing is None else split_point, "tail": returns_at}
+            found = [
+                problem
+                for name, done in crossings.items()
+                if done is not None
+                for problem in cut_problems((name,), layout, done, self.stage_spec)
+            ]
+            yield from found
+            joint = scheme.server_parts == "joint" and self.clients > 1 and all(problem.note for problem in found)
             if joint and (why := _unjoinable(msgspec.json.encode((minimal(self, layout), self.method.spec)))):
                 yield Problem(("cut",) if self.stage == "identity" else ("stage",), why)
         try:
