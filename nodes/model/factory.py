@@ -22,6 +22,7 @@ BUILT_IN = {  # short names of the networks of nodes.zoo; none is also torchvisi
     "thin_resnet50": "nodes.zoo.resnet:thin_resnet50",
     "thin_resnet101": "nodes.zoo.resnet:thin_resnet101",
     "group_resnet18": "nodes.zoo.resnet:group_resnet18",
+    "folded_resnet18": "nodes.zoo.resnet:folded_resnet18",  # torchvision's resnet18, faster for small pictures
     "cifar_resnet18": "nodes.zoo.resnet:cifar_resnet18",
     "full_vgg11": "nodes.zoo.vgg:vgg11",  # torchvision's vgg11 has no batch norm and no pooling before its classifier
     "folded_vgg11": "nodes.zoo.vgg:folded_vgg11",  # full_vgg11 for 32x32, with 28 of its 129 million parameters
