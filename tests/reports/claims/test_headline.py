@@ -66,5 +66,17 @@ def test_the_packaged_references_are_what_the_kept_runs_decided() -> None:
     for file in files:
         found = references(file.stem)
         kept = {reference.run.partition(",")[0] for reference in found.values()}
-        assert found == distilled(root / "results" / kept.pop())
-        assert not kept
+        assert found == distilled(*(root / "results" / name for name in kept))
+
+
+def test_the_later_of_two_kept_runs_counts(tmp_path: Path, record: Make) -> None:
+    for folder, started, judged in (("a", "2026-12-01", ["trend", "reproduced"]), ("b", "2026-11-30", ["reproduced"])):
+        kept = tmp_path / folder
+        kept.mkdir()
+        claims = [judgement(verdict, name=f"claim-{number}") for number, verdict in enumerate(judged)]
+        (kept / "claims.json").write_bytes(msgspec.json.encode(claims))
+        (kept / "records.jsonl").write_bytes(msgspec.json.encode(record(1)))
+        (kept / "environment.json").write_bytes(msgspec.json.encode({"scale": "paper", "started": started}))
+    for order in (("a", "b"), ("b", "a")):
+        found = distilled(*(tmp_path / folder for folder in order))
+        assert [found[f"claim-{number}"].verdict for number in (0, 1)] == ["trend", "reproduced"]
