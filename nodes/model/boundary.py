@@ -4,11 +4,12 @@ Tensors travel in the order of their indices, so a stage and the wire see plain 
 strides, such as a channels-last one, has a view of itself that restores them at the receiver, gaps in memory and
 equal elements in one place included: kernels may sum in another order for other strides. Gaps that would take more than
 SPREAD times the memory are narrowed; which dimensions are apart stays the same. Gradients return the same way: the
-receiver tells strides that are not the value's.
+receiver tells strides that are not the value's. The gradient of a view may return by its own name (``returning_views``
+and ``apart``), since autograd sums the uses of a view before it adds them to those of its base.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -96,6 +97,35 @@ def unpack(
         elif view.base != name:
             values[name] = base.contiguous().as_strided(view.shape, view.stride, view.offset)
     return values
+
+
+def returning_views(values: Values, views: Mapping[str, View], strides: Strides) -> Tensors:
+    """Those of ``values`` packed as ``views`` of another whose gradients can return, as ``pack`` leaves their bases."""
+    returning = [name for name, view in views.items() if view.base != name and values[name].requires_grad]
+    return {name: _Leave.apply(values[name], strides, name) for name in returning}
+
+
+def apart(tensors: Tensors, views: Mapping[str, View], names: Container[str]) -> tuple[Tensors, dict[str, View]]:
+    """``tensors`` and ``views`` with each view of ``names`` as a tensor of its own, to which a gradient flows apart.
+
+    Raises ProtocolError for one whose elements overlap or are not all in its base.
+    """
+    own, left = dict(tensors), dict(views)
+    for name, view in views.items():
+        if view.base == name or name not in names:
+            continue
+        _check_view(name, view, tensors)
+        base, stride = tensors[view.base], view.stride
+        if view == _whole(view.base, base):
+            own[name] = base
+            stride = views[view.base].stride if view.base in views else stride
+        else:
+            own[name] = base.contiguous().as_strided(view.shape, stride, view.offset).contiguous()
+        stride = _narrowed(view.shape, stride)
+        left[name] = View(name, view.shape, stride, 0)
+        if stride == row_major(view.shape):
+            del left[name]
+    return own, left
 
 
 def check_restored(restored: Tensors, arriving: Values, views: Mapping[str, View]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from nodes.errors import ProtocolError
-from nodes.model.boundary import Strides, Tensors, check_restored, pack, unpack
+from nodes.model.boundary import Strides, Tensors, View, apart, check_restored, pack, returning_views, unpack
 from nodes.model.chain import Chain, Moment, Part, Values
 from nodes.model.checkpoint import read_checkpoint, write_checkpoint
 from nodes.model.factory import build_model, outline
@@ -98,7 +98,7 @@ class Segment:
 
     def _arrived(self, message: Activation) -> tuple[Values, _Received]:
         """The boundary's values from ``message``, and what their gradients return to."""
-        codes = self._decode(message)
+        codes, views = self._decode(message)
         leaves = {
             name: code.detach().requires_grad_(message.train and name in message.grads) for name, code in codes.items()
         }
@@ -107,17 +107,21 @@ class Segment:
         self._seed(message, self.place.inbound, 1)
         with torch.set_grad_enabled(message.train):
             with reading(self.inbound, "activation", message.step):
-                restored, views = self.inbound.restore(leaves), self.inbound.views_of(message.views)
+                restored, views = self.inbound.restore(leaves), self.inbound.views_of(views)
             check_restored(restored, self._arriving, views)
             return unpack(restored, views, message.scalars, received.strides), received
 
-    def _decode(self, message: Activation) -> Tensors:
-        """The codes that ``message`` carries. Raises ProtocolError for what its stage or autograd cannot take."""
+    def _decode(self, message: Activation) -> tuple[Tensors, dict[str, View]]:
+        """The codes that ``message`` carries, views with a gradient of their own among them, and the other views.
+
+        Raises ProtocolError for what its stage or autograd cannot take.
+        """
         with torch.no_grad(), reading(self.inbound, "activation", message.step):
             codes = self.inbound.decode(self._to_device(message.tensors))
+            codes, views = apart(codes, message.views, self._arriving.keys() & message.grads)
         if odd := [name for name in message.grads if name not in codes or not codes[name].is_floating_point()]:
             raise ProtocolError(f"gradients requested for values not received, or of whole numbers: {sorted(odd)}")
-        return codes
+        return codes, views
 
     def backward(self, message: Gradient) -> Gradient:
         """Backpropagate a gradient; the optimizer steps after the last microbatch of a step."""
@@ -206,6 +210,8 @@ class Segment:
         codes, loss = self.outbound.compress(tensors)
         sent = self.outbound.encode({name: code.detach() for name, code in codes.items()})
         wire = sendable(sent, self.stays_in_process)
+        if type(self.outbound) is Stage:
+            codes = codes | returning_views(values, views, strides)
         if message.train:
             metrics = self.outbound.metrics | {"code_bytes": float(sum(tensor.nbytes for tensor in wire.values()))}
             named = {f"link{self.place.outbound}.{name}": value for name, value in metrics.items()}

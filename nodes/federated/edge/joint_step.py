@@ -34,6 +34,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from msgspec.structs import replace
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nodes.errors import ProtocolError
@@ -289,7 +290,8 @@ class JointSegment(Segment):
 
     def _decoded(self, message: Activation, weight: float) -> Batch:
         labels = labels_of(message, self.job.classes).to(self._device)
-        return Batch(message, self._decode(message), labels, weight)
+        codes, views = self._decode(message)
+        return Batch(replace(message, views=views), codes, labels, weight)
 
     def _returned(self, gradients: Tensors, weight: float) -> Tensors:
         scaled = {name: gradient / weight for name, gradient in gradients.items()}

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-from nodes.model.boundary import pack, unpack
+from nodes.model.boundary import apart, pack, returning_views, unpack
 from nodes.model.chain import Chain, Moment
 
 FIRST = Moment(1, 0)
@@ -25,10 +25,13 @@ def crossed(
     values, sides = {parts[0].inputs[0]: x}, []
     for part in parts:
         strides, noted = {}, {}
-        sent, views, scalars = pack(values, strides)
+        tensors, views, scalars = pack(values, strides)
+        sent = tensors | (returning_views(values, views, strides) if labels is not None else {})
+        wired = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+        leaves, views = apart(wired, views, sent)
         leaves = {
-            name: tensor.detach().contiguous().clone().requires_grad_(labels is not None and tensor.requires_grad)
-            for name, tensor in sent.items()
+            name: tensor.detach().requires_grad_(labels is not None and sent[name].requires_grad)
+            for name, tensor in leaves.items()
         }
         sides.append((sent, leaves, strides, noted))
         values = part(unpack(leaves, views, scalars, noted), moment)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nodes.errors import ModelError
-from nodes.model.boundary import pack, unpack
+from nodes.model.boundary import apart, pack, returning_views, unpack
 from nodes.model.chain import Chain, Part
 
 SHAPE = (3, 9, 8)
@@ -43,10 +43,13 @@ def run_in_parts(parts: list[Part], x: torch.Tensor, backward: bool) -> torch.Te
     values, sides = {parts[0].inputs[0]: x}, []
     for number, part in enumerate(parts):
         tensors, views, scalars = pack(values)
-        leaves = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        sent = tensors | (returning_views(values, views, {}) if backward else {})
+        wired = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        leaves, views = apart(wired, views, sent)
+        leaves = {name: leaf.detach() for name, leaf in leaves.items()}
         for name, leaf in leaves.items():
-            leaf.requires_grad_(bool(backward and number and tensors[name].requires_grad))
-        sides.append((tensors, leaves))
+            leaf.requires_grad_(bool(backward and number and sent[name].requires_grad))
+        sides.append((sent, leaves))
         values = part(unpack(leaves, views, scalars))
     (result,) = values.values()
     if backward and result.requires_grad:

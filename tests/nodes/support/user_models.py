@@ -80,6 +80,25 @@ class Plain(nn.Module):
         return self.head(self.features(x).mean((2, 3)))
 
 
+class Viewed(nn.Module):
+    """A tensor and two views of it, each read by several layers, in turn."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, stride=4, padding=1)
+        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.mixed = nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
+        self.head = nn.Linear(4, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.stem(x))
+        flat, part = x.flatten(2), x[:, :, 2:, ::2]
+        made = 0.0
+        for conv, mix in zip(self.convs, self.mixed, strict=True):
+            made = made + torch.tanh(mix(flat)).unflatten(2, (8, 8)) + conv(x) + conv(part).mean((2, 3), keepdim=True)
+        return self.head(made.mean((2, 3)))
+
+
 class Normed(nn.Module):
     """Two convolutions, the second in a residual, with batch norm."""
 

@@ -11,11 +11,11 @@ from oracle import assert_equals_unsplit, make_job
 from nodes.errors import DataError
 from nodes.model.factory import outline
 from nodes.model.layer_range import layer_range
-from nodes.spec.job import Job, OptimizerSpec
+from nodes.spec.job import DataSpec, Job, OptimizerSpec
 from nodes.training.in_process import run_in_process
 
 RESNET, VGG, PLAIN = "resnet18", "user_models:narrow_vgg11_bn", "user_models:Plain"
-UNDROPPED = "user_models:Undropped"
+UNDROPPED, VIEWED = "user_models:Undropped", "user_models:Viewed"
 
 
 def assert_equals_whole(job: Job, folder) -> None:
@@ -52,6 +52,20 @@ def test_a_cut_inside_a_residual_block_equals_the_whole(tmp_path):
     inside = layers.names.index("layer1.0.conv2")
     assert len(layers.boundary(inside)) == 2
     assert_equals_whole(make_job(RESNET, (inside, inside + 1)), tmp_path)
+
+
+@pytest.mark.parametrize("splits", [(17,), (8, 17)], ids=str)
+def test_a_tensor_and_views_of_it_that_are_read_on_both_sides_of_a_cut_equal_the_whole(splits, tmp_path):
+    assert outline(VIEWED, 10, (3, 32, 32)).boundary(17) == ("tanh", "flatten", "getitem", "add_3")
+    assert_equals_whole(make_job(VIEWED, splits), tmp_path)
+
+
+def test_a_view_costs_no_bytes_but_those_of_its_gradient():
+    outcome = run_in_process(make_job(VIEWED, (17,), epochs=1, data=DataSpec(train_samples=80, test_samples=8)))
+    map_bytes = 8 * 4 * 8 * 8 * 4  # eight samples of four maps
+    up, down = outcome.nodes[0].sent_uplink["activation"], outcome.nodes[1].sent_downlink["gradient"]
+    assert up.payload_bytes == 11 * 2 * map_bytes + 10 * 8 * 8  # tanh and add_3, of one test batch too, and labels
+    assert down.payload_bytes == 10 * (3 * map_bytes + 8 * 4 * 6 * 4 * 4)  # these, flatten and getitem
 
 
 @pytest.mark.parametrize("splits", [(), (2, 4)], ids=str)
