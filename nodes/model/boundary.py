@@ -47,7 +47,7 @@ def pack(values: Values, strides: Strides | None = None) -> tuple[Tensors, dict[
         strides: Filled with the strides of each value whose gradient returns. What it holds in the backward pass are
             the strides in which the gradient flows on.
     """
-    tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value.resolve_neg() for name, value in values.items() if isinstance(value, torch.Tensor)}
     scalars = {name: value for name, value in values.items() if name not in tensors}
     views: dict[str, View] = {}
     by_storage: dict[int, list[str]] = {}
@@ -123,7 +123,7 @@ def apart(tensors: Tensors, views: Mapping[str, View], names: Container[str]) ->
             own[name] = base.contiguous().as_strided(view.shape, stride, view.offset).contiguous()
         stride = _narrowed(view.shape, stride)
         left[name] = View(name, view.shape, stride, 0)
-        if stride == row_major(view.shape):
+        if stride == row_major(view.shape) or not _can_have(view.shape, stride):
             del left[name]
     return own, left
 
@@ -215,8 +215,10 @@ def _strided(tensor: torch.Tensor, stride: Stride) -> torch.Tensor:
 
 
 def _narrowed(shape: Sequence[int], stride: Stride) -> Stride:
-    """``stride``, with narrower gaps where they would take too much memory."""
-    if 0 in shape or _reach(shape, stride) < SPREAD * math.prod(_sizes(shape, stride)):
+    """``stride``, with narrower gaps where they would take too much memory; row-major without elements."""
+    if 0 in shape:
+        return row_major(shape)
+    if _reach(shape, stride) < SPREAD * math.prod(_sizes(shape, stride)):
         return stride
     steps, extent, narrow = list(stride), 1, 1  # the extents so far: given, and with narrower gaps
     for place in sorted(range(len(shape)), key=lambda place: (stride[place], shape[place])):
@@ -228,6 +230,8 @@ def _narrowed(shape: Sequence[int], stride: Stride) -> Stride:
 
 def _can_have(shape: Sequence[int], stride: Stride) -> bool:
     """Whether a tensor of ``shape`` may have ``stride``: equal elements at most along whole dimensions."""
+    if 0 in shape:
+        return tuple(stride) == row_major(shape)
     sizes = _sizes(shape, stride)
     return len(stride) == len(shape) and _is_apart(sizes, stride) and _reach(sizes, stride) < SPREAD * math.prod(sizes)
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.model.boundary import boundary_bytes, pack, unpack
+from nodes.model.boundary import apart, boundary_bytes, pack, returning_views, unpack
 
 BASE = torch.arange(24.0).view(2, 3, 4)
 SCALARS = {"size": 7, "scale": 0.5, "keep": True}
@@ -91,3 +91,30 @@ def test_any_views_come_out_as_they_went_in(chosen, whole):
     restored = unpack(wired(tensors), views, integers)
     assert all(torch.equal(restored[name], value) for name, value in values.items())
     assert not whole or sum(t.nbytes for t in tensors.values()) == base.nbytes
+
+
+def test_a_view_that_is_negated_when_it_is_read_keeps_its_sign() -> None:
+    spectrum = torch.fft.fft2(BASE)
+    values = {"one": spectrum.imag, "other": spectrum.conj().imag}
+    assert values["other"].is_neg()
+    tensors, views, _ = pack(values)
+    restored = unpack(wired(tensors), views, {})
+    assert torch.equal(restored["one"], spectrum.imag.clone())
+    assert torch.equal(restored["other"], -restored["one"])
+
+
+@pytest.mark.parametrize("empty", [lambda x: x[:, :0], lambda x: x[:, :, :0].transpose(0, 1), lambda x: x[:0]])
+def test_a_part_without_elements_crosses_and_returns_a_gradient(empty) -> None:
+    leaf = BASE.clone().requires_grad_()
+    base = leaf * 2
+    values, strides, noted = {"base": base, "part": empty(base)}, {}, {}
+    tensors, views, _ = pack(values, strides)
+    sent = tensors | returning_views(values, views, strides)
+    leaves, rest = apart(wired(tensors), views, sent)
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in leaves.items()}
+    assert leaves.keys() == {"base", "part"}
+    arrived = unpack(leaves, rest, {}, noted)
+    assert arrived["part"].shape == empty(BASE).shape
+    (arrived["base"].sum() + arrived["part"].sum()).backward()
+    torch.autograd.backward([sent[name] for name in leaves], [one.grad for one in leaves.values()])
+    assert torch.equal(leaf.grad, torch.full_like(BASE, 2))
