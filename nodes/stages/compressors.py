@@ -1,8 +1,9 @@
 """Compressors that DynSplit is compared with, for a boundary of one tensor: C3-SL, top-k and RandTopk.
 
 C3-SL (Hsieh et al., 2022; DynSplit, related work) binds each sample to a key by circular convolution and adds
-``ratio`` results to one vector of the same length. Correlation with a key restores its sample; the others add noise,
-which is small because random keys are nearly orthogonal.
+``ratio`` results to one vector of the same length. Correlation with a key restores its sample; each of the others adds
+noise with the power of its values. Activations after a ReLU have a mean above 0, whose power is noise too; without the
+mean, which both ends know, only the deviations from it are.
 """
 
 import torch
@@ -13,12 +14,19 @@ from nodes.stages.base import Stage
 from nodes.stages.bottleneck import pack, unpack
 
 COUNT, KEPT, PLACES = "count", "kept", "places"
+MEAN = "running mean"  # no value of a boundary has a name with a space
+MOMENTUM = 0.1  # share of the batch's mean in the new running mean, as torch's batch norm
 
 
 class CircularConvolution(Stage):
-    """C3-SL: ``ratio`` samples cross as one, in float32. The keys are fixed buffers of the stage."""
+    """C3-SL: ``ratio`` samples cross as one, in float32. The keys are fixed buffers of the stage.
 
-    def __init__(self, shapes: Tensors, ratio: int = 4) -> None:
+    Beyond its paper, ``centred``: what crosses are deviations from a running mean of the activations. In training the
+    sender updates the mean and sends it with each batch; the receiver keeps the last one for inference, in which
+    nothing more is sent.
+    """
+
+    def __init__(self, shapes: Tensors, ratio: int = 4, centred: bool = False) -> None:
         super().__init__(shapes)
         self.name, one = self.single_tensor()
         if ratio < 1:
@@ -26,17 +34,38 @@ class CircularConvolution(Stage):
         self._shape = one.shape[1:]
         self.register_buffer("key", keys(ratio, one[0].numel()))
         self.key: torch.Tensor
+        self.centred = centred
+        for half in (self.sender, self.receiver) if centred else ():
+            half.register_buffer("mean", torch.zeros(one[0].numel()))
 
     def compress(self, values: Tensors) -> tuple[Tensors, torch.Tensor | None]:
-        value = values[self.name]
-        count = torch.tensor([len(value)], dtype=torch.int32)
-        return {self.name: bind(value.flatten(1), self.key), COUNT: count}, None
+        flat, codes = values[self.name].flatten(1), {}
+        if self.centred:
+            mean = self.sender.get_buffer("mean")
+            if self.training:
+                mean.lerp_(flat.detach().mean(0), MOMENTUM)
+                codes[MEAN] = mean.clone()
+            flat = flat - mean
+        count = torch.tensor([len(flat)], dtype=torch.int32)
+        return codes | {self.name: bind(flat, self.key), COUNT: count}, None
+
+    def decode(self, wire: Tensors) -> Tensors:
+        """The codes. Raises ValueError for a running mean of another length than a sample."""
+        length = self.key.shape[1]
+        if MEAN in wire and (not self.centred or wire[MEAN].shape != (length,)):
+            expected = f"{length} numbers" if self.centred else "none"
+            raise ValueError(f"running mean: got {list(wire[MEAN].shape)}, expected {expected}")
+        return wire
 
     def restore(self, codes: Tensors) -> Tensors:
         bound = codes[self.name]
         most = len(bound) * len(self.key)
         count = most if codes[COUNT].is_meta else min(int(codes[COUNT]), most)
-        return {self.name: unbind(bound, self.key, count).view(count, *self._shape)}
+        found = unbind(bound, self.key, count)
+        if self.centred:
+            mean = self.receiver.get_buffer("mean")
+            found = found + (mean.copy_(codes[MEAN]) if MEAN in codes else mean)
+        return {self.name: found.view(count, *self._shape)}
 
 
 class TopK(Stage):

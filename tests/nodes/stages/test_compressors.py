@@ -46,6 +46,67 @@ def test_four_samples_cross_as_one_under_c3_sl():
     assert torch.equal(gradient, joint.grad)
 
 
+def circulant(key):
+    """The matrix whose product with a vector is its circular convolution with ``key``."""
+    return torch.stack([key.roll(shift) for shift in range(len(key))], dim=1)
+
+
+def test_centred_c3_sl_is_what_plain_matrices_make_of_deviations_from_a_running_mean():
+    sender, receiver = (made(CircularConvolution, ratio=4, centred=True)[0] for _ in range(2))
+    key = [circulant(one) for one in sender.key]
+    running = torch.zeros(144)
+    for step in range(3):
+        torch.manual_seed(step)
+        value = (2 + torch.randn(10, 4, 6, 6)).requires_grad_()
+        codes, _ = sender.compress({"x": value})
+        wire = sender.encode({name: code.detach() for name, code in codes.items()})
+        sizes = {"x": 3 * 144 * 4, "count": 4, "running mean": 144 * 4}
+        assert {name: tensor.nbytes for name, tensor in wire.items()} == sizes
+        received = receiver.decode(wire)
+        received["x"].requires_grad_()
+        restored = receiver.restore(received)["x"]
+        slope = torch.randn_like(restored)
+        codes["x"].backward(torch.autograd.grad((restored * slope).sum(), received["x"])[0])
+
+        running = 0.9 * running + 0.1 * value.detach().flatten(1).mean(0)
+        plain = value.detach().clone().requires_grad_()
+        rows = list(plain.flatten(1) - running)
+        sums = [sum(key[i] @ row for i, row in enumerate(rows[first : first + 4])) for first in (0, 4, 8)]
+        expected = torch.stack([key[i % 4].T @ sums[i // 4] + running for i in range(10)]).view_as(restored)
+        (expected * slope).sum().backward()
+        assert torch.allclose(restored, expected, atol=1e-4)
+        assert torch.allclose(value.grad, plain.grad, atol=1e-4)
+    value = 2 + torch.randn(10, 4, 6, 6)
+    codes, _ = sender.eval().compress({"x": value})
+    assert {name: code.nbytes for name, code in codes.items()} == {"x": 3 * 144 * 4, "count": 4}
+    restored = receiver.eval().restore(receiver.decode(codes))["x"].flatten(1)
+    first = key[0].T @ sum(key[i] @ (value[i].flatten() - running) for i in range(4)) + running
+    assert torch.allclose(restored[0], first, atol=1e-4)
+
+
+def test_centred_c3_sl_has_noise_of_the_deviations_alone():
+    torch.manual_seed(3)
+    value = 2 * torch.randn(1, 16, 16, 16) + torch.randn(160, 16, 16, 16)  # of a power of 5, 4 is the mean's
+    error = {}
+    for centred in (False, True):
+        stage = CircularConvolution({"x": torch.empty(1, 16, 16, 16, device="meta")}, ratio=16, centred=centred)
+        for _ in range(60):
+            codes, _ = stage.compress({"x": value})
+            restored = stage.restore(codes)["x"]
+        error[centred] = float((restored - value).square().mean())
+    assert error[False] == pytest.approx(15 * 5, rel=0.15)
+    assert error[True] == pytest.approx(15 * 1, rel=0.15)
+
+
+def test_a_running_mean_of_another_length_is_refused():
+    stage, value = made(CircularConvolution, ratio=4, centred=True)
+    codes, _ = stage.compress({"x": value.detach()})
+    with pytest.raises(ValueError, match="running mean: got \\[1\\], expected 144"):
+        stage.decode(codes | {"running mean": torch.zeros(1)})
+    with pytest.raises(ValueError, match="expected none"):
+        made(CircularConvolution, ratio=4)[0].decode(codes)
+
+
 def test_only_the_largest_values_cross_and_only_they_have_a_gradient():
     stage, value = made(TopK, share=0.25)
     restored, wire, gradient = crossed(stage, value)
@@ -101,10 +162,10 @@ def test_wrong_options_are_refused(kind, options):
         kind(BOUNDARY, **options)
 
 
-@pytest.mark.parametrize("stage", ["CircularConvolution", "TopK"])
-def test_a_network_learns_through_each(stage):
+@pytest.mark.parametrize(("stage", "options"), [("c3sl", {}), ("c3sl", {"centred": True}), ("topk", {})])
+def test_a_network_learns_through_each(stage, options):
     data = DataSpec(train_samples=400, test_samples=30)
-    job = staged_job(StageSpec(name=f"nodes.stages.compressors:{stage}"), data=data, batch_size=20)
+    job = staged_job(StageSpec(name=stage, options=options), data=data, batch_size=20)
     losses = run_in_process(job).losses
     assert sum(losses[-5:]) < sum(losses[:5])
 
