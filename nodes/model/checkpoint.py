@@ -18,6 +18,8 @@ from nodes.files import replacing
 from nodes.model.layer_range import layer_range
 from nodes.spec.job import Job, KeepSpec
 
+LATER = ("distillation",)  # fields that older checkpoints do not name, and that are None there
+
 
 def checkpoint_path(job: Job, index: int, epoch: int) -> Path:
     """The file of node ``index`` after ``epoch`` epochs; the UE's last layers count as one more node."""
@@ -155,4 +157,6 @@ def _task(job: Job) -> str:
     )
     if job.optimizer.schedule == "constant":
         same = msgspec.structs.replace(same, epochs=0)
-    return msgspec.json.encode(same).decode()
+    fields = msgspec.to_builtins(same)
+    told = {name: value for name, value in fields.items() if name not in LATER or value is not None}
+    return msgspec.json.encode(told).decode()

@@ -90,6 +90,8 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __post_init__(self) -> None:
         if len(self.job.nodes) != 2 or self.job.microbatches != 1 or self.job.members or self.job.moves is not None:
             raise ValueError("job: a client and a server, no microbatches, no members, no moves")
+        if self.job.distillation is not None:
+            raise ValueError("job: the clients of a federation have no teacher; give no distillation")
         if self.edges < 1 or min(self.rounds, self.cloud_every) < 1:
             raise ValueError("edges: from 1 to as many as clients; rounds, cloud_every: from 1 on")
         self._check_moves()

@@ -108,6 +108,25 @@ class OptimizerSpec(_Spec, frozen=True, kw_only=True):
         return self.schedule in ("one_cycle", "warm_cosine")
 
 
+class DistillationSpec(_Spec, frozen=True, kw_only=True):
+    """What a network learns of a teacher beside the labels (Hinton et al., 2015, section 2).
+
+    The loss of a sample is (1 - ``weight``) of that of its label, and ``weight`` x ``temperature``^2 of the divergence
+    of its softmax from the teacher's, both at that temperature. The factor keeps the size of the gradient.
+    """
+
+    teacher: str  # file with the weights of the job's model, whole
+    temperature: Annotated[float, msgspec.Meta(gt=0)] = 4.0
+    weight: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9  # the paper counts labels for less than the teacher
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or not 0 <= self.weight <= 1:
+            raise ValueError(
+                f"distillation: expected a temperature above 0 and a weight from 0 to 1, "
+                f"got {self.temperature} and {self.weight}"
+            )
+
+
 class DataSpec(_Spec, frozen=True, kw_only=True):
     """The data that the UE reads."""
 
@@ -215,6 +234,8 @@ class Job(_Spec, frozen=True, kw_only=True):
     microbatches: int = 1  # parts into which a batch is divided for pipelining
     window: int = 4  # batches in flight during inference
     label_smoothing: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0  # share of the target spread over all classes
+    # The UE computes the logits of the teacher, and sends them in training with the labels; None: labels alone.
+    distillation: DistillationSpec | None = None
     # bfloat16: layers compute under torch's autocast, parameters stay in float32. Values cross a cut in the type in
     # which they were computed; a stage gets float32.
     precision: Precision = "float32"
@@ -266,6 +287,8 @@ class Job(_Spec, frozen=True, kw_only=True):
             )
         if self.members and self.mobile:
             raise ValueError("members: kept states need layers that stay; give neither moves nor control")
+        if self.distillation is not None and (self.mobile or self.tail is not None):
+            raise ValueError("distillation: needs layers that stay, and a model that ends at the last node")
         self._check_saving()
         self._check_tail()
         self._check_numerics()

@@ -27,7 +27,7 @@ from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Job
 from nodes.stages.base import Stage, reading
 from nodes.stages.builtin import build_stage
-from nodes.training.loss import batch_loss, check_weighing, labels_of
+from nodes.training.loss import Teacher, batch_loss, check_weighing, labels_of, taught_of
 from nodes.training.optimizer import clip_gradients, learning_rate, make_optimizer
 from nodes.wire.messages import Activation, Gradient, Result
 from nodes.wire.outgoing import LateNumber, number, sendable
@@ -75,6 +75,8 @@ class Segment:
         self._member = self._microbatches_done = self.steps = 0
         self.earlier: Account | None = None  # what the node had done when the state was kept that it goes on from
         self._hold(chain, layer_range(job.cuts, index, len(chain)))
+        taught = job.distillation if index == 0 else None
+        self._teacher = None if taught is None else Teacher(job, taught, self._device)
         if job.weights and not meta:
             load_weights(job.weights, chain.model, self._parts(), self._device)
         self.begin_epoch(0)
@@ -89,6 +91,9 @@ class Segment:
         message = Activation(tensors={self._input: pictures}, labels=labels, **about)
         self._select_member(message)
         pictures = pictures.to(self._device, memory_format=self._memory_format)
+        if self._teacher is not None and message.train:
+            told = sendable({"teacher": self._teacher(pictures)}, self.stays_in_process)
+            message = msgspec.structs.replace(message, **told)
         return self._run(message, {self._input: pictures}, _Received({}, {}))
 
     def forward(self, message: Activation) -> TaskMessage:
@@ -230,7 +235,10 @@ class Segment:
         if not message.train:
             return Result(**numbers(message), tensors=sendable({"logits": logits}, self.stays_in_process))
         labels = labels_of(message, self.job.classes).to(self._device)
-        task, correct = batch_loss(self._widened(logits), labels, self.job.label_smoothing, self.inbound.loss_weights)
+        taught = taught_of(message, self.job, self._device)
+        task, correct = batch_loss(
+            self._widened(logits), labels, self.job.label_smoothing, self.inbound.loss_weights, taught
+        )
         loss = task / self.job.microbatches
         torch.autograd.backward(loss)
         self._step(message.save, _steps(message))

@@ -150,6 +150,7 @@ class Activation(Message, frozen=True, kw_only=True, tag="activation"):
     views: dict[str, View] = {}
     tensors: Tensors
     labels: torch.Tensor | None = None
+    teacher: torch.Tensor | msgspec.UnsetType = msgspec.UNSET  # logits (N, classes) of a teacher, if there is one
     save: Number | None = None  # after this step every node saves its state as that after ``save`` epochs
     steps: Number | msgspec.UnsetType = msgspec.UNSET  # of the whole training, where the learning rate depends on them
     done: Number | None = None  # layers computed, where each node chooses its own split point

@@ -28,7 +28,7 @@ from nodes.data.images import Dataset, Pictures
 from nodes.files import replacing
 from nodes.model.chain import Chain
 from nodes.model.checkpoint import write_state
-from nodes.spec.job import DataSpec, Job, StageSpec
+from nodes.spec.job import DataSpec, DistillationSpec, Job, StageSpec
 from nodes.stages.dynsplit.gate import has_converged
 from nodes.training.in_process import run_in_process
 from nodes.training.report import TrainingOutcome
@@ -109,6 +109,7 @@ class TrainingRun:
             self.data = dataclasses.replace(self.data, train=train)
         self.layout = parameters.layout(len(self.data.classes))
         self.weights = weights_of(parameters.weights, str(parameters.model), self.layout, context.say)
+        self.distillation: DistillationSpec | None = None  # of the trainings from now on
         self.pretraining: list[dict[str, float]] = []  # the epochs that have led to these weights
         if parameters.pretrain_epochs:
             self.weights, self.pretraining = self._pretrained()
@@ -126,6 +127,7 @@ class TrainingRun:
             data=DataSpec(name=context.dataset, augment=parameters.augment),
             epochs=parameters.epochs,
             weights=self.weights,
+            distillation=self.distillation,
         )
 
     def once(

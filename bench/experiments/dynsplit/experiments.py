@@ -20,7 +20,7 @@ from nodes.model.chain import Chain
 from nodes.model.checkpoint import write_state
 from nodes.model.factory import build_model
 from nodes.model.weights import fit_weights
-from nodes.spec.job import InputSpec, StageSpec
+from nodes.spec.job import DistillationSpec, InputSpec, StageSpec
 from nodes.stages.builtin import BUILT_IN, build_stage
 from nodes.stages.dynsplit import gate as gating
 from nodes.stages.dynsplit.pretraining import pretrain
@@ -30,15 +30,28 @@ from nodes.wire.messages import Activation
 from reports.record import TRAINED_PICTURES, CaseValue
 
 
+class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of the loss is the distance from the pre-trained network's softmax, and at which temperature."""
+
+    temperature: Positive = 4.0
+    weight: Share = 0.9
+
+    def of(self, teacher: str) -> DistillationSpec:
+        """The same of the ``teacher`` whose weights are in that file."""
+        return DistillationSpec(teacher=teacher, temperature=self.temperature, weight=self.weight)
+
+
 class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Training with one stage, without a target ratio.
 
     With ``coder_epochs`` the auto-encoders of stage dynsplit are first fitted to the pre-trained network, that long.
+    With ``distillation`` the pre-trained network is the teacher too (Hinton et al., 2015).
     Stage picture is told the data set's mean and deviation.
     """
 
     stage: StageChoice = "identity"
     coder_epochs: int = 0
+    distillation: Distillation | None = None
 
     @property
     def spec(self) -> StageSpec:
@@ -48,6 +61,8 @@ class Single(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=T
         yield from self.training_problems(setting, {("stage",): self.spec})
         if self.coder_epochs and (not self.pretrain_epochs or BUILT_IN.get(self.spec.name) != BUILT_IN["dynsplit"]):
             yield Problem(("coder_epochs",), "fits stage dynsplit to a pre-trained network: give pretrain_epochs")
+        if self.distillation and not self.pretrain_epochs:
+            yield Problem(("distillation",), "the pre-trained network is the teacher: give pretrain_epochs")
 
 
 class PathTraining(TwoNodeTraining, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,6 +153,8 @@ def single(parameters: Single, context: Context) -> Iterator[Measurement]:
     if spec.name == "picture":
         normalised = {"mean": list(run.data.train.mean), "std": list(run.data.train.std)}
         spec = StageSpec(name=spec.name, options=spec.options | normalised)
+    if parameters.distillation and run.weights:
+        run.distillation = parameters.distillation.of(run.weights)
     if parameters.coder_epochs:
         run.weights = fitted(run, "single", spec, parameters.coder_epochs)
     yield from run.once("single", spec, measure)

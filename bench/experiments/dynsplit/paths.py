@@ -52,10 +52,14 @@ def by_path(trained: Trained) -> Iterator[Measurement]:
 
 
 def traffic(trained: Trained) -> Iterator[Measurement]:
-    """Payload bytes between the nodes per sample: in inference, and in training with codes and gradients."""
+    """Payload bytes between the nodes per sample: in inference, and in training with codes and gradients.
+
+    A teacher's logits count in training; labels do not.
+    """
     ran = trained.outcome.epochs[trained.outcome.earlier :]
     samples = sum(epoch["trained_samples"] for epoch in ran)
     forward = sum(epoch["link0.code_bytes"] * epoch["trained_samples"] for epoch in ran)
+    forward += 4 * trained.job.classes * samples if trained.job.distillation else 0
     returned = trained.outcome.nodes[1].sent_downlink["gradient"].payload_bytes if samples else 0
     yield Measurement("bytes_per_sample", answers(trained.segments, trained.data.test).bytes_per_sample, "B")
     if samples:

@@ -72,7 +72,10 @@ TWO_NODES_OTHERS = LEARNING | {
 }
 PATHS = TWO_NODES | {"options": {"paths": [4, 1]}, "targets": [0.5]}
 PATHS_OTHERS = TWO_NODES_OTHERS | {"options": {"paths": [3, 1]}, "targets": [0.25]}
-FITTED = {"coder_epochs": With(1, {"pretrain_epochs": 1, "stage": {"name": "dynsplit", "options": {"paths": [4]}}})}
+FITTED = {
+    "coder_epochs": With(1, {"pretrain_epochs": 1, "stage": {"name": "dynsplit", "options": {"paths": [4]}}}),
+    "distillation": With({"weight": 0.5}, {"pretrain_epochs": 1}),
+}
 STEERED = {"steer": 0.5, "rates_bps": [1e4, 2e4]}
 TRACED = STEERED | {"traces": ["wifi"], "budget_bytes_per_sample": [100]}
 

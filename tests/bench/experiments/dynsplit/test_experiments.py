@@ -325,6 +325,21 @@ def test_coders_are_fitted_before_and_the_network_is_the_pretrained_one(context)
     assert errors_of_coders(Segment(job, 0), Segment(job, 1), bench) < 0.7 * bare
 
 
+def test_a_teacher_is_the_pretrained_network_and_its_logits_are_counted(context, tmp_path, monkeypatch):
+    given = {"stage": {"name": "dynsplit", "options": {"paths": [3]}}, "pretrain_epochs": 1, "epochs": 1}
+    jobs, sent, run = [], [], training.run_in_process
+    for extra in ({}, {"distillation": {"temperature": 2, "weight": 0.5}}):
+        monkeypatch.setattr(training, "run_in_process", lambda job, *rest: jobs.append(job) or run(job, *rest))
+        folder = msgspec.structs.replace(context, scratch=tmp_path / str(len(extra)))
+        measured = list(dynsplit.single(asked(dynsplit.Single, **given, **extra), folder))
+        sent.append(found(measured, "training_bytes_per_sample"))
+    pretraining, plain, _, taught = jobs
+    assert pretraining.distillation is plain.distillation is None
+    assert (taught.distillation.temperature, taught.distillation.weight) == (2, 0.5)
+    assert taught.distillation.teacher == taught.weights
+    assert sent[1] - sent[0] == pytest.approx(10 * 4)
+
+
 def errors_of_coders(ue, server, bench):
     """How far what the second path gives back is from what it is given, per value."""
     ue.outbound.random_share = 0.0
