@@ -36,6 +36,8 @@ class Stage(nn.Module):
         self.receiver = nn.Module()
         self.metrics: dict[str, float] = {}  # sums over the samples of the last ``compress`` in training
         self.weighs_losses = False  # whether ``restore`` sets ``loss_weights``; then the receiver computes the loss
+        self.needs_labels = False  # whether ``compress`` needs ``labels`` in training
+        self.labels: torch.Tensor | None = None  # (N,) of the batch that is compressed next, in training at the sender
         self.loss_weights: torch.Tensor | None = None  # (M,) of the samples last restored in training, of sum 1
 
     def views_of(self, views: dict[str, View]) -> dict[str, View]:

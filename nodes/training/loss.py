@@ -128,3 +128,9 @@ def check_weighing(stage: Stage, job: Job, link: int | None, ends: bool) -> None
         name = job.stages[link or 0].name
         words = "weighs the losses of its samples; only a chain's node with the last layer can receive that"
         raise ModelError(f"stage {name}: {words}")
+
+
+def check_labels(stage: Stage, job: Job, link: int | None) -> None:
+    """Raise ModelError if ``stage``, that of ``link``, needs labels, which stay with the last layers of ``job``."""
+    if stage.needs_labels and job.tail is not None:
+        raise ModelError(f"stage {job.stages[link or 0].name}: needs labels, which do not cross in a U-shaped split")

@@ -27,7 +27,7 @@ from nodes.seeds import derive, seed_generators
 from nodes.spec.job import Job
 from nodes.stages.base import Stage, reading
 from nodes.stages.builtin import build_stage
-from nodes.training.loss import Teacher, batch_loss, check_weighing, labels_of, taught_of
+from nodes.training.loss import Teacher, batch_loss, check_labels, check_weighing, labels_of, taught_of
 from nodes.training.optimizer import clip_gradients, learning_rate, make_optimizer
 from nodes.wire.messages import Activation, Gradient, Result
 from nodes.wire.outgoing import LateNumber, number, sendable
@@ -212,6 +212,7 @@ class Segment:
             tensors = {name: self._widened(tensor) for name, tensor in tensors.items()}
         self.outbound.train(message.train)
         self._seed(message, self.place.outbound, 0)
+        self.outbound.labels = message.labels if message.train else None
         codes, loss = self.outbound.compress(tensors)
         sent = self.outbound.encode({name: code.detach() for name, code in codes.items()})
         wire = sendable(sent, self.stays_in_process)
@@ -300,6 +301,7 @@ class Segment:
         self.inbound = self._stage(held.inbound, self._arriving)
         check_weighing(self.inbound, self.job, held.inbound, held.last and self.weighs_losses)
         self.outbound = self._stage(held.outbound, chain.shapes(held.stop))
+        check_labels(self.outbound, self.job, held.outbound)
         self._optimizer = make_optimizer(list(self._parameters()), self.job.optimizer)
 
     def _select_member(self, message: Activation) -> None:

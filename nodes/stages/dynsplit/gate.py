@@ -20,16 +20,25 @@ class Gate(nn.Module):
     """(N, ``channels``, H, W) -> scores (N, ``paths``); the last path's are 0.
 
     With a ``spread`` each score has that standard deviation over a batch (at inference by running estimates) around a
-    learned offset. A gate that ``convolves`` sees mean and deviation of ``hidden`` learned features of neighbouring
-    pixels too.
+    learned offset. It sees mean and deviation of each channel; if it ``convolves``, those of ``hidden`` learned
+    features of neighbouring pixels too; with ``exit_classes`` the entropy of an early exit's answer (BranchyNet's
+    confidence); and ``told`` more numbers a sample.
     """
 
     def __init__(
-        self, channels: int, paths: int, hidden: int = 16, spread: float | None = 2.0, convolves: bool = False
+        self,
+        channels: int,
+        paths: int,
+        hidden: int = 16,
+        spread: float | None = 2.0,
+        convolves: bool = False,
+        *,
+        exit_classes: int | None = None,
+        told: int = 0,
     ) -> None:
         super().__init__()
         self.spread = spread
-        seen = 2 * (channels + hidden * convolves)
+        seen = 2 * (channels + hidden * convolves) + (exit_classes is not None) + told
         self.features = nn.BatchNorm1d(seen, affine=False)
         self.relevance = nn.Sequential(nn.Linear(seen, hidden), nn.ReLU(), nn.Linear(hidden, paths - 1))
         self.standard = nn.BatchNorm1d(paths - 1, affine=False) if spread else nn.Identity()
@@ -38,12 +47,23 @@ class Gate(nn.Module):
         if convolves:
             neighbours = nn.Conv2d(channels, hidden, 3, stride=2, padding=1)
             self.local = nn.Sequential(neighbours, nn.BatchNorm2d(hidden), nn.ReLU())
+        self.exit = nn.Linear(channels, exit_classes) if exit_classes else None
 
-    def forward(self, activation: torch.Tensor) -> torch.Tensor:
+    def early_answer(self, activation: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of the early exit, linear in each channel's mean; no other layer learns from them."""
+        assert self.exit is not None
+        logits: torch.Tensor = self.exit(activation.detach().mean((2, 3)))
+        return logits
+
+    def forward(self, activation: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
         maps = [activation] if self.local is None else [activation, self.local(activation)]
         moments = [torch.std_mean(one.flatten(2), dim=2, correction=0)[::-1] for one in maps]
-        seen = torch.cat([moment for both in moments for moment in both], dim=1)
-        relevance: torch.Tensor = self.standard(self.relevance(self.features(seen)))
+        seen = [moment for both in moments for moment in both]
+        if self.exit is not None:
+            seen.append(entropy(self.early_answer(activation).detach().softmax(1))[:, None])
+        if told is not None:
+            seen.append(told)
+        relevance: torch.Tensor = self.standard(self.relevance(self.features(torch.cat(seen, dim=1))))
         return nn.functional.pad((self.spread or 1.0) * relevance + self.offset, (0, 1))
 
 
@@ -123,6 +143,14 @@ def has_converged(losses: Sequence[float], epsilon: float, ratio_error: float = 
 def entropy(probabilities: torch.Tensor) -> torch.Tensor:
     """Entropy in nats along the last dimension."""
     return -torch.xlogy(probabilities, probabilities).sum(-1)
+
+
+def entropy_of_levels(levels: torch.Tensor, count: int) -> torch.Tensor:
+    """Entropy (N,) in nats of how often each of ``count`` levels occurs in the whole numbers (N, ...) of a sample."""
+    rows = levels.flatten(1).long()
+    occurs = torch.zeros(len(rows), count, device=rows.device)
+    occurs = occurs.scatter_add(1, rows, torch.ones_like(rows, dtype=occurs.dtype))
+    return entropy(occurs / rows.shape[1])
 
 
 def mutual_information(probabilities: torch.Tensor) -> float:

@@ -60,6 +60,9 @@ class DynSplit(Stage):
         spread: Standard deviation of the gate's scores over a batch; None: not standardised, as those of "losses".
         hidden: Hidden units of the gate.
         convolves: Let the gate see features of neighbouring pixels beside each channel's mean and deviation.
+        code_entropy: Let it see the entropy of each encoder's quantised code of a sample too.
+        exit_classes: Let it see the entropy of an early exit's answer too: a linear classifier of so many classes at
+            the sender that learns from the labels; nothing of it crosses.
         warm_up: First epochs with a random choice.
         window: Kernel, stride and padding of the coders.
         rate: Weight of the bits of a sample's code in the loss, by a factorised prior that learns with the encoder.
@@ -92,12 +95,16 @@ class DynSplit(Stage):
         nested: bool = False,
         rate: float = 0.0,
         convolves: bool = False,
+        code_entropy: bool = False,
+        exit_classes: int | None = None,
     ) -> None:
         super().__init__(shapes)
         self.name, one = self.single_tensor(4)
         target = [1 / len(paths)] * (len(paths) - 1) if target is None else list(target)
         _check(paths, bits, target, nested)
-        _check_gate(gate == "learned" and len(paths) > 1, gradient, inference, share)
+        learned = gate == "learned" and len(paths) > 1
+        _check_gate(learned, gradient, inference, share)
+        _check_hints(learned, code_entropy and (bits is None or not any(paths)), code_entropy, exit_classes)
         if lossless not in (None, "deflate", "entropy"):
             raise ValueError(f"lossless {lossless!r}, expected deflate, entropy or null")
         deep, height, width = one.shape[1:]
@@ -114,9 +121,15 @@ class DynSplit(Stage):
         for i, path in enumerate(self.paths):
             if path.sent_counts is not None and path.received_counts is not None:
                 self.sender[f"levels{i}"], self.receiver[f"levels{i}"] = path.sent_counts, path.received_counts
-        if gate == "learned" and len(paths) > 1:
+        self._measured = [one.encoder for one in coders if one.channels] if code_entropy else []
+        self._bits = bits or 0
+        self.needs_labels = exit_classes is not None
+        if learned:
             spread = None if self.weighs_losses else spread
-            self.sender[GATE] = gating.Gate(deep, len(paths), hidden, spread, convolves)
+            told = len(self._measured)
+            self.sender[GATE] = gating.Gate(
+                deep, len(paths), hidden, spread, convolves, exit_classes=exit_classes, told=told
+            )
         self.rate = rate
         if rate:
             if bits is None or not all(paths) or nested:
@@ -167,11 +180,31 @@ class DynSplit(Stage):
                 value = value * codes.pop(GATE).view(-1, 1, 1, 1)
         given = {str(i): code for i, code in enumerate(self._encoded(value, rows)) if len(code)}
         if self.rate and self.training:
-            bits = sum((self._bits(i, code) * len(code) for i, code in given.items()), value.new_zeros(()))
+            bits = sum((self._prior_bits(i, code) * len(code) for i, code in given.items()), value.new_zeros(()))
             loss = self.rate * bits / len(value) + (0 if loss is None else loss)
+        if self.needs_labels and self.training and not value.is_meta:
+            loss = self._exit_loss(value) + (0 if loss is None else loss)
         return codes | given, loss
 
-    def _bits(self, number: str, code: torch.Tensor) -> torch.Tensor:
+    def _exit_loss(self, value: torch.Tensor) -> torch.Tensor:
+        """The cross-entropy of the early exit's answers, from which it alone learns."""
+        assert self.gate is not None
+        if self.labels is None:
+            raise ValueError("exit_classes: the batch came without the labels that the early exit learns from")
+        return nn.functional.cross_entropy(self.gate.early_answer(value), self.labels.to(value.device))
+
+    def _code_entropies(self, value: torch.Tensor) -> torch.Tensor | None:
+        """Entropy (N, encoders) of each encoder's quantised code, by running statistics, which stay as they are."""
+        found = []
+        for encoder in self._measured:
+            training = encoder.training
+            with torch.no_grad():
+                levels = bottleneck.to_levels(encoder.eval()(value), self._bits)
+            encoder.train(training)
+            found.append(gating.entropy_of_levels(levels, 2**self._bits))
+        return torch.stack(found, dim=1) if found else None
+
+    def _prior_bits(self, number: str, code: torch.Tensor) -> torch.Tensor:
         """Bits a sample of the ``code`` of path ``number``, with even noise in place of rounding."""
         prior = cast(Prior, cast(nn.ModuleDict, self.sender)[f"prior{number}"])
         levels = code * float(2 ** (self.paths[int(number)].bits or 0) - 1)
@@ -250,7 +283,7 @@ class DynSplit(Stage):
         """The choice (N,) of each sample of ``value``; in training also what the gate learns from, and its loss."""
         self.scores = None
         if self.gate is not None and (self.training or not value.is_meta):
-            self.scores = self.gate(value.detach() if self.weighs_losses else value)
+            self.scores = self.gate(value.detach() if self.weighs_losses else value, self._code_entropies(value))
         if not self.training:
             return {CHOICE: self._inferred(value)}, None
         if self.scores is None:
@@ -338,3 +371,12 @@ def _check_gate(learned: bool, gradient: str, inference: str, share: float | Non
         raise ValueError(f"share {share}: from 0 to 1, of samples among which a learned gate chooses")
     if inference == "sampled" and (share is not None or gradient == "losses"):
         raise ValueError("inference sampled: draws by the gate's probabilities; give no share, nor gradient losses")
+
+
+def _check_hints(learned: bool, uncoded: bool, code_entropy: bool, exit_classes: int | None) -> None:
+    if (code_entropy or exit_classes is not None) and not learned:
+        raise ValueError("code_entropy and exit_classes: only of a learned gate")
+    if uncoded:
+        raise ValueError("code_entropy: needs a path with coders, and bits")
+    if exit_classes is not None and exit_classes < 2:
+        raise ValueError(f"exit_classes {exit_classes}: expected at least 2")
