@@ -11,6 +11,7 @@ MODULES = {
     "edge_privacy": "edge_sl.privacy",
     "edge_rates": "edge_sl.rates",
     "edge_roaming": "edge_sl.migration",
+    "edge_shares": "edge_sl.shares",
     "edge_sl": "edge_sl.schemes",
     "hivemind_contention": "hivemind.network.contention",
     "hivemind_dynamics": "hivemind.network.dynamics",
@@ -36,7 +37,7 @@ _COMPUTED = ("in-process", "virtual")  # numbers that no link and no clock enter
 MODES = {  # modes of the experiments of a file, or of one of them
     **dict.fromkeys(("adaptive", "links", "live_rates", "live_route", "transport"), _LIVE),
     **dict.fromkeys(("deprune", "dynsplit", "edge_privacy", "hivemind_profiles", "speed"), _HERE),
-    **dict.fromkeys(("cellular", "deprune_testbeds", "edge_placement", "links.many"), _VIRTUAL),
+    **dict.fromkeys(("cellular", "deprune_testbeds", "edge_placement", "edge_shares", "links.many"), _VIRTUAL),
     **dict.fromkeys(
         (name for name in MODULES if name.startswith("hivemind_") and name != "hivemind_profiles"), _VIRTUAL
     ),

@@ -213,6 +213,8 @@ def _totals(outcome: FederationOutcome, parameters: Clients, work: Work) -> Iter
     updates = total("updates")
     if updates:
         yield Measurement("server_updates", updates, "updates")
+        passes = total("forward_samples") + BACKWARD * total("backward_samples")
+        yield Measurement("server_operations", passes * work.server, "FLOP")
         yield Measurement("backward_samples_per_update", total("backward_samples") / updates, "samples/update")
         yield Measurement("forward_samples_per_update", total("forward_samples") / updates, "samples/update")
     if total("backward_s"):

@@ -198,6 +198,13 @@ TUNED_OTHERS = CLIENTS_OTHERS | {
     "held_out": 9,
     "train_samples": 40,
 }
+SHARES = CLIENTS | {"method": {"scheme": "epsl"}, "phis": [0.5]}
+SHARES_OTHERS = CLIENTS_OTHERS | {
+    "method": {"scheme": "epsl", "options": {"through": "one"}},
+    "batch_norm": "local",
+    "moves": With([[1, 1, 0]], {"edges": 2, "rounds": 3}),
+    "phis": [0.25],
+}
 MEASURED_LINK = {"bulk_s": 0.1, "messages": 5, "busy": 1}
 
 TRIALS: dict[str, Trial] = {
@@ -341,6 +348,7 @@ TRIALS: dict[str, Trial] = {
         ("in-process", "virtual"),
         "digits",
     ),
+    "edge_shares.curve": Trial(SHARES, SHARES_OTHERS, ("virtual",), "digits"),
     "edge_sl.course": Trial(CLIENTS, CLIENTS_OTHERS, ("in-process", "live", "virtual"), "digits"),
     "hivemind_contention.contention": Trial(
         TASKS | {"ues": 3}, INFERENCE_OTHERS | {"ues": 4, "place": "apart", "period_s": 0.2}
