@@ -6,11 +6,10 @@ from reports.record import CONDITIONS, CaseValue
 
 
 def number(value: float) -> str:
-    """Number with four significant digits; whole numbers in full, with thousands separators."""
+    """Number with four significant digits, or all before the point, with thousands separators."""
     if value == int(value) and abs(value) < 1e12:
         return f"{int(value):,}"
-    digits = f"{value:.4g}"
-    return f"{value:,.0f}" if "e+" in digits and abs(value) < 1e12 else digits
+    return f"{value:,.0f}" if 999.95 <= abs(value) < 1e12 else f"{value:.4g}"
 
 
 def label(case: Iterable[tuple[str, CaseValue]]) -> str:

@@ -114,7 +114,7 @@ def _report(plan: RunPlan, output: Output, outcome: RunOutcome, view: LiveView) 
 def _verdicts(judgements: list[Judgement], claims: Sequence[str], papers: dict[str, str]) -> Iterator[str]:
     """A line for each of ``claims``, or, without any, the summary of the report's front page."""
     if not claims:
-        yield from terminal(judgements, papers)
+        yield from terminal(judgements, papers, shutil.get_terminal_size().columns)
     for one in judgements:
         if one.claim in claims:
             yield f"{one.claim}: {one.verdict} ({one.claim_class}). {one.says} {one.why}"

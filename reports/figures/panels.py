@@ -9,15 +9,13 @@ import msgspec
 from reports.claims.statistics import MIN_SEEDS, CaseItems, has_values, same
 from reports.figures.scale import LOG_AXIS_RATIO, wants_log
 from reports.formatting import label, value_text
-from reports.pages.summary import SummaryRow, varying
+from reports.pages.summary import UNITLESS, UNITS_IN_NAMES, SummaryRow, varying
 from reports.record import CaseValue
 
 PANELS = 4  # in a figure without a FigureSpec
 LINES = 8  # distinguishable by colour and marker
 BARS = 40  # legible in one panel
 QUANTILE = "quantile"
-WRITTEN = {"Mbit/s": "mbps", "bit/s": "bps", "B": "bytes", "%": "percent"}  # units, as names of metrics have them
-UNITLESS = ("", "1", "fraction")
 PIXEL_KEYS = ("picture", "row", "column")  # keys of a pixel's case
 MILLI_BELOW_S = 0.5  # largest value of seconds that an axis shows in milliseconds
 
@@ -116,8 +114,10 @@ def choose(rows: Sequence[SummaryRow], spec: FigureSpec | None = None) -> list[P
 
 
 def axis_title(metric: str, unit: str) -> str:
-    """``latency [ms]`` for ``latency_ms``: the metric in words, and its unit where it has one."""
-    words = [word for word in metric.split("_") if word not in (unit.lower(), WRITTEN.get(unit))] or [metric]
+    """``latency [ms]`` for ``latency_ms``: the metric in words, and its unit where it has one beside its name."""
+    if "/" in unit and unit.lower().replace("/", "_per_") in metric:
+        return metric.replace("_", " ")
+    words = [word for word in metric.split("_") if word not in (unit.lower(), UNITS_IN_NAMES.get(unit))] or [metric]
     return " ".join(words) + (f" [{unit}]" if unit not in (*UNITLESS, metric) else "")
 
 

@@ -57,16 +57,25 @@ def _anchor(page: Page) -> str:
 
 
 def _page(page: Page) -> str:
-    return "".join(html for block in page.blocks for html in _block(block, 0))
+    return _blocks(page.blocks, 0)
 
 
 def _folded(page: Page) -> str:
-    blocks = "".join(html for block in page.blocks[1:] for html in _block(block, 1))
     summary = f"<summary><h2>{escape(page.title)}</h2></summary>"
-    return f'<details class="suite" id="{_anchor(page)}">{summary}\n{blocks}</details>\n'
+    return f'<details class="suite" id="{_anchor(page)}">{summary}\n{_blocks(page.blocks[1:], 1)}</details>\n'
 
 
-def _block(block: Block, deeper: int) -> Iterator[str]:
+def _blocks(blocks: Sequence[Block], deeper: int) -> str:
+    found: list[str] = []
+    heading = ""
+    for block in blocks:
+        heading = block.text if isinstance(block, Heading) else heading
+        found += _block(block, deeper, heading)
+    return "".join(found)
+
+
+def _block(block: Block, deeper: int, heading: str) -> Iterator[str]:
+    """``block`` below ``heading``, which a figure of the same title does not show again."""
     match block:
         case Heading(level, text, anchor):
             tag = f"h{level + deeper}"
@@ -82,7 +91,8 @@ def _block(block: Block, deeper: int) -> Iterator[str]:
             alts = [figure.alt, *(f"{figure.title}, part {i}" for i in range(2, len(figure.drawings) + 1))]
             drawings = "".join(map(svg, figure.drawings, alts))
             under = f'<p class="below">{_words(below)}</p>' if below else ""
-            yield f'<figure id="figure-{figure.stem}"><figcaption>{escape(figure.title)}</figcaption>'
+            hidden = ' class="hidden"' if figure.title == heading else ""
+            yield f'<figure id="figure-{figure.stem}"><figcaption{hidden}>{escape(figure.title)}</figcaption>'
             yield f'<div class="panels">{drawings}</div>{under}</figure>\n'
 
 
@@ -90,7 +100,7 @@ def _table(table: Table) -> Iterator[str]:
     columns = list(zip(*([plain(cell) for cell in row] for row in table.rows), strict=True))
     kinds = [_kind(column) for column in columns] or [""] * len(table.heads)
     if table.folded:
-        yield f"<details><summary>{len(table.rows)} rows</summary>\n"
+        yield f"<details><summary>{escape(table.summary)}</summary>\n"
     label = escape(f"{table.caption}: {', '.join(table.heads)}")  # tables of one caption differ in their columns
     tall = " tall" if len(table.rows) > TALL else ""
     yield f'<div class="table{tall}" role="region" aria-label="{label}" tabindex="0"><table>'

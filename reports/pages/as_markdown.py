@@ -1,5 +1,6 @@
 """Pages as Markdown, in the dialect of GitHub."""
 
+import html
 from collections.abc import Iterator
 from posixpath import dirname, relpath
 
@@ -48,7 +49,7 @@ def _block(block: Block, path: str) -> Iterator[str]:
 def _table(table: Table, path: str) -> Iterator[str]:
     rows = [[_words(cell, path) for cell in row] for row in table.rows]
     if table.folded:
-        yield f"<details><summary>{len(rows)} rows</summary>\n"
+        yield f"<details><summary>{html.escape(table.summary)}</summary>\n"
     yield grid([escape(head) for head in table.heads], rows) + "\n"
     if table.more:
         yield f"{table.more}\n"

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from reports.figures.figure import Figure, slug
 
+NOTHING = "–"  # in a cell without a value
+
 
 class Link(NamedTuple):
     """``text`` that leads to ``anchor`` of ``page``, or to a file of the run if ``page`` has a suffix.
@@ -61,6 +63,19 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[Words]]
     folded: bool = False
     more: str = ""
+
+    @property
+    def summary(self) -> str:
+        """What stands for a folded table: ``36 rows: load, strategy, latency_ms``."""
+        return f"{len(self.rows)} rows: {', '.join(self.heads)}"
+
+    @property
+    def without_empty_columns(self) -> "Table":
+        """This table without the columns that have nothing but dashes and empty cells."""
+        columns = zip(*([plain(cell) for cell in row] for row in self.rows), strict=True)
+        kept = [i for i, column in enumerate(columns) if not set(column) <= {"", NOTHING}]
+        rows = [[row[i] for i in kept] for row in self.rows]
+        return self._replace(heads=[self.heads[i] for i in kept], rows=rows)
 
 
 class Picture(NamedTuple):

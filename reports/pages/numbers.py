@@ -1,18 +1,25 @@
 """The numbers of a report's front page: of each paper those that it is known for, in a table and in a dot plot."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from msgspec.structs import replace
+
+from reports.claims.claim import Numbers
 from reports.claims.verdict import Judgement
 from reports.figures.canvas import Drawing, text_width
 from reports.figures.draw import SMALL
 from reports.figures.scale import scale, tick_text
 from reports.formatting import number
-from reports.pages.document import Badge, Link, Table, Words, anchor, parts, suite_path
+from reports.pages.document import NOTHING, Badge, Link, Table, Words, anchor, parts, suite_path
+from reports.pages.summary import UNITLESS
 
 NUMBERS = 10  # of a paper
 STATEMENT = 100  # characters of a claim's statement on the front page
+WORDS = 24  # least characters of a statement in a line of text
 WIDTH = 720.0
 ROW = 19.0
+WRITTEN_NUMBER = re.compile(r"-?\d(?:[\d,]*\d)?(?:\.\d+)?(?:e-?\d+)?")  # in what a claim wants
 FARTHEST = 30.0  # a number that many times another lies at the edge of the plot
 GROUPS = {"reproduced": "2", "trend": "4", "inconclusive": "5", "not-reproduced": "1"}  # colours; others are muted
 HEADS = ("Number", "Printed", "Here", "Unit", "Wanted", "Verdict", "Reference run", "Its verdict", "Source")
@@ -31,22 +38,46 @@ def known_for(judgements: Sequence[Judgement], most: int = NUMBERS) -> list[Judg
 
 
 def table_of(paper: str, judgements: Sequence[Judgement]) -> Table:
-    return Table(f"Numbers of {paper}", HEADS, [_row(one) for one in judgements])
+    return Table(f"Numbers of {paper}", HEADS, [_row(one) for one in judgements]).without_empty_columns
 
 
-def _row(one: Judgement) -> list[Words]:
+def _row(judged: Judgement) -> list[Words]:
+    one = in_milliseconds(judged)
     reference = one.reference
     return [
         Link(shortened(one.says), suite_path(one.suite), claim_anchor(one)),
         numbers(one.paper),
         numbers(one.measured),
-        one.unit if one.unit not in ("1", "fraction") else "",
+        "" if one.unit in UNITLESS else one.unit,
         one.wanted,
         Badge(one.verdict),
-        numbers(reference.measured) if reference else "–",
-        Badge(reference.verdict) if reference else "–",
+        numbers(reference.measured) if reference else NOTHING,
+        Badge(reference.verdict) if reference else NOTHING,
         one.source,
     ]
+
+
+def in_milliseconds(one: Judgement) -> Judgement:
+    """``one`` in milliseconds if its numbers are in seconds and all of them below one."""
+    measured = [one.measured, *([one.reference.measured] if one.reference else [])]
+    values = [value for given in (one.paper, *measured) if given is not None for value in _listed(given)]
+    values += [float(text.replace(",", "")) for text in WRITTEN_NUMBER.findall(one.wanted)]
+    if one.unit != "s" or any(abs(value) >= 1 for value in values):
+        return one
+    reference = one.reference and replace(one.reference, measured=_thousandfold(one.reference.measured))
+    wanted = WRITTEN_NUMBER.sub(lambda found: number(1000 * float(found[0])), one.wanted)
+    paper, here = _thousandfold(one.paper), _thousandfold(one.measured)
+    return replace(one, unit="ms", paper=paper, measured=here, reference=reference, wanted=wanted)
+
+
+def _listed(value: float | Sequence[float]) -> Sequence[float]:
+    return value if isinstance(value, Sequence) else [value]
+
+
+def _thousandfold(value: Numbers) -> Numbers:
+    if value is None:
+        return None
+    return [1000 * one for one in value] if isinstance(value, list) else 1000 * value
 
 
 def claim_anchor(one: Judgement) -> str:
@@ -57,7 +88,7 @@ def numbers(value: float | Sequence[float] | None) -> str:
     """``0.5 → 0.6`` for an order; an en dash for none."""
     if isinstance(value, Sequence):
         return " → ".join(map(number, value))
-    return "–" if value is None else number(value)
+    return NOTHING if value is None else number(value)
 
 
 def shortened(text: str, most: int = STATEMENT) -> str:
@@ -130,10 +161,22 @@ def shortened_words(words: Words, most: int) -> Words:
     return [f"{part[:most]} …" if isinstance(part, str) and len(part) > most else part for part in parts(words)]
 
 
-def aligned(chosen: Sequence[Judgement]) -> Iterator[str]:
-    """Lines of text of ``chosen``: number, printed, here and verdict, each below the other."""
-    rows = [("", "printed", "here", "verdict")]
-    rows += [(shortened(one.says, 64), numbers(one.paper), numbers(one.measured), one.verdict) for one in chosen]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for text, paper, measured, verdict in rows:
-        yield f"  {text:<{widths[0]}}  {paper:>{widths[1]}}  {measured:>{widths[2]}}  {verdict}"
+def aligned(chosen: Sequence[Judgement], width: int) -> Iterator[str]:
+    """Lines of text of ``chosen``, of ``width`` characters if the numbers leave room for words."""
+    rows = [("printed", "here", "", "verdict")]
+    for one in map(in_milliseconds, chosen):
+        rows.append((_ends(one.paper), _ends(one.measured), "" if one.unit in UNITLESS else one.unit, one.verdict))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    room = max(width - sum(widths) - 9, WORDS)
+    texts = ["", *(shortened(one.says, room - 2) for one in chosen)]
+    most = max(map(len, texts))
+    for text, (paper, here, unit, verdict) in zip(texts, rows, strict=True):
+        line = f"  {text:<{most}}  {paper:>{widths[0]}}  {here:>{widths[1]}} {unit:<{widths[2]}}  {verdict}"
+        yield line.rstrip()
+
+
+def _ends(value: float | Sequence[float] | None) -> str:
+    """``0.5 → … → 0.9`` for a long order."""
+    if isinstance(value, Sequence) and len(value) > 2:
+        return f"{number(value[0])} → … → {number(value[-1])}"
+    return numbers(value)

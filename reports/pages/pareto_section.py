@@ -26,22 +26,36 @@ BY_STAGE = {
 }
 
 
+def fronts(suite: EnvironmentTree, records: Sequence[Record]) -> Iterator[tuple[EnvironmentTree, list[Record]]]:
+    """The fronts that ``suite`` asks for, or the usual one, each with the records that it needs."""
+    yield from ((wanted, list(records)) for wanted in suite.get("fronts", ()))
+    if not suite.get("fronts") and (usual := by_stage(records)):
+        yield usual
+
+
 def by_stage(records: Iterable[Record]) -> tuple[EnvironmentTree, list[Record]] | None:
     """The front of a suite that asks for none and varies the stage, with the records that it needs; None for others."""
-    learned, crossed = [], defaultdict(list)
-    for record in records:
-        if record.metric == ACCURACY and "stage" in record.case:
-            learned.append(record)
-        elif record.metric == BYTES and "stage" in record.case:
-            crossed[record.experiment, record.seed].append(record)
-    found = [(one, _of_case(one, crossed[one.experiment, one.seed])) for one in learned]
-    sums = [replace(one, metric=ALL_BYTES, value=math.fsum(each.value for each in some)) for one, some in found if some]
+    staged = [record for record in records if "stage" in record.case]
+    learned, sums = [record for record in staged if record.metric == ACCURACY], all_bytes(staged)
     experiments = dict.fromkeys(one.experiment for one in sums)
     if len({one.case["stage"] for one in sums}) < 2:
         return None
     common = {"cost": ALL_BYTES, "worth": ACCURACY, "key": "stage"}
     methods = [{"name": name, "experiment": name} | common for name in experiments]
     return BY_STAGE | {"methods": methods}, learned + sums
+
+
+def all_bytes(records: Iterable[Record]) -> list[Record]:
+    """For each accuracy of ``records`` the payload bytes of all that crossed in its case, with its seed."""
+    learned, crossed = [], defaultdict(list)
+    for record in records:
+        if record.metric == ACCURACY:
+            learned.append(record)
+        elif record.metric == BYTES:
+            crossed[record.experiment, record.seed].append(record)
+    found = [(one, _of_case(one, crossed[one.experiment, one.seed])) for one in learned]
+    sums = [(one, math.fsum(each.value for each in some)) for one, some in found if some]
+    return [replace(one, metric=ALL_BYTES, unit="B", value=value) for one, value in sums]
 
 
 def _of_case(record: Record, others: Iterable[Record]) -> list[Record]:

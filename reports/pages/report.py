@@ -28,7 +28,7 @@ def write_report(directory: Path) -> Path:
     ReportError if none exists, or one cannot be read.
     """
     records, judgements, environment = read_run(directory)
-    run = front.Run(judgements, environment, suites_of(records, environment))
+    run = front.Run(judgements, environment, suites_of(records, environment), records)
     by_suite: dict[str, list[Record]] = {}
     for record in records:
         by_suite.setdefault(record.suite, []).append(record)
@@ -48,7 +48,7 @@ def write_report(directory: Path) -> Path:
 def step_summary(directory: Path) -> str:
     """What the run in ``directory`` came to, as Markdown for ``$GITHUB_STEP_SUMMARY``. Raises ReportError."""
     records, judgements, environment = read_run(directory)
-    return front.step_summary(front.Run(judgements, environment, suites_of(records, environment)))
+    return front.step_summary(front.Run(judgements, environment, suites_of(records, environment), records))
 
 
 def read_run(directory: Path) -> tuple[list[Record], list[Judgement], EnvironmentTree]:

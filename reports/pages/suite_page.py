@@ -27,8 +27,8 @@ from reports.pages.document import (
 )
 from reports.pages.environment import EnvironmentTree, duration, suite_file
 from reports.pages.numbers import claim_anchor, numbers
-from reports.pages.pareto_section import by_stage, pareto_section
-from reports.pages.summary import SummaryRow, by_conditions, same_for_all, summarise, unstable
+from reports.pages.pareto_section import fronts, pareto_section
+from reports.pages.summary import UNITLESS, SummaryRow, by_conditions, same_for_all, summarise, unstable
 from reports.pages.tables import block, tables
 from reports.record import Record
 
@@ -54,16 +54,14 @@ def _blocks(
         yield Paragraph(" ".join(suite["description"].split()))
     if judgements:
         yield Heading(2, "Claims", anchor("claims", name))
-        yield Table(f"Claims of {name}", HEADS, [_claim(one) for one in judgements])
+        yield Table(f"Claims of {name}", HEADS, [_claim(one) for one in judgements]).without_empty_columns
     by_experiment: dict[str, list[Record]] = {}
     for record in records:
         by_experiment.setdefault(record.experiment, []).append(record)
     for experiment in suite["experiments"]:
         yield from _experiment(name, experiment, by_experiment.get(experiment["name"], []), judgements, figures)
-    for i, wanted in enumerate(suite.get("fronts", ())):
-        yield from pareto_section(figures, f"{name}-front-{i + 1}", wanted, list(records))
-    if not suite.get("fronts") and (usual := by_stage(records)):
-        yield from pareto_section(figures, f"{name}-front", *usual)
+    for i, (wanted, measured) in enumerate(fronts(suite, records)):
+        yield from pareto_section(figures, f"{name}-front-{i + 1}", wanted, measured)
     if words := suite_file(suite):
         yield Heading(2, "Files", anchor("files", name))
         yield Paragraph(words)
@@ -80,7 +78,7 @@ def _claim(one: Judgement) -> list[Words]:
         one.source,
         numbers(one.paper),
         numbers(one.measured),
-        one.unit if one.unit not in ("1", "fraction") else "",
+        "" if one.unit in UNITLESS else one.unit,
         one.wanted,
         one.why,
         [Badge(known.verdict), f", {known.run}: {known.why}"] if known else "–",

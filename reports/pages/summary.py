@@ -9,6 +9,8 @@ from reports.claims.statistics import MIN_SEEDS, CaseItems
 from reports.formatting import label, number, value_text
 from reports.record import CONDITIONS, CaseValue, Record
 
+UNITS_IN_NAMES = {"Mbit/s": "mbps", "bit/s": "bps", "B": "bytes", "%": "percent"}
+UNITLESS = ("", "1", "fraction")
 UNSTABLE = 0.1  # standard deviation, as a fraction of the mean, above which a metric is unstable
 
 
@@ -53,8 +55,9 @@ def _row(case: CaseItems, metric: str, unit: str, repeats: list[list[float]]) ->
 
 
 def header(metric: str, unit: str) -> str:
-    """``metric``, with its unit in brackets unless its name carries that (``latency_s``, ``energy_j_p95``)."""
-    named = unit in ("", "1", metric) or unit.lower() in metric.split("_")
+    """``metric``, with its unit in brackets unless its name carries that (``latency_s``, ``payload_bytes``)."""
+    written = {unit.lower().replace("/", "_per_"), UNITS_IN_NAMES.get(unit, unit)}
+    named = unit in (*UNITLESS, metric) or any(f"_{one}_" in f"_{metric}_" for one in written)
     return metric if named else f"{metric} [{unit}]"
 
 

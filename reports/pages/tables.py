@@ -7,11 +7,13 @@ import pandas as pd
 
 from reports.figures.panels import QUANTILE, is_pixel
 from reports.formatting import label, number, value_text
-from reports.pages.document import Table
-from reports.pages.summary import SummaryRow, header, varying
+from reports.pages.document import NOTHING, Table
+from reports.pages.summary import UNITLESS, SummaryRow, header, varying
 from reports.record import CONDITIONS, Record
 
 COLUMNS = 6  # metrics per table; more continue in another one
+CHANGES = 4  # metrics of a table of changes
+CASES = 20  # its rows
 FOLDED = 30  # rows above which a table is folded
 SHOWN = 200  # maximum of rows
 ALIGNED = 32  # characters up to which cells are padded in Markdown, so that a long one costs no space in the others
@@ -55,6 +57,51 @@ def tables(rows: Iterable[SummaryRow]) -> list[pd.DataFrame]:
     several = [rows for rows in groups.values() if len({row.case for row in rows}) > 1]
     found = [table for rows in several for table in _by_case(rows)]
     return [*found, _by_metric(single)] if single else found
+
+
+def against_first(rows: Iterable[SummaryRow], caption: str, wanted: Sequence[str]) -> Table | None:
+    """A row for each case of an experiment, with the change from the first; None without cases that differ.
+
+    The metrics are those of ``wanted``, then the first others that differ between cases.
+    """
+    groups: dict[tuple[str, ...], list[SummaryRow]] = {}
+    for row in _quantiles(row for row in rows if not is_pixel(row)):
+        groups.setdefault(tuple(sorted(key for key, _ in row.case)), []).append(row)
+    several = [found for found in groups.values() if len({row.case for row in found}) > 1]
+    if not several:
+        return None
+    found = min(several, key=lambda some: len(some[0].case))
+    cells = {(row.case, row.metric): row for row in found}
+    cases = list(dict.fromkeys(row.case for row in found))
+    means: dict[str, set[float]] = {}
+    for row in found:
+        means.setdefault(row.metric, set()).add(row.mean)
+    differing = [metric for metric, values in means.items() if len(values) > 1]
+    metrics = [*(name for name in wanted if name in means), *(name for name in differing if name not in wanted)][
+        :CHANGES
+    ]
+    units = {row.metric: row.unit for row in found}
+    keys = varying(cases)
+    lines = [
+        [
+            *(value_text(dict(case)[key]) for key in keys),
+            *(_changed(cells.get((case, name)), cells.get((cases[0], name))) for name in metrics),
+        ]
+        for case in cases[:CASES]
+    ]
+    more = f"{len(cases) - CASES:,} more cases are on the page of the suite." if len(cases) > CASES else ""
+    return Table(caption, [*keys, *(header(name, units[name]) for name in metrics)], lines, more=more)
+
+
+def _changed(row: SummaryRow | None, first: SummaryRow | None) -> str:
+    """``0.828 ± 0.011 (-0.02)`` for a fraction, ``1,024 (-75 %)`` for others."""
+    if row is None:
+        return NOTHING
+    if first is None or row is first:
+        return measured(row)
+    if row.unit in UNITLESS:
+        return f"{measured(row)} ({row.mean - first.mean:+.3g})"
+    return f"{measured(row)} ({100 * (row.mean / first.mean - 1):+.3g} %)" if first.mean else measured(row)
 
 
 def _quantiles(rows: Iterable[SummaryRow]) -> Iterator[SummaryRow]:

@@ -13,8 +13,9 @@ import pytest
 from reports.claims.verdict import Judgement
 from reports.figures.figure import slug
 from reports.pages.as_markdown import as_markdown
+from reports.pages.document import Badge, Table
 from reports.pages.front import Run, front_page, terminal
-from reports.pages.numbers import known_for
+from reports.pages.numbers import in_milliseconds, known_for
 from reports.pages.report import ReportError, step_summary, write_report
 from reports.record import Record
 
@@ -36,7 +37,7 @@ def test_the_report_is_the_golden_one_however_often_it_is_written(run: Path) -> 
         for name in ("report.md", "suites/example.md"):
             assert (run / name).read_text(encoding="utf-8") == (GOLDEN / name).read_text(encoding="utf-8")
     figures = sorted((run / "figures").iterdir())
-    names = ["example-latency.png", "example-training.png", "numbers-example.png"]
+    names = ["example-latency.png", "example-training.png", "numbers-Example.png"]
     assert [figure.name for figure in figures] == names
     assert all(figure.stat().st_size > 1000 for figure in figures)
 
@@ -198,7 +199,7 @@ def test_the_step_summary_is_the_front_page_without_figures(run: Path) -> None:
     summary = step_summary(run)
     assert "![" not in summary
     assert "](" not in summary
-    assert re.search(r"^\| example +\| +4 \|", summary, re.MULTILINE)
+    assert re.search(r"^\| Example +\| +4 \|", summary, re.MULTILINE)
 
 
 def test_the_front_page_shows_the_numbers_that_are_marked_and_papers_first() -> None:
@@ -207,6 +208,51 @@ def test_the_front_page_shows_the_numbers_that_are_marked_and_papers_first() -> 
     assert [one.claim for one in known_for(judgements, 2)] == ["claim-0", "claim-3"]
     plain = [msgspec.structs.replace(one, headline=False) for one in judgements]
     assert len(known_for(plain)) == 9
-    lines = list(terminal(judgements, {"suite_1": "Paper", "suite_2": "Paper"}))
+    lines = list(terminal(judgements, {"suite_1": "Paper", "suite_2": "Paper"}, 200))
     assert [line.partition(":")[0] for line in lines[:2]] == ["Paper", "suite_0"]
     assert sum("claim" in line for line in lines) == 3
+
+
+def test_the_summary_fits_the_terminal_and_names_units() -> None:
+    judged = [
+        msgspec.structs.replace(one, unit="s", paper=0.25, measured=[3.0, 2.0, 1.0] if one.headline else 0.5)
+        for one in many(9, 3)
+    ]
+    lines = list(terminal(judged, {}, 80))
+    assert max(map(len, lines)) <= 80
+    assert any(re.search(r" 0\.25  3 → … → 1 s  reproduced$", line) for line in lines)
+
+
+def test_short_times_are_in_milliseconds_on_the_front_page() -> None:
+    (one,) = many(1, 1)
+    short = msgspec.structs.replace(
+        one, unit="s", paper=0.027, measured=[0.002, 0.5], wanted="at least -0.001, at most 0.1"
+    )
+    shown = in_milliseconds(short)
+    assert (shown.unit, shown.paper, shown.measured) == ("ms", 27.0, [2.0, 500.0])
+    assert shown.wanted == "at least -1, at most 100"
+    for long in ({"wanted": "at most 1,000"}, {"paper": 1.5}, {"measured": -2.0}, {"unit": "J"}):
+        kept = msgspec.structs.replace(short, **long)
+        assert in_milliseconds(kept) is kept
+
+
+def test_the_front_page_of_a_run_without_a_paper_shows_what_it_measured(tmp_path: Path, record: Make) -> None:
+    records = []
+    for stage, accuracy, size in (("identity", 0.9, 400.0), ("mine:Half", 0.8, 100.0)):
+        records.append(record(accuracy, metric="test_accuracy", unit="fraction", case={"stage": stage}))
+        case = {"stage": stage, "kind": "activation"}
+        records.append(record(size, metric="payload_bytes", unit="B", case=case))
+    (tmp_path / "records.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(records))
+    text = write_report(tmp_path).read_text()
+    assert "| [e](suites/s.md#experiment-s-e) | [s](suites/s.md#suite-s) |" in text
+    assert "(figures/front-s-1.png)" in text
+    assert "| identity  |           0.9 |               400 |" in text
+    assert "| mine:Half |    0.8 (-0.1) |       100 (-75 %) |" in text
+    assert "Predictions" not in text
+    assert "paper" not in text
+
+
+def test_columns_with_nothing_in_them_are_left_out() -> None:
+    table = Table("t", ["a", "b", "c", "d"], [["1", "–", "", Badge("x")], ["2", "–", "–", "–"]])
+    left = table.without_empty_columns
+    assert (left.heads, left.rows) == (["a", "d"], [["1", Badge("x")], ["2", "–"]])

@@ -85,17 +85,19 @@ def test_markdown_is_aligned_escaped_and_folded_or_cut_where_it_is_long(record: 
     assert r"x\|y" in markdown(table)
     (table,) = tables(record(1, case={"epoch": epoch}) for epoch in range(250))
     text = markdown(table)
-    assert text.startswith("<details><summary>200 rows</summary>\n\n|")
+    assert text.startswith("<details><summary>200 rows: epoch, m</summary>\n\n|")
     assert "50 more rows are in `records.jsonl`" in text
     assert text.count("\n|") == 202
     assert "details" not in markdown(table.head(30))
 
 
 def test_a_header_names_its_unit_once_and_numbers_have_four_digits_and_separators_but_not_in_a_case() -> None:
-    found = [header("latency_s", "s"), header("latency", "s"), header("accuracy", "1")]
-    assert found == ["latency_s", "latency [s]", "accuracy"]
-    shown = [number(value) for value in (0.8284271, 12.0, 1234567.0, 1234567.8, 1e-7, 2e10, 3e15, -0.5)]
-    assert shown == ["0.8284", "12", "1,234,567", "1,234,568", "1e-07", "20,000,000,000", "3e+15", "-0.5"]
+    found = [header("latency_s", "s"), header("latency", "s"), header("accuracy", "1"), header("share", "fraction")]
+    assert found == ["latency_s", "latency [s]", "accuracy", "share"]
+    found = [header("up_bytes", "B"), header("samples_per_s", "samples/s"), header("sbytes", "B")]
+    assert found == ["up_bytes", "samples_per_s", "sbytes [B]"]
+    shown = [number(value) for value in (0.8284271, 12.0, 1234567.0, 1234567.8, 1e-7, 2e10, 3e15, -0.5, -1346.2)]
+    assert shown == ["0.8284", "12", "1,234,567", "1,234,568", "1e-07", "20,000,000,000", "3e+15", "-0.5", "-1,346"]
     assert label([("rate", 12_000.0), ("size", 12_000), ("gated", True)]) == "rate=12000, size=12000, gated=yes"
 
 
