@@ -250,7 +250,7 @@ def _grid(drawing: Drawing, frame: Frame, scales: tuple[Scale, Scale], panel: Pa
     _levels(drawing, panel, [((frame.left, ys.at(v)), (frame.right, ys.at(v))) for _, v in panel.levels])
     for name, at in panel.moments:
         drawing.line([(xs.at(at), frame.top), (xs.at(at), frame.bottom)], "muted", 1.2, dashed=True)
-        drawing.text((xs.at(at) + 4, frame.top + 10), name, SMALL, colour="muted")
+        drawing.text((xs.at(at), frame.top - 4), name, SMALL, "middle", colour="muted")
 
 
 def _levels(drawing: Drawing, panel: Panel, lines: Sequence[tuple[Xy, Xy]]) -> None:

@@ -11,6 +11,7 @@ from reports.formatting import number
 PointsByMethod = Mapping[str, Sequence[ParetoPoint]]
 WIDTH, HEIGHT = 860.0, 560.0
 FEW = 10  # points that are all named; of more only those of the front
+NAMES = 9.0  # size of a point's name
 FRAME = Frame(52.0, 30.0, WIDTH - 20, HEIGHT - 40)
 
 
@@ -43,10 +44,16 @@ def draw_front(
             drawing.mark(MARKS[i % len(MARKS)], place, colour_of(i), 4.5, tip=_tip(point))
     own = [point for points in measured.values() for point in points]
     named = sorted(own, key=lambda point: point.cost) if len(own) <= FEW else front
-    for i, point in enumerate(named):  # on alternating sides, so that neighbours do not overlap
-        side = -1 if i % 2 else 1
-        place = xs.at(point.cost) + 6 * side, ys.at(point.worth) - 7
-        drawing.text(place, point.name, 9, "start" if side > 0 else "end")
+    longest = max(text_width(point.name, NAMES) for point in named)
+    taken: list[tuple[float, float, str]] = []  # left ends and base lines
+    for i, point in enumerate(named):  # on alternating sides, and left out where that does not help
+        width = text_width(point.name, NAMES)
+        lefts = (xs.at(point.cost) + 6, xs.at(point.cost) - 6 - width)
+        place = lefts[i % 2], ys.at(point.worth) - 7
+        near = [(abs(place[0] - x), name) for x, y, name in taken if abs(place[1] - y) < NAMES + 1]
+        if not any(gap < longest * (1 + (name == point.name)) + 12 for gap, name in near):
+            drawing.text(place, point.name, NAMES, "start")
+            taken.append((*place, point.name))
     return [drawing, _legend(measured, published)]
 
 

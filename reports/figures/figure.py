@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from reports.figures.canvas import Drawing
+from reports.figures.canvas import Drawing, text_width
 from reports.figures.panels import Panel
 from reports.formatting import number
 
@@ -15,7 +15,6 @@ COLUMNS = 2  # panels side by side in a PNG
 GAP = 22.0
 LEGEND = 120.0  # height below which the last of two drawings is a legend, and stands below the other
 TITLE = 14.0  # size of its text
-CHARACTERS_PER_PIXEL = 0.12  # of a title
 
 
 class Figure(NamedTuple):
@@ -88,7 +87,8 @@ def composed(figure: Figure) -> Drawing:
     columns = 1 if len(drawings) <= COLUMNS and drawings[-1].height < LEGEND else COLUMNS
     rows = [drawings[i : i + columns] for i in range(0, len(drawings), columns)]
     width = max(sum(one.width for one in row) + GAP * (len(row) - 1) for row in rows) + GAP
-    lines = textwrap.wrap(figure.title, int(width * CHARACTERS_PER_PIXEL)) or [""]
+    per_character = text_width(figure.title, TITLE, bold=True) / max(len(figure.title), 1)
+    lines = textwrap.wrap(figure.title, max(int((width - GAP) / max(per_character, 1.0)), 10)) or [""]
     top = 12 + 20.0 * len(lines)
     whole = Drawing(width, top + sum(max(one.height for one in row) + GAP for row in rows))
     for i, line in enumerate(lines):

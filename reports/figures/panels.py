@@ -16,6 +16,8 @@ PANELS = 4  # in a figure without a FigureSpec
 LINES = 8  # distinguishable by colour and marker
 BARS = 40  # legible in one panel
 QUANTILE = "quantile"
+UNITS_OF_KEYS = {name: unit for unit, name in UNITS_IN_NAMES.items()} | {"s": "s", "ms": "ms", "mb": "MB"}
+NOT_DRAWN = ("pid",)  # metrics that count nothing
 PIXEL_KEYS = ("picture", "row", "column")  # keys of a pixel's case
 MILLI_BELOW_S = 0.5  # largest value of seconds that an axis shows in milliseconds
 
@@ -104,7 +106,7 @@ def choose(rows: Sequence[SummaryRow], spec: FigureSpec | None = None) -> list[P
     if spec is not None:
         rows = [row for row in rows if has_values(dict(row.case), spec.case)]
         return [panel for metric in spec.metrics for panel in _panels(_of_metric(rows, metric), spec)]
-    rows = [row for row in rows if not is_pixel(row)]
+    rows = [row for row in rows if not is_pixel(row) and row.metric not in NOT_DRAWN]
     groups = [_of_metric(rows, metric) for metric in dict.fromkeys(row.metric for row in rows)]
     several = [group for group in groups if len(group) > 1]
     if not several:
@@ -115,10 +117,17 @@ def choose(rows: Sequence[SummaryRow], spec: FigureSpec | None = None) -> list[P
 
 def axis_title(metric: str, unit: str) -> str:
     """``latency [ms]`` for ``latency_ms``: the metric in words, and its unit where it has one beside its name."""
-    if "/" in unit and unit.lower().replace("/", "_per_") in metric:
+    if (unit == "B" and "bytes" in metric) or ("/" in unit and unit.lower().replace("/", "_per_") in metric):
         return metric.replace("_", " ")
     words = [word for word in metric.split("_") if word not in (unit.lower(), UNITS_IN_NAMES.get(unit))] or [metric]
     return " ".join(words) + (f" [{unit}]" if unit not in (*UNITLESS, metric) else "")
+
+
+def key_title(key: str) -> str:
+    """``rate [Mbit/s]`` for the case key ``rate_mbps``."""
+    words, _, last = key.rpartition("_")
+    unit = UNITS_OF_KEYS.get(last)
+    return f"{words.replace('_', ' ')} [{unit}]" if words and unit and "_per_" not in key else key.replace("_", " ")
 
 
 def _panels(rows: list[SummaryRow], spec: FigureSpec) -> list[Panel]:
@@ -167,8 +176,9 @@ def _of_metric(rows: Sequence[SummaryRow], metric: str) -> list[SummaryRow]:
 
 
 def _one_case(rows: Sequence[SummaryRow], unit: str) -> Panel:
-    points = [_point(axis_title(row.metric, ""), row) for row in rows if row.unit == unit]
-    name = "value" if unit in UNITLESS else unit
+    rows = _in_milliseconds([row for row in rows if row.unit == unit])
+    points = [_point(axis_title(row.metric, row.unit).removesuffix(f" [{row.unit}]"), row) for row in rows]
+    name = "value" if unit in UNITLESS else f"value [{rows[0].unit}]"
     log = wants_log([point.mean for point in points[:BARS]])
     return Panel("bar", name, "", "", {"": points[:BARS]}, log_y=log, left_out=max(0, len(points) - BARS))
 
@@ -238,14 +248,15 @@ def _lines(rows: list[SummaryRow], x: str, keys: list[str], spec: FigureSpec) ->
         series.setdefault(_name(row.case, keys), []).append(_point(position, row))
     drawn = {name: sorted(series[name]) for name in evenly(list(series), LINES)}
     xs = [point.x for points in drawn.values() for point in points if isinstance(point.x, float)]
+    log_x = min(xs) > 0 and max(xs) >= LOG_AXIS_RATIO * min(xs) and not _even(xs)
     return Panel(
         "line",
         axis_title(rows[0].metric, rows[0].unit),
-        x.replace("_", " "),
+        key_title(x),
         ", ".join(keys) if len(keys) < 2 else "",
         drawn,
-        log_x=min(xs) > 0 and max(xs) >= LOG_AXIS_RATIO * min(xs) and not _even(xs),
-        log_y=_log(spec, drawn),
+        log_x=log_x,
+        log_y=log_x if spec.diagonal else _log(spec, drawn),  # a diagonal is straight on equal axes alone
         left_out=len(series) - len(drawn),
         diagonal=spec.diagonal,
         levels=tuple(spec.levels.items()),
@@ -280,7 +291,7 @@ def _bars(rows: list[SummaryRow], values: dict[str, list[CaseValue]], spec: Figu
     return Panel(
         "bar",
         axis_title(rows[0].metric, rows[0].unit),
-        keys[0].replace("_", " ") if len(keys) == 1 else "",
+        key_title(keys[0]) if len(keys) == 1 else "",
         series_key or "",
         series,
         log_y=_log(spec, series),

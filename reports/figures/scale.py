@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 LOG_AXIS_RATIO = 30.0  # largest over smallest value from which an axis is logarithmic
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+KIBI = 1024.0
+BINARY_PREFIXES = ("", "Ki", "Mi", "Gi")  # of powers of two
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -69,9 +71,12 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def tick_text(value: float) -> str:
-    """``250``, ``20k``, ``0.05``, ``1e-5``."""
+    """``250``, ``20k``, ``64Ki``, ``0.05``, ``1e-5``."""
     if not value:
         return "0"
+    if value >= 2 * KIBI and math.log2(value).is_integer():
+        power = min(int(math.log(value, KIBI)), len(BINARY_PREFIXES) - 1)
+        return f"{value / KIBI**power:.0f}{BINARY_PREFIXES[power]}"
     for factor, prefix in PREFIXES if abs(value) >= 1e4 else ():
         if abs(value) >= factor:
             return f"{value / factor:.6g}{prefix}"

@@ -10,14 +10,15 @@ from msgspec.structs import replace
 from reports.figures import pareto
 from reports.figures.draw_pareto import draw_front, front_in_words
 from reports.figures.figure import Figures
-from reports.formatting import conditions_text, number
+from reports.formatting import conditions_text, label, number
 from reports.pages.document import Block, Heading, Paragraph, Picture, Table, anchor
 from reports.pages.environment import EnvironmentTree
-from reports.pages.summary import by_conditions
-from reports.record import CONDITIONS, Record
+from reports.pages.summary import by_conditions, same_for_all
+from reports.record import CONDITIONS, CaseValue, Record
 
 PointsByMethod = Mapping[str, Sequence[pareto.ParetoPoint]]
 ACCURACY, BYTES, ALL_BYTES = "test_accuracy", "payload_bytes", "all_payload_bytes"
+SETTINGS = 6  # of an experiment that have a colour each
 BY_STAGE = {
     "title": "Accuracy against bytes, by stage",
     "description": "Payload bytes of all that crossed in a run: training and tests, all links, both directions.",
@@ -41,8 +42,25 @@ def by_stage(records: Iterable[Record]) -> tuple[EnvironmentTree, list[Record]] 
     if len({one.case["stage"] for one in sums}) < 2:
         return None
     common = {"cost": ALL_BYTES, "worth": ACCURACY, "key": "stage"}
-    methods = [{"name": name, "experiment": name} | common for name in experiments]
+    methods = [method | common for name in experiments for method in _methods(name, sums)]
     return BY_STAGE | {"methods": methods}, learned + sums
+
+
+def _methods(experiment: str, records: Iterable[Record]) -> list[EnvironmentTree]:
+    """A method for each setting of what ``experiment`` varies beside the stage, or one if there are many."""
+    cases = [
+        {key: record.case[key] for key in record.case if key != "stage"}
+        for record in records
+        if record.experiment == experiment
+    ]
+    fixed = same_for_all(cases)
+    settings: list[dict[str, CaseValue]] = []
+    for case in cases:
+        if (varied := {key: value for key, value in case.items() if key not in fixed}) not in settings:
+            settings.append(varied)
+    if not 1 < len(settings) <= SETTINGS:
+        return [{"name": experiment, "experiment": experiment}]
+    return [{"name": f"{experiment}, {label(one.items())}", "experiment": experiment, "case": one} for one in settings]
 
 
 def all_bytes(records: Iterable[Record]) -> list[Record]:

@@ -14,7 +14,7 @@ from reports.claims.verdict import Judgement, judge_all
 from reports.figures.canvas import Area, Drawing, Line, Text
 from reports.figures.draw import PUBLISHED, draw
 from reports.figures.figure import Figures, composed
-from reports.figures.panels import FigurePoint, FigureSpec, Panel, axis_title, choose
+from reports.figures.panels import FigurePoint, FigureSpec, Panel, axis_title, choose, key_title
 from reports.figures.published import with_published
 from reports.figures.scale import scale, tick_text
 from reports.figures.surfaces import LIGHT, SHARPNESS, stylesheet, svg, write_png
@@ -93,9 +93,16 @@ def test_short_times_are_in_milliseconds_and_units_stand_once(record: Make) -> N
             ("accuracy", "fraction"),
             ("rate_mbps", "Mbit/s"),
             ("layers", "layers"),
+            ("bytes_so_far", "B"),
+            ("all_samples_per_s", "samples/s"),
         )
     ]
-    assert found == ["latency [ms]", "energy p95 [J]", "accuracy", "rate [Mbit/s]", "layers"]
+    assert found[:5] == ["latency [ms]", "energy p95 [J]", "accuracy", "rate [Mbit/s]", "layers"]
+    assert found[5:] == ["bytes so far", "all samples per s"]
+    keys = ("rate_mbps", "size_bytes", "time_s", "speed_m_per_s", "s", "budget_bytes_per_sample")
+    assert [key_title(key) for key in keys] == [
+        *("rate [Mbit/s]", "size [B]", "time [s]", "speed m per s", "s", "budget bytes per sample"),
+    ]
 
 
 def test_levels_moments_and_the_diagonal_are_drawn_and_named(record: Make) -> None:
@@ -161,6 +168,7 @@ def test_ticks_of_any_axis_lie_on_it() -> None:
 
 
 def test_texts_of_ticks_are_short() -> None:
+    assert [tick_text(2.0**power) for power in (10, 12, 16, 22, 35)] == ["1024", "4Ki", "64Ki", "4Mi", "32Gi"]
     assert [tick_text(value) for value in (0, 0.05, 2500, 20_000, 2.5e6, 1e-5)] == [
         "0",
         "0.05",

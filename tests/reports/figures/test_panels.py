@@ -78,7 +78,7 @@ def test_constant_metrics_are_left_out_and_the_rest_limited(record: Make) -> Non
 def test_metrics_of_a_single_case_share_a_panel_per_unit(record: Make) -> None:
     records = [record(1, metric="up", unit="bytes"), record(2, metric="down", unit="bytes"), record(3, metric="acc")]
     panels = {panel.metric: [point.x for point in panel.series[""]] for panel in choose(summarise(records))}
-    assert list(panels.items()) == [("bytes", ["up", "down"]), ("value", ["acc"])]
+    assert list(panels.items()) == [("value [bytes]", ["up", "down"]), ("value", ["acc"])]
 
 
 def test_many_lines_and_bars_are_thinned_out_and_counted(record: Make) -> None:

@@ -22,6 +22,18 @@ def test_a_suite_that_varies_the_stage_has_a_front(record: Callable[..., Record]
     assert sums == {"a": 120.0, "b": 60.0}  # of the same seed and conditions alone
 
 
+def test_what_varies_beside_the_stage_has_a_method_for_each_setting(record: Callable[..., Record]) -> None:
+    cases = [{"stage": stage, "nodes": nodes, "link": "5g"} for stage in "ab" for nodes in (2, 3)]
+    records = [record(0.9, metric="test_accuracy", case=case) for case in cases]
+    records += [record(10.0, metric="payload_bytes", case=case) for case in cases]
+    found = by_stage(records)
+    assert found is not None
+    assert [(one["name"], one["case"]) for one in found[0]["methods"]] == [
+        ("e, nodes=2", {"nodes": 2}),
+        ("e, nodes=3", {"nodes": 3}),
+    ]
+
+
 def test_one_stage_or_no_bytes_make_no_front(record: Callable[..., Record]) -> None:
     learned = [record(0.9, metric="test_accuracy", case={"stage": stage}) for stage in "ab"]
     crossed = [record(10.0, metric="payload_bytes", case={"stage": stage}) for stage in "ab"]
