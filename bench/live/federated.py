@@ -3,7 +3,8 @@
 A client that dies, or that hangs and is killed for it, is no failure: its edge server goes on with the others. The
 death of a server is one, and so is whatever a node raises. Clients may share a process.
 
-Where the case may start again, any death is a reason to, and all begin anew: without a client others would learn.
+Where the case may start again, any death is a reason to: without a client others would learn. All go on from the end
+of a round that all have kept, or begin anew where that depends on the time.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,7 +21,8 @@ from bench.live.shaping import Shaping
 from bench.suite.experiment import SelfTest
 from netem.profiles import Duplex
 from nodes.federated.in_process import FederationOutcome, ReportRound, diverged, outcome
-from nodes.spec.federation import CLOUD, Federation
+from nodes.federated.keeping import keepable, last_kept
+from nodes.spec.federation import CLOUD, Federation, KeptRounds
 from nodes.spec.modules import modules_of
 from nodes.wire.messages import (
     AnyMessage,
@@ -42,17 +44,22 @@ class LiveFederation(LiveRun):
     """A federation at work, as a script sees it that kills clients and lets them come back."""
 
     def __init__(
-        self, federation: Federation, shaping: Shaping, say: ReportRound | None = None, needs_all: bool = False
+        self, federation: Federation, shaping: Shaping, rounds: "Rounds | None" = None, needs_all: bool = False
     ) -> None:
         """``shaping`` has the links of ``ways``; ``needs_all``: the death of a client is a failure too."""
         super().__init__(shaping, modules=modules_of(federation))
         self._needs_all = needs_all
-        self.rounds: list[RoundReport] = []  # from the edge servers
+        self._reported_rounds = rounds or Rounds()
         self.lost: dict[str, str] = {}  # clients that are gone, and how they ended
-        self._federation, self._say = federation, say
+        self._federation = federation
         self._servers = [*([CLOUD] if federation.edges > 1 else []), *federation.edge_names]
         self._crews: dict[str, ProcessMembers] = {}  # by process
         self._killed: dict[str, str] = {}  # silent processes, and what the run says of them
+
+    @property
+    def rounds(self) -> list[RoundReport]:
+        """What the edge servers have reported."""
+        return list(self._reported_rounds.reports.values())
 
     async def conduct(self, clients_per_process: int, script: "Script | None") -> FederationOutcome:
         """Run the federation to its end. Raises RunError with the cause, and what ``script`` raises."""
@@ -94,9 +101,7 @@ class LiveFederation(LiveRun):
     async def heard(self, name: str, message: AnyMessage) -> None:
         match message:
             case RoundReport():
-                self.rounds.append(message)
-                if self._say:
-                    self._say(message)
+                self._reported_rounds.take(message)
                 for edge in self._federation.edge_names if diverged(message) else ():
                     await self.send(edge, Shutdown())
             case ClientFinished(client=client):
@@ -183,31 +188,61 @@ def run_live(
         raise ValueError(f"clients_per_process: {clients_per_process}; on hosts each client has a machine of its own")
     if hosts_in_use():
         federation = replace(federation, folder=None)  # one of this machine
-    restarts, say_once = restarts_in_use(), _once(say)
+    restarts, rounds = restarts_in_use(), Rounds(say)
 
     def attempt() -> FederationOutcome:
+        going_on = _going_on(federation, rounds)
+        rounds.begin(_first_round(going_on) or 0)
         joined = shaped_on_hosts(names, all_links, shaping, federation.job.seed, ends)
-        live = LiveFederation(federation, joined, say_once, restarts.left > 0 and script is None)
+        live = LiveFederation(going_on, joined, rounds, needs_all=restarts.left > 0 and script is None)
         result = live.play(lambda run: run.conduct(clients_per_process, script), (pairs, all_links), shaping, self_test)
         result.uncalibrated = live.uncalibrated
         return result
 
     if script or federation.folder:  # what is killed on purpose, and clients that would go on where servers begin anew
         return attempt()
-    return restarts.run(attempt, lambda: "from the beginning")
+    with restarts.kept() as folder:
+        if folder is not None and keepable(federation) and not hosts_in_use():  # their disks are not this machine's
+            federation = replace(federation, keep=KeptRounds(folder=str(folder)))
+        return restarts.run(attempt, lambda: _where(_going_on(federation, rounds)))
 
 
-def _once(say: ReportRound | None) -> ReportRound:
-    """``say``, but for reports of rounds that it knows, as of a federation that has started again."""
-    known: set[tuple[int, int]] = set()
+class Rounds:
+    """Reports of rounds; ``say`` learns of each once, although edge servers that start again may repeat it."""
 
-    def say_new(report: RoundReport) -> None:
+    def __init__(self, say: ReportRound | None = None) -> None:
+        self.reports: dict[tuple[int, int], RoundReport] = {}  # by edge server and round
+        self._say = say
+        self._said: set[tuple[int, int]] = set()
+
+    def begin(self, first_round: int) -> None:
+        """Forget reports from ``first_round`` on, which will come again."""
+        self.reports = {key: report for key, report in self.reports.items() if key[1] < first_round}
+
+    def take(self, report: RoundReport) -> None:
+        """Take ``report``."""
         key = report.edge, report.round
-        if say and key not in known:
-            say(report)
-        known.add(key)
+        self.reports[key] = report
+        if self._say and key not in self._said:
+            self._say(report)
+        self._said.add(key)
 
-    return say_new
+
+def _going_on(federation: Federation, rounds: Rounds) -> Federation:
+    """``federation`` that goes on where all its nodes can."""
+    if federation.keep is None:
+        return federation
+    return replace(federation, keep=replace(federation.keep, round=last_kept(federation, rounds.reports)))
+
+
+def _first_round(federation: Federation) -> int | None:
+    """The round after whose training ``federation`` goes on; None from the beginning."""
+    return None if federation.keep is None else federation.keep.round
+
+
+def _where(federation: Federation) -> str:
+    first = _first_round(federation)
+    return "from the beginning" if first is None else f"after the training of round {first + 1}"
 
 
 def ways(federation: Federation) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from nodes.federated.client_worker import (
     TestBatch,
     TrainBatch,
 )
+from nodes.federated.keeping import RoundKeeping
 from nodes.federated.schemes import scheme_of
 from nodes.runtime.actions import Action, Connect, Direction, Finish, Role, Send, Wake
 from nodes.spec.federation import Federation
@@ -53,6 +54,7 @@ class Client(Role):
         self._data, self._window = data, federation.job.window
         self._returns = federation.job.tail is not None
         self._gives_part = scheme_of(federation).client_parts != "kept"
+        self._keeping = RoundKeeping(federation, federation.client_names[client])
         self._edge = servers[0]
         self._servers = {server.name: server for server in servers}
         self._current = False  # it has been with its server since the clients' part was shared last
@@ -111,18 +113,18 @@ class Client(Role):
 
     def computed(self, reply: Any, now: float) -> list[Action]:
         match reply:
-            case _ if self._away:
+            case _ if self._away or isinstance(reply, Adopted):
                 return []
-            case Activation() | ClientUpdate():
+            case Activation():
                 return [Send("next", reply)]
+            case ClientUpdate():
+                return [Send("next", reply), *self._keeping.after(reply.round)]
             case TailGradient(gradient):
                 return [Send("next", gradient)]
             case Gradient():
                 return self._trained(reply, now)
             case Answers():
                 return self._count_answers(reply)
-            case Adopted():
-                return []
         raise unexpected(reply, "the worker")
 
     def _train(self, now: float) -> list[Action]:
@@ -147,7 +149,8 @@ class Client(Role):
         if self._left:
             return self._train(now)
         done = RoundTrained(round=self._round, **self._totals)
-        return [Send("next", done), *([GivePart(self._round)] if self._gives_part else [])]
+        last = [GivePart(self._round)] if self._gives_part else self._keeping.after(self._round)
+        return [Send("next", done), *last]
 
     def _test(self, round_number: int) -> list[Action]:
         """Fill the window with test batches. A step under way, if training ended for all, is this client's last."""
@@ -166,4 +169,5 @@ class Client(Role):
         if len(self._tested) < self._data.test_batches:
             return self._fill()
         correct, total = (sum(one[1:], one[0]) for one in zip(*self._tested, strict=True))
-        return [Send("next", RoundTested(round=self._tested_round, correct_by_class=correct, total_by_class=total))]
+        tested = RoundTested(round=self._tested_round, correct_by_class=correct, total_by_class=total)
+        return [Send("next", tested), *self._keeping.tested(tested.round)]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import torch
@@ -17,6 +17,7 @@ from nodes.federated.shared_state import adopt_shared, shared_state
 from nodes.runtime.actions import Compute
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
+from nodes.training.keeping.state import load_segment_state, plain_attributes, segment_state, set_attributes
 from nodes.training.segment import TaskMessage
 from nodes.training.source import Source, Tail, TailGradient, logits_of
 from nodes.wire.messages import Activation, ClientModel, ClientUpdate, Gradient, Result
@@ -53,7 +54,7 @@ class ClientWorker:
         self._parts = [self.segment, *([] if job.tail is None else [SharingSegment(job, 2)])]
         self.tail = None if job.tail is None else Tail(self._parts[-1])
         self.layers = sum(len(part.names) for part in self._parts)
-        scheme = scheme_of(federation)
+        scheme = self._scheme = scheme_of(federation)
         if type(scheme).adjust_gradients is not Scheme.adjust_gradients:
             for part in self._parts:
                 part.adjust_gradients = scheme.adjust_gradients
@@ -145,6 +146,18 @@ class ClientWorker:
             yield
         finally:
             exchange(self._parts, own)
+
+    def everything(self) -> dict[str, Any]:
+        """All that ``go_on`` needs between two rounds."""
+        parts = [segment_state(part) for part in self._parts]
+        return {"parts": parts, "begun": self._begun, "scheme": plain_attributes(self._scheme)}
+
+    def go_on(self, saved: dict[str, Any]) -> None:
+        """Continue from ``everything`` of the worker of the same client."""
+        for part, state in zip(self._parts, saved["parts"], strict=True):
+            load_segment_state(part, state)
+        self._begun = saved["begun"]
+        set_attributes(self._scheme, saved["scheme"])
 
     def _keep(self) -> None:
         """Save the client's state after a step, where the federation asks for it."""

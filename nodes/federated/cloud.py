@@ -6,9 +6,11 @@ from typing import Any
 
 from nodes.errors import ProtocolError, unexpected
 from nodes.federated.aggregation import Aggregation
+from nodes.federated.keeping import RoundKeeping
 from nodes.federated.schemes import Update, scheme_of
 from nodes.runtime.actions import Action, Compute, Direction, Finish, Role, Send
-from nodes.spec.federation import Federation
+from nodes.spec.federation import CLOUD, Federation
+from nodes.training.keeping.state import plain_attributes, set_attributes
 from nodes.wire.messages import AnyMessage, Begin, EdgeUpdate, GlobalModel, Handover, Replaced, Shutdown
 
 
@@ -17,6 +19,7 @@ class Cloud(Role):
 
     def __init__(self, federation: Federation) -> None:
         self._federation, self._edges = federation, federation.edge_names
+        self._keeping = RoundKeeping(federation, CLOUD)
         self._updates: dict[str, EdgeUpdate] = {}
         self._gone: set[str] = set()
         self._here: set[str] = set()
@@ -52,7 +55,11 @@ class Cloud(Role):
         raise unexpected(message, sender)
 
     def computed(self, reply: Any, now: float) -> list[Action]:
-        return [Send(edge, reply) for edge in self._edges if edge not in self._gone]
+        assert isinstance(reply, GlobalModel)
+        return [
+            *(Send(edge, reply) for edge in self._edges if edge not in self._gone),
+            *self._keeping.after(reply.round),
+        ]
 
     def _pass_on(self, sender: str, handover: Handover) -> list[Action]:
         """Send on what follows a client, once, and only as the federation's moves say. Raises ProtocolError."""
@@ -80,7 +87,7 @@ class CloudWorker:
     """The cloud's worker."""
 
     def __init__(self, federation: Federation) -> None:
-        scheme = scheme_of(federation)
+        scheme = self._scheme = scheme_of(federation)
         self._aggregate_clients = Aggregation(federation, scheme, "aggregate_edges", 0)
         self._aggregate_servers = Aggregation(federation, scheme, "aggregate_edges", 1)
 
@@ -94,6 +101,16 @@ class CloudWorker:
             server=self._aggregate_servers(servers) if servers else {},
             client=self._aggregate_clients(clients) if clients else {},
         )
+
+    def everything(self) -> dict[str, Any]:
+        """All that ``go_on`` needs."""
+        averages = [self._aggregate_clients.last, self._aggregate_servers.last]
+        return {"averages": averages, "scheme": plain_attributes(self._scheme)}
+
+    def go_on(self, saved: dict[str, Any]) -> None:
+        """Continue from ``everything`` of the cloud's worker."""
+        self._aggregate_clients.last, self._aggregate_servers.last = saved["averages"]
+        set_attributes(self._scheme, saved["scheme"])
 
 
 @dataclass(frozen=True)

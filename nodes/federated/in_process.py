@@ -20,6 +20,7 @@ from nodes.federated.edge.joint_step import JointReply
 from nodes.federated.edge.returning import JointStart
 from nodes.federated.edge.server import EdgeServer
 from nodes.federated.edge.worker import EdgeWorker, EndJoint, JointStep, ServeGradient, ServeTask, StartJoint
+from nodes.federated.keeping import kept_account, kept_state
 from nodes.federated.shape_workers import ClientShapes, ShapeClient, ShapeCloud, ShapeEdge
 from nodes.runtime.actions import Compute, Role
 from nodes.runtime.executors import CostModel, Executor, ProfiledExecutor, inline, on_device
@@ -114,14 +115,23 @@ def make_node(
     """Role and worker of node ``name``; ``servers`` are the addresses of its servers."""
     if servers is None:
         servers = [Peer(server) for server in federation.servers_of(name)]
+    kept = kept_state(federation, name)
     if name == CLOUD:
-        return Cloud(federation), kinds.cloud(federation)
+        return Cloud(federation), _going_on(kinds.cloud(federation), kept)
     if name in federation.edge_names:
         edge = federation.edge_names.index(name)
-        return EdgeServer(federation, edge, *servers), kinds.edge(federation, edge)
+        role = EdgeServer(federation, edge, next(iter(servers), None), kept and kept["progress"])
+        return role, _going_on(kinds.edge(federation, edge), kept)
     client = federation.client_names.index(name)
-    worker = kinds.client(federation, client)
+    worker = _going_on(kinds.client(federation, client), kept)
     return Client(federation, client, servers, worker.data), worker
+
+
+def _going_on(worker: Any, kept: dict[str, Any] | None) -> Any:
+    """``worker``, once it has the state that was ``kept``, if any was."""
+    if kept is not None:
+        worker.go_on(kept["worker"])
+    return worker
 
 
 class LocalFederation(Conductor):
@@ -134,7 +144,10 @@ class LocalFederation(Conductor):
 
     async def run(self) -> FederationOutcome:
         """Run all nodes to their end."""
-        members = {name: Member(*made, self._compute(name)) for name, made in self.made.items()}
+        members = {
+            name: Member(*made, self._compute(name), kept_account(self._federation, name))
+            for name, made in self.made.items()
+        }
         local = LocalRun(members, self._mode, incoming=lambda node: node)
         await local.conduct(self)
         reports = [node_report(node, **facts(self.made[name][1])) for name, node in local.nodes.items()]

@@ -11,6 +11,7 @@ from nodes.federated.client_worker import ClientWorker
 from nodes.federated.cloud import CloudWorker
 from nodes.federated.edge.worker import EdgeWorker
 from nodes.federated.in_process import WorkerKinds, cost_model, facts, make_node
+from nodes.federated.keeping import kept_account
 from nodes.runtime.hosting import Hosted, HostPlan
 from nodes.wire.messages import ClientFinished, Enlist, Peer
 
@@ -38,7 +39,8 @@ def _hosted(setup: Enlist, name: str, kinds: WorkerKinds) -> Hosted:
     federation = setup.federation
     role, worker = make_node(federation, name, kinds, servers_of(setup, name))
     last_word = ClientFinished(client=name) if name in federation.client_names else None
-    return Hosted(role, worker, cost_model(federation, name), partial(facts, worker), last_word)
+    cost, earlier = cost_model(federation, name), kept_account(federation, name)
+    return Hosted(role, worker, cost, partial(facts, worker), last_word, earlier)
 
 
 def servers_of(setup: Enlist, name: str) -> tuple[Peer, ...]:

@@ -41,17 +41,17 @@ def last_checkpoint(job: Job, layers: int) -> int:
         return 0
     holders = [index for index in range(len(job.cuts) + 1) if not layer_range(job.cuts, index, layers).relays]
     epochs = sorted(set.intersection(*(_epochs(job, index) for index in holders)), reverse=True)
-    whole = (epoch for epoch in epochs if all(_is_whole(checkpoint_path(job, index, epoch)) for index in holders))
+    whole = (epoch for epoch in epochs if all(is_whole(checkpoint_path(job, index, epoch)) for index in holders))
     return next(whole, 0)
 
 
 def torn_checkpoints(job: Job) -> list[Path]:
     """The checkpoints of ``job`` that are not whole."""
     files = (checkpoint_path(job, index, epoch) for index in range(len(job.nodes)) for epoch in _epochs(job, index))
-    return sorted(path for path in files if not _is_whole(path))
+    return sorted(path for path in files if not is_whole(path))
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
     """Whether the file is neither torn nor damaged: a machine that loses power may keep a name without its content."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -100,7 +100,7 @@ def last_step(job: Job) -> int | None:
         return None
     nodes = range(len(job.cuts) + 1)
     steps = sorted(set.intersection(*(_kept_steps(job.keep, index) for index in nodes)), reverse=True)
-    whole = (step for step in steps if all(_is_whole(_kept_path(job.keep, index, step)) for index in nodes))
+    whole = (step for step in steps if all(is_whole(_kept_path(job.keep, index, step)) for index in nodes))
     return next(whole, None)
 
 

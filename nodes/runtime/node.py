@@ -127,6 +127,7 @@ class Node:
             event = await self._events.get()
             for action in event(self._clock()):
                 if isinstance(action, Keep):
+                    await self._sent()
                     keep = dataclasses.replace(action, account=self.account())
                     await self._compute(keep, partial(keep.run, self._worker))
                 else:
@@ -134,6 +135,14 @@ class Node:
             self._last = None, ""
         for queue in self._outgoing.values():
             queue.put_nowait(None)
+
+    async def _sent(self) -> None:
+        """Return once all that was decided has been sent, or can be sent to nobody."""
+        for direction, neighbour in list(self._neighbours.items()):
+            if direction != RUNNER:
+                sent = asyncio.ensure_future(self._outgoing[direction].join())
+                await asyncio.wait([sent, neighbour.speaking], return_when=asyncio.FIRST_COMPLETED)
+                sent.cancel()
 
     def _act(self, action: Action) -> None:
         match action:
@@ -257,6 +266,7 @@ class Node:
                     metrics = {**message.metrics, "sent_bytes": self._newly_sent_bytes()}
                     message = replace(message, metrics=metrics)
                 await channel.send(message)
+                outgoing.task_done()
         except ChannelClosed as error:
             return error
         return None

@@ -56,6 +56,13 @@ class ClientMove(NamedTuple):
     to_edge: int
 
 
+class KeptRounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where all nodes keep their state of a round's end, and the round after which they go on; None: they begin."""
+
+    folder: str
+    round: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
 class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``clients`` train the network of ``job`` by ``scheme`` for ``rounds`` of ``local_steps`` each."""
 
@@ -86,6 +93,7 @@ class Federation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # Clients that change their edge server between two rounds.
     moves: Annotated[tuple[ClientMove, ...], msgspec.Meta(max_length=MOST_CHANGES)] = ()
     folder: str | None = None  # for the clients' states after each step, from which a killed client goes on
+    keep: KeptRounds | None = None  # of a live run whose nodes may all start again
 
     def __post_init__(self) -> None:
         if len(self.job.nodes) != 2 or self.job.microbatches != 1 or self.job.members or self.job.moves is not None:

@@ -17,10 +17,10 @@ class Departure(NamedTuple):
 
 
 class Membership:
-    """The clients of edge server ``edge``, by name."""
+    """The clients of edge server ``edge``, by name; its first round is ``first_round``."""
 
-    def __init__(self, federation: Federation, edge: int) -> None:
-        self._federation, self._edge = federation, edge
+    def __init__(self, federation: Federation, edge: int, first_round: int = 0) -> None:
+        self._federation, self._edge, self._first_round = federation, edge, first_round
         names = federation.client_names
         self.numbers = {names[client]: client for client in federation.visitors(edge)}  # of all that ever come
         self.here: set[str] = set()  # who has a channel
@@ -63,7 +63,7 @@ class Membership:
         The first round waits for all that live, a later one for those that their last server has sent.
         """
         known = self.dead.union(client.index for client in (*self.members.values(), *self.newcomers.values()))
-        if round_number == 0:
+        if round_number == self._first_round:
             return not known.issuperset(self._federation.group(self._edge))
         sent = {client: self._came.get((round_number, client)) for client in self._expected(round_number)}
         return any(one is None or (one.here and client not in known) for client, one in sent.items())

@@ -1,12 +1,10 @@
 """Role of an edge server of a federation: rounds of training, aggregation and tests, as its scheme decides.
 
 A round: clients train, what the scheme shares is aggregated (with the other edge servers' at the cloud, where there is
-one), clients test. A client that is gone takes no further part in a round, which ends with those that remain; one that
-comes begins with the next. So no step is taken twice.
+one), clients test. A round ends without a client that is gone; one that comes begins with the next.
 
-Clients that change their edge server do so between two rounds. They take their own part along; a server's copy that is
-theirs alone (SFLv1) follows them, with its optimizer's state. From then on they train with, and are aggregated with,
-what is at their new server.
+Clients change their edge server between two rounds, with their own part. A server's copy that is theirs alone (SFLv1)
+follows them, with its optimizer's state.
 """
 
 from itertools import chain
@@ -16,6 +14,7 @@ from nodes.errors import ProtocolError, unexpected
 from nodes.federated.client_worker import Adopted
 from nodes.federated.edge.deadline import Deadline
 from nodes.federated.edge.joint_step import JointReply
+from nodes.federated.edge.keeping import EdgeKeeping
 from nodes.federated.edge.membership import Membership
 from nodes.federated.edge.returning import JointStart
 from nodes.federated.edge.shared_part import SharedPart
@@ -57,13 +56,13 @@ RoundPhase = Literal["gathering", "training", "averaging", "uploading", "testing
 
 
 class EdgeServer(Role):
-    """Edge server number ``edge`` of ``federation``; ``cloud`` is where it reaches the cloud, if there is one."""
+    """Edge server number ``edge``; it reaches the ``cloud``, if there is one, and goes on from what was ``kept``."""
 
-    def __init__(self, federation: Federation, edge: int, cloud: Peer | None = None) -> None:
+    def __init__(self, federation: Federation, edge: int, cloud: Peer | None = None, kept: Any = None) -> None:
         self._federation, self._edge, self._cloud = federation, edge, cloud
         self._scheme = scheme_of(federation)
         self._decisions = Decisions(self._scheme, federation)
-        self._membership = Membership(federation, edge)
+        self._membership = Membership(federation, edge, kept["round"]["number"] if kept else 0)
         self._round = RoundState(steps=federation.local_steps or 0, expected=len(self._membership.numbers))
         self._tasks = Tasks(self._decisions, self._membership, self._round, federation.job)
         self._stats = RoundStats(began=0.0)
@@ -74,6 +73,7 @@ class EdgeServer(Role):
         self._given: dict[ClientState, ClientUpdate] = {}
         self._trained: dict[ClientState, RoundTrained] = {}  # not counted yet
         self._part = SharedPart(self._scheme, self._round)
+        self._keeping = EdgeKeeping(federation, edge, self._part, kept)
         self._deadline = Deadline(federation, self._round)
         self._samples = 0  # of those who completed a round, summed over the rounds since the cloud's last average
         self._untested: set[str] = set()
@@ -191,6 +191,7 @@ class EdgeServer(Role):
                 self._check_complete(client)
             case RoundTested() if message.round == self._round.number:
                 self._stats.add_tested(message)
+                client.tested = message.round
                 self._untested.discard(client.name)
         return self._go_on(now)
 
@@ -221,8 +222,6 @@ class EdgeServer(Role):
                 return self._upload() if self._to_cloud else self._averaged(now)
         raise unexpected(reply, "the worker")
 
-    # A round
-
     def _introduced(self, newcomer: ClientState, mean_samples: float, now: float) -> list[Action]:
         """Take up a client that has come; where clients do not wait, it begins at once, as far as the slowest."""
         self._round.steps = self._round.steps or max(1, int(mean_samples) // self._federation.job.batch_size)
@@ -240,6 +239,9 @@ class EdgeServer(Role):
         """Begin the round as soon as all are here that it waits for; if nobody is to come, pass it by."""
         if self._phase != "gathering" or not self._begun or not self._membership.gathered(self._round.number):
             return []
+        if resumed := self._keeping.resume(self._membership.members):
+            self._stats, self._all_train = resumed
+            return self._averaged(now)
         self._phase = "training"
         self._select()
         self._stats = RoundStats(began=now, participants=len(self._round.clients))
@@ -304,7 +306,7 @@ class EdgeServer(Role):
         parts = self._scheme.client_parts
         if not client.reported or not (parts == "kept" or client in self._given):
             return
-        client.phase = "complete"
+        client.phase, client.completed = "complete", self._round.number
         if parts == "handed on":
             self._count(client)
             given = self._given[client]
@@ -326,8 +328,7 @@ class EdgeServer(Role):
             if self._round.number + 1 < self._federation.rounds and not self._stats.diverged:
                 return self._count_anew(now)
         complete = self._round.of_phase("complete")
-        if self._scheme.waits:
-            self._deadline.check_complete(complete)
+        self._deadline.check_complete(complete)
         for client in complete:
             self._count(client)
         self._stats.trained = now
@@ -361,7 +362,7 @@ class EdgeServer(Role):
 
     def _averaged(self, now: float) -> list[Action]:
         """Hand on what was aggregated, and let all test."""
-        actions: list[Action] = []
+        actions = self._keeping.after(self._stats, self._membership.members, self._all_train)
         if self._scheme.client_parts == "aggregated":
             self._membership.admit(self._round.number)
             if self._all_train:  # else those get it that train next

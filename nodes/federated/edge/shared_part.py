@@ -9,11 +9,11 @@ class SharedPart:
 
     def __init__(self, scheme: Scheme, round_state: RoundState) -> None:
         self.value: ClientModel | None = None
-        self._scheme, self._round = scheme, round_state
+        self.scheme, self.round_state = scheme, round_state
 
     def of(self, client: ClientState | None) -> ClientModel | None:
         """The part that ``client`` is to be tested with; None if that is its own."""
-        return self.value if client is None or self._scheme.hands_part(self._round, client) else None
+        return self.value if client is None or self.scheme.hands_part(self.round_state, client) else None
 
     def lacking(self, client: ClientState) -> ClientModel | None:
         """The part, if ``client`` is to have it and does not hold it."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from nodes.model.layer_range import layer_range
 from nodes.runtime.actions import Compute
 from nodes.spec.federation import Federation
 from nodes.spec.job import Job
+from nodes.training.keeping.state import load_segment_state, plain_attributes, segment_state, set_attributes
 from nodes.training.segment import TaskMessage
 from nodes.wire.messages import (
     Activation,
@@ -140,6 +141,23 @@ class EdgeWorker:
                 "(the scheme keeps no server copy for each client)"
             )
         return Adopted()
+
+    def everything(self) -> dict[str, Any]:
+        """All that ``go_on`` needs."""
+        return {
+            "segments": [segment_state(segment) for segment in self._distinct],
+            "round": self._round,
+            "averages": [self._aggregate_clients.last, self._aggregate_servers.last],
+            "scheme": plain_attributes(self._scheme),
+        }
+
+    def go_on(self, saved: dict[str, Any]) -> None:
+        """Continue from ``everything`` of the worker of the same edge server."""
+        for segment, state in zip(self._distinct, saved["segments"], strict=True):
+            load_segment_state(segment, state)
+        self._round = saved["round"]
+        self._aggregate_clients.last, self._aggregate_servers.last = saved["averages"]
+        set_attributes(self._scheme, saved["scheme"])
 
     def _adopt(self, tensors: Tensors) -> None:
         for segment in self._distinct:

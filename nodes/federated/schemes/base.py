@@ -40,6 +40,8 @@ class ClientState(msgspec.Struct, eq=False):
         phase: In this round: not selected, selected and not begun, training, or done with its steps.
         served: Its training steps of this round that the server has computed or is computing.
         total: The same, of all rounds.
+        completed: The last round whose steps it has done; None before the first.
+        tested: The last round after which it has tested.
     """
 
     name: str
@@ -48,6 +50,8 @@ class ClientState(msgspec.Struct, eq=False):
     phase: Phase = "idle"
     served: int = 0
     total: int = 0
+    completed: int | None = None
+    tested: int | None = None
     reported: bool = False  # that its steps of this round are done
     seen: int = 0  # joint steps when it was served last, or when it came
     holds: ClientModel | None = None  # the clients' part that it was given last, or gave

@@ -29,9 +29,7 @@ class KeepStep(Keep):
     def run(self, worker: Segment | Source) -> None:
         about = {"progress": msgspec.to_builtins(self.progress), "account": msgspec.to_builtins(self.account)}
         for segment in worker.segments if isinstance(worker, Source) else (worker,):
-            stages = [_plain_attributes(stage) for stage in _stages(segment)]
-            state = segment.everything() | {"epoch": segment.epoch, "stages": stages}
-            keep_step(segment.job, segment.place.index, self.step, state | about)
+            keep_step(segment.job, segment.place.index, self.step, segment_state(segment) | about)
 
 
 @dataclass(frozen=True)
@@ -54,21 +52,37 @@ def account_after(job: Job, index: int, epoch: int) -> Account | None:
 def go_on_before(segment: Segment, step: int) -> tuple[Any, Account]:
     """Give ``segment`` the state before ``step``; the role's progress, and what the node had done."""
     saved = kept_step(segment.job, segment.place.index, step, segment.device)
+    load_segment_state(segment, saved)
+    return saved["progress"], msgspec.convert(saved["account"], Account)
+
+
+def segment_state(segment: Segment) -> dict[str, Any]:
+    """All that ``segment`` and its stages hold between two training steps."""
+    stages = [plain_attributes(stage) for stage in _stages(segment)]
+    return segment.everything() | {"epoch": segment.epoch, "stages": stages}
+
+
+def load_segment_state(segment: Segment, saved: dict[str, Any]) -> None:
+    """Go on from the ``segment_state`` of a segment of the same node."""
     segment.go_on(saved)
     segment.begin_epoch(saved["epoch"])
     for stage, attributes in zip(_stages(segment), saved["stages"], strict=True):
-        for name, value in attributes.items():
-            _set(stage, name, value)
-    return saved["progress"], msgspec.convert(saved["account"], Account)
+        set_attributes(stage, attributes)
 
 
 def _stages(segment: Segment) -> tuple[Stage, Stage]:
     return segment.inbound, segment.outbound
 
 
-def _plain_attributes(stage: Stage) -> dict[str, Any]:
-    """Numbers, texts and tensors that ``stage`` holds beside its parts, such as what it counts within an epoch."""
-    return {name: _detached(value) for name, value in vars(stage).items() if name not in OF_MODULES and _plain(value)}
+def plain_attributes(holder: Any) -> dict[str, Any]:
+    """Numbers, texts and tensors that ``holder`` has beside its parts, such as what a stage counts within an epoch."""
+    return {name: _detached(value) for name, value in vars(holder).items() if name not in OF_MODULES and _plain(value)}
+
+
+def set_attributes(holder: Any, attributes: dict[str, Any]) -> None:
+    """Give ``holder`` its ``plain_attributes`` of before."""
+    for name, value in attributes.items():
+        _set(holder, name, value)
 
 
 def _plain(value: Any) -> bool:
@@ -87,12 +101,12 @@ def _detached(value: Any) -> Any:
     return type(value)(map(_detached, value)) if type(value) in (list, tuple) else value
 
 
-def _set(stage: Stage, name: str, value: Any) -> None:
-    """Give ``stage`` its attribute; a tensor of the same form in place, as it may be a part's too."""
-    held = getattr(stage, name, None)
+def _set(holder: Any, name: str, value: Any) -> None:
+    """Give ``holder`` its attribute; a tensor of the same form in place, as it may be a part's too."""
+    held = getattr(holder, name, None)
     if isinstance(held, torch.Tensor) and isinstance(value, torch.Tensor):
         if (held.shape, held.dtype) == (value.shape, value.dtype):
             held.detach().copy_(value)
             return
         value = value.to(held.device)
-    setattr(stage, name, value)
+    setattr(holder, name, value)

@@ -104,20 +104,32 @@ def assert_same_state(one: Path, other: Path, clients: int) -> None:
 
 @pytest.mark.promise(
     "Nodes",
-    "with `--restart N`, an edge server or a client of a federation is killed",
-    "all start again, and end as if nothing had happened",
+    "with `--restart N`, an edge server, the cloud or a client of a federation is killed or stopped",
+    "all go on after the last round that all have kept, and end as if nothing had happened",
 )
-@pytest.mark.parametrize("node", ["edge1", "client2"])
-def test_a_federation_of_which_a_process_dies_starts_again_and_ends_as_if_none_had(node, tmp_path):
+@pytest.mark.parametrize(
+    ("lost", "fuse", "how"),
+    [
+        ("edge2", {"node": "edge2"}, "was killed by SIGKILL"),
+        ("client2", {"node": "client2", "effect": "stop"}, "has not been heard of for 4 s"),
+        ("cloud", {"node": "client1", "victim": "cloud"}, "was killed by SIGKILL"),
+    ],
+)
+def test_a_federation_of_which_a_process_dies_goes_on_and_ends_as_if_none_had(lost, fuse, how, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SILENCE_S", 4.0)
     reported: list[tuple[int, int]] = []
-    fuse = {"node": node, "moment": "train", "after": STEPS + 1, "once": str(tmp_path / "once")}  # in the second round
+    fuse |= {"moment": "train", "after": 2 * STEPS + 1, "once": str(tmp_path / "once")}  # in the third round
+    about = {"clients": 2, "edges": 2, "rounds": 3}
     with restarting(1, tmp_path) as restarts:
-        came = run_live(federation(job=mine(**fuse)), say=lambda one: reported.append((one.edge, one.round)))
-    death = "was killed by SIGKILL; the nodes start again from the beginning (restart 1 of at most 1)"
-    assert restarts.lines == [f"{node} {death}"]
-    assert reported == [(0, 0), (0, 1)]
-    assert_equal(came, run_in_process(federation()))
-    assert (came.lost, nodes_left()) == ({}, [])
+        whole = federation("sflv1", job=mine(**fuse), **about)
+        came = run_live(whole, say=lambda one: reported.append((one.edge, one.round)))
+    assert len(restarts.lines) == 1
+    assert re.fullmatch(rf"{lost} {how}; the nodes start again after the training of round [12] .*", restarts.lines[0])
+    assert sorted(reported) == list(itertools.product(range(2), range(3)))
+    undisturbed = run_in_process(federation("sflv1", **about))
+    assert_equal(came, undisturbed)
+    assert [node.steps for node in came.nodes] == [node.steps for node in undisturbed.nodes]
+    assert (came.lost, nodes_left(), list(tmp_path.iterdir())) == ({}, [], [tmp_path / "once"])
 
 
 @pytest.mark.parametrize("scheme", ["psl", "sflv1"])
