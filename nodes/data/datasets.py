@@ -82,11 +82,13 @@ def _named_parts(start: str, folder: Path) -> bool:
 PACKAGED = (EMBEDDED, SYNTHETIC)  # need no files
 DIGITS = arrays.DIGITS
 SKIN = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+FASHION_FOLDERS = ("Fashion_MNIST/raw", "Fashion_MNIST", "fashion-mnist/raw", "fashion-mnist")
 FASHION = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 PARTS = "train*/CLASS/* and val*/CLASS/*"
 SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
 STL_FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
@@ -120,7 +122,7 @@ KNOWN = {
     ),
     "mnist": Known((_idx("MNIST/raw", "MNIST"), _npz("mnist.npz")), DIGITS, ((0.1307,) * 3, (0.3081,) * 3)),
     "fashionmnist": Known(
-        (_idx("FashionMNIST/raw", "FashionMNIST"), _npz("fashionmnist.npz")),
+        (_idx("FashionMNIST/raw", "FashionMNIST", *FASHION_FOLDERS), _npz("fashionmnist.npz")),
         FASHION,
         ((0.2860, 0.2860, 0.2860), (0.3530, 0.3530, 0.3530)),
     ),
@@ -182,7 +184,7 @@ def names_in(directory: Path) -> list[str]:
     folders = [entry for entry in others if entry.is_dir() and has_classes(unwrapped(entry))]
     if directory not in found.values() and has_classes(directory):
         folders = [directory]
-    npz = [f"npz:{entry.stem}" for entry in others if entry.suffix == ".npz"]
+    npz = [f"npz:{entry.stem}" for entry in others if entry.suffix.lower() == ".npz"]
     return [*found, *(f"folder:{entry.resolve().name}" for entry in folders), *npz]
 
 
@@ -197,7 +199,7 @@ def resolve_dataset(name: str, directory: Path | None) -> str:
         return name
     plain = wanted[2] if wanted else name
     plain = _known_name(plain) or plain
-    if plain not in dataset_names() and not re.fullmatch(r"(npz|folder):\w[\w.-]*", plain):
+    if plain not in dataset_names() and not re.fullmatch(r"(npz|folder):\w[\w.,+() -]*", plain):
         raise DataError(f"no data set {plain!r}; expected {', '.join(dataset_names())}, npz:NAME or folder:NAME")
     if wanted is None:
         return plain
@@ -375,12 +377,15 @@ def _locate(name: str, directory: Path | None) -> tuple[Path, Layout, Known]:
     if not directory.is_dir():
         raise DataError(f"{directory} is not a folder")
     known = KNOWN.get(name) or _own(name, directory)
-    for layout in known.layouts:
-        if place := layout.place_in(directory):
-            return place, layout, known
+    for place_in in (Layout.place_in, Layout.place_below):
+        for layout in known.layouts:
+            if place := place_in(layout, directory):
+                return place, layout, known
     expected = ", or ".join(layout.text for layout in known.layouts)
     there = "" if name in KNOWN else f"; it holds {', '.join(names_in(directory)) or 'no data set'}"
-    raise AbsentError(f"not found in {directory}; expected {expected}{there}")
+    packed = [entry.name for entry in visible(directory) if entry.name.lower().endswith(ARCHIVES)]
+    unpack = f"; unpack {', '.join(packed)} first" if packed else ""
+    raise AbsentError(f"not found in {directory}; expected {expected}{there}{unpack}")
 
 
 def _own(name: str, directory: Path) -> Known:

@@ -6,22 +6,35 @@ folders count nowhere.
 
 import csv
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from nodes.data.images import stratified
-from nodes.data.picture_files import Files, is_picture, pictures_below
-from nodes.data.stored import Part, Stored, find, visible, visible_folders
+from nodes.data.picture_files import UNREAD, Files, is_picture, pictures_below, walked
+from nodes.data.stored import Part, Stored, find, text_of, visible, visible_folders
 from nodes.errors import DataError
 
 SPLIT_SEED = 0  # of splits into training and test where none is published
 TEST_SHARE = 0.2
-TRAIN = re.compile(r"train(ing)?(\..*)?", re.IGNORECASE)
-TEST = re.compile(r"test(ing)?(\..*)?", re.IGNORECASE)
-VALIDATION = re.compile(r"val(id|idation)?(\..*)?", re.IGNORECASE)
+
+
+def _part_names(words: str) -> re.Pattern[str]:
+    """Names that people give to a part of a data set, such as train, Train_Set, seg_train, 01-train and train.X1."""
+    after = r"[ _-]?(set|split|data|dataset|images|imgs)?[ _-]?(\d*|\..*)"
+    return re.compile(rf"((seg|\d+)[ _-])?({words}){after}", re.IGNORECASE)
+
+
+TRAIN = _part_names("train(ing)?")
+TEST = _part_names("test(ing)?")
+VALIDATION = _part_names("val(id|idation)?|dev(elopment)?|eval(uation)?")
+COLUMNS = ("image_id", "lesion_id", "dx")  # that are read of HAM10000's table
 ANNOTATIONS = "val_annotations.txt"
+TABLES = (".csv", ".tsv", ".xlsx", ".parquet", ".json")
 CLASS_FOLDERS = (
     "train/CLASS/* and test/CLASS/* (or val/CLASS/*, or val/images/* with val_annotations.txt),"
     " or CLASS/* of at least two classes"
@@ -37,19 +50,23 @@ def has_parts(folder: Path) -> bool:
 
 def has_classes(folder: Path) -> bool:
     """Whether ``folder`` has parts, or pictures right in two or more of its folders."""
-    inside = visible_folders(folder)
-    return has_parts(folder) or sum(any(is_picture(f.name) for f in visible(one)) for one in inside) > 1
+    return has_parts(folder) or _has_pictures_in_folders(folder)
+
+
+def _has_pictures_in_folders(folder: Path) -> bool:
+    """Whether pictures lie right in two or more folders of ``folder``."""
+    return sum(any(is_picture(f.name) for f in visible(one)) for one in visible_folders(folder)) > 1
 
 
 def read_folder(folder: Path, _classes: tuple[str, ...]) -> Stored:
     """train/CLASS/* and test/CLASS/*, or CLASS/*, of which a fifth of each class is for testing."""
     folder = unwrapped(folder)
-    if _named(folder, TRAIN):
+    if has_parts(folder) or (_named(folder, TRAIN) and not _has_pictures_in_folders(folder)):
         return read_parts(folder, ())._replace(name=folder.name)
     found, notes = _by_class([folder])
     classes = tuple(found)
     if len(classes) < 2:
-        raise DataError(f"{folder}: {len(classes)} folders with pictures; expected {CLASS_FOLDERS}")
+        raise DataError(f"{folder}: {len(classes)} folders with pictures; expected {_expected(folder)}")
     everything = _labelled(found, classes)
     chosen = _test_share([label for _, label in everything])
 
@@ -63,12 +80,12 @@ def read_parts(folder: Path, _classes: tuple[str, ...]) -> Stored:
     """A folder a class in train, possibly in parts (train.X1, …), and in test, else in val."""
     train, notes = _by_class(_named(folder, TRAIN))
     if not train:
-        raise DataError(f"{folder}: no pictures in train/CLASS/; expected {CLASS_FOLDERS}")
+        raise DataError(f"{folder}: no pictures in train/CLASS/; expected {_expected(folder)}")
     tested, validated = _by_class(_named(folder, TEST)), _validation(folder)
     use_test = bool(tested[0]) and (tested[0].keys() <= train.keys() or not validated[0])
     kind, (test, more) = ("test", tested) if use_test else ("val", validated)
     if not test:
-        raise DataError(f"{folder}: no pictures in test/CLASS/ or val/CLASS/; expected {CLASS_FOLDERS}")
+        raise DataError(f"{folder}: no pictures in test/CLASS/ or val/CLASS/; expected {_expected(folder)}")
     if use_test and validated[0]:
         more = (*more, f"{folder}: test is used, val is not")
     classes = tuple(train)
@@ -99,20 +116,48 @@ def _named(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 
 def unwrapped(folder: Path) -> Path:
-    """The folder itself, or the only folder in it with folders of its own: archives often wrap their content."""
-    inside = [entry for entry in visible(folder) if entry.is_dir() or is_picture(entry.name)]
-    if len(inside) == 1 and not _named(folder, TRAIN) and inside[0].is_dir() and visible_folders(inside[0]):
-        return unwrapped(inside[0])
-    return folder
+    """The folder itself, or the only folder in it with pictures, in folders of its own: archives wrap their content."""
+    if _named(folder, TRAIN):
+        return folder
+    inside = list(islice((one for one in visible_folders(folder) if any(walked(one))), 2))
+    return unwrapped(inside[0]) if len(inside) == 1 and visible_folders(inside[0]) else folder
 
 
 def _by_class(folders: Sequence[Path]) -> tuple[ByClass, tuple[str, ...]]:
     """Pictures by class, at any depth below its folder, and notes on folders without any."""
     found: ByClass = {}
-    for place in (place for folder in folders for place in visible_folders(folder)):
-        found.setdefault(place.name, []).extend(pictures_below(place))
-    notes = tuple(f"{folders[0]}: no picture in {name}/: not taken as a class" for name in found if not found[name])
-    return {name: found[name] for name in sorted(found) if found[name]}, notes
+    for place in (place for folder in map(_inside, folders) for place in visible_folders(folder)):
+        found.setdefault(unicodedata.normalize("NFC", place.name), []).extend(pictures_below(place))
+    notes = [f"{folders[0]}: no picture in {name}/: not taken as a class" for name in found if not found[name]]
+    for folder in map(_inside, folders):
+        notes += _unread(folder)
+    return {name: found[name] for name in sorted(found) if found[name]}, tuple(notes)
+
+
+def _inside(part: Path) -> Path:
+    """The folder of a part, or the folder of a part in it: some archives have train/train/."""
+    inside = visible_folders(part)
+    nested = len(inside) == 1 and any(kind.fullmatch(inside[0].name) for kind in (TRAIN, TEST, VALIDATION))
+    return inside[0] if nested else part
+
+
+def _expected(folder: Path) -> str:
+    """How pictures should lie in ``folder``, which may have their labels in a table."""
+    tables = [path.name for path in visible(folder) if path.name.lower().endswith(TABLES)]
+    return CLASS_FOLDERS + (f"; labels in {tables[0]} are not read" if tables else "")
+
+
+def _unread(folder: Path) -> Iterator[str]:
+    """What the user may take for read in a folder of classes and is not."""
+    if outside := sum(is_picture(path.name) for path in visible(folder)):
+        yield f"{folder}: {outside:,} pictures beside the folders of the classes are not read"
+    inside = [{one.name for one in visible_folders(place)} for place in visible_folders(folder)]
+    if len(inside) > 1 and len(same := set.intersection(*inside)) > 1:
+        names = ", ".join(place.name for place in visible_folders(folder)[:3])
+        yield f"{folder}: {names} are taken as classes, though each holds {', '.join(sorted(same)[:3])}"
+    endings = Counter(ending for path in walked(folder, UNREAD) if (ending := path.suffix.lower()))
+    for ending, count in sorted(endings.items()):
+        yield f"{folder}: {count:,} {ending} files are not read; convert them to .png or .jpg"
 
 
 def _validation(folder: Path) -> tuple[ByClass, tuple[str, ...]]:
@@ -123,8 +168,10 @@ def _validation(folder: Path) -> tuple[ByClass, tuple[str, ...]]:
         return _by_class(places)
     there = {path.name: path for path in pictures_below(table.parent / "images")}
     found: ByClass = {}
-    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text_of(table).splitlines(), start=1):
         name, wnid, *_ = [*line.split("\t"), "", ""]
+        if not line.strip():
+            continue
         if not wnid:
             raise DataError(f"{table}:{number}: expected a file and its class, separated by a tab")
         if name not in there:
@@ -141,10 +188,11 @@ def read_ham10000(folder: Path, classes: tuple[str, ...]) -> Stored:
     table = _ham_table(folder)
     if table is None:
         raise DataError(f"no HAM10000_metadata.csv in {folder}; expected the table and the pictures")
-    rows = _rows(table)
+    numbered = _rows(table)
+    rows = [row for _, row in numbered]
     files = {path.stem.lower(): path for path in reversed(pictures_below(folder))}
     missing = [row["image_id"] for row in rows if row["image_id"].lower() not in files]
-    for line, row in enumerate(rows, start=2):
+    for line, row in numbered:
         if not row["lesion_id"]:
             raise DataError(f"{table}:{line}: no lesion_id, expected one in every row")
         if row["dx"] not in classes:
@@ -175,13 +223,23 @@ def _ham_table(folder: Path) -> Path | None:
     return next((found for ending in endings if (found := find(folder, f"ham10000_metadata{ending}"))), None)
 
 
-def _rows(table: Path) -> list[dict[str, str]]:
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line, cells by column) of each row, whatever divides them and in whatever case they are written."""
+    lines = [(number, line) for number, line in enumerate(text_of(table).splitlines(), start=1) if line.strip()]
+    if lines and (mark := re.fullmatch(r'"?sep=(.)"?', lines[0][1].strip(), re.IGNORECASE)):  # of Excel
+        lines = lines[1:]
+    else:
+        mark = re.search(r"[\t;|,]", lines[0][1]) if lines else None
+    delimiter = mark[mark.re.groups] if mark else ","
     try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
-        delimiter = "\t" if lines and "\t" in lines[0] else ","
-        rows = list(csv.DictReader(lines, delimiter=delimiter))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{table}: expected a table in UTF-8, with commas or tabs: {error}") from None
-    if not rows or not {"image_id", "lesion_id", "dx"} <= rows[0].keys():
-        raise DataError(f"{table}: expected rows with the columns image_id, lesion_id and dx")
-    return [{key: (value or "").strip() for key, value in row.items() if key} for row in rows]
+        cells = list(csv.reader((line for _, line in lines), delimiter=delimiter, skipinitialspace=True))
+    except csv.Error as error:
+        raise DataError(f"{table}: expected a table with commas, semicolons or tabs: {error}") from None
+    columns = [name.strip().lower() for name in cells[0]] if cells else []
+    if len(cells) < 2 or not set(COLUMNS) <= set(columns):
+        raise DataError(f"{table}: expected rows with the columns {', '.join(COLUMNS)}")
+    rows = [dict(zip(columns, map(str.strip, [*row, *[""] * len(columns)]), strict=False)) for row in cells[1:]]
+    for row in rows:
+        row["dx"] = row["dx"].lower()
+        row["image_id"] = Path(row["image_id"]).stem if is_picture(row["image_id"]) else row["image_id"]
+    return [(number, row) for (number, _), row in zip(lines[1:], rows, strict=False)]

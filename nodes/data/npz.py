@@ -6,12 +6,15 @@ Sequences of tokens, integers (N, T), may stand in the place of the pictures.
 import lzma
 import math
 import os
+import re
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nodes.data.arrays import DEFLATE_RATIO, by, three_channels
 from nodes.data.images import Images
@@ -20,6 +23,14 @@ from nodes.errors import DataError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 KERAS_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+SPELLINGS = (
+    ARRAYS,
+    KERAS_ARRAYS,
+    *(
+        tuple(f"{part}_{what}" for part in ("train", "test") for what in pair)
+        for pair in (("x", "y"), ("data", "labels"), ("data", "targets"), ("images", "targets"))
+    ),
+)
 NAME_CHARACTERS = 100
 MOST_ARRAY_BYTES = 1 << 35  # unpacked
 # What reading a damaged archive raises: RuntimeError for an encrypted one, which includes an unknown compression.
@@ -35,19 +46,61 @@ def read_npz(path: Path, classes: tuple[str, ...]) -> Stored:
     """
     headers = _headers(path)
     keys = _keys(headers)
+    numbers, classes = _numbers([(f"{path}: {key}", loaded(path, key)) for key in keys[1::2]], classes)
 
-    def part(images: str, labels: str) -> Part:
+    def part(images: str, labels: str, numbers: NDArray[np.integer]) -> Part:
         (size, *shape), _ = headers[images]
         length = shape[0] if len(shape) == 1 else None
 
         def read(_side: int) -> Images:
             values = loaded(path, images)
-            return three_channels(values) if length is None else values.astype(np.int64)
+            if length is not None:
+                return cast("Images", values.astype(np.int64))
+            return three_channels(values.transpose(0, 2, 3, 1) if _channels_first((size, *shape)) else values)
 
-        numbers = loaded(path, labels).reshape(-1)
         return Part(numbers, f"{path}: {labels}", size, read, length=length)
 
-    return Stored(part(*keys[:2]), part(*keys[2:]), classes, npz_name(path, headers))
+    train, test = (part(*each) for each in zip(keys[::2], keys[1::2], numbers, strict=True))
+    return Stored(train, test, classes, npz_name(path, headers))
+
+
+def _channels_first(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3)
+
+
+def _numbers(
+    labels: Sequence[tuple[str, Any]], classes: tuple[str, ...]
+) -> tuple[list[NDArray[np.integer]], tuple[str, ...]]:
+    """Labels of both parts as numbers, from whole numbers in any type, one-hot rows or names; and the classes.
+
+    Raises DataError.
+    """
+    if any(values.dtype.kind in "US" for _, values in labels):
+        texts = [np.char.strip(values.astype(str)).reshape(-1) for _, values in labels]
+        names = np.unique(np.concatenate(texts)).tolist()
+        if not all(name.isdecimal() for name in names):
+            classes = classes if set(names) <= set(classes) else tuple(names)
+            places = {name: number for number, name in enumerate(classes)}
+            return [np.array([places[name] for name in part.tolist()], np.int64) for part in texts], classes
+        labels = [(where, part.astype(np.int64)) for (where, _), part in zip(labels, texts, strict=True)]
+    return [_whole_numbers(where, values) for where, values in labels], classes
+
+
+def _whole_numbers(where: str, values: Any) -> NDArray[np.integer]:
+    if values.ndim == 2 and values.shape[1] > 1:
+        if not (((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all()):
+            raise DataError(
+                f"{where}: rows of {values.shape[1]} numbers, expected a 1 in each and 0 otherwise (one-hot)"
+            )
+        return cast("NDArray[np.integer]", values.argmax(1))
+    whole = values.reshape(-1)
+    if whole.dtype.kind not in "iu":
+        with np.errstate(invalid="ignore"):  # which the comparison finds
+            numbers = whole.astype(np.int64)
+        if len(wrong := whole[numbers != whole]):
+            raise DataError(f"{where}: label {wrong[0]}, expected whole numbers")
+        return cast("NDArray[np.integer]", numbers)
+    return cast("NDArray[np.integer]", whole)
 
 
 def npz_name(path: Path, headers: Headers | None = None) -> str:
@@ -76,7 +129,7 @@ def _headers(path: Path) -> Headers:
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive)
-            wanted = [key for key in (*ARRAYS, *KERAS_ARRAYS, "name") if key in members]
+            wanted = [key for key in members if key == "name" or _plain(key) in PLAIN]
             headers = {key: _npy_header(archive, members[key]) for key in wanted}
     except UNREADABLE as error:
         raise DataError(f"{path}: expected an npz with {', '.join(ARRAYS)}: {error}") from None
@@ -108,7 +161,7 @@ def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[
         declared = math.prod(shape) * dtype.itemsize + file.tell()
     possible = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else DEFLATE_RATIO)
     if dtype.hasobject:
-        raise ValueError(f"{info.filename} holds Python objects")
+        raise ValueError(f"{info.filename} holds Python objects; save labels as numbers or as text (dtype=str)")
     if declared != info.file_size or declared > possible or min(shape, default=0) < 0:
         raise ValueError(f"{info.filename} declares {declared:,} bytes, more or fewer than it holds")
     if declared > MOST_ARRAY_BYTES:
@@ -122,15 +175,24 @@ def _check(path: Path, headers: Headers) -> None:
         raise DataError(f"{path}: no array {missing[0]}; expected {', '.join(ARRAYS)}, or {', '.join(KERAS_ARRAYS)}")
     for images, labels in (keys[:2], keys[2:]):
         shape, dtype = headers[images]
-        pictures = dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3)))
+        pictures = dtype == np.uint8 and (
+            len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3) or _channels_first(shape)))
+        )
         tokens = dtype.kind in "iu" and len(shape) == 2
         if not (pictures or tokens) or 0 in shape:
-            expected = "uint8 (N, H, W) or (N, H, W, 3), or integers (N, T)"
-            raise DataError(f"{path}: {images} is {dtype} {shape}, expected {expected}")
+            expected = "uint8 (N, H, W), (N, H, W, 3) or (N, 3, H, W), or integers (N, T)"
+            convert = "; convert pixels to 0 to 255 in uint8" if len(shape) > 2 and dtype != np.uint8 else ""
+            raise DataError(f"{path}: {images} is {dtype} {shape}, expected {expected}{convert}")
         shape, dtype = headers[labels]
-        if dtype.kind not in "iu" or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)) or 0 in shape:
-            raise DataError(f"{path}: {labels} is {dtype} {shape}, expected integers (N,) or (N, 1)")
-    train, test = (headers[key][0][1:3] for key in keys[::2])
+        if (
+            dtype.kind not in "biufUS"
+            or len(shape) not in (1, 2)
+            or (dtype.kind in "US" and len(shape) > 1)
+            or 0 in shape
+        ):
+            expected = "numbers or names (N,), (N, 1), or one-hot rows (N, classes)"
+            raise DataError(f"{path}: {labels} is {dtype} {shape}, expected {expected}")
+    train, test = (_sides(headers[key][0]) for key in keys[::2])
     if train != test:
         sizes = [by(size) if len(size) > 1 else f"{size[0]} tokens" for size in (train, test)]
         raise DataError(f"{path}: {keys[0]} of {sizes[0]}, {keys[2]} of {sizes[1]}; expected one size")
@@ -139,6 +201,22 @@ def _check(path: Path, headers: Headers) -> None:
         raise DataError(f"{path}: name is {dtype} {shape}, expected one string of at most {NAME_CHARACTERS}")
 
 
+def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[2:4] if _channels_first(shape) else shape[1:3]
+
+
+def _plain(key: str) -> str:
+    """An array's name without what people write in several ways: X_train, x_train and xTrain are one."""
+    return re.sub(r"[_\W]", "", key).lower()
+
+
+PLAIN = frozenset(_plain(key) for keys in SPELLINGS for key in keys)
+
+
 def _keys(headers: Headers) -> tuple[str, ...]:
-    """Names of the pictures and labels for training, and for testing."""
-    return KERAS_ARRAYS if set(KERAS_ARRAYS) & set(headers) and not set(ARRAYS) & set(headers) else ARRAYS
+    """Names of the pictures and labels for training, and for testing: of the spelling of which most are there."""
+    there: dict[str, str] = {}
+    for key in headers:
+        there.setdefault(_plain(key), key)
+    found = ([there.get(_plain(key), key) for key in keys] for keys in SPELLINGS)
+    return tuple(max(found, key=lambda keys: sum(key in headers for key in keys)))

@@ -6,6 +6,7 @@ first frame counts.
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 KEPT_BYTES = 1 << 30  # largest split whose decoded pictures stay in memory
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+UNREAD = (".heic", ".heif", ".avif", ".jp2", ".svg", ".dcm", ".npy", ".mat")  # pictures in other forms
 ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # near the end of a complete file
 TAIL_BYTES = 64
 GROUP = 16  # pictures that a thread takes at once
@@ -33,17 +35,20 @@ TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")  # modes with an alpha channel
 T = TypeVar("T")
 
 
-def is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not HIDDEN.fullmatch(name)
+def is_picture(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+    return name.lower().endswith(suffixes) and not HIDDEN.fullmatch(name)
 
 
 def pictures_below(folder: Path) -> list[Path]:
     """Picture files in ``folder`` and its folders, always in the same order; links are followed, but not upwards."""
-    found = []
+    return list(walked(folder))
+
+
+def walked(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Path]:
+    """``pictures_below``, one after the other; of other files with ``suffixes``."""
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not HIDDEN.fullmatch(name) and not _leads_back(place, name))
-        found += [Path(place, name) for name in sorted(files) if is_picture(name)]
-    return found
+        yield from (Path(place, name) for name in sorted(files) if is_picture(name, suffixes))
 
 
 def _leads_back(place: str, name: str) -> bool:
@@ -150,6 +155,8 @@ def _opened(path: Path) -> Iterator["Image.Image"]:
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
 
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path} (no regular file)")
         with Image.open(path) as picture:
             width, height = picture.size
             if width * height > MOST_PIXELS:

@@ -1,5 +1,6 @@
 """Data sets as they are stored: their layouts, labels that are read at once, and pixels that are read when needed."""
 
+import codecs
 import lzma
 import re
 import tarfile
@@ -17,7 +18,9 @@ from nodes.data.images import Images, Indices
 from nodes.errors import DataError, one_line
 
 MOST_BYTES = 1 << 30  # of one file that is read as a whole
-HIDDEN = re.compile(r"\..*|__macosx|@eadir|\$recycle\.bin|thumbs\.db|desktop\.ini", re.IGNORECASE)
+HIDDEN = re.compile(
+    r"\..*|__macosx|__pycache__|@eadir|[$#]recycle(\.bin)?|lost\+found|thumbs\.db|desktop\.ini", re.IGNORECASE
+)
 MOST_NAMED = 10  # classes in a note
 
 
@@ -55,7 +58,14 @@ class Layout:
 
     def place_in(self, directory: Path) -> Path | None:
         """The first place in ``directory`` that is in this layout, perhaps incompletely."""
-        return next((place for name in self.places if self.owns(place := directory / name)), None)
+        places = (entry_at(directory, name) for name in self.places)
+        return next((place for place in places if place and self.owns(place)), None)
+
+    def place_below(self, directory: Path) -> Path | None:
+        """The first such place in a folder of ``directory``, as archives wrap theirs."""
+        named = [name for name in self.places if self.holds and name != "."]
+        places = (folder / name for folder in visible_folders(directory) for name in named)
+        return next((place for place in places if self.owns(place)), None)
 
     def owns(self, place: Path) -> bool:
         if not self.holds:
@@ -87,6 +97,26 @@ def visible_folders(folder: Path) -> list[Path]:
     return [entry for entry in visible(folder) if entry.is_dir()]
 
 
+def entry_at(folder: Path, path: str) -> Path | None:
+    """The entry at ``path`` below ``folder``, spelt so or, where there is none, with letters of another case."""
+    if (folder / path).exists():
+        return folder / path
+    first, _, rest = path.partition("/")
+    same = (one for one in visible(folder) if one.name.lower() == first.lower())
+    below = ((entry_at(one, rest) if one.is_dir() else None) if rest else one for one in same)
+    return next((one for one in below if one is not None), None)
+
+
+def text_of(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark. Raises DataError."""
+    data = path.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected text in UTF-8: {error}") from None
+
+
 def find(folder: Path, pattern: str) -> Path | None:
     """The first file in ``folder`` whose name matches ``pattern``, whatever the case of its letters."""
     named = (entry for entry in visible(folder) if fnmatchcase(entry.name.lower(), pattern.lower()))
@@ -104,7 +134,7 @@ def locate(folder: Path, *patterns: str) -> Path:
 def contents(place: Path, names: Collection[str]) -> dict[str, bytes]:
     """The files ``names`` of a folder, or of a tar archive, whatever its folders. Raises DataError."""
     if place.is_dir():
-        there = {name: place / name for name in names if (place / name).is_file()}
+        there = {name: path for name in names if (path := find(place, name))}
         for path in there.values():
             _check_size(path, path.stat().st_size)
         return {name: path.read_bytes() for name, path in there.items()}

@@ -59,7 +59,7 @@ def test_grey_npz_gets_three_channels(tmp_path: Path) -> None:
         ({"train_images": npy("|u1", (0, 6, 6, 3), b"")}, "train_images is uint8"),
         ({"train_images": b"nonsense"}, "expected an npz with train_images"),
         ({"train_images": npy("|O", (4,), bytes(32))}, "Python objects"),
-        ({"train_labels": npy("|u1", (4, 2), bytes(8))}, "train_labels is uint8 .*expected integers"),
+        ({"train_labels": npy("|u1", (4, 2), bytes(8))}, "train_labels: rows of 2 numbers, expected a 1 in each"),
         ({"name": npy("|u1", (3,), bytes(3))}, "name is uint8"),
         ({"name": npy("<U1", (), "\n".encode("utf-32-le"))}, "name is '.n', expected printable characters"),
     ],
