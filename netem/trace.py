@@ -33,6 +33,7 @@ STALLED_BPS = 1.0  # stands for a rate of 0, which a LinkProfile does not allow
 SINGLE_ROW_PERIOD_S = 1.0
 FILE_BYTES = 64 << 20
 BURST = 1  # tenths of a millisecond in which the packets of one millisecond pass
+LATEST_S = 1e11  # of a clock: in seconds it is the year 5138, in milliseconds 1973
 LEAST_STEP_S = 1e-6  # between changes on average; a link takes each in turn, however little time passes
 
 
@@ -198,6 +199,8 @@ def _of_rows(path: Path, rows: Iterator[tuple[int, Row]], form: Format) -> Trace
         time_s = row["time_s"]
         if not changes:
             start_s = time_s
+            if start_s > LATEST_S:
+                raise LineError(line, f"time_s: {start_s:.15g} is too late for seconds; is it in milliseconds?")
         elif time_s < last_s or (form == "csv" and time_s == last_s):
             raise LineError(line, f"time_s: {time_s} is not above {last_s} of the row before")
         at_s = round(time_s - start_s, 6) if start_s else time_s  # clocks tell microseconds at best

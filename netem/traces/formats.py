@@ -22,6 +22,9 @@ UCC_BITRATE: dict[Direction, str] = {"downlink": "DL_bitrate", "uplink": "UL_bit
 INDEX_COLUMNS = ("", "index", "Unnamed: 0")  # the first column of a table written with its row numbers
 FCC_COLUMNS = ("unit_id", "dtime", "target", "address", "fetch_time", "bytes_total", "bytes_sec")  # of raw rows
 FCC_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+EXCEL_MARK = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+THOUSANDS = re.compile(r"[0-9]{1,3}([.,'\s][0-9]{3})+")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf(inity)?)", re.IGNORECASE)
 MOST_MBPS = 1e5  # of pairs without a header, in which it must be Mbit/s
 EPOCH_MS = 60_000  # a first packet after this time, and after longer than all others take, is counted from elsewhere
 
@@ -44,22 +47,32 @@ class Line(NamedTuple):
 def lines_of(text: str) -> Iterator[Line]:
     """The lines of ``text`` that are neither empty nor comments, divided by what divides the first of them.
 
-    Semicolons, else commas or tabs, else spaces; between semicolons a comma is a decimal point.
+    Semicolons, else commas or tabs, else spaces; between semicolons a comma is a decimal point. A first line such as
+    Excel's ``sep=;`` says what divides.
     """
     mark: str | None = None
     for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
-        if line and not line.startswith("#"):
+        if mark is None and (said := EXCEL_MARK.fullmatch(line)):
+            mark = said[1]
+        elif line and not line.startswith("#"):
             if mark is None:
                 mark = next((mark for mark in ";,\t" if mark in line), " ")
-            cells = line.split() if mark == " " else next(csv.reader([line], delimiter=mark, skipinitialspace=True))
+            cells = line.split() if mark == " " else _divided(number, line, mark)
             cells = [cell.strip().strip('"') for cell in cells]
             yield Line(number, [cell.replace(",", ".") for cell in cells] if mark == ";" else cells)
+
+
+def _divided(number: int, line: str, mark: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=mark, skipinitialspace=True, strict=True))
+    except csv.Error:
+        raise LineError(number, f"{line[:40]!r}: its quotes do not match") from None
 
 
 def format_of(first: Line) -> Format:
     """The format of a file by its first line. Raises LineError for an unknown one."""
     names = set(first.cells)
-    if names & set(REQUIRED):
+    if {name.lower().partition("_")[0] for name in first.cells} >= {"time", "rate"} or names & set(REQUIRED):
         return "csv"
     if "Timestamp" in names and names & set(UCC_BITRATE.values()):
         return "ucc"
@@ -93,7 +106,9 @@ def _csv(lines: Iterator[Line]) -> Iterator[tuple[int, Row]]:
     columns = header.cells[start:]
     for name in columns:
         if name not in MAXIMA:
-            raise LineError(header.number, f"unknown column {name!r}, expected {', '.join(MAXIMA)}")
+            meant = next((known for known in MAXIMA if name.partition("_")[0].lower() == known.partition("_")[0]), "")
+            way_out = f"; convert it to {meant}" if meant else "; remove it"
+            raise LineError(header.number, f"unknown column {name!r}, expected {', '.join(MAXIMA)}{way_out}")
     if missing := [name for name in REQUIRED if name not in columns]:
         raise LineError(header.number, f"missing column {' and '.join(missing)}")
     if len(set(columns)) < len(columns):
@@ -115,9 +130,13 @@ def _ucc(lines: Iterator[Line], bitrate: str) -> Iterator[tuple[int, Row]]:
 def _lumos5g(lines: Iterator[Line]) -> Iterator[tuple[int, Row]]:
     """Mbit/s in each second of a run; runs follow each other."""
     run, offset_s, time_s = None, 0.0, -1.0
+    runs: set[str] = set()
     for line, (run_num, seq_num, rate) in _columns(lines, "run_num", "seq_num", "Throughput"):
         second = _number(line, "seq_num", seq_num)
         if run_num != run:
+            if run_num in runs:
+                raise LineError(line.number, f"run_num {run_num} again after {run}; keep the rows of a run together")
+            runs.add(run_num)
             run, offset_s = run_num, time_s + 1 - second
         time_s = offset_s + second
         yield line.number, {"time_s": time_s, "rate_bps": 1e6 * _number(line, "Throughput", rate)}
@@ -181,10 +200,10 @@ def _columns(lines: Iterator[Line], *names: str) -> Iterator[tuple[Line, list[st
 def _number(line: Line, name: str, cell: str) -> float:
     if cell in {"", "-"}:
         raise LineError(line.number, f"{name} is empty; give a number, 0 if nothing passes, or remove the line")
-    try:
-        return float(cell)
-    except ValueError:
-        raise LineError(line.number, f"{name}: {cell[:40]!r} is not a number") from None
+    if not NUMBER.fullmatch(cell):
+        way_out = "; write it without separators of thousands" if THOUSANDS.fullmatch(cell) else ""
+        raise LineError(line.number, f"{name}: {cell[:40]!r} is not a number{way_out}")
+    return float(cell)
 
 
 def _time_s(line: Line, cell: str, form: str) -> float:
@@ -196,11 +215,7 @@ def _time_s(line: Line, cell: str, form: str) -> float:
 
 
 def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    return NUMBER.fullmatch(cell) is not None
 
 
 def _is_raw_fcc(line: Line) -> bool:

@@ -138,3 +138,30 @@ def test_the_emulator_lets_nothing_pass_in_an_outage_and_then_all_that_is_due_at
     assert not [at for at, size in carried.items() if size and 0.0071 < at < 0.1309]
     assert 62 * 1500 - 2 * SEGMENT_BYTES <= sum(carried.values()) <= 62 * 1500
     assert paces(Duplex(trace="wifi")) == paces(Duplex()) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("time_s,rate_mbps\n0,1\n", ":1: unknown column 'rate_mbps', .*; convert it to rate_bps"),
+        ("Time_s,Rate_bps\n0,1\n", ":1: unknown column 'Time_s', .*; convert it to time_s"),
+        ("time_s,rate_bps,rsrp\n0,1,-90\n", ":1: unknown column 'rsrp', .*; remove it"),
+        ('time_s,rate_bps\n0,"1,000,000"\n', ":2: rate_bps: '1,000,000' is not a number; .*without separators"),
+        ("time_s;rate_bps\n0;1.000.000\n", ":2: rate_bps: '1.000.000' is not a number; .*without separators"),
+        ("time_s,rate_bps\n0,1_000\n", ":2: rate_bps: '1_000' is not a number"),
+        ('time_s,rate_bps\n0,1\n1,"2\n', ":3: .*quotes do not match"),
+        ("time_s,rate_bps\n1576315000000,1\n1576315001000,2\n", ":2: time_s: 1576315000000 is too late for seconds"),
+        ("run_num,seq_num,Throughput\n1,1,5\n2,1,6\n1,2,7\n", ":4: run_num 1 again after 2"),
+    ],
+)
+def test_units_and_rows_that_would_be_misread(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(text)
+    with pytest.raises(TraceError, match=message):
+        read(path)
+
+
+def test_first_line_of_excel(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("\ufeffsep=;\r\ntime_s;rate_bps\r\n0;1000000\r\n0,5;2000000\r\n", newline="", encoding="utf-8")
+    assert [(change.time_s, change.rate_bps) for change in read(path).changes] == [(0, 1e6), (0.5, 2e6)]
