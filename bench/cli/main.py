@@ -7,7 +7,9 @@ experiment, a node or the command itself failed; 130 Ctrl-C; 143 SIGTERM.
 import argparse
 import json
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
@@ -104,13 +106,31 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
         added = commands.add_parser(
             name,
             help=command.help,
-            description=f"{command.help[0].upper()}{command.help[1:]}.{command.more}",
+            description=_wrapped(f"{command.help[0].upper()}{command.help[1:]}.{command.more}"),
             epilog=f"examples:{command.examples}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name in words[:1]:
             command.add_arguments(added)
     return main
+
+
+def _wrapped(text: str) -> str:
+    """``text`` in lines of the terminal's width; indented lines stay as they are."""
+    width = max(shutil.get_terminal_size().columns - 2, 40)
+    lines = (
+        textwrap.wrap(line, width, break_on_hyphens=False) if line[:1].strip() else [line] for line in _joined(text)
+    )
+    return "\n".join(line for wrapped in lines for line in wrapped)
+
+
+def _joined(text: str) -> list[str]:
+    """Lines of ``text``, of which each sentence that goes on in the next line is one."""
+    found: list[str] = []
+    for line in text.split("\n"):
+        goes_on = found and found[-1][:1].strip() and found[-1][-1] not in ".:;" and line[:1].strip()
+        found[-1:] = [f"{found[-1]} {line}"] if goes_on else [*found[-1:], line]
+    return found
 
 
 if __name__ == "__main__":

@@ -93,7 +93,8 @@ def _block(block: Block, deeper: int, heading: str) -> Iterator[str]:
             under = f'<p class="below">{_words(below)}</p>' if below else ""
             hidden = ' class="hidden"' if figure.title == heading else ""
             yield f'<figure id="figure-{figure.stem}"><figcaption{hidden}>{escape(figure.title)}</figcaption>'
-            yield f'<div class="panels">{drawings}</div>{under}</figure>\n'
+            named = f'role="group" aria-label="{escape(figure.title)}" tabindex="0"'  # it scrolls on a phone
+            yield f'<div class="panels" {named}>{drawings}</div>{under}</figure>\n'
 
 
 def _table(table: Table) -> Iterator[str]:

@@ -30,7 +30,8 @@ def _add_link(command: ArgumentParser) -> None:
 
     add = command.add_argument
     add("mappings", nargs="*", metavar="ADDRESS=TARGET", help="where to listen, and where connections lead")
-    rate = "rate in bit/s; with --trace the most that the trace may give"
+    rate = "rate in bit/s, held up to 600e6 for the sum of all mappings, above which the emulator's core is busy; with"
+    rate += " --trace the most that the trace may give"
     add("--rate", type=pair(above_0, "a number above 0"), metavar="BPS", help=rate)
     delay = "one-way delay in milliseconds"
     add("--delay", type=pair(at_least_0, "a number of at least 0"), metavar="MS", help=delay)
