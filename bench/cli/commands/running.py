@@ -139,7 +139,7 @@ RUN = Command(
     "run suites and write records, claims and a report",
     """
   bench run pipeline --scale smoke             # a suite of the package, in about a minute
-  bench run suites/all.yaml                    # every suite, in about 25 minutes on a laptop
+  bench run suites/all.yaml                    # every suite, in about 20 minutes on a laptop
   bench run mine.yaml --data ~/data --seed 7   # your own suite and data sets
   bench run pipeline --hosts hosts.yaml        # nodes of live experiments on machines of their own
   bench run all --only 'links/*' --only live   # the experiments of links, and those called live
