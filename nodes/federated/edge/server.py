@@ -328,7 +328,8 @@ class EdgeServer(Role):
             if self._round.number + 1 < self._federation.rounds and not self._stats.diverged:
                 return self._count_anew(now)
         complete = self._round.of_phase("complete")
-        self._deadline.check_complete(complete)
+        if self._scheme.waits:
+            self._deadline.check_complete(complete)
         for client in complete:
             self._count(client)
         self._stats.trained = now
